@@ -1,0 +1,90 @@
+# What can be done here. `make up` and `make test` need root, Rust and Go; everything else they fetch by themselves.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# The name of the lab that `make up` starts; labs of different names live side by side.
+LAB ?= demo
+CRATES := --workspace --locked
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dnstier/tools
+CARGO_DENY := $(TOOLS)/cargo-deny-0.20.2
+
+# Always the whole workspace, so that every command compiles the dependencies with the same features, and so once.
+host = $(shell rustc -vV | sed -n 's/^host: //p')
+lab_program = $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/lab
+lab = $(CARGO) build $(CRATES) --bin lab && $(lab_program)
+# The names that tests give to theirs.
+TEST_LABS := one other kept killed tests
+TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
+
+.PHONY: help
+help: ## Show what can be done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: up
+up: require ## Start a cluster of three zones on this machine with a DNS tier in it
+	@$(lab) --name $(LAB) up
+
+.PHONY: down
+down: require ## Remove it without a trace
+	@$(lab) --name $(LAB) down
+
+.PHONY: status
+status: require ## Say how it is
+	@$(lab) --name $(LAB) status
+
+.PHONY: images
+images: require ## Build the images, as archives in target/images
+	@$(lab) images --release
+
+.PHONY: test
+test: require ## Run every test: unit tests, and the whole tier in a cluster of its own
+	$(CARGO) test $(CRATES) --no-run
+	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out cluster,$(TEST_BINARIES)))
+	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
+	$(CARGO) test $(CRATES) --no-fail-fast --test cluster -- --test-threads=1
+
+.PHONY: clean-tests
+clean-tests: require ## Remove the labs that tests have left
+	@$(CARGO) build $(CRATES) --bin lab --quiet
+	@for name in $(TEST_LABS); do \
+	  if [ -e /var/lib/dnstier-lab/$$name ]; then $(lab_program) --name $$name down; fi; \
+	done
+
+.PHONY: lint
+lint: fmt-check deny ## Check format, lints and dependencies
+	$(CARGO) clippy $(CRATES) --all-targets -- -D warnings
+	@# No process that parses packets talks to the API server, and the lab stays small.
+	@for package in node-cache dnstier-tests; do \
+	  tree=$$($(CARGO) tree --locked --package $$package --edges normal,build --prefix none); \
+	  if grep -E '^(kube|k8s-openapi)' <<<"$$tree"; then \
+	    echo "$$package must not depend on the crates above"; exit 1; \
+	  fi; \
+	done
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all -- --check
+
+.PHONY: crds
+crds: ## Generate the CustomResourceDefinition and the API reference from the Rust types
+	$(CARGO) build $(CRATES) --bin crdgen && $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/crdgen
+
+.PHONY: deny
+deny: $(CARGO_DENY)/bin/cargo-deny ## Check what the dependencies are, their licenses and where they come from
+	$(CARGO_DENY)/bin/cargo-deny --log-level error check bans licenses sources
+
+$(CARGO_DENY)/bin/cargo-deny:
+	$(CARGO) install --locked --quiet --version 0.20.2 --root $(CARGO_DENY) cargo-deny
+
+.PHONY: require
+require:
+	@command -v cargo >/dev/null || { echo "Rust is needed to build DnsTier: install it from https://rustup.rs."; exit 1; }
+	@command -v go >/dev/null || { echo "Go is needed to build Kubernetes: install it from https://go.dev/dl."; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "Network namespaces are made for the cluster, which needs root: run this with sudo."; exit 1; }

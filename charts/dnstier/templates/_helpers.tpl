@@ -1,0 +1,57 @@
+{{/* The name of the release, with the chart's name in it. */}}
+{{- define "dnstier.name" -}}
+{{- if contains "dnstier" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-dnstier{{ end }}
+{{- end }}
+
+{{- define "dnstier.operator" -}}
+{{ include "dnstier.name" . | trunc 40 | trimSuffix "-" }}-operator
+{{- end }}
+
+{{- define "dnstier.selector" -}}
+app.kubernetes.io/name: dnstier
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "dnstier.labels" -}}
+{{ include "dnstier.selector" . }}
+app.kubernetes.io/part-of: dnstier
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* The reference of an image: (list $ .Values.image.operator). */}}
+{{- define "dnstier.image" -}}
+{{- $root := index . 0 }}{{ $image := index . 1 -}}
+{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* What Pod Security at its level `restricted` asks of a pod and of its containers. */}}
+{{- define "dnstier.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+{{- define "dnstier.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Binds a Role of the operator to its account: (list $ "suffix of the Role's name" "namespace"). */}}
+{{- define "dnstier.roleBinding" -}}
+{{- $root := index . 0 -}}
+{{- $role := printf "%s-%s" (include "dnstier.operator" $root) (index . 1) -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ $role }}
+  namespace: {{ index . 2 }}
+  labels: {{- include "dnstier.labels" $root | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $role }}}
+subjects:
+  - {kind: ServiceAccount, name: {{ include "dnstier.operator" $root }}, namespace: {{ $root.Release.Namespace }}}
+{{- end }}

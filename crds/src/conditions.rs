@@ -1,0 +1,281 @@
+//! The conditions of a tier: their types, their reasons, and how a new report is merged with what stands there.
+//!
+//! `Ready`, `Progressing` and `Degraded` are always present. `Reconciling` and `Stalled` follow kstatus, which Helm and
+//! Flux wait by: they are present only while they are true.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The aspects of a tier that a condition speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// Every node answers through its caches and every zone has resolvers.
+    Ready,
+    /// The tier is on its way to what the spec asks for.
+    Progressing,
+    /// Something is wrong that somebody should look at, also while everything is answered.
+    Degraded,
+    /// kstatus: the newest spec is not in force everywhere yet.
+    Reconciling,
+    /// kstatus: the newest spec will not be in force until somebody changes something.
+    Stalled,
+}
+
+/// What a condition says of its aspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// It is so.
+    True,
+    /// It is not so.
+    False,
+    /// It cannot be known now.
+    Unknown,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $name:ident,)+) => {
+        /// Why a condition is as it is. The reason of `Ready` is the phase that `kubectl get dnstier` prints.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[doc = $meaning])+ $name,)+
+        }
+
+        impl Reason {
+            /// Every reason, those of a tier that is well first.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The reason as it stands in a condition.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// What it means, in a sentence or two.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($meaning),+).trim_ascii_start(),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Every node answers through its caches, and every zone has all of its resolvers.
+    Serving,
+    /// Nothing is wrong.
+    Healthy,
+    /// What the spec asks for is in force everywhere.
+    Settled,
+    /// The tier was just made; its first nodes do not answer yet.
+    Starting,
+    /// Nodes or resolvers take over a new configuration or a new pod template.
+    RollingOut,
+    /// Some nodes do not answer through their caches; pods there are answered by the cluster DNS.
+    NodesNotReady,
+    /// A zone has fewer resolvers than it should; its nodes ask the others and other zones.
+    ResolversNotReady,
+    /// No resolver of any zone answers; names outside of the cluster are answered from memory only.
+    NoResolvers,
+    /// No node may run the caches: look at nodeCache.nodeSelector and nodeCache.affinity.
+    NoNodes,
+    /// resolvers.zones names a zone that no Node is in.
+    ZoneWithoutNodes,
+    /// The Service that clusterDns names does not exist.
+    ClusterDnsNotFound,
+    /// The Service that clusterDns names has no ClusterIP, no selector, or no port 53 for UDP and TCP.
+    ClusterDnsUnusable,
+    /// Another tier, an older one, captures one of the addresses on the same nodes.
+    AddressTaken,
+    /// An address to capture is on a node already and was not put there by this tier.
+    AddressForeign,
+    /// The resolv.conf of a node names an address that this tier captures; it is not used as an upstream.
+    UpstreamLoop,
+    /// Upstreams of the resolvers or of a route do not answer.
+    UpstreamUnreachable,
+    /// A pod refused the newest configuration and keeps the one it has.
+    RevisionRefused,
+    /// The configuration is larger than 150 KiB; use fewer routes.
+    RevisionTooLarge,
+    /// The API server does not permit the operator what it must do.
+    Forbidden,
+    /// The Pod Security level of a namespace refuses the tier's pods.
+    PodSecurity,
+    /// The API server refused an object or could not be reached.
+    ApplyFailed,
+    /// Pods run but do not say how they are.
+    StatusUnknown,
+}
+
+/// What the operator found out about one aspect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The aspect.
+    pub type_: ConditionType,
+    /// What is so.
+    pub status: ConditionStatus,
+    /// Why.
+    pub reason: Reason,
+    /// One sentence for people.
+    pub message: String,
+}
+
+impl ConditionType {
+    /// Every type, in the order in which a status lists them.
+    pub const ALL: &[Self] = &[Self::Ready, Self::Progressing, Self::Degraded, Self::Reconciling, Self::Stalled];
+
+    /// The type as it stands in a condition.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Progressing => "Progressing",
+            Self::Degraded => "Degraded",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+
+    /// What it means, in a sentence.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Ready => "Every node answers through its caches and every zone has resolvers.",
+            Self::Progressing => "The tier is on its way to what the spec asks for.",
+            Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
+            Self::Reconciling => {
+                "For kstatus (Helm, Flux): the newest spec is not in force everywhere yet. Present only while true."
+            }
+            Self::Stalled => {
+                "For kstatus (Helm, Flux): the newest spec will not be in force until somebody changes something. \
+                 Present only while true."
+            }
+        }
+    }
+
+    /// Whether the condition is left out while it is not true.
+    #[must_use]
+    pub const fn only_while_true(self) -> bool {
+        matches!(self, Self::Reconciling | Self::Stalled)
+    }
+}
+
+impl ConditionStatus {
+    /// The status as it stands in a condition.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// The conditions after a pass: what was reported now, with the times at which each status last changed.
+///
+/// A condition whose status is the same as in `previous` keeps its `lastTransitionTime`; otherwise that is `now`. Types
+/// of which nothing is reported disappear, and so do `Reconciling` and `Stalled` unless they are true. Of two reports
+/// about one type the first counts. The result is ordered by type, so that the same reports give the same bytes.
+#[must_use]
+pub fn merge(previous: &[Condition], reports: &[Report], generation: Option<i64>, now: &Time) -> Vec<Condition> {
+    ConditionType::ALL
+        .iter()
+        .filter_map(|type_| reports.iter().find(|report| report.type_ == *type_))
+        .filter(|report| !report.type_.only_while_true() || report.status == ConditionStatus::True)
+        .map(|report| Condition {
+            type_: report.type_.name().to_owned(),
+            status: report.status.name().to_owned(),
+            reason: report.reason.name().to_owned(),
+            message: report.message.clone(),
+            observed_generation: generation,
+            last_transition_time: unchanged_since(previous, report).unwrap_or_else(|| now.clone()),
+        })
+        .collect()
+}
+
+fn unchanged_since(previous: &[Condition], report: &Report) -> Option<Time> {
+    previous
+        .iter()
+        .find(|old| old.type_ == report.type_.name() && old.status == report.status.name())
+        .map(|old| old.last_transition_time.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn report(type_: ConditionType, status: ConditionStatus, reason: Reason) -> Report {
+        Report { type_, status, reason, message: reason.meaning().to_owned() }
+    }
+
+    #[test]
+    fn the_time_changes_with_the_status_only() {
+        let starting = report(ConditionType::Ready, ConditionStatus::False, Reason::Starting);
+        let first = merge(&[], &[starting], Some(1), &at(10));
+        assert_eq!(first[0].last_transition_time, at(10));
+
+        let not_ready = report(ConditionType::Ready, ConditionStatus::False, Reason::NodesNotReady);
+        let second = merge(&first, &[not_ready], Some(2), &at(20));
+        assert_eq!(second[0].last_transition_time, at(10));
+        assert_eq!(second[0].reason, "NodesNotReady");
+        assert_eq!(second[0].observed_generation, Some(2));
+
+        let serving = report(ConditionType::Ready, ConditionStatus::True, Reason::Serving);
+        let third = merge(&second, std::slice::from_ref(&serving), Some(2), &at(30));
+        assert_eq!(third[0].last_transition_time, at(30));
+        assert_eq!(merge(&third, &[serving], Some(2), &at(40)), third, "the same report writes the same status");
+    }
+
+    #[test]
+    fn what_kstatus_reads_is_there_only_while_it_is_true() {
+        let reports = |status| {
+            [
+                report(ConditionType::Stalled, status, Reason::Forbidden),
+                report(ConditionType::Reconciling, status, Reason::RollingOut),
+                report(ConditionType::Degraded, status, Reason::Forbidden),
+            ]
+        };
+        let types = |status| -> Vec<String> {
+            merge(&[], &reports(status), None, &at(0)).into_iter().map(|condition| condition.type_).collect()
+        };
+        assert_eq!(types(ConditionStatus::True), ["Degraded", "Reconciling", "Stalled"]);
+        assert_eq!(types(ConditionStatus::False), ["Degraded"]);
+        assert_eq!(types(ConditionStatus::Unknown), ["Degraded"]);
+    }
+
+    #[test]
+    fn a_condition_that_nobody_reports_disappears_and_begins_anew() {
+        let stalled = report(ConditionType::Stalled, ConditionStatus::True, Reason::Forbidden);
+        let first = merge(&[], std::slice::from_ref(&stalled), Some(1), &at(10));
+        let between = merge(&first, &[], Some(1), &at(20));
+        assert_eq!(between, []);
+        assert_eq!(merge(&between, &[stalled], Some(1), &at(30))[0].last_transition_time, at(30));
+    }
+
+    #[test]
+    fn of_two_reports_about_one_type_the_first_counts() {
+        let reports = [
+            report(ConditionType::Degraded, ConditionStatus::True, Reason::Forbidden),
+            report(ConditionType::Degraded, ConditionStatus::True, Reason::UpstreamUnreachable),
+        ];
+        let merged = merge(&[], &reports, None, &at(0));
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged[0].reason, "Forbidden");
+    }
+
+    #[test]
+    fn every_reason_is_explained_in_a_sentence() {
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.') && !reason.meaning().starts_with(' '), "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The CustomResourceDefinition: what the types give, and what they cannot say.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
+};
+use kube::CustomResourceExt;
+use serde_json::json;
+
+use super::validation::{NAME, rules};
+use super::{DnsTier, DnsTierSpec, NODE_CACHE_SIZE, RESOLVER_CACHE_SIZE};
+
+/// The definition to install: that of [`DnsTier`] with
+///
+/// * no field that takes `null`: the API server replaces `null` by the default, or drops it;
+/// * a default for every object, so that those of its fields are filled in also where it is not given;
+/// * no default in the status, which only the operator writes;
+/// * integer formats that the API server knows;
+/// * descriptions whose lines end where a sentence's paragraph does.
+#[must_use]
+pub fn definition() -> CustomResourceDefinition {
+    let mut definition = DnsTier::crd();
+    let schemas = definition.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
+    for root in schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()) {
+        walk(root, &mut tidy);
+        root.required = None;
+        root.x_kubernetes_validations = validations();
+        if let Some(spec) = property(root, "spec") {
+            walk(spec, &mut default_of_objects);
+            sizes_of_caches(spec);
+            // The API server checks this default against the rules before it fills anything in.
+            spec.default = Some(JSON(json!(DnsTierSpec::default())));
+        }
+        if let Some(status) = property(root, "status") {
+            walk(status, &mut |schema| schema.default = None);
+        }
+    }
+    definition
+}
+
+fn tidy(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.format = schema.format.take().map(|format| match format.as_str() {
+        "uint8" | "uint16" => "int32".to_owned(),
+        "uint32" => "int64".to_owned(),
+        _ => format,
+    });
+    schema.description = schema.description.take().map(|text| {
+        let paragraphs: Vec<String> = text.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+        paragraphs.join("\n\n")
+    });
+}
+
+/// An object whose fields have defaults is there always. `capture` stands on its own: its default is a whole one, and
+/// what somebody gives instead is not filled in.
+fn default_of_objects(schema: &mut JSONSchemaProps) {
+    let fills_in = schema
+        .properties
+        .as_ref()
+        .is_some_and(|properties| properties.values().any(|property| property.default.is_some()));
+    if fills_in && schema.required.is_none() {
+        schema.default = Some(JSON(json!({})));
+    }
+}
+
+/// The one default that depends on where a type is used.
+fn sizes_of_caches(spec: &mut JSONSchemaProps) {
+    for (part, size) in [("nodeCache", NODE_CACHE_SIZE), ("resolvers", RESOLVER_CACHE_SIZE)] {
+        let cache = property(spec, part).and_then(|part| property(part, "cache"));
+        if let Some(field) = cache.and_then(|cache| property(cache, "size")) {
+            field.default = Some(JSON(json!(size)));
+        }
+    }
+}
+
+fn validations() -> Option<Vec<ValidationRule>> {
+    serde_json::from_value(rules(&[NAME])).ok()
+}
+
+fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut JSONSchemaProps> {
+    schema.properties.as_mut()?.get_mut(name)
+}
+
+fn walk(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
+    change(schema);
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        walk(property, change);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = schema.items.as_mut() {
+        walk(items, change);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
+        walk(values, change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn part(name: &str) -> JSONSchemaProps {
+        let definition = definition();
+        let mut root = definition.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        root.properties.as_mut().unwrap().remove(name).unwrap()
+    }
+
+    /// What the API server does: fills in what is missing, then the same in what is there.
+    fn fill_in(schema: &JSONSchemaProps, value: &mut Value) {
+        for (name, property) in schema.properties.iter().flatten() {
+            if let (Some(object), Some(default)) = (value.as_object_mut(), &property.default) {
+                object.entry(name).or_insert_with(|| default.0.clone());
+            }
+            if let Some(inner) = value.get_mut(name) {
+                fill_in(property, inner);
+            }
+        }
+        if let (Some(JSONSchemaPropsOrArray::Schema(items)), Some(list)) = (&schema.items, value.as_array_mut()) {
+            list.iter_mut().for_each(|item| fill_in(items, item));
+        }
+    }
+
+    fn each_field(path: &str, schema: &JSONSchemaProps, look: &mut impl FnMut(&str, &JSONSchemaProps)) {
+        for (name, property) in schema.properties.iter().flatten() {
+            let path = format!("{path}.{name}");
+            look(&path, property);
+            each_field(&path, property, look);
+            if let Some(JSONSchemaPropsOrArray::Schema(items)) = &property.items {
+                each_field(&path, items, look);
+            }
+        }
+    }
+
+    #[test]
+    fn the_api_server_fills_in_what_rust_fills_in() {
+        let spec = part("spec");
+        let mut filled = json!({});
+        fill_in(&spec, &mut filled);
+        assert_eq!(filled, serde_json::to_value(DnsTierSpec::default()).unwrap());
+        assert_eq!(spec.default.as_ref().unwrap().0, filled);
+
+        let mut partly =
+            json!({"nodeCache": {"cache": {}}, "resolvers": {"upstreams": [{"addresses": ["192.0.2.1"]}]}});
+        let by_rust: DnsTierSpec = serde_json::from_value(partly.clone()).unwrap();
+        fill_in(&spec, &mut partly);
+        let by_the_api_server: DnsTierSpec = serde_json::from_value(partly).unwrap();
+        assert_eq!(by_rust.resolvers, by_the_api_server.resolvers);
+        assert_eq!(by_rust.node_cache.cache_size(), by_the_api_server.node_cache.cache_size());
+        assert_eq!(by_rust.resolvers.cache_size(), by_the_api_server.resolvers.cache_size());
+    }
+
+    #[test]
+    fn every_field_is_explained_and_tells_its_default() {
+        for name in ["spec", "status"] {
+            each_field(name, &part(name), &mut |path, field| {
+                let description = field.description.as_deref().unwrap_or_default();
+                assert!(description.len() > 5, "{path} is not explained");
+                assert!(!description.contains("[`"), "{path} is explained in terms of Rust");
+                let default = field.default.as_ref().map(|default| &default.0);
+                if let Some(default) = default.filter(|default| default.is_string() || default.is_number()) {
+                    let text = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+                    assert!(description.contains(&text), "{path} does not tell its default {text}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn null_is_the_same_as_not_said() {
+        each_field("spec", &part("spec"), &mut |path, field| assert_eq!(field.nullable, None, "{path}"));
+    }
+
+    #[test]
+    fn every_rule_has_a_sentence_of_one_line() {
+        for name in ["spec", "status"] {
+            each_field(name, &part(name), &mut |path, field| {
+                for rule in field.x_kubernetes_validations.iter().flatten() {
+                    let message = rule.message.as_deref().unwrap_or_default();
+                    assert!(message.contains("must"), "{path}: {message}");
+                    assert!(!message.contains('\n') && !rule.rule.contains('\n'), "{path}: {message}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn what_the_api_server_accepts_is_understood() {
+        #[derive(Deserialize)]
+        struct Case {
+            name: String,
+            spec: Value,
+            becomes: Option<Value>,
+        }
+        let table = include_str!("../../../tests/fixtures/crd/good.yaml");
+        let cases: Vec<Case> = serde_saphyr::from_str(table).unwrap();
+        assert!(cases.len() >= 15);
+        for case in cases {
+            let spec = serde_json::from_value::<DnsTierSpec>(case.becomes.unwrap_or(case.spec));
+            assert!(spec.is_ok(), "{}: {spec:?}", case.name);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The part of the spec that is about every node.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::validation::{CACHE_FITS_MEMORY, CAPTURES_SOMETHING, rules};
+use super::{ByteSize, Cache, NODE_CACHE_SIZE, PodSettings, schema};
+
+/// The caching resolvers of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY])))]
+pub struct NodeCache {
+    /// How many caching resolvers run on every node, 1 to 8. They share the captured addresses, so that one that dies
+    /// or hangs loses no question. Default: 2.
+    #[schemars(range(min = 1, max = 8))]
+    pub instances: u8,
+    /// The addresses on which the tier answers on every node. When this object is given, nothing of it is filled in:
+    /// what it does not name is not captured. Default: the ClusterIPs of the cluster DNS, and 169.254.20.10.
+    pub capture: Capture,
+    /// What each of the caching resolvers keeps.
+    pub cache: Cache,
+    /// Who may ask, as networks in CIDR notation (10.0.0.0/8). Others get no answer at all. At most 64. Default,
+    /// also for an empty list: private addresses (RFC 1918), 100.64.0.0/10, unique local (fc00::/7), link-local and
+    /// loopback addresses.
+    #[schemars(schema_with = "schema::networks")]
+    pub allow_from: Vec<IpNet>,
+    /// TCP port on every node's own address where the node pod serves /metrics and /status over HTTP, 1024 to 65535.
+    /// The pods are on the host's network, so nothing else on the nodes may use it. Default: 9353.
+    #[schemars(range(min = 1024, max = 65535))]
+    pub metrics_port: u16,
+    /// What the tier does not decide about its node pods.
+    #[serde(flatten)]
+    pub pod: PodSettings,
+}
+
+impl Default for NodeCache {
+    fn default() -> Self {
+        Self {
+            instances: 2,
+            capture: Capture::default(),
+            cache: Cache { size: Some(NODE_CACHE_SIZE), ..Cache::default() },
+            allow_from: Vec::new(),
+            metrics_port: 9353,
+            pod: PodSettings::default(),
+        }
+    }
+}
+
+impl NodeCache {
+    /// How much the cache of one instance may hold.
+    #[must_use]
+    pub fn cache_size(&self) -> ByteSize {
+        self.cache.size.unwrap_or(NODE_CACHE_SIZE)
+    }
+}
+
+/// The addresses on which a tier answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(&[CAPTURES_SOMETHING])))]
+pub struct Capture {
+    /// Whether the tier answers on the ClusterIPs of the cluster DNS Service, so that pods use it without being
+    /// changed: Enabled or Disabled. Not given: Disabled. Leave it Disabled where kube-proxy runs in IPVS mode, which
+    /// owns these addresses itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::switch")]
+    pub cluster_dns: Option<Switch>,
+    /// Further addresses to answer on, for pods and node processes that name them as their resolver. IPv4 link-local
+    /// (169.254.0.0/16) or private (RFC 1918), or IPv6 unique local (fc00::/7), and not used by anything else in the
+    /// cluster's network. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::captured_addresses")]
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { cluster_dns: Some(Switch::Enabled), addresses: vec![IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10))] }
+    }
+}
+
+impl Capture {
+    /// Whether the ClusterIPs of the cluster DNS Service are captured.
+    #[must_use]
+    pub fn takes_cluster_dns(&self) -> bool {
+        self.cluster_dns == Some(Switch::Enabled)
+    }
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Switch {
+    /// It is.
+    Enabled,
+    /// It is not.
+    Disabled,
+}

@@ -1,0 +1,114 @@
+//! What a tier says of itself. Numbers are whole and change seldom, so that writing them does not wake anybody.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the tier is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DnsTierStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The state of the tier as `kubectl get dnstier` prints it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<SummaryStatus>,
+    /// The state of the tier, one entry for each aspect: Ready, Progressing, Degraded and, while they are true,
+    /// Reconciling and Stalled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The revisions of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionStatus>,
+    /// The nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodesStatus>,
+    /// The resolvers of all zones together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolvers: Option<ResolversStatus>,
+    /// The zones, ordered by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub zones: Vec<ZoneStatus>,
+    /// The questions, all nodes together. Not present while no node has said anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// The state of a tier in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SummaryStatus {
+    /// Nodes that answer, of nodes that should: 3/3.
+    pub ready: String,
+    /// Zone resolvers that answer, of those that should: 6/6.
+    pub resolvers: String,
+    /// Number of zones that the tier serves.
+    pub zones: u32,
+    /// Nodes on the newest configuration and pod template, of nodes that should be: 3/3.
+    pub updated: String,
+    /// The sentence that matters most: what is wrong, else what is going on, else that all is well.
+    pub message: String,
+}
+
+/// Revisions of the configuration. A revision is named by a fingerprint of its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RevisionStatus {
+    /// The newest revision that was in force on every node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// The revision that the spec asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// How many nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodesStatus {
+    /// Nodes that should run the caches.
+    pub desired: u32,
+    /// Nodes whose caches answer.
+    pub ready: u32,
+    /// Nodes on the newest configuration and pod template.
+    pub updated: u32,
+}
+
+/// How many resolvers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResolversStatus {
+    /// Resolvers that should run.
+    pub desired: u32,
+    /// Resolvers that answer.
+    pub ready: u32,
+}
+
+/// One zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZoneStatus {
+    /// Value of the nodes' label topology.kubernetes.io/zone; empty for the nodes without it.
+    pub name: String,
+    /// Nodes in the zone.
+    pub nodes: u32,
+    /// Resolvers of the zone that answer.
+    pub resolvers_ready: u32,
+}
+
+/// Questions and their answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficStatus {
+    /// Questions per second.
+    pub queries_per_second: u32,
+    /// Questions answered from memory, in percent.
+    pub hit_percent: u32,
+    /// Questions answered from memory past their TTL, in percent.
+    pub stale_percent: u32,
+    /// Questions answered with SERVFAIL, in percent.
+    pub servfail_percent: u32,
+}

@@ -1,0 +1,48 @@
+//! A server that is asked.
+
+use std::net::{IpAddr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// One or more servers that are asked in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// IPv4 or IPv6 addresses, at least one, at most 8. None may be an address that this tier captures.
+    #[schemars(schema_with = "schema::upstream_addresses")]
+    pub addresses: Vec<IpAddr>,
+    /// Port, 1 to 65535. Default: 53.
+    #[serde(default = "dns_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// How the servers are asked. UDP: over UDP, and again over TCP when an answer is truncated. TCP: over TCP alone.
+    /// Default: UDP.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+impl Upstream {
+    /// The servers, in the order written.
+    pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
+    }
+}
+
+fn dns_port() -> u16 {
+    53
+}
+
+/// How an upstream is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// Over UDP, again over TCP when the answer is truncated.
+    #[default]
+    #[serde(rename = "UDP")]
+    Udp,
+    /// Over TCP alone.
+    #[serde(rename = "TCP")]
+    Tcp,
+}

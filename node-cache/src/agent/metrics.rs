@@ -1,0 +1,129 @@
+//! The agent's own counters.
+
+use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Counters by captured address, all of them few.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    captured: Family<Labels, Gauge>,
+    self_query_failures: Family<Labels, Counter>,
+    renewals: Family<Labels, Counter>,
+    withdrawals: Family<Labels, Counter>,
+    reasserts: Counter<u64, AtomicU64>,
+    connected: Gauge,
+    revision: Family<Labels, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("dnstier_agent");
+        let captured = Family::default();
+        registry.register("captured", "Whether queries to the address are answered by this pod", captured.clone());
+        let self_query_failures = Family::default();
+        registry.register(
+            "self_query_failures",
+            "Self-queries through the address that this pod did not answer",
+            self_query_failures.clone(),
+        );
+        let renewals = Family::default();
+        registry.register("renewals", "How often the address was put on the node or renewed", renewals.clone());
+        let withdrawals = Family::default();
+        registry.register("withdrawals", "How often the switch of the address was turned off", withdrawals.clone());
+        let reasserts = Counter::default();
+        registry.register("rule_reasserts", "How often the packet rules had to be put back", reasserts.clone());
+        let connected = Gauge::default();
+        registry.register("instances_connected", "Caches that hold the sockets of the node", connected.clone());
+        let revision = Family::default();
+        registry.register("revision", "The revision asked and the one in force, as labels", revision.clone());
+        Self { registry, captured, self_query_failures, renewals, withdrawals, reasserts, connected, revision }
+    }
+}
+
+impl Metrics {
+    /// All of them as Prometheus text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    pub(super) fn set_captured(&self, address: IpAddr, captured: bool) {
+        let before = self.captured.get_or_create(&of(address)).set(i64::from(captured));
+        if before == 1 && !captured {
+            self.withdrawals.get_or_create(&of(address)).inc();
+        }
+    }
+
+    pub(super) fn forget(&self, address: IpAddr) {
+        self.captured.remove(&of(address));
+    }
+
+    pub(super) fn count_failure(&self, address: IpAddr) {
+        self.self_query_failures.get_or_create(&of(address)).inc();
+    }
+
+    pub(super) fn count_renewal(&self, address: IpAddr) {
+        self.renewals.get_or_create(&of(address)).inc();
+    }
+
+    pub(super) fn set_reasserts(&self, total: u64) {
+        let counted = self.reasserts.get();
+        self.reasserts.inc_by(total.saturating_sub(counted));
+    }
+
+    pub(super) fn set_connected(&self, instances: usize) {
+        self.connected.set(i64::try_from(instances).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn set_revision(&self, asked: Option<&str>, in_force: Option<&str>) {
+        let text = |revision: Option<&str>| revision.unwrap_or_default().to_owned();
+        let labels = vec![("asked", text(asked)), ("in_force", text(in_force))];
+        if self.revision.get(&labels).is_none() {
+            self.revision.clear();
+            self.revision.get_or_create(&labels).set(1);
+        }
+    }
+}
+
+fn of(address: IpAddr) -> Labels {
+    vec![("address", address.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_says_what_happened() {
+        let metrics = Metrics::default();
+        let address = "10.96.0.10".parse().unwrap();
+        metrics.set_captured(address, false);
+        metrics.set_captured(address, true);
+        metrics.set_captured(address, false);
+        metrics.set_reasserts(2);
+        metrics.set_reasserts(2);
+        metrics.set_revision(None, Some("a"));
+        metrics.set_revision(Some("b"), Some("b"));
+        let text = metrics.text();
+        for line in [
+            "dnstier_agent_captured{address=\"10.96.0.10\"} 0",
+            "dnstier_agent_withdrawals_total{address=\"10.96.0.10\"} 1",
+            "dnstier_agent_rule_reasserts_total 2",
+            "dnstier_agent_revision{asked=\"b\",in_force=\"b\"} 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("in_force=\"a\""));
+    }
+}

@@ -1,0 +1,125 @@
+//! What is said to a question, as a plain value, and how it becomes bytes.
+
+use std::sync::Arc;
+
+use crate::packet::edns::{Edns, UDP_SIZE};
+use crate::packet::{Header, Response, flag, truncate};
+use crate::query::Query;
+
+/// The TTL of every record in an answer past its time (RFC 8767 §4).
+pub const STALE_TTL: u32 = 30;
+/// The longest datagram that a client without EDNS takes (RFC 1035 §2.3.4).
+const SMALLEST_UDP: u16 = 512;
+
+/// Which TTLs an answer shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// As they are written.
+    New,
+    /// Lowered to `cap` first and then by the seconds since the answer came in.
+    Kept {
+        /// Seconds since it came in.
+        age: u32,
+        /// The longest TTL to start from.
+        cap: u32,
+    },
+    /// [`STALE_TTL`].
+    Stale,
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// Out of the process itself.
+    Local,
+    /// From memory.
+    Memory,
+    /// From memory, past its time.
+    Stale,
+    /// From another server, just now.
+    Upstream,
+    /// From nowhere: nobody answered.
+    Failure,
+}
+
+/// An answer to a question.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What is said.
+    pub response: Arc<Response>,
+    /// Which TTLs it shows.
+    pub age: Age,
+    /// An Extended DNS Error that explains it.
+    pub ede: Option<u16>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Answer {
+    /// An answer out of the process itself.
+    #[must_use]
+    pub fn local(response: Response, ede: Option<u16>) -> Self {
+        Self { response: Arc::new(response), age: Age::New, ede, origin: Origin::Local }
+    }
+
+    /// The bytes for this client: its number, its case, RD and CD; a fresh OPT if it sent one (RFC 6891 §6.1.1); AD
+    /// only if it asked (RFC 6840 §5.8); no longer than `limit`.
+    #[must_use]
+    pub fn to_wire(&self, query: &Query, limit: usize) -> Vec<u8> {
+        let mut message = Vec::with_capacity(self.response.wire().len() + 17);
+        message.extend_from_slice(self.response.wire());
+        self.put_ttls(&mut message);
+        put_question(&mut message, query);
+        if let Some(mut header) = Header::read(&message) {
+            header.id = query.id;
+            header.flags &= flag::QR | flag::AA | flag::TC | flag::AD | 0x000f;
+            header.flags |= flag::RA;
+            let asked = [(query.recursion_desired, flag::RD), (query.checking_disabled, flag::CD)];
+            header.flags |= asked.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
+            if !query.authentic_data && !query.dnssec_ok() {
+                header.flags &= !flag::AD;
+            }
+            header.write(&mut message);
+        }
+        let edns = query.edns.map(|asked| Edns {
+            udp_size: UDP_SIZE,
+            extended_rcode: u8::try_from(self.response.rcode() >> 4).unwrap_or_default(),
+            version: 0,
+            dnssec_ok: asked.dnssec_ok,
+            ede: self.ede.or_else(|| self.response.ede()),
+        });
+        truncate::to_limit(&mut message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
+        if let Some(edns) = edns {
+            edns.append(&mut message);
+        }
+        message
+    }
+
+    fn put_ttls(&self, message: &mut [u8]) {
+        for offset in self.response.ttl_offsets() {
+            let Some(bytes) = message.get_mut(usize::from(*offset)..usize::from(*offset) + 4) else { continue };
+            let written = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let shown = match self.age {
+                Age::New => written,
+                Age::Kept { age, cap } => written.min(cap).saturating_sub(age),
+                Age::Stale => STALE_TTL,
+            };
+            bytes.copy_from_slice(&shown.to_be_bytes());
+        }
+    }
+}
+
+/// The longest datagram for this client.
+#[must_use]
+pub fn udp_limit(query: &Query) -> usize {
+    usize::from(query.edns.map_or(SMALLEST_UDP, |edns| edns.udp_size.clamp(SMALLEST_UDP, UDP_SIZE)))
+}
+
+/// The question exactly as the client wrote it. Its name has as many octets as the one that is replaced: both are the
+/// same name, save for its case.
+fn put_question(message: &mut [u8], query: &Query) {
+    let section = crate::packet::question::section(&query.name, query.rtype, query.class);
+    if let Some(bytes) = message.get_mut(Header::LENGTH..Header::LENGTH + section.len()) {
+        bytes.copy_from_slice(&section);
+    }
+}

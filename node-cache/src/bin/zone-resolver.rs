@@ -1,0 +1,8 @@
+//! A resolver of a zone.
+
+use clap::Parser;
+use node_cache::process::zone_resolver::Arguments;
+
+fn main() -> anyhow::Result<()> {
+    Ok(Arguments::parse().run()?)
+}

@@ -1,0 +1,167 @@
+use std::time::Duration;
+
+use super::*;
+use crate::answer::Age;
+use crate::packet::Name;
+use crate::packet::numbers::{class, ede, rtype};
+use crate::packet::question::Question;
+
+const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 600 };
+
+fn question(name: &str) -> Question {
+    Question::plain(&Name::from_text(name).unwrap(), rtype::A)
+}
+
+/// A response with one address and this TTL, as another server sends it.
+fn positive(question: &Question, ttl: u32) -> Arc<Response> {
+    received(question, &Response::with_records(question, rcode::NOERROR, &[(rtype::A, ttl, vec![192, 0, 2, 1])]))
+}
+
+fn received(question: &Question, response: &Response) -> Arc<Response> {
+    Arc::new(Response::read(response.wire(), 0, question).unwrap())
+}
+
+/// A denial with an SOA record of this TTL and minimum.
+fn negative(question: &Question, code: u16, ttl: u32, minimum: u32) -> Arc<Response> {
+    let mut soa = vec![0, 0];
+    soa.extend([0; 16]);
+    soa.extend(minimum.to_be_bytes());
+    let mut wire = Response::with_records(question, code, &[(rtype::SOA, ttl, soa)]).wire().to_vec();
+    wire[6..10].copy_from_slice(&[0, 0, 0, 1]);
+    Arc::new(Response::read(&wire, 0, question).unwrap())
+}
+
+fn after(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn an_answer_is_fresh_for_its_ttl_then_stale_then_gone() {
+    let cache = Cache::new(1 << 20);
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let start = Instant::now();
+    cache.insert(&key, &positive(&question, 300), start);
+    let Found::Fresh(answer) = cache.get(&key, start + after(299), &POLICY) else { panic!("not fresh") };
+    assert_eq!(answer.age, Age::Kept { age: 299, cap: 3600 });
+    let Found::Stale(answer) = cache.get(&key, start + after(300), &POLICY) else { panic!("not stale") };
+    assert_eq!((answer.age, answer.ede), (Age::Stale, Some(ede::STALE_ANSWER)));
+    assert!(matches!(cache.get(&key, start + after(899), &POLICY), Found::Stale(_)));
+    assert!(matches!(cache.get(&key, start + after(900), &POLICY), Found::Nothing));
+}
+
+#[test]
+fn a_lowered_cap_applies_to_what_is_kept_already() {
+    let cache = Cache::new(1 << 20);
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let start = Instant::now();
+    cache.insert(&key, &positive(&question, 300), start);
+    let lowered = Policy { max_ttl: 60, serve_stale: 0, ..POLICY };
+    let Found::Fresh(answer) = cache.get(&key, start + after(59), &lowered) else { panic!("not fresh") };
+    assert_eq!(answer.age, Age::Kept { age: 59, cap: 60 });
+    assert!(matches!(cache.get(&key, start + after(60), &lowered), Found::Nothing));
+}
+
+#[test]
+fn a_denial_lives_for_the_least_of_ttl_minimum_and_cap() {
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let start = Instant::now();
+    for (ttl, minimum, life) in [(20, 900, 20), (900, 10, 10), (900, 900, 30)] {
+        for code in [rcode::NXDOMAIN, rcode::NOERROR] {
+            let cache = Cache::new(1 << 20);
+            cache.insert(&key, &negative(&question, code, ttl, minimum), start);
+            assert!(matches!(cache.get(&key, start + after(life - 1), &POLICY), Found::Fresh(_)), "{ttl} {minimum}");
+            let Found::Stale(answer) = cache.get(&key, start + after(life), &POLICY) else { panic!("{ttl} {minimum}") };
+            let denied = code == rcode::NXDOMAIN;
+            assert_eq!(answer.ede, Some(if denied { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER }));
+        }
+    }
+}
+
+#[test]
+fn what_must_not_be_kept_is_not_and_ends_what_was_known() {
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let now = Instant::now();
+    let unvouched = received(&question, &Response::empty(&question, rcode::NXDOMAIN));
+    for uncacheable in [positive(&question, 0), positive(&question, 0x8000_0000), unvouched] {
+        let cache = Cache::new(1 << 20);
+        cache.insert(&key, &positive(&question, 300), now);
+        cache.insert(&key, &uncacheable, now);
+        assert!(matches!(cache.get(&key, now, &POLICY), Found::Nothing), "{uncacheable:?}");
+    }
+    let cache = Cache::new(1 << 20);
+    cache.insert(&key, &positive(&question, 300), now);
+    cache.insert(&key, &received(&question, &Response::empty(&question, rcode::SERVFAIL)), now);
+    assert!(matches!(cache.get(&key, now, &POLICY), Found::Fresh(_)), "a failure ends nothing");
+}
+
+#[test]
+fn answers_of_different_scopes_and_flags_are_kept_apart() {
+    let cache = Cache::new(1 << 20);
+    let asked = question("a.example");
+    let now = Instant::now();
+    cache.insert(&Key::new(1, &asked), &positive(&asked, 300), now);
+    assert!(matches!(cache.get(&Key::new(1, &question("A.EXAMPLE")), now, &POLICY), Found::Fresh(_)));
+    let others = [
+        Key::new(2, &asked),
+        Key::new(1, &Question { dnssec_ok: true, ..asked.clone() }),
+        Key::new(1, &Question { checking_disabled: true, ..asked.clone() }),
+        Key::new(1, &Question { rtype: rtype::AAAA, ..asked.clone() }),
+        Key::new(1, &Question { class: class::CH, ..asked.clone() }),
+    ];
+    for other in others {
+        assert!(matches!(cache.get(&other, now, &POLICY), Found::Nothing), "{other:?}");
+    }
+}
+
+#[test]
+fn a_stale_answer_of_another_cache_gains_no_second_window() {
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let now = Instant::now();
+    let mut wire = positive(&question, 30).wire().to_vec();
+    crate::packet::Edns { ede: Some(ede::STALE_ANSWER), ..crate::packet::Edns::default() }.append(&mut wire);
+    let second_hand = Arc::new(Response::read(&wire, 0, &question).unwrap());
+    let cache = Cache::new(1 << 20);
+    cache.insert(&key, &second_hand, now);
+    assert!(matches!(cache.get(&key, now + after(29), &POLICY), Found::Fresh(_)));
+    assert!(matches!(cache.get(&key, now + after(30), &POLICY), Found::Nothing));
+}
+
+#[test]
+fn a_failure_is_remembered_briefly_and_longer_when_it_repeats_until_an_answer_comes() {
+    let cache = Cache::new(1 << 20);
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let start = Instant::now();
+    let millis = |millis| start + Duration::from_millis(millis);
+    cache.insert_failure(&key, None, start);
+    assert!(cache.failure(&key, millis(999)).is_some());
+    assert!(cache.failure(&key, millis(1000)).is_none());
+    cache.insert_failure(&key, None, millis(1000));
+    assert!(cache.failure(&key, millis(2999)).is_some());
+    for _ in 0..9 {
+        cache.insert_failure(&key, None, millis(3000));
+    }
+    assert!(cache.failure(&key, millis(7999)).is_some());
+    assert!(cache.failure(&key, millis(8000)).is_none());
+    cache.insert_failure(&key, None, millis(8000));
+    cache.insert(&key, &positive(&question, 300), millis(8000));
+    assert!(cache.failure(&key, millis(8000)).is_none());
+}
+
+#[test]
+fn the_cache_stays_within_its_bytes() {
+    let cache = Cache::new(256 << 10);
+    let now = Instant::now();
+    for number in 0..5000 {
+        let question = question(&format!("name-{number}.example"));
+        cache.insert(&Key::new(1, &question), &positive(&question, 300), now);
+        cache.insert_failure(&Key::new(2, &question), None, now);
+    }
+    assert!(cache.bytes() <= 256 << 10, "{}", cache.bytes());
+    assert!(cache.entries() > 100, "{}", cache.entries());
+}

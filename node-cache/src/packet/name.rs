@@ -1,0 +1,222 @@
+//! Domain names in wire form (RFC 1035 §3.1).
+
+use std::fmt;
+
+use super::Malformed;
+
+/// The longest name in octets, with its final zero.
+const LONGEST: usize = 255;
+/// The two upper bits of a length octet: a pointer to the rest of the name (RFC 1035 §4.1.4).
+const POINTER: u8 = 0xc0;
+
+/// A domain name in wire form: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
+/// is by octet; names that differ in case only are equal after [`Name::lower`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Name(Box<[u8]>);
+
+/// Text that is not a domain name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a domain name")]
+pub struct NameError(String);
+
+impl Name {
+    /// The name that labels in text form stand for, with or without a final dot. Backslashes have no special meaning.
+    ///
+    /// # Errors
+    ///
+    /// A label is empty or longer than 63 octets, or the whole is longer than 255.
+    pub fn from_text(text: &str) -> Result<Self, NameError> {
+        let mut wire = Vec::with_capacity(text.len() + 2);
+        for label in text.strip_suffix('.').unwrap_or(text).split('.').filter(|_| !matches!(text, "" | ".")) {
+            let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length));
+            wire.push(length.ok_or_else(|| NameError(text.to_owned()))?);
+            wire.extend_from_slice(label.as_bytes());
+        }
+        wire.push(0);
+        if wire.len() > LONGEST {
+            return Err(NameError(text.to_owned()));
+        }
+        Ok(Self(wire.into()))
+    }
+
+    /// Reads a name that may not be compressed, as in a question. Gives the name and the offset behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when it is compressed, too long or breaks off.
+    pub fn read_plain(message: &[u8], offset: usize) -> Result<(Self, usize), Malformed> {
+        let mut end = offset;
+        loop {
+            let length = *message.get(end).ok_or(Malformed)?;
+            if length >= 64 {
+                return Err(Malformed);
+            }
+            end += 1 + usize::from(length);
+            if end - offset > LONGEST {
+                return Err(Malformed);
+            }
+            if length == 0 {
+                break;
+            }
+        }
+        Ok((Self(message.get(offset..end).ok_or(Malformed)?.into()), end))
+    }
+
+    /// Reads a name that may be compressed.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when it is too long, breaks off, or points anywhere but backwards.
+    pub fn read(message: &[u8], offset: usize) -> Result<Self, Malformed> {
+        let mut wire = Vec::with_capacity(32);
+        let (mut at, mut lowest) = (offset, offset);
+        loop {
+            let length = *message.get(at).ok_or(Malformed)?;
+            if length & POINTER == POINTER {
+                let target =
+                    (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
+                // Strictly backwards each time: a chain of pointers ends by itself.
+                if target >= lowest {
+                    return Err(Malformed);
+                }
+                (at, lowest) = (target, target);
+                continue;
+            }
+            if length >= 64 {
+                return Err(Malformed);
+            }
+            let end = at + 1 + usize::from(length);
+            wire.extend_from_slice(message.get(at..end).ok_or(Malformed)?);
+            if wire.len() > LONGEST {
+                return Err(Malformed);
+            }
+            if length == 0 {
+                return Ok(Self(wire.into()));
+            }
+            at = end;
+        }
+    }
+
+    /// The offset behind a name that may be compressed.
+    pub(super) fn skip(message: &[u8], offset: usize) -> Result<usize, Malformed> {
+        let mut at = offset;
+        loop {
+            let length = *message.get(at).ok_or(Malformed)?;
+            if length & POINTER == POINTER {
+                let target =
+                    (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
+                return if target < offset { Ok(at + 2) } else { Err(Malformed) };
+            }
+            if length >= 64 || at - offset > LONGEST {
+                return Err(Malformed);
+            }
+            at += 1 + usize::from(length);
+            if length == 0 {
+                return Ok(at);
+            }
+        }
+    }
+
+    /// The wire form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same name in lower case. Length octets are below 64 and so never letters.
+    #[must_use]
+    pub fn lower(&self) -> Self {
+        Self(self.0.to_ascii_lowercase().into())
+    }
+
+    /// The wire forms of the name and of everything above it, the longest first, the root last.
+    pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = Some(&*self.0);
+        std::iter::from_fn(move || {
+            let current = rest?;
+            rest = match current.first() {
+                None | Some(0) => None,
+                Some(length) => current.get(1 + usize::from(*length)..),
+            };
+            Some(current)
+        })
+    }
+}
+
+impl fmt::Display for Name {
+    /// Writes the name with its final dot and everything that is not plain as `\DDD` (RFC 1035 §5.1).
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.0 == [0] {
+            return formatter.write_str(".");
+        }
+        for suffix in self.suffixes() {
+            let Some((length, rest)) = suffix.split_first().filter(|(length, _)| **length > 0) else { break };
+            for byte in rest.iter().take(usize::from(*length)) {
+                match byte {
+                    b'.' | b'\\' => write!(formatter, "\\{}", char::from(*byte))?,
+                    0x21..=0x7e => write!(formatter, "{}", char::from(*byte))?,
+                    _ => write!(formatter, "\\{byte:03}")?,
+                }
+            }
+            formatter.write_str(".")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_in_text_and_on_the_wire() {
+        let name = Name::from_text("WWW.Example").unwrap();
+        assert_eq!(name.as_bytes(), b"\x03WWW\x07Example\x00");
+        assert_eq!(name.to_string(), "WWW.Example.");
+        assert_eq!(name.lower(), Name::from_text("www.example.").unwrap());
+        assert_eq!(Name::from_text(".").unwrap().as_bytes(), b"\0");
+        assert_eq!(Name::read_plain(b"\x04a.b\x01\x00", 0).unwrap().0.to_string(), "a\\.b\\001.");
+        for bad in ["a..b", &"x".repeat(64), &["a"; 128].join(".")] {
+            assert!(Name::from_text(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_suffixes_of_a_name_come_longest_first() {
+        let name = Name::from_text("a.b.c").unwrap();
+        let suffixes: Vec<&[u8]> = name.suffixes().collect();
+        assert_eq!(suffixes, [&b"\x01a\x01b\x01c\0"[..], b"\x01b\x01c\0", b"\x01c\0", b"\0"]);
+    }
+
+    #[test]
+    fn a_compressed_name_is_put_together() {
+        let message = b"\x07example\x00\x03www\xc0\x00\xc0\x09";
+        assert_eq!(Name::read(message, 9).unwrap().to_string(), "www.example.");
+        assert_eq!(Name::read(message, 15).unwrap().to_string(), "www.example.");
+        assert_eq!(Name::skip(message, 9), Ok(15));
+        assert_eq!(Name::read_plain(message, 9), Err(Malformed));
+    }
+
+    #[test]
+    fn loops_forward_pointers_and_broken_names_are_refused() {
+        for (message, offset) in [
+            (&b"\xc0\x00"[..], 0),              // to itself
+            (b"\x01a\xc0\x04\x01b\xc0\x00", 0), // forwards
+            (b"\x01a\xc0\x00", 0),              // into its own label
+            (b"\x05abc", 0),                    // breaks off
+            (b"\x80a\x00", 0),                  // reserved
+            (b"\xc0", 0),                       // half a pointer
+        ] {
+            assert_eq!(Name::read(message, offset), Err(Malformed), "{message:?}");
+            assert_eq!(Name::read_plain(message, offset), Err(Malformed), "{message:?}");
+        }
+        let long = b"\x01a".repeat(128);
+        assert!(Name::read(&long, 0).is_err() && Name::read_plain(&long, 0).is_err() && Name::skip(&long, 0).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! What a client sent.
+
+use super::numbers::{ede, rcode, rtype};
+use super::{Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
+use crate::answer::Answer;
+use crate::query::Query;
+
+/// Why a packet does not get as far as being a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It gets no answer: it is no request, or too short to be one.
+    Silently,
+    /// It gets this answer at once.
+    With(Vec<u8>),
+}
+
+/// Reads a packet of a client.
+///
+/// # Errors
+///
+/// [`Rejected::Silently`] for responses, so that two servers never answer each other. [`Rejected::With`] NOTIMP for
+/// everything but ordinary questions (UPDATE and NOTIFY go nowhere), FORMERR for a number of questions other than one
+/// (RFC 9619) and for what breaks off, BADVERS for an unknown version of EDNS, REFUSED for zone transfers.
+pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
+    let header = Header::read(packet).filter(|header| !header.has(flag::QR)).ok_or(Rejected::Silently)?;
+    if header.opcode() != 0 {
+        return Err(Rejected::With(bare(&header, rcode::NOTIMP)));
+    }
+    if header.counts[0] != 1 {
+        return Err(Rejected::With(bare(&header, rcode::FORMERR)));
+    }
+    let query = parse(packet, &header).map_err(|Malformed| Rejected::With(bare(&header, rcode::FORMERR)))?;
+    let refuse = |code, ede| {
+        let answer = Answer::local(Response::empty(&query.question(), code), Some(ede));
+        Err(Rejected::With(answer.to_wire(&query, usize::from(u16::MAX))))
+    };
+    if query.edns.is_some_and(|edns| edns.version != 0) {
+        return refuse(rcode::BADVERS, ede::NOT_SUPPORTED);
+    }
+    match query.rtype {
+        rtype::AXFR | rtype::IXFR | rtype::MAILA | rtype::MAILB => refuse(rcode::REFUSED, ede::NOT_SUPPORTED),
+        rtype::OPT => Err(Rejected::With(bare(&header, rcode::FORMERR))),
+        _ => Ok(query),
+    }
+}
+
+fn parse(packet: &[u8], header: &Header) -> Result<Query, Malformed> {
+    let (name, end) = Name::read_plain(packet, Header::LENGTH)?;
+    let (rtype, class) = (u16_at(packet, end).ok_or(Malformed)?, u16_at(packet, end + 2).ok_or(Malformed)?);
+    let mut edns = None;
+    for record in Records::new(packet, header, end + 4) {
+        let record = record?;
+        if record.rtype != rtype::OPT {
+            continue;
+        }
+        let well_placed = record.section == Section::Additional && packet.get(record.start) == Some(&0);
+        if edns.is_some() || !well_placed {
+            return Err(Malformed);
+        }
+        edns = Some(Edns::read(packet, &record)?);
+    }
+    Ok(Query {
+        id: header.id,
+        name,
+        rtype,
+        class,
+        recursion_desired: header.has(flag::RD),
+        authentic_data: header.has(flag::AD),
+        checking_disabled: header.has(flag::CD),
+        edns,
+    })
+}
+
+/// A header alone: the answer to what could not be read.
+fn bare(header: &Header, code: u16) -> Vec<u8> {
+    let opcode_and_rd = header.flags & (0x7800 | flag::RD);
+    let mut message = vec![0; Header::LENGTH];
+    Header { id: header.id, flags: flag::QR | opcode_and_rd | code, counts: [0; 4] }.write(&mut message);
+    message
+}

@@ -1,0 +1,256 @@
+//! A response as it is kept: the bytes of another server or of our own, without what belongs to one hop.
+
+use super::edns::Edns;
+use super::numbers::{class, rcode, rtype};
+use super::question::Question;
+use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at, u32_at};
+
+/// How long a response may be kept, in seconds, before any cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It holds what was asked for.
+    Positive(u32),
+    /// It says that there is none (RFC 2308 §5).
+    Negative(u32),
+    /// Not at all.
+    None,
+}
+
+/// A response in wire form with number 0 and without EDNS, checked once when it came in: everything in it can be
+/// walked over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    wire: Box<[u8]>,
+    ttl_offsets: Box<[u16]>,
+    question_end: u16,
+    rcode: u16,
+    lifetime: Lifetime,
+    ede: Option<u16>,
+}
+
+/// Why a packet is not the answer that is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnAnswer {
+    /// Not a response to this question under this number. It says nothing about anything.
+    #[error("not a response to this question")]
+    Unrelated,
+    /// A response that says it could not read the question, as servers do that do not know EDNS.
+    #[error("the server could not read the question")]
+    Unreadable,
+}
+
+impl From<Malformed> for NotAnAnswer {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Unrelated
+    }
+}
+
+impl Response {
+    /// Checks and cleans a packet that came from a server which was asked `question` under the number `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAnAnswer`]; the caller goes on waiting for the true one.
+    pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, NotAnAnswer> {
+        let header = Header::read(packet).ok_or(NotAnAnswer::Unrelated)?;
+        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 {
+            return Err(NotAnAnswer::Unrelated);
+        }
+        if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
+            return Err(NotAnAnswer::Unreadable);
+        }
+        let section = question.section();
+        let question_end = Header::LENGTH + section.len();
+        let echoed = packet.get(Header::LENGTH..question_end).ok_or(NotAnAnswer::Unrelated)?;
+        let name_end = section.len() - 4;
+        if header.counts[0] != 1
+            || !echoed[..name_end].eq_ignore_ascii_case(&section[..name_end])
+            || echoed[name_end..] != section[name_end..]
+        {
+            return Err(NotAnAnswer::Unrelated);
+        }
+        let (wire, edns) = without_opt(packet, &header, question_end)?;
+        if header.rcode() == rcode::FORMERR && edns.is_none() {
+            return Err(NotAnAnswer::Unreadable);
+        }
+        let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
+        Ok(Self::from_wire(wire, question_end, code, edns.and_then(|edns| edns.ede))?)
+    }
+
+    /// A response to this question that holds no record.
+    #[must_use]
+    pub fn empty(question: &Question, code: u16) -> Self {
+        Self::with_records(question, code, &[])
+    }
+
+    /// A response of our own: each record is the answer's owner name, of this type, TTL and data (65,535 octets at the
+    /// most).
+    #[must_use]
+    pub fn with_records(question: &Question, code: u16, records: &[(u16, u32, Vec<u8>)]) -> Self {
+        let section = question.section();
+        let mut wire = vec![0; Header::LENGTH];
+        wire.extend_from_slice(&section);
+        let mut ttl_offsets = Vec::with_capacity(records.len());
+        for (rtype, ttl, data) in records {
+            wire.extend_from_slice(&[0xc0, 12]);
+            wire.extend_from_slice(&rtype.to_be_bytes());
+            wire.extend_from_slice(&question.class.to_be_bytes());
+            ttl_offsets.push(u16::try_from(wire.len()).unwrap_or(u16::MAX));
+            wire.extend_from_slice(&ttl.to_be_bytes());
+            wire.extend_from_slice(&u16::try_from(data.len()).unwrap_or(u16::MAX).to_be_bytes());
+            wire.extend_from_slice(data);
+        }
+        let count = u16::try_from(records.len()).unwrap_or(u16::MAX);
+        Header { id: 0, flags: flag::QR | (code & 0x0f), counts: [1, count, 0, 0] }.write(&mut wire);
+        Self {
+            wire: wire.into(),
+            ttl_offsets: ttl_offsets.into(),
+            question_end: u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX),
+            rcode: code,
+            lifetime: Lifetime::None,
+            ede: None,
+        }
+    }
+
+    fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
+        wire[..2].fill(0);
+        let header = Header::read(&wire).ok_or(Malformed)?;
+        let records: Vec<Record> = Records::new(&wire, &header, question_end).collect::<Result<_, _>>()?;
+        let ttl_offsets = records
+            .iter()
+            .map(|record| u16::try_from(record.ttl_offset).map_err(|_| Malformed))
+            .collect::<Result<_, _>>()?;
+        let lifetime = lifetime(&wire, &header, question_end, &records);
+        let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
+        Ok(Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime, ede })
+    }
+
+    /// The bytes: a whole message with number 0.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Where in the bytes a TTL stands.
+    #[must_use]
+    pub fn ttl_offsets(&self) -> &[u16] {
+        &self.ttl_offsets
+    }
+
+    /// The code, with the upper bits that EDNS adds.
+    #[must_use]
+    pub const fn rcode(&self) -> u16 {
+        self.rcode
+    }
+
+    /// How long it may be kept.
+    #[must_use]
+    pub const fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    /// The Extended DNS Error that came with it.
+    #[must_use]
+    pub const fn ede(&self) -> Option<u16> {
+        self.ede
+    }
+
+    /// Whether it was cut off.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        Header::read(&self.wire).is_some_and(|header| header.has(flag::TC))
+    }
+
+    /// Whether it holds any record that was asked for, or an alias.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        Header::read(&self.wire).is_some_and(|header| header.counts[1] > 0)
+    }
+
+    /// Takes AD away: from a server that does not validate for us it means nothing.
+    pub fn clear_authentic_data(&mut self) {
+        self.wire[3] &= !u8::try_from(flag::AD).unwrap_or_default();
+    }
+
+    /// Its records.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        let Some(header) = Header::read(&self.wire) else { return Vec::new() };
+        Records::new(&self.wire, &header, usize::from(self.question_end)).filter_map(Result::ok).collect()
+    }
+
+    /// The owner name of one of its records.
+    #[must_use]
+    pub fn owner(&self, record: &Record) -> Option<Name> {
+        Name::read(&self.wire, record.start).ok()
+    }
+}
+
+/// The message without its OPT record, and what that said. Records behind OPT are kept; so that names in them still
+/// point to the right place, theirs are followed by hand where only the owner can be compressed, and from the first
+/// other one on they are left out (they are additional ones, which nobody may rely on).
+fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(Vec<u8>, Option<Edns>), Malformed> {
+    let mut header = *header;
+    let mut wire = packet[..question_end].to_vec();
+    let mut edns = None;
+    let mut removed = 0;
+    let mut additional = 0;
+    let records = Records::new(packet, &header, question_end);
+    for record in records {
+        let record = record?;
+        if record.rtype == rtype::OPT {
+            if edns.is_some() || record.section != Section::Additional || packet.get(record.start) != Some(&0) {
+                return Err(Malformed);
+            }
+            edns = Some(Edns::read(packet, &record)?);
+            removed = record.data.end - record.start;
+            continue;
+        }
+        if removed > 0 {
+            if !matches!(record.rtype, rtype::A | rtype::AAAA | rtype::TXT) {
+                break;
+            }
+            wire.extend_from_slice(Name::read(packet, record.start)?.as_bytes());
+            wire.extend_from_slice(&packet[record.ttl_offset - 4..record.data.end]);
+        } else {
+            wire.extend_from_slice(&packet[record.start..record.data.end]);
+        }
+        additional += u16::from(record.section == Section::Additional);
+    }
+    header.counts[3] = additional;
+    header.write(&mut wire);
+    Ok((wire, edns))
+}
+
+/// RFC 2308 §5 for what is absent, the shortest TTL for what is there. A response to which none applies, or that is
+/// cut off, or that carries a code of failure is not kept.
+fn lifetime(wire: &[u8], header: &Header, question_end: usize, records: &[Record]) -> Lifetime {
+    let code = header.rcode();
+    if header.has(flag::TC) || !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
+        return Lifetime::None;
+    }
+    let asked = u16_at(wire, question_end - 4).unwrap_or_default();
+    let mut shortest = u32::MAX;
+    let mut soa_minimum = None;
+    let mut found = false;
+    for record in records {
+        shortest = shortest.min(seconds(record.ttl));
+        found |= record.section == Section::Answer && (record.rtype == asked || asked == rtype::ANY);
+        if record.section == Section::Authority && record.rtype == rtype::SOA && record.class == class::IN {
+            soa_minimum = record.data.end.checked_sub(4).and_then(|minimum| u32_at(wire, minimum)).map(seconds);
+        }
+    }
+    match (found && code == rcode::NOERROR, soa_minimum) {
+        (_, _) if shortest == 0 || shortest == u32::MAX => Lifetime::None,
+        (true, _) => Lifetime::Positive(shortest),
+        (false, Some(0)) => Lifetime::None,
+        (false, Some(minimum)) => Lifetime::Negative(shortest.min(minimum)),
+        // An alias whose end is not told, or a denial that nobody vouches for (RFC 2308 §5: not to be kept).
+        (false, None) => Lifetime::None,
+    }
+}
+
+/// A TTL with its highest bit set counts as zero (RFC 2181 §8).
+const fn seconds(ttl: u32) -> u32 {
+    if ttl > 0x7fff_ffff { 0 } else { ttl }
+}

@@ -1,0 +1,123 @@
+//! A caching resolver of a node: its sockets come from the agent, its questions go to the resolvers of its zone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
+use tokio::sync::watch;
+
+use super::account::{Account, Readiness};
+use super::applied::{self, Role};
+use super::drain::{Termination, until_withdrawn};
+use super::{Ask, Probe, ProcessError, block_on, bytes};
+use crate::handover::client::Client;
+use crate::handover::{self, HeldSocket};
+use crate::identity::Identity;
+use crate::resolve::Resolver;
+use crate::revision::{self, InForce};
+use crate::serve::{Serving, TcpLimits};
+use crate::{control, logging};
+
+/// A caching resolver of a node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "node-cache", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Answer questions until told to stop
+    Run(Run),
+    /// Ask a running cache of this pod how it is
+    Probe {
+        /// Name of the cache
+        #[arg(long)]
+        instance: String,
+        #[command(flatten)]
+        probe: Probe,
+    },
+    /// Resolve a name as any pod does and say who answered
+    Ask(Ask),
+}
+
+/// How a cache runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Run {
+    /// Name of this cache among those of its pod: cache-0, cache-1, …
+    #[arg(long)]
+    pub instance: String,
+    /// Where the projected volume with the revisions is mounted
+    #[arg(long, default_value = CONFIG_DIR)]
+    pub config_dir: PathBuf,
+    /// The directory that the containers of the pod share
+    #[arg(long, default_value = RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Bytes that the cache may hold
+    #[arg(long, value_parser = bytes)]
+    pub cache_size: u64,
+}
+
+impl Arguments {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] when it cannot start, or when a probe fails.
+    pub fn run(self) -> Result<(), ProcessError> {
+        match self.command {
+            Command::Run(run) => {
+                logging::start();
+                block_on(run.until_told_to_stop())
+            }
+            Command::Probe { instance, probe } => block_on(async move { probe.ask(&instance).await }),
+            Command::Ask(ask) => ask.run(),
+        }
+    }
+}
+
+impl Run {
+    async fn until_told_to_stop(self) -> Result<(), ProcessError> {
+        let mut termination = Termination::listen().map_err(ProcessError::Start)?;
+        let identity = Identity::of(&self.instance);
+        let resolver = Arc::new(Resolver::new(identity, self.cache_size, Arc::default()));
+        let in_force = revision::watch(&self.config_dir);
+        let agent = Client::start(&handover::socket_path(&self.run_dir), &self.instance);
+        let serving = Serving::start(resolver.clone(), TcpLimits::default(), agent.sockets());
+        let readiness = Equipped { in_force: in_force.clone(), sockets: agent.sockets() };
+        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
+        let path = control::socket_path(&self.run_dir, &self.instance);
+        tokio::select! {
+            () = applied::keep(resolver.clone(), in_force, Role::NodeCache) => {}
+            served = control::serve(&path, account) => {
+                served.map_err(|source| ProcessError::Control { path, source })?;
+            }
+            () = async {
+                termination.asked().await;
+                tracing::info!("told to stop: answering on until the addresses are withdrawn");
+                until_withdrawn(&resolver, &mut agent.connected()).await;
+                serving.all_answered().await;
+            } => {}
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// A cache is ready once it has a configuration and something to answer on.
+#[derive(Debug)]
+struct Equipped {
+    in_force: watch::Receiver<Arc<InForce>>,
+    sockets: watch::Receiver<Vec<HeldSocket>>,
+}
+
+impl Readiness for Equipped {
+    async fn missing(&self) -> Option<String> {
+        if self.in_force.borrow().config.is_none() {
+            return Some("there is no configuration yet".to_owned());
+        }
+        self.sockets.borrow().is_empty().then(|| "the agent has handed over no socket yet".to_owned())
+    }
+}

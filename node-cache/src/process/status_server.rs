@@ -1,0 +1,47 @@
+//! The HTTP side of a zone resolver: `/status` and `/metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use node_cache_config::status::ResolverStatus;
+use tokio::net::TcpListener;
+
+use super::ProcessError;
+use super::account::{Account, Readiness};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Listens at an address.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, ProcessError> {
+    TcpListener::bind(address).await.map_err(|source| ProcessError::Listen { address, source })
+}
+
+/// Answers at `listener` for ever.
+pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<Account<R>>) {
+    let router =
+        Router::new().route("/status", get(status::<R>)).route("/metrics", get(metrics::<R>)).with_state(account);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!("status server: {error}");
+    }
+}
+
+async fn status<R: Readiness>(State(account): State<Arc<Account<R>>>) -> Json<ResolverStatus> {
+    let identity = account.resolver.identity();
+    let zone = account.in_force.borrow().zone.clone();
+    Json(ResolverStatus {
+        pod_uid: identity.pod_uid.clone(),
+        node: identity.node.clone(),
+        zone,
+        ready: account.readiness.missing().await.is_none(),
+        instance: account.instance(),
+    })
+}
+
+async fn metrics<R: Readiness>(State(account): State<Arc<Account<R>>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, OPENMETRICS)], account.metrics())
+}

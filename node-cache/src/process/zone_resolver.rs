@@ -1,0 +1,181 @@
+//! A resolver of a zone: it listens on its pod's addresses, its questions go to the upstreams of the configuration.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use node_cache_config::names::{CONFIG_DIR, RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
+use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
+
+use super::account::Account;
+use super::applied::{self, Role};
+use super::drain::Termination;
+use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
+use super::{Probe, ProcessError, block_on, bytes, seconds, status_server};
+use crate::handover::{HeldSocket, Protocol};
+use crate::identity::{Identity, pod_addresses};
+use crate::resolve::Resolver;
+use crate::serve::{Serving, TcpLimits};
+use crate::{control, logging, revision};
+
+/// Its name among processes, and that of its control socket.
+const NAME: &str = "zone-resolver";
+/// Datagrams that wait to be read, in bytes; the kernel gives as much of it as it is allowed to.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// A resolver of a zone.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "zone-resolver", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Answer questions until told to stop
+    Run(Run),
+    /// Ask the running resolver of this pod how it is
+    Probe(Probe),
+}
+
+/// How a zone resolver runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Run {
+    /// Where the projected volume with the revisions is mounted
+    #[arg(long, default_value = CONFIG_DIR)]
+    pub config_dir: PathBuf,
+    /// Directory of the control socket
+    #[arg(long, default_value = RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Bytes that the cache may hold
+    #[arg(long, value_parser = bytes)]
+    pub cache_size: u64,
+    /// Address and port to answer on, over UDP and TCP; may be given several times [default: POD_IPS, port 1053]
+    #[arg(long)]
+    pub listen: Vec<SocketAddr>,
+    /// Address and port of /status and /metrics; may be given several times [default: POD_IPS, port 9153]
+    #[arg(long)]
+    pub http: Vec<SocketAddr>,
+    /// How long questions are answered after being told to stop
+    #[arg(long, default_value = "10s", value_parser = seconds)]
+    pub drain: Duration,
+}
+
+impl Arguments {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] when it cannot start, or when a probe fails.
+    pub fn run(self) -> Result<(), ProcessError> {
+        match self.command {
+            Command::Run(run) => {
+                logging::start();
+                block_on(run.until_told_to_stop())
+            }
+            Command::Probe(probe) => block_on(async move { probe.ask(NAME).await }),
+        }
+    }
+}
+
+impl Run {
+    async fn until_told_to_stop(self) -> Result<(), ProcessError> {
+        let mut termination = Termination::listen().map_err(ProcessError::Start)?;
+        let listen = or_of_pod(&self.listen, RESOLVER_DNS_PORT)?;
+        let (sockets, listening) = bind_all(&listen)?;
+        let resolver = Arc::new(Resolver::new(Identity::of(NAME), self.cache_size, Arc::default()));
+        let in_force = revision::watch(&self.config_dir);
+        let (_sockets, handed) = watch::channel(sockets);
+        let serving = Serving::start(resolver.clone(), TcpLimits::default(), handed);
+        let (stage, seen_stage) = watch::channel(Stage::Starting);
+        let readiness = ZoneReadiness { resolver: resolver.clone(), stage: seen_stage, listening };
+        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
+        for address in or_of_pod(&self.http, RESOLVER_METRICS_PORT)? {
+            let listener = status_server::listen(address).await?;
+            tokio::spawn(status_server::serve(listener, account.clone()));
+        }
+        let path = control::socket_path(&self.run_dir, NAME);
+        let living = async {
+            tokio::select! {
+                () = become_ready(&resolver, &stage) => {}
+                () = termination.asked() => {}
+            }
+            tracing::info!("told to stop: answering on for {:?}", self.drain);
+            stage.send_replace(Stage::Draining);
+            tokio::time::sleep(self.drain).await;
+            serving.all_answered().await;
+        };
+        tokio::select! {
+            () = applied::keep(resolver.clone(), in_force, Role::ZoneResolver) => {}
+            served = control::serve(&path, account) => {
+                served.map_err(|source| ProcessError::Control { path, source })?;
+            }
+            () = living => {}
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Says so once a first name was resolved, and does not end.
+async fn become_ready(resolver: &Resolver, stage: &watch::Sender<Stage>) {
+    resolve_first_name(resolver).await;
+    stage.send_replace(Stage::Resolving);
+    tracing::info!("a first name was resolved");
+    std::future::pending().await
+}
+
+/// The addresses given, else those of the pod with this port.
+fn or_of_pod(given: &[SocketAddr], port: u16) -> Result<Vec<SocketAddr>, ProcessError> {
+    let addresses: Vec<SocketAddr> = match given {
+        [] => pod_addresses().into_iter().map(|address| SocketAddr::new(address, port)).collect(),
+        given => given.to_vec(),
+    };
+    if addresses.is_empty() { Err(ProcessError::NoAddress) } else { Ok(addresses) }
+}
+
+/// Binds UDP and TCP at each address, and tells where questions over UDP arrive.
+fn bind_all(addresses: &[SocketAddr]) -> Result<(Vec<HeldSocket>, Vec<SocketAddr>), ProcessError> {
+    let mut sockets = Vec::new();
+    let mut listening = Vec::new();
+    for address in addresses {
+        let failed = |source| ProcessError::Listen { address: *address, source };
+        let udp = bind_udp(*address).map_err(failed)?;
+        let bound = udp.local_addr().map_err(failed)?;
+        let tcp = bind_tcp(bound).map_err(failed)?;
+        listening.push(bound);
+        for (fd, protocol) in [(OwnedFd::from(udp), Protocol::Udp), (OwnedFd::from(tcp), Protocol::Tcp)] {
+            sockets.push(HeldSocket { address: bound.ip(), protocol, fd: Arc::new(fd) });
+        }
+    }
+    Ok((sockets, listening))
+}
+
+fn bind_udp(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    only_v6(&socket, address)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn bind_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    // A listener of a process that has just ended leaves connections in TIME-WAIT behind.
+    socket.set_reuse_address(true)?;
+    only_v6(&socket, address)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn only_v6(socket: &Socket, address: SocketAddr) -> std::io::Result<()> {
+    if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
+}

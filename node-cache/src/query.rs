@@ -1,0 +1,46 @@
+//! What is asked, as a plain value.
+
+use crate::packet::question::Question;
+use crate::packet::{Edns, Name};
+
+/// A question of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The number that the client gave it.
+    pub id: u16,
+    /// The name, in the client's case.
+    pub name: Name,
+    /// The type of the records asked for.
+    pub rtype: u16,
+    /// The class.
+    pub class: u16,
+    /// RD: whether other servers may be asked for the answer.
+    pub recursion_desired: bool,
+    /// AD: whether the client wants to know if the data are authentic (RFC 6840 §5.7).
+    pub authentic_data: bool,
+    /// CD: whether validation shall be left to the client.
+    pub checking_disabled: bool,
+    /// EDNS, if the client speaks it.
+    pub edns: Option<Edns>,
+}
+
+impl Query {
+    /// DO: whether the client wants DNSSEC records.
+    #[must_use]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// What another server is asked on behalf of this client. Equal for clients that differ only in what belongs to
+    /// their own hop: number, case, options.
+    #[must_use]
+    pub fn question(&self) -> Question {
+        Question {
+            name: self.name.lower(),
+            rtype: self.rtype,
+            class: self.class,
+            dnssec_ok: self.dnssec_ok(),
+            checking_disabled: self.checking_disabled,
+        }
+    }
+}

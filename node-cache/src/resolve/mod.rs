@@ -1,0 +1,227 @@
+//! From a question to its answer: own names, route, memory, the one outstanding question, other servers, what is past
+//! its time, failure. This is the seam of the data plane: it knows no socket, and whoever serves knows only this.
+
+mod flight;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::time::{Instant, timeout};
+
+use crate::answer::{Age, Answer, Origin};
+use crate::cache::{Cache, Found, Key};
+use crate::identity::Identity;
+use crate::metrics::{Metrics, OWN};
+use crate::own_names;
+use crate::packet::Response;
+use crate::packet::numbers::{ede, rcode, rtype};
+use crate::query::Query;
+use crate::snapshot::{Scope, Snapshot};
+use crate::upstream::Unanswered;
+use flight::{Flights, Landed, Seat, landing};
+
+/// How long a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
+const CLIENT_TIMER: Duration = Duration::from_millis(1800);
+/// How long the answer of RFC 8482 may be kept, in seconds.
+const ANY_TTL: u32 = 3600;
+
+/// What one process answers with.
+#[derive(Debug)]
+pub struct Resolver {
+    identity: Identity,
+    cache: Arc<Cache>,
+    flights: Arc<Flights>,
+    snapshot: ArcSwapOption<Snapshot>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is known of a question before anybody else is asked.
+struct Looked {
+    snapshot: Arc<Snapshot>,
+    scope: Arc<Scope>,
+    key: Key,
+    found: Found,
+}
+
+impl Resolver {
+    /// A resolver whose cache holds this many bytes. Until it has a [`Snapshot`] it knows its own names only.
+    #[must_use]
+    pub fn new(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
+        let cache = Arc::new(Cache::new(cache_bytes));
+        Self { identity, cache, flights: Arc::default(), snapshot: ArcSwapOption::empty(), metrics }
+    }
+
+    /// Puts a revision in force, for what is asked from now on.
+    pub fn apply(&self, snapshot: Snapshot) {
+        self.snapshot.store(Some(Arc::new(snapshot)));
+    }
+
+    /// The revision in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// Who this process is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Answers a question. Takes no longer than the deadline of the name's scope.
+    pub async fn resolve(&self, query: &Query) -> Answer {
+        match self.resolve_at_once(query) {
+            Some(answer) => answer,
+            None => self.resolve_by_asking(query).await,
+        }
+    }
+
+    /// The answer to a question for which nobody else need be asked; none for all others.
+    #[must_use]
+    pub fn resolve_at_once(&self, query: &Query) -> Option<Answer> {
+        if let Some(answer) = own_names::answer(query, &self.identity) {
+            self.metrics.answer(OWN, &answer);
+            return Some(answer);
+        }
+        if query.rtype == rtype::ANY {
+            return None;
+        }
+        let looked = self.look_up(query)?;
+        let Found::Fresh(answer) = looked.found else { return None };
+        self.metrics.answer(&looked.scope.name, &answer);
+        Some(answer)
+    }
+
+    async fn resolve_by_asking(&self, query: &Query) -> Answer {
+        let started = Instant::now();
+        let answer = match query.rtype {
+            rtype::ANY => self.answer_any(query).await,
+            _ => self.answer(query).await,
+        };
+        let scope = self.snapshot().map(|snapshot| snapshot.routes.find(&query.name.lower()).clone());
+        self.metrics.answer(scope.as_ref().map_or(OWN, |scope| &scope.name), &answer);
+        self.metrics.miss(started.elapsed());
+        answer
+    }
+
+    /// As little as there can be (RFC 8482), without hiding that a name does not exist: what there is of type A, else
+    /// a note.
+    async fn answer_any(&self, query: &Query) -> Answer {
+        let answer = self.answer(&Query { rtype: rtype::A, ..query.clone() }).await;
+        let nothing = answer.response.rcode() == rcode::NOERROR && !answer.response.has_answer();
+        if !nothing {
+            return answer;
+        }
+        let note = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
+        Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[note]), None)
+    }
+
+    async fn answer(&self, query: &Query) -> Answer {
+        let Some(Looked { snapshot, scope, key, found }) = self.look_up(query) else {
+            return failure(query, rcode::SERVFAIL, ede::NOT_READY);
+        };
+        let stale = match found {
+            Found::Fresh(answer) => return answer,
+            Found::Stale(answer) => Some(answer),
+            Found::Nothing => None,
+        };
+        if !query.recursion_desired {
+            return failure(query, rcode::REFUSED, ede::NOT_AUTHORITATIVE);
+        }
+        if let Some(failed) = self.cache.failure(&key, Instant::now().into_std()) {
+            return stale.unwrap_or_else(|| remembered(query, failed));
+        }
+        let Some(seat) = self.ask(&scope, &key, query) else {
+            return stale.unwrap_or_else(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY));
+        };
+        match (wait(seat, &scope, stale.is_some()).await, stale) {
+            (Ok(response), stale) if is_failure(&response) => match stale {
+                Some(stale) if !is_bogus(&response) => stale,
+                _ => Answer { response, age: Age::New, ede: None, origin: Origin::Failure },
+            },
+            (Ok(response), _) => snapshot.policy.new_answer(response),
+            (Err(Unanswered), Some(stale)) => stale,
+            (Err(Unanswered), None) => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
+        }
+    }
+
+    fn look_up(&self, query: &Query) -> Option<Looked> {
+        let snapshot = self.snapshot()?;
+        let question = query.question();
+        let scope = snapshot.routes.find(&question.name).clone();
+        let key = Key::new(scope.id, &question);
+        let found = self.cache.get(&key, Instant::now().into_std(), &snapshot.policy);
+        Some(Looked { snapshot, scope, key, found })
+    }
+
+    /// Takes a seat on the flight for this key. What it brings is in memory before anybody is told.
+    fn ask(&self, scope: &Arc<Scope>, key: &Key, query: &Query) -> Option<Seat> {
+        self.flights.join(key, || {
+            let (scope, key, question, cache) = (scope.clone(), key.clone(), query.question(), self.cache.clone());
+            Box::pin(async move {
+                let mut landed = scope.pool.ask(&question, scope.deadline).await;
+                if let (Ok(response), false) = (&mut landed, scope.trusted) {
+                    response.clear_authentic_data();
+                }
+                let landed: Landed = landed.map(Arc::new);
+                let now = Instant::now().into_std();
+                match &landed {
+                    Ok(response) if is_failure(response) => cache.insert_failure(&key, Some(response.clone()), now),
+                    Ok(response) => cache.insert(&key, response, now),
+                    Err(Unanswered) => cache.insert_failure(&key, None, now),
+                }
+                landed
+            })
+        })
+    }
+}
+
+/// Waits for a flight: until the scope's deadline, or no longer than a client should where there is something to say
+/// anyway, and not at all where nobody is there who could answer.
+async fn wait(seat: Seat, scope: &Scope, something_stale: bool) -> Landed {
+    let patience = match something_stale {
+        true if scope.pool.is_down() => return Err(Unanswered),
+        true => CLIENT_TIMER,
+        // The flight has this deadline itself; the bit more lets it tell what it found.
+        false => scope.deadline + Duration::from_millis(100),
+    };
+    timeout(patience, landing(seat)).await.unwrap_or(Err(Unanswered))
+}
+
+fn failure(query: &Query, code: u16, ede: u16) -> Answer {
+    Answer { origin: Origin::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
+}
+
+/// A failure of a moment ago (RFC 9520).
+fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer {
+    match failed {
+        None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
+        Some(response) => {
+            let ede = response.ede().or(Some(ede::CACHED_ERROR));
+            Answer { response, age: Age::New, ede, origin: Origin::Failure }
+        }
+    }
+}
+
+/// Whether a response says neither what there is nor that there is nothing.
+fn is_failure(response: &Response) -> bool {
+    !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN)
+}
+
+/// Whether a failure means that the data are wrong (RFC 8914 §4.7 to §4.13). Old data are then no remedy.
+fn is_bogus(response: &Response) -> bool {
+    response.ede().is_some_and(|code| (6..=12).contains(&code))
+}

@@ -1,0 +1,13 @@
+//! Which configuration applies: from the projected volume to the one in force.
+//!
+//! ```text
+//! volume (files) ──► choose (pure) ──► watch (every 200 ms) ──► InForce
+//! ```
+
+mod choose;
+mod volume;
+mod watch;
+
+pub use choose::{InForce, next};
+pub use volume::{Seen, read};
+pub use watch::watch;

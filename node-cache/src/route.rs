@@ -1,0 +1,98 @@
+//! Which servers know a name: the longest suffix wins.
+
+use std::collections::HashMap;
+
+use crate::packet::{Name, NameError};
+
+/// Something for each of some suffixes, and something for all other names.
+#[derive(Clone, Debug)]
+pub struct Routes<T> {
+    by_suffix: HashMap<Box<[u8]>, T>,
+    otherwise: T,
+}
+
+impl<T> Routes<T> {
+    /// Sends every name to `otherwise`.
+    #[must_use]
+    pub fn new(otherwise: T) -> Self {
+        Self { by_suffix: HashMap::new(), otherwise }
+    }
+
+    /// Sends a suffix, itself and everything below it, elsewhere. The last call for a suffix wins.
+    ///
+    /// # Errors
+    ///
+    /// `suffix` is not a domain name.
+    pub fn add(&mut self, suffix: &str, target: T) -> Result<(), NameError> {
+        self.by_suffix.insert(Name::from_text(suffix)?.lower().as_bytes().into(), target);
+        Ok(())
+    }
+
+    /// Where a name in lower case goes.
+    #[must_use]
+    pub fn find(&self, name: &Name) -> &T {
+        name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
+    }
+}
+
+/// The reverse zones of addresses that mean something inside a cluster only: RFC 1918, RFC 6598, link-local and unique
+/// local ones (RFC 6303 §4). They are asked of the cluster DNS, which knows its Services and pods, and never leave.
+#[must_use]
+pub fn private_reverse_zones() -> Vec<String> {
+    let mut zones = vec!["10.in-addr.arpa".to_owned(), "168.192.in-addr.arpa".into(), "254.169.in-addr.arpa".into()];
+    zones.extend((16..=31).map(|octet| format!("{octet}.172.in-addr.arpa")));
+    zones.extend((64..=127).map(|octet| format!("{octet}.100.in-addr.arpa")));
+    zones.extend(["c", "d"].map(|nibble| format!("{nibble}.f.ip6.arpa")));
+    zones.extend(["8", "9", "a", "b"].map(|nibble| format!("{nibble}.e.f.ip6.arpa")));
+    zones
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes<&'static str> {
+        let mut routes = Routes::new("outside");
+        for zone in private_reverse_zones() {
+            routes.add(&zone, "cluster").unwrap();
+        }
+        for (suffix, target) in [("example", "short"), ("corp.example", "long"), ("cluster.local", "cluster")] {
+            routes.add(suffix, target).unwrap();
+        }
+        routes
+    }
+
+    fn target(name: &str) -> &'static str {
+        routes().find(&Name::from_text(name).unwrap().lower())
+    }
+
+    #[test]
+    fn the_longest_suffix_wins_and_matches_whole_labels() {
+        assert_eq!(target("a.corp.example"), "long");
+        assert_eq!(target("CORP.Example."), "long");
+        assert_eq!(target("acorp.example"), "short");
+        assert_eq!(target("example"), "short");
+        assert_eq!(target("anexample"), "outside");
+        assert_eq!(target("."), "outside");
+        assert_eq!(target("kubernetes.default.svc.cluster.local"), "cluster");
+    }
+
+    #[test]
+    fn reverse_names_of_private_addresses_stay_inside_and_all_others_go_out() {
+        for inside in ["1.0.0.10.in-addr.arpa", "1.0.16.172.in-addr.arpa", "1.0.31.172.in-addr.arpa"] {
+            assert_eq!(target(inside), "cluster", "{inside}");
+        }
+        for inside in ["9.1.168.192.in-addr.arpa", "1.0.64.100.in-addr.arpa", "10.20.254.169.in-addr.arpa"] {
+            assert_eq!(target(inside), "cluster", "{inside}");
+        }
+        for inside in ["0.0.d.f.ip6.arpa", "1.c.f.ip6.arpa", "0.8.e.f.ip6.arpa", "0.b.e.f.ip6.arpa"] {
+            assert_eq!(target(inside), "cluster", "{inside}");
+        }
+        for outside in ["1.0.32.172.in-addr.arpa", "1.0.15.172.in-addr.arpa", "8.8.8.8.in-addr.arpa"] {
+            assert_eq!(target(outside), "outside", "{outside}");
+        }
+        for outside in ["1.0.128.100.in-addr.arpa", "0.c.e.f.ip6.arpa", "8.b.d.0.1.0.0.2.ip6.arpa"] {
+            assert_eq!(target(outside), "outside", "{outside}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Sockets: questions in, answers out. Bounded in everything: questions in work, connections, time.
+//!
+//! Every socket has an address of its own, so that an answer leaves from the address that was asked.
+
+mod tcp;
+mod udp;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::answer::Answer;
+use crate::handover::{HeldSocket, Protocol};
+use crate::metrics::{Dropped, Metrics};
+use crate::query::Query;
+use crate::resolve::Resolver;
+
+/// The most questions that wait for other servers at one time; hits are not among them. What comes beyond is dropped:
+/// clients ask again, and memory stays bounded.
+const MOST_IN_WORK: usize = 4096;
+
+/// Bounds on TCP.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpLimits {
+    /// The most connections at one time.
+    pub connections: usize,
+    /// The most of them from one address.
+    pub connections_per_source: usize,
+    /// The most questions of one connection in work; the next ones are read when one is answered.
+    pub pipelined: usize,
+    /// From accepting to the first octet.
+    pub first_byte: Duration,
+    /// From the first octet of a message to its last, and for writing one.
+    pub whole_message: Duration,
+    /// Between two messages.
+    pub idle: Duration,
+}
+
+impl Default for TcpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_source: 128,
+            pipelined: 64,
+            first_byte: Duration::from_secs(3),
+            whole_message: Duration::from_secs(3),
+            idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What all sockets share.
+#[derive(Debug)]
+struct Shared {
+    resolver: Arc<Resolver>,
+    limits: TcpLimits,
+    connections: tcp::Connections,
+    in_work: InWork,
+}
+
+/// Everything that is served, until it is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Answers on these sockets, whichever there are, out of `resolver`. A socket that is no longer in the set is
+    /// closed; one that stays is not disturbed.
+    ///
+    /// Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn start(resolver: Arc<Resolver>, limits: TcpLimits, sockets: watch::Receiver<Vec<HeldSocket>>) -> Self {
+        let shared =
+            Arc::new(Shared { resolver, limits, connections: tcp::Connections::default(), in_work: InWork::default() });
+        let task = tokio::spawn(follow(shared.clone(), sockets));
+        Self { shared, task }
+    }
+
+    /// Waits until no question is in work.
+    pub async fn all_answered(&self) {
+        self.shared.in_work.none().await;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Keeps one loop for each socket.
+async fn follow(shared: Arc<Shared>, mut sockets: watch::Receiver<Vec<HeldSocket>>) {
+    let mut loops: Vec<(HeldSocket, Loop)> = Vec::new();
+    loop {
+        let wanted = sockets.borrow_and_update().clone();
+        loops.retain(|(running, _)| wanted.iter().any(|socket| Arc::ptr_eq(&socket.fd, &running.fd)));
+        for socket in wanted {
+            if loops.iter().any(|(running, _)| Arc::ptr_eq(&socket.fd, &running.fd)) {
+                continue;
+            }
+            match start_loop(&shared, &socket) {
+                Ok(running) => loops.push((socket, running)),
+                Err(error) => tracing::error!("{} {:?}: {error}", socket.address, socket.protocol),
+            }
+        }
+        if sockets.changed().await.is_err() {
+            // Nobody will change the set any more; it stays as it is.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn start_loop(shared: &Arc<Shared>, socket: &HeldSocket) -> std::io::Result<Loop> {
+    let fd = socket.fd.try_clone()?;
+    let task = match socket.protocol {
+        Protocol::Udp => {
+            let socket = std::net::UdpSocket::from(fd);
+            socket.set_nonblocking(true)?;
+            tokio::spawn(udp::serve(shared.clone(), Arc::new(tokio::net::UdpSocket::from_std(socket)?)))
+        }
+        Protocol::Tcp => {
+            let listener = std::net::TcpListener::from(fd);
+            listener.set_nonblocking(true)?;
+            tokio::spawn(tcp::serve(shared.clone(), tokio::net::TcpListener::from_std(listener)?))
+        }
+    };
+    Ok(Loop(task))
+}
+
+/// The loop of one socket, until it is dropped.
+#[derive(Debug)]
+struct Loop(JoinHandle<()>);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Shared {
+    /// Whether a source may ask at this address; counts it when not. Nobody may before there is a configuration but
+    /// the host itself.
+    fn permits(&self, source: SocketAddr, asked: IpAddr) -> bool {
+        let permitted = match self.resolver.snapshot() {
+            Some(snapshot) => snapshot.allow.permits(source.ip(), asked),
+            None => crate::allow::Allow::default().permits(source.ip(), asked),
+        };
+        if !permitted {
+            self.metrics().dropped(Dropped::NotAllowed);
+        }
+        permitted
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.resolver.metrics()
+    }
+
+    async fn resolve(&self, query: &Query) -> Answer {
+        self.resolver.resolve(query).await
+    }
+}
+
+/// How many questions are in work.
+#[derive(Debug, Default)]
+struct InWork {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+impl InWork {
+    /// Begins another one, unless there are too many.
+    fn begin(shared: &Arc<Shared>) -> Option<Working> {
+        if shared.in_work.count.fetch_add(1, Ordering::Relaxed) >= MOST_IN_WORK {
+            shared.in_work.end();
+            shared.metrics().dropped(Dropped::Busy);
+            return None;
+        }
+        Some(Working(shared.clone()))
+    }
+
+    fn end(&self) {
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.none.notify_waiters();
+        }
+    }
+
+    async fn none(&self) {
+        loop {
+            let notified = self.none.notified();
+            if self.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// One question in work, until it is dropped.
+struct Working(Arc<Shared>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.in_work.end();
+    }
+}

@@ -1,0 +1,176 @@
+//! Connections (RFC 7766): many questions at once, answered in the order in which the answers come.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::{InWork, Shared};
+use crate::metrics::{Dropped, Transport};
+use crate::packet::request::{self, Rejected};
+use crate::query::Query;
+
+/// The longest message (RFC 1035 §4.2.2).
+const LONGEST: usize = u16::MAX as usize;
+/// After an error of accepting (no descriptor left, say), before the next try.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers on the connections that come in at `listener`. Other processes may accept there too.
+pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, source)) => accept(&shared, stream, source),
+            Err(error) => {
+                tracing::debug!("accepting: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
+    let Ok(own) = stream.local_addr() else { return };
+    if !shared.permits(source, own.ip()) {
+        return;
+    }
+    let Some(counted) = Counted::new(shared, source.ip().to_canonical()) else {
+        return shared.metrics().dropped(Dropped::Connections);
+    };
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        if let Err(error) = converse(&shared, stream).await {
+            tracing::debug!("{source}: {error}");
+        }
+        drop(counted);
+    });
+}
+
+/// Reads questions until the client has no more, and writes answers until the last is written.
+async fn converse(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut read, write) = stream.into_split();
+    let (answers, written) = mpsc::channel(shared.limits.pipelined);
+    let writing = tokio::spawn(write_all(write, written, shared.limits.whole_message));
+    let result = read_all(shared, &mut read, answers).await;
+    // The half that reads stays open for as long as answers are written: closing it now could reset them away.
+    writing.await.map_err(io::Error::other)??;
+    result
+}
+
+async fn read_all(shared: &Arc<Shared>, read: &mut OwnedReadHalf, answers: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+    let limits = &shared.limits;
+    let slots = Arc::new(Semaphore::new(limits.pipelined));
+    let mut patience = limits.first_byte;
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
+        let Some(message) = read_message(read, patience, limits.whole_message).await? else { return Ok(()) };
+        patience = limits.idle;
+        let query = match request::read(&message) {
+            Ok(query) => query,
+            Err(Rejected::Silently) => {
+                shared.metrics().dropped(Dropped::NotARequest);
+                return Ok(());
+            }
+            Err(Rejected::With(answer)) => {
+                shared.metrics().question(Transport::Tcp);
+                if answers.send(answer).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        shared.metrics().question(Transport::Tcp);
+        let Some(working) = InWork::begin(shared) else { return Ok(()) };
+        let (shared, answers) = (shared.clone(), answers.clone());
+        tokio::spawn(async move {
+            let message = answer(&shared, &query).await;
+            // The client may be gone.
+            let _ = answers.send(message).await;
+            drop((slot, working));
+        });
+    }
+}
+
+async fn answer(shared: &Shared, query: &Query) -> Vec<u8> {
+    shared.resolve(query).await.to_wire(query, LONGEST)
+}
+
+/// One message; none when the client has closed or was silent for too long.
+async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 2];
+    match timeout(first, read.read(&mut length[..1])).await {
+        Err(_) | Ok(Ok(0)) => return Ok(None),
+        Ok(read) => read?,
+    };
+    let rest = async {
+        read.read_exact(&mut length[1..]).await?;
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        read.read_exact(&mut message).await?;
+        Ok(message)
+    };
+    timeout(whole, rest).await.map_err(|_| io::ErrorKind::TimedOut)?.map(Some)
+}
+
+async fn write_all(mut write: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, limit: Duration) -> io::Result<()> {
+    while let Some(message) = answers.recv().await {
+        let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+        let framed = [&length.to_be_bytes()[..], &message].concat();
+        timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    }
+    Ok(())
+}
+
+/// The open connections of each source.
+#[derive(Debug, Default)]
+pub(super) struct Connections(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection among the open ones, until it is dropped.
+struct Counted {
+    shared: Arc<Shared>,
+    source: IpAddr,
+}
+
+impl Counted {
+    fn new(shared: &Arc<Shared>, source: IpAddr) -> Option<Self> {
+        let mut open = shared.connections.open();
+        let of_source = open.by_source.get(&source).copied().unwrap_or_default();
+        if open.total >= shared.limits.connections || of_source >= shared.limits.connections_per_source {
+            return None;
+        }
+        open.total += 1;
+        open.by_source.insert(source, of_source + 1);
+        Some(Self { shared: shared.clone(), source })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut open = self.shared.connections.open();
+        open.total -= 1;
+        match open.by_source.get_mut(&self.source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                open.by_source.remove(&self.source);
+            }
+        }
+    }
+}

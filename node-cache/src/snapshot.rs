@@ -1,0 +1,143 @@
+//! One revision made ready for use: routes with their servers, bounds, and who may ask. Never changed, only replaced.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use node_cache_config::status::UpstreamStatus;
+use node_cache_config::{Config, UpstreamSource};
+
+use crate::allow::Allow;
+use crate::cache::Policy;
+use crate::route::{Routes, private_reverse_zones};
+use crate::upstream::discovery::{FAR, NEAR};
+use crate::upstream::resolv_conf;
+use crate::upstream::{Book, Group, Order, Pool};
+
+/// The longest that a cache waits for other servers. Clients give up after five seconds.
+const NODE_DEADLINE: Duration = Duration::from_millis(3800);
+/// The longest that a zone resolver waits: it has said that nobody answers before a cache gives it up.
+const RESOLVER_DEADLINE: Duration = Duration::from_millis(2800);
+
+/// Names that the same servers know.
+#[derive(Debug)]
+pub struct Scope {
+    /// What it is called in metrics: `cluster`, `route/<suffix>`, `outside` or `forward`.
+    pub name: String,
+    /// Its number in keys of the cache. It is the same in another revision exactly if the same servers answer.
+    pub id: u64,
+    /// Who is asked.
+    pub pool: Pool,
+    /// The longest that an answer is waited for.
+    pub deadline: Duration,
+    /// Whether these servers are ours, so that what they say of authenticity (AD) may be passed on.
+    pub trusted: bool,
+}
+
+/// One revision, for one process.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Who is asked for which name.
+    pub routes: Routes<Arc<Scope>>,
+    /// How long answers are kept.
+    pub policy: Policy,
+    /// Who may ask.
+    pub allow: Allow,
+    /// What is wrong with the sources of upstreams, in one sentence.
+    pub upstream_problem: Option<String>,
+    groups: Vec<Arc<Group>>,
+}
+
+impl Snapshot {
+    /// What a revision means on a node in this zone: names of the cluster are asked of the cluster DNS, suffixes of
+    /// their routes, all others of the resolvers of the zone and, when those do not answer, of the other zones. Where
+    /// the zone is not known all zones are the same.
+    ///
+    /// Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn for_node(config: &Config, zone: Option<&str>, book: &mut Book) -> Self {
+        book.begin();
+        let cluster_dns = &config.cluster_dns;
+        let cluster = book.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, NEAR);
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        let zone_is_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
+        for each in &config.zones {
+            let near = !zone_is_known || Some(each.name.as_str()) == zone;
+            let scope = format!("zone/{}", each.name);
+            let cadence = if near { NEAR } else { FAR };
+            let group = book.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), cadence);
+            if near { own.push(group) } else { others.push(group) }
+        }
+        let outside = scope("outside", &(), Pool::new(vec![own, others], Order::Spread), NODE_DEADLINE, true);
+        let pool = Pool::new(vec![vec![cluster]], Order::Spread);
+        let cluster = scope("cluster", &(&config.cluster_domain, &cluster_dns.service), pool, NODE_DEADLINE, false);
+        let mut routes = Routes::new(outside.clone());
+        let mut scopes = vec![cluster.clone(), outside];
+        for suffix in private_reverse_zones() {
+            add(&mut routes, &suffix, &cluster);
+        }
+        for route in &config.routes {
+            let name = format!("route/{}", route.suffix);
+            let pool = Pool::new(vec![vec![book.fixed(&name, &route.upstreams)]], Order::Preferred);
+            let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, false);
+            add(&mut routes, &route.suffix, &scope);
+            scopes.push(scope);
+        }
+        add(&mut routes, &config.cluster_domain, &cluster);
+        book.forget_others();
+        Self {
+            routes,
+            policy: policy(&config.node_cache.cache),
+            allow: Allow::new(config.node_cache.allow_from.clone()),
+            upstream_problem: None,
+            groups: scopes.iter().flat_map(|scope| scope.pool.groups()).cloned().collect(),
+        }
+    }
+
+    /// What a revision means for a resolver of a zone: every name is asked of its upstreams, in their order.
+    #[must_use]
+    pub fn for_zone_resolver(config: &Config, resolv_conf: &str, book: &mut Book) -> Self {
+        let captured: Vec<IpAddr> = config.node_cache.captured.iter().map(|captured| captured.address).collect();
+        let (upstreams, upstream_problem) = match &config.resolver.upstreams {
+            UpstreamSource::Servers(servers) => (servers.clone(), None),
+            UpstreamSource::ResolvConf => {
+                let servers = resolv_conf::read(resolv_conf, &captured);
+                (servers.upstreams, servers.problem)
+            }
+        };
+        book.begin();
+        let group = book.fixed("forward", &upstreams);
+        book.forget_others();
+        let pool = Pool::new(vec![vec![group.clone()]], Order::Preferred);
+        Self {
+            routes: Routes::new(scope("forward", &upstreams, pool, RESOLVER_DEADLINE, false)),
+            policy: policy(&config.resolver.cache),
+            allow: Allow::new(config.resolver.allow_from.clone()),
+            upstream_problem,
+            groups: vec![group],
+        }
+    }
+
+    /// How the servers do, each once.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<UpstreamStatus> {
+        self.groups.iter().flat_map(|group| group.status()).collect()
+    }
+}
+
+fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, trusted: bool) -> Arc<Scope> {
+    let mut hasher = DefaultHasher::new();
+    (name, servers).hash(&mut hasher);
+    Arc::new(Scope { name: name.to_owned(), id: hasher.finish(), pool, deadline, trusted })
+}
+
+fn add(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {
+    if let Err(error) = routes.add(suffix, scope.clone()) {
+        tracing::warn!("{}: {error}", scope.name);
+    }
+}
+
+const fn policy(cache: &node_cache_config::Cache) -> Policy {
+    Policy { max_ttl: cache.max_ttl, negative_max_ttl: cache.negative_max_ttl, serve_stale: cache.serve_stale }
+}

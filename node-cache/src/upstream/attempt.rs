@@ -1,0 +1,89 @@
+//! One question to one server, with everything that may take: again over TCP when the answer is too long, again without
+//! EDNS when the server cannot read it. What comes of it is told to the race and remembered for the server.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use node_cache_config::Protocol;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Server;
+use super::exchange::{self, Outcome};
+use crate::packet::Response;
+use crate::packet::question::Question;
+
+/// What is told to the race, with the number of the attempt.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// No answer yet, but it would be time for one. It may still come.
+    Late,
+    /// An answer, good or bad.
+    Answered(usize, Response),
+    /// There will be no answer.
+    Over,
+}
+
+/// Sends `question` to `server`. Its patience over, the server is counted as failing once and the race told to go on,
+/// while the answer is still waited for until `deadline`.
+pub(super) async fn attempt(
+    number: usize,
+    server: Arc<Server>,
+    question: Question,
+    patience: Duration,
+    deadline: Instant,
+    events: mpsc::Sender<Event>,
+) {
+    server.count_sent();
+    let started = Instant::now();
+    let unreachable = Notify::new();
+    let mut work = std::pin::pin!(ask(&server, &question, &unreachable));
+    let in_time = tokio::select! {
+        outcome = &mut work => Some(outcome),
+        () = sleep(patience) => None,
+        () = unreachable.notified() => None,
+    };
+    let (outcome, counted) = match in_time {
+        Some(outcome) => (Some(outcome), false),
+        None => {
+            server.failed(&question);
+            // The race may be over; then nobody needs to hear of it, here and below.
+            let _ = events.send(Event::Late).await;
+            (timeout_at(deadline, work).await.ok(), true)
+        }
+    };
+    let event = match outcome {
+        Some(Ok(response)) => {
+            server.answered(started.elapsed());
+            Event::Answered(number, response)
+        }
+        Some(Err(error)) => {
+            tracing::debug!("{}: {error}", server.address());
+            if !counted {
+                server.failed(&question);
+            }
+            Event::Over
+        }
+        None => Event::Over,
+    };
+    let _ = events.send(event).await;
+}
+
+async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::Result<Response> {
+    let mut with_edns = true;
+    let mut over_tcp = server.protocol() == Protocol::Tcp;
+    loop {
+        let outcome = if over_tcp {
+            exchange::tcp(server.address(), question, with_edns).await?
+        } else {
+            exchange::udp(server.address(), question, with_edns, unreachable).await?
+        };
+        match outcome {
+            Outcome::Answered(response) => return Ok(response),
+            Outcome::Truncated => over_tcp = true,
+            // For this question only: a forged complaint must not cost the server its EDNS.
+            Outcome::Unreadable => with_edns = false,
+        }
+    }
+}

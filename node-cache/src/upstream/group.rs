@@ -1,0 +1,106 @@
+//! One set of servers that know the same: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use node_cache_config::status::UpstreamStatus;
+use node_cache_config::{Protocol, Upstream};
+use tokio::sync::Notify;
+
+use super::Server;
+use super::health::State;
+use crate::packet::question::Question;
+
+/// A set of servers. While none were discovered, or all of those are dead, the bootstrap servers stand in.
+#[derive(Debug)]
+pub struct Group {
+    scope: String,
+    discovered: ArcSwap<Vec<Arc<Server>>>,
+    bootstrap: Vec<Arc<Server>>,
+    died: Arc<Notify>,
+}
+
+impl Group {
+    /// A group of these servers, with these discovered ones to begin with. `scope` is what it is called in status and
+    /// metrics.
+    pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr]) -> Self {
+        let died = Arc::new(Notify::new());
+        let server = |address, protocol| Arc::new(Server::new(address, protocol, died.clone()));
+        let bootstrap = bootstrap.iter().map(|upstream| server(upstream.address, upstream.protocol)).collect();
+        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp)).collect();
+        Self { scope: scope.to_owned(), discovered: ArcSwap::from_pointee(discovered), bootstrap, died }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The servers to choose from now.
+    pub(super) fn candidates(&self, now: Instant) -> Vec<Arc<Server>> {
+        let mut servers: Vec<_> = self.discovered.load().iter().cloned().collect();
+        if servers.iter().all(|server| server.state(now) != State::Healthy) {
+            servers.extend(self.bootstrap.iter().cloned());
+        }
+        servers
+    }
+
+    /// The dead servers that it is time to look after, each with what to ask it.
+    pub(super) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Question)> {
+        let servers = self.discovered.load();
+        let all = servers.iter().chain(&self.bootstrap);
+        all.filter_map(|server| Some((server.clone(), server.due(now)?))).collect()
+    }
+
+    /// The discovered servers' addresses.
+    #[must_use]
+    pub fn discovered(&self) -> Vec<SocketAddr> {
+        self.discovered.load().iter().map(|server| server.address()).collect()
+    }
+
+    /// Puts a newly discovered set in force. Servers that are still there keep what is known of them. An empty set is
+    /// no news: rather ask those that were there last than nobody.
+    pub fn learn(&self, addresses: &[SocketAddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let known = self.discovered.load();
+        let servers: Vec<Arc<Server>> = addresses
+            .iter()
+            .map(|address| {
+                let same = known.iter().find(|server| server.address() == *address);
+                same.map_or_else(|| Arc::new(Server::new(*address, Protocol::Udp, self.died.clone())), Arc::clone)
+            })
+            .collect();
+        let changed =
+            servers.len() != known.len() || !servers.iter().all(|new| known.iter().any(|old| Arc::ptr_eq(old, new)));
+        if changed {
+            tracing::info!("{}: {} servers", self.scope, servers.len());
+            self.discovered.store(Arc::new(servers));
+        }
+    }
+
+    /// Waits until a server of this group begins to count as dead.
+    pub async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    /// How its servers do.
+    #[must_use]
+    pub fn status(&self) -> Vec<UpstreamStatus> {
+        let describe = |server: &Arc<Server>| UpstreamStatus {
+            scope: self.scope.clone(),
+            address: server.address(),
+            healthy: server.healthy(),
+            sent: server.sent(),
+            timeouts: server.timeouts(),
+        };
+        let discovered = self.discovered.load();
+        // Bootstrap servers that nobody needed are no news.
+        let bootstrap = self.bootstrap.iter().filter(|server| discovered.is_empty() || server.sent() > 0);
+        discovered.iter().chain(bootstrap).map(describe).collect()
+    }
+}

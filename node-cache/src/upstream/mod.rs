@@ -1,0 +1,25 @@
+//! Other servers, and how they are asked.
+//!
+//! ```text
+//! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, TCP)
+//!   └─ Group (one set of servers) ◄── discovery (SRV, A, AAAA from the cluster DNS)
+//!        └─ Server ── Health (pure)
+//! ```
+
+mod attempt;
+mod book;
+pub mod discovery;
+pub(crate) mod exchange;
+mod group;
+mod health;
+mod plan;
+mod pool;
+pub mod resolv_conf;
+mod revival;
+mod server;
+
+pub use book::Book;
+pub use group::Group;
+pub use plan::Order;
+pub use pool::{Pool, Unanswered};
+pub use server::Server;

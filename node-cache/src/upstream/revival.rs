@@ -1,0 +1,31 @@
+//! Dead servers are asked again what they did not answer, once a second, until they answer: a server that is well again
+//! is known to be so although nobody has a question for it.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::interval;
+
+use super::Group;
+use super::attempt::attempt;
+
+/// How often dead servers are looked for.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long one of them has to answer.
+const PATIENCE: Duration = Duration::from_millis(900);
+
+/// Keeps at it for as long as the group is in use.
+pub(super) async fn follow(group: Weak<Group>) {
+    let mut ticks = interval(PAUSE);
+    loop {
+        ticks.tick().await;
+        let Some(group) = group.upgrade() else { return };
+        for (server, question) in group.due(Instant::now()) {
+            // Its answer is not waited for; only the server's health hears of it.
+            let (nobody, _) = mpsc::channel(2);
+            let deadline = tokio::time::Instant::now() + PATIENCE;
+            tokio::spawn(attempt(0, server, question, PATIENCE, deadline, nobody));
+        }
+    }
+}

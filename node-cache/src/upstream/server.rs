@@ -1,0 +1,114 @@
+//! One server: its address, how it is asked, how it does.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use node_cache_config::Protocol;
+use tokio::sync::Notify;
+
+use super::health::{Health, State};
+use crate::packet::question::Question;
+
+/// A server that questions are sent to.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    protocol: Protocol,
+    health: Mutex<Health>,
+    sent: AtomicU64,
+    timeouts: AtomicU64,
+    died: Arc<Notify>,
+    unanswered: Mutex<Option<Question>>,
+}
+
+impl Server {
+    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
+    pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>) -> Self {
+        let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (health, unanswered) = (Mutex::default(), Mutex::default());
+        Self { address, protocol, health, sent, timeouts, died, unanswered }
+    }
+
+    /// Its address and port.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How it is asked.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether it does not count as dead.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.health().state(Instant::now()) == State::Healthy
+    }
+
+    /// Questions sent to it.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Questions that it did not answer in time.
+    #[must_use]
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn state(&self, now: Instant) -> State {
+        self.health().state(now)
+    }
+
+    pub(super) fn latency(&self) -> Duration {
+        self.health().latency()
+    }
+
+    pub(super) fn count_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn answered(&self, took: Duration) {
+        let revived = {
+            let mut health = self.health();
+            let revived = health.state(Instant::now()) != State::Healthy;
+            health.answered(took);
+            revived
+        };
+        if revived {
+            tracing::info!("{} answers again", self.address);
+        }
+    }
+
+    pub(super) fn failed(&self, question: &Question) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(question.clone());
+        let died = self.health().failed(Instant::now());
+        if died {
+            tracing::warn!("{} does not answer", self.address);
+            self.died.notify_one();
+        }
+    }
+
+    pub(super) fn probing(&self, now: Instant) {
+        self.health().probing(now);
+    }
+
+    /// What to ask it to see whether it lives: what it did not answer last. None while it lives or it is too early.
+    pub(super) fn due(&self, now: Instant) -> Option<Question> {
+        if self.state(now) != State::Due {
+            return None;
+        }
+        self.probing(now);
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,231 @@
+//! The real agent on the node of a test, and what it is told.
+
+use std::fs::Permissions;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use node_cache::control;
+use node_cache_config::status::{CaptureState, CapturedAddress, NodeStatus};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::dns::FROM_CLUSTER_DNS;
+use crate::flood::ask;
+use crate::network::Network;
+use crate::servers::{Cache, ClusterDns};
+
+pub(crate) const POD_UID: &str = "2b1d5a3e-0c5f-4a55-9a43-3c4f0e3c7a11";
+pub(crate) const METRICS_PORT: u16 = 9353;
+
+/// A network, the pod's directories, an agent and two caches.
+pub(crate) struct Node {
+    pub(crate) network: Network,
+    pub(crate) caches: Vec<Cache>,
+    pub(crate) agent: Process,
+    pub(crate) config_dir: TempDir,
+    pub(crate) run_dir: TempDir,
+    _cluster_dns: ClusterDns,
+}
+
+impl Node {
+    /// Everything is there but the caches.
+    pub(crate) fn without_caches(captured: &[(&str, bool)]) -> Self {
+        let network = Network::new();
+        let cluster_dns = ClusterDns::start(&network);
+        for address in ["10.96.0.10", "fd96::a"] {
+            let answered = || ask(&network.pod, address) == Some(FROM_CLUSTER_DNS);
+            within(Duration::from_secs(10), &format!("the Service answers at {address}"), answered);
+        }
+        let (config_dir, run_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        share(&config_dir, &run_dir);
+        write_nft(run_dir.path());
+        write_revision(config_dir.path(), "r1", &config(captured));
+        let agent = start_agent(&network, config_dir.path(), run_dir.path());
+        Self { network, caches: Vec::new(), agent, config_dir, run_dir, _cluster_dns: cluster_dns }
+    }
+
+    pub(crate) fn start(captured: &[(&str, bool)]) -> Self {
+        let mut node = Self::without_caches(captured);
+        node.start_caches();
+        node
+    }
+
+    pub(crate) fn start_caches(&mut self) {
+        for name in ["cache-0", "cache-1"] {
+            self.caches.push(Cache::start(self.run_dir.path(), name, POD_UID));
+        }
+    }
+
+    /// Two real caches in place of those of these tests.
+    pub(crate) fn start_cache_processes(&self) -> [Process; 2] {
+        // As another user one does not always get at what was built.
+        let program = self.config_dir.path().join("node-cache");
+        std::fs::copy(env!("CARGO_BIN_EXE_node-cache"), &program).unwrap();
+        ["cache-0", "cache-1"].map(|name| {
+            let mut command = within_node(&self.network);
+            command
+                .args(["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all"])
+                .arg(&program)
+                .args(["run", "--instance", name, "--cache-size", "16777216"]);
+            Process::start(command, self.config_dir.path(), self.run_dir.path())
+        })
+    }
+
+    pub(crate) fn restart_agent(&mut self) {
+        self.agent = start_agent(&self.network, self.config_dir.path(), self.run_dir.path());
+    }
+
+    pub(crate) fn control(&self, command: control::Command) -> Option<String> {
+        let path = control::socket_path(self.run_dir.path(), "agent");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(control::ask(&path, command, Duration::from_secs(2))).ok()
+    }
+
+    pub(crate) fn status(&self) -> Option<NodeStatus> {
+        self.control(control::Command::Status).map(|text| serde_json::from_str(&text).unwrap())
+    }
+
+    pub(crate) fn captured(&self, address: &str) -> Option<CapturedAddress> {
+        let address: IpAddr = address.parse().unwrap();
+        self.status()?.captured.into_iter().find(|captured| captured.address == address)
+    }
+
+    pub(crate) fn is_captured(&self, address: &str) -> bool {
+        self.captured(address).is_some_and(|captured| captured.state == CaptureState::Captured)
+    }
+
+    /// From now on the program that changes packet rules does not come back.
+    pub(crate) fn let_nft_hang(&self) {
+        std::fs::write(self.run_dir.path().join("hang"), "").unwrap();
+    }
+
+    /// What the kubelet would hear.
+    pub(crate) fn probe(&self, what: &str) -> (bool, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_node-agent"))
+            .args(["probe", what, "--run-dir"])
+            .arg(self.run_dir.path())
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn within_node(network: &Network) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", network.node.path().display()));
+    command
+}
+
+fn start_agent(network: &Network, config_dir: &Path, run_dir: &Path) -> Process {
+    let mut command = within_node(network);
+    command
+        // What the pod of a node leaves to it: root without the right to pass over permissions or owners.
+        .args(["setpriv", "--bounding-set=-all,+net_admin,+net_bind_service", "--groups=65532"])
+        .args([env!("CARGO_BIN_EXE_node-agent"), "run", "--instances", "2", "--nft"])
+        .arg(nft_in(run_dir))
+        .args(["--metrics-port", &METRICS_PORT.to_string()]);
+    Process::start(command, config_dir, run_dir)
+}
+
+/// A process of the pod; it is killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(mut command: Command, config_dir: &Path, run_dir: &Path) -> Self {
+        let child = command
+            .args([Path::new("--config-dir"), config_dir, Path::new("--run-dir"), run_dir])
+            .envs([("POD_UID", POD_UID), ("NODE_NAME", "node-a"), ("POD_IPS", "10.9.1.1,fd09:1::1")])
+            .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the process can be started");
+        Self { child }
+    }
+
+    /// Stops or continues it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and says how it ended and how long that took.
+    pub(crate) fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        self.signal(Signal::TERM);
+        (self.wait(), start.elapsed())
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Gives the directories the owners and rights that the kubelet gives to the volumes of a pod.
+fn share(config_dir: &TempDir, run_dir: &TempDir) {
+    std::fs::set_permissions(config_dir.path(), Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(run_dir.path(), None, Some(65532)).unwrap();
+    std::fs::set_permissions(run_dir.path(), Permissions::from_mode(0o2775)).unwrap();
+}
+
+fn nft_in(run_dir: &Path) -> PathBuf {
+    run_dir.join("nft")
+}
+
+/// Puts a program there that does what `nft` does, until it is let hang.
+fn write_nft(run_dir: &Path) {
+    let hang = run_dir.join("hang");
+    let script = format!("#!/bin/sh\nif [ -e {} ]; then exec sleep 60; fi\nexec nft \"$@\"\n", hang.display());
+    std::fs::write(nft_in(run_dir), script).unwrap();
+    std::fs::set_permissions(nft_in(run_dir), Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A configuration that captures these; true: a Service answers at the address.
+pub(crate) fn config(captured: &[(&str, bool)]) -> String {
+    let captured: Vec<serde_json::Value> =
+        captured.iter().map(|(address, service)| serde_json::json!({"address": address, "service": service})).collect();
+    let cache = serde_json::json!({"maxTtl": 3600, "negativeMaxTtl": 30, "serveStale": 86400});
+    serde_json::json!({
+        "tier": "test",
+        "clusterDomain": "cluster.local",
+        "clusterDns": {"bootstrap": ["10.9.2.2:53"], "service": "pods.kube-system.svc.cluster.local"},
+        "nodeCache": {"captured": captured, "cache": cache, "allowFrom": ["0.0.0.0/0", "::/0"]},
+        "zones": [{"name": "", "bootstrap": ["10.9.2.2:53"], "service": "zone.dnstier-system.svc.cluster.local"}],
+        "resolver": {"upstreams": "resolvConf", "cache": cache, "allowFrom": ["0.0.0.0/0", "::/0"]},
+    })
+    .to_string()
+}
+
+/// Makes `revision` the one that is asked for.
+pub(crate) fn write_revision(config_dir: &Path, revision: &str, content: &str) {
+    for (name, text) in [(format!("{revision}.json"), content), ("revision".to_owned(), revision)] {
+        std::fs::write(config_dir.join(".new"), text).unwrap();
+        std::fs::rename(config_dir.join(".new"), config_dir.join(name)).unwrap();
+    }
+}
+
+/// Waits until something holds and says how long that took.
+pub(crate) fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    start.elapsed()
+}

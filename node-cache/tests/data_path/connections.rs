@@ -1,0 +1,128 @@
+//! TCP.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
+use node_cache::serve::TcpLimits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, config, question, tcp_exchange};
+
+async fn tier(limits: TcpLimits) -> (Authority, Tier) {
+    let authority = Authority::start(|asked| {
+        let delay = if asked.is("slow.example") { 400 } else { 0 };
+        Reply::After(Duration::from_millis(delay), asked.usual_answer(300, 1))
+    })
+    .await;
+    let tier = Tier::start(limits);
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![node_cache_config::Upstream {
+        address: authority.address,
+        protocol: Default::default(),
+    }]);
+    tier.apply_forwarding(&config);
+    (authority, tier)
+}
+
+async fn closed_within(stream: &mut TcpStream, time: Duration) -> bool {
+    matches!(timeout(time, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn answers_of_one_connection_come_as_they_are_ready() {
+    let (_authority, tier) = tier(TcpLimits::default()).await;
+    let mut stream = TcpStream::connect(tier.address).await.unwrap();
+    let mut slow = question("slow.example", RecordType::A);
+    slow.metadata.id = 1;
+    let mut fast = question("fast.example", RecordType::A);
+    fast.metadata.id = 2;
+    let packet = slow.to_vec().unwrap();
+    stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
+    stream.write_all(&packet).await.unwrap();
+    let first = Message::from_vec(&tcp_exchange(&mut stream, &fast.to_vec().unwrap()).await).unwrap();
+    assert_eq!(first.metadata.id, 2);
+    let length = stream.read_u16().await.unwrap();
+    let mut second = vec![0; usize::from(length)];
+    stream.read_exact(&mut second).await.unwrap();
+    assert_eq!(Message::from_vec(&second).unwrap().metadata.id, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_has_asked_and_closed_its_side_still_gets_its_answer() {
+    let (_authority, tier) = tier(TcpLimits::default()).await;
+    let mut stream = TcpStream::connect(tier.address).await.unwrap();
+    let packet = question("slow.example", RecordType::A).to_vec().unwrap();
+    stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
+    stream.write_all(&packet).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(Message::from_vec(&answer[2..]).unwrap().answers.len(), 1);
+}
+
+#[tokio::test]
+async fn idle_halting_and_silent_connections_are_closed() {
+    let limits = TcpLimits {
+        first_byte: Duration::from_millis(200),
+        whole_message: Duration::from_millis(300),
+        idle: Duration::from_millis(400),
+        ..TcpLimits::default()
+    };
+    let (_authority, tier) = tier(limits).await;
+    let mut silent = TcpStream::connect(tier.address).await.unwrap();
+    let mut halting = TcpStream::connect(tier.address).await.unwrap();
+    let mut idle = TcpStream::connect(tier.address).await.unwrap();
+    halting.write_all(&[0]).await.unwrap();
+    tcp_exchange(&mut idle, &question("www.example", RecordType::A).to_vec().unwrap()).await;
+    let started = Instant::now();
+    for stream in [&mut silent, &mut halting, &mut idle] {
+        assert!(closed_within(stream, Duration::from_secs(2)).await);
+    }
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_there_are() {
+    let limits = TcpLimits { connections: 6, connections_per_source: 4, ..TcpLimits::default() };
+    let (_authority, tier) = tier(limits).await;
+    let www = question("www.example", RecordType::A).to_vec().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(tier.address).await.unwrap();
+        tcp_exchange(&mut stream, &www).await;
+        held.push(stream);
+    }
+    let mut fifth = TcpStream::connect(tier.address).await.unwrap();
+    assert!(closed_within(&mut fifth, Duration::from_secs(1)).await);
+    assert_eq!(tier.resolver.metrics().traffic(0, 0).dropped, 1);
+    drop(held.pop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await;
+}
+
+#[tokio::test]
+async fn a_source_that_may_not_ask_is_closed_unheard() {
+    let (authority, tier) = tier(TcpLimits::default()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut stream = socket.connect(tier.address).await.unwrap();
+    assert!(closed_within(&mut stream, Duration::from_secs(1)).await);
+    assert_eq!(authority.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn many_idle_connections_do_not_touch_datagrams() {
+    let (_authority, tier) = tier(TcpLimits { connections_per_source: 512, ..TcpLimits::default() }).await;
+    let idle = join_all((0..400).map(|_| TcpStream::connect(tier.address))).await;
+    assert!(idle.iter().all(Result::is_ok));
+    ask(tier.address, &question("www.example", RecordType::A)).await;
+    let started = Instant::now();
+    for _ in 0..50 {
+        ask(tier.address, &question("www.example", RecordType::A)).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}

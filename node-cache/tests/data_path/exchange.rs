@@ -1,0 +1,182 @@
+//! One question to another server.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use node_cache_config::{Protocol, Upstream, UpstreamSource};
+
+use crate::support::{Authority, Reply, Tier, address, ask, config, denial, question};
+
+#[tokio::test]
+async fn every_question_has_a_fresh_number_and_port() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let questions: Vec<_> = (0..300).map(|n| question(&format!("n{n}.example"), RecordType::A)).collect();
+    for some in questions.chunks(50) {
+        join_all(some.iter().map(|question| ask(tier.address, question))).await;
+    }
+    let asked = authority.asked();
+    assert_eq!(asked.len(), 300);
+    let numbers: HashSet<u16> = asked.iter().map(|asked| asked.message.metadata.id).collect();
+    let ports: HashSet<u16> = asked.iter().map(|asked| asked.source.port()).collect();
+    assert!(numbers.len() > 290 && ports.len() > 280, "{} numbers, {} ports", numbers.len(), ports.len());
+    assert!(asked.iter().filter(|asked| asked.message.metadata.id == 4711).count() < 5, "not the client's number");
+    let neighbours = asked.windows(2).filter(|pair| pair[1].source.port() == pair[0].source.port() + 1).count();
+    assert!(neighbours < 20, "ports in sequence: {neighbours}");
+}
+
+#[tokio::test]
+async fn wrong_and_malformed_answers_are_ignored_and_the_true_one_is_awaited() {
+    let authority = Authority::start(|asked| {
+        let truth = asked.usual_answer(300, 1);
+        let lie = asked.usual_answer(300, 66);
+        let mut junk = Vec::new();
+        let mut wrong = lie.clone();
+        wrong.metadata.id = wrong.metadata.id.wrapping_add(1);
+        junk.push(wrong.to_vec().unwrap());
+        let mut wrong = lie.clone();
+        wrong.queries[0].set_name(crate::support::name("other.example"));
+        junk.push(wrong.to_vec().unwrap());
+        let mut wrong = lie.clone();
+        wrong.queries[0].set_query_type(RecordType::AAAA);
+        junk.push(wrong.to_vec().unwrap());
+        let mut wrong = lie.clone();
+        wrong.queries.clear();
+        junk.push(wrong.to_vec().unwrap());
+        junk.push(asked.message.to_vec().unwrap());
+        let whole = lie.to_vec().unwrap();
+        junk.push(whole[..whole.len() - 13].to_vec());
+        junk.push(whole[..11].to_vec());
+        junk.push(Vec::new());
+        let mut packets: Vec<Vec<u8>> = junk.iter().cycle().take(200).cloned().collect();
+        packets.push(truth.to_vec().unwrap());
+        Reply::Raw(packets)
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")]);
+    assert_eq!(authority.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_without_edns_is_asked_again_without_it_and_nothing_is_remembered() {
+    let authority = Authority::start(|asked| {
+        if asked.message.edns.is_some() && !asked.is("new.example") {
+            let mut message = denial(asked, ResponseCode::FormErr);
+            message.edns = None;
+            if asked.is("bare.example") {
+                message.queries.clear();
+            }
+            Reply::Say(message)
+        } else {
+            Reply::Say(asked.usual_answer(300, 1))
+        }
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for name in ["old.example", "bare.example", "new.example"] {
+        let answer = ask(tier.address, &question(name, RecordType::A)).await;
+        assert_eq!(answer.answers.len(), 1, "{name}");
+    }
+    assert_eq!((authority.asked_for("old.example"), authority.asked_for("new.example")), (2, 1));
+    assert!(authority.asked().last().unwrap().message.edns.is_some());
+}
+
+#[tokio::test]
+async fn a_server_of_protocol_tcp_is_asked_over_tcp_alone() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = Upstream { address: authority.address, protocol: Protocol::Tcp };
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
+    let tier = Tier::start(Default::default());
+    tier.apply_forwarding(&config);
+    ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert!(authority.asked().iter().all(|asked| asked.tcp) && authority.asked().len() == 1);
+}
+
+#[tokio::test]
+async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_alone() {
+    let silent = Authority::start(|_| Reply::Silence).await;
+    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let tier = Tier::forwarding_to(&[silent.address, second.address]).await;
+    for number in 0..3 {
+        let started = Instant::now();
+        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(answer.answers.len(), 1);
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+    let started = Instant::now();
+    for number in 10..60 {
+        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(silent.asked().len() <= 4, "{}", silent.asked().len());
+    // It comes back, and is preferred again within moments.
+    silent.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    ask(tier.address, &question("probe.example", RecordType::A)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answer = ask(tier.address, &question("back.example", RecordType::A)).await;
+    assert_eq!(answer.answers[0].data, address("back.example", 0, "192.0.2.1").data);
+}
+
+#[tokio::test]
+async fn another_upstream_is_asked_when_one_fails() {
+    for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
+        let failing = Authority::start(move |asked| Reply::Say(denial(asked, code))).await;
+        let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+        let tier = Tier::forwarding_to(&[failing.address, second.address]).await;
+        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+        assert_eq!(answer.answers.len(), 1);
+        assert_eq!((failing.asked().len(), second.asked().len()), (1, 1));
+        let upstreams = tier.resolver.snapshot().unwrap().upstreams();
+        assert!(upstreams.iter().all(|upstream| upstream.healthy && upstream.timeouts == 0), "it answered in time");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_still_counts() {
+    let slow = Authority::start(|asked| Reply::After(Duration::from_millis(1200), asked.usual_answer(300, 1))).await;
+    let tier = Tier::forwarding_to(&[slow.address]).await;
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!(answer.answers.len(), 1);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_report_that_nobody_listens_moves_a_question_on_at_once() {
+    let gone = {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap()
+    };
+    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let tier = Tier::forwarding_to(&[gone, second.address]).await;
+    let mut fastest = Duration::MAX;
+    for name in ["one.example", "two.example"] {
+        let started = Instant::now();
+        ask(tier.address, &question(name, RecordType::A)).await;
+        fastest = fastest.min(started.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(300), "{fastest:?}");
+}
+
+#[tokio::test]
+async fn a_resolv_conf_that_names_only_captured_addresses_is_told_and_fails_with_a_reason() {
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = UpstreamSource::ResolvConf;
+    let mut book = node_cache::upstream::Book::default();
+    let snapshot = node_cache::snapshot::Snapshot::for_zone_resolver(&config, "nameserver 169.254.20.10\n", &mut book);
+    assert!(snapshot.upstream_problem.as_ref().unwrap().contains("169.254.20.10"));
+    let tier = Tier::start(Default::default());
+    tier.resolver.apply(snapshot);
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(crate::support::ede(&answer), Some(22));
+    assert!(started.elapsed() < Duration::from_secs(1));
+}

@@ -1,0 +1,12 @@
+//! The data path over real sockets on the loopback interface, with an independent implementation of DNS
+//! (hickory-proto) on both ends: as client, and as the servers behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod connections;
+mod exchange;
+mod manners;
+mod memory;
+mod processes;
+mod support;
+mod zones;

@@ -1,0 +1,188 @@
+//! What is kept, for how long, and what it is good for when nobody answers.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use crate::support::{
+    Authority, Reply, Tier, address, ask, config, denial, denial_with_soa, ede, question, reply, route,
+};
+
+#[tokio::test]
+async fn identical_questions_of_many_clients_are_one_question() {
+    let authority =
+        Authority::start(|asked| Reply::After(Duration::from_millis(200), asked.usual_answer(300, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let asked = question("www.example", RecordType::A);
+    let answers = join_all((0..200).map(|_| ask(tier.address, &asked))).await;
+    assert!(answers.iter().all(|answer| answer.answers.len() == 1));
+    assert_eq!(authority.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_denial_is_kept_by_the_minimum_of_its_zone() {
+    let authority = Authority::start(|asked| Reply::Say(denial_with_soa(asked, ResponseCode::NXDomain, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for _ in 0..2 {
+        let answer = ask(tier.address, &question("none.example", RecordType::A)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(answer.authorities.len(), 1);
+    }
+    assert_eq!(authority.asked().len(), 1);
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    ask(tier.address, &question("none.example", RecordType::A)).await;
+    assert_eq!(authority.asked().len(), 2);
+}
+
+/// A tier that has kept an answer past its time, and whose only server has fallen silent.
+async fn forsaken() -> (Authority, Tier) {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for name in ["www.example", "mail.example"] {
+        ask(tier.address, &question(name, RecordType::A)).await;
+    }
+    authority.fall_silent();
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    (authority, tier)
+}
+
+#[tokio::test]
+async fn old_answers_serve_while_nobody_answers_and_new_ones_as_soon_as_somebody_does() {
+    let (authority, tier) = forsaken().await;
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert!(started.elapsed() < Duration::from_millis(2300), "{:?}", started.elapsed());
+    assert_eq!(answer.answers, [address("www.example", 30, "192.0.2.1")]);
+    assert_eq!(ede(&answer), Some(3));
+    // Three tries have failed by now: the server is known to be dead, and nobody waits for it any more.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("mail.example", RecordType::A)).await;
+    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert_eq!((answer.answers.len(), ede(&answer)), (1, Some(3)));
+    assert_eq!(tier.resolver.metrics().traffic(0, 0).stale, 2);
+
+    authority.change(|asked| Reply::Say(asked.usual_answer(300, 2)));
+    let back = Instant::now();
+    loop {
+        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+        if answer.answers[0].data == address("www.example", 0, "192.0.2.2").data {
+            break;
+        }
+        assert!(back.elapsed() < Duration::from_secs(5), "not fresh within five seconds");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn old_answers_serve_at_once_when_an_upstream_fails_but_not_when_data_are_bogus() {
+    let (authority, tier) = forsaken().await;
+    authority.change(|asked| Reply::Say(denial(asked, ResponseCode::ServFail)));
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)));
+    authority.change(|asked| {
+        let mut bogus = denial(asked, ResponseCode::ServFail);
+        let option = hickory_proto::rr::rdata::opt::EdnsOption::Unknown(15, vec![0, 6]);
+        bogus.edns.as_mut().unwrap().options_mut().insert(option);
+        Reply::Say(bogus)
+    });
+    let answer = ask(tier.address, &question("mail.example", RecordType::A)).await;
+    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(6)));
+}
+
+#[tokio::test]
+async fn a_name_that_is_gone_is_not_brought_back_from_memory() {
+    let (authority, tier) = forsaken().await;
+    authority.change(|asked| Reply::Say(denial_with_soa(asked, ResponseCode::NXDomain, 1)));
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    authority.fall_silent();
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NXDomain, Some(19)));
+}
+
+#[tokio::test]
+async fn silence_is_a_failure_with_a_reason_at_the_deadline_and_is_remembered_for_a_moment() {
+    let authority = Authority::start(|_| Reply::Silence).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(2500) && took < Duration::from_millis(3300), "{took:?}");
+    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(22)));
+    assert_eq!(authority.asked().len(), 3, "no more than three questions");
+    let started = Instant::now();
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert!(started.elapsed() < Duration::from_millis(800));
+    assert_eq!((answer.metadata.response_code, authority.asked().len()), (ResponseCode::ServFail, 3));
+}
+
+#[tokio::test]
+async fn a_lowered_cap_and_a_new_route_apply_to_the_running_process() {
+    let outside = Authority::start(|asked| Reply::Say(asked.usual_answer(3000, 1))).await;
+    let corp = Authority::start(|asked| Reply::Say(asked.usual_answer(3000, 2))).await;
+    let mut config = config(outside.address);
+    config.routes = vec![route("example", &[outside.address])];
+    let tier = Tier::on_node(&config, None).await;
+    let www = question("www.corp.example", RecordType::A);
+    assert!(ask(tier.address, &www).await.answers[0].ttl >= 2999);
+
+    config.node_cache.cache.max_ttl = 60;
+    tier.apply_on_node(&config, None);
+    let answer = ask(tier.address, &www).await;
+    assert!(answer.answers[0].ttl <= 60, "{}", answer.answers[0].ttl);
+    assert_eq!(outside.asked_for("www.corp.example"), 1, "what is kept stays");
+
+    config.routes.push(route("corp.example", &[corp.address]));
+    tier.apply_on_node(&config, None);
+    let answer = ask(tier.address, &www).await;
+    assert_eq!(answer.answers[0].data, address("www.corp.example", 0, "192.0.2.2").data);
+    assert_eq!(corp.asked_for("www.corp.example"), 1);
+
+    config.routes.pop();
+    tier.apply_on_node(&config, None);
+    let answer = ask(tier.address, &www).await;
+    assert_eq!(answer.answers[0].data, address("www.corp.example", 0, "192.0.2.1").data);
+    assert_eq!(outside.asked_for("www.corp.example"), 1, "its scope was kept apart and outlived the change");
+}
+
+#[tokio::test]
+async fn what_an_answer_says_beside_the_question_is_not_believed() {
+    let authority = Authority::start(|asked| {
+        if asked.is("www.example") {
+            let mut message = asked.usual_answer(300, 1);
+            message.add_answer(address("bank.example", 300, "203.0.113.66"));
+            message.add_authority(address("bank.example", 300, "203.0.113.66"));
+            message.add_additional(address("bank.example", 300, "203.0.113.66"));
+            Reply::Say(message)
+        } else {
+            Reply::Say(asked.usual_answer(300, 7))
+        }
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    ask(tier.address, &question("www.example", RecordType::A)).await;
+    let answer = ask(tier.address, &question("bank.example", RecordType::A)).await;
+    assert_eq!(answer.answers, [address("bank.example", answer.answers[0].ttl, "192.0.2.7")]);
+}
+
+#[tokio::test]
+async fn records_that_come_behind_edns_are_whole() {
+    let authority = Authority::start(|asked| {
+        let mut message = reply(asked, vec![address("www.example", 300, "192.0.2.1")]);
+        message.edns = None;
+        let mut packet = message.to_vec().unwrap();
+        packet.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        // A record of an address, whose owner points at the question.
+        packet.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 9]);
+        packet[11] = 2;
+        Reply::Raw(vec![packet])
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert_eq!(answer.additionals, [address("www.example", 300, "192.0.2.9")]);
+}

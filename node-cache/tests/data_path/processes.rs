@@ -1,0 +1,376 @@
+//! The real programs: their configuration, their readiness, their end.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RecordType;
+use node_cache::control;
+use node_cache::handover::server::Server;
+use node_cache::handover::{self, HeldSocket, Protocol};
+use node_cache_config::status::{Instance, ResolverStatus};
+use node_cache_config::{Config, Upstream, UpstreamSource};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Authority, Reply, address, ask, ask_from, config, question, route, zone};
+
+/// A process with its directories, ended when dropped.
+struct Process {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Process {
+    fn run_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    async fn control(&self, name: &str, command: control::Command) -> Option<String> {
+        let path = control::socket_path(self.run_dir(), name);
+        control::ask(&path, command, Duration::from_secs(2)).await.ok()
+    }
+
+    async fn instance(&self, name: &str) -> Option<Instance> {
+        serde_json::from_str(&self.control(name, control::Command::Status).await?).ok()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Puts a revision in force the way the kubelet does: a new directory, and a link swapped to it.
+fn project(dir: &Path, revision: &str, content: &[u8]) {
+    let version = format!("..{revision}");
+    std::fs::create_dir(dir.join(&version)).unwrap();
+    std::fs::write(dir.join(&version).join("revision"), revision).unwrap();
+    std::fs::write(dir.join(&version).join("zone"), "zone-a").unwrap();
+    std::fs::write(dir.join(&version).join(format!("{revision}.json")), content).unwrap();
+    std::os::unix::fs::symlink(&version, dir.join("..tmp")).unwrap();
+    std::fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();
+}
+
+fn json(config: &Config) -> Vec<u8> {
+    serde_json::to_vec(config).unwrap()
+}
+
+fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
+    let path = dir.path().to_str().unwrap().to_owned();
+    let child = Command::new(program)
+        .args(["run", "--config-dir", &path, "--run-dir", &path, "--cache-size", "4194304"])
+        .args(arguments)
+        .env("POD_UID", "uid-7")
+        .env("NODE_NAME", "node-a")
+        .env("DNSTIER_LOG", "warn")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process { child, dir }
+}
+
+/// An address of this machine that no other test uses.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let run = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, run[2] | 1, run[3], NEXT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Duration {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < limit, "{what} within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    started.elapsed()
+}
+
+struct ZoneResolver {
+    process: Process,
+    dns: SocketAddr,
+    http: SocketAddr,
+}
+
+impl ZoneResolver {
+    async fn start(upstream: SocketAddr, drain: &str) -> Self {
+        let mut config = config("127.0.0.1:9".parse().unwrap());
+        config.resolver.upstreams =
+            UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+        let dir = tempfile::tempdir().unwrap();
+        project(dir.path(), "r1", &json(&config));
+        let own = own_address();
+        let (dns, http) = (SocketAddr::new(own, 1053), SocketAddr::new(own, 9153));
+        let (listen, on) = (dns.to_string(), http.to_string());
+        let arguments = ["--listen", &listen, "--http", &on, "--drain", drain];
+        let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
+        let resolver = Self { process, dns, http };
+        eventually("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
+        resolver
+    }
+
+    /// Runs the program's own probe.
+    fn probe(&self, question: &str) -> bool {
+        let run_dir = self.process.run_dir().to_str().unwrap();
+        Command::new(env!("CARGO_BIN_EXE_zone-resolver"))
+            .args(["probe", question, "--run-dir", run_dir])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.0 200") || text.starts_with("HTTP/1.1 200"), "{text}");
+        text.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    async fn status(&self) -> ResolverStatus {
+        serde_json::from_str(&self.get("/status").await).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstream_is_told_but_changes_nothing() {
+    let upstream = Authority::start(|_| Reply::Silence).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    assert!(!resolver.probe("ready"));
+    assert!(!resolver.status().await.ready);
+    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
+    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    let status = resolver.status().await;
+    assert!(status.ready && status.instance.alive);
+    assert_eq!(
+        (status.pod_uid.as_str(), status.node.as_str(), status.zone.as_deref()),
+        ("uid-7", "node-a", Some("zone-a"))
+    );
+    assert_eq!(status.instance.revision.in_force.as_deref(), Some("r1"));
+
+    let failed_before = status.instance.traffic.servfail;
+    upstream.fall_silent();
+    for number in 0..2 {
+        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+    }
+    let status = resolver.status().await;
+    assert!(status.ready && resolver.probe("ready"));
+    assert_eq!(status.instance.upstreams.len(), 1);
+    assert!(!status.instance.upstreams[0].healthy && status.instance.upstreams[0].timeouts >= 3);
+    assert_eq!(status.instance.traffic.servfail - failed_before, 2);
+    let metrics = resolver.get("/metrics").await;
+    assert!(
+        metrics.contains("dnstier_cache_upstream_healthy{instance=\"zone-resolver\",scope=\"forward\""),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_known_to_be_well_again_although_nobody_asks() {
+    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    upstream.fall_silent();
+    for number in 0..2 {
+        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+    }
+    let healthy = async || resolver.status().await.instance.upstreams[0].healthy;
+    assert!(!healthy().await);
+    upstream.forget();
+    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
+    eventually("it is well again", Duration::from_secs(5), healthy).await;
+    assert_eq!(upstream.asked().len(), 1, "one question was enough to know");
+}
+
+#[tokio::test]
+async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
+    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let mut resolver = ZoneResolver::start(upstream.address, "2s").await;
+    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    resolver.process.terminate();
+    let told = Instant::now();
+    eventually("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
+    assert!(resolver.probe("live"));
+    while told.elapsed() < Duration::from_millis(1800) {
+        let name = format!("n{}.example", told.elapsed().as_micros());
+        assert_eq!(ask(resolver.dns, &question(&name, RecordType::A)).await.answers.len(), 1);
+    }
+    let limit = Instant::now() + Duration::from_secs(2);
+    while resolver.process.is_running() {
+        assert!(Instant::now() < limit, "it ends");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(told.elapsed() >= Duration::from_secs(2));
+    assert!(resolver.process.child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn memory_stays_near_the_size_of_the_cache() {
+    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    let before = resident(&resolver.process.child);
+    for number in 0..12_000 {
+        upstream.forget();
+        ask(resolver.dns, &question(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A)).await;
+    }
+    let grown = resident(&resolver.process.child) - before;
+    let traffic = resolver.status().await.instance.traffic;
+    assert!(traffic.cache_bytes <= 4 << 20 && traffic.cache_entries > 2000, "{traffic:?}");
+    assert!(traffic.cache_entries < 11_000, "nothing had to be evicted: {traffic:?}");
+    assert!(grown < 8 << 20, "{grown} bytes for {traffic:?}");
+}
+
+/// Bytes of memory that a process holds.
+fn resident(child: &Child) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// A node cache, and the agent's side of its sockets.
+struct NodeCache {
+    process: Process,
+    agent: Option<Server>,
+    dns: SocketAddr,
+}
+
+impl NodeCache {
+    async fn start(config: &Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        project(dir.path(), "r1", &json(config));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dns = socket.local_addr().unwrap();
+        let agent = Server::bind(&handover::socket_path(dir.path())).unwrap();
+        let fd = Arc::new(OwnedFd::from(socket));
+        agent.publish(vec![HeldSocket { address: dns.ip(), protocol: Protocol::Udp, fd }]);
+        let process = start(env!("CARGO_BIN_EXE_node-cache"), dir, &["--instance", "cache-0"]);
+        let cache = Self { process, agent: Some(agent), dns };
+        eventually("it is ready", Duration::from_secs(5), async || {
+            cache.process.control("cache-0", control::Command::Ready).await.as_deref() == Some(control::OK)
+        })
+        .await;
+        cache
+    }
+
+    async fn answers(&self, name: &str) -> Vec<hickory_proto::rr::RData> {
+        let answer: Message = ask(self.dns, &question(name, RecordType::A)).await;
+        answer.answers.into_iter().map(|record| record.data).collect()
+    }
+}
+
+async fn outside_and_corp() -> (Authority, Authority, Config) {
+    let outside = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let corp = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let mut config = config(outside.address);
+    config.zones = vec![zone("zone-a", outside.address)];
+    (outside, corp, config)
+}
+
+#[tokio::test]
+async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_bad_revision_is_kept_out_and_told() {
+    let (_outside, corp, mut config) = outside_and_corp().await;
+    let mut cache = NodeCache::start(&config).await;
+    let (outside, routed) = (address("x", 0, "192.0.2.1").data, address("x", 0, "192.0.2.2").data);
+    assert_eq!(cache.answers("a.corp.example").await, [outside]);
+
+    config.routes = vec![route("corp.example", &[corp.address])];
+    project(cache.process.run_dir(), "r2", &json(&config));
+    eventually("the route is in force", Duration::from_secs(2), async || {
+        cache.answers("a.corp.example").await == [routed.clone()]
+    })
+    .await;
+    assert!(cache.process.is_running());
+
+    let mut bad = config.clone();
+    bad.routes[0].upstreams.clear();
+    project(cache.process.run_dir(), "r3", &json(&bad));
+    eventually("the refusal is told", Duration::from_secs(2), async || {
+        cache.process.instance("cache-0").await.is_some_and(|instance| instance.revision.refusal.is_some())
+    })
+    .await;
+    let revision = cache.process.instance("cache-0").await.unwrap().revision;
+    assert_eq!((revision.asked.as_deref(), revision.in_force.as_deref()), (Some("r3"), Some("r2")));
+    assert!(revision.refusal.unwrap().contains("routes[0].upstreams"));
+    assert_eq!(cache.answers("b.corp.example").await, [routed]);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_told_to_stop_answers_until_the_agent_has_left() {
+    let (_outside, _corp, config) = outside_and_corp().await;
+    let mut cache = NodeCache::start(&config).await;
+    cache.process.terminate();
+    let told = Instant::now();
+    while told.elapsed() < Duration::from_secs(2) {
+        let name = format!("n{}.example", told.elapsed().as_micros());
+        assert_eq!(cache.answers(&name).await.len(), 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(cache.process.is_running());
+    drop(cache.agent.take());
+    let left = Instant::now();
+    while cache.process.is_running() {
+        assert!(left.elapsed() < Duration::from_secs(2), "it ends");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(cache.process.child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_socket_that_the_agent_takes_back_is_closed_and_a_new_one_is_read() {
+    let (_outside, _corp, config) = outside_and_corp().await;
+    let cache = NodeCache::start(&config).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let new = socket.local_addr().unwrap();
+    let fd = Arc::new(OwnedFd::from(socket));
+    cache.agent.as_ref().unwrap().publish(vec![HeldSocket { address: new.ip(), protocol: Protocol::Udp, fd }]);
+    let www = question("www.example", RecordType::A);
+    let soon = Duration::from_millis(200);
+    eventually("the new one is read", Duration::from_secs(2), async || {
+        ask_from("127.0.0.1:0", new, &www, soon).await.is_some()
+    })
+    .await;
+    eventually("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_cache_shows_who_it_is_and_what_it_counts() {
+    let (_outside, _corp, config) = outside_and_corp().await;
+    let cache = NodeCache::start(&config).await;
+    cache.answers("www.example").await;
+    cache.answers("www.example").await;
+    let refused = ask(cache.dns, &question("x", RecordType::AXFR)).await;
+    assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
+    let instance = cache.process.instance("cache-0").await.unwrap();
+    assert_eq!((instance.name.as_str(), instance.alive), ("cache-0", true));
+    assert_eq!((instance.traffic.queries, instance.traffic.hits), (3, 1));
+    assert!(instance.upstreams.iter().any(|upstream| upstream.scope == "zone/zone-a" && upstream.sent > 0));
+    let metrics = cache.process.control("cache-0", control::Command::Metrics).await.unwrap();
+    assert!(
+        metrics.contains("dnstier_cache_answers_total{instance=\"cache-0\",scope=\"outside\",rcode=\"NOERROR\"} 2")
+    );
+    let run_dir = cache.process.run_dir().to_str().unwrap();
+    let probe = Command::new(env!("CARGO_BIN_EXE_node-cache"))
+        .args(["probe", "live", "--instance", "cache-0", "--run-dir", run_dir])
+        .status()
+        .unwrap();
+    assert!(probe.success());
+}

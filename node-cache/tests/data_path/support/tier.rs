@@ -1,0 +1,107 @@
+//! A cache or a zone resolver in this process, on a port of its own.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use node_cache::handover::{HeldSocket, Protocol};
+use node_cache::identity::Identity;
+use node_cache::resolve::Resolver;
+use node_cache::serve::{Serving, TcpLimits};
+use node_cache::snapshot::Snapshot;
+use node_cache::upstream::Book;
+use node_cache_config::{
+    Cache, Captured, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, Route, Upstream, UpstreamSource, Zone,
+};
+use tokio::sync::watch;
+
+pub(crate) struct Tier {
+    pub(crate) address: SocketAddr,
+    pub(crate) resolver: Arc<Resolver>,
+    _serving: Serving,
+    book: Mutex<Book>,
+    _sockets: watch::Sender<Vec<HeldSocket>>,
+}
+
+impl Tier {
+    /// A zone resolver that forwards to these servers.
+    pub(crate) async fn forwarding_to(servers: &[SocketAddr]) -> Self {
+        let tier = Self::start(TcpLimits::default());
+        tier.apply_forwarding(&forwarding(servers));
+        tier
+    }
+
+    /// The cache of a node in this zone.
+    pub(crate) async fn on_node(config: &Config, zone: Option<&str>) -> Self {
+        let tier = Self::start(TcpLimits::default());
+        tier.apply_on_node(config, zone);
+        tier
+    }
+
+    pub(crate) fn start(limits: TcpLimits) -> Self {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let held = |fd: OwnedFd, protocol| HeldSocket { address: address.ip(), protocol, fd: Arc::new(fd) };
+        let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
+        let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
+        let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
+        let serving = Serving::start(resolver.clone(), limits, sockets);
+        Self { address, resolver, _serving: serving, book: Mutex::default(), _sockets: sender }
+    }
+
+    pub(crate) fn apply_forwarding(&self, config: &Config) {
+        config.validate().unwrap();
+        self.resolver.apply(Snapshot::for_zone_resolver(config, "", &mut self.book.lock().unwrap()));
+    }
+
+    pub(crate) fn apply_on_node(&self, config: &Config, zone: Option<&str>) {
+        config.validate().unwrap();
+        self.resolver.apply(Snapshot::for_node(config, zone, &mut self.book.lock().unwrap()));
+    }
+}
+
+fn forwarding(servers: &[SocketAddr]) -> Config {
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = UpstreamSource::Servers(upstreams(servers));
+    config
+}
+
+/// A configuration without zones and routes, whose cluster DNS is this server.
+pub(crate) fn config(cluster_dns: SocketAddr) -> Config {
+    let cache = Cache { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
+    let allow_from = vec!["127.0.0.1/32".parse().unwrap()];
+    Config {
+        tier: "default".into(),
+        cluster_domain: "cluster.local".into(),
+        cluster_dns: ClusterDns { bootstrap: vec![cluster_dns], service: "pods.kube-system.svc.cluster.local".into() },
+        node_cache: NodeCache {
+            captured: vec![Captured { address: "169.254.20.10".parse().unwrap(), service: false }],
+            cache: cache.clone(),
+            allow_from: allow_from.clone(),
+        },
+        zones: vec![],
+        resolver: ResolverConfig {
+            upstreams: UpstreamSource::Servers(upstreams(&["127.0.0.1:9".parse().unwrap()])),
+            cache,
+            allow_from,
+        },
+        routes: vec![],
+    }
+}
+
+pub(crate) fn zone(name: &str, bootstrap: SocketAddr) -> Zone {
+    Zone { name: name.into(), bootstrap: vec![bootstrap], service: format!("{name}.dnstier-system.svc.cluster.local") }
+}
+
+pub(crate) fn route(suffix: &str, servers: &[SocketAddr]) -> Route {
+    Route { suffix: suffix.into(), upstreams: upstreams(servers) }
+}
+
+fn upstreams(servers: &[SocketAddr]) -> Vec<Upstream> {
+    servers.iter().map(|address| Upstream { address: *address, protocol: Default::default() }).collect()
+}

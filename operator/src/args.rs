@@ -1,0 +1,167 @@
+//! What the operator is started with, and how its parts are wired together.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use futures::FutureExt;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, Readiness};
+use crate::controller;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// Turns DnsTier objects into DNS tiers.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dnstier-operator", version)]
+pub struct Args {
+    /// Namespace of the operator and of the zones' resolvers
+    #[arg(long, env = "POD_NAMESPACE", default_value = "dnstier-system")]
+    namespace: String,
+    /// Namespace of the node pods; it has to permit the Pod Security level privileged
+    #[arg(long, env = "DNSTIER_NODE_NAMESPACE", default_value = "dnstier-node")]
+    node_namespace: String,
+    /// Namespaces in which a cluster DNS Service may live and get twins
+    #[arg(long, env = "DNSTIER_CLUSTER_DNS_NAMESPACES", value_delimiter = ',', default_value = "kube-system")]
+    cluster_dns_namespaces: Vec<String>,
+    /// Image of the data plane for tiers that name none
+    #[arg(long, env = "DNSTIER_NODE_CACHE_IMAGE")]
+    node_cache_image: String,
+    /// imagePullPolicy of the data plane
+    #[arg(long, env = "DNSTIER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
+    image_pull_policy: String,
+    /// Secrets with which the data plane's image is pulled, in the namespaces of the resolvers and of the node pods
+    #[arg(long, env = "DNSTIER_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    image_pull_secrets: Vec<String>,
+    /// How long a zone keeps its resolvers after its last node went, e.g. 30s, 10m, 1h
+    #[arg(long, env = "DNSTIER_ZONE_PRUNE_DELAY", default_value = "10m", value_parser = duration)]
+    zone_prune_delay: Duration,
+    /// Time between two rounds of asking all pods how they are, 1s or more
+    #[arg(long, env = "DNSTIER_POLL_INTERVAL", default_value = "5s", value_parser = interval)]
+    poll_interval: Duration,
+    /// Port of /healthz, /readyz and /metrics
+    #[arg(long, env = "DNSTIER_METRICS_PORT", default_value_t = 8080)]
+    metrics_port: u16,
+    /// How much is logged: error, warn, info, debug or trace
+    #[arg(long, env = "DNSTIER_LOG", default_value = "info")]
+    log: tracing::Level,
+}
+
+impl Args {
+    /// Runs until SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    ///
+    /// When the port is taken or there is no way to the API server.
+    pub fn run(self) -> anyhow::Result<()> {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.serve())
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let Self {
+            namespace,
+            node_namespace,
+            cluster_dns_namespaces,
+            node_cache_image,
+            image_pull_policy,
+            image_pull_secrets,
+            zone_prune_delay,
+            poll_interval,
+            metrics_port,
+            log,
+        } = self;
+        tracing_subscriber::fmt().with_max_level(log).with_writer(std::io::stderr).init();
+        let settings = Settings {
+            namespace,
+            node_namespace,
+            cluster_dns_namespaces: non_empty(cluster_dns_namespaces),
+            image: node_cache_image,
+            image_pull_policy,
+            image_pull_secrets: non_empty(image_pull_secrets),
+            zone_prune_delay,
+            poll_interval,
+        };
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("stopping");
+        }
+        .boxed()
+        .shared();
+        let metrics = Arc::new(Metrics::default());
+        let (readiness, shown) = watch::channel(Readiness::Waiting("starting".to_owned()));
+        let listener = listen(metrics_port).await?;
+        let client = Client::try_default().await.context("there is no way to the API server")?;
+        let admin = tokio::spawn(admin::serve(listener, metrics.clone(), shown, stop.clone()));
+        controller::run(client, settings, metrics, readiness, stop).await;
+        admin.await?.context("the port of /metrics failed")
+    }
+}
+
+/// All addresses of both families, or of the only one that there is.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let one = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match TcpListener::bind(both).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(one).await.with_context(|| format!("port {port} cannot be used")),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, dnstier_crds::v1alpha1::InvalidDuration> {
+    text.parse().map(|duration: dnstier_crds::v1alpha1::Duration| Duration::from_secs(duration.seconds().into()))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_secs(1) { Err("it has to be 1s or more".to_owned()) } else { Ok(interval) }
+}
+
+/// An environment variable that is set and empty names nothing.
+fn non_empty(names: Vec<String>) -> Vec<String> {
+    names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_and_durations_are_read() {
+        let args = Args::try_parse_from([
+            "dnstier-operator",
+            "--node-cache-image=registry.example/node-cache:1",
+            "--image-pull-secrets=one, two,",
+            "--zone-prune-delay=90s",
+        ])
+        .unwrap();
+        assert_eq!(non_empty(args.image_pull_secrets), ["one", "two"]);
+        assert_eq!(args.zone_prune_delay, Duration::from_secs(90));
+        assert_eq!(args.cluster_dns_namespaces, ["kube-system"]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for wrong in ["--poll-interval=0s", "--zone-prune-delay=1d", "--image-pull-policy=Sometimes"] {
+            let args = ["dnstier-operator", "--node-cache-image=x", wrong];
+            assert!(Args::try_parse_from(args).is_err(), "{wrong}");
+        }
+    }
+}

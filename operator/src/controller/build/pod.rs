@@ -1,0 +1,227 @@
+//! What node pods and zone resolvers have in common: environment, volumes, probes, security, resources.
+
+use std::collections::BTreeMap;
+
+use dnstier_crds::v1alpha1::PodSettings;
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource,
+    EnvVar, EnvVarSource, ExecAction, LocalObjectReference, ObjectFieldSelector, Probe, ProjectedVolumeSource,
+    ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use node_cache_config::names::{
+    CONFIG_DIR, REVISION_ANNOTATION, REVISION_FILE, RUN_DIR, ZONE_ANNOTATION, ZONE_FILE, ZONE_LABEL, ZONE_LABEL_FILE,
+};
+
+use crate::controller::build::{labels, names};
+use crate::settings::Settings;
+
+/// The user and group of everything that needs no privilege, and the group of the files that containers share.
+pub(super) const UNPRIVILEGED: i64 = 65532;
+/// What a process needs beside its cache: code, buffers and questions in flight.
+const BESIDE_THE_CACHE: u64 = 32 << 20;
+/// Most bytes of the shared directory; it holds sockets and little else.
+const RUN_DIR_SIZE: &str = "8Mi";
+const CONFIG_VOLUME: &str = "config";
+const RUN_VOLUME: &str = "run";
+
+/// A container of the data plane.
+#[must_use]
+pub(super) fn container(name: &str, image: &str, command: &str, args: Vec<String>, settings: &Settings) -> Container {
+    Container {
+        name: name.to_owned(),
+        image: Some(image.to_owned()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
+        command: Some(vec![command.to_owned()]),
+        args: Some(args),
+        env: Some(environment()),
+        volume_mounts: Some(vec![mount(CONFIG_VOLUME, CONFIG_DIR, true), mount(RUN_VOLUME, RUN_DIR, false)]),
+        ..Container::default()
+    }
+}
+
+/// Arguments that every process takes, behind its own.
+#[must_use]
+pub(super) fn run_args(own: &[(&str, String)]) -> Vec<String> {
+    let mut args = vec!["run".to_owned()];
+    let places = [("--config-dir", CONFIG_DIR.to_owned()), ("--run-dir", RUN_DIR.to_owned())];
+    args.extend(own.iter().chain(&places).flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
+    args
+}
+
+/// A probe that asks a process over its own socket, so that nothing of the network can make a pod look dead.
+#[must_use]
+pub(super) fn probe(command: &str, args: &[&str], period_seconds: i32, failure_threshold: i32) -> Probe {
+    let words = [&[command, "probe"], args, &["--run-dir", RUN_DIR]].concat();
+    Probe {
+        exec: Some(ExecAction { command: Some(words.into_iter().map(str::to_owned).collect()) }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(3),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
+    }
+}
+
+/// The two volumes: what a process is told, and where the containers of a pod meet.
+#[must_use]
+pub(super) fn volumes(tier: &str) -> Vec<Volume> {
+    let sources = vec![
+        VolumeProjection {
+            config_map: Some(ConfigMapProjection {
+                name: names::revisions(tier),
+                optional: Some(true),
+                ..ConfigMapProjection::default()
+            }),
+            ..VolumeProjection::default()
+        },
+        VolumeProjection {
+            downward_api: Some(DownwardAPIProjection {
+                items: Some(vec![
+                    file(REVISION_FILE, format!("metadata.annotations['{REVISION_ANNOTATION}']")),
+                    file(ZONE_FILE, format!("metadata.annotations['{ZONE_ANNOTATION}']")),
+                    file(ZONE_LABEL_FILE, format!("metadata.labels['{ZONE_LABEL}']")),
+                ]),
+            }),
+            ..VolumeProjection::default()
+        },
+    ];
+    vec![
+        Volume {
+            name: CONFIG_VOLUME.to_owned(),
+            projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(0o444) }),
+            ..Volume::default()
+        },
+        Volume {
+            name: RUN_VOLUME.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity(RUN_DIR_SIZE.to_owned())),
+            }),
+            ..Volume::default()
+        },
+    ]
+}
+
+/// A container that may do nothing that its user may not, and that has no capability but `added`.
+#[must_use]
+pub(super) fn confined(user: i64, added: &[&str]) -> SecurityContext {
+    SecurityContext {
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        run_as_non_root: Some(user != 0),
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: (!added.is_empty()).then(|| added.iter().map(|name| (*name).to_owned()).collect()),
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The seccomp profile of every pod.
+#[must_use]
+pub(super) fn seccomp() -> SeccompProfile {
+    SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }
+}
+
+/// Resources of a container with a cache of so many bytes, unless the user gave others.
+///
+/// The memory limit is the size of the cache and 32 MiB; there is no CPU limit, because a throttled resolver is late
+/// for everybody. A user's resources without a memory limit get this one.
+#[must_use]
+pub(super) fn cache_resources(
+    given: Option<&ResourceRequirements>,
+    cache_size: u64,
+    cpu: &str,
+) -> ResourceRequirements {
+    let limit = quantity(cache_size + BESIDE_THE_CACHE);
+    let Some(given) = given else { return resources(cpu, "32Mi", limit) };
+    let mut given = given.clone();
+    given.limits.get_or_insert_default().entry("memory".to_owned()).or_insert(limit);
+    given
+}
+
+/// A number of bytes as the API server writes it.
+fn quantity(bytes: u64) -> Quantity {
+    const MEBIBYTE: u64 = 1 << 20;
+    Quantity(if bytes.is_multiple_of(MEBIBYTE) { format!("{}Mi", bytes / MEBIBYTE) } else { bytes.to_string() })
+}
+
+/// Small requests and a memory limit.
+#[must_use]
+pub(super) fn resources(cpu: &str, memory: &str, memory_limit: Quantity) -> ResourceRequirements {
+    let requests = [("cpu", cpu), ("memory", memory)].map(|(name, size)| (name.to_owned(), Quantity(size.to_owned())));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from(requests)),
+        limits: Some(BTreeMap::from([("memory".to_owned(), memory_limit)])),
+        claims: None,
+    }
+}
+
+/// Metadata of a pod template: the user's labels and annotations never take the place of the tier's.
+#[must_use]
+pub(super) fn template_meta(pods: &PodSettings, own: BTreeMap<String, String>, metrics_port: u16) -> ObjectMeta {
+    let mut all = pods.pod_labels.clone();
+    all.extend(own);
+    let mut annotations = pods.pod_annotations.clone();
+    annotations.retain(|key, _| !key.starts_with(labels::PREFIX));
+    annotations.insert(labels::METRICS_PORT.to_owned(), metrics_port.to_string());
+    ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+/// The image of a pod.
+#[must_use]
+pub(super) fn image<'a>(pods: &'a PodSettings, settings: &'a Settings) -> &'a str {
+    pods.image.as_deref().unwrap_or(&settings.image)
+}
+
+/// Secrets with which images are pulled.
+#[must_use]
+pub(super) fn pull_secrets(settings: &Settings) -> Option<Vec<LocalObjectReference>> {
+    let secrets = &settings.image_pull_secrets;
+    (!secrets.is_empty()).then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
+}
+
+/// What a map holds, or nothing.
+#[must_use]
+pub(super) fn non_empty(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then(|| map.clone())
+}
+
+fn environment() -> Vec<EnvVar> {
+    [
+        ("POD_UID", "metadata.uid"),
+        ("POD_NAME", "metadata.name"),
+        ("NODE_NAME", "spec.nodeName"),
+        ("POD_IPS", "status.podIPs"),
+    ]
+    .map(|(name, path)| EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource { field_ref: Some(field(path.to_owned())), ..EnvVarSource::default() }),
+    })
+    .to_vec()
+}
+
+fn field(field_path: String) -> ObjectFieldSelector {
+    ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path }
+}
+
+fn file(path: &str, field_path: String) -> DownwardAPIVolumeFile {
+    DownwardAPIVolumeFile {
+        path: path.to_owned(),
+        field_ref: Some(field(field_path)),
+        ..DownwardAPIVolumeFile::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}

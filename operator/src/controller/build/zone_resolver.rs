@@ -1,0 +1,196 @@
+//! The Deployment of a zone's resolvers.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerPort, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSecurityContext,
+    PodSpec, PodTemplateSpec, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LABEL};
+
+use crate::controller::build::{child_meta, labels, names, pod};
+use crate::controller::tier::{ValidatedTier, Zone};
+use crate::settings::Settings;
+
+/// The resolvers of one zone, on nodes of this zone alone and spread over as many of them as there are.
+#[must_use]
+pub(super) fn deployment(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> Deployment {
+    let mut metadata = child_meta(
+        tier,
+        &settings.namespace,
+        names::zone(&tier.name, &zone.name),
+        labels::of_zone(&tier.name, &zone.name),
+    );
+    metadata.annotations =
+        zone.empty_since.as_ref().map(|since| BTreeMap::from([(labels::EMPTY_SINCE.to_owned(), since.clone())]));
+    Deployment {
+        metadata,
+        spec: Some(DeploymentSpec {
+            replicas: Some(tier.resolvers.replicas_per_zone),
+            selector: labels::matching(labels::zone_selector(&tier.name, &zone.name)),
+            template: PodTemplateSpec {
+                metadata: Some(pod::template_meta(
+                    &tier.resolvers.pods,
+                    labels::of_zone(&tier.name, &zone.name),
+                    RESOLVER_METRICS_PORT,
+                )),
+                spec: Some(pod_spec(tier, zone, settings)),
+            },
+            strategy: Some(strategy(zone.nodes, tier.resolvers.replicas_per_zone)),
+            min_ready_seconds: Some(5),
+            revision_history_limit: Some(3),
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Where there are no more nodes than resolvers a surplus pod would share a node with one that leaves, and may not even
+/// fit; so one leaves before the next comes. Elsewhere the zone keeps its number throughout.
+fn strategy(nodes: usize, replicas: i32) -> DeploymentStrategy {
+    let few = usize::try_from(replicas).is_ok_and(|replicas| nodes <= replicas);
+    let (max_surge, max_unavailable) = if few { (0, 1) } else { (1, 0) };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(max_surge)),
+            max_unavailable: Some(IntOrString::Int(max_unavailable)),
+        }),
+    }
+}
+
+fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
+    let pods = &tier.resolvers.pods;
+    PodSpec {
+        containers: vec![container(tier, settings)],
+        dns_policy: Some("Default".to_owned()),
+        service_account_name: Some(names::zone_resolver(&tier.name)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        priority_class_name: Some(
+            pods.priority_class_name.clone().unwrap_or_else(|| "system-cluster-critical".to_owned()),
+        ),
+        tolerations: pods.tolerations.clone(),
+        node_selector: pod::non_empty(&pods.node_selector),
+        affinity: Some(in_zone(pods.affinity.clone(), &zone.name)),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(labels::matching(labels::zone_selector(&tier.name, &zone.name))),
+            match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+            ..TopologySpreadConstraint::default()
+        }]),
+        termination_grace_period_seconds: Some(45),
+        image_pull_secrets: pod::pull_secrets(settings),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(pod::UNPRIVILEGED),
+            run_as_group: Some(pod::UNPRIVILEGED),
+            fs_group: Some(pod::UNPRIVILEGED),
+            seccomp_profile: Some(pod::seccomp()),
+            ..PodSecurityContext::default()
+        }),
+        volumes: Some(pod::volumes(&tier.name)),
+        ..PodSpec::default()
+    }
+}
+
+fn container(tier: &ValidatedTier, settings: &Settings) -> Container {
+    let command = "/zone-resolver";
+    let pods = &tier.resolvers.pods;
+    let args = pod::run_args(&[("--cache-size", tier.resolvers.cache_size.to_string())]);
+    Container {
+        ports: Some(vec![
+            port("dns", RESOLVER_DNS_PORT, "UDP"),
+            port("dns-tcp", RESOLVER_DNS_PORT, "TCP"),
+            port("metrics", RESOLVER_METRICS_PORT, "TCP"),
+        ]),
+        resources: Some(pod::cache_resources(pods.resources.as_ref(), tier.resolvers.cache_size, "50m")),
+        security_context: Some(pod::confined(pod::UNPRIVILEGED, &[])),
+        liveness_probe: Some(pod::probe(command, &["live"], 10, 3)),
+        readiness_probe: Some(pod::probe(command, &["ready"], 3, 2)),
+        ..pod::container("zone-resolver", pod::image(pods, settings), command, args, settings)
+    }
+}
+
+fn port(name: &str, port: u16, protocol: &str) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(port),
+        protocol: Some(protocol.to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+/// The user's affinity, and the zone. Terms are alternatives, so each of them has to name the zone.
+fn in_zone(given: Option<Affinity>, zone: &str) -> Affinity {
+    let mut affinity = given.unwrap_or_default();
+    let required = affinity
+        .node_affinity
+        .get_or_insert_default()
+        .required_during_scheduling_ignored_during_execution
+        .get_or_insert_with(|| NodeSelector { node_selector_terms: Vec::new() });
+    if required.node_selector_terms.is_empty() {
+        required.node_selector_terms.push(NodeSelectorTerm::default());
+    }
+    for term in &mut required.node_selector_terms {
+        term.match_expressions.get_or_insert_default().push(zone_requirement(zone));
+    }
+    affinity
+}
+
+fn zone_requirement(zone: &str) -> NodeSelectorRequirement {
+    let (operator, values) = if zone.is_empty() { ("DoesNotExist", None) } else { ("In", Some(vec![zone.to_owned()])) };
+    NodeSelectorRequirement { key: ZONE_LABEL.to_owned(), operator: operator.to_owned(), values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_alternative_of_a_users_affinity_still_names_the_zone() {
+        let own = |key: &str| NodeSelectorTerm {
+            match_expressions: Some(vec![NodeSelectorRequirement {
+                key: key.to_owned(),
+                operator: "Exists".to_owned(),
+                values: None,
+            }]),
+            match_fields: None,
+        };
+        let mut given = Affinity::default();
+        given.node_affinity.get_or_insert_default().required_during_scheduling_ignored_during_execution =
+            Some(NodeSelector { node_selector_terms: vec![own("fast"), own("large")] });
+        let affinity = in_zone(Some(given), "zone-a");
+        let terms = affinity
+            .node_affinity
+            .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution)
+            .map(|required| required.node_selector_terms)
+            .unwrap_or_default();
+        assert_eq!(terms.len(), 2);
+        for term in terms {
+            let expressions = term.match_expressions.unwrap_or_default();
+            assert_eq!(expressions.len(), 2);
+            assert_eq!(expressions[1], zone_requirement("zone-a"));
+        }
+    }
+
+    #[test]
+    fn nodes_without_the_label_are_the_zone_without_a_name() {
+        assert_eq!(zone_requirement("").operator, "DoesNotExist");
+    }
+
+    #[test]
+    fn a_zone_with_spare_nodes_never_has_fewer_resolvers_than_asked_for() {
+        let numbers = |nodes, replicas| {
+            let update = strategy(nodes, replicas).rolling_update.unwrap_or_default();
+            (update.max_surge, update.max_unavailable)
+        };
+        assert_eq!(numbers(3, 2), (Some(IntOrString::Int(1)), Some(IntOrString::Int(0))));
+        assert_eq!(numbers(2, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
+        assert_eq!(numbers(1, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
+    }
+}

@@ -1,0 +1,282 @@
+//! `ask`: the DNS client of the lab's toolbox pods. Exit status 0 means that an answer came, whatever it says.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use dnstier_tests::dns::resolv_conf::{self, ResolvConf};
+use dnstier_tests::dns::{Answer, Client, Question, at_port};
+use dnstier_tests::flood::{self, Flood};
+use dnstier_tests::patience::Watch;
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use serde::Serialize;
+
+/// Ask DNS servers questions.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    once: Once,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Send single tries at a steady rate and count what is lost.
+    Flood(FloodArgs),
+    /// Ask every 20 ms with two tries one second apart and count the questions that fail.
+    Patience(PatienceArgs),
+}
+
+#[derive(Args)]
+struct Once {
+    /// The name; it is a full one unless --search is given.
+    name: Option<Name>,
+    /// The type of record.
+    #[arg(default_value = "A", value_parser = upper::<RecordType>)]
+    record_type: RecordType,
+    #[command(flatten)]
+    servers: Servers,
+    /// Start with TCP.
+    #[arg(long)]
+    tcp: bool,
+    /// The class: IN or CH.
+    #[arg(long, default_value = "IN", value_parser = upper::<DNSClass>)]
+    class: DNSClass,
+    /// Try the name with the search path of /etc/resolv.conf.
+    #[arg(long)]
+    search: bool,
+    /// Ask for DNSSEC records.
+    #[arg(long)]
+    dnssec: bool,
+    /// The size offered for an answer over UDP, in bytes.
+    #[arg(long, default_value_t = 1232)]
+    bufsize: u16,
+    /// How long one try waits, in milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    timeout: u64,
+    /// How many tries there are.
+    #[arg(long, default_value_t = 2)]
+    tries: u32,
+    /// Ask the server who it is, too (id.server CH TXT).
+    #[arg(long)]
+    who: bool,
+    /// Print the answer as one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Print the data of the records alone, one a line.
+    #[arg(long, conflicts_with = "json")]
+    short: bool,
+}
+
+#[derive(Args)]
+struct Servers {
+    /// The servers, separated by commas; those of /etc/resolv.conf without it.
+    #[arg(long, value_delimiter = ',')]
+    server: Vec<IpAddr>,
+    /// Their port.
+    #[arg(long, default_value_t = 53)]
+    port: u16,
+}
+
+#[derive(Args)]
+struct FloodArgs {
+    #[command(flatten)]
+    servers: Servers,
+    /// Questions a second.
+    #[arg(long, default_value_t = 500)]
+    qps: u32,
+    #[command(flatten)]
+    span: Span,
+}
+
+#[derive(Args)]
+struct PatienceArgs {
+    #[command(flatten)]
+    servers: Servers,
+    /// Ask over TCP.
+    #[arg(long)]
+    tcp: bool,
+    #[command(flatten)]
+    span: Span,
+}
+
+#[derive(Args)]
+struct Span {
+    /// The names to ask for in turn, separated by commas, or a file with one a line; a first label `*` becomes a new one
+    /// each time.
+    #[arg(long, default_value = "kubernetes.default.svc.cluster.local")]
+    names: String,
+    /// How long to ask, in seconds; 300 at most.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Ask until the standard input is closed, 300 s at most.
+    #[arg(long, conflicts_with = "seconds")]
+    until_stdin_closes: bool,
+    /// Print the report as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.mode {
+        Some(Mode::Flood(args)) => {
+            let flood = Flood {
+                servers: args.servers.addresses()?,
+                rate: args.qps,
+                duration: args.span.duration(),
+                names: args.span.names()?,
+            };
+            print_report(&flood.run(&args.span.stop())?, args.span.json)
+        }
+        Some(Mode::Patience(args)) => {
+            let watch = Watch {
+                servers: args.servers.addresses()?,
+                names: args.span.names()?,
+                tcp: args.tcp,
+                duration: args.span.duration(),
+            };
+            print_report(&watch.run(&args.span.stop())?, args.span.json)
+        }
+        None => cli.once.run(),
+    }
+}
+
+impl Once {
+    fn run(&self) -> anyhow::Result<()> {
+        let client = Client {
+            servers: self.servers.addresses()?,
+            tcp: self.tcp,
+            timeout: Duration::from_millis(self.timeout),
+            tries: self.tries,
+        };
+        let mut answer = self.ask(&client)?;
+        if self.who {
+            answer.identity = Client { servers: vec![answer.server], ..client }.identity();
+        }
+        if self.short {
+            return answer.answers.iter().try_for_each(|record| print_line(&record.data));
+        }
+        if self.json { print_line(&serde_json::to_string(&answer)?) } else { print_line(&answer.to_string()) }
+    }
+
+    /// The first answer with records, along the search path; else the last answer.
+    fn ask(&self, client: &Client) -> anyhow::Result<Answer> {
+        let mut last = None;
+        for name in self.names()? {
+            let answer = client.ask(&self.question(name.clone())).with_context(|| name.to_string())?;
+            if !answer.answers.is_empty() {
+                return Ok(answer);
+            }
+            last = Some(answer);
+        }
+        last.context("there is no name to ask for")
+    }
+
+    fn question(&self, name: Name) -> Question {
+        let plain = Question::new(name, self.record_type);
+        Question { class: self.class, dnssec: self.dnssec, bufsize: self.bufsize, ..plain }
+    }
+
+    fn names(&self) -> anyhow::Result<Vec<Name>> {
+        let mut name = self.name.clone().context("name what to ask for")?;
+        if self.search {
+            return Ok(read_resolv_conf()?.candidates(&name));
+        }
+        name.set_fqdn(true);
+        Ok(vec![name])
+    }
+}
+
+impl Servers {
+    fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        if self.server.is_empty() {
+            return Ok(at_port(&read_resolv_conf()?.nameservers, self.port));
+        }
+        Ok(at_port(&self.server, self.port))
+    }
+}
+
+impl Span {
+    fn duration(&self) -> Duration {
+        if self.until_stdin_closes { flood::MAX_DURATION } else { Duration::from_secs(self.seconds) }
+    }
+
+    fn names(&self) -> anyhow::Result<Vec<Name>> {
+        let text = match std::fs::read_to_string(&self.names) {
+            Ok(text) => text,
+            Err(_) => self.names.replace(',', "\n"),
+        };
+        let names = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
+            let mut name = Name::from_ascii(line).with_context(|| format!("{line} is not a name"))?;
+            name.set_fqdn(true);
+            Ok(name)
+        });
+        names.collect()
+    }
+
+    /// Becomes true when the standard input is closed, if that is waited for. Says on the standard error that it began,
+    /// so that whoever started this knows when to begin with the trouble.
+    fn stop(&self) -> Arc<AtomicBool> {
+        let stop = Arc::new(AtomicBool::new(false));
+        eprintln!("ask: asking");
+        if self.until_stdin_closes {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut sink = [0; 64];
+                while matches!(std::io::stdin().read(&mut sink), Ok(size) if size > 0) {}
+                stop.store(true, Ordering::Relaxed);
+            });
+        }
+        stop
+    }
+}
+
+fn read_resolv_conf() -> anyhow::Result<ResolvConf> {
+    let text = std::fs::read_to_string(resolv_conf::PATH).with_context(|| resolv_conf::PATH.to_owned())?;
+    Ok(ResolvConf::parse(&text))
+}
+
+fn upper<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.to_uppercase().parse().map_err(|_| format!("{text} is not known"))
+}
+
+fn print_report(report: &impl Serialize, json: bool) -> anyhow::Result<()> {
+    print_line(&if json { serde_json::to_string(report)? } else { serde_json::to_string_pretty(report)? })
+}
+
+fn print_line(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let once = Cli::parse_from(["ask", "web", "aaaa", "--search", "--class", "in"]).once;
+        assert_eq!((once.record_type, once.class), (RecordType::AAAA, DNSClass::IN));
+        let flood = Cli::parse_from(["ask", "flood", "--server", "10.96.0.10,fd96::a", "--qps", "1000"]);
+        assert!(matches!(flood.mode, Some(Mode::Flood(args)) if args.servers.server.len() == 2));
+    }
+}

@@ -1,0 +1,170 @@
+//! An open-loop flood: one try for each question, at a steady rate, whatever becomes of the ones before.
+//!
+//! Nothing is asked twice, so that every loss shows. The questions go out of a pool of connected sockets that are
+//! replaced all the time, so that old and new flows are met alike by packet rules and connection tracking.
+
+mod pool;
+mod tally;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::{Name, RecordType};
+use serde::{Deserialize, Serialize};
+
+use crate::dns::Question;
+use crate::names::Turns;
+use pool::Pool;
+use tally::Tally;
+
+/// An answer that takes longer counts as lost.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// No flood lasts longer.
+pub const MAX_DURATION: Duration = Duration::from_secs(300);
+/// No flood sends faster, in questions a second.
+pub const MAX_RATE: u32 = 20_000;
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// The servers, asked in turn.
+    pub servers: Vec<SocketAddr>,
+    /// Questions a second, at most [`MAX_RATE`].
+    pub rate: u32,
+    /// How long to send, at most [`MAX_DURATION`].
+    pub duration: Duration,
+    /// The names, asked in turn for their A records; a first label `*` becomes a new one each time.
+    pub names: Vec<Name>,
+}
+
+/// What became of a flood, as `ask flood --json` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Questions sent.
+    pub sent: u64,
+    /// Questions answered within [`PATIENCE`], whatever the answer says.
+    pub answered: u64,
+    /// Questions not answered within [`PATIENCE`].
+    pub lost: u64,
+    /// How often a socket was told that nobody listens at the server's port (ICMP). Those questions are lost, too.
+    pub refused: u64,
+    /// Packets that answer no question that is open: a second answer or one that came too late.
+    pub unexpected: u64,
+    /// Answers by the mnemonic of their response code.
+    pub rcodes: std::collections::BTreeMap<String, u64>,
+    /// The longest time without any answer, in milliseconds, from the first question on.
+    pub max_gap_ms: u64,
+    /// When the first question that is lost was sent, in milliseconds from the start.
+    pub first_lost_ms: Option<u64>,
+    /// When the last question that is lost was sent, in milliseconds from the start.
+    pub last_lost_ms: Option<u64>,
+}
+
+impl Flood {
+    /// Sends until the time is over or `stop` is set, then waits for the answers that are still due.
+    ///
+    /// # Errors
+    /// A socket could not be made, or the flood asks for nothing or for too much.
+    pub fn run(&self, stop: &AtomicBool) -> std::io::Result<Report> {
+        self.check()?;
+        let start = Instant::now();
+        let end = start + self.duration;
+        let mut pool = Pool::open(&self.servers)?;
+        let mut tally = Tally::new(start);
+        let mut questions = Turns::new(&self.names).map(|name| Question::new(name, RecordType::A));
+        let pause = Duration::from_secs(1) / self.rate;
+        let mut due = start;
+        let mut sending = true;
+
+        while sending || pool.awaits_answers() {
+            let now = Instant::now();
+            sending = sending && now < end && !stop.load(Ordering::Relaxed);
+            while sending && due <= now {
+                if let Some(question) = questions.next() {
+                    pool.send(question, now, &mut tally)?;
+                }
+                due += pause;
+            }
+            pool.give_up_before(now.checked_sub(PATIENCE), &mut tally);
+            let wait = if sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(5) };
+            pool.receive(wait, &mut tally)?;
+        }
+        Ok(tally.report())
+    }
+
+    fn check(&self) -> std::io::Result<()> {
+        let wrong = if self.servers.is_empty() || self.names.is_empty() {
+            "a flood needs at least one server and one name".to_owned()
+        } else if !(1..=MAX_RATE).contains(&self.rate) {
+            format!("a flood sends 1 to {MAX_RATE} questions a second")
+        } else if self.duration > MAX_DURATION {
+            format!("a flood lasts {} s at most", MAX_DURATION.as_secs())
+        } else {
+            return Ok(());
+        };
+        Err(std::io::Error::other(wrong))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::*;
+
+    /// Answers by sending every question back with QR set, but leaves out one in `skip`.
+    fn echo(skip: usize) -> (SocketAddr, std::sync::Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let address = socket.local_addr().unwrap();
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            let mut count = 0_usize;
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((size, from)) = socket.recv_from(&mut buffer) else { continue };
+                count += 1;
+                if !count.is_multiple_of(skip) {
+                    buffer[2] |= 0x80;
+                    socket.send_to(&buffer[..size], from).unwrap();
+                }
+            }
+        });
+        (address, stop, thread)
+    }
+
+    fn flood(server: SocketAddr) -> Flood {
+        let names = vec![Name::from_ascii("a.example.").unwrap(), Name::from_ascii("b.example.").unwrap()];
+        Flood { servers: vec![server], rate: 500, duration: Duration::from_secs(1), names }
+    }
+
+    #[test]
+    fn every_question_is_either_answered_or_lost() {
+        let (server, stop, thread) = echo(10);
+        let report = flood(server).run(&AtomicBool::new(false)).unwrap();
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+        assert!((450..=500).contains(&report.sent), "{report:?}");
+        assert_eq!(report.answered + report.lost, report.sent);
+        assert_eq!(report.lost, report.sent / 10);
+        assert_eq!(report.rcodes["NOERROR"], report.answered);
+        assert!(report.first_lost_ms.unwrap() < report.last_lost_ms.unwrap());
+    }
+
+    #[test]
+    fn a_port_where_nobody_listens_loses_everything() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let report = Flood { duration: Duration::from_millis(200), ..flood(server) }.run(&AtomicBool::new(false));
+        let report = report.unwrap();
+        assert_eq!((report.answered, report.lost), (0, report.sent));
+        assert!(report.refused > 0 && report.sent > 50, "{report:?}");
+    }
+
+    #[test]
+    fn a_flood_without_bounds_is_refused() {
+        let too_fast = Flood { rate: MAX_RATE + 1, ..flood(([127, 0, 0, 1], 53).into()) };
+        assert!(too_fast.run(&AtomicBool::new(false)).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! The sockets of a flood and the questions that are open on them.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::tally::Tally;
+use crate::dns::{Question, answers_question, encode, udp_socket};
+
+/// How many sockets take turns.
+const SOCKETS: usize = 256;
+/// A socket is replaced after so many questions, as soon as none of them is open: fresh ports all the time, without
+/// filling the tables of connection tracking with one flow for each question.
+const QUESTIONS_PER_SOCKET: u32 = 16;
+
+/// The sockets; they take turns.
+pub(super) struct Pool {
+    flows: Vec<Flow>,
+    next: usize,
+    /// Every question sent, in the order of sending; those answered are passed over.
+    sent: VecDeque<(Instant, usize, u16)>,
+    open: usize,
+}
+
+struct Flow {
+    server: SocketAddr,
+    socket: UdpSocket,
+    questions: u32,
+    open: HashMap<u16, Question>,
+}
+
+impl Flow {
+    fn new(server: SocketAddr) -> io::Result<Self> {
+        Ok(Self { server, socket: fresh_socket(server)?, questions: 0, open: HashMap::new() })
+    }
+}
+
+fn fresh_socket(server: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(server)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Pool {
+    pub(super) fn open(servers: &[SocketAddr]) -> io::Result<Self> {
+        let flows: io::Result<_> = servers.iter().cycle().take(SOCKETS).map(|server| Flow::new(*server)).collect();
+        Ok(Self { flows: flows?, next: 0, sent: VecDeque::new(), open: 0 })
+    }
+
+    pub(super) fn awaits_answers(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Sends one question. One that the kernel does not take is lost like any other.
+    pub(super) fn send(&mut self, question: Question, now: Instant, tally: &mut Tally) -> io::Result<()> {
+        let number = self.next;
+        self.next = (number + 1) % self.flows.len();
+        let flow = &mut self.flows[number];
+        if flow.questions >= QUESTIONS_PER_SOCKET && flow.open.is_empty() {
+            flow.socket = fresh_socket(flow.server)?;
+            flow.questions = 0;
+        }
+        let mut id: u16 = rand::random();
+        while flow.open.contains_key(&id) {
+            id = rand::random();
+        }
+        let packet = encode(&question, id)?;
+        let mut taken = flow.socket.send(&packet);
+        if matches!(&taken, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
+            // What is reported here is the fate of an earlier question; this one was not sent yet.
+            tally.refused();
+            taken = flow.socket.send(&packet);
+        }
+        if taken.is_err() {
+            tally.refused();
+        }
+        flow.questions += 1;
+        flow.open.insert(id, question);
+        self.open += 1;
+        self.sent.push_back((now, number, id));
+        tally.sent();
+        Ok(())
+    }
+
+    /// Counts the questions as lost that were sent before `deadline` and are still open.
+    pub(super) fn give_up_before(&mut self, deadline: Option<Instant>, tally: &mut Tally) {
+        while let Some((sent_at, number, id)) = self.sent.front().copied() {
+            let open = self.flows[number].open.contains_key(&id);
+            if open && deadline.is_none_or(|deadline| sent_at > deadline) {
+                return;
+            }
+            self.sent.pop_front();
+            if open {
+                self.flows[number].open.remove(&id);
+                self.open -= 1;
+                tally.lost(sent_at);
+            }
+        }
+    }
+
+    /// Waits for answers, at most as long as given, and takes in all that are there.
+    pub(super) fn receive(&mut self, wait: Duration, tally: &mut Tally) -> io::Result<()> {
+        let mut fds: Vec<_> = self.flows.iter().map(|flow| PollFd::new(&flow.socket, PollFlags::IN)).collect();
+        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.min(Duration::from_millis(100)).subsec_nanos()) };
+        match poll(&mut fds, Some(&wait)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        for (flow, _) in self.flows.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+            self.open -= flow.take_in(tally);
+        }
+        Ok(())
+    }
+}
+
+impl Flow {
+    /// Takes in what has arrived; returns how many questions were answered by it.
+    fn take_in(&mut self, tally: &mut Tally) -> usize {
+        let mut buffer = [0; 4096];
+        let mut answered = 0;
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(size) => match self.answered_by(&buffer[..size]) {
+                    Some(message) => {
+                        tally.answered(message.metadata.response_code);
+                        answered += 1;
+                    }
+                    None => tally.unexpected(),
+                },
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => tally.refused(),
+                Err(_) => return answered,
+            }
+        }
+    }
+
+    fn answered_by(&mut self, packet: &[u8]) -> Option<Message> {
+        let message = Message::from_vec(packet).ok()?;
+        let id = message.metadata.id;
+        let question = self.open.get(&id)?;
+        if !answers_question(&message, question, id) {
+            return None;
+        }
+        self.open.remove(&id);
+        Some(message)
+    }
+}

@@ -1,0 +1,61 @@
+//! What a flood counts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+
+use super::Report;
+use crate::dns::rcode_name;
+
+/// Counts while a flood runs.
+pub(super) struct Tally {
+    start: Instant,
+    last_answer: Instant,
+    max_gap: Duration,
+    rcodes: BTreeMap<u16, u64>,
+    report: Report,
+}
+
+impl Tally {
+    pub(super) fn new(start: Instant) -> Self {
+        let report = Report::default();
+        Self { start, last_answer: start, max_gap: Duration::ZERO, rcodes: BTreeMap::new(), report }
+    }
+
+    pub(super) fn sent(&mut self) {
+        self.report.sent += 1;
+    }
+
+    pub(super) fn answered(&mut self, rcode: ResponseCode) {
+        self.report.answered += 1;
+        *self.rcodes.entry(rcode.into()).or_default() += 1;
+        let now = Instant::now();
+        self.max_gap = self.max_gap.max(now - self.last_answer);
+        self.last_answer = now;
+    }
+
+    pub(super) fn refused(&mut self) {
+        self.report.refused += 1;
+    }
+
+    pub(super) fn unexpected(&mut self) {
+        self.report.unexpected += 1;
+    }
+
+    pub(super) fn lost(&mut self, sent_at: Instant) {
+        self.report.lost += 1;
+        let moment = milliseconds(sent_at - self.start);
+        self.report.first_lost_ms.get_or_insert(moment);
+        self.report.last_lost_ms = Some(moment);
+    }
+
+    pub(super) fn report(self) -> Report {
+        let rcodes = self.rcodes.into_iter().map(|(code, count)| (rcode_name(code.into()), count));
+        Report { rcodes: rcodes.collect(), max_gap_ms: milliseconds(self.max_gap), ..self.report }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

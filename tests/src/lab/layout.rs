@@ -1,0 +1,175 @@
+//! Where everything of a lab lies and what it is called: all of it follows from the lab's name, so that labs never
+//! meet and a lab can be found and removed by somebody who knows nothing but its name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+/// Every lab has a folder of its own name in here.
+pub const STATE_ROOT: &str = "/var/lib/dnstier-lab";
+
+/// Name of the environment variable that marks every process of a lab; its value is the lab's folder.
+pub(super) const MARK: &str = "DNSTIER_LAB";
+
+/// The network namespace of the bridge and the control plane.
+pub const FABRIC: &str = "fabric";
+/// The network namespace of the small internet and the provider's resolver.
+pub const WORLD: &str = "world";
+
+/// A node of the lab: its names and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeName {
+    /// Name of the Node object and of the network namespace, such as `node-a`.
+    pub name: &'static str,
+    /// Value of the node's label `topology.kubernetes.io/zone`.
+    pub zone: &'static str,
+    /// Last part of the node's addresses and middle part of its pods' addresses, 2–4.
+    pub number: u8,
+}
+
+/// The nodes, one a zone.
+pub const NODES: [NodeName; 3] = [
+    NodeName { name: "node-a", zone: "zone-a", number: 2 },
+    NodeName { name: "node-b", zone: "zone-b", number: 3 },
+    NodeName { name: "node-c", zone: "zone-c", number: 4 },
+];
+
+impl NodeName {
+    /// The node's address, such as `10.88.0.2`.
+    #[must_use]
+    pub fn ipv4(self) -> String {
+        format!("10.88.0.{}", self.number)
+    }
+
+    /// The node's IPv6 address, such as `fd88::2`.
+    #[must_use]
+    pub fn ipv6(self) -> String {
+        format!("fd88::{}", self.number)
+    }
+
+    /// The addresses of the node's pods, such as `10.89.2.0/24`.
+    #[must_use]
+    pub fn pods_ipv4(self) -> String {
+        format!("10.89.{}.0/24", self.number)
+    }
+
+    /// The IPv6 addresses of the node's pods, such as `fd89:2::/64`.
+    #[must_use]
+    pub fn pods_ipv6(self) -> String {
+        format!("fd89:{}::/64", self.number)
+    }
+}
+
+/// Paths and names of one lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    name: String,
+    state: PathBuf,
+}
+
+impl Layout {
+    /// The layout of the lab `name`: 1–20 characters out of a–z, 0–9 and `-`.
+    ///
+    /// # Errors
+    /// When the name has another form.
+    pub fn new(name: &str) -> Result<Self> {
+        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        ensure!(
+            (1..=20).contains(&name.len()) && name.chars().all(valid) && !name.starts_with('-'),
+            "the lab's name `{name}` must have 1 to 20 characters out of a-z, 0-9 and `-`, and not begin with `-`"
+        );
+        Ok(Self { name: name.to_owned(), state: Path::new(STATE_ROOT).join(name) })
+    }
+
+    /// The lab's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lab's folder.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// A file or folder in the lab's folder.
+    #[must_use]
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.state.join(path)
+    }
+
+    /// The folder on which namespaces are pinned by mounts.
+    #[must_use]
+    pub fn namespaces(&self) -> PathBuf {
+        self.file("namespaces")
+    }
+
+    /// The pinned network namespace of `member`: [`FABRIC`], [`WORLD`] or a node's name.
+    #[must_use]
+    pub fn network(&self, member: &str) -> PathBuf {
+        self.namespaces().join(format!("{member}.net"))
+    }
+
+    /// The pinned mount namespace of a node.
+    #[must_use]
+    pub fn mounts(&self, node: &str) -> PathBuf {
+        self.namespaces().join(format!("{node}.mnt"))
+    }
+
+    /// A file of the lab's public key infrastructure.
+    #[must_use]
+    pub fn pki(&self, file: &str) -> PathBuf {
+        self.file("pki").join(file)
+    }
+
+    /// The kubeconfig of `user`, such as `admin` or `node-a`.
+    #[must_use]
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        self.pki(&format!("{user}.kubeconfig"))
+    }
+
+    /// What the process `process` wrote to its standard output and error.
+    #[must_use]
+    pub fn log(&self, process: &str) -> PathBuf {
+        self.file("log").join(format!("{process}.log"))
+    }
+
+    /// The record of the process `process`.
+    #[must_use]
+    pub fn record(&self, process: &str) -> PathBuf {
+        self.file("processes").join(format!("{process}.json"))
+    }
+
+    /// The folder of a node: images, containers, sockets, pods' volumes.
+    #[must_use]
+    pub fn node(&self, node: &str) -> PathBuf {
+        self.file(node)
+    }
+
+    /// Name of the lab's control group, directly below the root of each hierarchy.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        format!("dnstier-lab-{}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_the_folder_of_labs() {
+        for name in ["", "..", "a/b", "-x", "Demo", "a name", "an-overly-long-name-1"] {
+            assert!(Layout::new(name).is_err(), "{name}");
+        }
+        assert_eq!(Layout::new("demo").unwrap().state(), Path::new("/var/lib/dnstier-lab/demo"));
+    }
+
+    #[test]
+    fn labs_share_no_path_and_no_control_group() {
+        let (one, other) = (Layout::new("one").unwrap(), Layout::new("one-2").unwrap());
+        assert!(!other.state().starts_with(one.state()));
+        assert_ne!(one.cgroup(), other.cgroup());
+    }
+}

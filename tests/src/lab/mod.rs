@@ -1,0 +1,474 @@
+//! The lab: a real Kubernetes cluster of three zones on one machine, with a small internet beside it.
+//!
+//! `up` walks through the modules in the order in which they are declared. A lab is known by its name; everything of it
+//! lies in one folder and in namespaces and control groups named after it, so labs live side by side and leave nothing.
+
+mod layout;
+
+mod cgroups;
+mod process;
+pub mod progress;
+
+mod requirements;
+
+pub mod programs;
+
+mod images;
+
+mod fabric;
+mod pki;
+mod world;
+
+mod control_plane;
+mod node;
+mod workloads;
+
+mod install;
+
+mod cleanup;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+pub use cleanup::remains;
+pub use images::{Build, Builder, Image, Set, table};
+pub use layout::{FABRIC, Layout, NODES, NodeName, STATE_ROOT, WORLD};
+pub use node::{KubeProxyMode, Node};
+pub use process::{Record, Signal};
+pub use programs::{CHECKOUT, Programs};
+pub use progress::Progress;
+pub use world::{PROVIDER, World};
+
+use process::{inside, run, run_with_input};
+
+/// Modes of kube-proxy in a new lab: both are in use out there.
+const KUBE_PROXY: [KubeProxyMode; 3] = [KubeProxyMode::Nftables, KubeProxyMode::Nftables, KubeProxyMode::Iptables];
+
+/// How a lab is brought up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name; see [`Layout::new`].
+    pub name: String,
+    /// Only the cluster and the world, nothing of ours in it.
+    pub bare: bool,
+    /// How the kube-proxy of each node steers packets; without it a new lab has both modes and an old one what it has.
+    pub kube_proxy: Option<[KubeProxyMode; 3]>,
+    /// Where to say how far it is.
+    pub progress: Progress,
+}
+
+impl Options {
+    /// The lab that all tests share.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self { progress: Progress::to_stdout(), ..Self::new("tests") }
+    }
+
+    /// A lab with the whole tier in it, silent.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), bare: false, kube_proxy: None, progress: Progress::silent() }
+    }
+}
+
+/// What is remembered of a lab whose cluster came up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    /// Images in use: short names and references.
+    images: BTreeMap<String, String>,
+}
+
+/// A lab that runs.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    layout: Layout,
+    programs: Programs,
+    memory: Memory,
+}
+
+impl Lab {
+    /// Brings a lab up, or what has changed of one that runs.
+    ///
+    /// # Errors
+    /// With what is missing on the machine, or the step that failed. [`down`] removes what there is then.
+    pub fn up(options: &Options) -> Result<Self> {
+        let layout = Layout::new(&options.name)?;
+        let progress = &options.progress;
+        let programs = prepare(&layout, progress)?;
+        let _only_one = lock(&layout, true)?;
+        let set = if options.bare { Set::Cluster } else { Set::All };
+        let lab = match Self::open(&options.name).and_then(Self::whole) {
+            Ok(mut lab) => {
+                lab.has_kube_proxies(options.kube_proxy)?;
+                let images = lab.build(set, progress)?;
+                lab.renew(&images, progress)?;
+                lab
+            }
+            // Whatever there is of it is not worth more than a new one.
+            Err(_) => {
+                let mut lab = Self { layout, programs, memory: Memory::default() };
+                lab.create(set, options)?;
+                lab
+            }
+        };
+        if !options.bare {
+            progress.step("tier: install the chart", || install::chart(&lab))?;
+            progress.step("tier: apply examples/dnstier.yaml and wait until it is ready", || install::example(&lab))?;
+            install::show(&lab, progress)?;
+        }
+        Ok(lab)
+    }
+
+    /// Installs or upgrades the chart with the lab's images, applies the example and waits until its tier is ready.
+    ///
+    /// # Errors
+    /// When Helm or the API server refuses, or the tier does not become ready within three minutes.
+    pub fn install(&self) -> Result<()> {
+        install::chart(self)?;
+        install::example(self)
+    }
+
+    /// Uninstalls the chart. The CustomResourceDefinition and the tiers stay.
+    ///
+    /// # Errors
+    /// When Helm fails.
+    pub fn uninstall(&self) -> Result<()> {
+        install::remove_chart(self)
+    }
+
+    /// A lab that runs.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it never came up wholly.
+    pub fn open(name: &str) -> Result<Self> {
+        let layout = Layout::new(name)?;
+        let text = fs::read(layout.file("lab.json"))
+            .with_context(|| format!("lab `{name}` is not up; `lab up --name {name}` brings it up"))?;
+        let memory = serde_json::from_slice(&text).context("lab.json is damaged")?;
+        let programs = Programs::locate()?.for_lab(&layout);
+        Ok(Self { layout, programs, memory })
+    }
+
+    /// This lab, if all of its processes run.
+    fn whole(self) -> Result<Self> {
+        match self.processes()?.iter().find(|record| !record.identity.is_alive()) {
+            Some(record) => bail!("{} of lab `{}` has ended", record.daemon.name, self.layout.name()),
+            None => Ok(self),
+        }
+    }
+
+    /// Refuses modes of kube-proxy that a lab which runs does not have.
+    fn has_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
+        for (name, wanted) in NODES.into_iter().zip(wanted.into_iter().flatten()) {
+            let has = self.node(name.name)?.kube_proxy_mode()?;
+            if has != wanted {
+                let (node, has, lab) = (name.name, has.flag(), self.layout.name());
+                bail!(
+                    "the kube-proxy of {node} works with {has}; remove lab `{lab}` to start one that works otherwise"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// From nothing to a cluster that resolves names.
+    fn create(&mut self, set: Set, options: &Options) -> Result<()> {
+        let progress = &options.progress;
+        let layout = self.layout.clone();
+        // The folder stays: it is locked.
+        progress.step("cluster: clear what an earlier start has left", || cleanup::empty(&layout))?;
+        for folder in ["log", "processes"] {
+            fs::create_dir_all(layout.file(folder))?;
+        }
+        let images = std::thread::scope(|scope| {
+            let images = scope.spawn(|| self.build(set, progress));
+            let cluster = self.start_control_plane(progress);
+            let images = images.join().map_err(|_| anyhow::anyhow!("the building of images was aborted"))?;
+            cluster.and(images)
+        })?;
+        self.memory.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
+        self.start_nodes(&images, options)?;
+        progress.step("cluster: wait for the nodes, the cluster DNS and a toolbox pod on each node", || {
+            workloads::apply(self)?;
+            workloads::wait(self)
+        })?;
+        self.remember()
+    }
+
+    fn start_control_plane(&self, progress: &Progress) -> Result<()> {
+        let layout = &self.layout;
+        progress.step("cluster: network namespaces, bridge, routes, control groups, keys", || {
+            cgroups::Hierarchies::of_machine()?.create(layout)?;
+            fabric::create(layout)?;
+            pki::create(layout)
+        })?;
+        progress.step("cluster: a small internet and the provider's resolver", || self.world().start())?;
+        progress.step("cluster: etcd, API server, controller manager, scheduler", || {
+            control_plane::start(layout, &self.programs, |arguments| self.kubectl(arguments))
+        })
+    }
+
+    fn start_nodes(&self, images: &[Image], options: &Options) -> Result<()> {
+        let archives: Vec<PathBuf> = images.iter().map(|image| image.archive.clone()).collect();
+        let pause = self.image("pause").context("the lab has no image pause")?;
+        options.progress.step("cluster: containerd, kubelet and kube-proxy on three nodes", || {
+            std::thread::scope(|scope| {
+                let starts: Vec<_> = NODES
+                    .into_iter()
+                    .zip(options.kube_proxy.unwrap_or(KUBE_PROXY))
+                    .map(|(name, mode)| {
+                        let node = Node::new(&self.layout, &self.programs, name);
+                        let (pause, archives) = (&pause, &archives);
+                        scope.spawn(move || node.start(pause, archives, mode).with_context(|| name.name))
+                    })
+                    .collect();
+                starts.into_iter().try_for_each(|start| {
+                    start.join().map_err(|_| anyhow::anyhow!("the start of a node was aborted"))?
+                })
+            })
+        })
+    }
+
+    /// Brings images that are new to a lab that runs.
+    fn renew(&mut self, images: &[Image], progress: &Progress) -> Result<()> {
+        // containerd was told its pause image when it started: that one stays.
+        let is_new =
+            |image: &&Image| image.name != "pause" && self.image(image.name).as_deref() != Some(&image.reference());
+        let new: Vec<&Image> = images.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = new.iter().map(|image| image.name).collect();
+        progress.step(&format!("cluster: take over {}", names.join(", ")), || {
+            let archives: Vec<PathBuf> = new.iter().map(|image| image.archive.clone()).collect();
+            for name in NODES {
+                self.node(name.name)?.import(&archives)?;
+            }
+            self.memory.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
+            workloads::apply(self)?;
+            workloads::wait(self)?;
+            self.remember()
+        })
+    }
+
+    fn build(&self, set: Set, progress: &Progress) -> Result<Vec<Image>> {
+        let scratch = self.layout.file("build");
+        fs::create_dir_all(&scratch)?;
+        let lab = Some(self.layout.clone());
+        Build { set, release: false, builder: Builder::Buildah, scratch, tag: None, lab }.run(&self.programs, progress)
+    }
+
+    fn remember(&self) -> Result<()> {
+        process::write_whole(&self.layout.file("lab.json"), &serde_json::to_vec_pretty(&self.memory)?)
+    }
+
+    /// Paths and names of the lab.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The lab's processes.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn processes(&self) -> Result<Vec<Record>> {
+        Record::all(&self.layout)
+    }
+
+    /// References of the images in use, by their short names.
+    #[must_use]
+    pub fn images(&self) -> &BTreeMap<String, String> {
+        &self.memory.images
+    }
+
+    /// The reference of an image in use.
+    #[must_use]
+    pub fn image(&self, name: &str) -> Option<String> {
+        self.memory.images.get(name).cloned()
+    }
+
+    /// Gives an image in use a second tag on all nodes, so that pods can be made to change to it; returns the reference.
+    ///
+    /// # Errors
+    /// When a node does not have the image.
+    pub fn alias_image(&self, reference: &str, tag: &str) -> Result<String> {
+        let (repository, _) = reference.rsplit_once(':').with_context(|| format!("{reference} has no tag"))?;
+        let alias = format!("{repository}:{tag}");
+        NODES.iter().try_for_each(|node| self.node(node.name)?.tag(reference, &alias))?;
+        Ok(alias)
+    }
+
+    /// The node `name`, such as `node-a`.
+    ///
+    /// # Errors
+    /// When the lab has no such node.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        let name = NODES.into_iter().find(|node| node.name == name);
+        let name = name.with_context(|| "a lab's nodes are node-a, node-b and node-c".to_owned())?;
+        Ok(Node::new(&self.layout, &self.programs, name))
+    }
+
+    /// The small internet.
+    #[must_use]
+    pub fn world(&self) -> World {
+        World::new(&self.layout)
+    }
+
+    /// kubectl as the cluster's administrator, not started yet.
+    #[must_use]
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        self.administrator("kubectl", arguments)
+    }
+
+    /// Runs kubectl and returns its standard output.
+    ///
+    /// # Errors
+    /// When it fails; the error carries its standard error.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.kubectl_command(arguments))
+    }
+
+    /// As [`Self::kubectl`], with a standard input, such as a manifest for `apply -f -`.
+    ///
+    /// # Errors
+    /// As [`Self::kubectl`].
+    pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
+        run_with_input(&mut self.kubectl_command(arguments), input)
+    }
+
+    /// Helm as the cluster's administrator, not started yet.
+    #[must_use]
+    pub fn helm_command(&self, arguments: &[&str]) -> Command {
+        self.administrator("helm", arguments)
+    }
+
+    /// Runs Helm and returns its standard output.
+    ///
+    /// # Errors
+    /// When it fails; the error carries its standard error.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.helm_command(arguments))
+    }
+
+    /// A client of the API server with the administrator's kubeconfig and caches in the lab's folder.
+    fn administrator(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = inside(&self.layout, FABRIC, &[self.programs.path(program)]);
+        command.env("KUBECONFIG", self.layout.kubeconfig("admin"));
+        command.env("KUBECACHEDIR", self.layout.file("kubectl-cache"));
+        for (variable, folder) in
+            [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
+        {
+            command.env(variable, self.layout.file("helm").join(folder));
+        }
+        command.args(arguments);
+        command
+    }
+
+    /// Name of the toolbox pod on a node.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn toolbox(&self, node: &str) -> Result<String> {
+        let of_node = format!("--field-selector=spec.nodeName={node}");
+        let name = "--output=jsonpath={.items[0].metadata.name}";
+        let namespace = format!("--namespace={}", workloads::TOOLBOX_NAMESPACE);
+        let found = self.kubectl(&["get", "pod", &namespace, "--selector=app=toolbox", &of_node, name])?;
+        if found.is_empty() { bail!("no toolbox pod is on {node}") } else { Ok(found) }
+    }
+
+    /// A command in the toolbox pod of a node, not started yet: in the pod's network, with the pod's files.
+    ///
+    /// It enters the pod by the kernel's means and not through the API server, so that tests can ask from pods while
+    /// kubelets, containerd or the API server are down.
+    ///
+    /// # Errors
+    /// When no toolbox runs on the node.
+    pub fn exec_command(&self, node: &str, arguments: &[&str]) -> Result<Command> {
+        let pid = self.node(node)?.toolbox_pid()?.to_string();
+        let mut command = process::command(&self.layout, "nsenter");
+        command.args(["--target", &pid, "--net", "--mount", "--uts", "--ipc", "--root", "--wd"]);
+        // `env` of the pod finds programs as they are found there.
+        command.args(["/bin/env", "PATH=/:/bin"]).args(arguments);
+        Ok(command)
+    }
+
+    /// Runs a command in the toolbox pod of a node and returns its standard output; see [`Self::exec_command`].
+    ///
+    /// # Errors
+    /// When it fails; the error carries its standard error.
+    pub fn exec(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        run(&mut self.exec_command(node, arguments)?)
+    }
+
+    /// Starts a command in the toolbox pod of a node, its input and outputs in pipes; see [`Self::exec_command`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_exec(&self, node: &str, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.exec_command(node, arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().with_context(|| format!("cannot start {} on {node}", arguments.join(" ")))
+    }
+}
+
+/// Sees to it that the machine has what a lab needs, and that all programs are compiled.
+fn prepare(layout: &Layout, progress: &Progress) -> Result<Programs> {
+    let programs = progress.step("machine: look for what a lab needs", || {
+        // Without Go nothing can be located; what is missing is said with everything else.
+        let programs = Programs::locate();
+        let compiles = programs.as_ref().map_or(true, |programs| !programs.missing().is_empty());
+        requirements::check(compiles, &programs::cache()?)?;
+        programs
+    })?;
+    requirements::install_packages(progress)?;
+    progress.step("machine: try the kernel's features", || requirements::check_kernel(layout))?;
+    let programs = programs.for_lab(layout);
+    programs.build(progress)?;
+    Ok(programs)
+}
+
+/// Keeps others from bringing up or removing the same lab for as long as the file lives.
+fn lock(layout: &Layout, patient: bool) -> Result<fs::File> {
+    loop {
+        fs::create_dir_all(layout.state()).with_context(|| format!("cannot make {}", layout.state().display()))?;
+        let folder = fs::File::open(layout.state())?;
+        if patient {
+            folder.lock()?;
+        // One that was killed may hold it for a moment more, by a child that has not become another program yet.
+        } else if process::within(Duration::from_secs(2), || folder.try_lock().ok()).is_none() {
+            bail!("lab `{}` is just being brought up or removed by another process; end that first", layout.name());
+        }
+        // Whoever held it may have removed the folder, and another one may have its name by now.
+        let same = |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
+        if fs::metadata(layout.state()).is_ok_and(|now| folder.metadata().is_ok_and(|then| same(&then, &now))) {
+            return Ok(folder);
+        }
+    }
+}
+
+/// Removes a lab, whatever state it is in; one that does not exist is fine.
+///
+/// # Errors
+/// When something of it cannot be removed, or it is just being brought up.
+pub fn down(name: &str) -> Result<()> {
+    let layout = Layout::new(name)?;
+    let _only_one = if layout.state().exists() { Some(lock(&layout, false)?) } else { None };
+    cleanup::remove(&layout)
+}
+
+/// Names of the labs on this machine.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(STATE_ROOT).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,305 @@
+//! Programs that run for a moment, and processes that stay: started into the lab's control group and namespaces,
+//! recorded by id and start time, found again and ended by them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::cgroups::Hierarchies;
+use super::layout::{Layout, MARK};
+
+/// Folders in which Debian has its programs; a user's PATH may lack some.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A process of a lab that stays, and all that is needed to start it once more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Daemon {
+    /// What the lab calls it, such as `kubelet-node-a`.
+    pub name: String,
+    /// The member of the lab whose network namespace it lives in.
+    pub network: String,
+    /// The node whose mount namespace it lives in, if any.
+    pub mounts: Option<String>,
+    /// A folder that comes first in its PATH.
+    pub path: Option<PathBuf>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+}
+
+/// A process by what the kernel cannot give twice: its id and the time of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Process id.
+    pub pid: u32,
+    /// Clock ticks from the machine's boot to the start of the process.
+    pub started: u64,
+}
+
+/// What stands in a process's record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// How it was started.
+    pub daemon: Daemon,
+    /// Which process it is.
+    pub identity: Identity,
+}
+
+impl Identity {
+    /// The process that has this id now; `None` when there is none or it only waits to be reaped.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let after_name = stat.rsplit_once(')')?.1;
+        let mut fields = after_name.split_ascii_whitespace();
+        let state = fields.next()?;
+        let started = fields.nth(18)?.parse().ok()?;
+        (!matches!(state, "Z" | "X")).then_some(Self { pid, started })
+    }
+
+    /// Whether this very process still runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal, if this very process still runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn signal(self, signal: Signal) -> Result<()> {
+        if !self.is_alive() {
+            return Ok(());
+        }
+        send(self.pid, signal)
+    }
+
+    /// Waits until the process is gone; `false` when it is still there after `limit`.
+    #[must_use]
+    pub fn wait(self, limit: Duration) -> bool {
+        within(limit, || (!self.is_alive()).then_some(())).is_some()
+    }
+}
+
+/// Sends a signal to a process; one that is already gone is fine.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn send(pid: u32, signal: Signal) -> Result<()> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    match kill_process(raw, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot signal process {pid}")),
+    }
+}
+
+impl Daemon {
+    /// Starts the process and records it. Its output is appended to its log.
+    ///
+    /// # Errors
+    /// When it cannot be started; one that ends at once is noticed by whoever waits for it.
+    pub fn start(&self, layout: &Layout) -> Result<Identity> {
+        let log = layout.log(&self.name);
+        let output =
+            fs::File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+        let mut command = command(layout, "sh");
+        // Into the control group before anything else, so that the process can be found even if nobody records it.
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+        command.arg(Hierarchies::of_machine()?.processes_file(layout));
+        command.arg("setsid").arg("nsenter").arg(flag("--net=", layout.network(&self.network)));
+        if let Some(node) = &self.mounts {
+            command.arg(flag("--mount=", layout.mounts(node)));
+        }
+        if let Some(path) = &self.path {
+            command.env("PATH", format!("{}:{SYSTEM_PATH}", path.display()));
+        }
+        command.args(&self.command).current_dir("/");
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.name))?;
+        let identity = Identity::of(child.id())
+            .with_context(|| format!("{} ended at once; its log is {}", self.name, log.display()))?;
+        let record = Record { daemon: self.clone(), identity };
+        write_whole(&layout.record(&self.name), &serde_json::to_vec_pretty(&record)?)?;
+        Ok(identity)
+    }
+}
+
+impl Record {
+    /// The record of the process that the lab calls `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn read(layout: &Layout, name: &str) -> Result<Self> {
+        let path = layout.record(name);
+        let text = fs::read(&path).with_context(|| format!("lab `{}` has no process `{name}`", layout.name()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// All records of the lab, by name; none when the lab does not exist.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn all(layout: &Layout) -> Result<Vec<Self>> {
+        let Ok(entries) = fs::read_dir(layout.file("processes")) else { return Ok(Vec::new()) };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
+            .collect();
+        names.sort();
+        names.iter().map(|name| Self::read(layout, name)).collect()
+    }
+
+    /// Ends the process: politely, after `patience` by force.
+    ///
+    /// # Errors
+    /// When it does not even end by force.
+    pub fn stop(&self, patience: Duration) -> Result<()> {
+        self.identity.signal(Signal::TERM)?;
+        if !self.identity.wait(patience) {
+            self.identity.signal(Signal::KILL)?;
+            ensure!(self.identity.wait(Duration::from_secs(5)), "{} does not end", self.daemon.name);
+        }
+        Ok(())
+    }
+}
+
+/// A command that carries the lab's mark and finds the system's programs.
+#[must_use]
+pub(super) fn command(layout: &Layout, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env(MARK, layout.state()).env("PATH", SYSTEM_PATH);
+    command
+}
+
+/// A tool that builds something, as the user has it; for a lab, it and its temporary files go when the lab goes.
+///
+/// # Errors
+/// When there can be no folder for its temporary files.
+pub(crate) fn build_tool(program: &str, lab: Option<&Layout>) -> Result<Command> {
+    let mut tool = Command::new(program);
+    if let Some(lab) = lab {
+        let temporary = lab.file("tmp");
+        fs::create_dir_all(&temporary).with_context(|| format!("cannot make {}", temporary.display()))?;
+        tool.env(MARK, lab.state()).env("TMPDIR", temporary);
+    }
+    Ok(tool)
+}
+
+/// A command inside the network namespace of a member of the lab.
+#[must_use]
+pub(super) fn inside(layout: &Layout, member: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = command(layout, "nsenter");
+    command.arg(flag("--net=", layout.network(member))).args(arguments);
+    command
+}
+
+/// Runs a command to its end and returns its standard output.
+///
+/// # Errors
+/// When it cannot be started or ends with another code than 0; the error carries what it wrote to standard error.
+pub(super) fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", name(command)))?;
+    checked(command, &output)
+}
+
+/// Runs a command with `input` as its standard input and returns its standard output.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", name(command)))?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    // A program that ends before it has read everything says why by itself.
+    let written = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    let text = checked(command, &output)?;
+    written.map(|()| text).with_context(|| format!("{} did not read its input", name(command)))
+}
+
+fn checked(command: &Command, output: &std::process::Output) -> Result<String> {
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+        bail!("{} failed ({}): {}", name(command), output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as somebody would type it, without the way into a namespace.
+fn name(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
+    let mut words: Vec<String> = words.map(std::borrow::Cow::into_owned).collect();
+    if words.first().is_some_and(|word| word == "nsenter") {
+        words.retain(|word| word != "nsenter" && !word.starts_with("--net=") && !word.starts_with("--mount="));
+    }
+    let text = words.join(" ");
+    if text.len() > 300 { format!("{}…", text.chars().take(300).collect::<String>()) } else { text }
+}
+
+/// An option with a path as its value.
+fn flag(option: &str, path: PathBuf) -> std::ffi::OsString {
+    let mut flag = std::ffi::OsString::from(option);
+    flag.push(path);
+    flag
+}
+
+/// Asks `question` again and again until it answers or `limit` has passed.
+pub(super) fn within<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(answer) = question() {
+            return Some(answer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Writes a file as a whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn write_whole(path: &std::path::Path, content: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    fs::write(&partial, content)
+        .and_then(|()| fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start_and_not_only_by_its_id() {
+        let me = Identity::of(std::process::id()).unwrap();
+        assert!(me.is_alive());
+        assert!(!Identity { started: me.started + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_failure_carries_what_the_program_said() {
+        let error = run(Command::new("sh").args(["-c", "echo the reason >&2; exit 3"])).unwrap_err();
+        assert!(error.to_string().contains("the reason"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_only_waits_to_be_reaped_is_not_alive() {
+        let mut child = Command::new("true").spawn().unwrap();
+        assert!(within(Duration::from_secs(5), || Identity::of(child.id()).is_none().then_some(())).is_some());
+        child.wait().unwrap();
+    }
+}

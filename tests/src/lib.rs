@@ -1,0 +1,7 @@
+//! What the project is tested with: a real cluster of three zones, and a DNS client that counts what is lost.
+
+pub mod dns;
+pub mod flood;
+pub mod lab;
+mod names;
+pub mod patience;

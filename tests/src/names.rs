@@ -1,0 +1,53 @@
+//! Names to ask for in turn, some of them new each time.
+
+use hickory_proto::rr::Name;
+
+/// A list of names without end: the given ones in turn, with a first label `*` replaced by one that nobody has asked
+/// for before, so that no cache can know the answer.
+pub(crate) struct Turns<'a> {
+    names: &'a [Name],
+    run: u32,
+    next: usize,
+}
+
+impl<'a> Turns<'a> {
+    /// Begins with the first of `names`.
+    pub(crate) fn new(names: &'a [Name]) -> Self {
+        Self { names, run: rand::random(), next: 0 }
+    }
+}
+
+impl Iterator for Turns<'_> {
+    type Item = Name;
+
+    fn next(&mut self) -> Option<Name> {
+        let name = self.names.get(self.next.checked_rem(self.names.len())?)?;
+        let number = self.next;
+        self.next += 1;
+        if !name.is_wildcard() {
+            return Some(name.clone());
+        }
+        let fresh = format!("n{number}-{:08x}", self.run);
+        Some(name.base_name().prepend_label(fresh).unwrap_or_else(|_| name.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_becomes_a_new_name_each_time() {
+        let names = ["a.example.", "*.example."].map(|name| Name::from_ascii(name).unwrap());
+        let asked: Vec<_> = Turns::new(&names).take(4).collect();
+        assert_eq!(asked[0], names[0]);
+        assert_eq!(asked[2], names[0]);
+        assert!(asked[1] != asked[3] && names[1].base_name().zone_of(&asked[1]), "{asked:?}");
+        assert_ne!(asked[1], Turns::new(&names).nth(1).unwrap());
+    }
+
+    #[test]
+    fn no_names_are_no_turns() {
+        assert!(Turns::new(&[]).next().is_none());
+    }
+}

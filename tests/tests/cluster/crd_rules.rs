@@ -1,0 +1,174 @@
+//! The API server refuses what can be known to be bad with a sentence that names the field, accepts the rest, and
+//! explains every field. The tables are in `tests/fixtures/crd`.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::lab;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crd");
+const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/dnstiers.yaml");
+/// Fields whose types belong to Kubernetes, which explains them itself.
+const BORROWED: [&str; 2] = ["affinity", "tolerations"];
+/// How many objects are asked about at a time.
+const AT_ONCE: usize = 4;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bad {
+    name: String,
+    #[serde(default = "bad")]
+    tier: String,
+    spec: Option<Value>,
+    at: String,
+    says: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Good {
+    name: String,
+    #[serde(default = "good")]
+    tier: String,
+    spec: Option<Value>,
+    becomes: Option<Value>,
+}
+
+fn bad() -> String {
+    "bad".to_owned()
+}
+
+fn good() -> String {
+    "good".to_owned()
+}
+
+#[test]
+fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
+    let table: Vec<Bad> = table("bad.yaml");
+    assert!(table.len() >= 50);
+    all_hold(&table, |case| {
+        let Err(refusal) = create(&case.tier, case.spec.as_ref()) else {
+            return Err(format!("{}: it was accepted", case.name));
+        };
+        if !refusal.contains(&case.at) || !refusal.contains(&case.says) {
+            return Err(format!("{}: expected {} {}, got {refusal}", case.name, case.at, case.says));
+        }
+        match problems(&refusal).find(|problem| !problem.contains(&case.at)) {
+            Some(other) => Err(format!("{}: it was also refused for something else: {other}", case.name)),
+            None => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn what_is_good_is_accepted_and_filled_in() {
+    let table: Vec<Good> = table("good.yaml");
+    assert!(table.len() >= 15);
+    all_hold(&table, |case| {
+        let created = create(&case.tier, case.spec.as_ref()).map_err(|refusal| format!("{}: {refusal}", case.name))?;
+        let created: Value = serde_json::from_str(&created).map_err(|error| format!("{}: {error}", case.name))?;
+        match &case.becomes {
+            Some(expected) if created["spec"] != *expected => {
+                Err(format!("{}: expected {expected}, got {}", case.name, created["spec"]))
+            }
+            _ => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn kubectl_explains_every_field() {
+    let definition: Value = serde_saphyr::from_str(&read(DEFINITION)).expect("the definition is YAML");
+    let root = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let mut objects = Vec::new();
+    for part in ["spec", "status"] {
+        let path = format!("dnstier.{part}");
+        let mut fields = BTreeSet::new();
+        collect_fields(&path, &root[part], &mut fields, &mut objects);
+        let listed =
+            listed_fields(&path, &lab().kubectl(&["explain", &path, "--recursive"]).expect("kubectl explains"));
+        assert!(listed.is_superset(&fields), "not listed: {:?}", fields.difference(&listed).collect::<Vec<_>>());
+    }
+    assert!(objects.len() >= 10, "{objects:?}");
+    all_hold(&objects, |path| {
+        let text = lab().kubectl(&["explain", path]).map_err(|error| format!("{path}: {error:#}"))?;
+        let is_manual =
+            text.contains("DESCRIPTION:") && !text.contains("<no description>") && !text.contains("<empty>");
+        if is_manual { Ok(()) } else { Err(format!("{path} is not explained: {text}")) }
+    });
+}
+
+/// What the API server would store, as JSON, or why it would not.
+fn create(tier: &str, spec: Option<&Value>) -> Result<String, String> {
+    let mut object = json!({"apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": tier}});
+    if let Some(spec) = spec {
+        object["spec"] = spec.clone();
+    }
+    lab()
+        .kubectl_with_input(
+            &["create", "--dry-run=server", "--validate=strict", "--output=json", "-f", "-"],
+            &object.to_string(),
+        )
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// The lines that kubectl prints for several problems of one object. That rules were not checked because a type was
+/// wrong is no problem of its own.
+fn problems(refusal: &str) -> impl Iterator<Item = &str> {
+    refusal.lines().filter(|line| line.starts_with("* ") && !line.contains("some validation rules were not checked"))
+}
+
+/// Looks at all cases, some at a time, and says which of them do not hold.
+fn all_hold<T: Sync>(cases: &[T], look: impl Fn(&T) -> Result<(), String> + Sync) {
+    let next = AtomicUsize::new(0);
+    let wrong: Vec<String> = thread::scope(|scope| {
+        let work = || -> Vec<String> {
+            let mine = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
+            mine.filter_map(|case| look(case).err()).collect()
+        };
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no look panics")).collect()
+    });
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// Paths of all fields below `path`, and of the objects among them, which have a page of their own.
+fn collect_fields(path: &str, schema: &Value, fields: &mut BTreeSet<String>, objects: &mut Vec<String>) {
+    let schema = if schema["items"].is_object() { &schema["items"] } else { schema };
+    let Some(properties) = schema["properties"].as_object() else { return };
+    objects.push(path.to_owned());
+    for (name, property) in properties {
+        let path = format!("{path}.{name}");
+        if !BORROWED.contains(&name.as_str()) {
+            collect_fields(&path, property, fields, objects);
+        }
+        fields.insert(path);
+    }
+}
+
+/// The paths in what `kubectl explain --recursive` prints: each level is indented by two more blanks.
+fn listed_fields(root: &str, printed: &str) -> BTreeSet<String> {
+    let mut path = vec![root.to_owned()];
+    let mut listed = BTreeSet::new();
+    let fields = printed.lines().skip_while(|line| !line.starts_with("FIELDS:")).skip(1);
+    for (line, name) in fields.filter_map(|line| Some((line, line.trim_start().split_once('\t')?.0))) {
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        path.truncate(depth);
+        path.push(name.to_owned());
+        listed.insert(path.join("."));
+    }
+    listed
+}
+
+fn table<T: DeserializeOwned>(name: &str) -> Vec<T> {
+    serde_saphyr::from_str(&read(&format!("{FIXTURES}/{name}"))).expect("the table is readable")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}

@@ -1,0 +1,68 @@
+//! A tier that nobody changes is not written to.
+
+use std::collections::BTreeMap;
+
+use crate::tier::{
+    GENEROUS, NAMESPACE, NODE_NAMESPACE, TIER, eventually, get, kubectl, kubectl_json, seen, turn, whole,
+};
+
+#[test]
+fn forced_reconciles_and_a_restart_of_the_operator_write_to_no_child() {
+    let _turn = turn();
+    let before = children();
+    assert!(before.len() > 15, "{before:?}");
+
+    let runs = reconciles();
+    for round in 0..20 {
+        kubectl(&["annotate", "dnstier", TIER, "--overwrite", &format!("example.com/round={round}")]);
+        eventually("the tier was reconciled", GENEROUS, || {
+            let now = reconciles();
+            seen(now > runs + round, || format!("{now} runs"))
+        });
+    }
+    kubectl(&["annotate", "dnstier", TIER, "example.com/round-"]);
+    assert_eq!(changed(&before, &children()), Vec::<String>::new());
+
+    let operator = "deployment/dnstier-operator";
+    kubectl(&["rollout", "restart", "-n", NAMESPACE, operator]);
+    kubectl(&["rollout", "status", "-n", NAMESPACE, operator, "--timeout=120s"]);
+    eventually("the new operator has reconciled", GENEROUS, || seen(reconciles() > 0, || "no run yet".to_owned()));
+    whole();
+    assert_eq!(changed(&before, &children()), Vec::<String>::new());
+}
+
+/// What each child was last written as, by kind, namespace and name.
+///
+/// Controllers write the status of workloads, so of those the generation counts, which only a changed spec raises.
+fn children() -> BTreeMap<String, String> {
+    let kinds = "serviceaccounts,configmaps,services,poddisruptionbudgets,networkpolicies,daemonsets,deployments";
+    let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/managed-by=dnstier-operator");
+    let mut children = BTreeMap::new();
+    for namespace in [NAMESPACE, NODE_NAMESPACE, "kube-system"] {
+        let list = kubectl_json(&["get", kinds, "-n", namespace, "-l", &selector]);
+        for item in list["items"].as_array().expect("a list") {
+            let meta = &item["metadata"];
+            let key = format!("{} {namespace}/{}", item["kind"], meta["name"]);
+            children.insert(key, meta["resourceVersion"].to_string());
+        }
+    }
+    children
+}
+
+fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let differs = |key: &&String| before.get(*key) != after.get(*key);
+    let mut keys: Vec<_> = before.keys().chain(after.keys()).filter(differs).cloned().collect();
+    keys.dedup();
+    keys
+}
+
+/// How often the running operator has reconciled a tier, from its metrics.
+fn reconciles() -> u64 {
+    let pods = kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator"]);
+    let running =
+        pods["items"].as_array().expect("a list").iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let Some(name) = running.and_then(|pod| pod["metadata"]["name"].as_str()) else { return 0 };
+    let Ok(text) = get(NAMESPACE, name, 8080, "metrics") else { return 0 };
+    let line = text.lines().find(|line| line.starts_with("dnstier_operator_reconciles_total"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map_or(0, |runs| runs as u64)
+}

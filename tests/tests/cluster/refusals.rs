@@ -1,0 +1,74 @@
+//! What only the cluster can know to be wrong is a condition with a sentence, and what was captured stays captured.
+
+use crate::lab;
+use crate::tier::{
+    CLUSTER_DNS, GENEROUS, NODE_NAMESPACE, NODES, Restore, answer, captured, condition_of, degraded_by, eventually,
+    kubectl, node_pod, patch_tier, seen, turn, whole,
+};
+
+#[test]
+fn a_missing_cluster_dns_service_is_told_and_the_last_good_state_stays() {
+    let _turn = turn();
+    patch_tier(r#"{"spec":{"clusterDns":{"name":"no-such-dns","namespace":"kube-system"}}}"#);
+    degraded_by("the Service is named", &["kube-system/no-such-dns"]);
+    everything_is_still_answered();
+}
+
+#[test]
+fn a_zone_without_a_node_is_told_and_the_others_stay() {
+    let _turn = turn();
+    patch_tier(r#"{"spec":{"resolvers":{"zones":["zone-a","zone-b","zone-c","zone-z"]}}}"#);
+    degraded_by("the zone is named", &["zone-z"]);
+    everything_is_still_answered();
+}
+
+#[test]
+fn of_two_tiers_that_want_one_address_the_younger_one_gives_way_and_says_so() {
+    let _turn = turn();
+    let younger = "{apiVersion: dnstier.io/v1alpha1, kind: DnsTier, metadata: {name: younger}}";
+    let _gone = Restore(|| drop(kubectl(&["delete", "dnstier", "younger", "--ignore-not-found"])));
+    lab().kubectl_with_input(&["apply", "-f", "-"], younger).expect("the API server knows nothing against it");
+    let ready = eventually("the younger tier says who has the address", GENEROUS, || {
+        let ready = condition_of("younger", "Ready")?;
+        seen(ready.0 == "False" && ready.1 == "AddressTaken", || format!("{ready:?}"))?;
+        Ok(ready)
+    });
+    assert!(ready.2.contains("default"), "{ready:?}");
+    everything_is_still_answered();
+}
+
+#[test]
+fn what_the_api_server_forbids_is_told_with_the_command_that_helps() {
+    let _turn = turn();
+    let _role = Restore(|| lab().install().expect("the role is back"));
+    kubectl(&["delete", "rolebinding", "-n", "kube-system", "-l", "app.kubernetes.io/part-of=dnstier"]);
+    kubectl(&["delete", "service", "-n", "kube-system", "dnstier-default-cluster-dns"]);
+    degraded_by("the refusal is told", &["services", "kube-system", "kubectl"]);
+    everything_is_still_answered();
+}
+
+#[test]
+fn a_namespace_that_refuses_node_pods_is_told_with_the_command_that_helps() {
+    let _turn = turn();
+    let level = |level: &str| {
+        let label = format!("pod-security.kubernetes.io/enforce={level}");
+        kubectl(&["label", "namespace", NODE_NAMESPACE, "--overwrite", &label])
+    };
+    let privileged = Restore(|| drop(level("privileged")));
+    level("restricted");
+    kubectl(&["delete", "pod", "-n", NODE_NAMESPACE, &node_pod("node-c").expect("a node pod").name]);
+    degraded_by("the level is told", &["kubectl label namespace", NODE_NAMESPACE, "privileged"]);
+    let reply = answer("node-c", &["shop.example", "--server", CLUSTER_DNS]);
+    assert_eq!(reply.rcode, "NOERROR", "the cluster DNS answers on that node meanwhile");
+    drop(privileged);
+    whole();
+}
+
+fn everything_is_still_answered() {
+    for node in NODES {
+        if let Err(instead) = captured(node) {
+            panic!("what was captured stays so, but {instead}");
+        }
+        assert_eq!(answer(node, &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
+    }
+}

@@ -1,0 +1,260 @@
+//! What the tests see of the tier, and how they ask it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dnstier_tests::dns::Answer;
+use dnstier_tests::lab::Signal;
+use node_cache_config::status::{CaptureState, NodeStatus, ResolverStatus};
+use serde_json::Value;
+
+use crate::{EXAMPLE, lab};
+
+pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
+pub(crate) const NODE_NAMESPACE: &str = "dnstier-node";
+pub(crate) const NAMESPACE: &str = "dnstier-system";
+/// The chart of this checkout.
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier");
+pub(crate) const TIER: &str = "default";
+pub(crate) const CLUSTER_DNS: &str = "10.96.0.10";
+pub(crate) const CLUSTER_DNS_V6: &str = "fd96::a";
+pub(crate) const LINK_LOCAL: &str = "169.254.20.10";
+/// A limit far above anything that is seen, for waits that should end much sooner.
+pub(crate) const GENEROUS: Duration = Duration::from_secs(120);
+
+/// Looks until what is looked for is there, and says what was seen last if it never is.
+pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) if start.elapsed() > limit => panic!("{what}: not within {limit:?}; last seen: {seen}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+/// `Ok` when the condition holds, else what was seen instead.
+pub(crate) fn seen(holds: bool, instead: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(instead()) }
+}
+
+pub(crate) fn kubectl(arguments: &[&str]) -> String {
+    lab().kubectl(arguments).unwrap_or_else(|error| panic!("kubectl {}: {error:#}", arguments.join(" ")))
+}
+
+pub(crate) fn kubectl_json(arguments: &[&str]) -> Value {
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["-o", "json"]);
+    serde_json::from_str(&kubectl(&arguments)).expect("kubectl prints JSON")
+}
+
+/// Changes the spec of the tier by a JSON merge patch.
+pub(crate) fn patch_tier(patch: &str) {
+    kubectl(&["patch", "dnstier", TIER, "--type=merge", "-p", patch]);
+}
+
+/// A pod as far as the tests care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) node: String,
+    pub(crate) restarts: u64,
+    pub(crate) ready: bool,
+}
+
+/// The pods of a component of the tier that are not on their way out.
+pub(crate) fn pods(namespace: &str, component: &str) -> Vec<Pod> {
+    let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/component={component}");
+    let list = kubectl_json(&["get", "pods", "-n", namespace, "-l", &selector]);
+    let items = list["items"].as_array().expect("a list of pods");
+    items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(pod).collect()
+}
+
+fn pod(pod: &Value) -> Pod {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+    Pod {
+        name: text(&pod["metadata"]["name"]),
+        uid: text(&pod["metadata"]["uid"]),
+        node: text(&pod["spec"]["nodeName"]),
+        restarts: containers.iter().filter_map(|container| container["restartCount"].as_u64()).sum(),
+        ready: !containers.is_empty() && containers.iter().all(|container| container["ready"] == true),
+    }
+}
+
+/// The node pods, in the order of the nodes' names.
+pub(crate) fn node_pods() -> Vec<Pod> {
+    let mut pods = pods(NODE_NAMESPACE, "node-cache");
+    pods.sort_by(|a, b| a.node.cmp(&b.node));
+    pods
+}
+
+/// The one node pod of a node.
+pub(crate) fn node_pod(node: &str) -> Result<Pod, String> {
+    let pods = node_pods();
+    pods.iter().find(|pod| pod.node == node).cloned().ok_or_else(|| format!("no pod on {node} among {pods:?}"))
+}
+
+/// What the agent of a node says of itself.
+pub(crate) fn node_status(node: &str) -> Result<NodeStatus, String> {
+    status_of(NODE_NAMESPACE, &node_pod(node)?.name, 9353)
+}
+
+/// What the resolvers of a zone say of themselves.
+pub(crate) fn resolver_statuses(zone: &str) -> Vec<ResolverStatus> {
+    let all = pods(NAMESPACE, "zone-resolver");
+    let statuses = all.iter().filter_map(|pod| status_of::<ResolverStatus>(NAMESPACE, &pod.name, 9153).ok());
+    statuses.filter(|status| status.zone.as_deref() == Some(zone)).collect()
+}
+
+fn status_of<T: serde::de::DeserializeOwned>(namespace: &str, pod: &str, port: u16) -> Result<T, String> {
+    let text = get(namespace, pod, port, "status").map_err(|error| format!("{error:#}"))?;
+    serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))
+}
+
+/// What a pod serves over HTTP.
+pub(crate) fn get(namespace: &str, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
+    lab().kubectl(&["get", "--raw", &path])
+}
+
+/// A condition of the tier: its status, reason and message.
+pub(crate) fn condition(kind: &str) -> Result<(String, String, String), String> {
+    condition_of(TIER, kind)
+}
+
+/// A condition of a tier of any name.
+pub(crate) fn condition_of(tier: &str, kind: &str) -> Result<(String, String, String), String> {
+    let tier = kubectl_json(&["get", "dnstier", tier]);
+    let conditions = tier["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == kind);
+    let condition = found.ok_or_else(|| format!("no condition {kind} in {}", tier["status"]))?;
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    if condition["observedGeneration"] != tier["metadata"]["generation"] {
+        return Err(format!("condition {kind} is of an older generation: {condition}"));
+    }
+    Ok((text("status"), text("reason"), text("message")))
+}
+
+/// Waits for this test's turn, and for a tier that is as the example says and whole: what one test breaks, no other one
+/// sees.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if lab().kubectl(&["replace", "-f", EXAMPLE]).is_err() {
+        // A test that took it away has failed before it was back.
+        lab().install().expect("the tier comes back");
+    }
+    whole();
+    turn
+}
+
+/// Waits until the tier is whole: Ready and settled, nothing wrong, and every address captured on every node.
+pub(crate) fn whole() {
+    eventually("the tier is whole", 2 * GENEROUS, || {
+        let ready = condition("Ready")?;
+        seen(ready.0 == "True", || format!("Ready is {ready:?}"))?;
+        let progressing = condition("Progressing")?;
+        seen(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
+        let degraded = condition("Degraded")?;
+        seen(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
+        for node in NODES {
+            captured(node)?;
+            resolves(node)?;
+        }
+        Ok(())
+    });
+}
+
+/// Whether a name that nobody has asked for before is answered on a node at the first try, so by resolvers and upstream.
+fn resolves(node: &str) -> Result<(), String> {
+    let name = format!("whole-{:016x}.wild.example", rand::random::<u64>());
+    let reply = ask(node, &[&name, "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "1000"])?;
+    seen(reply.rcode == "NOERROR", || format!("{node}: {reply:?}"))
+}
+
+/// Whether every address is captured on a node by caches that all live.
+pub(crate) fn captured(node: &str) -> Result<NodeStatus, String> {
+    let status = node_status(node)?;
+    seen(status.captured.len() == 3, || format!("{node}: {:?}", status.captured))?;
+    seen(status.captured.iter().all(|address| address.state == CaptureState::Captured), || {
+        format!("{node}: {:?}", status.captured)
+    })?;
+    seen(status.instances.len() == 2 && status.instances.iter().all(|instance| instance.alive), || {
+        format!("{node}: {:?}", status.instances)
+    })?;
+    seen(status.revision.asked == status.revision.in_force, || format!("{node}: {:?}", status.revision))?;
+    Ok(status)
+}
+
+/// Sends a signal to the process of a container of a node's tier pod.
+pub(crate) fn signal(node: &str, container: &str, signal: Signal) {
+    let pod = node_pod(node).unwrap_or_else(|error| panic!("{error}"));
+    signal_container(node, &pod.uid, container, signal).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// Sends a signal to the processes of a container; an error when there are none.
+pub(crate) fn signal_container(node: &str, pod_uid: &str, container: &str, signal: Signal) -> anyhow::Result<()> {
+    let node = lab().node(node)?;
+    let pids = node.pid_of_container(pod_uid, container)?;
+    anyhow::ensure!(!pids.is_empty(), "no process runs in {container}");
+    pids.into_iter().try_for_each(|pid| node.kill(pid, signal))
+}
+
+/// Puts something right again when a test ends, also one that fails in the middle.
+pub(crate) struct Restore<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Restore<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Stops the kubelet of a node until the guard is dropped.
+pub(crate) fn without_kubelet(node: &'static str) -> Restore<impl FnMut()> {
+    lab().node(node).and_then(|node| node.stop_kubelet()).expect("the kubelet stops");
+    Restore(move || {
+        let started = lab().node(node).and_then(|node| node.start_kubelet());
+        if let Err(error) = started {
+            eprintln!("the kubelet of {node} does not start again: {error:#}");
+        }
+    })
+}
+
+/// Waits until `Degraded` says this of the tier, and that what was captured stays so.
+pub(crate) fn degraded_by(what: &str, says: &[&str]) {
+    let degraded = eventually(what, GENEROUS, || {
+        let degraded = condition("Degraded")?;
+        let told = degraded.0 == "True" && says.iter().all(|part| degraded.2.contains(part));
+        seen(told, || format!("{degraded:?}"))?;
+        Ok(degraded)
+    });
+    eprintln!("{degraded:?}");
+}
+
+/// Asks from the toolbox pod of a node.
+pub(crate) fn ask(node: &str, arguments: &[&str]) -> Result<Answer, String> {
+    let mut command = vec!["/ask", "--json"];
+    command.extend(arguments);
+    let text = lab().exec(node, &command).map_err(|error| format!("{error:#}"))?;
+    serde_json::from_str(text.trim()).map_err(|error| format!("{error} in {text}"))
+}
+
+/// Asks and expects an answer.
+pub(crate) fn answer(node: &str, arguments: &[&str]) -> Answer {
+    ask(node, arguments).unwrap_or_else(|error| panic!("{} from {node}: {error}", arguments.join(" ")))
+}
+
+/// Who answers at an address, as its identity says it: `("node-a", "cache-0")`.
+pub(crate) fn who(node: &str, server: &str) -> Result<(String, String), String> {
+    let report =
+        ask(node, &["id.server", "TXT", "--class", "CH", "--server", server, "--timeout", "1000", "--tries", "1"])?;
+    let text = report.answers.first().map(|answer| answer.data.clone()).ok_or_else(|| format!("{report:?}"))?;
+    let part = |name: &str| {
+        let start = text.find(&format!("{name}=")).map(|at| at + name.len() + 1)?;
+        text[start..].split([' ', '"', ',']).next().map(str::to_owned)
+    };
+    Ok((part("node").ok_or(&text)?.clone(), part("instance").ok_or(&text)?.clone()))
+}

@@ -1,0 +1,84 @@
+//! `kubectl get dnstier` and the conditions tell the truth while one part after the other is taken away.
+
+use dnstier_tests::lab::Signal;
+
+use crate::lab;
+use crate::tier::{
+    GENEROUS, Restore, condition, eventually, kubectl, node_pod, seen, signal_container, turn, whole, without_kubelet,
+};
+
+#[test]
+fn the_columns_count_what_is_there() {
+    let _turn = turn();
+    let columns = columns();
+    let column = |name: &str| columns.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str());
+    assert_eq!(column("NAME"), Some("default"));
+    assert_eq!(column("READY"), Some("3/3"));
+    assert_eq!(column("RESOLVERS"), Some("6/6"));
+    assert_eq!(column("ZONES"), Some("3"));
+    assert_eq!(column("UPDATED"), Some("3/3"));
+    assert!(column("REVISION").is_some_and(|revision| revision.len() == 10), "{columns:?}");
+    assert!(column("PHASE").is_some(), "{columns:?}");
+}
+
+#[test]
+fn a_node_pod_that_cannot_answer_is_not_counted_as_ready() {
+    let _turn = turn();
+    let pod = node_pod("node-b").expect("a node pod");
+    let kubelet = without_kubelet("node-b");
+    for container in ["cache-0", "cache-1", "agent"] {
+        signal_container("node-b", &pod.uid, container, Signal::KILL).expect("the process is there");
+    }
+    eventually("the columns say that a node is missing", GENEROUS, || {
+        let columns = columns();
+        seen(columns.contains(&("READY".to_owned(), "2/3".to_owned())), || format!("{columns:?}"))
+    });
+    let degraded = eventually("the condition says which node", GENEROUS, || {
+        let degraded = condition("Degraded")?;
+        seen(degraded.0 == "True" && degraded.2.contains("node-b"), || format!("{degraded:?}"))?;
+        Ok(degraded)
+    });
+    eprintln!("{degraded:?}");
+    drop(kubelet);
+    whole();
+}
+
+#[test]
+fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
+    let _turn = turn();
+    lab().world().stop_provider().expect("the provider's resolver stops");
+    let provider = Restore(|| lab().world().start_provider().expect("the provider's resolver starts"));
+    let mut asked = 0;
+    let degraded = eventually("the condition names the upstream", GENEROUS, || {
+        // Somebody has to ask for the loss to be noticed.
+        asked += 1;
+        let fresh = format!("dead-{asked}.wild.example");
+        let _ = crate::tier::ask("node-a", &[&fresh, "--tries", "1", "--timeout", "200"]);
+        let degraded = condition("Degraded")?;
+        seen(degraded.0 == "True" && degraded.2.contains("169.254.169.253"), || format!("{degraded:?}"))?;
+        Ok(degraded)
+    });
+    eprintln!("{degraded:?}");
+    let ready = condition("Ready").expect("a condition");
+    drop(provider);
+    assert_eq!(ready.0, "True", "{ready:?}");
+    eventually("the upstream is well again", GENEROUS, || {
+        let degraded = condition("Degraded")?;
+        seen(degraded.0 == "False", || format!("{degraded:?}"))
+    });
+    whole();
+}
+
+/// The columns of `kubectl get dnstier -o wide`, by their headers.
+fn columns() -> Vec<(String, String)> {
+    let table = kubectl(&["get", "dnstier", "-o", "wide"]);
+    let mut lines = table.lines();
+    let (headers, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    // Columns are aligned: a value stands below its header.
+    let starts: Vec<usize> = headers.split_whitespace().filter_map(|header| headers.find(header)).collect();
+    let value = |index: usize| {
+        let end = starts.get(index + 1).copied().unwrap_or(values.len()).min(values.len());
+        values.get(starts[index]..end).unwrap_or_default().trim().to_owned()
+    };
+    headers.split_whitespace().enumerate().map(|(index, header)| (header.to_owned(), value(index))).collect()
+}

@@ -1,0 +1,62 @@
+//! Zones appear with their first node and go some time after their last one.
+
+use serde_json::Value;
+
+use crate::lab;
+use crate::tier::{
+    CHART, GENEROUS, NAMESPACE, Restore, eventually, kubectl, kubectl_json, resolver_statuses, seen, turn, whole,
+};
+
+#[test]
+fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
+    let _turn = turn();
+    // Ten minutes are too long for a test.
+    lab()
+        .helm(&[
+            "upgrade",
+            "dnstier",
+            CHART,
+            "-n",
+            NAMESPACE,
+            "--reuse-values",
+            "--wait",
+            "--set",
+            "operator.zonePruneDelay=20s",
+        ])
+        .expect("the delay is shortened");
+    let _home = Restore(|| {
+        kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-c", "--overwrite"]);
+        lab().install().expect("the chart is as it was");
+    });
+    kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-d", "--overwrite"]);
+    eventually("zone-d has a Deployment and its Services", GENEROUS, || {
+        let kinds = children_of_zone("zone-d");
+        seen(kinds == ["Deployment", "PodDisruptionBudget", "Service", "Service"], || format!("{kinds:?}"))
+    });
+    eventually("zone-d has a resolver that is ready", GENEROUS, || {
+        let statuses = resolver_statuses("zone-d");
+        seen(statuses.iter().any(|status| status.ready), || format!("{statuses:?}"))
+    });
+    assert!(!children_of_zone("zone-c").is_empty(), "zone-c is kept for the delay");
+
+    eventually("zone-c is pruned", GENEROUS, || {
+        let kinds = children_of_zone("zone-c");
+        seen(kinds.is_empty(), || format!("{kinds:?}"))
+    });
+    kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-c", "--overwrite"]);
+    eventually("zone-d is pruned", GENEROUS, || {
+        let kinds = children_of_zone("zone-d");
+        seen(kinds.is_empty(), || format!("{kinds:?}"))
+    });
+    whole();
+}
+
+/// The kinds of the objects that stand for a zone, sorted.
+fn children_of_zone(zone: &str) -> Vec<String> {
+    let selector = format!("dnstier.io/zone={zone}");
+    let list = kubectl_json(&["get", "deployments,services,poddisruptionbudgets", "-n", NAMESPACE, "-l", &selector]);
+    let kind = |item: &Value| item["kind"].as_str().unwrap_or_default().to_owned();
+    let mut kinds: Vec<_> = list["items"].as_array().expect("a list").iter().map(kind).collect();
+    kinds.sort();
+    kinds
+}

@@ -4,8 +4,8 @@
 //! DnsTierSpec ── rules (CEL, checked by the API server) ──► operator ── conditions, status ──► kubectl get dnstier
 //! ```
 //!
-//! The Rust types are the source of everything else: the CustomResourceDefinition (`crds/dnstiers.yaml`), the manual
-//! that `kubectl explain` prints, and the API reference. The program `crdgen` writes both files.
+//! The Rust types are the source of everything else: the CustomResourceDefinition (`charts/dnstier/files/dnstiers.yaml`),
+//! the manual that `kubectl explain` prints, and the API reference. The program `crdgen` writes both files.
 
 #![forbid(unsafe_code)]
 

@@ -87,7 +87,7 @@ fn the_crd_is_the_generated_one_and_is_kept() {
         let all = objects(&template(arguments).unwrap());
         all.into_iter().find(|object| object["kind"] == "CustomResourceDefinition").unwrap()
     };
-    let generated = std::fs::read_to_string(Path::new(REPOSITORY).join("crds/dnstiers.yaml")).unwrap();
+    let generated = std::fs::read_to_string(Path::new(REPOSITORY).join("charts/dnstier/files/dnstiers.yaml")).unwrap();
     let generated: Value = serde_saphyr::from_str(&generated).unwrap();
     let rendered = crd(&[]);
     assert!(in_floats(&rendered["spec"]) == in_floats(&generated["spec"]), "the chart renders another CRD");

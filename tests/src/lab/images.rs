@@ -181,14 +181,14 @@ impl Build {
         fs::create_dir_all(&root)?;
         for name in recipe.binaries {
             let built = binaries.get(*name).with_context(|| format!("cargo built no program `{name}`"))?;
-            run(Command::new("strip").arg("-o").arg(root.join(name)).arg(built))?;
+            run(build_tool("strip", self.lab.as_ref())?.arg("-o").arg(root.join(name)).arg(built))?;
         }
         (recipe.more)(programs, &root)?;
         let containerfile = context.join("Containerfile");
         fs::copy(Path::new(CHECKOUT).join(recipe.folder).join("Containerfile"), &containerfile)
             .with_context(|| format!("{} has no Containerfile", recipe.folder))?;
         let mut content = Content::default();
-        content.add(&context, "")?;
+        content.add(&context, "", self.lab.as_ref())?;
         let hash = hexadecimal(&content.hash.finalize(), 12);
         // An archive that is known by its hash holds what is wanted if it is there.
         let (tag, archive, is_new) = match &self.tag {
@@ -203,7 +203,7 @@ impl Build {
         if is_new {
             match self.builder {
                 Builder::Buildah => self.with_buildah(&image, &context)?,
-                Builder::Docker => with_docker(&image, &context)?,
+                Builder::Docker => with_docker(&image, &context, self.lab.as_ref())?,
             }
             if self.tag.is_none() {
                 forget_older(&image, archives)?;
@@ -240,12 +240,12 @@ impl Build {
     }
 }
 
-fn with_docker(image: &Image, context: &Path) -> Result<()> {
+fn with_docker(image: &Image, context: &Path, lab: Option<&Layout>) -> Result<()> {
     let reference = image.reference();
     let containerfile = context.join("Containerfile");
-    run(Command::new("docker").args(["build", "--tag", &reference, "--file"]).arg(containerfile).arg(context))?;
+    run(build_tool("docker", lab)?.args(["build", "--tag", &reference, "--file"]).arg(containerfile).arg(context))?;
     let partial = image.archive.with_extension("partial");
-    run(Command::new("docker").args(["save", "--output"]).arg(&partial).arg(&reference))?;
+    run(build_tool("docker", lab)?.args(["save", "--output"]).arg(&partial).arg(&reference))?;
     fs::rename(&partial, &image.archive).context("docker wrote no archive")
 }
 
@@ -292,7 +292,7 @@ struct Content {
 }
 
 impl Content {
-    fn add(&mut self, folder: &Path, name: &str) -> Result<()> {
+    fn add(&mut self, folder: &Path, name: &str, lab: Option<&Layout>) -> Result<()> {
         let mut entries: Vec<fs::DirEntry> = fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
@@ -300,13 +300,13 @@ impl Content {
             let metadata = entry.metadata()?;
             self.hash.update(format!("{name}\0{:o}\0", metadata.permissions().mode()));
             if metadata.is_dir() {
-                self.add(&entry.path(), &name)?;
+                self.add(&entry.path(), &name, lab)?;
             } else if metadata.is_symlink() {
                 self.hash.update(fs::read_link(entry.path())?.to_string_lossy().as_bytes());
             } else {
                 self.size += metadata.len();
                 // coreutils hash 150 MB in a moment; the same code in this profile would take many seconds.
-                let sum = run(Command::new("sha256sum").arg("--binary").arg(entry.path()))?;
+                let sum = run(build_tool("sha256sum", lab)?.arg("--binary").arg(entry.path()))?;
                 self.hash.update(sum.split(' ').next().unwrap_or_default());
             }
         }
@@ -375,7 +375,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hash = || {
             let mut content = Content::default();
-            content.add(folder.path(), "").unwrap();
+            content.add(folder.path(), "", None).unwrap();
             hexadecimal(&content.hash.finalize(), 12)
         };
         fs::write(folder.path().join("one"), "1").unwrap();

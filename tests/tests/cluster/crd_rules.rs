@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::lab;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crd");
-const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/dnstiers.yaml");
+const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier/files/dnstiers.yaml");
 /// Fields whose types belong to Kubernetes, which explains them itself.
 const BORROWED: [&str; 2] = ["affinity", "tolerations"];
 /// How many objects are asked about at a time.

@@ -18,7 +18,7 @@ struct Generated {
     content: fn() -> io::Result<String>,
 }
 
-const YAML: Generated = Generated { path: "crds/dnstiers.yaml", content: yaml };
+const YAML: Generated = Generated { path: "charts/dnstier/files/dnstiers.yaml", content: yaml };
 const REFERENCE: Generated =
     Generated { path: "docs/reference/api.md", content: || Ok(reference::render(&definition())) };
 

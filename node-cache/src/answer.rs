@@ -72,13 +72,8 @@ impl Answer {
         put_question(&mut message, query);
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
-            header.flags &= flag::QR | flag::AA | flag::TC | flag::AD | 0x000f;
-            header.flags |= flag::RA;
-            let asked = [(query.recursion_desired, flag::RD), (query.checking_disabled, flag::CD)];
-            header.flags |= asked.iter().filter(|(set, _)| *set).fold(0, |flags, (_, flag)| flags | flag);
-            if !query.authentic_data && !query.dnssec_ok() {
-                header.flags &= !flag::AD;
-            }
+            let wants_ad = query.authentic_data || query.dnssec_ok();
+            header.flags = shown_flags(header.flags, query.recursion_desired, query.checking_disabled, wants_ad);
             header.write(&mut message);
         }
         let edns = query.edns.map(|asked| Edns {
@@ -109,10 +104,29 @@ impl Answer {
     }
 }
 
-/// The longest datagram for this client.
+/// The flags of a message that was kept as a client gets to see them: RD and CD as it sent them, RA always, AD only if
+/// it wants to know (RFC 6840 §5.8).
 #[must_use]
-pub fn udp_limit(query: &Query) -> usize {
-    usize::from(query.edns.map_or(SMALLEST_UDP, |edns| edns.udp_size.clamp(SMALLEST_UDP, UDP_SIZE)))
+#[inline]
+pub const fn shown_flags(kept: u16, recursion_desired: bool, checking_disabled: bool, wants_ad: bool) -> u16 {
+    let mut flags = kept & (flag::QR | flag::AA | flag::TC | flag::AD | 0x000f) | flag::RA;
+    if recursion_desired {
+        flags |= flag::RD;
+    }
+    if checking_disabled {
+        flags |= flag::CD;
+    }
+    if !wants_ad {
+        flags &= !flag::AD;
+    }
+    flags
+}
+
+/// The longest datagram for a client that says it takes this much, or says nothing.
+#[must_use]
+#[inline]
+pub fn udp_limit(advertised: Option<u16>) -> usize {
+    usize::from(advertised.map_or(SMALLEST_UDP, |size| size.clamp(SMALLEST_UDP, UDP_SIZE)))
 }
 
 /// The question exactly as the client wrote it. Its name has as many octets as the one that is replaced: both are the

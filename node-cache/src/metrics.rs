@@ -72,6 +72,27 @@ pub struct Metrics {
     misses: MissSeconds,
 }
 
+/// Counters of one scope's answers from memory, found once and then only counted up.
+#[derive(Debug)]
+pub struct ScopeHits {
+    hits: Counter,
+    noerror: Counter,
+    nxdomain: Counter,
+}
+
+impl ScopeHits {
+    /// Counts an answer from memory, which is NOERROR or NXDOMAIN.
+    #[inline]
+    pub fn count(&self, code: u16) {
+        self.hits.inc();
+        if code == rcode::NXDOMAIN {
+            self.nxdomain.inc()
+        } else {
+            self.noerror.inc()
+        };
+    }
+}
+
 #[derive(Debug)]
 struct MissSeconds(Histogram);
 
@@ -88,6 +109,11 @@ impl Metrics {
             Transport::Udp => self.udp.inc(),
             Transport::Tcp => self.tcp.inc(),
         };
+    }
+
+    /// Counts questions that were taken in as datagrams.
+    pub fn questions_in_udp(&self, number: u64) {
+        self.udp.inc_by(number);
     }
 
     /// The number of questions that were taken in.
@@ -115,6 +141,16 @@ impl Metrics {
         }
         let labels = AnswerLabels { scope: scope.to_owned(), rcode: rcode::name(answer.response.rcode()) };
         self.answers.get_or_create(&labels).inc();
+    }
+
+    /// The counters of a scope's answers from memory.
+    #[must_use]
+    pub fn scope_hits(&self, scope: &str) -> ScopeHits {
+        let counter = |code| {
+            let labels = AnswerLabels { scope: scope.to_owned(), rcode: rcode::name(code) };
+            self.answers.get_or_create(&labels).clone()
+        };
+        ScopeHits { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
     }
 
     /// Counts how long a question took that memory could not answer.

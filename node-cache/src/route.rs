@@ -2,12 +2,20 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::packet::{Name, NameError};
+
+/// The longest name in octets, with its final zero (RFC 1035 §3.1).
+const LONGEST_NAME: usize = 255;
 
 /// Something for each of some suffixes, and something for all other names.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
-    by_suffix: HashMap<Box<[u8]>, T>,
+    by_suffix: HashMap<Box<[u8]>, T, RandomState>,
+    /// The last labels of all suffixes, each with its length octet and the final zero. Most names of the outside have
+    /// none of them and need not be looked up.
+    tops: Vec<Box<[u8]>>,
     otherwise: T,
 }
 
@@ -15,7 +23,7 @@ impl<T> Routes<T> {
     /// Sends every name to `otherwise`.
     #[must_use]
     pub fn new(otherwise: T) -> Self {
-        Self { by_suffix: HashMap::new(), otherwise }
+        Self { by_suffix: HashMap::default(), tops: Vec::new(), otherwise }
     }
 
     /// Sends a suffix, itself and everything below it, elsewhere. The last call for a suffix wins.
@@ -24,7 +32,12 @@ impl<T> Routes<T> {
     ///
     /// `suffix` is not a domain name.
     pub fn add(&mut self, suffix: &str, target: T) -> Result<(), NameError> {
-        self.by_suffix.insert(Name::from_text(suffix)?.lower().as_bytes().into(), target);
+        let name = Name::from_text(suffix)?.lower();
+        let top = name.suffixes().filter(|suffix| suffix.len() > 1).last().unwrap_or(b"\0");
+        if !self.tops.iter().any(|known| **known == *top) {
+            self.tops.push(top.into());
+        }
+        self.by_suffix.insert(name.as_bytes().into(), target);
         Ok(())
     }
 
@@ -32,6 +45,30 @@ impl<T> Routes<T> {
     #[must_use]
     pub fn find(&self, name: &Name) -> &T {
         name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
+    }
+
+    /// Where a name in wire form and any case goes whose last label, with its length octet and the final zero, is
+    /// `top`. Does not allocate.
+    #[must_use]
+    pub fn find_in_place(&self, name: &[u8], top: &[u8]) -> &T {
+        // A suffix that is the root has every name below it.
+        if !self.tops.iter().any(|known| known.len() == 1 || known.eq_ignore_ascii_case(top)) {
+            return &self.otherwise;
+        }
+        let mut buffer = [0; LONGEST_NAME];
+        let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        let mut rest = &*lower;
+        loop {
+            if let Some(found) = self.by_suffix.get(rest) {
+                return found;
+            }
+            match rest.first() {
+                None | Some(0) => return &self.otherwise,
+                Some(length) => rest = rest.get(1 + usize::from(*length)..).unwrap_or_default(),
+            }
+        }
     }
 }
 
@@ -63,7 +100,11 @@ mod tests {
     }
 
     fn target(name: &str) -> &'static str {
-        routes().find(&Name::from_text(name).unwrap().lower())
+        let (routes, name) = (routes(), Name::from_text(name).unwrap());
+        let top = name.suffixes().filter(|suffix| suffix.len() > 1).last().unwrap_or(b"\0");
+        let target = *routes.find(&name.lower());
+        assert_eq!(target, *routes.find_in_place(name.as_bytes(), top), "{name} in place");
+        target
     }
 
     #[test]

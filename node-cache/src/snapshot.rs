@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use node_cache_config::status::UpstreamStatus;
@@ -10,6 +10,7 @@ use node_cache_config::{Config, UpstreamSource};
 
 use crate::allow::Allow;
 use crate::cache::Policy;
+use crate::metrics::ScopeHits;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
 use crate::upstream::resolv_conf;
@@ -33,6 +34,8 @@ pub struct Scope {
     pub deadline: Duration,
     /// Whether these servers are ours, so that what they say of authenticity (AD) may be passed on.
     pub trusted: bool,
+    /// Where its answers from memory are counted, once there was one.
+    pub hits: OnceLock<ScopeHits>,
 }
 
 /// One revision, for one process.
@@ -129,7 +132,7 @@ impl Snapshot {
 fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, trusted: bool) -> Arc<Scope> {
     let mut hasher = DefaultHasher::new();
     (name, servers).hash(&mut hasher);
-    Arc::new(Scope { name: name.to_owned(), id: hasher.finish(), pool, deadline, trusted })
+    Arc::new(Scope { name: name.to_owned(), id: hasher.finish(), pool, deadline, trusted, hits: OnceLock::new() })
 }
 
 fn add(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {

@@ -1,13 +1,24 @@
-//! How long one answer lives.
+//! An answer as it lies in the table, and how long it lives.
+//!
+//! ```text
+//! word 0          length of the message │ number of TTLs │ code │ EDE
+//! word 1          when it came in, in milliseconds
+//! word 2          life in seconds │ kind │ end of the question
+//! next words      offsets of the TTLs in the message, four in a word
+//! next words      the message, filled up with zeros
+//! ```
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::{ede, rcode};
 use crate::packet::{Lifetime, Response};
 
-use super::Found;
+/// Words before the offsets.
+const HEAD: usize = 3;
+/// In the place of an Extended DNS Error: there is none.
+const NO_EDE: u16 = u16::MAX;
 
 /// Bounds on how long answers live. They are applied on reading, so that a change has its effect on what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +33,9 @@ pub struct Policy {
 
 impl Policy {
     /// The life of an answer in seconds, and the longest TTL that it shows.
-    fn life_and_cap(&self, response: &Response) -> (u32, u32) {
-        match response.lifetime() {
+    #[must_use]
+    pub fn life_and_cap(&self, lifetime: Lifetime) -> (u32, u32) {
+        match lifetime {
             Lifetime::Positive(ttl) => (ttl.min(self.max_ttl), self.max_ttl),
             // The SOA record's TTL would outlive what it denies (RFC 2308 §5).
             Lifetime::Negative(ttl) => (ttl.min(self.negative_max_ttl), ttl.min(self.negative_max_ttl)),
@@ -34,35 +46,118 @@ impl Policy {
     /// An answer that has just come in.
     #[must_use]
     pub fn new_answer(&self, response: Arc<Response>) -> Answer {
-        let (_, cap) = self.life_and_cap(&response);
+        let (_, cap) = self.life_and_cap(response.lifetime());
         Answer { response, age: Age::Kept { age: 0, cap }, ede: None, origin: Origin::Upstream }
     }
 }
 
-/// An answer and when it came in.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) response: Arc<Response>,
-    pub(super) stored: Instant,
+/// Whether an answer may be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is in its time and shows its TTLs like this.
+    Fresh(Age),
+    /// It is past its time but inside the window of RFC 8767, with the Extended DNS Error that says so.
+    Stale(u16),
+    /// It is not.
+    Over,
 }
 
-impl Entry {
-    pub(super) fn at(&self, now: Instant, policy: &Policy) -> Found {
-        let (life, cap) = policy.life_and_cap(&self.response);
-        let age = now.saturating_duration_since(self.stored);
-        let answer = |age, ede, origin| Answer { response: self.response.clone(), age, ede, origin };
-        if age < Duration::from_secs(life.into()) {
-            let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-            return Found::Fresh(answer(Age::Kept { age, cap }, None, Origin::Memory));
+/// What is known of an answer beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    length: u16,
+    ttls: u16,
+    stored: u64,
+    question_end: u16,
+    /// Its code.
+    pub rcode: u16,
+    /// The Extended DNS Error that came with it.
+    pub ede: Option<u16>,
+    /// How long it says that it lives.
+    pub lifetime: Lifetime,
+}
+
+impl Head {
+    /// Reads the head of an answer that was copied out of the table; none when it is not one.
+    #[inline]
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let (words, _) = bytes.as_chunks::<8>();
+        let [first, stored, third] = *words.first_chunk::<HEAD>()?;
+        let (first, stored, third) = (u64::from_ne_bytes(first), u64::from_ne_bytes(stored), u64::from_ne_bytes(third));
+        let seconds = (third >> 32) as u32;
+        let lifetime = if third & 0x1_0000 == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
+        let ede = (first & 0xffff) as u16;
+        Some(Self {
+            length: (first >> 48) as u16,
+            ttls: (first >> 32) as u16,
+            stored,
+            question_end: (third & 0xffff) as u16,
+            rcode: (first >> 16) as u16,
+            ede: (ede != NO_EDE).then_some(ede),
+            lifetime,
+        })
+    }
+
+    /// Where among the copied bytes the offsets of the TTLs are, two octets each in the machine's order.
+    #[must_use]
+    pub fn ttls(&self) -> Range<usize> {
+        8 * HEAD..8 * HEAD + 2 * usize::from(self.ttls)
+    }
+
+    /// Where among the copied bytes the message is.
+    #[must_use]
+    pub fn message(&self) -> Range<usize> {
+        let start = 8 * (HEAD + usize::from(self.ttls).div_ceil(4));
+        start..start + usize::from(self.length)
+    }
+
+    /// Whether the answer may be said at this time, in milliseconds.
+    #[must_use]
+    pub fn at(&self, now: u64, policy: &Policy) -> State {
+        let (life, cap) = policy.life_and_cap(self.lifetime);
+        let age = now.saturating_sub(self.stored);
+        let life = 1000 * u64::from(life);
+        if age < life {
+            return State::Fresh(Age::Kept { age: u32::try_from(age / 1000).unwrap_or(u32::MAX), cap });
         }
         // What was stale already where it came from has no second window here.
-        let second_hand = matches!(self.response.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
-        let window = Duration::from_secs(u64::from(life) + u64::from(policy.serve_stale));
-        if second_hand || age >= window {
-            return Found::Nothing;
+        let second_hand = matches!(self.ede, Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
+        if second_hand || age >= life + 1000 * u64::from(policy.serve_stale) {
+            return State::Over;
         }
-        let denies = self.response.rcode() == rcode::NXDOMAIN;
-        let code = if denies { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER };
-        Found::Stale(answer(Age::Stale, Some(code), Origin::Stale))
+        State::Stale(if self.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
     }
+}
+
+/// The words of an answer that came in at this time, in milliseconds; none when it is not to be kept.
+pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
+    let (life, kind) = match response.lifetime() {
+        Lifetime::Positive(seconds) => (seconds, 0),
+        Lifetime::Negative(seconds) => (seconds, 1),
+        Lifetime::None => return None,
+    };
+    let length = u16::try_from(response.wire().len()).ok()?;
+    let ttls = u16::try_from(response.ttl_offsets().len()).ok()?;
+    let ede = response.ede().unwrap_or(NO_EDE);
+    let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
+    let mut words = vec![
+        sixteen([length, ttls, response.rcode(), ede]),
+        now,
+        (u64::from(life) << 32) | sixteen([0, 0, kind, response.question_end()]),
+    ];
+    let offsets: Vec<u8> = response.ttl_offsets().iter().flat_map(|offset| offset.to_ne_bytes()).collect();
+    for bytes in offsets.chunks(8).chain(response.wire().chunks(8)) {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        words.push(u64::from_ne_bytes(word));
+    }
+    Some(words)
+}
+
+/// The answer whose head this is, out of the copied bytes.
+pub(super) fn response(head: &Head, bytes: &[u8]) -> Option<Response> {
+    let (offsets, _) = bytes.get(head.ttls())?.as_chunks::<2>();
+    let offsets = offsets.iter().map(|offset| u16::from_ne_bytes(*offset)).collect();
+    let wire = bytes.get(head.message())?.into();
+    Some(Response::kept(wire, offsets, head.question_end, head.rcode, head.lifetime, head.ede))
 }

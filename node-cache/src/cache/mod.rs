@@ -2,31 +2,32 @@
 //!
 //! Whole answers are kept under the question that brought them and under nothing else, so that what an answer claims
 //! beside the question is never believed. Each route has its own scope in the key: one server cannot plant what another
-//! one is asked for.
+//! one is asked for. That a name does not exist is kept for every type at once (RFC 2308 §5).
 
 mod entry;
 mod failures;
 mod key;
+mod table;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::answer::Answer;
+use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::rcode;
 use crate::packet::{Lifetime, Response};
 
-use entry::Entry;
-pub use entry::Policy;
+pub use entry::{Head, Policy, State};
 use failures::Failures;
-pub use key::Key;
+pub use key::{Key, KeyWords};
+use table::{Class, Table};
 
-/// Bytes of an entry beside its key and its answer: our two allocations with their counts, and what the map keeps for
-/// it (slot of the hash table, nodes of its queues, counters). Measured as growth of the resident set from 20,000 to
-/// 120,000 entries: 530 each; a little more because the table grows by doubling.
-const OVERHEAD: usize = 560;
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
-const FAILURE_SHARE: u64 = 16;
-const MOST_FAILURE_BYTES: u64 = 1 << 20;
+const FAILURE_SHARE: usize = 16;
+const MOST_FAILURE_BYTES: usize = 1 << 20;
+/// The longest answer with its head, in bytes.
+const LONGEST: usize = (64 << 10) + (16 << 10);
+/// Bytes in which nearly every answer finds room.
+const USUAL: usize = 2048;
 
 /// What is in memory for a question.
 #[derive(Clone, Debug)]
@@ -42,41 +43,109 @@ pub enum Found {
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
-    answers: moka::sync::Cache<Key, Arc<Entry>>,
+    answers: Table,
     failures: Failures,
+    began: Instant,
 }
 
 impl Cache {
     /// A cache that holds this many bytes at the most, its bookkeeping included.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let failure_bytes = (bytes / FAILURE_SHARE).min(MOST_FAILURE_BYTES);
-        let answers = moka::sync::Cache::builder()
-            .max_capacity(bytes - failure_bytes)
-            .weigher(|key: &Key, entry: &Arc<Entry>| weight(key, &entry.response))
-            .build();
-        Self { answers, failures: Failures::new(failure_bytes) }
+        Self {
+            answers: Table::new(bytes - failure_bytes),
+            failures: Failures::new(failure_bytes),
+            began: Instant::now(),
+        }
+    }
+
+    /// A time as the cache counts it: milliseconds since it was made.
+    #[must_use]
+    pub fn clock(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Copies an answer to the beginning of `out`, whether it is in its time or not, without allocating. None when there is
+    /// none or `out` is too short. The key may be changed.
+    #[must_use]
+    #[inline]
+    pub fn copy(&self, key: &mut KeyWords, out: &mut [u8]) -> Option<Head> {
+        let exact = self.answers.get(self.answers.hash(key.as_slice()), key.as_slice(), out);
+        if let Some(length) = exact {
+            return Head::read(&out[..length]);
+        }
+        key.forget_type();
+        let length = self.answers.get(self.answers.hash(key.as_slice()), key.as_slice(), out)?;
+        Head::read(&out[..length])
     }
 
     /// What is there for this key now.
     #[must_use]
     pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
-        self.answers.get(key).map_or(Found::Nothing, |entry| entry.at(now, policy))
+        match self.find(key, now, policy) {
+            Found::Fresh(answer) => Found::Fresh(answer),
+            // That the name does not exist is news to an answer past its time.
+            past => match self.find(&key.of_any_type(), now, policy) {
+                Found::Fresh(answer) => Found::Fresh(answer),
+                Found::Stale(answer) if matches!(past, Found::Nothing) => Found::Stale(answer),
+                _ => past,
+            },
+        }
+    }
+
+    fn find(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
+        let hash = self.answers.hash(key.as_words());
+        let mut usual = [0; USUAL];
+        let mut long;
+        let bytes: &[u8] = match self.answers.get(hash, key.as_words(), &mut usual) {
+            Some(length) => &usual[..length],
+            None if !self.answers.contains(hash, key.as_words()) => return Found::Nothing,
+            None => {
+                long = vec![0; LONGEST];
+                let Some(length) = self.answers.get(hash, key.as_words(), &mut long) else { return Found::Nothing };
+                &long[..length]
+            }
+        };
+        let Some(head) = Head::read(bytes) else { return Found::Nothing };
+        let answer = |age, ede, origin| {
+            let response = Arc::new(entry::response(&head, bytes)?);
+            Some(Answer { response, age, ede, origin })
+        };
+        match head.at(self.clock(now), policy) {
+            State::Fresh(age) => answer(age, None, Origin::Memory).map_or(Found::Nothing, Found::Fresh),
+            State::Stale(ede) => answer(Age::Stale, Some(ede), Origin::Stale).map_or(Found::Nothing, Found::Stale),
+            State::Over => Found::Nothing,
+        }
     }
 
     /// Keeps an answer for as long as it says. A good one that must not be kept still ends what was known before.
     pub fn insert(&self, key: &Key, response: &Arc<Response>, now: Instant) {
-        match response.lifetime() {
-            Lifetime::Positive(_) | Lifetime::Negative(_) => {
-                self.failures.clear(key);
-                self.answers.insert(key.clone(), Arc::new(Entry { response: response.clone(), stored: now }));
-            }
-            Lifetime::None if matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN) => {
-                self.failures.clear(key);
-                self.answers.invalidate(key);
-            }
-            Lifetime::None => {}
+        if !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
+            return;
         }
+        self.failures.clear(key);
+        // An alias whose end does not exist is itself there.
+        let covers_all = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
+        let any_type = key.of_any_type();
+        let (kept, ended) = if covers_all { (&any_type, key) } else { (key, &any_type) };
+        self.remove(ended);
+        let class = match response.lifetime() {
+            Lifetime::Positive(_) => Class::Positive,
+            Lifetime::Negative(_) | Lifetime::None => Class::Negative,
+        };
+        let stored = entry::words(response, self.clock(now)).is_some_and(|words| {
+            let hash = self.answers.hash(kept.as_words());
+            self.answers.insert(hash, kept.as_words(), &words, class)
+        });
+        if !stored {
+            self.remove(kept);
+        }
+    }
+
+    fn remove(&self, key: &Key) {
+        self.answers.remove(self.answers.hash(key.as_words()), key.as_words());
     }
 
     /// Remembers for a moment that nobody could answer (RFC 9520): the failing response, or none when all were silent.
@@ -90,24 +159,17 @@ impl Cache {
         self.failures.get(key, now)
     }
 
-    /// Bytes held, after everything that waits to be evicted is.
+    /// Bytes that hold something: answers with what is kept for each, and failures.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.answers.run_pending_tasks();
-        self.answers.weighted_size() + self.failures.bytes()
+        (self.answers.usage().bytes + self.failures.bytes()) as u64
     }
 
     /// Number of answers held.
     #[must_use]
     pub fn entries(&self) -> u64 {
-        self.answers.entry_count()
+        self.answers.usage().entries as u64
     }
-}
-
-/// Bytes that an answer takes under a key.
-fn weight(key: &Key, response: &Response) -> u32 {
-    let bytes = OVERHEAD + key.len() + response.wire().len() + 2 * response.ttl_offsets().len();
-    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::answer::Age;
@@ -67,10 +67,10 @@ fn a_lowered_cap_applies_to_what_is_kept_already() {
 fn a_denial_lives_for_the_least_of_ttl_minimum_and_cap() {
     let question = question("a.example");
     let key = Key::new(1, &question);
-    let start = Instant::now();
     for (ttl, minimum, life) in [(20, 900, 20), (900, 10, 10), (900, 900, 30)] {
         for code in [rcode::NXDOMAIN, rcode::NOERROR] {
             let cache = Cache::new(1 << 20);
+            let start = Instant::now();
             cache.insert(&key, &negative(&question, code, ttl, minimum), start);
             assert!(matches!(cache.get(&key, start + after(life - 1), &POLICY), Found::Fresh(_)), "{ttl} {minimum}");
             let Found::Stale(answer) = cache.get(&key, start + after(life), &POLICY) else { panic!("{ttl} {minimum}") };
@@ -121,11 +121,11 @@ fn answers_of_different_scopes_and_flags_are_kept_apart() {
 fn a_stale_answer_of_another_cache_gains_no_second_window() {
     let question = question("a.example");
     let key = Key::new(1, &question);
+    let cache = Cache::new(1 << 20);
     let now = Instant::now();
     let mut wire = positive(&question, 30).wire().to_vec();
     crate::packet::Edns { ede: Some(ede::STALE_ANSWER), ..crate::packet::Edns::default() }.append(&mut wire);
     let second_hand = Arc::new(Response::read(&wire, 0, &question).unwrap());
-    let cache = Cache::new(1 << 20);
     cache.insert(&key, &second_hand, now);
     assert!(matches!(cache.get(&key, now + after(29), &POLICY), Found::Fresh(_)));
     assert!(matches!(cache.get(&key, now + after(30), &POLICY), Found::Nothing));
@@ -164,4 +164,20 @@ fn the_cache_stays_within_its_bytes() {
     }
     assert!(cache.bytes() <= 256 << 10, "{}", cache.bytes());
     assert!(cache.entries() > 100, "{}", cache.entries());
+}
+
+#[test]
+fn a_name_that_does_not_exist_has_nothing_of_any_type() {
+    let cache = Cache::new(1 << 20);
+    let (a, mx) = (question("a.example"), Question { rtype: rtype::AAAA, ..question("a.example") });
+    let (of_a, of_mx) = (Key::new(1, &a), Key::new(1, &mx));
+    let now = Instant::now();
+    let fresh = |key: &Key, seconds| matches!(cache.get(key, now + after(seconds), &POLICY), Found::Fresh(_));
+    cache.insert(&of_mx, &positive(&mx, 10), now);
+    cache.insert(&of_a, &negative(&a, rcode::NXDOMAIN, 900, 900), now);
+    assert!(fresh(&of_a, 1) && fresh(&of_mx, 1), "what was told of the other type lasts as long as it was told to");
+    let Found::Fresh(answer) = cache.get(&of_mx, now + after(11), &POLICY) else { panic!("it is news") };
+    assert_eq!(answer.response.rcode(), rcode::NXDOMAIN);
+    cache.insert(&of_mx, &negative(&mx, rcode::NOERROR, 900, 900), now);
+    assert!(fresh(&of_mx, 1) && !fresh(&of_a, 1), "a name with another answer exists");
 }

@@ -1,7 +1,8 @@
 //! DNS messages as bytes (RFC 1035 §4). Nothing here knows a socket or a clock, and nothing that a message holds can
 //! make it panic or work longer than the message is long.
 //!
-//! In: [`request::read`] makes a [`Query`](crate::query::Query) of what a client sent, [`Response::read`] checks and
+//! In: [`plain::Plain`] reads the usual question in place, [`request::read`] makes a [`Query`](crate::query::Query) of
+//! whatever a client sent, [`Response::read`] checks and
 //! cleans what another server sent. Out: [`question`] is what another server is asked, [`Response`] carries what a
 //! client gets, [`truncate`] makes it fit.
 
@@ -9,6 +10,7 @@ pub mod edns;
 mod header;
 mod name;
 pub mod numbers;
+pub mod plain;
 pub mod question;
 mod record;
 pub mod request;

@@ -125,6 +125,25 @@ impl Response {
         Ok(Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime, ede })
     }
 
+    /// A response that was checked when it came in and has been kept since, from its parts.
+    #[must_use]
+    pub(crate) const fn kept(
+        wire: Box<[u8]>,
+        ttl_offsets: Box<[u16]>,
+        question_end: u16,
+        rcode: u16,
+        lifetime: Lifetime,
+        ede: Option<u16>,
+    ) -> Self {
+        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede }
+    }
+
+    /// Where the question section ends.
+    #[must_use]
+    pub const fn question_end(&self) -> u16 {
+        self.question_end
+    }
+
     /// The bytes: a whole message with number 0.
     #[must_use]
     pub fn wire(&self) -> &[u8] {

@@ -2,6 +2,7 @@
 //! its time, failure. This is the seam of the data plane: it knows no socket, and whoever serves knows only this.
 
 mod flight;
+mod hit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Unanswered;
 use flight::{Flights, Landed, Seat, landing};
+pub use hit::{Moment, OPT_ROOM};
 
 /// How long a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);

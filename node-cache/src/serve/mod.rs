@@ -2,6 +2,7 @@
 //!
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
+mod batch;
 mod tcp;
 mod udp;
 
@@ -18,6 +19,7 @@ use crate::handover::{HeldSocket, Protocol};
 use crate::metrics::{Dropped, Metrics};
 use crate::query::Query;
 use crate::resolve::Resolver;
+use crate::snapshot::Snapshot;
 
 /// The most questions that wait for other servers at one time; hits are not among them. What comes beyond is dropped:
 /// clients ask again, and memory stays bounded.
@@ -147,7 +149,12 @@ impl Shared {
     /// Whether a source may ask at this address; counts it when not. Nobody may before there is a configuration but
     /// the host itself.
     fn permits(&self, source: SocketAddr, asked: IpAddr) -> bool {
-        let permitted = match self.resolver.snapshot() {
+        self.permits_in(self.resolver.snapshot().as_deref(), source, asked)
+    }
+
+    /// The same under a revision that was looked up already.
+    fn permits_in(&self, snapshot: Option<&Snapshot>, source: SocketAddr, asked: IpAddr) -> bool {
+        let permitted = match snapshot {
             Some(snapshot) => snapshot.allow.permits(source.ip(), asked),
             None => crate::allow::Allow::default().permits(source.ip(), asked),
         };

@@ -1,18 +1,29 @@
 //! Datagrams.
 
+use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::batch::{Batch, SIZE};
 use super::{InWork, Shared};
 use crate::answer::{Answer, udp_limit};
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::{self, Rejected};
 use crate::query::Query;
 
-/// Longer questions than this are cut off on reading and so malformed: a name, a type and some options fit well.
-const LONGEST: usize = 4096;
+/// Full batches that one socket may read in a row before others have their turn.
+const MOST_IN_A_ROW: usize = 4;
+
+thread_local! {
+    /// One room for all sockets of a thread: each is done with it before another one begins.
+    static BATCH: RefCell<Batch> = RefCell::new(Batch::new());
+}
 
 /// Answers what comes in at `socket`. The socket may be read by other processes too, each datagram by one of them.
 pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
@@ -23,25 +34,57 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             return;
         }
     };
-    let mut buffer = [0; LONGEST];
     loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((length, source)) => take(&shared, &socket, own, &buffer[..length], source),
-            // An error of a packet sent before (a client that is gone), or of the moment.
-            Err(error) => {
-                tracing::debug!("{own}: {error}");
-                tokio::task::yield_now().await;
+        if let Err(error) = socket.readable().await {
+            tracing::error!("{own}: {error}");
+            return;
+        }
+        for _ in 0..MOST_IN_A_ROW {
+            // A batch that is not full has emptied the socket; to say so saves the call that would find it empty.
+            let read = socket.try_io(Interest::READABLE, || {
+                match BATCH.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)) {
+                    Ok(SIZE) => Ok(()),
+                    Ok(_) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
+                    Err(error) => Err(error.into()),
+                }
+            });
+            match read {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // An error of a packet sent before (a client that is gone), or of the moment.
+                Err(error) => tracing::debug!("{own}: {error}"),
             }
         }
+        tokio::task::yield_now().await;
     }
 }
 
-/// Answers from memory at once; what takes longer goes on by itself.
-fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, packet: &[u8], source: SocketAddr) {
-    // Nothing can be sent to port 0.
-    if source.port() == 0 || !shared.permits(source, own) {
-        return;
+/// Reads a number of datagrams, answers out of memory what can be, and sets the rest going.
+fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> Result<usize, Errno> {
+    let read = batch.receive(&**socket, own.is_ipv6())?;
+    let resolver = &shared.resolver;
+    let mut moment = resolver.moment();
+    let mut questions = 0;
+    for index in 0..read {
+        let Some((packet, source, room)) = batch.each(index) else { continue };
+        // Nothing can be sent to port 0.
+        if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
+            continue;
+        }
+        if let Some(place) = resolver.hit(&mut moment, packet, room) {
+            questions += 1;
+            batch.answer(index, place);
+        } else {
+            take(shared, socket, packet, source);
+        }
     }
+    shared.metrics().questions_in_udp(questions);
+    batch.send(socket.as_raw_fd());
+    Ok(read)
+}
+
+/// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
+fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
     let query = match request::read(packet) {
         Ok(query) => query,
         Err(Rejected::Silently) => return shared.metrics().dropped(Dropped::NotARequest),
@@ -64,7 +107,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, packet: &[u8
 }
 
 fn wire(answer: &Answer, query: &Query) -> Vec<u8> {
-    answer.to_wire(query, udp_limit(query))
+    answer.to_wire(query, udp_limit(query.edns.map(|edns| edns.udp_size)))
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.

@@ -1,0 +1,88 @@
+//! The words of all records.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words of a record before its key: lengths, hash.
+const HEAD: usize = 2;
+
+/// All records, in one piece of memory. Pages that nothing was written to take no memory yet.
+#[derive(Debug)]
+pub(super) struct Arena(Box<[AtomicU64]>);
+
+/// Lengths of a record: of the whole, and of its key, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lengths {
+    pub(super) whole: usize,
+    pub(super) key: usize,
+}
+
+impl Lengths {
+    const fn pack(self) -> u64 {
+        ((self.whole as u64) << 32) | self.key as u64
+    }
+
+    const fn unpack(word: u64) -> Self {
+        Self { whole: (word >> 32) as usize, key: (word & 0xffff_ffff) as usize }
+    }
+}
+
+/// Words that a record with such a key and value takes.
+pub(super) const fn record_words(key: &[u64], value: &[u64]) -> usize {
+    HEAD + key.len() + value.len()
+}
+
+impl Arena {
+    pub(super) fn new(words: usize) -> Self {
+        Self(bytemuck::allocation::zeroed_slice_box(words))
+    }
+
+    pub(super) const fn words(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value of the record at this place if its key is this one. Whoever has no lock may find a place where
+    /// anything is being written: whatever is there, nothing outside the arena is read.
+    #[inline]
+    pub(super) fn value_of(&self, place: usize, key: &[u64]) -> Option<&[AtomicU64]> {
+        let rest = self.0.get(place..)?;
+        let lengths = Lengths::unpack(rest.first()?.load(Ordering::Relaxed));
+        if lengths.key != key.len() {
+            return None;
+        }
+        let (record_key, value) = rest.get(HEAD..lengths.whole)?.split_at_checked(key.len())?;
+        let is_same = record_key.iter().zip(key).all(|(ours, theirs)| ours.load(Ordering::Relaxed) == *theirs);
+        is_same.then_some(value)
+    }
+
+    /// Lengths and hash of the record at this place. For the writer, who knows that one is there.
+    pub(super) fn head(&self, place: usize) -> (Lengths, u64) {
+        let word = |index: usize| self.0.get(place + index).map_or(0, |word| word.load(Ordering::Relaxed));
+        (Lengths::unpack(word(0)), word(1))
+    }
+
+    /// Key and value of the record at this place, copied.
+    pub(super) fn content(&self, place: usize, lengths: Lengths) -> (Vec<u64>, Vec<u64>) {
+        let words = |range: std::ops::Range<usize>| {
+            self.0.get(range).unwrap_or_default().iter().map(|word| word.load(Ordering::Relaxed)).collect()
+        };
+        let key = place + HEAD;
+        (words(key..key + lengths.key), words(key + lengths.key..place + lengths.whole))
+    }
+
+    pub(super) fn write(&self, place: usize, hash: u64, key: &[u64], value: &[u64]) {
+        let lengths = Lengths { whole: record_words(key, value), key: key.len() };
+        let content = [lengths.pack(), hash].into_iter().chain(key.iter().copied()).chain(value.iter().copied());
+        for (word, content) in self.0.iter().skip(place).zip(content) {
+            word.store(content, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that nothing is in these words.
+    pub(super) fn write_gap(&self, place: usize, words: usize) {
+        // No key has as many words, so that no reader takes it for a record.
+        let lengths = Lengths { whole: words, key: 0xffff_ffff };
+        if let Some(word) = self.0.get(place) {
+            word.store(lengths.pack(), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where records are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::arena::Arena;
+
+/// Slots of a bucket: what a line of the processor's cache holds.
+const BUCKET: usize = 8;
+
+/// Tag (14 bits of the hash), number of hits up to 3 (2 bits), lap of the ring (16 bits), place (32 bits). Zero is empty:
+/// no record is at place 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u64);
+
+impl Slot {
+    pub(super) const EMPTY: Self = Self(0);
+    const HITS: u64 = 3 << 48;
+
+    pub(super) const fn new(hash: u64, hits: u8, lap: u16, place: usize) -> Self {
+        Self((hash & (0x3fff << 50)) | ((hits as u64 & 3) << 48) | ((lap as u64) << 32) | (place as u64 & 0xffff_ffff))
+    }
+
+    #[inline]
+    pub(super) const fn has_tag(self, hash: u64) -> bool {
+        self.0 != 0 && (self.0 ^ hash) >> 50 == 0
+    }
+
+    #[inline]
+    pub(super) const fn place(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    pub(super) const fn hits(self) -> u8 {
+        ((self.0 >> 48) & 3) as u8
+    }
+
+    /// Whether both say the same, whatever was counted meanwhile.
+    #[inline]
+    pub(super) const fn is_same_record(self, other: Self) -> bool {
+        (self.0 | Self::HITS) == (other.0 | Self::HITS)
+    }
+
+    /// Counts a hit, unless there were enough or somebody else changes the slot just now. Hot slots are never written.
+    #[inline]
+    pub(super) fn count_hit(self, cell: &AtomicU64) {
+        if self.0 & Self::HITS != Self::HITS {
+            let counted = self.0 + (1 << 48);
+            let _ = cell.compare_exchange(self.0, counted, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Buckets of slots, a power of two of them.
+#[derive(Debug)]
+pub(super) struct Index {
+    cells: Box<[AtomicU64]>,
+    /// The first cell that begins a line of the processor's cache.
+    first: usize,
+    mask: usize,
+}
+
+impl Index {
+    /// An index of at least so many slots.
+    pub(super) fn new(slots: usize) -> Self {
+        let buckets = slots.div_ceil(BUCKET).next_power_of_two();
+        let cells: Box<[AtomicU64]> = bytemuck::allocation::zeroed_slice_box((buckets + 1) * BUCKET);
+        let first = cells.as_ptr().align_offset(64).min(BUCKET);
+        Self { cells, first, mask: buckets - 1 }
+    }
+
+    pub(super) const fn slots(&self) -> usize {
+        (self.mask + 1) * BUCKET
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        8 * self.cells.len()
+    }
+
+    /// The cells in which a key of this hash may be.
+    #[inline]
+    pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+        let one = self.bucket(hash as usize);
+        let other = self.bucket((hash >> 24) as usize);
+        one.iter().chain(other)
+    }
+
+    #[inline]
+    fn bucket(&self, number: usize) -> &[AtomicU64] {
+        let start = self.first + (number & self.mask) * BUCKET;
+        self.cells.get(start..start + BUCKET).unwrap_or_default()
+    }
+
+    /// The cell of a key. Whoever calls holds the writers' lock.
+    pub(super) fn find(&self, arena: &Arena, hash: u64, key: &[u64]) -> Option<&AtomicU64> {
+        self.candidates(hash).find(|cell| {
+            let slot = Slot(cell.load(Ordering::Relaxed));
+            slot.has_tag(hash) && arena.value_of(slot.place(), key).is_some()
+        })
+    }
+
+    /// The cell of the record at this place, which has this hash; none when nothing points to it any more.
+    pub(super) fn find_place(&self, hash: u64, place: usize) -> Option<&AtomicU64> {
+        self.candidates(hash).find(|cell| {
+            let slot = Slot(cell.load(Ordering::Relaxed));
+            slot != Slot::EMPTY && slot.place() == place
+        })
+    }
+
+    /// An empty cell for a hash, else the one with the fewest hits.
+    pub(super) fn cell_for(&self, hash: u64) -> Option<&AtomicU64> {
+        self.candidates(hash).min_by_key(|cell| {
+            let slot = Slot(cell.load(Ordering::Relaxed));
+            if slot == Slot::EMPTY { 0 } else { 1 + slot.hits() }
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! A table from words to words: any number of readers without a lock, one writer at a time, and never more bytes than it
+//! was made with. It knows neither DNS nor time.
+//!
+//! ```text
+//! index    buckets of eight slots; a key may be in one of two buckets
+//!            slot: tag │ hits │ lap │ place of the record in the arena
+//! arena    three rings of records, each a queue: what comes in at the head pushes out what is at the tail
+//!            record: lengths │ hash │ key │ value
+//! ```
+//!
+//! Which record goes follows S3-FIFO (Yang et al., SOSP 2023): new keys pass through a small queue and reach the main one only
+//! if they were asked for meanwhile, or come back soon after they were pushed out. Keys that are asked for once never
+//! push out what is asked for all the time. Negative answers have a ring of their own.
+//!
+//! A reader takes no lock. It copies a record word by word and then looks whether the slot is still the same; a writer
+//! takes the slot away before it touches a word of the record. Laps keep a slot from ever being the same again by
+//! chance: a reader would have to stand still while its ring is written 65,536 times.
+
+mod arena;
+mod ghost;
+mod index;
+mod writer;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
+
+use arena::Arena;
+use index::{Index, Slot};
+use writer::Writer;
+
+/// What kind of answer a value is. Each kind has its own part of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It says what there is.
+    Positive,
+    /// It says that there is nothing.
+    Negative,
+}
+
+/// What is in a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Bytes of records that can be found.
+    pub(super) bytes: usize,
+    /// Records that can be found.
+    pub(super) entries: usize,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Table {
+    arena: Arena,
+    index: Index,
+    hasher: SeedableRandomState,
+    writer: Mutex<Writer>,
+}
+
+impl Table {
+    /// A table that takes at most this many bytes, everything included.
+    pub(super) fn new(bytes: usize) -> Self {
+        // Four slots for three entries of a usual length, as a power of two.
+        let index = Index::new((bytes / 256 * 4 / 3).max(8));
+        let ghosts = index.slots() / 2;
+        let fixed = index.bytes() + 4 * ghosts + size_of::<Self>();
+        let arena = Arena::new(bytes.saturating_sub(fixed) / 8);
+        let writer = Mutex::new(Writer::new(arena.words(), ghosts));
+        Self { arena, index, hasher: secret_hasher(), writer }
+    }
+
+    /// The keyed hash of a key: nobody outside can choose keys that share a bucket.
+    #[inline]
+    pub(super) fn hash(&self, key: &[u64]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        key.iter().for_each(|word| hasher.write_u64(*word));
+        hasher.finish()
+    }
+
+    /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
+    /// `out` is too short.
+    #[inline]
+    pub(super) fn get(&self, hash: u64, key: &[u64], out: &mut [u8]) -> Option<usize> {
+        let (out, _) = out.as_chunks_mut::<8>();
+        for cell in self.index.candidates(hash) {
+            let slot = Slot(cell.load(Ordering::Acquire));
+            if !slot.has_tag(hash) {
+                continue;
+            }
+            let Some(value) = self.arena.value_of(slot.place(), key) else { continue };
+            let Some(out) = out.get_mut(..value.len()) else { continue };
+            for (to, from) in out.iter_mut().zip(value) {
+                *to = from.load(Ordering::Relaxed).to_ne_bytes();
+            }
+            // What was copied is whole if the record was still in the table afterwards.
+            fence(Ordering::Acquire);
+            if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
+                continue;
+            }
+            slot.count_hit(cell);
+            return Some(8 * out.len());
+        }
+        None
+    }
+
+    /// Whether a key is there.
+    pub(super) fn contains(&self, hash: u64, key: &[u64]) -> bool {
+        let _writer = self.writer();
+        self.index.find(&self.arena, hash, key).is_some()
+    }
+
+    /// Puts a value in the place of whatever the key had; false, and nothing changes, when it is too long.
+    pub(super) fn insert(&self, hash: u64, key: &[u64], value: &[u64], class: Class) -> bool {
+        self.writer().insert(&self.arena, &self.index, hash, key, value, class)
+    }
+
+    /// Forgets a key; whether it was there.
+    pub(super) fn remove(&self, hash: u64, key: &[u64]) -> bool {
+        self.writer().remove(&self.arena, &self.index, hash, key)
+    }
+
+    /// What is in it now.
+    pub(super) fn usage(&self) -> Usage {
+        self.writer().usage()
+    }
+
+    /// Bytes that it takes, full or not.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.index.bytes() + 8 * self.arena.words() + self.writer().ghost_bytes()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hash function that nobody outside knows.
+fn secret_hasher() -> SeedableRandomState {
+    static SHARED: OnceLock<SharedSeed> = OnceLock::new();
+    SeedableRandomState::with_seed(rand::random(), SHARED.get_or_init(|| SharedSeed::from_u64(rand::random())))
+}
+
+#[cfg(test)]
+mod tests;

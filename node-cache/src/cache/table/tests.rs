@@ -1,0 +1,217 @@
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+use super::*;
+
+fn key(number: u64) -> Vec<u64> {
+    (0..2 + number % 4).map(|word| number.wrapping_mul(word + 3)).chain([number]).collect()
+}
+
+/// A value that says whose it is and whether it is whole.
+fn value(number: u64, version: u64) -> Vec<u64> {
+    (0..4 + (number + version) % 29).map(|word| (number << 32) ^ (version << 8) ^ word).collect()
+}
+
+fn put(table: &Table, number: u64, version: u64, class: Class) -> bool {
+    let key = key(number);
+    table.insert(table.hash(&key), &key, &value(number, version), class)
+}
+
+fn get(table: &Table, number: u64) -> Option<Vec<u64>> {
+    let (key, mut out) = (key(number), [0; 1024]);
+    let length = table.get(table.hash(&key), &key, &mut out)?;
+    Some(out[..length].as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect())
+}
+
+fn remove(table: &Table, number: u64) -> bool {
+    let key = key(number);
+    table.remove(table.hash(&key), &key)
+}
+
+/// Numbers that are the same in each run.
+fn random() -> SmallRng {
+    SmallRng::seed_from_u64(2026)
+}
+
+fn class(number: u64) -> Class {
+    if number.is_multiple_of(3) { Class::Negative } else { Class::Positive }
+}
+
+#[test]
+fn what_is_found_is_what_was_put_in_last_over_a_million_random_operations() {
+    for bytes in [4 << 10, 64 << 10, 1 << 20] {
+        let table = Table::new(bytes);
+        let mut model = HashMap::new();
+        let mut random = random();
+        let (mut found, mut live) = (0, 0);
+        for version in 0..400_000 {
+            let number = random.random_range(0..2_000);
+            match random.random_range(0..10) {
+                0..4 => {
+                    if put(&table, number, version, class(number)) {
+                        model.insert(number, version);
+                    }
+                }
+                4 => {
+                    remove(&table, number);
+                    model.remove(&number);
+                    assert_eq!(get(&table, number), None);
+                }
+                _ => {
+                    if let Some(content) = get(&table, number) {
+                        found += 1;
+                        assert_eq!(Some(content), model.get(&number).map(|version| value(number, *version)));
+                    }
+                }
+            }
+            live = live.max(table.usage().entries);
+        }
+        let usage = table.usage();
+        assert!(found > 1_000 && live > 5, "{bytes}: {found} {live}");
+        assert!(usage.bytes <= bytes, "{usage:?}");
+        let there = (0..2_000).filter(|number| get(&table, *number).is_some()).count();
+        assert_eq!(there, usage.entries);
+        for number in 0..2_000 {
+            remove(&table, number);
+        }
+        assert_eq!(table.usage(), Usage::default());
+    }
+}
+
+#[test]
+fn a_table_takes_no_more_bytes_than_it_was_made_with() {
+    for bytes in [4 << 10, 100_000, 1 << 20, (64 << 20) + 13] {
+        let table = Table::new(bytes);
+        assert!(table.bytes() <= bytes, "{} of {bytes}", table.bytes());
+        assert!(table.bytes() > bytes / 20 * 19 - 1024, "{} of {bytes}", table.bytes());
+    }
+}
+
+#[test]
+fn hot_keys_outlive_a_scan_of_twenty_times_the_table() {
+    let table = Table::new(1 << 20);
+    let hot = 500;
+    for round in 0..3 {
+        for number in 0..hot {
+            if round == 0 {
+                assert!(put(&table, number, 0, Class::Positive));
+            }
+            assert!(get(&table, number).is_some());
+        }
+    }
+    let mut missed = 0;
+    for number in 0..80_000 {
+        put(&table, 1_000_000 + number, 0, Class::Positive);
+        missed += usize::from(get(&table, number % hot).is_none());
+    }
+    assert!(missed <= 800, "{missed} of 80000");
+}
+
+#[test]
+fn negative_answers_push_out_no_positive_one() {
+    let table = Table::new(1 << 20);
+    for number in 1..1_000 {
+        put(&table, number, 0, Class::Positive);
+    }
+    for number in 1..100_000 {
+        put(&table, 1_000_000 + number, 0, Class::Negative);
+    }
+    let there = (1..1_000).filter(|number| get(&table, *number).is_some()).count();
+    assert!(there > 980, "{there}");
+}
+
+#[test]
+fn a_key_that_comes_back_soon_is_kept_longer_than_one_that_never_does() {
+    let table = Table::new(256 << 10);
+    let mut scan = 1_000_000..;
+    let mut push_out = |number: usize| {
+        for number in scan.by_ref().take(number) {
+            put(&table, number, 0, Class::Positive);
+        }
+    };
+    push_out(3_000);
+    put(&table, 1, 0, Class::Positive);
+    push_out(300);
+    assert_eq!(get(&table, 1), None);
+    put(&table, 1, 1, Class::Positive);
+    push_out(300);
+    assert_eq!(get(&table, 1), Some(value(1, 1)));
+}
+
+#[test]
+fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
+    let table = Table::new(64 << 10);
+    put(&table, 1, 0, Class::Positive);
+    let key = key(1);
+    assert!(!table.insert(table.hash(&key), &key, &vec![0; 4_000], Class::Positive));
+    assert_eq!(get(&table, 1), Some(value(1, 0)));
+    assert!(!put(&Table::new(0), 1, 0, Class::Positive));
+}
+
+#[test]
+fn room_that_is_too_small_gives_nothing() {
+    let table = Table::new(64 << 10);
+    put(&table, 1, 0, Class::Positive);
+    let (key, length) = (key(1), 8 * value(1, 0).len());
+    let hash = table.hash(&key);
+    assert_eq!(table.get(hash, &key, &mut vec![0; length - 1]), None);
+    assert_eq!(table.get(hash, &key, &mut vec![0; length]), Some(length));
+}
+
+#[test]
+fn keys_with_the_same_hash_are_told_apart() {
+    let table = Table::new(64 << 10);
+    for number in 0..12 {
+        assert!(table.insert(7, &key(number), &value(number, 0), Class::Positive));
+    }
+    for number in 0..12 {
+        let mut out = [0; 1024];
+        let length = table.get(7, &key(number), &mut out).unwrap();
+        assert_eq!(out[..8], value(number, 0)[0].to_ne_bytes());
+        assert_eq!(length, 8 * value(number, 0).len());
+    }
+}
+
+#[test]
+fn a_reader_never_sees_half_of_a_value_while_others_write() {
+    let table = Table::new(8 << 10);
+    let done = AtomicBool::new(false);
+    let found: usize = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|writer| {
+                let table = &table;
+                scope.spawn(move || {
+                    let mut random = SmallRng::seed_from_u64(writer);
+                    for version in 0..150_000 {
+                        let number = u64::from(random.next_u32() % 64);
+                        put(table, number, version, class(number));
+                    }
+                })
+            })
+            .collect();
+        let readers: Vec<_> = (0..2)
+            .map(|reader| {
+                let (table, done) = (&table, &done);
+                scope.spawn(move || {
+                    let mut random = SmallRng::seed_from_u64(100 + reader);
+                    let mut found = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let number = u64::from(random.next_u32() % 64);
+                        let Some(content) = get(table, number) else { continue };
+                        let version = ((content[0] ^ (number << 32)) >> 8) & 0xff_ffff;
+                        assert_eq!(content, value(number, version));
+                        found += 1;
+                    }
+                    found
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    assert!(found > 1_000, "{found}");
+}

@@ -1,0 +1,106 @@
+//! The shortest way of a question: a usual packet whose answer is in memory. The answer is copied to where it will be
+//! sent from and patched there; nothing is locked, allocated or parsed twice. Whatever is unusual (another shape of
+//! packet, an answer past its time, too long, or with an Extended DNS Error) goes the whole way.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::Guard;
+
+use super::Resolver;
+use crate::answer::{Age, shown_flags, udp_limit};
+use crate::cache::{KeyWords, State};
+use crate::packet::edns::UDP_SIZE;
+use crate::packet::flag;
+use crate::packet::plain::Plain;
+use crate::snapshot::Snapshot;
+
+/// Octets behind an answer that must be free for an OPT record without options.
+pub const OPT_ROOM: usize = 11;
+
+/// What is in force and how late it is, looked up once for a number of packets.
+#[derive(Debug)]
+pub struct Moment {
+    snapshot: Guard<Option<Arc<Snapshot>>>,
+    now: u64,
+    key: KeyWords,
+}
+
+impl Moment {
+    /// The revision in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
+    }
+}
+
+impl Resolver {
+    /// Begins a number of packets.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { snapshot: self.snapshot.load(), now: self.cache.clock(Instant::now()), key: KeyWords::default() }
+    }
+
+    /// The answer to a packet out of memory: where in `out` it lies; none when it takes more than memory.
+    #[must_use]
+    #[inline]
+    pub fn hit(&self, moment: &mut Moment, packet: &[u8], out: &mut [u8]) -> Option<Range<usize>> {
+        let plain = Plain::read(packet)?;
+        let snapshot = moment.snapshot.as_deref()?;
+        let scope = snapshot.routes.find_in_place(plain.name(), plain.top());
+        let (dnssec_ok, cd) = (plain.dnssec_ok(), plain.checking_disabled());
+        moment.key.write(scope.id, plain.name(), plain.rtype, plain.class, dnssec_ok, cd);
+        let head = self.cache.copy(&mut moment.key, out)?;
+        let State::Fresh(Age::Kept { age, cap }) = head.at(moment.now, &snapshot.policy) else { return None };
+        let place = head.message();
+        let limit = udp_limit(plain.edns.map(|(size, _)| size));
+        let opt = if plain.edns.is_some() { OPT_ROOM } else { 0 };
+        if head.ede.is_some() || place.len() + opt > limit || place.end + opt > out.len() {
+            return None;
+        }
+        let (before, message) = out.split_at_mut(place.start);
+        let (offsets, _) = before[head.ttls()].as_chunks::<2>();
+        for offset in offsets {
+            age_ttl(message, usize::from(u16::from_ne_bytes(*offset)), age, cap)?;
+        }
+        put_question_and_header(message, &plain)?;
+        if let Some((_, dnssec_ok)) = plain.edns {
+            put_opt(message, place.len(), dnssec_ok)?;
+        }
+        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(head.rcode);
+        Some(place.start..place.end + opt)
+    }
+}
+
+#[inline]
+fn age_ttl(message: &mut [u8], offset: usize, age: u32, cap: u32) -> Option<()> {
+    let ttl = message.get_mut(offset..)?.first_chunk_mut::<4>()?;
+    *ttl = u32::from_be_bytes(*ttl).min(cap).saturating_sub(age).to_be_bytes();
+    Some(())
+}
+
+/// The client's number, flags and case. Its name is as long as the one in the message: both are the same name.
+#[inline]
+fn put_question_and_header(message: &mut [u8], plain: &Plain<'_>) -> Option<()> {
+    let kept = u16::from_be_bytes([*message.get(2)?, *message.get(3)?]);
+    let wants_ad = plain.flags & flag::AD != 0 || plain.dnssec_ok();
+    let flags = shown_flags(kept, plain.flags & flag::RD != 0, plain.checking_disabled(), wants_ad);
+    message[..2].copy_from_slice(&plain.id.to_be_bytes());
+    message[2..4].copy_from_slice(&flags.to_be_bytes());
+    let section = plain.section();
+    message.get_mut(12..12 + section.len())?.copy_from_slice(section);
+    Some(())
+}
+
+/// An OPT record at the end of a message of this length (RFC 6891 §6.1.2); the message's additional records are one
+/// more.
+#[inline]
+fn put_opt(message: &mut [u8], length: usize, dnssec_ok: bool) -> Option<()> {
+    let [high, low] = UDP_SIZE.to_be_bytes();
+    let flags = if dnssec_ok { 0x80 } else { 0 };
+    message.get_mut(length..length + OPT_ROOM)?.copy_from_slice(&[0, 0, 41, high, low, 0, 0, flags, 0, 0, 0]);
+    let additional = message.get_mut(10..12)?.first_chunk_mut::<2>()?;
+    *additional = u16::from_be_bytes(*additional).saturating_add(1).to_be_bytes();
+    Some(())
+}

@@ -18,8 +18,9 @@ use crate::names::Turns;
 use pool::Pool;
 use tally::Tally;
 
-/// An answer that takes longer counts as lost.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// An answer that takes longer counts as lost. A little less than a pod waits before it asks again (5 s, resolv.conf(5)):
+/// a machine with too few processors for its cluster answers late, which is no loss.
+pub const PATIENCE: Duration = Duration::from_millis(4500);
 /// No flood lasts longer.
 pub const MAX_DURATION: Duration = Duration::from_secs(300);
 /// No flood sends faster, in questions a second.

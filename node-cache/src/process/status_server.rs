@@ -1,9 +1,10 @@
-//! The HTTP side of a zone resolver: `/status` and `/metrics`.
+//! The HTTP side of a zone resolver: `/status` and `/metrics`, and what the kubelet asks, `/live` and `/ready`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -23,8 +24,12 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, ProcessEr
 
 /// Answers at `listener` for ever.
 pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<Account<R>>) {
-    let router =
-        Router::new().route("/status", get(status::<R>)).route("/metrics", get(metrics::<R>)).with_state(account);
+    let router = Router::new()
+        .route("/status", get(status::<R>))
+        .route("/metrics", get(metrics::<R>))
+        .route("/live", get(async || "it answers\n"))
+        .route("/ready", get(ready::<R>))
+        .with_state(account);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!("status server: {error}");
     }
@@ -44,4 +49,12 @@ async fn status<R: Readiness>(State(account): State<Arc<Account<R>>>) -> Json<Re
 
 async fn metrics<R: Readiness>(State(account): State<Arc<Account<R>>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, OPENMETRICS)], account.metrics())
+}
+
+/// Whether it is ready; if not, what is missing.
+async fn ready<R: Readiness>(State(account): State<Arc<Account<R>>>) -> (StatusCode, String) {
+    match account.readiness.missing().await {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing + "\n"),
+    }
 }

@@ -110,8 +110,8 @@ fn container(tier: &ValidatedTier, settings: &Settings) -> Container {
         ]),
         resources: Some(pod::cache_resources(pods.resources.as_ref(), tier.resolvers.cache_size, "50m")),
         security_context: Some(pod::confined(pod::UNPRIVILEGED, &[])),
-        liveness_probe: Some(pod::probe(command, &["live"], 10, 3)),
-        readiness_probe: Some(pod::probe(command, &["ready"], 3, 2)),
+        liveness_probe: Some(pod::http_probe("/live", RESOLVER_METRICS_PORT, 10, 3)),
+        readiness_probe: Some(pod::http_probe("/ready", RESOLVER_METRICS_PORT, 3, 2)),
         ..pod::container("zone-resolver", pod::image(pods, settings), command, args, settings)
     }
 }

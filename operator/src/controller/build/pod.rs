@@ -58,15 +58,11 @@ pub(super) fn probe(command: &str, args: &[&str], period_seconds: i32, failure_t
     let words = [&[command, "probe"], args, &["--run-dir", RUN_DIR]].concat();
     Probe {
         exec: Some(ExecAction { command: Some(words.into_iter().map(str::to_owned).collect()) }),
-        period_seconds: Some(period_seconds),
-        timeout_seconds: Some(3),
-        failure_threshold: Some(failure_threshold),
-        ..Probe::default()
+        ..times(period_seconds, failure_threshold)
     }
 }
 
-/// A probe over HTTP, which costs the node next to nothing: a probe that runs a program in the container takes a tenth of
-/// a second of processor time each time.
+/// A probe over HTTP, for which no process is started in the container.
 #[must_use]
 pub(super) fn http_probe(path: &str, port: u16, period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
@@ -75,6 +71,13 @@ pub(super) fn http_probe(path: &str, port: u16, period_seconds: i32, failure_thr
             port: IntOrString::Int(port.into()),
             ..HTTPGetAction::default()
         }),
+        ..times(period_seconds, failure_threshold)
+    }
+}
+
+/// When a probe is made, and how many failures in a row count.
+fn times(period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
         period_seconds: Some(period_seconds),
         timeout_seconds: Some(3),
         failure_threshold: Some(failure_threshold),

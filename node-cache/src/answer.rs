@@ -27,6 +27,19 @@ pub enum Age {
     Stale,
 }
 
+impl Age {
+    /// The TTL that is shown for one that is written.
+    #[must_use]
+    #[inline]
+    pub fn shown(self, written: u32) -> u32 {
+        match self {
+            Self::New => written,
+            Self::Kept { age, cap } => written.min(cap).saturating_sub(age),
+            Self::Stale => STALE_TTL,
+        }
+    }
+}
+
 /// Where an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -94,12 +107,7 @@ impl Answer {
         for offset in self.response.ttl_offsets() {
             let Some(bytes) = message.get_mut(usize::from(*offset)..usize::from(*offset) + 4) else { continue };
             let written = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            let shown = match self.age {
-                Age::New => written,
-                Age::Kept { age, cap } => written.min(cap).saturating_sub(age),
-                Age::Stale => STALE_TTL,
-            };
-            bytes.copy_from_slice(&shown.to_be_bytes());
+            bytes.copy_from_slice(&self.age.shown(written).to_be_bytes());
         }
     }
 }

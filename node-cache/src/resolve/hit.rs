@@ -17,7 +17,7 @@ use crate::packet::plain::Plain;
 use crate::snapshot::Snapshot;
 
 /// Octets behind an answer that must be free for an OPT record without options.
-pub const OPT_ROOM: usize = 11;
+const OPT_ROOM: usize = 11;
 
 /// What is in force and how late it is, looked up once for a number of packets.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Resolver {
         let (dnssec_ok, cd) = (plain.dnssec_ok(), plain.checking_disabled());
         moment.key.write(scope.id, plain.name(), plain.rtype, plain.class, dnssec_ok, cd);
         let head = self.cache.copy(&mut moment.key, out)?;
-        let State::Fresh(Age::Kept { age, cap }) = head.at(moment.now, &snapshot.policy) else { return None };
+        let State::Fresh(age) = head.at(moment.now, &snapshot.policy) else { return None };
         let place = head.message();
         let limit = udp_limit(plain.edns.map(|(size, _)| size));
         let opt = if plain.edns.is_some() { OPT_ROOM } else { 0 };
@@ -62,7 +62,7 @@ impl Resolver {
         let (before, message) = out.split_at_mut(place.start);
         let (offsets, _) = before[head.ttls()].as_chunks::<2>();
         for offset in offsets {
-            age_ttl(message, usize::from(u16::from_ne_bytes(*offset)), age, cap)?;
+            age_ttl(message, usize::from(u16::from_ne_bytes(*offset)), age)?;
         }
         put_question_and_header(message, &plain)?;
         if let Some((_, dnssec_ok)) = plain.edns {
@@ -74,9 +74,9 @@ impl Resolver {
 }
 
 #[inline]
-fn age_ttl(message: &mut [u8], offset: usize, age: u32, cap: u32) -> Option<()> {
+fn age_ttl(message: &mut [u8], offset: usize, age: Age) -> Option<()> {
     let ttl = message.get_mut(offset..)?.first_chunk_mut::<4>()?;
-    *ttl = u32::from_be_bytes(*ttl).min(cap).saturating_sub(age).to_be_bytes();
+    *ttl = age.shown(u32::from_be_bytes(*ttl)).to_be_bytes();
     Some(())
 }
 

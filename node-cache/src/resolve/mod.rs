@@ -21,7 +21,7 @@ use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Unanswered;
 use flight::{Flights, Landed, Seat, landing};
-pub use hit::{Moment, OPT_ROOM};
+pub use hit::Moment;
 
 /// How long a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);

@@ -1,6 +1,7 @@
 //! What is said to a question, as a plain value, and how it becomes bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::packet::edns::{Edns, UDP_SIZE};
 use crate::packet::{Header, Response, flag, truncate};
@@ -10,6 +11,9 @@ use crate::query::Query;
 pub const STALE_TTL: u32 = 30;
 /// The longest datagram that a client without EDNS takes (RFC 1035 §2.3.4).
 const SMALLEST_UDP: u16 = 512;
+
+/// The longest message over a connection (RFC 1035 §4.2.2).
+const LONGEST: usize = u16::MAX as usize;
 
 /// Which TTLs an answer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,18 @@ pub enum Origin {
     Failure,
 }
 
+/// How an answer goes to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// In a datagram, which is as long as the client says that it may be.
+    Udp,
+    /// Over a connection, which is kept open for so long without a question (RFC 7828); a client that asks hears of it.
+    Tcp {
+        /// That time.
+        idle: Duration,
+    },
+}
+
 /// An answer to a question.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -76,9 +92,9 @@ impl Answer {
     }
 
     /// The bytes for this client: its number, its case, RD and CD; a fresh OPT if it sent one (RFC 6891 §6.1.1); AD
-    /// only if it asked (RFC 6840 §5.8); no longer than `limit`.
+    /// only if it asked (RFC 6840 §5.8); no longer than its way allows.
     #[must_use]
-    pub fn to_wire(&self, query: &Query, limit: usize) -> Vec<u8> {
+    pub fn to_wire(&self, query: &Query, way: Way) -> Vec<u8> {
         let mut message = Vec::with_capacity(self.response.wire().len() + 17);
         message.extend_from_slice(self.response.wire());
         self.put_ttls(&mut message);
@@ -95,7 +111,15 @@ impl Answer {
             version: 0,
             dnssec_ok: asked.dnssec_ok,
             ede: self.ede.or_else(|| self.response.ede()),
+            keepalive: match way {
+                Way::Udp => None,
+                Way::Tcp { idle } => asked.keepalive.map(|_| tenths(idle)),
+            },
         });
+        let limit = match way {
+            Way::Udp => udp_limit(query.edns.map(|edns| edns.udp_size)),
+            Way::Tcp { .. } => LONGEST,
+        };
         truncate::to_limit(&mut message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
         if let Some(edns) = edns {
             edns.append(&mut message);
@@ -128,6 +152,10 @@ pub const fn shown_flags(kept: u16, recursion_desired: bool, checking_disabled: 
         flags &= !flag::AD;
     }
     flags
+}
+
+fn tenths(time: Duration) -> u16 {
+    u16::try_from(time.as_millis() / 100).unwrap_or(u16::MAX)
 }
 
 /// The longest datagram for a client that says it takes this much, or says nothing.

@@ -37,6 +37,8 @@ pub enum Dropped {
     NotARequest,
     /// Too many questions are being answered.
     Busy,
+    /// Too many of one client are.
+    Greedy,
     /// Too many connections are open, in total or from its source.
     Connections,
 }
@@ -66,6 +68,7 @@ pub struct Metrics {
     own: Counter,
     hits: Counter,
     stale: Counter,
+    refreshes: Counter,
     servfail: Counter,
     answers: Family<AnswerLabels, Counter>,
     dropped: Family<ReasonLabel, Counter>,
@@ -153,6 +156,11 @@ impl Metrics {
         ScopeHits { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
     }
 
+    /// Counts a question that is asked again before its answer is past its time.
+    pub fn refresh(&self) {
+        self.refreshes.inc();
+    }
+
     /// Counts how long a question took that memory could not answer.
     pub fn miss(&self, took: Duration) {
         self.misses.0.observe(took.as_secs_f64());
@@ -164,6 +172,7 @@ impl Metrics {
             Dropped::NotAllowed => "not_allowed",
             Dropped::NotARequest => "not_a_request",
             Dropped::Busy => "busy",
+            Dropped::Greedy => "greedy",
             Dropped::Connections => "connections",
         };
         self.dropped.get_or_create(&ReasonLabel { reason }).inc();
@@ -172,7 +181,7 @@ impl Metrics {
     /// The counters as the status tells them.
     #[must_use]
     pub fn traffic(&self, cache_bytes: u64, cache_entries: u64) -> Traffic {
-        let reasons = ["not_allowed", "not_a_request", "busy", "connections"];
+        let reasons = ["not_allowed", "not_a_request", "busy", "greedy", "connections"];
         let dropped = reasons.iter().map(|reason| self.dropped.get_or_create(&ReasonLabel { reason }).get()).sum();
         Traffic {
             queries: self.questions().saturating_sub(self.own.get()),
@@ -205,6 +214,8 @@ pub fn text(instance: &str, metrics: &Arc<Metrics>, levels: Levels) -> String {
     let counted = metrics.clone();
     registry.register("hits", "Answers from memory in their time", counted.hits.clone());
     registry.register("stale", "Answers from memory past their time", counted.stale.clone());
+    let help = "Questions asked again before their answer was past its time";
+    registry.register("refreshes", help, counted.refreshes.clone());
     registry.register("answers", "Answers", counted.answers.clone());
     registry.register("dropped", "Questions that got no answer", counted.dropped.clone());
     let help = "Time to answer what memory could not";

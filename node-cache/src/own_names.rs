@@ -6,11 +6,13 @@ use crate::packet::Response;
 use crate::packet::numbers::{class, ede, rcode, rtype};
 use crate::query::Query;
 
+const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\0";
 /// How long the answers about `localhost` may be kept, in seconds.
 const LOCALHOST_TTL: u32 = 86_400;
 
 /// The answer to a question that must not leave this process: `id.server.` and `hostname.bind.` (RFC 4892), every
-/// other question outside the class of the internet, and the names of RFC 6761 §6.3 and §6.4. None for all others.
+/// other question outside the class of the internet, the names of RFC 6761 §6.3 and §6.4, those of RFC 7686 §2, and
+/// `resolver.arpa`, which tells of encrypted ways to this very resolver (RFC 9462 §6.4): there are none. None for all others.
 #[must_use]
 pub fn answer(query: &Query, identity: &Identity) -> Option<Answer> {
     let lower = query.name.lower();
@@ -28,7 +30,12 @@ pub fn answer(query: &Query, identity: &Identity) -> Option<Answer> {
     }
     match lower.suffixes().filter(|suffix| suffix.len() > 1).last()? {
         b"\x09localhost\0" => Some(localhost(query)),
-        b"\x07invalid\0" => Some(Answer::local(Response::empty(&query.question(), rcode::NXDOMAIN), None)),
+        b"\x07invalid\0" | b"\x05onion\0" => {
+            Some(Answer::local(Response::empty(&query.question(), rcode::NXDOMAIN), None))
+        }
+        b"\x04arpa\0" if lower.suffixes().any(|suffix| suffix == RESOLVER_ARPA) => {
+            Some(Answer::local(Response::empty(&query.question(), rcode::NOERROR), None))
+        }
         _ => None,
     }
 }

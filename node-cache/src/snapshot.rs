@@ -11,6 +11,7 @@ use node_cache_config::{Config, UpstreamSource};
 use crate::allow::Allow;
 use crate::cache::Policy;
 use crate::metrics::ScopeHits;
+use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
 use crate::upstream::resolv_conf;
@@ -34,6 +35,8 @@ pub struct Scope {
     pub deadline: Duration,
     /// Whether these servers are ours, so that what they say of authenticity (AD) may be passed on.
     pub trusted: bool,
+    /// The zone in which a name that does not exist has nothing below it (RFC 8020).
+    pub zone: Option<Name>,
     /// Where its answers from memory are counted, once there was one.
     pub hits: OnceLock<ScopeHits>,
 }
@@ -50,6 +53,7 @@ pub struct Snapshot {
     /// What is wrong with the sources of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
     groups: Vec<Arc<Group>>,
+    scopes: Vec<Arc<Scope>>,
 }
 
 impl Snapshot {
@@ -72,9 +76,11 @@ impl Snapshot {
             let group = book.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), cadence);
             if near { own.push(group) } else { others.push(group) }
         }
-        let outside = scope("outside", &(), Pool::new(vec![own, others], Order::Spread), NODE_DEADLINE, true);
+        let outside = scope("outside", &(), Pool::new(vec![own, others], Order::Spread), NODE_DEADLINE, Kind::Ours);
         let pool = Pool::new(vec![vec![cluster]], Order::Spread);
-        let cluster = scope("cluster", &(&config.cluster_domain, &cluster_dns.service), pool, NODE_DEADLINE, false);
+        let servers = (&config.cluster_domain, &cluster_dns.service);
+        let kind = Kind::Cluster(&config.cluster_domain);
+        let cluster = scope("cluster", &servers, pool, NODE_DEADLINE, kind);
         let mut routes = Routes::new(outside.clone());
         let mut scopes = vec![cluster.clone(), outside];
         for suffix in private_reverse_zones() {
@@ -83,7 +89,7 @@ impl Snapshot {
         for route in &config.routes {
             let name = format!("route/{}", route.suffix);
             let pool = Pool::new(vec![vec![book.fixed(&name, &route.upstreams)]], Order::Preferred);
-            let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, false);
+            let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, Kind::Foreign);
             add(&mut routes, &route.suffix, &scope);
             scopes.push(scope);
         }
@@ -95,6 +101,7 @@ impl Snapshot {
             allow: Allow::new(config.node_cache.allow_from.clone()),
             upstream_problem: None,
             groups: scopes.iter().flat_map(|scope| scope.pool.groups()).cloned().collect(),
+            scopes,
         }
     }
 
@@ -113,13 +120,21 @@ impl Snapshot {
         let group = book.fixed("forward", &upstreams);
         book.forget_others();
         let pool = Pool::new(vec![vec![group.clone()]], Order::Preferred);
+        let forward = scope("forward", &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign);
         Self {
-            routes: Routes::new(scope("forward", &upstreams, pool, RESOLVER_DEADLINE, false)),
+            routes: Routes::new(forward.clone()),
             policy: policy(&config.resolver.cache),
             allow: Allow::new(config.resolver.allow_from.clone()),
             upstream_problem,
             groups: vec![group],
+            scopes: vec![forward],
         }
+    }
+
+    /// Its scopes, each once.
+    #[must_use]
+    pub fn scopes(&self) -> &[Arc<Scope>] {
+        &self.scopes
     }
 
     /// How the servers do, each once.
@@ -129,10 +144,33 @@ impl Snapshot {
     }
 }
 
-fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, trusted: bool) -> Arc<Scope> {
+/// What kind of servers answer in a scope.
+#[derive(Clone, Copy, Debug)]
+enum Kind<'a> {
+    /// Resolvers of this tier.
+    Ours,
+    /// The DNS of the cluster, whose own names are below this domain.
+    Cluster(&'a str),
+    /// Somebody else's.
+    Foreign,
+}
+
+fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: Kind<'_>) -> Arc<Scope> {
     let mut hasher = DefaultHasher::new();
     (name, servers).hash(&mut hasher);
-    Arc::new(Scope { name: name.to_owned(), id: hasher.finish(), pool, deadline, trusted, hits: OnceLock::new() })
+    let zone = match kind {
+        Kind::Cluster(domain) => Name::from_text(domain).ok().map(|domain| domain.lower()),
+        Kind::Ours | Kind::Foreign => None,
+    };
+    Arc::new(Scope {
+        name: name.to_owned(),
+        id: hasher.finish(),
+        pool,
+        deadline,
+        trusted: matches!(kind, Kind::Ours),
+        zone,
+        hits: OnceLock::new(),
+    })
 }
 
 fn add(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {

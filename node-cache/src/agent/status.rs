@@ -124,6 +124,7 @@ impl Report for NodeReport {
             Command::Ready => or_ok(self.told.borrow().unready(Instant::now())),
             Command::Status => serde_json::to_string(&self.status().await).unwrap_or_default(),
             Command::Metrics => self.metrics().await,
+            Command::Answers(_) => "an agent keeps no answers; ask a cache of this node".to_owned(),
         }
     }
 }

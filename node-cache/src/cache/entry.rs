@@ -56,6 +56,8 @@ impl Policy {
 pub enum State {
     /// It is in its time and shows its TTLs like this.
     Fresh(Age),
+    /// The same, but its time is nearly over: it is time to ask again.
+    Due(Age),
     /// It is past its time but inside the window of RFC 8767, with the Extended DNS Error that says so.
     Stale(u16),
     /// It is not.
@@ -111,18 +113,30 @@ impl Head {
         start..start + usize::from(self.length)
     }
 
+    /// Milliseconds since the answer came in.
+    pub(super) const fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.stored)
+    }
+
+    /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
+    pub(super) fn windows(&self, policy: &Policy) -> (u64, u64) {
+        let (life, _) = policy.life_and_cap(self.lifetime);
+        // What was stale already where it came from has no second window here.
+        let second_hand = matches!(self.ede, Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
+        (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
+    }
+
     /// Whether the answer may be said at this time, in milliseconds.
     #[must_use]
     pub fn at(&self, now: u64, policy: &Policy) -> State {
         let (life, cap) = policy.life_and_cap(self.lifetime);
-        let age = now.saturating_sub(self.stored);
+        let age = self.age(now);
         let life = 1000 * u64::from(life);
         if age < life {
-            return State::Fresh(Age::Kept { age: u32::try_from(age / 1000).unwrap_or(u32::MAX), cap });
+            let shown = Age::Kept { age: u32::try_from(age / 1000).unwrap_or(u32::MAX), cap };
+            return if age >= life / 10 * 9 { State::Due(shown) } else { State::Fresh(shown) };
         }
-        // What was stale already where it came from has no second window here.
-        let second_hand = matches!(self.ede, Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
-        if second_hand || age >= life + 1000 * u64::from(policy.serve_stale) {
+        if age >= life + 1000 * self.windows(policy).1 {
             return State::Over;
         }
         State::Stale(if self.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })

@@ -79,6 +79,15 @@ impl Failures {
         }
     }
 
+    /// Forgets the failures of these keys.
+    pub(super) fn clear_where(&self, mut meant: impl FnMut(&[u64]) -> bool) {
+        for (key, failure) in &mut self.known().failures {
+            if meant(key.as_words()) {
+                (failure.lasts, failure.response) = (Duration::ZERO, None);
+            }
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.known().bytes
     }

@@ -1,5 +1,6 @@
 //! Under what an answer is kept.
 
+use crate::packet::Name;
 use crate::packet::question::Question;
 
 /// The most words of a key: two, and a name of 255 octets.
@@ -38,6 +39,37 @@ impl Key {
 
     pub(super) fn as_words(&self) -> &[u64] {
         &self.0
+    }
+}
+
+/// What a key says, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyParts {
+    /// The scope.
+    pub scope: u64,
+    /// The name, in lower case.
+    pub name: Name,
+    /// The type; none for what is true of a name whatever is asked.
+    pub rtype: Option<u16>,
+    /// DO.
+    pub dnssec_ok: bool,
+    /// CD.
+    pub checking_disabled: bool,
+}
+
+impl KeyParts {
+    pub(super) fn read(words: &[u64]) -> Option<Self> {
+        let [scope, second, name @ ..] = words else { return None };
+        let octets: &[u8] = bytemuck::cast_slice(name);
+        let (name, _) = Name::read_plain(octets, 0).ok()?;
+        let rtype = ((second >> 16) & 0xffff) as u16;
+        Some(Self {
+            scope: *scope,
+            name,
+            rtype: (rtype != ANY_TYPE).then_some(rtype),
+            dnssec_ok: second & (1 << 48) != 0,
+            checking_disabled: second & (1 << 49) != 0,
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod entry;
 mod failures;
+mod inspect;
 mod key;
 mod table;
 
@@ -18,7 +19,8 @@ use crate::packet::{Lifetime, Response};
 
 pub use entry::{Head, Policy, State};
 use failures::Failures;
-pub use key::{Key, KeyWords};
+pub use inspect::Seen;
+pub use key::{Key, KeyParts, KeyWords};
 use table::{Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
@@ -34,6 +36,8 @@ const USUAL: usize = 2048;
 pub enum Found {
     /// An answer in its time.
     Fresh(Answer),
+    /// The same, in the last tenth of its time: if somebody asks for it now, somebody will when it is over.
+    Due(Answer),
     /// An answer past its time but inside the window of RFC 8767.
     Stale(Answer),
     /// Nothing that may be said.
@@ -85,10 +89,10 @@ impl Cache {
     #[must_use]
     pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
         match self.find(key, now, policy) {
-            Found::Fresh(answer) => Found::Fresh(answer),
+            fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
             // That the name does not exist is news to an answer past its time.
             past => match self.find(&key.of_any_type(), now, policy) {
-                Found::Fresh(answer) => Found::Fresh(answer),
+                fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
                 Found::Stale(answer) if matches!(past, Found::Nothing) => Found::Stale(answer),
                 _ => past,
             },
@@ -115,9 +119,16 @@ impl Cache {
         };
         match head.at(self.clock(now), policy) {
             State::Fresh(age) => answer(age, None, Origin::Memory).map_or(Found::Nothing, Found::Fresh),
+            State::Due(age) => answer(age, None, Origin::Memory).map_or(Found::Nothing, Found::Due),
             State::Stale(ede) => answer(Age::Stale, Some(ede), Origin::Stale).map_or(Found::Nothing, Found::Stale),
             State::Over => Found::Nothing,
         }
+    }
+
+    /// Whether anything is known under exactly this key, in its time or not: the name was there once.
+    #[must_use]
+    pub fn knows(&self, key: &Key) -> bool {
+        self.answers.contains(self.answers.hash(key.as_words()), key.as_words())
     }
 
     /// Keeps an answer for as long as it says. A good one that must not be kept still ends what was known before.

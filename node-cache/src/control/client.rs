@@ -73,7 +73,7 @@ pub async fn probe(path: &Path, command: Command, limit: Duration) -> Result<(),
 
 async fn exchange(path: &Path, command: Command) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path).await?;
-    stream.write_all(format!("{}\n", command.word()).as_bytes()).await?;
+    stream.write_all(format!("{}\n", command.line()).as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
     Ok(answer)

@@ -14,8 +14,8 @@ use super::Command;
 
 /// Everybody in the pod's group may ask, nobody else.
 const MODE: u32 = 0o660;
-/// The longest command, in bytes.
-const LONGEST_COMMAND: u64 = 64;
+/// The longest command, in bytes: a word, a name of which every octet is escaped, and a type.
+const LONGEST_COMMAND: u64 = 1200;
 /// How long a client may take from connecting to having read its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many clients are served at once; further ones wait to be accepted.
@@ -67,8 +67,8 @@ async fn converse<R: Report>(mut stream: UnixStream, report: &R) -> std::io::Res
     let mut line = String::new();
     BufReader::new(read.take(LONGEST_COMMAND)).read_line(&mut line).await?;
     let answer = match Command::from_line(&line) {
-        Some(command) => report.answer(command).await,
-        None => "unknown command; status, live, ready and metrics are known".to_owned(),
+        Ok(command) => report.answer(command).await,
+        Err(error) => error.to_string(),
     };
     write.write_all(answer.as_bytes()).await?;
     write.shutdown().await
@@ -86,7 +86,7 @@ mod tests {
             match command {
                 Command::Live => OK.to_owned(),
                 Command::Ready => "no name was resolved yet".to_owned(),
-                Command::Status | Command::Metrics => command.word().to_owned(),
+                command => command.line(),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! EDNS (RFC 6891) and the one option that is read and written, Extended DNS Errors (RFC 8914). It belongs to a hop:
-//! it is read, taken away, and made anew.
+//! EDNS (RFC 6891) and the two options that are read and written, Extended DNS Errors (RFC 8914) and TCP keepalive
+//! (RFC 7828). It belongs to a hop: it is read, taken away, and made anew.
 
 use super::numbers::rtype;
 use super::{Header, Malformed, Record, put_u16, u16_at};
@@ -8,6 +8,10 @@ use super::{Header, Malformed, Record, put_u16, u16_at};
 pub const UDP_SIZE: u16 = 1232;
 const DNSSEC_OK: u32 = 0x8000;
 const EDE_OPTION: u16 = 15;
+const KEEPALIVE_OPTION: u16 = 11;
+/// Octets of an OPT record without options, and of each option that is written.
+const BARE: u16 = 11;
+const OPTION: u16 = 6;
 
 /// What an OPT record says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,9 @@ pub struct Edns {
     pub dnssec_ok: bool,
     /// Info-code of the first Extended DNS Error.
     pub ede: Option<u16>,
+    /// Of a client: whether it asks how long it may keep a connection open (any value). Of a server: how long without a
+    /// question, in tenths of a second.
+    pub keepalive: Option<u16>,
 }
 
 impl Edns {
@@ -32,8 +39,8 @@ impl Edns {
     /// [`Malformed`] when its options do not fill its data exactly.
     pub fn read(message: &[u8], record: &Record) -> Result<Self, Malformed> {
         let [extended_rcode, version, ..] = record.ttl.to_be_bytes();
-        let mut edns =
-            Self { udp_size: record.class, extended_rcode, version, dnssec_ok: record.ttl & DNSSEC_OK != 0, ede: None };
+        let dnssec_ok = record.ttl & DNSSEC_OK != 0;
+        let mut edns = Self { udp_size: record.class, extended_rcode, version, dnssec_ok, ..Self::default() };
         let mut at = record.data.start;
         while at < record.data.end {
             let code = u16_at(message, at).ok_or(Malformed)?;
@@ -45,6 +52,9 @@ impl Edns {
             if code == EDE_OPTION && length >= 2 && edns.ede.is_none() {
                 edns.ede = u16_at(message, at);
             }
+            if code == KEEPALIVE_OPTION {
+                edns.keepalive = Some(if length >= 2 { u16_at(message, at).unwrap_or_default() } else { 0 });
+            }
             at += length;
         }
         Ok(edns)
@@ -53,7 +63,8 @@ impl Edns {
     /// Octets that [`Self::append`] adds.
     #[must_use]
     pub const fn length(&self) -> usize {
-        if self.ede.is_some() { 17 } else { 11 }
+        let options = self.ede.is_some() as u16 + self.keepalive.is_some() as u16;
+        (BARE + OPTION * options) as usize
     }
 
     /// Adds an OPT record to the end of a message and counts it.
@@ -64,14 +75,11 @@ impl Edns {
         message.extend_from_slice(&rtype::OPT.to_be_bytes());
         message.extend_from_slice(&self.udp_size.to_be_bytes());
         message.extend_from_slice(&flags.to_be_bytes());
-        match self.ede {
-            None => message.extend_from_slice(&[0, 0]),
-            Some(code) => {
-                message.extend_from_slice(&[0, 6]);
-                message.extend_from_slice(&EDE_OPTION.to_be_bytes());
-                message.extend_from_slice(&[0, 2]);
-                message.extend_from_slice(&code.to_be_bytes());
-            }
+        let options = [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)];
+        let options = options.iter().filter_map(|(code, value)| Some((*code, (*value)?)));
+        message.extend_from_slice(&(OPTION * options.clone().count() as u16).to_be_bytes());
+        for (code, value) in options {
+            message.extend_from_slice(&[code, 2, value].map(u16::to_be_bytes).concat());
         }
         if let Some(header) = Header::read(message) {
             put_u16(message, 10, header.counts[3].saturating_add(1));

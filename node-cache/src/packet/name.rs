@@ -129,6 +129,24 @@ impl Name {
         Self(self.0.to_ascii_lowercase().into())
     }
 
+    /// Whether this is `zone` or a name below it. Both are in lower case.
+    #[must_use]
+    pub fn is_within(&self, zone: &Self) -> bool {
+        self.suffixes().any(|suffix| *suffix == *zone.0)
+    }
+
+    /// The names above this one and below `zone`, the shortest first; none when this one is not below `zone`.
+    #[must_use]
+    pub fn above_in(&self, zone: &Self) -> Vec<Self> {
+        let above: Vec<&[u8]> = self.suffixes().skip(1).take_while(|suffix| suffix.len() >= zone.0.len()).collect();
+        match above.split_last() {
+            Some((last, between)) if **last == *zone.0 => {
+                between.iter().rev().map(|name| Self((*name).into())).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The wire forms of the name and of everything above it, the longest first, the root last.
     pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = Some(&*self.0);
@@ -192,6 +210,18 @@ mod tests {
         let name = Name::from_text("a.b.c").unwrap();
         let suffixes: Vec<&[u8]> = name.suffixes().collect();
         assert_eq!(suffixes, [&b"\x01a\x01b\x01c\0"[..], b"\x01b\x01c\0", b"\x01c\0", b"\0"]);
+    }
+
+    #[test]
+    fn the_names_between_a_name_and_its_zone_come_shortest_first() {
+        let above = |name: &str, zone: &str| {
+            let names = Name::from_text(name).unwrap().above_in(&Name::from_text(zone).unwrap());
+            names.iter().map(Name::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(above("a.b.c.cluster.local", "cluster.local"), ["c.cluster.local.", "b.c.cluster.local."]);
+        for outside in ["a.cluster.local", "cluster.local", "local", "a.b.c.xcluster.local", "a.b.c.example"] {
+            assert!(above(outside, "cluster.local").is_empty(), "{outside}");
+        }
     }
 
     #[test]

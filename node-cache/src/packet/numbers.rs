@@ -32,6 +32,45 @@ pub mod rtype {
     pub const MAILA: u16 = 254;
     /// Whatever there is.
     pub const ANY: u16 = 255;
+
+    /// The types that people write by name.
+    const NAMES: [(&str, u16); 20] = [
+        ("A", A),
+        ("NS", NS),
+        ("CNAME", CNAME),
+        ("SOA", SOA),
+        ("PTR", PTR),
+        ("HINFO", HINFO),
+        ("MX", 15),
+        ("TXT", TXT),
+        ("AAAA", AAAA),
+        ("SRV", SRV),
+        ("NAPTR", 35),
+        ("DS", 43),
+        ("RRSIG", 46),
+        ("NSEC", 47),
+        ("DNSKEY", 48),
+        ("TLSA", 52),
+        ("SVCB", 64),
+        ("HTTPS", 65),
+        ("ANY", ANY),
+        ("CAA", 257),
+    ];
+
+    /// The type that a text names, in any case, or as `TYPE` and its number (RFC 3597 §5).
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<u16> {
+        let upper = text.to_ascii_uppercase();
+        let known = NAMES.iter().find(|(name, _)| *name == upper).map(|(_, number)| *number);
+        known.or_else(|| upper.strip_prefix("TYPE")?.parse().ok())
+    }
+
+    /// What people call a type.
+    #[must_use]
+    pub fn to_text(rtype: u16) -> String {
+        let known = NAMES.iter().find(|(_, number)| *number == rtype);
+        known.map_or_else(|| format!("TYPE{rtype}"), |(name, _)| (*name).to_owned())
+    }
 }
 
 /// Classes.

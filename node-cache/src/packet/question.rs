@@ -45,8 +45,54 @@ impl Question {
     }
 }
 
+/// Puts each letter of the name of a message's question, which is not compressed, into the case that a random bit says.
+pub fn mix_case(message: &mut [u8], mut random: impl FnMut() -> u64) {
+    const UPPER: u8 = 0x20;
+    let mut bits = 0;
+    // Length octets are below 64 and so never letters; the name ends before the first zero.
+    for (index, octet) in message.iter_mut().skip(Header::LENGTH).take_while(|octet| **octet != 0).enumerate() {
+        if index % 64 == 0 {
+            bits = random();
+        }
+        if octet.is_ascii_alphabetic() && (bits >> (index % 64)) & 1 == 1 {
+            *octet ^= UPPER;
+        }
+    }
+}
+
+/// Whether a response repeats the name in the question of a message octet by octet.
+#[must_use]
+pub fn is_repeated(message: &[u8], response: &[u8]) -> bool {
+    let name = message.get(Header::LENGTH..).and_then(|rest| rest.split(|octet| *octet == 0).next());
+    name.is_some_and(|name| response.get(Header::LENGTH..).is_some_and(|rest| rest.starts_with(name)))
+}
+
 /// A question section: name, type, class.
 #[must_use]
 pub fn section(name: &Name, rtype: u16, class: u16) -> Vec<u8> {
     [name.as_bytes(), &rtype.to_be_bytes(), &class.to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::numbers::rtype;
+
+    #[test]
+    fn a_question_in_mixed_case_is_the_same_question_and_tells_who_repeats_it() {
+        let question = Question::plain(&Name::from_text("www.shop-1.example").unwrap(), rtype::A);
+        let plain = question.to_wire(7, true);
+        let mut mixed = plain.clone();
+        mix_case(&mut mixed, || 0b1101);
+        assert_eq!(&mixed[12..19], b"\x03wWW\x06sh");
+        assert!(
+            mixed.eq_ignore_ascii_case(&plain)
+                && mixed[12 + question.name.as_bytes().len()..] == plain[12 + question.name.as_bytes().len()..]
+        );
+        assert!(is_repeated(&mixed, &mixed) && !is_repeated(&mixed, &plain) && !is_repeated(&mixed, &mixed[..20]));
+        let root = Question::plain(&Name::from_text(".").unwrap(), rtype::NS).to_wire(7, false);
+        let mut mixed = root.clone();
+        mix_case(&mut mixed, || u64::MAX);
+        assert!(mixed == root && is_repeated(&mixed, &root));
+    }
 }

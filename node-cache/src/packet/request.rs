@@ -2,7 +2,7 @@
 
 use super::numbers::{ede, rcode, rtype};
 use super::{Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
-use crate::answer::Answer;
+use crate::answer::{Answer, Way};
 use crate::query::Query;
 
 /// Why a packet does not get as far as being a question.
@@ -32,7 +32,7 @@ pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
     let query = parse(packet, &header).map_err(|Malformed| Rejected::With(bare(&header, rcode::FORMERR)))?;
     let refuse = |code, ede| {
         let answer = Answer::local(Response::empty(&query.question(), code), Some(ede));
-        Err(Rejected::With(answer.to_wire(&query, usize::from(u16::MAX))))
+        Err(Rejected::With(answer.to_wire(&query, Way::Udp)))
     };
     if query.edns.is_some_and(|edns| edns.version != 0) {
         return refuse(rcode::BADVERS, ede::NOT_SUPPORTED);

@@ -5,6 +5,9 @@ use super::numbers::{class, rcode, rtype};
 use super::question::Question;
 use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at, u32_at};
 
+/// Octets of the five numbers at the end of an SOA record (RFC 1035 §3.3.13).
+const SOA_NUMBERS: usize = 20;
+
 /// How long a response may be kept, in seconds, before any cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
@@ -110,6 +113,36 @@ impl Response {
             lifetime: Lifetime::None,
             ede: None,
         }
+    }
+
+    /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
+    /// every name is written out. None when this is no denial of a name, or nobody vouches for it.
+    #[must_use]
+    pub fn below(&self, question: &Question) -> Option<Self> {
+        if self.rcode != rcode::NXDOMAIN || self.has_answer() {
+            return None;
+        }
+        let soa = self.records().into_iter().find(|record| {
+            (record.section, record.rtype, record.class) == (Section::Authority, rtype::SOA, class::IN)
+        })?;
+        let contact = Name::skip(&self.wire, soa.data.start).ok()?;
+        let data = [
+            Name::read(&self.wire, soa.data.start).ok()?.as_bytes(),
+            Name::read(&self.wire, contact).ok()?.as_bytes(),
+            self.wire.get(soa.data.end.checked_sub(SOA_NUMBERS)?..soa.data.end)?,
+        ]
+        .concat();
+        let mut wire = vec![0; Header::LENGTH];
+        Header { id: 0, flags: flag::QR | rcode::NXDOMAIN, counts: [1, 0, 1, 0] }.write(&mut wire);
+        wire.extend_from_slice(&question.section());
+        let question_end = wire.len();
+        wire.extend_from_slice(self.owner(&soa)?.as_bytes());
+        wire.extend_from_slice(&[soa.rtype, soa.class].map(u16::to_be_bytes).concat());
+        wire.extend_from_slice(&soa.ttl.to_be_bytes());
+        wire.extend_from_slice(&u16::try_from(data.len()).ok()?.to_be_bytes());
+        wire.extend_from_slice(&data);
+        let denial = Self::from_wire(wire, question_end, rcode::NXDOMAIN, self.ede).ok()?;
+        Some(Self { lifetime: self.lifetime, ..denial })
     }
 
     fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {

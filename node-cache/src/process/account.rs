@@ -58,6 +58,7 @@ impl<R: Readiness> Report for Account<R> {
             Command::Live => OK.to_owned(),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics(),
+            Command::Answers(inspection) => self.resolver.inspect(inspection).await,
         }
     }
 }

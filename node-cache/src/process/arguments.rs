@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use node_cache_config::names::RUN_DIR;
 
 use super::ProcessError;
@@ -42,6 +42,64 @@ impl Probe {
             Question::Ready => Command::Ready,
         };
         Ok(control::probe(&control::socket_path(Path::new(&self.run_dir), name), command, PROBE_LIMIT).await?)
+    }
+}
+
+/// How long a process may take for the answer to a person.
+const INSPECTION_LIMIT: Duration = Duration::from_secs(5);
+
+/// What people ask a running process about its answers.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Inspect {
+    /// How many questions were answered, and by whom
+    Stats,
+    /// What would be said to a question, and why
+    Explain {
+        /// The full name
+        name: String,
+        /// The type of the records
+        #[arg(default_value = "A")]
+        rtype: String,
+    },
+    /// Forget the answers that are kept for a name
+    Flush {
+        /// The full name
+        name: String,
+        /// And for everything below it
+        #[arg(long)]
+        below: bool,
+    },
+    /// Show the answers that are kept for a name and everything below it
+    Dump {
+        /// The full name
+        #[arg(default_value = ".")]
+        name: String,
+    },
+}
+
+impl Inspect {
+    /// Asks each of these processes and prints what it says under its name. A process that does not answer is told of, and
+    /// the others are still asked.
+    pub(super) async fn ask(&self, run_dir: &Path, names: &[String]) -> Result<(), ProcessError> {
+        let line = match self {
+            Self::Stats => "stats".to_owned(),
+            Self::Explain { name, rtype } => format!("explain {name} {rtype}"),
+            Self::Flush { name, below: false } => format!("flush {name}"),
+            Self::Flush { name, below: true } => format!("flush-below {name}"),
+            Self::Dump { name } => format!("dump {name}"),
+        };
+        let command = Command::from_line(&line)?;
+        let mut failed = None;
+        for name in names {
+            let path = control::socket_path(run_dir, name);
+            match control::ask(&path, command.clone(), INSPECTION_LIMIT).await {
+                Ok(text) => write!(std::io::stdout(), "{name}: {text}").map_err(ProcessError::Output)?,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 

@@ -9,14 +9,14 @@ mod readiness;
 mod status_server;
 pub mod zone_resolver;
 
-use arguments::{Ask, Probe, bytes, seconds};
+use arguments::{Ask, Inspect, Probe, bytes, seconds};
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::ask::Unresolved;
-use crate::control::AskError;
+use crate::control::{AskError, BadCommand};
 
 /// Why a process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,12 @@ pub enum ProcessError {
     /// Nobody said where to listen.
     #[error("no address to listen on: set POD_IPS to the pod's addresses or give --listen and --http")]
     NoAddress,
-    /// A probe has failed.
+    /// A process was asked and did not answer, or is not well.
     #[error(transparent)]
     Probe(#[from] AskError),
+    /// What was asked for is nothing that can be.
+    #[error(transparent)]
+    Command(#[from] BadCommand),
     /// A name was not resolved.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),

@@ -1,6 +1,6 @@
 //! A caching resolver of a node: its sockets come from the agent, its questions go to the resolvers of its zone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::account::{Account, Readiness};
 use super::applied::{self, Role};
 use super::drain::{Termination, until_withdrawn};
-use super::{Ask, Probe, ProcessError, block_on, bytes};
+use super::{Ask, Inspect, Probe, ProcessError, block_on, bytes};
 use crate::handover::client::Client;
 use crate::handover::{self, HeldSocket};
 use crate::identity::Identity;
@@ -41,6 +41,9 @@ enum Command {
     },
     /// Resolve a name as any pod does and say who answered
     Ask(Ask),
+    /// Ask the running caches of this pod about their answers
+    #[command(flatten)]
+    Inspect(Inspect),
 }
 
 /// How a cache runs.
@@ -74,8 +77,21 @@ impl Arguments {
             }
             Command::Probe { instance, probe } => block_on(async move { probe.ask(&instance).await }),
             Command::Ask(ask) => ask.run(),
+            Command::Inspect(inspect) => {
+                let run_dir = Path::new(RUN_DIR);
+                block_on(async move { inspect.ask(run_dir, &caches(run_dir)).await })
+            }
         }
     }
+}
+
+/// The names of the caches that have a control socket in this directory.
+fn caches(run_dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let name = |file: &str| file.strip_suffix(".sock").filter(|name| name.starts_with("cache-")).map(str::to_owned);
+    let mut names: Vec<String> = entries.filter_map(|entry| name(entry.file_name().to_str()?)).collect();
+    names.sort();
+    names
 }
 
 impl Run {

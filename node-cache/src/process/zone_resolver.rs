@@ -15,7 +15,7 @@ use super::account::Account;
 use super::applied::{self, Role};
 use super::drain::Termination;
 use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
-use super::{Probe, ProcessError, block_on, bytes, seconds, status_server};
+use super::{Inspect, Probe, ProcessError, block_on, bytes, seconds, status_server};
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolve::Resolver;
@@ -43,6 +43,9 @@ enum Command {
     Run(Run),
     /// Ask the running resolver of this pod how it is
     Probe(Probe),
+    /// Ask the running resolver of this pod about its answers
+    #[command(flatten)]
+    Inspect(Inspect),
 }
 
 /// How a zone resolver runs.
@@ -81,6 +84,9 @@ impl Arguments {
                 block_on(run.until_told_to_stop())
             }
             Command::Probe(probe) => block_on(async move { probe.ask(NAME).await }),
+            Command::Inspect(inspect) => {
+                block_on(async move { inspect.ask(RUN_DIR.as_ref(), &[NAME.to_owned()]).await })
+            }
         }
     }
 }

@@ -35,6 +35,15 @@ impl Moment {
     }
 }
 
+/// An answer out of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Where it lies in the room that it was given.
+    pub place: Range<usize>,
+    /// Whether its time is nearly over, so that [`Resolver::refresh`] should be called for its question.
+    pub due: bool,
+}
+
 impl Resolver {
     /// Begins a number of packets.
     #[must_use]
@@ -42,17 +51,21 @@ impl Resolver {
         Moment { snapshot: self.snapshot.load(), now: self.cache.clock(Instant::now()), key: KeyWords::default() }
     }
 
-    /// The answer to a packet out of memory: where in `out` it lies; none when it takes more than memory.
+    /// The answer to a packet out of memory; none when it takes more than memory.
     #[must_use]
     #[inline]
-    pub fn hit(&self, moment: &mut Moment, packet: &[u8], out: &mut [u8]) -> Option<Range<usize>> {
+    pub fn hit(&self, moment: &mut Moment, packet: &[u8], out: &mut [u8]) -> Option<Hit> {
         let plain = Plain::read(packet)?;
         let snapshot = moment.snapshot.as_deref()?;
         let scope = snapshot.routes.find_in_place(plain.name(), plain.top());
         let (dnssec_ok, cd) = (plain.dnssec_ok(), plain.checking_disabled());
         moment.key.write(scope.id, plain.name(), plain.rtype, plain.class, dnssec_ok, cd);
         let head = self.cache.copy(&mut moment.key, out)?;
-        let State::Fresh(age) = head.at(moment.now, &snapshot.policy) else { return None };
+        let (age, due) = match head.at(moment.now, &snapshot.policy) {
+            State::Fresh(age) => (age, false),
+            State::Due(age) => (age, true),
+            State::Stale(_) | State::Over => return None,
+        };
         let place = head.message();
         let limit = udp_limit(plain.edns.map(|(size, _)| size));
         let opt = if plain.edns.is_some() { OPT_ROOM } else { 0 };
@@ -69,7 +82,7 @@ impl Resolver {
             put_opt(message, place.len(), dnssec_ok)?;
         }
         scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(head.rcode);
-        Some(place.start..place.end + opt)
+        Some(Hit { place: place.start..place.end + opt, due })
     }
 }
 

@@ -1,14 +1,16 @@
 //! From a question to its answer: own names, route, memory, the one outstanding question, other servers, what is past
 //! its time, failure. This is the seam of the data plane: it knows no socket, and whoever serves knows only this.
 
+mod above;
 mod flight;
 mod hit;
+mod inspect;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::{Age, Answer, Origin};
 use crate::cache::{Cache, Found, Key};
@@ -17,11 +19,12 @@ use crate::metrics::{Metrics, OWN};
 use crate::own_names;
 use crate::packet::Response;
 use crate::packet::numbers::{ede, rcode, rtype};
+use crate::packet::question::Question;
 use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Unanswered;
-use flight::{Flights, Landed, Seat, landing};
-pub use hit::Moment;
+use flight::{BoxedFlight, Flights, Landed, Seat, landing};
+pub use hit::{Hit, Moment};
 
 /// How long a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);
@@ -102,9 +105,31 @@ impl Resolver {
             return None;
         }
         let looked = self.look_up(query)?;
-        let Found::Fresh(answer) = looked.found else { return None };
+        let due = matches!(looked.found, Found::Due(_));
+        let (Found::Fresh(answer) | Found::Due(answer)) = looked.found else { return None };
         self.metrics.answer(&looked.scope.name, &answer);
+        if due {
+            self.ask_again(&looked.scope, &looked.key, query);
+        }
         Some(answer)
+    }
+
+    /// Asks again for what is in memory and nearly past its time, so that nobody has to wait for it. Nobody waits for
+    /// this either; a failure of a moment ago is not repeated.
+    pub fn refresh(&self, query: &Query) {
+        if let Some(Looked { scope, key, found: Found::Due(_), .. }) = self.look_up(query) {
+            self.ask_again(&scope, &key, query);
+        }
+    }
+
+    fn ask_again(&self, scope: &Arc<Scope>, key: &Key, query: &Query) {
+        if query.recursion_desired && self.cache.failure(key, Instant::now().into_std()).is_none() {
+            let metrics = &self.metrics;
+            self.flights.join(key, || {
+                metrics.refresh();
+                self.flight(scope, key, query.question())
+            });
+        }
     }
 
     async fn resolve_by_asking(&self, query: &Query) -> Answer {
@@ -136,7 +161,7 @@ impl Resolver {
             return failure(query, rcode::SERVFAIL, ede::NOT_READY);
         };
         let stale = match found {
-            Found::Fresh(answer) => return answer,
+            Found::Fresh(answer) | Found::Due(answer) => return answer,
             Found::Stale(answer) => Some(answer),
             Found::Nothing => None,
         };
@@ -146,10 +171,14 @@ impl Resolver {
         if let Some(failed) = self.cache.failure(&key, Instant::now().into_std()) {
             return stale.unwrap_or_else(|| remembered(query, failed));
         }
-        let Some(seat) = self.ask(&scope, &key, query) else {
+        let deadline = Instant::now() + scope.deadline;
+        if let Some(denial) = self.ask_above(&snapshot, &scope, query).await {
+            return denial;
+        }
+        let Some(seat) = self.ask(&scope, &key, query.question()) else {
             return stale.unwrap_or_else(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY));
         };
-        match (wait(seat, &scope, stale.is_some()).await, stale) {
+        match (wait(seat, &scope, deadline, stale.is_some()).await, stale) {
             (Ok(response), stale) if is_failure(&response) => match stale {
                 Some(stale) if !is_bogus(&response) => stale,
                 _ => Answer { response, age: Age::New, ede: None, origin: Origin::Failure },
@@ -165,42 +194,47 @@ impl Resolver {
         let question = query.question();
         let scope = snapshot.routes.find(&question.name).clone();
         let key = Key::new(scope.id, &question);
-        let found = self.cache.get(&key, Instant::now().into_std(), &snapshot.policy);
+        let found = match self.cache.get(&key, Instant::now().into_std(), &snapshot.policy) {
+            fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
+            past => self.denied_above(&snapshot, &scope, &question).map_or(past, Found::Fresh),
+        };
         Some(Looked { snapshot, scope, key, found })
     }
 
     /// Takes a seat on the flight for this key. What it brings is in memory before anybody is told.
-    fn ask(&self, scope: &Arc<Scope>, key: &Key, query: &Query) -> Option<Seat> {
-        self.flights.join(key, || {
-            let (scope, key, question, cache) = (scope.clone(), key.clone(), query.question(), self.cache.clone());
-            Box::pin(async move {
-                let mut landed = scope.pool.ask(&question, scope.deadline).await;
-                if let (Ok(response), false) = (&mut landed, scope.trusted) {
-                    response.clear_authentic_data();
-                }
-                let landed: Landed = landed.map(Arc::new);
-                let now = Instant::now().into_std();
-                match &landed {
-                    Ok(response) if is_failure(response) => cache.insert_failure(&key, Some(response.clone()), now),
-                    Ok(response) => cache.insert(&key, response, now),
-                    Err(Unanswered) => cache.insert_failure(&key, None, now),
-                }
-                landed
-            })
+    fn ask(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> Option<Seat> {
+        self.flights.join(key, || self.flight(scope, key, question))
+    }
+
+    fn flight(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> BoxedFlight {
+        let (scope, key, cache) = (scope.clone(), key.clone(), self.cache.clone());
+        Box::pin(async move {
+            let mut landed = scope.pool.ask(&question, scope.deadline).await;
+            if let (Ok(response), false) = (&mut landed, scope.trusted) {
+                response.clear_authentic_data();
+            }
+            let landed: Landed = landed.map(Arc::new);
+            let now = Instant::now().into_std();
+            match &landed {
+                Ok(response) if is_failure(response) => cache.insert_failure(&key, Some(response.clone()), now),
+                Ok(response) => cache.insert(&key, response, now),
+                Err(Unanswered) => cache.insert_failure(&key, None, now),
+            }
+            landed
         })
     }
 }
 
-/// Waits for a flight: until the scope's deadline, or no longer than a client should where there is something to say
+/// Waits for a flight: until the deadline, or no longer than a client should where there is something to say
 /// anyway, and not at all where nobody is there who could answer.
-async fn wait(seat: Seat, scope: &Scope, something_stale: bool) -> Landed {
+async fn wait(seat: Seat, scope: &Scope, deadline: Instant, something_stale: bool) -> Landed {
     let patience = match something_stale {
         true if scope.pool.is_down() => return Err(Unanswered),
-        true => CLIENT_TIMER,
-        // The flight has this deadline itself; the bit more lets it tell what it found.
-        false => scope.deadline + Duration::from_millis(100),
+        true => Instant::now() + CLIENT_TIMER,
+        // The flight has about this deadline itself; the bit more lets it tell what it found.
+        false => deadline + Duration::from_millis(100),
     };
-    timeout(patience, landing(seat)).await.unwrap_or(Err(Unanswered))
+    timeout_at(patience, landing(seat)).await.unwrap_or(Err(Unanswered))
 }
 
 fn failure(query: &Query, code: u16, ede: u16) -> Answer {

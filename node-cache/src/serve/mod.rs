@@ -3,15 +3,15 @@
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
 mod batch;
+mod in_work;
 mod tcp;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::answer::Answer;
@@ -20,10 +20,7 @@ use crate::metrics::{Dropped, Metrics};
 use crate::query::Query;
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
-
-/// The most questions that wait for other servers at one time; hits are not among them. What comes beyond is dropped:
-/// clients ask again, and memory stays bounded.
-const MOST_IN_WORK: usize = 4096;
+use in_work::InWork;
 
 /// Bounds on TCP.
 #[derive(Clone, Copy, Debug)]
@@ -170,49 +167,5 @@ impl Shared {
 
     async fn resolve(&self, query: &Query) -> Answer {
         self.resolver.resolve(query).await
-    }
-}
-
-/// How many questions are in work.
-#[derive(Debug, Default)]
-struct InWork {
-    count: AtomicUsize,
-    none: Notify,
-}
-
-impl InWork {
-    /// Begins another one, unless there are too many.
-    fn begin(shared: &Arc<Shared>) -> Option<Working> {
-        if shared.in_work.count.fetch_add(1, Ordering::Relaxed) >= MOST_IN_WORK {
-            shared.in_work.end();
-            shared.metrics().dropped(Dropped::Busy);
-            return None;
-        }
-        Some(Working(shared.clone()))
-    }
-
-    fn end(&self) {
-        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.none.notify_waiters();
-        }
-    }
-
-    async fn none(&self) {
-        loop {
-            let notified = self.none.notified();
-            if self.count.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
-
-/// One question in work, until it is dropped.
-struct Working(Arc<Shared>);
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.in_work.end();
     }
 }

@@ -13,12 +13,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::{InWork, Shared};
+use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::{self, Rejected};
 use crate::query::Query;
 
-/// The longest message (RFC 1035 §4.2.2).
-const LONGEST: usize = u16::MAX as usize;
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,7 +44,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
     };
     let shared = shared.clone();
     tokio::spawn(async move {
-        if let Err(error) = converse(&shared, stream).await {
+        if let Err(error) = converse(&shared, stream, source).await {
             tracing::debug!("{source}: {error}");
         }
         drop(counted);
@@ -53,18 +52,23 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
 }
 
 /// Reads questions until the client has no more, and writes answers until the last is written.
-async fn converse(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<()> {
+async fn converse(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut read, write) = stream.into_split();
     let (answers, written) = mpsc::channel(shared.limits.pipelined);
     let writing = tokio::spawn(write_all(write, written, shared.limits.whole_message));
-    let result = read_all(shared, &mut read, answers).await;
+    let result = read_all(shared, source, &mut read, answers).await;
     // The half that reads stays open for as long as answers are written: closing it now could reset them away.
     writing.await.map_err(io::Error::other)??;
     result
 }
 
-async fn read_all(shared: &Arc<Shared>, read: &mut OwnedReadHalf, answers: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+async fn read_all(
+    shared: &Arc<Shared>,
+    source: SocketAddr,
+    read: &mut OwnedReadHalf,
+    answers: mpsc::Sender<Vec<u8>>,
+) -> io::Result<()> {
     let limits = &shared.limits;
     let slots = Arc::new(Semaphore::new(limits.pipelined));
     let mut patience = limits.first_byte;
@@ -87,7 +91,7 @@ async fn read_all(shared: &Arc<Shared>, read: &mut OwnedReadHalf, answers: mpsc:
             }
         };
         shared.metrics().question(Transport::Tcp);
-        let Some(working) = InWork::begin(shared) else { return Ok(()) };
+        let Some(working) = InWork::begin(shared, source) else { return Ok(()) };
         let (shared, answers) = (shared.clone(), answers.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
@@ -99,7 +103,7 @@ async fn read_all(shared: &Arc<Shared>, read: &mut OwnedReadHalf, answers: mpsc:
 }
 
 async fn answer(shared: &Shared, query: &Query) -> Vec<u8> {
-    shared.resolve(query).await.to_wire(query, LONGEST)
+    shared.resolve(query).await.to_wire(query, Way::Tcp { idle: shared.limits.idle })
 }
 
 /// One message; none when the client has closed or was silent for too long.

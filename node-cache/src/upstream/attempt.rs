@@ -1,5 +1,5 @@
-//! One question to one server, with everything that may take: again over TCP when the answer is too long, again without
-//! EDNS when the server cannot read it. What comes of it is told to the race and remembered for the server.
+//! One question to one server, with everything that may take: again over TCP when the answer is too long or its name is in
+//! another case, again without EDNS when the server cannot read it. What comes of it is told to the race and remembered for the server.
 
 use std::io;
 use std::sync::Arc;
@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use node_cache_config::Protocol;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Server;
-use super::exchange::{self, Outcome};
+use super::exchange::{self, Form, Outcome};
 use crate::packet::Response;
 use crate::packet::question::Question;
+
+/// How long a server that lost the case of a name has to answer over TCP.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// What is told to the race, with the number of the attempt.
 #[derive(Debug)]
@@ -71,19 +74,36 @@ pub(super) async fn attempt(
 }
 
 async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::Result<Response> {
-    let mut with_edns = true;
+    let mut form = Form { edns: true, mixed_case: server.keeps_case() };
     let mut over_tcp = server.protocol() == Protocol::Tcp;
+    let mut case_lost = false;
     loop {
-        let outcome = if over_tcp {
-            exchange::tcp(server.address(), question, with_edns).await?
+        let outcome = if case_lost {
+            match timeout(CONFIRMATION, exchange::tcp(server.connection(), question, form)).await {
+                Ok(Ok((outcome, case_kept))) => {
+                    // Only what nobody can forge tells that it was this server which lost the case.
+                    if !case_kept {
+                        server.lost_case();
+                    }
+                    outcome
+                }
+                // It cannot be asked over TCP. Whoever forged the answer has to guess everything once more.
+                Ok(Err(_)) | Err(_) => {
+                    (form.mixed_case, case_lost) = (false, false);
+                    continue;
+                }
+            }
+        } else if over_tcp {
+            exchange::tcp(server.connection(), question, form).await?.0
         } else {
-            exchange::udp(server.address(), question, with_edns, unreachable).await?
+            exchange::udp(server.address(), question, form, unreachable).await?
         };
         match outcome {
             Outcome::Answered(response) => return Ok(response),
             Outcome::Truncated => over_tcp = true,
+            Outcome::CaseLost => case_lost = true,
             // For this question only: a forged complaint must not cost the server its EDNS.
-            Outcome::Unreadable => with_edns = false,
+            Outcome::Unreadable => form.edns = false,
         }
     }
 }

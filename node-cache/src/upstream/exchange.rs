@@ -3,16 +3,26 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
+use super::connection::Connection;
 use crate::packet::edns::UDP_SIZE;
-use crate::packet::question::Question;
+use crate::packet::question::{self, Question};
 use crate::packet::{NotAnAnswer, Response};
 
 /// Room for what is longer than we asked for, so that it is seen to be.
 const BUFFER: usize = 4096;
+
+/// How a question is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// With an OPT record.
+    pub(crate) edns: bool,
+    /// With letters in random case, which the answer has to repeat (draft-vixie-dnsext-dns0x20): whoever forges one has to
+    /// guess a bit more for each letter.
+    pub(crate) mixed_case: bool,
+}
 
 /// What came of a question.
 #[derive(Debug)]
@@ -21,6 +31,8 @@ pub(crate) enum Outcome {
     Answered(Response),
     /// The answer is longer than a datagram may be.
     Truncated,
+    /// An answer that is right but for the case of the name: forged, or from a server that does not keep it.
+    CaseLost,
     /// The server could not read the question: it may not know EDNS.
     Unreadable,
 }
@@ -31,7 +43,7 @@ pub(crate) enum Outcome {
 pub(crate) async fn udp(
     server: SocketAddr,
     question: &Question,
-    with_edns: bool,
+    form: Form,
     unreachable: &Notify,
 ) -> io::Result<Outcome> {
     let any = match server.ip() {
@@ -41,38 +53,43 @@ pub(crate) async fn udp(
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     let id = rand::random();
-    socket.send(&question.to_wire(id, with_edns)).await?;
+    let message = written(question, id, form);
+    socket.send(&message).await?;
     let mut buffer = [0; BUFFER];
     loop {
         let Ok(length) = socket.recv(&mut buffer).await else {
             unreachable.notify_one();
             continue;
         };
-        match Response::read(&buffer[..length], id, question) {
+        let packet = &buffer[..length];
+        match Response::read(packet, id, question) {
+            Ok(_) if form.mixed_case && !question::is_repeated(&message, packet) => return Ok(Outcome::CaseLost),
             Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => return Ok(Outcome::Truncated),
             Ok(response) => return Ok(Outcome::Answered(response)),
-            Err(NotAnAnswer::Unreadable) if with_edns => return Ok(Outcome::Unreadable),
+            Err(NotAnAnswer::Unreadable) if form.edns => return Ok(Outcome::Unreadable),
             Err(error) => tracing::debug!("{server}: ignored a packet: {error}"),
         }
     }
 }
 
-/// Asks over a TCP connection of its own and waits for ever.
-pub(super) async fn tcp(server: SocketAddr, question: &Question, with_edns: bool) -> io::Result<Outcome> {
-    let mut stream = TcpStream::connect(server).await?;
-    stream.set_nodelay(true)?;
-    let id = rand::random();
-    let message = question.to_wire(id, with_edns);
-    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&[&length.to_be_bytes()[..], &message].concat()).await?;
-    loop {
-        let length = stream.read_u16().await?;
-        let mut message = vec![0; usize::from(length)];
-        stream.read_exact(&mut message).await?;
-        match Response::read(&message, id, question) {
-            Ok(response) => return Ok(Outcome::Answered(response)),
-            Err(NotAnAnswer::Unreadable) if with_edns => return Ok(Outcome::Unreadable),
-            Err(error) => tracing::debug!("{server}: ignored a message: {error}"),
-        }
+/// Asks over the server's connection. Whether the case of the name was kept is given beside what came of it: over a
+/// connection nobody can forge it, so that it tells what kind of server this is.
+pub(super) async fn tcp(connection: &Connection, question: &Question, form: Form) -> io::Result<(Outcome, bool)> {
+    let message = written(question, 0, form);
+    let answer = connection.ask(&message).await?;
+    let id = u16::from_be_bytes([answer[0], answer[1]]);
+    let kept = question::is_repeated(&message, &answer);
+    match Response::read(&answer, id, question) {
+        Ok(response) => Ok((Outcome::Answered(response), kept)),
+        Err(NotAnAnswer::Unreadable) if form.edns => Ok((Outcome::Unreadable, true)),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
+}
+
+fn written(question: &Question, id: u16, form: Form) -> Vec<u8> {
+    let mut message = question.to_wire(id, form.edns);
+    if form.mixed_case {
+        question::mix_case(&mut message, rand::random);
+    }
+    message
 }

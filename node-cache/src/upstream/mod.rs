@@ -1,13 +1,14 @@
 //! Other servers, and how they are asked.
 //!
 //! ```text
-//! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, TCP)
+//! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, or the server's connection)
 //!   └─ Group (one set of servers) ◄── discovery (SRV, A, AAAA from the cluster DNS)
 //!        └─ Server ── Health (pure)
 //! ```
 
 mod attempt;
 mod book;
+mod connection;
 pub mod discovery;
 pub(crate) mod exchange;
 mod group;

@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 use node_cache_config::Protocol;
 use tokio::sync::Notify;
 
+use super::connection::Connection;
 use super::health::{Health, State};
 use crate::packet::question::Question;
+
+/// How long a server that does not keep the case of names is asked in lower case.
+const WITHOUT_CASE: Duration = Duration::from_secs(600);
 
 /// A server that questions are sent to.
 #[derive(Debug)]
@@ -21,14 +25,17 @@ pub struct Server {
     timeouts: AtomicU64,
     died: Arc<Notify>,
     unanswered: Mutex<Option<Question>>,
+    connection: Connection,
+    lost_case: Mutex<Option<Instant>>,
 }
 
 impl Server {
     /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
     pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>) -> Self {
         let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (health, unanswered) = (Mutex::default(), Mutex::default());
-        Self { address, protocol, health, sent, timeouts, died, unanswered }
+        let (health, unanswered, lost_case) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let connection = Connection::new(address);
+        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, lost_case }
     }
 
     /// Its address and port.
@@ -106,6 +113,25 @@ impl Server {
         }
         self.probing(now);
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The connection to it.
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether it repeats names in the case in which it was asked, as far as is known.
+    pub(super) fn keeps_case(&self) -> bool {
+        let lost = self.lost_case.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.is_none_or(|at| at.elapsed() >= WITHOUT_CASE)
+    }
+
+    /// It does not.
+    pub(super) fn lost_case(&self) {
+        let before = self.lost_case.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        if before.is_none() {
+            tracing::info!("{} does not keep the case of names and is asked in lower case", self.address);
+        }
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {

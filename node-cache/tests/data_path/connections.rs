@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use node_cache::serve::TcpLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -125,4 +126,19 @@ async fn many_idle_connections_do_not_touch_datagrams() {
         ask(tier.address, &question("www.example", RecordType::A)).await;
     }
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_asks_hears_how_long_its_connection_is_kept_and_others_do_not() {
+    let (_authority, tier) = tier(TcpLimits::default()).await;
+    let mut asking = question("www.example", RecordType::A);
+    let keepalive = EdnsOption::Unknown(11, vec![]);
+    asking.edns.as_mut().unwrap().options_mut().insert(keepalive);
+    let told = |answer: &Message| {
+        let option = answer.edns.as_ref().unwrap().option(EdnsCode::from(11)).cloned();
+        option.map(|option| Vec::<u8>::try_from(&option).unwrap())
+    };
+    assert_eq!(told(&ask_over_tcp(tier.address, &asking).await), Some(vec![0, 100]), "ten seconds");
+    assert_eq!(told(&ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await), None);
+    assert_eq!(told(&ask(tier.address, &asking).await), None, "a datagram has no connection");
 }

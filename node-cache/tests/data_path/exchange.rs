@@ -1,14 +1,17 @@
 //! One question to another server.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use node_cache_config::{Protocol, Upstream, UpstreamSource};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::support::{Authority, Reply, Tier, address, ask, config, denial, question};
+use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, denial, question};
 
 #[tokio::test]
 async fn every_question_has_a_fresh_number_and_port() {
@@ -62,6 +65,46 @@ async fn wrong_and_malformed_answers_are_ignored_and_the_true_one_is_awaited() {
     assert_eq!(authority.asked().len(), 1);
 }
 
+/// Answers to this question that are wrong in one field each.
+fn forgeries(asked: &Asked) -> Vec<Vec<u8>> {
+    let lie = asked.usual_answer(300, 66).to_vec().unwrap();
+    let question_end = lie[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
+    let with = |offset: usize, change: u8| {
+        let mut packet = lie.clone();
+        packet[offset] ^= change;
+        packet
+    };
+    let mut forged: Vec<_> = (0..16).map(|bit| with(bit / 8, 1 << (bit % 8))).collect();
+    forged.extend([
+        with(2, 0x80),                // a question
+        with(2, 0x28),                // another opcode
+        with(5, 1),                   // no question
+        with(5, 3),                   // two of them
+        with(13, 1),                  // another name
+        with(question_end - 3, 0x1c), // another type
+        with(question_end - 1, 2),    // another class
+        lie[..question_end + 5].to_vec(),
+    ]);
+    forged
+}
+
+#[tokio::test]
+async fn none_of_a_hundred_thousand_answers_with_one_wrong_field_is_believed() {
+    const EACH: usize = 200;
+    let authority = Authority::start(|asked| {
+        let mut packets: Vec<_> = forgeries(asked).iter().cycle().take(EACH).cloned().collect();
+        packets.push(asked.usual_answer(300, 1).to_vec().unwrap());
+        Reply::Raw(packets)
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for number in 0..100_000 / EACH {
+        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(answer.answers[0].data, address("x", 0, "192.0.2.1").data, "n{number}.example");
+    }
+    assert_eq!(authority.asked().len(), 100_000 / EACH, "nothing was asked twice");
+}
+
 #[tokio::test]
 async fn a_server_without_edns_is_asked_again_without_it_and_nothing_is_remembered() {
     let authority = Authority::start(|asked| {
@@ -89,13 +132,129 @@ async fn a_server_without_edns_is_asked_again_without_it_and_nothing_is_remember
 #[tokio::test]
 async fn a_server_of_protocol_tcp_is_asked_over_tcp_alone() {
     let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let tier = over_tcp(authority.address);
+    ask(tier.address, &question("www.example", RecordType::A)).await;
+    assert!(authority.asked().iter().all(|asked| asked.tcp) && authority.asked().len() == 1);
+}
+
+/// What a server says that writes every name in lower case.
+fn lowered(asked: &Asked, last_octet: u8) -> Message {
+    let mut message = asked.usual_answer(300, last_octet);
+    let lower = message.queries[0].name().to_lowercase();
+    message.queries[0].set_name(lower);
+    message
+}
+
+#[tokio::test]
+async fn names_are_asked_in_random_case_and_an_answer_in_another_case_is_not_believed() {
+    let authority = Authority::start(|asked| match asked.tcp {
+        true => Reply::Say(asked.usual_answer(300, 1)),
+        false => Reply::Say(lowered(asked, 66)),
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for number in 0..4 {
+        let asked = question(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
+        assert_eq!(ask(tier.address, &asked).await.answers[0].data, address("x", 0, "192.0.2.1").data);
+    }
+    let asked = authority.asked();
+    let texts: HashSet<String> = asked.iter().map(|asked| asked.name().to_ascii()).collect();
+    assert!(texts.iter().any(|text| *text != text.to_lowercase()), "{texts:?}");
+    assert_eq!(asked.iter().filter(|asked| asked.tcp).count(), 4, "one forgery is no reason to ask in lower case");
+}
+
+#[tokio::test]
+async fn a_server_that_loses_case_over_tcp_too_is_asked_in_lower_case_from_then_on() {
+    let authority = Authority::start(|asked| Reply::Say(lowered(asked, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for number in 0..5 {
+        let asked = question(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
+        assert_eq!(ask(tier.address, &asked).await.answers.len(), 1);
+    }
+    let asked = authority.asked();
+    assert_eq!(asked.iter().filter(|asked| asked.tcp).count(), 1);
+    assert!(asked[2..].iter().all(|asked| asked.name().to_ascii() == asked.name().to_ascii().to_lowercase()));
+}
+
+#[tokio::test]
+async fn a_server_that_loses_case_and_has_no_tcp_is_still_believed() {
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = udp.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, source) = udp.recv_from(&mut buffer).await.unwrap();
+            let message = Message::from_vec(&buffer[..length]).unwrap();
+            let asked = Asked { message, source, tcp: false };
+            udp.send_to(&lowered(&asked, 1).to_vec().unwrap(), source).await.unwrap();
+        }
+    });
+    let tier = Tier::forwarding_to(&[server]).await;
+    let answer = ask(tier.address, &question("a-name-with-many-letters.example", RecordType::A)).await;
+    assert_eq!(answer.answers.len(), 1);
+}
+
+/// A zone resolver that asks this server over TCP alone.
+fn over_tcp(server: SocketAddr) -> Tier {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = Upstream { address: authority.address, protocol: Protocol::Tcp };
+    let upstream = Upstream { address: server, protocol: Protocol::Tcp };
     config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
     let tier = Tier::start(Default::default());
     tier.apply_forwarding(&config);
-    ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert!(authority.asked().iter().all(|asked| asked.tcp) && authority.asked().len() == 1);
+    tier
+}
+
+#[tokio::test]
+async fn questions_over_tcp_share_one_connection_and_wait_for_no_other_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tier = over_tcp(listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, source) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while asked.len() < 50 {
+            asked.push(Asked { message: read_message(&mut stream).await, source, tcp: true });
+        }
+        // The last question is answered first.
+        for asked in asked.iter().rev() {
+            write_message(&mut stream, &asked.usual_answer(300, 1)).await;
+        }
+        stream
+    });
+    let questions: Vec<_> = (0..50).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
+    let answers = join_all(questions.iter().map(|question| ask(tier.address, question))).await;
+    assert!(answers.iter().all(|answer| answer.answers.len() == 1));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closes_costs_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tier = over_tcp(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            // One answer for each connection; a second question on it is read and never answered.
+            let (mut stream, source) = listener.accept().await.unwrap();
+            let asked = Asked { message: read_message(&mut stream).await, source, tcp: true };
+            write_message(&mut stream, &asked.usual_answer(300, 1)).await;
+            read_message(&mut stream).await;
+        }
+    });
+    for number in 0..4 {
+        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!((number, answer.answers.len()), (number, 1));
+    }
+}
+
+async fn read_message(stream: &mut TcpStream) -> Message {
+    let mut message = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut message).await.unwrap();
+    Message::from_vec(&message).unwrap()
+}
+
+async fn write_message(stream: &mut TcpStream, message: &Message) {
+    let message = message.to_vec().unwrap();
+    stream.write_u16(u16::try_from(message.len()).unwrap()).await.unwrap();
+    stream.write_all(&message).await.unwrap();
 }
 
 #[tokio::test]

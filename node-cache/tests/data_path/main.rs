@@ -5,8 +5,10 @@
 
 mod connections;
 mod exchange;
+mod inspection;
 mod manners;
 mod memory;
 mod processes;
+mod search_path;
 mod support;
 mod zones;

@@ -1,14 +1,15 @@
 //! How questions are treated whatever they are about.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, RData, RecordType};
+use node_cache_config::{Upstream, UpstreamSource};
 
 use crate::support::{
-    Authority, Reply, Tier, address, ask, ask_from, ask_over_tcp, denial, denial_with_soa, ede, exchange_raw, question,
-    reply, txt_strings, unknown,
+    Authority, Reply, Tier, address, ask, ask_from, ask_over_tcp, config, denial, denial_with_soa, ede, exchange_raw,
+    question, reply, txt_strings, unknown,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -322,4 +323,39 @@ async fn a_refusal_of_every_upstream_reaches_the_client() {
     let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
     assert_eq!(authority.asked().len(), 1, "one server says the same again");
+}
+
+#[tokio::test]
+async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
+    let authority = Authority::start(|asked| match asked.is("www.example") {
+        true => Reply::Say(asked.usual_answer(300, 1)),
+        false => Reply::Silence,
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let greedy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    greedy.connect(tier.address).await.unwrap();
+    let dropped = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let started = Instant::now();
+    // A part of what it asks is dropped before there is no room at all.
+    for number in 0.. {
+        if dropped().contains("reason=\"greedy\"") {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", dropped());
+        for part in 0..50 {
+            let packet = question(&format!("n{part}.x{number}.example"), RecordType::A).to_vec().unwrap();
+            greedy.send(&packet).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!dropped().contains("reason=\"busy\""));
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = Upstream { address: authority.address, protocol: Default::default() };
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    tier.apply_forwarding(&config);
+    let asked = question("www.example", RecordType::A);
+    let other = ask_from("127.0.0.2:0", tier.address, &asked, Duration::from_secs(5));
+    assert_eq!(other.await.expect("an answer").answers.len(), 1);
 }

@@ -36,6 +36,25 @@ async fn a_denial_is_kept_by_the_minimum_of_its_zone() {
     assert_eq!(authority.asked().len(), 2);
 }
 
+#[tokio::test]
+async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(2, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let asked = question("www.example", RecordType::A);
+    let refreshed = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let started = Instant::now();
+    while !refreshed().contains("dnstier_cache_refreshes_total{instance=\"cache-0\"} 1") {
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", refreshed());
+        assert_eq!(ask(tier.address, &asked).await.answers.len(), 1);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // What came of it shows the whole time to live again, and was not asked for by anybody who waited.
+    while ask(tier.address, &asked).await.answers[0].ttl < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+    assert!(authority.asked().len() >= 2);
+}
+
 /// A tier that has kept an answer past its time, and whose only server has fallen silent.
 async fn forsaken() -> (Authority, Tier) {
     let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;

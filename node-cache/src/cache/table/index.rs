@@ -72,6 +72,15 @@ impl Index {
         (self.mask + 1) * BUCKET
     }
 
+    pub(super) const fn buckets(&self) -> usize {
+        self.mask + 1
+    }
+
+    /// The cells of some buckets, from this one on.
+    pub(super) fn cells(&self, from: usize, buckets: usize) -> impl Iterator<Item = &AtomicU64> {
+        (from..self.buckets().min(from + buckets)).flat_map(|number| self.bucket(number))
+    }
+
     pub(super) const fn bytes(&self) -> usize {
         8 * self.cells.len()
     }

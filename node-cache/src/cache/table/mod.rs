@@ -32,6 +32,9 @@ use arena::Arena;
 use index::{Index, Slot};
 use writer::Writer;
 
+/// Buckets of one sweep: readers never wait for it, writers no longer than this takes.
+const SWEEP: usize = 512;
+
 /// What kind of answer a value is. Each kind has its own part of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -119,6 +122,24 @@ impl Table {
     /// Forgets a key; whether it was there.
     pub(super) fn remove(&self, hash: u64, key: &[u64]) -> bool {
         self.writer().remove(&self.arena, &self.index, hash, key)
+    }
+
+    /// Shows the keys and values of some buckets, from this one on, and forgets those for which `visit` says so. Gives the
+    /// bucket to go on from, until all were seen. Nobody can write meanwhile.
+    pub(super) fn sweep(&self, from: usize, mut visit: impl FnMut(&[u64], &[u64]) -> bool) -> Option<usize> {
+        let mut writer = self.writer();
+        for cell in self.index.cells(from, SWEEP) {
+            let slot = Slot(cell.load(Ordering::Relaxed));
+            if slot == Slot::EMPTY {
+                continue;
+            }
+            let (lengths, hash) = self.arena.head(slot.place());
+            let (key, value) = self.arena.content(slot.place(), lengths);
+            if visit(&key, &value) {
+                writer.remove(&self.arena, &self.index, hash, &key);
+            }
+        }
+        (from + SWEEP < self.index.buckets()).then_some(from + SWEEP)
     }
 
     /// What is in it now.

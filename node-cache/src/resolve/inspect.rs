@@ -1,0 +1,173 @@
+//! What would be said to a question and why, and what is in memory: for whoever looks after a tier.
+
+use std::fmt::Write;
+
+use tokio::time::Instant;
+
+use super::{Resolver, above};
+use crate::cache::{Key, KeyParts, Seen};
+use crate::control::Inspection;
+use crate::own_names;
+use crate::packet::Name;
+use crate::packet::numbers::{class, rcode, rtype};
+use crate::packet::question::Question;
+use crate::query::Query;
+use crate::snapshot::{Scope, Snapshot};
+
+/// The most answers that one dump shows.
+const MOST_SHOWN: usize = 10_000;
+
+impl Resolver {
+    /// The text for whoever asks.
+    pub async fn inspect(&self, inspection: Inspection) -> String {
+        match inspection {
+            Inspection::Stats => self.stats(),
+            Inspection::Explain { name, rtype } => self.explain(&name, rtype),
+            Inspection::Flush { name, below } => self.flush(&name, below).await,
+            Inspection::Dump { below } => self.dump(&below).await,
+        }
+    }
+
+    fn stats(&self) -> String {
+        let traffic = self.metrics.traffic(self.cache.bytes(), self.cache.entries());
+        let mut text = String::new();
+        for (what, number) in [
+            ("questions", traffic.queries),
+            ("from memory", traffic.hits),
+            ("past their time", traffic.stale),
+            ("failed", traffic.servfail),
+            ("dropped", traffic.dropped),
+            ("answers kept", traffic.cache_entries),
+            ("bytes of them", traffic.cache_bytes),
+        ] {
+            line(&mut text, what, number);
+        }
+        for upstream in self.snapshot().iter().flat_map(|snapshot| snapshot.upstreams()) {
+            let health = if upstream.healthy { "answers" } else { "does not answer" };
+            let (scope, address) = (upstream.scope, upstream.address);
+            line(&mut text, &scope, format!("{address} {health}: {} sent, {} late", upstream.sent, upstream.timeouts));
+        }
+        text
+    }
+
+    fn explain(&self, name: &Name, rtype: u16) -> String {
+        let mut text = format!("{name} {}\n", rtype::to_text(rtype));
+        let query = Query {
+            id: 0,
+            name: name.clone(),
+            rtype,
+            class: class::IN,
+            recursion_desired: true,
+            authentic_data: false,
+            checking_disabled: false,
+            edns: None,
+        };
+        if own_names::answer(&query, &self.identity).is_some() {
+            line(&mut text, "route", "answered here, whatever the configuration is (RFC 6761)");
+            return text;
+        }
+        let Some(snapshot) = self.snapshot() else {
+            line(&mut text, "route", "none: there is no configuration yet");
+            return text;
+        };
+        let scope = snapshot.routes.find(name);
+        line(&mut text, "route", &scope.name);
+        for upstream in scope.pool.groups().flat_map(|group| group.status()) {
+            let health = if upstream.healthy { "answers" } else { "does not answer" };
+            line(&mut text, "asks", format!("{} ({}), which {health}", upstream.address, upstream.scope));
+        }
+        self.explain_memory(&mut text, &snapshot, scope, &query.question());
+        text
+    }
+
+    fn explain_memory(&self, text: &mut String, snapshot: &Snapshot, scope: &Scope, question: &Question) {
+        let now = Instant::now().into_std();
+        let mut nothing = true;
+        for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true), (true, true)] {
+            let question = Question { dnssec_ok, checking_disabled, ..question.clone() };
+            let key = Key::new(scope.id, &question);
+            let flags = flags(dnssec_ok, checking_disabled);
+            let mut show = |what: &str, seen: Option<Seen>| {
+                if let Some(seen) = seen {
+                    line(text, "memory", format!("{what}{flags}: {seen}"));
+                    nothing = false;
+                }
+            };
+            show("this question", self.cache.see(&key, now, &snapshot.policy));
+            show("the name", self.cache.see_denial(&key, now, &snapshot.policy));
+            for above in scope.zone.iter().flat_map(|zone| above::above(&question.name, zone)) {
+                let key = Key::new(scope.id, &above::question_about(above.clone(), &question));
+                show(&above.to_string(), self.cache.see_denial(&key, now, &snapshot.policy));
+            }
+            match self.cache.failure(&key, now) {
+                Some(Some(response)) => {
+                    line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
+                }
+                Some(None) => line(text, "failure", format!("nobody answered{flags} a moment ago")),
+                None => {}
+            }
+        }
+        if nothing {
+            line(text, "memory", "nothing");
+        }
+    }
+
+    async fn flush(&self, name: &Name, below: bool) -> String {
+        let meant = |parts: &KeyParts| if below { parts.name.is_within(name) } else { parts.name == *name };
+        let (mut forgotten, mut from) = (0, Some(0));
+        while let Some(at) = from {
+            let (count, next) = self.cache.flush(at, meant);
+            forgotten += count;
+            from = next;
+            // Questions go first.
+            tokio::task::yield_now().await;
+        }
+        format!("{forgotten} answers forgotten\n")
+    }
+
+    async fn dump(&self, below: &Name) -> String {
+        let Some(snapshot) = self.snapshot() else { return "there is no configuration yet\n".to_owned() };
+        let scopes = snapshot.scopes();
+        let (mut text, mut shown, mut more, mut from) = (String::new(), 0, 0, Some(0));
+        while let Some(at) = from {
+            let now = Instant::now().into_std();
+            from = self.cache.visit(at, now, &snapshot.policy, |parts, seen| {
+                if !parts.name.is_within(below) {
+                    return;
+                }
+                if shown == MOST_SHOWN {
+                    more += 1;
+                    return;
+                }
+                shown += 1;
+                let scope = scopes.iter().find(|scope| scope.id == parts.scope).map_or("(gone)", |scope| &scope.name);
+                let kind = parts.rtype.map_or_else(|| "(any)".to_owned(), rtype::to_text);
+                let flags = flags(parts.dnssec_ok, parts.checking_disabled);
+                // Writing to a String does not fail.
+                let _ = writeln!(text, "{} {kind}{flags} [{scope}]: {seen}", parts.name);
+            });
+            tokio::task::yield_now().await;
+        }
+        if more > 0 {
+            let _ = writeln!(text, "and {more} more; name a suffix to see fewer");
+        }
+        if text.is_empty() {
+            text.push_str("nothing\n");
+        }
+        text
+    }
+}
+
+const fn flags(dnssec_ok: bool, checking_disabled: bool) -> &'static str {
+    match (dnssec_ok, checking_disabled) {
+        (false, false) => "",
+        (true, false) => " with DO",
+        (false, true) => " with CD",
+        (true, true) => " with DO and CD",
+    }
+}
+
+fn line(text: &mut String, what: &str, value: impl std::fmt::Display) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "  {what:<16}{value}");
+}

@@ -46,6 +46,17 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast --test cluster -- --test-threads=1
 
+.PHONY: bench
+bench: require ## Measure an answer from memory beside a bare echo and other resolvers, into docs/benchmarks
+	@# Their services are not started: RUNLEVEL says that the machine is coming up.
+	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends iproute2 unbound dnsdist dnsmasq-base
+	$(CARGO) bench --locked --package node-cache --bench engine -- compare
+
+.PHONY: bench-gate
+bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may
+	@command -v valgrind >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends valgrind
+	$(CARGO) bench --locked --package node-cache --bench engine -- gate
+
 .PHONY: clean-tests
 clean-tests: require ## Remove the labs that tests have left
 	@$(CARGO) build $(CRATES) --bin lab --quiet

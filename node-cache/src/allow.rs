@@ -7,22 +7,46 @@ use ipnet::IpNet;
 /// The networks that may ask, and the process's own addresses, which always may.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allow {
-    networks: Vec<IpNet>,
+    ipv4: Vec<Masked<u32>>,
+    ipv6: Vec<Masked<u128>>,
+}
+
+/// The bits of a network, and which bits they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Masked<T> {
+    network: T,
+    mask: T,
 }
 
 impl Allow {
     /// Lets these networks ask.
     #[must_use]
-    pub const fn new(networks: Vec<IpNet>) -> Self {
-        Self { networks }
+    pub fn new(networks: &[IpNet]) -> Self {
+        let mut allow = Self::default();
+        for network in networks {
+            match network.trunc() {
+                IpNet::V4(net) => {
+                    allow.ipv4.push(Masked { network: net.network().to_bits(), mask: net.netmask().to_bits() });
+                }
+                IpNet::V6(net) => {
+                    allow.ipv6.push(Masked { network: net.network().to_bits(), mask: net.netmask().to_bits() });
+                }
+            }
+        }
+        allow
     }
 
     /// Whether a source may ask at one of our addresses. A source that *is* the address asked is this host itself (the
     /// agent's self-query among others) and may, whatever the networks are; from elsewhere such a packet cannot come.
     #[must_use]
+    #[inline]
     pub fn permits(&self, source: IpAddr, asked: IpAddr) -> bool {
         let source = source.to_canonical();
-        source == asked.to_canonical() || self.networks.iter().any(|network| network.contains(&source))
+        let permitted = match source {
+            IpAddr::V4(source) => self.ipv4.iter().any(|allowed| source.to_bits() & allowed.mask == allowed.network),
+            IpAddr::V6(source) => self.ipv6.iter().any(|allowed| source.to_bits() & allowed.mask == allowed.network),
+        };
+        permitted || source == asked.to_canonical()
     }
 }
 
@@ -31,7 +55,7 @@ mod tests {
     use super::*;
 
     fn permits(source: &str, asked: &str) -> bool {
-        let allow = Allow::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        let allow = Allow::new(&["10.1.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         allow.permits(source.parse().unwrap(), asked.parse().unwrap())
     }
 

@@ -98,7 +98,7 @@ impl Snapshot {
         Self {
             routes,
             policy: policy(&config.node_cache.cache),
-            allow: Allow::new(config.node_cache.allow_from.clone()),
+            allow: Allow::new(&config.node_cache.allow_from),
             upstream_problem: None,
             groups: scopes.iter().flat_map(|scope| scope.pool.groups()).cloned().collect(),
             scopes,
@@ -124,7 +124,7 @@ impl Snapshot {
         Self {
             routes: Routes::new(forward.clone()),
             policy: policy(&config.resolver.cache),
-            allow: Allow::new(config.resolver.allow_from.clone()),
+            allow: Allow::new(&config.resolver.allow_from),
             upstream_problem,
             groups: vec![group],
             scopes: vec![forward],

@@ -101,9 +101,7 @@ impl KeyWords {
             length += 1;
         }
         if let (false, Some(word)) = (rest.is_empty(), self.words.get_mut(length)) {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            *word = lower(u64::from_ne_bytes(last));
+            *word = lower(last_word(name, rest));
             length += 1;
         }
         self.length = length;
@@ -117,6 +115,17 @@ impl KeyWords {
     pub(super) fn as_slice(&self) -> &[u64] {
         &self.words[..self.length]
     }
+}
+
+/// What is left of a name behind its whole words, filled up with zeros.
+#[inline]
+fn last_word(name: &[u8], rest: &[u8]) -> u64 {
+    // The last eight octets at once, from which those that were in the word before are shifted out.
+    let word = match name.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+        None => rest.iter().rev().fold(0, |word, octet| (word << 8) | u64::from(*octet)),
+    };
+    u64::from_ne_bytes(word.to_le_bytes())
 }
 
 const fn without_type(word: u64) -> u64 {

@@ -65,30 +65,35 @@ impl<'a> Plain<'a> {
 
     /// The name, in the client's case.
     #[must_use]
+    #[inline]
     pub fn name(&self) -> &'a [u8] {
         &self.packet[Header::LENGTH..self.name_end]
     }
 
     /// The last label of the name with its length octet and the final zero; the final zero alone for the root.
     #[must_use]
+    #[inline]
     pub fn top(&self) -> &'a [u8] {
         &self.packet[self.last_label..self.name_end]
     }
 
     /// The question section, in the client's case.
     #[must_use]
+    #[inline]
     pub fn section(&self) -> &'a [u8] {
         &self.packet[Header::LENGTH..self.name_end + 4]
     }
 
     /// DO: whether the client wants DNSSEC records.
     #[must_use]
+    #[inline]
     pub const fn dnssec_ok(&self) -> bool {
         matches!(self.edns, Some((_, true)))
     }
 
     /// CD: whether validation shall be left to the client.
     #[must_use]
+    #[inline]
     pub const fn checking_disabled(&self) -> bool {
         self.flags & flag::CD != 0
     }

@@ -150,6 +150,7 @@ impl Shared {
     }
 
     /// The same under a revision that was looked up already.
+    #[inline]
     fn permits_in(&self, snapshot: Option<&Snapshot>, source: SocketAddr, asked: IpAddr) -> bool {
         let permitted = match snapshot {
             Some(snapshot) => snapshot.allow.permits(source.ip(), asked),

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -20,8 +21,9 @@ use crate::packet::request::{self, Rejected};
 const MOST_IN_A_ROW: usize = 4;
 
 thread_local! {
-    /// One room for all sockets of a thread: each is done with it before another one begins.
-    static BATCH: RefCell<Batch> = RefCell::new(Batch::new());
+    /// One room for all sockets of a family in a thread: each is done with it before another one begins.
+    static IPV4: RefCell<Batch<SockaddrIn>> = RefCell::new(Batch::new());
+    static IPV6: RefCell<Batch<SockaddrIn6>> = RefCell::new(Batch::new());
 }
 
 /// Answers what comes in at `socket`. The socket may be read by other processes too, each datagram by one of them.
@@ -38,50 +40,66 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             tracing::error!("{own}: {error}");
             return;
         }
-        for _ in 0..MOST_IN_A_ROW {
+        let mut in_a_row = 0;
+        while in_a_row < MOST_IN_A_ROW {
             // A batch that is not full has emptied the socket; to say so saves the call that would find it empty.
             let read = socket.try_io(Interest::READABLE, || {
-                match BATCH.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)) {
+                let read = match own {
+                    IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)),
+                    IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)),
+                };
+                match read {
                     Ok(SIZE) => Ok(()),
                     Ok(_) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
                     Err(error) => Err(error.into()),
                 }
             });
             match read {
-                Ok(()) => {}
+                Ok(()) => in_a_row += 1,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // An error of a packet sent before (a client that is gone), or of the moment.
-                Err(error) => tracing::debug!("{own}: {error}"),
+                Err(error) => {
+                    tracing::debug!("{own}: {error}");
+                    in_a_row += 1;
+                }
             }
         }
-        tokio::task::yield_now().await;
+        // An empty socket lets the others have their turn by itself.
+        if in_a_row == MOST_IN_A_ROW {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 /// Reads a number of datagrams, answers out of memory what can be, and sets the rest going. The benchmark counts the
 /// instructions of this function, by its name.
 #[inline(never)]
-fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> Result<usize, Errno> {
-    let read = batch.receive(&**socket, own.is_ipv6())?;
+fn take_batch<A: SockaddrLike + Copy + Into<SocketAddr>>(
+    shared: &Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    own: IpAddr,
+    batch: &mut Batch<A>,
+) -> Result<usize, Errno> {
+    let read = batch.receive(&**socket)?;
     let resolver = &shared.resolver;
     let mut moment = resolver.moment();
     let mut questions = 0;
-    for index in 0..read {
-        let Some((packet, source, room)) = batch.each(index) else { continue };
+    batch.answer_each(|packet, source, room| {
+        let source = source.into();
         // Nothing can be sent to port 0.
         if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
-            continue;
+            return None;
         }
-        if let Some(hit) = resolver.hit(&mut moment, packet, room) {
-            questions += 1;
-            if hit.due {
-                refresh(shared, packet);
-            }
-            batch.answer(index, hit.place);
-        } else {
+        let Some(hit) = resolver.hit(&mut moment, packet, room) else {
             take(shared, socket, packet, source);
+            return None;
+        };
+        questions += 1;
+        if hit.due {
+            refresh(shared, packet);
         }
-    }
+        Some(hit.place)
+    });
     shared.metrics().questions_in_udp(questions);
     batch.send(socket.as_raw_fd());
     Ok(read)

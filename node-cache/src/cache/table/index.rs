@@ -88,9 +88,14 @@ impl Index {
     /// The cells in which a key of this hash may be.
     #[inline]
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
-        let one = self.bucket(hash as usize);
-        let other = self.bucket((hash >> 24) as usize);
+        let [one, other] = self.buckets_of(hash);
         one.iter().chain(other)
+    }
+
+    /// The two buckets in which a key of this hash may be.
+    #[inline]
+    pub(super) fn buckets_of(&self, hash: u64) -> [&[AtomicU64]; 2] {
+        [self.bucket(hash as usize), self.bucket((hash >> 24) as usize)]
     }
 
     #[inline]

@@ -22,7 +22,7 @@ mod index;
 mod writer;
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use foldhash::SharedSeed;
@@ -78,7 +78,7 @@ impl Table {
     #[inline]
     pub(super) fn hash(&self, key: &[u64]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        key.iter().for_each(|word| hasher.write_u64(*word));
+        hasher.write(bytemuck::cast_slice(key));
         hasher.finish()
     }
 
@@ -87,16 +87,14 @@ impl Table {
     #[inline]
     pub(super) fn get(&self, hash: u64, key: &[u64], out: &mut [u8]) -> Option<usize> {
         let (out, _) = out.as_chunks_mut::<8>();
-        for cell in self.index.candidates(hash) {
+        for cell in self.index.buckets_of(hash).into_iter().flatten() {
             let slot = Slot(cell.load(Ordering::Acquire));
             if !slot.has_tag(hash) {
                 continue;
             }
             let Some(value) = self.arena.value_of(slot.place(), key) else { continue };
             let Some(out) = out.get_mut(..value.len()) else { continue };
-            for (to, from) in out.iter_mut().zip(value) {
-                *to = from.load(Ordering::Relaxed).to_ne_bytes();
-            }
+            copy(value, out);
             // What was copied is whole if the record was still in the table afterwards.
             fence(Ordering::Acquire);
             if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
@@ -156,6 +154,17 @@ impl Table {
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Copies words, four for each turn of the loop.
+#[inline]
+fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
+    let one = |(to, from): (&mut [u8; 8], &AtomicU64)| *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
+    for (to, from) in to.iter_mut().zip(from) {
+        to.iter_mut().zip(from).for_each(one);
+    }
+    to_rest.iter_mut().zip(from_rest).for_each(one);
 }
 
 /// A hash function that nobody outside knows.

@@ -1,0 +1,118 @@
+//! Who asks: four sockets, each with a number of questions under way.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
+
+use crate::server::question;
+
+const SOCKETS: usize = 4;
+/// Questions under way at each socket.
+const WINDOW: usize = 32;
+/// An answer that has not come by then is lost.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What came of a number of questions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) sent: usize,
+    pub(crate) answered: usize,
+    /// Octets of the last answer.
+    pub(crate) length: usize,
+}
+
+pub(crate) struct Client {
+    server: SocketAddr,
+    sockets: Vec<UdpSocket>,
+    packets: Vec<Vec<u8>>,
+    next: usize,
+    incoming: MultiHeaders<SockaddrIn>,
+    outgoing: MultiHeaders<SockaddrIn>,
+    buffers: Vec<[u8; 1472]>,
+}
+
+impl Client {
+    /// Asks about this many names at this address.
+    pub(crate) fn new(server: SocketAddr, names: usize) -> Self {
+        let sockets = (0..SOCKETS)
+            .map(|_| {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                socket.connect(server).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                socket
+            })
+            .collect();
+        let packets = (0..names).map(|number| question(number).to_wire(number as u16, false)).collect();
+        Self {
+            server,
+            sockets,
+            packets,
+            next: 0,
+            incoming: MultiHeaders::preallocate(WINDOW, None),
+            outgoing: MultiHeaders::preallocate(WINDOW, None),
+            buffers: vec![[0; 1472]; WINDOW],
+        }
+    }
+
+    /// Whom it asks.
+    pub(crate) const fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Asks this many questions, in an order that hits every name alike.
+    pub(crate) fn ask(&mut self, questions: usize) -> Report {
+        let mut report = Report::default();
+        let mut under_way = [0; SOCKETS];
+        let mut heard = [Instant::now(); SOCKETS];
+        while report.sent < questions || under_way.iter().any(|number| *number > 0) {
+            for socket in 0..SOCKETS {
+                let wanted = (WINDOW - under_way[socket]).min(questions - report.sent);
+                // Half a window at a time, as many clients together would.
+                if wanted >= WINDOW / 2 || (wanted > 0 && under_way[socket] == 0) {
+                    let sent = self.send(socket, wanted);
+                    under_way[socket] += sent;
+                    report.sent += sent;
+                    heard[socket] = Instant::now();
+                }
+                let (answered, length) = self.receive(socket);
+                if answered > 0 {
+                    under_way[socket] = under_way[socket].saturating_sub(answered);
+                    report.answered += answered;
+                    report.length = length;
+                    heard[socket] = Instant::now();
+                } else if heard[socket].elapsed() > PATIENCE {
+                    under_way[socket] = 0;
+                }
+            }
+        }
+        report
+    }
+
+    fn send(&mut self, socket: usize, number: usize) -> usize {
+        let slices: Vec<[IoSlice<'_>; 1]> = (0..number)
+            .map(|index| {
+                // A stride that has no factor in common with the number of names.
+                let name = (self.next + index).wrapping_mul(7919) % self.packets.len();
+                [IoSlice::new(&self.packets[name])]
+            })
+            .collect();
+        let nobody = vec![None::<SockaddrIn>; number];
+        let fd = self.sockets[socket].as_raw_fd();
+        let sent = sendmmsg(fd, &mut self.outgoing, &slices, &nobody, [], MsgFlags::empty()).map_or(0, Iterator::count);
+        self.next += sent;
+        sent
+    }
+
+    fn receive(&mut self, socket: usize) -> (usize, usize) {
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let fd = self.sockets[socket].as_raw_fd();
+        match recvmmsg(fd, &mut self.incoming, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
+            Ok(received) => received.fold((0, 0), |(count, _), message| (count + 1, message.bytes)),
+            Err(_) => (0, 0),
+        }
+    }
+}

@@ -74,8 +74,11 @@ impl Resolver {
         }
         let (before, message) = out.split_at_mut(place.start);
         let (offsets, _) = before[head.ttls()].as_chunks::<2>();
+        // So that the loop need not ask.
+        let age @ Age::Kept { .. } = age else { return None };
         for offset in offsets {
-            age_ttl(message, usize::from(u16::from_ne_bytes(*offset)), age)?;
+            let ttl = message.get_mut(usize::from(u16::from_ne_bytes(*offset))..)?.first_chunk_mut::<4>()?;
+            *ttl = age.shown(u32::from_be_bytes(*ttl)).to_be_bytes();
         }
         put_question_and_header(message, &plain)?;
         if let Some((_, dnssec_ok)) = plain.edns {
@@ -84,13 +87,6 @@ impl Resolver {
         scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(head.rcode);
         Some(Hit { place: place.start..place.end + opt, due })
     }
-}
-
-#[inline]
-fn age_ttl(message: &mut [u8], offset: usize, age: Age) -> Option<()> {
-    let ttl = message.get_mut(offset..)?.first_chunk_mut::<4>()?;
-    *ttl = age.shown(u32::from_be_bytes(*ttl)).to_be_bytes();
-    Some(())
 }
 
 /// The client's number, flags and case. Its name is as long as the one in the message: both are the same name.

@@ -18,17 +18,15 @@
 
 mod arena;
 mod ghost;
+mod hash;
 mod index;
 mod writer;
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-
-use foldhash::SharedSeed;
-use foldhash::quality::SeedableRandomState;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
+use hash::Secret;
 use index::{Index, Slot};
 use writer::Writer;
 
@@ -58,7 +56,7 @@ pub(super) struct Usage {
 pub(super) struct Table {
     arena: Arena,
     index: Index,
-    hasher: SeedableRandomState,
+    secret: Secret,
     writer: Mutex<Writer>,
 }
 
@@ -71,15 +69,13 @@ impl Table {
         let fixed = index.bytes() + 4 * ghosts + size_of::<Self>();
         let arena = Arena::new(bytes.saturating_sub(fixed) / 8);
         let writer = Mutex::new(Writer::new(arena.words(), ghosts));
-        Self { arena, index, hasher: secret_hasher(), writer }
+        Self { arena, index, secret: Secret::new(), writer }
     }
 
     /// The keyed hash of a key: nobody outside can choose keys that share a bucket.
     #[inline]
     pub(super) fn hash(&self, key: &[u64]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(bytemuck::cast_slice(key));
-        hasher.finish()
+        self.secret.hash(key)
     }
 
     /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
@@ -165,12 +161,6 @@ fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
         to.iter_mut().zip(from).for_each(one);
     }
     to_rest.iter_mut().zip(from_rest).for_each(one);
-}
-
-/// A hash function that nobody outside knows.
-fn secret_hasher() -> SeedableRandomState {
-    static SHARED: OnceLock<SharedSeed> = OnceLock::new();
-    SeedableRandomState::with_seed(rand::random(), SHARED.get_or_init(|| SharedSeed::from_u64(rand::random())))
 }
 
 #[cfg(test)]

@@ -1,0 +1,64 @@
+//! Where in the index a key is: a hash under a secret, so that nobody outside can choose names that share a bucket.
+//!
+//! One multiplication for each word, whose two halves are folded into one (as wyhash and foldhash do). The words are all of a
+//! key, so that there is no remainder to be cared for; that is why this is a third of what a hasher of bytes takes.
+
+/// The secret of one table.
+#[derive(Debug)]
+pub(super) struct Secret {
+    begin: u64,
+    factor: u64,
+    end: u64,
+}
+
+impl Secret {
+    pub(super) fn new() -> Self {
+        // An odd factor loses nothing.
+        Self { begin: rand::random(), factor: rand::random::<u64>() | 1, end: rand::random::<u64>() | 1 }
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub(super) fn hash(&self, key: &[u64]) -> u64 {
+        let folded = key.iter().fold(self.begin, |hash, word| fold(hash ^ word, self.factor));
+        fold(folded, self.end)
+    }
+}
+
+/// Both halves of a product.
+#[inline]
+const fn fold(one: u64, other: u64) -> u64 {
+    let product = one as u128 * other as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys like those of names that are counted up: they differ in a few bits of one word.
+    fn keys() -> impl Iterator<Item = [u64; 4]> {
+        (0..100_000_u64).map(|number| [7, 0x0000_0020_0001_0001, number.wrapping_mul(0x0101_0101), number])
+    }
+
+    #[test]
+    fn keys_that_differ_little_are_spread_like_chance_would() {
+        for shift in [0, 24, 50] {
+            let secret = Secret::new();
+            let mut buckets = vec![0_u32; 1 << 12];
+            for key in keys() {
+                buckets[(secret.hash(&key) >> shift) as usize & 0xfff] += 1;
+            }
+            // 24.4 in each on average; chance alone leaves none that has four times as many.
+            assert!(buckets.iter().all(|number| *number < 98), "{shift}: {:?}", buckets.iter().max());
+            assert!(buckets.iter().filter(|number| **number == 0).count() < 4, "{shift}");
+        }
+    }
+
+    #[test]
+    fn two_tables_put_a_key_into_different_places() {
+        let (one, other) = (Secret::new(), Secret::new());
+        let same = keys().filter(|key| one.hash(key) & 0xfff == other.hash(key) & 0xfff).count();
+        assert!(same < 200, "{same} of 100000");
+    }
+}

@@ -93,7 +93,7 @@ impl Inspect {
         for name in names {
             let path = control::socket_path(run_dir, name);
             match control::ask(&path, command.clone(), INSPECTION_LIMIT).await {
-                Ok(text) => write!(std::io::stdout(), "{name}: {text}").map_err(ProcessError::Output)?,
+                Ok(text) => write!(std::io::stdout(), "{name}:\n{text}").map_err(ProcessError::Output)?,
                 Err(error) => {
                     failed.get_or_insert(error);
                 }

@@ -11,6 +11,7 @@ mod chart;
 mod configuration;
 mod crd_rules;
 mod idempotence;
+mod inspection;
 mod refusals;
 mod removal;
 mod replacement;

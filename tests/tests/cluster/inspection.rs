@@ -1,0 +1,31 @@
+//! Whoever looks after a tier asks a cache or a resolver in its own container.
+
+use crate::tier::{NAMESPACE, NODE_NAMESPACE, answer, kubectl, node_pod, pods, turn};
+
+#[test]
+fn caches_and_resolvers_explain_and_forget_answers_in_their_own_containers() {
+    let _turn = turn();
+    let name = "inspected.wild.example";
+    assert!(!answer("node-a", &[name]).answers.is_empty());
+    let pod = node_pod("node-a").expect("a node pod");
+    let cache = ["exec", "-n", NODE_NAMESPACE, &pod.name, "-c", "cache-0", "--", "/node-cache"];
+    let say = |words: &[&str]| kubectl(&[&cache, words].concat());
+    let explained = say(&["explain", name]);
+    for part in ["cache-0:\n", "cache-1:\n", "  route           outside\n", "(zone/zone-a), which answers\n"] {
+        assert!(explained.contains(part), "{part:?} is not in\n{explained}");
+    }
+    assert!(explained.contains("  memory          this question: NOERROR, "), "{explained}");
+    assert!(say(&["flush", "wild.example", "--below"]).contains(" answers forgotten\n"));
+    let forgotten = say(&["explain", name]);
+    assert_eq!(forgotten.matches("  memory          nothing\n").count(), 2, "{forgotten}");
+    assert!(say(&["stats"]).contains("  questions       "));
+
+    let resolvers = pods(NAMESPACE, "zone-resolver");
+    let dumps = resolvers
+        .iter()
+        .map(|pod| kubectl(&["exec", "-n", NAMESPACE, &pod.name, "--", "/zone-resolver", "dump", "wild.example"]));
+    assert!(
+        dumps.into_iter().any(|dump| dump.contains(&format!("{name}. A [forward]: NOERROR, "))),
+        "a resolver asked"
+    );
+}

@@ -26,8 +26,10 @@ use crate::upstream::Unanswered;
 use flight::{BoxedFlight, Flights, Landed, Seat, landing};
 pub use hit::{Hit, Moment};
 
-/// How long a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
+/// The longest that a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);
+/// It waits no longer than so many times what nearly all answers take: what takes longer is unusual.
+const UNUSUAL: u32 = 3;
 /// How long the answer of RFC 8482 may be kept, in seconds.
 const ANY_TTL: u32 = 3600;
 
@@ -168,6 +170,10 @@ impl Resolver {
         if !query.recursion_desired {
             return failure(query, rcode::REFUSED, ede::NOT_AUTHORITATIVE);
         }
+        // Dead servers are looked after by themselves: nobody has to ask them the same again and again.
+        if let (Some(stale), true) = (&stale, scope.pool.is_down()) {
+            return stale.clone();
+        }
         if let Some(failed) = self.cache.failure(&key, Instant::now().into_std()) {
             return stale.unwrap_or_else(|| remembered(query, failed));
         }
@@ -225,12 +231,10 @@ impl Resolver {
     }
 }
 
-/// Waits for a flight: until the deadline, or no longer than a client should where there is something to say
-/// anyway, and not at all where nobody is there who could answer.
+/// Waits for a flight: until the deadline, or no longer than a client should where there is something to say anyway.
 async fn wait(seat: Seat, scope: &Scope, deadline: Instant, something_stale: bool) -> Landed {
     let patience = match something_stale {
-        true if scope.pool.is_down() => return Err(Unanswered),
-        true => Instant::now() + CLIENT_TIMER,
+        true => Instant::now() + scope.pool.p95().map_or(CLIENT_TIMER, |p95| CLIENT_TIMER.min(UNUSUAL * p95)),
         // The flight has about this deadline itself; the bit more lets it tell what it found.
         false => deadline + Duration::from_millis(100),
     };

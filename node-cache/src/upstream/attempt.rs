@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node_cache_config::Protocol;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Server;
 use super::exchange::{self, Form, Outcome};
@@ -28,13 +28,22 @@ pub(super) enum Event {
     Over,
 }
 
-/// Sends `question` to `server`. Its patience over, the server is counted as failing once and the race told to go on,
-/// while the answer is still waited for until `deadline`.
+/// How long a server has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until it is slower than usual, and the race goes on beside it.
+    pub(super) usual: Duration,
+    /// Until it counts as failing, and the race goes on again.
+    pub(super) failing: Duration,
+}
+
+/// Sends `question` to `server`. When its patience is over, or it is told that nobody listens there, the race goes on, while
+/// the answer is still waited for until `deadline`.
 pub(super) async fn attempt(
     number: usize,
     server: Arc<Server>,
     question: Question,
-    patience: Duration,
+    patience: Patience,
     deadline: Instant,
     events: mpsc::Sender<Event>,
 ) {
@@ -42,19 +51,25 @@ pub(super) async fn attempt(
     let started = Instant::now();
     let unreachable = Notify::new();
     let mut work = std::pin::pin!(ask(&server, &question, &unreachable));
-    let in_time = tokio::select! {
-        outcome = &mut work => Some(outcome),
-        () = sleep(patience) => None,
-        () = unreachable.notified() => None,
-    };
-    let (outcome, counted) = match in_time {
-        Some(outcome) => (Some(outcome), false),
-        None => {
-            server.failed(&question);
+    let mut counted = false;
+    let outcome = 'asked: {
+        for (patience, fails) in [(patience.usual, patience.usual >= patience.failing), (patience.failing, true)] {
+            let gone = tokio::select! {
+                outcome = &mut work => break 'asked Some(outcome),
+                () = sleep_until(started + patience) => false,
+                () = unreachable.notified() => true,
+            };
+            if fails || gone {
+                counted = true;
+                server.failed(&question);
+            }
             // The race may be over; then nobody needs to hear of it, here and below.
             let _ = events.send(Event::Late).await;
-            (timeout_at(deadline, work).await.ok(), true)
+            if counted {
+                break;
+            }
         }
+        timeout_at(deadline, work).await.ok()
     };
     let event = match outcome {
         Some(Ok(response)) => {

@@ -3,7 +3,7 @@
 //! ```text
 //! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, or the server's connection)
 //!   └─ Group (one set of servers) ◄── discovery (SRV, A, AAAA from the cluster DNS)
-//!        └─ Server ── Health (pure)
+//!        └─ Server ── Health, Latencies (pure)
 //! ```
 
 mod attempt;
@@ -13,6 +13,7 @@ pub mod discovery;
 pub(crate) mod exchange;
 mod group;
 mod health;
+mod latencies;
 mod plan;
 mod pool;
 pub mod resolv_conf;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 use tokio::sync::mpsc;
 
-use super::attempt::{Event, attempt};
+use super::attempt::{Event, Patience, attempt};
 use super::health::State;
 use super::plan::{Candidate, Order, Plan, SENDS, plan};
 use super::{Group, Server};
@@ -14,10 +14,13 @@ use crate::packet::Response;
 use crate::packet::numbers::rcode;
 use crate::packet::question::Question;
 
-/// How long the first, second and third server of a question have before the next one is asked too. The last entry is
-/// for servers that are asked when there is nobody left to ask.
+/// How long the first, second and third server of a question have before that counts as a failure and the next one is asked
+/// too. The last entry is for servers that are asked when there is nobody left to ask.
 const PATIENCE: [Duration; SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
+
+/// A server that is slower than it usually is gets at least this long before another one is asked too.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Nobody answered in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +51,15 @@ impl Pool {
     pub fn is_down(&self) -> bool {
         let now = Instant::now();
         !self.groups().flat_map(|group| group.candidates(now)).any(|server| server.state(now) == State::Healthy)
+    }
+
+    /// The time within which nearly all answers come, whichever healthy server they come from; none while that is not
+    /// known.
+    #[must_use]
+    pub fn p95(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let servers = self.groups().flat_map(|group| group.candidates(now));
+        servers.filter(|server| server.state(now) == State::Healthy).filter_map(|server| server.p95()).max()
     }
 
     /// Asks one server after the other, each when the ones before it do not answer in time or answer badly, and gives
@@ -122,11 +134,12 @@ struct Race {
 
 impl Race {
     fn new(plan: Plan<ByAddress>, question: Question, deadline: tokio::time::Instant) -> Self {
-        let (sender, events) = mpsc::channel(2 * SENDS + 2);
+        let (sender, events) = mpsc::channel(3 * SENDS + 2);
         if let Some(ByAddress(server)) = plan.probe {
             // Its answer is not waited for; only the server's health hears of it.
             let (nobody, _) = mpsc::channel(2);
-            tokio::spawn(attempt(0, server, question.clone(), PATIENCE[0], deadline, nobody));
+            let patience = Patience { usual: PATIENCE[0], failing: PATIENCE[0] };
+            tokio::spawn(attempt(0, server, question.clone(), patience, deadline, nobody));
         }
         let left = plan.sends.into_iter().rev().collect();
         Self { left, asked: Vec::new(), running: 0, question, deadline, sender, events }
@@ -136,7 +149,12 @@ impl Race {
     fn start_next(&mut self) {
         let Some(server) = self.left.pop() else { return };
         let number = self.asked.len();
-        let patience = PATIENCE[number.min(SENDS - 1)];
+        let failing = PATIENCE[number.min(SENDS - 1)];
+        // Another server may be faster; the same one would only be asked twice.
+        let another = self.left.last().is_some_and(|next| *next != server);
+        let p95 = server.0.p95().filter(|_| another);
+        let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
+        let patience = Patience { usual, failing };
         let sender = self.sender.clone();
         tokio::spawn(attempt(number, server.0.clone(), self.question.clone(), patience, self.deadline, sender));
         self.asked.push(server);

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use super::Group;
-use super::attempt::attempt;
+use super::attempt::{Patience, attempt};
 
 /// How often dead servers are looked for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -25,7 +25,8 @@ pub(super) async fn follow(group: Weak<Group>) {
             // Its answer is not waited for; only the server's health hears of it.
             let (nobody, _) = mpsc::channel(2);
             let deadline = tokio::time::Instant::now() + PATIENCE;
-            tokio::spawn(attempt(0, server, question, PATIENCE, deadline, nobody));
+            let patience = Patience { usual: PATIENCE, failing: PATIENCE };
+            tokio::spawn(attempt(0, server, question, patience, deadline, nobody));
         }
     }
 }

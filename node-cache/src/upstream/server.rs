@@ -76,6 +76,11 @@ impl Server {
         self.health().latency()
     }
 
+    /// The time within which 95 of 100 of its answers come; none while there were few.
+    pub(super) fn p95(&self) -> Option<Duration> {
+        self.health().p95()
+    }
+
     pub(super) fn count_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }

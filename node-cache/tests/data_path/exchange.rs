@@ -284,6 +284,27 @@ async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_a
 }
 
 #[tokio::test]
+async fn a_server_that_is_slower_than_usual_is_not_waited_for_and_does_not_count_as_failing() {
+    let first = Authority::start(|asked| match asked.name().to_ascii().to_lowercase().starts_with("slow") {
+        true => Reply::After(Duration::from_millis(200), asked.usual_answer(300, 1)),
+        false => Reply::Say(asked.usual_answer(300, 1)),
+    })
+    .await;
+    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let tier = Tier::forwarding_to(&[first.address, second.address]).await;
+    for number in 0..40 {
+        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+    }
+    let mut by_second = 0;
+    for number in 0..5 {
+        let answer = ask(tier.address, &question(&format!("slow{number}.example"), RecordType::A)).await;
+        by_second += usize::from(answer.answers[0].data == address("x", 0, "192.0.2.2").data);
+    }
+    assert!(by_second > 0, "the second one answers first");
+    assert!(tier.resolver.snapshot().unwrap().upstreams()[0].healthy);
+}
+
+#[tokio::test]
 async fn another_upstream_is_asked_when_one_fails() {
     for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
         let failing = Authority::start(move |asked| Reply::Say(denial(asked, code))).await;

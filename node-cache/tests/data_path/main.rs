@@ -11,4 +11,5 @@ mod memory;
 mod processes;
 mod search_path;
 mod support;
+mod whatever_comes;
 mod zones;

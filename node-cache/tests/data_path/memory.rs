@@ -96,6 +96,36 @@ async fn old_answers_serve_while_nobody_answers_and_new_ones_as_soon_as_somebody
 }
 
 #[tokio::test]
+async fn while_all_servers_are_dead_they_are_not_asked_again_for_what_old_answers_serve() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let names: Vec<String> = (0..100).map(|number| format!("n{number}.example")).collect();
+    for name in &names {
+        ask(tier.address, &question(name, RecordType::A)).await;
+    }
+    authority.fall_silent();
+    let started = Instant::now();
+    let down = || !tier.resolver.snapshot().unwrap().upstreams()[0].healthy;
+    while !down() {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        ask(tier.address, &question("n0.example", RecordType::A)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    authority.forget();
+    for name in &names {
+        let answer = ask(tier.address, &question(name, RecordType::A)).await;
+        assert_eq!((answer.answers[0].ttl, ede(&answer)), (30, Some(3)), "{name}");
+    }
+    // A dead server is asked one question a second to see whether it lives.
+    let asked = authority.asked().len() as u64;
+    assert!(asked <= 2 + started.elapsed().as_secs(), "{asked}");
+    authority.change(|asked| Reply::Say(asked.usual_answer(300, 2)));
+    while ask(tier.address, &question("n7.example", RecordType::A)).await.answers[0].ttl == 30 {
+        assert!(started.elapsed() < Duration::from_secs(60), "it is known to be well again");
+    }
+}
+
+#[tokio::test]
 async fn old_answers_serve_at_once_when_an_upstream_fails_but_not_when_data_are_bogus() {
     let (authority, tier) = forsaken().await;
     authority.change(|asked| Reply::Say(denial(asked, ResponseCode::ServFail)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use dnstier_tests::compare::Comparison;
 use dnstier_tests::dns::resolv_conf::{self, ResolvConf};
 use dnstier_tests::dns::{Answer, Client, Question, at_port};
 use dnstier_tests::flood::{self, Flood};
@@ -30,6 +31,8 @@ struct Cli {
 enum Mode {
     /// Send single tries at a steady rate and count what is lost.
     Flood(FloodArgs),
+    /// Ask two servers the same made-up questions and show where their answers differ.
+    Compare(CompareArgs),
     /// Ask every 20 ms with two tries one second apart and count the questions that fail.
     Patience(PatienceArgs),
 }
@@ -97,6 +100,24 @@ struct FloodArgs {
 }
 
 #[derive(Args)]
+struct CompareArgs {
+    #[command(flatten)]
+    servers: Servers,
+    /// The names that questions are made from, separated by commas.
+    #[arg(long)]
+    names: String,
+    /// How many questions.
+    #[arg(long, default_value_t = 1000)]
+    questions: u32,
+    /// What they are drawn with.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print the report as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct PatienceArgs {
     #[command(flatten)]
     servers: Servers,
@@ -144,6 +165,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 names: args.span.names()?,
             };
             print_report(&flood.run(&args.span.stop())?, args.span.json)
+        }
+        Some(Mode::Compare(args)) => {
+            let servers = args.servers.addresses()?.try_into().ok().context("name two servers with --server")?;
+            let (questions, seed) = (args.questions, args.seed);
+            print_report(&Comparison { servers, names: names(&args.names)?, questions, seed }.run(), args.json)
         }
         Some(Mode::Patience(args)) => {
             let watch = Watch {
@@ -221,14 +247,9 @@ impl Span {
     fn names(&self) -> anyhow::Result<Vec<Name>> {
         let text = match std::fs::read_to_string(&self.names) {
             Ok(text) => text,
-            Err(_) => self.names.replace(',', "\n"),
+            Err(_) => self.names.clone(),
         };
-        let names = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
-            let mut name = Name::from_ascii(line).with_context(|| format!("{line} is not a name"))?;
-            name.set_fqdn(true);
-            Ok(name)
-        });
-        names.collect()
+        names(&text)
     }
 
     /// Becomes true when the standard input is closed, if that is waited for. Says on the standard error that it began,
@@ -251,6 +272,16 @@ impl Span {
 fn read_resolv_conf() -> anyhow::Result<ResolvConf> {
     let text = std::fs::read_to_string(resolv_conf::PATH).with_context(|| resolv_conf::PATH.to_owned())?;
     Ok(ResolvConf::parse(&text))
+}
+
+/// Full names, separated by commas or one a line.
+fn names(text: &str) -> anyhow::Result<Vec<Name>> {
+    let names = text.split(['\n', ',']).map(str::trim).filter(|name| !name.is_empty()).map(|text| {
+        let mut name = Name::from_ascii(text).with_context(|| format!("{text} is not a name"))?;
+        name.set_fqdn(true);
+        Ok(name)
+    });
+    names.collect()
 }
 
 fn upper<T: std::str::FromStr>(text: &str) -> Result<T, String> {

@@ -1,0 +1,156 @@
+//! Whatever comes in, from clients and from servers: nothing stops or confuses the readers, and what is said is what was told.
+
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Record, RecordType};
+use node_cache::answer::{Answer, Way};
+use node_cache::packet::numbers::{class, rtype};
+use node_cache::packet::plain::Plain;
+use node_cache::packet::question::Question;
+use node_cache::packet::request::{self, Rejected};
+use node_cache::packet::{Name, Response};
+use node_cache::query::Query;
+
+use crate::support::{Asked, address, denial_with_soa, name, question, reply, service_record, unknown};
+
+/// Numbers that are the same in each run (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+}
+
+/// Changes a packet in up to four places.
+fn mutate(dice: &mut Dice, packet: &mut Vec<u8>) {
+    for _ in 0..=dice.below(4) {
+        let at = dice.below(packet.len());
+        match dice.below(5) {
+            0 => packet[at] ^= 1 << dice.below(8),
+            1 => packet[at] = [0, 1, 0x3f, 0x40, 0xc0, 0xff][dice.below(6)],
+            2 => packet.truncate(at.max(1)),
+            3 => packet.insert(at, dice.next() as u8),
+            _ => {
+                let piece = packet[at..].iter().take(40).copied().collect::<Vec<_>>();
+                packet.extend(piece);
+            }
+        }
+    }
+}
+
+#[test]
+fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
+    let (mut read, mut refused, mut ignored) = (0, 0, 0);
+    for seed in 0..100_000 {
+        let mut dice = Dice(seed);
+        let owner = ["www.shop.example", ".", "a", "_dmarc.mail.example"][dice.below(4)];
+        let mut packet = question(owner, RecordType::from(dice.below(70) as u16)).to_vec().unwrap();
+        if dice.below(4) > 0 {
+            mutate(&mut dice, &mut packet);
+        }
+        let plain = Plain::read(&packet);
+        match request::read(&packet) {
+            Ok(query) => {
+                read += 1;
+                if let Some(plain) = plain {
+                    assert_eq!(plain.name(), query.name.as_bytes(), "{packet:?}");
+                    assert_eq!(
+                        (plain.id, plain.rtype, plain.class),
+                        (query.id, query.rtype, query.class),
+                        "{packet:?}"
+                    );
+                    assert_eq!(
+                        (plain.dnssec_ok(), plain.checking_disabled()),
+                        (query.dnssec_ok(), query.checking_disabled)
+                    );
+                }
+            }
+            Err(Rejected::With(answer)) => {
+                refused += 1;
+                assert!(answer.len() >= 12 && answer[..2] == packet[..2] && answer[2] & 0x80 != 0, "{packet:?}");
+            }
+            Err(Rejected::Silently) => {
+                ignored += 1;
+                assert!(plain.is_none(), "{packet:?}");
+            }
+        }
+    }
+    assert!(read > 10_000 && refused > 10_000 && ignored > 1_000, "{read} {refused} {ignored}");
+}
+
+/// A response with records of many kinds in all sections.
+fn told(dice: &mut Dice, asked: &Asked) -> Message {
+    if dice.below(5) == 0 {
+        return denial_with_soa(asked, hickory_proto::op::ResponseCode::NXDomain, 60);
+    }
+    let record = |dice: &mut Dice| -> Record {
+        let owner = ["www.shop.example", "shop.example", "WWW.shop.example", "other.test"][dice.below(4)];
+        match dice.below(4) {
+            0 => address(owner, dice.below(9000) as u32, "192.0.2.7"),
+            1 => address(owner, 60, "2001:db8::7"),
+            2 => service_record(owner, 60, 53, "ns.shop.example"),
+            _ => unknown(owner, 65_280, &dice.next().to_be_bytes()[dice.below(8)..]),
+        }
+    };
+    let mut message = reply(asked, (0..dice.below(5)).map(|_| record(dice)).collect());
+    for _ in 0..dice.below(3) {
+        message.add_authority(record(dice));
+    }
+    for _ in 0..dice.below(3) {
+        message.add_additional(record(dice));
+    }
+    message
+}
+
+#[test]
+fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
+    let (mut whole, mut broken) = (0, 0);
+    let asked_name = Name::from_text("www.shop.example").unwrap();
+    let asked_question = Question::plain(&asked_name, rtype::A);
+    for seed in 0..100_000 {
+        let mut dice = Dice(seed);
+        let mut message = question("www.shop.example", RecordType::A);
+        message.metadata.id = dice.next() as u16;
+        let asked = Asked { message, source: "127.0.0.1:9".parse().unwrap(), tcp: false };
+        let told = told(&mut dice, &asked);
+        let mut packet = told.to_vec().unwrap();
+        let is_whole = dice.below(3) == 0;
+        if !is_whole {
+            mutate(&mut dice, &mut packet);
+        }
+        let Ok(response) = Response::read(&packet, asked.message.metadata.id, &asked_question) else {
+            assert!(!is_whole, "{told:?}");
+            broken += 1;
+            continue;
+        };
+        let query = Query {
+            id: 9,
+            name: Name::from_text("WWW.Shop.example").unwrap(),
+            rtype: rtype::A,
+            class: class::IN,
+            recursion_desired: true,
+            authentic_data: false,
+            checking_disabled: false,
+            edns: None,
+        };
+        let said = Answer::local(response, None).to_wire(&query, Way::Tcp { idle: Duration::from_secs(10) });
+        if is_whole {
+            whole += 1;
+            let said = Message::from_vec(&said).unwrap();
+            assert_eq!((said.metadata.id, said.metadata.response_code), (9, told.metadata.response_code));
+            assert!(said.queries[0].name().eq_case(&name("WWW.Shop.example")) && said.edns.is_none());
+            assert_eq!((&said.answers, &said.authorities), (&told.answers, &told.authorities), "{seed}");
+            assert_eq!(said.additionals, told.additionals, "{seed}");
+        }
+    }
+    assert!(whole > 10_000 && broken > 10_000, "{whole} {broken}");
+}

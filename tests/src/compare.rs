@@ -12,7 +12,7 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RecordType};
 use serde::{Deserialize, Serialize};
 
-use crate::dns::{Answer, Client, Question};
+use crate::dns::{Answer, Client, Question, Record};
 
 /// No comparison asks more questions.
 pub const MAX_QUESTIONS: u32 = 1_000_000;
@@ -129,7 +129,7 @@ impl Comparison {
 impl Report {
     fn count(&mut self, question: &Question, answers: &[Result<Answer, String>; 2]) {
         self.asked += 1;
-        match what_differs(answers) {
+        match what_differs(question, answers) {
             None => {
                 let rcode = answers[0].as_ref().map_or_else(|_| "no answer".to_owned(), |answer| answer.rcode.clone());
                 *self.same.entry(rcode).or_default() += 1;
@@ -151,17 +151,28 @@ impl Report {
     }
 }
 
-/// What is not the same in two answers. TTLs, the order of records and how they were carried may differ.
-fn what_differs(answers: &[Result<Answer, String>; 2]) -> Option<String> {
+/// What is not the same in two answers. TTLs, serial numbers, the order of records, the case of names and how they were
+/// carried may differ.
+fn what_differs(question: &Question, answers: &[Result<Answer, String>; 2]) -> Option<String> {
     let [Ok(one), Ok(other)] = answers else {
         return (answers[0].is_ok() || answers[1].is_ok()).then(|| "one is silent".to_owned());
     };
     if one.rcode != other.rcode {
-        return Some(format!("{} against {}", one.rcode, other.rcode));
+        return Some(format!("{} against {} for {}", one.rcode, other.rcode, question.record_type));
     }
     let set = |answer: &Answer| -> BTreeSet<(String, String, String)> {
-        let records = answer.answers.iter();
-        records.map(|r| (r.name.to_lowercase(), r.record_type.clone(), r.data.clone())).collect()
+        let key = |record: &Record| {
+            // Names are the same in any case, texts are not.
+            let is_text = matches!(record.record_type.as_str(), "TXT" | "CAA");
+            let data = match record.record_type.as_str() {
+                _ if is_text => record.data.clone(),
+                // The serial number moves on: CoreDNS takes the time.
+                "SOA" => record.data.to_lowercase().split(' ').take(2).collect::<Vec<_>>().join(" "),
+                _ => record.data.to_lowercase(),
+            };
+            (record.name.to_lowercase(), record.record_type.clone(), data)
+        };
+        answer.answers.iter().map(key).collect()
     };
     if set(one) != set(other) {
         return Some("records".to_owned());
@@ -232,6 +243,7 @@ mod tests {
         }
         assert_eq!((report.asked, report.same["NOERROR"]), (4, 1));
         let kinds: Vec<&str> = report.different.keys().map(String::as_str).collect();
-        assert_eq!(kinds, ["NOERROR against NXDOMAIN", "flags ra against ra ad", "one is silent"]);
+        let codes = format!("NOERROR against NXDOMAIN for {}", question.record_type);
+        assert_eq!(kinds, [codes.as_str(), "flags ra against ra ad", "one is silent"]);
     }
 }

@@ -125,20 +125,35 @@ impl Cache {
         }
     }
 
-    /// Whether anything is known under exactly this key, in its time or not: the name was there once.
+    /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
     #[must_use]
-    pub fn knows(&self, key: &Key) -> bool {
-        self.answers.contains(self.answers.hash(key.as_words()), key.as_words())
+    pub fn was_there(&self, key: &Key) -> bool {
+        let hash = self.answers.hash(key.as_words());
+        let mut usual = [0; USUAL];
+        match self.answers.get(hash, key.as_words(), &mut usual) {
+            Some(length) => Head::read(&usual[..length]).is_some_and(|head| head.rcode != rcode::NXDOMAIN),
+            // No denial is so long.
+            None => self.answers.contains(hash, key.as_words()),
+        }
     }
 
     /// Keeps an answer for as long as it says. A good one that must not be kept still ends what was known before.
     pub fn insert(&self, key: &Key, response: &Arc<Response>, now: Instant) {
+        // An alias whose end does not exist is itself there.
+        let covers_all = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
+        self.insert_covering(key, response, now, covers_all);
+    }
+
+    /// The same where servers deny a name for one type and have it for another: a denial is one of this type alone.
+    pub fn insert_of_type(&self, key: &Key, response: &Arc<Response>, now: Instant) {
+        self.insert_covering(key, response, now, false);
+    }
+
+    fn insert_covering(&self, key: &Key, response: &Arc<Response>, now: Instant, covers_all: bool) {
         if !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
             return;
         }
         self.failures.clear(key);
-        // An alias whose end does not exist is itself there.
-        let covers_all = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
         let any_type = key.of_any_type();
         let (kept, ended) = if covers_all { (&any_type, key) } else { (key, &any_type) };
         self.remove(ended);

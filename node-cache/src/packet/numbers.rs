@@ -14,6 +14,8 @@ pub mod rtype {
     pub const PTR: u16 = 12;
     /// Host information; what is left of it is the answer to [`ANY`] (RFC 8482).
     pub const HINFO: u16 = 13;
+    /// Where mail goes.
+    pub const MX: u16 = 15;
     /// Text.
     pub const TXT: u16 = 16;
     /// IPv6 address.
@@ -41,7 +43,7 @@ pub mod rtype {
         ("SOA", SOA),
         ("PTR", PTR),
         ("HINFO", HINFO),
-        ("MX", 15),
+        ("MX", MX),
         ("TXT", TXT),
         ("AAAA", AAAA),
         ("SRV", SRV),

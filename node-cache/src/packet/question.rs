@@ -60,11 +60,17 @@ pub fn mix_case(message: &mut [u8], mut random: impl FnMut() -> u64) {
     }
 }
 
+/// The name in the question of a message, as it is written there, without its final zero.
+#[must_use]
+pub fn name_in(message: &[u8]) -> &[u8] {
+    let question = message.get(Header::LENGTH..).unwrap_or_default();
+    question.split(|octet| *octet == 0).next().unwrap_or_default()
+}
+
 /// Whether a response repeats the name in the question of a message octet by octet.
 #[must_use]
 pub fn is_repeated(message: &[u8], response: &[u8]) -> bool {
-    let name = message.get(Header::LENGTH..).and_then(|rest| rest.split(|octet| *octet == 0).next());
-    name.is_some_and(|name| response.get(Header::LENGTH..).is_some_and(|rest| rest.starts_with(name)))
+    response.get(Header::LENGTH..).is_some_and(|question| question.starts_with(name_in(message)))
 }
 
 /// A question section: name, type, class.

@@ -224,6 +224,37 @@ impl Response {
         self.wire[3] &= !u8::try_from(flag::AD).unwrap_or_default();
     }
 
+    /// Puts labels into lower case that repeat those of a question in random case: nobody shall see what belongs to a hop.
+    /// `asked` is the name as it was sent. Nothing changes its length.
+    pub fn forget_case(&mut self, asked: &[u8]) {
+        for record in self.records() {
+            let in_data = match record.rtype {
+                rtype::NS | rtype::CNAME | rtype::PTR | rtype::SOA => Some(record.data.start),
+                rtype::MX => Some(record.data.start + 2),
+                rtype::SRV => Some(record.data.start + 6),
+                _ => None,
+            };
+            // The second name of an SOA record stands behind the first (RFC 1035 §3.3.13).
+            let contact = in_data.filter(|_| record.rtype == rtype::SOA);
+            let contact = contact.and_then(|first| Name::skip(&self.wire, first).ok());
+            for start in [Some(record.start), in_data, contact].into_iter().flatten() {
+                self.forget_case_at(start, asked);
+            }
+        }
+    }
+
+    /// The same for the labels of one name up to a pointer, which leads to a name that was seen before.
+    fn forget_case_at(&mut self, start: usize, asked: &[u8]) {
+        let mut at = start;
+        while let Some(length @ 1..=63) = self.wire.get(at).map(|length| usize::from(*length)) {
+            let Some(label) = self.wire.get_mut(at..at + 1 + length) else { return };
+            if labels(asked).any(|asked| asked == label) {
+                label.make_ascii_lowercase();
+            }
+            at += 1 + length;
+        }
+    }
+
     /// Its records.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
@@ -236,6 +267,17 @@ impl Response {
     pub fn owner(&self, record: &Record) -> Option<Name> {
         Name::read(&self.wire, record.start).ok()
     }
+}
+
+/// The labels of a name that is not compressed, each with its length octet.
+fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = name;
+    std::iter::from_fn(move || {
+        let length = usize::from(*rest.first().filter(|length| **length > 0)?);
+        let (label, behind) = rest.split_at_checked(1 + length)?;
+        rest = behind;
+        Some(label)
+    })
 }
 
 /// The message without its OPT record, and what that said. Records behind OPT are kept; so that names in them still

@@ -39,7 +39,7 @@ pub(super) fn above(name: &Name, zone: &Name) -> impl Iterator<Item = Name> {
     })
 }
 
-/// What is asked about a name above: whether it is there does not depend on the type.
+/// What is asked about a name above. Other types do not count: CoreDNS denies every namespace for TXT.
 pub(super) fn question_about(above: Name, question: &Question) -> Question {
     Question { name: above, rtype: rtype::A, ..question.clone() }
 }
@@ -66,7 +66,7 @@ impl Resolver {
         for name in above(&question.name, zone) {
             let about = question_about(name, &question);
             let key = Key::new(scope.id, &about);
-            if self.cache.knows(&key) {
+            if self.cache.was_there(&key) {
                 continue;
             }
             if asked == MOST_ASKED || self.cache.failure(&key, Instant::now().into_std()).is_some() {

@@ -97,7 +97,8 @@ impl Resolver {
             show("the name", self.cache.see_denial(&key, now, &snapshot.policy));
             for above in scope.zone.iter().flat_map(|zone| above::above(&question.name, zone)) {
                 let key = Key::new(scope.id, &above::question_about(above.clone(), &question));
-                show(&above.to_string(), self.cache.see_denial(&key, now, &snapshot.policy));
+                let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
+                show(&above.to_string(), denial);
             }
             match self.cache.failure(&key, now) {
                 Some(Some(response)) => {

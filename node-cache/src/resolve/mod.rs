@@ -223,6 +223,8 @@ impl Resolver {
             let now = Instant::now().into_std();
             match &landed {
                 Ok(response) if is_failure(response) => cache.insert_failure(&key, Some(response.clone()), now),
+                // CoreDNS denies a namespace for TXT and has it for A.
+                Ok(response) if scope.zone.is_some() => cache.insert_of_type(&key, response, now),
                 Ok(response) => cache.insert(&key, response, now),
                 Err(Unanswered) => cache.insert_failure(&key, None, now),
             }

@@ -65,7 +65,7 @@ pub(crate) async fn udp(
         match Response::read(packet, id, question) {
             Ok(_) if form.mixed_case && !question::is_repeated(&message, packet) => return Ok(Outcome::CaseLost),
             Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => return Ok(Outcome::Truncated),
-            Ok(response) => return Ok(Outcome::Answered(response)),
+            Ok(response) => return Ok(Outcome::Answered(clean(response, &message, form))),
             Err(NotAnAnswer::Unreadable) if form.edns => return Ok(Outcome::Unreadable),
             Err(error) => tracing::debug!("{server}: ignored a packet: {error}"),
         }
@@ -80,10 +80,18 @@ pub(super) async fn tcp(connection: &Connection, question: &Question, form: Form
     let id = u16::from_be_bytes([answer[0], answer[1]]);
     let kept = question::is_repeated(&message, &answer);
     match Response::read(&answer, id, question) {
-        Ok(response) => Ok((Outcome::Answered(response), kept)),
+        Ok(response) => Ok((Outcome::Answered(clean(response, &message, form)), kept)),
         Err(NotAnAnswer::Unreadable) if form.edns => Ok((Outcome::Unreadable, true)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
+}
+
+/// The response to a message without the case in which that was sent.
+fn clean(mut response: Response, message: &[u8], form: Form) -> Response {
+    if form.mixed_case {
+        response.forget_case(question::name_in(message));
+    }
+    response
 }
 
 fn written(question: &Question, id: u16, form: Form) -> Vec<u8> {

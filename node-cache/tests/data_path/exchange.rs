@@ -11,7 +11,7 @@ use node_cache_config::{Protocol, Upstream, UpstreamSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, denial, question};
+use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, denial, question, reply, service_record};
 
 #[tokio::test]
 async fn every_question_has_a_fresh_number_and_port() {
@@ -161,6 +161,25 @@ async fn names_are_asked_in_random_case_and_an_answer_in_another_case_is_not_bel
     let texts: HashSet<String> = asked.iter().map(|asked| asked.name().to_ascii()).collect();
     assert!(texts.iter().any(|text| *text != text.to_lowercase()), "{texts:?}");
     assert_eq!(asked.iter().filter(|asked| asked.tcp).count(), 4, "one forgery is no reason to ask in lower case");
+}
+
+#[tokio::test]
+async fn nobody_sees_the_random_case_in_which_a_name_was_asked() {
+    // As CoreDNS does, it writes names of its records in the case of the question.
+    let authority = Authority::start(|asked| {
+        let target = asked.name().to_ascii();
+        let mut message = reply(asked, vec![service_record(&target, 300, 53, &target)]);
+        message.add_additional(address(&format!("Other.{target}"), 300, "192.0.2.1"));
+        Reply::Say(message)
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    for number in 0..4 {
+        let name = format!("a-name-with-many-letters-{number}.example.");
+        let answer = ask(tier.address, &question(&name, RecordType::SRV)).await;
+        assert_eq!(answer.answers[0].data.to_string(), format!("0 100 53 {name}"));
+        assert_eq!(answer.additionals[0].name.to_string(), format!("Other.{name}"), "what was not asked stays");
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ fn cluster_answer(asked: &Asked) -> Message {
         ("_http._tcp.web.shop.svc.cluster.local", RecordType::SRV) => {
             reply(asked, vec![crate::support::service_record(&name, 5, 80, "web.shop.svc.cluster.local")])
         }
+        ("shop.svc.cluster.local", RecordType::TXT) => denial_with_soa(asked, ResponseCode::NXDomain, 300),
         ("shop.svc.cluster.local" | "web.shop.svc.cluster.local", _) => {
             denial_with_soa(asked, ResponseCode::NoError, 300)
         }
@@ -97,6 +98,19 @@ async fn names_that_exist_below_a_denied_label_with_an_underscore_are_still_foun
         assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
     }
     assert_eq!(authority.asked_for("shop.svc.cluster.local"), 1);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_denied_for_one_type_is_there_for_all_others() {
+    let (_authority, tier) = cluster().await;
+    let denied = ask(tier.address, &question("shop.svc.cluster.local", RecordType::TXT)).await;
+    assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
+    for name in ["shop.svc.cluster.local", "web.shop.svc.cluster.local"] {
+        let answer = ask(tier.address, &question(name, RecordType::A)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{name}");
+    }
+    let denied = ask(tier.address, &question("shop.svc.cluster.local", RecordType::TXT)).await;
+    assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
 }
 
 #[tokio::test]

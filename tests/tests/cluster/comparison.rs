@@ -1,9 +1,9 @@
-//! What a tier says beside what unbound says to the same questions about the same zones.
+//! What a tier says beside what unbound and CoreDNS say to the same questions about the same zones.
 
 use dnstier_tests::compare::Report;
 
 use crate::lab;
-use crate::tier::{LINK_LOCAL, turn};
+use crate::tier::{LINK_LOCAL, kubectl_json, turn};
 
 /// The provider's resolver: unbound, which the resolvers of the zones ask too.
 const UNBOUND: &str = "169.254.169.253";
@@ -36,19 +36,53 @@ const NAMES: [&str; 24] = [
     "example",
 ];
 
+/// Names that are in the cluster and names of its pods' search path that are not.
+const CLUSTER_NAMES: [&str; 12] = [
+    "kubernetes.default.svc.cluster.local",
+    "toolboxes.lab.svc.cluster.local",
+    "toolbox.lab.svc.cluster.local",
+    "default.svc.cluster.local",
+    "lab.svc.cluster.local",
+    "svc.cluster.local",
+    "cluster.local",
+    "_web._tcp.toolbox.lab.svc.cluster.local",
+    "www.shop.example.lab.svc.cluster.local",
+    "shop.example.svc.cluster.local",
+    "shop.example.cluster.local",
+    "1.0.96.10.in-addr.arpa",
+];
+
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
     let _turn = turn();
-    let (servers, questions) = (format!("{LINK_LOCAL},{UNBOUND}"), QUESTIONS.to_string());
-    let names = NAMES.join(",");
-    let command = ["/ask", "compare", "--json", "--server", &servers, "--names", &names, "--questions", &questions];
+    let report = compare(UNBOUND, &NAMES, QUESTIONS);
+    assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
+    assert!(report.different.is_empty(), "{:?}", report.different.keys());
+}
+
+#[test]
+fn questions_about_the_cluster_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
+    let _turn = turn();
+    let pods = kubectl_json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
+    let coredns = pods["items"][0]["status"]["podIP"].as_str().expect("a pod of the cluster DNS");
+    let report = compare(coredns, &CLUSTER_NAMES, 20_000);
+    // docs/decisions.md says why.
+    let explained = |what: &str| what == "NXDOMAIN against NOERROR for SOA" || what.starts_with("flags ");
+    let unexplained: Vec<_> = report.different.keys().filter(|what| !explained(what)).collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
+}
+
+/// Asks this tier and another server the same, and shows what differs.
+fn compare(other: &str, names: &[&str], questions: u32) -> Report {
+    let (servers, number) = (format!("{LINK_LOCAL},{other}"), questions.to_string());
+    let names = names.join(",");
+    let command = ["/ask", "compare", "--json", "--server", &servers, "--names", &names, "--questions", &number];
     let text = lab().exec("node-a", &command).expect("a report");
     let report: Report = serde_json::from_str(text.trim()).expect("a report");
     eprintln!("{} asked, the same: {:?}", report.asked, report.same);
     for (what, difference) in &report.different {
         eprintln!("{} times: {what}\n{}", difference.count, difference.example);
     }
-    assert!(report.asked > QUESTIONS * 9 / 10, "{}", report.asked);
-    assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
-    assert!(report.different.is_empty(), "{:?}", report.different.keys());
+    assert!(report.asked > questions * 9 / 10, "{}", report.asked);
+    report
 }

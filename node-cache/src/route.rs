@@ -50,6 +50,7 @@ impl<T> Routes<T> {
     /// Where a name in wire form and any case goes whose last label, with its length octet and the final zero, is
     /// `top`. Does not allocate.
     #[must_use]
+    #[inline]
     pub fn find_in_place(&self, name: &[u8], top: &[u8]) -> &T {
         // A suffix that is the root has every name below it.
         if !self.tops.iter().any(|known| known.len() == 1 || known.eq_ignore_ascii_case(top)) {

@@ -128,6 +128,7 @@ impl Head {
 
     /// Whether the answer may be said at this time, in milliseconds.
     #[must_use]
+    #[inline]
     pub fn at(&self, now: u64, policy: &Policy) -> State {
         let (life, cap) = policy.life_and_cap(self.lifetime);
         let age = self.age(now);

@@ -43,6 +43,20 @@ pub enum Dropped {
     Connections,
 }
 
+impl Dropped {
+    const ALL: [Self; 5] = [Self::NotAllowed, Self::NotARequest, Self::Busy, Self::Greedy, Self::Connections];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not_allowed",
+            Self::NotARequest => "not_a_request",
+            Self::Busy => "busy",
+            Self::Greedy => "greedy",
+            Self::Connections => "connections",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransportLabel {
     transport: &'static str,
@@ -168,21 +182,17 @@ impl Metrics {
 
     /// Counts a question that gets no answer.
     pub fn dropped(&self, reason: Dropped) {
-        let reason = match reason {
-            Dropped::NotAllowed => "not_allowed",
-            Dropped::NotARequest => "not_a_request",
-            Dropped::Busy => "busy",
-            Dropped::Greedy => "greedy",
-            Dropped::Connections => "connections",
-        };
-        self.dropped.get_or_create(&ReasonLabel { reason }).inc();
+        self.dropped_for(reason).inc();
+    }
+
+    fn dropped_for(&self, reason: Dropped) -> Counter {
+        self.dropped.get_or_create(&ReasonLabel { reason: reason.label() }).clone()
     }
 
     /// The counters as the status tells them.
     #[must_use]
     pub fn traffic(&self, cache_bytes: u64, cache_entries: u64) -> Traffic {
-        let reasons = ["not_allowed", "not_a_request", "busy", "greedy", "connections"];
-        let dropped = reasons.iter().map(|reason| self.dropped.get_or_create(&ReasonLabel { reason }).get()).sum();
+        let dropped = Dropped::ALL.iter().map(|reason| self.dropped_for(*reason).get()).sum();
         Traffic {
             queries: self.questions().saturating_sub(self.own.get()),
             hits: self.hits.get(),

@@ -1,5 +1,6 @@
 //! What is asked, as a plain value.
 
+use crate::packet::numbers::class;
 use crate::packet::question::Question;
 use crate::packet::{Edns, Name};
 
@@ -25,6 +26,21 @@ pub struct Query {
 }
 
 impl Query {
+    /// A question for records of the internet as a client without EDNS asks it.
+    #[must_use]
+    pub const fn plain(name: Name, rtype: u16) -> Self {
+        Self {
+            id: 0,
+            name,
+            rtype,
+            class: class::IN,
+            recursion_desired: true,
+            authentic_data: false,
+            checking_disabled: false,
+            edns: None,
+        }
+    }
+
     /// DO: whether the client wants DNSSEC records.
     #[must_use]
     pub fn dnssec_ok(&self) -> bool {

@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use crate::packet::{Name, NameError};
-
-/// The longest name in octets, with its final zero (RFC 1035 §3.1).
-const LONGEST_NAME: usize = 255;
+use crate::packet::{Name, NameError, name};
 
 /// Something for each of some suffixes, and something for all other names.
 #[derive(Clone, Debug)]
@@ -56,7 +53,7 @@ impl<T> Routes<T> {
         if !self.tops.iter().any(|known| known.len() == 1 || known.eq_ignore_ascii_case(top)) {
             return &self.otherwise;
         }
-        let mut buffer = [0; LONGEST_NAME];
+        let mut buffer = [0; name::LONGEST];
         let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();

@@ -15,7 +15,7 @@ use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
 use crate::upstream::resolv_conf;
-use crate::upstream::{Book, Group, Order, Pool};
+use crate::upstream::{Book, Order, Pool};
 
 /// The longest that a cache waits for other servers. Clients give up after five seconds.
 const NODE_DEADLINE: Duration = Duration::from_millis(3800);
@@ -52,7 +52,6 @@ pub struct Snapshot {
     pub allow: Allow,
     /// What is wrong with the sources of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
-    groups: Vec<Arc<Group>>,
     scopes: Vec<Arc<Scope>>,
 }
 
@@ -100,7 +99,6 @@ impl Snapshot {
             policy: policy(&config.node_cache.cache),
             allow: Allow::new(&config.node_cache.allow_from),
             upstream_problem: None,
-            groups: scopes.iter().flat_map(|scope| scope.pool.groups()).cloned().collect(),
             scopes,
         }
     }
@@ -119,14 +117,13 @@ impl Snapshot {
         book.begin();
         let group = book.fixed("forward", &upstreams);
         book.forget_others();
-        let pool = Pool::new(vec![vec![group.clone()]], Order::Preferred);
+        let pool = Pool::new(vec![vec![group]], Order::Preferred);
         let forward = scope("forward", &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign);
         Self {
             routes: Routes::new(forward.clone()),
             policy: policy(&config.resolver.cache),
             allow: Allow::new(&config.resolver.allow_from),
             upstream_problem,
-            groups: vec![group],
             scopes: vec![forward],
         }
     }
@@ -140,7 +137,7 @@ impl Snapshot {
     /// How the servers do, each once.
     #[must_use]
     pub fn upstreams(&self) -> Vec<UpstreamStatus> {
-        self.groups.iter().flat_map(|group| group.status()).collect()
+        self.scopes.iter().flat_map(|scope| scope.pool.groups()).flat_map(|group| group.status()).collect()
     }
 }
 

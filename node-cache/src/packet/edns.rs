@@ -9,8 +9,9 @@ pub const UDP_SIZE: u16 = 1232;
 const DNSSEC_OK: u32 = 0x8000;
 const EDE_OPTION: u16 = 15;
 const KEEPALIVE_OPTION: u16 = 11;
-/// Octets of an OPT record without options, and of each option that is written.
-const BARE: u16 = 11;
+/// Octets of an OPT record without options (RFC 6891 §6.1.2).
+pub const BARE: usize = 11;
+/// Octets of each option that is written.
 const OPTION: u16 = 6;
 
 /// What an OPT record says.
@@ -64,7 +65,7 @@ impl Edns {
     #[must_use]
     pub const fn length(&self) -> usize {
         let options = self.ede.is_some() as u16 + self.keepalive.is_some() as u16;
-        (BARE + OPTION * options) as usize
+        BARE + (OPTION * options) as usize
     }
 
     /// Adds an OPT record to the end of a message and counts it.

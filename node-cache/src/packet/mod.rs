@@ -8,7 +8,7 @@
 
 pub mod edns;
 mod header;
-mod name;
+pub(crate) mod name;
 pub mod numbers;
 pub mod plain;
 pub mod question;

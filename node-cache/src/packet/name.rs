@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Malformed;
 
-/// The longest name in octets, with its final zero.
-const LONGEST: usize = 255;
+/// The longest name in octets, with its final zero (RFC 1035 §3.1).
+pub(crate) const LONGEST: usize = 255;
 /// The two upper bits of a length octet: a pointer to the rest of the name (RFC 1035 §4.1.4).
 const POINTER: u8 = 0xc0;
 

@@ -3,12 +3,7 @@
 //! shapes and says what is wrong with the rest; nothing is decided here.
 
 use super::numbers::rtype;
-use super::{Header, flag, u16_at};
-
-/// The longest name in octets, with its final zero (RFC 1035 §3.1).
-const LONGEST_NAME: usize = 255;
-/// Octets of an OPT record without options (RFC 6891 §6.1.2).
-const OPT_LENGTH: usize = 11;
+use super::{Header, edns, flag, name, u16_at};
 
 /// A question of the plain shape, still in its packet.
 #[derive(Clone, Copy, Debug)]
@@ -50,14 +45,14 @@ impl<'a> Plain<'a> {
             }
         }
         let name_end = at + 1;
-        if name_end - Header::LENGTH > LONGEST_NAME {
+        if name_end - Header::LENGTH > name::LONGEST {
             return None;
         }
         let end = name_end + 4;
         let (rtype, class) = (u16_at(packet, name_end)?, u16_at(packet, name_end + 2)?);
         let edns = match (u16_at(packet, 10)?, packet.len() - end) {
             (0, 0) => None,
-            (1, OPT_LENGTH) => Some(read_opt(&packet[end..])?),
+            (1, edns::BARE) => Some(read_opt(&packet[end..])?),
             _ => return None,
         };
         Some(Self { packet, name_end, last_label, id: u16_at(packet, 0)?, flags, rtype, class, edns })
@@ -143,7 +138,7 @@ mod tests {
             packet[offset] = value;
             packet
         };
-        let opt = good.len() - OPT_LENGTH;
+        let opt = good.len() - edns::BARE;
         let changed = [
             (2, 0x80),     // a response
             (2, 0x28),     // UPDATE

@@ -62,16 +62,7 @@ impl Readiness for ZoneReadiness {
 /// Resolves until something was resolved. Any word from an upstream that is not a failure counts.
 pub(super) async fn resolve_first_name(resolver: &Resolver) {
     let Ok(root) = Name::from_text(".") else { return };
-    let query = Query {
-        id: 0,
-        name: root,
-        rtype: rtype::NS,
-        class: class::IN,
-        recursion_desired: true,
-        authentic_data: false,
-        checking_disabled: false,
-        edns: Some(Edns::default()),
-    };
+    let query = Query { edns: Some(Edns::default()), ..Query::plain(root, rtype::NS) };
     while resolver.resolve(&query).await.response.rcode() == rcode::SERVFAIL {
         sleep(RETRY).await;
     }

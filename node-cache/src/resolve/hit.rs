@@ -11,13 +11,10 @@ use arc_swap::Guard;
 use super::Resolver;
 use crate::answer::{Age, shown_flags, udp_limit};
 use crate::cache::{KeyWords, State};
-use crate::packet::edns::UDP_SIZE;
+use crate::packet::edns::{self, UDP_SIZE};
 use crate::packet::flag;
 use crate::packet::plain::Plain;
 use crate::snapshot::Snapshot;
-
-/// Octets behind an answer that must be free for an OPT record without options.
-const OPT_ROOM: usize = 11;
 
 /// What is in force and how late it is, looked up once for a number of packets.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ impl Resolver {
         };
         let place = head.message();
         let limit = udp_limit(plain.edns.map(|(size, _)| size));
-        let opt = if plain.edns.is_some() { OPT_ROOM } else { 0 };
+        let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
         if head.ede.is_some() || place.len() + opt > limit || place.end + opt > out.len() {
             return None;
         }
@@ -108,7 +105,7 @@ fn put_question_and_header(message: &mut [u8], plain: &Plain<'_>) -> Option<()> 
 fn put_opt(message: &mut [u8], length: usize, dnssec_ok: bool) -> Option<()> {
     let [high, low] = UDP_SIZE.to_be_bytes();
     let flags = if dnssec_ok { 0x80 } else { 0 };
-    message.get_mut(length..length + OPT_ROOM)?.copy_from_slice(&[0, 0, 41, high, low, 0, 0, flags, 0, 0, 0]);
+    message.get_mut(length..length + edns::BARE)?.copy_from_slice(&[0, 0, 41, high, low, 0, 0, flags, 0, 0, 0]);
     let additional = message.get_mut(10..12)?.first_chunk_mut::<2>()?;
     *additional = u16::from_be_bytes(*additional).saturating_add(1).to_be_bytes();
     Some(())

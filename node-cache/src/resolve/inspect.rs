@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use node_cache_config::status::UpstreamStatus;
 use tokio::time::Instant;
 
 use super::{Resolver, above};
@@ -9,7 +10,7 @@ use crate::cache::{Key, KeyParts, Seen};
 use crate::control::Inspection;
 use crate::own_names;
 use crate::packet::Name;
-use crate::packet::numbers::{class, rcode, rtype};
+use crate::packet::numbers::{rcode, rtype};
 use crate::packet::question::Question;
 use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
@@ -43,25 +44,16 @@ impl Resolver {
             line(&mut text, what, number);
         }
         for upstream in self.snapshot().iter().flat_map(|snapshot| snapshot.upstreams()) {
-            let health = if upstream.healthy { "answers" } else { "does not answer" };
-            let (scope, address) = (upstream.scope, upstream.address);
-            line(&mut text, &scope, format!("{address} {health}: {} sent, {} late", upstream.sent, upstream.timeouts));
+            let (health, address) = (health(&upstream), upstream.address);
+            let value = format!("{address} {health}: {} sent, {} late", upstream.sent, upstream.timeouts);
+            line(&mut text, &upstream.scope, value);
         }
         text
     }
 
     fn explain(&self, name: &Name, rtype: u16) -> String {
         let mut text = format!("{name} {}\n", rtype::to_text(rtype));
-        let query = Query {
-            id: 0,
-            name: name.clone(),
-            rtype,
-            class: class::IN,
-            recursion_desired: true,
-            authentic_data: false,
-            checking_disabled: false,
-            edns: None,
-        };
+        let query = Query::plain(name.clone(), rtype);
         if own_names::answer(&query, &self.identity).is_some() {
             line(&mut text, "route", "answered here, whatever the configuration is (RFC 6761)");
             return text;
@@ -73,7 +65,7 @@ impl Resolver {
         let scope = snapshot.routes.find(name);
         line(&mut text, "route", &scope.name);
         for upstream in scope.pool.groups().flat_map(|group| group.status()) {
-            let health = if upstream.healthy { "answers" } else { "does not answer" };
+            let health = health(&upstream);
             line(&mut text, "asks", format!("{} ({}), which {health}", upstream.address, upstream.scope));
         }
         self.explain_memory(&mut text, &snapshot, scope, &query.question());
@@ -157,6 +149,10 @@ impl Resolver {
         }
         text
     }
+}
+
+const fn health(upstream: &UpstreamStatus) -> &'static str {
+    if upstream.healthy { "answers" } else { "does not answer" }
 }
 
 const fn flags(dnssec_ok: bool, checking_disabled: bool) -> &'static str {

@@ -3,7 +3,7 @@
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
 mod batch;
-mod in_work;
+mod shares;
 mod tcp;
 mod udp;
 
@@ -20,7 +20,12 @@ use crate::metrics::{Dropped, Metrics};
 use crate::query::Query;
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
-use in_work::InWork;
+use shares::{Refused, Share, Shares};
+
+/// The most questions that wait for other servers at one time; hits are not among them.
+const MOST_IN_WORK: usize = 4096;
+/// The most of them from one address: half of what may be under way to other servers at one time.
+const MOST_IN_WORK_OF_ONE: usize = 1024;
 
 /// Bounds on TCP.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +62,8 @@ impl Default for TcpLimits {
 struct Shared {
     resolver: Arc<Resolver>,
     limits: TcpLimits,
-    connections: tcp::Connections,
-    in_work: InWork,
+    connections: Arc<Shares>,
+    in_work: Arc<Shares>,
 }
 
 /// Everything that is served, until it is dropped.
@@ -75,8 +80,9 @@ impl Serving {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn start(resolver: Arc<Resolver>, limits: TcpLimits, sockets: watch::Receiver<Vec<HeldSocket>>) -> Self {
-        let shared =
-            Arc::new(Shared { resolver, limits, connections: tcp::Connections::default(), in_work: InWork::default() });
+        let connections = Shares::new(limits.connections, limits.connections_per_source);
+        let in_work = Shares::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
+        let shared = Arc::new(Shared { resolver, limits, connections, in_work });
         let task = tokio::spawn(follow(shared.clone(), sockets));
         Self { shared, task }
     }
@@ -160,6 +166,17 @@ impl Shared {
             self.metrics().dropped(Dropped::NotAllowed);
         }
         permitted
+    }
+
+    /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
+    fn begin(&self, source: SocketAddr) -> Option<Share> {
+        let reason = match self.in_work.take(source) {
+            Ok(share) => return Some(share),
+            Err(Refused::Total) => Dropped::Busy,
+            Err(Refused::OfOne) => Dropped::Greedy,
+        };
+        self.metrics().dropped(reason);
+        None
     }
 
     fn metrics(&self) -> &Metrics {

@@ -1,9 +1,8 @@
 //! Connections (RFC 7766): many questions at once, answered in the order in which the answers come.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{InWork, Shared};
+use super::Shared;
 use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::{self, Rejected};
@@ -39,7 +38,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
     if !shared.permits(source, own.ip()) {
         return;
     }
-    let Some(counted) = Counted::new(shared, source.ip().to_canonical()) else {
+    let Ok(share) = shared.connections.take(source) else {
         return shared.metrics().dropped(Dropped::Connections);
     };
     let shared = shared.clone();
@@ -47,7 +46,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
         if let Err(error) = converse(&shared, stream, source).await {
             tracing::debug!("{source}: {error}");
         }
-        drop(counted);
+        drop(share);
     });
 }
 
@@ -91,7 +90,7 @@ async fn read_all(
             }
         };
         shared.metrics().question(Transport::Tcp);
-        let Some(working) = InWork::begin(shared, source) else { return Ok(()) };
+        let Some(working) = shared.begin(source) else { return Ok(()) };
         let (shared, answers) = (shared.clone(), answers.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
@@ -129,52 +128,4 @@ async fn write_all(mut write: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8
         timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     }
     Ok(())
-}
-
-/// The open connections of each source.
-#[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<Open>);
-
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_source: HashMap<IpAddr, usize>,
-}
-
-impl Connections {
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One connection among the open ones, until it is dropped.
-struct Counted {
-    shared: Arc<Shared>,
-    source: IpAddr,
-}
-
-impl Counted {
-    fn new(shared: &Arc<Shared>, source: IpAddr) -> Option<Self> {
-        let mut open = shared.connections.open();
-        let of_source = open.by_source.get(&source).copied().unwrap_or_default();
-        if open.total >= shared.limits.connections || of_source >= shared.limits.connections_per_source {
-            return None;
-        }
-        open.total += 1;
-        open.by_source.insert(source, of_source + 1);
-        Some(Self { shared: shared.clone(), source })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut open = self.shared.connections.open();
-        open.total -= 1;
-        match open.by_source.get_mut(&self.source) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                open.by_source.remove(&self.source);
-            }
-        }
-    }
 }

@@ -11,8 +11,8 @@ use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::Shared;
 use super::batch::{Batch, SIZE};
-use super::{InWork, Shared};
 use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::{self, Rejected};
@@ -40,35 +40,35 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             tracing::error!("{own}: {error}");
             return;
         }
-        let mut in_a_row = 0;
-        while in_a_row < MOST_IN_A_ROW {
-            // A batch that is not full has emptied the socket; to say so saves the call that would find it empty.
-            let read = socket.try_io(Interest::READABLE, || {
-                let read = match own {
-                    IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)),
-                    IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(&shared, &socket, own, batch)),
-                };
-                match read {
-                    Ok(SIZE) => Ok(()),
-                    Ok(_) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
-                    Err(error) => Err(error.into()),
-                }
-            });
-            match read {
-                Ok(()) => in_a_row += 1,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // An error of a packet sent before (a client that is gone), or of the moment.
-                Err(error) => {
-                    tracing::debug!("{own}: {error}");
-                    in_a_row += 1;
-                }
-            }
-        }
+        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(&shared, &socket, own));
         // An empty socket lets the others have their turn by itself.
-        if in_a_row == MOST_IN_A_ROW {
+        if !emptied {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Reads a batch and answers it; whether there was no more.
+fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> bool {
+    // A batch that is not full has emptied the socket; to say so saves the call that would find it empty.
+    let read = socket.try_io(Interest::READABLE, || {
+        let read = match own {
+            IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
+            IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
+        };
+        match read {
+            Ok(SIZE) => Ok(()),
+            Ok(_) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        }
+    });
+    let Err(error) = read else { return false };
+    let emptied = error.kind() == ErrorKind::WouldBlock;
+    if !emptied {
+        // An error of a packet sent before (a client that is gone), or of the moment.
+        tracing::debug!("{own}: {error}");
+    }
+    emptied
 }
 
 /// Reads a number of datagrams, answers out of memory what can be, and sets the rest going. The benchmark counts the
@@ -127,7 +127,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     if let Some(answer) = shared.resolver.resolve_at_once(&query) {
         return send(socket, &answer.to_wire(&query, Way::Udp), source);
     }
-    let Some(working) = InWork::begin(shared, source) else { return };
+    let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     tokio::spawn(async move {
         let answer = shared.resolve(&query).await;

@@ -37,6 +37,13 @@ pub(super) struct Patience {
     pub(super) failing: Duration,
 }
 
+impl Patience {
+    /// No server is slower than usual before it fails.
+    pub(super) const fn until_failing(failing: Duration) -> Self {
+        Self { usual: failing, failing }
+    }
+}
+
 /// Sends `question` to `server`. When its patience is over, or it is told that nobody listens there, the race goes on, while
 /// the answer is still waited for until `deadline`.
 pub(super) async fn attempt(

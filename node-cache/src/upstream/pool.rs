@@ -138,7 +138,7 @@ impl Race {
         if let Some(ByAddress(server)) = plan.probe {
             // Its answer is not waited for; only the server's health hears of it.
             let (nobody, _) = mpsc::channel(2);
-            let patience = Patience { usual: PATIENCE[0], failing: PATIENCE[0] };
+            let patience = Patience::until_failing(PATIENCE[0]);
             tokio::spawn(attempt(0, server, question.clone(), patience, deadline, nobody));
         }
         let left = plan.sends.into_iter().rev().collect();

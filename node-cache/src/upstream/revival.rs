@@ -25,7 +25,7 @@ pub(super) async fn follow(group: Weak<Group>) {
             // Its answer is not waited for; only the server's health hears of it.
             let (nobody, _) = mpsc::channel(2);
             let deadline = tokio::time::Instant::now() + PATIENCE;
-            let patience = Patience { usual: PATIENCE, failing: PATIENCE };
+            let patience = Patience::until_failing(PATIENCE);
             tokio::spawn(attempt(0, server, question, patience, deadline, nobody));
         }
     }

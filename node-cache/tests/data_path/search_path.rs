@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use node_cache::packet::Name;
-use node_cache::packet::numbers::{class, rcode, rtype};
+use node_cache::packet::numbers::{rcode, rtype};
 use node_cache::query::Query;
 
 use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, denial_with_soa, question, reply};
@@ -40,16 +40,7 @@ fn asked_about(authority: &Authority, suffix: &str) -> usize {
 }
 
 fn query(name: &str) -> Query {
-    Query {
-        id: 1,
-        name: Name::from_text(name).unwrap(),
-        rtype: rtype::A,
-        class: class::IN,
-        recursion_desired: true,
-        authentic_data: false,
-        checking_disabled: false,
-        edns: None,
-    }
+    Query::plain(Name::from_text(name).unwrap(), rtype::A)
 }
 
 #[tokio::test]

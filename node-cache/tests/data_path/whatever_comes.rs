@@ -5,7 +5,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
 use node_cache::answer::{Answer, Way};
-use node_cache::packet::numbers::{class, rtype};
+use node_cache::packet::numbers::rtype;
 use node_cache::packet::plain::Plain;
 use node_cache::packet::question::Question;
 use node_cache::packet::request::{self, Rejected};
@@ -132,16 +132,7 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             broken += 1;
             continue;
         };
-        let query = Query {
-            id: 9,
-            name: Name::from_text("WWW.Shop.example").unwrap(),
-            rtype: rtype::A,
-            class: class::IN,
-            recursion_desired: true,
-            authentic_data: false,
-            checking_disabled: false,
-            edns: None,
-        };
+        let query = Query { id: 9, ..Query::plain(Name::from_text("WWW.Shop.example").unwrap(), rtype::A) };
         let said = Answer::local(response, None).to_wire(&query, Way::Tcp { idle: Duration::from_secs(10) });
         if is_whole {
             whole += 1;

@@ -1,0 +1,94 @@
+//! Something of which there is a bounded number, in all and for each client: questions that wait for other servers,
+//! connections. What comes beyond is turned away: clients ask again, memory stays bounded, and one client cannot take what
+//! others need.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// How many are taken, and by whom.
+#[derive(Debug)]
+pub(super) struct Shares {
+    most: usize,
+    most_of_one: usize,
+    taken: Mutex<Taken>,
+    none: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// Why there is none for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// All are taken.
+    Total,
+    /// This client has as many as one may have.
+    OfOne,
+}
+
+impl Shares {
+    /// This many in all, and this many of them for one address.
+    pub(super) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_of_one, taken: Mutex::default(), none: Notify::new() })
+    }
+
+    /// Takes another one.
+    pub(super) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Share, Refused> {
+        let client = client.ip().to_canonical();
+        let mut taken = self.taken();
+        if taken.total >= self.most {
+            return Err(Refused::Total);
+        }
+        let of_client = taken.by_client.entry(client).or_default();
+        if *of_client >= self.most_of_one {
+            return Err(Refused::OfOne);
+        }
+        *of_client += 1;
+        taken.total += 1;
+        Ok(Share { shares: self.clone(), client })
+    }
+
+    /// Waits until none is taken.
+    pub(super) async fn none(&self) {
+        loop {
+            let notified = self.none.notified();
+            if self.taken().total == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    client: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.taken();
+        taken.total -= 1;
+        match taken.by_client.get_mut(&self.client) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                taken.by_client.remove(&self.client);
+            }
+        }
+        if taken.total == 0 {
+            self.shares.none.notify_waiters();
+        }
+    }
+}

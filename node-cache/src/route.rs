@@ -6,13 +6,50 @@ use foldhash::fast::RandomState;
 
 use crate::packet::{Name, NameError, name};
 
+/// The last octets of a suffix, eight at the most, in lower case where they are letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Top {
+    octets: u64,
+    mask: u64,
+}
+
+impl Top {
+    /// A letter in lower case has this bit set, and what differs from it in this bit alone is a letter in upper case, or
+    /// else looked up in vain.
+    const CASE: u64 = 0x2020_2020_2020_2020;
+
+    fn of(suffix: &[u8]) -> Self {
+        // The final zero of names is so told from a letter.
+        let mask = u64::MAX.checked_shl(64 - 8 * suffix.len().min(8) as u32).unwrap_or_default();
+        Self { octets: (last_eight(suffix) | Self::CASE) & mask, mask }
+    }
+
+    #[inline]
+    fn ends(self, name: &[u8]) -> bool {
+        (last_eight(name) | Self::CASE) & self.mask == self.octets
+    }
+}
+
+/// The last eight octets, the last of all in the highest place; zeros where there are fewer.
+#[inline]
+fn last_eight(octets: &[u8]) -> u64 {
+    match octets.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => octets
+            .iter()
+            .rev()
+            .fold(0, |word, octet| (word << 8) | u64::from(*octet))
+            .checked_shl(64 - 8 * octets.len() as u32)
+            .unwrap_or_default(),
+    }
+}
+
 /// Something for each of some suffixes, and something for all other names.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
     by_suffix: HashMap<Box<[u8]>, T, RandomState>,
-    /// The last labels of all suffixes, each with its length octet and the final zero. Most names of the outside have
-    /// none of them and need not be looked up.
-    tops: Vec<Box<[u8]>>,
+    /// The ends of all suffixes. Most names of the outside have none of them and need not be looked up.
+    tops: Vec<Top>,
     otherwise: T,
 }
 
@@ -30,9 +67,9 @@ impl<T> Routes<T> {
     /// `suffix` is not a domain name.
     pub fn add(&mut self, suffix: &str, target: T) -> Result<(), NameError> {
         let name = Name::from_text(suffix)?.lower();
-        let top = name.suffixes().filter(|suffix| suffix.len() > 1).last().unwrap_or(b"\0");
-        if !self.tops.iter().any(|known| **known == *top) {
-            self.tops.push(top.into());
+        let top = Top::of(name.as_bytes());
+        if !self.tops.contains(&top) {
+            self.tops.push(top);
         }
         self.by_suffix.insert(name.as_bytes().into(), target);
         Ok(())
@@ -44,15 +81,14 @@ impl<T> Routes<T> {
         name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
     }
 
-    /// Where a name in wire form and any case goes whose last label, with its length octet and the final zero, is
-    /// `top`. Does not allocate.
+    /// Where a name in wire form and any case goes. Does not allocate. What is no name goes anywhere.
     #[must_use]
     #[inline]
-    pub fn find_in_place(&self, name: &[u8], top: &[u8]) -> &T {
-        // A suffix that is the root has every name below it.
-        if !self.tops.iter().any(|known| known.len() == 1 || known.eq_ignore_ascii_case(top)) {
-            return &self.otherwise;
-        }
+    pub fn find_in_place(&self, name: &[u8]) -> &T {
+        if self.tops.iter().any(|top| top.ends(name)) { self.find_by_suffix(name) } else { &self.otherwise }
+    }
+
+    fn find_by_suffix(&self, name: &[u8]) -> &T {
         let mut buffer = [0; name::LONGEST];
         let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };
         lower.copy_from_slice(name);
@@ -99,9 +135,8 @@ mod tests {
 
     fn target(name: &str) -> &'static str {
         let (routes, name) = (routes(), Name::from_text(name).unwrap());
-        let top = name.suffixes().filter(|suffix| suffix.len() > 1).last().unwrap_or(b"\0");
         let target = *routes.find(&name.lower());
-        assert_eq!(target, *routes.find_in_place(name.as_bytes(), top), "{name} in place");
+        assert_eq!(target, *routes.find_in_place(name.as_bytes()), "{name} in place");
         target
     }
 

@@ -9,9 +9,9 @@ use crate::server::{ANSWER, resolver, serve};
 
 /// Instructions in user mode that a hit may take, from the datagram that was read to the one that is sent, both system
 /// calls included as far as they are ours. What the compiler puts in line changes by some 60 of them with code elsewhere.
-const MOST_INSTRUCTIONS: u64 = 1_200;
+const MOST_INSTRUCTIONS: u64 = 1_320;
 /// Bytes that an entry with four addresses may take, its share of the index included.
-const MOST_BYTES: u64 = 232;
+const MOST_BYTES: u64 = 184;
 const NAMES: usize = 1_000;
 const QUESTIONS: usize = 20_000;
 

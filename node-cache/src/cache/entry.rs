@@ -3,20 +3,23 @@
 //! ```text
 //! word 0          length of the message │ number of TTLs │ code │ EDE
 //! word 1          when it came in, in milliseconds
-//! word 2          life in seconds │ kind │ end of the question
+//! word 2          life in seconds │ kind
+//! word 3          flags │ number of answers, of authorities, of additional records
 //! next words      offsets of the TTLs in the message, four in a word
-//! next words      the message, filled up with zeros
+//! next words      the message behind its question, filled up with zeros
 //! ```
+//!
+//! The question is not kept: it is in the key, and a client gets its own back.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::{ede, rcode};
-use crate::packet::{Lifetime, Response};
+use crate::packet::{Header, Lifetime, Response};
 
 /// Words before the offsets.
-const HEAD: usize = 3;
+const HEAD: usize = 4;
 /// In the place of an Extended DNS Error: there is none.
 const NO_EDE: u16 = u16::MAX;
 
@@ -70,7 +73,10 @@ pub struct Head {
     length: u16,
     ttls: u16,
     stored: u64,
-    question_end: u16,
+    /// The flags of its header.
+    pub flags: u16,
+    /// Its answers, authorities and additional records.
+    pub counts: [u16; 3],
     /// Its code.
     pub rcode: u16,
     /// The Extended DNS Error that came with it.
@@ -84,8 +90,7 @@ impl Head {
     #[inline]
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();
-        let [first, stored, third] = *words.first_chunk::<HEAD>()?;
-        let (first, stored, third) = (u64::from_ne_bytes(first), u64::from_ne_bytes(stored), u64::from_ne_bytes(third));
+        let [first, stored, third, fourth] = words.first_chunk::<HEAD>()?.map(u64::from_ne_bytes);
         let seconds = (third >> 32) as u32;
         let lifetime = if third & 0x1_0000 == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
         let ede = (first & 0xffff) as u16;
@@ -93,24 +98,33 @@ impl Head {
             length: (first >> 48) as u16,
             ttls: (first >> 32) as u16,
             stored,
-            question_end: (third & 0xffff) as u16,
+            flags: (fourth >> 48) as u16,
+            counts: [(fourth >> 32) as u16, (fourth >> 16) as u16, fourth as u16],
             rcode: (first >> 16) as u16,
             ede: (ede != NO_EDE).then_some(ede),
             lifetime,
         })
     }
 
-    /// Where among the copied bytes the offsets of the TTLs are, two octets each in the machine's order.
+    /// Octets of the message, its question included.
     #[must_use]
+    #[inline]
+    pub fn length(&self) -> usize {
+        self.length.into()
+    }
+
+    /// Where among the copied bytes the offsets of the TTLs in the message are: two octets each, the lower one first.
+    #[must_use]
+    #[inline]
     pub fn ttls(&self) -> Range<usize> {
         8 * HEAD..8 * HEAD + 2 * usize::from(self.ttls)
     }
 
-    /// Where among the copied bytes the message is.
+    /// Where among the copied bytes begins what stands in the message behind its question.
     #[must_use]
-    pub fn message(&self) -> Range<usize> {
-        let start = 8 * (HEAD + usize::from(self.ttls).div_ceil(4));
-        start..start + usize::from(self.length)
+    #[inline]
+    pub fn records(&self) -> usize {
+        8 * (HEAD + usize::from(self.ttls).div_ceil(4))
     }
 
     /// Milliseconds since the answer came in.
@@ -154,14 +168,18 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let length = u16::try_from(response.wire().len()).ok()?;
     let ttls = u16::try_from(response.ttl_offsets().len()).ok()?;
     let ede = response.ede().unwrap_or(NO_EDE);
+    let header = Header::read(response.wire())?;
+    let [_, answers, authorities, additional] = header.counts;
     let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
     let mut words = vec![
         sixteen([length, ttls, response.rcode(), ede]),
         now,
-        (u64::from(life) << 32) | sixteen([0, 0, kind, response.question_end()]),
+        (u64::from(life) << 32) | sixteen([0, 0, kind, 0]),
+        sixteen([header.flags, answers, authorities, additional]),
     ];
-    let offsets: Vec<u8> = response.ttl_offsets().iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-    for bytes in offsets.chunks(8).chain(response.wire().chunks(8)) {
+    let offsets: Vec<u8> = response.ttl_offsets().iter().flat_map(|offset| offset.to_le_bytes()).collect();
+    let records = response.wire().get(usize::from(response.question_end())..)?;
+    for bytes in offsets.chunks(8).chain(records.chunks(8)) {
         let mut word = [0; 8];
         word[..bytes.len()].copy_from_slice(bytes);
         words.push(u64::from_ne_bytes(word));
@@ -169,10 +187,17 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     Some(words)
 }
 
-/// The answer whose head this is, out of the copied bytes.
-pub(super) fn response(head: &Head, bytes: &[u8]) -> Option<Response> {
+/// The answer whose head this is, out of the copied bytes, to the question in this section.
+pub(super) fn response(head: &Head, bytes: &[u8], section: &[u8]) -> Option<Response> {
     let (offsets, _) = bytes.get(head.ttls())?.as_chunks::<2>();
-    let offsets = offsets.iter().map(|offset| u16::from_ne_bytes(*offset)).collect();
-    let wire = bytes.get(head.message())?.into();
-    Some(Response::kept(wire, offsets, head.question_end, head.rcode, head.lifetime, head.ede))
+    let offsets = offsets.iter().map(|offset| u16::from_le_bytes(*offset)).collect();
+    let question_end = Header::LENGTH + section.len();
+    let records = bytes.get(head.records()..)?.get(..head.length().checked_sub(question_end)?)?;
+    let [answers, authorities, additional] = head.counts;
+    let mut wire = vec![0; Header::LENGTH];
+    Header { id: 0, flags: head.flags, counts: [1, answers, authorities, additional] }.write(&mut wire);
+    wire.extend_from_slice(section);
+    wire.extend_from_slice(records);
+    let question_end = u16::try_from(question_end).ok()?;
+    Some(Response::kept(wire.into(), offsets, question_end, head.rcode, head.lifetime, head.ede))
 }

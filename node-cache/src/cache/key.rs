@@ -1,16 +1,19 @@
 //! Under what an answer is kept.
 
+use super::table::Secret;
 use crate::packet::Name;
 use crate::packet::question::Question;
 
 /// The most words of a key: two, and a name of 255 octets.
 const MOST_WORDS: usize = 2 + 32;
+/// Octets that are put into lower case at a time.
+const CHUNK: usize = 16;
 /// In the place of a type: what is true of a name whatever is asked (no record has type 0, RFC 6895 §3.1).
 const ANY_TYPE: u16 = 0;
 
 /// Scope, name in lower case, type, class, DO and CD: questions that are equal in these have the same answer. As words,
-/// which is how the table compares them: the scope; flags, length of the name, type and class; the name in wire form,
-/// filled up with zeros.
+/// which is how the table compares them: the name in wire form, filled up with zeros; the scope; flags, length of the name,
+/// type and class. What differs most often for one name comes last, so that its hash goes on from what is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(Box<[u64]>);
 
@@ -19,22 +22,28 @@ impl Key {
     #[must_use]
     pub fn new(scope: u64, question: &Question) -> Self {
         let mut words = KeyWords::default();
-        words.write(
-            scope,
-            question.name.as_bytes(),
-            question.rtype,
-            question.class,
-            question.dnssec_ok,
-            question.checking_disabled,
-        );
+        let Question { rtype, class, dnssec_ok, checking_disabled, .. } = *question;
+        let name = question.name.as_bytes();
+        let length = words.write_name(name, |_| {});
+        words.end(length, scope, LastWord { rtype, class, dnssec_ok, checking_disabled }.pack(name));
         Self(words.as_slice().into())
     }
 
     /// The same whatever the type is.
     pub(super) fn of_any_type(&self) -> Self {
         let mut words = self.0.clone();
-        words[1] = without_type(words[1]);
+        if let Some(last) = words.last_mut() {
+            *last = without_type(*last);
+        }
         Self(words)
+    }
+
+    /// The question section with the name in lower case.
+    pub(super) fn section(&self) -> Vec<u8> {
+        let [name @ .., _, last] = &*self.0 else { return Vec::new() };
+        let octets: &[u8] = bytemuck::cast_slice(name);
+        let [rtype, class] = [(last >> 16) as u16, *last as u16];
+        [&octets[..name_length(*last).min(octets.len())], &rtype.to_be_bytes(), &class.to_be_bytes()].concat()
     }
 
     pub(super) fn as_words(&self) -> &[u64] {
@@ -59,88 +68,129 @@ pub struct KeyParts {
 
 impl KeyParts {
     pub(super) fn read(words: &[u64]) -> Option<Self> {
-        let [scope, second, name @ ..] = words else { return None };
+        let [name @ .., scope, last] = words else { return None };
         let octets: &[u8] = bytemuck::cast_slice(name);
         let (name, _) = Name::read_plain(octets, 0).ok()?;
-        let rtype = ((second >> 16) & 0xffff) as u16;
+        let rtype = (last >> 16) as u16;
         Some(Self {
             scope: *scope,
             name,
             rtype: (rtype != ANY_TYPE).then_some(rtype),
-            dnssec_ok: second & (1 << 48) != 0,
-            checking_disabled: second & (1 << 49) != 0,
+            dnssec_ok: last & (1 << 48) != 0,
+            checking_disabled: last & (1 << 49) != 0,
         })
     }
 }
 
-/// A key that is written in place, again and again.
+/// What a key says beside name and scope.
+#[derive(Clone, Copy, Debug)]
+pub struct LastWord {
+    /// The type.
+    pub rtype: u16,
+    /// The class.
+    pub class: u16,
+    /// DO.
+    pub dnssec_ok: bool,
+    /// CD.
+    pub checking_disabled: bool,
+}
+
+impl LastWord {
+    #[inline]
+    const fn pack(self, name: &[u8]) -> u64 {
+        let flags = self.dnssec_ok as u64 | ((self.checking_disabled as u64) << 1);
+        (flags << 48) | ((name.len() as u64 & 0xffff) << 32) | ((self.rtype as u64) << 16) | self.class as u64
+    }
+}
+
+const fn name_length(last: u64) -> usize {
+    ((last >> 32) & 0xffff) as usize
+}
+
+/// A key that is written in place, again and again, with its hash.
 #[derive(Clone, Debug)]
 pub struct KeyWords {
     words: [u64; MOST_WORDS],
     length: usize,
+    /// The hash of all words but the last.
+    begun: u64,
+    pub(super) hash: u64,
 }
 
 impl Default for KeyWords {
     fn default() -> Self {
-        Self { words: [0; MOST_WORDS], length: 0 }
+        Self { words: [0; MOST_WORDS], length: 0, begun: 0, hash: 0 }
     }
 }
 
 impl KeyWords {
-    /// Writes a key. The name may have any case.
+    /// Writes a key and takes its hash. The name may have any case, and 255 octets at the most.
     #[inline]
-    pub fn write(&mut self, scope: u64, name: &[u8], rtype: u16, class: u16, dnssec_ok: bool, cd: bool) {
-        let flags = u64::from(dnssec_ok) | (u64::from(cd) << 1);
-        self.words[0] = scope;
-        self.words[1] =
-            (flags << 48) | ((name.len() as u64 & 0xffff) << 32) | (u64::from(rtype) << 16) | u64::from(class);
-        let (whole, rest) = name.as_chunks::<8>();
-        let mut length = 2;
-        for (word, chunk) in self.words[2..].iter_mut().zip(whole) {
-            *word = lower(u64::from_ne_bytes(*chunk));
-            length += 1;
+    pub(super) fn write(&mut self, secret: &Secret, scope: u64, name: &[u8], last: LastWord) {
+        let mut hash = secret.begin();
+        let length = self.write_name(name, |word| hash = secret.next(hash, word));
+        self.begun = secret.next(hash, scope);
+        self.end(length, scope, last.pack(name));
+        self.hash = secret.end(secret.next(self.begun, last.pack(name)));
+    }
+
+    #[inline]
+    fn write_name(&mut self, name: &[u8], mut each: impl FnMut(u64)) -> usize {
+        let (whole, rest) = name.as_chunks::<CHUNK>();
+        let (places, _) = bytemuck::cast_slice_mut::<u64, u8>(&mut self.words).as_chunks_mut::<CHUNK>();
+        if let (false, Some(place)) = (rest.is_empty(), places.get_mut(whole.len())) {
+            *place = last_chunk(name, rest);
         }
-        if let (false, Some(word)) = (rest.is_empty(), self.words.get_mut(length)) {
-            *word = lower(last_word(name, rest));
-            length += 1;
+        places.iter_mut().zip(whole).for_each(|(place, chunk)| *place = *chunk);
+        places.iter_mut().take(name.len().div_ceil(CHUNK)).for_each(lower);
+        let length = name.len().div_ceil(8);
+        self.words.iter().take(length).for_each(|word| each(*word));
+        length
+    }
+
+    #[inline]
+    fn end(&mut self, length: usize, scope: u64, last: u64) {
+        if let Some(place) = self.words.get_mut(length..length + 2) {
+            place.copy_from_slice(&[scope, last]);
         }
-        self.length = length;
+        self.length = length + 2;
     }
 
     /// The same whatever the type is, from now on.
-    pub(super) fn forget_type(&mut self) {
-        self.words[1] = without_type(self.words[1]);
+    pub(super) fn forget_type(&mut self, secret: &Secret) {
+        if let Some(last) = self.length.checked_sub(1).and_then(|last| self.words.get_mut(last)) {
+            *last = without_type(*last);
+            self.hash = secret.end(secret.next(self.begun, *last));
+        }
     }
 
     pub(super) fn as_slice(&self) -> &[u64] {
-        &self.words[..self.length]
+        self.words.get(..self.length).unwrap_or_default()
     }
 }
 
-/// What is left of a name behind its whole words, filled up with zeros.
+/// What is left of a name behind its whole chunks, filled up with zeros.
 #[inline]
-fn last_word(name: &[u8], rest: &[u8]) -> u64 {
-    // The last eight octets at once, from which those that were in the word before are shifted out.
-    let word = match name.last_chunk::<8>() {
-        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
-        None => rest.iter().rev().fold(0, |word, octet| (word << 8) | u64::from(*octet)),
+fn last_chunk(name: &[u8], rest: &[u8]) -> [u8; CHUNK] {
+    // The last octets at once, from which those that were in the chunk before are shifted out.
+    let chunk = match name.last_chunk::<CHUNK>() {
+        Some(last) => u128::from_le_bytes(*last) >> (8 * (CHUNK - rest.len())),
+        None => rest.iter().rev().fold(0, |chunk, octet| (chunk << 8) | u128::from(*octet)),
     };
-    u64::from_ne_bytes(word.to_le_bytes())
+    chunk.to_le_bytes()
 }
 
 const fn without_type(word: u64) -> u64 {
     (word & !(0xffff << 16)) | ((ANY_TYPE as u64) << 16)
 }
 
-/// Eight octets in lower case at once. Length octets are below 64 and so never letters.
-const fn lower(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES * 0x80;
-    let low_bits = word & !HIGH;
-    let from_a = low_bits + ONES * (0x80 - b'A' as u64);
-    let beyond_z = low_bits + ONES * (0x7f - b'Z' as u64);
-    let upper = (from_a ^ beyond_z) & !word & HIGH;
-    word | (upper >> 2)
+/// Octets in lower case, all at once: the compiler makes a few vector instructions of this. Length octets are below 64 and
+/// so never letters.
+#[inline]
+fn lower(octets: &mut [u8; CHUNK]) {
+    for octet in octets {
+        *octet |= if octet.is_ascii_uppercase() { 0x20 } else { 0 };
+    }
 }
 
 #[cfg(test)]
@@ -148,10 +198,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eight_octets_are_put_into_lower_case_as_one_is() {
-        for byte in 0..=u8::MAX {
-            let bytes = [byte, b'Q', 0x7f, b'z', byte, 3, byte.wrapping_add(128), b'@'];
-            assert_eq!(lower(u64::from_ne_bytes(bytes)).to_ne_bytes().to_vec(), bytes.to_ascii_lowercase(), "{byte}");
+    fn names_of_every_length_are_kept_in_lower_case_and_filled_up_with_zeros() {
+        for length in 1..=255_u8 {
+            let name: Vec<u8> = (0..length).map(|octet| octet.wrapping_mul(37).wrapping_add(length)).collect();
+            let mut words = KeyWords { words: [u64::MAX; MOST_WORDS], ..KeyWords::default() };
+            let count = words.write_name(&name, |_| {});
+            let mut wanted = name.to_ascii_lowercase();
+            wanted.resize(8 * count, 0);
+            assert_eq!(bytemuck::cast_slice::<u64, u8>(&words.words[..count]), wanted, "{length}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_written_in_place_is_hashed_like_a_key_that_is_made() {
+        let (secret, name) = (Secret::new(), Name::from_text("WWW.Some-longer-name.Example").unwrap());
+        let question = Question { dnssec_ok: true, ..Question::plain(&name, 28) };
+        let key = Key::new(7, &question);
+        let mut words = KeyWords::default();
+        words.write(
+            &secret,
+            7,
+            name.as_bytes(),
+            LastWord { rtype: 28, class: 1, dnssec_ok: true, checking_disabled: false },
+        );
+        assert_eq!((words.as_slice(), words.hash), (key.as_words(), secret.hash(key.as_words())));
+        words.forget_type(&secret);
+        let any = key.of_any_type();
+        assert_eq!((words.as_slice(), words.hash), (any.as_words(), secret.hash(any.as_words())));
+        assert_eq!(key.section(), question.section().to_ascii_lowercase());
     }
 }

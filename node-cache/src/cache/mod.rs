@@ -20,8 +20,8 @@ use crate::packet::{Lifetime, Response};
 pub use entry::{Head, Policy, State};
 use failures::Failures;
 pub use inspect::Seen;
-pub use key::{Key, KeyParts, KeyWords};
-use table::{Class, Table};
+pub use key::{Key, KeyParts, KeyWords, LastWord};
+use table::{Candidate, Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
 const FAILURE_SHARE: usize = 16;
@@ -43,6 +43,10 @@ pub enum Found {
     /// Nothing that may be said.
     Nothing,
 }
+
+/// What may be the answer to a key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Approached<'a>(Option<Candidate<'a>>);
 
 /// The cache.
 #[derive(Debug)]
@@ -71,27 +75,50 @@ impl Cache {
         u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Copies an answer to the beginning of `out`, whether it is in its time or not, without allocating. None when there is
-    /// none or `out` is too short. The key may be changed.
+    /// First of the three steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
+    /// one waits for memory while others work. Writes a key, of a name in any case with 255 octets at the most.
+    #[inline]
+    pub fn prepare(&self, key: &mut KeyWords, scope: u64, name: &[u8], last: LastWord) {
+        key.write(self.answers.secret(), scope, name, last);
+        self.answers.prepare(key.hash);
+    }
+
+    /// Second step: finds what may be the answer.
     #[must_use]
     #[inline]
-    pub fn copy(&self, key: &mut KeyWords, out: &mut [u8]) -> Option<Head> {
-        let exact = self.answers.get(self.answers.hash(key.as_slice()), key.as_slice(), out);
-        if let Some(length) = exact {
-            return Head::read(&out[..length]);
+    pub fn approach(&self, key: &KeyWords) -> Approached<'_> {
+        Approached(self.answers.approach(key.hash))
+    }
+
+    /// Third step: copies the answer to the beginning of `out`, whether it is in its time or not. None when there is none or
+    /// `out` is too short. The key may be changed.
+    #[must_use]
+    #[inline]
+    pub fn copy(&self, key: &mut KeyWords, approached: &Approached<'_>, out: &mut [u8]) -> Option<Head> {
+        let copied = approached.0.and_then(|candidate| self.answers.get_at(&candidate, key.as_slice(), out));
+        match copied {
+            Some(length) => Head::read(out.get(..length)?),
+            None => self.copy_otherwise(key, out),
         }
-        key.forget_type();
-        let length = self.answers.get(self.answers.hash(key.as_slice()), key.as_slice(), out)?;
-        Head::read(&out[..length])
+    }
+
+    /// What is there when the first that looked like the answer is not: one behind it, or one of any type.
+    fn copy_otherwise(&self, key: &mut KeyWords, out: &mut [u8]) -> Option<Head> {
+        let length = self.answers.get(key.hash, key.as_slice(), out).or_else(|| {
+            key.forget_type(self.answers.secret());
+            self.answers.get(key.hash, key.as_slice(), out)
+        })?;
+        Head::read(out.get(..length)?)
     }
 
     /// What is there for this key now.
     #[must_use]
     pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
-        match self.find(key, now, policy) {
+        let section = key.section();
+        match self.find(key, &section, now, policy) {
             fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
             // That the name does not exist is news to an answer past its time.
-            past => match self.find(&key.of_any_type(), now, policy) {
+            past => match self.find(&key.of_any_type(), &section, now, policy) {
                 fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
                 Found::Stale(answer) if matches!(past, Found::Nothing) => Found::Stale(answer),
                 _ => past,
@@ -99,7 +126,7 @@ impl Cache {
         }
     }
 
-    fn find(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
+    fn find(&self, key: &Key, section: &[u8], now: Instant, policy: &Policy) -> Found {
         let hash = self.answers.hash(key.as_words());
         let mut usual = [0; USUAL];
         let mut long;
@@ -114,7 +141,7 @@ impl Cache {
         };
         let Some(head) = Head::read(bytes) else { return Found::Nothing };
         let answer = |age, ede, origin| {
-            let response = Arc::new(entry::response(&head, bytes)?);
+            let response = Arc::new(entry::response(&head, bytes, section)?);
             Some(Answer { response, age, ede, origin })
         };
         match head.at(self.clock(now), policy) {

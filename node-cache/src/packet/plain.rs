@@ -1,18 +1,16 @@
 //! The shape that nearly every question of a client has: one question, at most an OPT record without options, nothing
-//! behind it. It is read in place, without allocating. Every other packet is for [`super::request`], which knows all
-//! shapes and says what is wrong with the rest; nothing is decided here.
+//! behind it. It is read in place, without allocating and without a look at the labels: whatever stands between the header
+//! and the type is taken for the name. It is one only if it equals a name that was read with care, and what is not a name
+//! equals none in memory. Every other packet is for [`super::request`], which knows all shapes and says what is wrong with the
+//! rest; nothing is decided here.
 
 use super::numbers::rtype;
-use super::{Header, edns, flag, name, u16_at};
+use super::{Header, edns, flag, name};
 
-/// A question of the plain shape, still in its packet.
-#[derive(Clone, Copy, Debug)]
-pub struct Plain<'a> {
-    packet: &'a [u8],
-    name_end: usize,
-    last_label: usize,
-    /// Its number.
-    pub id: u16,
+/// A question of the plain shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    name_end: u16,
     /// The header's [`flag`]s.
     pub flags: u16,
     /// The type of the records asked for.
@@ -23,60 +21,53 @@ pub struct Plain<'a> {
     pub edns: Option<(u16, bool)>,
 }
 
-impl<'a> Plain<'a> {
+/// The numbers of questions, answers, authorities and additional records: one question.
+const ONE_QUESTION: u64 = 1 << 48;
+
+impl Plain {
     /// Reads a packet; none when it has another shape, whether that is good or bad.
     #[must_use]
     #[inline]
-    pub fn read(packet: &'a [u8]) -> Option<Self> {
-        let flags = u16_at(packet, 2)?;
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<{ Header::LENGTH }>()?;
+        let [_, _, flags @ .., _, _, _, _, _, _, _, _] = *header;
+        let [_, _, _, _, counts @ ..] = *header;
+        let flags = u16::from_be_bytes(flags);
         // A response, or another opcode than QUERY.
-        if flags & (flag::QR | 0x7800) != 0 || packet.get(4..10)? != [0, 1, 0, 0, 0, 0] {
+        if flags & (flag::QR | 0x7800) != 0 {
             return None;
         }
-        let (mut at, mut last_label) = (Header::LENGTH, Header::LENGTH);
-        loop {
-            match *packet.get(at)? {
-                0 => break,
-                length @ 1..=63 => {
-                    last_label = at;
-                    at += 1 + usize::from(length);
-                }
-                _ => return None,
+        let (rest, edns) = match u64::from_be_bytes(counts).wrapping_sub(ONE_QUESTION) {
+            0 => (rest, None),
+            1 => {
+                let (rest, opt) = rest.split_last_chunk::<{ edns::BARE }>()?;
+                (rest, Some(read_opt(opt)?))
             }
-        }
-        let name_end = at + 1;
-        if name_end - Header::LENGTH > name::LONGEST {
-            return None;
-        }
-        let end = name_end + 4;
-        let (rtype, class) = (u16_at(packet, name_end)?, u16_at(packet, name_end + 2)?);
-        let edns = match (u16_at(packet, 10)?, packet.len() - end) {
-            (0, 0) => None,
-            (1, edns::BARE) => Some(read_opt(&packet[end..])?),
             _ => return None,
         };
-        Some(Self { packet, name_end, last_label, id: u16_at(packet, 0)?, flags, rtype, class, edns })
+        let (name, [type_high, type_low, class_high, class_low]) = rest.split_last_chunk::<4>()?;
+        if name.len() > name::LONGEST || name.last() != Some(&0) {
+            return None;
+        }
+        let rtype = u16::from_be_bytes([*type_high, *type_low]);
+        let class = u16::from_be_bytes([*class_high, *class_low]);
+        let name_end = (Header::LENGTH + name.len()) as u16;
+        Some(Self { name_end, flags, rtype, class, edns })
     }
 
-    /// The name, in the client's case.
+    /// The name in the packet that this was read from, in the client's case: what is in its place, whether it is a name or
+    /// not.
     #[must_use]
     #[inline]
-    pub fn name(&self) -> &'a [u8] {
-        &self.packet[Header::LENGTH..self.name_end]
-    }
-
-    /// The last label of the name with its length octet and the final zero; the final zero alone for the root.
-    #[must_use]
-    #[inline]
-    pub fn top(&self) -> &'a [u8] {
-        &self.packet[self.last_label..self.name_end]
+    pub fn name<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+        packet.get(Header::LENGTH..usize::from(self.name_end)).unwrap_or_default()
     }
 
     /// The question section, in the client's case.
     #[must_use]
     #[inline]
-    pub fn section(&self) -> &'a [u8] {
-        &self.packet[Header::LENGTH..self.name_end + 4]
+    pub fn section<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+        packet.get(Header::LENGTH..usize::from(self.name_end) + 4).unwrap_or_default()
     }
 
     /// DO: whether the client wants DNSSEC records.
@@ -95,7 +86,8 @@ impl<'a> Plain<'a> {
 }
 
 /// Size and DO of an OPT record of version 0 without options.
-fn read_opt(record: &[u8]) -> Option<(u16, bool)> {
+#[inline]
+fn read_opt(record: &[u8; edns::BARE]) -> Option<(u16, bool)> {
     let [0, high, low, size_high, size_low, 0, 0, flags, _, 0, 0] = *record else { return None };
     (u16::from_be_bytes([high, low]) == rtype::OPT)
         .then(|| (u16::from_be_bytes([size_high, size_low]), flags & 0x80 != 0))
@@ -117,12 +109,11 @@ mod tests {
             for with_edns in [false, true] {
                 let packet = Question::plain(&Name::from_text(name).unwrap(), rtype::AAAA).to_wire(7, with_edns);
                 let (plain, query) = (Plain::read(&packet).unwrap(), request::read(&packet).unwrap());
-                assert_eq!(plain.name(), query.name.as_bytes());
-                assert_eq!((plain.id, plain.rtype, plain.class), (query.id, query.rtype, query.class));
+                assert_eq!(plain.name(&packet), query.name.as_bytes());
+                assert_eq!((plain.rtype, plain.class), (query.rtype, query.class));
                 assert_eq!(plain.edns, query.edns.map(|edns| (edns.udp_size, edns.dnssec_ok)));
             }
         }
-        assert_eq!(Plain::read(&message("www.Example")).unwrap().top(), b"\x07example\0");
         assert!(Plain::read(&message("www.example")).unwrap().dnssec_ok());
     }
 
@@ -138,6 +129,11 @@ mod tests {
             packet[offset] = value;
             packet
         };
+        // What follows the end of a name makes it no name, and so it equals none: here an OPT record that is not counted.
+        let uncounted = with(11, 0);
+        let plain = Plain::read(&uncounted).unwrap();
+        let taken_for_a_name = plain.name(&uncounted);
+        assert!(Name::read_plain(taken_for_a_name, 0).is_ok_and(|(_, end)| end < taken_for_a_name.len()));
         let opt = good.len() - edns::BARE;
         let changed = [
             (2, 0x80),     // a response
@@ -146,9 +142,6 @@ mod tests {
             (5, 0),        // none
             (7, 1),        // an answer
             (9, 1),        // an authority
-            (11, 0),       // OPT is there but not counted
-            (12, 0xc0),    // a pointer
-            (12, 64),      // a label too long
             (opt, 1),      // an OPT record with a name
             (opt + 2, 40), // another type
             (opt + 6, 1),  // another version

@@ -1,13 +1,11 @@
 //! Datagrams.
 
 use std::cell::RefCell;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrLike};
+use node_cache_machine::datagrams::Family;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -22,8 +20,8 @@ const MOST_IN_A_ROW: usize = 4;
 
 thread_local! {
     /// One room for all sockets of a family in a thread: each is done with it before another one begins.
-    static IPV4: RefCell<Batch<SockaddrIn>> = RefCell::new(Batch::new());
-    static IPV6: RefCell<Batch<SockaddrIn6>> = RefCell::new(Batch::new());
+    static IPV4: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V4));
+    static IPV6: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V6));
 }
 
 /// Answers what comes in at `socket`. The socket may be read by other processes too, each datagram by one of them.
@@ -58,8 +56,8 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> boo
         };
         match read {
             Ok(SIZE) => Ok(()),
-            Ok(_) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
-            Err(error) => Err(error.into()),
+            Ok(_) => Err(ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error),
         }
     });
     let Err(error) = read else { return false };
@@ -74,34 +72,44 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> boo
 /// Reads a number of datagrams, answers out of memory what can be, and sets the rest going. The benchmark counts the
 /// instructions of this function, by its name.
 #[inline(never)]
-fn take_batch<A: SockaddrLike + Copy + Into<SocketAddr>>(
-    shared: &Arc<Shared>,
-    socket: &Arc<UdpSocket>,
-    own: IpAddr,
-    batch: &mut Batch<A>,
-) -> Result<usize, Errno> {
-    let read = batch.receive(&**socket)?;
+fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> io::Result<usize> {
+    let Batch { datagrams, keys } = batch;
+    let read = datagrams.receive(&**socket)?;
     let resolver = &shared.resolver;
-    let mut moment = resolver.moment();
-    let mut questions = 0;
-    batch.answer_each(|packet, source, room| {
-        let source = source.into();
+    let moment = resolver.moment();
+    let mut sought = [const { None }; SIZE];
+    for (row, (key, sought)) in keys.iter_mut().zip(&mut sought).take(read).enumerate() {
+        let (packet, source) = (datagrams.question(row), datagrams.source(row));
         // Nothing can be sent to port 0.
         if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
-            return None;
+            continue;
         }
-        let Some(hit) = resolver.hit(&mut moment, packet, room) else {
+        *sought = resolver.seek(&moment, packet, key);
+        if sought.is_none() {
             take(shared, socket, packet, source);
-            return None;
+        }
+    }
+    for (key, sought) in keys.iter().zip(&mut sought).take(read) {
+        if let Some(sought) = sought {
+            resolver.approach(sought, key);
+        }
+    }
+    let mut questions = 0;
+    for (row, (key, sought)) in keys.iter_mut().zip(&sought).take(read).enumerate() {
+        let Some(sought) = sought else { continue };
+        let (packet, room) = datagrams.question_and_answer(row);
+        let Some(hit) = resolver.hit(&moment, sought, key, packet, room) else {
+            take(shared, socket, datagrams.question(row), datagrams.source(row));
+            continue;
         };
         questions += 1;
         if hit.due {
             refresh(shared, packet);
         }
-        Some(hit.place)
-    });
+        datagrams.ready(row, hit.place);
+    }
     shared.metrics().questions_in_udp(questions);
-    batch.send(socket.as_raw_fd());
+    datagrams.send(&**socket, |error| tracing::debug!("an answer cannot be sent: {error}"));
     Ok(read)
 }
 

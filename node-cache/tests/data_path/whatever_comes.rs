@@ -47,6 +47,12 @@ fn mutate(dice: &mut Dice, packet: &mut Vec<u8>) {
     }
 }
 
+/// Whether all of this is a name. The reader in place takes what is in a name's place for one; what is none is in nobody's
+/// memory.
+fn is_name(octets: &[u8]) -> bool {
+    Name::read_plain(octets, 0).is_ok_and(|(_, end)| end == octets.len())
+}
+
 #[test]
 fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
     let (mut read, mut refused, mut ignored) = (0, 0, 0);
@@ -61,13 +67,9 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
         match request::read(&packet) {
             Ok(query) => {
                 read += 1;
-                if let Some(plain) = plain {
-                    assert_eq!(plain.name(), query.name.as_bytes(), "{packet:?}");
-                    assert_eq!(
-                        (plain.id, plain.rtype, plain.class),
-                        (query.id, query.rtype, query.class),
-                        "{packet:?}"
-                    );
+                if let Some(plain) = plain.filter(|plain| is_name(plain.name(&packet))) {
+                    assert_eq!(plain.name(&packet), query.name.as_bytes(), "{packet:?}");
+                    assert_eq!((plain.rtype, plain.class), (query.rtype, query.class), "{packet:?}");
                     assert_eq!(
                         (plain.dnssec_ok(), plain.checking_disabled()),
                         (query.dnssec_ok(), query.checking_disabled)
@@ -80,7 +82,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
             }
             Err(Rejected::Silently) => {
                 ignored += 1;
-                assert!(plain.is_none(), "{packet:?}");
+                assert!(!plain.is_some_and(|plain| is_name(plain.name(&packet))), "{packet:?}");
             }
         }
     }

@@ -5,23 +5,40 @@
 
 /// The secret of one table.
 #[derive(Debug)]
-pub(super) struct Secret {
+pub(in crate::cache) struct Secret {
     begin: u64,
     factor: u64,
     end: u64,
 }
 
 impl Secret {
-    pub(super) fn new() -> Self {
+    pub(in crate::cache) fn new() -> Self {
         // An odd factor loses nothing.
         Self { begin: rand::random(), factor: rand::random::<u64>() | 1, end: rand::random::<u64>() | 1 }
     }
 
     /// The hash of a key.
     #[inline]
-    pub(super) fn hash(&self, key: &[u64]) -> u64 {
-        let folded = key.iter().fold(self.begin, |hash, word| fold(hash ^ word, self.factor));
-        fold(folded, self.end)
+    pub(in crate::cache) fn hash(&self, key: &[u64]) -> u64 {
+        self.end(key.iter().fold(self.begin(), |hash, word| self.next(hash, *word)))
+    }
+
+    /// The hash of a key word by word, from the first to the last: this, [`Self::next`] for each, [`Self::end`].
+    #[inline]
+    pub(in crate::cache) const fn begin(&self) -> u64 {
+        self.begin
+    }
+
+    /// Takes one more word in.
+    #[inline]
+    pub(in crate::cache) const fn next(&self, hash: u64, word: u64) -> u64 {
+        fold(hash ^ word, self.factor)
+    }
+
+    /// The hash, when all words are in.
+    #[inline]
+    pub(in crate::cache) const fn end(&self, hash: u64) -> u64 {
+        fold(hash, self.end)
     }
 }
 

@@ -20,9 +20,10 @@ impl Slot {
         Self((hash & (0x3fff << 50)) | ((hits as u64 & 3) << 48) | ((lap as u64) << 32) | (place as u64 & 0xffff_ffff))
     }
 
+    /// Whether a record of this hash may be there. Empty slots may say so too: nothing is at the place to which they lead.
     #[inline]
     pub(super) const fn has_tag(self, hash: u64) -> bool {
-        self.0 != 0 && (self.0 ^ hash) >> 50 == 0
+        (self.0 ^ hash) >> 50 == 0
     }
 
     #[inline]

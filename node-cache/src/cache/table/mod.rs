@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
-use hash::Secret;
+pub(super) use hash::Secret;
 use index::{Index, Slot};
+use node_cache_machine::fetch;
 use writer::Writer;
 
 /// Buckets of one sweep: readers never wait for it, writers no longer than this takes.
@@ -51,6 +52,13 @@ pub(super) struct Usage {
     pub(super) entries: usize,
 }
 
+/// What may be the record of a key: its tag is the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    cell: &'a AtomicU64,
+    slot: Slot,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -72,10 +80,44 @@ impl Table {
         Self { arena, index, secret: Secret::new(), writer }
     }
 
-    /// The keyed hash of a key: nobody outside can choose keys that share a bucket.
+    /// What keys are hashed with: nobody outside can choose keys that share a bucket.
+    #[inline]
+    pub(super) const fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// The hash of a key.
     #[inline]
     pub(super) fn hash(&self, key: &[u64]) -> u64 {
         self.secret.hash(key)
+    }
+
+    /// First of the three steps of a look-up, for a number of keys at a time so that each waits for memory while the others
+    /// work: has the buckets fetched.
+    #[inline]
+    pub(super) fn prepare(&self, hash: u64) {
+        for bucket in self.index.buckets_of(hash) {
+            bucket.first().inspect(|cell| fetch::ahead(*cell));
+        }
+    }
+
+    /// Second step: finds what may be the record and has it fetched.
+    #[inline]
+    pub(super) fn approach(&self, hash: u64) -> Option<Candidate<'_>> {
+        self.index.buckets_of(hash).into_iter().flatten().find_map(|cell| {
+            let slot = Slot(cell.load(Ordering::Acquire));
+            slot.has_tag(hash).then(|| {
+                self.arena.approach(slot.place());
+                Candidate { cell, slot }
+            })
+        })
+    }
+
+    /// Third step: [`Self::get`] from there on.
+    #[inline]
+    pub(super) fn get_at(&self, candidate: &Candidate<'_>, key: &[u64], out: &mut [u8]) -> Option<usize> {
+        let (out, _) = out.as_chunks_mut::<8>();
+        self.get_from(candidate.cell, candidate.slot, key, out)
     }
 
     /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
@@ -88,18 +130,25 @@ impl Table {
             if !slot.has_tag(hash) {
                 continue;
             }
-            let Some(value) = self.arena.value_of(slot.place(), key) else { continue };
-            let Some(out) = out.get_mut(..value.len()) else { continue };
-            copy(value, out);
-            // What was copied is whole if the record was still in the table afterwards.
-            fence(Ordering::Acquire);
-            if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
-                continue;
+            if let Some(length) = self.get_from(cell, slot, key, out) {
+                return Some(length);
             }
-            slot.count_hit(cell);
-            return Some(8 * out.len());
         }
         None
+    }
+
+    #[inline]
+    fn get_from(&self, cell: &AtomicU64, slot: Slot, key: &[u64], out: &mut [[u8; 8]]) -> Option<usize> {
+        let value = self.arena.value_of(slot.place(), key)?;
+        let out = out.get_mut(..value.len())?;
+        copy(value, out);
+        // What was copied is whole if the record was still in the table afterwards.
+        fence(Ordering::Acquire);
+        if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
+            return None;
+        }
+        slot.count_hit(cell);
+        Some(8 * out.len())
     }
 
     /// Whether a key is there.

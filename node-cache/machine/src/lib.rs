@@ -1,0 +1,7 @@
+//! The two things on the way of an answer that safe Rust cannot say. All `unsafe` of the project is here.
+//!
+//! * [`datagrams`]: many datagrams for one system call, in memory that never moves.
+//! * [`fetch`]: a line of memory that the processor shall fetch while it does something else.
+
+pub mod datagrams;
+pub mod fetch;

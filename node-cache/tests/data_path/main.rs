@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod amplification;
+mod blackout;
+mod clock;
 mod connections;
 mod exchange;
+mod fairness;
 mod inspection;
 mod manners;
 mod memory;

@@ -1,0 +1,74 @@
+//! Nobody behind us answers for a long time.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use crate::support::{Authority, Reply, Tier, address, ask, ede, question};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Learns names, has nobody answer for this long, and asks for all of them again and again.
+async fn blackout(names: usize, lasts: Duration) {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let names: Vec<String> = (0..names).map(|number| format!("n{number}.example")).collect();
+    for name in &names {
+        ask(tier.address, &question(name, RecordType::A)).await;
+    }
+    authority.fall_silent();
+    let started = Instant::now();
+    // What is past its time serves from the first question on.
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    let some = names.iter().take(20).map(|name| async move {
+        let answer = ask(tier.address, &question(name, RecordType::A)).await;
+        assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)), "{name}");
+    });
+    join_all(some).await;
+    while tier.resolver.snapshot().unwrap().upstreams()[0].healthy {
+        assert!(started.elapsed() < LIMIT, "it is known to be dead");
+        ask(tier.address, &question(&names[0], RecordType::A)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    authority.forget();
+    let dead = Instant::now();
+    let mut rounds = 0;
+    while rounds < 3 || dead.elapsed() < lasts {
+        for name in &names {
+            let answer = ask(tier.address, &question(name, RecordType::A)).await;
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{name}");
+            assert!(answer.answers[0].ttl <= 30 && ede(&answer) == Some(3), "{name}: {answer}");
+        }
+        rounds += 1;
+    }
+    // Nothing is asked for a client, and a question a second shows whether the server lives.
+    let asked = authority.asked();
+    let seconds = dead.elapsed().as_secs();
+    assert!(asked.len() as u64 <= 3 + 2 * seconds, "{} in {seconds} s", asked.len());
+    for name in &names {
+        assert!(authority.asked_for(name) as u64 <= 1 + seconds / 30, "{name} in {seconds} s");
+    }
+    authority.change(|asked| Reply::Say(asked.usual_answer(300, 2)));
+    let back = Instant::now();
+    for name in &names {
+        while ask(tier.address, &question(name, RecordType::A)).await.answers[0].data
+            != address("x", 0, "192.0.2.2").data
+        {
+            assert!(back.elapsed() < LIMIT, "{name} is not fresh");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_a_blackout_every_known_name_is_answered_no_server_is_pressed_and_all_is_fresh_when_it_ends() {
+    blackout(500, Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "ten minutes; run with --ignored"]
+async fn a_blackout_of_ten_minutes_is_no_different() {
+    blackout(500, Duration::from_secs(600)).await;
+}

@@ -1,0 +1,55 @@
+//! One client that asks for more than there is, beside others.
+
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use node_cache_config::{Upstream, UpstreamSource};
+
+use crate::support::{Authority, Reply, Tier, ask_from, config, question};
+
+const HOT: usize = 200;
+const GREEDY: usize = 20_000;
+/// How often a stub resolver asks.
+const TRIES: usize = 5;
+
+#[tokio::test]
+async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory_from_others() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let tier = Tier::start(Default::default());
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = Upstream { address: authority.address, protocol: Default::default() };
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    tier.apply_forwarding(&config);
+
+    let hot = |number: usize| question(&format!("hot-{}.example", number % HOT), RecordType::A);
+    let other = async |number: usize| {
+        for _ in 0..TRIES {
+            let answer = ask_from("127.0.0.2:0", tier.address, &hot(number), Duration::from_secs(1)).await;
+            if let Some(answer) = answer {
+                assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
+                return;
+            }
+        }
+        panic!("no answer for the other one after {TRIES} tries");
+    };
+    for number in 0..2 * HOT {
+        other(number).await;
+    }
+    let greedy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    greedy.connect(tier.address).await.unwrap();
+    for burst in 0..GREEDY / 50 {
+        for part in 0..50 {
+            let packet = question(&format!("n{part}.x{burst}.of-no-use.example"), RecordType::A).to_vec().unwrap();
+            // Nobody reads what comes back.
+            greedy.send(&packet).await.unwrap();
+        }
+        other(burst).await;
+    }
+    let asked = authority.asked();
+    let for_hot = asked.iter().filter(|asked| asked.name().to_ascii().to_lowercase().starts_with("hot-")).count();
+    assert!(asked.len() > GREEDY / 4, "the flood got nowhere: {}", asked.len());
+    // Each was asked for when it was new. Two points of what the other one asked is what a flood may cost it.
+    assert!(for_hot <= HOT + GREEDY / 50 / 50, "{for_hot}");
+}

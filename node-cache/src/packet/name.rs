@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Malformed;
+use super::{Header, Malformed};
 
 /// The longest name in octets, with its final zero (RFC 1035 §3.1).
 pub(crate) const LONGEST: usize = 255;
@@ -66,7 +66,8 @@ impl Name {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when it is too long, breaks off, or points anywhere but backwards.
+    /// [`Malformed`] when it is too long, breaks off, or points anywhere but backwards to what stands behind the header:
+    /// that is no name, and another one at each hop.
     pub fn read(message: &[u8], offset: usize) -> Result<Self, Malformed> {
         let mut wire = Vec::with_capacity(32);
         let (mut at, mut lowest) = (offset, offset);
@@ -76,7 +77,7 @@ impl Name {
                 let target =
                     (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
                 // Strictly backwards each time: a chain of pointers ends by itself.
-                if target >= lowest {
+                if target >= lowest || target < Header::LENGTH {
                     return Err(Malformed);
                 }
                 (at, lowest) = (target, target);
@@ -105,7 +106,7 @@ impl Name {
             if length & POINTER == POINTER {
                 let target =
                     (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
-                return if target < offset { Ok(at + 2) } else { Err(Malformed) };
+                return if (Header::LENGTH..offset).contains(&target) { Ok(at + 2) } else { Err(Malformed) };
             }
             if length >= 64 || at - offset > LONGEST {
                 return Err(Malformed);
@@ -226,26 +227,31 @@ mod tests {
 
     #[test]
     fn a_compressed_name_is_put_together() {
-        let message = b"\x07example\x00\x03www\xc0\x00\xc0\x09";
-        assert_eq!(Name::read(message, 9).unwrap().to_string(), "www.example.");
-        assert_eq!(Name::read(message, 15).unwrap().to_string(), "www.example.");
-        assert_eq!(Name::skip(message, 9), Ok(15));
-        assert_eq!(Name::read_plain(message, 9), Err(Malformed));
+        let message = [&[0; Header::LENGTH][..], b"\x07example\x00\x03www\xc0\x0c\xc0\x15"].concat();
+        assert_eq!(Name::read(&message, 21).unwrap().to_string(), "www.example.");
+        assert_eq!(Name::read(&message, 27).unwrap().to_string(), "www.example.");
+        assert_eq!(Name::skip(&message, 21), Ok(27));
+        assert_eq!(Name::read_plain(&message, 21), Err(Malformed));
     }
 
     #[test]
-    fn loops_forward_pointers_and_broken_names_are_refused() {
-        for (message, offset) in [
-            (&b"\xc0\x00"[..], 0),              // to itself
-            (b"\x01a\xc0\x04\x01b\xc0\x00", 0), // forwards
-            (b"\x01a\xc0\x00", 0),              // into its own label
-            (b"\x05abc", 0),                    // breaks off
-            (b"\x80a\x00", 0),                  // reserved
-            (b"\xc0", 0),                       // half a pointer
+    fn loops_forward_pointers_those_into_the_header_and_broken_names_are_refused() {
+        for name in [
+            &b"\xc0\x0c"[..],              // to itself
+            b"\x01a\xc0\x10\x01b\xc0\x0c", // forwards
+            b"\x01a\xc0\x0c",              // into its own label
+            b"\xc0\x00",                   // into the number
+            b"\x01a\xc0\x0b",              // into the last count
+            b"\x05abc",                    // breaks off
+            b"\x80a\x00",                  // reserved
+            b"\xc0",                       // half a pointer
         ] {
-            assert_eq!(Name::read(message, offset), Err(Malformed), "{message:?}");
-            assert_eq!(Name::read_plain(message, offset), Err(Malformed), "{message:?}");
+            let message = [&[0; Header::LENGTH][..], name].concat();
+            assert_eq!(Name::read(&message, Header::LENGTH), Err(Malformed), "{name:?}");
+            assert_eq!(Name::read_plain(&message, Header::LENGTH), Err(Malformed), "{name:?}");
         }
+        let into_header = [&[0; Header::LENGTH][..], b"\x01a\xc0\x0b"].concat();
+        assert_eq!(Name::skip(&into_header, Header::LENGTH), Err(Malformed));
         let long = b"\x01a".repeat(128);
         assert!(Name::read(&long, 0).is_err() && Name::read_plain(&long, 0).is_err() && Name::skip(&long, 0).is_err());
     }

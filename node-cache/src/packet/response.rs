@@ -153,7 +153,7 @@ impl Response {
             .iter()
             .map(|record| u16::try_from(record.ttl_offset).map_err(|_| Malformed))
             .collect::<Result<_, _>>()?;
-        let lifetime = lifetime(&wire, &header, question_end, &records);
+        let lifetime = lifetime(&wire, &header, code, question_end, &records);
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         Ok(Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime, ede })
     }
@@ -318,8 +318,7 @@ fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(V
 
 /// RFC 2308 §5 for what is absent, the shortest TTL for what is there. A response to which none applies, or that is
 /// cut off, or that carries a code of failure is not kept.
-fn lifetime(wire: &[u8], header: &Header, question_end: usize, records: &[Record]) -> Lifetime {
-    let code = header.rcode();
+fn lifetime(wire: &[u8], header: &Header, code: u16, question_end: usize, records: &[Record]) -> Lifetime {
     if header.has(flag::TC) || !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
         return Lifetime::None;
     }

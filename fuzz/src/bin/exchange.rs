@@ -1,0 +1,5 @@
+//! Whole exchanges.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dnstier_fuzz::exchange::run(data));

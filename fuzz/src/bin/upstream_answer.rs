@@ -1,0 +1,5 @@
+//! Answers of servers.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dnstier_fuzz::upstream_answer::run(data));

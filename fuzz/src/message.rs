@@ -1,0 +1,94 @@
+//! A reader of messages that shares no code with the one that is tested, and is as simple as it can be.
+
+/// A record, with its owner written out in lower case; none where the owner cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) section: usize,
+    pub(crate) owner: Option<Vec<u8>>,
+    pub(crate) rtype: u16,
+    pub(crate) class: u16,
+    pub(crate) ttl: u32,
+    pub(crate) data: Vec<u8>,
+}
+
+pub(crate) const OPT: u16 = 41;
+
+pub(crate) fn u16_at(message: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// The name at a place, written out, and the place behind it. What it points to stands between the header and the name.
+pub(crate) fn name_at(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
+    let (mut name, mut at, mut end) = (Vec::new(), start, None);
+    let mut limit = message.len();
+    for _ in 0..=message.len() {
+        let length = usize::from(*message.get(at)?);
+        if length >= 0xc0 {
+            end = end.or(Some(at + 2));
+            at = usize::from(u16_at(message, at)? & 0x3fff);
+            limit = start;
+            if !(12..start).contains(&at) {
+                return None;
+            }
+            continue;
+        }
+        let label = message.get(at..at + 1 + length).filter(|_| length < 64 && at + 1 + length <= limit)?;
+        name.extend(label.to_ascii_lowercase());
+        at += 1 + length;
+        if length == 0 {
+            return (name.len() <= 255).then_some((name, end.unwrap_or(at)));
+        }
+    }
+    None
+}
+
+/// The place behind a name, whether what it points to can be read or not.
+fn behind_name(message: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return Some(at + 1),
+            length @ 1..64 => at += 1 + length,
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+/// The records of a message with one question, up to where it breaks off, and whether it does not.
+pub(crate) fn records(message: &[u8]) -> (Vec<Told>, bool) {
+    let mut records = Vec::new();
+    let is_whole = read_records(message, &mut records).is_some();
+    (records, is_whole)
+}
+
+fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
+    let mut at = behind_name(message, 12)? + 4;
+    for section in 0..3 {
+        for _ in 0..u16_at(message, 6 + 2 * section)? {
+            let owner = name_at(message, at).map(|(name, _)| name);
+            at = behind_name(message, at)?;
+            let (rtype, class) = (u16_at(message, at)?, u16_at(message, at + 2)?);
+            let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
+            let length = usize::from(u16_at(message, at + 8)?);
+            let data = message.get(at + 10..at + 10 + length)?.to_vec();
+            at += 10 + length;
+            records.push(Told { section, owner, rtype, class, ttl, data });
+        }
+    }
+    Some(())
+}
+
+/// The records of a message that we said, which must be whole and end where they end; without OPT.
+pub(crate) fn said(message: &[u8]) -> Vec<Told> {
+    let (mut records, is_whole) = records(message);
+    assert!(is_whole, "what we say breaks off");
+    records.retain(|record| record.rtype != OPT);
+    records
+}
+
+/// The same records whatever their TTLs are.
+pub(crate) fn without_ttls(mut records: Vec<Told>) -> Vec<Told> {
+    records.iter_mut().for_each(|record| record.ttl = 0);
+    records
+}

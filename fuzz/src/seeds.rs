@@ -1,0 +1,149 @@
+//! The shapes to begin with, as they are seen on real wires. `cargo run -p dnstier-fuzz --bin seeds` writes them to the
+//! corpora.
+
+use node_cache::packet::question::Question;
+use node_cache::packet::{Edns, Name};
+
+/// A seed: its target, its name, its bytes.
+pub type Seed = (&'static str, &'static str, Vec<u8>);
+
+/// Type, class and TTL of records that are used often.
+const A: &[u8] = &[0, 1, 0, 1, 0, 0, 14, 16];
+const CNAME: &[u8] = &[0, 5, 0, 1, 0, 0, 14, 16];
+const SRV: &[u8] = &[0, 33, 0, 1, 0, 0, 14, 16];
+const TXT: &[u8] = &[0, 16, 0, 1, 0, 0, 14, 16];
+const SOA: &[u8] = &[0, 6, 0, 1, 0, 0, 14, 16];
+/// A pointer to the name in the question.
+const ASKED: &[u8] = &[0xc0, 12];
+/// An OPT record of a server, and one with an Extended DNS Error.
+const OPT: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+const OPT_WITH_EDE: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 3];
+
+/// Every seed.
+#[must_use]
+pub fn all() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for (name, packet) in questions() {
+        seeds.push(("client_packet", name, packet));
+    }
+    for (name, flags, counts, behind) in answers() {
+        let www = question("www.example", 1).section();
+        let [answers, authorities, additionals] = counts;
+        let head = [0x12, 0x34, flags[0], flags[1], 0, 1, 0, answers, 0, authorities, 0, additionals];
+        seeds.push(("upstream_answer", name, [&head[..], &www, &behind].concat()));
+        let asked = question("www.example", 1).to_wire(7, true);
+        let length = [u8::try_from(asked.len()).unwrap()];
+        seeds.push(("exchange", name, [&length[..], &asked, &flags, &counts, &behind].concat()));
+    }
+    for (name, operations) in operations() {
+        seeds.push(("cache_operations", name, operations));
+    }
+    seeds
+}
+
+fn question(name: &str, rtype: u16) -> Question {
+    Question::plain(&Name::from_text(name).unwrap(), rtype)
+}
+
+/// What clients send.
+fn questions() -> Vec<(&'static str, Vec<u8>)> {
+    let longest = ["x"; 127].join(".");
+    let with = |mut packet: Vec<u8>, offset: usize, octet: u8| {
+        packet[offset] = octet;
+        packet
+    };
+    let usual = question("web.shop.svc.cluster.local", 28).to_wire(7, true);
+    let mut with_option = question("www.example", 1).to_wire(7, false);
+    Edns { udp_size: 4096, dnssec_ok: true, keepalive: Some(0), ede: Some(3), ..Edns::default() }
+        .append(&mut with_option);
+    let mut chaos = question("id.server", 16);
+    chaos.class = 3;
+    let mut cookie = question("www.example", 1).to_wire(7, true);
+    let length = cookie.len();
+    cookie[length - 1] = 12;
+    cookie.extend([0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    vec![
+        ("usual", usual.clone()),
+        ("without-edns", question("www.example", 65).to_wire(9, false)),
+        ("root", question(".", 2).to_wire(9, true)),
+        ("longest-name", question(&longest, 1).to_wire(9, true)),
+        ("options", with_option),
+        ("cookie", cookie),
+        ("chaos", chaos.to_wire(1, true)),
+        ("localhost", question("localhost", 1).to_wire(1, false)),
+        ("any", question("www.example", 255).to_wire(1, true)),
+        ("transfer", question("example", 252).to_wire(1, true)),
+        ("response", with(usual.clone(), 2, 0x81)),
+        ("update", with(usual.clone(), 2, 0x28)),
+        ("notify", with(usual.clone(), 2, 0x20)),
+        ("two-questions", with(usual.clone(), 5, 2)),
+        ("pointer", with(usual, 12, 0xc0)),
+    ]
+}
+
+fn record(owner: &[u8], fixed: &[u8], data: &[u8]) -> Vec<u8> {
+    [owner, fixed, &u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat()
+}
+
+/// Name, flags, counts, and what stands behind the question.
+type Told = (&'static str, [u8; 2], [u8; 3], Vec<u8>);
+
+/// What servers send to `www.example. A`.
+fn answers() -> Vec<Told> {
+    const GOOD: [u8; 2] = [0x81, 0x80];
+    let address = record(ASKED, A, &[192, 0, 2, 1]);
+    let soa = record(&[0xc0, 16], SOA, &[&[2, b'n', b's', 0xc0, 16, 0xc0, 16][..], &[0, 0, 14, 16].repeat(5)].concat());
+    let text = record(ASKED, TXT, &[&[200][..], &[b'x'; 200]].concat());
+    vec![
+        ("address", GOOD, [1, 0, 0], address.clone()),
+        ("address-edns", GOOD, [1, 0, 1], [&address, OPT].concat()),
+        (
+            "alias",
+            GOOD,
+            [2, 0, 0],
+            [record(ASKED, CNAME, &[3, b'c', b'd', b'n', 0xc0, 16]), record(&[0xc0, 41], A, &[192, 0, 2, 2])].concat(),
+        ),
+        (
+            "service",
+            GOOD,
+            [1, 0, 1],
+            [
+                record(
+                    ASKED,
+                    SRV,
+                    &[0, 0, 0, 100, 0, 53, 2, b'n', b's', 7, b'e', b'x', b'a', b'm', b'p', b'l', b'e', 0],
+                ),
+                record(&[0xc0, 47], A, &[192, 0, 2, 3]),
+            ]
+            .concat(),
+        ),
+        ("no-name", [0x81, 0x83], [0, 1, 1], [&soa, OPT].concat()),
+        ("no-data", GOOD, [0, 1, 0], soa),
+        ("failure", [0x81, 0x82], [0, 0, 1], OPT_WITH_EDE.to_vec()),
+        ("unreadable", [0x81, 0x81], [0, 0, 0], vec![]),
+        ("explained", GOOD, [1, 0, 1], [&address, OPT_WITH_EDE].concat()),
+        ("behind-edns", GOOD, [0, 1, 2], [record(&[0], TXT, b"\x01x"), OPT.to_vec(), address.clone()].concat()),
+        ("cut", [0x83, 0x80], [1, 0, 0], address.clone()),
+        ("long", [0x85, 0xa0], [8, 0, 1], [text.repeat(8), OPT.to_vec()].concat()),
+        ("loop", GOOD, [1, 0, 0], record(&[0xc0, 29], A, &[192, 0, 2, 1])),
+    ]
+}
+
+/// Sequences of operations of the cache; the first octet chooses its size and its bounds.
+fn operations() -> Vec<(&'static str, Vec<u8>)> {
+    let put = |asked, what| [4, asked, what];
+    let (look, wait) = (|asked| [9, asked], |how| [0, how]);
+    let through = [put(0, 2).to_vec(), look(0).to_vec(), wait(4).to_vec(), look(0).to_vec(), wait(5).to_vec()];
+    let through = [&[0][..], &through.concat(), &look(0), &wait(6), &look(0)].concat();
+    let denied = [&[0][..], &put(0, 3), &put(16, 19), &look(0), &wait(5), &look(0), &look(16), &put(0, 2)].concat();
+    let failing = [&[0][..], &[2, 5], &wait(3), &[2, 5], &wait(3), &look(5), &put(5, 3), &look(5)].concat();
+    let full: Vec<u8> = (0..200).flat_map(|number| [4, number, 0x43, number, 9, number / 2]).collect();
+    let bounds = [&[6][..], &put(1, 5), &look(1), &wait(7), &look(1), &[1, 1], &look(1), &[3, 1], &look(1)].concat();
+    vec![
+        ("through-its-time", through),
+        ("denied", denied),
+        ("failing", failing),
+        ("full", [vec![1], full].concat()),
+        ("bounds", bounds),
+    ]
+}

@@ -254,8 +254,18 @@ impl Model {
             (Found::Stale(answer), State::Stale) => (Age::Stale, answer),
             _ => return false,
         };
-        answer.age == shown && kept.is_some_and(|kept| *answer.response == *kept.response)
+        answer.age == shown && kept.is_some_and(|kept| are_same(&answer.response, &kept.response))
     }
+}
+
+/// Whether two responses say the same. A denial repeats the type that is asked for, whichever it was told for.
+fn are_same(one: &Response, other: &Response) -> bool {
+    let told = |response: &Response| {
+        let (head, behind) = response.wire().split_at(12);
+        let (name, _) = Name::read_plain(response.wire(), 12).unwrap();
+        [head, name.as_bytes(), &behind[name.as_bytes().len() + 4..]].concat()
+    };
+    told(one) == told(other) && one.ttl_offsets() == other.ttl_offsets() && one.lifetime() == other.lifetime()
 }
 
 /// A response as a server sends it, unlike all others by its number.

@@ -1,12 +1,15 @@
 //! What a client sends. The reader of usual questions and the whole reader agree, every answer can be read and is no
 //! longer than it may be, and what another server would be asked is the same question.
 
+use std::net::Ipv4Addr;
+
 use node_cache::answer::{Answer, Way};
+use node_cache::cookies::{Secret, Secrets, Told};
 use node_cache::identity::Identity;
 use node_cache::own_names;
 use node_cache::packet::numbers::{class, rcode};
 use node_cache::packet::plain::Plain;
-use node_cache::packet::request::{self, Rejected};
+use node_cache::packet::request::{self, CookieAlone, Rejected};
 use node_cache::packet::{Name, Response};
 use node_cache::query::Query;
 
@@ -19,6 +22,9 @@ const REFUSED: [u16; 5] = [41, 251, 252, 253, 254];
 pub fn run(packet: &[u8]) {
     // What is in a name's place and is none is in nobody's memory.
     let plain = Plain::read(packet).filter(|plain| is_name(plain.name(packet)));
+    if let Some(alone) = CookieAlone::read(packet) {
+        assert_told_a_cookie(packet, &alone);
+    }
     match request::read(packet) {
         Ok(query) => {
             if let Some(plain) = plain {
@@ -44,6 +50,18 @@ pub fn run(packet: &[u8]) {
             assert!(packet.len() < 12 || packet[2] & 0x80 != 0, "a request gets no answer");
         }
     }
+}
+
+/// A packet without a question and with a cookie has no other answer, and this one is short.
+fn assert_told_a_cookie(packet: &[u8], alone: &CookieAlone) {
+    assert!(matches!(request::read(packet), Err(Rejected::With(_))));
+    let mut secrets = Secrets::default();
+    secrets.renew(Secret::random());
+    let address = Ipv4Addr::LOCALHOST.into();
+    let told = secrets.tell(&alone.cookie, address, 1000).expect("there is a secret");
+    assert!(secrets.tell(&told.cookie, address, 1000).is_some_and(|again| again == Told { is_good: true, ..told }));
+    let answer = alone.answer(&told);
+    assert_eq!((answer.len(), &answer[..2], u16_at(&answer, 4)), (12 + 11 + 4 + 24, &packet[..2], Some(0)));
 }
 
 fn is_name(octets: &[u8]) -> bool {

@@ -115,6 +115,7 @@ impl Answer {
                 Way::Udp => None,
                 Way::Tcp { idle } => asked.keepalive.map(|_| tenths(idle)),
             },
+            cookie: query.told_cookie,
         });
         let limit = match way {
             Way::Udp => udp_limit(query.edns.map(|edns| edns.udp_size)),

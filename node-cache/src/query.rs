@@ -2,7 +2,7 @@
 
 use crate::packet::numbers::class;
 use crate::packet::question::Question;
-use crate::packet::{Edns, Name};
+use crate::packet::{Cookie, Edns, Name};
 
 /// A question of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Query {
     pub checking_disabled: bool,
     /// EDNS, if the client speaks it.
     pub edns: Option<Edns>,
+    /// The cookie that it is told, its own part and ours (RFC 7873 §5.2).
+    pub told_cookie: Option<Cookie>,
 }
 
 impl Query {
@@ -38,6 +40,7 @@ impl Query {
             authentic_data: false,
             checking_disabled: false,
             edns: None,
+            told_cookie: None,
         }
     }
 

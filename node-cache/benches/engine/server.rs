@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use node_cache::cache::Key;
+use node_cache::cookies::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
 use node_cache::packet::numbers::{rcode, rtype};
@@ -92,7 +93,8 @@ pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Serving, wat
     let address = socket.local_addr().unwrap().ip();
     let held = HeldSocket { address, protocol: Protocol::Udp, fd: Arc::new(socket.into()) };
     let (sender, sockets) = watch::channel(vec![held]);
-    (Serving::start(resolver, TcpLimits::default(), sockets), sender)
+    let (_, no_secrets) = watch::channel(Secrets::default());
+    (Serving::start(resolver, TcpLimits::default(), sockets, no_secrets), sender)
 }
 
 /// Sends back to each client as many octets as an answer has: what sockets alone cost.

@@ -34,6 +34,8 @@ const IN_TRANSIT: Duration = Duration::from_millis(100);
 const LATE_ANSWERS: Duration = Duration::from_secs(10);
 /// How often the caches are asked over TCP as well.
 const TCP_PERIOD: Duration = Duration::from_secs(5);
+/// How long the caches make cookies with one secret.
+const SECRET_LASTS: Duration = Duration::from_secs(24 * 3600);
 
 /// One captured address and what was last seen of it.
 #[derive(Debug)]
@@ -74,6 +76,7 @@ pub(super) struct Node {
     names_asked: Option<JoinHandle<FirstNames>>,
     names_ask_at: Option<Instant>,
     published: bool,
+    secret_since: Instant,
     stopping: bool,
 }
 
@@ -102,6 +105,7 @@ impl Node {
             names_asked: None,
             names_ask_at: None,
             published: false,
+            secret_since: Instant::now(),
             stopping: false,
         }
     }
@@ -144,6 +148,7 @@ impl Node {
             self.step(&answered).await;
             self.want_rules(config);
         }
+        self.renew_secret();
         self.tell(in_force);
         self.next_turn()
     }
@@ -204,6 +209,14 @@ impl Node {
         if changed || !self.published {
             self.server.publish(self.sockets.held().to_vec());
             self.published = true;
+        }
+    }
+
+    /// Gives the caches another secret for their cookies when the one they have is a day old (RFC 7873 §7.1).
+    fn renew_secret(&mut self) {
+        if self.secret_since.elapsed() >= SECRET_LASTS {
+            self.server.renew_secret();
+            self.secret_since = Instant::now();
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
+use crate::cookies::Secrets;
 
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(100);
@@ -18,6 +19,7 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Client {
     sockets: watch::Receiver<Vec<HeldSocket>>,
+    secrets: watch::Receiver<Secrets>,
     connected: watch::Receiver<bool>,
     staying: JoinHandle<()>,
 }
@@ -29,14 +31,16 @@ impl Client {
     #[must_use]
     pub fn start(path: &Path, instance: &str) -> Self {
         let (sockets_sender, sockets) = watch::channel(Vec::new());
+        let (secrets_sender, secrets) = watch::channel(Secrets::default());
         let (connected_sender, connected) = watch::channel(false);
         let connection = Connection {
             path: path.to_owned(),
             instance: instance.to_owned(),
             sockets: sockets_sender,
+            secrets: secrets_sender,
             connected: connected_sender,
         };
-        Self { sockets, connected, staying: tokio::spawn(connection.stay()) }
+        Self { sockets, secrets, connected, staying: tokio::spawn(connection.stay()) }
     }
 
     /// The sockets to answer on. A socket that stays keeps its [`HeldSocket::fd`] (the same `Arc`) through every
@@ -45,6 +49,12 @@ impl Client {
     #[must_use]
     pub fn sockets(&self) -> watch::Receiver<Vec<HeldSocket>> {
         self.sockets.clone()
+    }
+
+    /// The secrets of the node's cookies; none before the agent was first heard.
+    #[must_use]
+    pub fn secrets(&self) -> watch::Receiver<Secrets> {
+        self.secrets.clone()
     }
 
     /// Whether the agent is there. An instance that was told to stop answers until it is not: then the addresses are
@@ -65,6 +75,7 @@ struct Connection {
     path: PathBuf,
     instance: String,
     sockets: watch::Sender<Vec<HeldSocket>>,
+    secrets: watch::Sender<Secrets>,
     connected: watch::Sender<bool>,
 }
 
@@ -100,7 +111,10 @@ impl Connection {
         self.connected.send_replace(true);
         while let Some((message, fds)) = frame::receive(stream).await? {
             match message {
-                Message::Sockets { version: VERSION, sockets } => self.take(held(&sockets, fds)),
+                Message::Sockets { version: VERSION, sockets, secret } => {
+                    self.secrets.send_if_modified(|secrets| secrets.renew(secret));
+                    self.take(held(&sockets, fds));
+                }
                 Message::Sockets { version, .. } => {
                     return Err(Ended::Refused(format!("it speaks version {version} and this instance {VERSION}")));
                 }

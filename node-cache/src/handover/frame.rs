@@ -200,7 +200,7 @@ mod tests {
             (&[0xff, 0, 0, 0][..], "a message of 4278190080 bytes is over the bound of 65536"),
             (&[0, 0, 0, 9, b'{'][..], "the connection was closed in the middle of a message"),
             (&[0, 0][..], "the connection was closed in the middle of a message"),
-            (&[0, 0, 0, 2, b'{', b'}'][..], "not a message of version 1: missing field `type` at line 1 column 2"),
+            (&[0, 0, 0, 2, b'{', b'}'][..], "not a message of version 2: missing field `type` at line 1 column 2"),
         ] {
             let (mut here, there) = UnixStream::pair().unwrap();
             here.write_all(bytes).await.unwrap();

@@ -1,9 +1,9 @@
 //! The sockets for port 53 belong to the node and not to a process: the agent binds them and hands them to every
-//! instance, which offers them back when the agent was restarted.
+//! instance, which offers them back when the agent was restarted. Beside them goes the secret of the node's cookies.
 //!
 //! ```text
 //! instance ── Hello {version, instance, held} + the sockets it holds ──► agent        after every connect
-//!          ◄── Sockets {version, sockets} + all of them ───────────────             and whenever the set changes
+//!          ◄── Sockets {version, sockets, secret} + all of them ────────             and whenever any of it changes
 //!          ◄── Refused {version, reason}, then closed ─────────────────
 //! ```
 //!
@@ -23,8 +23,10 @@ use serde::{Deserialize, Serialize};
 
 pub use frame::FrameError;
 
+use crate::cookies::Secret;
+
 /// The version of the messages. Both sides come from one pod, so a difference means a pod put together wrongly.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where in the run directory the agent listens.
 #[must_use]
@@ -85,7 +87,7 @@ enum Message {
     /// An instance says who it is and offers what it holds.
     Hello { version: u32, instance: String, held: Vec<SocketName> },
     /// The agent says what there is; what is not named is to be closed.
-    Sockets { version: u32, sockets: Vec<SocketName> },
+    Sockets { version: u32, sockets: Vec<SocketName>, secret: Secret },
     /// The agent will not deal with this instance.
     Refused { version: u32, reason: String },
 }
@@ -119,6 +121,8 @@ mod tests {
     use super::client::Client;
     use super::server::Server;
     use super::*;
+    use crate::cookies::Told;
+    use crate::packet::Cookie;
 
     const SOON: Duration = Duration::from_secs(3);
 
@@ -192,16 +196,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_instance_makes_cookies_with_the_secret_of_the_agent_and_honours_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path());
+        let server = Server::bind(&path).unwrap();
+        let clients = ["cache-0", "cache-1"].map(|name| Client::start(&path, name));
+        server.publish(vec![]);
+        let told = |client: &Client, cookie: &Cookie| {
+            let address = "192.0.2.1".parse().unwrap();
+            client.secrets().borrow().tell(cookie, address, 1000)
+        };
+        let none = Cookie::read(&[7; 8]);
+        let mut cookies = vec![];
+        for _ in 0..2 {
+            for client in &clients {
+                until(&mut client.secrets(), |_| told_other(told(client, &none), &cookies)).await;
+            }
+            let [first, second] = clients.each_ref().map(|client| told(client, &none).unwrap().cookie);
+            assert_eq!(first.as_octets(), second.as_octets());
+            cookies.push(first);
+            for cookie in &cookies {
+                assert!(clients.iter().all(|client| told(client, cookie).unwrap().is_good));
+            }
+            server.renew_secret();
+        }
+    }
+
+    /// Whether a secret is known, and one that none of these cookies was made with.
+    fn told_other(told: Option<Told>, cookies: &[Cookie]) -> bool {
+        told.is_some_and(|told| !cookies.contains(&told.cookie))
+    }
+
+    #[tokio::test]
     async fn an_instance_of_another_version_is_told_why_it_gets_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path());
         let server = Server::bind(&path).unwrap();
         server.publish(vec![socket()]);
         let stream = UnixStream::connect(&path).await.unwrap();
-        let hello = Message::Hello { version: 2, instance: "cache-0".to_owned(), held: vec![] };
+        let hello = Message::Hello { version: 1, instance: "cache-0".to_owned(), held: vec![] };
         frame::send(&stream, &hello, &[]).await.unwrap();
         let (message, _) = frame::receive(&stream).await.unwrap().unwrap();
-        let reason = "the instance speaks version 2 of the handover and the agent version 1; use one image for both";
+        let reason = "the instance speaks version 1 of the handover and the agent version 2; use one image for both";
         assert_eq!(message, Message::Refused { version: VERSION, reason: reason.to_owned() });
         assert!(frame::receive(&stream).await.unwrap().is_none());
         assert!(server.connected().borrow().is_empty());

@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
+use crate::cookies::Secret;
 
 /// The most connections at one time: eight instances, and as many that were just replaced.
 const MAX_CONNECTIONS: usize = 16;
@@ -36,6 +37,7 @@ pub struct Offer {
 pub struct Server {
     path: PathBuf,
     sockets: watch::Sender<Option<Arc<Vec<HeldSocket>>>>,
+    secret: watch::Sender<Secret>,
     connected: watch::Receiver<BTreeMap<String, usize>>,
     offers: mpsc::Receiver<Offer>,
     accepting: JoinHandle<()>,
@@ -56,11 +58,12 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o660))?;
         let (sockets, published) = watch::channel(None);
+        let (secret, secrets) = watch::channel(Secret::random());
         let (counting, connected) = watch::channel(BTreeMap::new());
         let (offering, offers) = mpsc::channel(MAX_CONNECTIONS);
-        let shared = Shared { published, counting: Arc::new(counting), offering };
+        let shared = Shared { published, secrets, counting: Arc::new(counting), offering };
         let accepting = tokio::spawn(accept(listener, shared));
-        Ok(Self { path: path.to_owned(), sockets, connected, offers, accepting })
+        Ok(Self { path: path.to_owned(), sockets, secret, connected, offers, accepting })
     }
 
     /// Waits for the next instance that connects. Not more than a few wait unread; the rest of them is let go.
@@ -71,6 +74,11 @@ impl Server {
     /// Sends these to every instance, those of the future included. Before the first call they get nothing.
     pub fn publish(&self, sockets: Vec<HeldSocket>) {
         self.sockets.send_replace(Some(Arc::new(sockets)));
+    }
+
+    /// Sends every instance a new secret for cookies; the one before it counts until the next.
+    pub fn renew_secret(&self) {
+        self.secret.send_replace(Secret::random());
     }
 
     /// Names of the connected instances and the number of connections of each.
@@ -91,6 +99,7 @@ impl Drop for Server {
 #[derive(Clone)]
 struct Shared {
     published: watch::Receiver<Option<Arc<Vec<HeldSocket>>>>,
+    secrets: watch::Receiver<Secret>,
     counting: Arc<watch::Sender<BTreeMap<String, usize>>>,
     offering: mpsc::Sender<Offer>,
 }
@@ -145,14 +154,16 @@ async fn converse(stream: &UnixStream, mut shared: Shared) -> Result<(), Parting
     let _ = shared.offering.try_send(Offer { instance, sockets });
     loop {
         let sockets = shared.published.borrow_and_update().clone();
+        let secret = *shared.secrets.borrow_and_update();
         if let Some(sockets) = sockets {
-            let message = Message::Sockets { version: VERSION, sockets: names(&sockets) };
+            let message = Message::Sockets { version: VERSION, sockets: names(&sockets), secret };
             timeout(PATIENCE, frame::send(stream, &message, &borrowed(&sockets)))
                 .await
                 .map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
         }
         tokio::select! {
             changed = shared.published.changed() => if changed.is_err() { return Ok(()) },
+            changed = shared.secrets.changed() => if changed.is_err() { return Ok(()) },
             // An instance has nothing more to say; what can be read here is the end.
             closed = frame::receive(stream) => return match closed? {
                 None => Ok(()),

@@ -1,18 +1,21 @@
-//! EDNS (RFC 6891) and the two options that are read and written, Extended DNS Errors (RFC 8914) and TCP keepalive
-//! (RFC 7828). It belongs to a hop: it is read, taken away, and made anew.
+//! EDNS (RFC 6891) and the options that are read and written: Extended DNS Errors (RFC 8914), TCP keepalive (RFC 7828)
+//! and cookies (RFC 7873). It belongs to a hop: it is read, taken away, and made anew.
 
 use super::numbers::rtype;
-use super::{Header, Malformed, Record, put_u16, u16_at};
+use super::{Cookie, Header, Malformed, Record, put_u16, u16_at};
 
 /// The size that is advertised: what fits one frame everywhere (RFC 9715 §3).
 pub const UDP_SIZE: u16 = 1232;
 const DNSSEC_OK: u32 = 0x8000;
 const EDE_OPTION: u16 = 15;
+const COOKIE_OPTION: u16 = 10;
 const KEEPALIVE_OPTION: u16 = 11;
 /// Octets of an OPT record without options (RFC 6891 §6.1.2).
 pub const BARE: usize = 11;
-/// Octets of each option that is written.
-const OPTION: u16 = 6;
+/// Octets before the data of an option.
+const OPTION_HEADER: usize = 4;
+/// Octets of an option whose data are one number.
+const NUMBER_OPTION: usize = OPTION_HEADER + 2;
 
 /// What an OPT record says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Edns {
     /// Of a client: whether it asks how long it may keep a connection open (any value). Of a server: how long without a
     /// question, in tenths of a second.
     pub keepalive: Option<u16>,
+    /// The first cookie, well formed or not.
+    pub cookie: Option<Cookie>,
 }
 
 impl Edns {
@@ -56,6 +61,9 @@ impl Edns {
             if code == KEEPALIVE_OPTION {
                 edns.keepalive = Some(if length >= 2 { u16_at(message, at).unwrap_or_default() } else { 0 });
             }
+            if code == COOKIE_OPTION && edns.cookie.is_none() {
+                edns.cookie = message.get(at..at + length).map(Cookie::read);
+            }
             at += length;
         }
         Ok(edns)
@@ -64,8 +72,16 @@ impl Edns {
     /// Octets that [`Self::append`] adds.
     #[must_use]
     pub const fn length(&self) -> usize {
-        let options = self.ede.is_some() as u16 + self.keepalive.is_some() as u16;
-        BARE + (OPTION * options) as usize
+        BARE + self.options_length()
+    }
+
+    const fn options_length(&self) -> usize {
+        let numbers = self.ede.is_some() as usize + self.keepalive.is_some() as usize;
+        let cookie = match &self.cookie {
+            Some(cookie) => OPTION_HEADER + cookie.as_octets().len(),
+            None => 0,
+        };
+        NUMBER_OPTION * numbers + cookie
     }
 
     /// Adds an OPT record to the end of a message and counts it.
@@ -76,11 +92,15 @@ impl Edns {
         message.extend_from_slice(&rtype::OPT.to_be_bytes());
         message.extend_from_slice(&self.udp_size.to_be_bytes());
         message.extend_from_slice(&flags.to_be_bytes());
-        let options = [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)];
-        let options = options.iter().filter_map(|(code, value)| Some((*code, (*value)?)));
-        message.extend_from_slice(&(OPTION * options.clone().count() as u16).to_be_bytes());
-        for (code, value) in options {
+        message.extend_from_slice(&(self.options_length() as u16).to_be_bytes());
+        for (code, value) in [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)] {
+            let Some(value) = value else { continue };
             message.extend_from_slice(&[code, 2, value].map(u16::to_be_bytes).concat());
+        }
+        if let Some(cookie) = &self.cookie {
+            let octets = cookie.as_octets();
+            message.extend_from_slice(&[COOKIE_OPTION, octets.len() as u16].map(u16::to_be_bytes).concat());
+            message.extend_from_slice(octets);
         }
         if let Some(header) = Header::read(message) {
             put_u16(message, 10, header.counts[3].saturating_add(1));

@@ -6,6 +6,7 @@
 //! cleans what another server sent. Out: [`question`] is what another server is asked, [`Response`] carries what a
 //! client gets, [`truncate`] makes it fit.
 
+pub mod cookie;
 pub mod edns;
 mod header;
 pub(crate) mod name;
@@ -17,6 +18,7 @@ pub mod request;
 mod response;
 pub mod truncate;
 
+pub use cookie::Cookie;
 pub use edns::Edns;
 pub use header::{Header, flag};
 pub use name::{Name, NameError};

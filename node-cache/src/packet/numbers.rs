@@ -99,6 +99,8 @@ pub mod rcode {
     pub const REFUSED: u16 = 5;
     /// This version of EDNS is not known (RFC 6891 §9).
     pub const BADVERS: u16 = 16;
+    /// The server's part of the cookie is not one that it made (RFC 7873 §8).
+    pub const BADCOOKIE: u16 = 23;
 
     /// How a code is called in metrics and logs; `other` where it has no name here.
     #[must_use]
@@ -111,6 +113,7 @@ pub mod rcode {
             NOTIMP => "NOTIMP",
             REFUSED => "REFUSED",
             BADVERS => "BADVERS",
+            BADCOOKIE => "BADCOOKIE",
             _ => "other",
         }
     }

@@ -1,8 +1,10 @@
 //! What a client sent.
 
+use super::edns::UDP_SIZE;
 use super::numbers::{ede, rcode, rtype};
-use super::{Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
+use super::{Cookie, Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
 use crate::answer::{Answer, Way};
+use crate::cookies::Told;
 use crate::query::Query;
 
 /// Why a packet does not get as far as being a question.
@@ -20,7 +22,7 @@ pub enum Rejected {
 ///
 /// [`Rejected::Silently`] for responses, so that two servers never answer each other. [`Rejected::With`] NOTIMP for
 /// everything but ordinary questions (UPDATE and NOTIFY go nowhere), FORMERR for a number of questions other than one
-/// (RFC 9619) and for what breaks off, BADVERS for an unknown version of EDNS, REFUSED for zone transfers.
+/// (RFC 9619) and for what breaks off or carries a broken cookie, BADVERS for an unknown version of EDNS, REFUSED for zone transfers.
 pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
     let header = Header::read(packet).filter(|header| !header.has(flag::QR)).ok_or(Rejected::Silently)?;
     if header.opcode() != 0 {
@@ -47,18 +49,7 @@ pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
 fn parse(packet: &[u8], header: &Header) -> Result<Query, Malformed> {
     let (name, end) = Name::read_plain(packet, Header::LENGTH)?;
     let (rtype, class) = (u16_at(packet, end).ok_or(Malformed)?, u16_at(packet, end + 2).ok_or(Malformed)?);
-    let mut edns = None;
-    for record in Records::new(packet, header, end + 4) {
-        let record = record?;
-        if record.rtype != rtype::OPT {
-            continue;
-        }
-        let well_placed = record.section == Section::Additional && packet.get(record.start) == Some(&0);
-        if edns.is_some() || !well_placed {
-            return Err(Malformed);
-        }
-        edns = Some(Edns::read(packet, &record)?);
-    }
+    let edns = read_edns(packet, header, end + 4)?;
     Ok(Query {
         id: header.id,
         name,
@@ -68,7 +59,67 @@ fn parse(packet: &[u8], header: &Header) -> Result<Query, Malformed> {
         authentic_data: header.has(flag::AD),
         checking_disabled: header.has(flag::CD),
         edns,
+        told_cookie: None,
     })
+}
+
+/// The OPT record among the records from `start` on.
+fn read_edns(packet: &[u8], header: &Header, start: usize) -> Result<Option<Edns>, Malformed> {
+    let mut edns = None;
+    for record in Records::new(packet, header, start) {
+        let record = record?;
+        if record.rtype != rtype::OPT {
+            continue;
+        }
+        let well_placed = record.section == Section::Additional && packet.get(record.start) == Some(&0);
+        if edns.is_some() || !well_placed {
+            return Err(Malformed);
+        }
+        let read = Edns::read(packet, &record)?;
+        if read.cookie.is_some_and(|cookie| !cookie.is_well_formed()) {
+            return Err(Malformed);
+        }
+        edns = Some(read);
+    }
+    Ok(edns)
+}
+
+/// A packet without a question, whose client wants to know a cookie or whether one still stands (RFC 7873 §5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CookieAlone {
+    header: Header,
+    edns: Edns,
+    /// What it sent.
+    pub cookie: Cookie,
+}
+
+impl CookieAlone {
+    /// Reads one; none when the packet is anything else.
+    #[must_use]
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let header = Header::read(packet).filter(|header| !header.has(flag::QR) && header.opcode() == 0)?;
+        if header.counts[0] != 0 {
+            return None;
+        }
+        let edns = read_edns(packet, &header, Header::LENGTH).ok()?.filter(|edns| edns.version == 0)?;
+        Some(Self { header, edns, cookie: edns.cookie? })
+    }
+
+    /// The answer: what is told, and whether what was sent could stand.
+    #[must_use]
+    pub fn answer(&self, told: &Told) -> Vec<u8> {
+        let code = if told.is_good { rcode::NOERROR } else { rcode::BADCOOKIE };
+        let mut message = bare(&self.header, code & 0x000f);
+        let edns = Edns {
+            udp_size: UDP_SIZE,
+            extended_rcode: (code >> 4) as u8,
+            dnssec_ok: self.edns.dnssec_ok,
+            cookie: Some(told.cookie),
+            ..Edns::default()
+        };
+        edns.append(&mut message);
+        message
+    }
 }
 
 /// A header alone: the answer to what could not be read.

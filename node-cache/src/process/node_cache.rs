@@ -101,7 +101,7 @@ impl Run {
         let resolver = Arc::new(Resolver::new(identity, self.cache_size, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let agent = Client::start(&handover::socket_path(&self.run_dir), &self.instance);
-        let serving = Serving::start(resolver.clone(), TcpLimits::default(), agent.sockets());
+        let serving = Serving::start(resolver.clone(), TcpLimits::default(), agent.sockets(), agent.secrets());
         let readiness = Equipped { in_force: in_force.clone(), sockets: agent.sockets() };
         let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
         let path = control::socket_path(&self.run_dir, &self.instance);

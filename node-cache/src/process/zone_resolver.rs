@@ -16,6 +16,7 @@ use super::applied::{self, Role};
 use super::drain::Termination;
 use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
 use super::{Inspect, Probe, ProcessError, block_on, bytes, seconds, status_server};
+use crate::cookies::Secrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolve::Resolver;
@@ -99,7 +100,9 @@ impl Run {
         let resolver = Arc::new(Resolver::new(Identity::of(NAME), self.cache_size, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let (_sockets, handed) = watch::channel(sockets);
-        let serving = Serving::start(resolver.clone(), TcpLimits::default(), handed);
+        // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
+        let (_, no_secrets) = watch::channel(Secrets::default());
+        let serving = Serving::start(resolver.clone(), TcpLimits::default(), handed, no_secrets);
         let (stage, seen_stage) = watch::channel(Stage::Starting);
         let readiness = ZoneReadiness { resolver: resolver.clone(), stage: seen_stage, listening };
         let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });

@@ -11,12 +11,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::answer::Answer;
+use crate::cookies::{Secrets, Told};
 use crate::handover::{HeldSocket, Protocol};
 use crate::metrics::{Dropped, Metrics};
+use crate::packet::Cookie;
+use crate::packet::request::{self, CookieAlone, Rejected};
 use crate::query::Query;
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
@@ -64,6 +68,7 @@ struct Shared {
     limits: TcpLimits,
     connections: Arc<Shares>,
     in_work: Arc<Shares>,
+    secrets: watch::Receiver<Secrets>,
 }
 
 /// Everything that is served, until it is dropped.
@@ -74,15 +79,20 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Answers on these sockets, whichever there are, out of `resolver`. A socket that is no longer in the set is
-    /// closed; one that stays is not disturbed.
+    /// Answers on these sockets, whichever there are, out of `resolver`, and tells clients cookies made with these
+    /// secrets. A socket that is no longer in the set is closed; one that stays is not disturbed.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
-    pub fn start(resolver: Arc<Resolver>, limits: TcpLimits, sockets: watch::Receiver<Vec<HeldSocket>>) -> Self {
+    pub fn start(
+        resolver: Arc<Resolver>,
+        limits: TcpLimits,
+        sockets: watch::Receiver<Vec<HeldSocket>>,
+        secrets: watch::Receiver<Secrets>,
+    ) -> Self {
         let connections = Shares::new(limits.connections, limits.connections_per_source);
         let in_work = Shares::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
-        let shared = Arc::new(Shared { resolver, limits, connections, in_work });
+        let shared = Arc::new(Shared { resolver, limits, connections, in_work, secrets });
         let task = tokio::spawn(follow(shared.clone(), sockets));
         Self { shared, task }
     }
@@ -166,6 +176,28 @@ impl Shared {
             self.metrics().dropped(Dropped::NotAllowed);
         }
         permitted
+    }
+
+    /// Reads a packet of a client, and sees to its cookie.
+    fn read(&self, packet: &[u8], source: SocketAddr) -> Result<Query, Rejected> {
+        match request::read(packet) {
+            Ok(mut query) => {
+                let cookie = query.edns.and_then(|edns| edns.cookie);
+                query.told_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
+                Ok(query)
+            }
+            Err(rejected) => {
+                let alone = CookieAlone::read(packet);
+                let answer = alone.and_then(|alone| Some(alone.answer(&self.tell(&alone.cookie, source)?)));
+                Err(answer.map_or(rejected, Rejected::With))
+            }
+        }
+    }
+
+    fn tell(&self, cookie: &Cookie, source: SocketAddr) -> Option<Told> {
+        // The same for all processes of a node, whatever somebody does to the clock on the wall.
+        let now = clock_gettime(ClockId::Boottime).tv_sec;
+        self.secrets.borrow().tell(cookie, source.ip(), now as u32)
     }
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Shared;
 use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
-use crate::packet::request::{self, Rejected};
+use crate::packet::request::Rejected;
 use crate::query::Query;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
@@ -75,7 +75,7 @@ async fn read_all(
         let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
         let Some(message) = read_message(read, patience, limits.whole_message).await? else { return Ok(()) };
         patience = limits.idle;
-        let query = match request::read(&message) {
+        let query = match shared.read(&message, source) {
             Ok(query) => query,
             Err(Rejected::Silently) => {
                 shared.metrics().dropped(Dropped::NotARequest);

@@ -123,7 +123,7 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
 fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
-    let query = match request::read(packet) {
+    let query = match shared.read(packet, source) {
         Ok(query) => query,
         Err(Rejected::Silently) => return shared.metrics().dropped(Dropped::NotARequest),
         Err(Rejected::With(answer)) => {

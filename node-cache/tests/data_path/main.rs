@@ -7,6 +7,7 @@ mod amplification;
 mod blackout;
 mod clock;
 mod connections;
+mod cookies;
 mod exchange;
 mod fairness;
 mod inspection;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use node_cache::cookies::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
 use node_cache::resolve::Resolver;
@@ -18,6 +19,8 @@ use tokio::sync::watch;
 pub(crate) struct Tier {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
+    /// Those of cookies; none to begin with.
+    pub(crate) secrets: watch::Sender<Secrets>,
     _serving: Serving,
     book: Mutex<Book>,
     _sockets: watch::Sender<Vec<HeldSocket>>,
@@ -50,8 +53,9 @@ impl Tier {
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
-        let serving = Serving::start(resolver.clone(), limits, sockets);
-        Self { address, resolver, _serving: serving, book: Mutex::default(), _sockets: sender }
+        let (secrets, known) = watch::channel(Secrets::default());
+        let serving = Serving::start(resolver.clone(), limits, sockets, known);
+        Self { address, resolver, secrets, _serving: serving, book: Mutex::default(), _sockets: sender }
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

@@ -16,7 +16,7 @@ use node_cache::packet::numbers::rtype;
 use node_cache::packet::plain::Plain;
 use node_cache::packet::{Lifetime, Response, request};
 use node_cache::query::Query;
-use node_cache::resolve::{Hit, Resolver};
+use node_cache::resolve::{Hit, ROOM, Resolver};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
@@ -93,16 +93,16 @@ impl Bench {
         let usual = plain && answer.ede.is_none() && answer.response.ede().is_none();
         let is_cut = said(&datagram).len() < said(&whole).len();
 
-        let mut out = vec![0; 96 << 10];
+        let mut out = [0; ROOM];
         let Some(hit) = self.hit(packet, &mut out) else {
             return assert!(!usual || is_cut, "a usual hit takes the long way");
         };
         assert!(!hit.due && usual && !is_cut);
-        let short = &out[hit.place];
+        let short = &out[..hit.length];
         assert_eq!(without_ages(short, response), without_ages(&datagram, response));
     }
 
-    fn hit(&self, packet: &[u8], out: &mut [u8]) -> Option<Hit> {
+    fn hit(&self, packet: &[u8], out: &mut [u8; ROOM]) -> Option<Hit> {
         let (moment, mut key) = (self.resolver.moment(), KeyWords::default());
         let mut sought = self.resolver.seek(&moment, packet, &mut key)?;
         self.resolver.approach(&mut sought, &key);

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{NonNull, null_mut};
 
@@ -22,25 +21,15 @@ pub enum Family {
     V6,
 }
 
-/// How much room there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Datagrams for one call.
-    pub rows: usize,
-    /// The longest one that is read, in octets; of a longer one the rest is cut off.
-    pub question: usize,
-    /// The room for an answer, in octets.
-    pub answer: usize,
-    /// Octets between two rows. With rows that are a power of two apart, all would fall into the same few lines of the
-    /// processor's cache.
-    pub stagger: usize,
-}
+/// Octets between two rows. With rows that are a power of two apart, all would fall into the same few lines of the processor's
+/// cache.
+const STAGGER: usize = 80;
 
-/// Datagrams, their sources, and the answers to them.
+/// Datagrams, their sources, and the answers to them: `ROWS` for one call, of which the first `QUESTION` octets are read (of
+/// longer ones the rest is cut off), and room for answers of `ANSWER` octets.
 #[derive(Debug)]
-pub struct Datagrams {
+pub struct Datagrams<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
     family: Family,
-    shape: Shape,
     questions: Memory<u8>,
     answers: Memory<u8>,
     /// Long enough for both families.
@@ -54,30 +43,26 @@ pub struct Datagrams {
     ready: usize,
 }
 
-impl Datagrams {
-    /// Room of this shape for sockets of a family.
+impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<ROWS, QUESTION, ANSWER> {
+    /// Room for sockets of a family.
     #[must_use]
-    pub fn new(family: Family, shape: Shape) -> Self {
-        let rows = shape.rows;
-        let questions = Memory::new(vec![0; rows * (shape.question + shape.stagger)]);
-        let answers = Memory::new(vec![0; rows * (shape.answer + shape.stagger)]);
-        let sources = Memory::new((0..rows).map(|_| no_address()).collect());
-        let slice = |row: usize| iovec {
-            iov_base: questions.at(row * (shape.question + shape.stagger)).cast(),
-            iov_len: shape.question,
-        };
-        let into = Memory::new((0..rows).map(slice).collect());
-        let from = Memory::new((0..rows).map(|_| iovec { iov_base: null_mut(), iov_len: 0 }).collect());
+    pub fn new(family: Family) -> Self {
+        let questions = Memory::new(vec![0; ROWS * (QUESTION + STAGGER)]);
+        let answers = Memory::new(vec![0; ROWS * (ANSWER + STAGGER)]);
+        let sources = Memory::new((0..ROWS).map(|_| no_address()).collect());
+        let slice = |row: usize| iovec { iov_base: questions.at(row * (QUESTION + STAGGER)).cast(), iov_len: QUESTION };
+        let into = Memory::new((0..ROWS).map(slice).collect());
+        let from = Memory::new((0..ROWS).map(|_| iovec { iov_base: null_mut(), iov_len: 0 }).collect());
         let length = match family {
             Family::V4 => size_of::<sockaddr_in>(),
             Family::V6 => size_of::<sockaddr_in6>(),
         };
         let headers = |slices: &Memory<iovec>| {
             let header = |row| header(sources.at(row), length as socklen_t, slices.at(row));
-            Memory::new((0..rows).map(header).collect())
+            Memory::new((0..ROWS).map(header).collect())
         };
         let (incoming, outgoing) = (headers(&into), headers(&from));
-        Self { family, shape, questions, answers, sources, incoming, _into: into, outgoing, from, read: 0, ready: 0 }
+        Self { family, questions, answers, sources, incoming, _into: into, outgoing, from, read: 0, ready: 0 }
     }
 
     /// Reads what there is at a socket of this family, without waiting; gives the number of datagrams. Answers that were
@@ -89,11 +74,11 @@ impl Datagrams {
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         (self.read, self.ready) = (0, 0);
         let socket = socket.as_fd().as_raw_fd();
-        let (headers, rows) = (self.incoming.at(0), self.shape.rows as c_uint);
+        let (headers, rows) = (self.incoming.at(0), ROWS as c_uint);
         // SAFETY: there are so many headers, and each leads to one slice and one source of its own row, with their
         // true lengths; nothing else refers to them during the call.
         let read = unsafe { libc::recvmmsg(socket, headers, rows, libc::MSG_DONTWAIT, null_mut()) };
-        self.read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?.min(self.shape.rows);
+        self.read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?.min(ROWS);
         Ok(self.read)
     }
 
@@ -105,12 +90,12 @@ impl Datagrams {
         if row >= self.read {
             return &[];
         }
-        let start = self.questions.at(row * (self.shape.question + self.shape.stagger));
-        // SAFETY: a row begins there that is at least as long as the shape says, all of it was written when it was made,
+        let start = self.questions.at(row * (QUESTION + STAGGER));
+        // SAFETY: a row of so many octets begins there, all of it was written when it was made,
         // and nobody writes to it while this borrow lasts.
         unsafe {
             let length = (*self.incoming.at(row)).msg_len as usize;
-            std::slice::from_raw_parts(start, length.min(self.shape.question))
+            std::slice::from_raw_parts(start, length.min(QUESTION))
         }
     }
 
@@ -122,7 +107,7 @@ impl Datagrams {
     #[inline]
     #[allow(unsafe_code)]
     pub fn source(&self, row: usize) -> SocketAddr {
-        assert!(row < self.shape.rows, "row {row} of {}", self.shape.rows);
+        assert!(row < ROWS, "row {row} of {ROWS}");
         let source = self.sources.at(row);
         match self.family {
             Family::V4 => {
@@ -144,7 +129,7 @@ impl Datagrams {
     /// The room for the answer to it.
     #[must_use]
     #[inline]
-    pub fn answer(&mut self, row: usize) -> &mut [u8] {
+    pub fn answer(&mut self, row: usize) -> &mut [u8; ANSWER] {
         self.question_and_answer(row).1
     }
 
@@ -155,27 +140,26 @@ impl Datagrams {
     #[must_use]
     #[inline]
     #[allow(unsafe_code)]
-    pub fn question_and_answer(&mut self, row: usize) -> (&[u8], &mut [u8]) {
-        assert!(row < self.shape.rows, "row {row} of {}", self.shape.rows);
-        let start = self.answers.at(row * (self.shape.answer + self.shape.stagger));
-        // SAFETY: a row begins there that is at least as long as the shape says, all of it was written when it was made, and
+    pub fn question_and_answer(&mut self, row: usize) -> (&[u8], &mut [u8; ANSWER]) {
+        assert!(row < ROWS, "row {row} of {ROWS}");
+        let start = self.answers.at(row * (ANSWER + STAGGER));
+        // SAFETY: a row of so many octets begins there, all of it was written when it was made, and
         // nobody else reads or writes it while this borrow lasts: questions are elsewhere.
-        let answer = unsafe { std::slice::from_raw_parts_mut(start, self.shape.answer) };
+        let answer = unsafe { &mut *start.cast::<[u8; ANSWER]>() };
         (self.question(row), answer)
     }
 
-    /// Says that the answer to a datagram lies in this part of its room.
+    /// Says that the answer to a datagram has so many octets, from the beginning of its room on.
     #[inline]
     #[allow(unsafe_code)]
-    pub fn ready(&mut self, row: usize, part: Range<usize>) {
-        let is_inside = part.start <= part.end && part.end <= self.shape.answer && row < self.shape.rows;
-        if !is_inside || self.ready == self.shape.rows {
+    pub fn ready(&mut self, row: usize, length: usize) {
+        if length > ANSWER || row >= ROWS || self.ready >= ROWS {
             return;
         }
-        let start = self.answers.at(row * (self.shape.answer + self.shape.stagger) + part.start);
+        let start = self.answers.at(row * (ANSWER + STAGGER));
         // SAFETY: both are there and nothing else refers to them; what they lead to lies inside of its row.
         unsafe {
-            *self.from.at(self.ready) = iovec { iov_base: start.cast(), iov_len: part.end - part.start };
+            *self.from.at(self.ready) = iovec { iov_base: start.cast(), iov_len: length };
             (*self.outgoing.at(self.ready)).msg_hdr.msg_name = self.sources.at(row).cast();
         }
         self.ready += 1;

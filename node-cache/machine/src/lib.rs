@@ -1,7 +1,9 @@
-//! The two things on the way of an answer that safe Rust cannot say. All `unsafe` of the project is here.
+//! The few things on the way of an answer that safe Rust cannot say. All `unsafe` of the project is here.
 //!
 //! * [`datagrams`]: many datagrams for one system call, in memory that never moves.
 //! * [`fetch`]: a line of memory that the processor shall fetch while it does something else.
+//! * [`line`]: words that fill a line of the processor's cache.
 
 pub mod datagrams;
 pub mod fetch;
+pub mod line;

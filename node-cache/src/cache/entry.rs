@@ -13,7 +13,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::table::copy;
 use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::{ede, rcode};
 use crate::packet::{Header, Lifetime, Response};
@@ -87,14 +89,17 @@ pub struct Head {
 
 impl Head {
     /// Reads the head of an answer that was copied out of the table; none when it is not one.
-    #[inline]
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();
-        let [first, stored, third, fourth] = words.first_chunk::<HEAD>()?.map(u64::from_ne_bytes);
+        Some(Self::of_words(words.first_chunk::<HEAD>()?.map(u64::from_ne_bytes)))
+    }
+
+    #[inline]
+    fn of_words([first, stored, third, fourth]: [u64; HEAD]) -> Self {
         let seconds = (third >> 32) as u32;
         let lifetime = if third & 0x1_0000 == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
         let ede = (first & 0xffff) as u16;
-        Some(Self {
+        Self {
             length: (first >> 48) as u16,
             ttls: (first >> 32) as u16,
             stored,
@@ -103,7 +108,7 @@ impl Head {
             rcode: (first >> 16) as u16,
             ede: (ede != NO_EDE).then_some(ede),
             lifetime,
-        })
+        }
     }
 
     /// Octets of the message, its question included.
@@ -114,16 +119,12 @@ impl Head {
     }
 
     /// Where among the copied bytes the offsets of the TTLs in the message are: two octets each, the lower one first.
-    #[must_use]
-    #[inline]
-    pub fn ttls(&self) -> Range<usize> {
+    pub(super) fn ttls(&self) -> Range<usize> {
         8 * HEAD..8 * HEAD + 2 * usize::from(self.ttls)
     }
 
     /// Where among the copied bytes begins what stands in the message behind its question.
-    #[must_use]
-    #[inline]
-    pub fn records(&self) -> usize {
+    pub(super) fn records(&self) -> usize {
         8 * (HEAD + usize::from(self.ttls).div_ceil(4))
     }
 
@@ -155,6 +156,46 @@ impl Head {
             return State::Over;
         }
         State::Stale(if self.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
+    }
+}
+
+/// An answer where it lies in the table. Others may write there at any time: what is read makes an answer only together with
+/// the table's word that it was still the same afterwards, and until then may be anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// What is known of it.
+    pub head: Head,
+    offsets: &'a [AtomicU64],
+    records: &'a [AtomicU64],
+}
+
+impl<'a> Kept<'a> {
+    #[inline]
+    pub(super) fn read(words: &'a [AtomicU64]) -> Option<Self> {
+        let (head, rest) = words.split_first_chunk::<HEAD>()?;
+        let head = Head::of_words(head.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        let (offsets, records) = rest.split_at_checked(usize::from(head.ttls).div_ceil(4))?;
+        Some(Self { head, offsets, records })
+    }
+
+    /// Copies its records to `out`, which has to have room for some octets more: whole words are written.
+    #[inline]
+    pub fn copy_records(&self, out: &mut [u8]) -> Option<usize> {
+        copy(self.records, out)
+    }
+
+    /// Where in the message the TTLs are: offsets of 16 bits, four in a word, the first one in the lowest bits. Behind the
+    /// last one there are zeros.
+    #[inline]
+    pub fn ttl_offsets(&self) -> impl Iterator<Item = u64> {
+        self.offsets.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// How many TTLs there are.
+    #[must_use]
+    #[inline]
+    pub const fn ttls(&self) -> usize {
+        self.head.ttls as usize
     }
 }
 

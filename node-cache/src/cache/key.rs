@@ -23,9 +23,12 @@ impl Key {
     pub fn new(scope: u64, question: &Question) -> Self {
         let mut words = KeyWords::default();
         let Question { rtype, class, dnssec_ok, checking_disabled, .. } = *question;
-        let name = question.name.as_bytes();
-        let length = words.write_name(name, |_| {});
-        words.end(length, scope, LastWord { rtype, class, dnssec_ok, checking_disabled }.pack(name));
+        words.write(
+            &Secret::NONE,
+            scope,
+            question.name.as_bytes(),
+            LastWord { rtype, class, dnssec_ok, checking_disabled },
+        );
         Self(words.as_slice().into())
     }
 
@@ -112,7 +115,7 @@ const fn name_length(last: u64) -> usize {
 pub struct KeyWords {
     words: [u64; MOST_WORDS],
     length: usize,
-    /// The hash of all words but the last.
+    /// The hash of the name.
     begun: u64,
     pub(super) hash: u64,
 }
@@ -127,25 +130,25 @@ impl KeyWords {
     /// Writes a key and takes its hash. The name may have any case, and 255 octets at the most.
     #[inline]
     pub(super) fn write(&mut self, secret: &Secret, scope: u64, name: &[u8], last: LastWord) {
-        let mut hash = secret.begin();
-        let length = self.write_name(name, |word| hash = secret.next(hash, word));
-        self.begun = secret.next(hash, scope);
-        self.end(length, scope, last.pack(name));
-        self.hash = secret.end(secret.next(self.begun, last.pack(name)));
+        let last = last.pack(name);
+        self.begun = self.write_name(name, secret);
+        self.end(name.len().div_ceil(8), scope, last);
+        self.hash = secret.end(secret.next(self.begun, scope, last));
     }
 
+    /// Writes a name in lower case, filled up with zeros, and gives its hash.
     #[inline]
-    fn write_name(&mut self, name: &[u8], mut each: impl FnMut(u64)) -> usize {
+    fn write_name(&mut self, name: &[u8], secret: &Secret) -> u64 {
         let (whole, rest) = name.as_chunks::<CHUNK>();
         let (places, _) = bytemuck::cast_slice_mut::<u64, u8>(&mut self.words).as_chunks_mut::<CHUNK>();
-        if let (false, Some(place)) = (rest.is_empty(), places.get_mut(whole.len())) {
-            *place = last_chunk(name, rest);
+        let mut hash = secret.begin();
+        for (place, chunk) in places.iter_mut().zip(whole) {
+            hash = put(place, *chunk, hash, secret);
         }
-        places.iter_mut().zip(whole).for_each(|(place, chunk)| *place = *chunk);
-        places.iter_mut().take(name.len().div_ceil(CHUNK)).for_each(lower);
-        let length = name.len().div_ceil(8);
-        self.words.iter().take(length).for_each(|word| each(*word));
-        length
+        if let (false, Some(place)) = (rest.is_empty(), places.get_mut(whole.len())) {
+            hash = put(place, last_chunk(name, rest), hash, secret);
+        }
+        hash
     }
 
     #[inline]
@@ -158,9 +161,9 @@ impl KeyWords {
 
     /// The same whatever the type is, from now on.
     pub(super) fn forget_type(&mut self, secret: &Secret) {
-        if let Some(last) = self.length.checked_sub(1).and_then(|last| self.words.get_mut(last)) {
+        if let Some([scope, last]) = self.words.get_mut(..self.length).and_then(<[u64]>::last_chunk_mut) {
             *last = without_type(*last);
-            self.hash = secret.end(secret.next(self.begun, *last));
+            self.hash = secret.end(secret.next(self.begun, *scope, *last));
         }
     }
 
@@ -184,13 +187,27 @@ const fn without_type(word: u64) -> u64 {
     (word & !(0xffff << 16)) | ((ANY_TYPE as u64) << 16)
 }
 
-/// Octets in lower case, all at once: the compiler makes a few vector instructions of this. Length octets are below 64 and
-/// so never letters.
+/// Writes octets in lower case and takes them into the hash.
 #[inline]
-fn lower(octets: &mut [u8; CHUNK]) {
-    for octet in octets {
-        *octet |= if octet.is_ascii_uppercase() { 0x20 } else { 0 };
-    }
+fn put(place: &mut [u8; CHUNK], octets: [u8; CHUNK], hash: u64, secret: &Secret) -> u64 {
+    let words: [u64; CHUNK / 8] = bytemuck::cast(octets);
+    let words = words.map(lower);
+    *place = bytemuck::cast(words);
+    secret.next(hash, words[0], words[1])
+}
+
+/// Eight octets in lower case, all at once: what lies between `A` and `Z` gets the bit that a small letter has. Length octets
+/// are below 64 and so never letters.
+#[inline]
+const fn lower(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    let low = word & !HIGH;
+    // The highest bit of an octet tells whether the sum went beyond it, and no sum reaches the octet above.
+    let from_a = low + (0x80 - b'A' as u64) * EACH;
+    let beyond_z = low + (0x7f - b'Z' as u64) * EACH;
+    let upper = from_a & !beyond_z & !word & HIGH;
+    word | (upper >> 2)
 }
 
 #[cfg(test)]
@@ -202,7 +219,8 @@ mod tests {
         for length in 1..=255_u8 {
             let name: Vec<u8> = (0..length).map(|octet| octet.wrapping_mul(37).wrapping_add(length)).collect();
             let mut words = KeyWords { words: [u64::MAX; MOST_WORDS], ..KeyWords::default() };
-            let count = words.write_name(&name, |_| {});
+            words.write_name(&name, &Secret::NONE);
+            let count = name.len().div_ceil(8);
             let mut wanted = name.to_ascii_lowercase();
             wanted.resize(8 * count, 0);
             assert_eq!(bytemuck::cast_slice::<u64, u8>(&words.words[..count]), wanted, "{length}");

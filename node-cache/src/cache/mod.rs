@@ -11,13 +11,14 @@ mod key;
 mod table;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::rcode;
 use crate::packet::{Lifetime, Response};
 
-pub use entry::{Head, Policy, State};
+pub use entry::{Head, Kept, Policy, State};
 use failures::Failures;
 pub use inspect::Seen;
 pub use key::{Key, KeyParts, KeyWords, LastWord};
@@ -90,25 +91,26 @@ impl Cache {
         Approached(self.answers.approach(key.hash))
     }
 
-    /// Third step: copies the answer to the beginning of `out`, whether it is in its time or not. None when there is none or
-    /// `out` is too short. The key may be changed.
-    #[must_use]
+    /// Third step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
+    /// what `view` makes of it counts only if it is given back; none when there is no answer, or nothing is made of it.
     #[inline]
-    pub fn copy(&self, key: &mut KeyWords, approached: &Approached<'_>, out: &mut [u8]) -> Option<Head> {
-        let copied = approached.0.and_then(|candidate| self.answers.get_at(&candidate, key.as_slice(), out));
-        match copied {
-            Some(length) => Head::read(out.get(..length)?),
-            None => self.copy_otherwise(key, out),
-        }
+    pub fn view<R>(
+        &self,
+        key: &KeyWords,
+        approached: &Approached<'_>,
+        view: impl FnOnce(Kept<'_>) -> Option<R>,
+    ) -> Option<R> {
+        self.answers.visit_at(approached.0.as_ref()?, key.as_slice(), |words| view(Kept::read(words)?))
     }
 
-    /// What is there when the first that looked like the answer is not: one behind it, or one of any type.
-    fn copy_otherwise(&self, key: &mut KeyWords, out: &mut [u8]) -> Option<Head> {
-        let length = self.answers.get(key.hash, key.as_slice(), out).or_else(|| {
+    /// The same when the first that looked like the answer is not: for one behind it, or one of any type. The key may be
+    /// changed.
+    pub fn view_otherwise<R>(&self, key: &mut KeyWords, mut view: impl FnMut(Kept<'_>) -> Option<R>) -> Option<R> {
+        let mut view = |words: &[AtomicU64]| view(Kept::read(words)?);
+        self.answers.visit(key.hash, key.as_slice(), &mut view).or_else(|| {
             key.forget_type(self.answers.secret());
-            self.answers.get(key.hash, key.as_slice(), out)
-        })?;
-        Head::read(out.get(..length)?)
+            self.answers.visit(key.hash, key.as_slice(), view)
+        })
     }
 
     /// What is there for this key now.

@@ -5,7 +5,6 @@
 //! It has three steps, [`Resolver::seek`], [`Resolver::approach`] and [`Resolver::hit`], each for all packets of a batch: the first
 //! two have the processor fetch what the next one reads, and meanwhile work for the other packets.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,18 +12,14 @@ use arc_swap::Guard;
 
 use super::Resolver;
 use crate::answer::{Age, shown_flags, udp_limit};
-use crate::cache::{Approached, Head, KeyWords, LastWord, State};
+use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
 use crate::packet::edns::{self, UDP_SIZE};
 use crate::packet::plain::Plain;
-use crate::packet::{Header, flag, name};
+use crate::packet::{Header, flag};
 use crate::snapshot::{Scope, Snapshot};
 
-/// Octets before the copy of an entry, a number of whole words: header and question of the message end where its records
-/// begin, and may be longer than what the entry has before them.
-const FRONT: usize = (Header::LENGTH + name::LONGEST + 4).next_multiple_of(8);
-
-/// Offsets of TTLs that are looked at together.
-const OFFSETS: usize = 8;
+/// The room that an answer takes here: the longest datagram, and some octets more since whole words are copied.
+pub const ROOM: usize = UDP_SIZE as usize + 16;
 
 /// What is in force and how late it is, looked up once for a number of packets.
 #[derive(Debug)]
@@ -53,10 +48,12 @@ pub struct Sought<'a> {
 /// An answer out of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Where it lies in the room that it was given.
-    pub place: Range<usize>,
+    /// Its octets, at the beginning of the room that it was given.
+    pub length: usize,
     /// Whether its time is nearly over, so that [`Resolver::refresh`] should be called for its question.
     pub due: bool,
+    /// What it says: NOERROR or NXDOMAIN.
+    pub rcode: u16,
 }
 
 impl Resolver {
@@ -86,7 +83,8 @@ impl Resolver {
         sought.approached = self.cache.approach(key);
     }
 
-    /// Third step: the answer out of memory; none when it takes more than memory.
+    /// Third step: the answer out of memory, at the beginning of `out` (whose length the compiler knows, so that it need not be
+    /// looked at again and again); none when it takes more than memory.
     #[must_use]
     #[inline]
     pub fn hit(
@@ -95,83 +93,98 @@ impl Resolver {
         sought: &Sought<'_>,
         key: &mut KeyWords,
         packet: &[u8],
-        out: &mut [u8],
+        out: &mut [u8; ROOM],
     ) -> Option<Hit> {
         let Sought { plain, scope, approached } = sought;
         let policy = &moment.snapshot.as_deref()?.policy;
-        let entry = out.get_mut(FRONT..)?;
-        let head = self.cache.copy(key, approached, entry)?;
-        let (age, due) = match head.at(moment.now, policy) {
-            State::Fresh(age) => (age, false),
-            State::Due(age) => (age, true),
-            State::Stale(_) | State::Over => return None,
-        };
-        let section = plain.section(packet);
-        let start = (FRONT + head.records()).checked_sub(Header::LENGTH + section.len())?;
-        let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
-        let length = head.length() + opt;
-        if head.ede.is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
-            return None;
-        }
-        // Ahead of what they are written over: header and question.
-        show_ttls(out, start, &head, age)?;
-        let message = out.get_mut(start..start + length)?;
-        put_header(message, packet, plain, &head)?;
-        message.get_mut(Header::LENGTH..)?.get_mut(..section.len())?.copy_from_slice(section);
-        if let Some((_, dnssec_ok)) = plain.edns {
-            put_opt(message, dnssec_ok)?;
-        }
-        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(head.rcode);
-        Some(Hit { place: start..start + length, due })
+        let now = moment.now;
+        let first = self.cache.view(key, approached, |kept| Some(answer(kept, policy, now, plain, packet, out)));
+        let hit = first.unwrap_or_else(|| self.hit_otherwise(policy, now, sought, key, packet, out))?;
+        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(hit.rcode);
+        Some(hit)
+    }
+
+    /// What is there when the first that looked like the answer is not it: one behind it, or one of any type.
+    #[cold]
+    #[inline(never)]
+    fn hit_otherwise(
+        &self,
+        policy: &Policy,
+        now: u64,
+        sought: &Sought<'_>,
+        key: &mut KeyWords,
+        packet: &[u8],
+        out: &mut [u8; ROOM],
+    ) -> Option<Hit> {
+        self.cache.view_otherwise(key, |kept| Some(answer(kept, policy, now, &sought.plain, packet, out))).flatten()
     }
 }
 
-/// Writes the TTLs of the message that begins at `start` as its client shall see them.
+/// Makes the message that is said out of what is kept; none when that takes more.
+#[inline(always)]
+fn answer(
+    kept: Kept<'_>,
+    policy: &Policy,
+    now: u64,
+    plain: &Plain,
+    packet: &[u8],
+    out: &mut [u8; ROOM],
+) -> Option<Hit> {
+    let head = &kept.head;
+    let (age, due) = match head.at(now, policy) {
+        State::Fresh(age) => (age, false),
+        State::Due(age) => (age, true),
+        State::Stale(_) | State::Over => return None,
+    };
+    let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
+    let length = head.length() + opt;
+    if head.ede.is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
+        return None;
+    }
+    let section = plain.section(packet);
+    let (front, records) = out.split_at_mut_checked(Header::LENGTH + section.len())?;
+    let (header, question) = front.split_first_chunk_mut()?;
+    put_header(header, packet, plain, head);
+    question.copy_from_slice(section);
+    kept.copy_records(records)?;
+    show_ttls(out, &kept, age)?;
+    if let Some((_, dnssec_ok)) = plain.edns {
+        put_opt(out.get_mut(..length)?, dnssec_ok)?;
+    }
+    Some(Hit { length, due, rcode: head.rcode })
+}
+
+/// Writes the TTLs of a message as its client shall see them.
 #[inline]
-fn show_ttls(out: &mut [u8], start: usize, head: &Head, age: Age) -> Option<()> {
+fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> {
     // So that the loop need not ask.
     let age @ Age::Kept { .. } = age else { return None };
-    let place = head.ttls();
-    let (mut at, mut left) = (FRONT + place.start, place.len() / 2);
-    while left > 0 {
-        // Copied, because they may lie where the message begins.
-        let some: [u8; 2 * OFFSETS] = *out.get(at..)?.first_chunk()?;
-        for offset in some.as_chunks::<2>().0.iter().take(left) {
-            let offset = start + usize::from(u16::from_le_bytes(*offset));
-            let ttl = out.get_mut(offset..)?.first_chunk_mut::<4>()?;
+    let mut left = kept.ttls();
+    for mut offsets in kept.ttl_offsets() {
+        for _ in 0..left.min(4) {
+            let offset = usize::from(offsets as u16);
+            let ttl = message.get_mut(offset..)?.first_chunk_mut::<4>()?;
             *ttl = age.shown(u32::from_be_bytes(*ttl)).to_be_bytes();
+            offsets >>= 16;
         }
-        at += 2 * OFFSETS;
-        left = left.saturating_sub(OFFSETS);
+        left = left.saturating_sub(4);
     }
     Some(())
 }
 
 /// The client's number and flags, the counts of the answer.
 #[inline]
-fn put_header(message: &mut [u8], packet: &[u8], plain: &Plain, head: &Head) -> Option<()> {
-    let [id_high, id_low] = *packet.first_chunk()?;
+fn put_header(header: &mut [u8; Header::LENGTH], packet: &[u8], plain: &Plain, head: &Head) {
+    let id = packet.first_chunk().copied().map_or(0, u16::from_be_bytes);
     let wants_ad = plain.flags & flag::AD != 0 || plain.dnssec_ok();
     let flags = shown_flags(head.flags, plain.flags & flag::RD != 0, plain.checking_disabled(), wants_ad);
     let [answers, authorities, additional] = head.counts;
     let additional = additional.saturating_add(u16::from(plain.edns.is_some()));
-    let [flags, answers] = [flags, answers].map(u16::to_be_bytes);
-    let [authorities, additional] = [authorities, additional].map(u16::to_be_bytes);
-    *message.first_chunk_mut()? = [
-        id_high,
-        id_low,
-        flags[0],
-        flags[1],
-        0,
-        1,
-        answers[0],
-        answers[1],
-        authorities[0],
-        authorities[1],
-        additional[0],
-        additional[1],
-    ];
-    Some(())
+    let first = [id, flags, 1, answers].iter().fold(0, |all, part| (all << 16) | u64::from(*part));
+    let rest = (u32::from(authorities) << 16) | u32::from(additional);
+    let (front, back) = header.split_at_mut(8);
+    front.copy_from_slice(&first.to_be_bytes());
+    back.copy_from_slice(&rest.to_be_bytes());
 }
 
 /// An OPT record at the end of a message (RFC 6891 §6.1.2).

@@ -24,7 +24,7 @@ use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Unanswered;
 use flight::{BoxedFlight, Flights, Landed, Seat, landing};
-pub use hit::{Hit, Moment};
+pub use hit::{Hit, Moment, ROOM, Sought};
 
 /// The longest that a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);

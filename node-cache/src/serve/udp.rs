@@ -14,6 +14,7 @@ use super::batch::{Batch, SIZE};
 use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::{self, Rejected};
+use crate::resolve::{Moment, Sought};
 
 /// Full batches that one socket may read in a row before others have their turn.
 const MOST_IN_A_ROW: usize = 4;
@@ -73,44 +74,78 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> boo
 /// instructions of this function, by its name.
 #[inline(never)]
 fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> io::Result<usize> {
+    let read = batch.datagrams.receive(&**socket)?;
+    let (moment, mut room) = (shared.resolver.moment(), [const { None }; SIZE]);
+    let sought = room.get_mut(..read).unwrap_or_default();
+    seek(shared, socket, own, &moment, batch, sought);
+    approach(shared, batch, sought);
+    let hits = answer(shared, socket, &moment, batch, sought);
+    shared.metrics().questions_in_udp(hits);
+    batch.datagrams.send(&**socket, |error| tracing::debug!("an answer cannot be sent: {error}"));
+    Ok(read)
+}
+
+// Each step is a function of its own: in one, what each has to remember would not find room in the processor's registers.
+
+/// First step: writes the keys of usual questions; what is unusual goes the whole way.
+#[inline(never)]
+fn seek<'a>(
+    shared: &'a Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    own: IpAddr,
+    moment: &'a Moment,
+    batch: &mut Batch,
+    sought: &mut [Option<Sought<'a>>],
+) {
     let Batch { datagrams, keys } = batch;
-    let read = datagrams.receive(&**socket)?;
-    let resolver = &shared.resolver;
-    let moment = resolver.moment();
-    let mut sought = [const { None }; SIZE];
-    for (row, (key, sought)) in keys.iter_mut().zip(&mut sought).take(read).enumerate() {
+    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let (packet, source) = (datagrams.question(row), datagrams.source(row));
         // Nothing can be sent to port 0.
         if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
             continue;
         }
-        *sought = resolver.seek(&moment, packet, key);
+        *sought = shared.resolver.seek(moment, packet, key);
         if sought.is_none() {
             take(shared, socket, packet, source);
         }
     }
-    for (key, sought) in keys.iter().zip(&mut sought).take(read) {
+}
+
+/// Second step: finds what may be the answers.
+#[inline(never)]
+fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
+    for (key, sought) in batch.keys.iter().zip(sought) {
         if let Some(sought) = sought {
-            resolver.approach(sought, key);
+            shared.resolver.approach(sought, key);
         }
     }
-    let mut questions = 0;
-    for (row, (key, sought)) in keys.iter_mut().zip(&sought).take(read).enumerate() {
+}
+
+/// Third step: makes the answers ready; what memory does not know goes the whole way. Gives the number of hits.
+#[inline(never)]
+fn answer(
+    shared: &Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    moment: &Moment,
+    batch: &mut Batch,
+    sought: &[Option<Sought<'_>>],
+) -> u64 {
+    let Batch { datagrams, keys } = batch;
+    let mut hits = 0;
+    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
         let (packet, room) = datagrams.question_and_answer(row);
-        let Some(hit) = resolver.hit(&moment, sought, key, packet, room) else {
+        let Some(hit) = shared.resolver.hit(moment, sought, key, packet, room) else {
             take(shared, socket, datagrams.question(row), datagrams.source(row));
             continue;
         };
-        questions += 1;
+        hits += 1;
         if hit.due {
             refresh(shared, packet);
         }
-        datagrams.ready(row, hit.place);
+        datagrams.ready(row, hit.length);
     }
-    shared.metrics().questions_in_udp(questions);
-    datagrams.send(&**socket, |error| tracing::debug!("an answer cannot be sent: {error}"));
-    Ok(read)
+    hits
 }
 
 /// Sees to it that the answer is there when its time is over.

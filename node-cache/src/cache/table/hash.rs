@@ -1,7 +1,9 @@
 //! Where in the index a key is: a hash under a secret, so that nobody outside can choose names that share a bucket.
 //!
-//! One multiplication for each word, whose two halves are folded into one (as wyhash and foldhash do). The words are all of a
-//! key, so that there is no remainder to be cared for; that is why this is a third of what a hasher of bytes takes.
+//! One multiplication for each two words, whose halves are folded into one (as wyhash and foldhash do). The words are all of a
+//! key, so that there is no remainder to be cared for; that is why this is a fraction of what a hasher of bytes takes. Two words
+//! at a time are what a vector register holds, in which names are put into lower case. The last two words of a key (in the
+//! cache: scope and flags) are taken in together, whatever the number of those before them.
 
 /// The secret of one table.
 #[derive(Debug)]
@@ -12,27 +14,35 @@ pub(in crate::cache) struct Secret {
 }
 
 impl Secret {
+    /// No secret, for keys that are written and not looked up.
+    pub(in crate::cache) const NONE: Self = Self { begin: 0, factor: 0, end: 0 };
+
     pub(in crate::cache) fn new() -> Self {
         // An odd factor loses nothing.
-        Self { begin: rand::random(), factor: rand::random::<u64>() | 1, end: rand::random::<u64>() | 1 }
+        Self { begin: rand::random(), factor: rand::random(), end: rand::random::<u64>() | 1 }
     }
 
     /// The hash of a key.
     #[inline]
     pub(in crate::cache) fn hash(&self, key: &[u64]) -> u64 {
-        self.end(key.iter().fold(self.begin(), |hash, word| self.next(hash, *word)))
+        let (front, last) = key.split_at(key.len().saturating_sub(2));
+        let (pairs, odd) = front.as_chunks::<2>();
+        let pair = |words: &[u64]| [words.first().copied().unwrap_or(0), words.get(1).copied().unwrap_or(0)];
+        let odd = (!odd.is_empty()).then(|| pair(odd));
+        let all = pairs.iter().copied().chain(odd).chain([pair(last)]);
+        self.end(all.fold(self.begin(), |hash, [one, other]| self.next(hash, one, other)))
     }
 
-    /// The hash of a key word by word, from the first to the last: this, [`Self::next`] for each, [`Self::end`].
+    /// The hash of a key by pairs of words, from the first to the last: this, [`Self::next`] for each, [`Self::end`].
     #[inline]
     pub(in crate::cache) const fn begin(&self) -> u64 {
         self.begin
     }
 
-    /// Takes one more word in.
+    /// Takes two more words in; the second one is 0 where there is none.
     #[inline]
-    pub(in crate::cache) const fn next(&self, hash: u64, word: u64) -> u64 {
-        fold(hash ^ word, self.factor)
+    pub(in crate::cache) const fn next(&self, hash: u64, one: u64, other: u64) -> u64 {
+        fold(hash ^ one, self.factor ^ other)
     }
 
     /// The hash, when all words are in.

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use node_cache_machine::line::{self, Line};
+
 use super::arena::Arena;
 
 /// Slots of a bucket: what a line of the processor's cache holds.
-const BUCKET: usize = 8;
+const BUCKET: usize = line::WORDS;
 
 /// Tag (14 bits of the hash), number of hits up to 3 (2 bits), lap of the ring (16 bits), place (32 bits). Zero is empty:
 /// no record is at place 0.
@@ -51,58 +53,44 @@ impl Slot {
     }
 }
 
-/// Buckets of slots, a power of two of them.
+/// Buckets of slots, a power of two of them, each of them a line of the processor's cache.
 #[derive(Debug)]
-pub(super) struct Index {
-    cells: Box<[AtomicU64]>,
-    /// The first cell that begins a line of the processor's cache.
-    first: usize,
-    mask: usize,
-}
+pub(super) struct Index(Box<[Line]>);
 
 impl Index {
     /// An index of at least so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        let buckets = slots.div_ceil(BUCKET).next_power_of_two();
-        let cells: Box<[AtomicU64]> = bytemuck::allocation::zeroed_slice_box((buckets + 1) * BUCKET);
-        let first = cells.as_ptr().align_offset(64).min(BUCKET);
-        Self { cells, first, mask: buckets - 1 }
+        Self(line::zeroed(slots.div_ceil(BUCKET).next_power_of_two()))
     }
 
     pub(super) const fn slots(&self) -> usize {
-        (self.mask + 1) * BUCKET
+        self.buckets() * BUCKET
     }
 
     pub(super) const fn buckets(&self) -> usize {
-        self.mask + 1
+        self.0.len()
     }
 
     /// The cells of some buckets, from this one on.
     pub(super) fn cells(&self, from: usize, buckets: usize) -> impl Iterator<Item = &AtomicU64> {
-        (from..self.buckets().min(from + buckets)).flat_map(|number| self.bucket(number))
+        self.0.iter().skip(from).take(buckets).flat_map(|bucket| &bucket.0)
     }
 
     pub(super) const fn bytes(&self) -> usize {
-        8 * self.cells.len()
+        size_of_val(&*self.0)
     }
 
     /// The cells in which a key of this hash may be.
     #[inline]
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
-        let [one, other] = self.buckets_of(hash);
-        one.iter().chain(other)
+        self.buckets_of(hash).into_iter().flatten().flat_map(|bucket| &bucket.0)
     }
 
     /// The two buckets in which a key of this hash may be.
     #[inline]
-    pub(super) fn buckets_of(&self, hash: u64) -> [&[AtomicU64]; 2] {
-        [self.bucket(hash as usize), self.bucket((hash >> 24) as usize)]
-    }
-
-    #[inline]
-    fn bucket(&self, number: usize) -> &[AtomicU64] {
-        let start = self.first + (number & self.mask) * BUCKET;
-        self.cells.get(start..start + BUCKET).unwrap_or_default()
+    pub(super) fn buckets_of(&self, hash: u64) -> [Option<&Line>; 2] {
+        let mask = self.0.len().wrapping_sub(1);
+        [hash, hash >> 24].map(|number| self.0.get(number as usize & mask))
     }
 
     /// The cell of a key. Whoever calls holds the writers' lock.

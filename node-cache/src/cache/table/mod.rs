@@ -96,59 +96,63 @@ impl Table {
     /// work: has the buckets fetched.
     #[inline]
     pub(super) fn prepare(&self, hash: u64) {
-        for bucket in self.index.buckets_of(hash) {
-            bucket.first().inspect(|cell| fetch::ahead(*cell));
+        for bucket in self.index.buckets_of(hash).into_iter().flatten() {
+            fetch::ahead(bucket);
         }
     }
 
     /// Second step: finds what may be the record and has it fetched.
     #[inline]
     pub(super) fn approach(&self, hash: u64) -> Option<Candidate<'_>> {
-        self.index.buckets_of(hash).into_iter().flatten().find_map(|cell| {
-            let slot = Slot(cell.load(Ordering::Acquire));
-            slot.has_tag(hash).then(|| {
-                self.arena.approach(slot.place());
-                Candidate { cell, slot }
-            })
-        })
-    }
-
-    /// Third step: [`Self::get`] from there on.
-    #[inline]
-    pub(super) fn get_at(&self, candidate: &Candidate<'_>, key: &[u64], out: &mut [u8]) -> Option<usize> {
-        let (out, _) = out.as_chunks_mut::<8>();
-        self.get_from(candidate.cell, candidate.slot, key, out)
-    }
-
-    /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
-    /// `out` is too short.
-    #[inline]
-    pub(super) fn get(&self, hash: u64, key: &[u64], out: &mut [u8]) -> Option<usize> {
-        let (out, _) = out.as_chunks_mut::<8>();
-        for cell in self.index.buckets_of(hash).into_iter().flatten() {
-            let slot = Slot(cell.load(Ordering::Acquire));
-            if !slot.has_tag(hash) {
-                continue;
-            }
-            if let Some(length) = self.get_from(cell, slot, key, out) {
-                return Some(length);
+        for bucket in self.index.buckets_of(hash).into_iter().flatten() {
+            for cell in &bucket.0 {
+                let slot = Slot(cell.load(Ordering::Acquire));
+                if slot.has_tag(hash) {
+                    self.arena.approach(slot.place());
+                    return Some(Candidate { cell, slot });
+                }
             }
         }
         None
     }
 
+    /// Third step: shows the value of a key, and counts a hit if there is something to be said about it. While it is shown
+    /// others may write there, so that any words may be seen: what `visit` makes of them counts only if it is given back.
     #[inline]
-    fn get_from(&self, cell: &AtomicU64, slot: Slot, key: &[u64], out: &mut [[u8; 8]]) -> Option<usize> {
-        let value = self.arena.value_of(slot.place(), key)?;
-        let out = out.get_mut(..value.len())?;
-        copy(value, out);
-        // What was copied is whole if the record was still in the table afterwards.
+    pub(super) fn visit_at<R>(
+        &self,
+        candidate: &Candidate<'_>,
+        key: &[u64],
+        visit: impl FnOnce(&[AtomicU64]) -> Option<R>,
+    ) -> Option<R> {
+        let Candidate { cell, slot } = *candidate;
+        let made = visit(self.arena.value_of(slot.place(), key)?)?;
+        // What was seen is whole if the record was still in the table afterwards.
         fence(Ordering::Acquire);
         if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
             return None;
         }
         slot.count_hit(cell);
-        Some(8 * out.len())
+        Some(made)
+    }
+
+    /// All steps at once.
+    pub(super) fn visit<R>(
+        &self,
+        hash: u64,
+        key: &[u64],
+        mut visit: impl FnMut(&[AtomicU64]) -> Option<R>,
+    ) -> Option<R> {
+        self.index.candidates(hash).find_map(|cell| {
+            let slot = Slot(cell.load(Ordering::Acquire));
+            if slot.has_tag(hash) { self.visit_at(&Candidate { cell, slot }, key, &mut visit) } else { None }
+        })
+    }
+
+    /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
+    /// `out` is too short.
+    pub(super) fn get(&self, hash: u64, key: &[u64], out: &mut [u8]) -> Option<usize> {
+        self.visit(hash, key, |value| copy(value, out))
     }
 
     /// Whether a key is there.
@@ -201,15 +205,15 @@ impl Table {
     }
 }
 
-/// Copies words, four for each turn of the loop.
+/// Copies words to the beginning of `out`; gives their length in bytes, none when `out` is too short.
 #[inline]
-fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
-    let one = |(to, from): (&mut [u8; 8], &AtomicU64)| *to = from.load(Ordering::Relaxed).to_ne_bytes();
-    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
-    for (to, from) in to.iter_mut().zip(from) {
-        to.iter_mut().zip(from).for_each(one);
+pub(super) fn copy(words: &[AtomicU64], out: &mut [u8]) -> Option<usize> {
+    let (out, _) = out.as_chunks_mut::<8>();
+    let out = out.get_mut(..words.len())?;
+    for (to, from) in out.iter_mut().zip(words) {
+        *to = from.load(Ordering::Relaxed).to_ne_bytes();
     }
-    to_rest.iter_mut().zip(from_rest).for_each(one);
+    Some(8 * words.len())
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use tokio::net::UdpSocket;
 use super::Shared;
 use super::batch::{Batch, SIZE};
 use crate::answer::Way;
-use crate::metrics::{Dropped, Transport};
+use crate::metrics::Dropped;
 use crate::packet::request::{self, Rejected};
+use crate::query::Transport;
 
 /// Full batches that one socket may read in a row before others have their turn.
 const MOST_IN_A_ROW: usize = 4;
@@ -123,30 +124,27 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
 fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
-    let query = match shared.read(packet, source) {
+    let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
-        Err(Rejected::Silently) => return shared.metrics().dropped(Dropped::NotARequest),
-        Err(Rejected::With(answer)) => {
-            shared.metrics().question(Transport::Udp);
-            return send(socket, &answer, source);
-        }
+        Err(Rejected::Silently) => return,
+        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source),
     };
-    shared.metrics().question(Transport::Udp);
     if let Some(answer) = shared.resolver.resolve_at_once(&query) {
-        return send(socket, &answer.to_wire(&query, Way::Udp), source);
+        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source);
     }
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     tokio::spawn(async move {
         let answer = shared.resolve(&query).await;
-        send(&socket, &answer.to_wire(&query, Way::Udp), source);
+        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source);
         drop(working);
     });
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(socket: &UdpSocket, message: &[u8], client: SocketAddr) {
+fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr) {
     if let Err(error) = socket.try_send_to(message, client) {
+        shared.metrics().dropped(Dropped::Unsent);
         tracing::debug!("{client}: {error}");
     }
 }

@@ -33,7 +33,7 @@ pub fn run(packet: &[u8]) {
             assert_forwarded(&query);
             assert_answered(packet, &query);
         }
-        Err(Rejected::With(answer)) => {
+        Err(Rejected::With(answer, _)) => {
             assert!(plain.is_none_or(|plain| REFUSED.contains(&plain.rtype)), "a usual question is refused");
             assert!(packet[2] & 0x80 == 0, "a response is answered");
             assert_eq!(answer[..2], packet[..2]);
@@ -54,13 +54,13 @@ pub fn run(packet: &[u8]) {
 
 /// A packet without a question and with a cookie has no other answer, and this one is short.
 fn assert_told_a_cookie(packet: &[u8], alone: &CookieAlone) {
-    assert!(matches!(request::read(packet), Err(Rejected::With(_))));
+    assert!(matches!(request::read(packet), Err(Rejected::With(..))));
     let mut secrets = Secrets::default();
     secrets.renew(Secret::random());
     let address = Ipv4Addr::LOCALHOST.into();
     let told = secrets.tell(&alone.cookie, address, 1000).expect("there is a secret");
     assert!(secrets.tell(&told.cookie, address, 1000).is_some_and(|again| again == Told { is_good: true, ..told }));
-    let answer = alone.answer(&told);
+    let (answer, _) = alone.answer(&told);
     assert_eq!((answer.len(), &answer[..2], u16_at(&answer, 4)), (12 + 11 + 4 + 24, &packet[..2], Some(0)));
 }
 

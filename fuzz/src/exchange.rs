@@ -16,7 +16,7 @@ use node_cache::packet::numbers::rtype;
 use node_cache::packet::plain::Plain;
 use node_cache::packet::{Lifetime, Response, request};
 use node_cache::query::Query;
-use node_cache::resolve::{Hit, ROOM, Resolver};
+use node_cache::resolve::{Hit, QUESTION_ROOM, ROOM, Resolver};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
@@ -104,9 +104,14 @@ impl Bench {
 
     fn hit(&self, packet: &[u8], out: &mut [u8; ROOM]) -> Option<Hit> {
         let (moment, mut key) = (self.resolver.moment(), KeyWords::default());
-        let mut sought = self.resolver.seek(&moment, packet, &mut key)?;
+        // What is longer is cut off on reading; behind it stands something else.
+        let mut room = [0xa5; QUESTION_ROOM];
+        let length = packet.len().min(room.len());
+        room[..length].copy_from_slice(&packet[..length]);
+        let mut sought = self.resolver.seek(&moment, &room, length, &mut key)?;
         self.resolver.approach(&mut sought, &key);
-        self.resolver.hit(&moment, &sought, &mut key, packet, out)
+        self.resolver.recognise(&mut sought, &key);
+        self.resolver.hit(&moment, &sought, &mut key, &room, out)
     }
 
     fn forget(&self) {

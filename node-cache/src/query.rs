@@ -4,6 +4,17 @@ use crate::packet::numbers::class;
 use crate::packet::question::Question;
 use crate::packet::{Cookie, Edns, Name};
 
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// In a datagram.
+    Udp,
+    /// Over a connection.
+    Tcp,
+    /// From the process itself.
+    Itself,
+}
+
 /// A question of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
@@ -23,12 +34,14 @@ pub struct Query {
     pub checking_disabled: bool,
     /// EDNS, if the client speaks it.
     pub edns: Option<Edns>,
+    /// How it came.
+    pub transport: Transport,
     /// The cookie that it is told, its own part and ours (RFC 7873 §5.2).
     pub told_cookie: Option<Cookie>,
 }
 
 impl Query {
-    /// A question for records of the internet as a client without EDNS asks it.
+    /// A question for records of the internet as a client without EDNS asks it, from the process itself.
     #[must_use]
     pub const fn plain(name: Name, rtype: u16) -> Self {
         Self {
@@ -40,6 +53,7 @@ impl Query {
             authentic_data: false,
             checking_disabled: false,
             edns: None,
+            transport: Transport::Itself,
             told_cookie: None,
         }
     }

@@ -4,6 +4,7 @@
 //! The headers that `recvmmsg(2)` and `sendmmsg(2)` want lead to memory that never moves, and so are written once. To build
 //! them for each call, as safe wrappers must, takes some 130 instructions for each datagram.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
@@ -30,39 +31,63 @@ const STAGGER: usize = 80;
 #[derive(Debug)]
 pub struct Datagrams<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
     family: Family,
-    questions: Memory<u8>,
-    answers: Memory<u8>,
-    /// Long enough for both families.
-    sources: Memory<sockaddr_in6>,
-    incoming: Memory<mmsghdr>,
-    /// One for each header, which leads to it.
-    _into: Memory<iovec>,
-    outgoing: Memory<mmsghdr>,
-    from: Memory<iovec>,
+    /// What the kernel has pointers to: it never moves, and is reached through this pointer only.
+    rows: NonNull<Rows<ROWS, QUESTION, ANSWER>>,
     read: usize,
     ready: usize,
+}
+
+/// A row of octets, and the distance to the next one.
+#[repr(C)]
+struct Row<const LENGTH: usize> {
+    octets: [u8; LENGTH],
+    _stagger: [u8; STAGGER],
+}
+
+/// All in one piece, so that one pointer leads to everything.
+#[repr(C)]
+struct Rows<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
+    incoming: [mmsghdr; ROWS],
+    outgoing: [mmsghdr; ROWS],
+    into: [iovec; ROWS],
+    from: [iovec; ROWS],
+    /// Long enough for both families.
+    sources: [sockaddr_in6; ROWS],
+    questions: [Row<QUESTION>; ROWS],
+    answers: [Row<ANSWER>; ROWS],
 }
 
 impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<ROWS, QUESTION, ANSWER> {
     /// Room for sockets of a family.
     #[must_use]
+    #[allow(unsafe_code)]
     pub fn new(family: Family) -> Self {
-        let questions = Memory::new(vec![0; ROWS * (QUESTION + STAGGER)]);
-        let answers = Memory::new(vec![0; ROWS * (ANSWER + STAGGER)]);
-        let sources = Memory::new((0..ROWS).map(|_| no_address()).collect());
-        let slice = |row: usize| iovec { iov_base: questions.at(row * (QUESTION + STAGGER)).cast(), iov_len: QUESTION };
-        let into = Memory::new((0..ROWS).map(slice).collect());
-        let from = Memory::new((0..ROWS).map(|_| iovec { iov_base: null_mut(), iov_len: 0 }).collect());
+        let layout = Layout::new::<Rows<ROWS, QUESTION, ANSWER>>();
+        // SAFETY: the layout is not empty: a row holds at least what lies between two.
+        let rows = unsafe { alloc_zeroed(layout) }.cast::<Rows<ROWS, QUESTION, ANSWER>>();
+        let Some(rows) = NonNull::new(rows) else { handle_alloc_error(layout) };
         let length = match family {
             Family::V4 => size_of::<sockaddr_in>(),
             Family::V6 => size_of::<sockaddr_in6>(),
         };
-        let headers = |slices: &Memory<iovec>| {
-            let header = |row| header(sources.at(row), length as socklen_t, slices.at(row));
-            Memory::new((0..ROWS).map(header).collect())
-        };
-        let (incoming, outgoing) = (headers(&into), headers(&from));
-        Self { family, questions, answers, sources, incoming, _into: into, outgoing, from, read: 0, ready: 0 }
+        let this = Self { family, rows, read: 0, ready: 0 };
+        for row in 0..ROWS {
+            let rows = this.rows.as_ptr();
+            // SAFETY: numbers and pointers only, for which zeros are a value; each is written in its own row.
+            unsafe {
+                let (into, from) = (&raw mut (*rows).into[row], &raw mut (*rows).from[row]);
+                *into = iovec { iov_base: (&raw mut (*rows).questions[row]).cast(), iov_len: QUESTION };
+                *from = iovec { iov_base: (&raw mut (*rows).answers[row]).cast(), iov_len: 0 };
+                for (header, slice) in [(&raw mut (*rows).incoming[row], into), (&raw mut (*rows).outgoing[row], from)]
+                {
+                    (*header).msg_hdr.msg_name = (&raw mut (*rows).sources[row]).cast();
+                    (*header).msg_hdr.msg_namelen = length as socklen_t;
+                    (*header).msg_hdr.msg_iov = slice;
+                    (*header).msg_hdr.msg_iovlen = 1;
+                }
+            }
+        }
+        this
     }
 
     /// Reads what there is at a socket of this family, without waiting; gives the number of datagrams. Answers that were
@@ -74,10 +99,12 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         (self.read, self.ready) = (0, 0);
         let socket = socket.as_fd().as_raw_fd();
-        let (headers, rows) = (self.incoming.at(0), ROWS as c_uint);
         // SAFETY: there are so many headers, and each leads to one slice and one source of its own row, with their
         // true lengths; nothing else refers to them during the call.
-        let read = unsafe { libc::recvmmsg(socket, headers, rows, libc::MSG_DONTWAIT, null_mut()) };
+        let read = unsafe {
+            let headers = (&raw mut (*self.rows.as_ptr()).incoming).cast();
+            libc::recvmmsg(socket, headers, ROWS as c_uint, libc::MSG_DONTWAIT, null_mut())
+        };
         self.read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?.min(ROWS);
         Ok(self.read)
     }
@@ -85,17 +112,29 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
     /// A datagram that was read; nothing where none was.
     #[must_use]
     #[inline]
-    #[allow(unsafe_code)]
     pub fn question(&self, row: usize) -> &[u8] {
         if row >= self.read {
             return &[];
         }
-        let start = self.questions.at(row * (QUESTION + STAGGER));
-        // SAFETY: a row of so many octets begins there, all of it was written when it was made,
-        // and nobody writes to it while this borrow lasts.
+        let (room, length) = self.question_room(row);
+        room.get(..length).unwrap_or_default()
+    }
+
+    /// The room of a datagram, and how many octets of it were read. Behind them is what was read there before.
+    ///
+    /// # Panics
+    /// There is no such row.
+    #[must_use]
+    #[inline]
+    #[allow(unsafe_code)]
+    pub fn question_room(&self, row: usize) -> (&[u8; QUESTION], usize) {
+        assert!(row < ROWS, "row {row} of {ROWS}");
+        // SAFETY: there is such a row, all octets are written from the beginning, and nobody writes to it while this borrow
+        // lasts: the kernel does so in `receive` alone.
         unsafe {
-            let length = (*self.incoming.at(row)).msg_len as usize;
-            std::slice::from_raw_parts(start, length.min(QUESTION))
+            let rows = self.rows.as_ptr();
+            let length = (*rows).incoming[row].msg_len as usize;
+            (&(*rows).questions[row].octets, length.min(QUESTION))
         }
     }
 
@@ -108,7 +147,8 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
     #[allow(unsafe_code)]
     pub fn source(&self, row: usize) -> SocketAddr {
         assert!(row < ROWS, "row {row} of {ROWS}");
-        let source = self.sources.at(row);
+        // SAFETY: there is such a row.
+        let source = unsafe { &raw const (*self.rows.as_ptr()).sources[row] };
         match self.family {
             Family::V4 => {
                 // SAFETY: an address of one family lies there, or zeros; the room is long enough for either, and
@@ -127,40 +167,45 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
     }
 
     /// The room for the answer to it.
+    ///
+    /// # Panics
+    /// There is no such row.
     #[must_use]
     #[inline]
     pub fn answer(&mut self, row: usize) -> &mut [u8; ANSWER] {
         self.question_and_answer(row).1
     }
 
-    /// A datagram and the room for its answer.
+    /// The room of a datagram and that for its answer.
     ///
     /// # Panics
     /// There is no such row.
     #[must_use]
     #[inline]
     #[allow(unsafe_code)]
-    pub fn question_and_answer(&mut self, row: usize) -> (&[u8], &mut [u8; ANSWER]) {
+    pub fn question_and_answer(&mut self, row: usize) -> (&[u8; QUESTION], &mut [u8; ANSWER]) {
         assert!(row < ROWS, "row {row} of {ROWS}");
-        let start = self.answers.at(row * (ANSWER + STAGGER));
-        // SAFETY: a row of so many octets begins there, all of it was written when it was made, and
-        // nobody else reads or writes it while this borrow lasts: questions are elsewhere.
-        let answer = unsafe { &mut *start.cast::<[u8; ANSWER]>() };
-        (self.question(row), answer)
+        let rows = self.rows.as_ptr();
+        // SAFETY: there is such a row, all octets are written from the beginning, and nobody else reads or writes them while
+        // this borrow lasts: the two lie apart.
+        unsafe { (&(*rows).questions[row].octets, &mut (*rows).answers[row].octets) }
     }
 
-    /// Says that the answer to a datagram has so many octets, from the beginning of its room on.
+    /// Says that the answer to a datagram has so many octets, from the beginning of its room on. Once for each row.
     #[inline]
     #[allow(unsafe_code)]
     pub fn ready(&mut self, row: usize, length: usize) {
         if length > ANSWER || row >= ROWS || self.ready >= ROWS {
             return;
         }
-        let start = self.answers.at(row * (ANSWER + STAGGER));
-        // SAFETY: both are there and nothing else refers to them; what they lead to lies inside of its row.
+        let rows = self.rows.as_ptr();
+        // SAFETY: there are such rows and nothing else refers to them; what they lead to lies inside of the row.
         unsafe {
-            *self.from.at(self.ready) = iovec { iov_base: start.cast(), iov_len: length };
-            (*self.outgoing.at(self.ready)).msg_hdr.msg_name = self.sources.at(row).cast();
+            let from = &raw mut (*rows).from[row];
+            (*from).iov_len = length;
+            let header = &raw mut (*rows).outgoing[self.ready].msg_hdr;
+            (*header).msg_iov = from;
+            (*header).msg_name = (&raw mut (*rows).sources[row]).cast();
         }
         self.ready += 1;
     }
@@ -172,10 +217,12 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
         let socket = socket.as_fd().as_raw_fd();
         let mut first = 0;
         while first < self.ready {
-            let (headers, count) = (self.outgoing.at(first), (self.ready - first) as c_uint);
             // SAFETY: so many headers from this one on were made ready: each leads to one slice inside of a row and to one
             // source. The kernel writes to the headers alone.
-            let sent = unsafe { libc::sendmmsg(socket, headers, count, libc::MSG_DONTWAIT) };
+            let sent = unsafe {
+                let headers = (&raw mut (*self.rows.as_ptr()).outgoing).cast::<mmsghdr>().add(first);
+                libc::sendmmsg(socket, headers, (self.ready - first) as c_uint, libc::MSG_DONTWAIT)
+            };
             // The kernel stops at the first that it cannot send, and says why only if it is the first of all.
             first += match usize::try_from(sent) {
                 Ok(sent) => sent.max(1),
@@ -189,50 +236,12 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
     }
 }
 
-#[allow(unsafe_code)]
-const fn no_address() -> sockaddr_in6 {
-    // SAFETY: numbers only, for which all zeros are a value.
-    unsafe { std::mem::zeroed() }
-}
-
-#[allow(unsafe_code)]
-fn header(source: *mut sockaddr_in6, length: socklen_t, slice: *mut iovec) -> mmsghdr {
-    // SAFETY: numbers and pointers only, for which all zeros are a value.
-    let mut header: mmsghdr = unsafe { std::mem::zeroed() };
-    header.msg_hdr.msg_name = source.cast();
-    header.msg_hdr.msg_namelen = length;
-    header.msg_hdr.msg_iov = slice;
-    header.msg_hdr.msg_iovlen = 1;
-    header
-}
-
-/// Values that never move and that the kernel may have pointers to: they are reached through one pointer only.
-#[derive(Debug)]
-struct Memory<T> {
-    first: NonNull<T>,
-    length: usize,
-}
-
-impl<T> Memory<T> {
-    fn new(values: Vec<T>) -> Self {
-        let values = Box::leak(values.into_boxed_slice());
-        let length = values.len();
-        Self { first: NonNull::from(values).cast(), length }
-    }
-
-    /// Where a value is. Whoever reads or writes there has to know that there is one.
-    #[inline]
-    fn at(&self, index: usize) -> *mut T {
-        debug_assert!(index < self.length, "{index} of {}", self.length);
-        self.first.as_ptr().wrapping_add(index)
-    }
-}
-
-impl<T> Drop for Memory<T> {
+impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Drop for Datagrams<ROWS, QUESTION, ANSWER> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: this is what was leaked in `new`, and nothing else frees it.
-        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.length)) });
+        // SAFETY: this was allocated in `new` with the same layout, holds nothing that must be dropped, and nothing else
+        // frees it.
+        unsafe { dealloc(self.rows.as_ptr().cast(), Layout::new::<Rows<ROWS, QUESTION, ANSWER>>()) }
     }
 }
 

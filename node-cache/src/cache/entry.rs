@@ -3,8 +3,8 @@
 //! ```text
 //! word 0          length of the message │ number of TTLs │ code │ EDE
 //! word 1          when it came in, in milliseconds
-//! word 2          life in seconds │ kind
-//! word 3          flags │ number of answers, of authorities, of additional records
+//! word 2          life in seconds │ kind │ number of additional records
+//! word 3          as in the header of a message: flags │ number of questions (1), of answers, of authorities
 //! next words      offsets of the TTLs in the message, four in a word
 //! next words      the message behind its question, filled up with zeros
 //! ```
@@ -22,6 +22,9 @@ use crate::packet::{Header, Lifetime, Response};
 
 /// Words before the offsets.
 const HEAD: usize = 4;
+/// Kinds of answers, bits of their word.
+const NEGATIVE: u64 = 1 << 16;
+const ONE_TTL: u64 = 1 << 17;
 /// In the place of an Extended DNS Error: there is none.
 const NO_EDE: u16 = u16::MAX;
 
@@ -75,10 +78,12 @@ pub struct Head {
     length: u16,
     ttls: u16,
     stored: u64,
-    /// The flags of its header.
-    pub flags: u16,
-    /// Its answers, authorities and additional records.
-    pub counts: [u16; 3],
+    /// Its header from the flags to the number of authorities, the flags in the highest bits.
+    pub front: u64,
+    /// Its additional records.
+    pub additional: u16,
+    /// Whether all of its TTLs are the same.
+    pub one_ttl: bool,
     /// Its code.
     pub rcode: u16,
     /// The Extended DNS Error that came with it.
@@ -97,14 +102,15 @@ impl Head {
     #[inline]
     fn of_words([first, stored, third, fourth]: [u64; HEAD]) -> Self {
         let seconds = (third >> 32) as u32;
-        let lifetime = if third & 0x1_0000 == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
+        let lifetime = if third & NEGATIVE == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
         let ede = (first & 0xffff) as u16;
         Self {
             length: (first >> 48) as u16,
             ttls: (first >> 32) as u16,
             stored,
-            flags: (fourth >> 48) as u16,
-            counts: [(fourth >> 32) as u16, (fourth >> 16) as u16, fourth as u16],
+            front: fourth,
+            additional: third as u16,
+            one_ttl: third & ONE_TTL != 0,
             rcode: (first >> 16) as u16,
             ede: (ede != NO_EDE).then_some(ede),
             lifetime,
@@ -203,7 +209,7 @@ impl<'a> Kept<'a> {
 pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let (life, kind) = match response.lifetime() {
         Lifetime::Positive(seconds) => (seconds, 0),
-        Lifetime::Negative(seconds) => (seconds, 1),
+        Lifetime::Negative(seconds) => (seconds, NEGATIVE),
         Lifetime::None => return None,
     };
     let length = u16::try_from(response.wire().len()).ok()?;
@@ -211,12 +217,15 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let ede = response.ede().unwrap_or(NO_EDE);
     let header = Header::read(response.wire())?;
     let [_, answers, authorities, additional] = header.counts;
+    let mut written = response.ttl_offsets().iter().map(|offset| ttl_at(response.wire(), *offset));
+    let first = written.next();
+    let one_ttl = if written.all(|ttl| Some(ttl) == first) { ONE_TTL } else { 0 };
     let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
     let mut words = vec![
         sixteen([length, ttls, response.rcode(), ede]),
         now,
-        (u64::from(life) << 32) | sixteen([0, 0, kind, 0]),
-        sixteen([header.flags, answers, authorities, additional]),
+        (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
+        sixteen([header.flags, 1, answers, authorities]),
     ];
     let offsets: Vec<u8> = response.ttl_offsets().iter().flat_map(|offset| offset.to_le_bytes()).collect();
     let records = response.wire().get(usize::from(response.question_end())..)?;
@@ -228,15 +237,19 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     Some(words)
 }
 
+fn ttl_at(wire: &[u8], offset: u16) -> Option<[u8; 4]> {
+    wire.get(usize::from(offset)..)?.first_chunk().copied()
+}
+
 /// The answer whose head this is, out of the copied bytes, to the question in this section.
 pub(super) fn response(head: &Head, bytes: &[u8], section: &[u8]) -> Option<Response> {
     let (offsets, _) = bytes.get(head.ttls())?.as_chunks::<2>();
     let offsets = offsets.iter().map(|offset| u16::from_le_bytes(*offset)).collect();
     let question_end = Header::LENGTH + section.len();
     let records = bytes.get(head.records()..)?.get(..head.length().checked_sub(question_end)?)?;
-    let [answers, authorities, additional] = head.counts;
+    let [flags, questions, answers, authorities] = [48, 32, 16, 0].map(|shift| (head.front >> shift) as u16);
     let mut wire = vec![0; Header::LENGTH];
-    Header { id: 0, flags: head.flags, counts: [1, answers, authorities, additional] }.write(&mut wire);
+    Header { id: 0, flags, counts: [questions, answers, authorities, head.additional] }.write(&mut wire);
     wire.extend_from_slice(section);
     wire.extend_from_slice(records);
     let question_end = u16::try_from(question_end).ok()?;

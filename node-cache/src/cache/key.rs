@@ -8,6 +8,8 @@ use crate::packet::question::Question;
 const MOST_WORDS: usize = 2 + 32;
 /// Octets that are put into lower case at a time.
 const CHUNK: usize = 16;
+/// Octets in which the longest name has room, in whole chunks.
+pub const NAME_ROOM: usize = 256;
 /// In the place of a type: what is true of a name whatever is asked (no record has type 0, RFC 6895 §3.1).
 const ANY_TYPE: u16 = 0;
 
@@ -23,12 +25,10 @@ impl Key {
     pub fn new(scope: u64, question: &Question) -> Self {
         let mut words = KeyWords::default();
         let Question { rtype, class, dnssec_ok, checking_disabled, .. } = *question;
-        words.write(
-            &Secret::NONE,
-            scope,
-            question.name.as_bytes(),
-            LastWord { rtype, class, dnssec_ok, checking_disabled },
-        );
+        let (name, mut room) = (question.name.as_bytes(), [0; NAME_ROOM]);
+        room.iter_mut().zip(name).for_each(|(place, octet)| *place = *octet);
+        let last = LastWord { rtype, class, dnssec_ok, checking_disabled };
+        words.write(&Secret::NONE, scope, &room, name.len(), last);
         Self(words.as_slice().into())
     }
 
@@ -100,9 +100,9 @@ pub struct LastWord {
 
 impl LastWord {
     #[inline]
-    const fn pack(self, name: &[u8]) -> u64 {
+    const fn pack(self, length: usize) -> u64 {
         let flags = self.dnssec_ok as u64 | ((self.checking_disabled as u64) << 1);
-        (flags << 48) | ((name.len() as u64 & 0xffff) << 32) | ((self.rtype as u64) << 16) | self.class as u64
+        (flags << 48) | ((length as u64 & 0xffff) << 32) | ((self.rtype as u64) << 16) | self.class as u64
     }
 }
 
@@ -127,26 +127,31 @@ impl Default for KeyWords {
 }
 
 impl KeyWords {
-    /// Writes a key and takes its hash. The name may have any case, and 255 octets at the most.
+    /// Writes a key and takes its hash. The name may have any case. It begins a room of [`NAME_ROOM`] octets, in which
+    /// anything may stand behind it, and has between 1 and 255 octets (of what is longer, no more counts).
     #[inline]
-    pub(super) fn write(&mut self, secret: &Secret, scope: u64, name: &[u8], last: LastWord) {
-        let last = last.pack(name);
-        self.begun = self.write_name(name, secret);
-        self.end(name.len().div_ceil(8), scope, last);
+    pub(super) fn write(&mut self, secret: &Secret, scope: u64, room: &[u8; NAME_ROOM], length: usize, last: LastWord) {
+        let length = length.clamp(1, NAME_ROOM);
+        let last = last.pack(length);
+        self.begun = self.write_name(room, length, secret);
+        self.end(length.div_ceil(8), scope, last);
         self.hash = secret.end(secret.next(self.begun, scope, last));
     }
 
     /// Writes a name in lower case, filled up with zeros, and gives its hash.
     #[inline]
-    fn write_name(&mut self, name: &[u8], secret: &Secret) -> u64 {
-        let (whole, rest) = name.as_chunks::<CHUNK>();
+    fn write_name(&mut self, room: &[u8; NAME_ROOM], length: usize, secret: &Secret) -> u64 {
+        let (chunks, _) = room.as_chunks::<CHUNK>();
         let (places, _) = bytemuck::cast_slice_mut::<u64, u8>(&mut self.words).as_chunks_mut::<CHUNK>();
+        let whole = (length - 1) / CHUNK;
         let mut hash = secret.begin();
-        for (place, chunk) in places.iter_mut().zip(whole) {
-            hash = put(place, *chunk, hash, secret);
+        for (place, chunk) in places.iter_mut().zip(chunks).take(whole) {
+            hash = put(place, u128::from_le_bytes(*chunk), hash, secret);
         }
-        if let (false, Some(place)) = (rest.is_empty(), places.get_mut(whole.len())) {
-            hash = put(place, last_chunk(name, rest), hash, secret);
+        if let (Some(place), Some(chunk)) = (places.get_mut(whole), chunks.get(whole)) {
+            // One octet at least is left, and all octets of a chunk at the most.
+            let mask = u128::MAX >> (8 * (CHUNK * (whole + 1) - length));
+            hash = put(place, u128::from_le_bytes(*chunk) & mask, hash, secret);
         }
         hash
     }
@@ -172,28 +177,16 @@ impl KeyWords {
     }
 }
 
-/// What is left of a name behind its whole chunks, filled up with zeros.
-#[inline]
-fn last_chunk(name: &[u8], rest: &[u8]) -> [u8; CHUNK] {
-    // The last octets at once, from which those that were in the chunk before are shifted out.
-    let chunk = match name.last_chunk::<CHUNK>() {
-        Some(last) => u128::from_le_bytes(*last) >> (8 * (CHUNK - rest.len())),
-        None => rest.iter().rev().fold(0, |chunk, octet| (chunk << 8) | u128::from(*octet)),
-    };
-    chunk.to_le_bytes()
-}
-
 const fn without_type(word: u64) -> u64 {
     (word & !(0xffff << 16)) | ((ANY_TYPE as u64) << 16)
 }
 
 /// Writes octets in lower case and takes them into the hash.
 #[inline]
-fn put(place: &mut [u8; CHUNK], octets: [u8; CHUNK], hash: u64, secret: &Secret) -> u64 {
-    let words: [u64; CHUNK / 8] = bytemuck::cast(octets);
-    let words = words.map(lower);
-    *place = bytemuck::cast(words);
-    secret.next(hash, words[0], words[1])
+fn put(place: &mut [u8; CHUNK], octets: u128, hash: u64, secret: &Secret) -> u64 {
+    let (one, other) = (lower(octets as u64), lower((octets >> 64) as u64));
+    *place = (u128::from(one) | (u128::from(other) << 64)).to_le_bytes();
+    secret.next(hash, one, other)
 }
 
 /// Eight octets in lower case, all at once: what lies between `A` and `Z` gets the bit that a small letter has. Length octets
@@ -214,12 +207,17 @@ const fn lower(word: u64) -> u64 {
 mod tests {
     use super::*;
 
+    /// A room in which something else stands behind the name.
+    fn room(name: &[u8]) -> [u8; NAME_ROOM] {
+        std::array::from_fn(|place| name.get(place).copied().unwrap_or(b'X'))
+    }
+
     #[test]
     fn names_of_every_length_are_kept_in_lower_case_and_filled_up_with_zeros() {
         for length in 1..=255_u8 {
             let name: Vec<u8> = (0..length).map(|octet| octet.wrapping_mul(37).wrapping_add(length)).collect();
             let mut words = KeyWords { words: [u64::MAX; MOST_WORDS], ..KeyWords::default() };
-            words.write_name(&name, &Secret::NONE);
+            words.write_name(&room(&name), name.len(), &Secret::NONE);
             let count = name.len().div_ceil(8);
             let mut wanted = name.to_ascii_lowercase();
             wanted.resize(8 * count, 0);
@@ -233,12 +231,8 @@ mod tests {
         let question = Question { dnssec_ok: true, ..Question::plain(&name, 28) };
         let key = Key::new(7, &question);
         let mut words = KeyWords::default();
-        words.write(
-            &secret,
-            7,
-            name.as_bytes(),
-            LastWord { rtype: 28, class: 1, dnssec_ok: true, checking_disabled: false },
-        );
+        let last = LastWord { rtype: 28, class: 1, dnssec_ok: true, checking_disabled: false };
+        words.write(&secret, 7, &room(name.as_bytes()), name.as_bytes().len(), last);
         assert_eq!((words.as_slice(), words.hash), (key.as_words(), secret.hash(key.as_words())));
         words.forget_type(&secret);
         let any = key.of_any_type();

@@ -21,7 +21,7 @@ use crate::packet::{Lifetime, Response};
 pub use entry::{Head, Kept, Policy, State};
 use failures::Failures;
 pub use inspect::Seen;
-pub use key::{Key, KeyParts, KeyWords, LastWord};
+pub use key::{Key, KeyParts, KeyWords, LastWord, NAME_ROOM};
 use table::{Candidate, Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
@@ -76,11 +76,11 @@ impl Cache {
         u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// First of the three steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
-    /// one waits for memory while others work. Writes a key, of a name in any case with 255 octets at the most.
+    /// First of the four steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
+    /// one waits for memory while others work. Writes a key, of a name of this length that begins a room, in any case.
     #[inline]
-    pub fn prepare(&self, key: &mut KeyWords, scope: u64, name: &[u8], last: LastWord) {
-        key.write(self.answers.secret(), scope, name, last);
+    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: usize, last: LastWord) {
+        key.write(self.answers.secret(), scope, room, length, last);
         self.answers.prepare(key.hash);
     }
 
@@ -91,16 +91,17 @@ impl Cache {
         Approached(self.answers.approach(key.hash))
     }
 
-    /// Third step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
+    /// Third step: sees whether it is.
+    #[inline]
+    pub fn recognise<'a>(&'a self, key: &KeyWords, approached: &mut Approached<'a>) {
+        *approached = Approached(approached.0.and_then(|candidate| self.answers.recognise(candidate, key.as_slice())));
+    }
+
+    /// Last step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
     /// what `view` makes of it counts only if it is given back; none when there is no answer, or nothing is made of it.
     #[inline]
-    pub fn view<R>(
-        &self,
-        key: &KeyWords,
-        approached: &Approached<'_>,
-        view: impl FnOnce(Kept<'_>) -> Option<R>,
-    ) -> Option<R> {
-        self.answers.visit_at(approached.0.as_ref()?, key.as_slice(), |words| view(Kept::read(words)?))
+    pub fn view<R>(&self, recognised: &Approached<'_>, view: impl FnOnce(Kept<'_>) -> Option<R>) -> Option<R> {
+        recognised.0.as_ref()?.visit(|words| view(Kept::read(words)?))
     }
 
     /// The same when the first that looked like the answer is not: for one behind it, or one of any type. The key may be

@@ -63,11 +63,18 @@ impl Plain {
         packet.get(Header::LENGTH..usize::from(self.name_end)).unwrap_or_default()
     }
 
-    /// The question section, in the client's case.
+    /// Octets of the name.
     #[must_use]
     #[inline]
-    pub fn section<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
-        packet.get(Header::LENGTH..usize::from(self.name_end) + 4).unwrap_or_default()
+    pub const fn name_length(&self) -> usize {
+        (self.name_end as usize).saturating_sub(Header::LENGTH)
+    }
+
+    /// Octets of the question section.
+    #[must_use]
+    #[inline]
+    pub const fn section_length(&self) -> usize {
+        self.name_length() + 4
     }
 
     /// DO: whether the client wants DNSSEC records.

@@ -5,18 +5,18 @@ use super::numbers::{ede, rcode, rtype};
 use super::{Cookie, Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
 use crate::answer::{Answer, Way};
 use crate::cookies::Told;
-use crate::query::Query;
+use crate::query::{Query, Transport};
 
 /// Why a packet does not get as far as being a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
     /// It gets no answer: it is no request, or too short to be one.
     Silently,
-    /// It gets this answer at once.
-    With(Vec<u8>),
+    /// It gets this answer at once, whose code is the second.
+    With(Vec<u8>, u16),
 }
 
-/// Reads a packet of a client.
+/// Reads a packet of a client, as if it came in a datagram.
 ///
 /// # Errors
 ///
@@ -26,22 +26,22 @@ pub enum Rejected {
 pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
     let header = Header::read(packet).filter(|header| !header.has(flag::QR)).ok_or(Rejected::Silently)?;
     if header.opcode() != 0 {
-        return Err(Rejected::With(bare(&header, rcode::NOTIMP)));
+        return Err(bare_rejection(&header, rcode::NOTIMP));
     }
     if header.counts[0] != 1 {
-        return Err(Rejected::With(bare(&header, rcode::FORMERR)));
+        return Err(bare_rejection(&header, rcode::FORMERR));
     }
-    let query = parse(packet, &header).map_err(|Malformed| Rejected::With(bare(&header, rcode::FORMERR)))?;
+    let query = parse(packet, &header).map_err(|Malformed| bare_rejection(&header, rcode::FORMERR))?;
     let refuse = |code, ede| {
         let answer = Answer::local(Response::empty(&query.question(), code), Some(ede));
-        Err(Rejected::With(answer.to_wire(&query, Way::Udp)))
+        Err(Rejected::With(answer.to_wire(&query, Way::Udp), code))
     };
     if query.edns.is_some_and(|edns| edns.version != 0) {
         return refuse(rcode::BADVERS, ede::NOT_SUPPORTED);
     }
     match query.rtype {
         rtype::AXFR | rtype::IXFR | rtype::MAILA | rtype::MAILB => refuse(rcode::REFUSED, ede::NOT_SUPPORTED),
-        rtype::OPT => Err(Rejected::With(bare(&header, rcode::FORMERR))),
+        rtype::OPT => Err(bare_rejection(&header, rcode::FORMERR)),
         _ => Ok(query),
     }
 }
@@ -59,6 +59,7 @@ fn parse(packet: &[u8], header: &Header) -> Result<Query, Malformed> {
         authentic_data: header.has(flag::AD),
         checking_disabled: header.has(flag::CD),
         edns,
+        transport: Transport::Udp,
         told_cookie: None,
     })
 }
@@ -105,9 +106,9 @@ impl CookieAlone {
         Some(Self { header, edns, cookie: edns.cookie? })
     }
 
-    /// The answer: what is told, and whether what was sent could stand.
+    /// The answer and its code: what is told, and whether what was sent could stand.
     #[must_use]
-    pub fn answer(&self, told: &Told) -> Vec<u8> {
+    pub fn answer(&self, told: &Told) -> (Vec<u8>, u16) {
         let code = if told.is_good { rcode::NOERROR } else { rcode::BADCOOKIE };
         let mut message = bare(&self.header, code & 0x000f);
         let edns = Edns {
@@ -118,8 +119,12 @@ impl CookieAlone {
             ..Edns::default()
         };
         edns.append(&mut message);
-        message
+        (message, code)
     }
+}
+
+fn bare_rejection(header: &Header, code: u16) -> Rejected {
+    Rejected::With(bare(header, code), code)
 }
 
 /// A header alone: the answer to what could not be read.

@@ -61,7 +61,7 @@ pub(super) async fn until_withdrawn(resolver: &Arc<Resolver>, connected: &mut wa
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use crate::metrics::Transport;
+    use crate::query::Transport;
 
     #[tokio::test(start_paused = true)]
     async fn a_cache_answers_on_until_the_agent_has_withdrawn() {

@@ -2,22 +2,25 @@
 //! sent from and patched there; nothing is locked, allocated or parsed twice. Whatever is unusual (another shape of
 //! packet, an answer past its time, too long, or with an Extended DNS Error) goes the whole way.
 //!
-//! It has three steps, [`Resolver::seek`], [`Resolver::approach`] and [`Resolver::hit`], each for all packets of a batch: the first
-//! two have the processor fetch what the next one reads, and meanwhile work for the other packets.
+//! It has four steps, [`Resolver::seek`], [`Resolver::approach`], [`Resolver::recognise`] and [`Resolver::hit`], each for all packets
+//! of a batch: the first two have the processor fetch what the next one reads, and meanwhile work for the other packets.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::Guard;
 
 use super::Resolver;
 use crate::answer::{Age, shown_flags, udp_limit};
 use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
+use crate::metrics::ScopeHits;
 use crate::packet::edns::{self, UDP_SIZE};
 use crate::packet::plain::Plain;
 use crate::packet::{Header, flag};
 use crate::snapshot::{Scope, Snapshot};
 
+/// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
+pub const QUESTION_ROOM: usize = 1232;
 /// The room that an answer takes here: the longest datagram, and some octets more since whole words are copied.
 pub const ROOM: usize = UDP_SIZE as usize + 16;
 
@@ -25,6 +28,7 @@ pub const ROOM: usize = UDP_SIZE as usize + 16;
 #[derive(Debug)]
 pub struct Moment {
     snapshot: Guard<Option<Arc<Snapshot>>>,
+    began: Instant,
     now: u64,
 }
 
@@ -34,6 +38,12 @@ impl Moment {
     #[inline]
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_deref()
+    }
+
+    /// How long ago it was.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 }
 
@@ -60,20 +70,29 @@ impl Resolver {
     /// Begins a number of packets.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        Moment { snapshot: self.snapshot.load(), now: self.cache.clock(Instant::now()) }
+        let began = Instant::now();
+        Moment { snapshot: self.snapshot.load(), began, now: self.cache.clock(began) }
     }
 
-    /// First step: reads a packet and writes its key. None when it is not of the plain shape.
+    /// First step: reads a packet, of which so many octets of a room were read, and writes its key. None when it is not of the
+    /// plain shape.
     #[must_use]
     #[inline]
-    pub fn seek<'a>(&'a self, moment: &'a Moment, packet: &[u8], key: &mut KeyWords) -> Option<Sought<'a>> {
-        let plain = Plain::read(packet)?;
+    pub fn seek<'a>(
+        &'a self,
+        moment: &'a Moment,
+        room: &[u8; QUESTION_ROOM],
+        length: usize,
+        key: &mut KeyWords,
+    ) -> Option<Sought<'a>> {
+        let plain = Plain::read(room.get(..length)?)?;
         let snapshot = moment.snapshot.as_deref()?;
-        let name = plain.name(packet);
-        let scope = snapshot.routes.find_in_place(name);
+        let scope = snapshot.routes.find_in_place(plain.name(room));
         let Plain { rtype, class, .. } = plain;
         let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
-        self.cache.prepare(key, scope.id, name, LastWord { rtype, class, dnssec_ok, checking_disabled });
+        let name = room.get(Header::LENGTH..)?.first_chunk()?;
+        let last = LastWord { rtype, class, dnssec_ok, checking_disabled };
+        self.cache.prepare(key, scope.id, name, plain.name_length(), last);
         Some(Sought { plain, scope, approached: Approached::default() })
     }
 
@@ -83,8 +102,14 @@ impl Resolver {
         sought.approached = self.cache.approach(key);
     }
 
-    /// Third step: the answer out of memory, at the beginning of `out` (whose length the compiler knows, so that it need not be
-    /// looked at again and again); none when it takes more than memory.
+    /// Third step: sees whether it is.
+    #[inline]
+    pub fn recognise<'a>(&'a self, sought: &mut Sought<'a>, key: &KeyWords) {
+        self.cache.recognise(key, &mut sought.approached);
+    }
+
+    /// Last step: the answer out of memory, at the beginning of `out`; none when it takes more than memory. `question` is
+    /// the room of the packet.
     #[must_use]
     #[inline]
     pub fn hit(
@@ -92,16 +117,22 @@ impl Resolver {
         moment: &Moment,
         sought: &Sought<'_>,
         key: &mut KeyWords,
-        packet: &[u8],
+        question: &[u8; QUESTION_ROOM],
         out: &mut [u8; ROOM],
     ) -> Option<Hit> {
-        let Sought { plain, scope, approached } = sought;
+        let Sought { plain, approached, .. } = sought;
         let policy = &moment.snapshot.as_deref()?.policy;
         let now = moment.now;
-        let first = self.cache.view(key, approached, |kept| Some(answer(kept, policy, now, plain, packet, out)));
-        let hit = first.unwrap_or_else(|| self.hit_otherwise(policy, now, sought, key, packet, out))?;
-        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name)).count(hit.rcode);
-        Some(hit)
+        let first = self.cache.view(approached, |kept| Some(answer(kept, policy, now, plain, question, out)));
+        first.unwrap_or_else(|| self.hit_otherwise(policy, now, sought, key, question, out))
+    }
+
+    /// Where a hit of this question is counted.
+    #[must_use]
+    #[inline]
+    pub fn hits_in<'a>(&self, sought: &Sought<'a>) -> &'a ScopeHits {
+        let scope = sought.scope;
+        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name))
     }
 
     /// What is there when the first that looked like the answer is not it: one behind it, or one of any type.
@@ -113,10 +144,10 @@ impl Resolver {
         now: u64,
         sought: &Sought<'_>,
         key: &mut KeyWords,
-        packet: &[u8],
+        question: &[u8; QUESTION_ROOM],
         out: &mut [u8; ROOM],
     ) -> Option<Hit> {
-        self.cache.view_otherwise(key, |kept| Some(answer(kept, policy, now, &sought.plain, packet, out))).flatten()
+        self.cache.view_otherwise(key, |kept| Some(answer(kept, policy, now, &sought.plain, question, out))).flatten()
     }
 }
 
@@ -127,7 +158,7 @@ fn answer(
     policy: &Policy,
     now: u64,
     plain: &Plain,
-    packet: &[u8],
+    question: &[u8; QUESTION_ROOM],
     out: &mut [u8; ROOM],
 ) -> Option<Hit> {
     let head = &kept.head;
@@ -141,17 +172,25 @@ fn answer(
     if head.ede.is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
         return None;
     }
-    let section = plain.section(packet);
-    let (front, records) = out.split_at_mut_checked(Header::LENGTH + section.len())?;
-    let (header, question) = front.split_first_chunk_mut()?;
-    put_header(header, packet, plain, head);
-    question.copy_from_slice(section);
-    kept.copy_records(records)?;
+    // Each part may write some octets too many, over which the next one goes.
+    let records = Header::LENGTH + plain.section_length();
+    put_question(out, question, records);
+    put_header(out, question, plain, head);
+    kept.copy_records(out.get_mut(records..)?)?;
     show_ttls(out, &kept, age)?;
     if let Some((_, dnssec_ok)) = plain.edns {
         put_opt(out.get_mut(..length)?, dnssec_ok)?;
     }
     Some(Hit { length, due, rcode: head.rcode })
+}
+
+/// Copies header and question, a number of octets at a time.
+#[inline]
+fn put_question(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], end: usize) {
+    let (to, from) = (out.as_chunks_mut::<16>().0, question.as_chunks::<16>().0);
+    for (to, from) in to.iter_mut().zip(from).take(end.div_ceil(16)) {
+        *to = *from;
+    }
 }
 
 /// Writes the TTLs of a message as its client shall see them.
@@ -160,11 +199,16 @@ fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> 
     // So that the loop need not ask.
     let age @ Age::Kept { .. } = age else { return None };
     let mut left = kept.ttls();
+    let mut one = None;
     for mut offsets in kept.ttl_offsets() {
         for _ in 0..left.min(4) {
-            let offset = usize::from(offsets as u16);
-            let ttl = message.get_mut(offset..)?.first_chunk_mut::<4>()?;
-            *ttl = age.shown(u32::from_be_bytes(*ttl)).to_be_bytes();
+            let ttl = message.get_mut(usize::from(offsets as u16)..)?.first_chunk_mut::<4>()?;
+            let shown = match one {
+                Some(shown) => shown,
+                None => age.shown(u32::from_be_bytes(*ttl)).to_be_bytes(),
+            };
+            *ttl = shown;
+            one = kept.head.one_ttl.then_some(shown);
             offsets >>= 16;
         }
         left = left.saturating_sub(4);
@@ -172,19 +216,19 @@ fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> 
     Some(())
 }
 
-/// The client's number and flags, the counts of the answer.
+/// The client's number and flags, the counts of the answer: in the place of the header of the question.
 #[inline]
-fn put_header(header: &mut [u8; Header::LENGTH], packet: &[u8], plain: &Plain, head: &Head) {
-    let id = packet.first_chunk().copied().map_or(0, u16::from_be_bytes);
+fn put_header(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], plain: &Plain, head: &Head) {
+    const FLAGS: u32 = 48;
     let wants_ad = plain.flags & flag::AD != 0 || plain.dnssec_ok();
-    let flags = shown_flags(head.flags, plain.flags & flag::RD != 0, plain.checking_disabled(), wants_ad);
-    let [answers, authorities, additional] = head.counts;
-    let additional = additional.saturating_add(u16::from(plain.edns.is_some()));
-    let first = [id, flags, 1, answers].iter().fold(0, |all, part| (all << 16) | u64::from(*part));
-    let rest = (u32::from(authorities) << 16) | u32::from(additional);
-    let (front, back) = header.split_at_mut(8);
-    front.copy_from_slice(&first.to_be_bytes());
-    back.copy_from_slice(&rest.to_be_bytes());
+    let kept = (head.front >> FLAGS) as u16;
+    let flags = shown_flags(kept, plain.flags & flag::RD != 0, plain.checking_disabled(), wants_ad);
+    let front = (head.front & !(0xffff << FLAGS)) | (u64::from(flags) << FLAGS);
+    let additional = head.additional.saturating_add(u16::from(plain.edns.is_some()));
+    let header = &mut out[..Header::LENGTH];
+    header[..2].copy_from_slice(&question[..2]);
+    header[2..10].copy_from_slice(&front.to_be_bytes());
+    header[10..].copy_from_slice(&additional.to_be_bytes());
 }
 
 /// An OPT record at the end of a message (RFC 6891 §6.1.2).

@@ -24,7 +24,7 @@ use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Unanswered;
 use flight::{BoxedFlight, Flights, Landed, Seat, landing};
-pub use hit::{Hit, Moment, ROOM, Sought};
+pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Sought};
 
 /// The longest that a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
 const CLIENT_TIMER: Duration = Duration::from_millis(1800);
@@ -99,8 +99,9 @@ impl Resolver {
     /// The answer to a question for which nobody else need be asked; none for all others.
     #[must_use]
     pub fn resolve_at_once(&self, query: &Query) -> Option<Answer> {
+        let started = Instant::now();
         if let Some(answer) = own_names::answer(query, &self.identity) {
-            self.metrics.answer(OWN, &answer);
+            self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
             return Some(answer);
         }
         if query.rtype == rtype::ANY {
@@ -109,7 +110,7 @@ impl Resolver {
         let looked = self.look_up(query)?;
         let due = matches!(looked.found, Found::Due(_));
         let (Found::Fresh(answer) | Found::Due(answer)) = looked.found else { return None };
-        self.metrics.answer(&looked.scope.name, &answer);
+        self.metrics.answer(&looked.scope.name, query.transport, &answer, started.elapsed());
         if due {
             self.ask_again(&looked.scope, &looked.key, query);
         }
@@ -141,8 +142,8 @@ impl Resolver {
             _ => self.answer(query).await,
         };
         let scope = self.snapshot().map(|snapshot| snapshot.routes.find(&query.name.lower()).clone());
-        self.metrics.answer(scope.as_ref().map_or(OWN, |scope| &scope.name), &answer);
-        self.metrics.miss(started.elapsed());
+        let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
+        self.metrics.answer(name, query.transport, &answer, started.elapsed());
         answer
     }
 

@@ -3,17 +3,13 @@
 use node_cache_machine::datagrams::{Datagrams, Family};
 
 use crate::cache::KeyWords;
-use crate::resolve::ROOM;
+use crate::resolve::{QUESTION_ROOM, ROOM};
 
 /// Datagrams at a time. What a system call costs is spread thin from eight on.
 pub(super) const SIZE: usize = 32;
-/// Longer questions than this are cut off on reading and so malformed: a name, a type and some options fit well. Short
-/// rows keep all of a batch in few pages.
-const LONGEST_QUESTION: usize = 1232;
-
 /// Datagrams and the keys of their questions, for sockets of one family of addresses.
 pub(super) struct Batch {
-    pub(super) datagrams: Datagrams<SIZE, LONGEST_QUESTION, ROOM>,
+    pub(super) datagrams: Datagrams<SIZE, QUESTION_ROOM, ROOM>,
     pub(super) keys: [KeyWords; SIZE],
 }
 

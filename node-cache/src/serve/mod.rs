@@ -21,7 +21,7 @@ use crate::handover::{HeldSocket, Protocol};
 use crate::metrics::{Dropped, Metrics};
 use crate::packet::Cookie;
 use crate::packet::request::{self, CookieAlone, Rejected};
-use crate::query::Query;
+use crate::query::{Query, Transport};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
 use shares::{Refused, Share, Shares};
@@ -178,10 +178,24 @@ impl Shared {
         permitted
     }
 
-    /// Reads a packet of a client, and sees to its cookie.
-    fn read(&self, packet: &[u8], source: SocketAddr) -> Result<Query, Rejected> {
+    /// Reads a packet of a client that came this way, and sees to its cookie. Counts it, unless nothing is to be said to it.
+    fn read(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejected> {
+        let read = self.read_and_tell(packet, source, transport);
+        match &read {
+            Ok(_) => self.metrics().question(transport),
+            Err(Rejected::With(_, code)) => {
+                self.metrics().question(transport);
+                self.metrics().refused(transport, *code);
+            }
+            Err(Rejected::Silently) => self.metrics().dropped(Dropped::NotARequest),
+        }
+        read
+    }
+
+    fn read_and_tell(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejected> {
         match request::read(packet) {
             Ok(mut query) => {
+                query.transport = transport;
                 let cookie = query.edns.and_then(|edns| edns.cookie);
                 query.told_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
                 Ok(query)
@@ -189,7 +203,7 @@ impl Shared {
             Err(rejected) => {
                 let alone = CookieAlone::read(packet);
                 let answer = alone.and_then(|alone| Some(alone.answer(&self.tell(&alone.cookie, source)?)));
-                Err(answer.map_or(rejected, Rejected::With))
+                Err(answer.map_or(rejected, |(answer, code)| Rejected::With(answer, code)))
             }
         }
     }

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::answer::Way;
-use crate::metrics::{Dropped, Transport};
+use crate::metrics::Dropped;
 use crate::packet::request::Rejected;
-use crate::query::Query;
+use crate::query::{Query, Transport};
 
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ async fn converse(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) -
     stream.set_nodelay(true)?;
     let (mut read, write) = stream.into_split();
     let (answers, written) = mpsc::channel(shared.limits.pipelined);
-    let writing = tokio::spawn(write_all(write, written, shared.limits.whole_message));
+    let writing = tokio::spawn(write_all(shared.clone(), write, written));
     let result = read_all(shared, source, &mut read, answers).await;
     // The half that reads stays open for as long as answers are written: closing it now could reset them away.
     writing.await.map_err(io::Error::other)??;
@@ -73,29 +73,28 @@ async fn read_all(
     let mut patience = limits.first_byte;
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
-        let Some(message) = read_message(read, patience, limits.whole_message).await? else { return Ok(()) };
+        let message = read_message(read, patience, limits.whole_message).await;
+        let message = message.inspect_err(|_| shared.metrics().dropped(Dropped::Incomplete))?;
+        let Some(message) = message else { return Ok(()) };
         patience = limits.idle;
-        let query = match shared.read(&message, source) {
+        let query = match shared.read(&message, source, Transport::Tcp) {
             Ok(query) => query,
-            Err(Rejected::Silently) => {
-                shared.metrics().dropped(Dropped::NotARequest);
-                return Ok(());
-            }
-            Err(Rejected::With(answer)) => {
-                shared.metrics().question(Transport::Tcp);
+            Err(Rejected::Silently) => return Ok(()),
+            Err(Rejected::With(answer, _)) => {
                 if answers.send(answer).await.is_err() {
+                    shared.metrics().dropped(Dropped::Unsent);
                     return Ok(());
                 }
                 continue;
             }
         };
-        shared.metrics().question(Transport::Tcp);
         let Some(working) = shared.begin(source) else { return Ok(()) };
         let (shared, answers) = (shared.clone(), answers.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
-            // The client may be gone.
-            let _ = answers.send(message).await;
+            if answers.send(message).await.is_err() {
+                shared.metrics().dropped(Dropped::Unsent);
+            }
             drop((slot, working));
         });
     }
@@ -121,11 +120,27 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
     timeout(whole, rest).await.map_err(|_| io::ErrorKind::TimedOut)?.map(Some)
 }
 
-async fn write_all(mut write: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, limit: Duration) -> io::Result<()> {
+/// Writes answers until there is none any more, or one that the client does not take.
+async fn write_all(
+    shared: Arc<Shared>,
+    mut write: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
     while let Some(message) = answers.recv().await {
-        let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-        let framed = [&length.to_be_bytes()[..], &message].concat();
-        timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if let Err(error) = write_message(&mut write, &message, shared.limits.whole_message).await {
+            shared.metrics().dropped(Dropped::Unsent);
+            answers.close();
+            while answers.recv().await.is_some() {
+                shared.metrics().dropped(Dropped::Unsent);
+            }
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+async fn write_message(write: &mut OwnedWriteHalf, message: &[u8], limit: Duration) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let framed = [&length.to_be_bytes()[..], message].concat();
+    timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }

@@ -12,8 +12,9 @@ use tokio::net::UdpSocket;
 use super::Shared;
 use super::batch::{Batch, SIZE};
 use crate::answer::Way;
-use crate::metrics::{Dropped, Transport};
+use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
+use crate::query::Transport;
 use crate::resolve::{Moment, Sought};
 
 /// Full batches that one socket may read in a row before others have their turn.
@@ -79,9 +80,10 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     let sought = room.get_mut(..read).unwrap_or_default();
     seek(shared, socket, own, &moment, batch, sought);
     approach(shared, batch, sought);
-    let hits = answer(shared, socket, &moment, batch, sought);
-    shared.metrics().questions_in_udp(hits);
+    recognise(shared, batch, sought);
+    let tally = answer(shared, socket, &moment, batch, sought);
     batch.datagrams.send(&**socket, |error| tracing::debug!("an answer cannot be sent: {error}"));
+    shared.metrics().add(&tally, moment.age());
     Ok(read)
 }
 
@@ -99,14 +101,15 @@ fn seek<'a>(
 ) {
     let Batch { datagrams, keys } = batch;
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
-        let (packet, source) = (datagrams.question(row), datagrams.source(row));
+        let (room, length) = datagrams.question_room(row);
+        let source = datagrams.source(row);
         // Nothing can be sent to port 0.
         if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
             continue;
         }
-        *sought = shared.resolver.seek(moment, packet, key);
+        *sought = shared.resolver.seek(moment, room, length, key);
         if sought.is_none() {
-            take(shared, socket, packet, source);
+            take(shared, socket, datagrams.question(row), source);
         }
     }
 }
@@ -121,31 +124,41 @@ fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'
     }
 }
 
-/// Third step: makes the answers ready; what memory does not know goes the whole way. Gives the number of hits.
+/// Third step: sees which of them are.
 #[inline(never)]
-fn answer(
-    shared: &Arc<Shared>,
+fn recognise<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
+    for (key, sought) in batch.keys.iter().zip(sought) {
+        if let Some(sought) = sought {
+            shared.resolver.recognise(sought, key);
+        }
+    }
+}
+
+/// Last step: makes the answers ready, and counts them; what memory does not know goes the whole way.
+#[inline(never)]
+fn answer<'a>(
+    shared: &'a Arc<Shared>,
     socket: &Arc<UdpSocket>,
     moment: &Moment,
     batch: &mut Batch,
-    sought: &[Option<Sought<'_>>],
-) -> u64 {
+    sought: &[Option<Sought<'a>>],
+) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
-    let mut hits = 0;
+    let mut tally = Tally::default();
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
-        let (packet, room) = datagrams.question_and_answer(row);
-        let Some(hit) = shared.resolver.hit(moment, sought, key, packet, room) else {
+        let (question, room) = datagrams.question_and_answer(row);
+        let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) else {
             take(shared, socket, datagrams.question(row), datagrams.source(row));
             continue;
         };
-        hits += 1;
-        if hit.due {
-            refresh(shared, packet);
-        }
+        tally.hit(shared.resolver.hits_in(sought), hit.rcode);
         datagrams.ready(row, hit.length);
+        if hit.due {
+            refresh(shared, datagrams.question(row));
+        }
     }
-    hits
+    tally
 }
 
 /// Sees to it that the answer is there when its time is over.
@@ -158,30 +171,27 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
 fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
-    let query = match shared.read(packet, source) {
+    let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
-        Err(Rejected::Silently) => return shared.metrics().dropped(Dropped::NotARequest),
-        Err(Rejected::With(answer)) => {
-            shared.metrics().question(Transport::Udp);
-            return send(socket, &answer, source);
-        }
+        Err(Rejected::Silently) => return,
+        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source),
     };
-    shared.metrics().question(Transport::Udp);
     if let Some(answer) = shared.resolver.resolve_at_once(&query) {
-        return send(socket, &answer.to_wire(&query, Way::Udp), source);
+        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source);
     }
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     tokio::spawn(async move {
         let answer = shared.resolve(&query).await;
-        send(&socket, &answer.to_wire(&query, Way::Udp), source);
+        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source);
         drop(working);
     });
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(socket: &UdpSocket, message: &[u8], client: SocketAddr) {
+fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr) {
     if let Err(error) = socket.try_send_to(message, client) {
+        shared.metrics().dropped(Dropped::Unsent);
         tracing::debug!("{client}: {error}");
     }
 }

@@ -364,9 +364,9 @@ async fn a_cache_shows_who_it_is_and_what_it_counts() {
     assert_eq!((instance.traffic.queries, instance.traffic.hits), (3, 1));
     assert!(instance.upstreams.iter().any(|upstream| upstream.scope == "zone/zone-a" && upstream.sent > 0));
     let metrics = cache.process.control("cache-0", control::Command::Metrics).await.unwrap();
-    assert!(
-        metrics.contains("dnstier_cache_answers_total{instance=\"cache-0\",scope=\"outside\",rcode=\"NOERROR\"} 2")
-    );
+    assert!(metrics.contains(
+        "dnstier_cache_answers_total{instance=\"cache-0\",transport=\"udp\",scope=\"outside\",rcode=\"NOERROR\"} 2"
+    ));
     let run_dir = cache.process.run_dir().to_str().unwrap();
     let probe = Command::new(env!("CARGO_BIN_EXE_node-cache"))
         .args(["probe", "live", "--instance", "cache-0", "--run-dir", run_dir])

@@ -76,7 +76,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                     );
                 }
             }
-            Err(Rejected::With(answer)) => {
+            Err(Rejected::With(answer, _)) => {
                 refused += 1;
                 assert!(answer.len() >= 12 && answer[..2] == packet[..2] && answer[2] & 0x80 != 0, "{packet:?}");
             }

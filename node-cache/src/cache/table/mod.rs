@@ -57,6 +57,24 @@ pub(super) struct Usage {
 pub(super) struct Candidate<'a> {
     cell: &'a AtomicU64,
     slot: Slot,
+    /// Its value, once it is known to have that key.
+    value: &'a [AtomicU64],
+}
+
+impl Candidate<'_> {
+    /// Last step: shows the value, and counts a hit if there is something to be said about it. While it is shown others may
+    /// write there, so that any words may be seen: what `visit` makes of them counts only if it is given back.
+    #[inline]
+    pub(super) fn visit<R>(&self, visit: impl FnOnce(&[AtomicU64]) -> Option<R>) -> Option<R> {
+        let made = visit(self.value)?;
+        // What was seen, and the key before it, is whole if the record was still in the table afterwards.
+        fence(Ordering::Acquire);
+        if !self.slot.is_same_record(Slot(self.cell.load(Ordering::Relaxed))) {
+            return None;
+        }
+        self.slot.count_hit(self.cell);
+        Some(made)
+    }
 }
 
 /// The table.
@@ -92,7 +110,7 @@ impl Table {
         self.secret.hash(key)
     }
 
-    /// First of the three steps of a look-up, for a number of keys at a time so that each waits for memory while the others
+    /// First of the four steps of a look-up, for a number of keys at a time so that each waits for memory while the others
     /// work: has the buckets fetched.
     #[inline]
     pub(super) fn prepare(&self, hash: u64) {
@@ -109,31 +127,17 @@ impl Table {
                 let slot = Slot(cell.load(Ordering::Acquire));
                 if slot.has_tag(hash) {
                     self.arena.approach(slot.place());
-                    return Some(Candidate { cell, slot });
+                    return Some(Candidate { cell, slot, value: &[] });
                 }
             }
         }
         None
     }
 
-    /// Third step: shows the value of a key, and counts a hit if there is something to be said about it. While it is shown
-    /// others may write there, so that any words may be seen: what `visit` makes of them counts only if it is given back.
+    /// Third step: sees whether it is the record of this key.
     #[inline]
-    pub(super) fn visit_at<R>(
-        &self,
-        candidate: &Candidate<'_>,
-        key: &[u64],
-        visit: impl FnOnce(&[AtomicU64]) -> Option<R>,
-    ) -> Option<R> {
-        let Candidate { cell, slot } = *candidate;
-        let made = visit(self.arena.value_of(slot.place(), key)?)?;
-        // What was seen is whole if the record was still in the table afterwards.
-        fence(Ordering::Acquire);
-        if !slot.is_same_record(Slot(cell.load(Ordering::Relaxed))) {
-            return None;
-        }
-        slot.count_hit(cell);
-        Some(made)
+    pub(super) fn recognise<'a>(&'a self, candidate: Candidate<'a>, key: &[u64]) -> Option<Candidate<'a>> {
+        Some(Candidate { value: self.arena.value_of(candidate.slot.place(), key)?, ..candidate })
     }
 
     /// All steps at once.
@@ -145,7 +149,8 @@ impl Table {
     ) -> Option<R> {
         self.index.candidates(hash).find_map(|cell| {
             let slot = Slot(cell.load(Ordering::Acquire));
-            if slot.has_tag(hash) { self.visit_at(&Candidate { cell, slot }, key, &mut visit) } else { None }
+            let candidate = slot.has_tag(hash).then_some(Candidate { cell, slot, value: &[] })?;
+            self.recognise(candidate, key)?.visit(&mut visit)
         })
     }
 

@@ -1,0 +1,159 @@
+//! Counters of one process, and the text in which they are read.
+
+mod histogram;
+mod labels;
+mod tally;
+mod text;
+
+use std::time::Duration;
+
+use node_cache_config::status::Traffic;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::answer::{Answer, Origin};
+use crate::packet::numbers::rcode;
+use crate::query::Transport;
+
+pub use histogram::{HitSeconds, WaitSeconds};
+use labels::{AnswerLabels, REFUSED};
+pub use labels::{Dropped, OWN};
+pub use tally::{ScopeHits, Tally};
+pub use text::{Levels, text};
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    udp: Counter,
+    tcp: Counter,
+    own: Counter,
+    hits: Counter,
+    misses: Counter,
+    stale: Counter,
+    refreshes: Counter,
+    servfail: Counter,
+    answers: Family<AnswerLabels, Counter>,
+    dropped: [Counter; Dropped::ALL.len()],
+    hit_seconds: HitSeconds,
+    miss_seconds: WaitSeconds,
+}
+
+impl Metrics {
+    /// Counts a question that was taken in.
+    pub fn question(&self, transport: Transport) {
+        match transport {
+            Transport::Udp => {
+                self.udp.inc();
+            }
+            Transport::Tcp => {
+                self.tcp.inc();
+            }
+            Transport::Itself => {}
+        }
+    }
+
+    /// Counts questions that were taken in as datagrams.
+    pub fn questions_in_udp(&self, number: u64) {
+        self.udp.inc_by(number);
+    }
+
+    /// The number of questions that were taken in.
+    #[must_use]
+    pub fn questions(&self) -> u64 {
+        self.udp.get() + self.tcp.get()
+    }
+
+    /// Adds the answers from memory of a batch of datagrams, and their questions. Each of them took no longer than this,
+    /// which is the time from reading the batch to sending its answers.
+    #[inline]
+    pub fn add(&self, tally: &Tally<'_>, took: Duration) {
+        if tally.total() > 0 {
+            tally.add_to_scopes();
+            self.udp.inc_by(tally.total().into());
+            self.hit_seconds.observe_many(took, tally.total().into());
+        }
+    }
+
+    /// Counts what was said to a question in this scope ([`OWN`] for what never reaches one), and how long it took to know
+    /// it.
+    pub fn answer(&self, scope: &str, transport: Transport, answer: &Answer, took: Duration) {
+        match answer.origin {
+            Origin::Memory => {
+                self.hits.inc();
+                self.hit_seconds.observe(took);
+            }
+            Origin::Stale | Origin::Upstream | Origin::Failure => {
+                self.misses.inc();
+                self.miss_seconds.observe(took);
+            }
+            Origin::Local => {}
+        }
+        if answer.origin == Origin::Stale {
+            self.stale.inc();
+        }
+        if scope == OWN {
+            self.own.inc();
+        }
+        self.said(scope, transport, answer.response.rcode());
+    }
+
+    /// Counts a question that was refused with this code before it was looked up anywhere.
+    pub fn refused(&self, transport: Transport, code: u16) {
+        self.said(REFUSED, transport, code);
+    }
+
+    fn said(&self, scope: &str, transport: Transport, code: u16) {
+        if code == rcode::SERVFAIL {
+            self.servfail.inc();
+        }
+        self.answers.get_or_create(&labels_of(scope, transport, code)).inc();
+    }
+
+    /// The counters of a scope's answers from memory in datagrams.
+    #[must_use]
+    pub fn scope_hits(&self, scope: &str) -> ScopeHits {
+        let counter = |code| self.answers.get_or_create(&labels_of(scope, Transport::Udp, code)).clone();
+        ScopeHits { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
+    }
+
+    /// Counts a question that is asked again before its answer is past its time.
+    pub fn refresh(&self) {
+        self.refreshes.inc();
+    }
+
+    /// Counts a question that gets no answer.
+    pub fn dropped(&self, reason: Dropped) {
+        self.dropped_for(reason).inc();
+    }
+
+    /// How many questions got no answer for this reason.
+    #[must_use]
+    pub fn drops(&self, reason: Dropped) -> u64 {
+        self.dropped_for(reason).get()
+    }
+
+    const fn dropped_for(&self, reason: Dropped) -> &Counter {
+        &self.dropped[reason as usize]
+    }
+
+    /// The counters as the status tells them.
+    #[must_use]
+    pub fn traffic(&self, cache_bytes: u64, cache_entries: u64) -> Traffic {
+        Traffic {
+            queries: self.questions().saturating_sub(self.own.get()),
+            hits: self.hits.get(),
+            stale: self.stale.get(),
+            servfail: self.servfail.get(),
+            dropped: Dropped::ALL.iter().map(|reason| self.drops(*reason)).sum(),
+            cache_bytes,
+            cache_entries,
+        }
+    }
+}
+
+fn labels_of(scope: &str, transport: Transport, code: u16) -> AnswerLabels {
+    AnswerLabels { transport: transport.label(), scope: scope.to_owned(), rcode: rcode::name(code) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use node_cache_config::status::UpstreamStatus;
+
+use super::*;
+use crate::packet::Name;
+use crate::packet::Response;
+use crate::packet::numbers::rtype;
+use crate::packet::question::Question;
+
+fn shown(metrics: &Arc<Metrics>) -> String {
+    text("cache-0", metrics, Levels::default())
+}
+
+#[track_caller]
+fn assert_has(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|other| other == format!("dnstier_cache_{line}")), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn every_metric_names_its_instance_and_begins_with_our_prefix() {
+    let metrics = Arc::new(Metrics::default());
+    metrics.question(Transport::Udp);
+    metrics.dropped(Dropped::Busy);
+    let upstream = UpstreamStatus {
+        scope: "zone/zone-a".into(),
+        address: "10.0.0.1:1053".parse().unwrap(),
+        healthy: true,
+        sent: 7,
+        timeouts: 1,
+    };
+    let levels = Levels { upstreams: vec![upstream], cache_bytes: 5, cache_entries: 1 };
+    let text = text("cache-0", &metrics, levels);
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
+    }
+    assert_has(
+        &text,
+        &[
+            "queries_total{instance=\"cache-0\",transport=\"udp\"} 1",
+            "upstream_queries_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
+            "dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
+            "dropped_total{instance=\"cache-0\",reason=\"greedy\"} 0",
+            "bytes{instance=\"cache-0\"} 5",
+        ],
+    );
+    assert_eq!(metrics.traffic(5, 1).dropped, 1);
+}
+
+#[test]
+fn each_reason_has_a_counter_of_its_own() {
+    let metrics = Metrics::default();
+    for (number, reason) in (1..).zip(Dropped::ALL) {
+        (0..number).for_each(|_| metrics.dropped(reason));
+    }
+    assert_eq!(Dropped::ALL.map(|reason| metrics.drops(reason)), std::array::from_fn(|number| number as u64 + 1));
+}
+
+#[test]
+fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
+    let (in_batch, one_by_one) = (Arc::new(Metrics::default()), Arc::new(Metrics::default()));
+    let scopes = ["cluster", "outside", "route/a", "route/b", "route/c", "route/d"];
+    let took = Duration::from_micros(30);
+    let answers = (0..32).map(|number| (number * 7 % scopes.len(), [rcode::NOERROR, rcode::NXDOMAIN][number % 2]));
+    let handles = scopes.map(|scope| in_batch.scope_hits(scope));
+    let mut tally = Tally::default();
+    for (scope, code) in answers.clone() {
+        tally.hit(&handles[scope], code);
+    }
+    assert_eq!(tally.total(), 32);
+    in_batch.add(&tally, took);
+    let name = Name::from_text("www.example").unwrap();
+    for (scope, code) in answers {
+        let response = Response::empty(&Question::plain(&name, rtype::A), code);
+        let answer = Answer { origin: Origin::Memory, ..Answer::local(response, None) };
+        one_by_one.question(Transport::Udp);
+        one_by_one.answer(scopes[scope], Transport::Udp, &answer, took);
+    }
+    // A scope's counters are there as soon as it is known, the others when they are first counted up.
+    let sorted = |metrics| {
+        let text = shown(metrics);
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(&in_batch), sorted(&one_by_one));
+    assert_has(
+        &shown(&in_batch),
+        &["hits_total{instance=\"cache-0\"} 32", "hit_seconds_count{instance=\"cache-0\"} 32"],
+    );
+}
+
+#[test]
+fn an_empty_batch_counts_as_nothing() {
+    let metrics = Arc::new(Metrics::default());
+    let before = shown(&metrics);
+    metrics.add(&Tally::default(), Duration::from_secs(1));
+    assert_eq!(shown(&metrics), before);
+}
+
+#[test]
+fn an_answer_past_its_time_is_a_miss_that_took_as_long_as_it_took() {
+    let metrics = Arc::new(Metrics::default());
+    let name = Name::from_text("www.example").unwrap();
+    let response = Response::empty(&Question::plain(&name, rtype::A), rcode::NOERROR);
+    let answer = Answer { origin: Origin::Stale, ..Answer::local(response, None) };
+    metrics.answer("outside", Transport::Tcp, &answer, Duration::from_millis(3));
+    assert_has(
+        &shown(&metrics),
+        &[
+            "hits_total{instance=\"cache-0\"} 0",
+            "misses_total{instance=\"cache-0\"} 1",
+            "stale_total{instance=\"cache-0\"} 1",
+            "answers_total{instance=\"cache-0\",transport=\"tcp\",scope=\"outside\",rcode=\"NOERROR\"} 1",
+            "miss_seconds_bucket{instance=\"cache-0\",le=\"0.0016\"} 0",
+            "miss_seconds_bucket{instance=\"cache-0\",le=\"0.0032\"} 1",
+            "miss_seconds_bucket{instance=\"cache-0\",le=\"+Inf\"} 1",
+            "miss_seconds_sum{instance=\"cache-0\"} 0.003",
+        ],
+    );
+}

@@ -19,7 +19,7 @@ use crate::packet::{Lifetime, Response};
 
 pub use entry::{Head, Policy, State};
 use failures::Failures;
-pub use inspect::Seen;
+pub use inspect::{Held, Seen};
 pub use key::{Key, KeyParts, KeyWords, LastWord};
 use table::{Candidate, Class, Table};
 

@@ -37,6 +37,7 @@ pub mod control;
 pub mod identity;
 pub mod logging;
 pub mod metrics;
+mod visitors;
 
 pub mod agent;
 pub mod handover;

@@ -3,7 +3,7 @@
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
 mod batch;
-mod shares;
+pub(crate) mod shares;
 mod tcp;
 mod udp;
 

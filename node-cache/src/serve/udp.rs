@@ -15,6 +15,7 @@ use crate::answer::Way;
 use crate::metrics::Dropped;
 use crate::packet::request::{self, Rejected};
 use crate::query::Transport;
+use crate::tap::Picked;
 
 /// Full batches that one socket may read in a row before others have their turn.
 const MOST_IN_A_ROW: usize = 4;
@@ -124,27 +125,32 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
 fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
+    let show = || shared.show(packet, source, || socket.local_addr(), Transport::Udp);
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
         Err(Rejected::Silently) => return,
-        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source),
+        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_ref()),
     };
+    let shown = show();
     if let Some(answer) = shared.resolver.resolve_at_once(&query) {
-        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source);
+        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
     }
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     tokio::spawn(async move {
         let answer = shared.resolve(&query).await;
-        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source);
+        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
         drop(working);
     });
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.try_send_to(message, client) {
-        shared.metrics().dropped(Dropped::Unsent);
-        tracing::debug!("{client}: {error}");
+fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Picked>) {
+    match socket.try_send_to(message, client) {
+        Ok(_) => shared.show_answer(shown, message),
+        Err(error) => {
+            shared.metrics().dropped(Dropped::Unsent);
+            tracing::debug!("{client}: {error}");
+        }
     }
 }

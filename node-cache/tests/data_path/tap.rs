@@ -72,8 +72,11 @@ fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
+/// Fields, each with its number.
+type Fields<T> = Vec<(u64, T)>;
+
 /// The fields of a message of protocol buffers: numbers, and octets.
-fn fields(mut message: &[u8]) -> (Vec<(u64, u64)>, Vec<(u64, &[u8])>) {
+fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     fn varint(from: &mut &[u8]) -> u64 {
         let (mut number, mut shift) = (0, 0);
         loop {
@@ -167,7 +170,6 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
     let dump = Command::new("fstrm_dump").arg(&file).output().expect("fstrm_dump, of Debian's fstrm-bin");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
-    assert!(dump.contains("protobuf:dnstap.Dnstap"), "{dump}");
     assert_eq!(dump.matches("node-a/cache-0").count(), 6, "{dump}");
 }
 

@@ -43,6 +43,8 @@ images: require ## Build the images, as archives in target/images
 
 .PHONY: test
 test: require ## Run every test: unit tests, and the whole tier in a cluster of its own
+	@# What those who wrote Frame Streams read them with.
+	@command -v fstrm_dump >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends fstrm-bin
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out cluster,$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.

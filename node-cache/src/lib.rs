@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Beside that way stand what steers it (`revision` reads the projected volume, `snapshot` makes routes and rules of
-//! it) and what tells of it (`control`, `metrics`). `packet`, `query`, `answer`, `cookies`, `own_names`, `route` and `cache` know
+//! it) and what tells of it (`control`, `metrics`, `tap`). `packet`, `query`, `answer`, `cookies`, `own_names`, `route` and `cache` know
 //! neither sockets nor clocks: time is a parameter. `agent` is the only room that changes anything on the node, and
 //! `handover` is how sockets get from it to the caches.
 
@@ -37,6 +37,8 @@ pub mod control;
 pub mod identity;
 pub mod logging;
 pub mod metrics;
+pub mod tap;
+mod visitors;
 
 pub mod agent;
 pub mod handover;

@@ -15,7 +15,7 @@ use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
 use crate::upstream::resolv_conf;
-use crate::upstream::{Book, Order, Pool};
+use crate::upstream::{Book, Order, Pool, Server};
 
 /// The longest that a cache waits for other servers. Clients give up after five seconds.
 const NODE_DEADLINE: Duration = Duration::from_millis(3800);
@@ -132,6 +132,13 @@ impl Snapshot {
     #[must_use]
     pub fn scopes(&self) -> &[Arc<Scope>] {
         &self.scopes
+    }
+
+    /// The servers, each with the name under which it is told of.
+    #[must_use]
+    pub fn servers(&self) -> Vec<(String, Arc<Server>)> {
+        let groups = self.scopes.iter().flat_map(|scope| scope.pool.groups());
+        groups.flat_map(|group| group.servers().into_iter().map(|server| (group.scope().to_owned(), server))).collect()
     }
 
     /// How the servers do, each once.

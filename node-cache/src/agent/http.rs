@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::status::{NodeReport, ProbeError};
-use super::visitors::Visitors;
 use crate::control::{Command, Report};
+use crate::visitors::Visitors;
 
 /// Between two tries to listen at an address that is taken or not there yet.
 const RETRY: Duration = Duration::from_secs(1);

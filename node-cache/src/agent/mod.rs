@@ -34,7 +34,6 @@ pub mod instances;
 pub mod metrics;
 pub mod ready;
 pub mod status;
-mod visitors;
 
 pub use args::{Args, Probe, What};
 pub use run::{AgentError, run};

@@ -92,6 +92,11 @@ impl Failures {
         self.known().bytes
     }
 
+    /// How many there are, those included that last no longer and still have their place.
+    pub(super) fn entries(&self) -> usize {
+        self.known().failures.len()
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cache, Head, Key, KeyParts, LONGEST, Policy};
+use super::{Cache, Class, Head, Key, KeyParts, LONGEST, Policy};
 use crate::packet::numbers::rcode;
 
 /// How one answer is kept.
@@ -35,6 +35,7 @@ impl std::fmt::Display for Seen {
             life.checked_sub(*age).filter(|left| *left > 0),
             (life + stale).checked_sub(*age).filter(|left| *left > 0),
         ) {
+            (Some(left), _) if *stale == 0 => write!(formatter, "fresh for {left} s more"),
             (Some(left), _) => write!(formatter, "fresh for {left} s more, then stale for {stale} s"),
             (None, Some(left)) => write!(formatter, "stale for {left} s more"),
             (None, None) => write!(formatter, "over"),
@@ -42,7 +43,33 @@ impl std::fmt::Display for Seen {
     }
 }
 
+/// What is held of one class of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// `positive`, `negative` or `failures`.
+    pub class: &'static str,
+    /// Bytes of it, with what is kept for each answer.
+    pub bytes: u64,
+    /// How many.
+    pub entries: u64,
+}
+
 impl Cache {
+    /// What is held now, by class: answers that say what there is, those that say there is nothing, and failures.
+    #[must_use]
+    pub fn held(&self) -> [Held; 3] {
+        let answers = |class, name| {
+            let usage = self.answers.usage_of(class);
+            Held { class: name, bytes: usage.bytes as u64, entries: usage.entries as u64 }
+        };
+        let (bytes, entries) = (self.failures.bytes() as u64, self.failures.entries() as u64);
+        [
+            answers(Class::Positive, "positive"),
+            answers(Class::Negative, "negative"),
+            Held { class: "failures", bytes, entries },
+        ]
+    }
+
     /// How the answer under exactly this key is kept.
     #[must_use]
     pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
@@ -87,5 +114,85 @@ impl Cache {
             }
             false
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::State;
+    use crate::packet::numbers::rtype;
+    use crate::packet::question::Question;
+    use crate::packet::{Name, Response};
+
+    /// A response with one record, as another server sends it: an address, or the SOA record that goes with a denial.
+    fn received(question: &Question, there: bool) -> Arc<Response> {
+        let (code, record) = match there {
+            true => (rcode::NOERROR, (rtype::A, 60, vec![192, 0, 2, 1])),
+            false => (rcode::NXDOMAIN, (rtype::SOA, 60, [&[0; 18][..], &60_u32.to_be_bytes()].concat())),
+        };
+        let mut wire = Response::with_records(question, code, &[record]).wire().to_vec();
+        if !there {
+            wire[6..10].copy_from_slice(&[0, 0, 0, 1]);
+        }
+        Arc::new(Response::read(&wire, 0, question).unwrap())
+    }
+
+    #[test]
+    fn what_is_seen_agrees_with_what_would_be_said_to_the_millisecond() {
+        let cache = Cache::new(1 << 20);
+        let question = Question::plain(&Name::from_text("www.example").unwrap(), rtype::A);
+        let key = Key::new(1, &question);
+        let came = Instant::now();
+        cache.insert(&key, &received(&question, true), came);
+        let at = |millis, serve_stale| {
+            let policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale };
+            let now = came + Duration::from_millis(millis);
+            let mut bytes = vec![0; LONGEST];
+            let length = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words(), &mut bytes).unwrap();
+            let state = Head::read(&bytes[..length]).unwrap().at(cache.clock(now), &policy);
+            (cache.see(&key, now, &policy).unwrap().to_string(), state)
+        };
+        for (millis, serve_stale, seen) in [
+            (0, 100, "came 0 s ago, fresh for 60 s more, then stale for 100 s"),
+            (59_998, 100, "came 59 s ago, fresh for 1 s more, then stale for 100 s"),
+            (59_998, 0, "came 59 s ago, fresh for 1 s more"),
+            (60_000, 100, "came 60 s ago, stale for 100 s more"),
+            (60_000, 0, "came 60 s ago, over"),
+            (159_998, 100, "came 159 s ago, stale for 1 s more"),
+            (160_000, 100, "came 160 s ago, over"),
+        ] {
+            let (text, state) = at(millis, serve_stale);
+            assert!(text.ends_with(seen), "{millis} ms: {text}");
+            let agrees = match state {
+                State::Fresh(_) | State::Due(_) => seen.contains("fresh for"),
+                State::Stale(_) => seen.contains("ago, stale for"),
+                State::Over => seen.ends_with("over"),
+            };
+            assert!(agrees, "{millis} ms: {text}, {state:?}");
+        }
+    }
+
+    #[test]
+    fn each_class_is_held_for_itself_and_all_together_are_the_whole() {
+        let cache = Cache::new(1 << 20);
+        let now = Instant::now();
+        let question = |name: String| Question::plain(&Name::from_text(&name).unwrap(), rtype::A);
+        for number in 0..300_u32 {
+            let asked = question(format!("n{number}.example"));
+            cache.insert(&Key::new(1, &asked), &received(&asked, number % 3 > 0), now);
+            if number % 10 == 0 {
+                cache.insert_failure(&Key::new(1, &question(format!("f{number}.example"))), None, now);
+            }
+        }
+        let [positive, negative, failures] = cache.held();
+        assert_eq!((positive.entries, negative.entries), (200, 100));
+        assert!(positive.bytes > 0 && negative.bytes > 0);
+        assert!(failures.entries == 30, "{failures:?}");
+        assert_eq!(cache.bytes(), positive.bytes + negative.bytes + failures.bytes);
+        assert_eq!(cache.entries(), positive.entries + negative.entries);
     }
 }

@@ -20,7 +20,7 @@ use crate::packet::{Lifetime, Response};
 
 pub use entry::{Head, Kept, Policy, State};
 use failures::Failures;
-pub use inspect::Seen;
+pub use inspect::{Held, Seen};
 pub use key::{Key, KeyParts, KeyWords, LastWord, NAME_ROOM};
 use table::{Candidate, Class, Table};
 

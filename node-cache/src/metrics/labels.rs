@@ -42,7 +42,8 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    pub(super) const ALL: [Self; 8] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::NotAllowed,
         Self::NotARequest,
         Self::NoWayBack,
@@ -53,7 +54,9 @@ impl Dropped {
         Self::Unsent,
     ];
 
-    pub(super) const fn label(self) -> &'static str {
+    /// How it is called.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
         match self {
             Self::NotAllowed => "not_allowed",
             Self::NotARequest => "not_a_request",

@@ -121,6 +121,18 @@ impl Metrics {
         self.refreshes.inc();
     }
 
+    /// How many questions were asked again before their answer was past its time.
+    #[must_use]
+    pub fn refreshes(&self) -> u64 {
+        self.refreshes.get()
+    }
+
+    /// How many questions memory could not answer in its time.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.misses.get()
+    }
+
     /// Counts a question that gets no answer.
     pub fn dropped(&self, reason: Dropped) {
         self.dropped_for(reason).inc();

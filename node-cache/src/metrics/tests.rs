@@ -3,6 +3,7 @@ use std::sync::Arc;
 use node_cache_config::status::UpstreamStatus;
 
 use super::*;
+use crate::cache::Held;
 use crate::packet::Name;
 use crate::packet::Response;
 use crate::packet::numbers::rtype;
@@ -31,7 +32,8 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         sent: 7,
         timeouts: 1,
     };
-    let levels = Levels { upstreams: vec![upstream], cache_bytes: 5, cache_entries: 1 };
+    let held = vec![Held { class: "negative", bytes: 5, entries: 1 }];
+    let levels = Levels { upstreams: vec![upstream], held, ..Levels::default() };
     let text = text("cache-0", &metrics, levels);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
@@ -43,7 +45,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
             "upstream_queries_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
             "dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
             "dropped_total{instance=\"cache-0\",reason=\"greedy\"} 0",
-            "bytes{instance=\"cache-0\"} 5",
+            "bytes{instance=\"cache-0\",class=\"negative\"} 5",
         ],
     );
     assert_eq!(metrics.traffic(5, 1).dropped, 1);

@@ -12,16 +12,24 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Dropped, Metrics};
+use crate::cache::Held;
+use crate::upstream::Server;
 
 /// What is read off when somebody asks, rather than counted.
 #[derive(Clone, Debug, Default)]
 pub struct Levels {
     /// How the other servers do.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Bytes that the cache holds.
-    pub cache_bytes: u64,
-    /// Answers that the cache holds.
-    pub cache_entries: u64,
+    /// The same servers, each with the name of its scope.
+    pub servers: Vec<(String, Arc<Server>)>,
+    /// What the cache holds.
+    pub held: Vec<Held>,
+    /// Readers of the tap.
+    pub tap_readers: u64,
+    /// Messages that were shown to them.
+    pub tap_shown: u64,
+    /// Messages that they were too slow for.
+    pub tap_lost: u64,
 }
 
 /// The text for the process of this name. Metrics begin with `dnstier_cache_`.
@@ -75,11 +83,22 @@ impl Metrics {
 impl Levels {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, value) in [
-            ("bytes", "Bytes that the cache holds", self.cache_bytes),
-            ("entries", "Answers that the cache holds", self.cache_entries),
+            ("bytes", "Bytes that the cache holds", (|held| held.bytes) as fn(&Held) -> u64),
+            ("entries", "Answers that the cache holds", |held| held.entries),
         ] {
-            metric(encoder, name, help, None, &gauge(value))?;
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for held in &self.held {
+                gauge(value(held)).encode(family.encode_family(&[("class", held.class)])?)?;
+            }
         }
+        metric(encoder, "tap_readers", "Readers of the tap", None, &gauge(self.tap_readers))?;
+        metric(encoder, "tap_shown", "Messages shown to readers", None, &ConstCounter::new(self.tap_shown))?;
+        let help = "Messages that a reader of the tap was too slow for";
+        metric(encoder, "tap_lost", help, None, &ConstCounter::new(self.tap_lost))?;
+        self.encode_upstreams(encoder)
+    }
+
+    fn encode_upstreams(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let labels =
             |upstream: &UpstreamStatus| [("scope", upstream.scope.clone()), ("upstream", upstream.address.to_string())];
         for (name, help, value) in [
@@ -99,6 +118,13 @@ impl Levels {
         let mut family = encoder.encode_descriptor("upstream_healthy", help, None, MetricType::Gauge)?;
         for upstream in &self.upstreams {
             gauge(upstream.healthy.into()).encode(family.encode_family(&labels(upstream))?)?;
+        }
+        let help = "Time from a question to a server to its answer";
+        let mut family = encoder.encode_descriptor("upstream", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        // Most servers of other zones are never asked.
+        for (scope, server) in self.servers.iter().filter(|(_, server)| server.round_trips().count() > 0) {
+            let labels = [("scope", scope.clone()), ("upstream", server.address().to_string())];
+            server.round_trips().encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

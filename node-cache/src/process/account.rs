@@ -6,7 +6,7 @@ use node_cache_config::status::Instance;
 use tokio::sync::watch;
 
 use crate::control::{Command, OK, Report};
-use crate::metrics::{Levels, text};
+use crate::metrics::text;
 use crate::resolve::Resolver;
 use crate::revision::InForce;
 
@@ -41,13 +41,7 @@ impl<R: Readiness> Account<R> {
 
     /// The metrics of this process.
     pub(super) fn metrics(&self) -> String {
-        let cache = self.resolver.cache();
-        let levels = Levels {
-            upstreams: self.resolver.snapshot().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
-            cache_bytes: cache.bytes(),
-            cache_entries: cache.entries(),
-        };
-        text(&self.resolver.identity().instance, self.resolver.metrics(), levels)
+        text(&self.resolver.identity().instance, self.resolver.metrics(), self.resolver.levels())
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) enum Role {
 /// Applies every configuration that comes in force, as long as there can be another one. Sockets, memory and what is
 /// known of servers outlive each change.
 pub(super) async fn keep(resolver: Arc<Resolver>, mut in_force: watch::Receiver<Arc<InForce>>, role: Role) {
-    let mut book = Book::default();
+    let mut book = Book::new(resolver.tap().clone());
     let mut applied: Option<(Arc<Config>, Option<String>)> = None;
     loop {
         let current = in_force.borrow_and_update().clone();

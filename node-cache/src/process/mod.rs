@@ -7,6 +7,7 @@ mod drain;
 pub mod node_cache;
 mod readiness;
 mod status_server;
+mod tap;
 pub mod zone_resolver;
 
 use arguments::{Ask, Inspect, Probe, bytes, seconds};
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use crate::ask::Unresolved;
 use crate::control::{AskError, BadCommand};
+use crate::tap::TapError;
 
 /// Why a process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,7 @@ pub enum ProcessError {
     /// The runtime or its signals cannot be had.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
-    /// The control socket cannot be served.
+    /// The control socket, or that of the tap, cannot be served.
     #[error("{path}: {source}")]
     Control {
         /// Its path.
@@ -52,6 +54,9 @@ pub enum ProcessError {
     /// A name was not resolved.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
+    /// The messages of a process cannot be shown.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// What was found out cannot be printed.
     #[error("standard output: {0}")]
     Output(#[source] io::Error),

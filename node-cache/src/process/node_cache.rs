@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::account::{Account, Readiness};
 use super::applied::{self, Role};
 use super::drain::{Termination, until_withdrawn};
+use super::tap::Tap;
 use super::{Ask, Inspect, Probe, ProcessError, block_on, bytes};
 use crate::handover::client::Client;
 use crate::handover::{self, HeldSocket};
@@ -17,7 +18,7 @@ use crate::identity::Identity;
 use crate::resolve::Resolver;
 use crate::revision::{self, InForce};
 use crate::serve::{Serving, TcpLimits};
-use crate::{control, logging};
+use crate::{control, logging, tap};
 
 /// A caching resolver of a node.
 #[derive(Clone, Debug, Parser)]
@@ -44,6 +45,8 @@ enum Command {
     /// Ask the running caches of this pod about their answers
     #[command(flatten)]
     Inspect(Inspect),
+    /// Write samples of the questions and answers of the running caches of this pod to standard output, as dnstap
+    Tap(Tap),
 }
 
 /// How a cache runs.
@@ -81,6 +84,10 @@ impl Arguments {
                 let run_dir = Path::new(RUN_DIR);
                 block_on(async move { inspect.ask(run_dir, &caches(run_dir)).await })
             }
+            Command::Tap(tap) => {
+                let names = caches(&tap.run_dir);
+                block_on(async move { tap.write(&names).await })
+            }
         }
     }
 }
@@ -88,7 +95,8 @@ impl Arguments {
 /// The names of the caches that have a control socket in this directory.
 fn caches(run_dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
-    let name = |file: &str| file.strip_suffix(".sock").filter(|name| name.starts_with("cache-")).map(str::to_owned);
+    let is_cache = |name: &&str| name.starts_with("cache-") && !name.contains('.');
+    let name = |file: &str| file.strip_suffix(".sock").filter(is_cache).map(str::to_owned);
     let mut names: Vec<String> = entries.filter_map(|entry| name(entry.file_name().to_str()?)).collect();
     names.sort();
     names
@@ -105,10 +113,14 @@ impl Run {
         let readiness = Equipped { in_force: in_force.clone(), sockets: agent.sockets() };
         let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
         let path = control::socket_path(&self.run_dir, &self.instance);
+        let tap_path = tap::socket_path(&self.run_dir, &self.instance);
         tokio::select! {
             () = applied::keep(resolver.clone(), in_force, Role::NodeCache) => {}
             served = control::serve(&path, account) => {
                 served.map_err(|source| ProcessError::Control { path, source })?;
+            }
+            served = tap::serve(&tap_path, resolver.tap().clone()) => {
+                served.map_err(|source| ProcessError::Control { path: tap_path, source })?;
             }
             () = async {
                 termination.asked().await;

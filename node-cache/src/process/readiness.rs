@@ -13,6 +13,7 @@ use crate::packet::question::Question;
 use crate::packet::{Edns, Name};
 use crate::query::Query;
 use crate::resolve::Resolver;
+use crate::tap::Tap;
 use crate::upstream::exchange::{self, Form, Outcome};
 
 /// Between two tries to resolve a first name.
@@ -71,7 +72,7 @@ pub(super) async fn resolve_first_name(resolver: &Resolver) {
 async fn answers_for_itself(address: SocketAddr) -> bool {
     let Ok(name) = Name::from_text("id.server") else { return false };
     let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
-    let nobody_there = Notify::new();
-    let asked = exchange::udp(address, &question, Form { edns: false, mixed_case: false }, &nobody_there);
+    let (nobody_there, unseen) = (Notify::new(), Tap::default());
+    let asked = exchange::udp(address, &question, Form { edns: false, mixed_case: false }, &nobody_there, &unseen);
     matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(Outcome::Answered(response))) if response.has_answer())
 }

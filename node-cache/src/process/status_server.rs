@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use super::ProcessError;
 use super::account::{Account, Readiness};
+use crate::visitors::Visitors;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -30,7 +31,7 @@ pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<Acco
         .route("/live", get(async || "it answers\n"))
         .route("/ready", get(ready::<R>))
         .with_state(account);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Visitors::new(listener), router).await {
         tracing::error!("status server: {error}");
     }
 }

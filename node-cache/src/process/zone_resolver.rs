@@ -15,13 +15,14 @@ use super::account::Account;
 use super::applied::{self, Role};
 use super::drain::Termination;
 use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
+use super::tap::Tap;
 use super::{Inspect, Probe, ProcessError, block_on, bytes, seconds, status_server};
 use crate::cookies::Secrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolve::Resolver;
 use crate::serve::{Serving, TcpLimits};
-use crate::{control, logging, revision};
+use crate::{control, logging, revision, tap};
 
 /// Its name among processes, and that of its control socket.
 const NAME: &str = "zone-resolver";
@@ -47,6 +48,8 @@ enum Command {
     /// Ask the running resolver of this pod about its answers
     #[command(flatten)]
     Inspect(Inspect),
+    /// Write samples of the questions and answers of the running resolver of this pod to standard output, as dnstap
+    Tap(Tap),
 }
 
 /// How a zone resolver runs.
@@ -88,6 +91,7 @@ impl Arguments {
             Command::Inspect(inspect) => {
                 block_on(async move { inspect.ask(RUN_DIR.as_ref(), &[NAME.to_owned()]).await })
             }
+            Command::Tap(tap) => block_on(async move { tap.write(&[NAME.to_owned()]).await }),
         }
     }
 }
@@ -111,6 +115,7 @@ impl Run {
             tokio::spawn(status_server::serve(listener, account.clone()));
         }
         let path = control::socket_path(&self.run_dir, NAME);
+        let tap_path = tap::socket_path(&self.run_dir, NAME);
         let living = async {
             tokio::select! {
                 () = become_ready(&resolver, &stage) => {}
@@ -125,6 +130,9 @@ impl Run {
             () = applied::keep(resolver.clone(), in_force, Role::ZoneResolver) => {}
             served = control::serve(&path, account) => {
                 served.map_err(|source| ProcessError::Control { path, source })?;
+            }
+            served = tap::serve(&tap_path, resolver.tap().clone()) => {
+                served.map_err(|source| ProcessError::Control { path: tap_path, source })?;
             }
             () = living => {}
         }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use node_cache_config::status::UpstreamStatus;
 use tokio::time::Instant;
 
 use super::{Resolver, above};
 use crate::cache::{Key, KeyParts, Seen};
 use crate::control::Inspection;
+use crate::metrics::{Dropped, Levels};
 use crate::own_names;
 use crate::packet::Name;
 use crate::packet::numbers::{rcode, rtype};
@@ -29,6 +29,20 @@ impl Resolver {
         }
     }
 
+    /// What metrics tell of beside what is counted.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        let snapshot = self.snapshot();
+        Levels {
+            upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            servers: snapshot.map(|snapshot| snapshot.servers()).unwrap_or_default(),
+            held: self.cache.held().to_vec(),
+            tap_readers: self.tap.readers().into(),
+            tap_shown: self.tap.told(),
+            tap_lost: self.tap.lost(),
+        }
+    }
+
     fn stats(&self) -> String {
         let traffic = self.metrics.traffic(self.cache.bytes(), self.cache.entries());
         let mut text = String::new();
@@ -36,19 +50,42 @@ impl Resolver {
             ("questions", traffic.queries),
             ("from memory", traffic.hits),
             ("past their time", traffic.stale),
+            ("asked of others", self.metrics.misses()),
+            ("asked again", self.metrics.refreshes()),
             ("failed", traffic.servfail),
-            ("dropped", traffic.dropped),
-            ("answers kept", traffic.cache_entries),
-            ("bytes of them", traffic.cache_bytes),
         ] {
             line(&mut text, what, number);
         }
-        for upstream in self.snapshot().iter().flat_map(|snapshot| snapshot.upstreams()) {
-            let (health, address) = (health(&upstream), upstream.address);
-            let value = format!("{address} {health}: {} sent, {} late", upstream.sent, upstream.timeouts);
-            line(&mut text, &upstream.scope, value);
+        line(&mut text, "dropped", self.drops(traffic.dropped));
+        line(&mut text, "answers kept", traffic.cache_entries);
+        line(&mut text, "bytes of them", traffic.cache_bytes);
+        for held in self.cache.held() {
+            line(&mut text, held.class, format!("{} in {} bytes", held.entries, held.bytes));
+        }
+        line(&mut text, "looked at by", format!("{} readers, {} lost", self.tap.readers(), self.tap.lost()));
+        for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
+            let health = health(server.healthy());
+            let mut value =
+                format!("{} {health}: {} sent, {} late", server.address(), server.sent(), server.timeouts());
+            if let Some(p95) = server.p95() {
+                value.push_str(&format!(", 95 of 100 answers within {:.1} ms", 1000.0 * p95.as_secs_f64()));
+            }
+            line(&mut text, &scope, value);
         }
         text
+    }
+
+    /// A number, and of which reasons it is made up.
+    fn drops(&self, total: u64) -> String {
+        let by_reason = Dropped::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
+        let reasons: Vec<_> = by_reason.iter().filter(|(_, number)| *number > 0).collect();
+        match reasons.as_slice() {
+            [] => total.to_string(),
+            some => {
+                let some: Vec<_> = some.iter().map(|(reason, number)| format!("{reason} {number}")).collect();
+                format!("{total} ({})", some.join(", "))
+            }
+        }
     }
 
     fn explain(&self, name: &Name, rtype: u16) -> String {
@@ -65,7 +102,7 @@ impl Resolver {
         let scope = snapshot.routes.find(name);
         line(&mut text, "route", &scope.name);
         for upstream in scope.pool.groups().flat_map(|group| group.status()) {
-            let health = health(&upstream);
+            let health = health(upstream.healthy);
             line(&mut text, "asks", format!("{} ({}), which {health}", upstream.address, upstream.scope));
         }
         self.explain_memory(&mut text, &snapshot, scope, &query.question());
@@ -151,8 +188,8 @@ impl Resolver {
     }
 }
 
-const fn health(upstream: &UpstreamStatus) -> &'static str {
-    if upstream.healthy { "answers" } else { "does not answer" }
+const fn health(healthy: bool) -> &'static str {
+    if healthy { "answers" } else { "does not answer" }
 }
 
 const fn flags(dnssec_ok: bool, checking_disabled: bool) -> &'static str {

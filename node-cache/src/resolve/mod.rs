@@ -22,6 +22,7 @@ use crate::packet::numbers::{ede, rcode, rtype};
 use crate::packet::question::Question;
 use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
+use crate::tap::Tap;
 use crate::upstream::Unanswered;
 use flight::{BoxedFlight, Flights, Landed, Seat, landing};
 pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Sought};
@@ -41,6 +42,7 @@ pub struct Resolver {
     flights: Arc<Flights>,
     snapshot: ArcSwapOption<Snapshot>,
     metrics: Arc<Metrics>,
+    tap: Arc<Tap>,
 }
 
 /// What is known of a question before anybody else is asked.
@@ -55,8 +57,8 @@ impl Resolver {
     /// A resolver whose cache holds this many bytes. Until it has a [`Snapshot`] it knows its own names only.
     #[must_use]
     pub fn new(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
-        let cache = Arc::new(Cache::new(cache_bytes));
-        Self { identity, cache, flights: Arc::default(), snapshot: ArcSwapOption::empty(), metrics }
+        let (cache, tap) = (Arc::new(Cache::new(cache_bytes)), Arc::new(Tap::new(&identity)));
+        Self { identity, cache, flights: Arc::default(), snapshot: ArcSwapOption::empty(), metrics, tap }
     }
 
     /// Puts a revision in force, for what is asked from now on.
@@ -80,6 +82,12 @@ impl Resolver {
     #[must_use]
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Where its messages can be looked at.
+    #[must_use]
+    pub const fn tap(&self) -> &Arc<Tap> {
+        &self.tap
     }
 
     /// Its memory.

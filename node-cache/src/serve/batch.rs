@@ -7,14 +7,17 @@ use crate::resolve::{QUESTION_ROOM, ROOM};
 
 /// Datagrams at a time. What a system call costs is spread thin from eight on.
 pub(super) const SIZE: usize = 32;
+/// The room of a batch.
+pub(super) type Room = Datagrams<SIZE, QUESTION_ROOM, ROOM>;
+
 /// Datagrams and the keys of their questions, for sockets of one family of addresses.
 pub(super) struct Batch {
-    pub(super) datagrams: Datagrams<SIZE, QUESTION_ROOM, ROOM>,
+    pub(super) datagrams: Room,
     pub(super) keys: [KeyWords; SIZE],
 }
 
 impl Batch {
     pub(super) fn new(family: Family) -> Box<Self> {
-        Box::new(Self { datagrams: Datagrams::new(family), keys: std::array::from_fn(|_| KeyWords::default()) })
+        Box::new(Self { datagrams: Room::new(family), keys: std::array::from_fn(|_| KeyWords::default()) })
     }
 }

@@ -3,7 +3,7 @@
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
 mod batch;
-mod shares;
+pub(crate) mod shares;
 mod tcp;
 mod udp;
 
@@ -24,6 +24,7 @@ use crate::packet::request::{self, CookieAlone, Rejected};
 use crate::query::{Query, Transport};
 use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
+use crate::tap::{self, Asked, Picked, Side};
 use shares::{Refused, Share, Shares};
 
 /// The most questions that wait for other servers at one time; hits are not among them.
@@ -223,6 +224,29 @@ impl Shared {
         };
         self.metrics().dropped(reason);
         None
+    }
+
+    /// Shows a question that came in at this address to whoever looks and for whom it is picked.
+    fn show(
+        &self,
+        packet: &[u8],
+        source: SocketAddr,
+        asked: impl FnOnce() -> std::io::Result<SocketAddr>,
+        transport: Transport,
+    ) -> Option<Picked> {
+        let tap = self.resolver.tap();
+        if !tap.wanted() {
+            return None;
+        }
+        let (side, asker, server) = (Side::Client, source, asked().ok()?);
+        tap.question(Asked { side, transport, asker, server, at: tap::now() }, packet)
+    }
+
+    /// Shows its answer.
+    fn show_answer(&self, picked: Option<&Picked>, answer: &[u8]) {
+        if let Some(picked) = picked {
+            self.resolver.tap().answer(picked, answer);
+        }
     }
 
     fn metrics(&self) -> &Metrics {

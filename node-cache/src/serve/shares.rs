@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// How many are taken, and by whom.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     most: usize,
     most_of_one: usize,
     taken: Mutex<Taken>,
@@ -25,7 +25,7 @@ struct Taken {
 
 /// Why there is none for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// All are taken.
     Total,
     /// This client has as many as one may have.
@@ -34,12 +34,12 @@ pub(super) enum Refused {
 
 impl Shares {
     /// This many in all, and this many of them for one address.
-    pub(super) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
         Arc::new(Self { most, most_of_one, taken: Mutex::default(), none: Notify::new() })
     }
 
     /// Takes another one.
-    pub(super) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Share, Refused> {
+    pub(crate) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Share, Refused> {
         let client = client.ip().to_canonical();
         let mut taken = self.taken();
         if taken.total >= self.most {
@@ -55,7 +55,7 @@ impl Shares {
     }
 
     /// Waits until none is taken.
-    pub(super) async fn none(&self) {
+    pub(crate) async fn none(&self) {
         loop {
             let notified = self.none.notified();
             if self.taken().total == 0 {
@@ -72,7 +72,7 @@ impl Shares {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     shares: Arc<Shares>,
     client: IpAddr,
 }

@@ -16,6 +16,7 @@ use crate::answer::Way;
 use crate::metrics::Dropped;
 use crate::packet::request::Rejected;
 use crate::query::{Query, Transport};
+use crate::tap::Picked;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -77,26 +78,46 @@ async fn read_all(
         let message = message.inspect_err(|_| shared.metrics().dropped(Dropped::Incomplete))?;
         let Some(message) = message else { return Ok(()) };
         patience = limits.idle;
+        let show = || shared.show(&message, source, || read.local_addr(), Transport::Tcp);
         let query = match shared.read(&message, source, Transport::Tcp) {
             Ok(query) => query,
             Err(Rejected::Silently) => return Ok(()),
             Err(Rejected::With(answer, _)) => {
-                if answers.send(answer).await.is_err() {
-                    shared.metrics().dropped(Dropped::Unsent);
+                if hand_on(shared, &answers, answer, show().as_ref()).await.is_err() {
                     return Ok(());
                 }
                 continue;
             }
         };
+        let shown = show();
         let Some(working) = shared.begin(source) else { return Ok(()) };
         let (shared, answers) = (shared.clone(), answers.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
-            if answers.send(message).await.is_err() {
-                shared.metrics().dropped(Dropped::Unsent);
-            }
+            // The client may be gone.
+            let _ = hand_on(&shared, &answers, message, shown.as_ref()).await;
             drop((slot, working));
         });
+    }
+}
+
+/// Gives an answer to be written; an error when nothing can be written any more.
+async fn hand_on(
+    shared: &Shared,
+    answers: &mpsc::Sender<Vec<u8>>,
+    message: Vec<u8>,
+    shown: Option<&Picked>,
+) -> Result<(), ()> {
+    match answers.reserve().await {
+        Ok(place) => {
+            shared.show_answer(shown, &message);
+            place.send(message);
+            Ok(())
+        }
+        Err(_) => {
+            shared.metrics().dropped(Dropped::Unsent);
+            Err(())
+        }
     }
 }
 
@@ -104,13 +125,13 @@ async fn answer(shared: &Shared, query: &Query) -> Vec<u8> {
     shared.resolve(query).await.to_wire(query, Way::Tcp { idle: shared.limits.idle })
 }
 
-/// One message; none when the client has closed or was silent for too long.
+/// One message; none when the client has closed or was silent for too long. An error when it breaks off.
 async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
     match timeout(first, read.read(&mut length[..1])).await {
-        Err(_) | Ok(Ok(0)) => return Ok(None),
-        Ok(read) => read?,
-    };
+        Ok(Ok(1)) => {}
+        Err(_) | Ok(_) => return Ok(None),
+    }
     let rest = async {
         read.read_exact(&mut length[1..]).await?;
         let mut message = vec![0; usize::from(u16::from_be_bytes(length))];

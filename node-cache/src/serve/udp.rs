@@ -10,12 +10,13 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::Shared;
-use super::batch::{Batch, SIZE};
+use super::batch::{Batch, Room, SIZE};
 use crate::answer::Way;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
 use crate::query::Transport;
 use crate::resolve::{Moment, Sought};
+use crate::tap::Picked;
 
 /// Full batches that one socket may read in a row before others have their turn.
 const MOST_IN_A_ROW: usize = 4;
@@ -82,7 +83,10 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     approach(shared, batch, sought);
     recognise(shared, batch, sought);
     let tally = answer(shared, socket, &moment, batch, sought);
-    batch.datagrams.send(&**socket, |error| tracing::debug!("an answer cannot be sent: {error}"));
+    batch.datagrams.send(&**socket, |error| {
+        shared.metrics().dropped(Dropped::Unsent);
+        tracing::debug!("an answer cannot be sent: {error}");
+    });
     shared.metrics().add(&tally, moment.age());
     Ok(read)
 }
@@ -104,7 +108,11 @@ fn seek<'a>(
         let (room, length) = datagrams.question_room(row);
         let source = datagrams.source(row);
         // Nothing can be sent to port 0.
-        if source.port() == 0 || !shared.permits_in(moment.snapshot(), source, own) {
+        if source.port() == 0 {
+            shared.metrics().dropped(Dropped::NoWayBack);
+            continue;
+        }
+        if !shared.permits_in(moment.snapshot(), source, own) {
             continue;
         }
         *sought = shared.resolver.seek(moment, room, length, key);
@@ -144,7 +152,7 @@ fn answer<'a>(
     sought: &[Option<Sought<'a>>],
 ) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
-    let mut tally = Tally::default();
+    let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
         let (question, room) = datagrams.question_and_answer(row);
@@ -154,11 +162,22 @@ fn answer<'a>(
         };
         tally.hit(shared.resolver.hits_in(sought), hit.rcode);
         datagrams.ready(row, hit.length);
+        if shown {
+            show(shared, socket, row, hit.length, datagrams);
+        }
         if hit.due {
             refresh(shared, datagrams.question(row));
         }
     }
     tally
+}
+
+/// Shows a question and its answer, of this length, to those who look.
+#[cold]
+fn show(shared: &Shared, socket: &UdpSocket, row: usize, length: usize, datagrams: &mut Room) {
+    let (question, source) = (datagrams.question(row), datagrams.source(row));
+    let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
+    shared.show_answer(picked.as_ref(), datagrams.answer(row).get(..length).unwrap_or_default());
 }
 
 /// Sees to it that the answer is there when its time is over.
@@ -171,27 +190,32 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
 fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
+    let show = || shared.show(packet, source, || socket.local_addr(), Transport::Udp);
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
         Err(Rejected::Silently) => return,
-        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source),
+        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_ref()),
     };
+    let shown = show();
     if let Some(answer) = shared.resolver.resolve_at_once(&query) {
-        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source);
+        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
     }
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     tokio::spawn(async move {
         let answer = shared.resolve(&query).await;
-        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source);
+        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
         drop(working);
     });
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.try_send_to(message, client) {
-        shared.metrics().dropped(Dropped::Unsent);
-        tracing::debug!("{client}: {error}");
+fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Picked>) {
+    match socket.try_send_to(message, client) {
+        Ok(_) => shared.show_answer(shown, message),
+        Err(error) => {
+            shared.metrics().dropped(Dropped::Unsent);
+            tracing::debug!("{client}: {error}");
+        }
     }
 }

@@ -101,7 +101,7 @@ async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::
     let mut case_lost = false;
     loop {
         let outcome = if case_lost {
-            match timeout(CONFIRMATION, exchange::tcp(server.connection(), question, form)).await {
+            match timeout(CONFIRMATION, exchange::tcp(server.connection(), question, form, server.tap())).await {
                 Ok(Ok((outcome, case_kept))) => {
                     // Only what nobody can forge tells that it was this server which lost the case.
                     if !case_kept {
@@ -116,9 +116,9 @@ async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::
                 }
             }
         } else if over_tcp {
-            exchange::tcp(server.connection(), question, form).await?.0
+            exchange::tcp(server.connection(), question, form, server.tap()).await?.0
         } else {
-            exchange::udp(server.address(), question, form, unreachable).await?
+            exchange::udp(server.address(), question, form, unreachable, server.tap()).await?
         };
         match outcome {
             Outcome::Answered(response) => return Ok(response),

@@ -7,6 +7,7 @@ use node_cache_config::{Protocol, Upstream};
 
 use super::discovery::{self, Cadence, Followed};
 use super::{Group, Pool, revival};
+use crate::tap::Tap;
 
 /// What makes a group the same in another revision.
 #[derive(Clone, Debug)]
@@ -36,9 +37,16 @@ struct Page {
 #[derive(Debug, Default)]
 pub struct Book {
     pages: Vec<Page>,
+    tap: Arc<Tap>,
 }
 
 impl Book {
+    /// A book without groups, the messages of whose servers can be looked at here.
+    #[must_use]
+    pub fn new(tap: Arc<Tap>) -> Self {
+        Self { pages: Vec::new(), tap }
+    }
+
     /// Begins a new revision: from here on groups are asked for again, until [`Self::forget_others`].
     pub fn begin(&mut self) {
         for page in &mut self.pages {
@@ -100,7 +108,7 @@ impl Book {
             .iter()
             .find(|page| described.service.is_some() && page.described.service == described.service)
             .map(|page| page.followed.group.discovered());
-        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default());
+        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.tap);
         let followed = follow(Arc::new(group));
         tokio::spawn(revival::follow(Arc::downgrade(&followed.group)));
         let group = followed.group.clone();

@@ -14,6 +14,10 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::exchange;
+use crate::query::Transport;
+use crate::tap::Tap;
+
 /// A connection on which nothing comes in for this long is closed: either nobody asks, or nobody answers.
 const IDLE: Duration = Duration::from_secs(5);
 /// The most questions that wait for their answers on one connection. Those that come beyond fail.
@@ -33,6 +37,7 @@ pub(super) struct Connection {
 /// An open connection. Its task ends with it, and when the server closes it.
 #[derive(Debug)]
 struct Open {
+    local: SocketAddr,
     questions: mpsc::Sender<Vec<u8>>,
     waiting: Arc<Waiting>,
     task: JoinHandle<()>,
@@ -75,6 +80,13 @@ impl Waiter {
     }
 }
 
+/// A place on an open connection.
+struct Place {
+    local: SocketAddr,
+    questions: mpsc::Sender<Vec<u8>>,
+    waiter: Waiter,
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.waiting.by_number().remove(&self.number);
@@ -94,42 +106,50 @@ impl Connection {
     /// # Errors
     ///
     /// The server cannot be connected to, or closes without an answer.
-    pub(super) async fn ask(&self, message: &[u8]) -> io::Result<Vec<u8>> {
-        let (questions, waiter, was_open) = self.waiter().await?;
-        match exchange(&questions, waiter, message).await {
+    pub(super) async fn ask(&self, message: &[u8], tap: &Tap) -> io::Result<Vec<u8>> {
+        let (place, was_open) = self.place().await?;
+        match self.exchange(place, message, tap).await {
             Some(answer) => Ok(answer),
             None if was_open => {
-                let (questions, waiter, _) = self.waiter().await?;
-                exchange(&questions, waiter, message).await.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+                let (place, _) = self.place().await?;
+                self.exchange(place, message, tap).await.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
             }
             None => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
 
     /// A place on the connection, which is opened if it is not, and whether it was.
-    async fn waiter(&self) -> io::Result<(mpsc::Sender<Vec<u8>>, Waiter, bool)> {
+    async fn place(&self) -> io::Result<(Place, bool)> {
         let mut open = self.open.lock().await;
         if let Some(open) = open.as_ref().filter(|open| !open.task.is_finished()) {
-            return Ok((open.questions.clone(), Waiter::new(&open.waiting)?, true));
+            let (local, questions, waiter) = (open.local, open.questions.clone(), Waiter::new(&open.waiting)?);
+            return Ok((Place { local, questions, waiter }, true));
         }
         let stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
         let (questions, queue) = mpsc::channel(QUEUE);
         let waiting = Arc::<Waiting>::default();
         let waiter = Waiter::new(&waiting)?;
         let task = tokio::spawn(converse(self.server, stream, queue, waiting.clone()));
-        *open = Some(Open { questions: questions.clone(), waiting, task });
-        Ok((questions, waiter, false))
+        *open = Some(Open { local, questions: questions.clone(), waiting, task });
+        Ok((Place { local, questions, waiter }, false))
     }
-}
 
-/// The answer; none when the connection is closed before it comes.
-async fn exchange(questions: &mpsc::Sender<Vec<u8>>, mut waiter: Waiter, message: &[u8]) -> Option<Vec<u8>> {
-    let length = u16::try_from(message.len()).ok()?;
-    let mut framed = [&length.to_be_bytes()[..], message].concat();
-    framed[2..4].copy_from_slice(&waiter.number.to_be_bytes());
-    questions.send(framed).await.ok()?;
-    (&mut waiter.answer).await.ok()
+    /// The answer; none when the connection is closed before it comes.
+    async fn exchange(&self, place: Place, message: &[u8], tap: &Tap) -> Option<Vec<u8>> {
+        let Place { local, questions, mut waiter } = place;
+        let length = u16::try_from(message.len()).ok()?;
+        let mut framed = [&length.to_be_bytes()[..], message].concat();
+        framed[2..4].copy_from_slice(&waiter.number.to_be_bytes());
+        let shown = exchange::show(tap, Transport::Tcp, || Ok(local), self.server, &framed[2..]);
+        questions.send(framed).await.ok()?;
+        let answer = (&mut waiter.answer).await.ok()?;
+        if let Some(shown) = &shown {
+            tap.answer(shown, &answer);
+        }
+        Some(answer)
+    }
 }
 
 async fn converse(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, waiting: Arc<Waiting>) {

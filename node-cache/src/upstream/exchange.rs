@@ -10,6 +10,8 @@ use super::connection::Connection;
 use crate::packet::edns::UDP_SIZE;
 use crate::packet::question::{self, Question};
 use crate::packet::{NotAnAnswer, Response};
+use crate::query::Transport;
+use crate::tap::{self, Asked, Picked, Side, Tap};
 
 /// Room for what is longer than we asked for, so that it is seen to be.
 const BUFFER: usize = 4096;
@@ -45,6 +47,7 @@ pub(crate) async fn udp(
     question: &Question,
     form: Form,
     unreachable: &Notify,
+    tap: &Tap,
 ) -> io::Result<Outcome> {
     let any = match server.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -54,6 +57,7 @@ pub(crate) async fn udp(
     socket.connect(server).await?;
     let id = rand::random();
     let message = written(question, id, form);
+    let shown = show(tap, Transport::Udp, || socket.local_addr(), server, &message);
     socket.send(&message).await?;
     let mut buffer = [0; BUFFER];
     loop {
@@ -62,7 +66,11 @@ pub(crate) async fn udp(
             continue;
         };
         let packet = &buffer[..length];
-        match Response::read(packet, id, question) {
+        let read = Response::read(packet, id, question);
+        if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (&shown, &read) {
+            tap.answer(shown, packet);
+        }
+        match read {
             Ok(_) if form.mixed_case && !question::is_repeated(&message, packet) => return Ok(Outcome::CaseLost),
             Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => return Ok(Outcome::Truncated),
             Ok(response) => return Ok(Outcome::Answered(clean(response, &message, form))),
@@ -74,9 +82,14 @@ pub(crate) async fn udp(
 
 /// Asks over the server's connection. Whether the case of the name was kept is given beside what came of it: over a
 /// connection nobody can forge it, so that it tells what kind of server this is.
-pub(super) async fn tcp(connection: &Connection, question: &Question, form: Form) -> io::Result<(Outcome, bool)> {
+pub(super) async fn tcp(
+    connection: &Connection,
+    question: &Question,
+    form: Form,
+    tap: &Tap,
+) -> io::Result<(Outcome, bool)> {
     let message = written(question, 0, form);
-    let answer = connection.ask(&message).await?;
+    let answer = connection.ask(&message, tap).await?;
     let id = u16::from_be_bytes([answer[0], answer[1]]);
     let kept = question::is_repeated(&message, &answer);
     match Response::read(&answer, id, question) {
@@ -84,6 +97,21 @@ pub(super) async fn tcp(connection: &Connection, question: &Question, form: Form
         Err(NotAnAnswer::Unreadable) if form.edns => Ok((Outcome::Unreadable, true)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
+}
+
+/// Shows a question that is sent now to whoever looks and for whom it is picked.
+pub(super) fn show(
+    tap: &Tap,
+    transport: Transport,
+    asker: impl FnOnce() -> io::Result<SocketAddr>,
+    server: SocketAddr,
+    message: &[u8],
+) -> Option<Picked> {
+    if !tap.wanted() {
+        return None;
+    }
+    let asked = Asked { side: Side::Forwarder, transport, asker: asker().ok()?, server, at: tap::now() };
+    tap.question(asked, message)
 }
 
 /// The response to a message without the case in which that was sent.

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::Server;
 use super::health::State;
 use crate::packet::question::Question;
+use crate::tap::Tap;
 
 /// A set of servers. While none were discovered, or all of those are dead, the bootstrap servers stand in.
 #[derive(Debug)]
@@ -20,17 +21,24 @@ pub struct Group {
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
     died: Arc<Notify>,
+    tap: Arc<Tap>,
 }
 
 impl Group {
     /// A group of these servers, with these discovered ones to begin with. `scope` is what it is called in status and
-    /// metrics.
-    pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr]) -> Self {
+    /// metrics; `tap` is where their messages can be looked at.
+    pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr], tap: &Arc<Tap>) -> Self {
         let died = Arc::new(Notify::new());
-        let server = |address, protocol| Arc::new(Server::new(address, protocol, died.clone()));
+        let server = |address, protocol| Arc::new(Server::new(address, protocol, died.clone(), tap.clone()));
         let bootstrap = bootstrap.iter().map(|upstream| server(upstream.address, upstream.protocol)).collect();
         let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp)).collect();
-        Self { scope: scope.to_owned(), discovered: ArcSwap::from_pointee(discovered), bootstrap, died }
+        Self {
+            scope: scope.to_owned(),
+            discovered: ArcSwap::from_pointee(discovered),
+            bootstrap,
+            died,
+            tap: tap.clone(),
+        }
     }
 
     /// What it is called.
@@ -72,7 +80,8 @@ impl Group {
             .iter()
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
-                same.map_or_else(|| Arc::new(Server::new(*address, Protocol::Udp, self.died.clone())), Arc::clone)
+                let new = || Server::new(*address, Protocol::Udp, self.died.clone(), self.tap.clone());
+                same.map_or_else(|| Arc::new(new()), Arc::clone)
             })
             .collect();
         let changed =
@@ -91,16 +100,22 @@ impl Group {
     /// How its servers do.
     #[must_use]
     pub fn status(&self) -> Vec<UpstreamStatus> {
-        let describe = |server: &Arc<Server>| UpstreamStatus {
+        let describe = |server: Arc<Server>| UpstreamStatus {
             scope: self.scope.clone(),
             address: server.address(),
             healthy: server.healthy(),
             sent: server.sent(),
             timeouts: server.timeouts(),
         };
+        self.servers().into_iter().map(describe).collect()
+    }
+
+    /// Its servers, each address once. Bootstrap servers that nobody needed are not among them.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Arc<Server>> {
         let discovered = self.discovered.load();
-        // Bootstrap servers that nobody needed are no news.
+        let is_discovered = |server: &Server| discovered.iter().any(|other| other.address() == server.address());
         let bootstrap = self.bootstrap.iter().filter(|server| discovered.is_empty() || server.sent() > 0);
-        discovered.iter().chain(bootstrap).map(describe).collect()
+        discovered.iter().chain(bootstrap.filter(|server| !is_discovered(server))).cloned().collect()
     }
 }

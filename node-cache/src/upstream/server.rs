@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::health::{Health, State};
+use crate::metrics::WaitSeconds;
 use crate::packet::question::Question;
+use crate::tap::Tap;
 
 /// How long a server that does not keep the case of names is asked in lower case.
 const WITHOUT_CASE: Duration = Duration::from_secs(600);
@@ -27,15 +29,19 @@ pub struct Server {
     unanswered: Mutex<Option<Question>>,
     connection: Connection,
     lost_case: Mutex<Option<Instant>>,
+    round_trips: WaitSeconds,
+    tap: Arc<Tap>,
 }
 
 impl Server {
-    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
-    pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>) -> Self {
+    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead; `tap` is where its
+    /// messages can be looked at.
+    pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>, tap: Arc<Tap>) -> Self {
         let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
         let (health, unanswered, lost_case) = (Mutex::default(), Mutex::default(), Mutex::default());
         let connection = Connection::new(address);
-        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, lost_case }
+        let round_trips = WaitSeconds::default();
+        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, lost_case, round_trips, tap }
     }
 
     /// Its address and port.
@@ -68,6 +74,17 @@ impl Server {
         self.timeouts.load(Ordering::Relaxed)
     }
 
+    /// The times from questions to it to its answers, however late those came.
+    #[must_use]
+    pub const fn round_trips(&self) -> &WaitSeconds {
+        &self.round_trips
+    }
+
+    /// Where its messages can be looked at.
+    pub(super) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
     pub(super) fn state(&self, now: Instant) -> State {
         self.health().state(now)
     }
@@ -77,7 +94,8 @@ impl Server {
     }
 
     /// The time within which 95 of 100 of its answers come; none while there were few.
-    pub(super) fn p95(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn p95(&self) -> Option<Duration> {
         self.health().p95()
     }
 
@@ -86,6 +104,7 @@ impl Server {
     }
 
     pub(super) fn answered(&self, took: Duration) {
+        self.round_trips.observe(took);
         let revived = {
             let mut health = self.health();
             let revived = health.state(Instant::now()) != State::Healthy;

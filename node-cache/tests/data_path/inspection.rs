@@ -95,7 +95,13 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
         ask(tier.address, &question("www.example", RecordType::A)).await;
     }
     let stats = say(&tier, "stats").await;
-    for part in ["  questions       3\n", "  from memory     2\n", "  answers kept    1\n"] {
+    for part in [
+        "  questions       3\n",
+        "  from memory     2\n",
+        "  asked of others 1\n",
+        "  dropped         0\n",
+        "  answers kept    1\n",
+    ] {
         assert!(stats.contains(part), "{part:?} is not in\n{stats}");
     }
     assert!(stats.contains(&format!("  forward         {} answers: 1 sent, 0 late\n", authority.address)), "{stats}");

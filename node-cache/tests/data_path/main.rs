@@ -15,6 +15,8 @@ mod manners;
 mod memory;
 mod processes;
 mod search_path;
+mod series;
 mod support;
+mod tap;
 mod whatever_comes;
 mod zones;

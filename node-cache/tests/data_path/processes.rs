@@ -185,6 +185,32 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
 }
 
 #[tokio::test]
+async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anything() {
+    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    let from = async |last_octet: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 77, last_octet], 0))).unwrap();
+        socket.connect(resolver.http).await.unwrap()
+    };
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut stream = from(1).await;
+        // Those beyond what one address may have are closed already.
+        let _ = stream.write_all(b"GET /live HTTP/1.1\r\nx: ").await;
+        slow.push(stream);
+    }
+    let mut talkative = from(2).await;
+    let _ = talkative.write_all(&[b"GET /metrics HTTP/1.1\r\nx: ".to_vec(), vec![b'x'; 1 << 20]].concat()).await;
+    let mut heard = Vec::new();
+    let _ =
+        tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut heard)).await.expect("it is closed");
+    assert!(!heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
+    assert_eq!(resolver.get("/live").await, "it answers\n");
+    assert_eq!(ask(resolver.dns, &question("www.example", RecordType::A)).await.answers.len(), 1);
+}
+
+#[tokio::test]
 async fn a_dead_upstream_is_known_to_be_well_again_although_nobody_asks() {
     let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;

@@ -199,6 +199,11 @@ impl Table {
         self.writer().usage()
     }
 
+    /// What of one class is in it now.
+    pub(super) fn usage_of(&self, class: Class) -> Usage {
+        self.writer().usage_of(class)
+    }
+
     /// Bytes that it takes, full or not.
     #[cfg(test)]
     fn bytes(&self) -> usize {

@@ -96,7 +96,8 @@ struct Coming {
 pub(super) struct Writer {
     rings: [Ring; 3],
     ghosts: Ghosts,
-    usage: Usage,
+    /// Of positive and of negative answers.
+    usage: [Usage; 2],
 }
 
 impl Writer {
@@ -106,11 +107,21 @@ impl Writer {
         let (small, negative) = (words / SMALL_SHARE, words / NEGATIVE_SHARE);
         let main = words - small - negative;
         let rings = [Ring::new(1, small), Ring::new(1 + small, main), Ring::new(1 + small + main, negative)];
-        Self { rings, ghosts: Ghosts::new(ghosts), usage: Usage::default() }
+        Self { rings, ghosts: Ghosts::new(ghosts), usage: Default::default() }
     }
 
-    pub(super) const fn usage(&self) -> Usage {
-        self.usage
+    pub(super) fn usage(&self) -> Usage {
+        let [positive, negative] = [Class::Positive, Class::Negative].map(|class| self.usage_of(class));
+        Usage { bytes: positive.bytes + negative.bytes, entries: positive.entries + negative.entries }
+    }
+
+    pub(super) const fn usage_of(&self, class: Class) -> Usage {
+        self.usage[class as usize]
+    }
+
+    /// The class of the record at this place, which tells its ring.
+    const fn class_at(&self, place: usize) -> Class {
+        if place < self.rings[NEGATIVE].start { Class::Positive } else { Class::Negative }
     }
 
     #[cfg(test)]
@@ -175,15 +186,17 @@ impl Writer {
         let Some(cell) = cell else { return };
         let before = Slot(cell.swap(Slot::new(new.hash, new.hits, lap, place).0, Ordering::Release));
         self.forget(arena, before);
-        self.usage.entries += 1;
-        self.usage.bytes += 8 * words;
+        let usage = &mut self.usage[self.class_at(place) as usize];
+        usage.entries += 1;
+        usage.bytes += 8 * words;
     }
 
     /// Counts a record out to which no slot leads any more.
     fn forget(&mut self, arena: &Arena, slot: Slot) {
         if slot != Slot::EMPTY {
-            self.usage.entries -= 1;
-            self.usage.bytes -= 8 * arena.head(slot.place()).0.whole;
+            let usage = &mut self.usage[self.class_at(slot.place()) as usize];
+            usage.entries -= 1;
+            usage.bytes -= 8 * arena.head(slot.place()).0.whole;
         }
     }
 

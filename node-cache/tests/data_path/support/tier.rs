@@ -53,9 +53,10 @@ impl Tier {
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
+        let book = Mutex::new(Book::new(resolver.tap().clone()));
         let (secrets, known) = watch::channel(Secrets::default());
         let serving = Serving::start(resolver.clone(), limits, sockets, known);
-        Self { address, resolver, secrets, _serving: serving, book: Mutex::default(), _sockets: sender }
+        Self { address, resolver, secrets, _serving: serving, book, _sockets: sender }
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

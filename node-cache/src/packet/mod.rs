@@ -16,6 +16,7 @@ pub mod question;
 mod record;
 pub mod request;
 mod response;
+mod shorten;
 pub mod truncate;
 
 pub use cookie::Cookie;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::Shared;
+use super::shares::Share;
 use crate::answer::Way;
 use crate::metrics::{Dropped, Transport};
 use crate::packet::request::Rejected;
@@ -19,6 +20,13 @@ use crate::query::Query;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// No question needs more octets, with all options that it may carry. What is longer is read and forgotten behind this many
+/// and is malformed, so that a client cannot make us hold what it says that it will send.
+const LONGEST_QUESTION: usize = 4096;
+
+/// An answer that waits to be written, with its share of all that may wait.
+type Unwritten = (Vec<u8>, Share);
 
 /// Answers on the connections that come in at `listener`. Other processes may accept there too.
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
@@ -66,14 +74,23 @@ async fn read_all(
     shared: &Arc<Shared>,
     source: SocketAddr,
     read: &mut OwnedReadHalf,
-    answers: mpsc::Sender<Vec<u8>>,
+    answers: mpsc::Sender<Unwritten>,
 ) -> io::Result<()> {
     let limits = &shared.limits;
     let slots = Arc::new(Semaphore::new(limits.pipelined));
     let mut patience = limits.first_byte;
+    // Told when there was no room for an answer: a client that does not read what it asked for is left.
+    let full = Arc::new(Notify::new());
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
-        let Some(message) = read_message(read, patience, limits.whole_message).await? else { return Ok(()) };
+        let next = async {
+            let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+            Ok(read_message(read, patience, limits.whole_message).await?.map(|message| (slot, message)))
+        };
+        let next: io::Result<_> = tokio::select! {
+            next = next => next,
+            () = full.notified() => Ok(None),
+        };
+        let Some((slot, message)) = next? else { return Ok(()) };
         patience = limits.idle;
         let query = match shared.read(&message, source) {
             Ok(query) => query,
@@ -83,7 +100,8 @@ async fn read_all(
             }
             Err(Rejected::With(answer)) => {
                 shared.metrics().question(Transport::Tcp);
-                if answers.send(answer).await.is_err() {
+                let Some(room) = shared.room(source, answer.len()) else { return Ok(()) };
+                if answers.send((answer, room)).await.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -91,11 +109,14 @@ async fn read_all(
         };
         shared.metrics().question(Transport::Tcp);
         let Some(working) = shared.begin(source) else { return Ok(()) };
-        let (shared, answers) = (shared.clone(), answers.clone());
+        let (shared, answers, full) = (shared.clone(), answers.clone(), full.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
-            // The client may be gone.
-            let _ = answers.send(message).await;
+            match shared.room(source, message.len()) {
+                // The client may be gone.
+                Some(room) => drop(answers.send((message, room)).await),
+                None => full.notify_one(),
+            }
             drop((slot, working));
         });
     }
@@ -114,17 +135,29 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
     };
     let rest = async {
         read.read_exact(&mut length[1..]).await?;
-        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        let length = usize::from(u16::from_be_bytes(length));
+        let mut message = vec![0; length.min(LONGEST_QUESTION)];
         read.read_exact(&mut message).await?;
+        let mut left = length - message.len();
+        while left > 0 {
+            let mut forgotten = [0; 512];
+            let some = left.min(forgotten.len());
+            left -= read.read_exact(&mut forgotten[..some]).await?;
+        }
         Ok(message)
     };
     timeout(whole, rest).await.map_err(|_| io::ErrorKind::TimedOut)?.map(Some)
 }
 
-async fn write_all(mut write: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, limit: Duration) -> io::Result<()> {
-    while let Some(message) = answers.recv().await {
+async fn write_all(
+    mut write: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<Unwritten>,
+    limit: Duration,
+) -> io::Result<()> {
+    while let Some((message, _room)) = answers.recv().await {
         let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
         let framed = [&length.to_be_bytes()[..], &message].concat();
+        drop(message);
         timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     }
     Ok(())

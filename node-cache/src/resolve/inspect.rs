@@ -62,6 +62,10 @@ impl Resolver {
             line(&mut text, "route", "none: there is no configuration yet");
             return text;
         };
+        if let Some(zone) = snapshot.empty.find(name) {
+            line(&mut text, "route", format!("denied here: nobody outside knows names in {zone} (RFC 6303)"));
+            return text;
+        }
         let scope = snapshot.routes.find(name);
         line(&mut text, "route", &scope.name);
         for upstream in scope.pool.groups().flat_map(|group| group.status()) {

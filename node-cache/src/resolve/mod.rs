@@ -99,7 +99,8 @@ impl Resolver {
     /// The answer to a question for which nobody else need be asked; none for all others.
     #[must_use]
     pub fn resolve_at_once(&self, query: &Query) -> Option<Answer> {
-        if let Some(answer) = own_names::answer(query, &self.identity) {
+        let empty = || self.snapshot.load().as_ref().and_then(|snapshot| snapshot.empty.answer(query));
+        if let Some(answer) = own_names::answer(query, &self.identity).or_else(empty) {
             self.metrics.answer(OWN, &answer);
             return Some(answer);
         }

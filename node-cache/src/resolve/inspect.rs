@@ -96,7 +96,7 @@ impl Resolver {
                 let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
                 show(&above.to_string(), denial);
             }
-            match self.cache.failure(&key, now) {
+            match self.failed(scope, &key) {
                 Some(Some(response)) => {
                     line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
                 }

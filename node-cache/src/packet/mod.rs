@@ -9,6 +9,7 @@
 pub mod cookie;
 pub mod edns;
 mod header;
+mod layout;
 pub(crate) mod name;
 pub mod numbers;
 pub mod plain;

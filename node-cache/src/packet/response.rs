@@ -1,6 +1,7 @@
 //! A response as it is kept: the bytes of another server or of our own, without what belongs to one hop.
 
 use super::edns::Edns;
+use super::layout::is_sound;
 use super::numbers::{class, rcode, rtype};
 use super::question::Question;
 use super::shorten::shorten;
@@ -163,6 +164,9 @@ impl Response {
         wire[..2].fill(0);
         let header = Header::read(&wire).ok_or(Malformed)?;
         let records: Vec<Record> = Records::new(&wire, &header, question_end).collect::<Result<_, _>>()?;
+        if !records.iter().all(|record| is_sound(&wire, record)) {
+            return Err(Malformed);
+        }
         let ttl_offsets = records
             .iter()
             .map(|record| u16::try_from(record.ttl_offset).map_err(|_| Malformed))

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::numbers::rtype;
-use super::{Header, Name, Record, Records, put_u16};
+use super::layout::{Layout, layout};
+use super::{Header, Name, Record, Records, put_u16, u16_at};
 
 /// The first two bits of a pointer.
 const POINTER: u16 = 0xc000;
@@ -28,30 +28,6 @@ pub(super) fn shorten(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
         shorter.record(record)?;
     }
     (shorter.out.len() < wire.len()).then_some(shorter.out)
-}
-
-/// What stands before, between and behind the names in the data of a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    before: usize,
-    names: usize,
-}
-
-/// How the data of a type are laid out; none when that is not known. In types that came after RFC 3597 names may not be
-/// compressed, but they may still be pointed at.
-const fn layout(rtype: u16) -> Option<Layout> {
-    let (before, names) = match rtype {
-        rtype::NS | rtype::CNAME | rtype::PTR | 3 | 4 | 7..=9 | 39 | 47 => (0, 1),
-        rtype::SOA | 14 | 17 => (0, 2),
-        rtype::MX | 18 | 21 | 36 | 64 | 65 => (2, 1),
-        rtype::SRV => (6, 1),
-        24 | 46 => (18, 1),
-        rtype::A | rtype::AAAA | rtype::HINFO | rtype::TXT => (0, 0),
-        // LOC, DS, SSHFP, DNSKEY, NSEC3, NSEC3PARAM, TLSA, SMIMEA, CDS, CDNSKEY, OPENPGPKEY, ZONEMD, URI, CAA.
-        29 | 43 | 44 | 48 | 50..=53 | 59..=61 | 63 | 256 | 257 => (0, 0),
-        _ => return None,
-    };
-    Some(Layout { before, names })
 }
 
 struct Shorter<'a> {
@@ -78,7 +54,9 @@ impl<'a> Shorter<'a> {
     }
 
     fn record(&mut self, record: &Record) -> Option<()> {
-        let Layout { before, names } = layout(record.rtype)?;
+        let Layout { before, names, .. } = layout(record.rtype)?;
+        // In addresses there is nothing to look for.
+        let before = if names == 0 { 0 } else { before };
         let owner = Name::read(self.wire, record.start).ok()?;
         if self.name(record.start, Some(owner.as_bytes()))? + 4 != record.ttl_offset {
             return None;
@@ -117,7 +95,7 @@ impl<'a> Shorter<'a> {
                 (0, None) => self.out.push(0),
                 (0, Some(_)) => {}
                 (64.., None) => {
-                    let target = usize::from(super::u16_at(self.wire, at)? & !POINTER);
+                    let target = usize::from(u16_at(self.wire, at)? & !POINTER);
                     let target = *self.moved.get(&target).filter(|target| **target < UNREACHABLE)?;
                     self.point_to(target);
                 }

@@ -5,19 +5,25 @@
 
 mod amplification;
 mod blackout;
+mod broken_packets;
 mod clock;
 mod connections;
 mod cookies;
 mod exchange;
 mod fairness;
+mod held_back;
 mod inspection;
+mod loops;
 mod manners;
 mod memory;
+mod plants;
 mod processes;
 mod recovery;
+mod reload;
 mod search_path;
 mod short_owners;
 mod special_names;
 mod support;
+mod unique_names;
 mod whatever_comes;
 mod zones;

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
@@ -52,22 +54,34 @@ pub(crate) async fn udp(
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    let id = rand::random();
-    let message = written(question, id, form);
+    let message = written(question, rand::random(), form);
     socket.send(&message).await?;
-    let mut buffer = [0; BUFFER];
     loop {
-        let Ok(length) = socket.recv(&mut buffer).await else {
-            unreachable.notify_one();
-            continue;
-        };
-        let packet = &buffer[..length];
-        match Response::read(packet, id, question) {
-            Ok(_) if form.mixed_case && !question::is_repeated(&message, packet) => return Ok(Outcome::CaseLost),
-            Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => return Ok(Outcome::Truncated),
-            Ok(response) => return Ok(Outcome::Answered(clean(response, &message, form))),
-            Err(NotAnAnswer::Unreadable) if form.edns => return Ok(Outcome::Unreadable),
-            Err(error) => tracing::debug!("{server}: ignored a packet: {error}"),
+        let heard = socket.async_io(Interest::READABLE | Interest::ERROR, || {
+            // There only while it is read: thousands of questions may be waiting.
+            let mut buffer = [0; BUFFER];
+            let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+            Ok(heard(&buffer[..length], server, question, &message, form))
+        });
+        match heard.await {
+            Ok(Some(outcome)) => return Ok(outcome),
+            Ok(None) => {}
+            Err(_) => unreachable.notify_one(),
+        }
+    }
+}
+
+/// What a packet means to who has sent this message; none when it is not the answer.
+fn heard(packet: &[u8], server: SocketAddr, question: &Question, message: &[u8], form: Form) -> Option<Outcome> {
+    let id = u16::from_be_bytes([message[0], message[1]]);
+    match Response::read(packet, id, question) {
+        Ok(_) if form.mixed_case && !question::is_repeated(message, packet) => Some(Outcome::CaseLost),
+        Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => Some(Outcome::Truncated),
+        Ok(response) => Some(Outcome::Answered(clean(response, message, form))),
+        Err(NotAnAnswer::Unreadable) if form.edns => Some(Outcome::Unreadable),
+        Err(error) => {
+            tracing::debug!("{server}: ignored a packet: {error}");
+            None
         }
     }
 }

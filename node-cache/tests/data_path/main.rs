@@ -6,6 +6,7 @@
 mod amplification;
 mod blackout;
 mod broken_packets;
+mod ceiling;
 mod clock;
 mod connections;
 mod cookies;

@@ -55,7 +55,7 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	$(CARGO) test $(CRATES) --no-fail-fast --test cluster -- --test-threads=1
 
 .PHONY: test-long
-test-long: ## Run the long forms of tests, one after the other: an hour, and two at the most
+test-long: ## Run the long forms of tests, one after the other, two hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)

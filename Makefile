@@ -19,6 +19,12 @@ lab_program = $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/lab
 lab = $(CARGO) build $(CRATES) --bin lab && $(lab_program)
 # The names that tests give to theirs.
 TEST_LABS := one other kept killed tests
+# What `make test` does in a short form, as long as it takes to be sure.
+LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
+  ceiling::half_an_hour_of_them_leaves_half_of_the_container_too \
+  exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
+  loops::a_million_responses_are_answered_with_nothing \
+  unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
 
 .PHONY: help
@@ -49,6 +55,12 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out cluster,$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast --test cluster -- --test-threads=1
+
+.PHONY: test-long
+test-long: ## Run the long forms of tests, one after the other, two hours at the most
+	@# Each stops by itself; the limit is for the one that does not.
+	timeout 7200 $(CARGO) test --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
+	  --test-threads=1 $(LONG_TESTS)
 
 .PHONY: bench
 bench: require ## Measure an answer from memory beside a bare echo and other resolvers, into docs/benchmarks

@@ -1,6 +1,6 @@
 //! A reader of messages that shares no code with the one that is tested, and is as simple as it can be.
 
-/// A record, with its owner written out in lower case; none where the owner cannot be read.
+/// A record, with its owner written out in lower case; none where the owner cannot be read. So are the names in its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) section: usize,
@@ -71,12 +71,39 @@ fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
             let (rtype, class) = (u16_at(message, at)?, u16_at(message, at + 2)?);
             let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
             let length = usize::from(u16_at(message, at + 8)?);
-            let data = message.get(at + 10..at + 10 + length)?.to_vec();
+            let octets = message.get(at + 10..at + 10 + length)?;
+            let data = written_out(message, at + 10, length, rtype).unwrap_or_else(|| octets.to_vec());
             at += 10 + length;
             records.push(Told { section, owner, rtype, class, ttl, data });
         }
     }
     Some(())
+}
+
+/// Octets before the names in the data of a type, and the number of names.
+const fn names_in(rtype: u16) -> (usize, usize) {
+    match rtype {
+        2..=5 | 7..=9 | 12 | 39 | 47 => (0, 1),
+        6 | 14 | 17 => (0, 2),
+        15 | 18 | 21 | 36 | 64 | 65 => (2, 1),
+        33 => (6, 1),
+        24 | 46 => (18, 1),
+        _ => (0, 0),
+    }
+}
+
+/// Data with their names written out in lower case; none where they cannot be read.
+fn written_out(message: &[u8], start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
+    let (before, names) = names_in(rtype);
+    let mut at = start + before;
+    let mut data = message.get(start..at)?.to_vec();
+    for _ in 0..names {
+        let (name, end) = name_at(message, at)?;
+        data.extend(name);
+        at = end;
+    }
+    data.extend(message.get(at..start + length)?);
+    Some(data)
 }
 
 /// The records of a message that we said, which must be whole and end where they end; without OPT.

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Beside that way stand what steers it (`revision` reads the projected volume, `snapshot` makes routes and rules of
-//! it) and what tells of it (`control`, `metrics`, `tap`). `packet`, `query`, `answer`, `cookies`, `own_names`, `route` and `cache` know
+//! it) and what tells of it (`control`, `metrics`, `tap`). `packet`, `query`, `answer`, `cookies`, `own_names`,
+//! `empty_zones`, `route` and `cache` know
 //! neither sockets nor clocks: time is a parameter. `agent` is the only room that changes anything on the node, and
 //! `handover` is how sockets get from it to the caches.
 
@@ -24,6 +25,7 @@ pub mod query;
 
 pub mod cache;
 pub mod cookies;
+pub mod empty_zones;
 pub mod own_names;
 pub mod resolve;
 pub mod route;

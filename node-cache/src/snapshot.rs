@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use node_cache_config::status::UpstreamStatus;
-use node_cache_config::{Config, UpstreamSource};
+use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::allow::Allow;
 use crate::cache::Policy;
+use crate::empty_zones::{EmptyZones, is_inside};
 use crate::metrics::ScopeHits;
 use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
@@ -25,7 +26,7 @@ const RESOLVER_DEADLINE: Duration = Duration::from_millis(2800);
 /// Names that the same servers know.
 #[derive(Debug)]
 pub struct Scope {
-    /// What it is called in metrics: `cluster`, `route/<suffix>`, `outside` or `forward`.
+    /// What it is called in metrics: `cluster`, `route/<suffix>`, `outside`, `forward` or `inside`.
     pub name: String,
     /// Its number in keys of the cache. It is the same in another revision exactly if the same servers answer.
     pub id: u64,
@@ -46,6 +47,8 @@ pub struct Scope {
 pub struct Snapshot {
     /// Who is asked for which name.
     pub routes: Routes<Arc<Scope>>,
+    /// Which names nobody is asked for.
+    pub empty: EmptyZones,
     /// How long answers are kept.
     pub policy: Policy,
     /// Who may ask.
@@ -94,8 +97,13 @@ impl Snapshot {
         }
         add(&mut routes, &config.cluster_domain, &cluster);
         book.forget_others();
+        let mut empty = EmptyZones::new();
+        let suffixes = config.routes.iter().map(|route| &route.suffix).chain([&config.cluster_domain]);
+        // Those that are no names have been told of.
+        suffixes.for_each(|suffix| drop(empty.except(suffix)));
         Self {
             routes,
+            empty,
             policy: policy(&config.node_cache.cache),
             allow: Allow::new(&config.node_cache.allow_from),
             upstream_problem: None,
@@ -103,7 +111,10 @@ impl Snapshot {
         }
     }
 
-    /// What a revision means for a resolver of a zone: every name is asked of its upstreams, in their order.
+    /// What a revision means for a resolver of a zone: every name is asked of its upstreams, in their order, but the names of
+    /// private addresses only of those upstreams that are inside themselves. Where there are none those zones are empty.
+    ///
+    /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn for_zone_resolver(config: &Config, resolv_conf: &str, book: &mut Book) -> Self {
         let captured: Vec<IpAddr> = config.node_cache.captured.iter().map(|captured| captured.address).collect();
@@ -115,16 +126,25 @@ impl Snapshot {
             }
         };
         book.begin();
-        let group = book.fixed("forward", &upstreams);
+        let mut scopes = vec![forwarding("forward", &upstreams, book)];
+        let mut routes = Routes::new(scopes[0].clone());
+        let mut empty = EmptyZones::new();
+        let inside: Vec<_> = upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
+        if inside.is_empty() && !upstreams.is_empty() {
+            private_reverse_zones().iter().for_each(|zone| drop(empty.add(zone)));
+        } else if !inside.is_empty() && inside.len() < upstreams.len() {
+            let scope = forwarding("inside", &inside, book);
+            private_reverse_zones().iter().for_each(|zone| add(&mut routes, zone, &scope));
+            scopes.push(scope);
+        }
         book.forget_others();
-        let pool = Pool::new(vec![vec![group]], Order::Preferred);
-        let forward = scope("forward", &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign);
         Self {
-            routes: Routes::new(forward.clone()),
+            routes,
+            empty,
             policy: policy(&config.resolver.cache),
             allow: Allow::new(&config.resolver.allow_from),
             upstream_problem,
-            scopes: vec![forward],
+            scopes,
         }
     }
 
@@ -175,6 +195,11 @@ fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: 
         zone,
         hits: OnceLock::new(),
     })
+}
+
+fn forwarding(name: &str, upstreams: &[Upstream], book: &mut Book) -> Arc<Scope> {
+    let pool = Pool::new(vec![vec![book.fixed(name, upstreams)]], Order::Preferred);
+    scope(name, &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign)
 }
 
 fn add(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {

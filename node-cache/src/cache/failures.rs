@@ -79,6 +79,14 @@ impl Failures {
         }
     }
 
+    /// The same if it was remembered before this time.
+    pub(super) fn clear_before(&self, key: &Key, time: Instant) {
+        let mut known = self.known();
+        if let Some(failure) = known.failures.get_mut(key).filter(|failure| failure.at < time) {
+            (failure.lasts, failure.response) = (Duration::ZERO, None);
+        }
+    }
+
     /// Forgets the failures of these keys.
     pub(super) fn clear_where(&self, mut meant: impl FnMut(&[u64]) -> bool) {
         for (key, failure) in &mut self.known().failures {

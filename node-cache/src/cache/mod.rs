@@ -215,6 +215,11 @@ impl Cache {
         self.failures.get(key, now)
     }
 
+    /// Forgets a failure that became known before this time, since when somebody answers again.
+    pub fn forget_failure_before(&self, key: &Key, time: Instant) {
+        self.failures.clear_before(key, time);
+    }
+
     /// Bytes that hold something: answers with what is kept for each, and failures.
     #[must_use]
     pub fn bytes(&self) -> u64 {

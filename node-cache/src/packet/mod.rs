@@ -9,6 +9,7 @@
 pub mod cookie;
 pub mod edns;
 mod header;
+mod layout;
 pub(crate) mod name;
 pub mod numbers;
 pub mod plain;
@@ -16,6 +17,7 @@ pub mod question;
 mod record;
 pub mod request;
 mod response;
+mod shorten;
 pub mod truncate;
 
 pub use cookie::Cookie;

@@ -8,6 +8,9 @@ use super::{Header, Malformed};
 pub(crate) const LONGEST: usize = 255;
 /// The two upper bits of a length octet: a pointer to the rest of the name (RFC 1035 §4.1.4).
 const POINTER: u8 = 0xc0;
+/// The most pointers in a name: no more than it can have labels. Without this a chain of them may be as long as a
+/// message, for each of its records.
+const MOST_POINTERS: usize = 127;
 
 /// A domain name in wire form: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
 /// is by octet; names that differ in case only are equal after [`Name::lower`].
@@ -66,18 +69,20 @@ impl Name {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when it is too long, breaks off, or points anywhere but backwards to what stands behind the header:
+    /// [`Malformed`] when it is too long, breaks off, has more pointers than a name can have labels, or points anywhere but backwards to what stands behind the header:
     /// that is no name, and another one at each hop.
     pub fn read(message: &[u8], offset: usize) -> Result<Self, Malformed> {
         let mut wire = Vec::with_capacity(32);
         let (mut at, mut lowest) = (offset, offset);
+        let mut pointers = 0;
         loop {
             let length = *message.get(at).ok_or(Malformed)?;
             if length & POINTER == POINTER {
                 let target =
                     (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
                 // Strictly backwards each time: a chain of pointers ends by itself.
-                if target >= lowest || target < Header::LENGTH {
+                pointers += 1;
+                if target >= lowest || target < Header::LENGTH || pointers > MOST_POINTERS {
                     return Err(Malformed);
                 }
                 (at, lowest) = (target, target);

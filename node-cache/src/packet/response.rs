@@ -1,12 +1,17 @@
 //! A response as it is kept: the bytes of another server or of our own, without what belongs to one hop.
 
 use super::edns::Edns;
+use super::layout::is_sound;
 use super::numbers::{class, rcode, rtype};
 use super::question::Question;
-use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at, u32_at};
+use super::shorten::shorten;
+use super::{Header, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
 /// Octets of the five numbers at the end of an SOA record (RFC 1035 §3.3.13).
 const SOA_NUMBERS: usize = 20;
+
+/// The longest message there can be (RFC 1035 §4.2.2).
+const LONGEST: usize = u16::MAX as usize;
 
 /// How long a response may be kept, in seconds, before any cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +77,14 @@ impl Response {
         {
             return Err(NotAnAnswer::Unrelated);
         }
-        let (wire, edns) = without_opt(packet, &header, question_end)?;
+        let (mut wire, edns) = without_opt(packet, &header, question_end)?;
+        // Names of records may point at it, and nobody shall see in which case it was asked.
+        wire[Header::LENGTH..question_end].copy_from_slice(&section);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
             return Err(NotAnAnswer::Unreadable);
         }
         let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
+        let wire = shorten(&wire, question_end).unwrap_or(wire);
         Ok(Self::from_wire(wire, question_end, code, edns.and_then(|edns| edns.ede))?)
     }
 
@@ -115,6 +123,22 @@ impl Response {
         }
     }
 
+    /// A denial of our own, for which the SOA record of this zone with these data (65,535 octets at the most) vouches
+    /// (RFC 2308 §2).
+    #[must_use]
+    pub fn denied(question: &Question, code: u16, zone: &Name, ttl: u32, soa: &[u8]) -> Self {
+        let Self { wire, question_end, .. } = Self::empty(question, code);
+        let mut wire = wire.into_vec();
+        put_u16(&mut wire, 8, 1);
+        wire.extend_from_slice(zone.as_bytes());
+        wire.extend_from_slice(&[rtype::SOA, class::IN].map(u16::to_be_bytes).concat());
+        let ttl_offsets = u16::try_from(wire.len()).into_iter().collect();
+        wire.extend_from_slice(&ttl.to_be_bytes());
+        wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
+        wire.extend_from_slice(soa);
+        Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None }
+    }
+
     /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
     /// every name is written out. None when this is no denial of a name, or nobody vouches for it.
     #[must_use]
@@ -132,23 +156,17 @@ impl Response {
             self.wire.get(soa.data.end.checked_sub(SOA_NUMBERS)?..soa.data.end)?,
         ]
         .concat();
-        let mut wire = vec![0; Header::LENGTH];
-        Header { id: 0, flags: flag::QR | rcode::NXDOMAIN, counts: [1, 0, 1, 0] }.write(&mut wire);
-        wire.extend_from_slice(&question.section());
-        let question_end = wire.len();
-        wire.extend_from_slice(self.owner(&soa)?.as_bytes());
-        wire.extend_from_slice(&[soa.rtype, soa.class].map(u16::to_be_bytes).concat());
-        wire.extend_from_slice(&soa.ttl.to_be_bytes());
-        wire.extend_from_slice(&u16::try_from(data.len()).ok()?.to_be_bytes());
-        wire.extend_from_slice(&data);
-        let denial = Self::from_wire(wire, question_end, rcode::NXDOMAIN, self.ede).ok()?;
-        Some(Self { lifetime: self.lifetime, ..denial })
+        let denial = Self::denied(question, rcode::NXDOMAIN, &self.owner(&soa)?, soa.ttl, &data);
+        Some(Self { lifetime: self.lifetime, ede: self.ede, ..denial })
     }
 
     fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         wire[..2].fill(0);
         let header = Header::read(&wire).ok_or(Malformed)?;
         let records: Vec<Record> = Records::new(&wire, &header, question_end).collect::<Result<_, _>>()?;
+        if !records.iter().all(|record| is_sound(&wire, record)) {
+            return Err(Malformed);
+        }
         let ttl_offsets = records
             .iter()
             .map(|record| u16::try_from(record.ttl_offset).map_err(|_| Malformed))
@@ -304,7 +322,12 @@ fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(V
             if !matches!(record.rtype, rtype::A | rtype::AAAA | rtype::TXT) {
                 break;
             }
-            wire.extend_from_slice(Name::read(packet, record.start)?.as_bytes());
+            let owner = Name::read(packet, record.start)?;
+            // Names that are written out may make a message longer than there can be.
+            if wire.len() + owner.as_bytes().len() + record.data.end - record.ttl_offset + 4 > LONGEST {
+                break;
+            }
+            wire.extend_from_slice(owner.as_bytes());
             wire.extend_from_slice(&packet[record.ttl_offset - 4..record.data.end]);
         } else {
             wire.extend_from_slice(&packet[record.start..record.data.end]);

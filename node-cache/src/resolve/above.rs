@@ -69,7 +69,7 @@ impl Resolver {
             if self.cache.was_there(&key) {
                 continue;
             }
-            if asked == MOST_ASKED || self.cache.failure(&key, Instant::now().into_std()).is_some() {
+            if asked == MOST_ASKED || self.failed(scope, &key).is_some() {
                 return None;
             }
             asked += 1;

@@ -99,6 +99,10 @@ impl Resolver {
             line(&mut text, "route", "none: there is no configuration yet");
             return text;
         };
+        if let Some(zone) = snapshot.empty.find(name) {
+            line(&mut text, "route", format!("denied here: nobody outside knows names in {zone} (RFC 6303)"));
+            return text;
+        }
         let scope = snapshot.routes.find(name);
         line(&mut text, "route", &scope.name);
         for upstream in scope.pool.groups().flat_map(|group| group.status()) {
@@ -129,7 +133,7 @@ impl Resolver {
                 let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
                 show(&above.to_string(), denial);
             }
-            match self.cache.failure(&key, now) {
+            match self.failed(scope, &key) {
                 Some(Some(response)) => {
                     line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
                 }

@@ -108,7 +108,8 @@ impl Resolver {
     #[must_use]
     pub fn resolve_at_once(&self, query: &Query) -> Option<Answer> {
         let started = Instant::now();
-        if let Some(answer) = own_names::answer(query, &self.identity) {
+        let empty = || self.snapshot.load().as_ref().and_then(|snapshot| snapshot.empty.answer(query));
+        if let Some(answer) = own_names::answer(query, &self.identity).or_else(empty) {
             self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
             return Some(answer);
         }
@@ -134,7 +135,7 @@ impl Resolver {
     }
 
     fn ask_again(&self, scope: &Arc<Scope>, key: &Key, query: &Query) {
-        if query.recursion_desired && self.cache.failure(key, Instant::now().into_std()).is_none() {
+        if query.recursion_desired && self.failed(scope, key).is_none() {
             let metrics = &self.metrics;
             self.flights.join(key, || {
                 metrics.refresh();
@@ -183,7 +184,7 @@ impl Resolver {
         if let (Some(stale), true) = (&stale, scope.pool.is_down()) {
             return stale.clone();
         }
-        if let Some(failed) = self.cache.failure(&key, Instant::now().into_std()) {
+        if let Some(failed) = self.failed(&scope, &key) {
             return stale.unwrap_or_else(|| remembered(query, failed));
         }
         let deadline = Instant::now() + scope.deadline;
@@ -216,6 +217,15 @@ impl Resolver {
         Some(Looked { snapshot, scope, key, found })
     }
 
+    /// What failed a moment ago: the failing response, or none inside when all were silent. That a dead server answers again
+    /// ends it at once.
+    fn failed(&self, scope: &Scope, key: &Key) -> Option<Option<Arc<Response>>> {
+        if let Some(at) = scope.pool.revived() {
+            self.cache.forget_failure_before(key, at);
+        }
+        self.cache.failure(key, Instant::now().into_std())
+    }
+
     /// Takes a seat on the flight for this key. What it brings is in memory before anybody is told.
     fn ask(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> Option<Seat> {
         self.flights.join(key, || self.flight(scope, key, question))
@@ -224,6 +234,7 @@ impl Resolver {
     fn flight(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> BoxedFlight {
         let (scope, key, cache) = (scope.clone(), key.clone(), self.cache.clone());
         Box::pin(async move {
+            let began = Instant::now().into_std();
             let mut landed = scope.pool.ask(&question, scope.deadline).await;
             if let (Ok(response), false) = (&mut landed, scope.trusted) {
                 response.clear_authentic_data();
@@ -235,6 +246,8 @@ impl Resolver {
                 // CoreDNS denies a namespace for TXT and has it for A.
                 Ok(response) if scope.zone.is_some() => cache.insert_of_type(&key, response, now),
                 Ok(response) => cache.insert(&key, response, now),
+                // It was asked of the dead, and one of them answers by now.
+                Err(Unanswered) if scope.pool.revived().is_some_and(|at| at > began) => {}
                 Err(Unanswered) => cache.insert_failure(&key, None, now),
             }
             landed

@@ -32,6 +32,11 @@ const MOST_IN_WORK: usize = 4096;
 /// The most of them from one address: half of what may be under way to other servers at one time.
 const MOST_IN_WORK_OF_ONE: usize = 1024;
 
+/// The most octets of answers that wait to be written to connections at one time, and those to one address: what clients
+/// ask for and do not read.
+const MOST_UNWRITTEN: usize = 4 << 20;
+const MOST_UNWRITTEN_TO_ONE: usize = MOST_UNWRITTEN / 2;
+
 /// Bounds on TCP.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpLimits {
@@ -69,6 +74,7 @@ struct Shared {
     limits: TcpLimits,
     connections: Arc<Shares>,
     in_work: Arc<Shares>,
+    unwritten: Arc<Shares>,
     secrets: watch::Receiver<Secrets>,
 }
 
@@ -93,7 +99,8 @@ impl Serving {
     ) -> Self {
         let connections = Shares::new(limits.connections, limits.connections_per_source);
         let in_work = Shares::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
-        let shared = Arc::new(Shared { resolver, limits, connections, in_work, secrets });
+        let unwritten = Shares::new(MOST_UNWRITTEN, MOST_UNWRITTEN_TO_ONE);
+        let shared = Arc::new(Shared { resolver, limits, connections, in_work, unwritten, secrets });
         let task = tokio::spawn(follow(shared.clone(), sockets));
         Self { shared, task }
     }
@@ -217,7 +224,16 @@ impl Shared {
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
     fn begin(&self, source: SocketAddr) -> Option<Share> {
-        let reason = match self.in_work.take(source) {
+        self.counted(self.in_work.take(source))
+    }
+
+    /// Room for an answer of this many octets until it is written, unless too many wait for that; counts it when they do.
+    fn room(&self, source: SocketAddr, octets: usize) -> Option<Share> {
+        self.counted(self.unwritten.take_many(source, octets))
+    }
+
+    fn counted(&self, share: Result<Share, Refused>) -> Option<Share> {
+        let reason = match share {
             Ok(share) => return Some(share),
             Err(Refused::Total) => Dropped::Busy,
             Err(Refused::OfOne) => Dropped::Greedy,

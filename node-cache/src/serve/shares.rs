@@ -1,5 +1,5 @@
 //! Something of which there is a bounded number, in all and for each client: questions that wait for other servers,
-//! connections. What comes beyond is turned away: clients ask again, memory stays bounded, and one client cannot take what
+//! connections, octets that wait to be written. What comes beyond is turned away: clients ask again, memory stays bounded, and one client cannot take what
 //! others need.
 
 use std::collections::HashMap;
@@ -40,18 +40,23 @@ impl Shares {
 
     /// Takes another one.
     pub(crate) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Share, Refused> {
+        self.take_many(client, 1)
+    }
+
+    /// Takes so many more, all or none.
+    pub(super) fn take_many(self: &Arc<Self>, client: SocketAddr, count: usize) -> Result<Share, Refused> {
         let client = client.ip().to_canonical();
         let mut taken = self.taken();
-        if taken.total >= self.most {
+        if taken.total + count > self.most {
             return Err(Refused::Total);
         }
-        let of_client = taken.by_client.entry(client).or_default();
-        if *of_client >= self.most_of_one {
+        let of_client = taken.by_client.get(&client).copied().unwrap_or_default();
+        if of_client + count > self.most_of_one {
             return Err(Refused::OfOne);
         }
-        *of_client += 1;
-        taken.total += 1;
-        Ok(Share { shares: self.clone(), client })
+        taken.by_client.insert(client, of_client + count);
+        taken.total += count;
+        Ok(Share { shares: self.clone(), client, count })
     }
 
     /// Waits until none is taken.
@@ -70,19 +75,20 @@ impl Shares {
     }
 }
 
-/// One of them, until it is dropped.
+/// One or more of them, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     shares: Arc<Shares>,
     client: IpAddr,
+    count: usize,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
-        taken.total -= 1;
+        taken.total -= self.count;
         match taken.by_client.get_mut(&self.client) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(count) if *count > self.count => *count -= self.count,
             _ => {
                 taken.by_client.remove(&self.client);
             }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::Shared;
+use super::shares::Share;
 use crate::answer::Way;
 use crate::metrics::Dropped;
 use crate::packet::request::Rejected;
@@ -20,6 +21,13 @@ use crate::tap::Picked;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// No question needs more octets, with all options that it may carry. What is longer is read and forgotten behind this many
+/// and is malformed, so that a client cannot make us hold what it says that it will send.
+const LONGEST_QUESTION: usize = 4096;
+
+/// An answer that waits to be written, with its share of all that may wait.
+type Unwritten = (Vec<u8>, Share);
 
 /// Answers on the connections that come in at `listener`. Other processes may accept there too.
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
@@ -67,23 +75,33 @@ async fn read_all(
     shared: &Arc<Shared>,
     source: SocketAddr,
     read: &mut OwnedReadHalf,
-    answers: mpsc::Sender<Vec<u8>>,
+    answers: mpsc::Sender<Unwritten>,
 ) -> io::Result<()> {
     let limits = &shared.limits;
     let slots = Arc::new(Semaphore::new(limits.pipelined));
     let mut patience = limits.first_byte;
+    // Told when there was no room for an answer: a client that does not read what it asked for is left.
+    let full = Arc::new(Notify::new());
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
-        let message = read_message(read, patience, limits.whole_message).await;
-        let message = message.inspect_err(|_| shared.metrics().dropped(Dropped::Incomplete))?;
-        let Some(message) = message else { return Ok(()) };
+        let next = async {
+            let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let message = read_message(read, patience, limits.whole_message).await;
+            let message = message.inspect_err(|_| shared.metrics().dropped(Dropped::Incomplete))?;
+            Ok(message.map(|message| (slot, message)))
+        };
+        let next: io::Result<_> = tokio::select! {
+            next = next => next,
+            () = full.notified() => Ok(None),
+        };
+        let Some((slot, message)) = next? else { return Ok(()) };
         patience = limits.idle;
         let show = || shared.show(&message, source, || read.local_addr(), Transport::Tcp);
         let query = match shared.read(&message, source, Transport::Tcp) {
             Ok(query) => query,
             Err(Rejected::Silently) => return Ok(()),
             Err(Rejected::With(answer, _)) => {
-                if hand_on(shared, &answers, answer, show().as_ref()).await.is_err() {
+                let Some(room) = shared.room(source, answer.len()) else { return Ok(()) };
+                if hand_on(shared, &answers, (answer, room), show().as_ref()).await.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -91,11 +109,14 @@ async fn read_all(
         };
         let shown = show();
         let Some(working) = shared.begin(source) else { return Ok(()) };
-        let (shared, answers) = (shared.clone(), answers.clone());
+        let (shared, answers, full) = (shared.clone(), answers.clone(), full.clone());
         tokio::spawn(async move {
             let message = answer(&shared, &query).await;
-            // The client may be gone.
-            let _ = hand_on(&shared, &answers, message, shown.as_ref()).await;
+            match shared.room(source, message.len()) {
+                // The client may be gone.
+                Some(room) => drop(hand_on(&shared, &answers, (message, room), shown.as_ref()).await),
+                None => full.notify_one(),
+            }
             drop((slot, working));
         });
     }
@@ -104,14 +125,14 @@ async fn read_all(
 /// Gives an answer to be written; an error when nothing can be written any more.
 async fn hand_on(
     shared: &Shared,
-    answers: &mpsc::Sender<Vec<u8>>,
-    message: Vec<u8>,
+    answers: &mpsc::Sender<Unwritten>,
+    unwritten: Unwritten,
     shown: Option<&Picked>,
 ) -> Result<(), ()> {
     match answers.reserve().await {
         Ok(place) => {
-            shared.show_answer(shown, &message);
-            place.send(message);
+            shared.show_answer(shown, &unwritten.0);
+            place.send(unwritten);
             Ok(())
         }
         Err(_) => {
@@ -134,8 +155,15 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
     }
     let rest = async {
         read.read_exact(&mut length[1..]).await?;
-        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        let length = usize::from(u16::from_be_bytes(length));
+        let mut message = vec![0; length.min(LONGEST_QUESTION)];
         read.read_exact(&mut message).await?;
+        let mut left = length - message.len();
+        while left > 0 {
+            let mut forgotten = [0; 512];
+            let some = left.min(forgotten.len());
+            left -= read.read_exact(&mut forgotten[..some]).await?;
+        }
         Ok(message)
     };
     timeout(whole, rest).await.map_err(|_| io::ErrorKind::TimedOut)?.map(Some)
@@ -145,10 +173,10 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
 async fn write_all(
     shared: Arc<Shared>,
     mut write: OwnedWriteHalf,
-    mut answers: mpsc::Receiver<Vec<u8>>,
+    mut answers: mpsc::Receiver<Unwritten>,
 ) -> io::Result<()> {
-    while let Some(message) = answers.recv().await {
-        if let Err(error) = write_message(&mut write, &message, shared.limits.whole_message).await {
+    while let Some((message, _room)) = answers.recv().await {
+        if let Err(error) = write_message(&mut write, message, shared.limits.whole_message).await {
             shared.metrics().dropped(Dropped::Unsent);
             answers.close();
             while answers.recv().await.is_some() {
@@ -160,8 +188,9 @@ async fn write_all(
     Ok(())
 }
 
-async fn write_message(write: &mut OwnedWriteHalf, message: &[u8], limit: Duration) -> io::Result<()> {
+async fn write_message(write: &mut OwnedWriteHalf, message: Vec<u8>, limit: Duration) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    let framed = [&length.to_be_bytes()[..], message].concat();
+    let framed = [&length.to_be_bytes()[..], &message].concat();
+    drop(message);
     timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }

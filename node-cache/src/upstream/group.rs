@@ -56,6 +56,11 @@ impl Group {
         servers
     }
 
+    /// When a server last answered again after it counted as dead.
+    pub(super) fn revived(&self) -> Option<Instant> {
+        self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.revived()).max()
+    }
+
     /// The dead servers that it is time to look after, each with what to ask it.
     pub(super) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Question)> {
         let servers = self.discovered.load();

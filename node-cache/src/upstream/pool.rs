@@ -53,6 +53,12 @@ impl Pool {
         !self.groups().flat_map(|group| group.candidates(now)).any(|server| server.state(now) == State::Healthy)
     }
 
+    /// When a server last answered again after it counted as dead: what failed before may be asked again.
+    #[must_use]
+    pub fn revived(&self) -> Option<Instant> {
+        self.groups().filter_map(|group| group.revived()).max()
+    }
+
     /// The time within which nearly all answers come, whichever healthy server they come from; none while that is not
     /// known.
     #[must_use]

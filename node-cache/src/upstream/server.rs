@@ -29,6 +29,7 @@ pub struct Server {
     unanswered: Mutex<Option<Question>>,
     connection: Connection,
     lost_case: Mutex<Option<Instant>>,
+    revived: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
     tap: Arc<Tap>,
 }
@@ -39,9 +40,22 @@ impl Server {
     pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>, tap: Arc<Tap>) -> Self {
         let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
         let (health, unanswered, lost_case) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let connection = Connection::new(address);
+        let (connection, revived) = (Connection::new(address), Mutex::default());
         let round_trips = WaitSeconds::default();
-        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, lost_case, round_trips, tap }
+        Self {
+            address,
+            protocol,
+            health,
+            sent,
+            timeouts,
+            died,
+            unanswered,
+            connection,
+            lost_case,
+            revived,
+            round_trips,
+            tap,
+        }
     }
 
     /// Its address and port.
@@ -105,15 +119,22 @@ impl Server {
 
     pub(super) fn answered(&self, took: Duration) {
         self.round_trips.observe(took);
+        let now = Instant::now();
         let revived = {
             let mut health = self.health();
-            let revived = health.state(Instant::now()) != State::Healthy;
+            let revived = health.state(now) != State::Healthy;
             health.answered(took);
             revived
         };
         if revived {
+            *self.revived.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             tracing::info!("{} answers again", self.address);
         }
+    }
+
+    /// When it last answered again after it counted as dead.
+    pub(super) fn revived(&self) -> Option<Instant> {
+        *self.revived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn failed(&self, question: &Question) {

@@ -72,7 +72,7 @@ async fn in_a_blackout_every_known_name_is_answered_no_server_is_pressed_and_all
 }
 
 #[tokio::test]
-#[ignore = "ten minutes; run with --ignored"]
+#[ignore = "ten minutes; run by make test-long"]
 async fn a_blackout_of_ten_minutes_is_no_different() {
     blackout(500, Duration::from_secs(600)).await;
 }

@@ -142,3 +142,128 @@ async fn a_client_that_asks_hears_how_long_its_connection_is_kept_and_others_do_
     assert_eq!(told(&ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await), None);
     assert_eq!(told(&ask(tier.address, &asking).await), None, "a datagram has no connection");
 }
+
+#[tokio::test]
+async fn a_question_longer_than_any_needs_to_be_is_malformed_and_the_connection_goes_on() {
+    let (authority, tier) = tier(TcpLimits::default()).await;
+    let mut stream = TcpStream::connect(tier.address).await.unwrap();
+    let mut long = question("www.example", RecordType::A).to_vec().unwrap();
+    long.resize(65_535, 0);
+    // There are so many of them, but not in what is kept.
+    long[10..12].copy_from_slice(&1000_u16.to_be_bytes());
+    let answer = tcp_exchange(&mut stream, &long).await;
+    assert_eq!((answer.len(), answer[3] & 0x0f), (12, 1));
+    // An update goes nowhere, however long it is.
+    long[2] = 5 << 3;
+    let answer = tcp_exchange(&mut stream, &long).await;
+    assert_eq!((answer.len(), answer[2] >> 3 & 0x0f, answer[3] & 0x0f), (12, 5, 4));
+    assert_eq!(authority.asked().len(), 0);
+    let packet = question("www.example", RecordType::A).to_vec().unwrap();
+    assert_eq!(Message::from_vec(&tcp_exchange(&mut stream, &packet).await).unwrap().answers.len(), 1);
+}
+
+/// A connection to the tier from this address.
+async fn connect_from(source: &str, tier: &Tier) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(source.parse().unwrap())?;
+    socket.connect(tier.address).await
+}
+
+/// A tier that every address of this host may ask, and whose answers are as long as can be.
+async fn with_long_answers(limits: TcpLimits) -> (Authority, Tier) {
+    let authority = Authority::start(|asked| {
+        let long = || crate::support::unknown("long.example", 65_280, &[7; 1000]);
+        let count = if asked.is("long.example") { 63 } else { 0 };
+        let mut message = crate::support::reply(asked, (0..count).map(|_| long()).collect());
+        match () {
+            () if count == 0 => message = asked.usual_answer(300, 1),
+            () if !asked.tcp => message = message.truncate(),
+            () => {}
+        }
+        Reply::Say(message)
+    })
+    .await;
+    let tier = Tier::start(limits);
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    tier.apply_forwarding(&config);
+    (authority, tier)
+}
+
+#[tokio::test]
+async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served() {
+    let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
+    let long = question("long.example", RecordType::Unknown(65_280));
+    assert_eq!(ask_over_tcp(tier.address, &long).await.answers.len(), 63);
+    let packet = long.to_vec().unwrap();
+    let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat().repeat(64);
+    let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let started = Instant::now();
+    let mut held = Vec::new();
+    // The kernel takes some of what nobody reads.
+    while !greedy().contains("reason=\"greedy\"") {
+        assert!(started.elapsed() < Duration::from_secs(60), "{}", greedy());
+        let mut stream = connect_from("127.0.0.1:0", &tier).await.unwrap();
+        let _ = stream.write_all(&framed).await;
+        held.push(stream);
+    }
+    let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
+    let answer = Message::from_vec(&tcp_exchange(&mut other, &packet).await).unwrap();
+    assert_eq!(answer.answers.len(), 63);
+    let small = question("www.example", RecordType::A);
+    assert_eq!(ask(tier.address, &small).await.answers.len(), 1, "and its own datagrams");
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_from_others() {
+    const CONNECTIONS: usize = 10_000;
+    let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
+    let small = question("www.example", RecordType::A);
+    let mut held = Vec::new();
+    for number in 0..CONNECTIONS {
+        let Ok(mut stream) = connect_from("127.0.0.1:0", &tier).await else { continue };
+        if number % 2 == 0 {
+            let _ = stream.write_all(&[0xff, 0xff, 1]).await;
+        }
+        // Those that were turned away are closed already; this end need not hold more than some.
+        if number % 10 == 0 {
+            held.push(stream);
+        }
+        if number % 1000 == 0 {
+            assert_eq!(ask(tier.address, &small).await.answers.len(), 1, "datagrams");
+            let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
+            let answer = tcp_exchange(&mut other, &small.to_vec().unwrap()).await;
+            assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 1, "a new client after {number}");
+        }
+    }
+    assert!(tier.resolver.metrics().traffic(0, 0).dropped > 0, "some were turned away");
+}
+
+#[tokio::test]
+async fn when_all_connections_are_taken_by_those_who_say_nothing_a_new_client_is_served_after_their_time() {
+    let limits = TcpLimits {
+        connections: 50,
+        connections_per_source: 10,
+        first_byte: Duration::from_millis(500),
+        ..TcpLimits::default()
+    };
+    let (_authority, tier) = with_long_answers(limits).await;
+    let mut held = Vec::new();
+    for number in 0..100 {
+        held.push(connect_from(&format!("127.0.0.{}:0", 10 + number % 10), &tier).await.unwrap());
+    }
+    let packet = question("www.example", RecordType::A).to_vec().unwrap();
+    let started = Instant::now();
+    loop {
+        let mut stream = connect_from("127.0.0.2:0", &tier).await.unwrap();
+        let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat();
+        let _ = stream.write_all(&framed).await;
+        if stream.read_u16().await.is_ok() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

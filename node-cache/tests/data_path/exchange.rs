@@ -88,8 +88,8 @@ fn forgeries(asked: &Asked) -> Vec<Vec<u8>> {
     forged
 }
 
-#[tokio::test]
-async fn none_of_a_hundred_thousand_answers_with_one_wrong_field_is_believed() {
+/// Sends this many of them before the true answers.
+async fn forge(count: usize) {
     const EACH: usize = 200;
     let authority = Authority::start(|asked| {
         let mut packets: Vec<_> = forgeries(asked).iter().cycle().take(EACH).cloned().collect();
@@ -98,11 +98,43 @@ async fn none_of_a_hundred_thousand_answers_with_one_wrong_field_is_believed() {
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    for number in 0..100_000 / EACH {
+    for number in 0..count / EACH {
+        authority.forget();
         let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
         assert_eq!(answer.answers[0].data, address("x", 0, "192.0.2.1").data, "n{number}.example");
+        assert_eq!(authority.asked().len(), 1, "nothing was asked twice");
     }
-    assert_eq!(authority.asked().len(), 100_000 / EACH, "nothing was asked twice");
+}
+
+#[tokio::test]
+async fn none_of_a_hundred_thousand_answers_with_one_wrong_field_is_believed() {
+    forge(100_000).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes; run by make test-long"]
+async fn none_of_ten_million_answers_with_one_wrong_field_is_believed() {
+    forge(10_000_000).await;
+}
+
+#[tokio::test]
+async fn a_server_is_told_1232_octets_and_a_longer_answer_goes_over_tcp() {
+    let records = |count| (0..count).map(|_| crate::support::unknown("big.example", 65_280, &[7; 240])).collect();
+    // One that cuts, and one that sends what was not asked for.
+    for cuts in [true, false] {
+        let authority = Authority::start(move |asked| {
+            let message = reply(asked, records(16));
+            Reply::Say(if asked.tcp || !cuts { message } else { message.truncate() })
+        })
+        .await;
+        let tier = Tier::forwarding_to(&[authority.address]).await;
+        let big = question("big.example", RecordType::Unknown(65_280));
+        let answer = crate::support::ask_over_tcp(tier.address, &big).await;
+        assert_eq!(answer.answers.len(), 16);
+        let asked = authority.asked();
+        assert!(asked.iter().all(|asked| asked.message.edns.as_ref().unwrap().max_payload() == 1232));
+        assert_eq!(asked.iter().map(|asked| asked.tcp).collect::<Vec<_>>(), [false, true], "cuts: {cuts}");
+    }
 }
 
 #[tokio::test]

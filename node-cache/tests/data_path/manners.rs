@@ -360,3 +360,66 @@ async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
     let other = ask_from("127.0.0.2:0", tier.address, &asked, Duration::from_secs(5));
     assert_eq!(other.await.expect("an answer").answers.len(), 1);
 }
+
+#[tokio::test]
+async fn every_opcode_but_that_of_questions_is_not_implemented_and_goes_nowhere() {
+    let (authority, tier) = usual().await;
+    let packet = question("www.example", RecordType::A).to_vec().unwrap();
+    for opcode in 1..16 {
+        let mut packet = packet.clone();
+        packet[2] = (packet[2] & 0x87) | (opcode << 3);
+        let answer = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await.unwrap();
+        assert_eq!((answer.len(), (answer[2] >> 3) & 0x0f, answer[3] & 0x0f), (12, opcode, 4));
+    }
+    assert_eq!(authority.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_flood_of_edns_options_is_read_over_and_goes_no_further_either_way() {
+    let flood = |message: &mut Message, count: u16| {
+        let options = message.edns.as_mut().unwrap().options_mut();
+        (0..count).for_each(|number| options.insert(EdnsOption::Unknown(65_001 + number % 500, vec![])));
+    };
+    let authority = Authority::start(move |asked| {
+        let mut message = asked.usual_answer(300, 1);
+        flood(&mut message, 250);
+        Reply::Say(message)
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let mut asked = question("www.example", RecordType::A);
+    flood(&mut asked, 250);
+    assert!(asked.to_vec().unwrap().len() > 1000);
+    for _ in 0..2 {
+        let answer = ask(tier.address, &asked).await;
+        assert_eq!((answer.answers.len(), answer.edns.as_ref().unwrap().options().as_ref().len()), (1, 0));
+    }
+    assert_eq!(authority.asked()[0].message.edns.as_ref().unwrap().options().as_ref().len(), 0);
+}
+
+#[tokio::test]
+async fn what_resolvers_of_the_tier_say_of_authenticity_is_passed_on_and_what_others_say_is_not() {
+    let authentic = |asked: &crate::support::Asked| {
+        let mut message = asked.usual_answer(300, 1);
+        message.metadata.authentic_data = true;
+        Reply::Say(message)
+    };
+    let (own, other) = (Authority::start(authentic).await, Authority::start(authentic).await);
+    let mut config = config(other.address);
+    config.zones = vec![crate::support::zone("zone-a", own.address)];
+    config.routes = vec![crate::support::route("corp.example", &[other.address])];
+    let tier = Tier::on_node(&config, Some("zone-a")).await;
+    let asking = |name: &str| {
+        let mut message = question(name, RecordType::A);
+        message.metadata.authentic_data = true;
+        message
+    };
+    for _ in 0..2 {
+        assert!(ask(tier.address, &asking("www.example")).await.metadata.authentic_data);
+        for foreign in ["www.corp.example", "web.shop.svc.cluster.local"] {
+            assert!(!ask(tier.address, &asking(foreign)).await.metadata.authentic_data, "{foreign}");
+        }
+    }
+    let silent = question("www.example", RecordType::A);
+    assert!(!ask(tier.address, &silent).await.metadata.authentic_data, "nobody asked");
+}

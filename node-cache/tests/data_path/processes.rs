@@ -102,9 +102,10 @@ async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut h
     started.elapsed()
 }
 
-struct ZoneResolver {
+/// The program of a zone resolver.
+pub(crate) struct ZoneResolver {
     process: Process,
-    dns: SocketAddr,
+    pub(crate) dns: SocketAddr,
     http: SocketAddr,
 }
 
@@ -113,8 +114,12 @@ impl ZoneResolver {
         let mut config = config("127.0.0.1:9".parse().unwrap());
         config.resolver.upstreams =
             UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+        Self::start_with(&config, drain).await
+    }
+
+    pub(crate) async fn start_with(config: &Config, drain: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        project(dir.path(), "r1", &json(&config));
+        project(dir.path(), "r1", &json(config));
         let own = own_address();
         let (dns, http) = (SocketAddr::new(own, 1053), SocketAddr::new(own, 9153));
         let (listen, on) = (dns.to_string(), http.to_string());
@@ -125,8 +130,13 @@ impl ZoneResolver {
         resolver
     }
 
+    /// Its number, while it runs.
+    pub(crate) fn running(&mut self) -> Option<u32> {
+        self.process.is_running().then(|| self.process.child.id())
+    }
+
     /// Runs the program's own probe.
-    fn probe(&self, question: &str) -> bool {
+    pub(crate) fn probe(&self, question: &str) -> bool {
         let run_dir = self.process.run_dir().to_str().unwrap();
         Command::new(env!("CARGO_BIN_EXE_zone-resolver"))
             .args(["probe", question, "--run-dir", run_dir])

@@ -1,0 +1,180 @@
+//! The mistakes of RFC 9267 and their relatives, from clients and from servers.
+
+use std::time::Duration;
+
+use hickory_proto::rr::RecordType;
+
+use crate::support::{Asked, Authority, Reply, Tier, address, ask, exchange_raw, question};
+
+const SOON: Duration = Duration::from_secs(5);
+/// The name, type and class of the question that all of them carry.
+const WWW: &[u8] = b"\x03www\x07example\x00";
+const A_IN: &[u8] = &[0, 1, 0, 1];
+
+/// One question, these counts of records, and these octets behind the question.
+fn packet(counts: [u16; 3], behind: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0, 0, 1, 0, 0, 1];
+    packet.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
+    [&packet, WWW, A_IN, behind].concat()
+}
+
+/// A record with this owner, type and data, whose length is told as this one.
+fn record(owner: &[u8], kind: u16, told: usize, data: &[u8]) -> Vec<u8> {
+    let fixed = [&kind.to_be_bytes()[..], &[0, 1, 0, 0, 1, 44], &u16::try_from(told).unwrap().to_be_bytes()].concat();
+    [owner, &fixed, data].concat()
+}
+
+/// Records that are wrong wherever they stand.
+fn broken_records() -> Vec<(&'static str, Vec<u8>)> {
+    const HERE: u8 = 12 + 13 + 4;
+    let a = |owner: &[u8]| record(owner, 1, 4, &[192, 0, 2, 66]);
+    let long = [b"\x3f".as_slice(), &[b'x'; 63]].concat();
+    vec![
+        ("a pointer to itself", a(&[0xc0, HERE])),
+        ("a pointer to its own label", a(&[1, b'a', 0xc0, HERE])),
+        ("a pointer forwards", a(&[0xc0, HERE + 20])),
+        ("a pointer behind the end", a(&[0xff, 0xff])),
+        ("a pointer into the header", a(&[0xc0, 4])),
+        ("a label of a reserved kind", a(&[0x41, b'a', 0])),
+        ("another reserved kind", a(&[0x81, b'a', 0])),
+        ("a label longer than what is left", vec![0x3f, b'a', b'b']),
+        ("a name without an end", vec![3, b'a', b'b', b'c']),
+        ("a name of more than 255 octets", a(&[&long.repeat(4)[..], &[0]].concat())),
+        ("half a pointer", vec![0xc0]),
+        ("a record that breaks off in its type", vec![0, 0]),
+        ("a record that breaks off in its TTL", vec![0, 0, 1, 0, 1, 0, 0]),
+        ("data longer than what is left", record(&[0xc0, 12], 1, 5, &[192, 0, 2, 66])),
+        ("data of the greatest length", record(&[0xc0, 12], 16, 0xffff, &[1, b'a'])),
+        ("no record at all", vec![]),
+    ]
+}
+
+/// Records that only who looks into the data sees to be wrong.
+fn broken_data() -> Vec<(&'static str, Vec<u8>)> {
+    const DATA: u8 = 12 + 13 + 4 + 12;
+    let www = [0xc0, 12];
+    vec![
+        ("an alias that points to itself", record(&www, 5, 2, &[0xc0, DATA])),
+        ("an alias that points forwards", record(&www, 5, 2, &[0xc0, DATA + 2])),
+        ("an alias without an end", record(&www, 5, 3, &[2, b'a', b'b'])),
+        ("an alias and more", record(&www, 5, 3, &[0xc0, 12, 0])),
+        ("an alias of nothing", record(&www, 5, 0, &[])),
+        ("a server of mail without a name", record(&www, 15, 2, &[0, 10])),
+        ("an authority that breaks off", record(&www, 6, 5, &[0, 0, 1, 2, 3])),
+        ("half a service", record(&www, 33, 4, &[0, 0, 0, 0])),
+        ("an address of three octets", record(&www, 1, 3, &[192, 0, 2])),
+        ("an address of five octets", record(&www, 1, 5, &[192, 0, 2, 66, 1])),
+        ("half an IPv6 address", record(&www, 28, 8, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0])),
+    ]
+}
+
+/// OPT records that are wrong.
+fn broken_edns() -> Vec<(&'static str, [u16; 3], Vec<u8>)> {
+    let opt = record(&[0], 41, 0, &[]);
+    vec![
+        ("two OPT", [0, 0, 2], opt.repeat(2)),
+        ("OPT among the authorities", [0, 1, 0], opt.clone()),
+        ("OPT of a name", [0, 0, 1], record(&[0xc0, 12], 41, 0, &[])),
+        ("an option longer than its record", [0, 0, 1], record(&[0], 41, 4, &[0, 15, 0, 9])),
+        ("half an option", [0, 0, 1], record(&[0], 41, 3, &[0, 15, 0])),
+        ("OPT longer than what is left", [0, 0, 1], record(&[0], 41, 9, &[0, 15, 0, 0])),
+    ]
+}
+
+#[tokio::test]
+async fn broken_questions_are_malformed_and_reach_nobody() {
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let mut packets: Vec<(&str, Vec<u8>)> = Vec::new();
+    for (what, record) in broken_records() {
+        for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
+            packets.push((what, packet(counts, &record)));
+        }
+    }
+    packets.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    packets.push(("more records than there are", packet([0xffff; 3], &[])));
+    for (what, name) in [
+        ("a pointer", &[0xc0, 12][..]),
+        ("a label of a reserved kind", &[0x40, 0]),
+        ("a label longer than the packet", &[63, b'a', 0]),
+        ("a name of more than 255 octets", &b"\x01a".repeat(128)),
+    ] {
+        packets.push((what, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
+    }
+    for (what, packet) in packets {
+        let answer = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await;
+        let answer = answer.unwrap_or_else(|| panic!("{what}: no answer"));
+        assert_eq!((answer.len(), answer[2] & 0x80, answer[3] & 0x0f), (12, 0x80, 1), "{what}");
+    }
+    assert_eq!(authority.asked().len(), 0);
+    assert_eq!(ask(tier.address, &question("www.example", RecordType::A)).await.answers.len(), 1);
+}
+
+/// The packet as a response to what was asked.
+fn answered(asked: &Asked, mut packet: Vec<u8>) -> Vec<u8> {
+    packet[..2].copy_from_slice(&asked.message.metadata.id.to_be_bytes());
+    packet[2..4].copy_from_slice(&[0x81, 0x80]);
+    let name = asked.message.to_vec().unwrap();
+    packet[12..12 + WWW.len()].copy_from_slice(&name[12..12 + WWW.len()]);
+    packet
+}
+
+#[tokio::test]
+async fn broken_answers_are_passed_over_and_the_true_one_is_awaited() {
+    let mut broken: Vec<(&str, Vec<u8>)> = Vec::new();
+    for (what, record) in broken_records().into_iter().chain(broken_data()) {
+        for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
+            broken.push((what, packet(counts, &record)));
+        }
+    }
+    broken.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    broken.push(("more records than there are", packet([0xffff; 3], &[])));
+    for (what, packet) in broken {
+        let sent = packet.clone();
+        let authority = Authority::start(move |asked| {
+            let truth = asked.usual_answer(300, 1).to_vec().unwrap();
+            Reply::Raw(vec![answered(asked, sent.clone()), truth])
+        })
+        .await;
+        let tier = Tier::forwarding_to(&[authority.address]).await;
+        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
+        assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")], "{what}: {packet:?}");
+        assert_eq!(authority.asked().len(), 1, "{what}");
+    }
+}
+
+/// Octets up to this many: records whose owners lead through a chain of so many pointers.
+fn chained(pointers: usize, octets: usize) -> Vec<u8> {
+    // In the data of a record whose layout nobody knows: pointers to the one before each, the first to the question.
+    let start = 12 + WWW.len() + A_IN.len() + 12;
+    let chain: Vec<u8> = (0..pointers)
+        .flat_map(|index| {
+            let before = if index == 0 { 12 } else { start + 2 * (index - 1) };
+            (0xc000 | u16::try_from(before).unwrap()).to_be_bytes()
+        })
+        .collect();
+    let mut records = record(&[0xc0, 12], 65_280, chain.len(), &chain);
+    let end = (0xc000 | u16::try_from(start + 2 * (pointers - 1)).unwrap()).to_be_bytes();
+    let mut count = 1;
+    while records.len() + 14 < octets {
+        // An alias whose target leads through the chain too.
+        records.extend(record(&end, 5, 2, &end));
+        count += 1;
+    }
+    packet([count, 0, 0], &records)
+}
+
+#[test]
+fn a_name_is_followed_through_no_more_pointers_than_it_can_have_labels() {
+    use node_cache::packet::question::Question;
+    use node_cache::packet::{Name, Response};
+    let question = Question::plain(&Name::from_text("www.example").unwrap(), 1);
+    let read = |pointers, octets| {
+        let mut packet = chained(pointers, octets);
+        packet[2] |= 0x80;
+        Response::read(&packet, 0, &question)
+    };
+    // As long as a message can be: four thousand records, each of which ends the work when its chain is too long.
+    assert!(read(8_000, 64_000).is_err() && read(127, 64_000).is_err());
+    assert!(read(126, 64_000).unwrap().records().len() > 4_500);
+}

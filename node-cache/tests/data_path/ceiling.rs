@@ -1,0 +1,151 @@
+//! How much memory a process takes when everybody wants some of it, in a container of 128 MiB.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use node_cache_config::{Config, Upstream, UpstreamSource};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+
+use crate::processes::ZoneResolver;
+use crate::support::{Asked, Authority, Reply, ask, config, question, reply, unknown};
+
+const CONTAINER: u64 = 128 << 20;
+/// The most that a process may hold at any time, with a cache of 4 MiB.
+const CEILING: u64 = CONTAINER / 2;
+const LONG: RecordType = RecordType::Unknown(65_280);
+
+/// A memory cgroup (version 1), gone when dropped.
+struct Container(PathBuf);
+
+impl Container {
+    /// None where there are no such cgroups.
+    fn of(process: u32) -> Option<Self> {
+        let container = Self(PathBuf::from(format!("/sys/fs/cgroup/memory/dnstier-test-{process}")));
+        std::fs::create_dir(&container.0).ok()?;
+        std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER.to_string()).unwrap();
+        std::fs::write(container.0.join("cgroup.procs"), process.to_string()).unwrap();
+        Some(container)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // The process is gone, or nearly.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A resolver in its container, which it leaves first.
+struct Contained {
+    resolver: ZoneResolver,
+    _container: Option<Container>,
+}
+
+/// Silence for names that nobody asks for twice, 63 KiB over TCP for others, an address for the rest.
+fn upstream(asked: &Asked) -> Reply {
+    let name = asked.name().to_ascii().to_ascii_lowercase();
+    match name.as_bytes()[0] {
+        b'n' => Reply::Silence,
+        b'l' if asked.kind() == LONG => {
+            let count = if asked.tcp { 63 } else { 1 };
+            let mut message = reply(asked, (0..count).map(|_| unknown(&name, 65_280, &[7; 1000])).collect());
+            message.metadata.truncation = !asked.tcp;
+            Reply::Say(message)
+        }
+        _ => Reply::Say(asked.usual_answer(3600, 1)),
+    }
+}
+
+fn for_everybody(upstream: SocketAddr) -> Config {
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams =
+        UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    config
+}
+
+/// Kilobytes of a line of what the kernel tells of a process.
+fn told(process: u32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let found = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+    found.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>().unwrap()
+}
+
+/// Sends this to the resolver over a connection and reads nothing.
+async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind(source.parse().unwrap()).ok()?;
+    let mut stream = socket.connect(resolver).await.ok()?;
+    stream.write_all(octets).await.ok()?;
+    Some(stream)
+}
+
+/// Presses on a resolver from all sides for so long.
+async fn press(lasts: Duration) {
+    let authority = Authority::start(upstream).await;
+    let mut resolver = ZoneResolver::start_with(&for_everybody(authority.address), "0s").await;
+    let process = resolver.running().unwrap();
+    let started = Instant::now();
+    while !resolver.probe("ready") {
+        assert!(started.elapsed() < Duration::from_secs(10), "it is ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut contained = Contained { resolver, _container: Container::of(process) };
+    let resolver = &mut contained.resolver;
+    let known = question("www.example", RecordType::A);
+    assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1);
+    let (mut number, mut held, mut most) = (0_usize, Vec::new(), 0);
+    let sockets = [2, 3, 4, 5].map(|host| std::net::UdpSocket::bind((format!("127.0.0.{host}"), 0)).unwrap());
+    let sockets = sockets.map(|socket| {
+        socket.set_nonblocking(true).unwrap();
+        UdpSocket::from_std(socket).unwrap()
+    });
+    while started.elapsed() < lasts || number == 0 {
+        for _ in 0..600 {
+            number += 1;
+            for socket in &sockets {
+                let unique = question(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
+                let _ = socket.try_send_to(&unique.to_vec().unwrap(), resolver.dns);
+            }
+            if number % 20 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        for part in 0..40 {
+            let source = format!("127.0.0.{}:0", 10 + part % 20);
+            let long = question(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
+            let framed = [&u16::try_from(long.len()).unwrap().to_be_bytes()[..], &long].concat().repeat(32);
+            held.extend(say(&source, resolver.dns, &framed).await);
+            for _ in 0..8 {
+                held.extend(say(&source, resolver.dns, &[&[0xff, 0xff][..], &[0; 3000]].concat()).await);
+            }
+        }
+        let excess = held.len().saturating_sub(800);
+        held.drain(..excess);
+        authority.forget();
+        assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1, "what is in memory is said");
+        assert_eq!(resolver.running(), Some(process), "nobody ended it");
+        most = most.max(told(process, "RssAnon"));
+    }
+    let peak = told(process, "VmHWM");
+    assert!(1024 * peak <= CEILING, "{peak} kB, {most} kB of its own");
+}
+
+#[tokio::test]
+async fn names_of_no_use_long_answers_and_connections_leave_half_of_a_container_of_128_mib() {
+    press(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+#[ignore = "half an hour; run by make test-long"]
+async fn half_an_hour_of_them_leaves_half_of_the_container_too() {
+    press(Duration::from_secs(1800)).await;
+}

@@ -1,0 +1,48 @@
+//! Answers that a server holds back and releases all at once (DNSBomb): a client gets no more of them than may be in work
+//! for it, whoever asked in its name.
+
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+use crate::support::{Authority, Reply, Tier, ask_from, config, question};
+
+const ASKED: usize = 5_000;
+/// The most questions of one client in work.
+const CAP: usize = 1_024;
+
+#[tokio::test]
+async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_may_have_in_work() {
+    let released = Instant::now() + Duration::from_millis(2_000);
+    let authority = Authority::start(move |asked| {
+        let wait = if asked.is("other.example") { Duration::ZERO } else { released - Instant::now().min(released) };
+        Reply::After(wait, asked.usual_answer(300, 1))
+    })
+    .await;
+    let tier = Tier::start(Default::default());
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    tier.apply_forwarding(&config);
+    let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    victim.connect(tier.address).await.unwrap();
+    for number in 0..ASKED {
+        victim.send(&question(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
+        if number % 50 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let asked = question("other.example", RecordType::A);
+    let other = ask_from("127.0.0.2:0", tier.address, &asked, Duration::from_secs(5));
+    assert_eq!(other.await.expect("others are answered meanwhile").answers.len(), 1);
+    let mut burst = 0;
+    while let Ok(Ok(_)) = timeout(Duration::from_secs(4), victim.recv(&mut [0; 1500])).await {
+        burst += 1;
+    }
+    assert!(burst > 0 && burst <= CAP, "{burst}");
+    let dropped = tier.resolver.metrics().traffic(0, 0).dropped;
+    assert!(dropped > ASKED as u64 / 4, "{dropped}");
+}

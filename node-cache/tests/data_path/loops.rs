@@ -1,0 +1,87 @@
+//! Packets that would go round for ever.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hickory_proto::op::{MessageType, ResponseCode};
+use hickory_proto::rr::RecordType;
+use node_cache_config::{Upstream, UpstreamSource};
+use tokio::net::UdpSocket;
+
+use crate::support::{Authority, Reply, Tier, ask, config, question};
+
+fn forward(tier: &Tier, to: SocketAddr) {
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { address: to, protocol: Default::default() }]);
+    tier.apply_forwarding(&config);
+}
+
+fn sent(tier: &Tier) -> u64 {
+    tier.resolver.snapshot().unwrap().upstreams()[0].sent
+}
+
+#[tokio::test]
+async fn servers_that_forward_to_each_other_end_each_question_after_a_few_packets() {
+    const NAMES: u64 = 20;
+    let (one, two, own) =
+        (Tier::start(Default::default()), Tier::start(Default::default()), Tier::start(Default::default()));
+    forward(&one, two.address);
+    forward(&two, one.address);
+    forward(&own, own.address);
+    let started = Instant::now();
+    let questions: Vec<_> = (0..NAMES).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
+    for tier in [&one, &own] {
+        let answers = join_all(questions.iter().map(|question| ask(tier.address, question))).await;
+        assert!(answers.iter().all(|answer| answer.metadata.response_code == ResponseCode::ServFail));
+    }
+    // Three for each question and server, and what shows each second whether a server that is thought dead lives.
+    let seconds = 1 + started.elapsed().as_secs();
+    for tier in [&one, &two, &own] {
+        assert!(sent(tier) <= 3 * NAMES + 4 * seconds, "{} in {seconds} s", sent(tier));
+    }
+    // Nobody asks any more.
+    let before = [sent(&one), sent(&two), sent(&own)];
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (tier, before) in [&one, &two, &own].into_iter().zip(before) {
+        assert!(sent(tier) - before <= 4 * 3, "{} more", sent(tier) - before);
+    }
+}
+
+/// Sends this many responses, with questions now and then, which are answered.
+async fn responses(count: usize) {
+    const BETWEEN: usize = 100;
+    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    let known = question("www.example", RecordType::A);
+    ask(tier.address, &known).await;
+    authority.forget();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for number in 0..count {
+        let mut response = question(["www.example", "new.example"][number % 2], RecordType::A);
+        response.metadata.message_type = MessageType::Response;
+        response.metadata.id = number as u16;
+        socket.send_to(&response.to_vec().unwrap(), tier.address).await.unwrap();
+        if number % BETWEEN == 0 {
+            // What comes behind them is answered when they are done with.
+            ask(tier.address, &known).await;
+        }
+    }
+    ask(tier.address, &known).await;
+    let received = socket.try_recv(&mut [0; 1500]);
+    assert!(received.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "an answer to a response");
+    assert_eq!(authority.asked().len(), 0);
+    let dropped = tier.resolver.metrics().traffic(0, 0).dropped;
+    assert!(dropped > count as u64 / 2, "{dropped} of {count} came in");
+}
+
+#[tokio::test]
+async fn a_flood_of_responses_is_answered_with_nothing() {
+    responses(20_000).await;
+}
+
+#[tokio::test]
+#[ignore = "a minute; run by make test-long"]
+async fn a_million_responses_are_answered_with_nothing() {
+    responses(1_000_000).await;
+}

@@ -1,0 +1,43 @@
+//! What a new revision does to what is kept.
+
+use hickory_proto::rr::RecordType;
+
+use crate::support::{Authority, Reply, Tier, ask, config, question, route, zone};
+
+#[tokio::test]
+async fn a_revision_that_changes_something_else_keeps_every_answer_and_one_that_changes_servers_keeps_none_of_theirs() {
+    let (cluster, own, corp, other) = (usual().await, usual().await, usual().await, usual().await);
+    let mut config = config(cluster.address);
+    config.zones = vec![zone("zone-a", own.address)];
+    config.routes = vec![route("corp.example", &[corp.address])];
+    let tier = Tier::on_node(&config, Some("zone-a")).await;
+    let names = ["www.example", "www.corp.example", "web.shop.svc.cluster.local", "1.0.0.10.in-addr.arpa"];
+    let asked = || names.map(|name| [&cluster, &own, &corp, &other].map(|server| server.asked_for(name)));
+    for name in names {
+        ask(tier.address, &question(name, RecordType::A)).await;
+    }
+    let known = asked();
+
+    config.routes.push(route("else.example", &[other.address]));
+    config.node_cache.allow_from.push("10.0.0.0/8".parse().unwrap());
+    config.node_cache.cache.max_ttl = 1800;
+    // Another resolver of the same kind knows the same.
+    config.zones.push(zone("zone-b", other.address));
+    tier.apply_on_node(&config, Some("zone-a"));
+    for name in names {
+        assert_eq!(ask(tier.address, &question(name, RecordType::A)).await.answers.len(), 1);
+    }
+    assert_eq!(asked(), known, "all from memory");
+
+    config.routes[0] = route("corp.example", &[other.address]);
+    tier.apply_on_node(&config, Some("zone-a"));
+    for name in names {
+        ask(tier.address, &question(name, RecordType::A)).await;
+    }
+    assert_eq!(other.asked_for("www.corp.example"), 1, "other servers may know otherwise");
+    assert_eq!(asked()[0], known[0], "the others are kept");
+}
+
+async fn usual() -> Authority {
+    Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await
+}

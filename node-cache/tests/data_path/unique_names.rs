@@ -1,0 +1,58 @@
+//! A cache that is flooded with names that nobody asks for twice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use node_cache::cache::{Cache, Found, Key, Policy};
+use node_cache::packet::numbers::{rcode, rtype};
+use node_cache::packet::question::Question;
+use node_cache::packet::{Name, Response};
+
+const BYTES: u64 = 4 << 20;
+const HOT: usize = 1_000;
+/// Names of the flood for each question about a name in use.
+const BETWEEN: usize = 20;
+const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
+
+fn flood(count: usize) {
+    let cache = Cache::new(BYTES);
+    let now = Instant::now();
+    let key = |name: &str| Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype::A));
+    let question = Question::plain(&Name::from_text("n0000000.flood.example").unwrap(), rtype::A);
+    let records = [(rtype::A, 3600, vec![192, 0, 2, 1])];
+    let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
+    // What is kept behind the question is the same for all of them.
+    let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
+    let hot: Vec<Key> = (0..HOT).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
+    for key in hot.iter().chain(&hot) {
+        if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
+            cache.insert(key, &response, now);
+        }
+    }
+    let (mut asked, mut missed) = (0, 0);
+    for number in 0..count {
+        cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
+        if number % BETWEEN == 0 {
+            let key = &hot[number / BETWEEN % HOT];
+            asked += 1;
+            if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
+                missed += 1;
+                cache.insert(key, &response, now);
+            }
+        }
+    }
+    assert!(cache.bytes() <= BYTES, "{}", cache.bytes());
+    assert!(cache.entries() < count as u64 / 2, "nothing had to leave: {}", cache.entries());
+    assert!(100 * missed <= asked, "{missed} of {asked} were not there any more");
+}
+
+#[test]
+fn a_flood_of_unique_names_leaves_the_names_in_use_in_memory() {
+    flood(200_000);
+}
+
+#[test]
+#[ignore = "minutes; run by make test-long"]
+fn ten_million_unique_names_leave_the_names_in_use_in_memory() {
+    flood(10_000_000);
+}

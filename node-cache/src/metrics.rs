@@ -214,6 +214,8 @@ pub struct Levels {
     pub cache_bytes: u64,
     /// Answers that the cache holds.
     pub cache_entries: u64,
+    /// Datagrams that each worker has read.
+    pub datagrams: Vec<u64>,
 }
 
 /// The text that Prometheus reads, for the process of this name. Metrics begin with `dnstier_cache_`.
@@ -269,6 +271,13 @@ impl Collector for Levels {
                 counter.encode(family.encode_family(&labels(upstream))?)?;
             }
         }
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family =
+            encoder.encode_descriptor("worker_datagrams", "Datagrams that a worker has read", None, kind)?;
+        for (worker, number) in self.datagrams.iter().enumerate() {
+            let counter = ConstCounter::new(*number);
+            counter.encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+        }
         let kind = ConstGauge::new(0i64).metric_type();
         let mut family = encoder.encode_descriptor("upstream_healthy", "Whether a server answers", None, kind)?;
         for upstream in &self.upstreams {
@@ -295,7 +304,7 @@ mod tests {
             sent: 7,
             timeouts: 1,
         };
-        let levels = Levels { upstreams: vec![upstream], cache_bytes: 5, cache_entries: 1 };
+        let levels = Levels { upstreams: vec![upstream], cache_bytes: 5, cache_entries: 1, datagrams: vec![3, 4] };
         let text = text("cache-0", &metrics, levels);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
@@ -305,6 +314,7 @@ mod tests {
             "dnstier_cache_upstream_queries_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
             "dnstier_cache_dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
             "dnstier_cache_bytes{instance=\"cache-0\"} 5",
+            "dnstier_cache_worker_datagrams_total{instance=\"cache-0\",worker=\"1\"} 4",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }

@@ -17,4 +17,5 @@ mod processes;
 mod search_path;
 mod support;
 mod whatever_comes;
+mod workers;
 mod zones;

@@ -11,9 +11,12 @@ use tokio::sync::Notify;
 
 use super::Server;
 use super::health::State;
+use super::sockets::Use;
 use crate::packet::question::Question;
 
-/// A set of servers. While none were discovered, or all of those are dead, the bootstrap servers stand in.
+/// A set of servers. Those that are discovered are pods of ours and of the cluster DNS, and are asked from sockets that serve
+/// again; bootstrap servers may be anybody's, or stand for several pods. While none were discovered, or all of those are
+/// dead, the bootstrap servers stand in.
 #[derive(Debug)]
 pub struct Group {
     scope: String,
@@ -27,9 +30,9 @@ impl Group {
     /// metrics.
     pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr]) -> Self {
         let died = Arc::new(Notify::new());
-        let server = |address, protocol| Arc::new(Server::new(address, protocol, died.clone()));
-        let bootstrap = bootstrap.iter().map(|upstream| server(upstream.address, upstream.protocol)).collect();
-        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp)).collect();
+        let server = |address, protocol, usage| Arc::new(Server::new(address, protocol, usage, died.clone()));
+        let bootstrap = bootstrap.iter().map(|each| server(each.address, each.protocol, Use::Once)).collect();
+        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp, Use::Again)).collect();
         Self { scope: scope.to_owned(), discovered: ArcSwap::from_pointee(discovered), bootstrap, died }
     }
 
@@ -46,6 +49,11 @@ impl Group {
             servers.extend(self.bootstrap.iter().cloned());
         }
         servers
+    }
+
+    /// Closes sockets that have become old, also those of servers that nobody asks any more.
+    pub(super) fn close_old_sockets(&self, now: Instant) {
+        self.discovered.load().iter().for_each(|server| server.sockets().close_old(now));
     }
 
     /// The dead servers that it is time to look after, each with what to ask it.
@@ -72,7 +80,8 @@ impl Group {
             .iter()
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
-                same.map_or_else(|| Arc::new(Server::new(*address, Protocol::Udp, self.died.clone())), Arc::clone)
+                let new = || Arc::new(Server::new(*address, Protocol::Udp, Use::Again, self.died.clone()));
+                same.map_or_else(new, Arc::clone)
             })
             .collect();
         let changed =

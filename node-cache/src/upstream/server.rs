@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::health::{Health, State};
+use super::sockets::{Sockets, Use};
 use crate::packet::question::Question;
 
 /// How long a server that does not keep the case of names is asked in lower case.
@@ -26,16 +27,17 @@ pub struct Server {
     died: Arc<Notify>,
     unanswered: Mutex<Option<Question>>,
     connection: Connection,
+    sockets: Sockets,
     lost_case: Mutex<Option<Instant>>,
 }
 
 impl Server {
     /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
-    pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>) -> Self {
+    pub(super) fn new(address: SocketAddr, protocol: Protocol, usage: Use, died: Arc<Notify>) -> Self {
         let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
         let (health, unanswered, lost_case) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let connection = Connection::new(address);
-        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, lost_case }
+        let (connection, sockets) = (Connection::new(address), Sockets::new(address, usage));
+        Self { address, protocol, health, sent, timeouts, died, unanswered, connection, sockets, lost_case }
     }
 
     /// Its address and port.
@@ -99,6 +101,7 @@ impl Server {
 
     pub(super) fn failed(&self, question: &Question) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.sockets.close_all();
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(question.clone());
         let died = self.health().failed(Instant::now());
         if died {
@@ -123,6 +126,11 @@ impl Server {
     /// The connection to it.
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The sockets for datagrams to it.
+    pub(super) const fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// Whether it repeats names in the case in which it was asked, as far as is known.

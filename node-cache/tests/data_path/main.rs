@@ -13,6 +13,7 @@ mod fairness;
 mod inspection;
 mod manners;
 mod memory;
+mod ports;
 mod processes;
 mod search_path;
 mod support;

@@ -1,7 +1,7 @@
 //! What an answer from memory costs.
 //!
 //! * `gate` counts the instructions of a hit, and the bytes of an entry, and fails when they are more than they may be.
-//! * `compare`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
+//! * `hits`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
 //!   first processor, with the client on the second, and writes `docs/benchmarks/`.
 //!
 //! Nothing here is timed by the clock on the wall: what is compared is the processor time that a server's process took
@@ -16,10 +16,17 @@
 )]
 
 mod client;
-mod compare;
+mod count;
+mod echo;
 mod gate;
+mod hits;
 mod peers;
+mod picture;
+mod running;
 mod server;
+mod statistics;
+mod table;
+mod turns;
 
 use std::process::Command;
 
@@ -32,25 +39,27 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["gate"] => alone("gate", &[]),
-        ["compare", ref only @ ..] => alone("compare", only),
+        ["hits", ref only @ ..] => alone("hits", only),
         [INSIDE, "gate"] => gate::run(),
-        [INSIDE, "compare"] => compare::run(None),
-        [INSIDE, "compare", only] => compare::run(Some(only)),
+        [INSIDE, "hits"] => hits::run(None),
+        [INSIDE, "hits", only] => hits::run(Some(only)),
         ["counted"] => gate::counted(),
-        ["serve", which, names] => server::run(which, names.parse().unwrap()),
+        ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | compare [server]");
+            println!("usage: engine gate | hits [server]");
             std::process::exit(2);
         }
     }
 }
 
-/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one.
+/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one, and with mounts of
+/// its own.
 fn alone(part: &str, rest: &[&str]) {
     let program = std::env::current_exe().unwrap();
-    let script = "ip link set lo up && exec \"$0\" inside \"$@\"";
+    // What the kernel counts is found in a folder that not every machine has mounted.
+    let script = "mount -t tracefs tracefs /sys/kernel/tracing; ip link set lo up && exec \"$0\" inside \"$@\"";
     let status = Command::new("unshare")
-        .args(["--net", "sh", "-c", script])
+        .args(["--net", "--mount", "sh", "-c", script])
         .arg(program)
         .arg(part)
         .args(rest)

@@ -1,0 +1,24 @@
+//! dnsmasq of Simon Kelley.
+
+use super::{NAMES, Origin, Peer};
+
+pub(super) const DNSMASQ: Peer = Peer {
+    name: "dnsmasq",
+    origin: Origin::Debian("dnsmasq-base", "/usr/sbin/dnsmasq"),
+    arguments: &["--keep-in-foreground", "--conf-file=CONFIG"],
+    environment: &[],
+    most_names: usize::MAX,
+    names: NAMES,
+    configuration: "
+port=PORT
+listen-address=127.0.0.1
+bind-interfaces
+no-resolv
+no-hosts
+cache-size=RECORDS
+dns-forward-max=1000
+server=127.0.0.1#UPSTREAM
+user=root
+log-facility=FOLDER/log
+",
+};

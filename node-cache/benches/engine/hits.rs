@@ -18,7 +18,7 @@ use crate::{count, gate, turns};
 const ROUNDS: [(usize, usize); 2] = [(1_000, 5), (400_000, 3)];
 const MOST_LIVES: usize = 12;
 /// After so long no further life begins.
-const LONG: Duration = Duration::from_secs(45);
+const LONG: Duration = Duration::from_secs(30);
 /// The half width of the 95 % interval of a ratio that is sure enough, as a share of it.
 const WIDTH: f64 = 0.02;
 /// Nanoseconds of the upstream for each answer, below which it is not the upstream that answers.
@@ -47,7 +47,7 @@ pub(crate) fn run(only: Option<&str>) {
     second.set(1);
     sched_setaffinity(None, &second).expect("a second processor");
     let is_meant = |name: &str| only.is_none_or(|only| name.starts_with(only));
-    let mut rows = Vec::new();
+    let (mut rows, bytes) = (Vec::new(), gate::bytes_of_an_entry());
     println!("{}", table::head());
     for (names, lives) in ROUNDS {
         let upstream = Server::ours("upstream", names);
@@ -55,10 +55,11 @@ pub(crate) fn run(only: Option<&str>) {
             let Some(row) = measure(contestant, names, lives, &upstream) else { continue };
             println!("{}", table::line(&row));
             rows.push(row);
+            // What there is already, should somebody lose patience.
+            if only.is_none() {
+                table::write(&rows, bytes);
+            }
         }
-    }
-    if only.is_none() {
-        table::write(&rows, gate::bytes_of_an_entry());
     }
 }
 

@@ -53,14 +53,14 @@ bench_hickory = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/hickory
 BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot-resolver
 
 .PHONY: bench
-bench: require ## Measure an answer from memory beside a bare echo and other resolvers, into docs/benchmarks
+bench: require ## Measure answers from memory beside an echo and other resolvers; ONLY="dnsmasq 1000": those again
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
 	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)
 	$(CARGO) build $(CRATES) --bin lab
-	BENCH_COREDNS=$$($(lab_program) program coredns) \
-	BENCH_HICKORY=$(bench_hickory)/$(host)/release/hickory-forwarder \
-	  $(CARGO) bench --locked --package node-cache --bench engine -- hits
+	coredns=$$($(lab_program) program coredns); \
+	BENCH_COREDNS=$$coredns BENCH_HICKORY=$(bench_hickory)/$(host)/release/hickory-forwarder \
+	  $(CARGO) bench --locked --package node-cache --bench engine -- hits $(ONLY)
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 
 use crate::server::question;
@@ -71,7 +72,11 @@ impl Client {
                     report.sent += sent;
                     heard[socket] = Instant::now();
                 }
-                let (came, answers, length) = self.receive(socket);
+                let Ok((came, answers, length)) = self.receive(socket) else {
+                    // Nobody is there, and so nobody will answer what is under way.
+                    under_way[socket] = 0;
+                    continue;
+                };
                 if came > 0 {
                     under_way[socket] = under_way[socket].saturating_sub(came);
                     report.answered += answers;
@@ -101,16 +106,17 @@ impl Client {
     }
 
     /// How many datagrams came, how many of them hold records, and the length of the last.
-    fn receive(&mut self, socket: usize) -> (usize, usize, usize) {
+    fn receive(&mut self, socket: usize) -> nix::Result<(usize, usize, usize)> {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let fd = self.sockets[socket].as_raw_fd();
-        let came = match recvmmsg(fd, &mut self.incoming, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
+        let (came, length) = match recvmmsg(fd, &mut self.incoming, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
             Ok(received) => received.fold((0, 0), |(count, _), message| (count + 1, message.bytes)),
-            Err(_) => (0, 0),
+            Err(Errno::EAGAIN) => (0, 0),
+            Err(error) => return Err(error),
         };
-        let answers = self.buffers[..came.0].iter().filter(|buffer| has_records(&buffer[..])).count();
-        (came.0, answers, came.1)
+        let answers = self.buffers[..came].iter().filter(|buffer| has_records(&buffer[..])).count();
+        Ok((came, answers, length))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an answer from memory costs.
 //!
 //! * `gate` counts the instructions of a hit, and the bytes of an entry, and fails when they are more than they may be.
-//! * `hits`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
+//! * `hits`, perhaps with the beginning of one server's name or a number of names, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
 //!   first processor, with the client on the second, and writes `docs/benchmarks/`.
 //!
 //! Nothing here is timed by the clock on the wall: what is compared is the processor time that a server's process took
@@ -18,6 +18,7 @@
 mod client;
 mod count;
 mod echo;
+mod figures;
 mod gate;
 mod hits;
 mod peers;
@@ -41,12 +42,11 @@ fn main() {
         ["gate"] => alone("gate", &[]),
         ["hits", ref only @ ..] => alone("hits", only),
         [INSIDE, "gate"] => gate::run(),
-        [INSIDE, "hits"] => hits::run(None),
-        [INSIDE, "hits", only] => hits::run(Some(only)),
+        [INSIDE, "hits", ref only @ ..] => hits::run(only),
         ["counted"] => gate::counted(),
         ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | hits [server]");
+            println!("usage: engine gate | hits [server | names]…");
             std::process::exit(2);
         }
     }

@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::running::on_the_first_processor;
+
 /// All of them.
 pub(crate) const PEERS: [Peer; 8] = [
     unbound::UNBOUND,
@@ -101,8 +103,7 @@ impl Peer {
                 .replace("RECORDS", &(self.names * RECORDS).to_string())
         };
         fs::write(&config, fill(self.configuration)).unwrap();
-        Command::new("taskset")
-            .args(["-c", "0"])
+        on_the_first_processor()
             .args(runner)
             .arg(self.program())
             .args(self.arguments.iter().map(|argument| fill(argument)))

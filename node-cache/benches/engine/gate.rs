@@ -89,7 +89,7 @@ pub(crate) fn counted() {
 }
 
 /// What a full cache takes for each of its entries: all of its bytes, the index and what is unused among them.
-fn bytes_of_an_entry() -> u64 {
+pub(crate) fn bytes_of_an_entry() -> u64 {
     const BYTES: u64 = 16 << 20;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,7 +1,7 @@
 //! What an answer from memory costs.
 //!
 //! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may be.
-//! * `compare`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
+//! * `hits`, perhaps with the beginning of one server's name or a number of names, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
 //!   first processor, with the client on the second, and writes `docs/benchmarks/`.
 //! * `asking` prints the processor time of a question that memory cannot answer.
 //! * `readers` measures what it costs that several processes read one socket, and writes there too.
@@ -19,11 +19,19 @@
 
 mod asking;
 mod client;
-mod compare;
+mod count;
+mod echo;
+mod figures;
 mod gate;
+mod hits;
 mod peers;
+mod picture;
 mod readers;
+mod running;
 mod server;
+mod statistics;
+mod table;
+mod turns;
 
 use std::process::Command;
 
@@ -38,30 +46,31 @@ fn main() {
         ["gate"] => alone("gate", &[]),
         ["asking"] => alone("asking", &[]),
         ["readers"] => alone("readers", &[]),
-        ["compare", ref only @ ..] => alone("compare", only),
+        ["hits", ref only @ ..] => alone("hits", only),
         [INSIDE, "gate"] => gate::run(),
-        [INSIDE, "compare"] => compare::run(None),
-        [INSIDE, "compare", only] => compare::run(Some(only)),
+        [INSIDE, "hits", ref only @ ..] => hits::run(only),
         [INSIDE, "asking"] => asking::run(),
         ["asks", whom, upstream] => asking::asks(whom, upstream),
         ["counted", whom, questions] => asking::counted(whom, questions),
         [INSIDE, "readers"] => readers::run(),
         ["reader", way] => readers::read(way),
         ["counted"] => gate::counted(),
-        ["serve", which, names] => server::run(which, names.parse().unwrap()),
+        ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | compare [server] | asking | readers");
+            println!("usage: engine gate | hits [server | names]… | asking | readers");
             std::process::exit(2);
         }
     }
 }
 
-/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one.
+/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one, and with mounts of
+/// its own.
 fn alone(part: &str, rest: &[&str]) {
     let program = std::env::current_exe().unwrap();
-    let script = "ip link set lo up && exec \"$0\" inside \"$@\"";
+    // What the kernel counts is found in a folder that not every machine has mounted.
+    let script = "mount -t tracefs tracefs /sys/kernel/tracing; ip link set lo up && exec \"$0\" inside \"$@\"";
     let status = Command::new("unshare")
-        .args(["--net", "sh", "-c", script])
+        .args(["--net", "--mount", "sh", "-c", script])
         .arg(program)
         .arg(part)
         .args(rest)

@@ -1,6 +1,6 @@
 //! dnsmasq of Simon Kelley.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const DNSMASQ: Peer = Peer {
     name: "dnsmasq",
@@ -9,6 +9,7 @@ pub(super) const DNSMASQ: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: "
 port=PORT
 listen-address=127.0.0.1

@@ -50,17 +50,20 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 
 # CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.
 bench_hickory = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/hickory
+BENCH_PARTS ?= hits misses latency start memory traces
 BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot-resolver
 
 .PHONY: bench
-bench: require ## Measure an answer from memory beside a bare echo and other resolvers, into docs/benchmarks
+bench: require ## Measure answers, misses, latency, start, memory and hit rate beside other resolvers, into docs/benchmarks
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
 	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)
 	$(CARGO) build $(CRATES) --bin lab
 	BENCH_COREDNS=$$($(lab_program) program coredns) \
 	BENCH_HICKORY=$(bench_hickory)/$(host)/release/hickory-forwarder \
-	  $(CARGO) bench --locked --package node-cache --bench engine -- hits
+	  bash -euc 'for part in $(BENCH_PARTS); do \
+	    $(CARGO) bench --locked --package node-cache --bench engine -- $$part; \
+	  done'
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may

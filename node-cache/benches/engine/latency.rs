@@ -1,5 +1,6 @@
 //! How long answers from memory take when questions come at their own times, whether or not the ones before were answered.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ const CAPACITY: Duration = Duration::from_millis(700);
 /// A server that works less than this is not what limits the answers.
 const BUSY: f64 = 0.9;
 
+/// The server that only reads the question and writes the same addresses behind it.
+const BARE: &str = "no cache at all";
+
 const COLUMNS: &[Column] = &[
     Column("server", "server"),
     Column("version", "version"),
@@ -51,12 +55,13 @@ pub(crate) fn run(only: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
     let mut report = Report::new("latency", COLUMNS);
     let mut picture = Ranges::new("p50, p99 and p99.9 in µs at 10,000 questions a second");
-    let echo = Named { name: "echo", version: "" };
-    echo.measure(&crate::subjects::echo(), &mut report, &mut picture);
+    let bare = Upstream::new(names::four_addresses).on(0);
+    Named { name: BARE, version: "" }.measure(bare.address(), || f64::NAN, &mut report, &mut picture);
+    drop(bare);
     for subject in Subject::all(only) {
         let Some(running) = warmed(&subject, folder.path()) else { continue };
         let server = Named { name: subject.name(), version: &subject.version() };
-        server.measure(&running, &mut report, &mut picture);
+        server.measure(running.address, || running.processor_time(), &mut report, &mut picture);
     }
     if only.is_some() {
         return;
@@ -65,7 +70,7 @@ pub(crate) fn run(only: Option<&str>) {
     for load in RATES.map(absolute).into_iter().chain(SHARES.map(relative)) {
         better += &format!("\nAt {load}:\n\n");
         for column in 4..=6 {
-            better += &report.better(|row| row[2] == load && row[0] != "echo", column, true);
+            better += &report.better(|row| row[2] == load && row[0] != BARE, column, true);
         }
     }
     report.write("svg", &picture.picture());
@@ -85,7 +90,8 @@ median of the three.
 
 Each server is asked at the same rates, and at shares of what it can do itself: the median of three closed loops with 128
 questions under way, in the same run (*100 %*; a line `>100 %` says that the server did not work all the time, so that the
-client's limit was measured). *echo* sends back as many octets and knows nothing: what the sockets and the machine alone take.
+client's limit was measured). *no cache at all* is the upstream of this benchmark, which says the same to
+everybody, 32 datagrams for a system call: what sockets and machine alone take.
 This is a virtual machine: waking up a processor that sleeps is a part of every figure, and most of it at low rates, when
 the server has always gone to sleep before the next question comes.";
 
@@ -126,9 +132,10 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
-    fn measure(&self, running: &Running, report: &mut Report, picture: &mut Ranges) {
-        let mut flow = Flow::new(running.address, SOCKETS);
-        let (capacity, busy) = capacity(running, &mut flow);
+    /// Measures the server at this address, of which `worked` tells for how many nanoseconds it has run.
+    fn measure(&self, server: SocketAddr, worked: impl Fn() -> f64, report: &mut Report, picture: &mut Ranges) {
+        let mut flow = Flow::new(server, SOCKETS);
+        let (capacity, busy) = capacity(worked, &mut flow);
         let all = format!("{}100 %", if busy < BUSY { ">" } else { "" });
         report.add(self.row(&all, capacity, &[]));
         let shares = SHARES.map(|share| (relative(share), capacity * share));
@@ -167,13 +174,13 @@ fn percentile(turns: &[Outcome], share: usize) -> f64 {
 }
 
 /// Answers a second, the median of three times, and the share of it in which the server worked.
-fn capacity(running: &Running, flow: &mut Flow) -> (f64, f64) {
+fn capacity(worked: impl Fn() -> f64, flow: &mut Flow) -> (f64, f64) {
     let plan = Plan { questions: u64::MAX, limit: CAPACITY, rate: None, window: WINDOW };
     let mut times: Vec<(f64, f64)> = (0..3)
         .map(|_| {
-            let before = running.processor_time();
+            let before = worked();
             let outcome = flow.ask(plan, &mut known, || ());
-            (outcome.rate(), (running.processor_time() - before) / (1e9 * outcome.seconds))
+            (outcome.rate(), (worked() - before) / (1e9 * outcome.seconds))
         })
         .collect();
     times.sort_by(|one, other| one.0.total_cmp(&other.0));

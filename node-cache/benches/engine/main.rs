@@ -73,6 +73,7 @@ fn main() {
 }
 
 fn measure(part: &str, only: Option<&str>) {
+    process::go_first();
     match part {
         "misses" => misses::run(only),
         "latency" => latency::run(only),

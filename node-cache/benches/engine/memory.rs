@@ -21,7 +21,7 @@ const SIZE: u64 = 64 << 20;
 /// Bytes that ours may take beside them.
 const SPARE: u64 = 16 << 20;
 /// Names that are asked for once, and how long at the most: in an ordinary run, and in a long one.
-const FLOOD: (u64, Duration) = (1_000_000, Duration::from_secs(20));
+const FLOOD: (u64, Duration) = (1_000_000, Duration::from_secs(15));
 const LONG_FLOOD: (u64, Duration) = (10_000_000, Duration::from_secs(900));
 /// Questions under way.
 const WINDOW: usize = 64;
@@ -88,7 +88,7 @@ which it does for more than one in a hundred has none). dnsmasq takes all memory
 beside what it takes without a cache, is divided by its records, of which an answer here has four.
 
 *names* are then asked for once each by a new process, as fast as it answers with 64 questions under way, so that far more comes
-in than it may keep; an ordinary run ends after 1,000,000 names or 20 seconds, a long one (`BENCH_LONG=1`) after 10,000,000 or 15
+in than it may keep; an ordinary run ends after 1,000,000 names or 15 seconds, a long one (`BENCH_LONG=1`) after 10,000,000 or 15
 minutes. Its resident memory after its first answers is *start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the
 bytes in *room* (unbound a third of it for messages and two for RRsets, as its manual says); the others count
 answers, and are told as many as fit into these bytes by what was measured before. What kresd keeps lies in a file that is mapped

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Child;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Keeps the calling thread on one processor.
@@ -13,6 +13,15 @@ pub(crate) fn stay_on(processor: usize) {
     let mut only = CpuSet::new();
     only.set(processor);
     sched_setaffinity(None, &only).expect("a second processor");
+}
+
+/// Lets this process, and whatever it starts from now on, go before all others of the machine: what these disturb is not
+/// what shall be measured.
+pub(crate) fn go_first() {
+    const PRIORITY: i32 = -15;
+    if let Err(error) = setpriority_process(None, PRIORITY) {
+        println!("others may disturb what is measured: {error}");
+    }
 }
 
 /// A server, until it is dropped.

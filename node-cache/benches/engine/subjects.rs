@@ -1,7 +1,6 @@
 //! What is measured: the program that is released, with a configuration directory and sockets of its own, and the peers.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +10,6 @@ use crate::flow::Flow;
 use crate::names;
 use crate::peers::{PEERS, Peer};
 use crate::process::Running;
-use crate::server::ANSWER;
 pub(crate) use crate::table::OURS;
 use crate::upstream::Upstream;
 
@@ -130,20 +128,6 @@ pub(crate) fn is_ready(server: SocketAddr, meanwhile: impl FnMut()) -> bool {
         &mut |number, out| names::of_set(b'z' - b'a', number, out),
         meanwhile,
     )
-}
-
-/// A program of ours that sends back as many octets as an answer has, and knows nothing.
-pub(crate) fn echo() -> Running {
-    let mut child = Command::new("taskset")
-        .args(["-c", "0"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["serve", "echo", &ANSWER.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut port = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    Running { child, address: SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap())), metrics: None }
 }
 
 fn ours(folder: &Path, address: SocketAddr, metrics: SocketAddr, upstream: SocketAddr, cache: u64) -> Child {

@@ -70,9 +70,14 @@ impl Subject {
 
     /// Room for this many bytes, or this many answers.
     pub(crate) fn room(&self, bytes: u64, answers: usize) -> Room {
-        // Those which count in answers are told a number of records, five for each name.
-        let per_name = if ["dnsdist", "CoreDNS"].iter().any(|name| self.name().starts_with(name)) { 5 } else { 1 };
-        Room { bytes, names: (answers / per_name).max(200) }
+        // Each is told five records for a name. Some take that for a number of answers; dnsmasq takes it for what it is, and
+        // an answer here has four.
+        let names = match self.name() {
+            name if name.starts_with("dnsdist") || name.starts_with("CoreDNS") => answers / 5,
+            "dnsmasq" => answers / 5 * 4,
+            _ => answers,
+        };
+        Room { bytes, names: names.max(200) }
     }
 
     pub(crate) fn version(&self) -> String {

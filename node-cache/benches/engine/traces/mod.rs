@@ -229,7 +229,7 @@ fn room(subject: &Subject, trace: &str) -> Room {
         OURS => (of(12 * MIB, 9 * MIB), 0),
         "unbound" => (of(7 * MIB, 6 * MIB), 0),
         "kresd" => (8 * MIB, 0),
-        "dnsmasq" => (0, 14_800),
+        "dnsmasq" => (0, 18_500),
         "dnsdist" => (0, of(10_200, 7_500)),
         "CoreDNS" => (0, of(4_000, 2_000)),
         _ => (0, 4_000),

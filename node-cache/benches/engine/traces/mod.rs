@@ -231,8 +231,8 @@ fn room(subject: &Subject, trace: &str) -> Room {
         "kresd" => (8 * MIB, 0),
         "dnsmasq" => (0, 18_500),
         "dnsdist" => (0, of(10_200, 7_500)),
-        "CoreDNS" => (0, of(4_000, 2_000)),
-        _ => (0, 4_000),
+        "CoreDNS" => (0, of(5_200, 3_200)),
+        _ => (0, 5_000),
     };
     subject.room(bytes, answers as usize)
 }

@@ -1,13 +1,20 @@
-//! What an answer from memory costs.
+//! What answers cost.
 //!
-//! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may be.
-//! * `hits`, perhaps with the beginning of one server's name or a number of names, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
-//!   first processor, with the client on the second, and writes `docs/benchmarks/`.
+//! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may
+//!   be.
+//! * `hits`, perhaps with the beginning of one server's name or a number of names, measures processor time beside a bare echo of
+//!   datagrams and beside other resolvers, each alone on the first processor, with the client on the second.
+//! * `misses`: what a question costs that has to be asked on, in time and in processor time.
+//! * `latency`: how long answers from memory take at planned times, at equal rates and at equal shares of what each can do.
+//! * `start`: from starting a program to its first answer.
+//! * `memory`: bytes of an answer, and the most memory with many more names than there is room for.
+//! * `traces`: how many questions the upstream is spared, at equal memory.
+//! * `readers`: what it costs that several processes read one socket.
 //! * `asking` prints the processor time of a question that memory cannot answer.
-//! * `readers` measures what it costs that several processes read one socket, and writes there too.
 //!
-//! Nothing here is timed by the clock on the wall: what is compared is the processor time that a server's process took
-//! for each answer, in turns within one run.
+//! All but `gate` and `asking` write into `docs/benchmarks/`, unless the beginning of one server's name is given: then only that one is
+//! measured, and shown. `hits` is not timed by the clock on the wall: what is compared is the processor time that a
+//! server's process took for each answer, in turns within one run.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,20 +25,32 @@
 )]
 
 mod asking;
+mod chart;
 mod client;
 mod count;
 mod echo;
 mod figures;
+mod flow;
 mod gate;
 mod hits;
+mod latency;
+mod memory;
+mod misses;
+mod names;
 mod peers;
 mod picture;
+mod process;
 mod readers;
+mod report;
 mod running;
 mod server;
+mod start;
 mod statistics;
+mod subjects;
 mod table;
+mod traces;
 mod turns;
+mod upstream;
 
 use std::process::Command;
 
@@ -48,18 +67,34 @@ fn main() {
         ["readers"] => alone("readers", &[]),
         ["hits", ref only @ ..] => alone("hits", only),
         [INSIDE, "gate"] => gate::run(),
-        [INSIDE, "hits", ref only @ ..] => hits::run(only),
         [INSIDE, "asking"] => asking::run(),
+        [INSIDE, "readers"] => readers::run(),
+        [INSIDE, "hits", ref only @ ..] => hits::run(only),
+        [part @ ("misses" | "latency" | "start" | "memory" | "traces"), ref only @ ..] => alone(part, only),
+        [INSIDE, part, ref only @ ..] => measure(part, only.first().copied()),
         ["asks", whom, upstream] => asking::asks(whom, upstream),
         ["counted", whom, questions] => asking::counted(whom, questions),
-        [INSIDE, "readers"] => readers::run(),
         ["reader", way] => readers::read(way),
         ["counted"] => gate::counted(),
         ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | hits [server | names]… | asking | readers");
+            println!(
+                "usage: engine gate | hits [server | names]… | misses | latency | start | memory | traces [server] | asking | readers"
+            );
             std::process::exit(2);
         }
+    }
+}
+
+fn measure(part: &str, only: Option<&str>) {
+    process::go_first();
+    match part {
+        "misses" => misses::run(only),
+        "latency" => latency::run(only),
+        "start" => start::run(only),
+        "memory" => memory::run(only),
+        "traces" => traces::run(only),
+        _ => unreachable!("{part}"),
     }
 }
 

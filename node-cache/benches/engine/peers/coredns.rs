@@ -1,7 +1,7 @@
 //! CoreDNS, whose version is the one of the lab (`tests/programs/coredns`), in two roles: made as fast as it can be, and
 //! as NodeLocal DNSCache configures it on a node, which is the same program with fewer plugins compiled in.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const COREDNS: Peer = Peer {
     name: "CoreDNS",
@@ -10,6 +10,7 @@ pub(super) const COREDNS: Peer = Peer {
     environment: &[("GOMAXPROCS", "1")],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     // Names fall into 256 shares, some into fuller ones: `RECORDS` is room enough for all of them.
     configuration: "
 .:PORT {
@@ -17,7 +18,7 @@ pub(super) const COREDNS: Peer = Peer {
     multisocket 1
     cache 86400 {
         success RECORDS 86400
-        denial 1024
+        denial RECORDS
     }
     forward . 127.0.0.1:UPSTREAM
 }

@@ -1,6 +1,6 @@
 //! dnsdist of PowerDNS with its packet cache: as it comes, and reading 32 datagrams with one system call.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const DNSDIST: Peer = Peer {
     name: "dnsdist",
@@ -9,6 +9,7 @@ pub(super) const DNSDIST: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: r#"
 setLocal("127.0.0.1:PORT")
 setACL({"127.0.0.0/8"})

@@ -1,7 +1,7 @@
 //! dnsmasq of Simon Kelley. Its table has a tenth as many places as its cache has records: with ten times the room for names,
 //! about one name is in each.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const DNSMASQ: Peer = Peer {
     name: "dnsmasq",
@@ -10,6 +10,7 @@ pub(super) const DNSMASQ: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: "
 port=PORT
 listen-address=127.0.0.1

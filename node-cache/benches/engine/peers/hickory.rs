@@ -1,6 +1,6 @@
 //! hickory-server as a forwarder: a program of our own around it (`tests/programs/hickory`), with one thread.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const HICKORY: Peer = Peer {
     name: "hickory-server",
@@ -9,5 +9,6 @@ pub(super) const HICKORY: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: "",
 };

@@ -1,6 +1,6 @@
 //! kresd, the Knot Resolver of CZ.NIC: one process, which forwards without validation, and without what it does beside.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const KRESD: Peer = Peer {
     name: "kresd",
@@ -9,9 +9,10 @@ pub(super) const KRESD: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: "
 net.listen('127.0.0.1', PORT)
-cache.open(2 * GB, 'lmdb://FOLDER/cache')
+cache.open(CACHE_BYTES, 'lmdb://FOLDER/cache')
 trust_anchors.remove('.')
 for _, module in ipairs({ 'ta_update', 'ta_sentinel', 'ta_signal_query', 'priming', 'detect_time_skew', 'detect_time_jump' }) do
     modules.unload(module)

@@ -29,7 +29,8 @@ pub(crate) const PEERS: [Peer; 8] = [
 
 /// A resolver of somebody else. In its arguments and its configuration some words stand for what they say: `PORT`, where
 /// it answers, and `UPSTREAM`, whom it asks, both at 127.0.0.1; `CONFIG` and `FOLDER`, its file and its folder; `NAMES`,
-/// for how many it has to have room, and `RECORDS`, which they have together.
+/// for how many it has to have room, and `RECORDS`, which they have together; `MESSAGE_BYTES` and `RRSET_BYTES`, a third
+/// and two thirds of `CACHE_BYTES`, for those that count in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -40,6 +41,7 @@ pub(crate) struct Peer {
     /// More than this it cannot keep.
     pub(crate) most_names: usize,
     names: usize,
+    bytes: u64,
 }
 
 /// Where its program comes from.
@@ -55,11 +57,18 @@ enum Origin {
 const RECORDS: usize = 5;
 /// The number of names for which there is room, if nothing else is said.
 const NAMES: usize = 1_000;
+/// The bytes of a cache, if nothing else is said: more than anything here needs.
+const BYTES: u64 = 3 << 29;
 
 impl Peer {
     /// The same with room for this many names.
     pub(crate) const fn with_room(self, names: usize) -> Self {
         Self { names, ..self }
+    }
+
+    /// The same with a cache of this many bytes, if it counts in bytes.
+    pub(crate) const fn with_bytes(self, bytes: u64) -> Self {
+        Self { bytes, ..self }
     }
 
     /// What Debian, or else its own program, calls its version.
@@ -101,6 +110,9 @@ impl Peer {
                 .replace("UPSTREAM", &upstream.port().to_string())
                 .replace("NAMES", &self.names.to_string())
                 .replace("RECORDS", &(self.names * RECORDS).to_string())
+                .replace("MESSAGE_BYTES", &(self.bytes / 3).to_string())
+                .replace("RRSET_BYTES", &(self.bytes / 3 * 2).to_string())
+                .replace("CACHE_BYTES", &self.bytes.to_string())
         };
         fs::write(&config, fill(self.configuration)).unwrap();
         on_the_first_processor()

@@ -1,6 +1,6 @@
 //! unbound of NLnet Labs: one thread, no validation, and the lists of one slab, since nobody else wants their locks.
 
-use super::{NAMES, Origin, Peer};
+use super::{BYTES, NAMES, Origin, Peer};
 
 pub(super) const UNBOUND: Peer = Peer {
     name: "unbound",
@@ -9,6 +9,7 @@ pub(super) const UNBOUND: Peer = Peer {
     environment: &[],
     most_names: usize::MAX,
     names: NAMES,
+    bytes: BYTES,
     configuration: r#"
 server:
     interface: 127.0.0.1@PORT
@@ -18,9 +19,9 @@ server:
     module-config: "iterator"
     minimal-responses: yes
     rrset-roundrobin: no
-    msg-cache-size: 512m
+    msg-cache-size: MESSAGE_BYTES
     msg-cache-slabs: 1
-    rrset-cache-size: 1g
+    rrset-cache-size: RRSET_BYTES
     rrset-cache-slabs: 1
     outgoing-range: 4096
     so-rcvbuf: 0

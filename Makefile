@@ -63,10 +63,11 @@ test-long: ## Run the long forms of tests, one after the other, two hours at the
 	  --test-threads=1 $(LONG_TESTS)
 
 .PHONY: bench
-bench: require ## Measure an answer from memory beside a bare echo and other resolvers, into docs/benchmarks
+bench: require ## Measure an answer from memory beside a bare echo and other resolvers, and what readers of one socket cost, into docs/benchmarks
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends iproute2 unbound dnsdist dnsmasq-base
 	$(CARGO) bench --locked --package node-cache --bench engine -- compare
+	$(CARGO) bench --locked --package node-cache --bench engine -- readers
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may

@@ -23,7 +23,7 @@ const WIDTH: f64 = 0.02;
 /// Numbers of names that are asked for.
 const FEW: usize = 1_000;
 const MANY: usize = 400_000;
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
+pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
 
 /// A server that runs, until it is dropped.
 struct Server {
@@ -167,7 +167,7 @@ fn free() -> SocketAddr {
 }
 
 /// Nanoseconds for which all threads of a process have run.
-fn processor_time(child: &Child) -> f64 {
+pub(crate) fn processor_time(child: &Child) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
     let times = tasks.flatten().filter_map(|task| {
         fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok()
@@ -192,7 +192,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -240,21 +240,26 @@ fn write(lines: &[Line]) {
         )
         .unwrap();
     }
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        processor.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let about = format!(
         "# Processor time of an answer from memory\n\nWritten by `make bench`. Each server runs alone on the first processor, the client on the second, in a network \
          namespace\nof their own. `ns` is the median of the processor time that the server's process took for each answer, kernel \
          included, `user ns`\nthe part of it outside of the kernel, `echo ns` the whole of a program that only sends back as many octets ({ANSWER}), in turns with it; a ratio\nof 1.00 \
          is what sockets cost. A ratio counts only where the answer is {ANSWER} octets long as well.\n\n![Bars: how near each server comes to a bare echo](hits.svg)\n\n\
-         Processor: {model}. Kernel: {}.\n\n",
-        kernel.trim()
+         {}\n\n",
+        machine()
     );
     fs::write(Path::new(FOLDER).join("hits.svg"), picture(lines)).unwrap();
     fs::write(Path::new(FOLDER).join("hits.md"), about + &markdown).unwrap();
     fs::write(Path::new(FOLDER).join("hits.csv"), csv).unwrap();
+}
+
+/// What it was measured on, in a sentence or two.
+pub(crate) fn machine() -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Processor: {model}. Kernel: {}.", kernel.trim())
 }
 
 /// A bar for each line: how near it comes to the echo.

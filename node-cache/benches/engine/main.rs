@@ -1,8 +1,10 @@
 //! What an answer from memory costs.
 //!
-//! * `gate` counts the instructions of a hit, and the bytes of an entry, and fails when they are more than they may be.
+//! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may be.
 //! * `compare`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
 //!   first processor, with the client on the second, and writes `docs/benchmarks/`.
+//! * `asking` prints the processor time of a question that memory cannot answer.
+//! * `readers` measures what it costs that several processes read one socket, and writes there too.
 //!
 //! Nothing here is timed by the clock on the wall: what is compared is the processor time that a server's process took
 //! for each answer, in turns within one run.
@@ -15,10 +17,12 @@
     reason = "a program of ours alone"
 )]
 
+mod asking;
 mod client;
 mod compare;
 mod gate;
 mod peers;
+mod readers;
 mod server;
 
 use std::process::Command;
@@ -32,14 +36,21 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["gate"] => alone("gate", &[]),
+        ["asking"] => alone("asking", &[]),
+        ["readers"] => alone("readers", &[]),
         ["compare", ref only @ ..] => alone("compare", only),
         [INSIDE, "gate"] => gate::run(),
         [INSIDE, "compare"] => compare::run(None),
         [INSIDE, "compare", only] => compare::run(Some(only)),
+        [INSIDE, "asking"] => asking::run(),
+        ["asks", whom, upstream] => asking::asks(whom, upstream),
+        ["counted", whom, questions] => asking::counted(whom, questions),
+        [INSIDE, "readers"] => readers::run(),
+        ["reader", way] => readers::read(way),
         ["counted"] => gate::counted(),
         ["serve", which, names] => server::run(which, names.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | compare [server]");
+            println!("usage: engine gate | compare [server] | asking | readers");
             std::process::exit(2);
         }
     }

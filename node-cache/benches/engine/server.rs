@@ -55,7 +55,7 @@ pub(crate) fn resolver(names: usize, variants: usize, bytes: u64) -> Arc<Resolve
     resolver
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let cache = serde_json::json!({ "maxTtl": 86400, "negativeMaxTtl": 30, "serveStale": 3600 });
     serde_json::from_value(serde_json::json!({
         "tier": "default",
@@ -94,7 +94,7 @@ pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Serving, wat
     let held = HeldSocket { address, protocol: Protocol::Udp, fd: Arc::new(socket.into()) };
     let (sender, sockets) = watch::channel(vec![held]);
     let (_, no_secrets) = watch::channel(Secrets::default());
-    (Serving::start(resolver, TcpLimits::default(), sockets, no_secrets), sender)
+    (Serving::start(1, resolver, TcpLimits::default(), sockets, no_secrets).unwrap(), sender)
 }
 
 /// Sends back to each client as many octets as an answer has: what sockets alone cost.

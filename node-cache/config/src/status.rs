@@ -80,7 +80,7 @@ pub enum CaptureState {
 pub struct Instance {
     /// Its name: `cache-0`, `cache-1`, … or `zone-resolver`.
     pub name: String,
-    /// Whether it answered when it was asked for this.
+    /// Whether it answered when it was asked for this, and reads all that it should.
     pub alive: bool,
     /// Which revision applies.
     pub revision: Revision,

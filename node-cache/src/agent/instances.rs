@@ -45,7 +45,7 @@ impl Instances {
     async fn status_of(&self, name: &str) -> Instance {
         let told = ask(&socket_path(&self.run_dir, name), Command::Status, PATIENCE).await;
         match told.map(|text| serde_json::from_str::<Instance>(&text)) {
-            Ok(Ok(instance)) => Instance { name: name.to_owned(), alive: true, ..instance },
+            Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
             Ok(Err(error)) => {
                 tracing::warn!("{name} tells a status that cannot be read: {error}");
                 Instance { name: name.to_owned(), ..Instance::default() }
@@ -88,7 +88,7 @@ mod tests {
     impl Report for Cache {
         async fn answer(&self, command: Command) -> String {
             match command {
-                Command::Status => r#"{"name":"cache-0","traffic":{"queries":7}}"#.to_owned(),
+                Command::Status => r#"{"name":"cache-0","alive":true,"traffic":{"queries":7}}"#.to_owned(),
                 _ => "# TYPE q counter\nq_total 7\n".to_owned(),
             }
         }

@@ -33,7 +33,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         timeouts: 1,
     };
     let held = vec![Held { class: "negative", bytes: 5, entries: 1 }];
-    let levels = Levels { upstreams: vec![upstream], held, ..Levels::default() };
+    let levels = Levels { upstreams: vec![upstream], held, datagrams: vec![3, 4], ..Levels::default() };
     let text = text("cache-0", &metrics, levels);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
@@ -46,6 +46,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
             "dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
             "dropped_total{instance=\"cache-0\",reason=\"greedy\"} 0",
             "bytes{instance=\"cache-0\",class=\"negative\"} 5",
+            "worker_datagrams_total{instance=\"cache-0\",worker=\"1\"} 4",
         ],
     );
     assert_eq!(metrics.traffic(5, 1).dropped, 1);

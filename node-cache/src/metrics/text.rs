@@ -24,6 +24,8 @@ pub struct Levels {
     pub servers: Vec<(String, Arc<Server>)>,
     /// What the cache holds.
     pub held: Vec<Held>,
+    /// Datagrams that each worker has read.
+    pub datagrams: Vec<u64>,
     /// Readers of the tap.
     pub tap_readers: u64,
     /// Messages that were shown to them.
@@ -90,6 +92,11 @@ impl Levels {
             for held in &self.held {
                 gauge(value(held)).encode(family.encode_family(&[("class", held.class)])?)?;
             }
+        }
+        let help = "Datagrams that a worker has read";
+        let mut family = encoder.encode_descriptor("worker_datagrams", help, None, MetricType::Counter)?;
+        for (worker, number) in self.datagrams.iter().enumerate() {
+            ConstCounter::new(*number).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
         }
         metric(encoder, "tap_readers", "Readers of the tap", None, &gauge(self.tap_readers))?;
         metric(encoder, "tap_shown", "Messages shown to readers", None, &ConstCounter::new(self.tap_shown))?;

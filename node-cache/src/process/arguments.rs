@@ -10,6 +10,8 @@ use node_cache_config::names::RUN_DIR;
 use super::ProcessError;
 use crate::control::{self, Command};
 
+/// The most threads of one process that answer.
+const MOST_WORKERS: usize = 64;
 /// How long a process may take for the answer to a probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
@@ -141,6 +143,18 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A number of threads that answer.
+///
+/// # Errors
+///
+/// A sentence that says what would be right.
+pub(super) fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=MOST_WORKERS) => Ok(number),
+        _ => Err(format!("{text:?} is not a number of workers from 1 to {MOST_WORKERS}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +166,8 @@ mod tests {
         assert!(seconds("10m").is_err());
         assert_eq!(bytes("67108864"), Ok(64 << 20));
         assert!(bytes("64Mi").is_err() && bytes("1024").is_err());
+        assert_eq!((workers("1"), workers("64")), (Ok(1), Ok(64)));
+        assert_eq!(workers("0"), Err("\"0\" is not a number of workers from 1 to 64".to_owned()));
+        assert!(workers("65").is_err() && workers("-1").is_err() && workers("four").is_err());
     }
 }

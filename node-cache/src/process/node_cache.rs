@@ -11,7 +11,7 @@ use super::account::{Account, Readiness};
 use super::applied::{self, Role};
 use super::drain::{Termination, until_withdrawn};
 use super::tap::Tap;
-use super::{Ask, Inspect, Probe, ProcessError, block_on, bytes};
+use super::{Ask, Inspect, Probe, ProcessError, block_on, bytes, bytes_for_answers, workers};
 use crate::handover::client::Client;
 use crate::handover::{self, HeldSocket};
 use crate::identity::Identity;
@@ -64,6 +64,9 @@ pub struct Run {
     /// Bytes that the cache may hold
     #[arg(long, value_parser = bytes)]
     pub cache_size: u64,
+    /// Threads that each read every socket, 1 to 64. A node has several caches to begin with
+    #[arg(long, default_value = "1", value_parser = workers)]
+    pub workers: usize,
 }
 
 impl Arguments {
@@ -106,12 +109,16 @@ impl Run {
     async fn until_told_to_stop(self) -> Result<(), ProcessError> {
         let mut termination = Termination::listen().map_err(ProcessError::Start)?;
         let identity = Identity::of(&self.instance);
-        let resolver = Arc::new(Resolver::new(identity, self.cache_size, Arc::default()));
+        let cache_bytes = bytes_for_answers(self.cache_size, self.workers)?;
+        let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let agent = Client::start(&handover::socket_path(&self.run_dir), &self.instance);
-        let serving = Serving::start(resolver.clone(), TcpLimits::default(), agent.sockets(), agent.secrets());
+        let limits = TcpLimits::default();
+        let serving = Serving::start(self.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
+            .map_err(ProcessError::Start)?;
         let readiness = Equipped { in_force: in_force.clone(), sockets: agent.sockets() };
-        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
+        let (in_force_now, workers) = (in_force.clone(), serving.workers().clone());
+        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
         let path = control::socket_path(&self.run_dir, &self.instance);
         let tap_path = tap::socket_path(&self.run_dir, &self.instance);
         tokio::select! {
@@ -126,7 +133,7 @@ impl Run {
                 termination.asked().await;
                 tracing::info!("told to stop: answering on until the addresses are withdrawn");
                 until_withdrawn(&resolver, &mut agent.connected()).await;
-                serving.all_answered().await;
+                serving.finish().await;
             } => {}
         }
         tracing::info!("stopped");

@@ -15,6 +15,7 @@ use crate::query::Query;
 use crate::resolve::Resolver;
 use crate::tap::Tap;
 use crate::upstream::exchange::{self, Form, Outcome};
+use crate::upstream::sockets::{Sockets, Use};
 
 /// Between two tries to resolve a first name.
 const RETRY: Duration = Duration::from_millis(500);
@@ -73,6 +74,7 @@ async fn answers_for_itself(address: SocketAddr) -> bool {
     let Ok(name) = Name::from_text("id.server") else { return false };
     let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
     let (nobody_there, unseen) = (Notify::new(), Tap::default());
-    let asked = exchange::udp(address, &question, Form { edns: false, mixed_case: false }, &nobody_there, &unseen);
+    let sockets = Sockets::new(address, Use::Once);
+    let asked = exchange::udp(&sockets, &question, Form { edns: false, mixed_case: false }, &nobody_there, &unseen);
     matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(Outcome::Answered(response))) if response.has_answer())
 }

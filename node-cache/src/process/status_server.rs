@@ -28,7 +28,7 @@ pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<Acco
     let router = Router::new()
         .route("/status", get(status::<R>))
         .route("/metrics", get(metrics::<R>))
-        .route("/live", get(async || "it answers\n"))
+        .route("/live", get(live::<R>))
         .route("/ready", get(ready::<R>))
         .with_state(account);
     if let Err(error) = axum::serve(Visitors::new(listener), router).await {
@@ -44,7 +44,7 @@ async fn status<R: Readiness>(State(account): State<Arc<Account<R>>>) -> Json<Re
         node: identity.node.clone(),
         zone,
         ready: account.readiness.missing().await.is_none(),
-        instance: account.instance(),
+        instance: account.instance().await,
     })
 }
 
@@ -52,10 +52,19 @@ async fn metrics<R: Readiness>(State(account): State<Arc<Account<R>>>) -> impl I
     ([(CONTENT_TYPE, OPENMETRICS)], account.metrics())
 }
 
+/// Whether it reads what it should; if not, who does not.
+async fn live<R: Readiness>(State(account): State<Arc<Account<R>>>) -> (StatusCode, String) {
+    shown(account.dead().await, "it answers\n")
+}
+
 /// Whether it is ready; if not, what is missing.
 async fn ready<R: Readiness>(State(account): State<Arc<Account<R>>>) -> (StatusCode, String) {
-    match account.readiness.missing().await {
-        None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing + "\n"),
+    shown(account.readiness.missing().await, "ready\n")
+}
+
+fn shown(wrong: Option<String>, well: &str) -> (StatusCode, String) {
+    match wrong {
+        None => (StatusCode::OK, well.to_owned()),
+        Some(wrong) => (StatusCode::SERVICE_UNAVAILABLE, wrong + "\n"),
     }
 }

@@ -16,7 +16,7 @@ use super::applied::{self, Role};
 use super::drain::Termination;
 use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
 use super::tap::Tap;
-use super::{Inspect, Probe, ProcessError, block_on, bytes, seconds, status_server};
+use super::{Inspect, Probe, ProcessError, block_on, bytes, bytes_for_answers, seconds, status_server, workers};
 use crate::cookies::Secrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
@@ -28,6 +28,8 @@ use crate::{control, logging, revision, tap};
 const NAME: &str = "zone-resolver";
 /// Datagrams that wait to be read, in bytes; the kernel gives as much of it as it is allowed to.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// The most workers that it has unless it is told a number.
+const MOST_USUAL_WORKERS: usize = 4;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -61,9 +63,12 @@ pub struct Run {
     /// Directory of the control socket
     #[arg(long, default_value = RUN_DIR)]
     pub run_dir: PathBuf,
-    /// Bytes that the cache may hold
+    /// Bytes that the cache may hold; workers beyond 16 take their room from it
     #[arg(long, value_parser = bytes)]
     pub cache_size: u64,
+    /// Threads that each read every socket, 1 to 64 [default: as many as it may use processors, 4 at the most]
+    #[arg(long, value_parser = workers)]
+    pub workers: Option<usize>,
     /// Address and port to answer on, over UDP and TCP; may be given several times [default: POD_IPS, port 1053]
     #[arg(long)]
     pub listen: Vec<SocketAddr>,
@@ -101,15 +106,19 @@ impl Run {
         let mut termination = Termination::listen().map_err(ProcessError::Start)?;
         let listen = or_of_pod(&self.listen, RESOLVER_DNS_PORT)?;
         let (sockets, listening) = bind_all(&listen)?;
-        let resolver = Arc::new(Resolver::new(Identity::of(NAME), self.cache_size, Arc::default()));
+        let workers = self.workers.unwrap_or_else(usual_workers);
+        let cache_bytes = bytes_for_answers(self.cache_size, workers)?;
+        let resolver = Arc::new(Resolver::new(Identity::of(NAME), cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let (_sockets, handed) = watch::channel(sockets);
         // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
         let (_, no_secrets) = watch::channel(Secrets::default());
-        let serving = Serving::start(resolver.clone(), TcpLimits::default(), handed, no_secrets);
+        let serving = Serving::start(workers, resolver.clone(), TcpLimits::default(), handed, no_secrets)
+            .map_err(ProcessError::Start)?;
         let (stage, seen_stage) = watch::channel(Stage::Starting);
         let readiness = ZoneReadiness { resolver: resolver.clone(), stage: seen_stage, listening };
-        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force.clone(), readiness });
+        let (in_force_now, workers) = (in_force.clone(), serving.workers().clone());
+        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
         for address in or_of_pod(&self.http, RESOLVER_METRICS_PORT)? {
             let listener = status_server::listen(address).await?;
             tokio::spawn(status_server::serve(listener, account.clone()));
@@ -124,7 +133,7 @@ impl Run {
             tracing::info!("told to stop: answering on for {:?}", self.drain);
             stage.send_replace(Stage::Draining);
             tokio::time::sleep(self.drain).await;
-            serving.all_answered().await;
+            serving.finish().await;
         };
         tokio::select! {
             () = applied::keep(resolver.clone(), in_force, Role::ZoneResolver) => {}
@@ -139,6 +148,11 @@ impl Run {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// One for each processor that it may use, by its affinity and its share of time.
+fn usual_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |number| number.get().min(MOST_USUAL_WORKERS))
 }
 
 /// Says so once a first name was resolved, and does not end.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::flight::landing;
-use super::{Resolver, is_failure};
+use super::flight::{Joined, landing};
+use super::{Brought, Resolver, is_failure};
 use crate::answer::Answer;
 use crate::cache::{Found, Key};
 use crate::packet::numbers::rtype;
@@ -73,10 +73,15 @@ impl Resolver {
                 return None;
             }
             asked += 1;
-            let seat = self.ask(scope, &key, about)?;
-            let response =
-                timeout(PATIENCE, landing(seat)).await.ok()?.ok().filter(|response| !is_failure(response))?;
-            if let Some(denial) = denial(snapshot.policy.new_answer(response), &question) {
+            let answer = match self.ask(snapshot, scope, &key, about) {
+                Joined::Seat(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
+                Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => answer,
+                Joined::Known(Brought::Failure(_)) | Joined::Full => return None,
+            };
+            if is_failure(&answer.response) {
+                return None;
+            }
+            if let Some(denial) = denial(answer, &question) {
                 return Some(denial);
             }
         }

@@ -23,16 +23,35 @@ pub(super) type Seat = watch::Receiver<Option<Landed>>;
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<Key, Seat>>);
 
+/// What comes of wanting a seat.
+#[derive(Debug)]
+pub(super) enum Joined<T> {
+    /// A seat.
+    Seat(Seat),
+    /// None is needed: the flight has landed, and this is what it brought.
+    Known(T),
+    /// None is to be had: there are too many flights.
+    Full,
+}
+
 impl Flights {
-    /// Joins the flight for this key, or starts one that runs on even if nobody waits any more; none when there are
-    /// too many.
-    pub(super) fn join(self: &Arc<Self>, key: &Key, start: impl FnOnce() -> BoxedFlight) -> Option<Seat> {
+    /// Joins the flight for this key, or starts one that runs on even if nobody waits any more. Before it does it looks once
+    /// more whether what is wanted is `known`: a flight of another thread may have landed since the caller looked.
+    pub(super) fn join<T>(
+        self: &Arc<Self>,
+        key: &Key,
+        known: impl FnOnce() -> Option<T>,
+        start: impl FnOnce() -> BoxedFlight,
+    ) -> Joined<T> {
         let mut running = self.running();
         if let Some(seat) = running.get(key) {
-            return Some(seat.clone());
+            return Joined::Seat(seat.clone());
+        }
+        if let Some(known) = known() {
+            return Joined::Known(known);
         }
         if running.len() >= MOST {
-            return None;
+            return Joined::Full;
         }
         let (sender, seat) = watch::channel(None);
         running.insert(key.clone(), seat.clone());
@@ -44,7 +63,7 @@ impl Flights {
             drop(landing);
             sender.send_replace(Some(landed));
         });
-        Some(seat)
+        Joined::Seat(seat)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Key, Seat>> {

@@ -29,7 +29,7 @@ impl Resolver {
         }
     }
 
-    /// What metrics tell of beside what is counted.
+    /// What metrics tell of beside what is counted, but for what workers have read, which they know themselves.
     #[must_use]
     pub fn levels(&self) -> Levels {
         let snapshot = self.snapshot();
@@ -37,6 +37,7 @@ impl Resolver {
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
             servers: snapshot.map(|snapshot| snapshot.servers()).unwrap_or_default(),
             held: self.cache.held().to_vec(),
+            datagrams: Vec::new(),
             tap_readers: self.tap.readers().into(),
             tap_shown: self.tap.told(),
             tap_lost: self.tap.lost(),

@@ -24,7 +24,7 @@ use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::tap::Tap;
 use crate::upstream::Unanswered;
-use flight::{BoxedFlight, Flights, Landed, Seat, landing};
+use flight::{BoxedFlight, Flights, Joined, Landed, Seat, landing};
 pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Sought};
 
 /// The longest that a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
@@ -51,6 +51,16 @@ struct Looked {
     scope: Arc<Scope>,
     key: Key,
     found: Found,
+}
+
+/// What a flight has brought.
+enum Brought {
+    /// An answer in its time.
+    Answer(Answer),
+    /// One whose time is nearly over.
+    Due(Answer),
+    /// A failure, and what was said if anybody said anything.
+    Failure(Option<Arc<Response>>),
 }
 
 impl Resolver {
@@ -117,31 +127,34 @@ impl Resolver {
             return None;
         }
         let looked = self.look_up(query)?;
-        let due = matches!(looked.found, Found::Due(_));
-        let (Found::Fresh(answer) | Found::Due(answer)) = looked.found else { return None };
-        self.metrics.answer(&looked.scope.name, query.transport, &answer, started.elapsed());
-        if due {
-            self.ask_again(&looked.scope, &looked.key, query);
-        }
+        let (Found::Fresh(answer) | Found::Due(answer)) = &looked.found else { return None };
+        self.metrics.answer(&looked.scope.name, query.transport, answer, started.elapsed());
+        let answer = answer.clone();
+        self.ask_again_if_due(&looked, query);
         Some(answer)
     }
 
     /// Asks again for what is in memory and nearly past its time, so that nobody has to wait for it. Nobody waits for
     /// this either; a failure of a moment ago is not repeated.
     pub fn refresh(&self, query: &Query) {
-        if let Some(Looked { scope, key, found: Found::Due(_), .. }) = self.look_up(query) {
-            self.ask_again(&scope, &key, query);
+        if let Some(looked) = self.look_up(query) {
+            self.ask_again_if_due(&looked, query);
         }
     }
 
-    fn ask_again(&self, scope: &Arc<Scope>, key: &Key, query: &Query) {
-        if query.recursion_desired && self.failed(scope, key).is_none() {
-            let metrics = &self.metrics;
-            self.flights.join(key, || {
-                metrics.refresh();
-                self.flight(scope, key, query.question())
-            });
+    fn ask_again_if_due(&self, looked: &Looked, query: &Query) {
+        let Looked { snapshot, scope, key, found: Found::Due(_) } = looked else { return };
+        if !query.recursion_desired {
+            return;
         }
+        let renewed = || match self.brought(snapshot, scope, key) {
+            Some(Brought::Due(_)) | None => None,
+            fresh_or_failed => fresh_or_failed,
+        };
+        self.flights.join(key, renewed, || {
+            self.metrics.refresh();
+            self.flight(scope, key, query.question())
+        });
     }
 
     async fn resolve_by_asking(&self, query: &Query) -> Answer {
@@ -191,8 +204,13 @@ impl Resolver {
         if let Some(denial) = self.ask_above(&snapshot, &scope, query).await {
             return denial;
         }
-        let Some(seat) = self.ask(&scope, &key, query.question()) else {
-            return stale.unwrap_or_else(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY));
+        let seat = match self.ask(&snapshot, &scope, &key, query.question()) {
+            Joined::Seat(seat) => seat,
+            Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => return answer,
+            Joined::Known(Brought::Failure(failed)) => return stale.unwrap_or_else(|| remembered(query, failed)),
+            Joined::Full => {
+                return stale.unwrap_or_else(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY));
+            }
         };
         match (wait(seat, &scope, deadline, stale.is_some()).await, stale) {
             (Ok(response), stale) if is_failure(&response) => match stale {
@@ -226,9 +244,22 @@ impl Resolver {
         self.cache.failure(key, Instant::now().into_std())
     }
 
-    /// Takes a seat on the flight for this key. What it brings is in memory before anybody is told.
-    fn ask(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> Option<Seat> {
-        self.flights.join(key, || self.flight(scope, key, question))
+    /// Takes a seat on the flight for this key, unless memory has got what it brought meanwhile. What it brings is in memory
+    /// before anybody is told.
+    fn ask(&self, snapshot: &Snapshot, scope: &Arc<Scope>, key: &Key, question: Question) -> Joined<Brought> {
+        self.flights.join(key, || self.brought(snapshot, scope, key), || self.flight(scope, key, question))
+    }
+
+    /// What the last flight for this key brought, while it counts.
+    fn brought(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<Brought> {
+        if let Some(failed) = self.failed(scope, key) {
+            return Some(Brought::Failure(failed));
+        }
+        match self.cache.get(key, Instant::now().into_std(), &snapshot.policy) {
+            Found::Fresh(answer) => Some(Brought::Answer(answer)),
+            Found::Due(answer) => Some(Brought::Due(answer)),
+            Found::Stale(_) | Found::Nothing => None,
+        }
     }
 
     fn flight(&self, scope: &Arc<Scope>, key: &Key, question: Question) -> BoxedFlight {

@@ -6,18 +6,19 @@ mod batch;
 pub(crate) mod shares;
 mod tcp;
 mod udp;
+mod worker;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::answer::Answer;
 use crate::cookies::{Secrets, Told};
-use crate::handover::{HeldSocket, Protocol};
+use crate::handover::HeldSocket;
 use crate::metrics::{Dropped, Metrics};
 use crate::packet::Cookie;
 use crate::packet::request::{self, CookieAlone, Rejected};
@@ -26,6 +27,7 @@ use crate::resolve::Resolver;
 use crate::snapshot::Snapshot;
 use crate::tap::{self, Asked, Picked, Side};
 use shares::{Refused, Share, Shares};
+pub use worker::{NotReading, Workers};
 
 /// The most questions that wait for other servers at one time; hits are not among them.
 const MOST_IN_WORK: usize = 4096;
@@ -82,87 +84,43 @@ struct Shared {
 #[derive(Debug)]
 pub struct Serving {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    workers: Arc<Workers>,
 }
 
 impl Serving {
     /// Answers on these sockets, whichever there are, out of `resolver`, and tells clients cookies made with these
     /// secrets. A socket that is no longer in the set is closed; one that stays is not disturbed.
     ///
-    /// Must be called inside a Tokio runtime.
-    #[must_use]
+    /// So many workers do it, one at the least: threads, each of which reads every socket and answers what it has read.
+    ///
+    /// # Errors
+    ///
+    /// A thread or its runtime cannot be had.
     pub fn start(
+        workers: usize,
         resolver: Arc<Resolver>,
         limits: TcpLimits,
         sockets: watch::Receiver<Vec<HeldSocket>>,
         secrets: watch::Receiver<Secrets>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let connections = Shares::new(limits.connections, limits.connections_per_source);
         let in_work = Shares::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
         let unwritten = Shares::new(MOST_UNWRITTEN, MOST_UNWRITTEN_TO_ONE);
         let shared = Arc::new(Shared { resolver, limits, connections, in_work, unwritten, secrets });
-        let task = tokio::spawn(follow(shared.clone(), sockets));
-        Self { shared, task }
+        let workers = Arc::new(Workers::start(workers, &shared, &sockets)?);
+        Ok(Self { shared, workers })
     }
 
-    /// Waits until no question is in work.
-    pub async fn all_answered(&self) {
+    /// The threads that answer.
+    #[must_use]
+    pub const fn workers(&self) -> &Arc<Workers> {
+        &self.workers
+    }
+
+    /// Reads no more, and waits until all is answered that was read.
+    pub async fn finish(&self) {
+        self.workers.rest().await;
         self.shared.in_work.none().await;
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Keeps one loop for each socket.
-async fn follow(shared: Arc<Shared>, mut sockets: watch::Receiver<Vec<HeldSocket>>) {
-    let mut loops: Vec<(HeldSocket, Loop)> = Vec::new();
-    loop {
-        let wanted = sockets.borrow_and_update().clone();
-        loops.retain(|(running, _)| wanted.iter().any(|socket| Arc::ptr_eq(&socket.fd, &running.fd)));
-        for socket in wanted {
-            if loops.iter().any(|(running, _)| Arc::ptr_eq(&socket.fd, &running.fd)) {
-                continue;
-            }
-            match start_loop(&shared, &socket) {
-                Ok(running) => loops.push((socket, running)),
-                Err(error) => tracing::error!("{} {:?}: {error}", socket.address, socket.protocol),
-            }
-        }
-        if sockets.changed().await.is_err() {
-            // Nobody will change the set any more; it stays as it is.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-fn start_loop(shared: &Arc<Shared>, socket: &HeldSocket) -> std::io::Result<Loop> {
-    let fd = socket.fd.try_clone()?;
-    let task = match socket.protocol {
-        Protocol::Udp => {
-            let socket = std::net::UdpSocket::from(fd);
-            socket.set_nonblocking(true)?;
-            tokio::spawn(udp::serve(shared.clone(), Arc::new(tokio::net::UdpSocket::from_std(socket)?)))
-        }
-        Protocol::Tcp => {
-            let listener = std::net::TcpListener::from(fd);
-            listener.set_nonblocking(true)?;
-            tokio::spawn(tcp::serve(shared.clone(), tokio::net::TcpListener::from_std(listener)?))
-        }
-    };
-    Ok(Loop(task))
-}
-
-/// The loop of one socket, until it is dropped.
-#[derive(Debug)]
-struct Loop(JoinHandle<()>);
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -247,7 +205,7 @@ impl Shared {
         &self,
         packet: &[u8],
         source: SocketAddr,
-        asked: impl FnOnce() -> std::io::Result<SocketAddr>,
+        asked: impl FnOnce() -> io::Result<SocketAddr>,
         transport: Transport,
     ) -> Option<Picked> {
         let tap = self.resolver.tap();

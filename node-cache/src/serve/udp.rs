@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use node_cache_machine::datagrams::Family;
 use tokio::io::Interest;
@@ -27,8 +28,9 @@ thread_local! {
     static IPV6: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V6));
 }
 
-/// Answers what comes in at `socket`. The socket may be read by other processes too, each datagram by one of them.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
+/// Answers what comes in at `socket` and counts it. The socket may be read by others too, workers of this process and
+/// of other ones, each datagram by one of them.
+pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>, count: Arc<AtomicU64>) {
     let own = match socket.local_addr() {
         Ok(address) => address.ip(),
         Err(error) => {
@@ -41,7 +43,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             tracing::error!("{own}: {error}");
             return;
         }
-        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(&shared, &socket, own));
+        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(&shared, &socket, own, &count));
         // An empty socket lets the others have their turn by itself.
         if !emptied {
             tokio::task::yield_now().await;
@@ -50,7 +52,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
 }
 
 /// Reads a batch and answers it; whether there was no more.
-fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> bool {
+fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count: &AtomicU64) -> bool {
     // A batch that is not full has emptied the socket; to say so saves the call that would find it empty. (To read again at
     // once after all but small batches costs 3 % more for each answer under full load: the batches become smaller.)
     let read = socket.try_io(Interest::READABLE, || {
@@ -58,6 +60,7 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr) -> boo
             IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
             IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
         };
+        count.fetch_add(read.as_ref().map_or(0, |read| *read as u64), Ordering::Relaxed);
         match read {
             Ok(SIZE) => Ok(()),
             Ok(_) => Err(ErrorKind::WouldBlock.into()),

@@ -118,7 +118,7 @@ async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::
         } else if over_tcp {
             exchange::tcp(server.connection(), question, form, server.tap()).await?.0
         } else {
-            exchange::udp(server.address(), question, form, unreachable, server.tap()).await?
+            exchange::udp(server.sockets(), question, form, unreachable, server.tap()).await?
         };
         match outcome {
             Outcome::Answered(response) => return Ok(response),

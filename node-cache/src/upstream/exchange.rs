@@ -1,12 +1,13 @@
 //! One question to one server, one answer back.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use tokio::net::UdpSocket;
+use tokio::io::Interest;
 use tokio::sync::Notify;
 
 use super::connection::Connection;
+use super::sockets::{Lent, Sockets};
 use crate::packet::edns::UDP_SIZE;
 use crate::packet::question::{self, Question};
 use crate::packet::{NotAnAnswer, Response};
@@ -39,44 +40,78 @@ pub(crate) enum Outcome {
     Unreadable,
 }
 
-/// Asks over UDP and waits for ever. Each question has a socket of its own, whose port the kernel picks at random, and
-/// a fresh random number; the socket is connected, so that nobody else's packets reach it. What is not the answer is
-/// ignored, and so is a report that nobody listens there, which anybody might forge: `unreachable` is only told.
+/// Asks over UDP and waits for ever, with a fresh random number. What is not the answer is ignored, and so is a report that
+/// nobody listens there, which anybody might forge: `unreachable` is only told.
 pub(crate) async fn udp(
-    server: SocketAddr,
+    sockets: &Sockets,
     question: &Question,
     form: Form,
     unreachable: &Notify,
     tap: &Tap,
 ) -> io::Result<Outcome> {
-    let any = match server.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
+    let socket = sockets.lend()?;
     let id = rand::random();
     let message = written(question, id, form);
-    let shown = show(tap, Transport::Udp, || socket.local_addr(), server, &message);
+    let shown = show(tap, Transport::Udp, || socket.local_addr(), socket.server(), &message);
+    let waiting = Waiting { question, id, form, tap, shown };
     socket.send(&message).await?;
-    let mut buffer = [0; BUFFER];
     loop {
-        let Ok(length) = socket.recv(&mut buffer).await else {
-            unreachable.notify_one();
-            continue;
+        let heard = socket.heard().await?;
+        match waiting.hear(&socket, heard, &message) {
+            Heard::Answer(outcome) => {
+                // What may have been forged is no reason to believe that nothing more will come.
+                if matches!(outcome, Outcome::Answered(_) | Outcome::Truncated) {
+                    socket.give_back();
+                }
+                return Ok(outcome);
+            }
+            Heard::Nothing => {}
+            Heard::Unreachable => unreachable.notify_one(),
+        }
+    }
+}
+
+/// What was asked, and how, and who sees the answer.
+struct Waiting<'a> {
+    question: &'a Question,
+    id: u16,
+    form: Form,
+    tap: &'a Tap,
+    shown: Option<Picked>,
+}
+
+/// What was read at a socket.
+enum Heard {
+    Answer(Outcome),
+    Nothing,
+    Unreachable,
+}
+
+impl Waiting<'_> {
+    /// Reads a packet. Its buffer is not kept while a question waits.
+    fn hear(&self, socket: &Lent<'_>, heard: Interest, message: &[u8]) -> Heard {
+        let mut buffer = [0; BUFFER];
+        let length = match socket.read(heard, &mut buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(_) => return Heard::Unreachable,
         };
+        let Self { question, id, form, tap, shown } = self;
         let packet = &buffer[..length];
-        let read = Response::read(packet, id, question);
-        if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (&shown, &read) {
+        let read = Response::read(packet, *id, question);
+        if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (shown, &read) {
             tap.answer(shown, packet);
         }
-        match read {
-            Ok(_) if form.mixed_case && !question::is_repeated(&message, packet) => return Ok(Outcome::CaseLost),
-            Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => return Ok(Outcome::Truncated),
-            Ok(response) => return Ok(Outcome::Answered(clean(response, &message, form))),
-            Err(NotAnAnswer::Unreadable) if form.edns => return Ok(Outcome::Unreadable),
-            Err(error) => tracing::debug!("{server}: ignored a packet: {error}"),
-        }
+        Heard::Answer(match read {
+            Ok(_) if form.mixed_case && !question::is_repeated(message, packet) => Outcome::CaseLost,
+            Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => Outcome::Truncated,
+            Ok(response) => Outcome::Answered(clean(response, message, *form)),
+            Err(NotAnAnswer::Unreadable) if form.edns => Outcome::Unreadable,
+            Err(error) => {
+                tracing::debug!("{}: ignored a packet: {error}", socket.server());
+                return Heard::Nothing;
+            }
+        })
     }
 }
 

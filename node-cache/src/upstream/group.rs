@@ -11,10 +11,13 @@ use tokio::sync::Notify;
 
 use super::Server;
 use super::health::State;
+use super::sockets::Use;
 use crate::packet::question::Question;
 use crate::tap::Tap;
 
-/// A set of servers. While none were discovered, or all of those are dead, the bootstrap servers stand in.
+/// A set of servers. Those that are discovered are pods of ours and of the cluster DNS, and are asked from sockets that serve
+/// again; bootstrap servers may be anybody's, or stand for several pods. While none were discovered, or all of those are
+/// dead, the bootstrap servers stand in.
 #[derive(Debug)]
 pub struct Group {
     scope: String,
@@ -29,12 +32,13 @@ impl Group {
     /// metrics; `tap` is where their messages can be looked at.
     pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr], tap: &Arc<Tap>) -> Self {
         let died = Arc::new(Notify::new());
-        let server = |address, protocol| Arc::new(Server::new(address, protocol, died.clone(), tap.clone()));
-        let bootstrap = bootstrap.iter().map(|upstream| server(upstream.address, upstream.protocol)).collect();
-        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp)).collect();
+        let server = |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), tap.clone());
+        let bootstrap =
+            bootstrap.iter().map(|each| server(each.address, each.protocol, Use::Once)).map(Arc::new).collect();
+        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp, Use::Again)).map(Arc::new);
         Self {
             scope: scope.to_owned(),
-            discovered: ArcSwap::from_pointee(discovered),
+            discovered: ArcSwap::from_pointee(discovered.collect()),
             bootstrap,
             died,
             tap: tap.clone(),
@@ -61,6 +65,11 @@ impl Group {
         self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.revived()).max()
     }
 
+    /// Closes sockets that have become old, also those of servers that nobody asks any more.
+    pub(super) fn close_old_sockets(&self, now: Instant) {
+        self.discovered.load().iter().for_each(|server| server.sockets().close_old(now));
+    }
+
     /// The dead servers that it is time to look after, each with what to ask it.
     pub(super) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Question)> {
         let servers = self.discovered.load();
@@ -85,7 +94,7 @@ impl Group {
             .iter()
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
-                let new = || Server::new(*address, Protocol::Udp, self.died.clone(), self.tap.clone());
+                let new = || Server::new(*address, Protocol::Udp, Use::Again, self.died.clone(), self.tap.clone());
                 same.map_or_else(|| Arc::new(new()), Arc::clone)
             })
             .collect();

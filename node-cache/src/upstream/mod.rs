@@ -3,7 +3,7 @@
 //! ```text
 //! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, or the server's connection)
 //!   └─ Group (one set of servers) ◄── discovery (SRV, A, AAAA from the cluster DNS)
-//!        └─ Server ── Health, Latencies (pure)
+//!        └─ Server ── Health, Latencies (pure), Sockets
 //! ```
 
 mod attempt;
@@ -19,6 +19,7 @@ mod pool;
 pub mod resolv_conf;
 mod revival;
 mod server;
+pub(crate) mod sockets;
 
 pub use book::Book;
 pub use group::Group;

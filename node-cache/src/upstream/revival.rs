@@ -1,5 +1,5 @@
 //! Dead servers are asked again what they did not answer, once a second, until they answer: a server that is well again
-//! is known to be so although nobody has a question for it.
+//! is known to be so although nobody has a question for it. Sockets that have become old are closed on the way.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -21,7 +21,9 @@ pub(super) async fn follow(group: Weak<Group>) {
     loop {
         ticks.tick().await;
         let Some(group) = group.upgrade() else { return };
-        for (server, question) in group.due(Instant::now()) {
+        let now = Instant::now();
+        group.close_old_sockets(now);
+        for (server, question) in group.due(now) {
             // Its answer is not waited for; only the server's health hears of it.
             let (nobody, _) = mpsc::channel(2);
             let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::health::{Health, State};
+use super::sockets::{Sockets, Use};
 use crate::metrics::WaitSeconds;
 use crate::packet::question::Question;
 use crate::tap::Tap;
@@ -28,6 +29,7 @@ pub struct Server {
     died: Arc<Notify>,
     unanswered: Mutex<Option<Question>>,
     connection: Connection,
+    sockets: Sockets,
     lost_case: Mutex<Option<Instant>>,
     revived: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
@@ -37,23 +39,20 @@ pub struct Server {
 impl Server {
     /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead; `tap` is where its
     /// messages can be looked at.
-    pub(super) fn new(address: SocketAddr, protocol: Protocol, died: Arc<Notify>, tap: Arc<Tap>) -> Self {
-        let (sent, timeouts) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (health, unanswered, lost_case) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (connection, revived) = (Connection::new(address), Mutex::default());
-        let round_trips = WaitSeconds::default();
+    pub(super) fn new(address: SocketAddr, protocol: Protocol, usage: Use, died: Arc<Notify>, tap: Arc<Tap>) -> Self {
         Self {
             address,
             protocol,
-            health,
-            sent,
-            timeouts,
+            health: Mutex::default(),
+            sent: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
             died,
-            unanswered,
-            connection,
-            lost_case,
-            revived,
-            round_trips,
+            unanswered: Mutex::default(),
+            connection: Connection::new(address),
+            sockets: Sockets::new(address, usage),
+            lost_case: Mutex::default(),
+            revived: Mutex::default(),
+            round_trips: WaitSeconds::default(),
             tap,
         }
     }
@@ -139,6 +138,7 @@ impl Server {
 
     pub(super) fn failed(&self, question: &Question) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.sockets.close_all();
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(question.clone());
         let died = self.health().failed(Instant::now());
         if died {
@@ -163,6 +163,11 @@ impl Server {
     /// The connection to it.
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The sockets for datagrams to it.
+    pub(super) const fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// Whether it repeats names in the case in which it was asked, as far as is known.

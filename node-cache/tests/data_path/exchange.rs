@@ -31,38 +31,50 @@ async fn every_question_has_a_fresh_number_and_port() {
     assert!(neighbours < 20, "ports in sequence: {neighbours}");
 }
 
-#[tokio::test]
-async fn wrong_and_malformed_answers_are_ignored_and_the_true_one_is_awaited() {
-    let authority = Authority::start(|asked| {
-        let truth = asked.usual_answer(300, 1);
-        let lie = asked.usual_answer(300, 66);
-        let mut junk = Vec::new();
-        let mut wrong = lie.clone();
-        wrong.metadata.id = wrong.metadata.id.wrapping_add(1);
-        junk.push(wrong.to_vec().unwrap());
-        let mut wrong = lie.clone();
-        wrong.queries[0].set_name(crate::support::name("other.example"));
-        junk.push(wrong.to_vec().unwrap());
-        let mut wrong = lie.clone();
-        wrong.queries[0].set_query_type(RecordType::AAAA);
-        junk.push(wrong.to_vec().unwrap());
-        let mut wrong = lie.clone();
-        wrong.queries.clear();
-        junk.push(wrong.to_vec().unwrap());
-        junk.push(asked.message.to_vec().unwrap());
-        let whole = lie.to_vec().unwrap();
-        junk.push(whole[..whole.len() - 13].to_vec());
-        junk.push(whole[..11].to_vec());
-        junk.push(Vec::new());
-        let mut packets: Vec<Vec<u8>> = junk.iter().cycle().take(200).cloned().collect();
-        packets.push(truth.to_vec().unwrap());
-        Reply::Raw(packets)
+/// Packets that are no answer to this question, by kind.
+fn junk(asked: &Asked, kind: usize) -> Option<Vec<u8>> {
+    let lie = asked.usual_answer(300, 66);
+    let mut wrong = lie.clone();
+    let whole = lie.to_vec().unwrap();
+    Some(match kind {
+        0..=3 => {
+            match kind {
+                0 => wrong.metadata.id = wrong.metadata.id.wrapping_add(1),
+                1 => _ = wrong.queries[0].set_name(crate::support::name("other.example")),
+                2 => _ = wrong.queries[0].set_query_type(RecordType::AAAA),
+                _ => wrong.queries.clear(),
+            }
+            wrong.to_vec().unwrap()
+        }
+        4 => asked.message.to_vec().unwrap(),
+        5 => whole[..whole.len() - 13].to_vec(),
+        6 => whole[..11].to_vec(),
+        7 => Vec::new(),
+        8 => vec![0xff; 64],
+        _ => return None,
     })
-    .await;
-    let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")]);
-    assert_eq!(authority.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn two_hundred_packets_of_each_kind_that_are_no_answer_are_ignored_and_the_true_one_is_awaited() {
+    let kind_of = |asked: &Asked| asked.name().to_ascii()[1..].split('.').next().unwrap().parse::<usize>().ok();
+    let script = move |asked: &Asked| {
+        let junk = kind_of(asked).and_then(|kind| junk(asked, kind));
+        let mut packets = vec![junk.unwrap_or_default(); 200];
+        packets.push(asked.usual_answer(300, 1).to_vec().unwrap());
+        Reply::Raw(packets)
+    };
+    let authority = Authority::start(script).await;
+    let foreign = Tier::forwarding_to(&[authority.address]).await;
+    let (own, _cluster, _resolver) = crate::ports::asking_a_resolver_of_its_zone(script).await;
+    for tier in [foreign, own] {
+        for kind in 0..9 {
+            let name = format!("k{kind}.example");
+            let answer = ask(tier.address, &question(&name, RecordType::A)).await;
+            assert_eq!(answer.answers, [address(&name, 300, "192.0.2.1")]);
+        }
+    }
+    assert_eq!(authority.asked().len(), 9, "nothing was asked twice");
 }
 
 /// Answers to this question that are wrong in one field each.

@@ -75,7 +75,8 @@ fn json(config: &Config) -> Vec<u8> {
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
     let child = Command::new(program)
-        .args(["run", "--config-dir", &path, "--run-dir", &path, "--cache-size", "4194304"])
+        .args(["run", "--config-dir", &path, "--run-dir", &path])
+        .args(if arguments.contains(&"--cache-size") { &[][..] } else { &["--cache-size", "4194304"] })
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
@@ -111,19 +112,27 @@ pub(crate) struct ZoneResolver {
 
 impl ZoneResolver {
     async fn start(upstream: SocketAddr, drain: &str) -> Self {
+        Self::with_arguments(upstream, &["--drain", drain]).await
+    }
+
+    async fn with_arguments(upstream: SocketAddr, more: &[&str]) -> Self {
         let mut config = config("127.0.0.1:9".parse().unwrap());
         config.resolver.upstreams =
             UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
-        Self::start_with(&config, drain).await
+        Self::configured(&config, more).await
     }
 
     pub(crate) async fn start_with(config: &Config, drain: &str) -> Self {
+        Self::configured(config, &["--drain", drain]).await
+    }
+
+    async fn configured(config: &Config, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         project(dir.path(), "r1", &json(config));
         let own = own_address();
         let (dns, http) = (SocketAddr::new(own, 1053), SocketAddr::new(own, 9153));
         let (listen, on) = (dns.to_string(), http.to_string());
-        let arguments = ["--listen", &listen, "--http", &on, "--drain", drain];
+        let arguments = [&["--listen", &listen, "--http", &on], more].concat();
         let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
         eventually("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
@@ -274,6 +283,62 @@ async fn memory_stays_near_the_size_of_the_cache() {
     assert!(traffic.cache_bytes <= 4 << 20 && traffic.cache_entries > 18_000, "{traffic:?}");
     assert!(traffic.cache_entries < 35_000, "nothing had to be evicted: {traffic:?}");
     assert!(grown < 7 << 20, "{grown} bytes for {traffic:?}");
+}
+
+#[tokio::test]
+async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
+    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let resolver = ZoneResolver::with_arguments(
+        upstream.address,
+        &["--drain", "0s", "--workers", "64", "--cache-size", "16777216"],
+    )
+    .await;
+    let workers = workers_of(&resolver.process.child);
+    assert_eq!(workers.len(), 64, "{workers:?}");
+    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    let asked = || async {
+        let questions: Vec<_> = (0..500).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
+        futures::future::join_all(questions.iter().map(|question| ask(resolver.dns, question))).await;
+        resolver.get("/metrics").await
+    };
+    // Until every worker has used its room.
+    eventually("all have read", Duration::from_secs(60), async || {
+        asked().await.matches("worker_datagrams_total{").count() == 64
+            && !asked().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
+    })
+    .await;
+    let held = private(&resolver.process.child);
+    assert!(held < 32 << 20, "{held} bytes");
+}
+
+#[test]
+fn a_number_of_workers_that_makes_no_sense_is_refused_with_a_sentence() {
+    for (program, rest) in [
+        (env!("CARGO_BIN_EXE_node-cache"), ["--instance", "cache-0"]),
+        (env!("CARGO_BIN_EXE_zone-resolver"), ["--drain", "0s"]),
+    ] {
+        for workers in ["0", "65", "some"] {
+            let arguments = ["run", "--cache-size", "4194304", "--workers", workers];
+            let output = Command::new(program).args(arguments).args(rest).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success());
+            assert!(said.contains(&format!("{workers:?} is not a number of workers from 1 to 64")), "{said}");
+        }
+    }
+}
+
+/// The names of the threads that answer.
+fn workers_of(child: &Child) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+    let names = tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm")));
+    names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("worker-")).collect()
+}
+
+/// Bytes of memory that a process holds and that are no file's, such as its program.
+fn private(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Bytes of memory that a process holds.

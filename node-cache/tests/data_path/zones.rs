@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// A cluster DNS that knows one pod behind each headless Service it is told of, and answers all else as usual.
-async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authority {
+pub(crate) async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authority {
     Authority::start(move |asked| cluster_answer(asked, &services)).await
 }
 

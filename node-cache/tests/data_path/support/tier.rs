@@ -21,9 +21,10 @@ pub(crate) struct Tier {
     pub(crate) resolver: Arc<Resolver>,
     /// Those of cookies; none to begin with.
     pub(crate) secrets: watch::Sender<Secrets>,
-    _serving: Serving,
+    pub(crate) serving: Serving,
+    /// What it answers on, over UDP and over TCP to begin with.
+    pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
     book: Mutex<Book>,
-    _sockets: watch::Sender<Vec<HeldSocket>>,
 }
 
 impl Tier {
@@ -42,6 +43,10 @@ impl Tier {
     }
 
     pub(crate) fn start(limits: TcpLimits) -> Self {
+        Self::with_workers(1, limits)
+    }
+
+    pub(crate) fn with_workers(workers: usize, limits: TcpLimits) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
@@ -55,8 +60,8 @@ impl Tier {
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
         let book = Mutex::new(Book::new(resolver.tap().clone()));
         let (secrets, known) = watch::channel(Secrets::default());
-        let serving = Serving::start(resolver.clone(), limits, sockets, known);
-        Self { address, resolver, secrets, _serving: serving, book, _sockets: sender }
+        let serving = Serving::start(workers, resolver.clone(), limits, sockets, known).unwrap();
+        Self { address, resolver, secrets, serving, sockets: sender, book }
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

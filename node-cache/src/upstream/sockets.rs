@@ -1,0 +1,315 @@
+//! The UDP sockets from which one server is asked. Each is connected, so that nobody else's packets reach it, and has a port
+//! that the kernel has picked at random. One question at a time has it.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// The most that wait for the next question, for one server.
+const MOST_OF_ONE: usize = 64;
+/// The most of them for all servers of a process.
+const MOST: usize = 1024;
+/// Questions after which one is closed.
+const MOST_QUESTIONS: u32 = 256;
+/// And the age. What a network on the way remembers of a flow (connection tracking) outlives a server that was replaced only
+/// for as long as the flow goes on.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Those of the process that wait for the next question.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many questions a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own.
+    Once,
+    /// Many, one after the other, for some seconds.
+    Again,
+}
+
+/// The sockets of one server.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    server: SocketAddr,
+    usage: Use,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// A socket and what it has been through.
+#[derive(Debug)]
+struct Opened {
+    socket: UdpSocket,
+    /// Its readiness is told to the runtime of this one.
+    thread: ThreadId,
+    at: Instant,
+    questions: u32,
+}
+
+/// A socket that waits for the next question, and its place among all those of the process.
+#[derive(Debug)]
+struct Waiting(Option<Opened>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Sockets {
+    /// For questions to this server; none is open yet.
+    pub(crate) const fn new(server: SocketAddr, usage: Use) -> Self {
+        Self { server, usage, waiting: Mutex::new(Vec::new()) }
+    }
+
+    /// A socket for one question. It is closed when what is given is dropped.
+    ///
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// None is to be had, or nothing leads to the server.
+    pub(super) fn lend(&self) -> io::Result<Lent<'_>> {
+        let thread = std::thread::current().id();
+        let opened = match self.any_of(thread) {
+            Some(opened) => opened,
+            None => Opened { socket: open(self.server)?, thread, at: Instant::now(), questions: 0 },
+        };
+        Ok(Lent { sockets: self, opened })
+    }
+
+    /// Closes those that have become old.
+    pub(super) fn close_old(&self, now: Instant) {
+        let is_young = |opened: &Opened| now.saturating_duration_since(opened.at) < LONGEST;
+        self.waiting().retain(|waiting| waiting.0.as_ref().is_some_and(is_young));
+    }
+
+    /// Closes those that wait: what the server was may no longer be there.
+    pub(super) fn close_all(&self) {
+        self.waiting().clear();
+    }
+
+    /// One of those that wait for questions of a thread, picked at random.
+    fn any_of(&self, thread: ThreadId) -> Option<Opened> {
+        if self.usage == Use::Once {
+            return None;
+        }
+        let mut waiting = self.waiting();
+        let is_usable = |waiting: &Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
+        let usable = waiting.iter().filter(|waiting| is_usable(waiting)).count();
+        let chosen = if usable > 1 { rand::random_range(0..usable) } else { 0 };
+        let place = waiting.iter().enumerate().filter(|(_, waiting)| is_usable(waiting)).nth(chosen)?.0;
+        waiting.swap_remove(place).0.take()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// To connect picks a port as well, as binding it first would.
+fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking().cloexec(), None)?;
+    socket.connect(&server.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A socket for one question.
+#[derive(Debug)]
+pub(super) struct Lent<'a> {
+    sockets: &'a Sockets,
+    opened: Opened,
+}
+
+impl Lent<'_> {
+    /// Whom it leads to.
+    pub(super) const fn server(&self) -> SocketAddr {
+        self.sockets.server
+    }
+
+    /// Where it leads from.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.opened.socket.local_addr()
+    }
+
+    /// Sends the question. A report that nobody listens, about what was sent before, does not keep it from being sent.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be sent.
+    pub(super) async fn send(&self, message: &[u8]) -> io::Result<()> {
+        // The kernel tells what it has heard of a socket instead of sending, once.
+        if self.opened.socket.send(message).await.is_err() {
+            self.opened.socket.send(message).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a packet or a report, and says which of them there may be.
+    ///
+    /// # Errors
+    ///
+    /// The runtime ends.
+    pub(super) async fn heard(&self) -> io::Result<Interest> {
+        let ready = self.opened.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        Ok(if ready.is_readable() { Interest::READABLE } else { Interest::ERROR })
+    }
+
+    /// Reads what was heard.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none yet; others report what became of packets that were sent.
+    pub(super) fn read(&self, heard: Interest, buffer: &mut [u8]) -> io::Result<usize> {
+        let socket = &self.opened.socket;
+        socket.try_io(heard, || Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0))
+    }
+
+    /// The question was answered: the socket may serve for another one.
+    pub(super) fn give_back(mut self) {
+        self.opened.questions += 1;
+        let Self { sockets, opened } = self;
+        let is_worn = opened.questions >= MOST_QUESTIONS || opened.at.elapsed() >= LONGEST;
+        if sockets.usage == Use::Once || is_worn {
+            return;
+        }
+        // Nothing more is expected. That says so to the runtime, which would otherwise try to read before it waits; a packet
+        // that comes is told of anew.
+        for heard in [Interest::READABLE, Interest::ERROR] {
+            let _ = opened.socket.try_io(heard, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+        }
+        let place = Waiting(Some(opened));
+        let others = WAITING.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = sockets.waiting();
+        if others < MOST && waiting.len() < MOST_OF_ONE {
+            waiting.push(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> (std::net::UdpSocket, SocketAddr) {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        (server, address)
+    }
+
+    fn port(lent: &Lent<'_>) -> u16 {
+        lent.opened.socket.local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_answered_serves_again_and_one_that_was_not_is_closed() {
+        let (_server, address) = server();
+        let sockets = Sockets::new(address, Use::Again);
+        let lent = sockets.lend().unwrap();
+        let first = port(&lent);
+        assert_ne!(port(&sockets.lend().unwrap()), first, "one question at a time");
+        lent.give_back();
+        let lent = sockets.lend().unwrap();
+        assert_eq!(port(&lent), first);
+        drop(lent);
+        assert!(sockets.waiting().is_empty());
+        std::net::UdpSocket::bind(("0.0.0.0", first)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_to_a_foreign_server_serves_once() {
+        let (_server, address) = server();
+        let sockets = Sockets::new(address, Use::Once);
+        sockets.lend().unwrap().give_back();
+        assert!(sockets.waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn sockets_are_bounded_in_number_questions_and_age_and_go_with_their_server() {
+        let (_server, address) = server();
+        let sockets = Sockets::new(address, Use::Again);
+        let lent: Vec<_> = (0..MOST_OF_ONE + 10).map(|_| sockets.lend().unwrap()).collect();
+        lent.into_iter().for_each(Lent::give_back);
+        assert_eq!(sockets.waiting().len(), MOST_OF_ONE);
+        sockets.close_old(Instant::now());
+        assert_eq!(sockets.waiting().len(), MOST_OF_ONE);
+        sockets.close_old(Instant::now() + LONGEST);
+        assert_eq!(sockets.waiting().len(), 0);
+
+        let one = sockets.lend().unwrap();
+        let first = port(&one);
+        one.give_back();
+        for _ in 1..MOST_QUESTIONS {
+            let one = sockets.lend().unwrap();
+            assert_eq!(port(&one), first);
+            one.give_back();
+        }
+        assert!(sockets.waiting().is_empty(), "it has served often enough");
+        let one = sockets.lend().unwrap();
+        let second = port(&one);
+        one.give_back();
+        drop(sockets);
+        std::net::UdpSocket::bind(("0.0.0.0", second)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_thread_uses_sockets_of_its_own() {
+        let (_server, address) = server();
+        let sockets = Sockets::new(address, Use::Again);
+        let lent = sockets.lend().unwrap();
+        let first = port(&lent);
+        lent.give_back();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let _inside = runtime.enter();
+                assert_ne!(port(&sockets.lend().unwrap()), first);
+            });
+        });
+        assert_eq!(port(&sockets.lend().unwrap()), first);
+    }
+
+    /// How far numbers are from being spread evenly over these many classes: Pearson's X², which is about as large as the
+    /// number of classes where they are.
+    fn unevenness(numbers: impl Iterator<Item = usize>, classes: usize) -> f64 {
+        let mut counts = vec![0.0; classes];
+        numbers.for_each(|number| counts[number] += 1.0);
+        let expected = counts.iter().sum::<f64>() / classes as f64;
+        counts.iter().map(|count| (count - expected).powi(2) / expected).sum()
+    }
+
+    #[test]
+    fn all_threads_pick_from_all_ports() {
+        let (_server, address) = server();
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let [low, high] = [0, 1].map(|at| range.split_whitespace().nth(at).unwrap().parse::<usize>().unwrap());
+        let ports_of_a_thread = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _inside = runtime.enter();
+            let sockets = Sockets::new(address, Use::Once);
+            (0..4096).map(|_| usize::from(port(&sockets.lend().unwrap()))).collect::<Vec<_>>()
+        };
+        let threads = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ports_of_a_thread)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        for ports in threads {
+            assert!(ports.iter().all(|port| (low..=high).contains(port)));
+            // 31 and 15 on average; these are reached once in a million times.
+            let place = |port: &usize| (port - low) * 32 / (high - low + 1);
+            assert!(unevenness(ports.iter().map(place), 32) < 83.0, "thirty-seconds of the range");
+            assert!(unevenness(ports.iter().map(|port| port % 16), 16) < 56.0, "the last bits");
+        }
+    }
+}

@@ -62,12 +62,22 @@ test-long: ## Run the long forms of tests, one after the other, two hours at the
 	timeout 7200 $(CARGO) test --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
 
+# CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.
+bench_hickory = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/hickory
+BENCH_PARTS ?= hits $(if $(ONLY),,misses latency start memory traces readers)
+BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot-resolver
+
 .PHONY: bench
-bench: require ## Measure an answer from memory beside a bare echo and other resolvers, and what readers of one socket cost, into docs/benchmarks
+bench: require ## Measure answers, misses, latency, start, memory and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits again
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
-	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends iproute2 unbound dnsdist dnsmasq-base
-	$(CARGO) bench --locked --package node-cache --bench engine -- compare
-	$(CARGO) bench --locked --package node-cache --bench engine -- readers
+	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
+	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)
+	$(CARGO) build $(CRATES) --bin lab
+	coredns=$$($(lab_program) program coredns); \
+	export BENCH_COREDNS=$$coredns BENCH_HICKORY=$(bench_hickory)/$(host)/release/hickory-forwarder; \
+	for part in $(BENCH_PARTS); do \
+	  $(CARGO) bench --locked --package node-cache --bench engine -- $$part $(ONLY); \
+	done
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may

@@ -16,8 +16,9 @@ use node_cache::upstream::Book;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::client::Client;
-use crate::compare::{median, processor_time};
-use crate::server::{self, ANSWER, address, serve};
+use crate::running::{address, processor_time};
+use crate::server::{self, ANSWER, serve};
+use crate::statistics::median;
 
 /// Whom the questions go to, as an argument.
 pub(crate) const WHOM: [&str; 2] = ["foreign", "own"];
@@ -41,14 +42,14 @@ pub(crate) fn run() {
     });
     for _ in 0..TURNS {
         for (whom, child, client, times) in &mut servers {
-            let before = processor_time(child);
+            let before = processor_time(child.id());
             let report = client.ask(QUESTIONS);
             assert!(report.answered > QUESTIONS / 2, "{whom}: {report:?}");
-            times.push((processor_time(child) - before) / report.answered as f64);
+            times.push((processor_time(child.id()) - before) / report.answered as f64);
         }
     }
-    for (whom, mut child, _, mut times) in servers {
-        println!("{whom:<8} {:>7.0} ns of processor time for each question", median(&mut times));
+    for (whom, mut child, _, times) in servers {
+        println!("{whom:<8} {:>7.0} ns of processor time for each question", median(&times));
         let _ = child.kill();
         let _ = child.wait();
     }

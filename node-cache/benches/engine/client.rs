@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 
 use crate::server::question;
@@ -19,13 +20,13 @@ const PATIENCE: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) sent: usize,
+    /// With records: a failure is no answer.
     pub(crate) answered: usize,
     /// Octets of the last answer.
     pub(crate) length: usize,
 }
 
 pub(crate) struct Client {
-    server: SocketAddr,
     sockets: Vec<UdpSocket>,
     packets: Vec<Vec<u8>>,
     next: usize,
@@ -47,7 +48,6 @@ impl Client {
             .collect();
         let packets = (0..names).map(|number| question(number).to_wire(number as u16, false)).collect();
         Self {
-            server,
             sockets,
             packets,
             next: 0,
@@ -55,11 +55,6 @@ impl Client {
             outgoing: MultiHeaders::preallocate(WINDOW, None),
             buffers: vec![[0; 1472]; WINDOW],
         }
-    }
-
-    /// Whom it asks.
-    pub(crate) const fn server(&self) -> SocketAddr {
-        self.server
     }
 
     /// Asks this many questions, in an order that hits every name alike.
@@ -77,10 +72,14 @@ impl Client {
                     report.sent += sent;
                     heard[socket] = Instant::now();
                 }
-                let (answered, length) = self.receive(socket);
-                if answered > 0 {
-                    under_way[socket] = under_way[socket].saturating_sub(answered);
-                    report.answered += answered;
+                let Ok((came, answers, length)) = self.receive(socket) else {
+                    // Nobody is there, and so nobody will answer what is under way.
+                    under_way[socket] = 0;
+                    continue;
+                };
+                if came > 0 {
+                    under_way[socket] = under_way[socket].saturating_sub(came);
+                    report.answered += answers;
                     report.length = length;
                     heard[socket] = Instant::now();
                 } else if heard[socket].elapsed() > PATIENCE {
@@ -106,13 +105,22 @@ impl Client {
         sent
     }
 
-    fn receive(&mut self, socket: usize) -> (usize, usize) {
+    /// How many datagrams came, how many of them hold records, and the length of the last.
+    fn receive(&mut self, socket: usize) -> nix::Result<(usize, usize, usize)> {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let fd = self.sockets[socket].as_raw_fd();
-        match recvmmsg(fd, &mut self.incoming, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
+        let (came, length) = match recvmmsg(fd, &mut self.incoming, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
             Ok(received) => received.fold((0, 0), |(count, _), message| (count + 1, message.bytes)),
-            Err(_) => (0, 0),
-        }
+            Err(Errno::EAGAIN) => (0, 0),
+            Err(error) => return Err(error),
+        };
+        let answers = self.buffers[..came].iter().filter(|buffer| has_records(&buffer[..])).count();
+        Ok((came, answers, length))
     }
+}
+
+/// Whether an answer says NOERROR and holds records (RFC 1035 §4.1.1).
+fn has_records(answer: &[u8]) -> bool {
+    answer[3] & 0x0f == 0 && answer[6..8] != [0, 0]
 }

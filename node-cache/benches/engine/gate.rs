@@ -16,9 +16,11 @@ const MOST_BYTES: u64 = 184;
 /// Instructions in user mode that a miss may take, of the thread that answers it, from reading the question to having sent
 /// the answer: to a foreign server, and to a resolver of our own. They change by some hundreds from run to run, for what is
 /// slower than usual is asked again.
-const MOST_OF_MISS: [u64; 2] = [76_000, 76_000];
+const MOST_OF_MISS: [u64; 2] = [76_500, 76_500];
 /// Questions that are counted: those of the second number, less those of the first.
 const MISSES: [u64; 2] = [1_000, 6_000];
+/// How often they are counted at the most.
+const TRIES: usize = 3;
 const NAMES: usize = 1_000;
 const QUESTIONS: usize = 20_000;
 
@@ -60,12 +62,22 @@ fn collect(function: &str, arguments: &[&str]) -> (u64, String) {
 
 /// Instructions of the thread that answers, without those of its beginning.
 fn instructions_of_a_miss(whom: &str) -> u64 {
-    let [few, many] = MISSES.map(|questions| {
-        let (collected, answered) = collect("*worker*live*", &["counted", whom, &questions.to_string()]);
-        (collected, answered.trim().parse::<u64>().unwrap_or_else(|_| panic!("{answered}")))
-    });
-    assert!(many.1 > MISSES[1] * 9 / 10, "{} of {} questions were answered", many.1, MISSES[1]);
+    let [few, many] = MISSES.map(|questions| counted_misses(whom, questions));
     many.0.saturating_sub(few.0) / (many.1 - few.1)
+}
+
+/// Instructions of the thread that answers so many questions, and how many it answered. Where a busy machine has held up
+/// who is asked, it counts as dead for a while and what is asked then fails: that is no miss, and is counted anew.
+fn counted_misses(whom: &str, questions: u64) -> (u64, u64) {
+    let mut answered = String::new();
+    for _ in 0..TRIES {
+        let (collected, said) = collect("*worker*live*", &["counted", whom, &questions.to_string()]);
+        match said.trim().parse::<u64>() {
+            Ok(number) if number > questions * 9 / 10 => return (collected, number),
+            _ => answered = said,
+        }
+    }
+    panic!("{} of {questions} questions were answered in the last of {TRIES} tries", answered.trim());
 }
 
 /// A server and its client in one process, of which only the server is counted.
@@ -89,7 +101,7 @@ pub(crate) fn counted() {
 }
 
 /// What a full cache takes for each of its entries: all of its bytes, the index and what is unused among them.
-fn bytes_of_an_entry() -> u64 {
+pub(crate) fn bytes_of_an_entry() -> u64 {
     const BYTES: u64 = 16 << 20;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

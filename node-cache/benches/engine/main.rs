@@ -1,13 +1,20 @@
-//! What an answer from memory costs.
+//! What answers cost.
 //!
-//! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may be.
-//! * `compare`, perhaps with the beginning of one server's name, measures processor time beside a bare echo of datagrams and beside other resolvers, each alone on the
-//!   first processor, with the client on the second, and writes `docs/benchmarks/`.
+//! * `gate` counts the instructions of a hit and of a miss, and the bytes of an entry, and fails when they are more than they may
+//!   be.
+//! * `hits`, perhaps with the beginning of one server's name or a number of names, measures processor time beside a bare echo of
+//!   datagrams and beside other resolvers, each alone on the first processor, with the client on the second.
+//! * `misses`: what a question costs that has to be asked on, in time and in processor time.
+//! * `latency`: how long answers from memory take at planned times, at equal rates and at equal shares of what each can do.
+//! * `start`: from starting a program to its first answer.
+//! * `memory`: bytes of an answer, and the most memory with many more names than there is room for.
+//! * `traces`: how many questions the upstream is spared, at equal memory.
+//! * `readers`: what it costs that several processes read one socket.
 //! * `asking` prints the processor time of a question that memory cannot answer.
-//! * `readers` measures what it costs that several processes read one socket, and writes there too.
 //!
-//! Nothing here is timed by the clock on the wall: what is compared is the processor time that a server's process took
-//! for each answer, in turns within one run.
+//! All but `gate` and `asking` write into `docs/benchmarks/`, unless the beginning of one server's name is given: then only that one is
+//! measured, and shown. `hits` is not timed by the clock on the wall: what is compared is the processor time that a
+//! server's process took for each answer, in turns within one run.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,12 +25,32 @@
 )]
 
 mod asking;
+mod chart;
 mod client;
-mod compare;
+mod count;
+mod echo;
+mod figures;
+mod flow;
 mod gate;
+mod hits;
+mod latency;
+mod memory;
+mod misses;
+mod names;
 mod peers;
+mod picture;
+mod process;
 mod readers;
+mod report;
+mod running;
 mod server;
+mod start;
+mod statistics;
+mod subjects;
+mod table;
+mod traces;
+mod turns;
+mod upstream;
 
 use std::process::Command;
 
@@ -38,30 +65,47 @@ fn main() {
         ["gate"] => alone("gate", &[]),
         ["asking"] => alone("asking", &[]),
         ["readers"] => alone("readers", &[]),
-        ["compare", ref only @ ..] => alone("compare", only),
+        ["hits", ref only @ ..] => alone("hits", only),
         [INSIDE, "gate"] => gate::run(),
-        [INSIDE, "compare"] => compare::run(None),
-        [INSIDE, "compare", only] => compare::run(Some(only)),
         [INSIDE, "asking"] => asking::run(),
+        [INSIDE, "readers"] => readers::run(),
+        [INSIDE, "hits", ref only @ ..] => hits::run(only),
+        [part @ ("misses" | "latency" | "start" | "memory" | "traces"), ref only @ ..] => alone(part, only),
+        [INSIDE, part, ref only @ ..] => measure(part, only.first().copied()),
         ["asks", whom, upstream] => asking::asks(whom, upstream),
         ["counted", whom, questions] => asking::counted(whom, questions),
-        [INSIDE, "readers"] => readers::run(),
         ["reader", way] => readers::read(way),
         ["counted"] => gate::counted(),
-        ["serve", which, names] => server::run(which, names.parse().unwrap()),
+        ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
-            println!("usage: engine gate | compare [server] | asking | readers");
+            println!(
+                "usage: engine gate | hits [server | names]… | misses | latency | start | memory | traces [server] | asking | readers"
+            );
             std::process::exit(2);
         }
     }
 }
 
-/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one.
+fn measure(part: &str, only: Option<&str>) {
+    process::go_first();
+    match part {
+        "misses" => misses::run(only),
+        "latency" => latency::run(only),
+        "start" => start::run(only),
+        "memory" => memory::run(only),
+        "traces" => traces::run(only),
+        _ => unreachable!("{part}"),
+    }
+}
+
+/// Runs a part of this program in a network namespace of its own, whose only interface is the loopback one, and with mounts of
+/// its own.
 fn alone(part: &str, rest: &[&str]) {
     let program = std::env::current_exe().unwrap();
-    let script = "ip link set lo up && exec \"$0\" inside \"$@\"";
+    // What the kernel counts is found in a folder that not every machine has mounted.
+    let script = "mount -t tracefs tracefs /sys/kernel/tracing; ip link set lo up && exec \"$0\" inside \"$@\"";
     let status = Command::new("unshare")
-        .args(["--net", "sh", "-c", script])
+        .args(["--net", "--mount", "sh", "-c", script])
         .arg(program)
         .arg(part)
         .args(rest)

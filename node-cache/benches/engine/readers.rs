@@ -15,8 +15,10 @@ use rustix::event::epoll;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
 
-use crate::compare::{FOLDER, machine, median, processor_time};
+use crate::running::processor_time;
 use crate::server::ANSWER;
+use crate::statistics::median;
+use crate::table::{FOLDER, machine};
 
 const BATCH: usize = 32;
 /// So that a hash spreads them evenly where each reader has a socket of its own.
@@ -75,7 +77,7 @@ impl Readers {
     }
 
     fn processor_time(&self) -> f64 {
-        self.0.iter().map(processor_time).sum()
+        self.0.iter().map(|child| processor_time(child.id())).sum()
     }
 
     /// How often they have begun to wait.
@@ -244,8 +246,8 @@ fn measure(readers: usize, rate: Option<u32>) -> Vec<Line> {
             figures.iter_mut().zip(figure).for_each(|(all, one)| all.push(one));
         }
     }
-    let line = |(_, _, way, [mut time, mut waits, mut answered]): (Readers, Clients, _, [Vec<f64>; 3])| {
-        let (nanoseconds, waits, answered) = (median(&mut time), median(&mut waits), median(&mut answered));
+    let line = |(_, _, way, [time, waits, answered]): (Readers, Clients, _, [Vec<f64>; 3])| {
+        let (nanoseconds, waits, answered) = (median(&time), median(&waits), median(&answered));
         let line = Line { readers, way, rate, nanoseconds, waits, answered };
         println!("{}", row(&line));
         line

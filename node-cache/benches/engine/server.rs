@@ -1,12 +1,10 @@
-//! The servers that are ours: the engine with its memory full, and an echo.
+//! The servers that are ours: the engine with its memory full, the same as everybody's upstream, and the echoes.
 
-use std::io::{IoSlice, IoSliceMut, Write};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::Write;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use node_cache::cache::Key;
 use node_cache::cookies::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
@@ -20,6 +18,8 @@ use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::Config;
 use tokio::sync::watch;
+
+use crate::echo;
 
 /// Octets of an answer to one of the names.
 pub(crate) const ANSWER: usize = 118;
@@ -72,16 +72,18 @@ pub(crate) fn config() -> Config {
     .unwrap()
 }
 
-/// Serves until it is killed; the first line that it prints is its port.
-pub(crate) fn run(which: &str, names: usize) {
+/// Serves until it is killed; the first line that it prints is its port. The number is the one of names that it knows, or of
+/// octets that an echo sends.
+pub(crate) fn run(which: &str, number: usize) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     println!("{}", socket.local_addr().unwrap().port());
     std::io::stdout().flush().unwrap();
     match which {
-        "echo" => echo(&socket),
+        "echo" => echo::blocking(&socket, number),
+        "echo-with-epoll" => echo::polling(&socket, number),
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let variants = if which == "upstream" { 2 } else { 1 };
-            let resolver = resolver(names, variants, (names as u64 * 400).max(16 << 20));
+            let resolver = resolver(number, variants, (number as u64 * 400 * variants as u64).max(16 << 20));
             let _serving = serve(socket, resolver);
             std::future::pending::<()>().await;
         }),
@@ -95,29 +97,4 @@ pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Serving, wat
     let (sender, sockets) = watch::channel(vec![held]);
     let (_, no_secrets) = watch::channel(Secrets::default());
     (Serving::start(1, resolver, TcpLimits::default(), sockets, no_secrets).unwrap(), sender)
-}
-
-/// Sends back to each client as many octets as an answer has: what sockets alone cost.
-fn echo(socket: &UdpSocket) {
-    const BATCH: usize = 32;
-    let mut buffers = vec![[0_u8; 2112]; BATCH];
-    let mut incoming = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    let mut outgoing = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    loop {
-        let senders: Vec<Option<SockaddrIn>> = {
-            let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-                buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-            let flags = MsgFlags::MSG_WAITFORONE;
-            let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut incoming, &mut slices, flags, None) else { continue };
-            received.map(|message| message.address).collect()
-        };
-        let slices: Vec<[IoSlice<'_>; 1]> = buffers.iter().map(|buffer| [IoSlice::new(&buffer[..ANSWER])]).collect();
-        let slices = slices.iter().take(senders.len());
-        let _ = sendmmsg(socket.as_raw_fd(), &mut outgoing, slices, &senders, [], MsgFlags::empty());
-    }
-}
-
-/// Where a child that was started with [`run`] answers.
-pub(crate) fn address(port: &str) -> SocketAddr {
-    format!("127.0.0.1:{}", port.trim()).parse().unwrap()
 }

@@ -11,14 +11,13 @@ pub const WORDS: usize = 8;
 #[repr(C, align(64))]
 pub struct Line(pub [AtomicU64; WORDS]);
 
-/// Lines of zeros. Pages that nothing was written to take no memory yet.
-///
-/// # Panics
-/// So many lines are more than there can be addresses for.
+/// Lines of zeros. Pages that nothing was written to take no memory yet. Where so many lines cannot be had, the process ends,
+/// as with every allocation.
 #[must_use]
 #[allow(unsafe_code)]
 pub fn zeroed(lines: usize) -> Box<[Line]> {
-    let layout = Layout::array::<Line>(lines).unwrap_or_else(|error| panic!("{lines} lines: {error}"));
+    // More than there can be addresses for.
+    let Ok(layout) = Layout::array::<Line>(lines) else { handle_alloc_error(Layout::new::<Line>()) };
     if lines == 0 {
         return Box::default();
     }

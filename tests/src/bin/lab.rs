@@ -69,6 +69,11 @@ enum Action {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Compile one of the lab's programs if it is not there yet, and print its path
+    Program {
+        /// Such as coredns
+        program: String,
+    },
     /// Build the operator's and the node cache's images as archives
     Images {
         /// With the release profile, for publishing
@@ -101,6 +106,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         Action::Helm { arguments } => become_command(Lab::open(name)?.helm_command(&words(arguments))),
         Action::Shell { node, host, command } => shell(name, node, *host, command),
         Action::Logs { process, follow } => logs(name, process.as_deref(), *follow),
+        Action::Program { program } => {
+            let programs = Programs::locate()?;
+            programs.build_one(program, &Progress::silent())?;
+            say(&programs.argument(program))
+        }
         Action::Images { release, builder } => images(*release, *builder),
     }
 }

@@ -103,7 +103,21 @@ impl Programs {
     /// # Errors
     /// When a compilation fails.
     pub fn build(&self, progress: &Progress) -> Result<()> {
-        if self.missing().is_empty() {
+        self.build_those(progress, |_| true)
+    }
+
+    /// Compiles one program if it is missing, for whoever needs no cluster.
+    ///
+    /// # Errors
+    /// When the lab has no such program, or the compilation fails.
+    pub fn build_one(&self, program: &str, progress: &Progress) -> Result<()> {
+        let mut names = MODULES.iter().flat_map(|module| module.programs);
+        anyhow::ensure!(names.any(|(name, _)| *name == program), "the lab has no program `{program}`");
+        self.build_those(progress, |name| name == program)
+    }
+
+    fn build_those(&self, progress: &Progress, are_meant: impl Fn(&str) -> bool) -> Result<()> {
+        if !self.missing().into_iter().any(&are_meant) {
             return Ok(());
         }
         fs::create_dir_all(cache()?)?;
@@ -112,7 +126,7 @@ impl Programs {
         for module in &MODULES {
             let folder = self.folders.get(module.folder).context("a module without a folder")?;
             for (program, package) in module.programs {
-                if !folder.join(program).exists() {
+                if are_meant(program) && !folder.join(program).exists() {
                     progress.step(&format!("programs: compile {program} {}", module.version()?), || {
                         module.build(package, &folder.join(program), self.lab.as_ref())
                     })?;

@@ -32,7 +32,7 @@ fn every_datagram_is_answered_to_who_sent_it_in_both_families() {
                     room[..2].copy_from_slice(&question[..2]);
                     assert_eq!(datagrams.question(row).len(), 2);
                     // Every second one only.
-                    if datagrams.question(row)[1] % 2 == 0 {
+                    if datagrams.question(row)[1].is_multiple_of(2) {
                         datagrams.ready(row, 2);
                     }
                 }

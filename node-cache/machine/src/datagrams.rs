@@ -6,7 +6,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{NonNull, null_mut};
 
@@ -138,30 +138,49 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
         }
     }
 
-    /// Who sent it.
+    /// Address and port of who sent it.
     ///
     /// # Panics
     /// There is no such row.
     #[must_use]
     #[inline]
     #[allow(unsafe_code)]
-    pub fn source(&self, row: usize) -> SocketAddr {
+    pub fn asker(&self, row: usize) -> (IpAddr, u16) {
         assert!(row < ROWS, "row {row} of {ROWS}");
-        // SAFETY: there is such a row.
-        let source = unsafe { &raw const (*self.rows.as_ptr()).sources[row] };
-        match self.family {
-            Family::V4 => {
-                // SAFETY: an address of one family lies there, or zeros; the room is long enough for either, and
-                // aligned as the stricter wants it, which is the same for both.
-                let source = unsafe { source.cast::<sockaddr_in>().read() };
-                let address = Ipv4Addr::from(u32::from_be(source.sin_addr.s_addr));
-                SocketAddr::V4(SocketAddrV4::new(address, u16::from_be(source.sin_port)))
+        // SAFETY: there is such a row. An address of one family lies there, or zeros; the room is long enough for either, and
+        // aligned as the stricter wants it, which is the same for both.
+        unsafe {
+            let source = &raw const (*self.rows.as_ptr()).sources[row];
+            match self.family {
+                Family::V4 => {
+                    let source = source.cast::<sockaddr_in>();
+                    let address = Ipv4Addr::from_bits(u32::from_be((*source).sin_addr.s_addr));
+                    (IpAddr::V4(address), u16::from_be((*source).sin_port))
+                }
+                Family::V6 => {
+                    let address = Ipv6Addr::from((*source).sin6_addr.s6_addr);
+                    (IpAddr::V6(address), u16::from_be((*source).sin6_port))
+                }
             }
-            Family::V6 => {
-                // SAFETY: as above.
-                let source = unsafe { source.read() };
-                let (address, port) = (Ipv6Addr::from(source.sin6_addr.s6_addr), u16::from_be(source.sin6_port));
-                SocketAddr::V6(SocketAddrV6::new(address, port, source.sin6_flowinfo, source.sin6_scope_id))
+        }
+    }
+
+    /// Who sent it, with what an IPv6 address says beside address and port.
+    ///
+    /// # Panics
+    /// There is no such row.
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub fn source(&self, row: usize) -> SocketAddr {
+        match self.asker(row) {
+            (IpAddr::V4(address), port) => SocketAddr::V4(SocketAddrV4::new(address, port)),
+            (IpAddr::V6(address), port) => {
+                // SAFETY: there is such a row, in which an address of this family lies.
+                let (flow, scope) = unsafe {
+                    let source = &raw const (*self.rows.as_ptr()).sources[row];
+                    ((*source).sin6_flowinfo, (*source).sin6_scope_id)
+                };
+                SocketAddr::V6(SocketAddrV6::new(address, port, flow, scope))
             }
         }
     }

@@ -3,7 +3,9 @@
 //! * [`datagrams`]: many datagrams for one system call, in memory that never moves.
 //! * [`fetch`]: a line of memory that the processor shall fetch while it does something else.
 //! * [`line`]: words that fill a line of the processor's cache.
+//! * [`octets`]: sixteen octets at a time.
 
 pub mod datagrams;
 pub mod fetch;
 pub mod line;
+pub mod octets;

@@ -1,5 +1,7 @@
 //! Under what an answer is kept.
 
+use node_cache_machine::octets::lower_case;
+
 use super::table::Secret;
 use crate::packet::Name;
 use crate::packet::question::Question;
@@ -184,23 +186,9 @@ const fn without_type(word: u64) -> u64 {
 /// Writes octets in lower case and takes them into the hash.
 #[inline]
 fn put(place: &mut [u8; CHUNK], octets: u128, hash: u64, secret: &Secret) -> u64 {
-    let (one, other) = (lower(octets as u64), lower((octets >> 64) as u64));
-    *place = (u128::from(one) | (u128::from(other) << 64)).to_le_bytes();
-    secret.next(hash, one, other)
-}
-
-/// Eight octets in lower case, all at once: what lies between `A` and `Z` gets the bit that a small letter has. Length octets
-/// are below 64 and so never letters.
-#[inline]
-const fn lower(word: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x80 * EACH;
-    let low = word & !HIGH;
-    // The highest bit of an octet tells whether the sum went beyond it, and no sum reaches the octet above.
-    let from_a = low + (0x80 - b'A' as u64) * EACH;
-    let beyond_z = low + (0x7f - b'Z' as u64) * EACH;
-    let upper = from_a & !beyond_z & !word & HIGH;
-    word | (upper >> 2)
+    let lower = lower_case(octets);
+    *place = lower.to_le_bytes();
+    secret.next(hash, lower as u64, (lower >> 64) as u64)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Metrics {
     #[inline]
     pub fn add(&self, tally: &Tally<'_>, took: Duration) {
         if tally.total() > 0 {
-            tally.add_to_scopes();
+            tally.add_to_scope();
             self.udp.inc_by(tally.total().into());
             self.hit_seconds.observe_many(took, tally.total().into());
         }

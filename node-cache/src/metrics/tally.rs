@@ -6,9 +6,6 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::packet::numbers::rcode;
 
-/// Scopes of one batch that are told apart without touching their counters. Answers in further ones cost a little more.
-const SCOPES: usize = 4;
-
 /// Counters of one scope's answers from memory in datagrams, found once and then only counted up.
 #[derive(Debug)]
 pub struct ScopeHits {
@@ -40,13 +37,9 @@ impl ScopeHits {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally<'a> {
     total: u32,
-    scopes: [InScope<'a>; SCOPES],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct InScope<'a> {
+    /// The scope of the last ones, which are counted here until another one comes: most batches have only one.
     scope: Option<&'a ScopeHits>,
-    noerror: u32,
+    hits: u32,
     nxdomain: u32,
 }
 
@@ -54,32 +47,30 @@ impl<'a> Tally<'a> {
     /// Counts a question in a datagram and its answer from memory, which is NOERROR or NXDOMAIN.
     #[inline]
     pub fn hit(&mut self, scope: &'a ScopeHits, code: u16) {
-        self.total += 1;
-        let nxdomain = u32::from(code == rcode::NXDOMAIN);
-        let place = self.scopes.iter_mut().find(|place| place.scope.is_none_or(|known| ptr::eq(known, scope)));
-        match place {
-            Some(place) => {
-                place.scope = Some(scope);
-                place.noerror += 1 - nxdomain;
-                place.nxdomain += nxdomain;
-            }
-            None => scope.add(1 - nxdomain, nxdomain),
+        if !self.scope.is_some_and(|known| ptr::eq(known, scope)) {
+            self.turn_to(scope);
         }
+        self.hits += 1;
+        self.nxdomain += u32::from(code == rcode::NXDOMAIN);
+    }
+
+    #[cold]
+    fn turn_to(&mut self, scope: &'a ScopeHits) {
+        self.add_to_scope();
+        *self = Self { total: self.total + self.hits, scope: Some(scope), hits: 0, nxdomain: 0 };
     }
 
     /// How many were counted.
     #[must_use]
     #[inline]
     pub const fn total(&self) -> u32 {
-        self.total
+        self.total + self.hits
     }
 
-    /// Adds them to the counters of their scopes.
-    #[inline]
-    pub(super) fn add_to_scopes(&self) {
-        for InScope { scope, noerror, nxdomain } in &self.scopes {
-            let Some(scope) = scope else { return };
-            scope.add(*noerror, *nxdomain);
+    /// Adds those of the last scope to its counters.
+    pub(super) fn add_to_scope(&self) {
+        if let Some(scope) = self.scope {
+            scope.add(self.hits - self.nxdomain, self.nxdomain);
         }
     }
 }

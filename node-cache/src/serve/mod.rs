@@ -128,15 +128,15 @@ impl Shared {
     /// Whether a source may ask at this address; counts it when not. Nobody may before there is a configuration but
     /// the host itself.
     fn permits(&self, source: SocketAddr, asked: IpAddr) -> bool {
-        self.permits_in(self.resolver.snapshot().as_deref(), source, asked)
+        self.permits_in(self.resolver.snapshot().as_deref(), source.ip(), asked)
     }
 
     /// The same under a revision that was looked up already.
     #[inline]
-    fn permits_in(&self, snapshot: Option<&Snapshot>, source: SocketAddr, asked: IpAddr) -> bool {
+    fn permits_in(&self, snapshot: Option<&Snapshot>, source: IpAddr, asked: IpAddr) -> bool {
         let permitted = match snapshot {
-            Some(snapshot) => snapshot.allow.permits(source.ip(), asked),
-            None => crate::allow::Allow::default().permits(source.ip(), asked),
+            Some(snapshot) => snapshot.allow.permits(source, asked),
+            None => crate::allow::Allow::default().permits(source, asked),
         };
         if !permitted {
             self.metrics().dropped(Dropped::NotAllowed);

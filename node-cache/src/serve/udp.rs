@@ -53,7 +53,8 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>, count: Ar
 
 /// Reads a batch and answers it; whether there was no more.
 fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count: &AtomicU64) -> bool {
-    // A batch that is not full has emptied the socket; to say so saves the call that would find it empty.
+    // A batch that is not full has emptied the socket; to say so saves the call that would find it empty. (To read again at
+    // once after all but small batches costs 3 % more for each answer under full load: the batches become smaller.)
     let read = socket.try_io(Interest::READABLE, || {
         let read = match own {
             IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
@@ -109,9 +110,9 @@ fn seek<'a>(
     let Batch { datagrams, keys } = batch;
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let (room, length) = datagrams.question_room(row);
-        let source = datagrams.source(row);
+        let (source, port) = datagrams.asker(row);
         // Nothing can be sent to port 0.
-        if source.port() == 0 {
+        if port == 0 {
             shared.metrics().dropped(Dropped::NoWayBack);
             continue;
         }
@@ -120,7 +121,7 @@ fn seek<'a>(
         }
         *sought = shared.resolver.seek(moment, room, length, key);
         if sought.is_none() {
-            take(shared, socket, datagrams.question(row), source);
+            take(shared, socket, datagrams.question(row), datagrams.source(row));
         }
     }
 }

@@ -67,7 +67,7 @@ impl Group {
 
     /// Closes sockets that have become old, also those of servers that nobody asks any more.
     pub(super) fn close_old_sockets(&self, now: Instant) {
-        self.discovered.load().iter().for_each(|server| server.sockets().close_old(now));
+        self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_old(now));
     }
 
     /// The dead servers that it is time to look after, each with what to ask it.

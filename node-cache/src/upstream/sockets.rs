@@ -15,6 +15,8 @@ use tokio::net::UdpSocket;
 
 /// The most that wait for the next question, for one server.
 const MOST_OF_ONE: usize = 64;
+/// Those that a thread has open ahead of need where each serves once.
+const AHEAD: usize = 2;
 /// The most of them for all servers of a process.
 const MOST: usize = 1024;
 /// Questions after which one is closed.
@@ -29,7 +31,8 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// How many questions a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own.
+    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own. The next ones
+    /// are opened while an answer is waited for, so that no question waits for its socket.
     Once,
     /// Many, one after the other, for some seconds.
     Again,
@@ -98,15 +101,37 @@ impl Sockets {
 
     /// One of those that wait for questions of a thread, picked at random.
     fn any_of(&self, thread: ThreadId) -> Option<Opened> {
-        if self.usage == Use::Once {
-            return None;
-        }
         let mut waiting = self.waiting();
         let is_usable = |waiting: &Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
         let usable = waiting.iter().filter(|waiting| is_usable(waiting)).count();
         let chosen = if usable > 1 { rand::random_range(0..usable) } else { 0 };
         let place = waiting.iter().enumerate().filter(|(_, waiting)| is_usable(waiting)).nth(chosen)?.0;
-        waiting.swap_remove(place).0.take()
+        let opened = waiting.swap_remove(place).0.take()?;
+        (opened.at.elapsed() < LONGEST).then_some(opened)
+    }
+
+    /// Opens what the next questions of this thread will need, where each needs one of its own. What cannot be opened now is
+    /// opened when it is needed.
+    fn open_ahead(&self, thread: ThreadId) {
+        if self.usage == Use::Again {
+            return;
+        }
+        let is_ours = |waiting: &&Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
+        let there = self.waiting().iter().filter(is_ours).count();
+        for _ in there..AHEAD {
+            let Ok(socket) = open(self.server) else { return };
+            self.keep(Opened { socket, thread, at: Instant::now(), questions: 0 });
+        }
+    }
+
+    /// Keeps a socket for a later question, unless there are too many.
+    fn keep(&self, opened: Opened) {
+        let place = Waiting(Some(opened));
+        let others = WAITING.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.waiting();
+        if others < MOST && waiting.len() < MOST_OF_ONE {
+            waiting.push(place);
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
@@ -153,6 +178,7 @@ impl Lent<'_> {
         if self.opened.socket.send(message).await.is_err() {
             self.opened.socket.send(message).await?;
         }
+        self.sockets.open_ahead(self.opened.thread);
         Ok(())
     }
 
@@ -189,12 +215,7 @@ impl Lent<'_> {
         for heard in [Interest::READABLE, Interest::ERROR] {
             let _ = opened.socket.try_io(heard, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
         }
-        let place = Waiting(Some(opened));
-        let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = sockets.waiting();
-        if others < MOST && waiting.len() < MOST_OF_ONE {
-            waiting.push(place);
-        }
+        sockets.keep(opened);
     }
 }
 
@@ -228,11 +249,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_to_a_foreign_server_serves_once() {
+    async fn a_socket_to_a_foreign_server_serves_once_and_the_next_one_is_open_already() {
         let (_server, address) = server();
         let sockets = Sockets::new(address, Use::Once);
-        sockets.lend().unwrap().give_back();
-        assert!(sockets.waiting().is_empty());
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let lent = sockets.lend().unwrap();
+            assert!(!seen.contains(&port(&lent)));
+            seen.push(port(&lent));
+            lent.send(b"a question").await.unwrap();
+            lent.give_back();
+            assert_eq!(sockets.waiting().len(), AHEAD);
+        }
+        sockets.close_old(Instant::now() + LONGEST);
+        assert!(sockets.waiting().is_empty(), "what nobody needs is closed");
     }
 
     #[tokio::test]

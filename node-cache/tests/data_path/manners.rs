@@ -32,6 +32,7 @@ async fn a_question_is_answered_and_then_answered_from_memory() {
         assert!((298..=300).contains(&answer.answers[0].ttl));
     }
     assert_eq!(authority.asked().len(), 1);
+    tier.at_rest().await;
     let traffic = tier.resolver.metrics().traffic(0, 0);
     assert_eq!((traffic.queries, traffic.hits), (3, 2));
 }

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use node_cache::cookies::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
@@ -62,6 +63,12 @@ impl Tier {
         let (secrets, known) = watch::channel(Secrets::default());
         let serving = Serving::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }
+    }
+
+    /// Waits until all is counted that was answered: a batch is counted when its answers have been sent, and its worker says
+    /// nothing before that.
+    pub(crate) async fn at_rest(&self) {
+        self.serving.workers().all_read(Duration::from_secs(10)).await.unwrap();
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

@@ -54,7 +54,7 @@ pub(crate) async fn udp(
     let message = written(question, id, form);
     let shown = show(tap, Transport::Udp, || socket.local_addr(), socket.server(), &message);
     let waiting = Waiting { question, id, form, tap, shown };
-    socket.send(&message).await?;
+    socket.send(&message)?;
     loop {
         let heard = socket.heard().await?;
         match waiting.hear(&socket, heard, &message) {

@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 /// The most that wait for the next question, for one server.
 const MOST_OF_ONE: usize = 64;
-/// Those that a thread has open ahead of need where each serves once.
-const AHEAD: usize = 2;
 /// The most of them for all servers of a process.
 const MOST: usize = 1024;
 /// Questions after which one is closed.
@@ -31,8 +29,7 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// How many questions a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own. The next ones
-    /// are opened while an answer is waited for, so that no question waits for its socket.
+    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own.
     Once,
     /// Many, one after the other, for some seconds.
     Again,
@@ -49,7 +46,7 @@ pub(crate) struct Sockets {
 /// A socket and what it has been through.
 #[derive(Debug)]
 struct Opened {
-    socket: UdpSocket,
+    socket: AsyncFd<Socket>,
     /// Its readiness is told to the runtime of this one.
     thread: ThreadId,
     at: Instant,
@@ -101,37 +98,15 @@ impl Sockets {
 
     /// One of those that wait for questions of a thread, picked at random.
     fn any_of(&self, thread: ThreadId) -> Option<Opened> {
+        if self.usage == Use::Once {
+            return None;
+        }
         let mut waiting = self.waiting();
         let is_usable = |waiting: &Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
         let usable = waiting.iter().filter(|waiting| is_usable(waiting)).count();
         let chosen = if usable > 1 { rand::random_range(0..usable) } else { 0 };
         let place = waiting.iter().enumerate().filter(|(_, waiting)| is_usable(waiting)).nth(chosen)?.0;
-        let opened = waiting.swap_remove(place).0.take()?;
-        (opened.at.elapsed() < LONGEST).then_some(opened)
-    }
-
-    /// Opens what the next questions of this thread will need, where each needs one of its own. What cannot be opened now is
-    /// opened when it is needed.
-    fn open_ahead(&self, thread: ThreadId) {
-        if self.usage == Use::Again {
-            return;
-        }
-        let is_ours = |waiting: &&Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
-        let there = self.waiting().iter().filter(is_ours).count();
-        for _ in there..AHEAD {
-            let Ok(socket) = open(self.server) else { return };
-            self.keep(Opened { socket, thread, at: Instant::now(), questions: 0 });
-        }
-    }
-
-    /// Keeps a socket for a later question, unless there are too many.
-    fn keep(&self, opened: Opened) {
-        let place = Waiting(Some(opened));
-        let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = self.waiting();
-        if others < MOST && waiting.len() < MOST_OF_ONE {
-            waiting.push(place);
-        }
+        waiting.swap_remove(place).0.take()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
@@ -140,10 +115,12 @@ impl Sockets {
 }
 
 /// To connect picks a port as well, as binding it first would.
-fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+#[allow(deprecated, reason = "what is said of it concerns descriptors that may change; a socket keeps its own")]
+fn open(server: SocketAddr) -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking().cloexec(), None)?;
     socket.connect(&server.into())?;
-    UdpSocket::from_std(socket.into())
+    // Only for reading: that each new socket can be written to would wake the runtime once more for each question.
+    AsyncFd::with_interest(socket, Interest::READABLE | Interest::ERROR)
 }
 
 /// A socket for one question.
@@ -165,7 +142,7 @@ impl Lent<'_> {
     ///
     /// The kernel does not tell.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.opened.socket.local_addr()
+        self.opened.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
     }
 
     /// Sends the question. A report that nobody listens, about what was sent before, does not keep it from being sent.
@@ -173,12 +150,12 @@ impl Lent<'_> {
     /// # Errors
     ///
     /// It cannot be sent.
-    pub(super) async fn send(&self, message: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
         // The kernel tells what it has heard of a socket instead of sending, once.
-        if self.opened.socket.send(message).await.is_err() {
-            self.opened.socket.send(message).await?;
+        let socket = self.opened.socket.get_ref();
+        if socket.send(message).is_err() {
+            socket.send(message)?;
         }
-        self.sockets.open_ahead(self.opened.thread);
         Ok(())
     }
 
@@ -188,7 +165,7 @@ impl Lent<'_> {
     ///
     /// The runtime ends.
     pub(super) async fn heard(&self) -> io::Result<Interest> {
-        let ready = self.opened.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        let ready = self.opened.socket.ready(Interest::READABLE | Interest::ERROR).await?.ready();
         Ok(if ready.is_readable() { Interest::READABLE } else { Interest::ERROR })
     }
 
@@ -198,8 +175,7 @@ impl Lent<'_> {
     ///
     /// `WouldBlock` when there is none yet; others report what became of packets that were sent.
     pub(super) fn read(&self, heard: Interest, buffer: &mut [u8]) -> io::Result<usize> {
-        let socket = &self.opened.socket;
-        socket.try_io(heard, || Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0))
+        self.opened.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0))
     }
 
     /// The question was answered: the socket may serve for another one.
@@ -213,9 +189,14 @@ impl Lent<'_> {
         // Nothing more is expected. That says so to the runtime, which would otherwise try to read before it waits; a packet
         // that comes is told of anew.
         for heard in [Interest::READABLE, Interest::ERROR] {
-            let _ = opened.socket.try_io(heard, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+            let _ = opened.socket.try_io(heard, |_| io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
         }
-        sockets.keep(opened);
+        let place = Waiting(Some(opened));
+        let others = WAITING.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = sockets.waiting();
+        if others < MOST && waiting.len() < MOST_OF_ONE {
+            waiting.push(place);
+        }
     }
 }
 
@@ -230,7 +211,7 @@ mod tests {
     }
 
     fn port(lent: &Lent<'_>) -> u16 {
-        lent.opened.socket.local_addr().unwrap().port()
+        lent.local_addr().unwrap().port()
     }
 
     #[tokio::test]
@@ -249,20 +230,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_to_a_foreign_server_serves_once_and_the_next_one_is_open_already() {
+    async fn a_socket_to_a_foreign_server_serves_once() {
         let (_server, address) = server();
         let sockets = Sockets::new(address, Use::Once);
-        let mut seen = Vec::new();
-        for _ in 0..20 {
-            let lent = sockets.lend().unwrap();
-            assert!(!seen.contains(&port(&lent)));
-            seen.push(port(&lent));
-            lent.send(b"a question").await.unwrap();
-            lent.give_back();
-            assert_eq!(sockets.waiting().len(), AHEAD);
-        }
-        sockets.close_old(Instant::now() + LONGEST);
-        assert!(sockets.waiting().is_empty(), "what nobody needs is closed");
+        sockets.lend().unwrap().give_back();
+        assert!(sockets.waiting().is_empty());
     }
 
     #[tokio::test]

@@ -52,11 +52,6 @@ impl Metrics {
         }
     }
 
-    /// Counts questions that were taken in as datagrams.
-    pub fn questions_in_udp(&self, number: u64) {
-        self.udp.inc_by(number);
-    }
-
     /// The number of questions that were taken in.
     #[must_use]
     pub fn questions(&self) -> u64 {

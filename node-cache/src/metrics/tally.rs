@@ -15,13 +15,6 @@ pub struct ScopeHits {
 }
 
 impl ScopeHits {
-    /// Counts an answer from memory, which is NOERROR or NXDOMAIN.
-    #[inline]
-    pub fn count(&self, code: u16) {
-        let nxdomain = u32::from(code == rcode::NXDOMAIN);
-        self.add(1 - nxdomain, nxdomain);
-    }
-
     #[inline]
     fn add(&self, noerror: u32, nxdomain: u32) {
         self.hits.inc_by(u64::from(noerror) + u64::from(nxdomain));

@@ -91,7 +91,7 @@ fn assert_forwarded(query: &Query) {
 
 /// Answers out of ourselves go to this client under its number and question, and are short enough.
 fn assert_answered(packet: &[u8], query: &Query) {
-    let own = own_names::answer(query, &Identity::default());
+    let own = own_names::answer(&query.question(), &Identity::default());
     assert!(own.is_some() || query.class == class::IN, "other classes go nowhere");
     let failure = Answer::local(Response::empty(&query.question(), rcode::SERVFAIL), Some(22));
     for answer in own.into_iter().chain([failure]) {

@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
     let Some((length, data)) = data.split_first() else { return };
     let Some((packet, answer)) = data.split_at_checked(usize::from(*length)) else { return };
     let Ok(query) = request::read(packet) else { return };
-    if own_names::answer(&query, &Identity::default()).is_some() || query.rtype == rtype::ANY {
+    if own_names::answer(&query.question(), &Identity::default()).is_some() || query.rtype == rtype::ANY {
         return;
     }
     let Some(response) = told(&query, answer) else { return };

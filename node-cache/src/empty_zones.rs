@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use crate::answer::Answer;
 use crate::packet::numbers::{rcode, rtype};
+use crate::packet::question::Question;
 use crate::packet::{Name, NameError, Response};
-use crate::query::Query;
 use crate::route::Routes;
 
 /// Multicast DNS (RFC 6762 §22.1), homes (RFC 8375 §4), and reverse zones in which nobody has a name (RFC 6303 §4.2 and
@@ -69,21 +69,20 @@ impl EmptyZones {
         self.0.find(name).as_ref()
     }
 
-    /// The answer to a question about a name in one of them.
+    /// The answer to a question about a name, in lower case, in one of them.
     #[must_use]
-    pub fn answer(&self, query: &Query) -> Option<Answer> {
-        let question = query.question();
+    pub fn answer(&self, question: &Question) -> Option<Answer> {
         let zone = self.find(&question.name)?;
         let numbers = NUMBERS.map(u32::to_be_bytes).concat();
         let soa = [zone.as_bytes(), CONTACT, &numbers].concat();
-        let response = match query.rtype {
-            _ if question.name != *zone => Response::denied(&question, rcode::NXDOMAIN, zone, TTL, &soa),
-            rtype::SOA | rtype::ANY => Response::with_records(&question, rcode::NOERROR, &[(rtype::SOA, TTL, soa)]),
+        let response = match question.rtype {
+            _ if question.name != *zone => Response::denied(question, rcode::NXDOMAIN, zone, TTL, &soa),
+            rtype::SOA | rtype::ANY => Response::with_records(question, rcode::NOERROR, &[(rtype::SOA, TTL, soa)]),
             rtype::NS => {
                 let server = (rtype::NS, TTL, zone.as_bytes().to_vec());
-                Response::with_records(&question, rcode::NOERROR, &[server])
+                Response::with_records(question, rcode::NOERROR, &[server])
             }
-            _ => Response::denied(&question, rcode::NOERROR, zone, TTL, &soa),
+            _ => Response::denied(question, rcode::NOERROR, zone, TTL, &soa),
         };
         Some(Answer::local(response, None))
     }

@@ -78,6 +78,9 @@ impl<T> Routes<T> {
     /// Where a name in lower case goes.
     #[must_use]
     pub fn find(&self, name: &Name) -> &T {
+        if !self.tops.iter().any(|top| top.ends(name.as_bytes())) {
+            return &self.otherwise;
+        }
         name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
     }
 

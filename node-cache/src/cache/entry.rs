@@ -221,18 +221,23 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let first = written.next();
     let one_ttl = if written.all(|ttl| Some(ttl) == first) { ONE_TTL } else { 0 };
     let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
-    let mut words = vec![
+    let records = response.wire().get(usize::from(response.question_end())..)?;
+    let mut words = Vec::with_capacity(HEAD + response.ttl_offsets().len().div_ceil(4) + records.len().div_ceil(8));
+    let head: [u64; HEAD] = [
         sixteen([length, ttls, response.rcode(), ede]),
         now,
         (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
         sixteen([header.flags, 1, answers, authorities]),
     ];
-    let offsets: Vec<u8> = response.ttl_offsets().iter().flat_map(|offset| offset.to_le_bytes()).collect();
-    let records = response.wire().get(usize::from(response.question_end())..)?;
-    for bytes in offsets.chunks(8).chain(records.chunks(8)) {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        words.push(u64::from_ne_bytes(word));
+    words.extend(head);
+    let four = |offsets: &[u16]| offsets.iter().rev().fold(0, |word, offset| (word << 16) | u64::from(*offset));
+    words.extend(response.ttl_offsets().chunks(4).map(|offsets| u64::from_le(four(offsets))));
+    let (whole, rest) = records.as_chunks::<8>();
+    words.extend(whole.iter().map(|bytes| u64::from_ne_bytes(*bytes)));
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        words.push(u64::from_ne_bytes(last));
     }
     Some(words)
 }
@@ -248,10 +253,11 @@ pub(super) fn response(head: &Head, bytes: &[u8], section: &[u8]) -> Option<Resp
     let question_end = Header::LENGTH + section.len();
     let records = bytes.get(head.records()..)?.get(..head.length().checked_sub(question_end)?)?;
     let [flags, questions, answers, authorities] = [48, 32, 16, 0].map(|shift| (head.front >> shift) as u16);
-    let mut wire = vec![0; Header::LENGTH];
+    let mut wire = Vec::with_capacity(head.length());
+    wire.extend_from_slice(&[0; Header::LENGTH]);
     Header { id: 0, flags, counts: [questions, answers, authorities, head.additional] }.write(&mut wire);
     wire.extend_from_slice(section);
     wire.extend_from_slice(records);
     let question_end = u16::try_from(question_end).ok()?;
-    Some(Response::kept(wire.into(), offsets, question_end, head.rcode, head.lifetime, head.ede))
+    Some(Response::kept(wire, offsets, question_end, head.rcode, head.lifetime, head.ede))
 }

@@ -1,8 +1,11 @@
 //! Questions that nobody could answer a moment ago (RFC 9520): they are not asked again at once.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
 
 use crate::packet::Response;
 
@@ -31,11 +34,13 @@ struct Failure {
 pub(super) struct Failures {
     most_bytes: usize,
     known: Mutex<Known>,
+    /// Whether there ever was one.
+    any: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    failures: HashMap<Key, Failure>,
+    failures: HashMap<Key, Failure, RandomState>,
     /// In the order in which they became known first. One that was cleared leaves its place until it is the oldest.
     order: VecDeque<Key>,
     bytes: usize,
@@ -43,10 +48,13 @@ struct Known {
 
 impl Failures {
     pub(super) fn new(most_bytes: usize) -> Self {
-        Self { most_bytes, known: Mutex::default() }
+        Self { most_bytes, known: Mutex::default(), any: AtomicBool::new(false) }
     }
 
     pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
         let known = self.known();
         let failure = known.failures.get(key)?;
         (now.saturating_duration_since(failure.at) < failure.lasts).then(|| failure.response.clone())
@@ -55,6 +63,7 @@ impl Failures {
     pub(super) fn insert(&self, key: &Key, response: Option<Arc<Response>>, now: Instant) {
         let answer = response.as_ref().map_or(0, |response| response.wire().len() + 2 * response.ttl_offsets().len());
         let bytes = OVERHEAD + 2 * size_of_val(key.as_words()) + answer;
+        self.any.store(true, Ordering::Release);
         let mut known = self.known();
         let before = known.failures.get(key).filter(|failure| now.saturating_duration_since(failure.at) < ROW);
         let lasts = before.map_or(FIRST, |failure| (failure.lasts * 2).clamp(FIRST, LONGEST));
@@ -71,6 +80,9 @@ impl Failures {
 
     /// Forgets a failure: it lasts no longer, and the next one is the first.
     pub(super) fn clear(&self, key: &Key) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
         let mut known = self.known();
         if let Some(failure) = known.failures.get_mut(key) {
             // It keeps its place and its bytes until it is the oldest, so that nothing has to be searched for.

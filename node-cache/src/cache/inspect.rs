@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cache, Class, Head, Key, KeyParts, LONGEST, Policy};
+use super::{Cache, Class, Head, Key, KeyParts, Policy};
 use crate::packet::numbers::rcode;
 
 /// How one answer is kept.
@@ -73,15 +73,18 @@ impl Cache {
     /// How the answer under exactly this key is kept.
     #[must_use]
     pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
-        let mut bytes = vec![0; LONGEST];
-        let length = self.answers.get(self.answers.hash(key.as_words()), key.as_words(), &mut bytes)?;
-        Some(Seen::new(&Head::read(&bytes[..length])?, self.clock(now), policy))
+        self.see_words(key.as_words(), now, policy)
     }
 
     /// How that is kept which is true of this key's name whatever its type is.
     #[must_use]
     pub fn see_denial(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
-        self.see(&key.of_any_type(), now, policy)
+        self.see_words(key.of_any_type().as_words(), now, policy)
+    }
+
+    fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<Seen> {
+        let kept = self.answers.get(self.answers.hash(words), words)?;
+        Some(Seen::new(&Head::read(bytemuck::cast_slice(&kept))?, self.clock(now), policy))
     }
 
     /// Forgets a part of the answers whose keys are meant, with their failures; gives how many, and where to go on from
@@ -151,9 +154,8 @@ mod tests {
         let at = |millis, serve_stale| {
             let policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale };
             let now = came + Duration::from_millis(millis);
-            let mut bytes = vec![0; LONGEST];
-            let length = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words(), &mut bytes).unwrap();
-            let state = Head::read(&bytes[..length]).unwrap().at(cache.clock(now), &policy);
+            let kept = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words()).unwrap();
+            let state = Head::read(bytemuck::cast_slice(&kept)).unwrap().at(cache.clock(now), &policy);
             (cache.see(&key, now, &policy).unwrap().to_string(), state)
         };
         for (millis, serve_stale, seen) in [

@@ -1,5 +1,7 @@
 //! Under what an answer is kept.
 
+use std::sync::Arc;
+
 use node_cache_machine::octets::lower_case;
 
 use super::table::Secret;
@@ -19,7 +21,7 @@ const ANY_TYPE: u16 = 0;
 /// which is how the table compares them: the name in wire form, filled up with zeros; the scope; flags, length of the name,
 /// type and class. What differs most often for one name comes last, so that its hash goes on from what is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key(Box<[u64]>);
+pub struct Key(Arc<[u64]>);
 
 impl Key {
     /// The key of a question in a scope. The number of a scope belongs to the servers that answer in it.
@@ -34,13 +36,14 @@ impl Key {
         Self(words.as_slice().into())
     }
 
-    /// The same whatever the type is.
-    pub(super) fn of_any_type(&self) -> Self {
-        let mut words = self.0.clone();
-        if let Some(last) = words.last_mut() {
-            *last = without_type(*last);
+    /// The words of the same key whatever the type is.
+    pub(super) fn of_any_type(&self) -> AnyType {
+        let mut any = AnyType { words: [0; MOST_WORDS], length: self.0.len() };
+        if let Some(words) = any.words.get_mut(..self.0.len()) {
+            words.copy_from_slice(&self.0);
+            words.iter_mut().last().into_iter().for_each(|last| *last = without_type(*last));
         }
-        Self(words)
+        any
     }
 
     /// The question section with the name in lower case.
@@ -53,6 +56,19 @@ impl Key {
 
     pub(super) fn as_words(&self) -> &[u64] {
         &self.0
+    }
+}
+
+/// The words of a key for which nothing is allocated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnyType {
+    words: [u64; MOST_WORDS],
+    length: usize,
+}
+
+impl AnyType {
+    pub(super) fn as_words(&self) -> &[u64] {
+        self.words.get(..self.length).unwrap_or_default()
     }
 }
 

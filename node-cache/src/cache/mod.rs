@@ -27,10 +27,6 @@ use table::{Candidate, Class, Table};
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
 const FAILURE_SHARE: usize = 16;
 const MOST_FAILURE_BYTES: usize = 1 << 20;
-/// The longest answer with its head, in bytes.
-const LONGEST: usize = (64 << 10) + (16 << 10);
-/// Bytes in which nearly every answer finds room.
-const USUAL: usize = 2048;
 
 /// What is in memory for a question.
 #[derive(Clone, Debug)]
@@ -117,11 +113,10 @@ impl Cache {
     /// What is there for this key now.
     #[must_use]
     pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
-        let section = key.section();
-        match self.find(key, &section, now, policy) {
+        match self.find(key.as_words(), key, now, policy) {
             fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
             // That the name does not exist is news to an answer past its time.
-            past => match self.find(&key.of_any_type(), &section, now, policy) {
+            past => match self.find(key.of_any_type().as_words(), key, now, policy) {
                 fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
                 Found::Stale(answer) if matches!(past, Found::Nothing) => Found::Stale(answer),
                 _ => past,
@@ -129,22 +124,13 @@ impl Cache {
         }
     }
 
-    fn find(&self, key: &Key, section: &[u8], now: Instant, policy: &Policy) -> Found {
-        let hash = self.answers.hash(key.as_words());
-        let mut usual = [0; USUAL];
-        let mut long;
-        let bytes: &[u8] = match self.answers.get(hash, key.as_words(), &mut usual) {
-            Some(length) => &usual[..length],
-            None if !self.answers.contains(hash, key.as_words()) => return Found::Nothing,
-            None => {
-                long = vec![0; LONGEST];
-                let Some(length) = self.answers.get(hash, key.as_words(), &mut long) else { return Found::Nothing };
-                &long[..length]
-            }
-        };
+    /// What is there under these words, said to the question of this key.
+    fn find(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Found {
+        let Some(kept) = self.answers.get(self.answers.hash(words), words) else { return Found::Nothing };
+        let bytes: &[u8] = bytemuck::cast_slice(&kept);
         let Some(head) = Head::read(bytes) else { return Found::Nothing };
         let answer = |age, ede, origin| {
-            let response = Arc::new(entry::response(&head, bytes, section)?);
+            let response = Arc::new(entry::response(&head, bytes, &key.section())?);
             Some(Answer { response, age, ede, origin })
         };
         match head.at(self.clock(now), policy) {
@@ -158,13 +144,9 @@ impl Cache {
     /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
     #[must_use]
     pub fn was_there(&self, key: &Key) -> bool {
-        let hash = self.answers.hash(key.as_words());
-        let mut usual = [0; USUAL];
-        match self.answers.get(hash, key.as_words(), &mut usual) {
-            Some(length) => Head::read(&usual[..length]).is_some_and(|head| head.rcode != rcode::NXDOMAIN),
-            // No denial is so long.
-            None => self.answers.contains(hash, key.as_words()),
-        }
+        let (words, rcode) = (key.as_words(), |kept: Kept<'_>| kept.head.rcode);
+        let said = self.answers.visit(self.answers.hash(words), words, |words| Kept::read(words).map(rcode));
+        said.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
     }
 
     /// Keeps an answer for as long as it says. A good one that must not be kept still ends what was known before.
@@ -185,23 +167,22 @@ impl Cache {
         }
         self.failures.clear(key);
         let any_type = key.of_any_type();
-        let (kept, ended) = if covers_all { (&any_type, key) } else { (key, &any_type) };
+        let (exact, any_type) = (key.as_words(), any_type.as_words());
+        let (kept, ended) = if covers_all { (any_type, exact) } else { (exact, any_type) };
         self.remove(ended);
         let class = match response.lifetime() {
             Lifetime::Positive(_) => Class::Positive,
             Lifetime::Negative(_) | Lifetime::None => Class::Negative,
         };
-        let stored = entry::words(response, self.clock(now)).is_some_and(|words| {
-            let hash = self.answers.hash(kept.as_words());
-            self.answers.insert(hash, kept.as_words(), &words, class)
-        });
+        let stored = entry::words(response, self.clock(now))
+            .is_some_and(|words| self.answers.insert(self.answers.hash(kept), kept, &words, class));
         if !stored {
             self.remove(kept);
         }
     }
 
-    fn remove(&self, key: &Key) {
-        self.answers.remove(self.answers.hash(key.as_words()), key.as_words());
+    fn remove(&self, words: &[u64]) {
+        self.answers.remove(self.answers.hash(words), words);
     }
 
     /// Remembers for a moment that nobody could answer (RFC 9520): the failing response, or none when all were silent.

@@ -88,11 +88,12 @@ impl Edns {
     pub fn append(&self, message: &mut Vec<u8>) {
         let flags =
             u32::from_be_bytes([self.extended_rcode, self.version, 0, 0]) | if self.dnssec_ok { DNSSEC_OK } else { 0 };
-        message.push(0);
-        message.extend_from_slice(&rtype::OPT.to_be_bytes());
-        message.extend_from_slice(&self.udp_size.to_be_bytes());
-        message.extend_from_slice(&flags.to_be_bytes());
-        message.extend_from_slice(&(self.options_length() as u16).to_be_bytes());
+        let [type_high, type_low] = rtype::OPT.to_be_bytes();
+        let ([size_high, size_low], [first, second, third, fourth]) =
+            (self.udp_size.to_be_bytes(), flags.to_be_bytes());
+        let [high, low] = (self.options_length() as u16).to_be_bytes();
+        let bare: [u8; BARE] = [0, type_high, type_low, size_high, size_low, first, second, third, fourth, high, low];
+        message.extend_from_slice(&bare);
         for (code, value) in [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)] {
             let Some(value) = value else { continue };
             message.extend_from_slice(&[code, 2, value].map(u16::to_be_bytes).concat());

@@ -1,6 +1,6 @@
 //! What another server is asked.
 
-use super::edns::{Edns, UDP_SIZE};
+use super::edns::{BARE, Edns, UDP_SIZE};
 use super::{Header, Name, flag};
 
 /// A question as it goes on the wire, without what belongs to one hop.
@@ -29,9 +29,12 @@ impl Question {
     #[must_use]
     pub fn to_wire(&self, id: u16, with_edns: bool) -> Vec<u8> {
         let flags = flag::RD | if self.checking_disabled { flag::CD } else { 0 };
-        let mut message = vec![0; Header::LENGTH];
+        let mut message = Vec::with_capacity(Header::LENGTH + self.name.as_bytes().len() + 4 + BARE);
+        message.extend_from_slice(&[0; Header::LENGTH]);
         Header { id, flags, counts: [1, 0, 0, 0] }.write(&mut message);
-        message.extend_from_slice(&self.section());
+        message.extend_from_slice(self.name.as_bytes());
+        message.extend_from_slice(&self.rtype.to_be_bytes());
+        message.extend_from_slice(&self.class.to_be_bytes());
         if with_edns {
             Edns { udp_size: UDP_SIZE, dnssec_ok: self.dnssec_ok, ..Edns::default() }.append(&mut message);
         }

@@ -28,7 +28,7 @@ pub enum Lifetime {
 /// walked over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    wire: Box<[u8]>,
+    wire: Vec<u8>,
     ttl_offsets: Box<[u16]>,
     question_end: u16,
     rcode: u16,
@@ -61,25 +61,26 @@ impl Response {
     /// [`NotAnAnswer`]; the caller goes on waiting for the true one.
     pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, NotAnAnswer> {
         let header = Header::read(packet).ok_or(NotAnAnswer::Unrelated)?;
-        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 {
+        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 || packet.len() > LONGEST {
             return Err(NotAnAnswer::Unrelated);
         }
         if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
             return Err(NotAnAnswer::Unreadable);
         }
-        let section = question.section();
-        let question_end = Header::LENGTH + section.len();
-        let echoed = packet.get(Header::LENGTH..question_end).ok_or(NotAnAnswer::Unrelated)?;
-        let name_end = section.len() - 4;
+        let name = question.name.as_bytes();
+        let name_end = Header::LENGTH + name.len();
+        let echoed = packet.get(Header::LENGTH..name_end).ok_or(NotAnAnswer::Unrelated)?;
         if header.counts[0] != 1
-            || !echoed[..name_end].eq_ignore_ascii_case(&section[..name_end])
-            || echoed[name_end..] != section[name_end..]
+            || !echoed.eq_ignore_ascii_case(name)
+            || u16_at(packet, name_end) != Some(question.rtype)
+            || u16_at(packet, name_end + 2) != Some(question.class)
         {
             return Err(NotAnAnswer::Unrelated);
         }
+        let question_end = name_end + 4;
         let (mut wire, edns) = without_opt(packet, &header, question_end)?;
         // Names of records may point at it, and nobody shall see in which case it was asked.
-        wire[Header::LENGTH..question_end].copy_from_slice(&section);
+        wire[Header::LENGTH..name_end].copy_from_slice(name);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
             return Err(NotAnAnswer::Unreadable);
         }
@@ -114,7 +115,7 @@ impl Response {
         let count = u16::try_from(records.len()).unwrap_or(u16::MAX);
         Header { id: 0, flags: flag::QR | (code & 0x0f), counts: [1, count, 0, 0] }.write(&mut wire);
         Self {
-            wire: wire.into(),
+            wire,
             ttl_offsets: ttl_offsets.into(),
             question_end: u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX),
             rcode: code,
@@ -127,8 +128,7 @@ impl Response {
     /// (RFC 2308 §2).
     #[must_use]
     pub fn denied(question: &Question, code: u16, zone: &Name, ttl: u32, soa: &[u8]) -> Self {
-        let Self { wire, question_end, .. } = Self::empty(question, code);
-        let mut wire = wire.into_vec();
+        let Self { mut wire, question_end, .. } = Self::empty(question, code);
         put_u16(&mut wire, 8, 1);
         wire.extend_from_slice(zone.as_bytes());
         wire.extend_from_slice(&[rtype::SOA, class::IN].map(u16::to_be_bytes).concat());
@@ -136,7 +136,7 @@ impl Response {
         wire.extend_from_slice(&ttl.to_be_bytes());
         wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
         wire.extend_from_slice(soa);
-        Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None }
+        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None }
     }
 
     /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
@@ -163,23 +163,24 @@ impl Response {
     fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         wire[..2].fill(0);
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let records: Vec<Record> = Records::new(&wire, &header, question_end).collect::<Result<_, _>>()?;
+        let mut records = Vec::with_capacity(most_records(&wire, &header));
+        for record in Records::new(&wire, &header, question_end) {
+            records.push(record?);
+        }
         if !records.iter().all(|record| is_sound(&wire, record)) {
             return Err(Malformed);
         }
-        let ttl_offsets = records
-            .iter()
-            .map(|record| u16::try_from(record.ttl_offset).map_err(|_| Malformed))
-            .collect::<Result<_, _>>()?;
+        // No message is so long that they would not fit.
+        let ttl_offsets = records.iter().map(|record| record.ttl_offset as u16).collect();
         let lifetime = lifetime(&wire, &header, code, question_end, &records);
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
-        Ok(Self { wire: wire.into(), ttl_offsets, question_end, rcode: code, lifetime, ede })
+        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede })
     }
 
     /// A response that was checked when it came in and has been kept since, from its parts.
     #[must_use]
     pub(crate) const fn kept(
-        wire: Box<[u8]>,
+        wire: Vec<u8>,
         ttl_offsets: Box<[u16]>,
         question_end: u16,
         rcode: u16,
@@ -245,6 +246,12 @@ impl Response {
     /// Puts labels into lower case that repeat those of a question in random case: nobody shall see what belongs to a hop.
     /// `asked` is the name as it was sent. Nothing changes its length.
     pub fn forget_case(&mut self, asked: &[u8]) {
+        let is_plain = |record: &Record| {
+            self.wire.get(record.start).is_some_and(|length| *length >= 64) && holds_no_name(record.rtype)
+        };
+        if self.walk().all(|record| is_plain(&record)) {
+            return;
+        }
         for record in self.records() {
             let in_data = match record.rtype {
                 rtype::NS | rtype::CNAME | rtype::PTR | rtype::SOA => Some(record.data.start),
@@ -276,8 +283,13 @@ impl Response {
     /// Its records.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        let Some(header) = Header::read(&self.wire) else { return Vec::new() };
-        Records::new(&self.wire, &header, usize::from(self.question_end)).filter_map(Result::ok).collect()
+        self.walk().collect()
+    }
+
+    fn walk(&self) -> impl Iterator<Item = Record> {
+        let header = Header::read(&self.wire);
+        let records = header.map(|header| Records::new(&self.wire, &header, usize::from(self.question_end)));
+        records.into_iter().flatten().filter_map(Result::ok)
     }
 
     /// The owner name of one of its records.
@@ -285,6 +297,19 @@ impl Response {
     pub fn owner(&self, record: &Record) -> Option<Name> {
         Name::read(&self.wire, record.start).ok()
     }
+}
+
+/// Whether the data of a type are known to hold no name in which somebody else's case may stand.
+const fn holds_no_name(rtype: u16) -> bool {
+    matches!(rtype, rtype::A | rtype::AAAA | rtype::TXT)
+}
+
+/// The number of records that a message says it has, or for which it has room if that is less.
+fn most_records(wire: &[u8], header: &Header) -> usize {
+    /// Octets of the shortest one: a name, four fields.
+    const SHORTEST: usize = 11;
+    let said = header.counts[1..].iter().map(|count| usize::from(*count)).sum::<usize>();
+    said.min(wire.len() / SHORTEST)
 }
 
 /// The labels of a name that is not compressed, each with its length octet.
@@ -303,7 +328,8 @@ fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// other one on they are left out (they are additional ones, which nobody may rely on).
 fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(Vec<u8>, Option<Edns>), Malformed> {
     let mut header = *header;
-    let mut wire = packet[..question_end].to_vec();
+    let mut wire = Vec::with_capacity(packet.len());
+    wire.extend_from_slice(&packet[..question_end]);
     let mut edns = None;
     let mut removed = 0;
     let mut additional = 0;

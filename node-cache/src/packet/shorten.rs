@@ -18,11 +18,13 @@ const UNREACHABLE: usize = 0x4000;
 /// record, its records can be walked over, and its question ends at `question_end`.
 pub(super) fn shorten(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
     let header = Header::read(wire)?;
-    let records: Vec<Record> = Records::new(wire, &header, question_end).collect::<Result<_, _>>().ok()?;
     // A root or a pointer cannot be shorter.
-    if !records.iter().any(|record| matches!(wire.get(record.start), Some(1..=63))) {
+    let may_gain =
+        |record: Result<Record, _>| record.is_ok_and(|record| matches!(wire.get(record.start), Some(1..=63)));
+    if !Records::new(wire, &header, question_end).any(may_gain) {
         return None;
     }
+    let records: Vec<Record> = Records::new(wire, &header, question_end).collect::<Result<_, _>>().ok()?;
     let mut shorter = Shorter::begin(wire, question_end)?;
     for record in &records {
         shorter.record(record)?;

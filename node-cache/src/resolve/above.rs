@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::Resolver;
+use super::asking::Brought;
+use super::failure::is_failure;
 use super::flight::{Joined, landing};
-use super::{Brought, Resolver, is_failure};
 use crate::answer::Answer;
 use crate::cache::{Found, Key};
 use crate::packet::numbers::rtype;
 use crate::packet::question::Question;
 use crate::packet::{Name, Response};
-use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 
 /// The most names above that are asked for before the name itself: with it, no more than three questions.
@@ -59,13 +60,18 @@ impl Resolver {
     }
 
     /// Asks for names above of which nothing is known, and gives the denial of the first one that does not exist.
-    pub(super) async fn ask_above(&self, snapshot: &Snapshot, scope: &Arc<Scope>, query: &Query) -> Option<Answer> {
+    pub(super) async fn ask_above(
+        &self,
+        snapshot: &Snapshot,
+        scope: &Arc<Scope>,
+        question: &Question,
+    ) -> Option<Answer> {
         let zone = scope.zone.as_ref()?;
-        let question = query.question();
         let mut asked = 0;
         for name in above(&question.name, zone) {
-            let about = question_about(name, &question);
+            let about = question_about(name, question);
             let key = Key::new(scope.id, &about);
+            let landed = self.flights.landed();
             if self.cache.was_there(&key) {
                 continue;
             }
@@ -73,7 +79,10 @@ impl Resolver {
                 return None;
             }
             asked += 1;
-            let answer = match self.ask(snapshot, scope, &key, about) {
+            let answer = match self.ask(snapshot, scope, &key, landed, Arc::new(about)) {
+                Joined::Flight(flight) => {
+                    snapshot.policy.new_answer(flight.until(Instant::now() + PATIENCE).await.ok()?)
+                }
                 Joined::Seat(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
                 Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => answer,
                 Joined::Known(Brought::Failure(_)) | Joined::Full => return None,
@@ -81,7 +90,7 @@ impl Resolver {
             if is_failure(&answer.response) {
                 return None;
             }
-            if let Some(denial) = denial(answer, &question) {
+            if let Some(denial) = denial(answer, question) {
                 return Some(denial);
             }
         }

@@ -1,10 +1,15 @@
 //! One outstanding question for each key, however many clients wait for its answer.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::collections::hash_map::Entry;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use foldhash::quality::RandomState;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Key;
 use crate::packet::Response;
@@ -16,17 +21,26 @@ const MOST: usize = 2048;
 /// What came of a flight.
 pub(super) type Landed = Result<Arc<Response>, Unanswered>;
 
-/// A seat on a flight.
+/// What a flight does.
+pub(super) type BoxedFlight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+/// A seat on a flight that somebody else pilots.
 pub(super) type Seat = watch::Receiver<Option<Landed>>;
 
-/// The questions that are outstanding.
+/// The questions that are outstanding, each with those who wait for its answer beside who asks it.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Key, Seat>>);
+pub(super) struct Flights {
+    running: Mutex<Running>,
+    landed: AtomicU64,
+}
 
-/// What comes of wanting a seat.
-#[derive(Debug)]
+type Running = HashMap<Key, Option<watch::Sender<Option<Landed>>>, RandomState>;
+
+/// What comes of wanting to know what a flight brings.
 pub(super) enum Joined<T> {
-    /// A seat.
+    /// It has just begun, and is whose who wanted it.
+    Flight(Flight),
+    /// Somebody else's is under way.
     Seat(Seat),
     /// None is needed: the flight has landed, and this is what it brought.
     Known(T),
@@ -35,46 +49,81 @@ pub(super) enum Joined<T> {
 }
 
 impl Flights {
-    /// Joins the flight for this key, or starts one that runs on even if nobody waits any more. Before it does it looks once
-    /// more whether what is wanted is `known`: a flight of another thread may have landed since the caller looked.
+    /// How many have landed.
+    pub(super) fn landed(&self) -> u64 {
+        self.landed.load(Ordering::Acquire)
+    }
+
+    /// Joins the flight for this key, or begins one. If any has landed since so many had, which was before the caller looked
+    /// into memory, it looks once more whether what is wanted is `known`.
     pub(super) fn join<T>(
         self: &Arc<Self>,
         key: &Key,
+        landed: u64,
         known: impl FnOnce() -> Option<T>,
-        start: impl FnOnce() -> BoxedFlight,
+        begin: impl FnOnce() -> BoxedFlight,
     ) -> Joined<T> {
         let mut running = self.running();
-        if let Some(seat) = running.get(key) {
-            return Joined::Seat(seat.clone());
+        let enough = running.len() >= MOST;
+        match running.entry(key.clone()) {
+            Entry::Occupied(mut others) => {
+                let others = others.get_mut().get_or_insert_with(|| watch::channel(None).0);
+                Joined::Seat(others.subscribe())
+            }
+            Entry::Vacant(place) => match if self.landed() == landed { None } else { known() } {
+                Some(known) => Joined::Known(known),
+                None if enough => Joined::Full,
+                None => {
+                    place.insert(None);
+                    let listed = Listed { flights: self.clone(), key: key.clone(), is_off: false };
+                    Joined::Flight(Flight { work: begin(), listed })
+                }
+            },
         }
-        if let Some(known) = known() {
-            return Joined::Known(known);
-        }
-        if running.len() >= MOST {
-            return Joined::Full;
-        }
-        let (sender, seat) = watch::channel(None);
-        running.insert(key.clone(), seat.clone());
-        let flight = start();
-        let landing = Landing { flights: self.clone(), key: key.clone() };
-        tokio::spawn(async move {
-            let landed = flight.await;
-            // Off the list first: who comes now finds the answer in memory.
-            drop(landing);
-            sender.send_replace(Some(landed));
-        });
-        Joined::Seat(seat)
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Key, Seat>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a flight does.
-pub(super) type BoxedFlight = std::pin::Pin<Box<dyn Future<Output = Landed> + Send>>;
+/// A flight in the hands of who polls it. If it is dropped, those who have a seat hear that there is no answer.
+pub(super) struct Flight {
+    work: BoxedFlight,
+    listed: Listed,
+}
 
-/// Waits for a flight to land.
+impl Flight {
+    /// Waits for it until this time; then it goes on by itself.
+    pub(super) async fn until(mut self, patience: Instant) -> Landed {
+        match timeout_at(patience, &mut self).await {
+            Ok(landed) => landed,
+            Err(_) => {
+                self.leave();
+                Err(Unanswered)
+            }
+        }
+    }
+
+    /// It goes on by itself.
+    pub(super) fn leave(self) {
+        tokio::spawn(self);
+    }
+}
+
+impl Future for Flight {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
+        let landed = ready!(self.work.as_mut().poll(context));
+        if let Some(others) = self.listed.take_off() {
+            others.send_replace(Some(landed.clone()));
+        }
+        Poll::Ready(landed)
+    }
+}
+
+/// Waits for somebody else's flight to land.
 pub(super) async fn landing(mut seat: Seat) -> Landed {
     match seat.wait_for(Option::is_some).await {
         Ok(landed) => landed.clone().unwrap_or(Err(Unanswered)),
@@ -82,14 +131,28 @@ pub(super) async fn landing(mut seat: Seat) -> Landed {
     }
 }
 
-/// Takes a flight off the list, whichever way it ends.
-struct Landing {
+/// A flight's place on the list, until it is dropped.
+struct Listed {
     flights: Arc<Flights>,
     key: Key,
+    is_off: bool,
 }
 
-impl Drop for Landing {
+impl Listed {
+    /// Takes it off the list and gives those who have a seat. Who comes now finds the answer in memory.
+    fn take_off(&mut self) -> Option<watch::Sender<Option<Landed>>> {
+        // Once: the next flight for this key may be under way.
+        if std::mem::replace(&mut self.is_off, true) {
+            return None;
+        }
+        let mut running = self.flights.running();
+        self.flights.landed.fetch_add(1, Ordering::Release);
+        running.remove(&self.key).flatten()
+    }
+}
+
+impl Drop for Listed {
     fn drop(&mut self) {
-        self.flights.running().remove(&self.key);
+        self.take_off();
     }
 }

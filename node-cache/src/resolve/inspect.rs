@@ -92,7 +92,7 @@ impl Resolver {
     fn explain(&self, name: &Name, rtype: u16) -> String {
         let mut text = format!("{name} {}\n", rtype::to_text(rtype));
         let query = Query::plain(name.clone(), rtype);
-        if own_names::answer(&query, &self.identity).is_some() {
+        if own_names::answer(&query.question(), &self.identity).is_some() {
             line(&mut text, "route", "answered here, whatever the configuration is (RFC 6761)");
             return text;
         }

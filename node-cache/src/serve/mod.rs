@@ -3,6 +3,7 @@
 //! Every socket has an address of its own, so that an answer leaves from the address that was asked.
 
 mod batch;
+mod in_work;
 pub(crate) mod shares;
 mod tcp;
 mod udp;
@@ -16,7 +17,6 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-use crate::answer::Answer;
 use crate::cookies::{Secrets, Told};
 use crate::handover::HeldSocket;
 use crate::metrics::{Dropped, Metrics};
@@ -36,7 +36,7 @@ const MOST_IN_WORK_OF_ONE: usize = 1024;
 
 /// The most octets of answers that wait to be written to connections at one time, and those to one address: what clients
 /// ask for and do not read.
-const MOST_UNWRITTEN: usize = 4 << 20;
+const MOST_UNWRITTEN: usize = 2 << 20;
 const MOST_UNWRITTEN_TO_ONE: usize = MOST_UNWRITTEN / 2;
 
 /// Bounds on TCP.
@@ -207,13 +207,13 @@ impl Shared {
         source: SocketAddr,
         asked: impl FnOnce() -> io::Result<SocketAddr>,
         transport: Transport,
-    ) -> Option<Picked> {
+    ) -> Option<Box<Picked>> {
         let tap = self.resolver.tap();
         if !tap.wanted() {
             return None;
         }
         let (side, asker, server) = (Side::Client, source, asked().ok()?);
-        tap.question(Asked { side, transport, asker, server, at: tap::now() }, packet)
+        tap.question(Asked { side, transport, asker, server, at: tap::now() }, packet).map(Box::new)
     }
 
     /// Shows its answer.
@@ -225,9 +225,5 @@ impl Shared {
 
     fn metrics(&self) -> &Metrics {
         self.resolver.metrics()
-    }
-
-    async fn resolve(&self, query: &Query) -> Answer {
-        self.resolver.resolve(query).await
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
 /// How many are taken, and by whom.
@@ -20,7 +21,7 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    by_client: HashMap<IpAddr, usize>,
+    by_client: HashMap<IpAddr, usize, RandomState>,
 }
 
 /// Why there is none for a client.

@@ -5,29 +5,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::Shared;
+use super::in_work;
 use super::shares::Share;
 use crate::answer::Way;
 use crate::metrics::Dropped;
 use crate::packet::request::Rejected;
 use crate::query::{Query, Transport};
+use crate::resolve::QUESTION_ROOM;
 use crate::tap::Picked;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// No question needs more octets, with all options that it may carry. What is longer is read and forgotten behind this many
-/// and is malformed, so that a client cannot make us hold what it says that it will send.
-const LONGEST_QUESTION: usize = 4096;
+/// No question needs more octets, with all options that it may carry, here as in a datagram. What is longer is read and
+/// forgotten behind this many and is malformed, so that a client cannot make us hold what it says that it will send.
+const LONGEST_QUESTION: usize = QUESTION_ROOM;
 
-/// An answer that waits to be written, with its share of all that may wait.
-type Unwritten = (Vec<u8>, Share);
+/// An answer that waits to be written, with its share of all that may wait. A channel has room for many of them in advance.
+type Unwritten = Box<(Vec<u8>, Share)>;
 
 /// Answers on the connections that come in at `listener`. Other processes may accept there too.
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
@@ -60,21 +63,19 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
 }
 
 /// Reads questions until the client has no more, and writes answers until the last is written.
-async fn converse(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) -> io::Result<()> {
+async fn converse(shared: &Arc<Shared>, mut stream: TcpStream, source: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let (mut read, write) = stream.into_split();
+    // Both halves stay open until both are done: closing one could reset away what is written.
+    let (mut read, write) = stream.split();
     let (answers, written) = mpsc::channel(shared.limits.pipelined);
-    let writing = tokio::spawn(write_all(shared.clone(), write, written));
-    let result = read_all(shared, source, &mut read, answers).await;
-    // The half that reads stays open for as long as answers are written: closing it now could reset them away.
-    writing.await.map_err(io::Error::other)??;
-    result
+    let (read, written) = tokio::join!(read_all(shared, source, &mut read, answers), write_all(shared, write, written));
+    written.and(read)
 }
 
 async fn read_all(
     shared: &Arc<Shared>,
     source: SocketAddr,
-    read: &mut OwnedReadHalf,
+    read: &mut ReadHalf<'_>,
     answers: mpsc::Sender<Unwritten>,
 ) -> io::Result<()> {
     let limits = &shared.limits;
@@ -101,7 +102,7 @@ async fn read_all(
             Err(Rejected::Silently) => return Ok(()),
             Err(Rejected::With(answer, _)) => {
                 let Some(room) = shared.room(source, answer.len()) else { return Ok(()) };
-                if hand_on(shared, &answers, (answer, room), show().as_ref()).await.is_err() {
+                if hand_on(shared, &answers, Box::new((answer, room)), show().as_deref()).await.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -110,11 +111,11 @@ async fn read_all(
         let shown = show();
         let Some(working) = shared.begin(source) else { return Ok(()) };
         let (shared, answers, full) = (shared.clone(), answers.clone(), full.clone());
-        tokio::spawn(async move {
+        in_work::begin(async move {
             let message = answer(&shared, &query).await;
             match shared.room(source, message.len()) {
                 // The client may be gone.
-                Some(room) => drop(hand_on(&shared, &answers, (message, room), shown.as_ref()).await),
+                Some(room) => drop(hand_on(&shared, &answers, Box::new((message, room)), shown.as_deref()).await),
                 None => full.notify_one(),
             }
             drop((slot, working));
@@ -143,11 +144,11 @@ async fn hand_on(
 }
 
 async fn answer(shared: &Shared, query: &Query) -> Vec<u8> {
-    shared.resolve(query).await.to_wire(query, Way::Tcp { idle: shared.limits.idle })
+    shared.resolver.resolve(query).await.to_wire(query, Way::Tcp { idle: shared.limits.idle })
 }
 
 /// One message; none when the client has closed or was silent for too long. An error when it breaks off.
-async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration) -> io::Result<Option<Vec<u8>>> {
+async fn read_message(read: &mut ReadHalf<'_>, first: Duration, whole: Duration) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
     match timeout(first, read.read(&mut length[..1])).await {
         Ok(Ok(1)) => {}
@@ -159,8 +160,9 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
         let mut message = vec![0; length.min(LONGEST_QUESTION)];
         read.read_exact(&mut message).await?;
         let mut left = length - message.len();
+        // On the heap, since hardly anybody needs it.
+        let mut forgotten = vec![0; left.min(512)];
         while left > 0 {
-            let mut forgotten = [0; 512];
             let some = left.min(forgotten.len());
             left -= read.read_exact(&mut forgotten[..some]).await?;
         }
@@ -171,12 +173,12 @@ async fn read_message(read: &mut OwnedReadHalf, first: Duration, whole: Duration
 
 /// Writes answers until there is none any more, or one that the client does not take.
 async fn write_all(
-    shared: Arc<Shared>,
-    mut write: OwnedWriteHalf,
+    shared: &Shared,
+    mut write: WriteHalf<'_>,
     mut answers: mpsc::Receiver<Unwritten>,
 ) -> io::Result<()> {
-    while let Some((message, _room)) = answers.recv().await {
-        if let Err(error) = write_message(&mut write, message, shared.limits.whole_message).await {
+    while let Some(unwritten) = answers.recv().await {
+        if let Err(error) = write_message(&mut write, &unwritten.0, shared.limits.whole_message).await {
             shared.metrics().dropped(Dropped::Unsent);
             answers.close();
             while answers.recv().await.is_some() {
@@ -188,9 +190,9 @@ async fn write_all(
     Ok(())
 }
 
-async fn write_message(write: &mut OwnedWriteHalf, message: Vec<u8>, limit: Duration) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    let framed = [&length.to_be_bytes()[..], &message].concat();
-    drop(message);
-    timeout(limit, write.write_all(&framed)).await.map_err(|_| io::ErrorKind::TimedOut)?
+async fn write_message(write: &mut WriteHalf<'_>, message: &[u8], limit: Duration) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?.to_be_bytes();
+    // Both in one packet (RFC 7766 §8).
+    let mut framed = Buf::chain(&length[..], message);
+    timeout(limit, write.write_all_buf(&mut framed)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }

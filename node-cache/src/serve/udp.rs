@@ -12,6 +12,7 @@ use tokio::net::UdpSocket;
 
 use super::Shared;
 use super::batch::{Batch, Room, SIZE};
+use super::in_work;
 use crate::answer::Way;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
@@ -181,7 +182,7 @@ fn answer<'a>(
 fn show(shared: &Shared, socket: &UdpSocket, row: usize, length: usize, datagrams: &mut Room) {
     let (question, source) = (datagrams.question(row), datagrams.source(row));
     let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
-    shared.show_answer(picked.as_ref(), datagrams.answer(row).get(..length).unwrap_or_default());
+    shared.show_answer(picked.as_deref(), datagrams.answer(row).get(..length).unwrap_or_default());
 }
 
 /// Sees to it that the answer is there when its time is over.
@@ -198,17 +199,18 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
         Err(Rejected::Silently) => return,
-        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_ref()),
+        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
     };
     let shown = show();
-    if let Some(answer) = shared.resolver.resolve_at_once(&query) {
-        return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
-    }
+    let unresolved = match shared.resolver.resolve_at_once(&query) {
+        Ok(answer) => return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref()),
+        Err(unresolved) => unresolved,
+    };
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
-    tokio::spawn(async move {
-        let answer = shared.resolve(&query).await;
-        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_ref());
+    in_work::begin(async move {
+        let answer = shared.resolver.resolve_by_asking(&query, unresolved).await;
+        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref());
         drop(working);
     });
 }

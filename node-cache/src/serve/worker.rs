@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Shared, tcp, udp};
+use super::{Shared, in_work, tcp, udp};
 use crate::handover::{HeldSocket, Protocol};
 
 /// How long a worker has to lay its sockets down before the process ends without it.
@@ -132,7 +132,10 @@ impl Worker {
 /// All that a worker's thread does. The benchmark counts the instructions of this function, by its name.
 #[inline(never)]
 fn live(runtime: &Runtime, reading: Reading, sockets: watch::Receiver<Vec<HeldSocket>>, heard: mpsc::Receiver<Word>) {
-    runtime.block_on(reading.follow(sockets, heard));
+    runtime.block_on(async {
+        tokio::spawn(in_work::run());
+        reading.follow(sockets, heard).await;
+    });
 }
 
 /// What a worker does.

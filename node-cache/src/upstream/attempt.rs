@@ -2,12 +2,14 @@
 //! another case, again without EDNS when the server cannot read it. What comes of it is told to the race and remembered for the server.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use node_cache_config::Protocol;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Server;
 use super::exchange::{self, Form, Outcome};
@@ -17,14 +19,14 @@ use crate::packet::question::Question;
 /// How long a server that lost the case of a name has to answer over TCP.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
-/// What is told to the race, with the number of the attempt.
+/// What happens to an attempt.
 #[derive(Debug)]
 pub(super) enum Event {
     /// No answer yet, but it would be time for one. It may still come.
     Late,
-    /// An answer, good or bad.
-    Answered(usize, Response),
-    /// There will be no answer.
+    /// An answer, good or bad. It was the last event.
+    Answered(Response),
+    /// There will be no answer. It was the last event.
     Over,
 }
 
@@ -44,88 +46,129 @@ impl Patience {
     }
 }
 
-/// Sends `question` to `server`. When its patience is over, or it is told that nobody listens there, the race goes on, while
-/// the answer is still waited for until `deadline`.
-pub(super) async fn attempt(
-    number: usize,
-    server: Arc<Server>,
-    question: Question,
-    patience: Patience,
-    deadline: Instant,
-    events: mpsc::Sender<Event>,
-) {
-    server.count_sent();
-    let started = Instant::now();
-    let unreachable = Notify::new();
-    let mut work = std::pin::pin!(ask(&server, &question, &unreachable));
-    let mut counted = false;
-    let outcome = 'asked: {
-        for (patience, fails) in [(patience.usual, patience.usual >= patience.failing), (patience.failing, true)] {
-            let gone = tokio::select! {
-                outcome = &mut work => break 'asked Some(outcome),
-                () = sleep_until(started + patience) => false,
-                () = unreachable.notified() => true,
-            };
-            if fails || gone {
-                counted = true;
-                server.failed(&question);
-            }
-            // The race may be over; then nobody needs to hear of it, here and below.
-            let _ = events.send(Event::Late).await;
-            if counted {
-                break;
-            }
-        }
-        timeout_at(deadline, work).await.ok()
-    };
-    let event = match outcome {
-        Some(Ok(response)) => {
-            server.answered(started.elapsed());
-            Event::Answered(number, response)
-        }
-        Some(Err(error)) => {
-            tracing::debug!("{}: {error}", server.address());
-            if !counted {
-                server.failed(&question);
-            }
-            Event::Over
-        }
-        None => Event::Over,
-    };
-    let _ = events.send(event).await;
+/// How far a server's patience is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    InTime,
+    LongerThanUsual,
+    TooLong,
 }
 
-async fn ask(server: &Server, question: &Question, unreachable: &Notify) -> io::Result<Response> {
+/// A question that was sent to a server. Its answer is waited for even when the patience is over, or when somebody says that
+/// nobody listens there.
+pub(super) struct Attempt {
+    server: Arc<Server>,
+    question: Arc<Question>,
+    started: Instant,
+    patience: Patience,
+    waited: Waited,
+    unreachable: Arc<AtomicBool>,
+    work: Boxed<'static, Response>,
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+impl Attempt {
+    /// Begins one. Nothing happens before it is polled.
+    pub(super) fn begin(server: Arc<Server>, question: Arc<Question>, patience: Patience) -> Self {
+        server.count_sent();
+        let unreachable = Arc::<AtomicBool>::default();
+        let work = Box::pin(ask(server.clone(), question.clone(), unreachable.clone()));
+        Self { server, question, started: Instant::now(), patience, waited: Waited::InTime, unreachable, work }
+    }
+
+    /// Whom it asks.
+    pub(super) const fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Waits for an answer, or a report.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        match self.work.as_mut().poll(context) {
+            Poll::Ready(Ok(response)) => {
+                self.server.answered(self.started.elapsed());
+                Poll::Ready(Event::Answered(response))
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::debug!("{}: {error}", self.server.address());
+                self.fails();
+                Poll::Ready(Event::Over)
+            }
+            Poll::Pending if self.unreachable.swap(false, Ordering::Relaxed) && self.fails() => {
+                Poll::Ready(Event::Late)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What the time says.
+    pub(super) fn look_at(&mut self, now: Instant) -> Option<Event> {
+        if self.due().is_none_or(|due| now < due) {
+            return None;
+        }
+        if now >= self.started + self.patience.failing {
+            self.fails();
+        } else {
+            self.waited = Waited::LongerThanUsual;
+        }
+        Some(Event::Late)
+    }
+
+    /// When to look at the time next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.waited {
+            Waited::InTime => Some(self.started + self.patience.usual),
+            Waited::LongerThanUsual => Some(self.started + self.patience.failing),
+            Waited::TooLong => None,
+        }
+    }
+
+    /// Counts a failure of the server, once; whether it was that once.
+    fn fails(&mut self) -> bool {
+        let first = self.waited != Waited::TooLong;
+        if first {
+            self.waited = Waited::TooLong;
+            self.server.failed(&self.question);
+        }
+        first
+    }
+}
+
+async fn ask(server: Arc<Server>, question: Arc<Question>, unreachable: Arc<AtomicBool>) -> io::Result<Response> {
     let mut form = Form { edns: true, mixed_case: server.keeps_case() };
     let mut over_tcp = server.protocol() == Protocol::Tcp;
-    let mut case_lost = false;
     loop {
-        let outcome = if case_lost {
-            match timeout(CONFIRMATION, exchange::tcp(server.connection(), question, form, server.tap())).await {
-                Ok(Ok((outcome, case_kept))) => {
-                    // Only what nobody can forge tells that it was this server which lost the case.
-                    if !case_kept {
-                        server.lost_case();
-                    }
-                    outcome
-                }
-                // It cannot be asked over TCP. Whoever forged the answer has to guess everything once more.
-                Ok(Err(_)) | Err(_) => {
-                    (form.mixed_case, case_lost) = (false, false);
-                    continue;
-                }
-            }
-        } else if over_tcp {
-            exchange::tcp(server.connection(), question, form, server.tap()).await?.0
+        let outcome = if over_tcp {
+            over_connection(&server, &question, form).await?.0
         } else {
-            exchange::udp(server.sockets(), question, form, unreachable, server.tap()).await?
+            exchange::udp(server.sockets(), &question, form, &unreachable, server.tap()).await?
         };
         match outcome {
             Outcome::Answered(response) => return Ok(response),
             Outcome::Truncated => over_tcp = true,
-            Outcome::CaseLost => case_lost = true,
+            Outcome::CaseLost => match confirmed(&server, &question, form).await {
+                Some(Outcome::Answered(response)) => return Ok(response),
+                Some(_) => (form.edns, over_tcp) = (false, true),
+                // Whoever forged the answer has to guess everything once more.
+                None => form.mixed_case = false,
+            },
             // For this question only: a forged complaint must not cost the server its EDNS.
             Outcome::Unreadable => form.edns = false,
         }
     }
+}
+
+/// What the server says over TCP when the case of a name was lost; none when it cannot be asked there.
+async fn confirmed(server: &Server, question: &Question, form: Form) -> Option<Outcome> {
+    let (outcome, case_kept) = timeout(CONFIRMATION, over_connection(server, question, form)).await.ok()?.ok()?;
+    // Only what nobody can forge tells that it was this server which lost the case.
+    if !case_kept {
+        server.lost_case();
+    }
+    Some(outcome)
+}
+
+/// Rare, so that no question over UDP keeps room for it.
+fn over_connection<'a>(server: &'a Server, question: &'a Question, form: Form) -> Boxed<'a, (Outcome, bool)> {
+    Box::pin(exchange::tcp(server.connection(), question, form, server.tap()))
 }

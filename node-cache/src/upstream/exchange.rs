@@ -1,10 +1,11 @@
 //! One question to one server, one answer back.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::Interest;
-use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::sockets::{Lent, Sockets};
@@ -41,12 +42,12 @@ pub(crate) enum Outcome {
 }
 
 /// Asks over UDP and waits for ever, with a fresh random number. What is not the answer is ignored, and so is a report that
-/// nobody listens there, which anybody might forge: `unreachable` is only told.
+/// nobody listens there, which anybody might forge: it is only noted in `unreachable`.
 pub(crate) async fn udp(
     sockets: &Sockets,
     question: &Question,
     form: Form,
-    unreachable: &Notify,
+    unreachable: &AtomicBool,
     tap: &Tap,
 ) -> io::Result<Outcome> {
     let socket = sockets.lend()?;
@@ -66,7 +67,7 @@ pub(crate) async fn udp(
                 return Ok(outcome);
             }
             Heard::Nothing => {}
-            Heard::Unreachable => unreachable.notify_one(),
+            Heard::Unreachable => unreachable.store(true, Ordering::Relaxed),
         }
     }
 }
@@ -77,7 +78,7 @@ struct Waiting<'a> {
     id: u16,
     form: Form,
     tap: &'a Tap,
-    shown: Option<Picked>,
+    shown: Option<Box<Picked>>,
 }
 
 /// What was read at a socket.
@@ -90,21 +91,20 @@ enum Heard {
 impl Waiting<'_> {
     /// Reads a packet. Its buffer is not kept while a question waits.
     fn hear(&self, socket: &Lent<'_>, heard: Interest, message: &[u8]) -> Heard {
-        let mut buffer = [0; BUFFER];
-        let length = match socket.read(heard, &mut buffer) {
-            Ok(length) => length,
+        let mut buffer = [const { MaybeUninit::uninit() }; BUFFER];
+        let packet = match socket.read(heard, &mut buffer) {
+            Ok(packet) => packet,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
             Err(_) => return Heard::Unreachable,
         };
         let Self { question, id, form, tap, shown } = self;
-        let packet = &buffer[..length];
         let read = Response::read(packet, *id, question);
         if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (shown, &read) {
             tap.answer(shown, packet);
         }
         Heard::Answer(match read {
             Ok(_) if form.mixed_case && !question::is_repeated(message, packet) => Outcome::CaseLost,
-            Ok(response) if response.truncated() || length > usize::from(UDP_SIZE) => Outcome::Truncated,
+            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => Outcome::Truncated,
             Ok(response) => Outcome::Answered(clean(response, message, *form)),
             Err(NotAnAnswer::Unreadable) if form.edns => Outcome::Unreadable,
             Err(error) => {
@@ -141,12 +141,12 @@ pub(super) fn show(
     asker: impl FnOnce() -> io::Result<SocketAddr>,
     server: SocketAddr,
     message: &[u8],
-) -> Option<Picked> {
+) -> Option<Box<Picked>> {
     if !tap.wanted() {
         return None;
     }
     let asked = Asked { side: Side::Forwarder, transport, asker: asker().ok()?, server, at: tap::now() };
-    tap.question(asked, message)
+    tap.question(asked, message).map(Box::new)
 }
 
 /// The response to a message without the case in which that was sent.

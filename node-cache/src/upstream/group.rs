@@ -51,13 +51,17 @@ impl Group {
         &self.scope
     }
 
-    /// The servers to choose from now.
-    pub(super) fn candidates(&self, now: Instant) -> Vec<Arc<Server>> {
-        let mut servers: Vec<_> = self.discovered.load().iter().cloned().collect();
-        if servers.iter().all(|server| server.state(now) != State::Healthy) {
-            servers.extend(self.bootstrap.iter().cloned());
+    /// Shows the servers to choose from now, and what is to be thought of each.
+    pub(super) fn each_candidate(&self, now: Instant, mut show: impl FnMut(&Arc<Server>, State)) {
+        let mut anybody = false;
+        for server in self.discovered.load().iter() {
+            let state = server.state(now);
+            anybody |= state == State::Healthy;
+            show(server, state);
         }
-        servers
+        if !anybody {
+            self.bootstrap.iter().for_each(|server| show(server, server.state(now)));
+        }
     }
 
     /// When a server last answered again after it counted as dead.
@@ -71,7 +75,7 @@ impl Group {
     }
 
     /// The dead servers that it is time to look after, each with what to ask it.
-    pub(super) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Question)> {
+    pub(super) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
         let servers = self.discovered.load();
         let all = servers.iter().chain(&self.bootstrap);
         all.filter_map(|server| Some((server.clone(), server.due(now)?))).collect()

@@ -9,8 +9,8 @@ const LOWEST: u32 = 6;
 /// Doublings from there: up to 8 s, which is longer than anybody waits.
 const DOUBLINGS: u32 = 17;
 const BUCKETS: usize = (STEPS * DOUBLINGS) as usize;
-/// With fewer answers than this nothing is said.
-const FEWEST: u32 = 16;
+/// After so many answers the quantile is counted anew; before the first so many nothing is said.
+const EVERY: u32 = 16;
 /// At this many answers all counts are halved, so that what was long ago weighs little.
 const MOST: u32 = 512;
 
@@ -19,11 +19,12 @@ const MOST: u32 = 512;
 pub(super) struct Latencies {
     counts: [u16; BUCKETS],
     total: u32,
+    p95: Option<Duration>,
 }
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { counts: [0; BUCKETS], total: 0 }
+        Self { counts: [0; BUCKETS], total: 0, p95: None }
     }
 }
 
@@ -36,20 +37,24 @@ impl Latencies {
         }
         self.counts[bucket(took)] += 1;
         self.total += 1;
+        if self.total.is_multiple_of(EVERY) {
+            self.p95 = Some(self.counted());
+        }
     }
 
     /// The time within which 95 of 100 answers come; none while there were few.
-    pub(super) fn p95(&self) -> Option<Duration> {
-        if self.total < FEWEST {
-            return None;
-        }
+    pub(super) const fn p95(&self) -> Option<Duration> {
+        self.p95
+    }
+
+    fn counted(&self) -> Duration {
         let enough = (self.total * 95).div_ceil(100);
         let mut seen = 0;
         let reached = self.counts.iter().position(|count| {
             seen += u32::from(*count);
             seen >= enough
         });
-        Some(end(reached.unwrap_or(BUCKETS - 1)))
+        end(reached.unwrap_or(BUCKETS - 1))
     }
 }
 

@@ -16,6 +16,7 @@ mod health;
 mod latencies;
 mod plan;
 mod pool;
+mod race;
 pub mod resolv_conf;
 mod revival;
 mod server;

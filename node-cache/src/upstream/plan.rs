@@ -22,6 +22,8 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub(super) struct Candidate<T> {
     pub(super) server: T,
+    /// Its tier, the nearest one first.
+    pub(super) tier: usize,
     pub(super) state: State,
     pub(super) latency: Duration,
 }
@@ -35,50 +37,38 @@ pub(super) struct Plan<T> {
     pub(super) probe: Option<T>,
 }
 
-/// Makes a plan from tiers of servers, the nearest first. While anybody is healthy only healthy servers are counted on.
-/// Where all seem dead the breakers may be wrong, and all of them are tried. `shuffle` puts indices into random order.
+/// Makes a plan from servers in tiers, the nearest tier first. While anybody is healthy only healthy servers are counted on.
+/// Where all seem dead the breakers may be wrong, and all of them are tried. `shuffle` puts those of a tier into random order.
 pub(super) fn plan<T: Clone + PartialEq>(
-    tiers: &[Vec<Candidate<T>>],
+    mut candidates: Vec<Candidate<T>>,
     order: Order,
-    mut shuffle: impl FnMut(&mut [usize]),
+    mut shuffle: impl FnMut(&mut [Candidate<T>]),
 ) -> Plan<T> {
-    let anybody = tiers.iter().flatten().any(|candidate| candidate.state == State::Healthy);
-    let mut by_tier = Vec::new();
-    for tier in tiers {
-        let mut usable: Vec<&Candidate<T>> =
-            tier.iter().filter(|candidate| !anybody || candidate.state == State::Healthy).collect();
+    let mut probe = None;
+    if candidates.iter().any(|candidate| candidate.state == State::Healthy) {
+        probe = candidates.iter().find(|candidate| candidate.state == State::Due).map(|due| due.server.clone());
+        candidates.retain(|candidate| candidate.state == State::Healthy);
+    }
+    let mut tiers = 0;
+    for tier in candidates.chunk_by_mut(|one, other| one.tier == other.tier) {
+        tiers += 1;
         if order == Order::Spread {
-            usable = spread(usable, &mut shuffle);
+            shuffle(tier);
+            if let [first, second, ..] = tier
+                && second.latency < first.latency
+            {
+                std::mem::swap(first, second);
+            }
         }
-        if !usable.is_empty() {
-            by_tier.push(usable);
-        }
     }
-    let most = if by_tier.len() > 1 { SENDS_PER_TIER } else { SENDS };
-    let mut sends: Vec<T> = by_tier
-        .iter()
-        .flat_map(|tier| tier.iter().take(most))
-        .take(SENDS)
-        .map(|candidate| candidate.server.clone())
-        .collect();
-    let distinct = sends.len();
-    if distinct > 0 {
-        let again: Vec<T> = sends.iter().cycle().take(SENDS - distinct).cloned().collect();
-        sends.extend(again);
+    let most = if tiers > 1 { SENDS_PER_TIER } else { SENDS };
+    let chosen = candidates.chunk_by(|one, other| one.tier == other.tier).flat_map(|tier| tier.iter().take(most));
+    let mut sends: Vec<T> = Vec::with_capacity(SENDS);
+    sends.extend(chosen.take(SENDS).map(|candidate| candidate.server.clone()));
+    for again in 0..if sends.is_empty() { 0 } else { SENDS - sends.len() } {
+        sends.extend(sends.get(again).cloned());
     }
-    let due = tiers.iter().flatten().find(|candidate| anybody && candidate.state == State::Due);
-    Plan { sends, probe: due.map(|candidate| candidate.server.clone()) }
-}
-
-fn spread<'a, T>(tier: Vec<&'a Candidate<T>>, shuffle: &mut impl FnMut(&mut [usize])) -> Vec<&'a Candidate<T>> {
-    let mut indices: Vec<usize> = (0..tier.len()).collect();
-    shuffle(&mut indices);
-    if let [first, second, ..] = indices.as_mut_slice()
-        && tier[*second].latency < tier[*first].latency
-    {
-        std::mem::swap(first, second);
-    }
-    indices.into_iter().map(|index| tier[index]).collect()
+    Plan { sends, probe }
 }
 
 #[cfg(test)]
@@ -86,46 +76,50 @@ mod tests {
     use super::*;
 
     fn candidate(server: &'static str, state: State, millis: u64) -> Candidate<&'static str> {
-        Candidate { server, state, latency: Duration::from_millis(millis) }
+        Candidate { server, tier: 0, state, latency: Duration::from_millis(millis) }
     }
 
-    fn tier(state: State, servers: &[&'static str]) -> Vec<Candidate<&'static str>> {
-        servers.iter().map(|server| candidate(server, state, 1)).collect()
+    /// Two tiers.
+    fn tiers(tiers: [(State, &[&'static str]); 2]) -> Vec<Candidate<&'static str>> {
+        let tier = |(tier, (state, servers)): (usize, (State, &[&'static str]))| {
+            servers.iter().map(|server| Candidate { tier, ..candidate(server, state, 1) }).collect::<Vec<_>>()
+        };
+        tiers.into_iter().enumerate().flat_map(tier).collect()
     }
 
-    fn keep(_: &mut [usize]) {}
+    fn keep(_: &mut [Candidate<&'static str>]) {}
 
     #[test]
     fn the_own_zone_is_asked_first_and_another_one_before_a_second_is_over() {
-        let tiers = [tier(State::Healthy, &["own-1", "own-2", "own-3"]), tier(State::Healthy, &["other-1", "other-2"])];
-        assert_eq!(plan(&tiers, Order::Spread, keep).sends, ["own-1", "own-2", "other-1"]);
+        let tiers = tiers([(State::Healthy, &["own-1", "own-2", "own-3"]), (State::Healthy, &["other-1", "other-2"])]);
+        assert_eq!(plan(tiers, Order::Spread, keep).sends, ["own-1", "own-2", "other-1"]);
     }
 
     #[test]
     fn a_dead_zone_costs_no_answer() {
-        let tiers = [tier(State::Dead, &["own-1", "own-2"]), tier(State::Healthy, &["other-1", "other-2"])];
-        let plan = plan(&tiers, Order::Spread, keep);
+        let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Healthy, &["other-1", "other-2"])]);
+        let plan = plan(tiers, Order::Spread, keep);
         assert_eq!(plan, Plan { sends: vec!["other-1", "other-2", "other-1"], probe: None });
     }
 
     #[test]
     fn a_dead_server_that_is_due_is_asked_beside_a_healthy_one() {
-        let tiers = [tier(State::Due, &["own-1", "own-2"]), tier(State::Healthy, &["other-1"])];
-        let plan = plan(&tiers, Order::Spread, keep);
+        let tiers = tiers([(State::Due, &["own-1", "own-2"]), (State::Healthy, &["other-1"])]);
+        let plan = plan(tiers, Order::Spread, keep);
         assert_eq!(plan, Plan { sends: vec!["other-1"; 3], probe: Some("own-1") });
     }
 
     #[test]
     fn where_all_seem_dead_all_are_tried() {
-        let tiers = [tier(State::Dead, &["own-1", "own-2"]), tier(State::Due, &["other-1"])];
-        assert_eq!(plan(&tiers, Order::Preferred, keep).sends, ["own-1", "own-2", "other-1"]);
-        assert_eq!(plan(&[] as &[Vec<Candidate<&str>>], Order::Preferred, keep).sends, [""; 0]);
+        let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Due, &["other-1"])]);
+        assert_eq!(plan(tiers, Order::Preferred, keep).sends, ["own-1", "own-2", "other-1"]);
+        assert_eq!(plan(Vec::new(), Order::Preferred, keep).sends, [""; 0]);
     }
 
     #[test]
     fn preferred_servers_keep_their_order_and_spread_ones_prefer_the_faster_of_two() {
-        let tiers = [vec![candidate("slow", State::Healthy, 9), candidate("fast", State::Healthy, 1)]];
-        assert_eq!(plan(&tiers, Order::Preferred, |_| panic!("no chance here")).sends, ["slow", "fast", "slow"]);
-        assert_eq!(plan(&tiers, Order::Spread, keep).sends, ["fast", "slow", "fast"]);
+        let tier = vec![candidate("slow", State::Healthy, 9), candidate("fast", State::Healthy, 1)];
+        assert_eq!(plan(tier.clone(), Order::Preferred, |_| panic!("no chance here")).sends, ["slow", "fast", "slow"]);
+        assert_eq!(plan(tier, Order::Spread, keep).sends, ["fast", "slow", "fast"]);
     }
 }

@@ -4,11 +4,10 @@
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use super::Group;
-use super::attempt::{Patience, attempt};
+use super::race::Race;
 
 /// How often dead servers are looked for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -24,11 +23,7 @@ pub(super) async fn follow(group: Weak<Group>) {
         let now = Instant::now();
         group.close_old_sockets(now);
         for (server, question) in group.due(now) {
-            // Its answer is not waited for; only the server's health hears of it.
-            let (nobody, _) = mpsc::channel(2);
-            let deadline = tokio::time::Instant::now() + PATIENCE;
-            let patience = Patience::until_failing(PATIENCE);
-            tokio::spawn(attempt(0, server, question, patience, deadline, nobody));
+            tokio::spawn(Race::probe(server, question, PATIENCE, tokio::time::Instant::now() + PATIENCE));
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Server {
     sent: AtomicU64,
     timeouts: AtomicU64,
     died: Arc<Notify>,
-    unanswered: Mutex<Option<Question>>,
+    unanswered: Mutex<Option<Arc<Question>>>,
     connection: Connection,
     sockets: Sockets,
     lost_case: Mutex<Option<Instant>>,
@@ -67,6 +67,11 @@ impl Server {
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Whether both are asked at the same place in the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.address, self.protocol) == (other.address, other.protocol)
     }
 
     /// Whether it does not count as dead.
@@ -136,7 +141,7 @@ impl Server {
         *self.revived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn failed(&self, question: &Question) {
+    pub(super) fn failed(&self, question: &Arc<Question>) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(question.clone());
@@ -152,7 +157,7 @@ impl Server {
     }
 
     /// What to ask it to see whether it lives: what it did not answer last. None while it lives or it is too early.
-    pub(super) fn due(&self, now: Instant) -> Option<Question> {
+    pub(super) fn due(&self, now: Instant) -> Option<Arc<Question>> {
         if self.state(now) != State::Due {
             return None;
         }

@@ -2,6 +2,7 @@
 //! that the kernel has picked at random. One question at a time has it.
 
 use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -174,8 +175,10 @@ impl Lent<'_> {
     /// # Errors
     ///
     /// `WouldBlock` when there is none yet; others report what became of packets that were sent.
-    pub(super) fn read(&self, heard: Interest, buffer: &mut [u8]) -> io::Result<usize> {
-        self.opened.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0))
+    pub(super) fn read<'b>(&self, heard: Interest, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b [u8]> {
+        let ((packet, _), _) =
+            self.opened.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
+        Ok(packet)
     }
 
     /// The question was answered: the socket may serve for another one.

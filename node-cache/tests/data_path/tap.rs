@@ -181,7 +181,7 @@ async fn a_reader_that_stands_still_costs_no_answer() {
     let idle = connect(dir.path(), "1 both\n").await;
     until("it is let in", || tier.resolver.tap().wanted()).await;
     let mut padded = question("www.example", RecordType::A);
-    padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 4_000]));
+    padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 1_100]));
     let padded = padded.to_vec().unwrap();
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let started = Instant::now();

@@ -86,6 +86,18 @@ impl Index {
         self.buckets_of(hash).into_iter().flatten().flat_map(|bucket| &bucket.0)
     }
 
+    /// The slots that have the tag of this hash, each with its cell.
+    #[inline]
+    pub(super) fn tagged(&self, hash: u64) -> Tagged<'_> {
+        let buckets = self.buckets_of(hash);
+        let mask_of = |bucket: &Line| {
+            let has_tag = |cell: &AtomicU64| u32::from(Slot(cell.load(Ordering::Relaxed)).has_tag(hash));
+            bucket.0.iter().rev().fold(0, |mask, cell| (mask << 1) | has_tag(cell))
+        };
+        let [first, second] = buckets.map(|bucket| bucket.map_or(0, mask_of));
+        Tagged { buckets, mask: first | (second << BUCKET), hash }
+    }
+
     /// The two buckets in which a key of this hash may be.
     #[inline]
     pub(super) fn buckets_of(&self, hash: u64) -> [Option<&Line>; 2] {
@@ -95,10 +107,8 @@ impl Index {
 
     /// The cell of a key. Whoever calls holds the writers' lock.
     pub(super) fn find(&self, arena: &Arena, hash: u64, key: &[u64]) -> Option<&AtomicU64> {
-        self.candidates(hash).find(|cell| {
-            let slot = Slot(cell.load(Ordering::Relaxed));
-            slot.has_tag(hash) && arena.value_of(slot.place(), key).is_some()
-        })
+        let (cell, _) = self.tagged(hash).find(|(_, slot)| arena.value_of(slot.place(), key).is_some())?;
+        Some(cell)
     }
 
     /// The cell of the record at this place, which has this hash; none when nothing points to it any more.
@@ -115,5 +125,33 @@ impl Index {
             let slot = Slot(cell.load(Ordering::Relaxed));
             if slot == Slot::EMPTY { 0 } else { 1 + slot.hits() }
         })
+    }
+}
+
+/// Slots of two buckets that may be those of a key, nearly always none or one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tagged<'a> {
+    buckets: [Option<&'a Line>; 2],
+    /// A bit for each slot.
+    mask: u32,
+    hash: u64,
+}
+
+impl<'a> Iterator for Tagged<'a> {
+    type Item = (&'a AtomicU64, Slot);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.mask != 0 {
+            let place = self.mask.trailing_zeros() as usize;
+            self.mask &= self.mask - 1;
+            let cell = self.buckets.get(place / BUCKET)?.as_ref()?.0.get(place % BUCKET)?;
+            let slot = Slot(cell.load(Ordering::Acquire));
+            // Unless it was written meanwhile.
+            if slot.has_tag(self.hash) {
+                return Some((cell, slot));
+            }
+        }
+        None
     }
 }

@@ -147,23 +147,14 @@ impl Table {
         key: &[u64],
         mut visit: impl FnMut(&[AtomicU64]) -> Option<R>,
     ) -> Option<R> {
-        self.index.candidates(hash).find_map(|cell| {
-            let slot = Slot(cell.load(Ordering::Acquire));
-            let candidate = slot.has_tag(hash).then_some(Candidate { cell, slot, value: &[] })?;
-            self.recognise(candidate, key)?.visit(&mut visit)
-        })
+        self.index
+            .tagged(hash)
+            .find_map(|(cell, slot)| self.recognise(Candidate { cell, slot, value: &[] }, key)?.visit(&mut visit))
     }
 
-    /// Copies a key's value to the beginning of `out` and gives its length in bytes; none when the key is not there or
-    /// `out` is too short.
-    pub(super) fn get(&self, hash: u64, key: &[u64], out: &mut [u8]) -> Option<usize> {
-        self.visit(hash, key, |value| copy(value, out))
-    }
-
-    /// Whether a key is there.
-    pub(super) fn contains(&self, hash: u64, key: &[u64]) -> bool {
-        let _writer = self.writer();
-        self.index.find(&self.arena, hash, key).is_some()
+    /// A copy of a key's value.
+    pub(super) fn get(&self, hash: u64, key: &[u64]) -> Option<Vec<u64>> {
+        self.visit(hash, key, |value| Some(value.iter().map(|word| word.load(Ordering::Relaxed)).collect()))
     }
 
     /// Puts a value in the place of whatever the key had; false, and nothing changes, when it is too long.

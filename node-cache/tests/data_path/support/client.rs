@@ -64,8 +64,9 @@ pub(crate) async fn ask_over_tcp(server: SocketAddr, question: &Message) -> Mess
 
 /// One message there and one back.
 pub(crate) async fn tcp_exchange(stream: &mut TcpStream, message: &[u8]) -> Vec<u8> {
-    stream.write_u16(u16::try_from(message.len()).unwrap()).await.unwrap();
-    stream.write_all(message).await.unwrap();
+    // In one packet: the second of two would wait until the first one is acknowledged.
+    let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length[..], message].concat()).await.unwrap();
     let length = timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await.unwrap();

@@ -1,0 +1,34 @@
+//! What is said when nobody answers, or answers that he cannot.
+
+use std::sync::Arc;
+
+use crate::answer::{Age, Answer, Origin};
+use crate::packet::Response;
+use crate::packet::numbers::{ede, rcode};
+use crate::query::Query;
+
+/// A failure of our own, with the Extended DNS Error that explains it.
+pub(super) fn failure(query: &Query, code: u16, ede: u16) -> Answer {
+    Answer { origin: Origin::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
+}
+
+/// A failure of a moment ago (RFC 9520).
+pub(super) fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer {
+    match failed {
+        None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
+        Some(response) => {
+            let ede = response.ede().or(Some(ede::CACHED_ERROR));
+            Answer { response, age: Age::New, ede, origin: Origin::Failure }
+        }
+    }
+}
+
+/// Whether a response says neither what there is nor that there is nothing.
+pub(super) fn is_failure(response: &Response) -> bool {
+    !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN)
+}
+
+/// Whether a failure means that the data are wrong (RFC 8914 §4.7 to §4.13). Old data are then no remedy.
+pub(super) fn is_bogus(response: &Response) -> bool {
+    response.ede().is_some_and(|code| (6..=12).contains(&code))
+}

@@ -1,0 +1,159 @@
+//! The race of a question: the first server is asked, the next one when those before it do not answer in time or answer
+//! badly, and the first good answer wins. It is one future with one timer, however many servers take part.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use std::future::poll_fn;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Server;
+use super::attempt::{Attempt, Event, Patience};
+use super::plan::SENDS;
+use super::pool::Unanswered;
+use crate::packet::Response;
+use crate::packet::numbers::rcode;
+use crate::packet::question::Question;
+
+/// How long the first, second and third server of a question have before that counts as a failure and the next one is asked
+/// too. The last entry is for servers that are asked when there is nobody left to ask.
+pub(super) const PATIENCE: [Duration; SENDS] =
+    [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
+
+/// A server that is slower than it usually is gets at least this long before another one is asked too.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
+
+/// The attempts at one question.
+pub(super) struct Race {
+    question: Arc<Question>,
+    deadline: Instant,
+    /// Who is asked next, the last one first.
+    left: Vec<Arc<Server>>,
+    started: usize,
+    running: Vec<Attempt>,
+    /// The first answer, when it was a bad one.
+    bad: Option<Box<Response>>,
+}
+
+impl Race {
+    /// A race of these servers, in this order, until the deadline.
+    pub(super) fn new(question: Arc<Question>, deadline: Instant, mut servers: Vec<Arc<Server>>) -> Self {
+        servers.reverse();
+        Self { question, deadline, left: servers, started: 0, running: Vec::with_capacity(1), bad: None }
+    }
+
+    /// Asks one server alone, to see whether it lives: only its health hears of the answer.
+    pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, patience: Duration, deadline: Instant) {
+        let attempt = Attempt::begin(server, question.clone(), Patience::until_failing(patience));
+        Self { question, deadline, left: Vec::new(), started: 1, running: vec![attempt], bad: None }.learn().await;
+    }
+
+    /// The first good answer, whoever it comes from; when there is none by the deadline, the first bad one. What becomes of
+    /// the others is learned afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Unanswered`] when there is no answer at all.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an `async fn` has room for its arguments twice, in each question that waits"
+    )]
+    pub(super) fn run(mut self) -> impl Future<Output = Result<Response, Unanswered>> + Send {
+        async move {
+            self.start_next();
+            let mut timer = pin!(sleep_until(self.due()));
+            while let Some((server, event)) = self.next(timer.as_mut()).await {
+                match event {
+                    Event::Answered(response) if !is_bad(&response) => {
+                        self.leave();
+                        return Ok(response);
+                    }
+                    Event::Answered(response) => {
+                        self.bad.get_or_insert_with(|| Box::new(response));
+                        // It would say the same again.
+                        self.left.retain(|other| !other.is_same(&server));
+                    }
+                    Event::Late | Event::Over => {}
+                }
+                self.start_next();
+            }
+            self.bad.map(|bad| *bad).ok_or(Unanswered)
+        }
+    }
+
+    /// Starts the next attempt, if there is one left.
+    fn start_next(&mut self) {
+        let Some(server) = self.left.pop() else { return };
+        let failing = PATIENCE[self.started.min(SENDS - 1)];
+        // Another server may be faster; the same one would only be asked twice.
+        let another = self.left.last().is_some_and(|next| !next.is_same(&server));
+        let p95 = if another { server.p95() } else { None };
+        let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
+        self.running.push(Attempt::begin(server, self.question.clone(), Patience { usual, failing }));
+        self.started += 1;
+    }
+
+    /// The race is won: nobody else is asked.
+    fn leave(mut self) {
+        self.left.clear();
+        if !self.running.is_empty() {
+            tokio::spawn(self.learn());
+        }
+    }
+
+    /// Waits for what becomes of those that were asked.
+    async fn learn(mut self) {
+        let mut timer = pin!(sleep_until(self.due()));
+        while self.next(timer.as_mut()).await.is_some() {}
+    }
+
+    /// What happens next, and to whom; none when nothing will any more.
+    async fn next(&mut self, mut timer: Pin<&mut Sleep>) -> Option<(Arc<Server>, Event)> {
+        if self.running.is_empty() {
+            return None;
+        }
+        let due = self.due();
+        if due != timer.deadline() {
+            timer.as_mut().reset(due);
+        }
+        poll_fn(|context| self.poll(context, timer.as_mut())).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Option<(Arc<Server>, Event)>> {
+        for place in 0..self.running.len() {
+            let attempt = &mut self.running[place];
+            if let Poll::Ready(event) = attempt.poll(context) {
+                let server = attempt.server().clone();
+                if !matches!(event, Event::Late) {
+                    self.running.swap_remove(place);
+                }
+                return Poll::Ready(Some((server, event)));
+            }
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Poll::Ready(None);
+            }
+            for attempt in &mut self.running {
+                if let Some(event) = attempt.look_at(now) {
+                    return Poll::Ready(Some((attempt.server().clone(), event)));
+                }
+            }
+            timer.as_mut().reset(self.due());
+        }
+        Poll::Pending
+    }
+
+    /// When to look at the time next.
+    fn due(&self) -> Instant {
+        self.running.iter().filter_map(Attempt::due).fold(self.deadline, Instant::min)
+    }
+}
+
+/// Whether another server may know better.
+fn is_bad(response: &Response) -> bool {
+    !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN)
+}

@@ -13,8 +13,8 @@ use crate::processes::ZoneResolver;
 use crate::support::{Asked, Authority, Reply, ask, config, question, reply, unknown};
 
 const CONTAINER: u64 = 128 << 20;
-/// The most that a process may hold at any time, with a cache of 4 MiB.
-const CEILING: u64 = CONTAINER / 2;
+/// The most that a process may hold at any time, with a cache of 4 MiB: an unoptimized one took 31 to 35 MB, the released one 29 MB.
+const CEILING: u64 = 40 << 20;
 const LONG: RecordType = RecordType::Unknown(65_280);
 
 /// A memory cgroup (version 1), gone when dropped.
@@ -136,17 +136,16 @@ async fn press(lasts: Duration) {
         most = most.max(told(process, "RssAnon"));
     }
     let peak = told(process, "VmHWM");
-    println!("{peak} kB at the most, {most} kB of its own");
     assert!(1024 * peak <= CEILING, "{peak} kB, {most} kB of its own");
 }
 
 #[tokio::test]
-async fn names_of_no_use_long_answers_and_connections_leave_half_of_a_container_of_128_mib() {
+async fn names_of_no_use_long_answers_and_connections_leave_most_of_a_container_of_128_mib() {
     press(Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 #[ignore = "half an hour; run by make test-long"]
-async fn half_an_hour_of_them_leaves_half_of_the_container_too() {
+async fn half_an_hour_of_them_leaves_most_of_the_container_too() {
     press(Duration::from_secs(1800)).await;
 }

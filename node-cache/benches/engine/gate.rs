@@ -1,8 +1,13 @@
 //! Instructions of a hit and of a miss, and bytes of an entry: the same on every machine, and so fit to be a limit.
 
+use std::hint::black_box;
 use std::net::UdpSocket;
 use std::process::{Command, exit};
 use std::sync::mpsc;
+use std::time::Duration;
+
+use node_cache::metrics::{Metrics, ScopeHits, Tally};
+use node_cache::packet::numbers::rcode;
 
 use crate::asking::WHOM;
 use crate::client::Client;
@@ -11,6 +16,11 @@ use crate::server::{ANSWER, resolver, serve};
 /// Instructions in user mode that a hit may take, from the datagram that was read to the one that is sent, both system
 /// calls included as far as they are ours. What the compiler puts in line changes by some 60 of them with code elsewhere.
 const MOST_INSTRUCTIONS: u64 = 1_160;
+/// Instructions in user mode to count a hit in a full batch, with what is added to the shared counters for the batch.
+const MOST_OF_COUNTING: u64 = 40;
+/// Datagrams of a full batch, and batches that are counted.
+const BATCH: u32 = 32;
+const BATCHES: u64 = 1_000;
 /// Bytes that an entry with four addresses may take, its share of the index included.
 const MOST_BYTES: u64 = 184;
 /// Instructions in user mode that a miss may take, of the thread that answers it, from reading the question to having sent
@@ -35,6 +45,12 @@ pub(crate) fn run() {
         let instructions = instructions_of_a_miss(whom);
         is_too_much |= instructions > most;
         println!("user instructions for each miss, {whom:<8} server{instructions:>8}{most:>8}");
+    }
+    for (hits, most) in [(BATCH, MOST_OF_COUNTING), (1, 4 * MOST_OF_COUNTING)] {
+        let (collected, _) = collect("*count_a_batch*", &["tallied", &hits.to_string()]);
+        let instructions = collected / (BATCHES * u64::from(hits));
+        is_too_much |= instructions > most;
+        println!("of them to count it, {hits:>2} in a batch               {instructions:>8}{most:>8}");
     }
     println!("bytes of an entry                              {bytes:>8}{MOST_BYTES:>8}");
     if is_too_much || answered < QUESTIONS as u64 {
@@ -78,6 +94,26 @@ fn counted_misses(whom: &str, questions: u64) -> (u64, u64) {
         }
     }
     panic!("{} of {questions} questions were answered in the last of {TRIES} tries", answered.trim());
+}
+
+/// Counts batches of so many hits.
+pub(crate) fn tallied(hits: &str) {
+    let (metrics, hits) = (Metrics::default(), hits.parse().unwrap());
+    let scope = metrics.scope_hits("outside");
+    for _ in 0..BATCHES {
+        count_a_batch(&metrics, &scope, hits);
+    }
+    assert_eq!(metrics.questions(), BATCHES * u64::from(hits));
+}
+
+/// What is done to count a batch of hits. Its instructions are counted, by its name.
+#[inline(never)]
+fn count_a_batch(metrics: &Metrics, scope: &ScopeHits, hits: u32) {
+    let mut tally = Tally::default();
+    for _ in 0..hits {
+        tally.hit(black_box(scope), black_box(rcode::NOERROR));
+    }
+    metrics.add(&tally, black_box(Duration::from_micros(20)));
 }
 
 /// A server and its client in one process, of which only the server is counted.

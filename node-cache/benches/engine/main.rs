@@ -76,6 +76,7 @@ fn main() {
         ["counted", whom, questions] => asking::counted(whom, questions),
         ["reader", way] => readers::read(way),
         ["counted"] => gate::counted(),
+        ["tallied", hits] => gate::tallied(hits),
         ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
             println!(

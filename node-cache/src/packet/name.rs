@@ -135,6 +135,15 @@ impl Name {
         Self(self.0.to_ascii_lowercase().into())
     }
 
+    /// The name directly below this one, or below the nearest name above it for which that is not too long. None when the
+    /// label is empty or longer than 63 octets.
+    #[must_use]
+    pub fn with_label(&self, label: &str) -> Option<Self> {
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
+        let above = self.suffixes().find(|above| 1 + label.len() + above.len() <= LONGEST)?;
+        Some(Self([&[length], label.as_bytes(), above].concat().into()))
+    }
+
     /// Whether this is `zone` or a name below it. Both are in lower case.
     #[must_use]
     pub fn is_within(&self, zone: &Self) -> bool {
@@ -209,6 +218,18 @@ mod tests {
         for bad in ["a..b", &"x".repeat(64), &["a"; 128].join(".")] {
             assert!(Name::from_text(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_below_a_long_one_is_below_one_above_it() {
+        let below = |name: &Name| name.with_label("x").map(|name| name.to_string());
+        assert_eq!(below(&Name::from_text("www.example").unwrap()).as_deref(), Some("x.www.example."));
+        assert_eq!(below(&Name::from_text(".").unwrap()).as_deref(), Some("x."));
+        let longest = Name::from_text(&["a"; 127].join(".")).unwrap();
+        assert_eq!(longest.as_bytes().len(), LONGEST);
+        assert_eq!(longest.with_label("x").unwrap().as_bytes().len(), LONGEST);
+        assert_eq!(longest.with_label(""), None);
+        assert_eq!(longest.with_label(&"x".repeat(64)), None);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::cache::{Cache, Found, Key};
 use crate::identity::Identity;
 use crate::metrics::{Metrics, OWN};
 use crate::own_names;
-use crate::packet::numbers::rtype;
+use crate::packet::Response;
+use crate::packet::numbers::{rcode, rtype};
 use crate::packet::question::Question;
 use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
@@ -134,6 +135,12 @@ impl Resolver {
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
         let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
         if let Some(answer) = own_names::answer(&question, &self.identity).or_else(empty) {
+            self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
+            return Ok(answer);
+        }
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.loops.is_probe(&question.name, started.into_std())) {
+            // Whoever has passed it on need not wait.
+            let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
             self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }

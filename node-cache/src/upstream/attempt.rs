@@ -19,6 +19,9 @@ use crate::packet::question::Question;
 /// How long a server that lost the case of a name has to answer over TCP.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
+/// How long it takes at the most until a question that a server forwards to us is back.
+const LOOP_IS_FOUND: Duration = Duration::from_millis(200);
+
 /// What happens to an attempt.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -52,6 +55,7 @@ enum Waited {
     InTime,
     LongerThanUsual,
     TooLong,
+    Forever,
 }
 
 /// A question that was sent to a server. Its answer is waited for even when the patience is over, or when somebody says that
@@ -62,6 +66,8 @@ pub(super) struct Attempt {
     started: Instant,
     patience: Patience,
     waited: Waited,
+    /// When it failed, if it did.
+    failed: Option<Instant>,
     unreachable: Arc<AtomicBool>,
     work: Boxed<'static, Response>,
 }
@@ -74,7 +80,16 @@ impl Attempt {
         server.count_sent();
         let unreachable = Arc::<AtomicBool>::default();
         let work = Box::pin(ask(server.clone(), question.clone(), unreachable.clone()));
-        Self { server, question, started: Instant::now(), patience, waited: Waited::InTime, unreachable, work }
+        Self {
+            server,
+            question,
+            started: Instant::now(),
+            patience,
+            waited: Waited::InTime,
+            failed: None,
+            unreachable,
+            work,
+        }
     }
 
     /// Whom it asks.
@@ -106,10 +121,15 @@ impl Attempt {
         if self.due().is_none_or(|due| now < due) {
             return None;
         }
-        if now >= self.started + self.patience.failing {
-            self.fails();
-        } else {
-            self.waited = Waited::LongerThanUsual;
+        match self.waited {
+            Waited::InTime if now < self.started + self.patience.failing => self.waited = Waited::LongerThanUsual,
+            Waited::InTime | Waited::LongerThanUsual => {
+                self.fails();
+            }
+            Waited::TooLong | Waited::Forever => {
+                self.waited = Waited::Forever;
+                return None;
+            }
         }
         Some(Event::Late)
     }
@@ -119,16 +139,19 @@ impl Attempt {
         match self.waited {
             Waited::InTime => Some(self.started + self.patience.usual),
             Waited::LongerThanUsual => Some(self.started + self.patience.failing),
-            Waited::TooLong => None,
+            // By then it is known whether there is a loop.
+            Waited::TooLong => self.failed.map(|failed| failed + LOOP_IS_FOUND),
+            Waited::Forever => None,
         }
     }
 
     /// Counts a failure of the server, once; whether it was that once.
     fn fails(&mut self) -> bool {
-        let first = self.waited != Waited::TooLong;
+        let first = self.failed.is_none();
         if first {
-            self.waited = Waited::TooLong;
+            (self.waited, self.failed) = (Waited::TooLong, Some(Instant::now()));
             self.server.failed(&self.question);
+            self.server.look_behind(&self.question);
         }
         first
     }

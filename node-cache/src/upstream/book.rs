@@ -6,7 +6,7 @@ use std::sync::Arc;
 use node_cache_config::{Protocol, Upstream};
 
 use super::discovery::{self, Cadence, Followed};
-use super::{Group, Pool, revival};
+use super::{Group, Loops, Pool, revival};
 use crate::tap::Tap;
 
 /// What makes a group the same in another revision.
@@ -38,13 +38,20 @@ struct Page {
 pub struct Book {
     pages: Vec<Page>,
     tap: Arc<Tap>,
+    loops: Arc<Loops>,
 }
 
 impl Book {
     /// A book without groups, the messages of whose servers can be looked at here.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { pages: Vec::new(), tap }
+        Self { tap, ..Self::default() }
+    }
+
+    /// Whether servers forward to this process.
+    #[must_use]
+    pub const fn loops(&self) -> &Arc<Loops> {
+        &self.loops
     }
 
     /// Begins a new revision: from here on groups are asked for again, until [`Self::forget_others`].
@@ -108,7 +115,8 @@ impl Book {
             .iter()
             .find(|page| described.service.is_some() && page.described.service == described.service)
             .map(|page| page.followed.group.discovered());
-        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.tap);
+        let group =
+            Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.tap, &self.loops);
         let followed = follow(Arc::new(group));
         tokio::spawn(revival::follow(Arc::downgrade(&followed.group)));
         let group = followed.group.clone();

@@ -9,9 +9,9 @@ use node_cache_config::status::UpstreamStatus;
 use node_cache_config::{Protocol, Upstream};
 use tokio::sync::Notify;
 
-use super::Server;
 use super::health::State;
 use super::sockets::Use;
+use super::{Loops, Server};
 use crate::packet::question::Question;
 use crate::tap::Tap;
 
@@ -25,14 +25,22 @@ pub struct Group {
     bootstrap: Vec<Arc<Server>>,
     died: Arc<Notify>,
     tap: Arc<Tap>,
+    loops: Arc<Loops>,
 }
 
 impl Group {
     /// A group of these servers, with these discovered ones to begin with. `scope` is what it is called in status and
-    /// metrics; `tap` is where their messages can be looked at.
-    pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr], tap: &Arc<Tap>) -> Self {
+    /// metrics; `tap` is where their messages can be looked at, and `loops` finds out whether they forward to us.
+    pub(super) fn new(
+        scope: &str,
+        bootstrap: &[Upstream],
+        discovered: &[SocketAddr],
+        tap: &Arc<Tap>,
+        loops: &Arc<Loops>,
+    ) -> Self {
         let died = Arc::new(Notify::new());
-        let server = |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), tap.clone());
+        let server =
+            |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), tap.clone(), loops.clone());
         let bootstrap =
             bootstrap.iter().map(|each| server(each.address, each.protocol, Use::Once)).map(Arc::new).collect();
         let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp, Use::Again)).map(Arc::new);
@@ -42,6 +50,7 @@ impl Group {
             bootstrap,
             died,
             tap: tap.clone(),
+            loops: loops.clone(),
         }
     }
 
@@ -98,7 +107,10 @@ impl Group {
             .iter()
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
-                let new = || Server::new(*address, Protocol::Udp, Use::Again, self.died.clone(), self.tap.clone());
+                let new = || {
+                    let (died, tap, loops) = (self.died.clone(), self.tap.clone(), self.loops.clone());
+                    Server::new(*address, Protocol::Udp, Use::Again, died, tap, loops)
+                };
                 same.map_or_else(|| Arc::new(new()), Arc::clone)
             })
             .collect();

@@ -14,6 +14,7 @@ pub(crate) mod exchange;
 mod group;
 mod health;
 mod latencies;
+mod loops;
 mod plan;
 mod pool;
 mod race;
@@ -24,6 +25,7 @@ pub(crate) mod sockets;
 
 pub use book::Book;
 pub use group::Group;
+pub use loops::Loops;
 pub use plan::Order;
 pub use pool::{Pool, Unanswered};
 pub use server::Server;

@@ -85,6 +85,7 @@ impl Race {
 
     /// Starts the next attempt, if there is one left.
     fn start_next(&mut self) {
+        self.left.retain(|server| !server.is_in_a_loop());
         let Some(server) = self.left.pop() else { return };
         let failing = PATIENCE[self.started.min(SENDS - 1)];
         // Another server may be faster; the same one would only be asked twice.
@@ -136,6 +137,12 @@ impl Race {
             let now = Instant::now();
             if now >= self.deadline {
                 return Poll::Ready(None);
+            }
+            // What they are asked comes back here, and waits for itself.
+            let in_a_loop = self.running.iter().find(|attempt| attempt.server().is_in_a_loop());
+            if let Some(server) = in_a_loop.map(|attempt| attempt.server().clone()) {
+                self.running.retain(|attempt| !attempt.server().is_in_a_loop());
+                return Poll::Ready(Some((server, Event::Over)));
             }
             for attempt in &mut self.running {
                 if let Some(event) = attempt.look_at(now) {

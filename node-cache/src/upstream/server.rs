@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use node_cache_config::Protocol;
 use tokio::sync::Notify;
 
+use super::Loops;
 use super::connection::Connection;
 use super::health::{Health, State};
 use super::sockets::{Sockets, Use};
@@ -17,6 +18,11 @@ use crate::tap::Tap;
 
 /// How long a server that does not keep the case of names is asked in lower case.
 const WITHOUT_CASE: Duration = Duration::from_secs(600);
+
+/// How often it is looked whether a server that takes too long forwards to us.
+const LOOK_BEHIND: Duration = Duration::from_secs(5);
+/// How long one that does is not asked.
+const LOOP: Duration = Duration::from_secs(10);
 
 /// A server that questions are sent to.
 #[derive(Debug)]
@@ -34,12 +40,24 @@ pub struct Server {
     revived: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
     tap: Arc<Tap>,
+    loops: Arc<Loops>,
+    /// When it was last looked whether it forwards to us.
+    looked_behind: Mutex<Option<Instant>>,
+    /// When it last did.
+    forwarded_to_us: Mutex<Option<Instant>>,
 }
 
 impl Server {
     /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead; `tap` is where its
-    /// messages can be looked at.
-    pub(super) fn new(address: SocketAddr, protocol: Protocol, usage: Use, died: Arc<Notify>, tap: Arc<Tap>) -> Self {
+    /// messages can be looked at, and `loops` finds out whether it forwards to us.
+    pub(super) fn new(
+        address: SocketAddr,
+        protocol: Protocol,
+        usage: Use,
+        died: Arc<Notify>,
+        tap: Arc<Tap>,
+        loops: Arc<Loops>,
+    ) -> Self {
         Self {
             address,
             protocol,
@@ -54,6 +72,9 @@ impl Server {
             revived: Mutex::default(),
             round_trips: WaitSeconds::default(),
             tap,
+            loops,
+            looked_behind: Mutex::default(),
+            forwarded_to_us: Mutex::default(),
         }
     }
 
@@ -131,6 +152,7 @@ impl Server {
             revived
         };
         if revived {
+            *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner) = None;
             *self.revived.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             tracing::info!("{} answers again", self.address);
         }
@@ -150,6 +172,29 @@ impl Server {
             tracing::warn!("{} does not answer", self.address);
             self.died.notify_one();
         }
+    }
+
+    /// It takes too long with a question: looks whether that is because it forwards to us, now and then.
+    pub(super) fn look_behind(self: &Arc<Self>, question: &Question) {
+        let now = Instant::now();
+        let last = &mut *self.looked_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
+        if is_due && self.protocol == Protocol::Udp {
+            *last = Some(now);
+            self.loops.look_behind(self, question, now);
+        }
+    }
+
+    /// It does.
+    pub(super) fn forwards_to_us(&self, now: Instant) {
+        *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        tracing::warn!("{} asks this process for what it is asked: there is a loop", self.address);
+    }
+
+    /// Whether it did a moment ago: then it is not asked.
+    pub(super) fn is_in_a_loop(&self) -> bool {
+        let last = *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < LOOP)
     }
 
     pub(super) fn probing(&self, now: Instant) {

@@ -22,7 +22,7 @@ fn sent(tier: &Tier) -> u64 {
 }
 
 #[tokio::test]
-async fn servers_that_forward_to_each_other_end_each_question_after_a_few_packets() {
+async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_after_a_few_packets() {
     const NAMES: u64 = 20;
     let (one, two, own) =
         (Tier::start(Default::default()), Tier::start(Default::default()), Tier::start(Default::default()));
@@ -31,21 +31,52 @@ async fn servers_that_forward_to_each_other_end_each_question_after_a_few_packet
     forward(&own, own.address);
     let started = Instant::now();
     let questions: Vec<_> = (0..NAMES).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
+    let deadline = one.resolver.snapshot().unwrap().scopes()[0].deadline;
     for tier in [&one, &own] {
+        let asked = Instant::now();
         let answers = join_all(questions.iter().map(|question| ask(tier.address, question))).await;
         assert!(answers.iter().all(|answer| answer.metadata.response_code == ResponseCode::ServFail));
+        // 0.6 s; without looking for loops it is the deadline.
+        assert!(asked.elapsed() < deadline - Duration::from_millis(500), "{:?}", asked.elapsed());
     }
     // Three for each question and server, and what shows each second whether a server that is thought dead lives.
     let seconds = 1 + started.elapsed().as_secs();
     for tier in [&one, &two, &own] {
         assert!(sent(tier) <= 3 * NAMES + 4 * seconds, "{} in {seconds} s", sent(tier));
     }
-    // Nobody asks any more.
+    // Nobody asks any more, not even for other names.
     let before = [sent(&one), sent(&two), sent(&own)];
+    let another = question("another.example", RecordType::A);
+    for tier in [&one, &two, &own] {
+        assert_eq!(ask(tier.address, &another).await.metadata.response_code, ResponseCode::ServFail);
+    }
     tokio::time::sleep(Duration::from_secs(2)).await;
     for (tier, before) in [&one, &two, &own].into_iter().zip(before) {
         assert!(sent(tier) - before <= 4 * 3, "{} more", sent(tier) - before);
     }
+}
+
+#[tokio::test]
+async fn who_repeats_a_question_that_looks_for_loops_changes_nothing() {
+    let authority = Authority::start(|asked| {
+        let answer = asked.usual_answer(300, 1);
+        // It is slow once, so that it is looked for what is behind it.
+        if asked.name().to_ascii().eq_ignore_ascii_case("slow.example.") {
+            Reply::After(Duration::from_millis(600), answer)
+        } else {
+            Reply::Say(answer)
+        }
+    })
+    .await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    ask(tier.address, &question("slow.example", RecordType::A)).await;
+    let names: Vec<_> = authority.asked().iter().map(|asked| asked.name().to_ascii()).collect();
+    let probe = names.iter().find(|name| name.ends_with(".slow.example.") && name.len() == 32 + 14).expect("a probe");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..3 {
+        assert_eq!(ask(tier.address, &question(probe, RecordType::A)).await.answers.len(), 1, "a name like others");
+    }
+    assert_eq!(ask(tier.address, &question("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
 /// Sends this many responses, with questions now and then, which are answered.

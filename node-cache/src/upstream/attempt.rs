@@ -27,6 +27,8 @@ const LOOP_IS_FOUND: Duration = Duration::from_millis(200);
 pub(super) enum Event {
     /// No answer yet, but it would be time for one. It may still come.
     Late,
+    /// The same, and the server counts as failing.
+    Failing,
     /// An answer, good or bad. It was the last event.
     Answered(Response),
     /// There will be no answer. It was the last event.
@@ -110,7 +112,7 @@ impl Attempt {
                 Poll::Ready(Event::Over)
             }
             Poll::Pending if self.unreachable.swap(false, Ordering::Relaxed) && self.fails() => {
-                Poll::Ready(Event::Late)
+                Poll::Ready(Event::Failing)
             }
             Poll::Pending => Poll::Pending,
         }
@@ -122,16 +124,19 @@ impl Attempt {
             return None;
         }
         match self.waited {
-            Waited::InTime if now < self.started + self.patience.failing => self.waited = Waited::LongerThanUsual,
+            Waited::InTime if now < self.started + self.patience.failing => {
+                self.waited = Waited::LongerThanUsual;
+                Some(Event::Late)
+            }
             Waited::InTime | Waited::LongerThanUsual => {
                 self.fails();
+                Some(Event::Failing)
             }
             Waited::TooLong | Waited::Forever => {
                 self.waited = Waited::Forever;
-                return None;
+                None
             }
         }
-        Some(Event::Late)
     }
 
     /// When to look at the time next.
@@ -151,7 +156,6 @@ impl Attempt {
         if first {
             (self.waited, self.failed) = (Waited::TooLong, Some(Instant::now()));
             self.server.failed(&self.question);
-            self.server.look_behind(&self.question);
         }
         first
     }

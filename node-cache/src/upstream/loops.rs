@@ -35,10 +35,11 @@ struct Probe {
 }
 
 impl Loops {
-    /// Sends a probe to this server, on the way of this question. Nobody waits for its answer.
+    /// Sends a probe to this server, on the way of this question. Nobody waits for its answer; that there is none counts
+    /// against the server as for any other question.
     ///
     /// Must be called inside a Tokio runtime.
-    pub(super) fn look_behind(&self, server: &Arc<Server>, question: &Question, now: Instant) {
+    pub(super) fn look_behind(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
         let label = format!("{:032x}", rand::random::<u128>());
         let Some(name) = question.name.with_label(&label) else { return };
         let mut probes = self.probes();
@@ -48,10 +49,16 @@ impl Loops {
         }
         probes.push(Probe { label, server: Arc::downgrade(server), sent: now });
         self.any.store(true, Ordering::Release);
-        let (server, question) = (server.clone(), Question { name, ..question.clone() });
+        let (server, question) = (server.clone(), question.clone());
         tokio::spawn(async move {
+            let probe = Question { name, ..Question::clone(&question) };
             let (form, unreachable) = (Form { edns: true, mixed_case: false }, AtomicBool::new(false));
-            let _ = timeout(COUNTS, exchange::udp(server.sockets(), &question, form, &unreachable, server.tap())).await;
+            server.count_sent();
+            let asked = exchange::udp(server.sockets(), &probe, form, &unreachable, server.tap());
+            // One that is known to be dead is looked after by others, who must not be put off.
+            if timeout(COUNTS, asked).await.is_err() && server.healthy() {
+                server.failed(&question);
+            }
         });
     }
 

@@ -75,7 +75,11 @@ impl Race {
                         // It would say the same again.
                         self.left.retain(|other| !other.is_same(&server));
                     }
-                    Event::Late | Event::Over => {}
+                    // In the place of asking somebody the same again: a probe is a question too.
+                    Event::Failing if self.would_repeat() && server.look_behind(&self.question) => {
+                        self.left.remove(0);
+                    }
+                    Event::Late | Event::Failing | Event::Over => {}
                 }
                 self.start_next();
             }
@@ -94,6 +98,11 @@ impl Race {
         let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
         self.running.push(Attempt::begin(server, self.question.clone(), Patience { usual, failing }));
         self.started += 1;
+    }
+
+    /// Whether the last one of those that are left is asked already.
+    fn would_repeat(&self) -> bool {
+        self.left.first().is_some_and(|last| self.running.iter().any(|attempt| last.is_same(attempt.server())))
     }
 
     /// The race is won: nobody else is asked.
@@ -127,7 +136,7 @@ impl Race {
             let attempt = &mut self.running[place];
             if let Poll::Ready(event) = attempt.poll(context) {
                 let server = attempt.server().clone();
-                if !matches!(event, Event::Late) {
+                if !matches!(event, Event::Late | Event::Failing) {
                     self.running.swap_remove(place);
                 }
                 return Poll::Ready(Some((server, event)));

@@ -174,15 +174,17 @@ impl Server {
         }
     }
 
-    /// It takes too long with a question: looks whether that is because it forwards to us, now and then.
-    pub(super) fn look_behind(self: &Arc<Self>, question: &Question) {
+    /// It takes too long with a question: looks whether that is because it forwards to us, now and then; whether it does now.
+    pub(super) fn look_behind(self: &Arc<Self>, question: &Arc<Question>) -> bool {
         let now = Instant::now();
         let last = &mut *self.looked_behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
-        if is_due && self.protocol == Protocol::Udp {
+        let is_due = self.protocol == Protocol::Udp
+            && last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
+        if is_due {
             *last = Some(now);
             self.loops.look_behind(self, question, now);
         }
+        is_due
     }
 
     /// It does.

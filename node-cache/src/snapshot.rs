@@ -16,7 +16,7 @@ use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
 use crate::upstream::resolv_conf;
-use crate::upstream::{Book, Loops, Order, Pool, Server};
+use crate::upstream::{Book, Commons, Order, Pool, Server};
 
 /// The longest that a cache waits for other servers. Clients give up after five seconds.
 const NODE_DEADLINE: Duration = Duration::from_millis(3800);
@@ -55,8 +55,8 @@ pub struct Snapshot {
     pub allow: Allow,
     /// What is wrong with the sources of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
-    /// Whether servers forward to this process.
-    pub loops: Arc<Loops>,
+    /// What all servers share.
+    pub commons: Arc<Commons>,
     scopes: Vec<Arc<Scope>>,
 }
 
@@ -109,7 +109,7 @@ impl Snapshot {
             policy: policy(&config.node_cache.cache),
             allow: Allow::new(&config.node_cache.allow_from),
             upstream_problem: None,
-            loops: book.loops().clone(),
+            commons: book.commons().clone(),
             scopes,
         }
     }
@@ -147,7 +147,7 @@ impl Snapshot {
             policy: policy(&config.resolver.cache),
             allow: Allow::new(&config.resolver.allow_from),
             upstream_problem,
-            loops: book.loops().clone(),
+            commons: book.commons().clone(),
             scopes,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word 0          length of the message │ number of TTLs │ code │ EDE
-//! word 1          when it came in, in milliseconds
+//! word 1          number of the server that it came from │ when it came in, in milliseconds (48 bits)
 //! word 2          life in seconds │ kind │ number of additional records
 //! word 3          as in the header of a message: flags │ number of questions (1), of answers, of authorities
 //! next words      offsets of the TTLs in the message, four in a word
@@ -25,6 +25,9 @@ const HEAD: usize = 4;
 /// Kinds of answers, bits of their word.
 const NEGATIVE: u64 = 1 << 16;
 const ONE_TTL: u64 = 1 << 17;
+/// Bits of a time: some thousand years.
+const MILLISECONDS: u32 = 48;
+const MOST_MILLISECONDS: u64 = (1 << MILLISECONDS) - 1;
 /// In the place of an Extended DNS Error: there is none.
 const NO_EDE: u16 = u16::MAX;
 
@@ -78,6 +81,8 @@ pub struct Head {
     length: u16,
     ttls: u16,
     stored: u64,
+    /// The number of the server that it came from; 0 for none.
+    pub from: u16,
     /// Its header from the flags to the number of authorities, the flags in the highest bits.
     pub front: u64,
     /// Its additional records.
@@ -100,14 +105,15 @@ impl Head {
     }
 
     #[inline]
-    fn of_words([first, stored, third, fourth]: [u64; HEAD]) -> Self {
+    fn of_words([first, second, third, fourth]: [u64; HEAD]) -> Self {
         let seconds = (third >> 32) as u32;
         let lifetime = if third & NEGATIVE == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
         let ede = (first & 0xffff) as u16;
         Self {
             length: (first >> 48) as u16,
             ttls: (first >> 32) as u16,
-            stored,
+            stored: second & MOST_MILLISECONDS,
+            from: (second >> MILLISECONDS) as u16,
             front: fourth,
             additional: third as u16,
             one_ttl: third & ONE_TTL != 0,
@@ -225,7 +231,7 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let mut words = Vec::with_capacity(HEAD + response.ttl_offsets().len().div_ceil(4) + records.len().div_ceil(8));
     let head: [u64; HEAD] = [
         sixteen([length, ttls, response.rcode(), ede]),
-        now,
+        (u64::from(response.from()) << MILLISECONDS) | (now & MOST_MILLISECONDS),
         (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
         sixteen([header.flags, 1, answers, authorities]),
     ];

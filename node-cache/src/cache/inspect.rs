@@ -18,18 +18,20 @@ pub struct Seen {
     pub life: u64,
     /// Seconds after that in which it serves while others fail.
     pub stale: u64,
+    /// The number of the server that it came from; 0 for none.
+    pub from: u16,
 }
 
 impl Seen {
     fn new(head: &Head, now: u64, policy: &Policy) -> Self {
         let (life, stale) = head.windows(policy);
-        Self { rcode: head.rcode, octets: head.length(), age: head.age(now) / 1000, life, stale }
+        Self { rcode: head.rcode, octets: head.length(), age: head.age(now) / 1000, life, stale, from: head.from }
     }
 }
 
 impl std::fmt::Display for Seen {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rcode: code, octets, age, life, stale } = self;
+        let Self { rcode: code, octets, age, life, stale, .. } = self;
         write!(formatter, "{}, {octets} octets, came {age} s ago, ", rcode::name(*code))?;
         match (
             life.checked_sub(*age).filter(|left| *left > 0),

@@ -34,6 +34,7 @@ pub struct Response {
     rcode: u16,
     lifetime: Lifetime,
     ede: Option<u16>,
+    from: u16,
 }
 
 /// Why a packet is not the answer that is being waited for.
@@ -121,6 +122,7 @@ impl Response {
             rcode: code,
             lifetime: Lifetime::None,
             ede: None,
+            from: 0,
         }
     }
 
@@ -136,7 +138,7 @@ impl Response {
         wire.extend_from_slice(&ttl.to_be_bytes());
         wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
         wire.extend_from_slice(soa);
-        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None }
+        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None, from: 0 }
     }
 
     /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
@@ -174,7 +176,7 @@ impl Response {
         let ttl_offsets = records.iter().map(|record| record.ttl_offset as u16).collect();
         let lifetime = lifetime(&wire, &header, code, question_end, &records);
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
-        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede })
+        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede, from: 0 })
     }
 
     /// A response that was checked when it came in and has been kept since, from its parts.
@@ -187,7 +189,7 @@ impl Response {
         lifetime: Lifetime,
         ede: Option<u16>,
     ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede }
+        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede, from: 0 }
     }
 
     /// Where the question section ends.
@@ -224,6 +226,17 @@ impl Response {
     #[must_use]
     pub const fn ede(&self) -> Option<u16> {
         self.ede
+    }
+
+    /// The number of the server that it came from; 0 for none.
+    #[must_use]
+    pub const fn from(&self) -> u16 {
+        self.from
+    }
+
+    /// It came from the server with this number.
+    pub const fn came_from(&mut self, server: u16) {
+        self.from = server;
     }
 
     /// Whether it was cut off.

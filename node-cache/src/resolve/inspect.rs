@@ -123,7 +123,9 @@ impl Resolver {
             let flags = flags(dnssec_ok, checking_disabled);
             let mut show = |what: &str, seen: Option<Seen>| {
                 if let Some(seen) = seen {
-                    line(text, "memory", format!("{what}{flags}: {seen}"));
+                    let from = snapshot.commons.numbers.address(seen.from);
+                    let from = from.map(|server| format!(", from {server}")).unwrap_or_default();
+                    line(text, "memory", format!("{what}{flags}: {seen}{from}"));
                     nothing = false;
                 }
             };

@@ -138,7 +138,8 @@ impl Resolver {
             self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
-        if snapshot.as_ref().is_some_and(|snapshot| snapshot.loops.is_probe(&question.name, started.into_std())) {
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.commons.loops.is_probe(&question.name, started.into_std()))
+        {
             // Whoever has passed it on need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
             self.metrics.answer(OWN, query.transport, &answer, started.elapsed());

@@ -19,8 +19,9 @@ use crate::packet::question::Question;
 /// How long a server that lost the case of a name has to answer over TCP.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
-/// How long it takes at the most until a question that a server forwards to us is back.
-const LOOP_IS_FOUND: Duration = Duration::from_millis(200);
+/// Each this long after a server has failed it is looked whether it is in a loop, and so often: for as long as a probe counts.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOKS: u32 = 5;
 
 /// What happens to an attempt.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ pub(super) struct Attempt {
     waited: Waited,
     /// When it failed, if it did.
     failed: Option<Instant>,
+    /// How often it was looked since then whether the server is in a loop.
+    looks: u32,
     unreachable: Arc<AtomicBool>,
     work: Boxed<'static, Response>,
 }
@@ -89,6 +92,7 @@ impl Attempt {
             patience,
             waited: Waited::InTime,
             failed: None,
+            looks: 0,
             unreachable,
             work,
         }
@@ -132,6 +136,10 @@ impl Attempt {
                 self.fails();
                 Some(Event::Failing)
             }
+            Waited::TooLong if self.looks < LOOKS => {
+                self.looks += 1;
+                None
+            }
             Waited::TooLong | Waited::Forever => {
                 self.waited = Waited::Forever;
                 None
@@ -144,8 +152,8 @@ impl Attempt {
         match self.waited {
             Waited::InTime => Some(self.started + self.patience.usual),
             Waited::LongerThanUsual => Some(self.started + self.patience.failing),
-            // By then it is known whether there is a loop.
-            Waited::TooLong => self.failed.map(|failed| failed + LOOP_IS_FOUND),
+            // The race looks whether the server is in a loop by now.
+            Waited::TooLong => self.failed.map(|failed| failed + LOOK * (1 + self.looks)),
             Waited::Forever => None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use node_cache_config::{Protocol, Upstream};
 
 use super::discovery::{self, Cadence, Followed};
-use super::{Group, Loops, Pool, revival};
+use super::{Commons, Group, Pool, revival};
 use crate::tap::Tap;
 
 /// What makes a group the same in another revision.
@@ -37,21 +37,20 @@ struct Page {
 #[derive(Debug, Default)]
 pub struct Book {
     pages: Vec<Page>,
-    tap: Arc<Tap>,
-    loops: Arc<Loops>,
+    commons: Arc<Commons>,
 }
 
 impl Book {
     /// A book without groups, the messages of whose servers can be looked at here.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { tap, ..Self::default() }
+        Self { pages: Vec::new(), commons: Arc::new(Commons { tap, ..Commons::default() }) }
     }
 
-    /// Whether servers forward to this process.
+    /// What the servers of all groups share.
     #[must_use]
-    pub const fn loops(&self) -> &Arc<Loops> {
-        &self.loops
+    pub const fn commons(&self) -> &Arc<Commons> {
+        &self.commons
     }
 
     /// Begins a new revision: from here on groups are asked for again, until [`Self::forget_others`].
@@ -115,8 +114,7 @@ impl Book {
             .iter()
             .find(|page| described.service.is_some() && page.described.service == described.service)
             .map(|page| page.followed.group.discovered());
-        let group =
-            Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.tap, &self.loops);
+        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.commons);
         let followed = follow(Arc::new(group));
         tokio::spawn(revival::follow(Arc::downgrade(&followed.group)));
         let group = followed.group.clone();

@@ -11,9 +11,8 @@ use tokio::sync::Notify;
 
 use super::health::State;
 use super::sockets::Use;
-use super::{Loops, Server};
+use super::{Commons, Server};
 use crate::packet::question::Question;
-use crate::tap::Tap;
 
 /// A set of servers. Those that are discovered are pods of ours and of the cluster DNS, and are asked from sockets that serve
 /// again; bootstrap servers may be anybody's, or stand for several pods. While none were discovered, or all of those are
@@ -24,23 +23,15 @@ pub struct Group {
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
     died: Arc<Notify>,
-    tap: Arc<Tap>,
-    loops: Arc<Loops>,
+    commons: Arc<Commons>,
 }
 
 impl Group {
     /// A group of these servers, with these discovered ones to begin with. `scope` is what it is called in status and
-    /// metrics; `tap` is where their messages can be looked at, and `loops` finds out whether they forward to us.
-    pub(super) fn new(
-        scope: &str,
-        bootstrap: &[Upstream],
-        discovered: &[SocketAddr],
-        tap: &Arc<Tap>,
-        loops: &Arc<Loops>,
-    ) -> Self {
+    /// metrics.
+    pub(super) fn new(scope: &str, bootstrap: &[Upstream], discovered: &[SocketAddr], commons: &Arc<Commons>) -> Self {
         let died = Arc::new(Notify::new());
-        let server =
-            |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), tap.clone(), loops.clone());
+        let server = |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), commons.clone());
         let bootstrap =
             bootstrap.iter().map(|each| server(each.address, each.protocol, Use::Once)).map(Arc::new).collect();
         let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp, Use::Again)).map(Arc::new);
@@ -49,8 +40,7 @@ impl Group {
             discovered: ArcSwap::from_pointee(discovered.collect()),
             bootstrap,
             died,
-            tap: tap.clone(),
-            loops: loops.clone(),
+            commons: commons.clone(),
         }
     }
 
@@ -108,8 +98,8 @@ impl Group {
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
                 let new = || {
-                    let (died, tap, loops) = (self.died.clone(), self.tap.clone(), self.loops.clone());
-                    Server::new(*address, Protocol::Udp, Use::Again, died, tap, loops)
+                    let (died, commons) = (self.died.clone(), self.commons.clone());
+                    Server::new(*address, Protocol::Udp, Use::Again, died, commons)
                 };
                 same.map_or_else(|| Arc::new(new()), Arc::clone)
             })

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod book;
+mod commons;
 mod connection;
 pub mod discovery;
 pub(crate) mod exchange;
@@ -24,6 +25,7 @@ mod server;
 pub(crate) mod sockets;
 
 pub use book::Book;
+pub use commons::{Commons, Numbers};
 pub use group::Group;
 pub use loops::Loops;
 pub use plan::Order;

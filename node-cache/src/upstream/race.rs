@@ -66,7 +66,8 @@ impl Race {
             let mut timer = pin!(sleep_until(self.due()));
             while let Some((server, event)) = self.next(timer.as_mut()).await {
                 match event {
-                    Event::Answered(response) if !is_bad(&response) => {
+                    Event::Answered(mut response) if !is_bad(&response) => {
+                        response.came_from(server.number());
                         self.leave();
                         return Ok(response);
                     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use node_cache_config::Protocol;
 use tokio::sync::Notify;
 
-use super::Loops;
+use super::Commons;
 use super::connection::Connection;
 use super::health::{Health, State};
 use super::sockets::{Sockets, Use};
@@ -39,8 +39,9 @@ pub struct Server {
     lost_case: Mutex<Option<Instant>>,
     revived: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
-    tap: Arc<Tap>,
-    loops: Arc<Loops>,
+    commons: Arc<Commons>,
+    /// The number of its address.
+    number: u16,
     /// When it was last looked whether it forwards to us.
     looked_behind: Mutex<Option<Instant>>,
     /// When it last did.
@@ -48,16 +49,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead; `tap` is where its
-    /// messages can be looked at, and `loops` finds out whether it forwards to us.
+    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
     pub(super) fn new(
         address: SocketAddr,
         protocol: Protocol,
         usage: Use,
         died: Arc<Notify>,
-        tap: Arc<Tap>,
-        loops: Arc<Loops>,
+        commons: Arc<Commons>,
     ) -> Self {
+        let number = commons.numbers.of(address);
         Self {
             address,
             protocol,
@@ -71,8 +71,8 @@ impl Server {
             lost_case: Mutex::default(),
             revived: Mutex::default(),
             round_trips: WaitSeconds::default(),
-            tap,
-            loops,
+            commons,
+            number,
             looked_behind: Mutex::default(),
             forwarded_to_us: Mutex::default(),
         }
@@ -82,6 +82,11 @@ impl Server {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The number of its address.
+    pub(super) const fn number(&self) -> u16 {
+        self.number
     }
 
     /// How it is asked.
@@ -121,7 +126,7 @@ impl Server {
 
     /// Where its messages can be looked at.
     pub(super) fn tap(&self) -> &Tap {
-        &self.tap
+        &self.commons.tap
     }
 
     pub(super) fn state(&self, now: Instant) -> State {
@@ -152,7 +157,6 @@ impl Server {
             revived
         };
         if revived {
-            *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner) = None;
             *self.revived.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             tracing::info!("{} answers again", self.address);
         }
@@ -182,7 +186,7 @@ impl Server {
             && last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
         if is_due {
             *last = Some(now);
-            self.loops.look_behind(self, question, now);
+            self.commons.loops.look_behind(self, question, now);
         }
         is_due
     }
@@ -193,7 +197,7 @@ impl Server {
         tracing::warn!("{} asks this process for what it is asked: there is a loop", self.address);
     }
 
-    /// Whether it did a moment ago: then it is not asked.
+    /// Whether it did a moment ago: then it is not asked. That it has answered since says nothing: it has its answers from us.
     pub(super) fn is_in_a_loop(&self) -> bool {
         let last = *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_some_and(|last| last.elapsed() < LOOP)

@@ -156,3 +156,81 @@ impl Drop for Listed {
         self.take_off();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::packet::Name;
+    use crate::packet::numbers::{rcode, rtype};
+    use crate::packet::question::Question;
+
+    fn question() -> Question {
+        Question::plain(&Name::from_text("www.example").unwrap(), rtype::A)
+    }
+
+    fn key() -> Key {
+        Key::new(1, &question())
+    }
+
+    /// Lands when it is told to.
+    fn waiting_for(word: &Arc<Notify>) -> BoxedFlight {
+        let word = word.clone();
+        Box::pin(async move {
+            word.notified().await;
+            Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)))
+        })
+    }
+
+    fn begin(flights: &Arc<Flights>, work: BoxedFlight) -> Flight {
+        match flights.join(&key(), flights.landed(), || None::<()>, || work) {
+            Joined::Flight(flight) => flight,
+            _ => panic!("it does not begin"),
+        }
+    }
+
+    fn seat(flights: &Arc<Flights>) -> Seat {
+        match flights.join(&key(), flights.landed(), || None::<()>, || panic!("it is under way")) {
+            Joined::Seat(seat) => seat,
+            _ => panic!("there is no seat"),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_later_hears_the_same_and_the_next_one_looks_into_memory_first() {
+        let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
+        let before = flights.landed();
+        let (flight, seats) = (begin(&flights, waiting_for(&word)), [seat(&flights), seat(&flights)]);
+        word.notify_one();
+        let landed = flight.await.unwrap();
+        for seat in seats {
+            assert!(Arc::ptr_eq(&landing(seat).await.unwrap(), &landed));
+        }
+        let known = flights.join(&key(), before, || Some("it is in memory"), || panic!("nobody is asked"));
+        assert!(matches!(known, Joined::Known("it is in memory")));
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_not_waited_for_goes_on_by_itself() {
+        let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
+        let flight = begin(&flights, waiting_for(&word));
+        assert_eq!(flight.until(Instant::now() + Duration::from_millis(1)).await, Err(Unanswered));
+        let seat = seat(&flights);
+        word.notify_one();
+        assert!(landing(seat).await.is_ok());
+        assert_eq!(flights.landed(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_dropped_is_told_to_all_who_wait_and_the_next_one_begins() {
+        let flights = Arc::<Flights>::default();
+        let (flight, seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
+        drop(flight);
+        assert_eq!(landing(seat).await, Err(Unanswered));
+        drop(begin(&flights, Box::pin(pending())));
+    }
+}

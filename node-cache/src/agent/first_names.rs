@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::self_query::ask_name;
-use crate::packet::numbers::{rcode, rtype};
+use crate::packet::numbers::rtype;
 
 /// How long the caches have for one of them.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -64,5 +64,5 @@ async fn is_known(already: bool, address: IpAddr, name: &str, rtype: u16) -> boo
         return true;
     }
     let response = ask_name(address, name, rtype, PATIENCE).await;
-    response.is_ok_and(|response| matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN))
+    response.is_ok_and(|response| !response.is_failure())
 }

@@ -162,7 +162,7 @@ impl Cache {
     }
 
     fn insert_covering(&self, key: &Key, response: &Arc<Response>, now: Instant, covers_all: bool) {
-        if !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
+        if response.is_failure() {
             return;
         }
         self.failures.clear(key);

@@ -32,9 +32,7 @@ impl Question {
         let mut message = Vec::with_capacity(Header::LENGTH + self.name.as_bytes().len() + 4 + BARE);
         message.extend_from_slice(&[0; Header::LENGTH]);
         Header { id, flags, counts: [1, 0, 0, 0] }.write(&mut message);
-        message.extend_from_slice(self.name.as_bytes());
-        message.extend_from_slice(&self.rtype.to_be_bytes());
-        message.extend_from_slice(&self.class.to_be_bytes());
+        put_section(&mut message, &self.name, self.rtype, self.class);
         if with_edns {
             Edns { udp_size: UDP_SIZE, dnssec_ok: self.dnssec_ok, ..Edns::default() }.append(&mut message);
         }
@@ -79,7 +77,15 @@ pub fn is_repeated(message: &[u8], response: &[u8]) -> bool {
 /// A question section: name, type, class.
 #[must_use]
 pub fn section(name: &Name, rtype: u16, class: u16) -> Vec<u8> {
-    [name.as_bytes(), &rtype.to_be_bytes(), &class.to_be_bytes()].concat()
+    let mut section = Vec::with_capacity(name.as_bytes().len() + 4);
+    put_section(&mut section, name, rtype, class);
+    section
+}
+
+fn put_section(out: &mut Vec<u8>, name: &Name, rtype: u16, class: u16) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(&rtype.to_be_bytes());
+    out.extend_from_slice(&class.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -216,6 +216,12 @@ impl Response {
         self.rcode
     }
 
+    /// Whether it says neither what there is nor that there is nothing.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        !matches!(self.rcode, rcode::NOERROR | rcode::NXDOMAIN)
+    }
+
     /// How long it may be kept.
     #[must_use]
     pub const fn lifetime(&self) -> Lifetime {

@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout};
 
 use super::Resolver;
 use super::asking::Brought;
-use super::failure::is_failure;
 use super::flight::{Joined, landing};
 use crate::answer::Answer;
 use crate::cache::{Found, Key};
@@ -87,7 +86,7 @@ impl Resolver {
                 Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => answer,
                 Joined::Known(Brought::Failure(_)) | Joined::Full => return None,
             };
-            if is_failure(&answer.response) {
+            if answer.response.is_failure() {
                 return None;
             }
             if let Some(denial) = denial(answer, question) {

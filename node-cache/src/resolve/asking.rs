@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::failure::{failure, is_bogus, is_failure, remembered};
+use super::failure::{failure, is_bogus, remembered};
 use super::flight::{BoxedFlight, Flight, Joined, Landed, landing};
 use super::{Looked, Resolver, Unresolved};
 use crate::answer::{Age, Answer, Origin};
@@ -108,7 +108,7 @@ impl Resolver {
                 Boarded::Known(answer) => return answer,
             };
             match landed {
-                Ok(response) if is_failure(&response) => match looked.stale() {
+                Ok(response) if response.is_failure() => match looked.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => Answer { response, age: Age::New, ede: None, origin: Origin::Failure },
                 },
@@ -214,7 +214,7 @@ impl Resolver {
             let landed: Landed = landed.map(Arc::new);
             let now = Instant::now().into_std();
             match &landed {
-                Ok(response) if is_failure(response) => cache.insert_failure(&key, Some(response.clone()), now),
+                Ok(response) if response.is_failure() => cache.insert_failure(&key, Some(response.clone()), now),
                 // CoreDNS denies a namespace for TXT and has it for A.
                 Ok(response) if scope.zone.is_some() => cache.insert_of_type(&key, response, now),
                 Ok(response) => cache.insert(&key, response, now),

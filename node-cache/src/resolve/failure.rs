@@ -23,11 +23,6 @@ pub(super) fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer
     }
 }
 
-/// Whether a response says neither what there is nor that there is nothing.
-pub(super) fn is_failure(response: &Response) -> bool {
-    !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN)
-}
-
 /// Whether a failure means that the data are wrong (RFC 8914 §4.7 to §4.13). Old data are then no remedy.
 pub(super) fn is_bogus(response: &Response) -> bool {
     response.ede().is_some_and(|code| (6..=12).contains(&code))

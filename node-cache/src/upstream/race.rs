@@ -14,7 +14,6 @@ use super::attempt::{Attempt, Event, Patience};
 use super::plan::SENDS;
 use super::pool::Unanswered;
 use crate::packet::Response;
-use crate::packet::numbers::rcode;
 use crate::packet::question::Question;
 
 /// How long the first, second and third server of a question have before that counts as a failure and the next one is asked
@@ -66,11 +65,12 @@ impl Race {
             let mut timer = pin!(sleep_until(self.due()));
             while let Some((server, event)) = self.next(timer.as_mut()).await {
                 match event {
-                    Event::Answered(mut response) if !is_bad(&response) => {
+                    Event::Answered(mut response) if !response.is_failure() => {
                         response.came_from(server.number());
                         self.leave();
                         return Ok(response);
                     }
+                    // Another server may know better.
                     Event::Answered(response) => {
                         self.bad.get_or_insert_with(|| Box::new(response));
                         // It would say the same again.
@@ -168,9 +168,4 @@ impl Race {
     fn due(&self) -> Instant {
         self.running.iter().filter_map(Attempt::due).fold(self.deadline, Instant::min)
     }
-}
-
-/// Whether another server may know better.
-fn is_bad(response: &Response) -> bool {
-    !matches!(response.rcode(), rcode::NOERROR | rcode::NXDOMAIN)
 }

@@ -157,20 +157,20 @@ impl Server {
             revived
         };
         if revived {
-            *self.revived.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+            *locked(&self.revived) = Some(now);
             tracing::info!("{} answers again", self.address);
         }
     }
 
     /// When it last answered again after it counted as dead.
     pub(super) fn revived(&self) -> Option<Instant> {
-        *self.revived.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.revived)
     }
 
     pub(super) fn failed(&self, question: &Arc<Question>) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
-        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(question.clone());
+        *locked(&self.unanswered) = Some(question.clone());
         let died = self.health().failed(Instant::now());
         if died {
             tracing::warn!("{} does not answer", self.address);
@@ -181,7 +181,7 @@ impl Server {
     /// It takes too long with a question: looks whether that is because it forwards to us, now and then; whether it does now.
     pub(super) fn look_behind(self: &Arc<Self>, question: &Arc<Question>) -> bool {
         let now = Instant::now();
-        let last = &mut *self.looked_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut *locked(&self.looked_behind);
         let is_due = self.protocol == Protocol::Udp
             && last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
         if is_due {
@@ -193,13 +193,13 @@ impl Server {
 
     /// It does.
     pub(super) fn forwards_to_us(&self, now: Instant) {
-        *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *locked(&self.forwarded_to_us) = Some(now);
         tracing::warn!("{} asks this process for what it is asked: there is a loop", self.address);
     }
 
     /// Whether it did a moment ago: then it is not asked. That it has answered since says nothing: it has its answers from us.
     pub(super) fn is_in_a_loop(&self) -> bool {
-        let last = *self.forwarded_to_us.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *locked(&self.forwarded_to_us);
         last.is_some_and(|last| last.elapsed() < LOOP)
     }
 
@@ -213,7 +213,7 @@ impl Server {
             return None;
         }
         self.probing(now);
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.unanswered).clone()
     }
 
     /// The connection to it.
@@ -228,19 +228,24 @@ impl Server {
 
     /// Whether it repeats names in the case in which it was asked, as far as is known.
     pub(super) fn keeps_case(&self) -> bool {
-        let lost = self.lost_case.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = locked(&self.lost_case);
         lost.is_none_or(|at| at.elapsed() >= WITHOUT_CASE)
     }
 
     /// It does not.
     pub(super) fn lost_case(&self) {
-        let before = self.lost_case.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        let before = locked(&self.lost_case).replace(Instant::now());
         if before.is_none() {
             tracing::info!("{} does not keep the case of names and is asked in lower case", self.address);
         }
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.health)
     }
+}
+
+/// What a mutex holds, whatever became of who held it last.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use crate::upstream::blanks::Keeper;
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What has come since [`run`] looked last, and what wakes it.
@@ -35,8 +37,9 @@ pub(super) fn begin(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Does all the work of this thread, for as long as its runtime lives.
 pub(super) async fn run() {
-    let mut all = FuturesUnordered::new();
-    poll_fn(|context| poll(&mut all, context)).await
+    let (mut all, sockets) = (FuturesUnordered::new(), Keeper::new());
+    // The answers are sent by then.
+    poll_fn(|context| sockets.before_tidying(|| poll(&mut all, context))).await
 }
 
 fn poll(all: &mut FuturesUnordered<Work>, context: &mut Context<'_>) -> Poll<()> {

@@ -7,6 +7,7 @@
 //! ```
 
 mod attempt;
+pub(crate) mod blanks;
 mod book;
 mod commons;
 mod connection;

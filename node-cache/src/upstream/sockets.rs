@@ -10,9 +10,9 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
-use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+
+use super::blanks::{self, Watched};
 
 /// The most that wait for the next question, for one server.
 const MOST_OF_ONE: usize = 64;
@@ -47,11 +47,19 @@ pub(crate) struct Sockets {
 /// A socket and what it has been through.
 #[derive(Debug)]
 struct Opened {
-    socket: AsyncFd<Socket>,
+    socket: Watched,
     /// Its readiness is told to the runtime of this one.
     thread: ThreadId,
     at: Instant,
     questions: u32,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.thread == std::thread::current().id() {
+            blanks::take_back(self.socket.clone());
+        }
+    }
 }
 
 /// A socket that waits for the next question, and its place among all those of the process.
@@ -70,7 +78,7 @@ impl Sockets {
         Self { server, usage, waiting: Mutex::new(Vec::new()) }
     }
 
-    /// A socket for one question. It is closed when what is given is dropped.
+    /// A socket for one question. Its port is given up when what is given is dropped.
     ///
     /// Must be called inside a Tokio runtime.
     ///
@@ -81,7 +89,7 @@ impl Sockets {
         let thread = std::thread::current().id();
         let opened = match self.any_of(thread) {
             Some(opened) => opened,
-            None => Opened { socket: open(self.server)?, thread, at: Instant::now(), questions: 0 },
+            None => Opened { socket: blanks::connected(self.server)?, thread, at: Instant::now(), questions: 0 },
         };
         Ok(Lent { sockets: self, opened })
     }
@@ -113,15 +121,6 @@ impl Sockets {
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// To connect picks a port as well, as binding it first would.
-#[allow(deprecated, reason = "what is said of it concerns descriptors that may change; a socket keeps its own")]
-fn open(server: SocketAddr) -> io::Result<AsyncFd<Socket>> {
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking().cloexec(), None)?;
-    socket.connect(&server.into())?;
-    // Only for reading: that each new socket can be written to would wake the runtime once more for each question.
-    AsyncFd::with_interest(socket, Interest::READABLE | Interest::ERROR)
 }
 
 /// A socket for one question.
@@ -189,11 +188,7 @@ impl Lent<'_> {
         if sockets.usage == Use::Once || is_worn {
             return;
         }
-        // Nothing more is expected. That says so to the runtime, which would otherwise try to read before it waits; a packet
-        // that comes is told of anew.
-        for heard in [Interest::READABLE, Interest::ERROR] {
-            let _ = opened.socket.try_io(heard, |_| io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
-        }
+        blanks::heard_out(&opened.socket);
         let place = Waiting(Some(opened));
         let others = WAITING.fetch_add(1, Ordering::Relaxed);
         let mut waiting = sockets.waiting();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::upstream::blanks::Keeper;
 
 fn server() -> (std::net::UdpSocket, SocketAddr) {
     let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -92,14 +93,16 @@ fn all_threads_pick_from_all_ports() {
     let (_server, address) = server();
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let [low, high] = [0, 1].map(|at| range.split_whitespace().nth(at).unwrap().parse::<usize>().unwrap());
-    let ports_of_a_thread = || {
+    // New sockets and such as are used again and again.
+    let ports_of_a_thread = |keeps_blanks: bool| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
+        let _keeper = keeps_blanks.then(Keeper::new);
         let sockets = Sockets::new(address, Use::Once);
         (0..4096).map(|_| usize::from(port(&sockets.lend().unwrap()))).collect::<Vec<_>>()
     };
     let threads = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ports_of_a_thread)).collect();
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || ports_of_a_thread(thread % 2 == 0))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     for ports in threads {

@@ -61,6 +61,12 @@ pub fn mix_case(message: &mut [u8], mut random: impl FnMut() -> u64) {
     }
 }
 
+/// The number of a message; 0 when it is shorter than that.
+#[must_use]
+pub fn number(message: &[u8]) -> u16 {
+    super::u16_at(message, 0).unwrap_or(0)
+}
+
 /// The name in the question of a message, as it is written there, without its final zero.
 #[must_use]
 pub fn name_in(message: &[u8]) -> &[u8] {

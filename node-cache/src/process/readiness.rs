@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -74,8 +73,7 @@ pub(super) async fn resolve_first_name(resolver: &Resolver) {
 async fn answers_for_itself(address: SocketAddr) -> bool {
     let Ok(name) = Name::from_text("id.server") else { return false };
     let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
-    let (nobody_there, unseen) = (AtomicBool::new(false), Tap::default());
-    let sockets = Sockets::new(address, Use::Once);
-    let asked = exchange::udp(&sockets, &question, Form { edns: false, mixed_case: false }, &nobody_there, &unseen);
+    let (sockets, unseen) = (Sockets::new(address, Use::Once), Tap::default());
+    let asked = exchange::udp(&sockets, &question, Form { edns: false, mixed_case: false }, &unseen);
     matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(Outcome::Answered(response))) if response.has_answer())
 }

@@ -4,15 +4,14 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
 use super::Server;
-use super::exchange::{self, Form, Outcome};
+use super::exchange::{self, Datagram, Form, Outcome, Told};
 use crate::packet::Response;
 use crate::packet::question::Question;
 
@@ -61,8 +60,8 @@ enum Waited {
     Forever,
 }
 
-/// A question that was sent to a server. Its answer is waited for even when the patience is over, or when somebody says that
-/// nobody listens there.
+/// A question to a server. Its answer is waited for even when the patience is over, or when somebody says that nobody listens
+/// there.
 pub(super) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
@@ -73,18 +72,30 @@ pub(super) struct Attempt {
     failed: Option<Instant>,
     /// How often it was looked since then whether the server is in a loop.
     looks: u32,
-    unreachable: Arc<AtomicBool>,
-    work: Boxed<'static, Response>,
+    form: Form,
+    over_tcp: bool,
+    way: Way,
 }
 
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+/// How an attempt is made at the moment.
+enum Way {
+    /// Nothing is sent yet.
+    Unsent,
+    Datagram(Datagram),
+    /// Rare, as is the next, so that no question over UDP keeps room for it.
+    Connection(Boxed<io::Result<(Outcome, bool)>>),
+    /// What was said over UDP had lost the case of the name.
+    Confirmation(Boxed<Option<Outcome>>),
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Attempt {
-    /// Begins one. Nothing happens before it is polled.
+    /// Begins one. Nothing is sent before it is polled.
     pub(super) fn begin(server: Arc<Server>, question: Arc<Question>, patience: Patience) -> Self {
         server.count_sent();
-        let unreachable = Arc::<AtomicBool>::default();
-        let work = Box::pin(ask(server.clone(), question.clone(), unreachable.clone()));
+        let form = Form { edns: true, mixed_case: server.keeps_case() };
+        let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
             question,
@@ -93,8 +104,9 @@ impl Attempt {
             waited: Waited::InTime,
             failed: None,
             looks: 0,
-            unreachable,
-            work,
+            form,
+            over_tcp,
+            way: Way::Unsent,
         }
     }
 
@@ -105,21 +117,74 @@ impl Attempt {
 
     /// Waits for an answer, or a report.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
-        match self.work.as_mut().poll(context) {
-            Poll::Ready(Ok(response)) => {
-                self.server.answered(self.started.elapsed());
-                Poll::Ready(Event::Answered(response))
+        loop {
+            match ready!(self.poll_told(context)) {
+                Ok(Told::Outcome(outcome)) => {
+                    if let Some(response) = self.follow(outcome) {
+                        self.server.answered(self.started.elapsed());
+                        return Poll::Ready(Event::Answered(response));
+                    }
+                }
+                Ok(Told::Unreachable) if self.fails() => return Poll::Ready(Event::Failing),
+                Ok(Told::Unreachable) => {}
+                Err(error) => {
+                    tracing::debug!("{}: {error}", self.server.address());
+                    self.fails();
+                    return Poll::Ready(Event::Over);
+                }
             }
-            Poll::Ready(Err(error)) => {
-                tracing::debug!("{}: {error}", self.server.address());
-                self.fails();
-                Poll::Ready(Event::Over)
-            }
-            Poll::Pending if self.unreachable.swap(false, Ordering::Relaxed) && self.fails() => {
-                Poll::Ready(Event::Failing)
-            }
-            Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Sends what is not sent yet, and waits for what comes of it.
+    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Told>> {
+        let Self { server, question, form, .. } = self;
+        if let Way::Unsent = self.way {
+            self.way = if self.over_tcp {
+                Way::Connection(over_connection(server.clone(), question.clone(), *form))
+            } else {
+                Way::Datagram(Datagram::send(server.sockets(), question, *form, server.tap())?)
+            };
+        }
+        let outcome = match &mut self.way {
+            Way::Datagram(datagram) => {
+                return datagram.poll_told(context, server.address(), question, server.tap());
+            }
+            Way::Connection(asked) => ready!(asked.as_mut().poll(context))?.0,
+            Way::Confirmation(asked) => match ready!(asked.as_mut().poll(context)) {
+                Some(outcome) => outcome,
+                None => {
+                    // Whoever forged the answer has to guess everything once more.
+                    (self.form.mixed_case, self.way) = (false, Way::Unsent);
+                    return self.poll_told(context);
+                }
+            },
+            Way::Unsent => return Poll::Pending,
+        };
+        Poll::Ready(Ok(Told::Outcome(outcome)))
+    }
+
+    /// Does what follows from an outcome: it is an answer, or the question is sent once more in another way.
+    fn follow(&mut self, outcome: Outcome) -> Option<Response> {
+        let way = std::mem::replace(&mut self.way, Way::Unsent);
+        let was_confirmed = matches!(way, Way::Confirmation(_));
+        if let Way::Datagram(datagram) = way {
+            datagram.end(self.server.sockets(), &outcome);
+        }
+        match outcome {
+            Outcome::Answered(response) => return Some(response),
+            Outcome::Truncated => self.over_tcp = true,
+            Outcome::CaseLost => {
+                let (server, question) = (self.server.clone(), self.question.clone());
+                self.way = Way::Confirmation(Box::pin(confirmed(server, question, self.form)));
+            }
+            // For this question only: a forged complaint must not cost the server its EDNS.
+            Outcome::Unreadable => {
+                self.form.edns = false;
+                self.over_tcp |= was_confirmed;
+            }
+        }
+        None
     }
 
     /// What the time says.
@@ -169,33 +234,10 @@ impl Attempt {
     }
 }
 
-async fn ask(server: Arc<Server>, question: Arc<Question>, unreachable: Arc<AtomicBool>) -> io::Result<Response> {
-    let mut form = Form { edns: true, mixed_case: server.keeps_case() };
-    let mut over_tcp = server.protocol() == Protocol::Tcp;
-    loop {
-        let outcome = if over_tcp {
-            over_connection(&server, &question, form).await?.0
-        } else {
-            exchange::udp(server.sockets(), &question, form, &unreachable, server.tap()).await?
-        };
-        match outcome {
-            Outcome::Answered(response) => return Ok(response),
-            Outcome::Truncated => over_tcp = true,
-            Outcome::CaseLost => match confirmed(&server, &question, form).await {
-                Some(Outcome::Answered(response)) => return Ok(response),
-                Some(_) => (form.edns, over_tcp) = (false, true),
-                // Whoever forged the answer has to guess everything once more.
-                None => form.mixed_case = false,
-            },
-            // For this question only: a forged complaint must not cost the server its EDNS.
-            Outcome::Unreadable => form.edns = false,
-        }
-    }
-}
-
 /// What the server says over TCP when the case of a name was lost; none when it cannot be asked there.
-async fn confirmed(server: &Server, question: &Question, form: Form) -> Option<Outcome> {
-    let (outcome, case_kept) = timeout(CONFIRMATION, over_connection(server, question, form)).await.ok()?.ok()?;
+async fn confirmed(server: Arc<Server>, question: Arc<Question>, form: Form) -> Option<Outcome> {
+    let asked = over_connection(server.clone(), question, form);
+    let (outcome, case_kept) = timeout(CONFIRMATION, asked).await.ok()?.ok()?;
     // Only what nobody can forge tells that it was this server which lost the case.
     if !case_kept {
         server.lost_case();
@@ -203,7 +245,6 @@ async fn confirmed(server: &Server, question: &Question, form: Form) -> Option<O
     Some(outcome)
 }
 
-/// Rare, so that no question over UDP keeps room for it.
-fn over_connection<'a>(server: &'a Server, question: &'a Question, form: Form) -> Boxed<'a, (Outcome, bool)> {
-    Box::pin(exchange::tcp(server.connection(), question, form, server.tap()))
+fn over_connection(server: Arc<Server>, question: Arc<Question>, form: Form) -> Boxed<io::Result<(Outcome, bool)>> {
+    Box::pin(async move { exchange::tcp(server.connection(), &question, form, server.tap()).await })
 }

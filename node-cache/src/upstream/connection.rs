@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
 use super::exchange;
+use crate::packet::question;
 use crate::query::Transport;
 use crate::tap::Tap;
 
@@ -184,7 +185,7 @@ async fn read_all(mut read: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> 
         if message.len() < SHORTEST {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let waiter = waiting.by_number().remove(&u16::from_be_bytes([message[0], message[1]]));
+        let waiter = waiting.by_number().remove(&question::number(&message));
         let is_long = message.len() > LONG;
         if let Some(waiter) = waiter {
             // It may have given up.

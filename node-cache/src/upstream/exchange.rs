@@ -1,14 +1,15 @@
 //! One question to one server, one answer back.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
 use super::connection::Connection;
-use super::sockets::{Lent, Sockets};
+use super::sockets::{Opened, Sockets};
 use crate::packet::edns::UDP_SIZE;
 use crate::packet::question::{self, Question};
 use crate::packet::{NotAnAnswer, Response};
@@ -41,77 +42,106 @@ pub(crate) enum Outcome {
     Unreadable,
 }
 
-/// Asks over UDP and waits for ever, with a fresh random number. What is not the answer is ignored, and so is a report that
-/// nobody listens there, which anybody might forge: it is only noted in `unreachable`.
-pub(crate) async fn udp(
-    sockets: &Sockets,
-    question: &Question,
-    form: Form,
-    unreachable: &AtomicBool,
-    tap: &Tap,
-) -> io::Result<Outcome> {
-    let socket = sockets.lend()?;
-    let id = rand::random();
-    let message = written(question, id, form);
-    let shown = show(tap, Transport::Udp, || socket.local_addr(), socket.server(), &message);
-    let waiting = Waiting { question, id, form, tap, shown };
-    socket.send(&message)?;
-    loop {
-        let heard = socket.heard().await?;
-        match waiting.hear(&socket, heard, &message) {
-            Heard::Answer(outcome) => {
-                // What may have been forged is no reason to believe that nothing more will come.
-                if matches!(outcome, Outcome::Answered(_) | Outcome::Truncated) {
-                    socket.give_back();
-                }
-                return Ok(outcome);
-            }
-            Heard::Nothing => {}
-            Heard::Unreachable => unreachable.store(true, Ordering::Relaxed),
-        }
-    }
-}
-
-/// What was asked, and how, and who sees the answer.
-struct Waiting<'a> {
-    question: &'a Question,
-    id: u16,
-    form: Form,
-    tap: &'a Tap,
-    shown: Option<Box<Picked>>,
-}
-
-/// What was read at a socket.
-enum Heard {
-    Answer(Outcome),
-    Nothing,
+/// What a socket tells of a question that was sent.
+pub(super) enum Told {
+    /// It came to this. It was the last that is told.
+    Outcome(Outcome),
+    /// A report that nobody listens there, which anybody might forge.
     Unreachable,
 }
 
-impl Waiting<'_> {
+/// A question that was sent in a datagram, with a fresh random number, and is waited for for ever. What is not the answer is
+/// ignored.
+pub(super) struct Datagram {
+    socket: Opened,
+    message: Vec<u8>,
+    form: Form,
+    shown: Option<Box<Picked>>,
+}
+
+impl Datagram {
+    /// Sends it.
+    ///
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// There is no socket, or it cannot be sent.
+    pub(super) fn send(sockets: &Sockets, question: &Question, form: Form, tap: &Tap) -> io::Result<Self> {
+        let socket = sockets.lend()?;
+        let message = written(question, rand::random(), form);
+        let shown = show(tap, Transport::Udp, || socket.local_addr(), sockets.server(), &message);
+        socket.send(&message)?;
+        Ok(Self { socket, message, form, shown })
+    }
+
+    /// Waits for what is told. The question and the rest are those that it was sent with.
+    ///
+    /// # Errors
+    ///
+    /// The runtime ends.
+    pub(super) fn poll_told(
+        &mut self,
+        context: &mut Context<'_>,
+        server: SocketAddr,
+        question: &Question,
+        tap: &Tap,
+    ) -> Poll<io::Result<Told>> {
+        loop {
+            let heard = ready!(self.socket.poll_heard(context))?;
+            if let Some(told) = self.hear(heard, server, question, tap) {
+                return Poll::Ready(Ok(told));
+            }
+        }
+    }
+
+    /// Gives its socket back after this.
+    pub(super) fn end(self, sockets: &Sockets, outcome: &Outcome) {
+        // What may have been forged is no reason to believe that nothing more will come.
+        if matches!(outcome, Outcome::Answered(_) | Outcome::Truncated) {
+            sockets.give_back(self.socket);
+        }
+    }
+
     /// Reads a packet. Its buffer is not kept while a question waits.
-    fn hear(&self, socket: &Lent<'_>, heard: Interest, message: &[u8]) -> Heard {
+    fn hear(&self, heard: Interest, server: SocketAddr, question: &Question, tap: &Tap) -> Option<Told> {
         let mut buffer = [const { MaybeUninit::uninit() }; BUFFER];
-        let packet = match socket.read(heard, &mut buffer) {
+        let packet = match self.socket.read(heard, &mut buffer) {
             Ok(packet) => packet,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
-            Err(_) => return Heard::Unreachable,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => return Some(Told::Unreachable),
         };
-        let Self { question, id, form, tap, shown } = self;
-        let read = Response::read(packet, *id, question);
+        let Self { message, form, shown, .. } = self;
+        let read = Response::read(packet, question::number(message), question);
         if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (shown, &read) {
             tap.answer(shown, packet);
         }
-        Heard::Answer(match read {
+        Some(Told::Outcome(match read {
             Ok(_) if form.mixed_case && !question::is_repeated(message, packet) => Outcome::CaseLost,
             Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => Outcome::Truncated,
             Ok(response) => Outcome::Answered(clean(response, message, *form)),
             Err(NotAnAnswer::Unreadable) if form.edns => Outcome::Unreadable,
             Err(error) => {
-                tracing::debug!("{}: ignored a packet: {error}", socket.server());
-                return Heard::Nothing;
+                tracing::debug!("{server}: ignored a packet: {error}");
+                return None;
             }
-        })
+        }))
+    }
+}
+
+/// Asks over UDP and waits for ever.
+///
+/// # Errors
+///
+/// It cannot be sent.
+pub(crate) async fn udp(sockets: &Sockets, question: &Question, form: Form, tap: &Tap) -> io::Result<Outcome> {
+    let mut datagram = Datagram::send(sockets, question, form, tap)?;
+    loop {
+        let told = poll_fn(|context| datagram.poll_told(context, sockets.server(), question, tap)).await?;
+        if let Told::Outcome(outcome) = told {
+            datagram.end(sockets, &outcome);
+            return Ok(outcome);
+        }
     }
 }
 
@@ -125,7 +155,7 @@ pub(super) async fn tcp(
 ) -> io::Result<(Outcome, bool)> {
     let message = written(question, 0, form);
     let answer = connection.ask(&message, tap).await?;
-    let id = u16::from_be_bytes([answer[0], answer[1]]);
+    let id = question::number(&answer);
     let kept = question::is_repeated(&message, &answer);
     match Response::read(&answer, id, question) {
         Ok(response) => Ok((Outcome::Answered(clean(response, &message, form)), kept)),

@@ -52,9 +52,9 @@ impl Loops {
         let (server, question) = (server.clone(), question.clone());
         tokio::spawn(async move {
             let probe = Question { name, ..Question::clone(&question) };
-            let (form, unreachable) = (Form { edns: true, mixed_case: false }, AtomicBool::new(false));
+            let form = Form { edns: true, mixed_case: false };
             server.count_sent();
-            let asked = exchange::udp(server.sockets(), &probe, form, &unreachable, server.tap());
+            let asked = exchange::udp(server.sockets(), &probe, form, server.tap());
             // One that is known to be dead is looked after by others, who must not be put off.
             if timeout(COUNTS, asked).await.is_err() && server.healthy() {
                 server.failed(&question);

@@ -31,7 +31,7 @@ pub(super) struct Race {
     /// Who is asked next, the last one first.
     left: Vec<Arc<Server>>,
     started: usize,
-    running: Vec<Attempt>,
+    running: Vec<Box<Attempt>>,
     /// The first answer, when it was a bad one.
     bad: Option<Box<Response>>,
 }
@@ -46,7 +46,9 @@ impl Race {
     /// Asks one server alone, to see whether it lives: only its health hears of the answer.
     pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, patience: Duration, deadline: Instant) {
         let attempt = Attempt::begin(server, question.clone(), Patience::until_failing(patience));
-        Self { question, deadline, left: Vec::new(), started: 1, running: vec![attempt], bad: None }.learn().await;
+        Self { question, deadline, left: Vec::new(), started: 1, running: vec![Box::new(attempt)], bad: None }
+            .learn()
+            .await;
     }
 
     /// The first good answer, whoever it comes from; when there is none by the deadline, the first bad one. What becomes of
@@ -97,7 +99,7 @@ impl Race {
         let another = self.left.last().is_some_and(|next| !next.is_same(&server));
         let p95 = if another { server.p95() } else { None };
         let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
-        self.running.push(Attempt::begin(server, self.question.clone(), Patience { usual, failing }));
+        self.running.push(Box::new(Attempt::begin(server, self.question.clone(), Patience { usual, failing })));
         self.started += 1;
     }
 
@@ -166,6 +168,6 @@ impl Race {
 
     /// When to look at the time next.
     fn due(&self) -> Instant {
-        self.running.iter().filter_map(Attempt::due).fold(self.deadline, Instant::min)
+        self.running.iter().filter_map(|attempt| attempt.due()).fold(self.deadline, Instant::min)
     }
 }

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -44,19 +45,21 @@ pub(crate) struct Sockets {
     waiting: Mutex<Vec<Waiting>>,
 }
 
-/// A socket and what it has been through.
+/// A socket and what it has been through. Its port is given up when it is dropped.
 #[derive(Debug)]
-struct Opened {
+pub(super) struct Opened {
     socket: Watched,
     /// Its readiness is told to the runtime of this one.
     thread: ThreadId,
     at: Instant,
     questions: u32,
+    /// Once it was, the runtime takes its end that writes for closed, for ever.
+    is_reported: bool,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if self.thread == std::thread::current().id() {
+        if !self.is_reported && self.thread == std::thread::current().id() {
             blanks::take_back(self.socket.clone());
         }
     }
@@ -78,20 +81,43 @@ impl Sockets {
         Self { server, usage, waiting: Mutex::new(Vec::new()) }
     }
 
-    /// A socket for one question. Its port is given up when what is given is dropped.
+    /// Whom they lead to.
+    pub(super) const fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// A socket for one question.
     ///
     /// Must be called inside a Tokio runtime.
     ///
     /// # Errors
     ///
     /// None is to be had, or nothing leads to the server.
-    pub(super) fn lend(&self) -> io::Result<Lent<'_>> {
+    pub(super) fn lend(&self) -> io::Result<Opened> {
         let thread = std::thread::current().id();
-        let opened = match self.any_of(thread) {
+        let mut opened = match self.any_of(thread) {
             Some(opened) => opened,
-            None => Opened { socket: blanks::connected(self.server)?, thread, at: Instant::now(), questions: 0 },
+            None => {
+                let socket = blanks::connected(self.server)?;
+                Opened { socket, thread, at: Instant::now(), questions: 0, is_reported: false }
+            }
         };
-        Ok(Lent { sockets: self, opened })
+        opened.questions += 1;
+        Ok(opened)
+    }
+
+    /// Takes back a socket whose question was answered: it may serve for another one.
+    pub(super) fn give_back(&self, opened: Opened) {
+        if self.usage == Use::Once || opened.is_worn() {
+            return;
+        }
+        blanks::heard_out(&opened.socket);
+        let place = Waiting(Some(opened));
+        let others = WAITING.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.waiting();
+        if others < MOST && waiting.len() < MOST_OF_ONE {
+            waiting.push(place);
+        }
     }
 
     /// Closes those that have become old.
@@ -123,26 +149,14 @@ impl Sockets {
     }
 }
 
-/// A socket for one question.
-#[derive(Debug)]
-pub(super) struct Lent<'a> {
-    sockets: &'a Sockets,
-    opened: Opened,
-}
-
-impl Lent<'_> {
-    /// Whom it leads to.
-    pub(super) const fn server(&self) -> SocketAddr {
-        self.sockets.server
-    }
-
+impl Opened {
     /// Where it leads from.
     ///
     /// # Errors
     ///
     /// The kernel does not tell.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.opened.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
+        self.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
     }
 
     /// Sends the question. A report that nobody listens, about what was sent before, does not keep it from being sent.
@@ -152,21 +166,29 @@ impl Lent<'_> {
     /// It cannot be sent.
     pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
         // The kernel tells what it has heard of a socket instead of sending, once.
-        let socket = self.opened.socket.get_ref();
+        let socket = self.socket.get_ref();
         if socket.send(message).is_err() {
             socket.send(message)?;
         }
         Ok(())
     }
 
-    /// Waits for a packet or a report, and says which of them there may be.
+    /// Waits for a packet or the first report, and says which of them there may be.
     ///
     /// # Errors
     ///
     /// The runtime ends.
-    pub(super) async fn heard(&self) -> io::Result<Interest> {
-        let ready = self.opened.socket.ready(Interest::READABLE | Interest::ERROR).await?.ready();
-        Ok(if ready.is_readable() { Interest::READABLE } else { Interest::ERROR })
+    pub(super) fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+        if let Poll::Ready(readable) = self.socket.poll_read_ready(context) {
+            return Poll::Ready(readable.map(|_| Interest::READABLE));
+        }
+        if !self.is_reported {
+            // The runtime takes an error alone for the end of what can be written.
+            drop(ready!(self.socket.poll_write_ready(context))?);
+            self.is_reported = true;
+            return Poll::Ready(Ok(Interest::ERROR));
+        }
+        Poll::Pending
     }
 
     /// Reads what was heard.
@@ -175,26 +197,12 @@ impl Lent<'_> {
     ///
     /// `WouldBlock` when there is none yet; others report what became of packets that were sent.
     pub(super) fn read<'b>(&self, heard: Interest, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b [u8]> {
-        let ((packet, _), _) =
-            self.opened.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
+        let ((packet, _), _) = self.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
         Ok(packet)
     }
 
-    /// The question was answered: the socket may serve for another one.
-    pub(super) fn give_back(mut self) {
-        self.opened.questions += 1;
-        let Self { sockets, opened } = self;
-        let is_worn = opened.questions >= MOST_QUESTIONS || opened.at.elapsed() >= LONGEST;
-        if sockets.usage == Use::Once || is_worn {
-            return;
-        }
-        blanks::heard_out(&opened.socket);
-        let place = Waiting(Some(opened));
-        let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = sockets.waiting();
-        if others < MOST && waiting.len() < MOST_OF_ONE {
-            waiting.push(place);
-        }
+    fn is_worn(&self) -> bool {
+        self.is_reported || self.questions >= MOST_QUESTIONS || self.at.elapsed() >= LONGEST
     }
 }
 

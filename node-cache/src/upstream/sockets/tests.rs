@@ -1,3 +1,5 @@
+use std::future::poll_fn;
+
 use super::*;
 use crate::upstream::blanks::Keeper;
 
@@ -7,7 +9,7 @@ fn server() -> (std::net::UdpSocket, SocketAddr) {
     (server, address)
 }
 
-fn port(lent: &Lent<'_>) -> u16 {
+fn port(lent: &Opened) -> u16 {
     lent.local_addr().unwrap().port()
 }
 
@@ -18,7 +20,7 @@ async fn a_socket_that_was_answered_serves_again_and_one_that_was_not_is_closed(
     let lent = sockets.lend().unwrap();
     let first = port(&lent);
     assert_ne!(port(&sockets.lend().unwrap()), first, "one question at a time");
-    lent.give_back();
+    sockets.give_back(lent);
     let lent = sockets.lend().unwrap();
     assert_eq!(port(&lent), first);
     drop(lent);
@@ -27,10 +29,35 @@ async fn a_socket_that_was_answered_serves_again_and_one_that_was_not_is_closed(
 }
 
 #[tokio::test]
+async fn a_report_is_heard_once_an_answer_after_it_as_well_and_the_socket_serves_no_more() {
+    let (nobody, address) = server();
+    drop(nobody);
+    let sockets = Sockets::new(address, Use::Again);
+    let mut lent = sockets.lend().unwrap();
+    lent.send(b"?").unwrap();
+    let mut buffer = [MaybeUninit::uninit(); 16];
+    let heard = poll_fn(|context| lent.poll_heard(context)).await.unwrap();
+    assert_eq!(lent.read(heard, &mut buffer).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+
+    let somebody = std::net::UdpSocket::bind(address).unwrap();
+    somebody.send_to(b"late", lent.local_addr().unwrap()).unwrap();
+    let mut read = |lent: &mut Opened, heard| lent.read(heard, &mut buffer).map(<[u8]>::to_vec);
+    loop {
+        let heard = poll_fn(|context| lent.poll_heard(context)).await.unwrap();
+        match read(&mut lent, heard) {
+            Ok(packet) => break assert_eq!(packet, b"late"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    sockets.give_back(lent);
+    assert!(sockets.waiting().is_empty());
+}
+
+#[tokio::test]
 async fn a_socket_to_a_foreign_server_serves_once() {
     let (_server, address) = server();
     let sockets = Sockets::new(address, Use::Once);
-    sockets.lend().unwrap().give_back();
+    sockets.give_back(sockets.lend().unwrap());
     assert!(sockets.waiting().is_empty());
 }
 
@@ -39,7 +66,7 @@ async fn sockets_are_bounded_in_number_questions_and_age_and_go_with_their_serve
     let (_server, address) = server();
     let sockets = Sockets::new(address, Use::Again);
     let lent: Vec<_> = (0..MOST_OF_ONE + 10).map(|_| sockets.lend().unwrap()).collect();
-    lent.into_iter().for_each(Lent::give_back);
+    lent.into_iter().for_each(|lent| sockets.give_back(lent));
     assert_eq!(sockets.waiting().len(), MOST_OF_ONE);
     sockets.close_old(Instant::now());
     assert_eq!(sockets.waiting().len(), MOST_OF_ONE);
@@ -48,16 +75,16 @@ async fn sockets_are_bounded_in_number_questions_and_age_and_go_with_their_serve
 
     let one = sockets.lend().unwrap();
     let first = port(&one);
-    one.give_back();
+    sockets.give_back(one);
     for _ in 1..MOST_QUESTIONS {
         let one = sockets.lend().unwrap();
         assert_eq!(port(&one), first);
-        one.give_back();
+        sockets.give_back(one);
     }
     assert!(sockets.waiting().is_empty(), "it has served often enough");
     let one = sockets.lend().unwrap();
     let second = port(&one);
-    one.give_back();
+    sockets.give_back(one);
     drop(sockets);
     std::net::UdpSocket::bind(("0.0.0.0", second)).unwrap();
 }
@@ -68,7 +95,7 @@ async fn each_thread_uses_sockets_of_its_own() {
     let sockets = Sockets::new(address, Use::Again);
     let lent = sockets.lend().unwrap();
     let first = port(&lent);
-    lent.give_back();
+    sockets.give_back(lent);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -16,7 +16,7 @@ use crate::packet::Response;
 use crate::upstream::Unanswered;
 
 /// The most questions that are outstanding at one time. It bounds sockets and memory.
-const MOST: usize = 2048;
+const MOST: usize = 1024;
 
 /// What came of a flight.
 pub(super) type Landed = Result<Arc<Response>, Unanswered>;

@@ -30,9 +30,9 @@ use shares::{Refused, Share, Shares};
 pub use worker::{NotReading, Workers};
 
 /// The most questions that wait for other servers at one time; hits are not among them.
-const MOST_IN_WORK: usize = 4096;
+const MOST_IN_WORK: usize = 2048;
 /// The most of them from one address: half of what may be under way to other servers at one time.
-const MOST_IN_WORK_OF_ONE: usize = 1024;
+const MOST_IN_WORK_OF_ONE: usize = 512;
 
 /// The most octets of answers that wait to be written to connections at one time, and those to one address: what clients
 /// ask for and do not read.

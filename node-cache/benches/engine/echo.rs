@@ -1,7 +1,7 @@
 //! What sockets alone cost: programs that send as many octets back as an answer has, and know nothing.
 //!
 //! * [`blocking`] waits inside of the call that reads, which is the least that any program can do.
-//! * [`polling`] waits for events, as a server must that waits for more than one socket.
+//! * [`polling`] waits for events, as a server must that waits for more than one socket, and has its socket watched all the time.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;

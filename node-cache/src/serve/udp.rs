@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use node_cache_machine::datagrams::Family;
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 use super::Shared;
 use super::batch::{Batch, Room, SIZE};
@@ -29,52 +29,81 @@ thread_local! {
     static IPV6: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V6));
 }
 
-/// Answers what comes in at `socket` and counts it. The socket may be read by others too, workers of this process and
+/// A socket that is watched: the runtime says when there is something to read.
+type Watched = AsyncFd<Arc<UdpSocket>>;
+
+/// Watches a socket, which must not block.
+///
+/// # Errors
+///
+/// It cannot be watched.
+#[allow(deprecated, reason = "what is said of it concerns descriptors that may change; a socket keeps its own")]
+pub(super) fn watch(socket: Arc<UdpSocket>) -> io::Result<Watched> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+/// Answers what comes in at a socket and counts it. The socket may be read by others too, workers of this process and
 /// of other ones, each datagram by one of them.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>, count: Arc<AtomicU64>) {
-    let own = match socket.local_addr() {
-        Ok(address) => address.ip(),
-        Err(error) => {
-            tracing::error!("a socket without an address: {error}");
-            return;
-        }
-    };
+pub(super) async fn serve(shared: Arc<Shared>, watched: Watched, count: Arc<AtomicU64>) {
+    let socket = watched.get_ref().clone();
+    if let Err(error) = answer_all(&shared, &socket, watched, &count).await {
+        tracing::error!("{:?}: {error}", socket.local_addr());
+    }
+}
+
+/// Of each datagram that leaves a watched socket the kernel tells the watcher that there is room for another one (`sock_wfree`), asked or
+/// not, which is a twentieth of what an answer takes. So a socket that is never empty is not watched: it is read again and again,
+/// in turn with all other work, until it is empty.
+async fn answer_all(
+    shared: &Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    watched: Watched,
+    count: &AtomicU64,
+) -> io::Result<()> {
+    let own = socket.local_addr()?.ip();
+    let mut watched = Some(watched);
     loop {
-        if let Err(error) = socket.readable().await {
-            tracing::error!("{own}: {error}");
-            return;
-        }
-        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(&shared, &socket, own, &count));
-        // An empty socket lets the others have their turn by itself.
-        if !emptied {
-            tokio::task::yield_now().await;
+        let told = match &watched {
+            Some(watched) => Some(watched.readable().await?),
+            None => None,
+        };
+        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(shared, socket, own, count));
+        match (told, emptied) {
+            (Some(mut told), true) => told.clear_ready(),
+            // What has come since is told of.
+            (None, true) => watched = Some(watch(socket.clone())?),
+            (_, false) => {
+                watched = None;
+                // An empty socket lets the others have their turn by itself.
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
 
 /// Reads a batch and answers it; whether there was no more.
 fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count: &AtomicU64) -> bool {
-    // A batch that is not full has emptied the socket; to say so saves the call that would find it empty. (To read again at
-    // once after all but small batches costs 3 % more for each answer under full load: the batches become smaller.)
-    let read = socket.try_io(Interest::READABLE, || {
-        let read = match own {
-            IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
-            IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
-        };
-        count.fetch_add(read.as_ref().map_or(0, |read| *read as u64), Ordering::Relaxed);
-        match read {
-            Ok(SIZE) => Ok(()),
-            Ok(_) => Err(ErrorKind::WouldBlock.into()),
-            Err(error) => Err(error),
+    let read = match own {
+        IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
+        IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
+    };
+    match read {
+        Ok(read) => {
+            count.fetch_add(read as u64, Ordering::Relaxed);
+            // A batch that is not full has emptied the socket; to say so saves the call that would find it empty. (To read
+            // again at once after all but small batches costs 3 % more for each answer under full load: the batches become
+            // smaller.)
+            read < SIZE
         }
-    });
-    let Err(error) = read else { return false };
-    let emptied = error.kind() == ErrorKind::WouldBlock;
-    if !emptied {
-        // An error of a packet sent before (a client that is gone), or of the moment.
-        tracing::debug!("{own}: {error}");
+        Err(error) => {
+            let emptied = error.kind() == ErrorKind::WouldBlock;
+            if !emptied {
+                // An error of a packet sent before (a client that is gone), or of the moment.
+                tracing::debug!("{own}: {error}");
+            }
+            emptied
+        }
     }
-    emptied
 }
 
 /// Reads a number of datagrams, answers out of memory what can be, and sets the rest going. The benchmark counts the
@@ -217,7 +246,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
 fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Picked>) {
-    match socket.try_send_to(message, client) {
+    match socket.send_to(message, client) {
         Ok(_) => shared.show_answer(shown, message),
         Err(error) => {
             shared.metrics().dropped(Dropped::Unsent);

@@ -201,8 +201,7 @@ impl Reading {
             Protocol::Udp => {
                 let socket = std::net::UdpSocket::from(fd);
                 socket.set_nonblocking(true)?;
-                let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
-                tokio::spawn(udp::serve(shared, socket, self.datagrams.clone()))
+                tokio::spawn(udp::serve(shared, udp::watch(Arc::new(socket))?, self.datagrams.clone()))
             }
             Protocol::Tcp => {
                 let listener = std::net::TcpListener::from(fd);

@@ -4,6 +4,9 @@ use std::os::fd::OwnedFd;
 use super::*;
 use crate::cookies::Secrets;
 use crate::identity::Identity;
+use crate::packet::Name;
+use crate::packet::numbers::{class, rtype};
+use crate::packet::question::Question;
 use crate::resolve::Resolver;
 use crate::serve::{Serving, TcpLimits};
 
@@ -61,6 +64,35 @@ async fn a_socket_that_cannot_be_read_is_told_by_all_workers_until_it_is_taken_b
     assert_eq!(told.to_string(), "worker 0 does not read Udp at 127.0.0.1");
     sockets.send_replace(vec![held(UdpSocket::bind("127.0.0.1:0").unwrap())]);
     serving.workers().all_read(SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_that_a_turn_does_not_empty_is_read_until_it_is_and_after_that_as_before() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(socket.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    let name = Name::from_text("id.server").unwrap();
+    let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
+    let ask = |id| assert!(client.send(&question.to_wire(id, false)).is_ok());
+    let mut told = std::collections::HashSet::new();
+    let mut hear = |number: usize| {
+        for _ in 0..number {
+            let mut answer = [0; 512];
+            client.recv(&mut answer).unwrap();
+            assert!(told.insert([answer[0], answer[1]]));
+        }
+    };
+    // More than a turn reads, less than a socket holds.
+    (0..200).for_each(ask);
+    let (sockets, _) = watch::channel(vec![held(socket)]);
+    let serving = start(1, &sockets);
+    hear(200);
+    for id in 200..220 {
+        ask(id);
+        hear(1);
+    }
+    drop(serving);
 }
 
 #[tokio::test]

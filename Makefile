@@ -64,11 +64,11 @@ test-long: ## Run the long forms of tests, one after the other, two hours at the
 
 # CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.
 bench_hickory = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/hickory
-BENCH_PARTS ?= hits $(if $(ONLY),,misses latency start memory traces readers)
+BENCH_PARTS ?= hits $(if $(ONLY),,misses latency start memory fairness traces readers)
 BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot-resolver
 
 .PHONY: bench
-bench: require ## Measure answers, misses, latency, start, memory and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits again
+bench: require ## Measure answers, misses, latency, start, memory, fairness and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits again
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
 	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)

@@ -133,8 +133,13 @@ impl Course {
 
 impl Flow {
     pub(crate) fn new(server: SocketAddr, sockets: usize) -> Self {
+        Self::from("127.0.0.1", server, sockets)
+    }
+
+    /// The same from this address.
+    pub(crate) fn from(source: &str, server: SocketAddr, sockets: usize) -> Self {
         let lane = || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let socket = UdpSocket::bind((source, 0)).unwrap();
             let _ = setsockopt(&socket, RcvBufForce, &ROOM);
             socket.connect(server).unwrap();
             socket.set_nonblocking(true).unwrap();

@@ -8,6 +8,7 @@
 //! * `latency`: how long answers from memory take at planned times, at equal rates and at equal shares of what each can do.
 //! * `start`: from starting a program to its first answer.
 //! * `memory`: bytes of an answer, and the most memory with many more names than there is room for.
+//! * `fairness`: what others feel of one client that asks for everything.
 //! * `traces`: how many questions the upstream is spared, at equal memory.
 //! * `readers`: what it costs that several processes read one socket.
 //! * `asking` prints the processor time of a question that memory cannot answer.
@@ -29,6 +30,7 @@ mod chart;
 mod client;
 mod count;
 mod echo;
+mod fairness;
 mod figures;
 mod flow;
 mod gate;
@@ -70,7 +72,9 @@ fn main() {
         [INSIDE, "asking"] => asking::run(),
         [INSIDE, "readers"] => readers::run(),
         [INSIDE, "hits", ref only @ ..] => hits::run(only),
-        [part @ ("misses" | "latency" | "start" | "memory" | "traces"), ref only @ ..] => alone(part, only),
+        [part @ ("misses" | "latency" | "start" | "memory" | "fairness" | "traces"), ref only @ ..] => {
+            alone(part, only)
+        }
         [INSIDE, part, ref only @ ..] => measure(part, only.first().copied()),
         ["asks", whom, upstream] => asking::asks(whom, upstream),
         ["counted", whom, questions] => asking::counted(whom, questions),
@@ -80,7 +84,7 @@ fn main() {
         ["serve", which, number] => server::run(which, number.parse().unwrap()),
         _ => {
             println!(
-                "usage: engine gate | hits [server | names]… | misses | latency | start | memory | traces [server] | asking | readers"
+                "usage: engine gate | hits [server | names]… | misses | latency | start | memory | fairness | traces [server] | asking | readers"
             );
             std::process::exit(2);
         }
@@ -94,6 +98,7 @@ fn measure(part: &str, only: Option<&str>) {
         "latency" => latency::run(only),
         "start" => start::run(only),
         "memory" => memory::run(only),
+        "fairness" => fairness::run(only),
         "traces" => traces::run(only),
         _ => unreachable!("{part}"),
     }
@@ -104,7 +109,7 @@ fn measure(part: &str, only: Option<&str>) {
 fn alone(part: &str, rest: &[&str]) {
     let program = std::env::current_exe().unwrap();
     // What the kernel counts is found in a folder that not every machine has mounted.
-    let script = "mount -t tracefs tracefs /sys/kernel/tracing; ip link set lo up && exec \"$0\" inside \"$@\"";
+    let script = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; ip link set lo up && exec \"$0\" inside \"$@\"";
     let status = Command::new("unshare")
         .args(["--net", "--mount", "sh", "-c", script])
         .arg(program)

@@ -2,6 +2,7 @@
 //! memory, most of it to be aligned, and twice the time to begin and to end.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -11,12 +12,15 @@ use futures::stream::FuturesUnordered;
 
 use crate::upstream::blanks::Keeper;
 
+/// Pieces of work that begin before sockets are read again: answers from memory shall not wait for all that others want.
+const MOST_NEW: usize = 8;
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What has come since [`run`] looked last, and what wakes it.
 #[derive(Default)]
 struct Coming {
-    work: Vec<Work>,
+    work: VecDeque<Work>,
     waker: Option<Waker>,
 }
 
@@ -27,7 +31,7 @@ thread_local! {
 /// Has [`run`] do this work, which must run in this thread.
 pub(super) fn begin(work: impl Future<Output = ()> + Send + 'static) {
     let waker = COMING.with_borrow_mut(|coming| {
-        coming.work.push(Box::pin(work));
+        coming.work.push_back(Box::pin(work));
         coming.waker.take()
     });
     if let Some(waker) = waker {
@@ -43,14 +47,23 @@ pub(super) async fn run() {
 }
 
 fn poll(all: &mut FuturesUnordered<Work>, context: &mut Context<'_>) -> Poll<()> {
+    let mut new = 0;
     loop {
-        COMING.with_borrow_mut(|coming| {
-            all.extend(coming.work.drain(..));
+        let is_more = COMING.with_borrow_mut(|coming| {
+            let some = coming.work.len().min(MOST_NEW - new);
+            new += some;
+            all.extend(coming.work.drain(..some));
             coming.waker = Some(context.waker().clone());
+            !coming.work.is_empty()
         });
         match all.poll_next_unpin(context) {
             Poll::Ready(Some(())) => {}
-            Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) | Poll::Pending => {
+                if is_more {
+                    context.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
         }
     }
 }

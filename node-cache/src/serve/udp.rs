@@ -113,31 +113,58 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     let read = batch.datagrams.receive(&**socket)?;
     let (moment, mut room) = (shared.resolver.moment(), [const { None }; SIZE]);
     let sought = room.get_mut(..read).unwrap_or_default();
-    seek(shared, socket, own, &moment, batch, sought);
+    let mut left = seek(shared, own, &moment, batch, sought);
     approach(shared, batch, sought);
     recognise(shared, batch, sought);
-    let tally = answer(shared, socket, &moment, batch, sought);
+    let tally = answer(shared, socket, &moment, batch, sought, &mut left);
     batch.datagrams.send(&**socket, |error| {
         shared.metrics().dropped(Dropped::Unsent);
         tracing::debug!("an answer cannot be sent: {error}");
     });
     shared.metrics().add(&tally, moment.age());
+    // What takes longer begins when the answers of the others are under way.
+    for row in left {
+        take(shared, socket, batch.datagrams.question(row), batch.datagrams.source(row));
+    }
     Ok(read)
 }
 
 // Each step is a function of its own: in one, what each has to remember would not find room in the processor's registers.
 
-/// First step: writes the keys of usual questions; what is unusual goes the whole way.
+/// Rows that go the whole way: a bit for each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Left(u32);
+
+const _: () = assert!(SIZE <= u32::BITS as usize);
+
+impl Left {
+    #[inline]
+    const fn add(&mut self, row: usize) {
+        self.0 |= 1 << row;
+    }
+}
+
+impl Iterator for Left {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let row = (self.0 != 0).then(|| self.0.trailing_zeros() as usize)?;
+        self.0 &= self.0 - 1;
+        Some(row)
+    }
+}
+
+/// First step: writes the keys of usual questions; what is unusual is left.
 #[inline(never)]
 fn seek<'a>(
-    shared: &'a Arc<Shared>,
-    socket: &Arc<UdpSocket>,
+    shared: &'a Shared,
     own: IpAddr,
     moment: &'a Moment,
     batch: &mut Batch,
     sought: &mut [Option<Sought<'a>>],
-) {
-    let Batch { datagrams, keys } = batch;
+) -> Left {
+    let (Batch { datagrams, keys }, mut left) = (batch, Left::default());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let (room, length) = datagrams.question_room(row);
         let (source, port) = datagrams.asker(row);
@@ -151,9 +178,10 @@ fn seek<'a>(
         }
         *sought = shared.resolver.seek(moment, room, length, key);
         if sought.is_none() {
-            take(shared, socket, datagrams.question(row), datagrams.source(row));
+            left.add(row);
         }
     }
+    left
 }
 
 /// Second step: finds what may be the answers.
@@ -176,14 +204,15 @@ fn recognise<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<
     }
 }
 
-/// Last step: makes the answers ready, and counts them; what memory does not know goes the whole way.
+/// Last step: makes the answers ready, and counts them; what memory does not know is left.
 #[inline(never)]
 fn answer<'a>(
-    shared: &'a Arc<Shared>,
-    socket: &Arc<UdpSocket>,
+    shared: &'a Shared,
+    socket: &UdpSocket,
     moment: &Moment,
     batch: &mut Batch,
     sought: &[Option<Sought<'a>>],
+    left: &mut Left,
 ) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
     let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
@@ -191,7 +220,7 @@ fn answer<'a>(
         let Some(sought) = sought else { continue };
         let (question, room) = datagrams.question_and_answer(row);
         let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) else {
-            take(shared, socket, datagrams.question(row), datagrams.source(row));
+            left.add(row);
             continue;
         };
         tally.hit(shared.resolver.hits_in(sought), hit.rcode);

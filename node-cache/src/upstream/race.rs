@@ -31,6 +31,7 @@ pub(super) struct Race {
     /// Who is asked next, the last one first.
     left: Vec<Arc<Server>>,
     started: usize,
+    #[allow(clippy::vec_box, reason = "a list that grows from one makes room for four")]
     running: Vec<Box<Attempt>>,
     /// The first answer, when it was a bad one.
     bad: Option<Box<Response>>,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::flow::{Course, Flow, Outcome, Plan};
+use crate::flow::{Course, Flow, Outcome, Plan, median_per_mille};
 use crate::names;
 use crate::process::stay_on;
 use crate::report::{Column, Goal, Report, number};
@@ -59,7 +59,7 @@ pub(crate) fn run(only: Option<&str>) {
             alone.push(clients.turn(false));
             flooded.push(clients.turn(true));
         }
-        let [before, after] = [&mut alone, &mut flooded].map(|turns| Felt::by(turns));
+        let [before, after] = [&alone, &flooded].map(|turns| Felt::by(turns));
         let hits = 100.0 * (1.0 - after.asked_on as f64 / after.answered.max(1) as f64);
         if subject.name() == OURS {
             ours = (after.p99 / before.p99, hits);
@@ -165,13 +165,8 @@ struct Felt {
 }
 
 impl Felt {
-    fn by(turns: &mut [Turn]) -> Self {
-        let mut percentile = |share| {
-            let mut of_turns: Vec<f64> = turns.iter_mut().map(|turn| turn.others.per_mille(share)).collect();
-            of_turns.sort_by(f64::total_cmp);
-            of_turns[of_turns.len() / 2]
-        };
-        let (p50, p99) = (percentile(500), percentile(990));
+    fn by(turns: &[Turn]) -> Self {
+        let [p50, p99] = [500, 990].map(|share| median_per_mille(turns.iter().map(|turn| &turn.others), share));
         let sum = |of: fn(&Turn) -> u64| turns.iter().map(of).sum::<u64>();
         Self {
             p50,

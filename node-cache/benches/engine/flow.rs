@@ -66,6 +66,13 @@ impl Outcome {
     }
 }
 
+/// The median of this percentile of some turns, in microseconds.
+pub(crate) fn median_per_mille<'a>(turns: impl IntoIterator<Item = &'a Outcome>, share: usize) -> f64 {
+    let mut of_turns: Vec<f64> = turns.into_iter().map(|turn| turn.clone().per_mille(share)).collect();
+    of_turns.sort_by(f64::total_cmp);
+    of_turns.get(of_turns.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 struct Lane {
     socket: UdpSocket,
     id: u16,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::chart::Ranges;
-use crate::flow::{Flow, Outcome, Plan};
+use crate::flow::{Flow, Outcome, Plan, median_per_mille};
 use crate::names;
 use crate::process::{Running, stay_on};
 use crate::report::{Column, Report, number};
@@ -152,25 +152,18 @@ impl Named<'_> {
         for ((load, rate), turns) in loads.iter().zip(&turns) {
             report.add(self.row(load, *rate, turns));
         }
-        picture.add(self.name, PERCENTILES.map(|share| percentile(&turns[1], share)).to_vec());
+        picture.add(self.name, PERCENTILES.map(|share| median_per_mille(&turns[1], share)).to_vec());
     }
 
     fn row(&self, load: &str, rate: f64, turns: &[Outcome]) -> Vec<String> {
         let sum = |of: fn(&Outcome) -> u64| turns.iter().map(of).sum::<u64>();
         let sent = sum(|turn| turn.sent);
-        let [p50, p99, p999] = PERCENTILES.map(|share| number(percentile(turns, share)));
+        let [p50, p99, p999] = PERCENTILES.map(|share| number(median_per_mille(turns, share)));
         let lost = sum(|turn| turn.lost + turn.failed);
         let late = number(100.0 * sum(|turn| turn.late) as f64 / sent as f64);
         let [lost, sent] = [lost, sent].map(|count| if turns.is_empty() { "-".into() } else { count.to_string() });
         vec![self.name.into(), self.version.into(), load.into(), format!("{rate:.0}"), p50, p99, p999, lost, late, sent]
     }
-}
-
-/// The median of this percentile of all turns, in microseconds.
-fn percentile(turns: &[Outcome], share: usize) -> f64 {
-    let mut of_turns: Vec<f64> = turns.iter().map(|turn| turn.clone().per_mille(share)).collect();
-    of_turns.sort_by(f64::total_cmp);
-    of_turns.get(of_turns.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Answers a second, the median of three times, and the share of it in which the server worked.

@@ -43,7 +43,7 @@ pub(crate) fn run(only: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
     let mut report = Report::new("misses", COLUMNS);
     let mut bars = Bars::new("µs that a miss takes over asking directly (p50)");
-    let mut added_by_us = f64::NAN;
+    let mut added_by_us = [f64::NAN; 2];
     for subject in Subject::all(only) {
         // Beside the server, on the first processor: what is added is then the server's own work, and not the waking up of
         // another processor.
@@ -58,8 +58,9 @@ pub(crate) fn run(only: Option<&str>) {
         drop((running, beside));
         let Some(many) = many_at_once(&subject, folder.path()) else { continue };
         let (direct, miss) = (one.direct.per_mille(500), one.miss.per_mille(500));
+        let rested_added = rested.miss.per_mille(500) - rested.direct.per_mille(500);
         if subject.name() == OURS {
-            added_by_us = miss - direct;
+            added_by_us = [miss - direct, rested_added];
         }
         bars.add(subject.name(), miss - direct);
         report.add(vec![
@@ -68,7 +69,7 @@ pub(crate) fn run(only: Option<&str>) {
             number(direct),
             number(miss),
             number(miss - direct),
-            number(rested.miss.per_mille(500) - rested.direct.per_mille(500)),
+            number(rested_added),
             number(one.miss.per_mille(990)),
             number(one.processor_time),
             number(many.processor_time),
@@ -80,12 +81,17 @@ pub(crate) fn run(only: Option<&str>) {
     if only.is_some() {
         return;
     }
-    let goal = Goal {
-        what: "a miss takes over asking directly (p50)".into(),
-        wanted: format!("≤ {GOAL:.0} µs"),
-        measured: format!("{} µs", number(added_by_us)),
-        reached: added_by_us <= GOAL,
-    };
+    let whats = ["a miss takes over asking directly (p50)", "the same, rested"];
+    let goals: Vec<Goal> = whats
+        .into_iter()
+        .zip(added_by_us)
+        .map(|(what, added)| Goal {
+            what: what.into(),
+            wanted: format!("≤ {GOAL:.0} µs"),
+            measured: format!("{} µs", number(added)),
+            reached: added <= GOAL,
+        })
+        .collect();
     let everyone = |_: &[String]| true;
     let better: String = [(4, true), (5, true), (7, true), (8, true), (9, false)]
         .iter()
@@ -93,7 +99,7 @@ pub(crate) fn run(only: Option<&str>) {
         .collect();
     let remarks = format!("![Bars: microseconds added to a miss](misses.svg)\n\n{better}");
     report.write("svg", &bars.picture());
-    report.publish("A question that is not in memory", METHOD, &[goal], &remarks);
+    report.publish("A question that is not in memory", METHOD, &goals, &remarks);
 }
 
 const METHOD: &str = "Each server forwards to one that says four addresses at once to whatever it is asked, over UDP, on the
@@ -103,7 +109,7 @@ loopback interface of a network namespace of their own. Every question is about 
 client waits on the second one without sleeping. In turns of 250, 6,000 questions go to the server and as many to the upstream
 itself (*direct*); *added* is the difference of their medians. So it is the server's own work and its switches to the upstream, while a real upstream
 would also have to wake the server's processor up, whichever server it is. *CPU* is the processor time of the server's
-process for each answer, kernel included. Two states are seen, some 10 µs apart: in one of them a question comes at the very
+process for each answer, kernel included. States are seen some 10 µs apart, for minutes at a time: in one of them a question comes at the very
 moment at which the server goes to sleep after its last answer, which is when it is slowest to wake. So *rested* is *added* once
 more with 8,000 questions in a second, planned beforehand: each finds a server that sleeps, with what it needs no longer at hand.
 

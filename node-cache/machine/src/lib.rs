@@ -2,10 +2,12 @@
 //!
 //! * [`datagrams`]: many datagrams for one system call, in memory that never moves.
 //! * [`fetch`]: a line of memory that the processor shall fetch while it does something else.
+//! * [`heap`]: one for all threads.
 //! * [`line`]: words that fill a line of the processor's cache.
 //! * [`octets`]: sixteen octets at a time.
 
 pub mod datagrams;
 pub mod fetch;
+pub mod heap;
 pub mod line;
 pub mod octets;

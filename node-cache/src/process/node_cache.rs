@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
+use node_cache_machine::heap::share_one_arena;
 use tokio::sync::watch;
 
 use super::account::{Account, Readiness};
@@ -78,6 +79,7 @@ impl Arguments {
     pub fn run(self) -> Result<(), ProcessError> {
         match self.command {
             Command::Run(run) => {
+                share_one_arena();
                 logging::start();
                 block_on(run.until_told_to_stop())
             }

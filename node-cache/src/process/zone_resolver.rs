@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use node_cache_config::names::{CONFIG_DIR, RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
+use node_cache_machine::heap::share_one_arena;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
@@ -89,6 +90,7 @@ impl Arguments {
     pub fn run(self) -> Result<(), ProcessError> {
         match self.command {
             Command::Run(run) => {
+                share_one_arena();
                 logging::start();
                 block_on(run.until_told_to_stop())
             }

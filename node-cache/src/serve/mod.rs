@@ -36,7 +36,7 @@ const MOST_IN_WORK_OF_ONE: usize = 512;
 
 /// The most octets of answers that wait to be written to connections at one time, and those to one address: what clients
 /// ask for and do not read.
-const MOST_UNWRITTEN: usize = 2 << 20;
+const MOST_UNWRITTEN: usize = 1 << 20;
 const MOST_UNWRITTEN_TO_ONE: usize = MOST_UNWRITTEN / 2;
 
 /// Bounds on TCP.

@@ -1,7 +1,7 @@
 //! How much memory a process takes when everybody wants some of it, in a container of 128 MiB.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
@@ -22,9 +22,15 @@ const LONG: RecordType = RecordType::Unknown(65_280);
 struct Container(PathBuf);
 
 impl Container {
-    /// None where there are no such cgroups.
+    /// None where there are no such cgroups. Those in which nobody is any more, of tests that were killed, go.
     fn of(process: u32) -> Option<Self> {
-        let container = Self(PathBuf::from(format!("/sys/fs/cgroup/memory/dnstier-test-{process}")));
+        let all = Path::new("/sys/fs/cgroup/memory");
+        for left in std::fs::read_dir(all).ok()?.flatten() {
+            if left.file_name().to_string_lossy().starts_with("dnstier-test-") {
+                let _ = std::fs::remove_dir(left.path());
+            }
+        }
+        let container = Self(all.join(format!("dnstier-test-{process}")));
         std::fs::create_dir(&container.0).ok()?;
         std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER.to_string()).unwrap();
         std::fs::write(container.0.join("cgroup.procs"), process.to_string()).unwrap();

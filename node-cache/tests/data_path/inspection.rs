@@ -1,10 +1,15 @@
 //! What a process says about its answers to whoever looks after it.
 
+use std::time::Duration;
+
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use node_cache::control::Command;
+use tokio::time::{sleep, timeout};
 
 use crate::support::{Authority, Reply, Tier, ask, config, denial, denial_with_soa, question, route};
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 async fn say(tier: &Tier, line: &str) -> String {
     let Ok(Command::Answers(inspection)) = Command::from_line(line) else { panic!("{line}") };
@@ -93,6 +98,15 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
     for _ in 0..3 {
         ask(tier.address, &question("www.example", RecordType::A)).await;
     }
+    // A batch is counted when its answers are under way.
+    let is_counted = async || say(&tier, "stats").await.contains("  from memory     2\n");
+    timeout(LIMIT, async {
+        while !is_counted().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
     let stats = say(&tier, "stats").await;
     for part in [
         "  questions       3\n",

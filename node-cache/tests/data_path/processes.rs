@@ -74,8 +74,9 @@ fn json(config: &Config) -> Vec<u8> {
 
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
-    let child = Command::new(program)
-        .args(["run", "--config-dir", &path, "--run-dir", &path])
+    // It ends with the test, however that ends.
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", program, "run", "--config-dir", &path, "--run-dir", &path])
         .args(if arguments.contains(&"--cache-size") { &[][..] } else { &["--cache-size", "4194304"] })
         .args(arguments)
         .env("POD_UID", "uid-7")

@@ -25,7 +25,7 @@ struct Kept {
     ipv4: Vec<Watched>,
     ipv6: Vec<Watched>,
     /// Those that are still connected, while there is more urgent work.
-    used: Vec<Watched>,
+    used: Vec<(Watched, Domain)>,
     is_busy: bool,
 }
 
@@ -34,8 +34,7 @@ impl Kept {
         if domain == Domain::IPV6 { &mut self.ipv6 } else { &mut self.ipv4 }
     }
 
-    fn put(&mut self, socket: Watched) {
-        let Ok(domain) = socket.get_ref().domain() else { return };
+    fn put(&mut self, socket: Watched, domain: Domain) {
         let kept = self.of(domain);
         if kept.len() < MOST && is_blank(&socket) {
             kept.push(socket);
@@ -67,7 +66,7 @@ impl Keeper {
         KEPT.with_borrow_mut(|kept| {
             let Some(kept) = kept else { return };
             let mut used = std::mem::take(&mut kept.used);
-            used.drain(..).for_each(|socket| kept.put(socket));
+            used.drain(..).for_each(|(socket, domain)| kept.put(socket, domain));
             kept.used = used;
         });
         done
@@ -101,12 +100,13 @@ fn open(domain: Domain) -> io::Result<Watched> {
     AsyncFd::with_interest(socket, Interest::READABLE | Interest::ERROR).map(Arc::new)
 }
 
-/// Takes back a socket that [`connected`] gave to this thread: what may still come to it is not for anybody any more.
-pub(super) fn take_back(socket: Watched) {
+/// Takes back a socket of this family that [`connected`] gave to this thread: what may still come to it is not for anybody any
+/// more.
+pub(super) fn take_back(socket: Watched, domain: Domain) {
     // A thread that ends keeps nothing.
     let _ = KEPT.try_with(|kept| match &mut *kept.borrow_mut() {
-        Some(kept) if kept.is_busy => kept.used.push(socket),
-        Some(kept) => kept.put(socket),
+        Some(kept) if kept.is_busy => kept.used.push((socket, domain)),
+        Some(kept) => kept.put(socket, domain),
         None => {}
     });
 }
@@ -160,7 +160,7 @@ mod tests {
             let from = local(&socket);
             ports.insert(from.port());
             socket.get_ref().send(b"?").unwrap();
-            take_back(socket);
+            take_back(socket, Domain::IPV4);
             assert_eq!(kept(), 1, "always the same one");
             UdpSocket::bind(from).unwrap();
             assert_eq!(server.recv_from(&mut [0]).unwrap(), (1, from));
@@ -173,7 +173,7 @@ mod tests {
         let ((first, first_address), (second, second_address)) = (server(), server());
         let _keeper = Keeper::new();
         let socket = connected(first_address).unwrap();
-        take_back(socket);
+        take_back(socket, Domain::IPV4);
         let socket = connected(second_address).unwrap();
         first.send_to(b"1", local(&socket)).unwrap();
         second.send_to(b"2", local(&socket)).unwrap();
@@ -190,26 +190,26 @@ mod tests {
         let _keeper = Keeper::new();
         let socket = connected(address).unwrap();
         server.send_to(b"late", local(&socket)).unwrap();
-        take_back(socket);
+        take_back(socket, Domain::IPV4);
         assert_eq!(kept(), 0);
         // The same with a report: nobody listens there.
         drop(server);
         let socket = connected(address).unwrap();
         socket.get_ref().send(b"?").unwrap();
-        take_back(socket);
+        take_back(socket, Domain::IPV4);
         assert_eq!(kept(), 0);
     }
 
     #[tokio::test]
     async fn they_are_made_blank_after_urgent_work_bounded_and_only_for_a_keeper() {
         let (_server, address) = server();
-        take_back(connected(address).unwrap());
+        take_back(connected(address).unwrap(), Domain::IPV4);
         assert_eq!(kept(), 0);
         let keeper = Keeper::new();
         let from = keeper.before_tidying(|| {
             let sockets: Vec<_> = (0..MOST + 10).map(|_| connected(address).unwrap()).collect();
             let from = local(&sockets[0]);
-            sockets.into_iter().for_each(take_back);
+            sockets.into_iter().for_each(|socket| take_back(socket, Domain::IPV4));
             assert_eq!(kept(), 0);
             UdpSocket::bind(from).unwrap_err();
             from

@@ -34,7 +34,7 @@ pub fn run(packet: &[u8]) {
             assert_answered(packet, &query);
         }
         Err(Rejected::With(answer, _)) => {
-            assert!(plain.is_none_or(|plain| REFUSED.contains(&plain.rtype)), "a usual question is refused");
+            assert!(plain.is_none_or(|plain| REFUSED.contains(&plain.rtype())), "a usual question is refused");
             assert!(packet[2] & 0x80 == 0, "a response is answered");
             assert_eq!(answer[..2], packet[..2]);
             assert!(answer[2] & 0xf8 == 0x80 | (packet[2] & 0x78), "QR and the client's opcode");
@@ -70,7 +70,7 @@ fn is_name(octets: &[u8]) -> bool {
 
 fn assert_agree(packet: &[u8], plain: &Plain, query: &Query) {
     assert_eq!(plain.name(packet), query.name.as_bytes());
-    assert_eq!((plain.rtype, plain.class), (query.rtype, query.class));
+    assert_eq!((plain.rtype(), plain.class()), (query.rtype, query.class));
     assert_eq!(plain.edns, query.edns.map(|edns| (edns.udp_size, edns.dnssec_ok)));
     assert_eq!((plain.dnssec_ok(), plain.checking_disabled()), (query.dnssec_ok(), query.checking_disabled));
 }

@@ -16,7 +16,7 @@ use node_cache::packet::numbers::rtype;
 use node_cache::packet::plain::Plain;
 use node_cache::packet::{Lifetime, Response, request};
 use node_cache::query::Query;
-use node_cache::resolve::{Hit, QUESTION_ROOM, ROOM, Resolver};
+use node_cache::resolve::{Hit, QUESTION_ROOM, ROOM, Resolver, Sought};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
@@ -108,7 +108,8 @@ impl Bench {
         let mut room = [0xa5; QUESTION_ROOM];
         let length = packet.len().min(room.len());
         room[..length].copy_from_slice(&packet[..length]);
-        let mut sought = self.resolver.seek(&moment, &room, length, &mut key)?;
+        let mut sought = Sought::read(moment.snapshot()?, &room, length)?;
+        self.resolver.seek(&sought, &room, &mut key);
         self.resolver.approach(&mut sought, &key);
         self.resolver.recognise(&mut sought, &key);
         self.resolver.hit(&moment, &sought, &mut key, &room, out)

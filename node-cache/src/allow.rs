@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// The networks that may ask, and the process's own addresses, which always may.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
     ipv4: Vec<Masked<u32>>,
     ipv6: Vec<Masked<u128>>,
@@ -19,10 +19,13 @@ struct Masked<T> {
 }
 
 impl Allow {
+    /// Lets no network ask.
+    pub const NOBODY: Self = Self { ipv4: Vec::new(), ipv6: Vec::new() };
+
     /// Lets these networks ask.
     #[must_use]
     pub fn new(networks: &[IpNet]) -> Self {
-        let mut allow = Self::default();
+        let mut allow = Self::NOBODY;
         for network in networks {
             match network.trunc() {
                 IpNet::V4(net) => {

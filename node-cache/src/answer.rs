@@ -101,8 +101,8 @@ impl Answer {
         put_question(&mut message, query);
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
-            let wants_ad = query.authentic_data || query.dnssec_ok();
-            header.flags = shown_flags(header.flags, query.recursion_desired, query.checking_disabled, wants_ad);
+            let told = Told::to(query.flags(), query.dnssec_ok());
+            header.flags = kept_flags(header.flags) & !told.hidden | told.echoed;
             header.write(&mut message);
         }
         let edns = query.edns.map(|asked| Edns {
@@ -137,22 +137,30 @@ impl Answer {
     }
 }
 
-/// The flags of a message that was kept as a client gets to see them: RD and CD as it sent them, RA always, AD only if
-/// it wants to know (RFC 6840 §5.8).
+/// What is kept of the flags of a message that came in, and RA, which is always set: what does not depend on the client.
 #[must_use]
 #[inline]
-pub const fn shown_flags(kept: u16, recursion_desired: bool, checking_disabled: bool, wants_ad: bool) -> u16 {
-    let mut flags = kept & (flag::QR | flag::AA | flag::TC | flag::AD | 0x000f) | flag::RA;
-    if recursion_desired {
-        flags |= flag::RD;
+pub const fn kept_flags(flags: u16) -> u16 {
+    flags & (flag::QR | flag::AA | flag::TC | flag::AD | 0x000f) | flag::RA
+}
+
+/// What a client does not get to see of [`kept_flags`], and what it gets back of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// AD, unless it wants to know it: by its own AD or by DO (RFC 6840 §5.8).
+    pub hidden: u16,
+    /// RD and CD, as it sent them.
+    pub echoed: u16,
+}
+
+impl Told {
+    /// To a client that sent these flags.
+    #[must_use]
+    #[inline]
+    pub const fn to(asked: u16, dnssec_ok: bool) -> Self {
+        let hidden = if dnssec_ok { 0 } else { !asked & flag::AD };
+        Self { hidden, echoed: asked & (flag::RD | flag::CD) }
     }
-    if checking_disabled {
-        flags |= flag::CD;
-    }
-    if !wants_ad {
-        flags &= !flag::AD;
-    }
-    flags
 }
 
 fn tenths(time: Duration) -> u16 {

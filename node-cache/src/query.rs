@@ -2,7 +2,7 @@
 
 use crate::packet::numbers::class;
 use crate::packet::question::Question;
-use crate::packet::{Cookie, Edns, Name};
+use crate::packet::{Cookie, Edns, Name, flag};
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +56,13 @@ impl Query {
             transport: Transport::Itself,
             told_cookie: None,
         }
+    }
+
+    /// RD, AD and CD in their places in a header.
+    #[must_use]
+    pub const fn flags(&self) -> u16 {
+        let [rd, ad, cd] = [self.recursion_desired, self.authentic_data, self.checking_disabled];
+        (flag::RD * rd as u16) | (flag::AD * ad as u16) | (flag::CD * cd as u16)
     }
 
     /// DO: whether the client wants DNSSEC records.

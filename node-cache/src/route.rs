@@ -44,12 +44,23 @@ fn last_eight(octets: &[u8]) -> u64 {
     }
 }
 
+/// The bit of a name's last letter: the lowest bits of its octet, which case does not change. All bits for the root.
+#[inline]
+fn letter(name: &[u8]) -> u32 {
+    match name {
+        [.., letter, _] => 1_u32.wrapping_shl((*letter).into()),
+        _ => u32::MAX,
+    }
+}
+
 /// Something for each of some suffixes, and something for all other names.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
     by_suffix: HashMap<Box<[u8]>, T, RandomState>,
     /// The ends of all suffixes. Most names of the outside have none of them and need not be looked up.
     tops: Vec<Top>,
+    /// A bit for each last letter of a suffix. With most names of the outside it is enough to look at theirs.
+    letters: u32,
     otherwise: T,
 }
 
@@ -57,7 +68,7 @@ impl<T> Routes<T> {
     /// Sends every name to `otherwise`.
     #[must_use]
     pub fn new(otherwise: T) -> Self {
-        Self { by_suffix: HashMap::default(), tops: Vec::new(), otherwise }
+        Self { by_suffix: HashMap::default(), tops: Vec::new(), letters: 0, otherwise }
     }
 
     /// Sends a suffix, itself and everything below it, elsewhere. The last call for a suffix wins.
@@ -71,14 +82,21 @@ impl<T> Routes<T> {
         if !self.tops.contains(&top) {
             self.tops.push(top);
         }
+        self.letters |= letter(name.as_bytes());
         self.by_suffix.insert(name.as_bytes().into(), target);
         Ok(())
+    }
+
+    /// Whether a name in wire form may have one of the suffixes.
+    #[inline]
+    fn may_have_suffix(&self, name: &[u8]) -> bool {
+        self.letters & letter(name) != 0 && self.tops.iter().any(|top| top.ends(name))
     }
 
     /// Where a name in lower case goes.
     #[must_use]
     pub fn find(&self, name: &Name) -> &T {
-        if !self.tops.iter().any(|top| top.ends(name.as_bytes())) {
+        if !self.may_have_suffix(name.as_bytes()) {
             return &self.otherwise;
         }
         name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
@@ -88,9 +106,10 @@ impl<T> Routes<T> {
     #[must_use]
     #[inline]
     pub fn find_in_place(&self, name: &[u8]) -> &T {
-        if self.tops.iter().any(|top| top.ends(name)) { self.find_by_suffix(name) } else { &self.otherwise }
+        if self.may_have_suffix(name) { self.find_by_suffix(name) } else { &self.otherwise }
     }
 
+    #[inline(never)]
     fn find_by_suffix(&self, name: &[u8]) -> &T {
         let mut buffer = [0; name::LONGEST];
         let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };

@@ -51,19 +51,22 @@ pub(crate) fn polling(socket: &UdpSocket, octets: usize) {
     let wanted = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&events, socket, epoll::EventData::new_u64(0), wanted).unwrap();
     let mut datagrams = Datagrams::<BATCH, QUESTION_ROOM, ROOM>::new(Family::V4);
-    (0..BATCH).for_each(|row| say(datagrams.question_and_answer(row).1));
     let mut came = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 1];
     loop {
         let _ = epoll::wait(&events, &mut came, None);
         while datagrams.receive(socket).is_ok_and(|read| {
-            (0..read).for_each(|row| datagrams.ready(row, octets));
+            for row in 0..read {
+                let mut reply = datagrams.answer(row);
+                say(reply.rooms().1);
+                reply.ready(octets);
+            }
             datagrams.send(socket, |_| ());
             read == BATCH
         }) {}
     }
 }
 
-/// Writes what a client takes for an answer with four records: once for all.
+/// Writes what a client takes for an answer with four records.
 fn say(answer: &mut [u8]) {
     answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 4]);
 }

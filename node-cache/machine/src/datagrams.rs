@@ -44,6 +44,10 @@ struct Row<const LENGTH: usize> {
     _stagger: [u8; STAGGER],
 }
 
+/// An address, long enough for both families, where a shift finds it.
+#[repr(C, align(32))]
+struct Source(sockaddr_in6);
+
 /// All in one piece, so that one pointer leads to everything.
 #[repr(C)]
 struct Rows<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
@@ -51,8 +55,7 @@ struct Rows<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
     outgoing: [mmsghdr; ROWS],
     into: [iovec; ROWS],
     from: [iovec; ROWS],
-    /// Long enough for both families.
-    sources: [sockaddr_in6; ROWS],
+    sources: [Source; ROWS],
     questions: [Row<QUESTION>; ROWS],
     answers: [Row<ANSWER>; ROWS],
 }
@@ -80,7 +83,7 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
                 *from = iovec { iov_base: (&raw mut (*rows).answers[row]).cast(), iov_len: 0 };
                 for (header, slice) in [(&raw mut (*rows).incoming[row], into), (&raw mut (*rows).outgoing[row], from)]
                 {
-                    (*header).msg_hdr.msg_name = (&raw mut (*rows).sources[row]).cast();
+                    (*header).msg_hdr.msg_name = (&raw mut (*rows).sources[row].0).cast();
                     (*header).msg_hdr.msg_namelen = length as socklen_t;
                     (*header).msg_hdr.msg_iov = slice;
                     (*header).msg_hdr.msg_iovlen = 1;
@@ -150,7 +153,7 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
         // SAFETY: there is such a row. An address of one family lies there, or zeros; the room is long enough for either, and
         // aligned as the stricter wants it, which is the same for both.
         unsafe {
-            let source = &raw const (*self.rows.as_ptr()).sources[row];
+            let source = &raw const (*self.rows.as_ptr()).sources[row].0;
             match self.family {
                 Family::V4 => {
                     let source = source.cast::<sockaddr_in>();
@@ -177,7 +180,7 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
             (IpAddr::V6(address), port) => {
                 // SAFETY: there is such a row, in which an address of this family lies.
                 let (flow, scope) = unsafe {
-                    let source = &raw const (*self.rows.as_ptr()).sources[row];
+                    let source = &raw const (*self.rows.as_ptr()).sources[row].0;
                     ((*source).sin6_flowinfo, (*source).sin6_scope_id)
                 };
                 SocketAddr::V6(SocketAddrV6::new(address, port, flow, scope))
@@ -185,48 +188,28 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
         }
     }
 
-    /// The room for the answer to it.
+    /// Begins the next answer, to the datagram of this row. Once for each row.
     ///
     /// # Panics
-    /// There is no such row.
-    #[must_use]
+    /// There is no such row, or there are as many answers as rows.
     #[inline]
-    pub fn answer(&mut self, row: usize) -> &mut [u8; ANSWER] {
-        self.question_and_answer(row).1
+    pub fn answer(&mut self, row: usize) -> Reply<'_, ROWS, QUESTION, ANSWER> {
+        assert!(row < ROWS && self.ready < ROWS, "row {row}, answer {} of {ROWS}", self.ready);
+        Reply { datagrams: self, row }
     }
 
-    /// The room of a datagram and that for its answer.
-    ///
-    /// # Panics
-    /// There is no such row.
+    /// The answer that was written last; nothing where none was.
     #[must_use]
-    #[inline]
     #[allow(unsafe_code)]
-    pub fn question_and_answer(&mut self, row: usize) -> (&[u8; QUESTION], &mut [u8; ANSWER]) {
-        assert!(row < ROWS, "row {row} of {ROWS}");
-        let rows = self.rows.as_ptr();
-        // SAFETY: there is such a row, all octets are written from the beginning, and nobody else reads or writes them while
-        // this borrow lasts: the two lie apart.
-        unsafe { (&(*rows).questions[row].octets, &mut (*rows).answers[row].octets) }
-    }
-
-    /// Says that the answer to a datagram has so many octets, from the beginning of its room on. Once for each row.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub fn ready(&mut self, row: usize, length: usize) {
-        if length > ANSWER || row >= ROWS || self.ready >= ROWS {
-            return;
-        }
-        let rows = self.rows.as_ptr();
-        // SAFETY: there are such rows and nothing else refers to them; what they lead to lies inside of the row.
-        unsafe {
-            let from = &raw mut (*rows).from[row];
-            (*from).iov_len = length;
-            let header = &raw mut (*rows).outgoing[self.ready].msg_hdr;
-            (*header).msg_iov = from;
-            (*header).msg_name = (&raw mut (*rows).sources[row]).cast();
-        }
-        self.ready += 1;
+    pub fn last_answer(&self) -> &[u8] {
+        let Some(last) = self.ready.checked_sub(1) else { return &[] };
+        // SAFETY: there is such a row, all octets are written from the beginning, and nobody writes to it while this borrow
+        // lasts.
+        let (octets, length) = unsafe {
+            let rows = self.rows.as_ptr();
+            (&(*rows).answers[last].octets, (*rows).from[last].iov_len)
+        };
+        octets.get(..length).unwrap_or_default()
     }
 
     /// Sends all answers that are ready, without waiting. What cannot be sent is lost, as it would be in any queue on its
@@ -252,6 +235,46 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
             };
         }
         self.ready = 0;
+    }
+}
+
+/// The next answer, to a datagram.
+#[derive(Debug)]
+pub struct Reply<'a, const ROWS: usize, const QUESTION: usize, const ANSWER: usize> {
+    datagrams: &'a mut Datagrams<ROWS, QUESTION, ANSWER>,
+    /// There is such a row, and room for one answer more.
+    row: usize,
+}
+
+impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Reply<'_, ROWS, QUESTION, ANSWER> {
+    /// The room of the datagram and the one for the answer.
+    #[must_use]
+    #[inline]
+    #[allow(unsafe_code)]
+    pub fn rooms(&mut self) -> (&[u8; QUESTION], &mut [u8; ANSWER]) {
+        let Self { datagrams, row } = self;
+        let rows = datagrams.rows.as_ptr();
+        // SAFETY: there are such rows, all octets are written from the beginning, and nobody else reads or writes them while
+        // these borrows last: the two lie apart.
+        unsafe { (&(*rows).questions[*row].octets, &mut (*rows).answers[datagrams.ready].octets) }
+    }
+
+    /// It has so many octets, from the beginning of its room on. More than there is room for are not sent.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub fn ready(self, length: usize) {
+        let Self { datagrams, row } = self;
+        if length > ANSWER {
+            return;
+        }
+        let (rows, next) = (datagrams.rows.as_ptr(), datagrams.ready);
+        // SAFETY: there are such rows, and nothing refers to what is written; the slice of this header is the answer's own, in
+        // which there is room for so many octets.
+        unsafe {
+            (*rows).from[next].iov_len = length;
+            (*rows).outgoing[next].msg_hdr.msg_name = (&raw mut (*rows).sources[row].0).cast();
+        }
+        datagrams.ready = next + 1;
     }
 }
 

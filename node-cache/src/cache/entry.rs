@@ -4,8 +4,8 @@
 //! word 0          length of the message │ number of TTLs │ code │ EDE
 //! word 1          number of the server that it came from │ when it came in, in milliseconds (48 bits)
 //! word 2          life in seconds │ kind │ number of additional records
-//! word 3          as in the header of a message: flags │ number of questions (1), of answers, of authorities
-//! next words      offsets of the TTLs in the message, four in a word
+//! word 3          as in the header of a message: flags but for those of a client │ number of questions (1), of answers, of authorities
+//! next words      offsets of the TTLs in the message, four in a word; behind the last one it is repeated
 //! next words      the message behind its question, filled up with zeros
 //! ```
 //!
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::table::copy;
-use crate::answer::{Age, Answer, Origin};
+use crate::answer::{Age, Answer, Origin, kept_flags};
 use crate::packet::numbers::{ede, rcode};
 use crate::packet::{Header, Lifetime, Response};
 
@@ -75,81 +75,100 @@ pub enum State {
     Over,
 }
 
-/// What is known of an answer beside its bytes.
+/// What is known of an answer beside its bytes: its first words, read where that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    length: u16,
-    ttls: u16,
-    stored: u64,
-    /// The number of the server that it came from; 0 for none.
-    pub from: u16,
-    /// Its header from the flags to the number of authorities, the flags in the highest bits.
-    pub front: u64,
-    /// Its additional records.
-    pub additional: u16,
-    /// Whether all of its TTLs are the same.
-    pub one_ttl: bool,
-    /// Its code.
-    pub rcode: u16,
-    /// The Extended DNS Error that came with it.
-    pub ede: Option<u16>,
-    /// How long it says that it lives.
-    pub lifetime: Lifetime,
-}
+pub struct Head([u64; HEAD]);
 
 impl Head {
     /// Reads the head of an answer that was copied out of the table; none when it is not one.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (words, _) = bytes.as_chunks::<8>();
-        Some(Self::of_words(words.first_chunk::<HEAD>()?.map(u64::from_ne_bytes)))
-    }
-
-    #[inline]
-    fn of_words([first, second, third, fourth]: [u64; HEAD]) -> Self {
-        let seconds = (third >> 32) as u32;
-        let lifetime = if third & NEGATIVE == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) };
-        let ede = (first & 0xffff) as u16;
-        Self {
-            length: (first >> 48) as u16,
-            ttls: (first >> 32) as u16,
-            stored: second & MOST_MILLISECONDS,
-            from: (second >> MILLISECONDS) as u16,
-            front: fourth,
-            additional: third as u16,
-            one_ttl: third & ONE_TTL != 0,
-            rcode: (first >> 16) as u16,
-            ede: (ede != NO_EDE).then_some(ede),
-            lifetime,
-        }
+        Some(Self(words.first_chunk::<HEAD>()?.map(u64::from_ne_bytes)))
     }
 
     /// Octets of the message, its question included.
     #[must_use]
     #[inline]
-    pub fn length(&self) -> usize {
-        self.length.into()
+    pub const fn length(&self) -> usize {
+        (self.0[0] >> 48) as usize
+    }
+
+    /// Number of TTLs.
+    #[inline]
+    const fn number_of_ttls(&self) -> usize {
+        (self.0[0] >> 32) as u16 as usize
+    }
+
+    /// Its code.
+    #[must_use]
+    #[inline]
+    pub const fn rcode(&self) -> u16 {
+        (self.0[0] >> 16) as u16
+    }
+
+    /// The Extended DNS Error that came with it.
+    #[must_use]
+    #[inline]
+    pub fn ede(&self) -> Option<u16> {
+        Some(self.0[0] as u16).filter(|ede| *ede != NO_EDE)
+    }
+
+    /// The number of the server that it came from; 0 for none.
+    #[must_use]
+    #[inline]
+    pub const fn from(&self) -> u16 {
+        (self.0[1] >> MILLISECONDS) as u16
+    }
+
+    /// How long it says that it lives.
+    #[must_use]
+    #[inline]
+    pub const fn lifetime(&self) -> Lifetime {
+        let seconds = (self.0[2] >> 32) as u32;
+        if self.0[2] & NEGATIVE == 0 { Lifetime::Positive(seconds) } else { Lifetime::Negative(seconds) }
+    }
+
+    /// Whether all of its TTLs are the same.
+    #[must_use]
+    #[inline]
+    pub const fn has_one_ttl(&self) -> bool {
+        self.0[2] & ONE_TTL != 0
+    }
+
+    /// Number of its additional records.
+    #[must_use]
+    #[inline]
+    pub const fn additional(&self) -> u16 {
+        self.0[2] as u16
+    }
+
+    /// Its header from the flags to the number of authorities, the flags in the highest bits.
+    #[must_use]
+    #[inline]
+    pub const fn front(&self) -> u64 {
+        self.0[3]
     }
 
     /// Where among the copied bytes the offsets of the TTLs in the message are: two octets each, the lower one first.
     pub(super) fn ttls(&self) -> Range<usize> {
-        8 * HEAD..8 * HEAD + 2 * usize::from(self.ttls)
+        8 * HEAD..8 * HEAD + 2 * self.number_of_ttls()
     }
 
     /// Where among the copied bytes begins what stands in the message behind its question.
     pub(super) fn records(&self) -> usize {
-        8 * (HEAD + usize::from(self.ttls).div_ceil(4))
+        8 * (HEAD + self.number_of_ttls().div_ceil(4))
     }
 
     /// Milliseconds since the answer came in.
     pub(super) const fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.stored)
+        now.saturating_sub(self.0[1] & MOST_MILLISECONDS)
     }
 
     /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
     pub(super) fn windows(&self, policy: &Policy) -> (u64, u64) {
-        let (life, _) = policy.life_and_cap(self.lifetime);
+        let (life, _) = policy.life_and_cap(self.lifetime());
         // What was stale already where it came from has no second window here.
-        let second_hand = matches!(self.ede, Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
+        let second_hand = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
         (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
     }
 
@@ -157,17 +176,18 @@ impl Head {
     #[must_use]
     #[inline]
     pub fn at(&self, now: u64, policy: &Policy) -> State {
-        let (life, cap) = policy.life_and_cap(self.lifetime);
+        let (life, cap) = policy.life_and_cap(self.lifetime());
         let age = self.age(now);
-        let life = 1000 * u64::from(life);
-        if age < life {
-            let shown = Age::Kept { age: u32::try_from(age / 1000).unwrap_or(u32::MAX), cap };
-            return if age >= life / 10 * 9 { State::Due(shown) } else { State::Fresh(shown) };
+        let seconds = age / 1000;
+        if seconds < life.into() {
+            let shown = Age::Kept { age: seconds as u32, cap };
+            let is_due = age >= 900 * u64::from(life);
+            return if is_due { State::Due(shown) } else { State::Fresh(shown) };
         }
-        if age >= life + 1000 * self.windows(policy).1 {
+        if seconds >= u64::from(life) + self.windows(policy).1 {
             return State::Over;
         }
-        State::Stale(if self.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
+        State::Stale(if self.rcode() == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
     }
 }
 
@@ -185,8 +205,8 @@ impl<'a> Kept<'a> {
     #[inline]
     pub(super) fn read(words: &'a [AtomicU64]) -> Option<Self> {
         let (head, rest) = words.split_first_chunk::<HEAD>()?;
-        let head = Head::of_words(head.each_ref().map(|word| word.load(Ordering::Relaxed)));
-        let (offsets, records) = rest.split_at_checked(usize::from(head.ttls).div_ceil(4))?;
+        let head = Head(head.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        let (offsets, records) = rest.split_at_checked(head.number_of_ttls().div_ceil(4))?;
         Some(Self { head, offsets, records })
     }
 
@@ -196,18 +216,18 @@ impl<'a> Kept<'a> {
         copy(self.records, out)
     }
 
-    /// Where in the message the TTLs are: offsets of 16 bits, four in a word, the first one in the lowest bits. Behind the
-    /// last one there are zeros.
+    /// Where in the message the TTLs are, four at a time; behind the last one it is repeated.
     #[inline]
-    pub fn ttl_offsets(&self) -> impl Iterator<Item = u64> {
-        self.offsets.iter().map(|word| word.load(Ordering::Relaxed))
+    pub fn ttl_offsets(&self) -> impl Iterator<Item = [u16; 4]> {
+        let four = |word: u64| [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16];
+        self.offsets.iter().map(move |word| four(u64::from_le(word.load(Ordering::Relaxed))))
     }
 
     /// How many TTLs there are.
     #[must_use]
     #[inline]
     pub const fn ttls(&self) -> usize {
-        self.head.ttls as usize
+        self.head.number_of_ttls()
     }
 }
 
@@ -233,10 +253,9 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
         sixteen([length, ttls, response.rcode(), ede]),
         (u64::from(response.from()) << MILLISECONDS) | (now & MOST_MILLISECONDS),
         (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
-        sixteen([header.flags, 1, answers, authorities]),
+        sixteen([kept_flags(header.flags), 1, answers, authorities]),
     ];
     words.extend(head);
-    let four = |offsets: &[u16]| offsets.iter().rev().fold(0, |word, offset| (word << 16) | u64::from(*offset));
     words.extend(response.ttl_offsets().chunks(4).map(|offsets| u64::from_le(four(offsets))));
     let (whole, rest) = records.as_chunks::<8>();
     words.extend(whole.iter().map(|bytes| u64::from_ne_bytes(*bytes)));
@@ -246,6 +265,12 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
         words.push(u64::from_ne_bytes(last));
     }
     Some(words)
+}
+
+/// Four offsets in a word, the first one in the lowest bits. The last one is repeated where there are fewer.
+fn four(offsets: &[u16]) -> u64 {
+    let last = offsets.last().copied().unwrap_or_default();
+    (0..4).rev().fold(0, |word, place| (word << 16) | u64::from(offsets.get(place).copied().unwrap_or(last)))
 }
 
 fn ttl_at(wire: &[u8], offset: u16) -> Option<[u8; 4]> {
@@ -258,12 +283,12 @@ pub(super) fn response(head: &Head, bytes: &[u8], section: &[u8]) -> Option<Resp
     let offsets = offsets.iter().map(|offset| u16::from_le_bytes(*offset)).collect();
     let question_end = Header::LENGTH + section.len();
     let records = bytes.get(head.records()..)?.get(..head.length().checked_sub(question_end)?)?;
-    let [flags, questions, answers, authorities] = [48, 32, 16, 0].map(|shift| (head.front >> shift) as u16);
+    let [flags, questions, answers, authorities] = [48, 32, 16, 0].map(|shift| (head.front() >> shift) as u16);
     let mut wire = Vec::with_capacity(head.length());
     wire.extend_from_slice(&[0; Header::LENGTH]);
-    Header { id: 0, flags, counts: [questions, answers, authorities, head.additional] }.write(&mut wire);
+    Header { id: 0, flags, counts: [questions, answers, authorities, head.additional()] }.write(&mut wire);
     wire.extend_from_slice(section);
     wire.extend_from_slice(records);
     let question_end = u16::try_from(question_end).ok()?;
-    Some(Response::kept(wire, offsets, question_end, head.rcode, head.lifetime, head.ede))
+    Some(Response::kept(wire, offsets, question_end, head.rcode(), head.lifetime(), head.ede()))
 }

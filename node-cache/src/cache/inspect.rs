@@ -25,7 +25,7 @@ pub struct Seen {
 impl Seen {
     fn new(head: &Head, now: u64, policy: &Policy) -> Self {
         let (life, stale) = head.windows(policy);
-        Self { rcode: head.rcode, octets: head.length(), age: head.age(now) / 1000, life, stale, from: head.from }
+        Self { rcode: head.rcode(), octets: head.length(), age: head.age(now) / 1000, life, stale, from: head.from() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Under what an answer is kept.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use node_cache_machine::octets::lower_case;
@@ -14,6 +15,16 @@ const MOST_WORDS: usize = 2 + 32;
 const CHUNK: usize = 16;
 /// Octets in which the longest name has room, in whole chunks.
 pub const NAME_ROOM: usize = 256;
+/// A chunk of these that begins at octet n keeps all but the last n octets of what it is laid upon.
+const MASKS: [u8; 2 * CHUNK] = {
+    let mut masks = [0; 2 * CHUNK];
+    let mut place = 0;
+    while place < CHUNK {
+        masks[place] = 0xff;
+        place += 1;
+    }
+    masks
+};
 /// In the place of a type: what is true of a name whatever is asked (no record has type 0, RFC 6895 §3.1).
 const ANY_TYPE: u16 = 0;
 
@@ -31,8 +42,11 @@ impl Key {
         let Question { rtype, class, dnssec_ok, checking_disabled, .. } = *question;
         let (name, mut room) = (question.name.as_bytes(), [0; NAME_ROOM]);
         room.iter_mut().zip(name).for_each(|(place, octet)| *place = *octet);
-        let last = LastWord { rtype, class, dnssec_ok, checking_disabled };
-        words.write(&Secret::NONE, scope, &room, name.len(), last);
+        let type_and_class = (u32::from(rtype) << 16) | u32::from(class);
+        let last = LastWord { type_and_class, dnssec_ok, checking_disabled };
+        // No name is longer.
+        let length = u8::try_from(name.len()).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX);
+        words.write(&Secret::NONE, scope, &room, length, last);
         Self(words.as_slice().into())
     }
 
@@ -106,10 +120,8 @@ impl KeyParts {
 /// What a key says beside name and scope.
 #[derive(Clone, Copy, Debug)]
 pub struct LastWord {
-    /// The type.
-    pub rtype: u16,
-    /// The class.
-    pub class: u16,
+    /// The type, and in the lower half the class.
+    pub type_and_class: u32,
     /// DO.
     pub dnssec_ok: bool,
     /// CD.
@@ -120,7 +132,7 @@ impl LastWord {
     #[inline]
     const fn pack(self, length: usize) -> u64 {
         let flags = self.dnssec_ok as u64 | ((self.checking_disabled as u64) << 1);
-        (flags << 48) | ((length as u64 & 0xffff) << 32) | ((self.rtype as u64) << 16) | self.class as u64
+        (flags << 48) | ((length as u64 & 0xffff) << 32) | self.type_and_class as u64
     }
 }
 
@@ -133,27 +145,32 @@ const fn name_length(last: u64) -> usize {
 pub struct KeyWords {
     words: [u64; MOST_WORDS],
     length: usize,
-    /// The hash of the name.
-    begun: u64,
     pub(super) hash: u64,
 }
 
 impl Default for KeyWords {
     fn default() -> Self {
-        Self { words: [0; MOST_WORDS], length: 0, begun: 0, hash: 0 }
+        Self { words: [0; MOST_WORDS], length: 0, hash: 0 }
     }
 }
 
 impl KeyWords {
     /// Writes a key and takes its hash. The name may have any case. It begins a room of [`NAME_ROOM`] octets, in which
-    /// anything may stand behind it, and has between 1 and 255 octets (of what is longer, no more counts).
+    /// anything may stand behind it.
     #[inline]
-    pub(super) fn write(&mut self, secret: &Secret, scope: u64, room: &[u8; NAME_ROOM], length: usize, last: LastWord) {
-        let length = length.clamp(1, NAME_ROOM);
+    pub(super) fn write(
+        &mut self,
+        secret: &Secret,
+        scope: u64,
+        room: &[u8; NAME_ROOM],
+        length: NonZeroU8,
+        last: LastWord,
+    ) {
+        let length = usize::from(length.get());
         let last = last.pack(length);
-        self.begun = self.write_name(room, length, secret);
+        let hash = self.write_name(room, length, secret);
         self.end(length.div_ceil(8), scope, last);
-        self.hash = secret.end(secret.next(self.begun, scope, last));
+        self.hash = secret.end(secret.next(hash, scope, last));
     }
 
     /// Writes a name in lower case, filled up with zeros, and gives its hash.
@@ -168,8 +185,9 @@ impl KeyWords {
         }
         if let (Some(place), Some(chunk)) = (places.get_mut(whole), chunks.get(whole)) {
             // One octet at least is left, and all octets of a chunk at the most.
-            let mask = u128::MAX >> (8 * (CHUNK * (whole + 1) - length));
-            hash = put(place, u128::from_le_bytes(*chunk) & mask, hash, secret);
+            let lost = CHUNK - 1 - (length - 1) % CHUNK;
+            let mask = MASKS.get(lost..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; CHUNK]);
+            hash = put(place, u128::from_le_bytes(*chunk) & u128::from_le_bytes(*mask), hash, secret);
         }
         hash
     }
@@ -184,9 +202,9 @@ impl KeyWords {
 
     /// The same whatever the type is, from now on.
     pub(super) fn forget_type(&mut self, secret: &Secret) {
-        if let Some([scope, last]) = self.words.get_mut(..self.length).and_then(<[u64]>::last_chunk_mut) {
-            *last = without_type(*last);
-            self.hash = secret.end(secret.next(self.begun, *scope, *last));
+        if let Some(words) = self.words.get_mut(..self.length) {
+            words.iter_mut().last().into_iter().for_each(|last| *last = without_type(*last));
+            self.hash = secret.hash(words);
         }
     }
 
@@ -235,8 +253,9 @@ mod tests {
         let question = Question { dnssec_ok: true, ..Question::plain(&name, 28) };
         let key = Key::new(7, &question);
         let mut words = KeyWords::default();
-        let last = LastWord { rtype: 28, class: 1, dnssec_ok: true, checking_disabled: false };
-        words.write(&secret, 7, &room(name.as_bytes()), name.as_bytes().len(), last);
+        let last = LastWord { type_and_class: (28 << 16) | 1, dnssec_ok: true, checking_disabled: false };
+        let length = NonZeroU8::new(name.as_bytes().len() as u8).unwrap();
+        words.write(&secret, 7, &room(name.as_bytes()), length, last);
         assert_eq!((words.as_slice(), words.hash), (key.as_words(), secret.hash(key.as_words())));
         words.forget_type(&secret);
         let any = key.of_any_type();

@@ -10,6 +10,7 @@ mod inspect;
 mod key;
 mod table;
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -41,9 +42,12 @@ pub enum Found {
     Nothing,
 }
 
-/// What may be the answer to a key.
+/// What may be the answer to a key, and, once it is known to be, its words.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Approached<'a>(Option<Candidate<'a>>);
+pub struct Approached<'a> {
+    candidate: Option<Candidate<'a>>,
+    value: &'a [AtomicU64],
+}
 
 /// The cache.
 #[derive(Debug)]
@@ -75,29 +79,33 @@ impl Cache {
     /// First of the four steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
     /// one waits for memory while others work. Writes a key, of a name of this length that begins a room, in any case.
     #[inline]
-    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: usize, last: LastWord) {
+    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: NonZeroU8, last: LastWord) {
         key.write(self.answers.secret(), scope, room, length, last);
         self.answers.prepare(key.hash);
     }
 
     /// Second step: finds what may be the answer.
-    #[must_use]
     #[inline]
-    pub fn approach(&self, key: &KeyWords) -> Approached<'_> {
-        Approached(self.answers.approach(key.hash))
+    pub fn approach<'a>(&'a self, key: &KeyWords, approached: &mut Approached<'a>) {
+        approached.candidate = self.answers.approach(key.hash);
     }
 
     /// Third step: sees whether it is.
     #[inline]
     pub fn recognise<'a>(&'a self, key: &KeyWords, approached: &mut Approached<'a>) {
-        *approached = Approached(approached.0.and_then(|candidate| self.answers.recognise(candidate, key.as_slice())));
+        let Some(candidate) = &approached.candidate else { return };
+        match self.answers.value_of(candidate, key.as_slice()) {
+            Some(value) => approached.value = value,
+            None => approached.candidate = None,
+        }
     }
 
     /// Last step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
     /// what `view` makes of it counts only if it is given back; none when there is no answer, or nothing is made of it.
     #[inline]
     pub fn view<R>(&self, recognised: &Approached<'_>, view: impl FnOnce(Kept<'_>) -> Option<R>) -> Option<R> {
-        recognised.0.as_ref()?.visit(|words| view(Kept::read(words)?))
+        let Approached { candidate, value } = recognised;
+        candidate.as_ref()?.visit(value, |words| view(Kept::read(words)?))
     }
 
     /// The same when the first that looked like the answer is not: for one behind it, or one of any type. The key may be
@@ -144,7 +152,7 @@ impl Cache {
     /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
     #[must_use]
     pub fn was_there(&self, key: &Key) -> bool {
-        let (words, rcode) = (key.as_words(), |kept: Kept<'_>| kept.head.rcode);
+        let (words, rcode) = (key.as_words(), |kept: Kept<'_>| kept.head.rcode());
         let said = self.answers.visit(self.answers.hash(words), words, |words| Kept::read(words).map(rcode));
         said.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
     }

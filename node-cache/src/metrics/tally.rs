@@ -44,7 +44,9 @@ impl<'a> Tally<'a> {
             self.turn_to(scope);
         }
         self.hits += 1;
-        self.nxdomain += u32::from(code == rcode::NXDOMAIN);
+        if code == rcode::NXDOMAIN {
+            self.nxdomain += 1;
+        }
     }
 
     #[cold]

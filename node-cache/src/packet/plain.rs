@@ -4,25 +4,28 @@
 //! equals none in memory. Every other packet is for [`super::request`], which knows all shapes and says what is wrong with the
 //! rest; nothing is decided here.
 
+use std::num::NonZeroU8;
+
 use super::numbers::rtype;
-use super::{Header, edns, flag, name};
+use super::{Header, edns, flag};
 
 /// A question of the plain shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
-    name_end: u16,
+    /// Octets of the name.
+    pub name_length: NonZeroU8,
     /// The header's [`flag`]s.
     pub flags: u16,
-    /// The type of the records asked for.
-    pub rtype: u16,
-    /// The class.
-    pub class: u16,
+    /// The type of the records asked for, and in the lower half their class.
+    pub type_and_class: u32,
     /// The longest datagram that the client takes and whether it wants DNSSEC records (DO), if it speaks EDNS.
     pub edns: Option<(u16, bool)>,
 }
 
-/// The numbers of questions, answers, authorities and additional records: one question.
-const ONE_QUESTION: u64 = 1 << 48;
+/// The numbers of questions, answers, authorities and additional records, as they are sent: one question.
+const ONE_QUESTION: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 0]);
+/// The same, and what may be an OPT record.
+const AND_ONE_RECORD: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 1]);
 
 impl Plain {
     /// Reads a packet; none when it has another shape, whether that is good or bad.
@@ -37,22 +40,19 @@ impl Plain {
         if flags & (flag::QR | 0x7800) != 0 {
             return None;
         }
-        let (rest, edns) = match u64::from_be_bytes(counts).wrapping_sub(ONE_QUESTION) {
-            0 => (rest, None),
-            1 => {
+        let (rest, edns) = match u64::from_ne_bytes(counts) {
+            ONE_QUESTION => (rest, None),
+            AND_ONE_RECORD => {
                 let (rest, opt) = rest.split_last_chunk::<{ edns::BARE }>()?;
                 (rest, Some(read_opt(opt)?))
             }
             _ => return None,
         };
-        let (name, [type_high, type_low, class_high, class_low]) = rest.split_last_chunk::<4>()?;
-        if name.len() > name::LONGEST || name.last() != Some(&0) {
-            return None;
-        }
-        let rtype = u16::from_be_bytes([*type_high, *type_low]);
-        let class = u16::from_be_bytes([*class_high, *class_low]);
-        let name_end = (Header::LENGTH + name.len()) as u16;
-        Some(Self { name_end, flags, rtype, class, edns })
+        let (name, type_and_class) = rest.split_last_chunk()?;
+        // No name has more octets (RFC 1035 §2.3.4).
+        let name_length = NonZeroU8::new(u8::try_from(name.len()).ok()?)?;
+        let type_and_class = u32::from_be_bytes(*type_and_class);
+        (name.last() == Some(&0)).then_some(Self { name_length, flags, type_and_class, edns })
     }
 
     /// The name in the packet that this was read from, in the client's case: what is in its place, whether it is a name or
@@ -60,21 +60,26 @@ impl Plain {
     #[must_use]
     #[inline]
     pub fn name<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
-        packet.get(Header::LENGTH..usize::from(self.name_end)).unwrap_or_default()
+        packet.get(Header::LENGTH..Header::LENGTH + usize::from(self.name_length.get())).unwrap_or_default()
     }
 
-    /// Octets of the name.
+    /// The type of the records asked for.
     #[must_use]
-    #[inline]
-    pub const fn name_length(&self) -> usize {
-        (self.name_end as usize).saturating_sub(Header::LENGTH)
+    pub const fn rtype(&self) -> u16 {
+        (self.type_and_class >> 16) as u16
+    }
+
+    /// Their class.
+    #[must_use]
+    pub const fn class(&self) -> u16 {
+        self.type_and_class as u16
     }
 
     /// Octets of the question section.
     #[must_use]
     #[inline]
     pub const fn section_length(&self) -> usize {
-        self.name_length() + 4
+        self.name_length.get() as usize + 4
     }
 
     /// DO: whether the client wants DNSSEC records.
@@ -117,7 +122,7 @@ mod tests {
                 let packet = Question::plain(&Name::from_text(name).unwrap(), rtype::AAAA).to_wire(7, with_edns);
                 let (plain, query) = (Plain::read(&packet).unwrap(), request::read(&packet).unwrap());
                 assert_eq!(plain.name(&packet), query.name.as_bytes());
-                assert_eq!((plain.rtype, plain.class), (query.rtype, query.class));
+                assert_eq!((plain.rtype(), plain.class()), (query.rtype, query.class));
                 assert_eq!(plain.edns, query.edns.map(|edns| (edns.udp_size, edns.dnssec_ok)));
             }
         }

@@ -2,8 +2,9 @@
 //! sent from and patched there; nothing is locked, allocated or parsed twice. Whatever is unusual (another shape of
 //! packet, an answer past its time, too long, or with an Extended DNS Error) goes the whole way.
 //!
-//! It has four steps, [`Resolver::seek`], [`Resolver::approach`], [`Resolver::recognise`] and [`Resolver::hit`], each for all packets
-//! of a batch: the first two have the processor fetch what the next one reads, and meanwhile work for the other packets.
+//! It has five steps, [`Sought::read`], [`Resolver::seek`], [`Resolver::approach`], [`Resolver::recognise`] and [`Resolver::hit`],
+//! each for all packets of a batch: two of them have the processor fetch what the next one reads, and meanwhile work for the other
+//! packets. What each step remembers finds room in the processor's registers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +12,12 @@ use std::time::{Duration, Instant};
 use arc_swap::Guard;
 
 use super::Resolver;
-use crate::answer::{Age, shown_flags, udp_limit};
+use crate::answer::{Age, Told, udp_limit};
 use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
 use crate::metrics::ScopeHits;
+use crate::packet::Header;
 use crate::packet::edns::{self, UDP_SIZE};
 use crate::packet::plain::Plain;
-use crate::packet::{Header, flag};
 use crate::snapshot::{Scope, Snapshot};
 
 /// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
@@ -55,6 +56,17 @@ pub struct Sought<'a> {
     approached: Approached<'a>,
 }
 
+impl<'a> Sought<'a> {
+    /// First step: reads a packet, of which so many octets of a room were read. None when it is not of the plain shape.
+    #[must_use]
+    #[inline]
+    pub fn read(snapshot: &'a Snapshot, room: &[u8; QUESTION_ROOM], length: usize) -> Option<Self> {
+        let plain = Plain::read(room.get(..length)?)?;
+        let scope = snapshot.routes.find_in_place(plain.name(room));
+        Some(Self { plain, scope, approached: Approached::default() })
+    }
+}
+
 /// An answer out of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
@@ -74,35 +86,23 @@ impl Resolver {
         Moment { snapshot: self.snapshot.load(), began, now: self.cache.clock(began) }
     }
 
-    /// First step: reads a packet, of which so many octets of a room were read, and writes its key. None when it is not of the
-    /// plain shape.
-    #[must_use]
+    /// Second step: writes its key.
     #[inline]
-    pub fn seek<'a>(
-        &'a self,
-        moment: &'a Moment,
-        room: &[u8; QUESTION_ROOM],
-        length: usize,
-        key: &mut KeyWords,
-    ) -> Option<Sought<'a>> {
-        let plain = Plain::read(room.get(..length)?)?;
-        let snapshot = moment.snapshot.as_deref()?;
-        let scope = snapshot.routes.find_in_place(plain.name(room));
-        let Plain { rtype, class, .. } = plain;
+    pub fn seek(&self, sought: &Sought<'_>, room: &[u8; QUESTION_ROOM], key: &mut KeyWords) {
+        let Sought { plain, scope, .. } = sought;
         let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
-        let name = room.get(Header::LENGTH..)?.first_chunk()?;
-        let last = LastWord { rtype, class, dnssec_ok, checking_disabled };
-        self.cache.prepare(key, scope.id, name, plain.name_length(), last);
-        Some(Sought { plain, scope, approached: Approached::default() })
+        let last = LastWord { type_and_class: plain.type_and_class, dnssec_ok, checking_disabled };
+        let Some(name) = room.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
+        self.cache.prepare(key, scope.id, name, plain.name_length, last);
     }
 
-    /// Second step: finds what may be the answer.
+    /// Third step: finds what may be the answer.
     #[inline]
     pub fn approach<'a>(&'a self, sought: &mut Sought<'a>, key: &KeyWords) {
-        sought.approached = self.cache.approach(key);
+        self.cache.approach(key, &mut sought.approached);
     }
 
-    /// Third step: sees whether it is.
+    /// Fourth step: sees whether it is.
     #[inline]
     pub fn recognise<'a>(&'a self, sought: &mut Sought<'a>, key: &KeyWords) {
         self.cache.recognise(key, &mut sought.approached);
@@ -169,26 +169,26 @@ fn answer(
     };
     let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
     let length = head.length() + opt;
-    if head.ede.is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
+    if head.ede().is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
         return None;
     }
     // Each part may write some octets too many, over which the next one goes.
     let records = Header::LENGTH + plain.section_length();
     put_question(out, question, records);
-    put_header(out, question, plain, head);
+    put_header(out, plain, head);
     kept.copy_records(out.get_mut(records..)?)?;
     show_ttls(out, &kept, age)?;
     if let Some((_, dnssec_ok)) = plain.edns {
         put_opt(out.get_mut(..length)?, dnssec_ok)?;
     }
-    Some(Hit { length, due, rcode: head.rcode })
+    Some(Hit { length, due, rcode: head.rcode() })
 }
 
 /// Copies header and question, a number of octets at a time.
 #[inline]
 fn put_question(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], end: usize) {
-    let (to, from) = (out.as_chunks_mut::<16>().0, question.as_chunks::<16>().0);
-    for (to, from) in to.iter_mut().zip(from).take(end.div_ceil(16)) {
+    let (to, from) = (out.as_chunks_mut::<64>().0, question.as_chunks::<64>().0);
+    for (to, from) in to.iter_mut().zip(from).take(end.div_ceil(64)) {
         *to = *from;
     }
 }
@@ -196,39 +196,50 @@ fn put_question(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], end: usize
 /// Writes the TTLs of a message as its client shall see them.
 #[inline]
 fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> {
-    // So that the loop need not ask.
-    let age @ Age::Kept { .. } = age else { return None };
-    let mut left = kept.ttls();
-    let mut one = None;
-    for mut offsets in kept.ttl_offsets() {
-        for _ in 0..left.min(4) {
-            let ttl = message.get_mut(usize::from(offsets as u16)..)?.first_chunk_mut::<4>()?;
-            let shown = match one {
-                Some(shown) => shown,
-                None => age.shown(u32::from_be_bytes(*ttl)).to_be_bytes(),
-            };
-            *ttl = shown;
-            one = kept.head.one_ttl.then_some(shown);
-            offsets >>= 16;
+    let Age::Kept { age, cap } = age else { return None };
+    if !kept.head.has_one_ttl() {
+        return show_each_ttl(message, kept.ttl_offsets(), kept.ttls(), age, cap);
+    }
+    let mut shown = None;
+    for offsets in kept.ttl_offsets() {
+        let [first, others @ ..] = offsets.map(usize::from);
+        let place = message.get_mut(first..)?.first_chunk_mut()?;
+        let new = || Age::Kept { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+        let ttl = *shown.get_or_insert_with(new);
+        *place = ttl;
+        for offset in others {
+            *message.get_mut(offset..)?.first_chunk_mut()? = ttl;
         }
-        left = left.saturating_sub(4);
     }
     Some(())
 }
 
-/// The client's number and flags, the counts of the answer: in the place of the header of the question.
+/// The same where they differ. All that it is given are values, so that nothing has to be in memory on the usual way.
+#[inline(never)]
+fn show_each_ttl(
+    message: &mut [u8; ROOM],
+    offsets: impl Iterator<Item = [u16; 4]>,
+    number: usize,
+    age: u32,
+    cap: u32,
+) -> Option<()> {
+    for offset in offsets.flatten().take(number) {
+        let place = message.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
+        *place = Age::Kept { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+    }
+    Some(())
+}
+
+/// The client's number and flags, the counts of the answer: in the place of the header of the question, which is there already.
 #[inline]
-fn put_header(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], plain: &Plain, head: &Head) {
+fn put_header(out: &mut [u8; ROOM], plain: &Plain, head: &Head) {
     const FLAGS: u32 = 48;
-    let wants_ad = plain.flags & flag::AD != 0 || plain.dnssec_ok();
-    let kept = (head.front >> FLAGS) as u16;
-    let flags = shown_flags(kept, plain.flags & flag::RD != 0, plain.checking_disabled(), wants_ad);
-    let front = (head.front & !(0xffff << FLAGS)) | (u64::from(flags) << FLAGS);
-    let additional = head.additional.saturating_add(u16::from(plain.edns.is_some()));
-    let header = &mut out[..Header::LENGTH];
-    header[..2].copy_from_slice(&question[..2]);
-    header[2..10].copy_from_slice(&front.to_be_bytes());
-    header[10..].copy_from_slice(&additional.to_be_bytes());
+    let Told { hidden, echoed } = Told::to(plain.flags, plain.dnssec_ok());
+    let front = (head.front() & !(u64::from(hidden) << FLAGS)) | (u64::from(echoed) << FLAGS);
+    // No message has room for so many that one more is too much.
+    let additional = head.additional().wrapping_add(u16::from(plain.edns.is_some()));
+    out[2..10].copy_from_slice(&front.to_be_bytes());
+    out[10..Header::LENGTH].copy_from_slice(&additional.to_be_bytes());
 }
 
 /// An OPT record at the end of a message (RFC 6891 §6.1.2).

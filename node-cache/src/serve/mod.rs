@@ -17,6 +17,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::allow::Allow;
 use crate::cookies::{Secrets, Told};
 use crate::handover::HeldSocket;
 use crate::metrics::{Dropped, Metrics};
@@ -124,20 +125,23 @@ impl Serving {
     }
 }
 
+/// Who may ask under a revision. Before there is one, nobody but the host itself.
+fn allow(snapshot: Option<&Snapshot>) -> &Allow {
+    static NOBODY: Allow = Allow::NOBODY;
+    snapshot.map_or(&NOBODY, |snapshot| &snapshot.allow)
+}
+
 impl Shared {
-    /// Whether a source may ask at this address; counts it when not. Nobody may before there is a configuration but
-    /// the host itself.
+    /// Whether a source may ask at this address; counts it when not.
     fn permits(&self, source: SocketAddr, asked: IpAddr) -> bool {
-        self.permits_in(self.resolver.snapshot().as_deref(), source.ip(), asked)
+        let snapshot = self.resolver.snapshot();
+        self.permits_by(allow(snapshot.as_deref()), source.ip(), asked)
     }
 
-    /// The same under a revision that was looked up already.
+    /// The same by a list that was looked up already.
     #[inline]
-    fn permits_in(&self, snapshot: Option<&Snapshot>, source: IpAddr, asked: IpAddr) -> bool {
-        let permitted = match snapshot {
-            Some(snapshot) => snapshot.allow.permits(source, asked),
-            None => crate::allow::Allow::default().permits(source, asked),
-        };
+    fn permits_by(&self, allow: &Allow, source: IpAddr, asked: IpAddr) -> bool {
+        let permitted = allow.permits(source, asked);
         if !permitted {
             self.metrics().dropped(Dropped::NotAllowed);
         }

@@ -10,14 +10,15 @@ use node_cache_machine::datagrams::Family;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Shared;
 use super::batch::{Batch, Room, SIZE};
 use super::in_work;
+use super::{Shared, allow};
 use crate::answer::Way;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
 use crate::query::Transport;
 use crate::resolve::{Moment, Sought};
+use crate::snapshot::Snapshot;
 use crate::tap::Picked;
 
 /// Full batches that one socket may read in a row before others have their turn.
@@ -111,9 +112,10 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count:
 #[inline(never)]
 fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> io::Result<usize> {
     let read = batch.datagrams.receive(&**socket)?;
-    let (moment, mut room) = (shared.resolver.moment(), [const { None }; SIZE]);
+    let (moment, mut room) = (shared.resolver.moment(), std::array::from_fn::<_, SIZE, _>(|_| None));
     let sought = room.get_mut(..read).unwrap_or_default();
-    let mut left = seek(shared, own, &moment, batch, sought);
+    let mut left = read_all(shared, own, moment.snapshot(), batch, sought);
+    seek(shared, batch, sought);
     approach(shared, batch, sought);
     recognise(shared, batch, sought);
     let tally = answer(shared, socket, &moment, batch, sought, &mut left);
@@ -155,36 +157,48 @@ impl Iterator for Left {
     }
 }
 
-/// First step: writes the keys of usual questions; what is unusual is left.
+/// First step: reads usual questions of those who may ask; what is unusual is left.
 #[inline(never)]
-fn seek<'a>(
-    shared: &'a Shared,
+fn read_all<'a>(
+    shared: &Shared,
     own: IpAddr,
-    moment: &'a Moment,
-    batch: &mut Batch,
+    snapshot: Option<&'a Snapshot>,
+    batch: &Batch,
     sought: &mut [Option<Sought<'a>>],
 ) -> Left {
-    let (Batch { datagrams, keys }, mut left) = (batch, Left::default());
-    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
-        let (room, length) = datagrams.question_room(row);
+    let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), Left::default());
+    for (row, sought) in sought.iter_mut().enumerate() {
         let (source, port) = datagrams.asker(row);
         // Nothing can be sent to port 0.
         if port == 0 {
             shared.metrics().dropped(Dropped::NoWayBack);
             continue;
         }
-        if !shared.permits_in(moment.snapshot(), source, own) {
+        if !shared.permits_by(allow, source, own) {
             continue;
         }
-        *sought = shared.resolver.seek(moment, room, length, key);
-        if sought.is_none() {
+        let (room, length) = datagrams.question_room(row);
+        let Some(read) = snapshot.and_then(|snapshot| Sought::read(snapshot, room, length)) else {
             left.add(row);
-        }
+            continue;
+        };
+        *sought = Some(read);
     }
     left
 }
 
-/// Second step: finds what may be the answers.
+/// Second step: writes their keys.
+#[inline(never)]
+fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<Sought<'_>>]) {
+    let Batch { datagrams, keys } = batch;
+    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
+        if let Some(sought) = sought {
+            shared.resolver.seek(sought, datagrams.question_room(row).0, key);
+        }
+    }
+}
+
+/// Third step: finds what may be the answers.
 #[inline(never)]
 fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
     for (key, sought) in batch.keys.iter().zip(sought) {
@@ -194,7 +208,7 @@ fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'
     }
 }
 
-/// Third step: sees which of them are.
+/// Fourth step: sees which of them are.
 #[inline(never)]
 fn recognise<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
     for (key, sought) in batch.keys.iter().zip(sought) {
@@ -218,15 +232,16 @@ fn answer<'a>(
     let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
-        let (question, room) = datagrams.question_and_answer(row);
+        let mut reply = datagrams.answer(row);
+        let (question, room) = reply.rooms();
         let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) else {
             left.add(row);
             continue;
         };
+        reply.ready(hit.length);
         tally.hit(shared.resolver.hits_in(sought), hit.rcode);
-        datagrams.ready(row, hit.length);
         if shown {
-            show(shared, socket, row, hit.length, datagrams);
+            show(shared, socket, row, datagrams);
         }
         if hit.due {
             refresh(shared, datagrams.question(row));
@@ -235,12 +250,12 @@ fn answer<'a>(
     tally
 }
 
-/// Shows a question and its answer, of this length, to those who look.
+/// Shows a question and its answer, which is the last one that was written, to those who look.
 #[cold]
-fn show(shared: &Shared, socket: &UdpSocket, row: usize, length: usize, datagrams: &mut Room) {
+fn show(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room) {
     let (question, source) = (datagrams.question(row), datagrams.source(row));
     let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
-    shared.show_answer(picked.as_deref(), datagrams.answer(row).get(..length).unwrap_or_default());
+    shared.show_answer(picked.as_deref(), datagrams.last_answer());
 }
 
 /// Sees to it that the answer is there when its time is over.

@@ -69,7 +69,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                 read += 1;
                 if let Some(plain) = plain.filter(|plain| is_name(plain.name(&packet))) {
                     assert_eq!(plain.name(&packet), query.name.as_bytes(), "{packet:?}");
-                    assert_eq!((plain.rtype, plain.class), (query.rtype, query.class), "{packet:?}");
+                    assert_eq!((plain.rtype(), plain.class()), (query.rtype, query.class), "{packet:?}");
                     assert_eq!(
                         (plain.dnssec_ok(), plain.checking_disabled()),
                         (query.dnssec_ok(), query.checking_disabled)

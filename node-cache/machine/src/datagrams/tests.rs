@@ -28,12 +28,15 @@ fn every_datagram_is_answered_to_who_sent_it_in_both_families() {
                 assert!(read <= 4);
                 for row in 0..read {
                     assert_eq!(datagrams.source(row), client.local_addr().unwrap());
-                    let (question, room) = datagrams.question_and_answer(row);
-                    room[..2].copy_from_slice(&question[..2]);
                     assert_eq!(datagrams.question(row).len(), 2);
+                    let mut reply = datagrams.answer(row);
+                    let (question, room) = reply.rooms();
+                    room[..2].copy_from_slice(&question[..2]);
+                    let number = question[1];
                     // Every second one only.
-                    if datagrams.question(row)[1].is_multiple_of(2) {
-                        datagrams.ready(row, 2);
+                    if number.is_multiple_of(2) {
+                        reply.ready(2);
+                        assert_eq!(datagrams.last_answer(), [round, number]);
                     }
                 }
                 answered += read;
@@ -57,8 +60,10 @@ fn nothing_is_read_or_sent_outside_of_a_row() {
     assert_eq!(datagrams.question(0), [7; 16], "the rest is cut off");
     assert_eq!(datagrams.question(1), [0; 0]);
     assert_eq!(datagrams.question(99), [0; 0]);
-    assert_eq!(datagrams.answer(0).len(), 32);
-    datagrams.ready(0, 33);
+    let mut reply = datagrams.answer(0);
+    assert_eq!(reply.rooms().1.len(), 32);
+    reply.ready(33);
+    assert_eq!(datagrams.last_answer(), [0; 0]);
     datagrams.send(&server, |error| panic!("{error}"));
     client.set_nonblocking(true).unwrap();
     assert!(client.recv(&mut [0; 64]).is_err(), "nothing was sent");
@@ -73,8 +78,9 @@ fn what_cannot_be_sent_costs_the_others_nothing() {
     client.send(&[2]).unwrap();
     while long.receive(&server).is_err() {}
     let mut failed = 0;
-    long.ready(0, 70_000);
-    long.ready(1, 3);
+    for (row, length) in [70_000, 3].into_iter().enumerate() {
+        long.answer(row).ready(length);
+    }
     long.send(&server, |_| failed += 1);
     assert_eq!((failed, client.recv(&mut [0; 64]).unwrap()), (1, 3));
 }

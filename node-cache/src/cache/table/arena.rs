@@ -6,8 +6,6 @@ use node_cache_machine::fetch;
 
 /// Words of a record before its key: lengths, hash.
 const HEAD: usize = 2;
-/// Words in a line of the processor's cache.
-const LINE: usize = 8;
 /// Lines that are fetched ahead: what follows them the processor fetches by itself.
 const LINES: usize = 3;
 
@@ -37,6 +35,24 @@ pub(super) const fn record_words(key: &[u64], value: &[u64]) -> usize {
     HEAD + key.len() + value.len()
 }
 
+/// Words that are compared at a time.
+const GROUP: usize = 4;
+
+/// Whether words of a record are these, which are as many. Nearly always they are, so that nothing is won by stopping early.
+#[inline]
+fn is_same(ours: &[AtomicU64], theirs: &[u64]) -> bool {
+    let difference = |(ours, theirs): (&AtomicU64, &u64)| ours.load(Ordering::Relaxed) ^ theirs;
+    let of_group = |ours: &[AtomicU64; GROUP], theirs: &[u64; GROUP]| {
+        ours.iter().zip(theirs).map(difference).fold(0, std::ops::BitOr::bitor)
+    };
+    // The last group overlaps the one before it, in the place of single words.
+    let (Some(our_last), Some(their_last)) = (ours.last_chunk(), theirs.last_chunk()) else {
+        return ours.iter().zip(theirs).all(|words| difference(words) == 0);
+    };
+    let groups = ours.as_chunks().0.iter().zip(theirs.as_chunks().0);
+    groups.fold(of_group(our_last, their_last), |all, (ours, theirs)| all | of_group(ours, theirs)) == 0
+}
+
 impl Arena {
     pub(super) fn new(words: usize) -> Self {
         Self(bytemuck::allocation::zeroed_slice_box(words))
@@ -49,9 +65,7 @@ impl Arena {
     /// Has the beginning of the record at this place fetched: as much as most take.
     #[inline]
     pub(super) fn approach(&self, place: usize) {
-        for line in 0..LINES {
-            self.0.get(place + line * LINE).inspect(|word| fetch::ahead(*word));
-        }
+        fetch::lines_ahead(&self.0, place, LINES);
     }
 
     /// The value of the record at this place if its key is this one. Whoever has no lock may find a place where
@@ -64,9 +78,7 @@ impl Arena {
             return None;
         }
         let (record_key, value) = rest.get(HEAD..lengths.whole)?.split_at_checked(key.len())?;
-        // Nearly always it is the same, so that nothing is won by stopping early.
-        let differ = |all, (ours, theirs): (&AtomicU64, &u64)| all | (ours.load(Ordering::Relaxed) ^ theirs);
-        (record_key.iter().zip(key).fold(0, differ) == 0).then_some(value)
+        is_same(record_key, key).then_some(value)
     }
 
     /// Lengths and hash of the record at this place. For the writer, who knows that one is there.

@@ -57,16 +57,14 @@ pub(super) struct Usage {
 pub(super) struct Candidate<'a> {
     cell: &'a AtomicU64,
     slot: Slot,
-    /// Its value, once it is known to have that key.
-    value: &'a [AtomicU64],
 }
 
 impl Candidate<'_> {
-    /// Last step: shows the value, and counts a hit if there is something to be said about it. While it is shown others may
+    /// Last step: shows its value, and counts a hit if there is something to be said about it. While it is shown others may
     /// write there, so that any words may be seen: what `visit` makes of them counts only if it is given back.
     #[inline]
-    pub(super) fn visit<R>(&self, visit: impl FnOnce(&[AtomicU64]) -> Option<R>) -> Option<R> {
-        let made = visit(self.value)?;
+    pub(super) fn visit<R>(&self, value: &[AtomicU64], visit: impl FnOnce(&[AtomicU64]) -> Option<R>) -> Option<R> {
+        let made = visit(value)?;
         // What was seen, and the key before it, is whole if the record was still in the table afterwards.
         fence(Ordering::Acquire);
         if !self.slot.is_same_record(Slot(self.cell.load(Ordering::Relaxed))) {
@@ -127,17 +125,17 @@ impl Table {
                 let slot = Slot(cell.load(Ordering::Acquire));
                 if slot.has_tag(hash) {
                     self.arena.approach(slot.place());
-                    return Some(Candidate { cell, slot, value: &[] });
+                    return Some(Candidate { cell, slot });
                 }
             }
         }
         None
     }
 
-    /// Third step: sees whether it is the record of this key.
+    /// Third step: its value, if it is the record of this key.
     #[inline]
-    pub(super) fn recognise<'a>(&'a self, candidate: Candidate<'a>, key: &[u64]) -> Option<Candidate<'a>> {
-        Some(Candidate { value: self.arena.value_of(candidate.slot.place(), key)?, ..candidate })
+    pub(super) fn value_of(&self, candidate: &Candidate<'_>, key: &[u64]) -> Option<&[AtomicU64]> {
+        self.arena.value_of(candidate.slot.place(), key)
     }
 
     /// All steps at once.
@@ -147,9 +145,10 @@ impl Table {
         key: &[u64],
         mut visit: impl FnMut(&[AtomicU64]) -> Option<R>,
     ) -> Option<R> {
-        self.index
-            .tagged(hash)
-            .find_map(|(cell, slot)| self.recognise(Candidate { cell, slot, value: &[] }, key)?.visit(&mut visit))
+        self.index.tagged(hash).find_map(|(cell, slot)| {
+            let candidate = Candidate { cell, slot };
+            candidate.visit(self.value_of(&candidate, key)?, &mut visit)
+        })
     }
 
     /// A copy of a key's value.
@@ -206,14 +205,20 @@ impl Table {
     }
 }
 
+/// Words that are copied at a time.
+const GROUP: usize = 8;
+
 /// Copies words to the beginning of `out`; gives their length in bytes, none when `out` is too short.
 #[inline]
 pub(super) fn copy(words: &[AtomicU64], out: &mut [u8]) -> Option<usize> {
     let (out, _) = out.as_chunks_mut::<8>();
-    let out = out.get_mut(..words.len())?;
-    for (to, from) in out.iter_mut().zip(words) {
-        *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    let (out_groups, out_rest) = out.get_mut(..words.len())?.as_chunks_mut::<GROUP>();
+    let (groups, rest) = words.as_chunks::<GROUP>();
+    let copy = |(to, from): (&mut [u8; 8], &AtomicU64)| *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    for (to, from) in out_groups.iter_mut().zip(groups) {
+        to.iter_mut().zip(from).for_each(copy);
     }
+    out_rest.iter_mut().zip(rest).for_each(copy);
     Some(8 * words.len())
 }
 

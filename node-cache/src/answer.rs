@@ -102,7 +102,7 @@ impl Answer {
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
             let told = Told::to(query.flags(), query.dnssec_ok());
-            header.flags = kept_flags(header.flags) & !told.hidden | told.echoed;
+            header.flags = flag::kept(header.flags) & !told.hidden | told.echoed;
             header.write(&mut message);
         }
         let edns = query.edns.map(|asked| Edns {
@@ -137,14 +137,7 @@ impl Answer {
     }
 }
 
-/// What is kept of the flags of a message that came in, and RA, which is always set: what does not depend on the client.
-#[must_use]
-#[inline]
-pub const fn kept_flags(flags: u16) -> u16 {
-    flags & (flag::QR | flag::AA | flag::TC | flag::AD | 0x000f) | flag::RA
-}
-
-/// What a client does not get to see of [`kept_flags`], and what it gets back of its own.
+/// What a client does not get to see of [`flag::kept`], and what it gets back of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Told {
     /// AD, unless it wants to know it: by its own AD or by DO (RFC 6840 §5.8).
@@ -177,8 +170,11 @@ pub fn udp_limit(advertised: Option<u16>) -> usize {
 /// The question exactly as the client wrote it. Its name has as many octets as the one that is replaced: both are the
 /// same name, save for its case.
 fn put_question(message: &mut [u8], query: &Query) {
-    let section = crate::packet::question::section(&query.name, query.rtype, query.class);
-    if let Some(bytes) = message.get_mut(Header::LENGTH..Header::LENGTH + section.len()) {
-        bytes.copy_from_slice(&section);
+    let name = query.name.as_bytes();
+    let (name_end, fixed) = (Header::LENGTH + name.len(), [query.rtype, query.class].map(u16::to_be_bytes));
+    if let Some(section) = message.get_mut(Header::LENGTH..name_end + 4) {
+        let (place, fixed_place) = section.split_at_mut(name.len());
+        place.copy_from_slice(name);
+        fixed_place.copy_from_slice(fixed.as_flattened());
     }
 }

@@ -11,7 +11,7 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 use crate::allow::Allow;
 use crate::cache::Policy;
 use crate::empty_zones::{EmptyZones, is_inside};
-use crate::metrics::ScopeHits;
+use crate::metrics::ScopeAnswers;
 use crate::packet::Name;
 use crate::route::{Routes, private_reverse_zones};
 use crate::upstream::discovery::{FAR, NEAR};
@@ -38,8 +38,8 @@ pub struct Scope {
     pub trusted: bool,
     /// The zone in which a name that does not exist has nothing below it (RFC 8020).
     pub zone: Option<Name>,
-    /// Where its answers from memory are counted, once there was one.
-    pub hits: OnceLock<ScopeHits>,
+    /// Where its usual answers are counted, once there was one.
+    pub answers: OnceLock<ScopeAnswers>,
 }
 
 /// One revision, for one process.
@@ -197,7 +197,7 @@ fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: 
         deadline,
         trusted: matches!(kind, Kind::Ours),
         zone,
-        hits: OnceLock::new(),
+        answers: OnceLock::new(),
     })
 }
 

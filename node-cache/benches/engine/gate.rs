@@ -6,7 +6,7 @@ use std::process::{Command, exit};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use node_cache::metrics::{Metrics, ScopeHits, Tally};
+use node_cache::metrics::{Metrics, ScopeAnswers, Tally};
 use node_cache::packet::numbers::rcode;
 
 use crate::asking::WHOM;
@@ -99,7 +99,7 @@ fn counted_misses(whom: &str, questions: u64) -> (u64, u64) {
 /// Counts batches of so many hits.
 pub(crate) fn tallied(hits: &str) {
     let (metrics, hits) = (Metrics::default(), hits.parse().unwrap());
-    let scope = metrics.scope_hits("outside");
+    let scope = metrics.scope_answers("outside");
     for _ in 0..BATCHES {
         count_a_batch(&metrics, &scope, hits);
     }
@@ -108,7 +108,7 @@ pub(crate) fn tallied(hits: &str) {
 
 /// What is done to count a batch of hits. Its instructions are counted, by its name.
 #[inline(never)]
-fn count_a_batch(metrics: &Metrics, scope: &ScopeHits, hits: u32) {
+fn count_a_batch(metrics: &Metrics, scope: &ScopeAnswers, hits: u32) {
     let mut tally = Tally::default();
     for _ in 0..hits {
         tally.hit(black_box(scope), black_box(rcode::NOERROR));

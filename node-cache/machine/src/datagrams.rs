@@ -252,11 +252,14 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Reply<'_, RO
     #[inline]
     #[allow(unsafe_code)]
     pub fn rooms(&mut self) -> (&[u8; QUESTION], &mut [u8; ANSWER]) {
-        let Self { datagrams, row } = self;
-        let rows = datagrams.rows.as_ptr();
+        let rows = self.datagrams.rows.as_ptr();
         // SAFETY: there are such rows, all octets are written from the beginning, and nobody else reads or writes them while
         // these borrows last: the two lie apart.
-        unsafe { (&(*rows).questions[*row].octets, &mut (*rows).answers[datagrams.ready].octets) }
+        unsafe {
+            let question = element(&raw mut (*rows).questions, self.row);
+            let answer = element(&raw mut (*rows).answers, self.datagrams.ready);
+            (&(*question).octets, &mut (*answer).octets)
+        }
     }
 
     /// It has so many octets, from the beginning of its room on. More than there is room for are not sent.
@@ -271,11 +274,23 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Reply<'_, RO
         // SAFETY: there are such rows, and nothing refers to what is written; the slice of this header is the answer's own, in
         // which there is room for so many octets.
         unsafe {
-            (*rows).from[next].iov_len = length;
-            (*rows).outgoing[next].msg_hdr.msg_name = (&raw mut (*rows).sources[row].0).cast();
+            (*element(&raw mut (*rows).from, next)).iov_len = length;
+            let source = element(&raw mut (*rows).sources, row);
+            (*element(&raw mut (*rows).outgoing, next)).msg_hdr.msg_name = source.cast();
         }
         datagrams.ready = next + 1;
     }
+}
+
+/// An element of an array.
+///
+/// # Safety
+/// There is such an element: it is not looked at again, as it was when the answer was begun.
+#[inline]
+#[allow(unsafe_code)]
+const unsafe fn element<T, const ROWS: usize>(array: *mut [T; ROWS], place: usize) -> *mut T {
+    // SAFETY: it lies in the array.
+    unsafe { array.cast::<T>().add(place) }
 }
 
 impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Drop for Datagrams<ROWS, QUESTION, ANSWER> {

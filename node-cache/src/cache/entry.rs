@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::table::copy;
-use crate::answer::{Age, Answer, Origin, kept_flags};
+use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::{ede, rcode};
-use crate::packet::{Header, Lifetime, Response};
+use crate::packet::{Header, Lifetime, Response, flag};
 
 /// Words before the offsets.
 const HEAD: usize = 4;
@@ -253,7 +253,7 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
         sixteen([length, ttls, response.rcode(), ede]),
         (u64::from(response.from()) << MILLISECONDS) | (now & MOST_MILLISECONDS),
         (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
-        sixteen([kept_flags(header.flags), 1, answers, authorities]),
+        sixteen([flag::kept(header.flags), 1, answers, authorities]),
     ];
     words.extend(head);
     words.extend(response.ttl_offsets().chunks(4).map(|offsets| u64::from_le(four(offsets))));

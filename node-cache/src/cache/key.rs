@@ -157,7 +157,7 @@ impl Default for KeyWords {
 impl KeyWords {
     /// Writes a key and takes its hash. The name may have any case. It begins a room of [`NAME_ROOM`] octets, in which
     /// anything may stand behind it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write(
         &mut self,
         secret: &Secret,

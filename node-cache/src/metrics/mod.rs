@@ -18,7 +18,7 @@ use crate::query::Transport;
 pub use histogram::{HitSeconds, WaitSeconds};
 use labels::{AnswerLabels, REFUSED};
 pub use labels::{Dropped, OWN};
-pub use tally::{ScopeHits, Tally};
+pub use tally::{ScopeAnswers, Tally};
 pub use text::{Levels, text};
 
 /// What is counted.
@@ -69,9 +69,16 @@ impl Metrics {
         }
     }
 
-    /// Counts what was said to a question in this scope ([`OWN`] for what never reaches one), and how long it took to know
-    /// it.
-    pub fn answer(&self, scope: &str, transport: Transport, answer: &Answer, took: Duration) {
+    /// Counts what was said to a question in this scope ([`OWN`] for what never reaches one), of which these may be the
+    /// counters, and how long it took to know it.
+    pub fn answer(
+        &self,
+        scope: &str,
+        counters: Option<&ScopeAnswers>,
+        transport: Transport,
+        answer: &Answer,
+        took: Duration,
+    ) {
         match answer.origin {
             Origin::Memory => {
                 self.hits.inc();
@@ -89,7 +96,13 @@ impl Metrics {
         if scope == OWN {
             self.own.inc();
         }
-        self.said(scope, transport, answer.response.rcode());
+        let code = answer.response.rcode();
+        match counters.filter(|_| transport == Transport::Udp).and_then(|counters| counters.of(code)) {
+            Some(counter) => {
+                counter.inc();
+            }
+            None => self.said(scope, transport, code),
+        }
     }
 
     /// Counts a question that was refused with this code before it was looked up anywhere.
@@ -104,11 +117,11 @@ impl Metrics {
         self.answers.get_or_create(&labels_of(scope, transport, code)).inc();
     }
 
-    /// The counters of a scope's answers from memory in datagrams.
+    /// The counters of a scope's usual answers in datagrams.
     #[must_use]
-    pub fn scope_hits(&self, scope: &str) -> ScopeHits {
+    pub fn scope_answers(&self, scope: &str) -> ScopeAnswers {
         let counter = |code| self.answers.get_or_create(&labels_of(scope, Transport::Udp, code)).clone();
-        ScopeHits { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
+        ScopeAnswers { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
     }
 
     /// Counts a question that is asked again before its answer is past its time.

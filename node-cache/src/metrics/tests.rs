@@ -67,7 +67,7 @@ fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
     let scopes = ["cluster", "outside", "route/a", "route/b", "route/c", "route/d"];
     let took = Duration::from_micros(30);
     let answers = (0..32).map(|number| (number * 7 % scopes.len(), [rcode::NOERROR, rcode::NXDOMAIN][number % 2]));
-    let handles = scopes.map(|scope| in_batch.scope_hits(scope));
+    let handles = scopes.map(|scope| in_batch.scope_answers(scope));
     let mut tally = Tally::default();
     for (scope, code) in answers.clone() {
         tally.hit(&handles[scope], code);
@@ -75,11 +75,13 @@ fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
     assert_eq!(tally.total(), 32);
     in_batch.add(&tally, took);
     let name = Name::from_text("www.example").unwrap();
-    for (scope, code) in answers {
+    for (number, (scope, code)) in answers.enumerate() {
         let response = Response::empty(&Question::plain(&name, rtype::A), code);
         let answer = Answer { origin: Origin::Memory, ..Answer::local(response, None) };
         one_by_one.question(Transport::Udp);
-        one_by_one.answer(scopes[scope], Transport::Udp, &answer, took);
+        // With counters that are known and with such that have to be found.
+        let counters = (number % 3 == 0).then(|| one_by_one.scope_answers(scopes[scope]));
+        one_by_one.answer(scopes[scope], counters.as_ref(), Transport::Udp, &answer, took);
     }
     // A scope's counters are there as soon as it is known, the others when they are first counted up.
     let sorted = |metrics| {
@@ -109,7 +111,7 @@ fn an_answer_past_its_time_is_a_miss_that_took_as_long_as_it_took() {
     let name = Name::from_text("www.example").unwrap();
     let response = Response::empty(&Question::plain(&name, rtype::A), rcode::NOERROR);
     let answer = Answer { origin: Origin::Stale, ..Answer::local(response, None) };
-    metrics.answer("outside", Transport::Tcp, &answer, Duration::from_millis(3));
+    metrics.answer("outside", None, Transport::Tcp, &answer, Duration::from_millis(3));
     assert_has(
         &shown(&metrics),
         &[

@@ -18,6 +18,13 @@ pub mod flag {
     pub const AD: u16 = 0x0020;
     /// Checking disabled (RFC 4035 §3.2.2).
     pub const CD: u16 = 0x0010;
+
+    /// What is kept of the flags of a response that came in: what does not depend on a client. RA is always set: whoever
+    /// answers a client recurses for it.
+    #[must_use]
+    pub const fn kept(flags: u16) -> u16 {
+        flags & (QR | AA | TC | AD | 0x000f) | RA
+    }
 }
 
 /// A header.

@@ -3,6 +3,8 @@
 use super::edns::{BARE, Edns, UDP_SIZE};
 use super::{Header, Name, flag};
 
+use node_cache_machine::octets::case_of_small_letters;
+
 /// A question as it goes on the wire, without what belongs to one hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
@@ -32,7 +34,7 @@ impl Question {
         let mut message = Vec::with_capacity(Header::LENGTH + self.name.as_bytes().len() + 4 + BARE);
         message.extend_from_slice(&[0; Header::LENGTH]);
         Header { id, flags, counts: [1, 0, 0, 0] }.write(&mut message);
-        put_section(&mut message, &self.name, self.rtype, self.class);
+        self.put_section(&mut message);
         if with_edns {
             Edns { udp_size: UDP_SIZE, dnssec_ok: self.dnssec_ok, ..Edns::default() }.append(&mut message);
         }
@@ -42,23 +44,39 @@ impl Question {
     /// The question section.
     #[must_use]
     pub fn section(&self) -> Vec<u8> {
-        section(&self.name, self.rtype, self.class)
+        let mut section = Vec::with_capacity(self.name.as_bytes().len() + 4);
+        self.put_section(&mut section);
+        section
+    }
+
+    fn put_section(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(&self.rtype.to_be_bytes());
+        out.extend_from_slice(&self.class.to_be_bytes());
     }
 }
 
-/// Puts each letter of the name of a message's question, which is not compressed, into the case that a random bit says.
-pub fn mix_case(message: &mut [u8], mut random: impl FnMut() -> u64) {
-    const UPPER: u8 = 0x20;
+/// Puts each letter of the name of a message's question, which has so many octets and is in lower case, into the case that a
+/// random bit says.
+pub fn mix_case(message: &mut [u8], name: usize, mut random: impl FnMut() -> u128) {
+    const CHUNK: usize = 16;
+    let end = (Header::LENGTH + name).min(message.len());
+    let name = message.get_mut(Header::LENGTH..end).unwrap_or_default();
     let mut bits = 0;
-    // Length octets are below 64 and so never letters; the name ends before the first zero.
-    for (index, octet) in message.iter_mut().skip(Header::LENGTH).take_while(|octet| **octet != 0).enumerate() {
-        if index % 64 == 0 {
-            bits = random();
-        }
-        if octet.is_ascii_alphabetic() && (bits >> (index % 64)) & 1 == 1 {
-            *octet ^= UPPER;
-        }
+    // Length octets are below 64 and so never letters.
+    let mut mix = |index: usize, octets: [u8; CHUNK]| {
+        // One bit of each octet counts: turned by one, they are others.
+        bits = if index.is_multiple_of(8) { random() } else { bits.rotate_right(1) };
+        let octets = u128::from_le_bytes(octets);
+        (octets ^ (case_of_small_letters(octets) & bits)).to_le_bytes()
+    };
+    let (chunks, rest) = name.as_chunks_mut();
+    for (index, chunk) in chunks.iter_mut().enumerate() {
+        *chunk = mix(index, *chunk);
     }
+    let mut last = [0; CHUNK];
+    last[..rest.len()].copy_from_slice(rest);
+    rest.copy_from_slice(&mix(chunks.len(), last)[..rest.len()]);
 }
 
 /// The number of a message; 0 when it is shorter than that.
@@ -67,31 +85,16 @@ pub fn number(message: &[u8]) -> u16 {
     super::u16_at(message, 0).unwrap_or(0)
 }
 
-/// The name in the question of a message, as it is written there, without its final zero.
+/// The name in the question of a message, which has so many octets, as it is written there.
 #[must_use]
-pub fn name_in(message: &[u8]) -> &[u8] {
-    let question = message.get(Header::LENGTH..).unwrap_or_default();
-    question.split(|octet| *octet == 0).next().unwrap_or_default()
+pub fn name_in(message: &[u8], length: usize) -> &[u8] {
+    message.get(Header::LENGTH..Header::LENGTH + length).unwrap_or_default()
 }
 
-/// Whether a response repeats the name in the question of a message octet by octet.
+/// Whether a response repeats the name in the question of a message, which has so many octets, octet by octet.
 #[must_use]
-pub fn is_repeated(message: &[u8], response: &[u8]) -> bool {
-    response.get(Header::LENGTH..).is_some_and(|question| question.starts_with(name_in(message)))
-}
-
-/// A question section: name, type, class.
-#[must_use]
-pub fn section(name: &Name, rtype: u16, class: u16) -> Vec<u8> {
-    let mut section = Vec::with_capacity(name.as_bytes().len() + 4);
-    put_section(&mut section, name, rtype, class);
-    section
-}
-
-fn put_section(out: &mut Vec<u8>, name: &Name, rtype: u16, class: u16) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(&rtype.to_be_bytes());
-    out.extend_from_slice(&class.to_be_bytes());
+pub fn is_repeated(message: &[u8], name: usize, response: &[u8]) -> bool {
+    name_in(message, name) == name_in(response, name)
 }
 
 #[cfg(test)]
@@ -103,17 +106,36 @@ mod tests {
     fn a_question_in_mixed_case_is_the_same_question_and_tells_who_repeats_it() {
         let question = Question::plain(&Name::from_text("www.shop-1.example").unwrap(), rtype::A);
         let plain = question.to_wire(7, true);
-        let mut mixed = plain.clone();
-        mix_case(&mut mixed, || 0b1101);
-        assert_eq!(&mixed[12..19], b"\x03wWW\x06sh");
-        assert!(
-            mixed.eq_ignore_ascii_case(&plain)
-                && mixed[12 + question.name.as_bytes().len()..] == plain[12 + question.name.as_bytes().len()..]
-        );
-        assert!(is_repeated(&mixed, &mixed) && !is_repeated(&mixed, &plain) && !is_repeated(&mixed, &mixed[..20]));
+        let (mut mixed, name) = (plain.clone(), question.name.as_bytes().len());
+        mix_case(&mut mixed, name, || 0x2000_2020_2020_2020);
+        assert_eq!(&mixed[12..19], b"\x03WWW\x06Sh");
+        assert!(mixed.eq_ignore_ascii_case(&plain) && mixed[12 + name..] == plain[12 + name..]);
+        assert!(is_repeated(&mixed, name, &mixed) && !is_repeated(&mixed, name, &plain));
+        assert!(!is_repeated(&mixed, name, &mixed[..20]));
         let root = Question::plain(&Name::from_text(".").unwrap(), rtype::NS).to_wire(7, false);
         let mut mixed = root.clone();
-        mix_case(&mut mixed, || u64::MAX);
-        assert!(mixed == root && is_repeated(&mixed, &root));
+        mix_case(&mut mixed, 1, || u128::MAX);
+        assert!(mixed == root && is_repeated(&mixed, 1, &root));
+    }
+
+    #[test]
+    fn each_letter_of_the_longest_name_has_a_bit_of_its_own() {
+        let question = Question::plain(&Name::from_text(&["a"; 127].join(".")).unwrap(), rtype::A);
+        let name = question.name.as_bytes().len();
+        let mut asked = 0_u128;
+        let mut mixed = question.to_wire(7, false);
+        // The second number is another one.
+        mix_case(&mut mixed, name, || {
+            asked += 1;
+            if asked == 1 { 0 } else { u128::MAX }
+        });
+        assert_eq!(asked, 2);
+        assert_eq!(mixed[13..].iter().filter(|octet| **octet == b'A').count(), 127 - 64);
+        for bit in 0..128 {
+            let mut mixed = question.to_wire(7, false);
+            mix_case(&mut mixed, name, || 1 << bit);
+            let changed = name_in(&mixed, name).iter().filter(|octet| **octet == b'A').count();
+            assert!(changed <= 2, "{bit}: {changed} letters");
+        }
     }
 }

@@ -35,6 +35,8 @@ pub struct Response {
     lifetime: Lifetime,
     ede: Option<u16>,
     from: u16,
+    /// Whether names may be written out in its records.
+    names: bool,
 }
 
 /// Why a packet is not the answer that is being waited for.
@@ -79,14 +81,15 @@ impl Response {
             return Err(NotAnAnswer::Unrelated);
         }
         let question_end = name_end + 4;
-        let (mut wire, edns) = without_opt(packet, &header, question_end)?;
+        let WithoutOpt { mut wire, edns, written_out } = without_opt(packet, &header, question_end)?;
         // Names of records may point at it, and nobody shall see in which case it was asked.
         wire[Header::LENGTH..name_end].copy_from_slice(name);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
             return Err(NotAnAnswer::Unreadable);
         }
         let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
-        let wire = shorten(&wire, question_end).unwrap_or(wire);
+        let shorter = if written_out { shorten(&wire, question_end) } else { None };
+        let wire = shorter.unwrap_or(wire);
         Ok(Self::from_wire(wire, question_end, code, edns.and_then(|edns| edns.ede))?)
     }
 
@@ -123,6 +126,7 @@ impl Response {
             lifetime: Lifetime::None,
             ede: None,
             from: 0,
+            names: true,
         }
     }
 
@@ -138,7 +142,7 @@ impl Response {
         wire.extend_from_slice(&ttl.to_be_bytes());
         wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
         wire.extend_from_slice(soa);
-        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None, from: 0 }
+        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None, from: 0, names: true }
     }
 
     /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
@@ -165,18 +169,21 @@ impl Response {
     fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         wire[..2].fill(0);
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let mut records = Vec::with_capacity(most_records(&wire, &header));
+        let mut ttl_offsets = Vec::with_capacity(most_records(&wire, &header));
+        let (mut told, mut names) = (Told::new(u16_at(&wire, question_end - 4).unwrap_or_default()), false);
         for record in Records::new(&wire, &header, question_end) {
-            records.push(record?);
+            let record = record?;
+            if !is_sound(&wire, &record) {
+                return Err(Malformed);
+            }
+            // No message is so long that it would not fit.
+            ttl_offsets.push(record.ttl_offset as u16);
+            told.add(&wire, &record);
+            names |= owner_is_written_out(&wire, &record) || !holds_no_name(record.rtype);
         }
-        if !records.iter().all(|record| is_sound(&wire, record)) {
-            return Err(Malformed);
-        }
-        // No message is so long that they would not fit.
-        let ttl_offsets = records.iter().map(|record| record.ttl_offset as u16).collect();
-        let lifetime = lifetime(&wire, &header, code, question_end, &records);
+        let (ttl_offsets, lifetime) = (ttl_offsets.into(), told.lifetime(&header, code));
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
-        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede, from: 0 })
+        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede, from: 0, names })
     }
 
     /// A response that was checked when it came in and has been kept since, from its parts.
@@ -189,7 +196,7 @@ impl Response {
         lifetime: Lifetime,
         ede: Option<u16>,
     ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede, from: 0 }
+        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede, from: 0, names: true }
     }
 
     /// Where the question section ends.
@@ -265,10 +272,7 @@ impl Response {
     /// Puts labels into lower case that repeat those of a question in random case: nobody shall see what belongs to a hop.
     /// `asked` is the name as it was sent. Nothing changes its length.
     pub fn forget_case(&mut self, asked: &[u8]) {
-        let is_plain = |record: &Record| {
-            self.wire.get(record.start).is_some_and(|length| *length >= 64) && holds_no_name(record.rtype)
-        };
-        if self.walk().all(|record| is_plain(&record)) {
+        if !self.names {
             return;
         }
         for record in self.records() {
@@ -302,13 +306,9 @@ impl Response {
     /// Its records.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        self.walk().collect()
-    }
-
-    fn walk(&self) -> impl Iterator<Item = Record> {
         let header = Header::read(&self.wire);
         let records = header.map(|header| Records::new(&self.wire, &header, usize::from(self.question_end)));
-        records.into_iter().flatten().filter_map(Result::ok)
+        records.into_iter().flatten().filter_map(Result::ok).collect()
     }
 
     /// The owner name of one of its records.
@@ -316,6 +316,11 @@ impl Response {
     pub fn owner(&self, record: &Record) -> Option<Name> {
         Name::read(&self.wire, record.start).ok()
     }
+}
+
+/// Whether the owner of a record begins with a label: it is no pointer, and not the root.
+fn owner_is_written_out(wire: &[u8], record: &Record) -> bool {
+    matches!(wire.get(record.start), Some(1..=63))
 }
 
 /// Whether the data of a type are known to hold no name in which somebody else's case may stand.
@@ -342,11 +347,21 @@ fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// A message without its OPT record.
+struct WithoutOpt {
+    wire: Vec<u8>,
+    /// What that said.
+    edns: Option<Edns>,
+    /// Whether owners are written out, which may be shorter.
+    written_out: bool,
+}
+
 /// The message without its OPT record, and what that said. Records behind OPT are kept; so that names in them still
 /// point to the right place, theirs are followed by hand where only the owner can be compressed, and from the first
 /// other one on they are left out (they are additional ones, which nobody may rely on).
-fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(Vec<u8>, Option<Edns>), Malformed> {
-    let mut header = *header;
+fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<WithoutOpt, Malformed> {
+    let mut header = Header { flags: flag::kept(header.flags), ..*header };
+    let mut written_out = false;
     let mut wire = Vec::with_capacity(packet.len());
     wire.extend_from_slice(&packet[..question_end]);
     let mut edns = None;
@@ -374,40 +389,55 @@ fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<(V
             }
             wire.extend_from_slice(owner.as_bytes());
             wire.extend_from_slice(&packet[record.ttl_offset - 4..record.data.end]);
+            written_out = true;
         } else {
             wire.extend_from_slice(&packet[record.start..record.data.end]);
+            written_out |= owner_is_written_out(packet, &record);
         }
         additional += u16::from(record.section == Section::Additional);
     }
     header.counts[3] = additional;
     header.write(&mut wire);
-    Ok((wire, edns))
+    Ok(WithoutOpt { wire, edns, written_out })
 }
 
-/// RFC 2308 §5 for what is absent, the shortest TTL for what is there. A response to which none applies, or that is
-/// cut off, or that carries a code of failure is not kept.
-fn lifetime(wire: &[u8], header: &Header, code: u16, question_end: usize, records: &[Record]) -> Lifetime {
-    if header.has(flag::TC) || !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
-        return Lifetime::None;
+/// What the records of a response tell of how long it may be kept.
+struct Told {
+    /// The type that was asked for.
+    asked: u16,
+    shortest: u32,
+    soa_minimum: Option<u32>,
+    found: bool,
+}
+
+impl Told {
+    const fn new(asked: u16) -> Self {
+        Self { asked, shortest: u32::MAX, soa_minimum: None, found: false }
     }
-    let asked = u16_at(wire, question_end - 4).unwrap_or_default();
-    let mut shortest = u32::MAX;
-    let mut soa_minimum = None;
-    let mut found = false;
-    for record in records {
-        shortest = shortest.min(seconds(record.ttl));
-        found |= record.section == Section::Answer && (record.rtype == asked || asked == rtype::ANY);
+
+    fn add(&mut self, wire: &[u8], record: &Record) {
+        self.shortest = self.shortest.min(seconds(record.ttl));
+        self.found |= record.section == Section::Answer && (record.rtype == self.asked || self.asked == rtype::ANY);
         if record.section == Section::Authority && record.rtype == rtype::SOA && record.class == class::IN {
-            soa_minimum = record.data.end.checked_sub(4).and_then(|minimum| u32_at(wire, minimum)).map(seconds);
+            self.soa_minimum = record.data.end.checked_sub(4).and_then(|minimum| u32_at(wire, minimum)).map(seconds);
         }
     }
-    match (found && code == rcode::NOERROR, soa_minimum) {
-        (_, _) if shortest == 0 || shortest == u32::MAX => Lifetime::None,
-        (true, _) => Lifetime::Positive(shortest),
-        (false, Some(0)) => Lifetime::None,
-        (false, Some(minimum)) => Lifetime::Negative(shortest.min(minimum)),
-        // An alias whose end is not told, or a denial that nobody vouches for (RFC 2308 §5: not to be kept).
-        (false, None) => Lifetime::None,
+
+    /// RFC 2308 §5 for what is absent, the shortest TTL for what is there. A response to which none applies, or that is
+    /// cut off, or that carries a code of failure is not kept.
+    fn lifetime(&self, header: &Header, code: u16) -> Lifetime {
+        if header.has(flag::TC) || !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
+            return Lifetime::None;
+        }
+        let shortest = self.shortest;
+        match (self.found && code == rcode::NOERROR, self.soa_minimum) {
+            (_, _) if shortest == 0 || shortest == u32::MAX => Lifetime::None,
+            (true, _) => Lifetime::Positive(shortest),
+            (false, Some(0)) => Lifetime::None,
+            (false, Some(minimum)) => Lifetime::Negative(shortest.min(minimum)),
+            // An alias whose end is not told, or a denial that nobody vouches for (RFC 2308 §5: not to be kept).
+            (false, None) => Lifetime::None,
+        }
     }
 }
 

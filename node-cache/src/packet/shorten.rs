@@ -15,15 +15,10 @@ const POINTER: u16 = 0xc000;
 const UNREACHABLE: usize = 0x4000;
 
 /// The message with shorter owner names; none when there is nothing to gain or it has to stay as it is. It has no OPT
-/// record, its records can be walked over, and its question ends at `question_end`.
+/// record, its records can be walked over, and its question ends at `question_end`. Where no owner is written out there is
+/// nothing to gain.
 pub(super) fn shorten(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
     let header = Header::read(wire)?;
-    // A root or a pointer cannot be shorter.
-    let may_gain =
-        |record: Result<Record, _>| record.is_ok_and(|record| matches!(wire.get(record.start), Some(1..=63)));
-    if !Records::new(wire, &header, question_end).any(may_gain) {
-        return None;
-    }
     let records: Vec<Record> = Records::new(wire, &header, question_end).collect::<Result<_, _>>().ok()?;
     let mut shorter = Shorter::begin(wire, question_end)?;
     for record in &records {

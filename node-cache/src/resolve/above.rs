@@ -74,7 +74,7 @@ impl Resolver {
             if self.cache.was_there(&key) {
                 continue;
             }
-            if asked == MOST_ASKED || self.failed(scope, &key).is_some() {
+            if asked == MOST_ASKED || self.failed(scope, &key, Instant::now()).is_some() {
                 return None;
             }
             asked += 1;

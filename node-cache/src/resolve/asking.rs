@@ -65,7 +65,8 @@ impl Resolver {
                 None => (None, failure(query, rcode::SERVFAIL, ede::NOT_READY)),
             };
             let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
-            self.metrics.answer(name, query.transport, &answer, unresolved.started.elapsed());
+            let counters = scope.as_deref().map(|scope| self.answers_in(scope));
+            self.metrics.answer(name, counters, query.transport, &answer, unresolved.started.elapsed());
             answer
         }
     }
@@ -93,7 +94,7 @@ impl Resolver {
     )]
     fn answer<'a>(&'a self, query: &'a Query, looked: &'a Looked) -> impl Future<Output = Answer> + Send + 'a {
         async move {
-            let deadline = Instant::now() + looked.scope.deadline;
+            let deadline = looked.at + looked.scope.deadline;
             if let Some(answer) = self.without_asking(query, looked) {
                 return answer;
             }
@@ -132,7 +133,7 @@ impl Resolver {
         {
             return Some(stale);
         }
-        let failed = self.failed(&looked.scope, &looked.key)?;
+        let failed = self.failed(&looked.scope, &looked.key, looked.at)?;
         Some(looked.stale_or(|| remembered(query, failed)))
     }
 
@@ -171,11 +172,11 @@ impl Resolver {
 
     /// What failed a moment ago: the failing response, or none inside when all were silent. That a dead server answers again
     /// ends it at once.
-    pub(super) fn failed(&self, scope: &Scope, key: &Key) -> Option<Option<Arc<Response>>> {
-        let failed = self.cache.failure(key, Instant::now().into_std())?;
+    pub(super) fn failed(&self, scope: &Scope, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
+        let failed = self.cache.failure(key, now.into_std())?;
         let Some(at) = scope.pool.revived() else { return Some(failed) };
         self.cache.forget_failure_before(key, at);
-        self.cache.failure(key, Instant::now().into_std())
+        self.cache.failure(key, now.into_std())
     }
 
     /// Begins or joins the flight for this key, unless memory has got what it brought since so many flights had landed. What it
@@ -193,10 +194,11 @@ impl Resolver {
 
     /// What the last flight for this key brought, while it counts.
     pub(super) fn brought(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<Brought> {
-        if let Some(failed) = self.failed(scope, key) {
+        let now = Instant::now();
+        if let Some(failed) = self.failed(scope, key, now) {
             return Some(Brought::Failure(failed));
         }
-        match self.cache.get(key, Instant::now().into_std(), &snapshot.policy) {
+        match self.cache.get(key, now.into_std(), &snapshot.policy) {
             Found::Fresh(answer) => Some(Brought::Answer(answer)),
             Found::Due(answer) => Some(Brought::Due(answer)),
             Found::Stale(_) | Found::Nothing => None,
@@ -206,8 +208,8 @@ impl Resolver {
     pub(super) fn flight(&self, scope: &Arc<Scope>, key: &Key, question: Arc<Question>) -> BoxedFlight {
         let (scope, key, cache) = (scope.clone(), key.clone(), self.cache.clone());
         Box::pin(async move {
-            let began = Instant::now().into_std();
-            let mut landed = scope.pool.ask(question, scope.deadline).await;
+            let began = Instant::now();
+            let mut landed = scope.pool.ask(question, began, scope.deadline).await;
             if let (Ok(response), false) = (&mut landed, scope.trusted) {
                 response.clear_authentic_data();
             }
@@ -219,7 +221,7 @@ impl Resolver {
                 Ok(response) if scope.zone.is_some() => cache.insert_of_type(&key, response, now),
                 Ok(response) => cache.insert(&key, response, now),
                 // It was asked of the dead, and one of them answers by now.
-                Err(Unanswered) if scope.pool.revived().is_some_and(|at| at > began) => {}
+                Err(Unanswered) if scope.pool.revived().is_some_and(|at| at > began.into_std()) => {}
                 Err(Unanswered) => cache.insert_failure(&key, None, now),
             }
             landed

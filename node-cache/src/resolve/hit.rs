@@ -6,6 +6,7 @@
 //! each for all packets of a batch: two of them have the processor fetch what the next one reads, and meanwhile work for the other
 //! packets. What each step remembers finds room in the processor's registers.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use arc_swap::Guard;
 use super::Resolver;
 use crate::answer::{Age, Told, udp_limit};
 use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
-use crate::metrics::ScopeHits;
+use crate::metrics::ScopeAnswers;
 use crate::packet::Header;
 use crate::packet::edns::{self, UDP_SIZE};
 use crate::packet::plain::Plain;
@@ -71,7 +72,7 @@ impl<'a> Sought<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// Its octets, at the beginning of the room that it was given.
-    pub length: usize,
+    pub length: NonZeroU16,
     /// Whether its time is nearly over, so that [`Resolver::refresh`] should be called for its question.
     pub due: bool,
     /// What it says: NOERROR or NXDOMAIN.
@@ -109,9 +110,9 @@ impl Resolver {
     }
 
     /// Last step: the answer out of memory, at the beginning of `out`; none when it takes more than memory. `question` is
-    /// the room of the packet.
+    /// the room of the packet. A function of its own, so that nothing else needs the processor's registers meanwhile.
     #[must_use]
-    #[inline]
+    #[inline(never)]
     pub fn hit(
         &self,
         moment: &Moment,
@@ -130,9 +131,8 @@ impl Resolver {
     /// Where a hit of this question is counted.
     #[must_use]
     #[inline]
-    pub fn hits_in<'a>(&self, sought: &Sought<'a>) -> &'a ScopeHits {
-        let scope = sought.scope;
-        scope.hits.get_or_init(|| self.metrics.scope_hits(&scope.name))
+    pub fn hits_in<'a>(&self, sought: &Sought<'a>) -> &'a ScopeAnswers {
+        self.answers_in(sought.scope)
     }
 
     /// What is there when the first that looked like the answer is not it: one behind it, or one of any type.
@@ -181,15 +181,20 @@ fn answer(
     if let Some((_, dnssec_ok)) = plain.edns {
         put_opt(out.get_mut(..length)?, dnssec_ok)?;
     }
-    Some(Hit { length, due, rcode: head.rcode() })
+    Some(Hit { length: NonZeroU16::new(length as u16)?, due, rcode: head.rcode() })
 }
 
-/// Copies header and question, a number of octets at a time.
+/// Octets of header and question that are copied in any case: most have no more.
+const MOST_COPIED: usize = 64;
+
+/// Copies header and question, and maybe some octets more.
 #[inline]
 fn put_question(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], end: usize) {
-    let (to, from) = (out.as_chunks_mut::<64>().0, question.as_chunks::<64>().0);
-    for (to, from) in to.iter_mut().zip(from).take(end.div_ceil(64)) {
-        *to = *from;
+    out[..MOST_COPIED].copy_from_slice(&question[..MOST_COPIED]);
+    if end > MOST_COPIED
+        && let (Some(out), Some(question)) = (out.get_mut(MOST_COPIED..end), question.get(MOST_COPIED..end))
+    {
+        out.copy_from_slice(question);
     }
 }
 

@@ -136,7 +136,7 @@ impl Resolver {
                 let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
                 show(&above.to_string(), denial);
             }
-            match self.failed(scope, &key) {
+            match self.failed(scope, &key, Instant::from_std(now)) {
                 Some(Some(response)) => {
                     line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
                 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::answer::Answer;
 use crate::cache::{Cache, Found, Key};
 use crate::identity::Identity;
-use crate::metrics::{Metrics, OWN};
+use crate::metrics::{Metrics, OWN, ScopeAnswers};
 use crate::own_names;
 use crate::packet::Response;
 use crate::packet::numbers::{rcode, rtype};
@@ -47,6 +47,8 @@ struct Looked {
     question: Arc<Question>,
     key: Key,
     found: Found,
+    /// When it was looked up.
+    at: Instant,
     /// How many flights had landed before.
     landed: u64,
 }
@@ -117,6 +119,12 @@ impl Resolver {
         &self.cache
     }
 
+    /// Where usual answers in this scope are counted.
+    #[inline]
+    fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeAnswers {
+        scope.answers.get_or_init(|| self.metrics.scope_answers(&scope.name))
+    }
+
     /// Answers a question. Takes no longer than the deadline of the name's scope.
     pub async fn resolve(&self, query: &Query) -> Answer {
         match self.resolve_at_once(query) {
@@ -135,14 +143,14 @@ impl Resolver {
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
         let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
         if let Some(answer) = own_names::answer(&question, &self.identity).or_else(empty) {
-            self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
+            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if snapshot.as_ref().is_some_and(|snapshot| snapshot.commons.loops.is_probe(&question.name, started.into_std()))
         {
             // Whoever has passed it on need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
-            self.metrics.answer(OWN, query.transport, &answer, started.elapsed());
+            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if query.rtype == rtype::ANY {
@@ -152,7 +160,7 @@ impl Resolver {
         let Some(Looked { scope, found: Found::Fresh(answer) | Found::Due(answer), .. }) = &looked else {
             return Err(Unresolved { started, looked });
         };
-        self.metrics.answer(&scope.name, query.transport, answer, started.elapsed());
+        self.metrics.answer(&scope.name, Some(self.answers_in(scope)), query.transport, answer, started.elapsed());
         let answer = answer.clone();
         looked.iter().for_each(|looked| self.ask_again_if_due(looked, query.recursion_desired));
         Ok(answer)
@@ -168,7 +176,7 @@ impl Resolver {
     }
 
     fn ask_again_if_due(&self, looked: &Looked, recursion_desired: bool) {
-        let Looked { snapshot, scope, question, key, found: Found::Due(_), landed } = looked else { return };
+        let Looked { snapshot, scope, question, key, found: Found::Due(_), landed, .. } = looked else { return };
         if !recursion_desired {
             return;
         }
@@ -185,14 +193,14 @@ impl Resolver {
         }
     }
 
-    fn look_up(&self, snapshot: Arc<Snapshot>, question: Arc<Question>, now: Instant) -> Looked {
+    fn look_up(&self, snapshot: Arc<Snapshot>, question: Arc<Question>, at: Instant) -> Looked {
         let landed = self.flights.landed();
         let scope = snapshot.routes.find(&question.name).clone();
         let key = Key::new(scope.id, &question);
-        let found = match self.cache.get(&key, now.into_std(), &snapshot.policy) {
+        let found = match self.cache.get(&key, at.into_std(), &snapshot.policy) {
             fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
             past => self.denied_above(&snapshot, &scope, &question).map_or(past, Found::Fresh),
         };
-        Looked { snapshot, scope, question, key, found, landed }
+        Looked { snapshot, scope, question, key, found, at, landed }
     }
 }

@@ -238,13 +238,15 @@ fn answer<'a>(
             left.add(row);
             continue;
         };
-        reply.ready(hit.length);
+        reply.ready(usize::from(hit.length.get()));
         tally.hit(shared.resolver.hits_in(sought), hit.rcode);
-        if shown {
-            show(shared, socket, row, datagrams);
-        }
-        if hit.due {
-            refresh(shared, datagrams.question(row));
+        if shown | hit.due {
+            if shown {
+                show(shared, socket, row, datagrams);
+            }
+            if hit.due {
+                refresh(shared, datagrams.question(row));
+            }
         }
     }
     tally

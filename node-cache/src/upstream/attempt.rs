@@ -91,15 +91,15 @@ enum Way {
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Attempt {
-    /// Begins one. Nothing is sent before it is polled.
-    pub(super) fn begin(server: Arc<Server>, question: Arc<Question>, patience: Patience) -> Self {
+    /// Begins one now. Nothing is sent before it is polled.
+    pub(super) fn begin(server: Arc<Server>, question: Arc<Question>, patience: Patience, now: Instant) -> Self {
         server.count_sent();
         let form = Form { edns: true, mixed_case: server.keeps_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
             question,
-            started: Instant::now(),
+            started: now,
             patience,
             waited: Waited::InTime,
             failed: None,
@@ -121,7 +121,8 @@ impl Attempt {
             match ready!(self.poll_told(context)) {
                 Ok(Told::Outcome(outcome)) => {
                     if let Some(response) = self.follow(outcome) {
-                        self.server.answered(self.started.elapsed());
+                        let now = Instant::now();
+                        self.server.answered(now - self.started, now.into_std());
                         return Poll::Ready(Event::Answered(response));
                     }
                 }

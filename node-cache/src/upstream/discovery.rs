@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use node_cache_config::names::UDP_PORT_NAME;
+use tokio::time::Instant;
 
 use super::{Group, Pool, Unanswered};
 use crate::packet::numbers::{rcode, rtype};
@@ -83,7 +84,7 @@ pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, cade
 /// [`NotFound`] when there is no address at all.
 pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>, Duration), NotFound> {
     let name = Name::from_text(&format!("_{UDP_PORT_NAME}._udp.{service}"))?;
-    let response = cluster_dns.ask(Arc::new(Question::plain(&name, rtype::SRV)), LIMIT).await?;
+    let response = cluster_dns.ask(Arc::new(Question::plain(&name, rtype::SRV)), Instant::now(), LIMIT).await?;
     let mut ttl = u32::MAX;
     let mut ports: HashMap<Name, u16> = HashMap::new();
     let mut hosts: HashMap<Name, Vec<IpAddr>> = HashMap::new();
@@ -99,7 +100,7 @@ pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>,
     }
     for target in ports.keys().filter(|target| !hosts.contains_key(*target)).cloned().collect::<Vec<_>>() {
         for kind in [rtype::A, rtype::AAAA] {
-            let response = cluster_dns.ask(Arc::new(Question::plain(&target, kind)), LIMIT).await?;
+            let response = cluster_dns.ask(Arc::new(Question::plain(&target, kind)), Instant::now(), LIMIT).await?;
             response.records().iter().for_each(|record| add_address(&response, record, &mut hosts));
         }
     }

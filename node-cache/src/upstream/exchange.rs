@@ -112,14 +112,15 @@ impl Datagram {
             Err(_) => return Some(Told::Unreachable),
         };
         let Self { message, form, shown, .. } = self;
-        let read = Response::read(packet, question::number(message), question);
+        let (read, name) =
+            (Response::read(packet, question::number(message), question), question.name.as_bytes().len());
         if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (shown, &read) {
             tap.answer(shown, packet);
         }
         Some(Told::Outcome(match read {
-            Ok(_) if form.mixed_case && !question::is_repeated(message, packet) => Outcome::CaseLost,
+            Ok(_) if form.mixed_case && !question::is_repeated(message, name, packet) => Outcome::CaseLost,
             Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => Outcome::Truncated,
-            Ok(response) => Outcome::Answered(clean(response, message, *form)),
+            Ok(response) => Outcome::Answered(clean(response, message, name, *form)),
             Err(NotAnAnswer::Unreadable) if form.edns => Outcome::Unreadable,
             Err(error) => {
                 tracing::debug!("{server}: ignored a packet: {error}");
@@ -155,10 +156,10 @@ pub(super) async fn tcp(
 ) -> io::Result<(Outcome, bool)> {
     let message = written(question, 0, form);
     let answer = connection.ask(&message, tap).await?;
-    let id = question::number(&answer);
-    let kept = question::is_repeated(&message, &answer);
+    let (id, name) = (question::number(&answer), question.name.as_bytes().len());
+    let kept = question::is_repeated(&message, name, &answer);
     match Response::read(&answer, id, question) {
-        Ok(response) => Ok((Outcome::Answered(clean(response, &message, form)), kept)),
+        Ok(response) => Ok((Outcome::Answered(clean(response, &message, name, form)), kept)),
         Err(NotAnAnswer::Unreadable) if form.edns => Ok((Outcome::Unreadable, true)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
@@ -179,10 +180,10 @@ pub(super) fn show(
     tap.question(asked, message).map(Box::new)
 }
 
-/// The response to a message without the case in which that was sent.
-fn clean(mut response: Response, message: &[u8], form: Form) -> Response {
+/// The response to a message, with a name of so many octets, without the case in which that was sent.
+fn clean(mut response: Response, message: &[u8], name: usize, form: Form) -> Response {
     if form.mixed_case {
-        response.forget_case(question::name_in(message));
+        response.forget_case(question::name_in(message, name));
     }
     response
 }
@@ -190,7 +191,7 @@ fn clean(mut response: Response, message: &[u8], form: Form) -> Response {
 fn written(question: &Question, id: u16, form: Form) -> Vec<u8> {
     let mut message = question.to_wire(id, form.edns);
     if form.mixed_case {
-        question::mix_case(&mut message, rand::random);
+        question::mix_case(&mut message, question.name.as_bytes().len(), rand::random);
     }
     message
 }

@@ -65,7 +65,7 @@ impl Pool {
         longest
     }
 
-    /// Asks one server after the other, each when the ones before it do not answer in time or answer badly, and gives
+    /// Asks, from now on, one server after the other, each when the ones before it do not answer in time or answer badly, and gives
     /// back the first good answer, whoever it comes from. When there is none by the deadline, the first bad one.
     ///
     /// # Errors
@@ -74,19 +74,19 @@ impl Pool {
     pub fn ask(
         &self,
         question: Arc<Question>,
+        now: tokio::time::Instant,
         limit: Duration,
     ) -> impl Future<Output = Result<Response, Unanswered>> + Send + use<> {
-        let deadline = tokio::time::Instant::now() + limit;
-        let Plan { sends, probe } = self.plan();
+        let deadline = now + limit;
+        let Plan { sends, probe } = self.plan(now.into_std());
         if let Some(ByAddress(server)) = probe {
             tokio::spawn(Race::probe(server, question.clone(), PATIENCE[0], deadline));
         }
         let servers = sends.into_iter().map(|ByAddress(server)| server).collect();
-        Race::new(question, deadline, servers).run()
+        Race::new(question, deadline, servers).run(now)
     }
 
-    fn plan(&self) -> Plan<ByAddress> {
-        let now = Instant::now();
+    fn plan(&self, now: Instant) -> Plan<ByAddress> {
         let mut candidates = Vec::new();
         for (tier, groups) in self.tiers.iter().enumerate() {
             for group in groups {

@@ -46,13 +46,13 @@ impl Race {
 
     /// Asks one server alone, to see whether it lives: only its health hears of the answer.
     pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, patience: Duration, deadline: Instant) {
-        let attempt = Attempt::begin(server, question.clone(), Patience::until_failing(patience));
+        let attempt = Attempt::begin(server, question.clone(), Patience::until_failing(patience), Instant::now());
         Self { question, deadline, left: Vec::new(), started: 1, running: vec![Box::new(attempt)], bad: None }
             .learn()
             .await;
     }
 
-    /// The first good answer, whoever it comes from; when there is none by the deadline, the first bad one. What becomes of
+    /// Begins now. The first good answer, whoever it comes from; when there is none by the deadline, the first bad one. What becomes of
     /// the others is learned afterwards.
     ///
     /// # Errors
@@ -62,9 +62,9 @@ impl Race {
         clippy::manual_async_fn,
         reason = "an `async fn` has room for its arguments twice, in each question that waits"
     )]
-    pub(super) fn run(mut self) -> impl Future<Output = Result<Response, Unanswered>> + Send {
+    pub(super) fn run(mut self, now: Instant) -> impl Future<Output = Result<Response, Unanswered>> + Send {
         async move {
-            self.start_next();
+            self.start_next(now);
             let mut timer = pin!(sleep_until(self.due()));
             while let Some((server, event)) = self.next(timer.as_mut()).await {
                 match event {
@@ -85,14 +85,14 @@ impl Race {
                     }
                     Event::Late | Event::Failing | Event::Over => {}
                 }
-                self.start_next();
+                self.start_next(Instant::now());
             }
             self.bad.map(|bad| *bad).ok_or(Unanswered)
         }
     }
 
     /// Starts the next attempt, if there is one left.
-    fn start_next(&mut self) {
+    fn start_next(&mut self, now: Instant) {
         self.left.retain(|server| !server.is_in_a_loop());
         let Some(server) = self.left.pop() else { return };
         let failing = PATIENCE[self.started.min(SENDS - 1)];
@@ -100,7 +100,8 @@ impl Race {
         let another = self.left.last().is_some_and(|next| !next.is_same(&server));
         let p95 = if another { server.p95() } else { None };
         let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
-        self.running.push(Box::new(Attempt::begin(server, self.question.clone(), Patience { usual, failing })));
+        let attempt = Attempt::begin(server, self.question.clone(), Patience { usual, failing }, now);
+        self.running.push(Box::new(attempt));
         self.started += 1;
     }
 

@@ -147,9 +147,8 @@ impl Server {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn answered(&self, took: Duration) {
+    pub(super) fn answered(&self, took: Duration, now: Instant) {
         self.round_trips.observe(took);
-        let now = Instant::now();
         let revived = {
             let mut health = self.health();
             let revived = health.state(now) != State::Healthy;

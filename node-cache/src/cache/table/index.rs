@@ -89,13 +89,8 @@ impl Index {
     /// The slots that have the tag of this hash, each with its cell.
     #[inline]
     pub(super) fn tagged(&self, hash: u64) -> Tagged<'_> {
-        let buckets = self.buckets_of(hash);
-        let mask_of = |bucket: &Line| {
-            let has_tag = |cell: &AtomicU64| u32::from(Slot(cell.load(Ordering::Relaxed)).has_tag(hash));
-            bucket.0.iter().rev().fold(0, |mask, cell| (mask << 1) | has_tag(cell))
-        };
-        let [first, second] = buckets.map(|bucket| bucket.map_or(0, mask_of));
-        Tagged { buckets, mask: first | (second << BUCKET), hash }
+        let [first, second] = self.buckets_of(hash);
+        Tagged { cells: first.map_or(&[][..], |bucket| &bucket.0).iter(), second, hash }
     }
 
     /// The two buckets in which a key of this hash may be.
@@ -129,11 +124,11 @@ impl Index {
 }
 
 /// Slots of two buckets that may be those of a key, nearly always none or one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tagged<'a> {
-    buckets: [Option<&'a Line>; 2],
-    /// A bit for each slot.
-    mask: u32,
+    /// What is left of the first bucket, or of the second one, which is none then.
+    cells: std::slice::Iter<'a, AtomicU64>,
+    second: Option<&'a Line>,
     hash: u64,
 }
 
@@ -142,16 +137,14 @@ impl<'a> Iterator for Tagged<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while self.mask != 0 {
-            let place = self.mask.trailing_zeros() as usize;
-            self.mask &= self.mask - 1;
-            let cell = self.buckets.get(place / BUCKET)?.as_ref()?.0.get(place % BUCKET)?;
-            let slot = Slot(cell.load(Ordering::Acquire));
-            // Unless it was written meanwhile.
-            if slot.has_tag(self.hash) {
-                return Some((cell, slot));
+        loop {
+            for cell in self.cells.by_ref() {
+                let slot = Slot(cell.load(Ordering::Acquire));
+                if slot.has_tag(self.hash) {
+                    return Some((cell, slot));
+                }
             }
+            self.cells = self.second.take()?.0.iter();
         }
-        None
     }
 }

@@ -83,12 +83,27 @@ const MAIN: usize = 1;
 const NEGATIVE: usize = 2;
 
 /// A record on its way into a ring.
+struct Record<'a> {
+    ring: usize,
+    hits: u8,
+    hash: u64,
+    key: &'a [u64],
+    value: &'a [u64],
+}
+
+/// One that comes from another ring.
 struct Coming {
     ring: usize,
     hits: u8,
     hash: u64,
     key: Vec<u64>,
     value: Vec<u64>,
+}
+
+impl Coming {
+    fn as_record(&self) -> Record<'_> {
+        Record { ring: self.ring, hits: self.hits, hash: self.hash, key: &self.key, value: &self.value }
+    }
 }
 
 /// The state of whoever writes.
@@ -151,11 +166,11 @@ impl Writer {
         if !self.rings[longest].takes(words) {
             return false;
         }
-        let mut coming = VecDeque::new();
-        coming.push_back(Coming { ring, hits, hash, key: key.into(), value: value.into() });
-        let mut kept = 0;
+        // Nothing is allocated unless something is pushed out that shall stay.
+        let (mut coming, mut kept) = (VecDeque::new(), 0);
+        self.append(arena, index, &Record { ring, hits, hash, key, value }, &mut coming, &mut kept);
         while let Some(next) = coming.pop_front() {
-            self.append(arena, index, &next, &mut coming, &mut kept);
+            self.append(arena, index, &next.as_record(), &mut coming, &mut kept);
         }
         true
     }
@@ -168,8 +183,15 @@ impl Writer {
     }
 
     /// Writes a record at the head of its ring. What is pushed out at the tail and shall stay is `coming` in turn.
-    fn append(&mut self, arena: &Arena, index: &Index, new: &Coming, coming: &mut VecDeque<Coming>, kept: &mut usize) {
-        let words = record_words(&new.key, &new.value);
+    fn append(
+        &mut self,
+        arena: &Arena,
+        index: &Index,
+        new: &Record<'_>,
+        coming: &mut VecDeque<Coming>,
+        kept: &mut usize,
+    ) {
+        let words = record_words(new.key, new.value);
         while !self.rings[new.ring].has_room(words) {
             let stays = self.push_out(arena, index, new.ring, *kept < MOST_KEPT);
             // What the key had before must not come back behind what it has now.
@@ -181,8 +203,8 @@ impl Writer {
         // No slot leads to these words any more; readers who are on their way will see that before what is new here.
         fence(Ordering::Release);
         let (place, lap) = self.rings[new.ring].push(arena, words);
-        arena.write(place, new.hash, &new.key, &new.value);
-        let cell = index.find(arena, new.hash, &new.key).or_else(|| index.cell_for(new.hash));
+        arena.write(place, new.hash, new.key, new.value);
+        let cell = index.find(arena, new.hash, new.key).or_else(|| index.cell_for(new.hash));
         let Some(cell) = cell else { return };
         let before = Slot(cell.swap(Slot::new(new.hash, new.hits, lap, place).0, Ordering::Release));
         self.forget(arena, before);

@@ -59,7 +59,7 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 .PHONY: test-long
 test-long: ## Run the long forms of tests, one after the other, two hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
-	timeout 7200 $(CARGO) test --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
+	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
 
 # CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.

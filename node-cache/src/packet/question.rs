@@ -27,6 +27,13 @@ impl Question {
         Self { name: name.lower(), rtype, class: super::numbers::class::IN, dnssec_ok: false, checking_disabled: false }
     }
 
+    /// The same about the name with this label below it, as [`Name::with_label`] makes it.
+    #[must_use]
+    pub fn below(&self, label: &str) -> Option<Self> {
+        let name = self.name.with_label(label)?;
+        Some(Self { name, ..self.clone() })
+    }
+
     /// The message with this number, with recursion desired, and with EDNS unless the other server cannot bear it.
     #[must_use]
     pub fn to_wire(&self, id: u16, with_edns: bool) -> Vec<u8> {

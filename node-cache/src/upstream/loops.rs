@@ -40,8 +40,8 @@ impl Loops {
     ///
     /// Must be called inside a Tokio runtime.
     pub(super) fn look_behind(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
-        let label = format!("{:032x}", rand::random::<u128>());
-        let Some(name) = question.name.with_label(&label) else { return };
+        let label = unguessable_label();
+        let Some(probe) = question.below(&label) else { return };
         let mut probes = self.probes();
         forget_old(&mut probes, now);
         if probes.len() >= MOST {
@@ -51,7 +51,6 @@ impl Loops {
         self.any.store(true, Ordering::Release);
         let (server, question) = (server.clone(), question.clone());
         tokio::spawn(async move {
-            let probe = Question { name, ..Question::clone(&question) };
             let form = Form { edns: true, mixed_case: false };
             server.count_sent();
             let asked = exchange::udp(server.sockets(), &probe, form, server.tap());
@@ -81,6 +80,11 @@ impl Loops {
     fn probes(&self) -> MutexGuard<'_, Vec<Probe>> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A label of 128 random bits.
+pub(super) fn unguessable_label() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 fn forget_old(probes: &mut Vec<Probe>, now: Instant) {

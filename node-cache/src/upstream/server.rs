@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::Commons;
 use super::connection::Connection;
 use super::health::{Health, State};
+use super::loops::unguessable_label;
 use super::sockets::{Sockets, Use};
 use crate::metrics::WaitSeconds;
 use crate::packet::question::Question;
@@ -24,6 +25,16 @@ const LOOK_BEHIND: Duration = Duration::from_secs(5);
 /// How long one that does is not asked.
 const LOOP: Duration = Duration::from_secs(10);
 
+/// How often a dead server is asked the same to see whether it lives.
+const SAME_AGAIN: Duration = Duration::from_secs(30);
+
+/// What a server did not answer before it began to count as dead.
+#[derive(Clone, Debug)]
+struct Unanswered {
+    question: Arc<Question>,
+    asked: Instant,
+}
+
 /// A server that questions are sent to.
 #[derive(Debug)]
 pub struct Server {
@@ -33,7 +44,7 @@ pub struct Server {
     sent: AtomicU64,
     timeouts: AtomicU64,
     died: Arc<Notify>,
-    unanswered: Mutex<Option<Arc<Question>>>,
+    unanswered: Mutex<Option<Unanswered>>,
     connection: Connection,
     sockets: Sockets,
     lost_case: Mutex<Option<Instant>>,
@@ -169,8 +180,15 @@ impl Server {
     pub(super) fn failed(&self, question: &Arc<Question>) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
-        *locked(&self.unanswered) = Some(question.clone());
-        let died = self.health().failed(Instant::now());
+        let now = Instant::now();
+        let died = {
+            let mut health = self.health();
+            // What a dead one is asked may be made up.
+            if health.state(now) == State::Healthy {
+                *locked(&self.unanswered) = Some(Unanswered { question: question.clone(), asked: now });
+            }
+            health.failed(now)
+        };
         if died {
             tracing::warn!("{} does not answer", self.address);
             self.died.notify_one();
@@ -206,13 +224,20 @@ impl Server {
         self.health().probing(now);
     }
 
-    /// What to ask it to see whether it lives: what it did not answer last. None while it lives or it is too early.
+    /// What to ask it to see whether it lives: what it did not answer, and mostly a name below that which nobody else asks for,
+    /// so that whoever is behind it is not asked the same again and again. None while it lives or it is too early.
     pub(super) fn due(&self, now: Instant) -> Option<Arc<Question>> {
         if self.state(now) != State::Due {
             return None;
         }
         self.probing(now);
-        locked(&self.unanswered).clone()
+        let mut unanswered = locked(&self.unanswered);
+        let Unanswered { question, asked } = unanswered.as_mut()?;
+        if now.saturating_duration_since(*asked) < SAME_AGAIN {
+            return question.below(&unguessable_label()).map(Arc::new);
+        }
+        *asked = now;
+        Some(question.clone())
     }
 
     /// The connection to it.

@@ -62,6 +62,13 @@ test-long: ## Run the long forms of tests, one after the other, two hours at the
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
 
+.PHONY: miri
+miri: require ## Run what is unsafe under Miri, which needs a nightly compiler
+	@cargo +nightly miri --version >/dev/null 2>&1 || \
+	  rustup toolchain install nightly --profile minimal --component miri --component rust-src
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked --package node-cache-machine \
+	  --target-dir $(or $(CARGO_TARGET_DIR),target)/miri
+
 # CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.
 bench_hickory = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/hickory
 BENCH_PARTS ?= hits $(if $(ONLY),,misses latency start memory fairness traces readers)

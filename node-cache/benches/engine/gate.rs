@@ -14,8 +14,8 @@ use crate::client::Client;
 use crate::server::{ANSWER, resolver, serve};
 
 /// Instructions in user mode that a hit may take, from the datagram that was read to the one that is sent, both system
-/// calls included as far as they are ours. Some 500 of them are for each batch, which has eight datagrams or so here. What the compiler puts in
-/// line changes by some 40 of them with code elsewhere.
+/// calls included as far as they are ours. Some 500 of them are for each batch, which has between 8 and 26 datagrams here, as
+/// the threads happen to run. What the compiler puts in line changes by some 40 of them with code elsewhere.
 const MOST_INSTRUCTIONS: u64 = 880;
 /// Instructions in user mode to count a hit in a full batch, with what is added to the shared counters for the batch.
 const MOST_OF_COUNTING: u64 = 40;

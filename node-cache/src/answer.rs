@@ -101,8 +101,8 @@ impl Answer {
         put_question(&mut message, query);
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
-            let told = Told::to(query.flags(), query.dnssec_ok());
-            header.flags = flag::kept(header.flags) & !told.hidden | told.echoed;
+            let shown = Shown::to(query.flags(), query.dnssec_ok());
+            header.flags = flag::kept(header.flags) & !shown.hidden | shown.echoed;
             header.write(&mut message);
         }
         let edns = query.edns.map(|asked| Edns {
@@ -139,14 +139,14 @@ impl Answer {
 
 /// What a client does not get to see of [`flag::kept`], and what it gets back of its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct Shown {
     /// AD, unless it wants to know it: by its own AD or by DO (RFC 6840 §5.8).
     pub hidden: u16,
     /// RD and CD, as it sent them.
     pub echoed: u16,
 }
 
-impl Told {
+impl Shown {
     /// To a client that sent these flags.
     #[must_use]
     #[inline]

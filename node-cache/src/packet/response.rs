@@ -170,7 +170,7 @@ impl Response {
         wire[..2].fill(0);
         let header = Header::read(&wire).ok_or(Malformed)?;
         let mut ttl_offsets = Vec::with_capacity(most_records(&wire, &header));
-        let (mut told, mut names) = (Told::new(u16_at(&wire, question_end - 4).unwrap_or_default()), false);
+        let (mut lives, mut names) = (Lives::new(u16_at(&wire, question_end - 4).unwrap_or_default()), false);
         for record in Records::new(&wire, &header, question_end) {
             let record = record?;
             if !is_sound(&wire, &record) {
@@ -178,10 +178,10 @@ impl Response {
             }
             // No message is so long that it would not fit.
             ttl_offsets.push(record.ttl_offset as u16);
-            told.add(&wire, &record);
+            lives.add(&wire, &record);
             names |= owner_is_written_out(&wire, &record) || !holds_no_name(record.rtype);
         }
-        let (ttl_offsets, lifetime) = (ttl_offsets.into(), told.lifetime(&header, code));
+        let (ttl_offsets, lifetime) = (ttl_offsets.into(), lives.lifetime(&header, code));
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede, from: 0, names })
     }
@@ -402,7 +402,7 @@ fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<Wi
 }
 
 /// What the records of a response tell of how long it may be kept.
-struct Told {
+struct Lives {
     /// The type that was asked for.
     asked: u16,
     shortest: u32,
@@ -410,7 +410,7 @@ struct Told {
     found: bool,
 }
 
-impl Told {
+impl Lives {
     const fn new(asked: u16) -> Self {
         Self { asked, shortest: u32::MAX, soa_minimum: None, found: false }
     }

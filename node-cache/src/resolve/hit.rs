@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::Guard;
 
 use super::Resolver;
-use crate::answer::{Age, Told, udp_limit};
+use crate::answer::{Age, Shown, udp_limit};
 use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
 use crate::metrics::ScopeAnswers;
 use crate::packet::Header;
@@ -239,7 +239,7 @@ fn show_each_ttl(
 #[inline]
 fn put_header(out: &mut [u8; ROOM], plain: &Plain, head: &Head) {
     const FLAGS: u32 = 48;
-    let Told { hidden, echoed } = Told::to(plain.flags, plain.dnssec_ok());
+    let Shown { hidden, echoed } = Shown::to(plain.flags, plain.dnssec_ok());
     let front = (head.front() & !(u64::from(hidden) << FLAGS)) | (u64::from(echoed) << FLAGS);
     // No message has room for so many that one more is too much.
     let additional = head.additional().wrapping_add(u16::from(plain.edns.is_some()));

@@ -1,15 +1,15 @@
 //! The race of a question: the first server is asked, the next one when those before it do not answer in time or answer
 //! badly, and the first good answer wins. It is one future with one timer, however many servers take part.
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use std::future::poll_fn;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::Server;
+use super::alarm::Alarm;
 use super::attempt::{Attempt, Event, Patience};
 use super::plan::SENDS;
 use super::pool::Unanswered;
@@ -65,8 +65,8 @@ impl Race {
     pub(super) fn run(mut self, now: Instant) -> impl Future<Output = Result<Response, Unanswered>> + Send {
         async move {
             self.start_next(now);
-            let mut timer = pin!(sleep_until(self.due()));
-            while let Some((server, event)) = self.next(timer.as_mut()).await {
+            let mut alarm = Alarm::at(self.due());
+            while let Some((server, event)) = self.next(&mut alarm).await {
                 match event {
                     Event::Answered(mut response) if !response.is_failure() => {
                         response.came_from(server.number());
@@ -120,23 +120,20 @@ impl Race {
 
     /// Waits for what becomes of those that were asked.
     async fn learn(mut self) {
-        let mut timer = pin!(sleep_until(self.due()));
-        while self.next(timer.as_mut()).await.is_some() {}
+        let mut alarm = Alarm::at(self.due());
+        while self.next(&mut alarm).await.is_some() {}
     }
 
     /// What happens next, and to whom; none when nothing will any more.
-    async fn next(&mut self, mut timer: Pin<&mut Sleep>) -> Option<(Arc<Server>, Event)> {
+    async fn next(&mut self, alarm: &mut Alarm) -> Option<(Arc<Server>, Event)> {
         if self.running.is_empty() {
             return None;
         }
-        let due = self.due();
-        if due != timer.deadline() {
-            timer.as_mut().reset(due);
-        }
-        poll_fn(|context| self.poll(context, timer.as_mut())).await
+        alarm.set(self.due());
+        poll_fn(|context| self.poll(context, alarm)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Option<(Arc<Server>, Event)>> {
+    fn poll(&mut self, context: &mut Context<'_>, alarm: &mut Alarm) -> Poll<Option<(Arc<Server>, Event)>> {
         for place in 0..self.running.len() {
             let attempt = &mut self.running[place];
             if let Poll::Ready(event) = attempt.poll(context) {
@@ -147,7 +144,7 @@ impl Race {
                 return Poll::Ready(Some((server, event)));
             }
         }
-        while timer.as_mut().poll(context).is_ready() {
+        while alarm.poll(context).is_ready() {
             let now = Instant::now();
             if now >= self.deadline {
                 return Poll::Ready(None);
@@ -163,7 +160,7 @@ impl Race {
                     return Poll::Ready(Some((attempt.server().clone(), event)));
                 }
             }
-            timer.as_mut().reset(self.due());
+            alarm.set(self.due());
         }
         Poll::Pending
     }

@@ -17,54 +17,80 @@ const MOST_NEW: usize = 8;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What has come since [`run`] looked last, and what wakes it.
-#[derive(Default)]
-struct Coming {
-    work: VecDeque<Work>,
-    waker: Option<Waker>,
-}
-
 thread_local! {
-    static COMING: RefCell<Coming> = RefCell::default();
+    /// What has not begun.
+    static COMING: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
+    /// What has, while [`run`] looks after it.
+    static GOING: RefCell<Option<Going>> = const { RefCell::new(None) };
 }
 
-/// Has [`run`] do this work, which must run in this thread.
-pub(super) fn begin(work: impl Future<Output = ()> + Send + 'static) {
-    let waker = COMING.with_borrow_mut(|coming| {
-        coming.work.push_back(Box::pin(work));
-        coming.waker.take()
+/// Work that has begun.
+struct Going {
+    all: FuturesUnordered<Work>,
+    sockets: Keeper,
+    /// Wakes [`run`].
+    run: Waker,
+}
+
+/// Adds work that must run in this thread. It begins with [`go`], at the latest.
+pub(super) fn add(work: impl Future<Output = ()> + Send + 'static) {
+    COMING.with_borrow_mut(|coming| coming.push_back(Box::pin(work)));
+}
+
+/// Begins what was added, and goes on with what can: without a turn of the runtime in between, which would look at all
+/// sockets first. What is too much begins later.
+pub(super) fn go() {
+    GOING.with(|going| {
+        // Who is at it already comes to what was added meanwhile.
+        let Ok(mut going) = going.try_borrow_mut() else { return };
+        let Some(Going { all, sockets, run }) = &mut *going else { return };
+        // The answers are sent when they become blank.
+        sockets.before_tidying(|| poll(all, &mut Context::from_waker(run)));
     });
-    if let Some(waker) = waker {
-        waker.wake();
-    }
 }
 
-/// Does all the work of this thread, for as long as its runtime lives.
+/// Goes on with the work of this thread for as long as its runtime lives.
 pub(super) async fn run() {
-    let (mut all, sockets) = (FuturesUnordered::new(), Keeper::new());
-    // The answers are sent by then.
-    poll_fn(|context| sockets.before_tidying(|| poll(&mut all, context))).await
+    let _end = End;
+    poll_fn(|context| {
+        GOING.with_borrow_mut(|going| match going {
+            Some(going) => going.run.clone_from(context.waker()),
+            None => {
+                let (all, sockets) = (FuturesUnordered::new(), Keeper::new());
+                *going = Some(Going { all, sockets, run: context.waker().clone() });
+            }
+        });
+        go();
+        Poll::Pending
+    })
+    .await
 }
 
-fn poll(all: &mut FuturesUnordered<Work>, context: &mut Context<'_>) -> Poll<()> {
+fn poll(all: &mut FuturesUnordered<Work>, context: &mut Context<'_>) {
     let mut new = 0;
     loop {
         let is_more = COMING.with_borrow_mut(|coming| {
-            let some = coming.work.len().min(MOST_NEW - new);
+            let some = coming.len().min(MOST_NEW - new);
             new += some;
-            all.extend(coming.work.drain(..some));
-            coming.waker = Some(context.waker().clone());
-            !coming.work.is_empty()
+            all.extend(coming.drain(..some));
+            !coming.is_empty()
         });
-        match all.poll_next_unpin(context) {
-            Poll::Ready(Some(())) => {}
-            Poll::Ready(None) | Poll::Pending => {
-                if is_more {
-                    context.waker().wake_by_ref();
-                }
-                return Poll::Pending;
-            }
+        if let Poll::Ready(Some(())) = all.poll_next_unpin(context) {
+            continue;
         }
+        if is_more {
+            context.waker().wake_by_ref();
+        }
+        return;
+    }
+}
+
+/// The runtime has ended, and what belongs to it goes too.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = GOING.try_with(|going| going.borrow_mut().take());
     }
 }
 
@@ -82,10 +108,11 @@ mod tests {
             done.fetch_add(1, Ordering::Relaxed);
         };
         let first = done.clone();
-        begin(async move {
+        add(async move {
             tokio::task::yield_now().await;
             let second = first.clone();
-            begin(async move { count(&second) });
+            add(async move { count(&second) });
+            go();
             count(&first);
         });
         let running = tokio::spawn(run());
@@ -93,10 +120,18 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let third = done.clone();
-        begin(async move { count(&third) });
-        while done.load(Ordering::Relaxed) < 3 {
-            tokio::task::yield_now().await;
-        }
+        add(async move { count(&third) });
+        go();
+        assert_eq!(done.load(Ordering::Relaxed), 3, "at once");
+        let (dropped, held) = (Arc::downgrade(&done), done.clone());
+        add(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        go();
         running.abort();
+        assert!(running.await.is_err());
+        drop(done);
+        assert!(dropped.upgrade().is_none(), "the work goes with the runtime's task");
     }
 }

@@ -110,11 +110,12 @@ fn take(conversation: &Arc<Conversation>, message: &[u8], read: &ReadHalf<'_>) -
     let Some(working) = shared.begin(*source) else { return false };
     conversation.begin();
     let conversation = conversation.clone();
-    in_work::begin(async move {
+    in_work::add(async move {
         let answer = conversation.shared.resolver.resolve_by_asking(&query, unresolved).await;
         conversation.answer(answer.to_wire(&query, way), shown.as_deref());
         drop(working);
     });
+    in_work::go();
     true
 }
 

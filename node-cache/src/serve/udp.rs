@@ -125,8 +125,9 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     });
     shared.metrics().add(&tally, moment.age());
     // What takes longer begins when the answers of the others are under way.
-    for row in left {
-        take(shared, socket, batch.datagrams.question(row), batch.datagrams.source(row));
+    if !left.is_empty() {
+        left.for_each(|row| take(shared, socket, batch.datagrams.question(row), batch.datagrams.source(row)));
+        in_work::go();
     }
     Ok(read)
 }
@@ -143,6 +144,11 @@ impl Left {
     #[inline]
     const fn add(&mut self, row: usize) {
         self.0 |= 1 << row;
+    }
+
+    #[inline]
+    const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -283,7 +289,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     };
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
-    in_work::begin(async move {
+    in_work::add(async move {
         let answer = shared.resolver.resolve_by_asking(&query, unresolved).await;
         send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref());
         drop(working);

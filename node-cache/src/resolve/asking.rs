@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{failure, is_bogus, remembered};
-use super::flight::{BoxedFlight, Flight, Joined, Landed, landing};
+use super::flight::{Flight, Joined, Keep, Landed, Work, landing};
 use super::{Looked, Resolver, Unresolved};
 use crate::answer::{Age, Answer, Origin};
-use crate::cache::{Found, Key};
+use crate::cache::{Cache, Found, Key};
 use crate::metrics::OWN;
 use crate::packet::Response;
 use crate::packet::numbers::{ede, rcode, rtype};
@@ -40,15 +40,45 @@ pub(super) enum Brought {
 /// How a question waits for what its flight brings.
 enum Boarded {
     /// It is its own.
-    Flight(Flight),
+    Flight(Flight<Memory>),
     /// It is not, or is not waited for until it lands.
     Otherwise(Pin<Box<dyn Future<Output = Landed> + Send>>),
     /// There is no flight: this is the answer.
     Known(Answer),
 }
 
+/// Where flights put what they bring.
+pub(super) struct Memory {
+    cache: Arc<Cache>,
+    scope: Arc<Scope>,
+    began: Instant,
+}
+
+impl Keep for Memory {
+    fn keep(&self, key: &Key, landed: &Landed) {
+        let Self { cache, scope, began } = self;
+        let now = Instant::now().into_std();
+        match landed {
+            Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
+            // CoreDNS denies a namespace for TXT and has it for A.
+            Ok(response) if scope.zone.is_some() => cache.insert_of_type(key, response, now),
+            Ok(response) => cache.insert(key, response, now),
+            // It was asked of the dead, and one of them answers by now.
+            Err(Unanswered) if scope.pool.revived().is_some_and(|at| at > began.into_std()) => {}
+            Err(Unanswered) => cache.insert_failure(key, None, now),
+        }
+    }
+}
+
+/// Puts an answer into memory and tells those who wait for the same one, when it is dropped: who has asked for it need not
+/// wait for that.
+#[must_use = "what is dropped at once keeps the client waiting"]
+pub struct Afterwards {
+    _flight: Option<Flight<Memory>>,
+}
+
 impl Resolver {
-    /// Asks other servers, unless memory knows that it is of no use.
+    /// Asks other servers, unless memory knows that it is of no use. What is left to be done is given beside the answer.
     #[allow(
         clippy::manual_async_fn,
         reason = "an `async fn` has room for its arguments twice, in each question that waits"
@@ -57,34 +87,34 @@ impl Resolver {
         &'a self,
         query: &'a Query,
         unresolved: Unresolved,
-    ) -> impl Future<Output = Answer> + Send + 'a {
+    ) -> impl Future<Output = (Answer, Afterwards)> + Send + 'a {
         async move {
-            let (scope, answer) = match &unresolved.looked {
+            let (scope, (answer, afterwards)) = match &unresolved.looked {
                 _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
                 Some(looked) => (Some(&looked.scope).cloned(), self.answer(query, looked).await),
-                None => (None, failure(query, rcode::SERVFAIL, ede::NOT_READY)),
+                None => (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY))),
             };
             let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
             let counters = scope.as_deref().map(|scope| self.answers_in(scope));
             self.metrics.answer(name, counters, query.transport, &answer, unresolved.started.elapsed());
-            answer
+            (answer, afterwards)
         }
     }
 
     /// As little as there can be (RFC 8482), without hiding that a name does not exist: what there is of type A, else
     /// a note.
-    async fn answer_any(&self, query: &Query) -> (Option<Arc<Scope>>, Answer) {
+    async fn answer_any(&self, query: &Query) -> (Option<Arc<Scope>>, (Answer, Afterwards)) {
         let address = Query { rtype: rtype::A, ..query.clone() };
         let Some(snapshot) = self.snapshot() else {
-            return (None, failure(query, rcode::SERVFAIL, ede::NOT_READY));
+            return (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY)));
         };
         let looked = self.look_up(snapshot, Arc::new(address.question()), Instant::now());
-        let mut answer = self.answer(&address, &looked).await;
+        let (mut answer, afterwards) = self.answer(&address, &looked).await;
         if answer.response.rcode() == rcode::NOERROR && !answer.response.has_answer() {
             let note = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
             answer = Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[note]), None);
         }
-        (Some(looked.scope), answer)
+        (Some(looked.scope), (answer, afterwards))
     }
 
     /// The answer of memory, if it is in its time, or of other servers.
@@ -92,30 +122,36 @@ impl Resolver {
         clippy::manual_async_fn,
         reason = "an `async fn` has room for its arguments twice, in each question that waits"
     )]
-    fn answer<'a>(&'a self, query: &'a Query, looked: &'a Looked) -> impl Future<Output = Answer> + Send + 'a {
+    fn answer<'a>(
+        &'a self,
+        query: &'a Query,
+        looked: &'a Looked,
+    ) -> impl Future<Output = (Answer, Afterwards)> + Send + 'a {
         async move {
             let deadline = looked.at + looked.scope.deadline;
             if let Some(answer) = self.without_asking(query, looked) {
-                return answer;
+                return at_once(answer);
             }
             if looked.scope.zone.is_some()
                 && let Some(denial) = Box::pin(self.ask_above(&looked.snapshot, &looked.scope, &looked.question)).await
             {
-                return denial;
+                return at_once(denial);
             }
+            let mut own = None;
             let landed = match self.board(query, looked, deadline) {
-                Boarded::Flight(flight) => flight.await,
+                Boarded::Flight(flight) => own.insert(flight).await,
                 Boarded::Otherwise(waiting) => waiting.await,
-                Boarded::Known(answer) => return answer,
+                Boarded::Known(answer) => return at_once(answer),
             };
-            match landed {
+            let answer = match landed {
                 Ok(response) if response.is_failure() => match looked.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => Answer { response, age: Age::New, ede: None, origin: Origin::Failure },
                 },
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(Unanswered) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
-            }
+            };
+            (answer, Afterwards { _flight: own })
         }
     }
 
@@ -179,8 +215,7 @@ impl Resolver {
         self.cache.failure(key, now.into_std())
     }
 
-    /// Begins or joins the flight for this key, unless memory has got what it brought since so many flights had landed. What it
-    /// brings is in memory before anybody is told.
+    /// Begins or joins the flight for this key, unless memory has got what it brought since so many flights had landed.
     pub(super) fn ask(
         &self,
         snapshot: &Snapshot,
@@ -188,8 +223,8 @@ impl Resolver {
         key: &Key,
         landed: u64,
         question: Arc<Question>,
-    ) -> Joined<Brought> {
-        self.flights.join(key, landed, || self.brought(snapshot, scope, key), || self.flight(scope, key, question))
+    ) -> Joined<Brought, Memory> {
+        self.flights.join(key, landed, || self.brought(snapshot, scope, key), || self.flight(scope, question))
     }
 
     /// What the last flight for this key brought, while it counts.
@@ -205,26 +240,22 @@ impl Resolver {
         }
     }
 
-    pub(super) fn flight(&self, scope: &Arc<Scope>, key: &Key, question: Arc<Question>) -> BoxedFlight {
-        let (scope, key, cache) = (scope.clone(), key.clone(), self.cache.clone());
-        Box::pin(async move {
-            let began = Instant::now();
-            let mut landed = scope.pool.ask(question, began, scope.deadline).await;
-            if let (Ok(response), false) = (&mut landed, scope.trusted) {
+    pub(super) fn flight(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (Work, Memory) {
+        let began = Instant::now();
+        let memory = Memory { cache: self.cache.clone(), scope: scope.clone(), began };
+        let (asked, trusted) = (scope.pool.ask(question, began, scope.deadline), scope.trusted);
+        let work = async move {
+            let mut response = asked.await?;
+            if !trusted {
                 response.clear_authentic_data();
             }
-            let landed: Landed = landed.map(Arc::new);
-            let now = Instant::now().into_std();
-            match &landed {
-                Ok(response) if response.is_failure() => cache.insert_failure(&key, Some(response.clone()), now),
-                // CoreDNS denies a namespace for TXT and has it for A.
-                Ok(response) if scope.zone.is_some() => cache.insert_of_type(&key, response, now),
-                Ok(response) => cache.insert(&key, response, now),
-                // It was asked of the dead, and one of them answers by now.
-                Err(Unanswered) if scope.pool.revived().is_some_and(|at| at > began.into_std()) => {}
-                Err(Unanswered) => cache.insert_failure(&key, None, now),
-            }
-            landed
-        })
+            Ok(Arc::new(response))
+        };
+        (Box::pin(work), memory)
     }
+}
+
+/// An answer after which nothing is left to be done.
+const fn at_once(answer: Answer) -> (Answer, Afterwards) {
+    (answer, Afterwards { _flight: None })
 }

@@ -22,7 +22,13 @@ const MOST: usize = 1024;
 pub(super) type Landed = Result<Arc<Response>, Unanswered>;
 
 /// What a flight does.
-pub(super) type BoxedFlight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+/// Where a flight puts what it has brought.
+pub(super) trait Keep {
+    /// Does so, under this key, so that who comes later finds it.
+    fn keep(&self, key: &Key, landed: &Landed);
+}
 
 /// A seat on a flight that somebody else pilots.
 pub(super) type Seat = watch::Receiver<Option<Landed>>;
@@ -37,9 +43,9 @@ pub(super) struct Flights {
 type Running = HashMap<Key, Option<watch::Sender<Option<Landed>>>, RandomState>;
 
 /// What comes of wanting to know what a flight brings.
-pub(super) enum Joined<T> {
+pub(super) enum Joined<T, K: Keep> {
     /// It has just begun, and is whose who wanted it.
-    Flight(Flight),
+    Flight(Flight<K>),
     /// Somebody else's is under way.
     Seat(Seat),
     /// None is needed: the flight has landed, and this is what it brought.
@@ -56,13 +62,13 @@ impl Flights {
 
     /// Joins the flight for this key, or begins one. If any has landed since so many had, which was before the caller looked
     /// into memory, it looks once more whether what is wanted is `known`.
-    pub(super) fn join<T>(
+    pub(super) fn join<T, K: Keep>(
         self: &Arc<Self>,
         key: &Key,
         landed: u64,
         known: impl FnOnce() -> Option<T>,
-        begin: impl FnOnce() -> BoxedFlight,
-    ) -> Joined<T> {
+        begin: impl FnOnce() -> (Work, K),
+    ) -> Joined<T, K> {
         let mut running = self.running();
         let enough = running.len() >= MOST;
         match running.entry(key.clone()) {
@@ -75,8 +81,8 @@ impl Flights {
                 None if enough => Joined::Full,
                 None => {
                     place.insert(None);
-                    let listed = Listed { flights: self.clone(), key: key.clone(), is_off: false };
-                    Joined::Flight(Flight { work: begin(), listed })
+                    let (work, keep) = begin();
+                    Joined::Flight(Flight { work, keep, flights: self.clone(), key: key.clone(), landed: None })
                 }
             },
         }
@@ -87,13 +93,17 @@ impl Flights {
     }
 }
 
-/// A flight in the hands of who polls it. If it is dropped, those who have a seat hear that there is no answer.
-pub(super) struct Flight {
-    work: BoxedFlight,
-    listed: Listed,
+/// A flight in the hands of who polls it. What it has brought is kept, and those who have a seat hear of it, when it is dropped:
+/// who has piloted it may answer before. If it has not landed by then, they hear that there is no answer.
+pub(super) struct Flight<K: Keep> {
+    work: Work,
+    keep: K,
+    flights: Arc<Flights>,
+    key: Key,
+    landed: Option<Landed>,
 }
 
-impl Flight {
+impl<K: Keep + Send + Unpin + 'static> Flight<K> {
     /// Waits for it until this time; then it goes on by itself.
     pub(super) async fn until(mut self, patience: Instant) -> Landed {
         match timeout_at(patience, &mut self).await {
@@ -107,19 +117,33 @@ impl Flight {
 
     /// It goes on by itself.
     pub(super) fn leave(self) {
-        tokio::spawn(self);
+        tokio::spawn(async move { self.await.map(drop) });
     }
 }
 
-impl Future for Flight {
+impl<K: Keep + Unpin> Future for Flight<K> {
     type Output = Landed;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
         let landed = ready!(self.work.as_mut().poll(context));
-        if let Some(others) = self.listed.take_off() {
-            others.send_replace(Some(landed.clone()));
-        }
+        self.landed = Some(landed.clone());
         Poll::Ready(landed)
+    }
+}
+
+impl<K: Keep> Drop for Flight<K> {
+    fn drop(&mut self) {
+        if let Some(landed) = &self.landed {
+            self.keep.keep(&self.key, landed);
+        }
+        let others = {
+            let mut running = self.flights.running();
+            self.flights.landed.fetch_add(1, Ordering::Release);
+            running.remove(&self.key).flatten()
+        };
+        if let (Some(others), Some(landed)) = (others, self.landed.take()) {
+            others.send_replace(Some(landed));
+        }
     }
 }
 
@@ -128,32 +152,6 @@ pub(super) async fn landing(mut seat: Seat) -> Landed {
     match seat.wait_for(Option::is_some).await {
         Ok(landed) => landed.clone().unwrap_or(Err(Unanswered)),
         Err(_) => Err(Unanswered),
-    }
-}
-
-/// A flight's place on the list, until it is dropped.
-struct Listed {
-    flights: Arc<Flights>,
-    key: Key,
-    is_off: bool,
-}
-
-impl Listed {
-    /// Takes it off the list and gives those who have a seat. Who comes now finds the answer in memory.
-    fn take_off(&mut self) -> Option<watch::Sender<Option<Landed>>> {
-        // Once: the next flight for this key may be under way.
-        if std::mem::replace(&mut self.is_off, true) {
-            return None;
-        }
-        let mut running = self.flights.running();
-        self.flights.landed.fetch_add(1, Ordering::Release);
-        running.remove(&self.key).flatten()
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.take_off();
     }
 }
 
@@ -178,7 +176,7 @@ mod tests {
     }
 
     /// Lands when it is told to.
-    fn waiting_for(word: &Arc<Notify>) -> BoxedFlight {
+    fn waiting_for(word: &Arc<Notify>) -> Work {
         let word = word.clone();
         Box::pin(async move {
             word.notified().await;
@@ -186,15 +184,30 @@ mod tests {
         })
     }
 
-    fn begin(flights: &Arc<Flights>, work: BoxedFlight) -> Flight {
-        match flights.join(&key(), flights.landed(), || None::<()>, || work) {
-            Joined::Flight(flight) => flight,
-            _ => panic!("it does not begin"),
+    /// Counts what was to be kept.
+    type Kept = Arc<AtomicU64>;
+
+    impl Keep for Kept {
+        fn keep(&self, _: &Key, _: &Landed) {
+            self.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    fn begin(flights: &Arc<Flights>, work: Work) -> (Flight<Kept>, Kept) {
+        let kept = Kept::default();
+        let flight = match flights.join(&key(), flights.landed(), || None::<()>, || (work, kept.clone())) {
+            Joined::Flight(flight) => flight,
+            _ => panic!("it does not begin"),
+        };
+        (flight, kept)
+    }
+
+    fn nobody_is_asked() -> (Work, Kept) {
+        panic!("somebody is asked");
+    }
+
     fn seat(flights: &Arc<Flights>) -> Seat {
-        match flights.join(&key(), flights.landed(), || None::<()>, || panic!("it is under way")) {
+        match flights.join(&key(), flights.landed(), || None::<()>, nobody_is_asked) {
             Joined::Seat(seat) => seat,
             _ => panic!("there is no seat"),
         }
@@ -204,33 +217,40 @@ mod tests {
     async fn who_comes_later_hears_the_same_and_the_next_one_looks_into_memory_first() {
         let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
         let before = flights.landed();
-        let (flight, seats) = (begin(&flights, waiting_for(&word)), [seat(&flights), seat(&flights)]);
+        let (mut flight, kept) = begin(&flights, waiting_for(&word));
+        let [first, second] = [seat(&flights), seat(&flights)];
         word.notify_one();
-        let landed = flight.await.unwrap();
-        for seat in seats {
+        let landed = (&mut flight).await.unwrap();
+        // Its pilot may answer before anything is kept; who comes now has to wait until it is.
+        let third = seat(&flights);
+        assert_eq!((first.borrow().is_none(), kept.load(Ordering::Relaxed)), (true, 0));
+        drop(flight);
+        assert_eq!(kept.load(Ordering::Relaxed), 1);
+        for seat in [first, second, third] {
             assert!(Arc::ptr_eq(&landing(seat).await.unwrap(), &landed));
         }
-        let known = flights.join(&key(), before, || Some("it is in memory"), || panic!("nobody is asked"));
+        let known = flights.join(&key(), before, || Some("it is in memory"), nobody_is_asked);
         assert!(matches!(known, Joined::Known("it is in memory")));
     }
 
     #[tokio::test]
     async fn a_flight_that_is_not_waited_for_goes_on_by_itself() {
         let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
-        let flight = begin(&flights, waiting_for(&word));
+        let (flight, kept) = begin(&flights, waiting_for(&word));
         assert_eq!(flight.until(Instant::now() + Duration::from_millis(1)).await, Err(Unanswered));
         let seat = seat(&flights);
         word.notify_one();
         assert!(landing(seat).await.is_ok());
-        assert_eq!(flights.landed(), 1);
+        assert_eq!((flights.landed(), kept.load(Ordering::Relaxed)), (1, 1));
     }
 
     #[tokio::test]
     async fn a_flight_that_is_dropped_is_told_to_all_who_wait_and_the_next_one_begins() {
         let flights = Arc::<Flights>::default();
-        let (flight, seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
+        let ((flight, kept), seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
         drop(flight);
         assert_eq!(landing(seat).await, Err(Unanswered));
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
         drop(begin(&flights, Box::pin(pending())));
     }
 }

@@ -24,6 +24,7 @@ use crate::packet::question::Question;
 use crate::query::Query;
 use crate::snapshot::{Scope, Snapshot};
 use crate::tap::Tap;
+pub use asking::Afterwards;
 use asking::Brought;
 use flight::{Flights, Joined};
 pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Sought};
@@ -129,7 +130,7 @@ impl Resolver {
     pub async fn resolve(&self, query: &Query) -> Answer {
         match self.resolve_at_once(query) {
             Ok(answer) => answer,
-            Err(unresolved) => self.resolve_by_asking(query, unresolved).await,
+            Err(unresolved) => self.resolve_by_asking(query, unresolved).await.0,
         }
     }
 
@@ -186,7 +187,7 @@ impl Resolver {
         };
         let joined = self.flights.join(key, *landed, renewed, || {
             self.metrics.refresh();
-            self.flight(scope, key, question.clone())
+            self.flight(scope, question.clone())
         });
         if let Joined::Flight(flight) = joined {
             flight.leave();

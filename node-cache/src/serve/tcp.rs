@@ -111,7 +111,7 @@ fn take(conversation: &Arc<Conversation>, message: &[u8], read: &ReadHalf<'_>) -
     conversation.begin();
     let conversation = conversation.clone();
     in_work::add(async move {
-        let answer = conversation.shared.resolver.resolve_by_asking(&query, unresolved).await;
+        let (answer, _afterwards) = conversation.shared.resolver.resolve_by_asking(&query, unresolved).await;
         conversation.answer(answer.to_wire(&query, way), shown.as_deref());
         drop(working);
     });

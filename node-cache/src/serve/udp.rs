@@ -290,7 +290,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     in_work::add(async move {
-        let answer = shared.resolver.resolve_by_asking(&query, unresolved).await;
+        let (answer, _afterwards) = shared.resolver.resolve_by_asking(&query, unresolved).await;
         send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref());
         drop(working);
     });

@@ -180,7 +180,7 @@ mod tests {
     async fn one_that_is_gone_or_set_anew_rings_for_nobody() {
         let now = Instant::now();
         let mut alarm = Alarm::at(now + SECOND);
-        let mut poll = |alarm: &mut Alarm| alarm.poll(&mut Context::from_waker(Waker::noop()));
+        let poll = |alarm: &mut Alarm| alarm.poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll(&mut alarm).is_pending());
         alarm.set(now + 3 * SECOND);
         assert_eq!(waiting(), 0);

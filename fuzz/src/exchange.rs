@@ -109,7 +109,7 @@ impl Bench {
         let length = packet.len().min(room.len());
         room[..length].copy_from_slice(&packet[..length]);
         let mut sought = Sought::read(moment.snapshot()?, &room, length)?;
-        self.resolver.seek(&sought, &room, &mut key);
+        self.resolver.seeker().seek(&sought, &room, &mut key);
         self.resolver.approach(&mut sought, &key);
         self.resolver.recognise(&mut sought, &key);
         self.resolver.hit(&moment, &sought, &mut key, &room, out)

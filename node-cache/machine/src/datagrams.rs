@@ -2,7 +2,8 @@
 //! sent with one.
 //!
 //! The headers that `recvmmsg(2)` and `sendmmsg(2)` want lead to memory that never moves, and so are written once. To build
-//! them for each call, as safe wrappers must, takes some 130 instructions for each datagram.
+//! them for each call, as safe wrappers must, takes some 130 instructions for each datagram. The calls go to the kernel
+//! directly: where the C library makes them, it looks before and after whether the thread shall end.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -10,7 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{NonNull, null_mut};
 
-use libc::{c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
+use libc::{
+    MSG_DONTWAIT, SYS_recvmmsg, SYS_sendmmsg, c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t, syscall,
+    timespec,
+};
 
 /// Which addresses a socket has. The kernel writes the length of a source where it reads the room for the next one: with
 /// one family for all they are the same.
@@ -105,8 +109,8 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
         // SAFETY: there are so many headers, and each leads to one slice and one source of its own row, with their
         // true lengths; nothing else refers to them during the call.
         let read = unsafe {
-            let headers = (&raw mut (*self.rows.as_ptr()).incoming).cast();
-            libc::recvmmsg(socket, headers, ROWS as c_uint, libc::MSG_DONTWAIT, null_mut())
+            let headers = (&raw mut (*self.rows.as_ptr()).incoming).cast::<mmsghdr>();
+            syscall(SYS_recvmmsg, socket, headers, ROWS as c_uint, MSG_DONTWAIT, null_mut::<timespec>())
         };
         self.read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?.min(ROWS);
         Ok(self.read)
@@ -223,7 +227,7 @@ impl<const ROWS: usize, const QUESTION: usize, const ANSWER: usize> Datagrams<RO
             // source. The kernel writes to the headers alone.
             let sent = unsafe {
                 let headers = (&raw mut (*self.rows.as_ptr()).outgoing).cast::<mmsghdr>().add(first);
-                libc::sendmmsg(socket, headers, (self.ready - first) as c_uint, libc::MSG_DONTWAIT)
+                syscall(SYS_sendmmsg, socket, headers, (self.ready - first) as c_uint, MSG_DONTWAIT)
             };
             // The kernel stops at the first that it cannot send, and says why only if it is the first of all.
             first += match usize::try_from(sent) {

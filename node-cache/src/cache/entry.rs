@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word 0          length of the message │ number of TTLs │ code │ EDE
-//! word 1          number of the server that it came from │ when it came in, in milliseconds (48 bits)
+//! word 1          number of the server that it came from │ when it came in, in ticks (48 bits)
 //! word 2          life in seconds │ kind │ number of additional records
 //! word 3          as in the header of a message: flags but for those of a client │ number of questions (1), of answers, of authorities
 //! next words      offsets of the TTLs in the message, four in a word; behind the last one it is repeated
@@ -25,9 +25,11 @@ const HEAD: usize = 4;
 /// Kinds of answers, bits of their word.
 const NEGATIVE: u64 = 1 << 16;
 const ONE_TTL: u64 = 1 << 17;
+/// Ticks of a second: the time of the cache, so that seconds are told by a shift.
+pub(super) const SECOND: u64 = 1024;
 /// Bits of a time: some thousand years.
-const MILLISECONDS: u32 = 48;
-const MOST_MILLISECONDS: u64 = (1 << MILLISECONDS) - 1;
+const TIME: u32 = 48;
+const MOST_TICKS: u64 = (1 << TIME) - 1;
 /// In the place of an Extended DNS Error: there is none.
 const NO_EDE: u16 = u16::MAX;
 
@@ -117,7 +119,7 @@ impl Head {
     #[must_use]
     #[inline]
     pub const fn from(&self) -> u16 {
-        (self.0[1] >> MILLISECONDS) as u16
+        (self.0[1] >> TIME) as u16
     }
 
     /// How long it says that it lives.
@@ -159,9 +161,9 @@ impl Head {
         8 * (HEAD + self.number_of_ttls().div_ceil(4))
     }
 
-    /// Milliseconds since the answer came in.
+    /// Ticks since the answer came in.
     pub(super) const fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.0[1] & MOST_MILLISECONDS)
+        now.saturating_sub(self.0[1] & MOST_TICKS)
     }
 
     /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
@@ -172,16 +174,16 @@ impl Head {
         (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
     }
 
-    /// Whether the answer may be said at this time, in milliseconds.
+    /// Whether the answer may be said at this time, in ticks.
     #[must_use]
     #[inline]
     pub fn at(&self, now: u64, policy: &Policy) -> State {
         let (life, cap) = policy.life_and_cap(self.lifetime());
         let age = self.age(now);
-        let seconds = age / 1000;
+        let seconds = age / SECOND;
         if seconds < life.into() {
             let shown = Age::Kept { age: seconds as u32, cap };
-            let is_due = age >= 900 * u64::from(life);
+            let is_due = 10 * age >= 9 * SECOND * u64::from(life);
             return if is_due { State::Due(shown) } else { State::Fresh(shown) };
         }
         if seconds >= u64::from(life) + self.windows(policy).1 {
@@ -231,7 +233,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// The words of an answer that came in at this time, in milliseconds; none when it is not to be kept.
+/// The words of an answer that came in at this time, in ticks; none when it is not to be kept.
 pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let (life, kind) = match response.lifetime() {
         Lifetime::Positive(seconds) => (seconds, 0),
@@ -251,7 +253,7 @@ pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let mut words = Vec::with_capacity(HEAD + response.ttl_offsets().len().div_ceil(4) + records.len().div_ceil(8));
     let head: [u64; HEAD] = [
         sixteen([length, ttls, response.rcode(), ede]),
-        (u64::from(response.from()) << MILLISECONDS) | (now & MOST_MILLISECONDS),
+        (u64::from(response.from()) << TIME) | (now & MOST_TICKS),
         (u64::from(life) << 32) | kind | one_ttl | u64::from(additional),
         sixteen([flag::kept(header.flags), 1, answers, authorities]),
     ];

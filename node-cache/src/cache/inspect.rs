@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::entry::SECOND;
 use super::{Cache, Class, Head, Key, KeyParts, Policy};
 use crate::packet::numbers::rcode;
 
@@ -25,7 +26,7 @@ pub struct Seen {
 impl Seen {
     fn new(head: &Head, now: u64, policy: &Policy) -> Self {
         let (life, stale) = head.windows(policy);
-        Self { rcode: head.rcode(), octets: head.length(), age: head.age(now) / 1000, life, stale, from: head.from() }
+        Self { rcode: head.rcode(), octets: head.length(), age: head.age(now) / SECOND, life, stale, from: head.from() }
     }
 }
 

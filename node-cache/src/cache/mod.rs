@@ -19,6 +19,7 @@ use crate::answer::{Age, Answer, Origin};
 use crate::packet::numbers::rcode;
 use crate::packet::{Lifetime, Response};
 
+use entry::SECOND;
 pub use entry::{Head, Kept, Policy, State};
 use failures::Failures;
 pub use inspect::{Held, Seen};
@@ -49,6 +50,19 @@ pub struct Approached<'a> {
     value: &'a [AtomicU64],
 }
 
+/// The first step of a look-up.
+#[derive(Clone, Copy, Debug)]
+pub struct Preparer<'a>(table::Preparer<'a>);
+
+impl Preparer<'_> {
+    /// Writes a key, of a name of this length that begins a room, in any case.
+    #[inline]
+    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: NonZeroU8, last: LastWord) {
+        key.write(self.0.secret(), scope, room, length, last);
+        self.0.prepare(key.hash);
+    }
+}
+
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
@@ -70,18 +84,26 @@ impl Cache {
         }
     }
 
-    /// A time as the cache counts it: milliseconds since it was made.
+    /// A time as the cache counts it: ticks since it was made, 1024 in a second.
     #[must_use]
     pub fn clock(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+        let microseconds = now.saturating_duration_since(self.began).as_micros();
+        u64::try_from(microseconds).map_or(u64::MAX, Self::ticks)
+    }
+
+    /// So many microseconds in ticks.
+    #[must_use]
+    #[inline]
+    pub const fn ticks(microseconds: u64) -> u64 {
+        microseconds.saturating_mul(SECOND) / 1_000_000
     }
 
     /// First of the four steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
-    /// one waits for memory while others work. Writes a key, of a name of this length that begins a room, in any case.
+    /// one waits for memory while others work.
     #[inline]
-    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: NonZeroU8, last: LastWord) {
-        key.write(self.answers.secret(), scope, room, length, last);
-        self.answers.prepare(key.hash);
+    #[must_use]
+    pub const fn preparer(&self) -> Preparer<'_> {
+        Preparer(self.answers.preparer())
     }
 
     /// Second step: finds what may be the answer.

@@ -31,13 +31,12 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
     /// Counts one time.
     #[inline]
     pub fn observe(&self, took: Duration) {
-        self.observe_many(took, 1);
+        self.observe_many(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), 1);
     }
 
-    /// Counts a time as often as this.
+    /// Counts a time, in nanoseconds, as often as this.
     #[inline]
-    pub fn observe_many(&self, took: Duration, number: u64) {
-        let nanoseconds = took.as_secs().saturating_mul(1_000_000_000).saturating_add(took.subsec_nanos().into());
+    pub fn observe_many(&self, nanoseconds: u64, number: u64) {
         if let Some(count) = self.counts.get(Self::bucket(nanoseconds)) {
             count.fetch_add(number, Ordering::Relaxed);
         }
@@ -104,7 +103,7 @@ mod tests {
     fn many_at_once_are_as_many_one_by_one() {
         let (at_once, one_by_one) = (HitSeconds::default(), HitSeconds::default());
         let time = Duration::from_micros(7);
-        at_once.observe_many(time, 32);
+        at_once.observe_many(time.as_nanos() as u64, 32);
         (0..32).for_each(|_| one_by_one.observe(time));
         let read = |histogram: &HitSeconds| {
             let counts = histogram.counts.each_ref().map(|count| count.load(Ordering::Relaxed));

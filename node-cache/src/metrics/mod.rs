@@ -58,14 +58,14 @@ impl Metrics {
         self.udp.get() + self.tcp.get()
     }
 
-    /// Adds the answers from memory of a batch of datagrams, and their questions. Each of them took no longer than this,
-    /// which is the time from reading the batch to sending its answers.
+    /// Adds the answers from memory of a batch of datagrams, and their questions. Each of them took no longer than so many
+    /// nanoseconds, which is the time from reading the batch to sending its answers.
     #[inline]
-    pub fn add(&self, tally: &Tally<'_>, took: Duration) {
+    pub fn add(&self, tally: &Tally<'_>, nanoseconds: u64) {
         if tally.total() > 0 {
             tally.add_to_scope();
             self.udp.inc_by(tally.total().into());
-            self.hit_seconds.observe_many(took, tally.total().into());
+            self.hit_seconds.observe_many(nanoseconds, tally.total().into());
         }
     }
 

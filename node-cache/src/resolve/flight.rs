@@ -195,9 +195,9 @@ mod tests {
 
     fn begin(flights: &Arc<Flights>, work: Work) -> (Flight<Kept>, Kept) {
         let kept = Kept::default();
-        let flight = match flights.join(&key(), flights.landed(), || None::<()>, || (work, kept.clone())) {
-            Joined::Flight(flight) => flight,
-            _ => panic!("it does not begin"),
+        let begin = || (work, kept.clone());
+        let Joined::Flight(flight) = flights.join(&key(), flights.landed(), || None::<()>, begin) else {
+            panic!("it does not begin");
         };
         (flight, kept)
     }

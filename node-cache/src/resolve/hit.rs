@@ -2,19 +2,19 @@
 //! sent from and patched there; nothing is locked, allocated or parsed twice. Whatever is unusual (another shape of
 //! packet, an answer past its time, too long, or with an Extended DNS Error) goes the whole way.
 //!
-//! It has five steps, [`Sought::read`], [`Resolver::seek`], [`Resolver::approach`], [`Resolver::recognise`] and [`Resolver::hit`],
+//! It has five steps, [`Sought::read`], [`Seeker::seek`], [`Resolver::approach`], [`Resolver::recognise`] and [`Resolver::hit`],
 //! each for all packets of a batch: two of them have the processor fetch what the next one reads, and meanwhile work for the other
 //! packets. What each step remembers finds room in the processor's registers.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arc_swap::Guard;
+use node_cache_machine::clock::nanoseconds;
 
 use super::Resolver;
 use crate::answer::{Age, Shown, udp_limit};
-use crate::cache::{Approached, Head, Kept, KeyWords, LastWord, Policy, State};
+use crate::cache::{Approached, Cache, Head, Kept, KeyWords, LastWord, Policy, Preparer, State};
 use crate::metrics::ScopeAnswers;
 use crate::packet::Header;
 use crate::packet::edns::{self, UDP_SIZE};
@@ -23,14 +23,21 @@ use crate::snapshot::{Scope, Snapshot};
 
 /// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
 pub const QUESTION_ROOM: usize = 1232;
-/// The room that an answer takes here: the longest datagram, and some octets more since whole words are copied.
-pub const ROOM: usize = UDP_SIZE as usize + 16;
+/// The room that an answer takes here. All that is sent lies in [`UDP_SIZE`]; whatever a number of [`OFFSET`] bits is taken
+/// for the place of a TTL, it lies in the room.
+pub const ROOM: usize = (1 << OFFSET) + 16;
+/// Bits of the place of a TTL.
+const OFFSET: u32 = 11;
+
+const _: () = assert!(UDP_SIZE as usize <= 1 << OFFSET);
 
 /// What is in force and how late it is, looked up once for a number of packets.
 #[derive(Debug)]
 pub struct Moment {
     snapshot: Guard<Option<Arc<Snapshot>>>,
-    began: Instant,
+    /// As [`nanoseconds`] tells.
+    began: u64,
+    /// As the cache counts.
     now: u64,
 }
 
@@ -42,10 +49,11 @@ impl Moment {
         self.snapshot.as_deref()
     }
 
-    /// How long ago it was.
+    /// How long ago it was, in nanoseconds.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        self.began.elapsed()
+    #[inline]
+    pub fn age(&self) -> u64 {
+        nanoseconds().saturating_sub(self.began)
     }
 }
 
@@ -68,6 +76,22 @@ impl<'a> Sought<'a> {
     }
 }
 
+/// The second step.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeker<'a>(Preparer<'a>);
+
+impl Seeker<'_> {
+    /// Writes the key of a question, whose packet this is.
+    #[inline]
+    pub fn seek(&self, sought: &Sought<'_>, room: &[u8; QUESTION_ROOM], key: &mut KeyWords) {
+        let Sought { plain, scope, .. } = sought;
+        let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
+        let last = LastWord { type_and_class: plain.type_and_class, dnssec_ok, checking_disabled };
+        let Some(name) = room.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
+        self.0.prepare(key, scope.id, name, plain.name_length, last);
+    }
+}
+
 /// An answer out of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
@@ -83,18 +107,15 @@ impl Resolver {
     /// Begins a number of packets.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        let began = Instant::now();
-        Moment { snapshot: self.snapshot.load(), began, now: self.cache.clock(began) }
+        let began = nanoseconds();
+        Moment { snapshot: self.snapshot.load(), began, now: Cache::ticks(began.saturating_sub(self.began) / 1000) }
     }
 
-    /// Second step: writes its key.
+    /// Second step, for a number of packets.
+    #[must_use]
     #[inline]
-    pub fn seek(&self, sought: &Sought<'_>, room: &[u8; QUESTION_ROOM], key: &mut KeyWords) {
-        let Sought { plain, scope, .. } = sought;
-        let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
-        let last = LastWord { type_and_class: plain.type_and_class, dnssec_ok, checking_disabled };
-        let Some(name) = room.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
-        self.cache.prepare(key, scope.id, name, plain.name_length, last);
+    pub fn seeker(&self) -> Seeker<'_> {
+        Seeker(self.cache.preparer())
     }
 
     /// Third step: finds what may be the answer.
@@ -207,7 +228,7 @@ fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> 
     }
     let mut shown = None;
     for offsets in kept.ttl_offsets() {
-        let [first, others @ ..] = offsets.map(usize::from);
+        let [first, others @ ..] = offsets.map(|offset| usize::from(offset) % (1 << OFFSET));
         let place = message.get_mut(first..)?.first_chunk_mut()?;
         let new = || Age::Kept { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
         let ttl = *shown.get_or_insert_with(new);

@@ -11,6 +11,7 @@ mod inspect;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use node_cache_machine::clock::nanoseconds;
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -27,7 +28,7 @@ use crate::tap::Tap;
 pub use asking::Afterwards;
 use asking::Brought;
 use flight::{Flights, Joined};
-pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Sought};
+pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Seeker, Sought};
 
 /// What one process answers with.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Resolver {
     snapshot: ArcSwapOption<Snapshot>,
     metrics: Arc<Metrics>,
     tap: Arc<Tap>,
+    /// When the cache's clock began, as [`nanoseconds`] tells.
+    began: u64,
 }
 
 /// What is known of a question before anybody else is asked.
@@ -82,7 +85,8 @@ impl Resolver {
     #[must_use]
     pub fn new(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
         let (cache, tap) = (Arc::new(Cache::new(cache_bytes)), Arc::new(Tap::new(&identity)));
-        Self { identity, cache, flights: Arc::default(), snapshot: ArcSwapOption::empty(), metrics, tap }
+        let (snapshot, began) = (ArcSwapOption::empty(), nanoseconds());
+        Self { identity, cache, flights: Arc::default(), snapshot, metrics, tap, began }
     }
 
     /// Puts a revision in force, for what is asked from now on.

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::batch::{Batch, Room, SIZE};
 use super::in_work;
 use super::{Shared, allow};
+use crate::allow::Allow;
 use crate::answer::Way;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
@@ -173,18 +174,16 @@ fn read_all<'a>(
     sought: &mut [Option<Sought<'a>>],
 ) -> Left {
     let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), Left::default());
+    let Some(snapshot) = snapshot else {
+        (0..sought.len()).filter(|row| may_ask(shared, allow, datagrams, *row, own)).for_each(|row| left.add(row));
+        return left;
+    };
     for (row, sought) in sought.iter_mut().enumerate() {
-        let (source, port) = datagrams.asker(row);
-        // Nothing can be sent to port 0.
-        if port == 0 {
-            shared.metrics().dropped(Dropped::NoWayBack);
-            continue;
-        }
-        if !shared.permits_by(allow, source, own) {
+        if !may_ask(shared, allow, datagrams, row, own) {
             continue;
         }
         let (room, length) = datagrams.question_room(row);
-        let Some(read) = snapshot.and_then(|snapshot| Sought::read(snapshot, room, length)) else {
+        let Some(read) = Sought::read(snapshot, room, length) else {
             left.add(row);
             continue;
         };
@@ -193,17 +192,28 @@ fn read_all<'a>(
     left
 }
 
+/// Whether who has sent this datagram gets an answer; counts it when not.
+#[inline(always)]
+fn may_ask(shared: &Shared, allow: &Allow, datagrams: &Room, row: usize, own: IpAddr) -> bool {
+    let (source, port) = datagrams.asker(row);
+    // Nothing can be sent to port 0.
+    if port == 0 {
+        shared.metrics().dropped(Dropped::NoWayBack);
+        return false;
+    }
+    shared.permits_by(allow, source, own)
+}
+
 /// Second step: writes their keys.
 #[inline(never)]
 fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<Sought<'_>>]) {
-    let Batch { datagrams, keys } = batch;
+    let (Batch { datagrams, keys }, seeker) = (batch, shared.resolver.seeker());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         if let Some(sought) = sought {
-            shared.resolver.seek(sought, datagrams.question_room(row).0, key);
+            seeker.seek(sought, datagrams.question_room(row).0, key);
         }
     }
 }
-
 /// Third step: finds what may be the answers.
 #[inline(never)]
 fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {

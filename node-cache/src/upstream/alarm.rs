@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn the_next_runtime_of_a_thread_has_a_timer_of_its_own() {
         for _ in 0..2 {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let now = Instant::now();
                 assert!(rings(Alarm::at(now + SECOND)).await - now >= SECOND);

@@ -6,7 +6,7 @@
 //! cache: scope and flags) are taken in together, whatever the number of those before them.
 
 /// The secret of one table.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(in crate::cache) struct Secret {
     begin: u64,
     factor: u64,

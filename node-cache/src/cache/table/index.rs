@@ -96,8 +96,13 @@ impl Index {
     /// The two buckets in which a key of this hash may be.
     #[inline]
     pub(super) fn buckets_of(&self, hash: u64) -> [Option<&Line>; 2] {
-        let mask = self.0.len().wrapping_sub(1);
-        [hash, hash >> 24].map(|number| self.0.get(number as usize & mask))
+        self.buckets_at_hand().of(hash)
+    }
+
+    /// The buckets, for who asks for many.
+    #[inline]
+    pub(super) const fn buckets_at_hand(&self) -> Buckets<'_> {
+        Buckets(&self.0)
     }
 
     /// The cell of a key. Whoever calls holds the writers' lock.
@@ -120,6 +125,19 @@ impl Index {
             let slot = Slot(cell.load(Ordering::Relaxed));
             if slot == Slot::EMPTY { 0 } else { 1 + slot.hits() }
         })
+    }
+}
+
+/// All buckets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buckets<'a>(&'a [Line]);
+
+impl<'a> Buckets<'a> {
+    /// The two in which a key of this hash may be.
+    #[inline]
+    pub(super) fn of(self, hash: u64) -> [Option<&'a Line>; 2] {
+        let mask = self.0.len().wrapping_sub(1);
+        [hash, hash >> 24].map(|number| self.0.get(number as usize & mask))
     }
 }
 

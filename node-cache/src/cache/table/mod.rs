@@ -27,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
 pub(super) use hash::Secret;
-use index::{Index, Slot};
+use index::{Buckets, Index, Slot};
 use node_cache_machine::fetch;
 use writer::Writer;
 
@@ -75,6 +75,29 @@ impl Candidate<'_> {
     }
 }
 
+/// The first of the four steps of a look-up, for a number of keys at a time so that each waits for memory while the others work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Preparer<'a> {
+    secret: Secret,
+    buckets: Buckets<'a>,
+}
+
+impl Preparer<'_> {
+    /// What keys are hashed with.
+    #[inline]
+    pub(super) const fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Has the buckets of a key fetched.
+    #[inline]
+    pub(super) fn prepare(&self, hash: u64) {
+        for bucket in self.buckets.of(hash).into_iter().flatten() {
+            fetch::ahead(bucket);
+        }
+    }
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -108,13 +131,10 @@ impl Table {
         self.secret.hash(key)
     }
 
-    /// First of the four steps of a look-up, for a number of keys at a time so that each waits for memory while the others
-    /// work: has the buckets fetched.
+    /// What the first of the four steps of a look-up needs, at hand for a number of keys.
     #[inline]
-    pub(super) fn prepare(&self, hash: u64) {
-        for bucket in self.index.buckets_of(hash).into_iter().flatten() {
-            fetch::ahead(bucket);
-        }
+    pub(super) const fn preparer(&self) -> Preparer<'_> {
+        Preparer { secret: self.secret, buckets: self.index.buckets_at_hand() }
     }
 
     /// Second step: finds what may be the record and has it fetched.

@@ -1,4 +1,5 @@
-//! kresd, the Knot Resolver of CZ.NIC: one process, which forwards without validation, and without what it does beside.
+//! kresd, the Knot Resolver of CZ.NIC: one process, which forwards without validation, and without what it does beside. Without
+//! a trust anchor its `FORWARD` does not validate either; `STUB` would ask again after five seconds, whatever the TTL says.
 
 use super::{BYTES, NAMES, Origin, Peer};
 
@@ -17,6 +18,6 @@ trust_anchors.remove('.')
 for _, module in ipairs({ 'ta_update', 'ta_sentinel', 'ta_signal_query', 'priming', 'detect_time_skew', 'detect_time_jump' }) do
     modules.unload(module)
 end
-policy.add(policy.all(policy.STUB('127.0.0.1@UPSTREAM')))
+policy.add(policy.all(policy.FORWARD('127.0.0.1@UPSTREAM')))
 ",
 };

@@ -19,6 +19,7 @@
 pub mod allow;
 pub mod serve;
 
+mod alarm;
 pub mod answer;
 pub mod packet;
 pub mod query;

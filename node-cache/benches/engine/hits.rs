@@ -78,7 +78,7 @@ fn contestants(names: usize, is_meant: impl Fn(&str) -> bool) -> Vec<Contestant>
         } else if peer.most_names < names {
             println!("{:<32} keeps at most {} names", peer.name, peer.most_names);
         } else {
-            contestants.push(Contestant::Peer(peer.with_room(names)));
+            contestants.push(Contestant::Peer(peer.with_room(names).for_those_names()));
         }
     }
     contestants

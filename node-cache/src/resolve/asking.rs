@@ -1,14 +1,13 @@
 //! The long way of a question: what failed a moment ago, the one outstanding question, other servers, what is past its time,
 //! failure.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::failure::{failure, is_bogus, remembered};
-use super::flight::{Flight, Joined, Keep, Landed, Work, landing};
+use super::flight::{Flight, Joined, Keep, Landed, Seat, Work, landing};
 use super::{Looked, Resolver, Unresolved};
 use crate::answer::{Age, Answer, Origin};
 use crate::cache::{Cache, Found, Key};
@@ -39,10 +38,10 @@ pub(super) enum Brought {
 
 /// How a question waits for what its flight brings.
 enum Boarded {
-    /// It is its own.
-    Flight(Flight<Memory>),
-    /// It is not, or is not waited for until it lands.
-    Otherwise(Pin<Box<dyn Future<Output = Landed> + Send>>),
+    /// It is its own, and is waited for until this time, or until it lands.
+    Flight(Flight<Memory>, Option<Instant>),
+    /// It is somebody else's, and is waited for until this time.
+    Seat(Seat, Instant),
     /// There is no flight: this is the answer.
     Known(Answer),
 }
@@ -137,10 +136,9 @@ impl Resolver {
             {
                 return at_once(denial);
             }
-            let mut own = None;
-            let landed = match self.board(query, looked, deadline) {
-                Boarded::Flight(flight) => own.insert(flight).await,
-                Boarded::Otherwise(waiting) => waiting.await,
+            let (landed, flight) = match self.board(query, looked, deadline) {
+                Boarded::Flight(flight, patience) => flight.until(patience).await,
+                Boarded::Seat(seat, patience) => (landing(seat, patience).await, None),
                 Boarded::Known(answer) => return at_once(answer),
             };
             let answer = match landed {
@@ -151,7 +149,7 @@ impl Resolver {
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(Unanswered) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };
-            (answer, Afterwards { _flight: own })
+            (answer, Afterwards { _flight: flight })
         }
     }
 
@@ -188,13 +186,10 @@ impl Resolver {
             (None, None) => None,
         };
         match (self.ask(snapshot, scope, key, *landed, question.clone()), patience) {
-            (Joined::Flight(flight), None) => Boarded::Flight(flight),
-            (Joined::Flight(flight), Some(patience)) => Boarded::Otherwise(Box::pin(flight.until(patience))),
+            (Joined::Flight(flight), patience) => Boarded::Flight(flight, patience),
+            // The bit more lets the flight tell what it found.
             (Joined::Seat(seat), patience) => {
-                // The bit more lets the flight tell what it found.
-                let patience = patience.unwrap_or(deadline + Duration::from_millis(100));
-                let landing = async move { timeout_at(patience, landing(seat)).await.unwrap_or(Err(Unanswered)) };
-                Boarded::Otherwise(Box::pin(landing))
+                Boarded::Seat(seat, patience.unwrap_or(deadline + Duration::from_millis(100)))
             }
             (Joined::Known(Brought::Answer(answer) | Brought::Due(answer)), _) => Boarded::Known(answer),
             (Joined::Known(Brought::Failure(failed)), _) => {

@@ -6,7 +6,6 @@
 //!        └─ Server ── Health, Latencies (pure), Sockets
 //! ```
 
-mod alarm;
 mod attempt;
 pub(crate) mod blanks;
 mod book;

@@ -66,6 +66,11 @@ impl Peer {
         Self { names, ..self }
     }
 
+    /// The same for an upstream that knows only the names that are asked for, and nothing above them.
+    pub(crate) fn for_those_names(self) -> Self {
+        if self.name == kresd::KRESD.name { Self { configuration: kresd::STUB.configuration, ..self } } else { self }
+    }
+
     /// The same with a cache of this many bytes, if it counts in bytes.
     pub(crate) const fn with_bytes(self, bytes: u64) -> Self {
         Self { bytes, ..self }

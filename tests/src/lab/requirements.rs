@@ -105,8 +105,12 @@ pub(super) fn install_packages(progress: &Progress) -> Result<()> {
     }
     progress.step(&format!("packages: apt-get install {names}"), || {
         let quiet = NoNewServices::begin()?;
-        let apt =
-            |arguments: &[&str]| run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments));
+        let apt = |arguments: &[&str]| {
+            let mut command = Command::new("apt-get");
+            // One that a killed start has left goes on to its end.
+            command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=300"]);
+            run(command.args(arguments))
+        };
         apt(&["update", "-qq"])?;
         let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
         install.extend(&missing);

@@ -81,6 +81,8 @@ struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Fresh(u64, u32),
+    /// The last tenth begins with this millisecond, and with one of the ticks in it: it may be due or not.
+    NearlyDue(u64, u32),
     Due(u64, u32),
     Stale,
     Over,
@@ -94,6 +96,7 @@ impl Kept {
         let age = now.saturating_sub(self.at);
         match () {
             () if age < life && 10 * age < 9 * life => State::Fresh(age / 1000, cap),
+            () if age < life && 10 * age == 9 * life => State::NearlyDue(age / 1000, cap),
             () if age < life => State::Due(age / 1000, cap),
             () if age < life + 1000 * u64::from(policy.serve_stale) => State::Stale,
             () => State::Over,
@@ -239,7 +242,7 @@ impl Model {
     /// not exist, else what is past its time.
     fn says(&self, found: &Found, exact: Option<&Kept>, denial: Option<&Kept>, now: u64) -> bool {
         let state = |kept: Option<&Kept>| kept.map_or(State::Over, |kept| kept.at(now, &self.policy));
-        let in_time = |state| matches!(state, State::Fresh(..) | State::Due(..));
+        let in_time = |state| matches!(state, State::Fresh(..) | State::NearlyDue(..) | State::Due(..));
         let (of_exact, of_denial) = (state(exact), state(denial));
         let denial_counts = in_time(of_denial) || of_exact == State::Over;
         let (state, kept) = match in_time(of_exact) || !denial_counts {
@@ -248,7 +251,8 @@ impl Model {
         };
         let (shown, answer) = match (found, state) {
             (Found::Nothing, State::Over) => return true,
-            (Found::Fresh(answer), State::Fresh(age, cap)) | (Found::Due(answer), State::Due(age, cap)) => {
+            (Found::Fresh(answer), State::Fresh(age, cap) | State::NearlyDue(age, cap))
+            | (Found::Due(answer), State::NearlyDue(age, cap) | State::Due(age, cap)) => {
                 (Age::Kept { age: age.try_into().unwrap_or(u32::MAX), cap }, answer)
             }
             (Found::Stale(answer), State::Stale) => (Age::Stale, answer),

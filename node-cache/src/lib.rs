@@ -19,7 +19,6 @@
 pub mod allow;
 pub mod serve;
 
-mod alarm;
 pub mod answer;
 pub mod packet;
 pub mod query;

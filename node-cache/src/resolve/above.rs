@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Resolver;
 use super::asking::Brought;
@@ -80,10 +80,9 @@ impl Resolver {
             asked += 1;
             let answer = match self.ask(snapshot, scope, &key, landed, Arc::new(about)) {
                 Joined::Flight(flight) => {
-                    let (landed, _) = flight.until(Some(Instant::now() + PATIENCE)).await;
-                    snapshot.policy.new_answer(landed.ok()?)
+                    snapshot.policy.new_answer(flight.until(Instant::now() + PATIENCE).await.ok()?)
                 }
-                Joined::Seat(seat) => snapshot.policy.new_answer(landing(seat, Instant::now() + PATIENCE).await.ok()?),
+                Joined::Seat(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
                 Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => answer,
                 Joined::Known(Brought::Failure(_)) | Joined::Full => return None,
             };

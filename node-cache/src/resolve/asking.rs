@@ -1,13 +1,14 @@
 //! The long way of a question: what failed a moment ago, the one outstanding question, other servers, what is past its time,
 //! failure.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::failure::{failure, is_bogus, remembered};
-use super::flight::{Flight, Joined, Keep, Landed, Seat, Work, landing};
+use super::flight::{Flight, Joined, Keep, Landed, Work, landing};
 use super::{Looked, Resolver, Unresolved};
 use crate::answer::{Age, Answer, Origin};
 use crate::cache::{Cache, Found, Key};
@@ -38,10 +39,10 @@ pub(super) enum Brought {
 
 /// How a question waits for what its flight brings.
 enum Boarded {
-    /// It is its own, and is waited for until this time, or until it lands.
-    Flight(Flight<Memory>, Option<Instant>),
-    /// It is somebody else's, and is waited for until this time.
-    Seat(Seat, Instant),
+    /// It is its own.
+    Flight(Flight<Memory>),
+    /// It is not, or is not waited for until it lands.
+    Otherwise(Pin<Box<dyn Future<Output = Landed> + Send>>),
     /// There is no flight: this is the answer.
     Known(Answer),
 }
@@ -136,9 +137,10 @@ impl Resolver {
             {
                 return at_once(denial);
             }
-            let (landed, flight) = match self.board(query, looked, deadline) {
-                Boarded::Flight(flight, patience) => flight.until(patience).await,
-                Boarded::Seat(seat, patience) => (landing(seat, patience).await, None),
+            let mut own = None;
+            let landed = match self.board(query, looked, deadline) {
+                Boarded::Flight(flight) => own.insert(flight).await,
+                Boarded::Otherwise(waiting) => waiting.await,
                 Boarded::Known(answer) => return at_once(answer),
             };
             let answer = match landed {
@@ -149,7 +151,7 @@ impl Resolver {
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(Unanswered) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };
-            (answer, Afterwards { _flight: flight })
+            (answer, Afterwards { _flight: own })
         }
     }
 
@@ -186,10 +188,13 @@ impl Resolver {
             (None, None) => None,
         };
         match (self.ask(snapshot, scope, key, *landed, question.clone()), patience) {
-            (Joined::Flight(flight), patience) => Boarded::Flight(flight, patience),
-            // The bit more lets the flight tell what it found.
+            (Joined::Flight(flight), None) => Boarded::Flight(flight),
+            (Joined::Flight(flight), Some(patience)) => Boarded::Otherwise(Box::pin(flight.until(patience))),
             (Joined::Seat(seat), patience) => {
-                Boarded::Seat(seat, patience.unwrap_or(deadline + Duration::from_millis(100)))
+                // The bit more lets the flight tell what it found.
+                let patience = patience.unwrap_or(deadline + Duration::from_millis(100));
+                let landing = async move { timeout_at(patience, landing(seat)).await.unwrap_or(Err(Unanswered)) };
+                Boarded::Otherwise(Box::pin(landing))
             }
             (Joined::Known(Brought::Answer(answer) | Brought::Due(answer)), _) => Boarded::Known(answer),
             (Joined::Known(Brought::Failure(failed)), _) => {

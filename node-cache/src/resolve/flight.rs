@@ -9,9 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::alarm::until;
 use crate::cache::Key;
 use crate::packet::Response;
 use crate::upstream::Unanswered;
@@ -105,23 +104,13 @@ pub(super) struct Flight<K: Keep> {
 }
 
 impl<K: Keep + Send + Unpin + 'static> Flight<K> {
-    /// Waits for it until this time, or until it lands by itself; gives it back if it has landed. If not, it goes on.
-    #[allow(
-        clippy::manual_async_fn,
-        reason = "an `async fn` has room for its arguments twice, in each question that waits"
-    )]
-    pub(super) fn until(mut self, patience: Option<Instant>) -> impl Future<Output = (Landed, Option<Self>)> + Send {
-        async move {
-            let landed = match patience {
-                Some(patience) => until(patience, &mut self).await,
-                None => Some((&mut self).await),
-            };
-            match landed {
-                Some(landed) => (landed, Some(self)),
-                None => {
-                    self.leave();
-                    (Err(Unanswered), None)
-                }
+    /// Waits for it until this time; then it goes on by itself.
+    pub(super) async fn until(mut self, patience: Instant) -> Landed {
+        match timeout_at(patience, &mut self).await {
+            Ok(landed) => landed,
+            Err(_) => {
+                self.leave();
+                Err(Unanswered)
             }
         }
     }
@@ -158,10 +147,12 @@ impl<K: Keep> Drop for Flight<K> {
     }
 }
 
-/// Waits for somebody else's flight to land, until this time.
-pub(super) async fn landing(mut seat: Seat, patience: Instant) -> Landed {
-    let landed = until(patience, seat.wait_for(Option::is_some)).await;
-    landed.and_then(Result::ok).and_then(|landed| landed.clone()).unwrap_or(Err(Unanswered))
+/// Waits for somebody else's flight to land.
+pub(super) async fn landing(mut seat: Seat) -> Landed {
+    match seat.wait_for(Option::is_some).await {
+        Ok(landed) => landed.clone().unwrap_or(Err(Unanswered)),
+        Err(_) => Err(Unanswered),
+    }
 }
 
 #[cfg(test)]
@@ -191,10 +182,6 @@ mod tests {
             word.notified().await;
             Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)))
         })
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(60)
     }
 
     /// Counts what was to be kept.
@@ -240,7 +227,7 @@ mod tests {
         drop(flight);
         assert_eq!(kept.load(Ordering::Relaxed), 1);
         for seat in [first, second, third] {
-            assert!(Arc::ptr_eq(&landing(seat, soon()).await.unwrap(), &landed));
+            assert!(Arc::ptr_eq(&landing(seat).await.unwrap(), &landed));
         }
         let known = flights.join(&key(), before, || Some("it is in memory"), nobody_is_asked);
         assert!(matches!(known, Joined::Known("it is in memory")));
@@ -250,11 +237,10 @@ mod tests {
     async fn a_flight_that_is_not_waited_for_goes_on_by_itself() {
         let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
         let (flight, kept) = begin(&flights, waiting_for(&word));
-        let (landed, flight) = flight.until(Some(Instant::now() + Duration::from_millis(1))).await;
-        assert!(landed == Err(Unanswered) && flight.is_none());
+        assert_eq!(flight.until(Instant::now() + Duration::from_millis(1)).await, Err(Unanswered));
         let seat = seat(&flights);
         word.notify_one();
-        assert!(landing(seat, soon()).await.is_ok());
+        assert!(landing(seat).await.is_ok());
         assert_eq!((flights.landed(), kept.load(Ordering::Relaxed)), (1, 1));
     }
 
@@ -263,7 +249,7 @@ mod tests {
         let flights = Arc::<Flights>::default();
         let ((flight, kept), seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
         drop(flight);
-        assert_eq!(landing(seat, soon()).await, Err(Unanswered));
+        assert_eq!(landing(seat).await, Err(Unanswered));
         assert_eq!(kept.load(Ordering::Relaxed), 0);
         drop(begin(&flights, Box::pin(pending())));
     }

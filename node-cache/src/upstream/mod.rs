@@ -6,6 +6,7 @@
 //!        └─ Server ── Health, Latencies (pure), Sockets
 //! ```
 
+mod alarm;
 mod attempt;
 pub(crate) mod blanks;
 mod book;

@@ -9,10 +9,10 @@ use std::future::poll_fn;
 use tokio::time::Instant;
 
 use super::Server;
+use super::alarm::Alarm;
 use super::attempt::{Attempt, Event, Patience};
 use super::plan::SENDS;
 use super::pool::Unanswered;
-use crate::alarm::Alarm;
 use crate::packet::Response;
 use crate::packet::question::Question;
 

@@ -7,8 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::OccupiedEntry;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -70,18 +69,6 @@ impl Drop for Alarm {
     fn drop(&mut self) {
         self.put_off();
     }
-}
-
-/// What a piece of work comes to, if it does until this time; the work is not polled any more after it.
-///
-/// Must be awaited inside a Tokio runtime.
-pub(crate) async fn until<T>(due: Instant, work: impl Future<Output = T>) -> Option<T> {
-    let (mut work, mut alarm) = (pin!(work), Alarm::at(due));
-    poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => alarm.poll(context).map(|()| None),
-    })
-    .await
 }
 
 thread_local! {
@@ -162,7 +149,7 @@ impl Drop for Ringer {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::poll_fn;
     use std::time::Duration;
 
     use super::*;
@@ -203,16 +190,6 @@ mod tests {
         drop(gone);
         assert_eq!(waiting(), 1);
         assert!(rings(alarm).await - now >= 3 * SECOND);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_that_takes_too_long_is_not_waited_for() {
-        let now = Instant::now();
-        assert_eq!(until(now + SECOND, async { 7 }).await, Some(7));
-        assert_eq!((Instant::now(), waiting()), (now, 0));
-        assert_eq!(until(now + SECOND, pending::<()>()).await, None);
-        assert!(Instant::now() >= now + SECOND);
-        assert_eq!(waiting(), 0);
     }
 
     #[test]

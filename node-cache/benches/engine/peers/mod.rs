@@ -68,7 +68,7 @@ impl Peer {
 
     /// The same for an upstream that knows only the names that are asked for, and nothing above them.
     pub(crate) fn for_those_names(self) -> Self {
-        if self.name == kresd::KRESD.name { Self { configuration: kresd::STUB.configuration, ..self } } else { self }
+        if self.name == kresd::KRESD.name { Self { configuration: kresd::AS_A_STUB, ..self } } else { self }
     }
 
     /// The same with a cache of this many bytes, if it counts in bytes.

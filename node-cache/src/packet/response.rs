@@ -81,16 +81,22 @@ impl Response {
             return Err(NotAnAnswer::Unrelated);
         }
         let question_end = name_end + 4;
-        let WithoutOpt { mut wire, edns, written_out } = without_opt(packet, &header, question_end)?;
+        let (WithoutOpt { mut wire, edns, written_out }, checked) = match walk(packet, &header, question_end)? {
+            Some((message, checked)) => (message, Some(checked)),
+            None => (without_opt(packet, &header, question_end)?, None),
+        };
         // Names of records may point at it, and nobody shall see in which case it was asked.
         wire[Header::LENGTH..name_end].copy_from_slice(name);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
             return Err(NotAnAnswer::Unreadable);
         }
         let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
+        let ede = edns.and_then(|edns| edns.ede);
         let shorter = if written_out { shorten(&wire, question_end) } else { None };
-        let wire = shorter.unwrap_or(wire);
-        Ok(Self::from_wire(wire, question_end, code, edns.and_then(|edns| edns.ede))?)
+        Ok(match (shorter, checked) {
+            (None, Some(checked)) => Self::of_checked(wire, checked, question_end, code, ede)?,
+            (shorter, _) => Self::from_wire(shorter.unwrap_or(wire), question_end, code, ede)?,
+        })
     }
 
     /// A response to this question that holds no record.
@@ -166,24 +172,27 @@ impl Response {
         Some(Self { lifetime: self.lifetime, ede: self.ede, ..denial })
     }
 
-    fn from_wire(mut wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
-        wire[..2].fill(0);
+    fn from_wire(wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let mut ttl_offsets = Vec::with_capacity(most_records(&wire, &header));
-        let (mut lives, mut names) = (Lives::new(u16_at(&wire, question_end - 4).unwrap_or_default()), false);
+        let mut checked = Checked::begin(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
-            let record = record?;
-            if !is_sound(&wire, &record) {
-                return Err(Malformed);
-            }
-            // No message is so long that it would not fit.
-            ttl_offsets.push(record.ttl_offset as u16);
-            lives.add(&wire, &record);
-            names |= owner_is_written_out(&wire, &record) || !holds_no_name(record.rtype);
+            checked.add(&wire, &record?);
         }
-        let (ttl_offsets, lifetime) = (ttl_offsets.into(), lives.lifetime(&header, code));
-        let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
-        Ok(Self { wire, ttl_offsets, question_end, rcode: code, lifetime, ede, from: 0, names })
+        Self::of_checked(wire, checked, question_end, code, ede)
+    }
+
+    fn of_checked(
+        wire: Vec<u8>,
+        checked: Checked,
+        question_end: usize,
+        code: u16,
+        ede: Option<u16>,
+    ) -> Result<Self, Malformed> {
+        let Checked { ttl_offsets, lives, names, sound } = checked;
+        let (header, question_end) = (Header::read(&wire).ok_or(Malformed)?, u16::try_from(question_end));
+        let question_end = question_end.ok().filter(|_| sound).ok_or(Malformed)?;
+        let lifetime = lives.lifetime(&header, code);
+        Ok(Self { wire, ttl_offsets: ttl_offsets.into(), question_end, rcode: code, lifetime, ede, from: 0, names })
     }
 
     /// A response that was checked when it came in and has been kept since, from its parts.
@@ -347,7 +356,33 @@ fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A message without its OPT record.
+/// What a walk over the records of a message tells of them.
+struct Checked {
+    ttl_offsets: Vec<u16>,
+    lives: Lives,
+    /// Whether names may be written out.
+    names: bool,
+    /// Whether their data are what their types say.
+    sound: bool,
+}
+
+impl Checked {
+    fn begin(wire: &[u8], header: &Header, question_end: usize) -> Self {
+        let asked = u16_at(wire, question_end - 4).unwrap_or_default();
+        let ttl_offsets = Vec::with_capacity(most_records(wire, header));
+        Self { ttl_offsets, lives: Lives::new(asked), names: false, sound: true }
+    }
+
+    fn add(&mut self, wire: &[u8], record: &Record) {
+        self.sound = self.sound && is_sound(wire, record);
+        // No message is so long that it would not fit.
+        self.ttl_offsets.push(record.ttl_offset as u16);
+        self.lives.add(wire, record);
+        self.names |= owner_is_written_out(wire, record) || !holds_no_name(record.rtype);
+    }
+}
+
+/// A message with number 0 and without its OPT record.
 struct WithoutOpt {
     wire: Vec<u8>,
     /// What that said.
@@ -356,11 +391,46 @@ struct WithoutOpt {
     written_out: bool,
 }
 
+/// The message without its OPT record, and what there is to know of the others, from one walk; none when others stand behind
+/// it, which is rare.
+fn walk(packet: &[u8], header: &Header, question_end: usize) -> Result<Option<(WithoutOpt, Checked)>, Malformed> {
+    let [questions, answers, authorities, additional] = header.counts;
+    // One of the additional ones is most likely OPT.
+    let likely = Header { counts: [questions, answers, authorities, additional.saturating_sub(1)], ..*header };
+    let mut checked = Checked::begin(packet, &likely, question_end);
+    let (mut edns, mut written_out, mut end) = (None, false, question_end);
+    for record in Records::new(packet, header, question_end) {
+        let record = record?;
+        if edns.is_some() {
+            return Ok(None);
+        }
+        if record.rtype == rtype::OPT {
+            edns = Some(read_opt(packet, &record)?);
+            continue;
+        }
+        checked.add(packet, &record);
+        written_out |= owner_is_written_out(packet, &record);
+        end = record.data.end;
+    }
+    let mut wire = packet[..end].to_vec();
+    let Header { counts, .. } = if edns.is_some() { likely } else { *header };
+    Header { id: 0, flags: flag::kept(header.flags), counts }.write(&mut wire);
+    Ok(Some((WithoutOpt { wire, edns, written_out }, checked)))
+}
+
+/// What an OPT record says, which stands where it may (RFC 6891 §6.1.1).
+fn read_opt(packet: &[u8], record: &Record) -> Result<Edns, Malformed> {
+    if record.section != Section::Additional || packet.get(record.start) != Some(&0) {
+        return Err(Malformed);
+    }
+    Edns::read(packet, record)
+}
+
 /// The message without its OPT record, and what that said. Records behind OPT are kept; so that names in them still
 /// point to the right place, theirs are followed by hand where only the owner can be compressed, and from the first
 /// other one on they are left out (they are additional ones, which nobody may rely on).
 fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<WithoutOpt, Malformed> {
-    let mut header = Header { flags: flag::kept(header.flags), ..*header };
+    let mut header = Header { id: 0, flags: flag::kept(header.flags), ..*header };
     let mut written_out = false;
     let mut wire = Vec::with_capacity(packet.len());
     wire.extend_from_slice(&packet[..question_end]);
@@ -371,10 +441,9 @@ fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<Wi
     for record in records {
         let record = record?;
         if record.rtype == rtype::OPT {
-            if edns.is_some() || record.section != Section::Additional || packet.get(record.start) != Some(&0) {
+            if edns.replace(read_opt(packet, &record)?).is_some() {
                 return Err(Malformed);
             }
-            edns = Some(Edns::read(packet, &record)?);
             removed = record.data.end - record.start;
             continue;
         }

@@ -11,7 +11,6 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
-use socket2::Domain;
 use tokio::io::Interest;
 
 use super::blanks::{self, Watched};
@@ -50,7 +49,7 @@ pub(crate) struct Sockets {
 #[derive(Debug)]
 pub(super) struct Opened {
     socket: Watched,
-    domain: Domain,
+    server: SocketAddr,
     /// Its readiness is told to the runtime of this one.
     thread: ThreadId,
     at: Instant,
@@ -62,7 +61,7 @@ pub(super) struct Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if !self.is_reported && self.thread == std::thread::current().id() {
-            blanks::take_back(self.socket.clone(), self.domain);
+            blanks::take_back(self.socket.clone(), self.server);
         }
     }
 }
@@ -101,14 +100,7 @@ impl Sockets {
             Some(opened) => opened,
             None => {
                 let socket = blanks::connected(self.server)?;
-                Opened {
-                    socket,
-                    domain: Domain::for_address(self.server),
-                    thread,
-                    at: Instant::now(),
-                    questions: 0,
-                    is_reported: false,
-                }
+                Opened { socket, server: self.server, thread, at: Instant::now(), questions: 0, is_reported: false }
             }
         };
         opened.questions += 1;

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -14,6 +16,8 @@ use crate::upstream::blanks::Keeper;
 
 /// Pieces of work that begin before sockets are read again: answers from memory shall not wait for all that others want.
 const MOST_NEW: usize = 8;
+/// How often it is looked whether work that has just been done has made more of it possible.
+const MOST_ROUNDS: usize = 3;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -28,8 +32,52 @@ thread_local! {
 struct Going {
     all: FuturesUnordered<Work>,
     sockets: Keeper,
-    /// Wakes [`run`].
+    bell: Arc<Bell>,
+}
+
+/// Has [`run`] woken, unless somebody is at work anyway and looks himself. That matters with little to do:
+/// [`FuturesUnordered`] calls each time it has polled all there is, and to wake a task takes a look at all sockets.
+struct Bell {
     run: Waker,
+    is_rung: AtomicBool,
+    at_work: AtomicBool,
+}
+
+impl Bell {
+    fn new(run: &Waker) -> Arc<Self> {
+        Arc::new(Self { run: run.clone(), is_rung: false.into(), at_work: false.into() })
+    }
+
+    /// Does some work, again when the bell was rung meanwhile, but not for ever.
+    fn at_work(self: &Arc<Self>, mut work: impl FnMut(&mut Context<'_>)) {
+        let waker = self.clone().into();
+        self.at_work.store(true, Ordering::SeqCst);
+        for _ in 0..MOST_ROUNDS {
+            self.is_rung.store(false, Ordering::SeqCst);
+            work(&mut Context::from_waker(&waker));
+            if !self.is_rung.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        // Who rings sees that nobody is at work any more, or is seen here.
+        self.at_work.store(false, Ordering::SeqCst);
+        if self.is_rung.load(Ordering::SeqCst) {
+            self.run.wake_by_ref();
+        }
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_rung.store(true, Ordering::SeqCst);
+        if !self.at_work.load(Ordering::SeqCst) {
+            self.run.wake_by_ref();
+        }
+    }
 }
 
 /// Adds work that must run in this thread. It begins with [`go`], at the latest.
@@ -43,9 +91,10 @@ pub(super) fn go() {
     GOING.with(|going| {
         // Who is at it already comes to what was added meanwhile.
         let Ok(mut going) = going.try_borrow_mut() else { return };
-        let Some(Going { all, sockets, run }) = &mut *going else { return };
-        // The answers are sent when they become blank.
-        sockets.before_tidying(|| poll(all, &mut Context::from_waker(run)));
+        let Some(Going { all, sockets, bell }) = &mut *going else { return };
+        let mut new = 0;
+        // The answers are sent when sockets are made ready for the next question.
+        sockets.before_tidying(|| bell.at_work(|context| poll(all, &mut new, context)));
     });
 }
 
@@ -54,10 +103,11 @@ pub(super) async fn run() {
     let _end = End;
     poll_fn(|context| {
         GOING.with_borrow_mut(|going| match going {
-            Some(going) => going.run.clone_from(context.waker()),
+            Some(going) if going.bell.run.will_wake(context.waker()) => {}
+            Some(going) => going.bell = Bell::new(context.waker()),
             None => {
-                let (all, sockets) = (FuturesUnordered::new(), Keeper::new());
-                *going = Some(Going { all, sockets, run: context.waker().clone() });
+                let (all, sockets, bell) = (FuturesUnordered::new(), Keeper::new(), Bell::new(context.waker()));
+                *going = Some(Going { all, sockets, bell });
             }
         });
         go();
@@ -66,12 +116,12 @@ pub(super) async fn run() {
     .await
 }
 
-fn poll(all: &mut FuturesUnordered<Work>, context: &mut Context<'_>) {
-    let mut new = 0;
+/// Goes on with what can, after so many new pieces have begun.
+fn poll(all: &mut FuturesUnordered<Work>, new: &mut usize, context: &mut Context<'_>) {
     loop {
         let is_more = COMING.with_borrow_mut(|coming| {
-            let some = coming.len().min(MOST_NEW - new);
-            new += some;
+            let some = coming.len().min(MOST_NEW - *new);
+            *new += some;
             all.extend(coming.drain(..some));
             !coming.is_empty()
         });
@@ -116,9 +166,7 @@ mod tests {
             count(&first);
         });
         let running = tokio::spawn(run());
-        while done.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
-        }
+        until(|| done.load(Ordering::Relaxed) == 2).await;
         let third = done.clone();
         add(async move { count(&third) });
         go();
@@ -133,5 +181,69 @@ mod tests {
         assert!(running.await.is_err());
         drop(done);
         assert!(dropped.upgrade().is_none(), "the work goes with the runtime's task");
+    }
+
+    /// Waits for this, for a minute at the most.
+    async fn until(is_so: impl Fn() -> bool) {
+        let waiting = async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_others_make_possible_at_any_moment_is_done() {
+        const TIMES: usize = 10_000;
+        let running = tokio::spawn(run());
+        let (sender, receiver) = std::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>();
+        let other = std::thread::spawn(move || receiver.into_iter().for_each(|word| word.send(()).unwrap()));
+        let done = Arc::<AtomicUsize>::default();
+        for time in 0..TIMES {
+            let (word, told) = tokio::sync::oneshot::channel();
+            let count = done.clone();
+            add(async move {
+                told.await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            sender.send(word).unwrap();
+            go();
+            // Some are waited for one by one, so that nothing else has them looked after.
+            if time % 2 == 0 {
+                until(|| done.load(Ordering::Relaxed) > time).await;
+            }
+        }
+        until(|| done.load(Ordering::Relaxed) == TIMES).await;
+        drop(sender);
+        other.join().unwrap();
+        running.abort();
+    }
+
+    #[test]
+    fn the_bell_wakes_nobody_who_is_at_work_and_sees_himself_and_nobody_works_for_ever() {
+        /// Counts how often it is woken.
+        #[derive(Default)]
+        struct Sleeper(AtomicUsize);
+        impl Wake for Sleeper {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let sleeper = Arc::<Sleeper>::default();
+        let woken = || sleeper.0.load(Ordering::Relaxed);
+        let bell = Bell::new(&sleeper.clone().into());
+        bell.wake_by_ref();
+        assert_eq!(woken(), 1, "nobody was at work");
+        let mut rounds = 0;
+        bell.at_work(|context| {
+            rounds += 1;
+            if rounds < MOST_ROUNDS {
+                context.waker().wake_by_ref();
+            }
+        });
+        assert_eq!((rounds, woken()), (MOST_ROUNDS, 1));
+        bell.at_work(|context| context.waker().wake_by_ref());
+        assert_eq!(woken(), 2, "it goes on later");
     }
 }

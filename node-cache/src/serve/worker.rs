@@ -100,8 +100,9 @@ enum Word {
 
 impl Worker {
     fn start(number: usize, shared: Arc<Shared>, sockets: watch::Receiver<Vec<HeldSocket>>) -> io::Result<Self> {
-        // Where there is always something to do, sockets would else be looked at after 61 tasks.
-        let runtime = Builder::new_current_thread().event_interval(1).enable_all().build()?;
+        // Where there is always something to do, sockets would else be looked at after 61 tasks. After each one they would be looked
+        // at once more before the thread goes to sleep, which looks as well.
+        let runtime = Builder::new_current_thread().event_interval(2).enable_all().build()?;
         let (words, heard) = mpsc::channel(8);
         let datagrams = Arc::<AtomicU64>::default();
         let reading = Reading { shared, datagrams: datagrams.clone(), wanted: Vec::new(), loops: Vec::new() };

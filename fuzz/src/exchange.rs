@@ -83,7 +83,7 @@ impl Bench {
         if life < LONG_ENOUGH {
             return;
         }
-        let answer = self.resolver.resolve_at_once(query).expect("it is in memory");
+        let answer = self.resolver.resolve_at_once(query, None).expect("it is in memory");
         assert_eq!((answer.response.wire(), answer.response.rcode()), (response.wire(), response.rcode()));
         let datagram = answer.to_wire(query, Way::Udp);
         let whole = answer.to_wire(query, Way::Tcp { idle: Duration::from_secs(10) });

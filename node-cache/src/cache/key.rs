@@ -60,6 +60,18 @@ impl Key {
         any
     }
 
+    /// In which of so many classes its name and scope are, whatever the type is. Whoever knows names of one class gains nothing
+    /// by it.
+    #[must_use]
+    pub fn class_of_name<const CLASSES: usize>(&self) -> usize {
+        /// Odd, and its bits are spread: that of Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, §6.4).
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        const { assert!(CLASSES.is_power_of_two() && CLASSES > 1) };
+        let words = self.0.split_last().map_or(&[][..], |(_, words)| words);
+        let mixed = words.iter().fold(0, |mixed: u64, word| (mixed ^ word).wrapping_mul(FACTOR));
+        (mixed >> (u64::BITS - CLASSES.ilog2())) as usize
+    }
+
     /// The question section with the name in lower case.
     pub(super) fn section(&self) -> Vec<u8> {
         let [name @ .., _, last] = &*self.0 else { return Vec::new() };
@@ -198,6 +210,17 @@ impl KeyWords {
             place.copy_from_slice(&[scope, last]);
         }
         self.length = length + 2;
+    }
+
+    /// Empties it.
+    pub const fn forget(&mut self) {
+        self.length = 0;
+    }
+
+    /// Whether it was emptied since it was written.
+    #[must_use]
+    pub const fn is_forgotten(&self) -> bool {
+        self.length == 0
     }
 
     /// The same whatever the type is, from now on.

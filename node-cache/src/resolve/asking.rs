@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -70,6 +71,25 @@ impl Keep for Memory {
     }
 }
 
+/// A question to other servers. It keeps what that took until it is dropped.
+struct Asked<F> {
+    asked: F,
+    /// Whether they may say that an answer is authentic.
+    trusted: bool,
+}
+
+impl<F: Future<Output = Result<Response, Unanswered>> + Unpin> Future for Asked<F> {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
+        let mut response = ready!(Pin::new(&mut self.asked).poll(context))?;
+        if !self.trusted {
+            response.clear_authentic_data();
+        }
+        Poll::Ready(Ok(Arc::new(response)))
+    }
+}
+
 /// Puts an answer into memory and tells those who wait for the same one, when it is dropped: who has asked for it need not
 /// wait for that.
 #[must_use = "what is dropped at once keeps the client waiting"]
@@ -108,7 +128,7 @@ impl Resolver {
         let Some(snapshot) = self.snapshot() else {
             return (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY)));
         };
-        let looked = self.look_up(snapshot, Arc::new(address.question()), Instant::now());
+        let looked = self.look_up(snapshot, Arc::new(address.question()), Instant::now(), None);
         let (mut answer, afterwards) = self.answer(&address, &looked).await;
         if answer.response.rcode() == rcode::NOERROR && !answer.response.has_answer() {
             let note = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
@@ -244,14 +264,7 @@ impl Resolver {
         let began = Instant::now();
         let memory = Memory { cache: self.cache.clone(), scope: scope.clone(), began };
         let (asked, trusted) = (scope.pool.ask(question, began, scope.deadline), scope.trusted);
-        let work = async move {
-            let mut response = asked.await?;
-            if !trusted {
-                response.clear_authentic_data();
-            }
-            Ok(Arc::new(response))
-        };
-        (Box::pin(work), memory)
+        (Box::pin(Asked { asked, trusted }), memory)
     }
 }
 

@@ -33,14 +33,29 @@ pub(super) trait Keep {
 /// A seat on a flight that somebody else pilots.
 pub(super) type Seat = watch::Receiver<Option<Landed>>;
 
-/// The questions that are outstanding, each with those who wait for its answer beside who asks it.
+/// Names are in so many classes, of each of which it is known when a flight last landed.
+const CLASSES: usize = 64;
+
+/// The questions that are outstanding, and how many there have been.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     running: Mutex<Running>,
     landed: AtomicU64,
 }
 
-type Running = HashMap<Key, Option<watch::Sender<Option<Landed>>>, RandomState>;
+#[derive(Debug)]
+struct Running {
+    /// Each with those who wait for its answer beside who asks it.
+    all: HashMap<Key, Option<watch::Sender<Option<Landed>>>, RandomState>,
+    /// How many had landed when the last one of a class had.
+    last: [u64; CLASSES],
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { all: HashMap::default(), last: [0; CLASSES] }
+    }
+}
 
 /// What comes of wanting to know what a flight brings.
 pub(super) enum Joined<T, K: Keep> {
@@ -60,8 +75,8 @@ impl Flights {
         self.landed.load(Ordering::Acquire)
     }
 
-    /// Joins the flight for this key, or begins one. If any has landed since so many had, which was before the caller looked
-    /// into memory, it looks once more whether what is wanted is `known`.
+    /// Joins the flight for this key, or begins one. If one for its name, or for another name of its class, has landed since so
+    /// many had, which was before the caller looked into memory, it looks once more whether what is wanted is `known`.
     pub(super) fn join<T, K: Keep>(
         self: &Arc<Self>,
         key: &Key,
@@ -70,13 +85,13 @@ impl Flights {
         begin: impl FnOnce() -> (Work, K),
     ) -> Joined<T, K> {
         let mut running = self.running();
-        let enough = running.len() >= MOST;
-        match running.entry(key.clone()) {
+        let (enough, is_known) = (running.all.len() >= MOST, running.last[key.class_of_name::<CLASSES>()] > landed);
+        match running.all.entry(key.clone()) {
             Entry::Occupied(mut others) => {
                 let others = others.get_mut().get_or_insert_with(|| watch::channel(None).0);
                 Joined::Seat(others.subscribe())
             }
-            Entry::Vacant(place) => match if self.landed() == landed { None } else { known() } {
+            Entry::Vacant(place) => match if is_known { known() } else { None } {
                 Some(known) => Joined::Known(known),
                 None if enough => Joined::Full,
                 None => {
@@ -138,8 +153,8 @@ impl<K: Keep> Drop for Flight<K> {
         }
         let others = {
             let mut running = self.flights.running();
-            self.flights.landed.fetch_add(1, Ordering::Release);
-            running.remove(&self.key).flatten()
+            running.last[self.key.class_of_name::<CLASSES>()] = self.flights.landed.fetch_add(1, Ordering::Release) + 1;
+            running.all.remove(&self.key).flatten()
         };
         if let (Some(others), Some(landed)) = (others, self.landed.take()) {
             others.send_replace(Some(landed));
@@ -231,6 +246,26 @@ mod tests {
         }
         let known = flights.join(&key(), before, || Some("it is in memory"), nobody_is_asked);
         assert!(matches!(known, Joined::Known("it is in memory")));
+    }
+
+    #[tokio::test]
+    async fn only_what_has_landed_for_the_same_name_is_a_reason_to_look_into_memory_again() {
+        let (flights, before) = (Arc::<Flights>::default(), 0);
+        let (mut flight, _) = begin(&flights, Box::pin(async { Err(Unanswered) }));
+        assert_eq!((&mut flight).await, Err(Unanswered));
+        drop(flight);
+        let join = |name: &str, rtype| {
+            let key = Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype));
+            let begin = || (Box::pin(pending()) as Work, Kept::default());
+            flights.join(&key, before, || Some("it is in memory"), begin)
+        };
+        assert!(
+            matches!(join("www.example", rtype::AAAA), Joined::Known(_)),
+            "what denies a name denies all of its types"
+        );
+        // One in 64 of them is in the same class.
+        let others: Vec<_> = (0..256).map(|other| join(&format!("{other}.example"), rtype::A)).collect();
+        assert!(others.iter().filter(|joined| matches!(joined, Joined::Flight(_))).count() > 200);
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ pub struct Moment {
     began: u64,
     /// As the cache counts.
     now: u64,
+    /// How many flights had landed.
+    landed: u64,
 }
 
 impl Moment {
@@ -49,12 +51,26 @@ impl Moment {
         self.snapshot.as_deref()
     }
 
+    /// What is known of a question of which memory knows nothing.
+    #[must_use]
+    #[inline]
+    pub const fn unknown(&self) -> Unknown {
+        Unknown { landed: self.landed }
+    }
+
     /// How long ago it was, in nanoseconds.
     #[must_use]
     #[inline]
     pub fn age(&self) -> u64 {
         nanoseconds().saturating_sub(self.began)
     }
+}
+
+/// Memory knew nothing of a question. It may know what flights have brought that landed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Unknown {
+    /// How many flights had landed before.
+    pub(super) landed: u64,
 }
 
 /// A question of the plain shape on its way to its answer.
@@ -107,8 +123,9 @@ impl Resolver {
     /// Begins a number of packets.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        let began = nanoseconds();
-        Moment { snapshot: self.snapshot.load(), began, now: Cache::ticks(began.saturating_sub(self.began) / 1000) }
+        let (began, landed) = (nanoseconds(), self.flights.landed());
+        let now = Cache::ticks(began.saturating_sub(self.began) / 1000);
+        Moment { snapshot: self.snapshot.load(), began, now, landed }
     }
 
     /// Second step, for a number of packets.
@@ -130,8 +147,9 @@ impl Resolver {
         self.cache.recognise(key, &mut sought.approached);
     }
 
-    /// Last step: the answer out of memory, at the beginning of `out`; none when it takes more than memory. `question` is
-    /// the room of the packet. A function of its own, so that nothing else needs the processor's registers meanwhile.
+    /// Last step: the answer out of memory, at the beginning of `out`; none when it takes more than memory. The key is forgotten
+    /// when memory knows nothing of it. `question` is the room of the packet. A function of its own, so that nothing else needs
+    /// the processor's registers meanwhile.
     #[must_use]
     #[inline(never)]
     pub fn hit(
@@ -168,7 +186,15 @@ impl Resolver {
         question: &[u8; QUESTION_ROOM],
         out: &mut [u8; ROOM],
     ) -> Option<Hit> {
-        self.cache.view_otherwise(key, |kept| Some(answer(kept, policy, now, &sought.plain, question, out))).flatten()
+        let mut is_known = false;
+        let hit = self.cache.view_otherwise(key, |kept| {
+            is_known = true;
+            Some(answer(kept, policy, now, &sought.plain, question, out))
+        });
+        if !is_known {
+            key.forget();
+        }
+        hit.flatten()
     }
 }
 

@@ -28,7 +28,7 @@ use crate::tap::Tap;
 pub use asking::Afterwards;
 use asking::Brought;
 use flight::{Flights, Joined};
-pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Seeker, Sought};
+pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Seeker, Sought, Unknown};
 
 /// What one process answers with.
 #[derive(Debug)]
@@ -132,18 +132,18 @@ impl Resolver {
 
     /// Answers a question. Takes no longer than the deadline of the name's scope.
     pub async fn resolve(&self, query: &Query) -> Answer {
-        match self.resolve_at_once(query) {
+        match self.resolve_at_once(query, None) {
             Ok(answer) => answer,
             Err(unresolved) => self.resolve_by_asking(query, unresolved).await.0,
         }
     }
 
-    /// The answer to a question for which nobody else need be asked.
+    /// The answer to a question for which nobody else need be asked. If memory is known to know nothing of it, nobody looks again.
     ///
     /// # Errors
     ///
     /// All others, for [`Self::resolve_by_asking`].
-    pub fn resolve_at_once(&self, query: &Query) -> Result<Answer, Unresolved> {
+    pub fn resolve_at_once(&self, query: &Query, unknown: Option<Unknown>) -> Result<Answer, Unresolved> {
         let started = Instant::now();
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
         let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
@@ -161,7 +161,7 @@ impl Resolver {
         if query.rtype == rtype::ANY {
             return Err(Unresolved { started, looked: None });
         }
-        let looked = snapshot.map(|snapshot| self.look_up(snapshot, question, started));
+        let looked = snapshot.map(|snapshot| self.look_up(snapshot, question, started, unknown));
         let Some(Looked { scope, found: Found::Fresh(answer) | Found::Due(answer), .. }) = &looked else {
             return Err(Unresolved { started, looked });
         };
@@ -175,7 +175,7 @@ impl Resolver {
     /// this either; a failure of a moment ago is not repeated.
     pub fn refresh(&self, query: &Query) {
         if let Some(snapshot) = self.snapshot() {
-            let looked = self.look_up(snapshot, Arc::new(query.question()), Instant::now());
+            let looked = self.look_up(snapshot, Arc::new(query.question()), Instant::now(), None);
             self.ask_again_if_due(&looked, query.recursion_desired);
         }
     }
@@ -198,11 +198,18 @@ impl Resolver {
         }
     }
 
-    fn look_up(&self, snapshot: Arc<Snapshot>, question: Arc<Question>, at: Instant) -> Looked {
-        let landed = self.flights.landed();
+    fn look_up(
+        &self,
+        snapshot: Arc<Snapshot>,
+        question: Arc<Question>,
+        at: Instant,
+        unknown: Option<Unknown>,
+    ) -> Looked {
+        let landed = unknown.map_or_else(|| self.flights.landed(), |unknown| unknown.landed);
         let scope = snapshot.routes.find(&question.name).clone();
         let key = Key::new(scope.id, &question);
-        let found = match self.cache.get(&key, at.into_std(), &snapshot.policy) {
+        let known = || self.cache.get(&key, at.into_std(), &snapshot.policy);
+        let found = match unknown.map_or_else(known, |_| Found::Nothing) {
             fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
             past => self.denied_above(&snapshot, &scope, &question).map_or(past, Found::Fresh),
         };

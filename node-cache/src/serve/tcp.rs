@@ -99,7 +99,7 @@ fn take(conversation: &Arc<Conversation>, message: &[u8], read: &ReadHalf<'_>) -
         }
     };
     let (shown, way) = (show(), Way::Tcp { idle: shared.limits.idle });
-    let unresolved = match shared.resolver.resolve_at_once(&query) {
+    let unresolved = match shared.resolver.resolve_at_once(&query, None) {
         Ok(answer) => {
             conversation.begin();
             conversation.answer(answer.to_wire(&query, way), shown.as_deref());

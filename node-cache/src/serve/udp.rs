@@ -18,7 +18,7 @@ use crate::answer::Way;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
 use crate::query::Transport;
-use crate::resolve::{Moment, Sought};
+use crate::resolve::{Moment, Sought, Unknown};
 use crate::snapshot::Snapshot;
 use crate::tap::Picked;
 
@@ -127,7 +127,10 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     shared.metrics().add(&tally, moment.age());
     // What takes longer begins when the answers of the others are under way.
     if !left.is_empty() {
-        left.for_each(|row| take(shared, socket, batch.datagrams.question(row), batch.datagrams.source(row)));
+        for (row, is_unknown) in left {
+            let (question, source) = (batch.datagrams.question(row), batch.datagrams.source(row));
+            take(shared, socket, question, source, is_unknown.then(|| moment.unknown()));
+        }
         in_work::go();
     }
     Ok(read)
@@ -137,30 +140,36 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
 
 /// Rows that go the whole way: a bit for each.
 #[derive(Clone, Copy, Debug, Default)]
-struct Left(u32);
+struct Left {
+    rows: u32,
+    /// Those of them of which memory knows nothing.
+    unknown: u32,
+}
 
 const _: () = assert!(SIZE <= u32::BITS as usize);
 
 impl Left {
     #[inline]
-    const fn add(&mut self, row: usize) {
-        self.0 |= 1 << row;
+    const fn add(&mut self, row: usize, is_unknown: bool) {
+        self.rows |= 1 << row;
+        self.unknown |= (is_unknown as u32) << row;
     }
 
     #[inline]
     const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.rows == 0
     }
 }
 
+/// Each row, and whether memory knows nothing of it.
 impl Iterator for Left {
-    type Item = usize;
+    type Item = (usize, bool);
 
     #[inline]
-    fn next(&mut self) -> Option<usize> {
-        let row = (self.0 != 0).then(|| self.0.trailing_zeros() as usize)?;
-        self.0 &= self.0 - 1;
-        Some(row)
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = (self.rows != 0).then(|| self.rows.trailing_zeros())?;
+        self.rows &= self.rows - 1;
+        Some((row as usize, self.unknown & (1 << row) != 0))
     }
 }
 
@@ -175,7 +184,9 @@ fn read_all<'a>(
 ) -> Left {
     let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), Left::default());
     let Some(snapshot) = snapshot else {
-        (0..sought.len()).filter(|row| may_ask(shared, allow, datagrams, *row, own)).for_each(|row| left.add(row));
+        (0..sought.len())
+            .filter(|row| may_ask(shared, allow, datagrams, *row, own))
+            .for_each(|row| left.add(row, false));
         return left;
     };
     for (row, sought) in sought.iter_mut().enumerate() {
@@ -184,7 +195,7 @@ fn read_all<'a>(
         }
         let (room, length) = datagrams.question_room(row);
         let Some(read) = Sought::read(snapshot, room, length) else {
-            left.add(row);
+            left.add(row, false);
             continue;
         };
         *sought = Some(read);
@@ -251,7 +262,7 @@ fn answer<'a>(
         let mut reply = datagrams.answer(row);
         let (question, room) = reply.rooms();
         let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) else {
-            left.add(row);
+            left.add(row, key.is_forgotten());
             continue;
         };
         reply.ready(usize::from(hit.length.get()));
@@ -285,7 +296,7 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 }
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
-fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr) {
+fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr, unknown: Option<Unknown>) {
     let show = || shared.show(packet, source, || socket.local_addr(), Transport::Udp);
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
@@ -293,7 +304,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
         Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
     };
     let shown = show();
-    let unresolved = match shared.resolver.resolve_at_once(&query) {
+    let unresolved = match shared.resolver.resolve_at_once(&query, unknown) {
         Ok(answer) => return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref()),
         Err(unresolved) => unresolved,
     };

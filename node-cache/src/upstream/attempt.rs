@@ -86,6 +86,8 @@ enum Way {
     Connection(Boxed<io::Result<(Outcome, bool)>>),
     /// What was said over UDP had lost the case of the name.
     Confirmation(Boxed<Option<Outcome>>),
+    /// It was answered, or will not be.
+    Over,
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -115,6 +117,11 @@ impl Attempt {
         &self.server
     }
 
+    /// Whether nothing more will come of it.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.way, Way::Over)
+    }
+
     /// Waits for an answer, or a report.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         loop {
@@ -131,6 +138,7 @@ impl Attempt {
                 Err(error) => {
                     tracing::debug!("{}: {error}", self.server.address());
                     self.fails();
+                    self.way = Way::Over;
                     return Poll::Ready(Event::Over);
                 }
             }
@@ -160,7 +168,7 @@ impl Attempt {
                     return self.poll_told(context);
                 }
             },
-            Way::Unsent => return Poll::Pending,
+            Way::Unsent | Way::Over => return Poll::Pending,
         };
         Poll::Ready(Ok(Told::Outcome(outcome)))
     }
@@ -173,7 +181,10 @@ impl Attempt {
             datagram.end(self.server.sockets(), &outcome);
         }
         match outcome {
-            Outcome::Answered(response) => return Some(response),
+            Outcome::Answered(response) => {
+                self.way = Way::Over;
+                return Some(response);
+            }
             Outcome::Truncated => self.over_tcp = true,
             Outcome::CaseLost => {
                 let (server, question) = (self.server.clone(), self.question.clone());
@@ -216,6 +227,7 @@ impl Attempt {
     /// When to look at the time next.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.waited {
+            _ if self.is_over() => None,
             Waited::InTime => Some(self.started + self.patience.usual),
             Waited::LongerThanUsual => Some(self.started + self.patience.failing),
             // The race looks whether the server is in a loop by now.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::health::State;
 
 /// The most servers that one question is sent to, save for one more to see whether a dead server lives.
@@ -28,19 +30,22 @@ pub(super) struct Candidate<T> {
     pub(super) latency: Duration,
 }
 
+/// Servers in tiers, the nearest tier first.
+pub(super) type Candidates<T> = SmallVec<[Candidate<T>; 8]>;
+
 /// Who is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan<T> {
     /// One after the other, each when the ones before it do not answer; the same one twice if there are few.
-    pub(super) sends: Vec<T>,
+    pub(super) sends: SmallVec<[T; SENDS]>,
     /// Beside the first of them, a dead server, to see whether it still is: it costs the question no time.
     pub(super) probe: Option<T>,
 }
 
-/// Makes a plan from servers in tiers, the nearest tier first. While anybody is healthy only healthy servers are counted on.
+/// Makes a plan. While anybody is healthy only healthy servers are counted on.
 /// Where all seem dead the breakers may be wrong, and all of them are tried. `shuffle` puts those of a tier into random order.
 pub(super) fn plan<T: Clone + PartialEq>(
-    mut candidates: Vec<Candidate<T>>,
+    mut candidates: Candidates<T>,
     order: Order,
     mut shuffle: impl FnMut(&mut [Candidate<T>]),
 ) -> Plan<T> {
@@ -63,7 +68,7 @@ pub(super) fn plan<T: Clone + PartialEq>(
     }
     let most = if tiers > 1 { SENDS_PER_TIER } else { SENDS };
     let chosen = candidates.chunk_by(|one, other| one.tier == other.tier).flat_map(|tier| tier.iter().take(most));
-    let mut sends: Vec<T> = Vec::with_capacity(SENDS);
+    let mut sends = SmallVec::<[T; SENDS]>::new();
     sends.extend(chosen.take(SENDS).map(|candidate| candidate.server.clone()));
     for again in 0..if sends.is_empty() { 0 } else { SENDS - sends.len() } {
         sends.extend(sends.get(again).cloned());
@@ -80,7 +85,7 @@ mod tests {
     }
 
     /// Two tiers.
-    fn tiers(tiers: [(State, &[&'static str]); 2]) -> Vec<Candidate<&'static str>> {
+    fn tiers(tiers: [(State, &[&'static str]); 2]) -> Candidates<&'static str> {
         let tier = |(tier, (state, servers)): (usize, (State, &[&'static str]))| {
             servers.iter().map(|server| Candidate { tier, ..candidate(server, state, 1) }).collect::<Vec<_>>()
         };
@@ -92,34 +97,38 @@ mod tests {
     #[test]
     fn the_own_zone_is_asked_first_and_another_one_before_a_second_is_over() {
         let tiers = tiers([(State::Healthy, &["own-1", "own-2", "own-3"]), (State::Healthy, &["other-1", "other-2"])]);
-        assert_eq!(plan(tiers, Order::Spread, keep).sends, ["own-1", "own-2", "other-1"]);
+        assert_eq!(plan(tiers, Order::Spread, keep).sends[..], ["own-1", "own-2", "other-1"]);
     }
 
     #[test]
     fn a_dead_zone_costs_no_answer() {
         let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Healthy, &["other-1", "other-2"])]);
         let plan = plan(tiers, Order::Spread, keep);
-        assert_eq!(plan, Plan { sends: vec!["other-1", "other-2", "other-1"], probe: None });
+        assert_eq!(plan, Plan { sends: ["other-1", "other-2", "other-1"].into(), probe: None });
     }
 
     #[test]
     fn a_dead_server_that_is_due_is_asked_beside_a_healthy_one() {
         let tiers = tiers([(State::Due, &["own-1", "own-2"]), (State::Healthy, &["other-1"])]);
         let plan = plan(tiers, Order::Spread, keep);
-        assert_eq!(plan, Plan { sends: vec!["other-1"; 3], probe: Some("own-1") });
+        assert_eq!(plan, Plan { sends: ["other-1"; 3].into(), probe: Some("own-1") });
     }
 
     #[test]
     fn where_all_seem_dead_all_are_tried() {
         let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Due, &["other-1"])]);
-        assert_eq!(plan(tiers, Order::Preferred, keep).sends, ["own-1", "own-2", "other-1"]);
-        assert_eq!(plan(Vec::new(), Order::Preferred, keep).sends, [""; 0]);
+        assert_eq!(plan(tiers, Order::Preferred, keep).sends[..], ["own-1", "own-2", "other-1"]);
+        assert_eq!(plan(Candidates::new(), Order::Preferred, keep).sends[..], [""; 0]);
     }
 
     #[test]
     fn preferred_servers_keep_their_order_and_spread_ones_prefer_the_faster_of_two() {
-        let tier = vec![candidate("slow", State::Healthy, 9), candidate("fast", State::Healthy, 1)];
-        assert_eq!(plan(tier.clone(), Order::Preferred, |_| panic!("no chance here")).sends, ["slow", "fast", "slow"]);
-        assert_eq!(plan(tier, Order::Spread, keep).sends, ["fast", "slow", "fast"]);
+        let tier =
+            Candidates::from_vec(vec![candidate("slow", State::Healthy, 9), candidate("fast", State::Healthy, 1)]);
+        assert_eq!(
+            plan(tier.clone(), Order::Preferred, |_| panic!("no chance here")).sends[..],
+            ["slow", "fast", "slow"]
+        );
+        assert_eq!(plan(tier, Order::Spread, keep).sends[..], ["fast", "slow", "fast"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 
 use super::health::State;
-use super::plan::{Candidate, Order, Plan, plan};
+use super::plan::{Candidate, Candidates, Order, Plan, plan};
 use super::race::{PATIENCE, Race};
 use super::{Group, Server};
 use crate::packet::Response;
@@ -76,18 +76,18 @@ impl Pool {
         question: Arc<Question>,
         now: tokio::time::Instant,
         limit: Duration,
-    ) -> impl Future<Output = Result<Response, Unanswered>> + Send + use<> {
+    ) -> impl Future<Output = Result<Response, Unanswered>> + Send + Unpin + use<> {
         let deadline = now + limit;
         let Plan { sends, probe } = self.plan(now.into_std());
         if let Some(ByAddress(server)) = probe {
             tokio::spawn(Race::probe(server, question.clone(), PATIENCE[0], deadline));
         }
         let servers = sends.into_iter().map(|ByAddress(server)| server).collect();
-        Race::new(question, deadline, servers).run(now)
+        Race::new(question, now, deadline, servers)
     }
 
     fn plan(&self, now: Instant) -> Plan<ByAddress> {
-        let mut candidates = Vec::new();
+        let mut candidates = Candidates::new();
         for (tier, groups) in self.tiers.iter().enumerate() {
             for group in groups {
                 group.each_candidate(now, |server, state| {

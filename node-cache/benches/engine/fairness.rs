@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::flow::{Course, Flow, Outcome, Plan, median_per_mille};
+use crate::flow::{Course, Flow, Outcome, Plan, median_per_mille, together};
 use crate::names;
 use crate::process::stay_on;
 use crate::report::{Column, Goal, Report, number};
@@ -18,8 +18,8 @@ const FLOOD: f64 = 50_000.0;
 /// Less than what the names of the flood take in all.
 const ROOM: Room = Room { bytes: 16 << 20, names: 60_000 };
 /// How long a turn takes, and how many there are of either kind.
-const TIME: f64 = 1.5;
-const TURNS: usize = 3;
+const TIME: f64 = 0.1;
+const TURNS: usize = 45;
 const LIMIT: Duration = Duration::from_secs(10);
 const OTHERS: &str = "127.0.0.2";
 /// How much worse the others may fare: times in p99, and percent of their hits.
@@ -33,6 +33,7 @@ const COLUMNS: &[Column] = &[
     Column("p50", "flooded_p50_us"),
     Column("p99", "flooded_p99_us"),
     Column("p99 ÷ alone", "p99_ratio"),
+    Column("p99 of all", "flooded_p99_us_of_all"),
     Column("hits %", "hits_percent"),
     Column("unanswered", "unanswered"),
     Column("flood/s", "flood_answered_per_s"),
@@ -53,7 +54,7 @@ pub(crate) fn run(only: Option<&str>) {
             asked_before: 0,
         };
         // Twice, so that the names are seen to be asked for more than once.
-        (0..4).for_each(|_| drop(clients.turn(false)));
+        (0..60).for_each(|_| drop(clients.turn(false)));
         let (mut alone, mut flooded) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
             alone.push(clients.turn(false));
@@ -72,6 +73,7 @@ pub(crate) fn run(only: Option<&str>) {
             number(after.p50),
             number(after.p99),
             number(after.p99 / before.p99),
+            number(after.p99_of_all),
             format!("{hits:.2}"),
             after.lost.to_string(),
             format!("{:.0}", after.flood),
@@ -95,17 +97,20 @@ pub(crate) fn run(only: Option<&str>) {
             reached: ours.1 >= 100.0 - fewer,
         },
     ];
-    let better: String =
-        [(5, true), (6, true), (7, false)].map(|(column, lower)| report.better(|_| true, column, lower)).concat();
+    let better: String = [(5, true), (6, true), (7, true), (8, false)]
+        .map(|(column, lower)| report.better(|_| true, column, lower))
+        .concat();
     report.publish("One client that asks for everything", METHOD, &goals, &better);
 }
 
 const METHOD: &str = "A server with a cache of 16 MiB (or 60,000 names) has 1,000 names in memory, for which other clients ask
-5,000 times a second, at planned times. They do so alone for a second and a half, and then while one client, from an address of
-its own, asks for 50,000 names a second that nobody asked for before; three times each, in turns. A percentile, in
-microseconds from a question's planned time to its answer, is the median of the three. *hits* are those questions of the others
+5,000 times a second, at planned times. They do so alone for a tenth of a second, and then while one client, from an address of
+its own, asks for 50,000 names a second that nobody asked for before; 45 times each, in turns. A percentile, in
+microseconds from a question's planned time to its answer, is the median of the turns: a virtual machine that stands still for a
+millisecond some times a second says nothing about servers, but made p99 of a second and a half anything from 49 to 3,600 µs. *p99 of all*
+is that of all questions of the flooded turns together, with what the machine has added. *hits* are those questions of the others
 that did not reach the upstream while the flood went on, *unanswered* those that got no answer then, *flood/s* the answers that the one
-client got. On a virtual machine p99 alone was between 49 and 349 µs from run to run, and so what it is divided by. The server runs alone on the first processor; all clients and the upstream are one program on the second, whose
+client got. The server runs alone on the first processor; all clients and the upstream are one program on the second, whose
 own work for the flood is part of the others' times.";
 
 /// How often the upstream heard of the others' names.
@@ -158,6 +163,8 @@ impl Clients {
 struct Felt {
     p50: f64,
     p99: f64,
+    /// Not by turns.
+    p99_of_all: f64,
     answered: u64,
     asked_on: u64,
     lost: u64,
@@ -171,6 +178,7 @@ impl Felt {
         Self {
             p50,
             p99,
+            p99_of_all: together(turns.iter().map(|turn| &turn.others)).per_mille(990),
             answered: sum(|turn| turn.others.answered),
             asked_on: sum(|turn| turn.asked_on),
             lost: sum(|turn| turn.others.lost + turn.others.failed),

@@ -20,7 +20,7 @@ const ROOM_FOR_HELD: Room = Room { bytes: 96 << 20, names: 130_000 };
 const SIZE: u64 = 64 << 20;
 /// Bytes that ours may take beside them.
 const SPARE: u64 = 16 << 20;
-/// Names that are asked for once, and how long at the most: in an ordinary run, and in a long one.
+/// Names that are asked for once, and how long at the most: in an ordinary run; in a long one, and of what has a goal.
 const FLOOD: (u64, Duration) = (1_000_000, Duration::from_secs(15));
 const LONG_FLOOD: (u64, Duration) = (10_000_000, Duration::from_secs(900));
 /// Questions under way.
@@ -42,15 +42,14 @@ const COLUMNS: &[Column] = &[
 pub(crate) fn run(only: Option<&str>) {
     stay_on(1);
     let folder = tempfile::tempdir().unwrap();
-    let (names, limit) = if std::env::var_os("BENCH_LONG").is_some() { LONG_FLOOD } else { FLOOD };
+    let is_long = std::env::var_os("BENCH_LONG").is_some();
     let mut report = Report::new("memory", COLUMNS);
     let (mut peak, mut reached) = (u64::MAX, 0);
     for subject in Subject::all(only).into_iter().filter(Subject::has_memory_of_its_own) {
         let Some(bytes) = bytes_of_an_answer(&subject, folder.path()) else { continue };
         // Who counts answers gets as many as fit into the same bytes, by what was just measured.
         let room = subject.room(SIZE, (SIZE as f64 / bytes.unwrap_or(f64::INFINITY)) as usize);
-        // What has a goal is filled in any case.
-        let limit = if subject.name() == OURS { 4 * limit } else { limit };
+        let (names, limit) = if is_long || subject.name() == OURS { LONG_FLOOD } else { FLOOD };
         let Some(flood) = flood(&subject, folder.path(), room, names, limit) else { continue };
         if subject.name() == OURS {
             (peak, reached) = (flood.peak, flood.names);
@@ -90,8 +89,8 @@ which it does for more than one in a hundred has none). dnsmasq takes all memory
 beside what it takes without a cache, is divided by its records, of which an answer here has four.
 
 *names* are then asked for once each by a new process, as fast as it answers with 64 questions under way, so that far more comes
-in than it may keep; an ordinary run ends after 1,000,000 names or 15 seconds (DnsTier: a minute), a long one (`BENCH_LONG=1`) after 10,000,000 or 15
-minutes (an hour). Its resident memory after its first answers is *start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the
+in than it may keep: 10,000,000, for 15 minutes at the most. Others than DnsTier get 1,000,000, for 15 seconds at the most, unless
+the run is a long one (`BENCH_LONG=1`). Its resident memory after its first answers is *start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the
 bytes in *room* (unbound a third of it for messages and two for RRsets, as its manual says); the others count
 answers, and are told as many as fit into these bytes by what was measured before. What kresd keeps lies in a file that is mapped
 into its memory, and counts as its memory here.";

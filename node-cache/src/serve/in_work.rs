@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use crate::upstream::blanks::Keeper;
+use crate::upstream::spares::Keeper;
 
 /// Pieces of work that begin before sockets are read again: answers from memory shall not wait for all that others want.
 const MOST_NEW: usize = 8;

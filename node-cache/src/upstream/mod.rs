@@ -8,7 +8,6 @@
 
 mod alarm;
 mod attempt;
-pub(crate) mod blanks;
 mod book;
 mod commons;
 mod connection;
@@ -25,6 +24,7 @@ pub mod resolv_conf;
 mod revival;
 mod server;
 pub(crate) mod sockets;
+pub(crate) mod spares;
 
 pub use book::Book;
 pub use commons::{Commons, Numbers};

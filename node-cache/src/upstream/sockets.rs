@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 
-use super::blanks::{self, Watched};
+use super::spares::{self, Watched};
 
 /// The most that wait for the next question, for one server.
 const MOST_OF_ONE: usize = 64;
@@ -61,7 +61,7 @@ pub(super) struct Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if !self.is_reported && self.thread == std::thread::current().id() {
-            blanks::take_back(self.socket.clone(), self.server);
+            spares::take_back(self.socket.clone(), self.server);
         }
     }
 }
@@ -99,7 +99,7 @@ impl Sockets {
         let mut opened = match self.any_of(thread) {
             Some(opened) => opened,
             None => {
-                let socket = blanks::connected(self.server)?;
+                let socket = spares::connected(self.server)?;
                 Opened { socket, server: self.server, thread, at: Instant::now(), questions: 0, is_reported: false }
             }
         };
@@ -112,7 +112,7 @@ impl Sockets {
         if self.usage == Use::Once || opened.is_worn() {
             return;
         }
-        blanks::heard_out(&opened.socket);
+        spares::heard_out(&opened.socket);
         let place = Waiting(Some(opened));
         let others = WAITING.fetch_add(1, Ordering::Relaxed);
         let mut waiting = self.waiting();

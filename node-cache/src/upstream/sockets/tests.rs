@@ -1,7 +1,7 @@
 use std::future::poll_fn;
 
 use super::*;
-use crate::upstream::blanks::Keeper;
+use crate::upstream::spares::Keeper;
 
 fn server() -> (std::net::UdpSocket, SocketAddr) {
     let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -121,10 +121,10 @@ fn all_threads_pick_from_all_ports() {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let [low, high] = [0, 1].map(|at| range.split_whitespace().nth(at).unwrap().parse::<usize>().unwrap());
     // New sockets and such as are used again and again.
-    let ports_of_a_thread = |keeps_blanks: bool| {
+    let ports_of_a_thread = |keeps_some: bool| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
-        let _keeper = keeps_blanks.then(Keeper::new);
+        let _keeper = keeps_some.then(Keeper::new);
         let sockets = Sockets::new(address, Use::Once);
         (0..4096).map(|_| usize::from(port(&sockets.lend().unwrap()))).collect::<Vec<_>>()
     };

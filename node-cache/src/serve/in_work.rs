@@ -92,9 +92,12 @@ pub(super) fn go() {
         // Who is at it already comes to what was added meanwhile.
         let Ok(mut going) = going.try_borrow_mut() else { return };
         let Some(Going { all, sockets, bell }) = &mut *going else { return };
-        let mut new = 0;
+        let (mut new, mut is_more) = (0, false);
         // The answers are sent when sockets are made ready for the next question.
-        sockets.before_tidying(|| bell.at_work(|context| poll(all, &mut new, context)));
+        sockets.before_tidying(|| bell.at_work(|context| is_more = poll(all, &mut new, context)));
+        if is_more {
+            bell.run.wake_by_ref();
+        }
     });
 }
 
@@ -116,22 +119,18 @@ pub(super) async fn run() {
     .await
 }
 
-/// Goes on with what can, after so many new pieces have begun.
-fn poll(all: &mut FuturesUnordered<Work>, new: &mut usize, context: &mut Context<'_>) {
+/// Goes on with what can, after so many new pieces have begun; whether more wait to begin.
+fn poll(all: &mut FuturesUnordered<Work>, new: &mut usize, context: &mut Context<'_>) -> bool {
     loop {
-        let is_more = COMING.with_borrow_mut(|coming| {
+        COMING.with_borrow_mut(|coming| {
             let some = coming.len().min(MOST_NEW - *new);
             *new += some;
             all.extend(coming.drain(..some));
-            !coming.is_empty()
         });
-        if let Poll::Ready(Some(())) = all.poll_next_unpin(context) {
-            continue;
+        if !matches!(all.poll_next_unpin(context), Poll::Ready(Some(()))) {
+            // What is done may have added some.
+            return COMING.with_borrow(|coming| !coming.is_empty());
         }
-        if is_more {
-            context.waker().wake_by_ref();
-        }
-        return;
     }
 }
 

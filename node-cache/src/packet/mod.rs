@@ -10,6 +10,7 @@ pub mod cookie;
 pub mod edns;
 mod header;
 mod layout;
+mod lifetime;
 pub(crate) mod name;
 pub mod numbers;
 pub mod plain;
@@ -19,13 +20,15 @@ pub mod request;
 mod response;
 mod shorten;
 pub mod truncate;
+mod walk;
 
 pub use cookie::Cookie;
 pub use edns::Edns;
 pub use header::{Header, flag};
+pub use lifetime::Lifetime;
 pub use name::{Name, NameError};
 pub use record::{Record, Records, Section};
-pub use response::{Lifetime, NotAnAnswer, Response};
+pub use response::{NotAnAnswer, Response};
 
 /// A message breaks off, or points or counts to where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -61,15 +61,36 @@ fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
 }
 
 #[test]
+fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
+    let _turn = turn();
+    let report = compare(&coredns(), &NAMES, QUESTIONS);
+    assert_eq!(unexplained(&report), [""; 0]);
+}
+
+#[test]
 fn questions_about_the_cluster_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
     let _turn = turn();
+    let others = || unexplained(&compare(&coredns(), &CLUSTER_NAMES, 20_000)).join(", ");
+    // What the cluster's zone names as its servers changes with a tier, and memory knows it for half a minute.
+    let is_explained = (0..20).any(|_| others().is_empty());
+    assert!(is_explained, "{}", others());
+}
+
+/// Differences for which docs/decisions.md has no reason.
+fn unexplained(report: &Report) -> Vec<&str> {
+    const EXPLAINED: [&str; 4] = [
+        "NXDOMAIN against NOERROR for SOA",
+        "flags rd ra against aa rd ra",
+        "flags rd ra against aa rd",
+        "flags aa rd ra against aa rd",
+    ];
+    report.different.keys().map(String::as_str).filter(|what| !EXPLAINED.contains(what)).collect()
+}
+
+/// The address of a pod of the cluster DNS.
+fn coredns() -> String {
     let pods = kubectl_json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
-    let coredns = pods["items"][0]["status"]["podIP"].as_str().expect("a pod of the cluster DNS");
-    let report = compare(coredns, &CLUSTER_NAMES, 20_000);
-    // docs/decisions.md says why.
-    let explained = |what: &str| what == "NXDOMAIN against NOERROR for SOA" || what.starts_with("flags ");
-    let unexplained: Vec<_> = report.different.keys().filter(|what| !explained(what)).collect();
-    assert!(unexplained.is_empty(), "{unexplained:?}");
+    pods["items"][0]["status"]["podIP"].as_str().expect("a pod of the cluster DNS").to_owned()
 }
 
 /// Asks this tier and another server the same, and shows what differs.

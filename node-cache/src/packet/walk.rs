@@ -93,20 +93,17 @@ pub(super) fn without_opt(packet: &[u8], header: &Header, question_end: usize) -
     let mut wire = Vec::with_capacity(packet.len());
     wire.extend_from_slice(&packet[..question_end]);
     let mut edns = None;
-    let mut removed = 0;
     let mut additional = 0;
-    let records = Records::new(packet, &header, question_end);
-    for record in records {
+    for record in Records::new(packet, &header, question_end) {
         let record = record?;
         if record.rtype == rtype::OPT {
             if edns.replace(read_opt(packet, &record)?).is_some() {
                 return Err(Malformed);
             }
-            removed = record.data.end - record.start;
             continue;
         }
-        if removed > 0 {
-            if !matches!(record.rtype, rtype::A | rtype::AAAA | rtype::TXT) {
+        if edns.is_some() {
+            if !holds_no_name(record.rtype) {
                 break;
             }
             let owner = Name::read(packet, record.start)?;

@@ -1,7 +1,7 @@
 //! A reader of messages that shares no code with the one that is tested, and is as simple as it can be.
 
 /// A record, with its owner written out in lower case; none where the owner cannot be read. So are the names in its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) section: usize,
     pub(crate) owner: Option<Vec<u8>>,
@@ -9,6 +9,28 @@ pub(crate) struct Told {
     pub(crate) class: u16,
     pub(crate) ttl: u32,
     pub(crate) data: Vec<u8>,
+    /// Whether the names in its data can be read; if not, its data are the octets.
+    pub(crate) is_readable: bool,
+    /// The data as they stand in the message.
+    pub(crate) octets: Vec<u8>,
+}
+
+/// However their names are written down.
+impl PartialEq for Told {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |told: &Self| (told.section, told.rtype, told.class, told.ttl);
+        said(self) == said(other) && self.owner == other.owner && self.data == other.data
+    }
+}
+
+impl Told {
+    /// What is said in the place of this record, to be compared with it. What was no name where it came from is whatever it
+    /// is: it may lead into the question, which is in another case now. Its octets are the same.
+    pub(crate) fn beside(&self, said: Self) -> Self {
+        let owner = said.owner.filter(|_| self.owner.is_some());
+        let data = if self.is_readable { said.data } else { said.octets.clone() };
+        Self { owner, data, ..said }
+    }
 }
 
 pub(crate) const OPT: u16 = 41;
@@ -72,9 +94,10 @@ fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
             let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
             let length = usize::from(u16_at(message, at + 8)?);
             let octets = message.get(at + 10..at + 10 + length)?;
-            let data = written_out(message, at + 10, length, rtype).unwrap_or_else(|| octets.to_vec());
+            let (written_out, octets) = (written_out(message, at + 10, length, rtype), octets.to_vec());
             at += 10 + length;
-            records.push(Told { section, owner, rtype, class, ttl, data });
+            let (is_readable, data) = (written_out.is_some(), written_out.unwrap_or_else(|| octets.clone()));
+            records.push(Told { section, owner, rtype, class, ttl, data, is_readable, octets });
         }
     }
     Some(())
@@ -112,6 +135,15 @@ pub(crate) fn said(message: &[u8]) -> Vec<Told> {
     assert!(is_whole, "what we say breaks off");
     records.retain(|record| record.rtype != OPT);
     records
+}
+
+/// What is said in the place of these records, each beside the one that it stands for.
+pub(crate) fn said_of(message: &[u8], told: &[Told]) -> Vec<Told> {
+    let mut said = said(message);
+    for (said, told) in said.iter_mut().zip(told) {
+        *said = told.beside(said.clone());
+    }
+    said
 }
 
 /// The same records whatever their TTLs are.

@@ -15,6 +15,7 @@ use super::in_work;
 use super::{Shared, allow};
 use crate::allow::Allow;
 use crate::answer::Way;
+use crate::cache::KeyWords;
 use crate::metrics::{Dropped, Tally};
 use crate::packet::request::{self, Rejected};
 use crate::query::Transport;
@@ -261,26 +262,39 @@ fn answer<'a>(
         let Some(sought) = sought else { continue };
         let mut reply = datagrams.answer(row);
         let (question, room) = reply.rooms();
-        let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) else {
-            left.add(row, key.is_forgotten());
-            continue;
-        };
-        reply.ready(usize::from(hit.length.get()));
-        tally.hit(shared.resolver.hits_in(sought), hit.rcode);
-        if shown | hit.due {
-            if shown {
-                show(shared, socket, row, datagrams);
+        if let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) {
+            reply.ready(usize::from(hit.length.get()));
+            tally.hit(shared.resolver.hits_in(sought), hit.rcode);
+            if shown | hit.due {
+                beside(shared, socket, row, datagrams, shown, hit.due);
             }
-            if hit.due {
-                refresh(shared, datagrams.question(row));
-            }
+        } else {
+            leave(left, row, key);
         }
     }
     tally
 }
 
-/// Shows a question and its answer, which is the last one that was written, to those who look.
+/// Leaves a row whose key this is. A function of its own, so that its work needs no registers where there are answers.
 #[cold]
+#[inline(never)]
+fn leave(left: &mut Left, row: usize, key: &KeyWords) {
+    left.add(row, key.is_forgotten());
+}
+
+/// What else there is to do about an answer that was written: somebody looks, or it is due to be asked for again.
+#[cold]
+#[inline(never)]
+fn beside(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room, shown: bool, due: bool) {
+    if shown {
+        show(shared, socket, row, datagrams);
+    }
+    if due {
+        refresh(shared, datagrams.question(row));
+    }
+}
+
+/// Shows a question and its answer, which is the last one that was written, to those who look.
 fn show(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room) {
     let (question, source) = (datagrams.question(row), datagrams.source(row));
     let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
@@ -288,7 +302,6 @@ fn show(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room) {
 }
 
 /// Sees to it that the answer is there when its time is over.
-#[cold]
 fn refresh(shared: &Shared, packet: &[u8]) {
     if let Ok(query) = request::read(packet) {
         shared.resolver.refresh(&query);

@@ -11,6 +11,8 @@ CRATES := --workspace --locked
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dnstier/tools
 FUZZ_TARGETS := client_packet upstream_answer cache_operations exchange
 FUZZ_SECONDS ?= 60
+# Where the fuzzer begins; 0 for somewhere else each time.
+FUZZ_SEED ?= 0
 CARGO_DENY := $(TOOLS)/cargo-deny-0.20.2
 
 # Always the whole workspace, so that every command compiles the dependencies with the same features, and so once.
@@ -93,7 +95,7 @@ bench-gate: require ## Fail when an answer from memory takes more instructions o
 
 .PHONY: fuzz
 fuzz: fuzz_dir = $(or $(CARGO_TARGET_DIR),target)/fuzz
-fuzz: ## Look for packets that break a promise, FUZZ_SECONDS for each target
+fuzz: ## Look for packets that break a promise, FUZZ_SECONDS for each target, from FUZZ_SEED on
 	@command -v c++ >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends g++
 	@# What rustc takes without a nightly. In the place of the flags of .cargo/config.toml: libFuzzer cannot be static.
 	RUSTFLAGS="-C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
@@ -103,8 +105,8 @@ fuzz: ## Look for packets that break a promise, FUZZ_SECONDS for each target
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p $(fuzz_dir)/corpus/$$target; \
 	  echo "== $$target"; \
-	  $(fuzz_dir)/$(host)/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
-	    -artifact_prefix=$(fuzz_dir)/$$target- $(fuzz_dir)/corpus/$$target fuzz/corpus/$$target \
+	  $(fuzz_dir)/$(host)/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=4096 -timeout=10 \
+	    -rss_limit_mb=1024 -artifact_prefix=$(fuzz_dir)/$$target- $(fuzz_dir)/corpus/$$target fuzz/corpus/$$target \
 	    >$(fuzz_dir)/$$target.log 2>&1 || { tail -n 40 $(fuzz_dir)/$$target.log; exit 1; }; \
 	  grep -E 'DONE' $(fuzz_dir)/$$target.log; \
 	done

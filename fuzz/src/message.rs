@@ -1,5 +1,7 @@
 //! A reader of messages that shares no code with the one that is tested, and is as simple as it can be.
 
+use std::collections::HashSet;
+
 /// A record, with its owner written out in lower case; none where the owner cannot be read. So are the names in its data.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
@@ -24,8 +26,8 @@ impl PartialEq for Told {
 }
 
 impl Told {
-    /// What is said in the place of this record, to be compared with it. What was no name where it came from is whatever it
-    /// is: it may lead into the question, which is in another case now. Its octets are the same.
+    /// What is said in the place of this record, to be compared with it. What was nobody's name where it came from is
+    /// whatever it is: it may lead into the question, which is in another case now. Its octets are the same.
     pub(crate) fn beside(&self, said: Self) -> Self {
         let owner = said.owner.filter(|_| self.owner.is_some());
         let data = if self.is_readable { said.data } else { said.octets.clone() };
@@ -39,29 +41,44 @@ pub(crate) fn u16_at(message: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// The name at a place, written out, and the place behind it. What it points to stands between the header and the name.
-pub(crate) fn name_at(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
-    let (mut name, mut at, mut end) = (Vec::new(), start, None);
-    let mut limit = message.len();
-    for _ in 0..=message.len() {
-        let length = usize::from(*message.get(at)?);
-        if length >= 0xc0 {
-            end = end.or(Some(at + 2));
-            at = usize::from(u16_at(message, at)? & 0x3fff);
-            limit = start;
-            if !(12..start).contains(&at) {
-                return None;
+/// The names of a message, read from its beginning to its end.
+struct Names<'a> {
+    message: &'a [u8],
+    /// Where the labels of those begin that were read.
+    labels: HashSet<usize>,
+}
+
+impl Names<'_> {
+    /// The name at a place, written out, and the place behind it, which is no later than `limit`. It points to labels of
+    /// names before it, or it is nobody's name: the octets that it would be made of have another meaning, and may change
+    /// with that.
+    fn read(&mut self, start: usize, limit: usize) -> Option<(Vec<u8>, usize)> {
+        let (mut name, mut labels) = (Vec::new(), Vec::new());
+        let (mut at, mut end) = (start, None);
+        // Pointers lead to names before this one, so they come to an end.
+        loop {
+            let length = usize::from(*self.message.get(at)?);
+            if length >= 0xc0 {
+                end = end.or(Some(at + 2));
+                at = usize::from(u16_at(self.message, at)? & 0x3fff);
+                if !self.labels.contains(&at) {
+                    return None;
+                }
+                continue;
             }
-            continue;
+            if end.is_none() {
+                labels.push(at);
+            }
+            name.extend(self.message.get(at..at + 1 + length).filter(|_| length < 64)?.to_ascii_lowercase());
+            at += 1 + length;
+            if length == 0 {
+                break;
+            }
         }
-        let label = message.get(at..at + 1 + length).filter(|_| length < 64 && at + 1 + length <= limit)?;
-        name.extend(label.to_ascii_lowercase());
-        at += 1 + length;
-        if length == 0 {
-            return (name.len() <= 255).then_some((name, end.unwrap_or(at)));
-        }
+        let end = Some(end.unwrap_or(at)).filter(|end| *end <= limit)?;
+        self.labels.extend(labels);
+        (name.len() <= 255).then_some((name, end))
     }
-    None
 }
 
 /// The place behind a name, whether what it points to can be read or not.
@@ -85,16 +102,17 @@ pub(crate) fn records(message: &[u8]) -> (Vec<Told>, bool) {
 }
 
 fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
-    let mut at = behind_name(message, 12)? + 4;
+    let mut names = Names { message, labels: HashSet::new() };
+    let mut at = names.read(12, message.len())?.1 + 4;
     for section in 0..3 {
         for _ in 0..u16_at(message, 6 + 2 * section)? {
-            let owner = name_at(message, at).map(|(name, _)| name);
+            let owner = names.read(at, message.len()).map(|(name, _)| name);
             at = behind_name(message, at)?;
             let (rtype, class) = (u16_at(message, at)?, u16_at(message, at + 2)?);
             let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
             let length = usize::from(u16_at(message, at + 8)?);
             let octets = message.get(at + 10..at + 10 + length)?;
-            let (written_out, octets) = (written_out(message, at + 10, length, rtype), octets.to_vec());
+            let (written_out, octets) = (written_out(&mut names, at + 10, length, rtype), octets.to_vec());
             at += 10 + length;
             let (is_readable, data) = (written_out.is_some(), written_out.unwrap_or_else(|| octets.clone()));
             records.push(Told { section, owner, rtype, class, ttl, data, is_readable, octets });
@@ -116,16 +134,16 @@ const fn names_in(rtype: u16) -> (usize, usize) {
 }
 
 /// Data with their names written out in lower case; none where they cannot be read.
-fn written_out(message: &[u8], start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
-    let (before, names) = names_in(rtype);
+fn written_out(names: &mut Names<'_>, start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
+    let (before, count) = names_in(rtype);
     let mut at = start + before;
-    let mut data = message.get(start..at)?.to_vec();
-    for _ in 0..names {
-        let (name, end) = name_at(message, at)?;
+    let mut data = names.message.get(start..at)?.to_vec();
+    for _ in 0..count {
+        let (name, end) = names.read(at, start + length)?;
         data.extend(name);
         at = end;
     }
-    data.extend(message.get(at..start + length)?);
+    data.extend(names.message.get(at..start + length)?);
     Some(data)
 }
 

@@ -86,8 +86,8 @@ impl Cache {
     }
 
     fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<Seen> {
-        let kept = self.answers.get(self.answers.hash(words), words)?;
-        Some(Seen::new(&Head::read(bytemuck::cast_slice(&kept))?, self.clock(now), policy))
+        let head = self.answers.visit(self.answers.hash(words), words, Head::read)?;
+        Some(Seen::new(&head, self.clock(now), policy))
     }
 
     /// Forgets a part of the answers whose keys are meant, with their failures; gives how many, and where to go on from
@@ -115,7 +115,7 @@ impl Cache {
     ) -> Option<usize> {
         let now = self.clock(now);
         self.answers.sweep(from, |key, value| {
-            if let (Some(parts), Some(head)) = (KeyParts::read(key), Head::read(bytemuck::cast_slice(value))) {
+            if let (Some(parts), Some(head)) = (KeyParts::read(key), Head::of_copy(value)) {
                 show(parts, Seen::new(&head, now, policy));
             }
             false
@@ -158,7 +158,7 @@ mod tests {
             let policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale };
             let now = came + Duration::from_millis(millis);
             let kept = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words()).unwrap();
-            let state = Head::read(bytemuck::cast_slice(&kept)).unwrap().at(cache.clock(now), &policy);
+            let state = Head::of_copy(&kept).unwrap().at(cache.clock(now), &policy);
             (cache.see(&key, now, &policy).unwrap().to_string(), state)
         };
         for (millis, serve_stale, seen) in [

@@ -7,7 +7,9 @@
 mod entry;
 mod failures;
 mod inspect;
+mod kept;
 mod key;
+mod set;
 mod table;
 
 use std::num::NonZeroU8;
@@ -20,10 +22,12 @@ use crate::packet::numbers::rcode;
 use crate::packet::{Lifetime, Response};
 
 use entry::SECOND;
-pub use entry::{Head, Kept, Policy, State};
+pub use entry::{Head, Policy, State};
 use failures::Failures;
 pub use inspect::{Held, Seen};
+pub use kept::Kept;
 pub use key::{Key, KeyParts, KeyWords, LastWord, NAME_ROOM};
+pub use set::Form;
 use table::{Candidate, Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
@@ -156,19 +160,21 @@ impl Cache {
 
     /// What is there under these words, said to the question of this key.
     fn find(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Found {
-        let Some(kept) = self.answers.get(self.answers.hash(words), words) else { return Found::Nothing };
-        let bytes: &[u8] = bytemuck::cast_slice(&kept);
-        let Some(head) = Head::read(bytes) else { return Found::Nothing };
-        let answer = |age, ede, origin| {
-            let response = Arc::new(entry::response(&head, bytes, &key.section())?);
-            Some(Answer { response, age, ede, origin })
-        };
-        match head.at(self.clock(now), policy) {
-            State::Fresh(age) => answer(age, None, Origin::Memory).map_or(Found::Nothing, Found::Fresh),
-            State::Due(age) => answer(age, None, Origin::Memory).map_or(Found::Nothing, Found::Due),
-            State::Stale(ede) => answer(Age::Stale, Some(ede), Origin::Stale).map_or(Found::Nothing, Found::Stale),
-            State::Over => Found::Nothing,
-        }
+        let now = self.clock(now);
+        let found = self.answers.visit(self.answers.hash(words), words, |words| {
+            let kept = Kept::read(words)?;
+            let answer = |age, ede, origin| {
+                let response = Arc::new(kept.response(&key.section())?);
+                Some(Answer { response, age, ede, origin })
+            };
+            match kept.head.at(now, policy) {
+                State::Fresh(age) => answer(age, None, Origin::Memory).map(Found::Fresh),
+                State::Due(age) => answer(age, None, Origin::Memory).map(Found::Due),
+                State::Stale(ede) => answer(Age::Stale, Some(ede), Origin::Stale).map(Found::Stale),
+                State::Over => None,
+            }
+        });
+        found.unwrap_or(Found::Nothing)
     }
 
     /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
@@ -204,7 +210,7 @@ impl Cache {
             Lifetime::Positive(_) => Class::Positive,
             Lifetime::Negative(_) | Lifetime::None => Class::Negative,
         };
-        let stored = entry::words(response, self.clock(now))
+        let stored = kept::words(response, self.clock(now))
             .is_some_and(|words| self.answers.insert(self.answers.hash(kept), kept, &words, class));
         if !stored {
             self.remove(kept);

@@ -5,7 +5,7 @@ use super::numbers::{class, rcode, rtype};
 use super::question::Question;
 use super::shorten::shorten;
 use super::walk::{Checked, LONGEST, WithoutOpt, walk, without_opt};
-use super::{Header, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at};
+use super::{Header, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
 /// Octets of the five numbers at the end of an SOA record (RFC 1035 §3.3.13).
 const SOA_NUMBERS: usize = 20;
@@ -212,6 +212,14 @@ impl Response {
         &self.ttl_offsets
     }
 
+    /// Whether all of its TTLs are the same.
+    #[must_use]
+    pub fn has_one_ttl(&self) -> bool {
+        let mut ttls = self.ttl_offsets.iter().map(|offset| u32_at(&self.wire, usize::from(*offset)));
+        let first = ttls.next();
+        ttls.all(|ttl| Some(ttl) == first)
+    }
+
     /// The code, with the upper bits that EDNS adds.
     #[must_use]
     pub const fn rcode(&self) -> u16 {
@@ -271,7 +279,9 @@ impl Response {
             return;
         }
         for record in self.records() {
+            // What a type holds in another class nobody knows.
             let in_data = match record.rtype {
+                _ if record.class != class::IN => None,
                 rtype::NS | rtype::CNAME | rtype::PTR | rtype::SOA => Some(record.data.start),
                 rtype::MX => Some(record.data.start + 2),
                 rtype::SRV => Some(record.data.start + 6),

@@ -8,13 +8,14 @@
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::Guard;
 use node_cache_machine::clock::nanoseconds;
 
 use super::Resolver;
 use crate::answer::{Age, Shown, udp_limit};
-use crate::cache::{Approached, Cache, Head, Kept, KeyWords, LastWord, Policy, Preparer, State};
+use crate::cache::{Approached, Cache, Form, Head, Kept, KeyWords, LastWord, Policy, Preparer, State};
 use crate::metrics::ScopeAnswers;
 use crate::packet::Header;
 use crate::packet::edns::{self, UDP_SIZE};
@@ -223,8 +224,12 @@ fn answer(
     let records = Header::LENGTH + plain.section_length();
     put_question(out, question, records);
     put_header(out, plain, head);
-    kept.copy_records(out.get_mut(records..)?)?;
-    show_ttls(out, &kept, age)?;
+    if head.form() == Form::Fours {
+        kept.write_fours(plain.type_and_class, age.shown(head.life()), out.get_mut(records..)?);
+    } else {
+        let Age::Kept { age, cap } = age else { return None };
+        put_others(out, kept.words(), plain.type_and_class, records, age, cap)?;
+    }
     if let Some((_, dnssec_ok)) = plain.edns {
         put_opt(out.get_mut(..length)?, dnssec_ok)?;
     }
@@ -245,15 +250,28 @@ fn put_question(out: &mut [u8; ROOM], question: &[u8; QUESTION_ROOM], end: usize
     }
 }
 
-/// Writes the TTLs of a message as its client shall see them.
-#[inline]
-fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> {
-    let Age::Kept { age, cap } = age else { return None };
+/// Writes records that are not a set of four octets each. A function of its own, which is given values and reads the answer once
+/// more, so that nothing has to be in memory on the usual way.
+#[inline(never)]
+fn put_others(
+    message: &mut [u8; ROOM],
+    words: &[AtomicU64],
+    type_and_class: u32,
+    place: usize,
+    age: u32,
+    cap: u32,
+) -> Option<()> {
+    let kept = Kept::read(words)?;
+    let Some(written) = kept.written() else {
+        let shown = Age::Kept { age, cap }.shown(kept.head.life());
+        return kept.write_set(type_and_class, shown, message, place);
+    };
+    written.copy_records(message.get_mut(place..)?)?;
     if !kept.head.has_one_ttl() {
-        return show_each_ttl(message, kept.ttl_offsets(), kept.ttls(), age, cap);
+        return show_each_ttl(message, written.ttl_offsets().flatten().take(kept.head.records()), age, cap);
     }
     let mut shown = None;
-    for offsets in kept.ttl_offsets() {
+    for offsets in written.ttl_offsets() {
         let [first, others @ ..] = offsets.map(|offset| usize::from(offset) % (1 << OFFSET));
         let place = message.get_mut(first..)?.first_chunk_mut()?;
         let new = || Age::Kept { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
@@ -266,16 +284,9 @@ fn show_ttls(message: &mut [u8; ROOM], kept: &Kept<'_>, age: Age) -> Option<()> 
     Some(())
 }
 
-/// The same where they differ. All that it is given are values, so that nothing has to be in memory on the usual way.
-#[inline(never)]
-fn show_each_ttl(
-    message: &mut [u8; ROOM],
-    offsets: impl Iterator<Item = [u16; 4]>,
-    number: usize,
-    age: u32,
-    cap: u32,
-) -> Option<()> {
-    for offset in offsets.flatten().take(number) {
+/// The same where they differ.
+fn show_each_ttl(message: &mut [u8; ROOM], offsets: impl Iterator<Item = u16>, age: u32, cap: u32) -> Option<()> {
+    for offset in offsets {
         let place = message.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
         *place = Age::Kept { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
     }

@@ -1,13 +1,18 @@
 //! The words of all records.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use node_cache_machine::fetch;
+use smallvec::SmallVec;
 
-/// Words of a record before its key: lengths, hash.
-const HEAD: usize = 2;
+/// Words of a record before its key: lengths.
+const HEAD: usize = 1;
 /// Lines that are fetched ahead: what follows them the processor fetches by itself.
-const LINES: usize = 3;
+const LINES: usize = 2;
+
+/// Words that were copied out of a record. Most keys have no more.
+pub(super) type Words = SmallVec<[u64; 12]>;
 
 /// All records, in one piece of memory. Pages that nothing was written to take no memory yet.
 #[derive(Debug)]
@@ -81,24 +86,28 @@ impl Arena {
         is_same(record_key, key).then_some(value)
     }
 
-    /// Lengths and hash of the record at this place. For the writer, who knows that one is there.
-    pub(super) fn head(&self, place: usize) -> (Lengths, u64) {
-        let word = |index: usize| self.0.get(place + index).map_or(0, |word| word.load(Ordering::Relaxed));
-        (Lengths::unpack(word(0)), word(1))
+    /// Lengths of the record at this place. For the writer, who knows that one is there.
+    pub(super) fn lengths(&self, place: usize) -> Lengths {
+        Lengths::unpack(self.0.get(place).map_or(0, |word| word.load(Ordering::Relaxed)))
     }
 
-    /// Key and value of the record at this place, copied.
-    pub(super) fn content(&self, place: usize, lengths: Lengths) -> (Vec<u64>, Vec<u64>) {
-        let words = |range: std::ops::Range<usize>| {
-            self.0.get(range).unwrap_or_default().iter().map(|word| word.load(Ordering::Relaxed)).collect()
-        };
-        let key = place + HEAD;
-        (words(key..key + lengths.key), words(key + lengths.key..place + lengths.whole))
+    /// Key of the record at this place, copied.
+    pub(super) fn key(&self, place: usize, lengths: Lengths) -> Words {
+        self.copy(place + HEAD..place + HEAD + lengths.key)
     }
 
-    pub(super) fn write(&self, place: usize, hash: u64, key: &[u64], value: &[u64]) {
+    /// Its value, copied.
+    pub(super) fn value(&self, place: usize, lengths: Lengths) -> Words {
+        self.copy(place + HEAD + lengths.key..place + lengths.whole)
+    }
+
+    fn copy(&self, words: Range<usize>) -> Words {
+        self.0.get(words).unwrap_or_default().iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    pub(super) fn write(&self, place: usize, key: &[u64], value: &[u64]) {
         let lengths = Lengths { whole: record_words(key, value), key: key.len() };
-        let content = [lengths.pack(), hash].into_iter().chain(key.iter().copied()).chain(value.iter().copied());
+        let content = [lengths.pack()].into_iter().chain(key.iter().copied()).chain(value.iter().copied());
         for (word, content) in self.0.iter().skip(place).zip(content) {
             word.store(content, Ordering::Relaxed);
         }

@@ -5,7 +5,7 @@
 //! index    buckets of eight slots; a key may be in one of two buckets
 //!            slot: tag │ hits │ lap │ place of the record in the arena
 //! arena    three rings of records, each a queue: what comes in at the head pushes out what is at the tail
-//!            record: lengths │ hash │ key │ value
+//!            record: lengths │ key │ value
 //! ```
 //!
 //! Which record goes follows S3-FIFO (Yang et al., SOSP 2023): new keys pass through a small queue and reach the main one only
@@ -110,13 +110,14 @@ pub(super) struct Table {
 impl Table {
     /// A table that takes at most this many bytes, everything included.
     pub(super) fn new(bytes: usize) -> Self {
-        // Four slots for three entries of a usual length, as a power of two.
-        let index = Index::new((bytes / 256 * 4 / 3).max(8));
+        // One for each entry of a usual length, as a power of two.
+        let index = Index::new((bytes / 128).max(8));
         let ghosts = index.slots() / 2;
         let fixed = index.bytes() + 4 * ghosts + size_of::<Self>();
         let arena = Arena::new(bytes.saturating_sub(fixed) / 8);
-        let writer = Mutex::new(Writer::new(arena.words(), ghosts));
-        Self { arena, index, secret: Secret::new(), writer }
+        let secret = Secret::new();
+        let writer = Mutex::new(Writer::new(arena.words(), ghosts, secret));
+        Self { arena, index, secret, writer }
     }
 
     /// What keys are hashed with: nobody outside can choose keys that share a bucket.
@@ -172,6 +173,7 @@ impl Table {
     }
 
     /// A copy of a key's value.
+    #[cfg(test)]
     pub(super) fn get(&self, hash: u64, key: &[u64]) -> Option<Vec<u64>> {
         self.visit(hash, key, |value| Some(value.iter().map(|word| word.load(Ordering::Relaxed)).collect()))
     }
@@ -195,10 +197,10 @@ impl Table {
             if slot == Slot::EMPTY {
                 continue;
             }
-            let (lengths, hash) = self.arena.head(slot.place());
-            let (key, value) = self.arena.content(slot.place(), lengths);
-            if visit(&key, &value) {
-                writer.remove(&self.arena, &self.index, hash, &key);
+            let lengths = self.arena.lengths(slot.place());
+            let key = self.arena.key(slot.place(), lengths);
+            if visit(&key, &self.arena.value(slot.place(), lengths)) {
+                writer.remove(&self.arena, &self.index, self.hash(&key), &key);
             }
         }
         (from + SWEEP < self.index.buckets()).then_some(from + SWEEP)

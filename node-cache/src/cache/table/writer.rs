@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
-use super::arena::{Arena, record_words};
+use super::arena::{Arena, Words, record_words};
 use super::ghost::Ghosts;
+use super::hash::Secret;
 use super::index::{Index, Slot};
 use super::{Class, Usage};
 
@@ -96,8 +97,8 @@ struct Coming {
     ring: usize,
     hits: u8,
     hash: u64,
-    key: Vec<u64>,
-    value: Vec<u64>,
+    key: Words,
+    value: Words,
 }
 
 impl Coming {
@@ -111,18 +112,19 @@ impl Coming {
 pub(super) struct Writer {
     rings: [Ring; 3],
     ghosts: Ghosts,
+    secret: Secret,
     /// Of positive and of negative answers.
     usage: [Usage; 2],
 }
 
 impl Writer {
-    pub(super) fn new(words: usize, ghosts: usize) -> Self {
+    pub(super) fn new(words: usize, ghosts: usize, secret: Secret) -> Self {
         // Place 0 is no place of a record.
         let words = words.saturating_sub(1);
         let (small, negative) = (words / SMALL_SHARE, words / NEGATIVE_SHARE);
         let main = words - small - negative;
         let rings = [Ring::new(1, small), Ring::new(1 + small, main), Ring::new(1 + small + main, negative)];
-        Self { rings, ghosts: Ghosts::new(ghosts), usage: Default::default() }
+        Self { rings, ghosts: Ghosts::new(ghosts), secret, usage: Default::default() }
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -203,7 +205,7 @@ impl Writer {
         // No slot leads to these words any more; readers who are on their way will see that before what is new here.
         fence(Ordering::Release);
         let (place, lap) = self.rings[new.ring].push(arena, words);
-        arena.write(place, new.hash, new.key, new.value);
+        arena.write(place, new.key, new.value);
         let cell = index.find(arena, new.hash, new.key).or_else(|| index.cell_for(new.hash));
         let Some(cell) = cell else { return };
         let before = Slot(cell.swap(Slot::new(new.hash, new.hits, lap, place).0, Ordering::Release));
@@ -218,15 +220,17 @@ impl Writer {
         if slot != Slot::EMPTY {
             let usage = &mut self.usage[self.class_at(slot.place()) as usize];
             usage.entries -= 1;
-            usage.bytes -= 8 * arena.head(slot.place()).0.whole;
+            usage.bytes -= 8 * arena.lengths(slot.place()).whole;
         }
     }
 
     /// Takes what is at the tail of a ring out of the table; gives it back if it shall stay.
     fn push_out(&mut self, arena: &Arena, index: &Index, ring: usize, may_stay: bool) -> Option<Coming> {
         let place = self.rings[ring].start + self.rings[ring].tail;
-        let (lengths, hash) = arena.head(place);
+        let lengths = arena.lengths(place);
         self.rings[ring].pop(lengths.whole);
+        let key = arena.key(place, lengths);
+        let hash = self.secret.hash(&key);
         let slot = index.find_place(hash, place).map(|cell| Slot(cell.swap(Slot::EMPTY.0, Ordering::Relaxed)))?;
         self.forget(arena, slot);
         let hits = slot.hits();
@@ -240,9 +244,6 @@ impl Writer {
             _ if hits > 0 => (ring, hits - 1),
             _ => return None,
         };
-        may_stay.then(|| {
-            let (key, value) = arena.content(place, lengths);
-            Coming { ring, hits, hash, key, value }
-        })
+        may_stay.then(|| Coming { ring, hits, hash, key, value: arena.value(place, lengths) })
     }
 }

@@ -145,8 +145,9 @@ crds: ## Generate the CustomResourceDefinition and the API reference from the Ru
 deny: $(CARGO_DENY)/bin/cargo-deny ## Check what the dependencies are, their licenses and where they come from
 	$(CARGO_DENY)/bin/cargo-deny --log-level error check bans licenses sources
 
+# To build it without optimization takes less time than it would ever save.
 $(CARGO_DENY)/bin/cargo-deny:
-	$(CARGO) install --locked --quiet --version 0.20.2 --root $(CARGO_DENY) cargo-deny
+	$(CARGO) install --debug --locked --quiet --version 0.20.2 --root $(CARGO_DENY) cargo-deny
 
 .PHONY: require
 require:

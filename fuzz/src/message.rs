@@ -49,20 +49,20 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// The name at a place, written out, and the place behind it, which is no later than `limit`. It points to labels of
+    /// The name at a place, written out, and the place behind it. It ends no later than at `limit` and points to labels of
     /// names before it, or it is nobody's name: the octets that it would be made of have another meaning, and may change
     /// with that.
-    fn read(&mut self, start: usize, limit: usize) -> Option<(Vec<u8>, usize)> {
+    fn read(&mut self, start: usize, limit: usize) -> Option<(Option<Vec<u8>>, usize)> {
         let (mut name, mut labels) = (Vec::new(), Vec::new());
         let (mut at, mut end) = (start, None);
         // Pointers lead to names before this one, so they come to an end.
         loop {
             let length = usize::from(*self.message.get(at)?);
             if length >= 0xc0 {
-                end = end.or(Some(at + 2));
+                let behind = *end.get_or_insert(at + 2);
                 at = usize::from(u16_at(self.message, at)? & 0x3fff);
                 if !self.labels.contains(&at) {
-                    return None;
+                    return Some((None, behind));
                 }
                 continue;
             }
@@ -75,22 +75,12 @@ impl Names<'_> {
                 break;
             }
         }
-        let end = Some(end.unwrap_or(at)).filter(|end| *end <= limit)?;
-        self.labels.extend(labels);
-        (name.len() <= 255).then_some((name, end))
-    }
-}
-
-/// The place behind a name, whether what it points to can be read or not.
-fn behind_name(message: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        match usize::from(*message.get(at)?) {
-            0 => return Some(at + 1),
-            length @ 1..64 => at += 1 + length,
-            0xc0.. => return Some(at + 2),
-            _ => return None,
+        let end = end.unwrap_or(at);
+        if end > limit {
+            return Some((None, end));
         }
+        self.labels.extend(labels);
+        Some((Some(name).filter(|name| name.len() <= 255), end))
     }
 }
 
@@ -103,11 +93,12 @@ pub(crate) fn records(message: &[u8]) -> (Vec<Told>, bool) {
 
 fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
     let mut names = Names { message, labels: HashSet::new() };
-    let mut at = names.read(12, message.len())?.1 + 4;
+    let (asked, end) = names.read(12, message.len())?;
+    let mut at = asked.map(|_| end + 4)?;
     for section in 0..3 {
         for _ in 0..u16_at(message, 6 + 2 * section)? {
-            let owner = names.read(at, message.len()).map(|(name, _)| name);
-            at = behind_name(message, at)?;
+            let (owner, end) = names.read(at, message.len())?;
+            at = end;
             let (rtype, class) = (u16_at(message, at)?, u16_at(message, at + 2)?);
             let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
             let length = usize::from(u16_at(message, at + 8)?);
@@ -140,7 +131,7 @@ fn written_out(names: &mut Names<'_>, start: usize, length: usize, rtype: u16) -
     let mut data = names.message.get(start..at)?.to_vec();
     for _ in 0..count {
         let (name, end) = names.read(at, start + length)?;
-        data.extend(name);
+        data.extend(name?);
         at = end;
     }
     data.extend(names.message.get(at..start + length)?);

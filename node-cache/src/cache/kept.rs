@@ -9,7 +9,6 @@
 //!
 //! The question is not kept: it is in the key, and a client gets its own back.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::{HEAD, Head};
@@ -47,8 +46,9 @@ impl<'a> Kept<'a> {
         self.words
     }
 
+    /// What follows the head.
     #[inline]
-    fn records(&self) -> &'a [AtomicU64] {
+    fn rest(&self) -> &'a [AtomicU64] {
         self.words.get(HEAD..).unwrap_or_default()
     }
 
@@ -58,7 +58,7 @@ impl<'a> Kept<'a> {
         if self.head.form() != Form::Written {
             return None;
         }
-        let (offsets, records) = self.records().split_at_checked(self.head.records().div_ceil(4))?;
+        let (offsets, records) = self.rest().split_at_checked(self.head.records().div_ceil(4))?;
         Some(Written { offsets, records })
     }
 
@@ -66,7 +66,7 @@ impl<'a> Kept<'a> {
     /// TTL.
     #[inline(always)]
     pub fn write_fours(&self, type_and_class: u32, ttl: u32, out: &mut [u8]) {
-        set::write_fours(Front::new(type_and_class, ttl, set::IPV4 as u16), self.records(), out);
+        set::write_fours(Front::new(type_and_class, ttl, set::IPV4 as u16), self.rest(), out);
     }
 
     /// The same for any form but [`Form::Written`], to this place in `out`, which has to have room for some octets more.
@@ -75,10 +75,10 @@ impl<'a> Kept<'a> {
         match self.head.form() {
             Form::Written => return None,
             Form::Fours => self.write_fours(type_and_class, ttl, room),
-            Form::Sixteens => set::write_sixteens(front(set::IPV6 as u16), self.records(), room),
+            Form::Sixteens => set::write_sixteens(front(set::IPV6 as u16), self.rest(), room),
             Form::One => {
                 let length = self.head.length().checked_sub(place + set::FRONT)?;
-                set::write_one(front(u16::try_from(length).ok()?), self.records(), room)?;
+                set::write_one(front(u16::try_from(length).ok()?), self.rest(), room)?;
             }
         }
         Some(())
@@ -127,19 +127,21 @@ impl Written<'_> {
 pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
     let set = Set::of(response);
     let head = Head::of(response, now, set.map_or(Form::Written, |set| set.form))?;
+    let records = response.wire().get(usize::from(response.question_end())..)?;
     let (offsets, octets) = match set {
-        Some(set) => (&[][..], Cow::from(set.data())),
-        None => (response.ttl_offsets(), response.wire().get(usize::from(response.question_end())..)?.into()),
+        Some(set) => (&[][..], set.data_length()),
+        None => (response.ttl_offsets(), records.len()),
     };
-    let mut words = Vec::with_capacity(HEAD + offsets.len().div_ceil(4) + octets.len().div_ceil(8));
-    words.extend(head.as_words());
-    words.extend(offsets.chunks(4).map(four));
-    let (whole, rest) = octets.as_chunks::<8>();
-    words.extend(whole.iter().map(|bytes| u64::from_ne_bytes(*bytes)));
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        words.push(u64::from_ne_bytes(last));
+    let offset_words = offsets.len().div_ceil(4);
+    let mut words = vec![0; HEAD + offset_words + octets.div_ceil(8)];
+    let (place, rest) = words.split_first_chunk_mut()?;
+    *place = *head.as_words();
+    let (place, rest) = rest.split_at_mut_checked(offset_words)?;
+    place.iter_mut().zip(offsets.chunks(4)).for_each(|(word, offsets)| *word = four(offsets));
+    let place = bytemuck::cast_slice_mut(rest).get_mut(..octets)?;
+    match set {
+        Some(set) => set.copy_data(place),
+        None => place.copy_from_slice(records),
     }
     Some(words)
 }

@@ -76,12 +76,18 @@ impl<'a> Set<'a> {
         is_set.then_some(Self { form, records, each })
     }
 
-    /// The data of all records, one behind the other.
-    pub(super) fn data(&self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.records.len());
-        let data = self.records.chunks_exact(self.each).filter_map(|record| record.get(FRONT..));
-        data.for_each(|data| all.extend_from_slice(data));
-        all
+    /// Octets of the data of all records.
+    pub(super) const fn data_length(&self) -> usize {
+        self.records.len() / self.each * (self.each - FRONT)
+    }
+
+    /// Copies the data of all records, one behind the other, to where there is as much room.
+    pub(super) fn copy_data(&self, mut out: &mut [u8]) {
+        for data in self.records.chunks_exact(self.each).filter_map(|record| record.get(FRONT..)) {
+            let Some((place, rest)) = out.split_at_mut_checked(data.len()) else { return };
+            place.copy_from_slice(data);
+            out = rest;
+        }
     }
 }
 

@@ -95,9 +95,8 @@ impl Client {
     }
 
     fn send(&mut self, socket: usize, number: usize) -> usize {
-        let slices: Vec<[IoSlice<'_>; 1]> = (0..number)
-            .map(|index| [IoSlice::new(&self.packets[(self.next + index) % self.packets.len()])])
-            .collect();
+        let slices: Vec<[IoSlice<'_>; 1]> =
+            (0..number).map(|index| [IoSlice::new(&self.packets[(self.next + index) % self.packets.len()])]).collect();
         let nobody = vec![None::<SockaddrIn>; number];
         let fd = self.sockets[socket].as_raw_fd();
         let sent = sendmmsg(fd, &mut self.outgoing, &slices, &nobody, [], MsgFlags::empty()).map_or(0, Iterator::count);

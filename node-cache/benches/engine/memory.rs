@@ -20,9 +20,11 @@ const ROOM_FOR_HELD: Room = Room { bytes: 96 << 20, names: 130_000 };
 const SIZE: u64 = 64 << 20;
 /// Bytes that ours may take beside them.
 const SPARE: u64 = 16 << 20;
-/// Names that are asked for once, and how long at the most: in an ordinary run; in a long one, and of what has a goal.
-const FLOOD: (u64, Duration) = (1_000_000, Duration::from_secs(15));
-const LONG_FLOOD: (u64, Duration) = (10_000_000, Duration::from_secs(900));
+/// Names that are asked for once.
+const FLOOD: u64 = 10_000_000;
+/// How long that may take: in an ordinary run; in a long one, and of what has a goal.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LONG_PATIENCE: Duration = Duration::from_secs(900);
 /// Questions under way.
 const WINDOW: usize = 64;
 
@@ -49,8 +51,8 @@ pub(crate) fn run(only: Option<&str>) {
         let Some(bytes) = bytes_of_an_answer(&subject, folder.path()) else { continue };
         // Who counts answers gets as many as fit into the same bytes, by what was just measured.
         let room = subject.room(SIZE, (SIZE as f64 / bytes.unwrap_or(f64::INFINITY)) as usize);
-        let (names, limit) = if is_long || subject.name() == OURS { LONG_FLOOD } else { FLOOD };
-        let Some(flood) = flood(&subject, folder.path(), room, names, limit) else { continue };
+        let limit = if is_long || subject.name() == OURS { LONG_PATIENCE } else { PATIENCE };
+        let Some(flood) = flood(&subject, folder.path(), room, limit) else { continue };
         if subject.name() == OURS {
             (peak, reached) = (flood.peak, flood.names);
         }
@@ -89,9 +91,9 @@ which it does for more than one in a hundred has none). dnsmasq takes all memory
 beside what it takes without a cache, is divided by its records, of which an answer here has four.
 
 *names* are then asked for once each by a new process, as fast as it answers with 64 questions under way, so that far more comes
-in than it may keep: 10,000,000, for 15 minutes at the most. Others than DnsTier get 1,000,000, for 15 seconds at the most, unless
-the run is a long one (`BENCH_LONG=1`). Its resident memory after its first answers is *start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the
-bytes in *room* (unbound a third of it for messages and two for RRsets, as its manual says); the others count
+in than it may keep: 10,000,000, for 15 minutes at the most, and for one minute of others than DnsTier unless the run is a long one
+(`BENCH_LONG=1`): by then each was asked for more than it may keep. Its resident memory after its first answers is
+*start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the bytes in *room* (unbound a third of it for messages and two for RRsets, as its manual says); the others count
 answers, and are told as many as fit into these bytes by what was measured before. What kresd keeps lies in a file that is mapped
 into its memory, and counts as its memory here.";
 
@@ -137,12 +139,12 @@ struct Flooded {
     lost: u64,
 }
 
-fn flood(subject: &Subject, folder: &Path, room: Room, names: u64, limit: Duration) -> Option<Flooded> {
+fn flood(subject: &Subject, folder: &Path, room: Room, limit: Duration) -> Option<Flooded> {
     let mut upstream = Upstream::new(names::four_addresses);
     let running: Running = subject.started(folder, &mut upstream, room)?;
     let start = running.memory();
     let mut flow = Flow::new(running.address, 4);
-    let plan = Plan { questions: names, limit, rate: None, window: WINDOW };
+    let plan = Plan { questions: FLOOD, limit, rate: None, window: WINDOW };
     let outcome = flow.ask(plan, &mut |number, out| names::of_set(2, number, out), || upstream.serve());
     let lost = outcome.lost + outcome.failed;
     Some(Flooded { names: outcome.sent, rate: outcome.rate(), start, peak: running.peak(), lost })

@@ -95,10 +95,11 @@ async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStr
     Some(stream)
 }
 
-/// Presses on a resolver from all sides for so long.
-async fn press(lasts: Duration) {
+/// Presses on a resolver with so many workers from all sides for so long.
+async fn press(workers: &str, lasts: Duration) {
     let authority = Authority::start(upstream).await;
-    let mut resolver = ZoneResolver::start_with(&for_everybody(authority.address), "0s").await;
+    let mut resolver =
+        ZoneResolver::configured(&for_everybody(authority.address), &["--drain", "0s", "--workers", workers]).await;
     let process = resolver.running().unwrap();
     let started = Instant::now();
     while !resolver.probe("ready") {
@@ -148,11 +149,16 @@ async fn press(lasts: Duration) {
 
 #[tokio::test]
 async fn names_of_no_use_long_answers_and_connections_leave_most_of_a_container_of_128_mib() {
-    press(Duration::from_secs(10)).await;
+    press("1", Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn four_workers_leave_as_much_of_it() {
+    press("4", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 #[ignore = "half an hour; run by make test-long"]
 async fn half_an_hour_of_them_leaves_most_of_the_container_too() {
-    press(Duration::from_secs(1800)).await;
+    press("4", Duration::from_secs(1800)).await;
 }

@@ -123,11 +123,7 @@ impl ZoneResolver {
         Self::configured(&config, more).await
     }
 
-    pub(crate) async fn start_with(config: &Config, drain: &str) -> Self {
-        Self::configured(config, &["--drain", drain]).await
-    }
-
-    async fn configured(config: &Config, more: &[&str]) -> Self {
+    pub(crate) async fn configured(config: &Config, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         project(dir.path(), "r1", &json(config));
         let own = own_address();

@@ -93,9 +93,9 @@ beside what it takes without a cache, is divided by its records, of which an ans
 *names* are then asked for once each by a new process, as fast as it answers with 64 questions under way, so that far more comes
 in than it may keep: 10,000,000, for 15 minutes at the most, and for one minute of others than DnsTier unless the run is a long one
 (`BENCH_LONG=1`): by then each was asked for more than it may keep. Its resident memory after its first answers is
-*start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the bytes in *room* (unbound a third of it for messages and two for RRsets, as its manual says); the others count
-answers, and are told as many as fit into these bytes by what was measured before. What kresd keeps lies in a file that is mapped
-into its memory, and counts as its memory here.";
+*start*, the most that it ever had *peak*. DnsTier, unbound and kresd are told the bytes in *room* (unbound a third of it for
+messages and two for RRsets, as its manual says); the others count answers, and are told as many as fit into these bytes by what
+was measured before. What kresd keeps lies in a file that is mapped into its memory, and counts as its memory here.";
 
 fn mebibytes(bytes: u64) -> String {
     number(bytes as f64 / f64::from(1 << 20))

@@ -111,7 +111,8 @@ itself (*direct*); *added* is the difference of their medians. So it is the serv
 would also have to wake the server's processor up, whichever server it is. *CPU* is the processor time of the server's
 process for each answer, kernel included. States are seen some 10 µs apart, for minutes at a time: in one of them a question comes at the very
 moment at which the server goes to sleep after its last answer, which is when it is slowest to wake. Where that befalls the upstream when
-it is asked directly, and not the server, *added* is below zero. So *rested* is *added* once more with 8,000 questions in a second, planned beforehand: each finds a server that sleeps, with what it needs no longer at hand.
+it is asked directly, and not the server, *added* is below zero. So *rested* is *added* once more with 8,000 questions in a second,
+planned beforehand: each finds a server that sleeps, with what it needs no longer at hand.
 
 *64*: as many are under way. The server has the first processor alone; client and upstream are one program on the second. *Asked on* are the
 questions that the upstream saw for each one that was asked: more than 1.00 is load that the server adds, less

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Age;
 use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::dns::answer::Age;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 
 const SMALL: u64 = 24 << 10;
 const LARGE: u64 = 512 << 10;

@@ -3,15 +3,15 @@
 
 use std::net::Ipv4Addr;
 
-use node_cache::answer::{Answer, Way};
-use node_cache::cookies::{Secret, Secrets, Told};
+use node_cache::dns::answer::{Answer, Way};
+use node_cache::dns::codes::{class, rcode};
+use node_cache::dns::cookie_secret::{Secret, Secrets, Told};
+use node_cache::dns::fast_query::Plain;
+use node_cache::dns::query::Query;
+use node_cache::dns::request::{self, CookieAlone, Rejected};
+use node_cache::dns::{Name, Response};
 use node_cache::identity::Identity;
-use node_cache::own_names;
-use node_cache::packet::numbers::{class, rcode};
-use node_cache::packet::plain::Plain;
-use node_cache::packet::request::{self, CookieAlone, Rejected};
-use node_cache::packet::{Name, Response};
-use node_cache::query::Query;
+use node_cache::resolver::local_names;
 
 use crate::message::{said, u16_at};
 
@@ -91,7 +91,7 @@ fn assert_forwarded(query: &Query) {
 
 /// Answers out of ourselves go to this client under its number and question, and are short enough.
 fn assert_answered(packet: &[u8], query: &Query) {
-    let own = own_names::answer(&query.question(), &Identity::default());
+    let own = local_names::answer(&query.question(), &Identity::default());
     assert!(own.is_some() || query.class == class::IN, "other classes go nowhere");
     let failure = Answer::local(Response::empty(&query.question(), rcode::SERVFAIL), Some(22));
     for answer in own.into_iter().chain([failure]) {

@@ -8,15 +8,15 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Way;
 use node_cache::cache::{Key, KeyWords};
+use node_cache::dns::answer::Way;
+use node_cache::dns::codes::rtype;
+use node_cache::dns::fast_query::Plain;
+use node_cache::dns::query::Query;
+use node_cache::dns::{Lifetime, Response, request};
 use node_cache::identity::Identity;
-use node_cache::own_names;
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::plain::Plain;
-use node_cache::packet::{Lifetime, Response, request};
-use node_cache::query::Query;
-use node_cache::resolve::{Hit, QUESTION_ROOM, ROOM, Resolver, Sought};
+use node_cache::resolver::local_names;
+use node_cache::resolver::{Hit, QUESTION_ROOM, ROOM, Resolver, Sought};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
     let Some((length, data)) = data.split_first() else { return };
     let Some((packet, answer)) = data.split_at_checked(usize::from(*length)) else { return };
     let Ok(query) = request::read(packet) else { return };
-    if own_names::answer(&query.question(), &Identity::default()).is_some() || query.rtype == rtype::ANY {
+    if local_names::answer(&query.question(), &Identity::default()).is_some() || query.rtype == rtype::ANY {
         return;
     }
     let Some(response) = told(&query, answer) else { return };

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use node_cache::answer::{Age, Answer, Way};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Edns, Lifetime, Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{Age, Answer, Way};
+use node_cache::dns::query::Query;
+use node_cache::dns::question::Question;
+use node_cache::dns::{Edns, Lifetime, Name, Response};
 
 use crate::message::{OPT, Told, records, said, said_of, u16_at};
 

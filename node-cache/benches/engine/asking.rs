@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use node_cache::dns::codes::rtype;
 use node_cache::identity::Identity;
-use node_cache::packet::numbers::rtype;
-use node_cache::resolve::Resolver;
+use node_cache::resolver::Resolver;
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use rustix::thread::{CpuSet, sched_setaffinity};

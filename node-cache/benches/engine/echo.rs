@@ -8,8 +8,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
-use node_cache::resolve::{QUESTION_ROOM, ROOM};
-use node_cache_machine::datagrams::{Datagrams, Family};
+use node_cache::resolver::{QUESTION_ROOM, ROOM};
+use node_cache_sys::datagrams::{Datagrams, Family};
 use rustix::event::epoll;
 
 const BATCH: usize = 32;

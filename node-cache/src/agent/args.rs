@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
 
 use super::NAME;
-use crate::control::{AskError, Command, probe, socket_path};
+use crate::admin::{AskError, Command, probe, socket_path};
 
 /// How long the agent has to answer a probe; a kubelet's own patience is a second by default.
 const PROBE_PATIENCE: Duration = Duration::from_millis(900);

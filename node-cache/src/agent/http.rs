@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::status::{NodeReport, ProbeError};
-use crate::control::{Command, Report};
-use crate::visitors::Visitors;
+use crate::admin::http_limits::Visitors;
+use crate::admin::{Command, Report};
 
 /// Between two tries to listen at an address that is taken or not there yet.
 const RETRY: Duration = Duration::from_secs(1);

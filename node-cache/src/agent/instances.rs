@@ -8,7 +8,7 @@ use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::control::{AskError, Command, ask, socket_path};
+use crate::admin::{AskError, Command, ask, socket_path};
 
 /// How long a cache has to answer.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -81,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::control::{Report, serve};
+    use crate::admin::{Report, serve};
 
     struct Cache;
 

@@ -17,22 +17,21 @@
 mod args;
 mod run;
 
-mod node;
+mod reconciler;
 
 pub mod lease;
 
-pub mod first_names;
 pub mod interface;
 pub mod nft;
 pub mod rules;
 pub mod self_query;
 pub mod sockets;
+pub mod startup_names;
 
-pub mod exposition;
 mod http;
 pub mod instances;
 pub mod metrics;
-pub mod ready;
+pub mod readiness;
 pub mod status;
 
 pub use args::{Args, Probe, What};

@@ -16,16 +16,16 @@ use super::instances::Instances;
 use super::interface::{Interface, InterfaceError};
 use super::metrics::Metrics;
 use super::nft::{Keeper, Nft};
-use super::node::Node;
-use super::ready::Told;
+use super::readiness::Told;
+use super::reconciler::Node;
 use super::rules::Rules;
 use super::self_query::Asker;
 use super::status::NodeReport;
-use crate::control::{self, socket_path};
+use crate::admin::{self, socket_path};
+use crate::dns::NameError;
 use crate::handover;
 use crate::handover::server::Server;
 use crate::identity::{Identity, pod_addresses};
-use crate::packet::NameError;
 use crate::revision::{self, InForce};
 
 /// How long a restarted agent waits for the sockets that the caches hold. Addresses live five seconds.
@@ -107,7 +107,7 @@ fn answer(args: &Args, report: &Arc<NodeReport>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (path, own) = (socket_path(&args.run_dir, NAME), Arc::clone(report));
     tasks.spawn(async move {
-        if let Err(error) = control::serve(&path, own).await {
+        if let Err(error) = admin::serve(&path, own).await {
             tracing::error!("{}: {error}", path.display());
         }
     });

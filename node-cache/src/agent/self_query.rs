@@ -16,9 +16,9 @@ use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::{sleep, timeout};
 
 use super::rules::MARK;
-use crate::packet::numbers::{class, rtype};
-use crate::packet::question::Question;
-use crate::packet::{Name, NameError, Response, Section};
+use crate::dns::codes::{class, rtype};
+use crate::dns::question::Question;
+use crate::dns::{Name, NameError, Response, Section};
 
 /// How long the caches have for their identity, the second try included.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -168,7 +168,7 @@ fn has_string(mut data: &[u8], wanted: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::numbers::rcode;
+    use crate::dns::codes::rcode;
 
     #[test]
     fn only_the_uid_of_this_pod_counts() {

@@ -11,15 +11,15 @@ use node_cache_config::status::{CaptureState, NodeStatus};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::exposition::merge;
-use super::first_names::{ROOT, cluster_name};
 use super::instances::Instances;
 use super::metrics::Metrics;
-use super::ready::Told;
+use super::readiness::Told;
 use super::self_query::ask_name;
-use crate::control::{Command, OK, Report};
+use super::startup_names::{ROOT, cluster_name};
+use crate::admin::merge::merge;
+use crate::admin::{Command, OK, Report};
+use crate::dns::codes::rtype;
 use crate::identity::Identity;
-use crate::packet::numbers::rtype;
 use crate::revision::InForce;
 
 /// How long the tier has to answer a name that somebody wants to see answered.

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use node_cache::agent::{self, Args, Probe};
-use node_cache::logging;
+use node_cache::cmd::logging;
 
 /// Captures addresses for the caches of this node, as a lease that ends by itself.
 #[derive(Parser)]

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::entry::SECOND;
+use super::header::SECOND;
 use super::{Cache, Class, Head, Key, KeyParts, Policy};
-use crate::packet::numbers::rcode;
+use crate::dns::codes::rcode;
+use crate::metrics::ClassUsage;
 
 /// How one answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,30 +47,19 @@ impl std::fmt::Display for Seen {
     }
 }
 
-/// What is held of one class of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// `positive`, `negative` or `failures`.
-    pub class: &'static str,
-    /// Bytes of it, with what is kept for each answer.
-    pub bytes: u64,
-    /// How many.
-    pub entries: u64,
-}
-
 impl Cache {
     /// What is held now, by class: answers that say what there is, those that say there is nothing, and failures.
     #[must_use]
-    pub fn held(&self) -> [Held; 3] {
+    pub fn held(&self) -> [ClassUsage; 3] {
         let answers = |class, name| {
             let usage = self.answers.usage_of(class);
-            Held { class: name, bytes: usage.bytes as u64, entries: usage.entries as u64 }
+            ClassUsage { class: name, bytes: usage.bytes as u64, entries: usage.entries as u64 }
         };
         let (bytes, entries) = (self.failures.bytes() as u64, self.failures.entries() as u64);
         [
             answers(Class::Positive, "positive"),
             answers(Class::Negative, "negative"),
-            Held { class: "failures", bytes, entries },
+            ClassUsage { class: "failures", bytes, entries },
         ]
     }
 
@@ -130,9 +120,9 @@ mod tests {
 
     use super::*;
     use crate::cache::State;
-    use crate::packet::numbers::rtype;
-    use crate::packet::question::Question;
-    use crate::packet::{Name, Response};
+    use crate::dns::codes::rtype;
+    use crate::dns::question::Question;
+    use crate::dns::{Name, Response};
 
     /// A response with one record, as another server sends it: an address, or the SOA record that goes with a denial.
     fn received(question: &Question, there: bool) -> Arc<Response> {

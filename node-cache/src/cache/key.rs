@@ -3,11 +3,11 @@
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use node_cache_machine::octets::lower_case;
+use node_cache_sys::octets::lower_case;
 
 use super::table::Secret;
-use crate::packet::Name;
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::question::Question;
 
 /// The most words of a key: two, and a name of 255 octets.
 const MOST_WORDS: usize = 2 + 32;

@@ -5,11 +5,11 @@
 //! one is asked for. That a name does not exist is kept for every type at once (RFC 2308 §5).
 
 mod entry;
-mod failures;
+mod failure_cache;
+mod header;
 mod inspect;
-mod kept;
 mod key;
-mod set;
+mod rrset;
 mod table;
 
 use std::num::NonZeroU8;
@@ -17,17 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::answer::{Age, Answer, Origin};
-use crate::packet::numbers::rcode;
-use crate::packet::{Lifetime, Response};
+use crate::dns::answer::{Age, Answer, Origin};
+use crate::dns::codes::rcode;
+use crate::dns::{Lifetime, Response};
 
-use entry::SECOND;
-pub use entry::{Head, Policy, State};
-use failures::Failures;
-pub use inspect::{Held, Seen};
-pub use kept::Kept;
+pub use entry::Kept;
+use failure_cache::Failures;
+use header::SECOND;
+pub use header::{Head, Policy, State};
+pub use inspect::Seen;
 pub use key::{Key, KeyParts, KeyWords, LastWord, NAME_ROOM};
-pub use set::Form;
+pub use rrset::Form;
 use table::{Candidate, Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
@@ -210,7 +210,7 @@ impl Cache {
             Lifetime::Positive(_) => Class::Positive,
             Lifetime::Negative(_) | Lifetime::None => Class::Negative,
         };
-        let stored = kept::words(response, self.clock(now))
+        let stored = entry::words(response, self.clock(now))
             .is_some_and(|words| self.answers.insert(self.answers.hash(kept), kept, &words, class));
         if !stored {
             self.remove(kept);

@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::answer::Age;
-use crate::packet::Name;
-use crate::packet::numbers::{class, ede, rtype};
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::answer::Age;
+use crate::dns::codes::{class, ede, rtype};
+use crate::dns::question::Question;
 
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 600 };
 
@@ -128,7 +128,7 @@ fn a_stale_answer_of_another_cache_gains_no_second_window() {
     let cache = Cache::new(1 << 20);
     let now = Instant::now();
     let mut wire = positive(&question, 30).wire().to_vec();
-    crate::packet::Edns { ede: Some(ede::STALE_ANSWER), ..crate::packet::Edns::default() }.append(&mut wire);
+    crate::dns::Edns { ede: Some(ede::STALE_ANSWER), ..crate::dns::Edns::default() }.append(&mut wire);
     let second_hand = Arc::new(Response::read(&wire, 0, &question).unwrap());
     cache.insert(&key, &second_hand, now);
     assert!(matches!(cache.get(&key, now + after(29), &POLICY), Found::Due(_)));

@@ -3,14 +3,13 @@ use std::sync::Arc;
 use node_cache_config::status::UpstreamStatus;
 
 use super::*;
-use crate::cache::Held;
-use crate::packet::Name;
-use crate::packet::Response;
-use crate::packet::numbers::rtype;
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::Response;
+use crate::dns::codes::rtype;
+use crate::dns::question::Question;
 
 fn shown(metrics: &Arc<Metrics>) -> String {
-    text("cache-0", metrics, Levels::default())
+    text("cache-0", metrics, Gauges::default())
 }
 
 #[track_caller]
@@ -32,9 +31,9 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         sent: 7,
         timeouts: 1,
     };
-    let held = vec![Held { class: "negative", bytes: 5, entries: 1 }];
-    let levels = Levels { upstreams: vec![upstream], held, datagrams: vec![3, 4], ..Levels::default() };
-    let text = text("cache-0", &metrics, levels);
+    let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
+    let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };
+    let text = text("cache-0", &metrics, gauges);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
     }

@@ -60,7 +60,7 @@ fn tell(before: &InForce, after: &InForce) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::choose::tests::json;
+    use super::super::select::tests::json;
     use super::*;
 
     #[tokio::test]

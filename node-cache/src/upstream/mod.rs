@@ -6,30 +6,13 @@
 //!        └─ Server ── Health, Latencies (pure), Sockets
 //! ```
 
-mod alarm;
-mod attempt;
-mod book;
-mod commons;
-mod connection;
 pub mod discovery;
-pub(crate) mod exchange;
-mod group;
-mod health;
-mod latencies;
-mod loops;
-mod plan;
+mod error;
 mod pool;
-mod race;
-pub mod resolv_conf;
-mod revival;
 mod server;
-pub(crate) mod sockets;
-pub(crate) mod spares;
+pub(crate) mod transport;
 
-pub use book::Book;
-pub use commons::{Commons, Numbers};
-pub use group::Group;
-pub use loops::Loops;
-pub use plan::Order;
-pub use pool::{Pool, Unanswered};
-pub use server::Server;
+pub use discovery::Book;
+pub use error::NoAnswer;
+pub use pool::{Order, Pool};
+pub use server::{Commons, Group, Loops, Numbers, Server};

@@ -269,7 +269,7 @@ fn rules_that_somebody_removed_are_put_back() {
     within(SOON, "the caches answer", || ask(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
     node.network.nft("flush chain inet dnstier_test prerouting");
     within(SOON, "the caches answer", || ask(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
-    let metrics = node.control(node_cache::control::Command::Metrics).unwrap();
+    let metrics = node.control(node_cache::admin::Command::Metrics).unwrap();
     assert!(metrics.contains("dnstier_agent_rule_reasserts_total 2\n"), "{metrics}");
 }
 

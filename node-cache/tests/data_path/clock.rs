@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Age;
 use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::dns::answer::Age;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::test_runner::Config;

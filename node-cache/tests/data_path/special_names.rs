@@ -2,10 +2,10 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::answer::{Origin, Way};
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::{Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{Origin, Way};
+use node_cache::dns::codes::rtype;
+use node_cache::dns::query::Query;
+use node_cache::dns::{Name, Response};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{Config, Upstream, UpstreamSource};
@@ -118,7 +118,7 @@ async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
             }
             assert_eq!(cluster.asked_for(name), 0, "{name}");
         }
-        let text = tier.resolver.inspect(node_cache::control::Inspection::Explain {
+        let text = tier.resolver.inspect(node_cache::admin::Inspection::Explain {
             name: Name::from_text("printer.local").unwrap(),
             rtype: rtype::A,
         });
@@ -154,5 +154,5 @@ async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let query = query(PRIVATE[0], rtype::PTR);
     let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, Way::Udp);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
-    assert_eq!(read.lifetime(), node_cache::packet::Lifetime::Negative(10_800));
+    assert_eq!(read.lifetime(), node_cache::dns::Lifetime::Negative(10_800));
 }

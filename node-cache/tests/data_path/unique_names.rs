@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 
 const BYTES: u64 = 4 << 20;
 const HOT: usize = 1_000;

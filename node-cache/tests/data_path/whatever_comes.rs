@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
-use node_cache::answer::{Answer, Way};
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::plain::Plain;
-use node_cache::packet::question::Question;
-use node_cache::packet::request::{self, Rejected};
-use node_cache::packet::{Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{Answer, Way};
+use node_cache::dns::codes::rtype;
+use node_cache::dns::fast_query::Plain;
+use node_cache::dns::query::Query;
+use node_cache::dns::question::Question;
+use node_cache::dns::request::{self, Rejected};
+use node_cache::dns::{Name, Response};
 
 use crate::support::{Asked, address, denial_with_soa, name, question, reply, service_record, unknown};
 

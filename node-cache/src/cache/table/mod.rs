@@ -17,19 +17,19 @@
 //! chance: a reader would have to stand still while its ring is written 65,536 times.
 
 mod arena;
+mod eviction;
 mod ghost;
 mod hash;
 mod index;
-mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
+use eviction::Writer;
 pub(super) use hash::Secret;
 use index::{Buckets, Index, Slot};
-use node_cache_machine::fetch;
-use writer::Writer;
+use node_cache_sys::prefetch;
 
 /// Buckets of one sweep: readers never wait for it, writers no longer than this takes.
 const SWEEP: usize = 512;
@@ -93,7 +93,7 @@ impl Preparer<'_> {
     #[inline]
     pub(super) fn prepare(&self, hash: u64) {
         for bucket in self.buckets.of(hash).into_iter().flatten() {
-            fetch::ahead(bucket);
+            prefetch::ahead(bucket);
         }
     }
 }

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use node_cache::cookies::Secrets;
+use node_cache::dns::cookie_secret::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
-use node_cache::resolve::Resolver;
-use node_cache::serve::{Serving, TcpLimits};
+use node_cache::resolver::Resolver;
+use node_cache::server::{Serving, TcpLimits};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::Book;
 use node_cache_config::{

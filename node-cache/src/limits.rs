@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 /// How many are taken, and by whom.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub(crate) struct ClientLimiter {
     most: usize,
     most_of_one: usize,
     taken: Mutex<Taken>,
@@ -26,38 +26,38 @@ struct Taken {
 
 /// Why there is none for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum LimitExceeded {
     /// All are taken.
-    Total,
+    Global,
     /// This client has as many as one may have.
-    OfOne,
+    PerClient,
 }
 
-impl Shares {
+impl ClientLimiter {
     /// This many in all, and this many of them for one address.
     pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
         Arc::new(Self { most, most_of_one, taken: Mutex::default(), none: Notify::new() })
     }
 
     /// Takes another one.
-    pub(crate) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Share, Refused> {
-        self.take_many(client, 1)
+    pub(crate) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Permit, LimitExceeded> {
+        self.acquire_many(client, 1)
     }
 
     /// Takes so many more, all or none.
-    pub(crate) fn take_many(self: &Arc<Self>, client: SocketAddr, count: usize) -> Result<Share, Refused> {
+    pub(crate) fn acquire_many(self: &Arc<Self>, client: SocketAddr, count: usize) -> Result<Permit, LimitExceeded> {
         let client = client.ip().to_canonical();
         let mut taken = self.taken();
         if taken.total + count > self.most {
-            return Err(Refused::Total);
+            return Err(LimitExceeded::Global);
         }
         let of_client = taken.by_client.get(&client).copied().unwrap_or_default();
         if of_client + count > self.most_of_one {
-            return Err(Refused::OfOne);
+            return Err(LimitExceeded::PerClient);
         }
         taken.by_client.insert(client, of_client + count);
         taken.total += count;
-        Ok(Share { shares: self.clone(), client, count })
+        Ok(Permit { shares: self.clone(), client, count })
     }
 
     /// Waits until none is taken.
@@ -78,13 +78,13 @@ impl Shares {
 
 /// One or more of them, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
-    shares: Arc<Shares>,
+pub(crate) struct Permit {
+    shares: Arc<ClientLimiter>,
     client: IpAddr,
     count: usize,
 }
 
-impl Drop for Share {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
         taken.total -= self.count;

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-use crate::limits::{Share, Shares};
+use crate::limits::{ClientLimiter, Permit};
 
 /// How many are attended to at one time; more of them wait outside.
 const AT_ONCE: usize = 32;
@@ -27,23 +27,27 @@ const MOST_READ: usize = 16 << 10;
 
 /// A listener that lets in a bounded number, each for a bounded time.
 #[derive(Debug)]
-pub(crate) struct Visitors {
+pub(crate) struct LimitedListener {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    shares: Arc<Shares>,
+    shares: Arc<ClientLimiter>,
 }
 
-impl Visitors {
+impl LimitedListener {
     pub(crate) fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(AT_ONCE)), shares: Shares::new(AT_ONCE, AT_ONCE_OF_ONE) }
+        Self {
+            listener,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            shares: ClientLimiter::new(AT_ONCE, AT_ONCE_OF_ONE),
+        }
     }
 }
 
-impl Listener for Visitors {
-    type Io = Visitor;
+impl Listener for LimitedListener {
+    type Io = LimitedStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Visitor, SocketAddr) {
+    async fn accept(&mut self) -> (LimitedStream, SocketAddr) {
         // The semaphore is never closed.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         loop {
@@ -51,7 +55,10 @@ impl Listener for Visitors {
                 Ok((stream, address)) => {
                     let Ok(share) = self.shares.take(address) else { continue };
                     let closing_time = Box::pin(sleep(STAY));
-                    return (Visitor { stream, closing_time, left: MOST_READ, _place: place, _share: share }, address);
+                    return (
+                        LimitedStream { stream, closing_time, left: MOST_READ, _place: place, _share: share },
+                        address,
+                    );
                 }
                 Err(error) => {
                     tracing::debug!("status and metrics: {error}");
@@ -68,15 +75,15 @@ impl Listener for Visitors {
 
 /// A connection that ends when its time is over.
 #[derive(Debug)]
-pub(crate) struct Visitor {
+pub(crate) struct LimitedStream {
     stream: TcpStream,
     closing_time: Pin<Box<Sleep>>,
     left: usize,
-    _share: Share,
+    _share: Permit,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Visitor {
+impl LimitedStream {
     /// The stream, as long as there is time.
     fn stream(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
         match self.closing_time.as_mut().poll(context) {
@@ -86,7 +93,7 @@ impl Visitor {
     }
 }
 
-impl AsyncRead for Visitor {
+impl AsyncRead for LimitedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -105,7 +112,7 @@ impl AsyncRead for Visitor {
     }
 }
 
-impl AsyncWrite for Visitor {
+impl AsyncWrite for LimitedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.stream(context)?.poll_write(context, bytes)
     }
@@ -138,7 +145,7 @@ mod tests {
     async fn one_address_cannot_take_the_places_of_the_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut visitors = Visitors::new(listener);
+        let mut visitors = LimitedListener::new(listener);
         let (mut callers, mut inside) = (Vec::new(), Vec::new());
         for _ in 0..AT_ONCE_OF_ONE {
             callers.push(call(0, address).await);
@@ -158,7 +165,7 @@ mod tests {
     async fn a_visitor_who_talks_too_much_is_sent_away() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut visitor, _) = Visitors::new(listener).accept().await;
+        let (mut visitor, _) = LimitedListener::new(listener).accept().await;
         let talking = tokio::spawn(async move { caller.write_all(&vec![b'x'; MOST_READ + 1]).await });
         let mut heard = Vec::new();
         let error = visitor.read_to_end(&mut heard).await.unwrap_err();
@@ -172,7 +179,7 @@ mod tests {
     async fn one_more_visitor_waits_until_a_place_is_free() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut visitors = Visitors::new(listener);
+        let mut visitors = LimitedListener::new(listener);
         let mut inside = Vec::new();
         let mut callers = Vec::new();
         for number in 0..AT_ONCE {
@@ -190,7 +197,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut caller = TcpStream::connect(address).await.unwrap();
-        let (mut visitor, _) = Visitors::new(listener).accept().await;
+        let (mut visitor, _) = LimitedListener::new(listener).accept().await;
         caller.write_all(b"G").await.unwrap();
         assert_eq!(visitor.read_u8().await.unwrap(), b'G');
         tokio::time::pause();

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use super::status::{NodeReport, ProbeError};
-use crate::admin::http_limits::Visitors;
+use super::status::{NodeStatusReporter, ProbeError};
+use crate::admin::http_limits::LimitedListener;
 use crate::admin::{Command, Report};
 
 /// Between two tries to listen at an address that is taken or not there yet.
@@ -24,14 +24,14 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Serves on one address of the pod, and waits as long as somebody else has the port: an earlier pod may still be
 /// about to go, and the leases do not depend on this.
-pub(super) async fn serve(address: IpAddr, port: u16, report: Arc<NodeReport>) {
+pub(super) async fn serve(address: IpAddr, port: u16, report: Arc<NodeStatusReporter>) {
     let address = SocketAddr::new(address, port);
     let mut told = false;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 tracing::info!("status and metrics at http://{address}");
-                if let Err(error) = axum::serve(Visitors::new(listener), router(Arc::clone(&report))).await {
+                if let Err(error) = axum::serve(LimitedListener::new(listener), router(Arc::clone(&report))).await {
                     tracing::warn!("status and metrics at {address}: {error}");
                 }
             }
@@ -45,7 +45,7 @@ pub(super) async fn serve(address: IpAddr, port: u16, report: Arc<NodeReport>) {
     }
 }
 
-fn router(report: Arc<NodeReport>) -> Router {
+fn router(report: Arc<NodeStatusReporter>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics))
@@ -53,11 +53,11 @@ fn router(report: Arc<NodeReport>) -> Router {
         .with_state(report)
 }
 
-async fn status(State(report): State<Arc<NodeReport>>) -> Response {
+async fn status(State(report): State<Arc<NodeStatusReporter>>) -> Response {
     Json(report.status().await).into_response()
 }
 
-async fn metrics(State(report): State<Arc<NodeReport>>) -> Response {
+async fn metrics(State(report): State<Arc<NodeStatusReporter>>) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], report.answer(Command::Metrics).await).into_response()
 }
 
@@ -66,10 +66,10 @@ struct Wanted {
     name: String,
 }
 
-async fn probe(State(report): State<Arc<NodeReport>>, Query(wanted): Query<Wanted>) -> Response {
+async fn probe(State(report): State<Arc<NodeStatusReporter>>, Query(wanted): Query<Wanted>) -> Response {
     match report.probe(&wanted.name).await {
         Ok(probed) => Json(probed).into_response(),
         Err(error @ ProbeError::Unknown(_)) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
-        Err(error @ ProbeError::Unanswered(_)) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        Err(error @ ProbeError::SelfQueryError(_)) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
 }

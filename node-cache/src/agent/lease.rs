@@ -33,7 +33,7 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub struct LeaseInputs {
     /// The configuration names the address and the agent is not stopping.
     pub wanted: bool,
     /// Somebody else has the address on the node.
@@ -150,7 +150,7 @@ impl Lease {
     }
 
     /// Goes on by what is known now. The effect is to be carried out before the next step.
-    pub fn step(&mut self, now: Instant, seen: &Seen) -> Option<Effect> {
+    pub fn step(&mut self, now: Instant, seen: &LeaseInputs) -> Option<Effect> {
         match self.phase {
             Phase::Withdrawn { not_before } => self.withdrawn(now, seen, not_before),
             Phase::Trying { until, successes } => self.trying(now, seen, until, successes),
@@ -159,7 +159,7 @@ impl Lease {
         }
     }
 
-    fn withdrawn(&mut self, now: Instant, seen: &Seen, not_before: Instant) -> Option<Effect> {
+    fn withdrawn(&mut self, now: Instant, seen: &LeaseInputs, not_before: Instant) -> Option<Effect> {
         let possible = seen.wanted && !seen.foreign && seen.listening && seen.caches && seen.served && !seen.switched;
         if !possible || now < not_before {
             return None;
@@ -168,7 +168,7 @@ impl Lease {
         Some(Effect::Put)
     }
 
-    fn trying(&mut self, now: Instant, seen: &Seen, until: Instant, successes: u32) -> Option<Effect> {
+    fn trying(&mut self, now: Instant, seen: &LeaseInputs, until: Instant, successes: u32) -> Option<Effect> {
         if !seen.wanted || seen.foreign {
             return self.leave(now, seen, until);
         }
@@ -198,7 +198,7 @@ impl Lease {
         }
     }
 
-    fn captured(&mut self, now: Instant, seen: &Seen, until: Instant, failures: u32) -> Option<Effect> {
+    fn captured(&mut self, now: Instant, seen: &LeaseInputs, until: Instant, failures: u32) -> Option<Effect> {
         if !seen.wanted || seen.foreign {
             return self.leave(now, seen, until);
         }
@@ -224,7 +224,13 @@ impl Lease {
         }
     }
 
-    fn leaving(&mut self, now: Instant, seen: &Seen, until: Instant, off_since: Option<Instant>) -> Option<Effect> {
+    fn leaving(
+        &mut self,
+        now: Instant,
+        seen: &LeaseInputs,
+        until: Instant,
+        off_since: Option<Instant>,
+    ) -> Option<Effect> {
         if seen.left.is_none() || now >= until {
             return self.withdraw(now);
         }
@@ -237,7 +243,7 @@ impl Lease {
         None
     }
 
-    fn leave(&mut self, now: Instant, seen: &Seen, until: Instant) -> Option<Effect> {
+    fn leave(&mut self, now: Instant, seen: &LeaseInputs, until: Instant) -> Option<Effect> {
         self.leaving(now, seen, until, None)
     }
 

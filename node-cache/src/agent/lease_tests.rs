@@ -9,7 +9,7 @@ const fn ms(milliseconds: u64) -> Duration {
 }
 
 /// A node where rules come into force at once and the kernel keeps time, with one address.
-struct Node {
+struct Reconciler {
     now: Instant,
     service: bool,
     lease: Lease,
@@ -19,13 +19,20 @@ struct Node {
     switched: bool,
     off_since: Instant,
     last_success: Option<Instant>,
-    seen: Seen,
+    seen: LeaseInputs,
 }
 
-impl Node {
+impl Reconciler {
     fn new(service: bool) -> Self {
         let now = Instant::now();
-        let seen = Seen { wanted: true, listening: true, caches: true, served: true, names: true, ..Seen::default() };
+        let seen = LeaseInputs {
+            wanted: true,
+            listening: true,
+            caches: true,
+            served: true,
+            names: true,
+            ..LeaseInputs::default()
+        };
         let lease = Lease::new(now, service);
         Self { now, service, lease, gone_at: None, switched: false, off_since: now, last_success: None, seen }
     }
@@ -50,7 +57,7 @@ impl Node {
             self.last_success = Some(self.now);
         }
         let left = self.gone_at.filter(|_| self.on_node()).map(|at| at - self.now);
-        let seen = Seen { left, answered, switched: self.switched, ..self.seen };
+        let seen = LeaseInputs { left, answered, switched: self.switched, ..self.seen };
         let effect = self.lease.step(self.now, &seen);
         self.check(&seen, effect);
         match effect {
@@ -62,7 +69,7 @@ impl Node {
     }
 
     /// What has to hold after every step.
-    fn check(&self, seen: &Seen, effect: Option<Effect>) {
+    fn check(&self, seen: &LeaseInputs, effect: Option<Effect>) {
         if self.lease.wants_switch() {
             let age = self.last_success.map(|at| self.now - at).expect("the switch is on without any self-query");
             assert!(age < self.lease.lifetime(), "the switch is on {age:?} after the last self-query");
@@ -101,7 +108,7 @@ impl Node {
 
 #[test]
 fn an_address_is_captured_in_the_order_rules_address_self_query_switch() {
-    let mut node = Node::new(true);
+    let mut node = Reconciler::new(true);
     node.seen.served = false;
     assert_eq!(node.step(ms(100), None), None, "no reply rules, no address");
     node.seen.served = true;
@@ -115,7 +122,7 @@ fn an_address_is_captured_in_the_order_rules_address_self_query_switch() {
 
 #[test]
 fn nothing_is_put_on_the_node_while_something_is_missing() {
-    type Missing = (&'static str, fn(&mut Seen));
+    type Missing = (&'static str, fn(&mut LeaseInputs));
     let missing: [Missing; 5] = [
         ("wanted", |seen| seen.wanted = false),
         ("sockets", |seen| seen.listening = false),
@@ -124,7 +131,7 @@ fn nothing_is_put_on_the_node_while_something_is_missing() {
         ("an address nobody else has", |seen| seen.foreign = true),
     ];
     for (what, take_away) in missing {
-        let mut node = Node::new(true);
+        let mut node = Reconciler::new(true);
         take_away(&mut node.seen);
         node.run(100, ms(200), true);
         assert!(!node.lease.holds(), "without {what}");
@@ -133,7 +140,7 @@ fn nothing_is_put_on_the_node_while_something_is_missing() {
 
 #[test]
 fn each_success_renews_the_lease_and_nothing_else_does() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     assert_eq!(node.step(ms(1000), Some(true)), Some(Effect::Put));
     assert_eq!(node.step(ms(500), None), None);
     assert_eq!(node.step(ms(500), Some(false)), None);
@@ -145,7 +152,7 @@ fn each_success_renews_the_lease_and_nothing_else_does() {
 
 #[test]
 fn two_failures_turn_the_switch_off_and_the_address_goes_with_its_lease() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.run(1, ms(1000), false);
     node.run(1, ms(1000), false);
     assert!(!node.switched && node.on_node());
@@ -158,7 +165,7 @@ fn two_failures_turn_the_switch_off_and_the_address_goes_with_its_lease() {
 #[test]
 fn an_address_that_nobody_else_serves_outlasts_an_agent_that_is_slow_to_come_back() {
     for (service, there) in [(true, false), (false, true)] {
-        let mut node = Node::captured(service);
+        let mut node = Reconciler::captured(service);
         node.now += ms(45_000);
         assert_eq!(node.on_node(), there, "45 s after the agent died, service: {service}");
     }
@@ -166,7 +173,7 @@ fn an_address_that_nobody_else_serves_outlasts_an_agent_that_is_slow_to_come_bac
 
 #[test]
 fn a_node_whose_caches_are_all_gone_gives_way_at_once() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.seen.caches = false;
     node.step(ms(10), None);
     assert!(!node.lease.wants_switch());
@@ -174,7 +181,7 @@ fn a_node_whose_caches_are_all_gone_gives_way_at_once() {
 
 #[test]
 fn an_address_that_was_lost_comes_back_only_after_several_answers() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.run(2, ms(1000), false);
     node.run(2, ms(200), true);
     assert!(!node.switched);
@@ -187,7 +194,7 @@ fn an_address_that_was_lost_comes_back_only_after_several_answers() {
 
 #[test]
 fn an_agent_that_stood_still_begins_again_in_order() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     assert_eq!(node.step(ms(7000), Some(true)), None);
     assert!(!node.lease.wants_switch() && !node.on_node());
     assert_eq!(node.step(ms(10), None), None, "the switch is still on in the kernel");
@@ -199,7 +206,7 @@ fn an_agent_that_stood_still_begins_again_in_order() {
 
 #[test]
 fn to_leave_is_switch_then_patience_then_address() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.seen.wanted = false;
     assert_eq!(node.step(ms(10), None), None);
     assert!(!node.lease.wants_switch());
@@ -213,7 +220,7 @@ fn to_leave_is_switch_then_patience_then_address() {
 
 #[test]
 fn an_address_that_somebody_else_brings_is_given_up() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.seen.foreign = true;
     node.run(8, ms(100), true);
     assert!(!node.switched && !node.on_node() && !node.lease.holds());
@@ -225,7 +232,7 @@ fn an_address_that_somebody_else_brings_is_given_up() {
 #[test]
 fn a_first_capture_waits_for_names_and_for_ever_only_where_a_service_answers() {
     for (service, captured) in [(true, false), (false, true)] {
-        let mut node = Node::new(service);
+        let mut node = Reconciler::new(service);
         node.seen.names = false;
         node.run(45, ms(200), true);
         assert!(!node.switched && node.lease.waits_for_names(false));
@@ -244,7 +251,7 @@ fn a_first_capture_waits_for_names_and_for_ever_only_where_a_service_answers() {
 
 #[test]
 fn a_restarted_agent_goes_on_where_the_one_before_it_stopped() {
-    let mut node = Node::captured(true);
+    let mut node = Reconciler::captured(true);
     node.now += ms(1500);
     let left = node.gone_at.unwrap() - node.now;
     node.lease = Lease::taken_over(node.now, true, left, node.switched);
@@ -252,7 +259,7 @@ fn a_restarted_agent_goes_on_where_the_one_before_it_stopped() {
     assert_eq!(node.step(ms(300), Some(true)), Some(Effect::Put));
     assert!(node.lease.wants_switch());
 
-    let mut silent = Node::captured(true);
+    let mut silent = Reconciler::captured(true);
     silent.lease = Lease::taken_over(silent.now, true, ms(3000), true);
     silent.gone_at = Some(silent.now + ms(3000));
     silent.run(2, ms(1000), false);
@@ -290,7 +297,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn happen(node: &mut Node, event: Event) {
+fn happen(node: &mut Reconciler, event: Event) {
     match event {
         Event::Step { passed, answers } => {
             node.step(ms(passed), answers);
@@ -319,11 +326,11 @@ proptest! {
         events in prop::collection::vec(event(), 0..120),
         service: bool,
     ) {
-        let mut node = Node::new(service);
+        let mut node = Reconciler::new(service);
         for event in events {
             happen(&mut node, event);
         }
-        node.seen = Seen { wanted: true, listening: true, caches: true, served: true, names: true, ..Seen::default() };
+        node.seen = LeaseInputs { wanted: true, listening: true, caches: true, served: true, names: true, ..LeaseInputs::default() };
         node.run(60, ms(200), true);
         prop_assert!(node.switched && node.on_node(), "good conditions end in a capture");
         node.seen.wanted = false;

@@ -108,7 +108,7 @@ fn first_line(text: &[u8]) -> String {
 
 /// What the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InForce {
+pub struct InstalledRules {
     /// The rules; none while they are not known to be what is wanted of them.
     pub rules: Option<Rules>,
     /// Why not.
@@ -119,22 +119,22 @@ pub struct InForce {
 
 /// The task that keeps the rules in force. It ends when this is dropped; the rules stay.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct RuleSync {
     nft: Nft,
     wanted: watch::Sender<Option<Rules>>,
-    in_force: watch::Receiver<InForce>,
+    in_force: watch::Receiver<InstalledRules>,
     look: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-impl Keeper {
-    /// Starts the task; it does nothing before the first [`Keeper::want`].
+impl RuleSync {
+    /// Starts the task; it does nothing before the first [`RuleSync::want`].
     #[must_use]
     pub fn start(nft: Nft) -> Self {
         let (wanted, wanting) = watch::channel(None);
-        let (telling, in_force) = watch::channel(InForce::default());
+        let (telling, in_force) = watch::channel(InstalledRules::default());
         let look = Arc::new(Notify::new());
-        let keeping = Keeping { nft: nft.clone(), telling, look: Arc::clone(&look), made: String::new() };
+        let keeping = RuleSyncTask { nft: nft.clone(), telling, look: Arc::clone(&look), made: String::new() };
         Self { nft, wanted, in_force, look, task: tokio::spawn(keeping.keep(wanting)) }
     }
 
@@ -149,7 +149,7 @@ impl Keeper {
 
     /// What the kernel has.
     #[must_use]
-    pub fn in_force(&self) -> watch::Receiver<InForce> {
+    pub fn in_force(&self) -> watch::Receiver<InstalledRules> {
         self.in_force.clone()
     }
 
@@ -173,21 +173,21 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for RuleSync {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-struct Keeping {
+struct RuleSyncTask {
     nft: Nft,
-    telling: watch::Sender<InForce>,
+    telling: watch::Sender<InstalledRules>,
     look: Arc<Notify>,
     /// What `nft` prints of the table as it was made.
     made: String,
 }
 
-impl Keeping {
+impl RuleSyncTask {
     async fn keep(mut self, mut wanting: watch::Receiver<Option<Rules>>) {
         loop {
             let wanted = wanting.borrow_and_update().clone();

@@ -11,7 +11,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// What the agent's loop told last.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct AgentState {
     /// When.
     pub at: Instant,
     /// The zone that the pod believes to be in.
@@ -26,7 +26,7 @@ pub struct Told {
     pub stopping: bool,
 }
 
-impl Told {
+impl AgentState {
     /// What is told before the first turn.
     #[must_use]
     pub fn nothing(now: Instant) -> Self {
@@ -77,12 +77,12 @@ impl Told {
 mod tests {
     use super::*;
 
-    fn told(now: Instant, state: CaptureState) -> Told {
+    fn told(now: Instant, state: CaptureState) -> AgentState {
         let reason = (state == CaptureState::Withdrawn).then(|| "no cache is running on this node".to_owned());
-        Told {
+        AgentState {
             revision: Revision { asked: Some("r1".into()), in_force: Some("r1".into()), refusal: None },
             captured: vec![CapturedAddress { address: "10.96.0.10".parse().unwrap(), state, reason }],
-            ..Told::nothing(now)
+            ..AgentState::nothing(now)
         }
     }
 
@@ -93,8 +93,8 @@ mod tests {
         assert_eq!(told(now, CaptureState::Foreign).unready(now), None);
         let reason = told(now, CaptureState::Withdrawn).unready(now).unwrap();
         assert_eq!(reason, "no address is captured (10.96.0.10: no cache is running on this node)");
-        assert_eq!(Told::nothing(now).unready(now).unwrap(), "no revision is in force yet");
-        let stopping = Told { stopping: true, ..told(now, CaptureState::Captured) };
+        assert_eq!(AgentState::nothing(now).unready(now).unwrap(), "no revision is in force yet");
+        let stopping = AgentState { stopping: true, ..told(now, CaptureState::Captured) };
         assert_eq!(stopping.unready(now).unwrap(), "the agent is stopping");
     }
 

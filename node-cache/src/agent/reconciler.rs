@@ -13,16 +13,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::interface::{Interface, Presence};
-use super::lease::{Effect, Lease, Seen};
+use super::lease::{Effect, Lease, LeaseInputs};
 use super::metrics::Metrics;
-use super::nft::Keeper;
-use super::readiness::Told;
+use super::nft::RuleSync;
+use super::readiness::AgentState;
 use super::rules::Rules;
-use super::self_query::Asker;
+use super::self_query::SelfQuery;
 use super::sockets::{BindError, Sockets};
-use super::startup_names::FirstNames;
+use super::startup_names::StartupNames;
 use crate::handover::server::Server;
-use crate::revision::InForce;
+use crate::revision::ActiveRevision;
 
 /// How often an address that is captured is asked and renewed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -61,34 +61,34 @@ impl Address {
 
 /// What a turn works with.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct Reconciler {
     pub(super) interface: Interface,
-    pub(super) keeper: Keeper,
+    pub(super) keeper: RuleSync,
     pub(super) server: Server,
     pub(super) sockets: Sockets,
-    pub(super) asker: Asker,
+    pub(super) asker: SelfQuery,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) told: watch::Sender<Told>,
+    pub(super) told: watch::Sender<AgentState>,
     addresses: BTreeMap<IpAddr, Address>,
     present: BTreeMap<IpAddr, Presence>,
     unbound: BTreeMap<IpAddr, BindError>,
-    names: FirstNames,
-    names_asked: Option<JoinHandle<FirstNames>>,
+    names: StartupNames,
+    names_asked: Option<JoinHandle<StartupNames>>,
     names_ask_at: Option<Instant>,
     published: bool,
     secret_since: Instant,
     stopping: bool,
 }
 
-impl Node {
+impl Reconciler {
     /// A node on which nothing is known to be captured.
     pub(super) fn new(
         interface: Interface,
-        keeper: Keeper,
+        keeper: RuleSync,
         server: Server,
-        asker: Asker,
+        asker: SelfQuery,
         metrics: Arc<Metrics>,
-        told: watch::Sender<Told>,
+        told: watch::Sender<AgentState>,
     ) -> Self {
         Self {
             interface,
@@ -101,7 +101,7 @@ impl Node {
             addresses: BTreeMap::new(),
             present: BTreeMap::new(),
             unbound: BTreeMap::new(),
-            names: FirstNames::default(),
+            names: StartupNames::default(),
             names_asked: None,
             names_ask_at: None,
             published: false,
@@ -138,7 +138,7 @@ impl Node {
     }
 
     /// One turn. Says when the next one is due.
-    pub(super) async fn turn(&mut self, in_force: &InForce) -> Instant {
+    pub(super) async fn turn(&mut self, in_force: &ActiveRevision) -> Instant {
         if let Some(config) = &in_force.config {
             self.follow(config);
             self.look().await;
@@ -276,7 +276,7 @@ impl Node {
         let names = self.names.resolved();
         for (&ip, address) in &mut self.addresses {
             let presence = self.present.get(&ip);
-            let seen = Seen {
+            let seen = LeaseInputs {
                 wanted: address.wanted,
                 foreign: presence.is_some_and(|presence| presence.foreign.is_some()),
                 left: presence.and_then(|presence| presence.left),
@@ -328,7 +328,7 @@ impl Node {
         });
     }
 
-    fn tell(&self, in_force: &InForce) {
+    fn tell(&self, in_force: &ActiveRevision) {
         let now = Instant::now();
         let captured: Vec<CapturedAddress> = in_force
             .config
@@ -346,7 +346,7 @@ impl Node {
         self.told.send_modify(|told| {
             let behind = revision.asked.is_some() && revision.asked != revision.in_force;
             let since = told.behind_since.filter(|_| told.revision.asked == revision.asked);
-            *told = Told {
+            *told = AgentState {
                 at: now,
                 zone: in_force.zone.clone(),
                 revision: revision.clone(),
@@ -357,7 +357,7 @@ impl Node {
         });
     }
 
-    fn how_far(&self, ip: IpAddr, in_force: &InForce) -> CapturedAddress {
+    fn how_far(&self, ip: IpAddr, in_force: &ActiveRevision) -> CapturedAddress {
         if let Some(link) = self.present.get(&ip).and_then(|presence| presence.foreign.as_ref()) {
             let reason = format!("somebody else has put this address on the link {link}; it is left alone");
             return CapturedAddress { address: ip, state: CaptureState::Foreign, reason: Some(reason) };
@@ -369,7 +369,7 @@ impl Node {
     }
 
     /// Why an address is not captured, the first cause first; none if it is.
-    fn missing(&self, ip: IpAddr, in_force: &InForce) -> Option<String> {
+    fn missing(&self, ip: IpAddr, in_force: &ActiveRevision) -> Option<String> {
         let address = self.addresses.get(&ip)?;
         let kept = self.keeper.in_force();
         let kept = kept.borrow();

@@ -15,18 +15,18 @@ use super::http;
 use super::instances::Instances;
 use super::interface::{Interface, InterfaceError};
 use super::metrics::Metrics;
-use super::nft::{Keeper, Nft};
-use super::readiness::Told;
-use super::reconciler::Node;
+use super::nft::{Nft, RuleSync};
+use super::readiness::AgentState;
+use super::reconciler::Reconciler;
 use super::rules::Rules;
-use super::self_query::Asker;
-use super::status::NodeReport;
+use super::self_query::SelfQuery;
+use super::status::NodeStatusReporter;
 use crate::admin::{self, socket_path};
 use crate::dns::NameError;
 use crate::handover;
 use crate::handover::server::Server;
 use crate::identity::{Identity, pod_addresses};
-use crate::revision::{self, InForce};
+use crate::revision::{self, ActiveRevision};
 
 /// How long a restarted agent waits for the sockets that the caches hold. Addresses live five seconds.
 const ADOPTION: Duration = Duration::from_secs(1);
@@ -71,8 +71,8 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
     let nft = Nft::at(&args.nft);
     let mut in_force = revision::watch(&args.config_dir);
     let metrics = Arc::new(Metrics::default());
-    let (told, telling) = watch::channel(Told::nothing(std::time::Instant::now()));
-    let report = Arc::new(NodeReport {
+    let (told, telling) = watch::channel(AgentState::nothing(std::time::Instant::now()));
+    let report = Arc::new(NodeStatusReporter {
         identity: identity.clone(),
         told: telling,
         in_force: in_force.clone(),
@@ -81,8 +81,8 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
     });
     let _answering = answer(&args, &report);
 
-    let asker = Asker::new(&identity.pod_uid)?;
-    let mut node = Node::new(interface, Keeper::start(nft.clone()), server, asker, metrics, told);
+    let asker = SelfQuery::new(&identity.pod_uid)?;
+    let mut node = Reconciler::new(interface, RuleSync::start(nft.clone()), server, asker, metrics, told);
     if let Some(tier) = first_tier(&mut node, &mut in_force, &mut stop).await {
         let left = left_behind(&nft, &tier).await;
         node.take_over(&left).await;
@@ -90,7 +90,7 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
         hold(&mut node, &mut in_force, &mut stop).await;
         withdraw(&mut node, &in_force).await;
     }
-    let Node { server, keeper, .. } = node;
+    let Reconciler { server, keeper, .. } = node;
     // Caches that were told to stop have waited for this.
     drop(server);
     // The rules for answers go last, when nobody is left who could answer.
@@ -103,7 +103,7 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
 }
 
 /// Answers on the control socket and on the addresses of the pod until the result is dropped.
-fn answer(args: &Args, report: &Arc<NodeReport>) -> JoinSet<()> {
+fn answer(args: &Args, report: &Arc<NodeStatusReporter>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (path, own) = (socket_path(&args.run_dir, NAME), Arc::clone(report));
     tasks.spawn(async move {
@@ -118,7 +118,11 @@ fn answer(args: &Args, report: &Arc<NodeReport>) -> JoinSet<()> {
 }
 
 /// Waits for the first configuration and gives the name of its tier; none if the agent is to stop before.
-async fn first_tier(node: &mut Node, in_force: &mut watch::Receiver<Arc<InForce>>, stop: &mut Stop) -> Option<String> {
+async fn first_tier(
+    node: &mut Reconciler,
+    in_force: &mut watch::Receiver<Arc<ActiveRevision>>,
+    stop: &mut Stop,
+) -> Option<String> {
     loop {
         let current = in_force.borrow_and_update().clone();
         if let Some(config) = &current.config {
@@ -145,7 +149,7 @@ async fn left_behind(nft: &Nft, tier: &str) -> Rules {
 }
 
 /// Takes in the sockets that the caches hold, until all of them were heard or the time is over.
-async fn adopt(node: &mut Node, instances: usize, stop: &mut Stop) {
+async fn adopt(node: &mut Reconciler, instances: usize, stop: &mut Stop) {
     let deadline = Instant::now() + ADOPTION;
     let mut heard = BTreeSet::new();
     while heard.len() < instances {
@@ -163,7 +167,7 @@ async fn adopt(node: &mut Node, instances: usize, stop: &mut Stop) {
 }
 
 /// Turn after turn, until the agent is to stop.
-async fn hold(node: &mut Node, in_force: &mut watch::Receiver<Arc<InForce>>, stop: &mut Stop) {
+async fn hold(node: &mut Reconciler, in_force: &mut watch::Receiver<Arc<ActiveRevision>>, stop: &mut Stop) {
     let mut rules = node.keeper.in_force();
     let mut connected = node.server.connected();
     loop {
@@ -186,7 +190,7 @@ async fn hold(node: &mut Node, in_force: &mut watch::Receiver<Arc<InForce>>, sto
 }
 
 /// Turns the switches off, waits for what is in flight and takes the addresses from the node.
-async fn withdraw(node: &mut Node, in_force: &watch::Receiver<Arc<InForce>>) {
+async fn withdraw(node: &mut Reconciler, in_force: &watch::Receiver<Arc<ActiveRevision>>) {
     node.stop();
     let deadline = Instant::now() + WITHDRAWAL;
     let mut rules = node.keeper.in_force();

@@ -29,7 +29,7 @@ const MAX_ANSWER: usize = 4096;
 
 /// Why an address does not count as answered by this pod.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
+pub enum SelfQueryError {
     /// Nothing came.
     #[error("the caches of this pod do not answer")]
     Silent,
@@ -46,13 +46,13 @@ pub enum Unanswered {
 
 /// Asks for the identity of whoever answers.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct SelfQuery {
     question: Question,
     /// The character-string that tells this pod from every other one.
     own: Vec<u8>,
 }
 
-impl Asker {
+impl SelfQuery {
     /// An asker for the pod with this UID.
     ///
     /// # Errors
@@ -67,8 +67,8 @@ impl Asker {
     ///
     /// # Errors
     ///
-    /// [`Unanswered`] says why not.
-    pub async fn is_served(&self, address: IpAddr, over_tcp: bool) -> Result<(), Unanswered> {
+    /// [`SelfQueryError`] says why not.
+    pub async fn is_served(&self, address: IpAddr, over_tcp: bool) -> Result<(), SelfQueryError> {
         self.check(timeout(PATIENCE, ask_udp(address, &self.question)).await)?;
         if over_tcp {
             self.check(timeout(PATIENCE, ask_tcp(address, &self.question)).await)?;
@@ -78,10 +78,10 @@ impl Asker {
 
     fn check(
         &self,
-        answered: Result<Result<Response, Unanswered>, tokio::time::error::Elapsed>,
-    ) -> Result<(), Unanswered> {
-        let response = answered.map_err(|_| Unanswered::Silent)??;
-        if is_of(&response, &self.own) { Ok(()) } else { Err(Unanswered::Stranger) }
+        answered: Result<Result<Response, SelfQueryError>, tokio::time::error::Elapsed>,
+    ) -> Result<(), SelfQueryError> {
+        let response = answered.map_err(|_| SelfQueryError::Silent)??;
+        if is_of(&response, &self.own) { Ok(()) } else { Err(SelfQueryError::Stranger) }
     }
 }
 
@@ -89,13 +89,13 @@ impl Asker {
 ///
 /// # Errors
 ///
-/// [`Unanswered`] when nothing comes in time.
-pub async fn ask_name(address: IpAddr, name: &str, rtype: u16, patience: Duration) -> Result<Response, Unanswered> {
+/// [`SelfQueryError`] when nothing comes in time.
+pub async fn ask_name(address: IpAddr, name: &str, rtype: u16, patience: Duration) -> Result<Response, SelfQueryError> {
     let question = Question::plain(&Name::from_text(name)?, rtype);
-    timeout(patience, ask_udp(address, &question)).await.map_err(|_| Unanswered::Silent)?
+    timeout(patience, ask_udp(address, &question)).await.map_err(|_| SelfQueryError::Silent)?
 }
 
-async fn ask_udp(address: IpAddr, question: &Question) -> Result<Response, Unanswered> {
+async fn ask_udp(address: IpAddr, question: &Question) -> Result<Response, SelfQueryError> {
     let socket = udp_socket(address)?;
     let id = rand::random();
     let message = question.to_wire(id, false);
@@ -122,7 +122,7 @@ async fn ask_udp(address: IpAddr, question: &Question) -> Result<Response, Unans
     }
 }
 
-async fn ask_tcp(address: IpAddr, question: &Question) -> Result<Response, Unanswered> {
+async fn ask_tcp(address: IpAddr, question: &Question) -> Result<Response, SelfQueryError> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     SockRef::from(&socket).set_mark(MARK)?;
     let mut stream = socket.connect(SocketAddr::new(address, DNS_PORT)).await?;
@@ -133,7 +133,7 @@ async fn ask_tcp(address: IpAddr, question: &Question) -> Result<Response, Unans
     let length = stream.read_u16().await?;
     let mut bytes = vec![0; usize::from(length)];
     stream.read_exact(&mut bytes).await?;
-    Response::read(&bytes, id, question).map_err(|_| Unanswered::Stranger)
+    Response::read(&bytes, id, question).map_err(|_| SelfQueryError::Stranger)
 }
 
 fn udp_socket(address: IpAddr) -> io::Result<UdpSocket> {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn only_the_uid_of_this_pod_counts() {
-        let asker = Asker::new("2b1d").unwrap();
+        let asker = SelfQuery::new("2b1d").unwrap();
         let is_own = |strings: &[&str]| {
             let data = strings.iter().flat_map(|text| [&[text.len() as u8], text.as_bytes()].concat()).collect();
             let record = (rtype::TXT, 0, data);

@@ -16,7 +16,7 @@ pub(super) const ROOT: &str = ".";
 
 /// Which of them were resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FirstNames {
+pub struct StartupNames {
     /// The cluster's own, `kubernetes.default.svc.<cluster domain>`.
     pub cluster: bool,
     /// The one from outside: the name servers of the root.
@@ -29,7 +29,7 @@ pub fn cluster_name(cluster_domain: &str) -> String {
     format!("kubernetes.default.svc.{cluster_domain}")
 }
 
-impl FirstNames {
+impl StartupNames {
     /// Asks for those that are missing, through this address. That there is no such name is an answer too.
     pub async fn ask(self, address: IpAddr, cluster_domain: String) -> Self {
         let name = cluster_name(&cluster_domain);

@@ -13,24 +13,24 @@ use tokio::sync::watch;
 
 use super::instances::Instances;
 use super::metrics::Metrics;
-use super::readiness::Told;
+use super::readiness::AgentState;
 use super::self_query::ask_name;
 use super::startup_names::{ROOT, cluster_name};
 use crate::admin::merge::merge;
 use crate::admin::{Command, OK, Report};
 use crate::dns::codes::rtype;
 use crate::identity::Identity;
-use crate::revision::InForce;
+use crate::revision::ActiveRevision;
 
 /// How long the tier has to answer a name that somebody wants to see answered.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything that can be said.
 #[derive(Debug)]
-pub struct NodeReport {
+pub struct NodeStatusReporter {
     pub(super) identity: Identity,
-    pub(super) told: watch::Receiver<Told>,
-    pub(super) in_force: watch::Receiver<Arc<InForce>>,
+    pub(super) told: watch::Receiver<AgentState>,
+    pub(super) in_force: watch::Receiver<Arc<ActiveRevision>>,
     pub(super) instances: Instances,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -57,10 +57,10 @@ pub enum ProbeError {
     Unknown(String),
     /// Nobody to ask, or no answer.
     #[error("{0}")]
-    Unanswered(String),
+    SelfQueryError(String),
 }
 
-impl NodeReport {
+impl NodeStatusReporter {
     /// How the node is, its caches asked just now.
     pub async fn status(&self) -> NodeStatus {
         let instances = self.instances.status().await;
@@ -93,12 +93,13 @@ impl NodeReport {
         if !names.iter().any(|known| known == name) {
             return Err(ProbeError::Unknown(names.join(", ")));
         }
-        let address = self.first_captured().ok_or_else(|| ProbeError::Unanswered("no address is captured".into()))?;
+        let address =
+            self.first_captured().ok_or_else(|| ProbeError::SelfQueryError("no address is captured".into()))?;
         let rtype = if name == ROOT { rtype::NS } else { rtype::A };
         let start = Instant::now();
         let response = ask_name(address, name, rtype, PROBE_PATIENCE)
             .await
-            .map_err(|error| ProbeError::Unanswered(format!("{name} through {address}: {error}")))?;
+            .map_err(|error| ProbeError::SelfQueryError(format!("{name} through {address}: {error}")))?;
         let microseconds = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Probed { name: name.to_owned(), address, rcode: response.rcode(), microseconds })
     }
@@ -116,7 +117,7 @@ fn names_of(config: &Config) -> Vec<String> {
     own.into_iter().chain(config.routes.iter().map(|route| route.suffix.clone())).collect()
 }
 
-impl Report for NodeReport {
+impl Report for NodeStatusReporter {
     async fn answer(&self, command: Command) -> String {
         let or_ok = |reason: Option<String>| reason.unwrap_or_else(|| OK.to_owned());
         match command {

@@ -11,32 +11,32 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::header::{HEAD, Head};
-use super::rrset::{self, Form, Front, Set};
+use super::header::{EntryHeader, HEAD};
+use super::rrset::{self, RecordLayout, RecordPrefix, UniformRrset};
 use super::table::copy;
 use crate::dns::{Header, Response};
 
 /// An answer where it lies in the table. Others may write there at any time: what is read makes an answer only together with
 /// the table's word that it was still the same afterwards, and until then may be anything.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'a> {
+pub struct EntryRef<'a> {
     /// What is known of it.
-    pub head: Head,
+    pub head: EntryHeader,
     words: &'a [AtomicU64],
 }
 
 /// Records as they are written in the message.
 #[derive(Clone, Copy, Debug)]
-pub struct Written<'a> {
+pub struct RawRecords<'a> {
     offsets: &'a [AtomicU64],
     records: &'a [AtomicU64],
 }
 
-impl<'a> Kept<'a> {
+impl<'a> EntryRef<'a> {
     /// Reads the answer that these words are; none when they are too few.
     #[inline]
     pub fn read(words: &'a [AtomicU64]) -> Option<Self> {
-        Some(Self { head: Head::read(words)?, words })
+        Some(Self { head: EntryHeader::read(words)?, words })
     }
 
     /// The words that it was read from.
@@ -54,29 +54,29 @@ impl<'a> Kept<'a> {
 
     /// Its records, when they are kept as they are written.
     #[inline]
-    pub fn written(&self) -> Option<Written<'a>> {
-        if self.head.form() != Form::Written {
+    pub fn written(&self) -> Option<RawRecords<'a>> {
+        if self.head.form() != RecordLayout::Message {
             return None;
         }
         let (offsets, records) = self.rest().split_at_checked(self.head.records().div_ceil(4))?;
-        Some(Written { offsets, records })
+        Some(RawRecords { offsets, records })
     }
 
-    /// Writes its records, which are [`Form::Fours`], to the beginning of `out`. They are of this type and class and show this
+    /// Writes its records, which are [`RecordLayout::Ipv4`], to the beginning of `out`. They are of this type and class and show this
     /// TTL.
     #[inline(always)]
     pub fn write_fours(&self, type_and_class: u32, ttl: u32, out: &mut [u8]) {
-        rrset::write_fours(Front::new(type_and_class, ttl, rrset::IPV4 as u16), self.rest(), out);
+        rrset::write_fours(RecordPrefix::new(type_and_class, ttl, rrset::IPV4 as u16), self.rest(), out);
     }
 
-    /// The same for any form but [`Form::Written`], to this place in `out`, which has to have room for some octets more.
+    /// The same for any form but [`RecordLayout::Message`], to this place in `out`, which has to have room for some octets more.
     pub fn write_set(&self, type_and_class: u32, ttl: u32, out: &mut [u8], place: usize) -> Option<()> {
-        let (front, room) = (|length| Front::new(type_and_class, ttl, length), out.get_mut(place..)?);
+        let (front, room) = (|length| RecordPrefix::new(type_and_class, ttl, length), out.get_mut(place..)?);
         match self.head.form() {
-            Form::Written => return None,
-            Form::Fours => self.write_fours(type_and_class, ttl, room),
-            Form::Sixteens => rrset::write_sixteens(front(rrset::IPV6 as u16), self.rest(), room),
-            Form::One => {
+            RecordLayout::Message => return None,
+            RecordLayout::Ipv4 => self.write_fours(type_and_class, ttl, room),
+            RecordLayout::Ipv6 => rrset::write_sixteens(front(rrset::IPV6 as u16), self.rest(), room),
+            RecordLayout::Single => {
                 let length = self.head.length().checked_sub(place + rrset::FRONT)?;
                 rrset::write_one(front(u16::try_from(length).ok()?), self.rest(), room)?;
             }
@@ -108,7 +108,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-impl Written<'_> {
+impl RawRecords<'_> {
     /// Copies the records to `out`, which has to have room for some octets more: whole words are written.
     #[inline]
     pub fn copy_records(&self, out: &mut [u8]) -> Option<usize> {
@@ -125,8 +125,8 @@ impl Written<'_> {
 
 /// The words of an answer that came in at this time, in ticks; none when it is not to be kept.
 pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
-    let set = Set::of(response);
-    let head = Head::of(response, now, set.map_or(Form::Written, |set| set.form))?;
+    let set = UniformRrset::of(response);
+    let head = EntryHeader::of(response, now, set.map_or(RecordLayout::Message, |set| set.form))?;
     let records = response.wire().get(usize::from(response.question_end())..)?;
     let (offsets, octets) = match set {
         Some(set) => (&[][..], set.data_length()),
@@ -172,13 +172,13 @@ mod tests {
                 let sent = Response::with_records(&question, rcode::NOERROR, &records);
                 let response = Response::read(sent.wire(), 0, &question).unwrap();
                 let words: Vec<_> = words(&response, 7).unwrap().into_iter().map(AtomicU64::new).collect();
-                let kept = Kept::read(&words).unwrap();
+                let kept = EntryRef::read(&words).unwrap();
                 assert_eq!(kept.response(&question.section()).unwrap().wire(), response.wire(), "{rtype} {number}");
                 assert_eq!(kept.response(&question.section()).unwrap().ttl_offsets(), response.ttl_offsets());
                 forms.push(kept.head.form());
             }
         }
-        for form in [Form::Written, Form::One, Form::Fours, Form::Sixteens] {
+        for form in [RecordLayout::Message, RecordLayout::Single, RecordLayout::Ipv4, RecordLayout::Ipv6] {
             assert!(forms.contains(&form), "{form:?}");
         }
     }

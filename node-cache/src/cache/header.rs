@@ -11,10 +11,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::rrset::Form;
-use crate::dns::answer::{Age, Answer, Origin};
+use super::rrset::RecordLayout;
+use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode};
-use crate::dns::{Header, Lifetime, Response, flag};
+use crate::dns::{Header, Response, ResponseTtl, flag};
 
 /// Words before the records.
 pub(super) const HEAD: usize = 4;
@@ -45,47 +45,47 @@ pub struct Policy {
 impl Policy {
     /// The life of an answer in seconds, and the longest TTL that it shows.
     #[must_use]
-    pub fn life_and_cap(&self, lifetime: Lifetime) -> (u32, u32) {
+    pub fn ttl_and_cap(&self, lifetime: ResponseTtl) -> (u32, u32) {
         match lifetime {
-            Lifetime::Positive(ttl) => (ttl.min(self.max_ttl), self.max_ttl),
+            ResponseTtl::Positive(ttl) => (ttl.min(self.max_ttl), self.max_ttl),
             // The SOA record's TTL would outlive what it denies (RFC 2308 §5).
-            Lifetime::Negative(ttl) => (ttl.min(self.negative_max_ttl), ttl.min(self.negative_max_ttl)),
-            Lifetime::None => (0, self.max_ttl),
+            ResponseTtl::Negative(ttl) => (ttl.min(self.negative_max_ttl), ttl.min(self.negative_max_ttl)),
+            ResponseTtl::Uncacheable => (0, self.max_ttl),
         }
     }
 
     /// An answer that has just come in.
     #[must_use]
     pub fn new_answer(&self, response: Arc<Response>) -> Answer {
-        let (_, cap) = self.life_and_cap(response.lifetime());
-        Answer { response, age: Age::Kept { age: 0, cap }, ede: None, origin: Origin::Upstream }
+        let (_, cap) = self.ttl_and_cap(response.lifetime());
+        Answer { response, age: TtlView::Cached { age: 0, cap }, ede: None, origin: Source::Upstream }
     }
 }
 
 /// Whether an answer may be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Freshness {
     /// It is in its time and shows its TTLs like this.
-    Fresh(Age),
+    Fresh(TtlView),
     /// The same, but its time is nearly over: it is time to ask again.
-    Due(Age),
+    RefreshDue(TtlView),
     /// It is past its time but inside the window of RFC 8767, with the Extended DNS Error that says so.
     Stale(u16),
     /// It is not.
-    Over,
+    Expired,
 }
 
 /// What is known of an answer beside its bytes: its first words, read where that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head([u64; HEAD]);
+pub struct EntryHeader([u64; HEAD]);
 
-impl Head {
+impl EntryHeader {
     /// The head of an answer that came in at this time, in ticks; none when it is not to be kept.
-    pub(super) fn of(response: &Response, now: u64, form: Form) -> Option<Self> {
+    pub(super) fn of(response: &Response, now: u64, form: RecordLayout) -> Option<Self> {
         let (life, kind) = match response.lifetime() {
-            Lifetime::Positive(seconds) => (seconds, 0),
-            Lifetime::Negative(seconds) => (seconds, NEGATIVE),
-            Lifetime::None => return None,
+            ResponseTtl::Positive(seconds) => (seconds, 0),
+            ResponseTtl::Negative(seconds) => (seconds, NEGATIVE),
+            ResponseTtl::Uncacheable => return None,
         };
         let length = u16::try_from(response.wire().len()).ok()?;
         let records = u16::try_from(response.ttl_offsets().len()).ok()?;
@@ -162,8 +162,8 @@ impl Head {
     /// The same, and whether it is a denial.
     #[must_use]
     #[inline]
-    pub const fn lifetime(&self) -> Lifetime {
-        if self.0[2] & NEGATIVE == 0 { Lifetime::Positive(self.life()) } else { Lifetime::Negative(self.life()) }
+    pub const fn lifetime(&self) -> ResponseTtl {
+        if self.0[2] & NEGATIVE == 0 { ResponseTtl::Positive(self.life()) } else { ResponseTtl::Negative(self.life()) }
     }
 
     /// Whether all of its TTLs are the same.
@@ -176,8 +176,8 @@ impl Head {
     /// How its records are kept.
     #[must_use]
     #[inline]
-    pub const fn form(&self) -> Form {
-        Form::from_bits((self.0[2] >> FORM) as u8)
+    pub const fn form(&self) -> RecordLayout {
+        RecordLayout::from_bits((self.0[2] >> FORM) as u8)
     }
 
     /// Number of its additional records.
@@ -201,7 +201,7 @@ impl Head {
 
     /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
     pub(super) fn windows(&self, policy: &Policy) -> (u64, u64) {
-        let (life, _) = policy.life_and_cap(self.lifetime());
+        let (life, _) = policy.ttl_and_cap(self.lifetime());
         // What was stale already where it came from has no second window here.
         let second_hand = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
         (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
@@ -210,18 +210,18 @@ impl Head {
     /// Whether the answer may be said at this time, in ticks.
     #[must_use]
     #[inline]
-    pub fn at(&self, now: u64, policy: &Policy) -> State {
-        let (life, cap) = policy.life_and_cap(self.lifetime());
+    pub fn at(&self, now: u64, policy: &Policy) -> Freshness {
+        let (life, cap) = policy.ttl_and_cap(self.lifetime());
         let age = self.age(now);
         let seconds = age / SECOND;
         if seconds < life.into() {
-            let shown = Age::Kept { age: seconds as u32, cap };
+            let shown = TtlView::Cached { age: seconds as u32, cap };
             let is_due = 10 * age >= 9 * SECOND * u64::from(life);
-            return if is_due { State::Due(shown) } else { State::Fresh(shown) };
+            return if is_due { Freshness::RefreshDue(shown) } else { Freshness::Fresh(shown) };
         }
         if seconds >= u64::from(life) + self.windows(policy).1 {
-            return State::Over;
+            return Freshness::Expired;
         }
-        State::Stale(if self.rcode() == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
+        Freshness::Stale(if self.rcode() == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
     }
 }

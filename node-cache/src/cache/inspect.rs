@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::header::SECOND;
-use super::{Cache, Class, Head, Key, KeyParts, Policy};
+use super::{Cache, Class, EntryHeader, Key, KeyParts, Policy};
 use crate::dns::codes::rcode;
 use crate::metrics::ClassUsage;
 
 /// How one answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct EntryInfo {
     /// Its code.
     pub rcode: u16,
     /// Octets of the message.
@@ -24,14 +24,14 @@ pub struct Seen {
     pub from: u16,
 }
 
-impl Seen {
-    fn new(head: &Head, now: u64, policy: &Policy) -> Self {
+impl EntryInfo {
+    fn new(head: &EntryHeader, now: u64, policy: &Policy) -> Self {
         let (life, stale) = head.windows(policy);
         Self { rcode: head.rcode(), octets: head.length(), age: head.age(now) / SECOND, life, stale, from: head.from() }
     }
 }
 
-impl std::fmt::Display for Seen {
+impl std::fmt::Display for EntryInfo {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { rcode: code, octets, age, life, stale, .. } = self;
         write!(formatter, "{}, {octets} octets, came {age} s ago, ", rcode::name(*code))?;
@@ -65,19 +65,19 @@ impl Cache {
 
     /// How the answer under exactly this key is kept.
     #[must_use]
-    pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
+    pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<EntryInfo> {
         self.see_words(key.as_words(), now, policy)
     }
 
     /// How that is kept which is true of this key's name whatever its type is.
     #[must_use]
-    pub fn see_denial(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
+    pub fn covering_denial(&self, key: &Key, now: Instant, policy: &Policy) -> Option<EntryInfo> {
         self.see_words(key.of_any_type().as_words(), now, policy)
     }
 
-    fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<Seen> {
-        let head = self.answers.visit(self.answers.hash(words), words, Head::read)?;
-        Some(Seen::new(&head, self.clock(now), policy))
+    fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<EntryInfo> {
+        let head = self.answers.visit(self.answers.hash(words), words, EntryHeader::read)?;
+        Some(EntryInfo::new(&head, self.clock(now), policy))
     }
 
     /// Forgets a part of the answers whose keys are meant, with their failures; gives how many, and where to go on from
@@ -101,12 +101,12 @@ impl Cache {
         from: usize,
         now: Instant,
         policy: &Policy,
-        mut show: impl FnMut(KeyParts, Seen),
+        mut show: impl FnMut(KeyParts, EntryInfo),
     ) -> Option<usize> {
         let now = self.clock(now);
         self.answers.sweep(from, |key, value| {
-            if let (Some(parts), Some(head)) = (KeyParts::read(key), Head::of_copy(value)) {
-                show(parts, Seen::new(&head, now, policy));
+            if let (Some(parts), Some(head)) = (KeyParts::read(key), EntryHeader::of_copy(value)) {
+                show(parts, EntryInfo::new(&head, now, policy));
             }
             false
         })
@@ -119,7 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cache::State;
+    use crate::cache::Freshness;
     use crate::dns::codes::rtype;
     use crate::dns::question::Question;
     use crate::dns::{Name, Response};
@@ -148,7 +148,7 @@ mod tests {
             let policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale };
             let now = came + Duration::from_millis(millis);
             let kept = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words()).unwrap();
-            let state = Head::of_copy(&kept).unwrap().at(cache.clock(now), &policy);
+            let state = EntryHeader::of_copy(&kept).unwrap().at(cache.clock(now), &policy);
             (cache.see(&key, now, &policy).unwrap().to_string(), state)
         };
         for (millis, serve_stale, seen) in [
@@ -163,9 +163,9 @@ mod tests {
             let (text, state) = at(millis, serve_stale);
             assert!(text.ends_with(seen), "{millis} ms: {text}");
             let agrees = match state {
-                State::Fresh(_) | State::Due(_) => seen.contains("fresh for"),
-                State::Stale(_) => seen.contains("ago, stale for"),
-                State::Over => seen.ends_with("over"),
+                Freshness::Fresh(_) | Freshness::RefreshDue(_) => seen.contains("fresh for"),
+                Freshness::Stale(_) => seen.contains("ago, stale for"),
+                Freshness::Expired => seen.ends_with("over"),
             };
             assert!(agrees, "{millis} ms: {text}, {state:?}");
         }

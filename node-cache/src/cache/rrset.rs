@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::table::copy;
-use crate::dns::{Header, Lifetime, Response};
+use crate::dns::{Header, Response, ResponseTtl};
 
 /// Octets of a record before its data (RFC 1035 §3.2.1), the owner being a pointer to the name in the question.
 pub(super) const FRONT: usize = 12;
@@ -20,56 +20,56 @@ pub(super) const SLACK: usize = FRONT + IPV4;
 
 /// How the records of an answer are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum RecordLayout {
     /// As they are written in the message.
-    Written = 0,
+    Message = 0,
     /// One record: its data.
-    One = 1,
+    Single = 1,
     /// Data of four octets each.
-    Fours = 2,
+    Ipv4 = 2,
     /// Data of sixteen octets each.
-    Sixteens = 3,
+    Ipv6 = 3,
 }
 
-impl Form {
+impl RecordLayout {
     /// From the two lowest bits.
     #[inline]
     pub(super) const fn from_bits(bits: u8) -> Self {
         match bits & 3 {
-            0 => Self::Written,
-            1 => Self::One,
-            2 => Self::Fours,
-            _ => Self::Sixteens,
+            0 => Self::Message,
+            1 => Self::Single,
+            2 => Self::Ipv4,
+            _ => Self::Ipv6,
         }
     }
 }
 
 /// The records of a response that can be kept like that.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Set<'a> {
-    /// Their form, which is not [`Form::Written`].
-    pub(super) form: Form,
+pub(super) struct UniformRrset<'a> {
+    /// Their form, which is not [`RecordLayout::Message`].
+    pub(super) form: RecordLayout,
     records: &'a [u8],
     /// Octets of a record.
     each: usize,
 }
 
-impl<'a> Set<'a> {
+impl<'a> UniformRrset<'a> {
     /// None when they have to be kept as they are written.
     pub(super) fn of(response: &'a Response) -> Option<Self> {
-        let Lifetime::Positive(ttl) = response.lifetime() else { return None };
+        let ResponseTtl::Positive(ttl) = response.lifetime() else { return None };
         let (wire, number) = (response.wire(), response.ttl_offsets().len());
         let [_, answers, ..] = Header::read(wire)?.counts;
         let (before, records) = wire.split_at_checked(usize::from(response.question_end()))?;
         let each = records.len().checked_div(number)?;
         let length = each.checked_sub(FRONT)?;
         let form = match (number, length) {
-            (_, IPV4) => Form::Fours,
-            (_, IPV6) => Form::Sixteens,
-            (1, _) => Form::One,
+            (_, IPV4) => RecordLayout::Ipv4,
+            (_, IPV6) => RecordLayout::Ipv6,
+            (1, _) => RecordLayout::Single,
             _ => return None,
         };
-        let front = Front::new(u32::from_be_bytes(*before.last_chunk()?), ttl, u16::try_from(length).ok()?);
+        let front = RecordPrefix::new(u32::from_be_bytes(*before.last_chunk()?), ttl, u16::try_from(length).ok()?);
         let is_set = usize::from(answers) == number
             && each * number == records.len()
             && records.chunks_exact(each).all(|record| front.starts(record));
@@ -93,12 +93,12 @@ impl<'a> Set<'a> {
 
 /// A record before its data: in two numbers, whose lower octets come first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Front {
+pub(super) struct RecordPrefix {
     owner_type_class_and_half_of_ttl: u64,
     half_of_ttl_and_length: u32,
 }
 
-impl Front {
+impl RecordPrefix {
     /// Of the name in the question. `type_and_class` are the type, and in the lower half the class.
     #[inline]
     pub(super) const fn new(type_and_class: u32, ttl: u32, length: u16) -> Self {
@@ -129,7 +129,7 @@ impl Front {
 
 /// Writes records of four octets of data, two at a time, to the beginning of `out`, as far as it has room.
 #[inline(always)]
-pub(super) fn write_fours(front: Front, data: &[AtomicU64], out: &mut [u8]) {
+pub(super) fn write_fours(front: RecordPrefix, data: &[AtomicU64], out: &mut [u8]) {
     const TWO: usize = 2 * (FRONT + IPV4);
     for (records, word) in out.as_chunks_mut::<TWO>().0.iter_mut().zip(data) {
         let word = u64::from_le(word.load(Ordering::Relaxed));
@@ -139,7 +139,7 @@ pub(super) fn write_fours(front: Front, data: &[AtomicU64], out: &mut [u8]) {
 }
 
 /// The same for records of sixteen octets of data.
-pub(super) fn write_sixteens(front: Front, data: &[AtomicU64], out: &mut [u8]) {
+pub(super) fn write_sixteens(front: RecordPrefix, data: &[AtomicU64], out: &mut [u8]) {
     let octets = |word: &AtomicU64| word.load(Ordering::Relaxed).to_ne_bytes();
     let records = out.as_chunks_mut::<{ FRONT + IPV6 }>().0;
     for (record, words) in records.iter_mut().zip(data.as_chunks::<2>().0) {
@@ -150,7 +150,7 @@ pub(super) fn write_sixteens(front: Front, data: &[AtomicU64], out: &mut [u8]) {
 }
 
 /// The same for one record, of which whole words are written; none when it has no room for them.
-pub(super) fn write_one(front: Front, data: &[AtomicU64], out: &mut [u8]) -> Option<()> {
+pub(super) fn write_one(front: RecordPrefix, data: &[AtomicU64], out: &mut [u8]) -> Option<()> {
     let (place, rest) = out.split_first_chunk_mut()?;
     front.write(place);
     copy(data, rest).map(|_| ())
@@ -163,10 +163,10 @@ mod tests {
     use crate::dns::codes::{rcode, rtype};
     use crate::dns::question::Question;
 
-    fn form(rtype: u16, records: &[(u16, u32, Vec<u8>)]) -> Form {
+    fn form(rtype: u16, records: &[(u16, u32, Vec<u8>)]) -> RecordLayout {
         let question = Question::plain(&Name::from_text("www.example").unwrap(), rtype);
         let wire = Response::with_records(&question, rcode::NOERROR, records).wire().to_vec();
-        Set::of(&Response::read(&wire, 0, &question).unwrap()).map_or(Form::Written, |set| set.form)
+        UniformRrset::of(&Response::read(&wire, 0, &question).unwrap()).map_or(RecordLayout::Message, |set| set.form)
     }
 
     #[test]
@@ -174,10 +174,10 @@ mod tests {
         let ipv4 = (rtype::A, 60, vec![192, 0, 2, 1]);
         let ipv6 = (rtype::AAAA, 60, vec![0x20; 16]);
         let text = (rtype::TXT, 60, vec![2, b'o', b'k']);
-        assert_eq!(form(rtype::A, std::slice::from_ref(&ipv4)), Form::Fours);
-        assert_eq!(form(rtype::A, &[ipv4.clone(), ipv4.clone(), ipv4.clone()]), Form::Fours);
-        assert_eq!(form(rtype::AAAA, &[ipv6.clone(), ipv6.clone()]), Form::Sixteens);
-        assert_eq!(form(rtype::TXT, std::slice::from_ref(&text)), Form::One);
+        assert_eq!(form(rtype::A, std::slice::from_ref(&ipv4)), RecordLayout::Ipv4);
+        assert_eq!(form(rtype::A, &[ipv4.clone(), ipv4.clone(), ipv4.clone()]), RecordLayout::Ipv4);
+        assert_eq!(form(rtype::AAAA, &[ipv6.clone(), ipv6.clone()]), RecordLayout::Ipv6);
+        assert_eq!(form(rtype::TXT, std::slice::from_ref(&text)), RecordLayout::Single);
         let alias = (rtype::CNAME, 60, vec![0xc0, 12]);
         let others = [
             (rtype::A, vec![ipv4.clone(), (rtype::A, 61, vec![192, 0, 2, 1])]),
@@ -187,7 +187,7 @@ mod tests {
             (rtype::A, Vec::new()),
         ];
         for (rtype, records) in others {
-            assert_eq!(form(rtype, &records), Form::Written, "{records:?}");
+            assert_eq!(form(rtype, &records), RecordLayout::Message, "{records:?}");
         }
     }
 }

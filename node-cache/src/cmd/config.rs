@@ -6,9 +6,9 @@ use node_cache_config::Config;
 use tokio::sync::watch;
 
 use crate::resolver::Resolver;
-use crate::revision::InForce;
+use crate::revision::ActiveRevision;
 use crate::snapshot::Snapshot;
-use crate::upstream::Book;
+use crate::upstream::GroupRegistry;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -23,8 +23,8 @@ pub(super) enum Role {
 
 /// Applies every configuration that comes in force, as long as there can be another one. Sockets, memory and what is
 /// known of servers outlive each change.
-pub(super) async fn keep(resolver: Arc<Resolver>, mut in_force: watch::Receiver<Arc<InForce>>, role: Role) {
-    let mut book = Book::new(resolver.tap().clone());
+pub(super) async fn keep(resolver: Arc<Resolver>, mut in_force: watch::Receiver<Arc<ActiveRevision>>, role: Role) {
+    let mut book = GroupRegistry::new(resolver.tap().clone());
     let mut applied: Option<(Arc<Config>, Option<String>)> = None;
     loop {
         let current = in_force.borrow_and_update().clone();
@@ -41,7 +41,7 @@ pub(super) async fn keep(resolver: Arc<Resolver>, mut in_force: watch::Receiver<
     }
 }
 
-fn snapshot(role: Role, config: &Config, zone: Option<&str>, book: &mut Book) -> Snapshot {
+fn snapshot(role: Role, config: &Config, zone: Option<&str>, book: &mut GroupRegistry) -> Snapshot {
     let snapshot = match role {
         Role::NodeCache => Snapshot::for_node(config, zone, book),
         Role::ZoneResolver => {

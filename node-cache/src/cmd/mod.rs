@@ -84,7 +84,7 @@ const ROOM_OF_WORKER: u64 = 320 << 10;
 const SMALLEST_CACHE: u64 = 1 << 20;
 
 /// Bytes for answers, so that a process takes no more than `cache_size` and 16 MiB with as many workers as it has.
-fn bytes_for_answers(cache_size: u64, workers: usize) -> Result<u64, ProcessError> {
+fn answer_bytes(cache_size: u64, workers: usize) -> Result<u64, ProcessError> {
     let beyond = workers.saturating_sub(WORKERS_BESIDE_CACHE) as u64;
     let left = cache_size.checked_sub(beyond * ROOM_OF_WORKER).filter(|left| *left >= SMALLEST_CACHE);
     left.ok_or(ProcessError::Room { cache_size, workers })
@@ -102,11 +102,11 @@ mod tests {
 
     #[test]
     fn many_workers_take_their_room_from_the_cache_and_are_refused_where_there_is_none() {
-        let bytes = |size, workers| bytes_for_answers(size, workers).ok();
+        let bytes = |size, workers| answer_bytes(size, workers).ok();
         assert_eq!(bytes(4 << 20, 16), Some(4 << 20));
         assert_eq!(bytes(64 << 20, 64), Some(49 << 20));
         assert_eq!(bytes(16 << 20, 64), Some(1 << 20));
-        let refused = bytes_for_answers(4 << 20, 64).unwrap_err().to_string();
+        let refused = answer_bytes(4 << 20, 64).unwrap_err().to_string();
         assert!(refused.starts_with("a cache of 4194304 bytes is too small for 64 workers"), "{refused}");
     }
 }

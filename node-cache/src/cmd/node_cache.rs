@@ -10,22 +10,22 @@ use tokio::sync::watch;
 
 use super::config::{self, Role};
 use super::logging;
-use super::shutdown::{Termination, until_withdrawn};
-use super::status_reporter::{Account, Readiness};
+use super::shutdown::{Shutdown, until_withdrawn};
+use super::status_reporter::{Readiness, StatusReporter};
 use super::tap::Tap;
-use super::{Ask, Inspect, Probe, ProcessError, block_on, bytes, bytes_for_answers, workers};
+use super::{Ask, Inspect, Probe, ProcessError, answer_bytes, block_on, bytes, workers};
 use crate::handover::client::Client;
 use crate::handover::{self, HeldSocket};
 use crate::identity::Identity;
 use crate::resolver::Resolver;
-use crate::revision::{self, InForce};
-use crate::server::{Serving, TcpLimits};
+use crate::revision::{self, ActiveRevision};
+use crate::server::{Server, TcpLimits};
 use crate::{admin, dnstap};
 
 /// A caching resolver of a node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "node-cache", version)]
-pub struct Arguments {
+pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -71,7 +71,7 @@ pub struct Run {
     pub workers: usize,
 }
 
-impl Arguments {
+impl Args {
     /// Does what was asked for.
     ///
     /// # Errors
@@ -110,18 +110,19 @@ fn caches(run_dir: &Path) -> Vec<String> {
 
 impl Run {
     async fn until_told_to_stop(self) -> Result<(), ProcessError> {
-        let mut termination = Termination::listen().map_err(ProcessError::Start)?;
+        let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
         let identity = Identity::of(&self.instance);
-        let cache_bytes = bytes_for_answers(self.cache_size, self.workers)?;
+        let cache_bytes = answer_bytes(self.cache_size, self.workers)?;
         let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let agent = Client::start(&handover::socket_path(&self.run_dir), &self.instance);
         let limits = TcpLimits::default();
-        let serving = Serving::start(self.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
+        let serving = Server::start(self.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
             .map_err(ProcessError::Start)?;
-        let readiness = Equipped { in_force: in_force.clone(), sockets: agent.sockets() };
+        let readiness = NodeReadiness { in_force: in_force.clone(), sockets: agent.sockets() };
         let (in_force_now, workers) = (in_force.clone(), serving.workers().clone());
-        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
+        let account =
+            Arc::new(StatusReporter { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
         let path = admin::socket_path(&self.run_dir, &self.instance);
         let tap_path = dnstap::socket_path(&self.run_dir, &self.instance);
         tokio::select! {
@@ -146,12 +147,12 @@ impl Run {
 
 /// A cache is ready once it has a configuration and something to answer on.
 #[derive(Debug)]
-struct Equipped {
-    in_force: watch::Receiver<Arc<InForce>>,
+struct NodeReadiness {
+    in_force: watch::Receiver<Arc<ActiveRevision>>,
     sockets: watch::Receiver<Vec<HeldSocket>>,
 }
 
-impl Readiness for Equipped {
+impl Readiness for NodeReadiness {
     async fn missing(&self) -> Option<String> {
         if self.in_force.borrow().config.is_none() {
             return Some("there is no configuration yet".to_owned());

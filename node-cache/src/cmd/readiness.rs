@@ -14,8 +14,8 @@ use crate::dns::question::Question;
 use crate::dns::{Edns, Name};
 use crate::dnstap::Tap;
 use crate::resolver::Resolver;
-use crate::upstream::transport::sockets::{Sockets, Use};
-use crate::upstream::transport::udp::{self as exchange, Form, Outcome};
+use crate::upstream::transport::sockets::{PortPolicy, Sockets};
+use crate::upstream::transport::udp::{self as exchange, ExchangeOutcome, QueryFormat};
 
 /// Between two tries to resolve a first name.
 const RETRY: Duration = Duration::from_millis(500);
@@ -73,7 +73,7 @@ pub(super) async fn resolve_first_name(resolver: &Resolver) {
 async fn answers_for_itself(address: SocketAddr) -> bool {
     let Ok(name) = Name::from_text("id.server") else { return false };
     let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
-    let (sockets, unseen) = (Sockets::new(address, Use::Once), Tap::default());
-    let asked = exchange::udp(&sockets, &question, Form { edns: false, mixed_case: false }, &unseen);
-    matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(Outcome::Answered(response))) if response.has_answer())
+    let (sockets, unseen) = (Sockets::new(address, PortPolicy::Fresh), Tap::default());
+    let asked = exchange::udp(&sockets, &question, QueryFormat { edns: false, case_0x20: false }, &unseen);
+    matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(ExchangeOutcome::Response(response))) if response.has_answer())
 }

@@ -20,12 +20,12 @@ const QUIET: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(50);
 
 /// The signals that ask a process to end.
-pub(super) struct Termination {
+pub(super) struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Termination {
+impl Shutdown {
     /// Listens for them from now on.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })

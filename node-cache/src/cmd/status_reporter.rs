@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::admin::{Command, OK, Report};
 use crate::metrics::{Gauges, text};
 use crate::resolver::Resolver;
-use crate::revision::InForce;
+use crate::revision::ActiveRevision;
 use crate::server::Workers;
 
 /// How long a worker has to show the kubelet that it lives, which waits for 3 s.
@@ -25,14 +25,14 @@ pub(super) trait Readiness: Send + Sync + 'static {
 
 /// What is needed to say how a process is.
 #[derive(Debug)]
-pub(super) struct Account<R> {
+pub(super) struct StatusReporter<R> {
     pub(super) resolver: Arc<Resolver>,
-    pub(super) in_force: watch::Receiver<Arc<InForce>>,
+    pub(super) in_force: watch::Receiver<Arc<ActiveRevision>>,
     pub(super) readiness: R,
     pub(super) workers: Arc<Workers>,
 }
 
-impl<R: Readiness> Account<R> {
+impl<R: Readiness> StatusReporter<R> {
     /// Why this process counts as dead: somebody in it does not read what he should.
     pub(super) async fn dead(&self) -> Option<String> {
         self.workers.all_read(LIVE_LIMIT).await.err().map(|error| error.to_string())
@@ -59,7 +59,7 @@ impl<R: Readiness> Account<R> {
     }
 }
 
-impl<R: Readiness> Report for Account<R> {
+impl<R: Readiness> Report for StatusReporter<R> {
     async fn answer(&self, command: Command) -> String {
         match command {
             Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),

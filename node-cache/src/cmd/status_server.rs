@@ -13,8 +13,8 @@ use node_cache_config::status::ResolverStatus;
 use tokio::net::TcpListener;
 
 use super::ProcessError;
-use super::status_reporter::{Account, Readiness};
-use crate::admin::http_limits::Visitors;
+use super::status_reporter::{Readiness, StatusReporter};
+use crate::admin::http_limits::LimitedListener;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -24,19 +24,19 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, ProcessEr
 }
 
 /// Answers at `listener` for ever.
-pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<Account<R>>) {
+pub(super) async fn serve<R: Readiness>(listener: TcpListener, account: Arc<StatusReporter<R>>) {
     let router = Router::new()
         .route("/status", get(status::<R>))
         .route("/metrics", get(metrics::<R>))
         .route("/live", get(live::<R>))
         .route("/ready", get(ready::<R>))
         .with_state(account);
-    if let Err(error) = axum::serve(Visitors::new(listener), router).await {
+    if let Err(error) = axum::serve(LimitedListener::new(listener), router).await {
         tracing::error!("status server: {error}");
     }
 }
 
-async fn status<R: Readiness>(State(account): State<Arc<Account<R>>>) -> Json<ResolverStatus> {
+async fn status<R: Readiness>(State(account): State<Arc<StatusReporter<R>>>) -> Json<ResolverStatus> {
     let identity = account.resolver.identity();
     let zone = account.in_force.borrow().zone.clone();
     Json(ResolverStatus {
@@ -48,17 +48,17 @@ async fn status<R: Readiness>(State(account): State<Arc<Account<R>>>) -> Json<Re
     })
 }
 
-async fn metrics<R: Readiness>(State(account): State<Arc<Account<R>>>) -> impl IntoResponse {
+async fn metrics<R: Readiness>(State(account): State<Arc<StatusReporter<R>>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, OPENMETRICS)], account.metrics())
 }
 
 /// Whether it reads what it should; if not, who does not.
-async fn live<R: Readiness>(State(account): State<Arc<Account<R>>>) -> (StatusCode, String) {
+async fn live<R: Readiness>(State(account): State<Arc<StatusReporter<R>>>) -> (StatusCode, String) {
     shown(account.dead().await, "it answers\n")
 }
 
 /// Whether it is ready; if not, what is missing.
-async fn ready<R: Readiness>(State(account): State<Arc<Account<R>>>) -> (StatusCode, String) {
+async fn ready<R: Readiness>(State(account): State<Arc<StatusReporter<R>>>) -> (StatusCode, String) {
     shown(account.readiness.missing().await, "ready\n")
 }
 

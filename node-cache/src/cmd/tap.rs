@@ -8,9 +8,9 @@ use clap::{ArgGroup, Args};
 use node_cache_config::names::RUN_DIR;
 use tokio::time::sleep;
 
-use super::shutdown::Termination;
+use super::shutdown::Shutdown;
 use super::{ProcessError, seconds};
-use crate::dnstap::{self, Source, TapError, Wanted, What};
+use crate::dnstap::{self, MessageFilter, TapError, TapOptions, TapSource};
 
 /// Writes samples of questions and answers as dnstap to standard output: of clients, and to other servers.
 #[derive(Clone, Debug, Args)]
@@ -44,14 +44,14 @@ impl Tap {
                 io::Error::other("what is written is not text; send it to a file or a program that reads dnstap");
             return Err(TapError::Output(binary).into());
         }
-        let mut termination = Termination::listen().map_err(ProcessError::Start)?;
+        let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
         let what = match (self.queries, self.responses) {
-            (true, _) => What::Queries,
-            (_, true) => What::Responses,
-            (false, false) => What::Both,
+            (true, _) => MessageFilter::Queries,
+            (_, true) => MessageFilter::Responses,
+            (false, false) => MessageFilter::Both,
         };
-        let source = |name: &String| Source { name: name.clone(), path: dnstap::socket_path(&self.run_dir, name) };
-        let sources: Vec<Source> = names.iter().map(source).collect();
+        let source = |name: &String| TapSource { name: name.clone(), path: dnstap::socket_path(&self.run_dir, name) };
+        let sources: Vec<TapSource> = names.iter().map(source).collect();
         let over = async {
             let time_is_up = async {
                 match self.during {
@@ -64,7 +64,7 @@ impl Tap {
                 () = time_is_up => {}
             }
         };
-        let wanted = Wanted { one_in: self.sample, what };
+        let wanted = TapOptions { sample_rate: self.sample, what };
         Ok(dnstap::copy(&sources, wanted, self.count.unwrap_or(u64::MAX), over, io::stdout()).await?)
     }
 }

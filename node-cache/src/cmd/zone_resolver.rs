@@ -15,15 +15,15 @@ use tokio::sync::watch;
 use super::config::{self, Role};
 use super::logging;
 use super::readiness::{Stage, ZoneReadiness, resolve_first_name};
-use super::shutdown::Termination;
-use super::status_reporter::Account;
+use super::shutdown::Shutdown;
+use super::status_reporter::StatusReporter;
 use super::tap::Tap;
-use super::{Inspect, Probe, ProcessError, block_on, bytes, bytes_for_answers, seconds, status_server, workers};
+use super::{Inspect, Probe, ProcessError, answer_bytes, block_on, bytes, seconds, status_server, workers};
 use crate::dns::cookie_secret::Secrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolver::Resolver;
-use crate::server::{Serving, TcpLimits};
+use crate::server::{Server, TcpLimits};
 use crate::{admin, dnstap, revision};
 
 /// Its name among processes, and that of its control socket.
@@ -38,7 +38,7 @@ const BACKLOG: i32 = 1024;
 /// A resolver of a zone.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "zone-resolver", version)]
-pub struct Arguments {
+pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -82,7 +82,7 @@ pub struct Run {
     pub drain: Duration,
 }
 
-impl Arguments {
+impl Args {
     /// Does what was asked for.
     ///
     /// # Errors
@@ -106,22 +106,23 @@ impl Arguments {
 
 impl Run {
     async fn until_told_to_stop(self) -> Result<(), ProcessError> {
-        let mut termination = Termination::listen().map_err(ProcessError::Start)?;
+        let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
         let listen = or_of_pod(&self.listen, RESOLVER_DNS_PORT)?;
         let (sockets, listening) = bind_all(&listen)?;
         let workers = self.workers.unwrap_or_else(usual_workers);
-        let cache_bytes = bytes_for_answers(self.cache_size, workers)?;
+        let cache_bytes = answer_bytes(self.cache_size, workers)?;
         let resolver = Arc::new(Resolver::new(Identity::of(NAME), cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let (_sockets, handed) = watch::channel(sockets);
         // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
         let (_, no_secrets) = watch::channel(Secrets::default());
-        let serving = Serving::start(workers, resolver.clone(), TcpLimits::default(), handed, no_secrets)
+        let serving = Server::start(workers, resolver.clone(), TcpLimits::default(), handed, no_secrets)
             .map_err(ProcessError::Start)?;
         let (stage, seen_stage) = watch::channel(Stage::Starting);
         let readiness = ZoneReadiness { resolver: resolver.clone(), stage: seen_stage, listening };
         let (in_force_now, workers) = (in_force.clone(), serving.workers().clone());
-        let account = Arc::new(Account { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
+        let account =
+            Arc::new(StatusReporter { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
         for address in or_of_pod(&self.http, RESOLVER_METRICS_PORT)? {
             let listener = status_server::listen(address).await?;
             tokio::spawn(status_server::serve(listener, account.clone()));

@@ -17,11 +17,11 @@ const LONGEST: usize = u16::MAX as usize;
 
 /// Which TTLs an answer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
+pub enum TtlView {
     /// As they are written.
-    New,
+    Original,
     /// Lowered to `cap` first and then by the seconds since the answer came in.
-    Kept {
+    Cached {
         /// Seconds since it came in.
         age: u32,
         /// The longest TTL to start from.
@@ -31,14 +31,14 @@ pub enum Age {
     Stale,
 }
 
-impl Age {
+impl TtlView {
     /// The TTL that is shown for one that is written.
     #[must_use]
     #[inline]
     pub fn shown(self, written: u32) -> u32 {
         match self {
-            Self::New => written,
-            Self::Kept { age, cap } => written.min(cap).saturating_sub(age),
+            Self::Original => written,
+            Self::Cached { age, cap } => written.min(cap).saturating_sub(age),
             Self::Stale => STALE_TTL,
         }
     }
@@ -46,13 +46,13 @@ impl Age {
 
 /// Where an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum Source {
     /// Out of the process itself.
     Local,
     /// From memory.
-    Memory,
+    Cache,
     /// From memory, past its time.
-    Stale,
+    StaleCache,
     /// From another server, just now.
     Upstream,
     /// From nowhere: nobody answered.
@@ -61,7 +61,7 @@ pub enum Origin {
 
 /// How an answer goes to its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ReplyTransport {
     /// In a datagram, which is as long as the client says that it may be.
     Udp,
     /// Over a connection, which is kept open for so long without a question (RFC 7828); a client that asks hears of it.
@@ -77,31 +77,31 @@ pub struct Answer {
     /// What is said.
     pub response: Arc<Response>,
     /// Which TTLs it shows.
-    pub age: Age,
+    pub age: TtlView,
     /// An Extended DNS Error that explains it.
     pub ede: Option<u16>,
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: Source,
 }
 
 impl Answer {
     /// An answer out of the process itself.
     #[must_use]
     pub fn local(response: Response, ede: Option<u16>) -> Self {
-        Self { response: Arc::new(response), age: Age::New, ede, origin: Origin::Local }
+        Self { response: Arc::new(response), age: TtlView::Original, ede, origin: Source::Local }
     }
 
     /// The bytes for this client: its number, its case, RD and CD; a fresh OPT if it sent one (RFC 6891 §6.1.1); AD
     /// only if it asked (RFC 6840 §5.8); no longer than its way allows.
     #[must_use]
-    pub fn to_wire(&self, query: &Query, way: Way) -> Vec<u8> {
+    pub fn to_wire(&self, query: &Query, way: ReplyTransport) -> Vec<u8> {
         let mut message = Vec::with_capacity(self.response.wire().len() + 17);
         message.extend_from_slice(self.response.wire());
         self.put_ttls(&mut message);
         put_question(&mut message, query);
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
-            let shown = Shown::to(query.flags(), query.dnssec_ok());
+            let shown = ClientFlags::to(query.flags(), query.dnssec_ok());
             header.flags = flag::kept(header.flags) & !shown.hidden | shown.echoed;
             header.write(&mut message);
         }
@@ -112,14 +112,14 @@ impl Answer {
             dnssec_ok: asked.dnssec_ok,
             ede: self.ede.or_else(|| self.response.ede()),
             keepalive: match way {
-                Way::Udp => None,
-                Way::Tcp { idle } => asked.keepalive.map(|_| tenths(idle)),
+                ReplyTransport::Udp => None,
+                ReplyTransport::Tcp { idle } => asked.keepalive.map(|_| tenths(idle)),
             },
             cookie: query.told_cookie,
         });
         let limit = match way {
-            Way::Udp => udp_limit(query.edns.map(|edns| edns.udp_size)),
-            Way::Tcp { .. } => LONGEST,
+            ReplyTransport::Udp => udp_limit(query.edns.map(|edns| edns.udp_size)),
+            ReplyTransport::Tcp { .. } => LONGEST,
         };
         truncate::to_limit(&mut message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
         if let Some(edns) = edns {
@@ -139,14 +139,14 @@ impl Answer {
 
 /// What a client does not get to see of [`flag::kept`], and what it gets back of its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown {
+pub struct ClientFlags {
     /// AD, unless it wants to know it: by its own AD or by DO (RFC 6840 §5.8).
     pub hidden: u16,
     /// RD and CD, as it sent them.
     pub echoed: u16,
 }
 
-impl Shown {
+impl ClientFlags {
     /// To a client that sent these flags.
     #[must_use]
     #[inline]

@@ -17,17 +17,17 @@ const UNREACHABLE: usize = 0x4000;
 /// The message with shorter owner names; none when there is nothing to gain or it has to stay as it is. It has no OPT
 /// record, its records can be walked over, and its question ends at `question_end`. Where no owner is written out there is
 /// nothing to gain.
-pub(super) fn shorten(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
+pub(super) fn compress(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
     let header = Header::read(wire)?;
     let records: Vec<Record> = Records::new(wire, &header, question_end).collect::<Result<_, _>>().ok()?;
-    let mut shorter = Shorter::begin(wire, question_end)?;
+    let mut shorter = Compressor::begin(wire, question_end)?;
     for record in &records {
         shorter.record(record)?;
     }
     (shorter.out.len() < wire.len()).then_some(shorter.out)
 }
 
-struct Shorter<'a> {
+struct Compressor<'a> {
     wire: &'a [u8],
     /// The name of the question, in wire form.
     asked: &'a [u8],
@@ -36,7 +36,7 @@ struct Shorter<'a> {
     moved: HashMap<usize, usize>,
 }
 
-impl<'a> Shorter<'a> {
+impl<'a> Compressor<'a> {
     fn begin(wire: &'a [u8], question_end: usize) -> Option<Self> {
         let asked = wire.get(Header::LENGTH..question_end.checked_sub(4)?)?;
         let mut out = Vec::with_capacity(wire.len());

@@ -64,7 +64,7 @@ pub struct Secrets {
 
 /// What a client that sent a cookie is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct CookieReply {
     /// Its own part and ours.
     pub cookie: Cookie,
     /// Whether what it sent could stand: it had no part of ours, or one that we made.
@@ -83,7 +83,7 @@ impl Secrets {
 
     /// What a client at `address` that sent `cookie` is told at `now` (in seconds); none without a secret.
     #[must_use]
-    pub fn tell(&self, cookie: &Cookie, address: IpAddr, now: u32) -> Option<Told> {
+    pub fn tell(&self, cookie: &Cookie, address: IpAddr, now: u32) -> Option<CookieReply> {
         let current = self.current?;
         let (client, sent) = (cookie.client(), cookie.as_octets());
         let made = made_at(sent).filter(|time| {
@@ -99,7 +99,7 @@ impl Secrets {
         let (own, ours) = whole.split_at_mut(cookie::CLIENT);
         own.copy_from_slice(&client);
         ours.copy_from_slice(&current.server_part(client, address, time));
-        Some(Told { cookie: Cookie::read(&whole), is_good: is_ours || sent.len() == cookie::CLIENT })
+        Some(CookieReply { cookie: Cookie::read(&whole), is_good: is_ours || sent.len() == cookie::CLIENT })
     }
 }
 

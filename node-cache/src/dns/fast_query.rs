@@ -11,7 +11,7 @@ use super::{Header, edns, flag};
 
 /// A question of the plain shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain {
+pub struct FastQuery {
     /// Octets of the name.
     pub name_length: NonZeroU8,
     /// The header's [`flag`]s.
@@ -27,7 +27,7 @@ const ONE_QUESTION: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 0]);
 /// The same, and what may be an OPT record.
 const AND_ONE_RECORD: u64 = u64::from_ne_bytes([0, 1, 0, 0, 0, 0, 0, 1]);
 
-impl Plain {
+impl FastQuery {
     /// Reads a packet; none when it has another shape, whether that is good or bad.
     #[must_use]
     #[inline]
@@ -120,21 +120,21 @@ mod tests {
         for name in ["www.example", ".", "a", &["x"; 127].join(".")] {
             for with_edns in [false, true] {
                 let packet = Question::plain(&Name::from_text(name).unwrap(), rtype::AAAA).to_wire(7, with_edns);
-                let (plain, query) = (Plain::read(&packet).unwrap(), request::read(&packet).unwrap());
+                let (plain, query) = (FastQuery::read(&packet).unwrap(), request::read(&packet).unwrap());
                 assert_eq!(plain.name(&packet), query.name.as_bytes());
                 assert_eq!((plain.rtype(), plain.class()), (query.rtype, query.class));
                 assert_eq!(plain.edns, query.edns.map(|edns| (edns.udp_size, edns.dnssec_ok)));
             }
         }
-        assert!(Plain::read(&message("www.example")).unwrap().dnssec_ok());
+        assert!(FastQuery::read(&message("www.example")).unwrap().dnssec_ok());
     }
 
     #[test]
     fn every_other_shape_is_left_to_the_whole_reader() {
         let good = message("www.example");
-        assert!(Plain::read(&good).is_some());
+        assert!(FastQuery::read(&good).is_some());
         for length in 0..good.len() {
-            assert!(Plain::read(&good[..length]).is_none(), "{length}");
+            assert!(FastQuery::read(&good[..length]).is_none(), "{length}");
         }
         let with = |offset: usize, value: u8| {
             let mut packet = good.clone();
@@ -143,7 +143,7 @@ mod tests {
         };
         // What follows the end of a name makes it no name, and so it equals none: here an OPT record that is not counted.
         let uncounted = with(11, 0);
-        let plain = Plain::read(&uncounted).unwrap();
+        let plain = FastQuery::read(&uncounted).unwrap();
         let taken_for_a_name = plain.name(&uncounted);
         assert!(Name::read_plain(taken_for_a_name, 0).is_ok_and(|(_, end)| end < taken_for_a_name.len()));
         let opt = good.len() - edns::BARE;
@@ -160,8 +160,8 @@ mod tests {
             (opt + 10, 1), // options that are not there
         ];
         for (offset, value) in changed {
-            assert!(Plain::read(&with(offset, value)).is_none(), "{offset} {value}");
+            assert!(FastQuery::read(&with(offset, value)).is_none(), "{offset} {value}");
         }
-        assert!(Plain::read(&[&good[..], &[0]].concat()).is_none(), "something behind the end");
+        assert!(FastQuery::read(&[&good[..], &[0]].concat()).is_none(), "something behind the end");
     }
 }

@@ -5,17 +5,17 @@ use super::{Header, Record, Section, flag, u32_at};
 
 /// How long a response may be kept, in seconds, before any cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
+pub enum ResponseTtl {
     /// It holds what was asked for.
     Positive(u32),
     /// It says that there is none (RFC 2308 §5).
     Negative(u32),
     /// Not at all.
-    None,
+    Uncacheable,
 }
 
 /// What the records of a response tell of how long it may be kept.
-pub(super) struct Lives {
+pub(super) struct TtlSummary {
     /// The type that was asked for.
     asked: u16,
     shortest: u32,
@@ -23,7 +23,7 @@ pub(super) struct Lives {
     found: bool,
 }
 
-impl Lives {
+impl TtlSummary {
     pub(super) const fn new(asked: u16) -> Self {
         Self { asked, shortest: u32::MAX, soa_minimum: None, found: false }
     }
@@ -38,18 +38,18 @@ impl Lives {
 
     /// RFC 2308 §5 for what is absent, the shortest TTL for what is there. A response to which none applies, or that is
     /// cut off, or that carries a code of failure is not kept.
-    pub(super) fn lifetime(&self, header: &Header, code: u16) -> Lifetime {
+    pub(super) fn lifetime(&self, header: &Header, code: u16) -> ResponseTtl {
         if header.has(flag::TC) || !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
-            return Lifetime::None;
+            return ResponseTtl::Uncacheable;
         }
         let shortest = self.shortest;
         match (self.found && code == rcode::NOERROR, self.soa_minimum) {
-            (_, _) if shortest == 0 || shortest == u32::MAX => Lifetime::None,
-            (true, _) => Lifetime::Positive(shortest),
-            (false, Some(0)) => Lifetime::None,
-            (false, Some(minimum)) => Lifetime::Negative(shortest.min(minimum)),
+            (_, _) if shortest == 0 || shortest == u32::MAX => ResponseTtl::Uncacheable,
+            (true, _) => ResponseTtl::Positive(shortest),
+            (false, Some(0)) => ResponseTtl::Uncacheable,
+            (false, Some(minimum)) => ResponseTtl::Negative(shortest.min(minimum)),
             // An alias whose end is not told, or a denial that nobody vouches for (RFC 2308 §5: not to be kept).
-            (false, None) => Lifetime::None,
+            (false, None) => ResponseTtl::Uncacheable,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! DNS messages as bytes (RFC 1035 §4). Nothing here knows a socket or a clock, and nothing that a message holds can
 //! make it panic or work longer than the message is long.
 //!
-//! In: [`fast_query::Plain`] reads the usual question in place, [`request::read`] makes a [`Query`](crate::dns::query::Query) of
+//! In: [`fast_query::FastQuery`] reads the usual question in place, [`request::read`] makes a [`Query`](crate::dns::query::Query) of
 //! whatever a client sent, [`Response::read`] checks and
 //! cleans what another server sent. Out: [`question`] is what another server is asked, [`Response`] carries what a
 //! client gets, [`truncate`] makes it fit.
@@ -28,10 +28,10 @@ mod validate;
 pub use cookie::Cookie;
 pub use edns::Edns;
 pub use header::{Header, flag};
-pub use lifetime::Lifetime;
+pub use lifetime::ResponseTtl;
 pub use name::{Name, NameError};
 pub use record::{Record, Records, Section};
-pub use response::{NotAnAnswer, Response};
+pub use response::{Response, ResponseError};
 
 /// A message breaks off, or points or counts to where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,7 +12,7 @@ pub enum Transport {
     /// Over a connection.
     Tcp,
     /// From the process itself.
-    Itself,
+    Internal,
 }
 
 /// A question of a client.
@@ -53,7 +53,7 @@ impl Query {
             authentic_data: false,
             checking_disabled: false,
             edns: None,
-            transport: Transport::Itself,
+            transport: Transport::Internal,
             told_cookie: None,
         }
     }

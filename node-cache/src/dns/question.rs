@@ -65,7 +65,7 @@ impl Question {
 
 /// Puts each letter of the name of a message's question, which has so many octets and is in lower case, into the case that a
 /// random bit says.
-pub fn mix_case(message: &mut [u8], name: usize, mut random: impl FnMut() -> u128) {
+pub fn randomize_case(message: &mut [u8], name: usize, mut random: impl FnMut() -> u128) {
     const CHUNK: usize = 16;
     let end = (Header::LENGTH + name).min(message.len());
     let name = message.get_mut(Header::LENGTH..end).unwrap_or_default();
@@ -94,14 +94,14 @@ pub fn number(message: &[u8]) -> u16 {
 
 /// The name in the question of a message, which has so many octets, as it is written there.
 #[must_use]
-pub fn name_in(message: &[u8], length: usize) -> &[u8] {
+pub fn question_name(message: &[u8], length: usize) -> &[u8] {
     message.get(Header::LENGTH..Header::LENGTH + length).unwrap_or_default()
 }
 
 /// Whether a response repeats the name in the question of a message, which has so many octets, octet by octet.
 #[must_use]
-pub fn is_repeated(message: &[u8], name: usize, response: &[u8]) -> bool {
-    name_in(message, name) == name_in(response, name)
+pub fn echoes_question(message: &[u8], name: usize, response: &[u8]) -> bool {
+    question_name(message, name) == question_name(response, name)
 }
 
 #[cfg(test)]
@@ -114,15 +114,15 @@ mod tests {
         let question = Question::plain(&Name::from_text("www.shop-1.example").unwrap(), rtype::A);
         let plain = question.to_wire(7, true);
         let (mut mixed, name) = (plain.clone(), question.name.as_bytes().len());
-        mix_case(&mut mixed, name, || 0x2000_2020_2020_2020);
+        randomize_case(&mut mixed, name, || 0x2000_2020_2020_2020);
         assert_eq!(&mixed[12..19], b"\x03WWW\x06Sh");
         assert!(mixed.eq_ignore_ascii_case(&plain) && mixed[12 + name..] == plain[12 + name..]);
-        assert!(is_repeated(&mixed, name, &mixed) && !is_repeated(&mixed, name, &plain));
-        assert!(!is_repeated(&mixed, name, &mixed[..20]));
+        assert!(echoes_question(&mixed, name, &mixed) && !echoes_question(&mixed, name, &plain));
+        assert!(!echoes_question(&mixed, name, &mixed[..20]));
         let root = Question::plain(&Name::from_text(".").unwrap(), rtype::NS).to_wire(7, false);
         let mut mixed = root.clone();
-        mix_case(&mut mixed, 1, || u128::MAX);
-        assert!(mixed == root && is_repeated(&mixed, 1, &root));
+        randomize_case(&mut mixed, 1, || u128::MAX);
+        assert!(mixed == root && echoes_question(&mixed, 1, &root));
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let mut asked = 0_u128;
         let mut mixed = question.to_wire(7, false);
         // The second number is another one.
-        mix_case(&mut mixed, name, || {
+        randomize_case(&mut mixed, name, || {
             asked += 1;
             if asked == 1 { 0 } else { u128::MAX }
         });
@@ -140,8 +140,8 @@ mod tests {
         assert_eq!(mixed[13..].iter().filter(|octet| **octet == b'A').count(), 127 - 64);
         for bit in 0..128 {
             let mut mixed = question.to_wire(7, false);
-            mix_case(&mut mixed, name, || 1 << bit);
-            let changed = name_in(&mixed, name).iter().filter(|octet| **octet == b'A').count();
+            randomize_case(&mut mixed, name, || 1 << bit);
+            let changed = question_name(&mixed, name).iter().filter(|octet| **octet == b'A').count();
             assert!(changed <= 2, "{bit}: {changed} letters");
         }
     }

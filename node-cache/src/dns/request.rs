@@ -3,28 +3,28 @@
 use super::codes::{ede, rcode, rtype};
 use super::edns::UDP_SIZE;
 use super::{Cookie, Edns, Header, Malformed, Name, Records, Response, Section, flag, u16_at};
-use crate::dns::answer::{Answer, Way};
-use crate::dns::cookie_secret::Told;
+use crate::dns::answer::{Answer, ReplyTransport};
+use crate::dns::cookie_secret::CookieReply;
 use crate::dns::query::{Query, Transport};
 
 /// Why a packet does not get as far as being a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rejected {
+pub enum Rejection {
     /// It gets no answer: it is no request, or too short to be one.
-    Silently,
+    Drop,
     /// It gets this answer at once, whose code is the second.
-    With(Vec<u8>, u16),
+    Respond(Vec<u8>, u16),
 }
 
 /// Reads a packet of a client, as if it came in a datagram.
 ///
 /// # Errors
 ///
-/// [`Rejected::Silently`] for responses, so that two servers never answer each other. [`Rejected::With`] NOTIMP for
+/// [`Rejection::Drop`] for responses, so that two servers never answer each other. [`Rejection::Respond`] NOTIMP for
 /// everything but ordinary questions (UPDATE and NOTIFY go nowhere), FORMERR for a number of questions other than one
 /// (RFC 9619) and for what breaks off or carries a broken cookie, BADVERS for an unknown version of EDNS, REFUSED for zone transfers.
-pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
-    let header = Header::read(packet).filter(|header| !header.has(flag::QR)).ok_or(Rejected::Silently)?;
+pub fn read(packet: &[u8]) -> Result<Query, Rejection> {
+    let header = Header::read(packet).filter(|header| !header.has(flag::QR)).ok_or(Rejection::Drop)?;
     if header.opcode() != 0 {
         return Err(bare_rejection(&header, rcode::NOTIMP));
     }
@@ -34,7 +34,7 @@ pub fn read(packet: &[u8]) -> Result<Query, Rejected> {
     let query = parse(packet, &header).map_err(|Malformed| bare_rejection(&header, rcode::FORMERR))?;
     let refuse = |code, ede| {
         let answer = Answer::local(Response::empty(&query.question(), code), Some(ede));
-        Err(Rejected::With(answer.to_wire(&query, Way::Udp), code))
+        Err(Rejection::Respond(answer.to_wire(&query, ReplyTransport::Udp), code))
     };
     if query.edns.is_some_and(|edns| edns.version != 0) {
         return refuse(rcode::BADVERS, ede::NOT_SUPPORTED);
@@ -87,14 +87,14 @@ fn read_edns(packet: &[u8], header: &Header, start: usize) -> Result<Option<Edns
 
 /// A packet without a question, whose client wants to know a cookie or whether one still stands (RFC 7873 §5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CookieAlone {
+pub struct CookieOnlyQuery {
     header: Header,
     edns: Edns,
     /// What it sent.
     pub cookie: Cookie,
 }
 
-impl CookieAlone {
+impl CookieOnlyQuery {
     /// Reads one; none when the packet is anything else.
     #[must_use]
     pub fn read(packet: &[u8]) -> Option<Self> {
@@ -108,7 +108,7 @@ impl CookieAlone {
 
     /// The answer and its code: what is told, and whether what was sent could stand.
     #[must_use]
-    pub fn answer(&self, told: &Told) -> (Vec<u8>, u16) {
+    pub fn answer(&self, told: &CookieReply) -> (Vec<u8>, u16) {
         let code = if told.is_good { rcode::NOERROR } else { rcode::BADCOOKIE };
         let mut message = bare(&self.header, code & 0x000f);
         let edns = Edns {
@@ -123,8 +123,8 @@ impl CookieAlone {
     }
 }
 
-fn bare_rejection(header: &Header, code: u16) -> Rejected {
-    Rejected::With(bare(header, code), code)
+fn bare_rejection(header: &Header, code: u16) -> Rejection {
+    Rejection::Respond(bare(header, code), code)
 }
 
 /// A header alone: the answer to what could not be read.

@@ -1,10 +1,10 @@
 //! A response as it is kept: the bytes of another server or of our own, without what belongs to one hop.
 
 use super::codes::{class, rcode, rtype};
-use super::compress::shorten;
-use super::lifetime::Lifetime;
+use super::compress::compress;
+use super::lifetime::ResponseTtl;
 use super::question::Question;
-use super::validate::{Checked, LONGEST, WithoutOpt, walk, without_opt};
+use super::validate::{LONGEST, ValidatedRecords, WithoutOpt, validate, without_opt};
 use super::{Header, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
 /// Octets of the five numbers at the end of an SOA record (RFC 1035 §3.3.13).
@@ -18,7 +18,7 @@ pub struct Response {
     ttl_offsets: Box<[u16]>,
     question_end: u16,
     rcode: u16,
-    lifetime: Lifetime,
+    lifetime: ResponseTtl,
     ede: Option<u16>,
     from: u16,
     /// Whether names may be written out in its records.
@@ -27,7 +27,7 @@ pub struct Response {
 
 /// Why a packet is not the answer that is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAnAnswer {
+pub enum ResponseError {
     /// Not a response to this question under this number. It says nothing about anything.
     #[error("not a response to this question")]
     Unrelated,
@@ -36,7 +36,7 @@ pub enum NotAnAnswer {
     Unreadable,
 }
 
-impl From<Malformed> for NotAnAnswer {
+impl From<Malformed> for ResponseError {
     fn from(Malformed: Malformed) -> Self {
         Self::Unrelated
     }
@@ -47,38 +47,38 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// [`NotAnAnswer`]; the caller goes on waiting for the true one.
-    pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, NotAnAnswer> {
-        let header = Header::read(packet).ok_or(NotAnAnswer::Unrelated)?;
+    /// [`ResponseError`]; the caller goes on waiting for the true one.
+    pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, ResponseError> {
+        let header = Header::read(packet).ok_or(ResponseError::Unrelated)?;
         if header.id != id || !header.has(flag::QR) || header.opcode() != 0 || packet.len() > LONGEST {
-            return Err(NotAnAnswer::Unrelated);
+            return Err(ResponseError::Unrelated);
         }
         if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
-            return Err(NotAnAnswer::Unreadable);
+            return Err(ResponseError::Unreadable);
         }
         let name = question.name.as_bytes();
         let name_end = Header::LENGTH + name.len();
-        let echoed = packet.get(Header::LENGTH..name_end).ok_or(NotAnAnswer::Unrelated)?;
+        let echoed = packet.get(Header::LENGTH..name_end).ok_or(ResponseError::Unrelated)?;
         if header.counts[0] != 1
             || !echoed.eq_ignore_ascii_case(name)
             || u16_at(packet, name_end) != Some(question.rtype)
             || u16_at(packet, name_end + 2) != Some(question.class)
         {
-            return Err(NotAnAnswer::Unrelated);
+            return Err(ResponseError::Unrelated);
         }
         let question_end = name_end + 4;
-        let (WithoutOpt { mut wire, edns, written_out }, checked) = match walk(packet, &header, question_end)? {
+        let (WithoutOpt { mut wire, edns, written_out }, checked) = match validate(packet, &header, question_end)? {
             Some((message, checked)) => (message, Some(checked)),
             None => (without_opt(packet, &header, question_end)?, None),
         };
         // Names of records may point at it, and nobody shall see in which case it was asked.
         wire[Header::LENGTH..name_end].copy_from_slice(name);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
-            return Err(NotAnAnswer::Unreadable);
+            return Err(ResponseError::Unreadable);
         }
         let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
         let ede = edns.and_then(|edns| edns.ede);
-        let shorter = if written_out { shorten(&wire, question_end) } else { None };
+        let shorter = if written_out { compress(&wire, question_end) } else { None };
         Ok(match (shorter, checked) {
             (None, Some(checked)) => Self::of_checked(wire, checked, question_end, code, ede)?,
             (shorter, _) => Self::from_wire(shorter.unwrap_or(wire), question_end, code, ede)?,
@@ -115,7 +115,7 @@ impl Response {
             ttl_offsets: ttl_offsets.into(),
             question_end: u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX),
             rcode: code,
-            lifetime: Lifetime::None,
+            lifetime: ResponseTtl::Uncacheable,
             ede: None,
             from: 0,
             names: true,
@@ -134,7 +134,16 @@ impl Response {
         wire.extend_from_slice(&ttl.to_be_bytes());
         wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
         wire.extend_from_slice(soa);
-        Self { wire, ttl_offsets, question_end, rcode: code, lifetime: Lifetime::None, ede: None, from: 0, names: true }
+        Self {
+            wire,
+            ttl_offsets,
+            question_end,
+            rcode: code,
+            lifetime: ResponseTtl::Uncacheable,
+            ede: None,
+            from: 0,
+            names: true,
+        }
     }
 
     /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
@@ -160,7 +169,7 @@ impl Response {
 
     fn from_wire(wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let mut checked = Checked::begin(&wire, &header, question_end);
+        let mut checked = ValidatedRecords::begin(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
             checked.add(&wire, &record?);
         }
@@ -169,12 +178,12 @@ impl Response {
 
     fn of_checked(
         wire: Vec<u8>,
-        checked: Checked,
+        checked: ValidatedRecords,
         question_end: usize,
         code: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let Checked { ttl_offsets, lives, names, sound } = checked;
+        let ValidatedRecords { ttl_offsets, lives, names, sound } = checked;
         let (header, question_end) = (Header::read(&wire).ok_or(Malformed)?, u16::try_from(question_end));
         let question_end = question_end.ok().filter(|_| sound).ok_or(Malformed)?;
         let lifetime = lives.lifetime(&header, code);
@@ -188,7 +197,7 @@ impl Response {
         ttl_offsets: Box<[u16]>,
         question_end: u16,
         rcode: u16,
-        lifetime: Lifetime,
+        lifetime: ResponseTtl,
         ede: Option<u16>,
     ) -> Self {
         Self { wire, ttl_offsets, question_end, rcode, lifetime, ede, from: 0, names: true }
@@ -234,7 +243,7 @@ impl Response {
 
     /// How long it may be kept.
     #[must_use]
-    pub const fn lifetime(&self) -> Lifetime {
+    pub const fn lifetime(&self) -> ResponseTtl {
         self.lifetime
     }
 
@@ -251,7 +260,7 @@ impl Response {
     }
 
     /// It came from the server with this number.
-    pub const fn came_from(&mut self, server: u16) {
+    pub const fn set_upstream(&mut self, server: u16) {
         self.from = server;
     }
 
@@ -274,7 +283,7 @@ impl Response {
 
     /// Puts labels into lower case that repeat those of a question in random case: nobody shall see what belongs to a hop.
     /// `asked` is the name as it was sent. Nothing changes its length.
-    pub fn forget_case(&mut self, asked: &[u8]) {
+    pub fn restore_case(&mut self, asked: &[u8]) {
         if !self.names {
             return;
         }

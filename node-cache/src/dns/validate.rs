@@ -3,7 +3,7 @@
 
 use super::codes::rtype;
 use super::edns::Edns;
-use super::lifetime::Lives;
+use super::lifetime::TtlSummary;
 use super::rdata::is_sound;
 use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at};
 
@@ -11,20 +11,20 @@ use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at};
 pub(super) const LONGEST: usize = u16::MAX as usize;
 
 /// What a walk over the records of a message tells of them.
-pub(super) struct Checked {
+pub(super) struct ValidatedRecords {
     pub(super) ttl_offsets: Vec<u16>,
-    pub(super) lives: Lives,
+    pub(super) lives: TtlSummary,
     /// Whether names may be written out.
     pub(super) names: bool,
     /// Whether their data are what their types say.
     pub(super) sound: bool,
 }
 
-impl Checked {
+impl ValidatedRecords {
     pub(super) fn begin(wire: &[u8], header: &Header, question_end: usize) -> Self {
         let asked = u16_at(wire, question_end - 4).unwrap_or_default();
         let ttl_offsets = Vec::with_capacity(most_records(wire, header));
-        Self { ttl_offsets, lives: Lives::new(asked), names: false, sound: true }
+        Self { ttl_offsets, lives: TtlSummary::new(asked), names: false, sound: true }
     }
 
     pub(super) fn add(&mut self, wire: &[u8], record: &Record) {
@@ -47,15 +47,15 @@ pub(super) struct WithoutOpt {
 
 /// The message without its OPT record, and what there is to know of the others, from one walk; none when others stand behind
 /// it, which is rare.
-pub(super) fn walk(
+pub(super) fn validate(
     packet: &[u8],
     header: &Header,
     question_end: usize,
-) -> Result<Option<(WithoutOpt, Checked)>, Malformed> {
+) -> Result<Option<(WithoutOpt, ValidatedRecords)>, Malformed> {
     let [questions, answers, authorities, additional] = header.counts;
     // One of the additional ones is most likely OPT.
     let likely = Header { counts: [questions, answers, authorities, additional.saturating_sub(1)], ..*header };
-    let mut checked = Checked::begin(packet, &likely, question_end);
+    let mut checked = ValidatedRecords::begin(packet, &likely, question_end);
     let (mut edns, mut written_out, mut end) = (None, false, question_end);
     for record in Records::new(packet, header, question_end) {
         let record = record?;

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Wanted;
+use super::TapOptions;
 use super::frames::{self, Frame};
 
 /// How long a process has to begin its stream.
@@ -19,7 +19,7 @@ const WAITING: usize = 64;
 
 /// A process whose messages are wanted.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct TapSource {
     /// Its name.
     pub name: String,
     /// Where it lets readers in.
@@ -58,8 +58,8 @@ pub enum TapError {
 ///
 /// [`TapError`] of the first process that could not be heard; the others were.
 pub async fn copy(
-    sources: &[Source],
-    wanted: Wanted,
+    sources: &[TapSource],
+    wanted: TapOptions,
     count: u64,
     over: impl Future<Output = ()>,
     out: impl Write,
@@ -104,7 +104,7 @@ pub async fn copy(
 }
 
 /// Asks a process for its stream and waits until it begins.
-async fn begin(source: &Source, wanted: Wanted) -> Result<BufReader<UnixStream>, TapError> {
+async fn begin(source: &TapSource, wanted: TapOptions) -> Result<BufReader<UnixStream>, TapError> {
     let failed = |error| TapError::Socket { name: source.name.clone(), source: error };
     let mut stream = UnixStream::connect(&source.path).await.map_err(failed)?;
     stream.write_all(wanted.line().as_bytes()).await.map_err(failed)?;

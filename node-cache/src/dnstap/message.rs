@@ -24,7 +24,7 @@ pub(super) enum Part {
 
 /// A question on its way.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct MessageContext {
     /// Whose it is.
     pub side: Side,
     /// How it went. What comes from the process itself is on no way and is not shown.
@@ -39,7 +39,7 @@ pub struct Asked {
 
 /// Who tells it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Teller {
+pub(super) struct TapIdentity {
     pub(super) identity: String,
     pub(super) version: &'static str,
 }
@@ -50,7 +50,14 @@ const OCTETS: u32 = 2;
 const FIXED32: u32 = 5;
 
 /// Appends a `Dnstap` that holds one of the messages of an exchange. An answer has the time of its question beside its own.
-pub(super) fn append(out: &mut Vec<u8>, teller: &Teller, asked: &Asked, part: Part, answered: SystemTime, wire: &[u8]) {
+pub(super) fn append(
+    out: &mut Vec<u8>,
+    teller: &TapIdentity,
+    asked: &MessageContext,
+    part: Part,
+    answered: SystemTime,
+    wire: &[u8],
+) {
     put_octets(out, 1, teller.identity.as_bytes());
     put_octets(out, 2, teller.version.as_bytes());
     let mut message = Vec::with_capacity(wire.len() + 96);
@@ -60,7 +67,7 @@ pub(super) fn append(out: &mut Vec<u8>, teller: &Teller, asked: &Asked, part: Pa
     put_number(out, 15, 1);
 }
 
-fn put_message(out: &mut Vec<u8>, asked: &Asked, part: Part, answered: SystemTime, wire: &[u8]) {
+fn put_message(out: &mut Vec<u8>, asked: &MessageContext, part: Part, answered: SystemTime, wire: &[u8]) {
     put_number(out, 1, kind(asked.side, part));
     let (asker, server) = (asked.asker.ip().to_canonical(), asked.server.ip().to_canonical());
     put_number(out, 2, if asker.is_ipv4() { 1 } else { 2 });
@@ -129,9 +136,9 @@ mod tests {
     /// Written out by hand after the schema.
     #[test]
     fn a_message_has_the_fields_of_the_schema() {
-        let teller = Teller { identity: "c".into(), version: "v" };
+        let teller = TapIdentity { identity: "c".into(), version: "v" };
         let at = UNIX_EPOCH + Duration::new(300, 7);
-        let asked = Asked {
+        let asked = MessageContext {
             side: Side::Client,
             transport: Transport::Udp,
             asker: "10.0.0.1:4000".parse().unwrap(),

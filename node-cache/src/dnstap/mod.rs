@@ -22,9 +22,9 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::identity::Identity;
-pub use client::{Source, TapError, copy};
-pub use message::{Asked, Side};
-use message::{Part, Teller};
+pub use client::{TapError, TapSource, copy};
+pub use message::{MessageContext, Side};
+use message::{Part, TapIdentity};
 pub use server::serve;
 
 /// Readers at one time.
@@ -34,7 +34,7 @@ const MOST_WAITING: usize = 1 << 20;
 
 /// Which messages a reader wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum What {
+pub enum MessageFilter {
     /// All of them.
     #[default]
     Both,
@@ -46,17 +46,17 @@ pub enum What {
 
 /// What a reader wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct TapOptions {
     /// One question of so many, picked at random, with its answer; 1 for all, and so does 0.
-    pub one_in: u32,
+    pub sample_rate: u32,
     /// Which messages of it.
-    pub what: What,
+    pub what: MessageFilter,
 }
 
 /// Where samples are taken.
 #[derive(Debug, Default)]
 pub struct Tap {
-    teller: Teller,
+    teller: TapIdentity,
     /// A bit for each reader that is there.
     present: AtomicU8,
     /// The same, for those who come and go.
@@ -68,16 +68,16 @@ pub struct Tap {
 
 #[derive(Debug, Default)]
 struct Reader {
-    one_in: AtomicU32,
-    what: Mutex<What>,
+    sample_rate: AtomicU32,
+    what: Mutex<MessageFilter>,
     waiting: Mutex<Vec<u8>>,
     more: Notify,
 }
 
 /// A question that was picked for some of the readers, whose answer they want to see too.
 #[derive(Clone, Copy, Debug)]
-pub struct Picked {
-    asked: Asked,
+pub struct Sampled {
+    asked: MessageContext,
     readers: u8,
 }
 
@@ -87,7 +87,7 @@ impl Tap {
     pub fn new(identity: &Identity) -> Self {
         let Identity { instance, node, .. } = identity;
         let identity = if node.is_empty() { instance.clone() } else { format!("{node}/{instance}") };
-        let teller = Teller { identity, version: concat!("dnstier ", env!("CARGO_PKG_VERSION")) };
+        let teller = TapIdentity { identity, version: concat!("dnstier ", env!("CARGO_PKG_VERSION")) };
         Self { teller, ..Self::default() }
     }
 
@@ -101,27 +101,27 @@ impl Tap {
     /// Shows a question to the readers for whom it is picked; gives what its answer is shown with.
     #[cold]
     #[must_use]
-    pub fn question(&self, asked: Asked, query: &[u8]) -> Option<Picked> {
+    pub fn question(&self, asked: MessageContext, query: &[u8]) -> Option<Sampled> {
         let present = self.present.load(Ordering::Acquire);
         let is_picked = |number: &usize| {
-            let one_in = self.readers[*number].one_in.load(Ordering::Relaxed).max(1);
-            present & 1 << number != 0 && rand::random::<u32>().is_multiple_of(one_in)
+            let sample_rate = self.readers[*number].sample_rate.load(Ordering::Relaxed).max(1);
+            present & 1 << number != 0 && rand::random::<u32>().is_multiple_of(sample_rate)
         };
         let readers = (0..READERS).filter(is_picked).fold(0, |readers, number| readers | 1 << number);
-        let picked = Picked { asked, readers };
+        let picked = Sampled { asked, readers };
         self.show(&picked, Part::Query, asked.at, query);
         (readers != 0).then_some(picked)
     }
 
     /// Shows the answer, of now, to those who saw its question.
     #[cold]
-    pub fn answer(&self, picked: &Picked, response: &[u8]) {
+    pub fn answer(&self, picked: &Sampled, response: &[u8]) {
         self.show(picked, Part::Response, now(), response);
     }
 
     /// Shows a question that has its answer already.
     #[cold]
-    pub fn offer(&self, asked: Asked, query: &[u8], response: &[u8]) {
+    pub fn offer(&self, asked: MessageContext, query: &[u8], response: &[u8]) {
         if let Some(picked) = self.question(asked, query) {
             self.answer(&picked, response);
         }
@@ -145,12 +145,14 @@ impl Tap {
         self.present.load(Ordering::Relaxed).count_ones()
     }
 
-    fn show(&self, picked: &Picked, part: Part, answered: SystemTime, wire: &[u8]) {
+    fn show(&self, picked: &Sampled, part: Part, answered: SystemTime, wire: &[u8]) {
         for (number, reader) in self.readers.iter().enumerate() {
             let what = *locked(&reader.what);
             let wants = matches!(
                 (what, part),
-                (What::Both, _) | (What::Queries, Part::Query) | (What::Responses, Part::Response)
+                (MessageFilter::Both, _)
+                    | (MessageFilter::Queries, Part::Query)
+                    | (MessageFilter::Responses, Part::Response)
             );
             if picked.readers & 1 << number == 0 || !wants {
                 continue;
@@ -169,26 +171,26 @@ impl Tap {
     }
 
     /// Takes a place as reader; none when all are taken.
-    fn sit_down(self: &Arc<Self>, wanted: Wanted) -> Option<Seat> {
+    fn sit_down(self: &Arc<Self>, wanted: TapOptions) -> Option<ReaderHandle> {
         let mut taken = locked(&self.taken);
         let number = (0..READERS).find(|number| *taken & 1 << number == 0)?;
         let reader = &self.readers[number];
-        reader.one_in.store(wanted.one_in, Ordering::Relaxed);
+        reader.sample_rate.store(wanted.sample_rate, Ordering::Relaxed);
         *locked(&reader.what) = wanted.what;
         *taken |= 1 << number;
         self.present.fetch_or(1 << number, Ordering::Release);
-        Some(Seat { tap: self.clone(), number })
+        Some(ReaderHandle { tap: self.clone(), number })
     }
 }
 
 /// The place of a reader, until it is dropped.
 #[derive(Debug)]
-struct Seat {
+struct ReaderHandle {
     tap: Arc<Tap>,
     number: usize,
 }
 
-impl Seat {
+impl ReaderHandle {
     /// Waits for frames and takes them.
     async fn frames(&self) -> Vec<u8> {
         let reader = &self.tap.readers[self.number];
@@ -202,7 +204,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ReaderHandle {
     fn drop(&mut self) {
         let mut taken = locked(&self.tap.taken);
         self.tap.present.fetch_and(!(1 << self.number), Ordering::Release);

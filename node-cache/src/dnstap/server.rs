@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{READERS, Tap, Wanted, What, frames};
+use super::{MessageFilter, READERS, Tap, TapOptions, frames};
 
 /// Everybody in the pod's group may look, nobody else.
 const MODE: u32 = 0o660;
@@ -24,26 +24,26 @@ const LONGEST_LINE: u64 = 64;
 /// Connections at one time, those included that have not said yet what they want; further ones wait to be accepted.
 const CONNECTIONS: usize = 2 * READERS;
 
-impl Wanted {
+impl TapOptions {
     /// The line on the wire: a number, and which messages.
     pub(super) fn line(self) -> String {
         let what = match self.what {
-            What::Both => "both",
-            What::Queries => "queries",
-            What::Responses => "responses",
+            MessageFilter::Both => "both",
+            MessageFilter::Queries => "queries",
+            MessageFilter::Responses => "responses",
         };
-        format!("{} {what}\n", self.one_in)
+        format!("{} {what}\n", self.sample_rate)
     }
 
     fn from_line(line: &str) -> Option<Self> {
         let (number, what) = line.strip_suffix('\n')?.split_once(' ')?;
         let what = match what {
-            "both" => What::Both,
-            "queries" => What::Queries,
-            "responses" => What::Responses,
+            "both" => MessageFilter::Both,
+            "queries" => MessageFilter::Queries,
+            "responses" => MessageFilter::Responses,
             _ => return None,
         };
-        Some(Self { one_in: number.parse().ok()?, what })
+        Some(Self { sample_rate: number.parse().ok()?, what })
     }
 }
 
@@ -86,7 +86,7 @@ async fn attend(mut stream: UnixStream, tap: &Arc<Tap>) -> io::Result<()> {
     let mut read = BufReader::new(read);
     let mut line = String::new();
     timeout(PATIENCE, (&mut read).take(LONGEST_LINE).read_line(&mut line)).await??;
-    let wanted = Wanted::from_line(&line).ok_or(io::ErrorKind::InvalidData)?;
+    let wanted = TapOptions::from_line(&line).ok_or(io::ErrorKind::InvalidData)?;
     let Some(seat) = tap.sit_down(wanted) else { return Ok(()) };
     timeout(STALL, write.write_all(&frames::start())).await??;
     loop {

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::dns::query::Transport;
 
-fn asked() -> Asked {
-    Asked {
+fn asked() -> MessageContext {
+    MessageContext {
         side: Side::Client,
         transport: Transport::Udp,
         asker: "192.0.2.1:4000".parse().unwrap(),
@@ -13,8 +13,8 @@ fn asked() -> Asked {
     }
 }
 
-fn everything() -> Wanted {
-    Wanted { one_in: 1, what: What::Both }
+fn everything() -> TapOptions {
+    TapOptions { sample_rate: 1, what: MessageFilter::Both }
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn nobody_listening_costs_nothing_but_a_look_whether_somebody_does() {
 #[test]
 fn there_is_room_for_a_few_readers_and_again_when_one_has_gone() {
     let tap = Arc::new(Tap::default());
-    let mut seats: Vec<Seat> = (0..READERS).map(|_| tap.sit_down(everything()).unwrap()).collect();
+    let mut seats: Vec<ReaderHandle> = (0..READERS).map(|_| tap.sit_down(everything()).unwrap()).collect();
     assert!(tap.sit_down(everything()).is_none());
     seats.remove(1);
     assert!(tap.sit_down(everything()).is_some());
@@ -42,12 +42,12 @@ fn there_is_room_for_a_few_readers_and_again_when_one_has_gone() {
 #[tokio::test]
 async fn a_reader_sees_the_answers_of_the_questions_that_it_saw_and_only_what_it_wants() {
     let tap = Arc::new(Tap::default());
-    let both = tap.sit_down(Wanted { one_in: 4, what: What::Both }).unwrap();
-    let answers = tap.sit_down(Wanted { one_in: 1, what: What::Responses }).unwrap();
+    let both = tap.sit_down(TapOptions { sample_rate: 4, what: MessageFilter::Both }).unwrap();
+    let answers = tap.sit_down(TapOptions { sample_rate: 1, what: MessageFilter::Responses }).unwrap();
     for _ in 0..400 {
         tap.offer(asked(), b"query", b"response");
     }
-    let read = async |seat: &Seat| {
+    let read = async |seat: &ReaderHandle| {
         let frames = seat.frames().await;
         let mut left = &frames[..];
         let (mut queries, mut responses) = (0, 0);

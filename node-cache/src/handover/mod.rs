@@ -122,7 +122,7 @@ mod tests {
     use super::server::Server;
     use super::*;
     use crate::dns::Cookie;
-    use crate::dns::cookie_secret::Told;
+    use crate::dns::cookie_secret::CookieReply;
 
     const SOON: Duration = Duration::from_secs(3);
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     /// Whether a secret is known, and one that none of these cookies was made with.
-    fn told_other(told: Option<Told>, cookies: &[Cookie]) -> bool {
+    fn told_other(told: Option<CookieReply>, cookies: &[Cookie]) -> bool {
         told.is_some_and(|told| !cookies.contains(&told.cookie))
     }
 

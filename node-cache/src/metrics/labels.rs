@@ -15,7 +15,7 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
-            Self::Itself => "itself",
+            Self::Internal => "internal",
         }
     }
 }

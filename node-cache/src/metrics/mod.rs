@@ -12,7 +12,7 @@ use node_cache_config::status::Traffic;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use crate::dns::answer::{Answer, Origin};
+use crate::dns::answer::{Answer, Source};
 use crate::dns::codes::rcode;
 use crate::dns::query::Transport;
 
@@ -50,7 +50,7 @@ impl Metrics {
             Transport::Tcp => {
                 self.tcp.inc();
             }
-            Transport::Itself => {}
+            Transport::Internal => {}
         }
     }
 
@@ -82,17 +82,17 @@ impl Metrics {
         took: Duration,
     ) {
         match answer.origin {
-            Origin::Memory => {
+            Source::Cache => {
                 self.hits.inc();
                 self.hit_seconds.observe(took);
             }
-            Origin::Stale | Origin::Upstream | Origin::Failure => {
+            Source::StaleCache | Source::Upstream | Source::Failure => {
                 self.misses.inc();
                 self.miss_seconds.observe(took);
             }
-            Origin::Local => {}
+            Source::Local => {}
         }
-        if answer.origin == Origin::Stale {
+        if answer.origin == Source::StaleCache {
             self.stale.inc();
         }
         if scope == OWN {

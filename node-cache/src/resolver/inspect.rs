@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::local_names;
 use super::{Resolver, nxdomain_cut};
 use crate::admin::Inspection;
-use crate::cache::{Key, KeyParts, Seen};
+use crate::cache::{EntryInfo, Key, KeyParts};
 use crate::dns::Name;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
@@ -127,16 +127,16 @@ impl Resolver {
             let question = Question { dnssec_ok, checking_disabled, ..question.clone() };
             let key = Key::new(scope.id, &question);
             let flags = flags(dnssec_ok, checking_disabled);
-            let mut show = |what: &str, seen: Option<Seen>| {
+            let mut show = |what: &str, seen: Option<EntryInfo>| {
                 if let Some(seen) = seen {
-                    let from = snapshot.commons.numbers.address(seen.from);
+                    let from = snapshot.context.server_ids.address(seen.from);
                     let from = from.map(|server| format!(", from {server}")).unwrap_or_default();
                     line(text, "memory", format!("{what}{flags}: {seen}{from}"));
                     nothing = false;
                 }
             };
             show("this question", self.cache.see(&key, now, &snapshot.policy));
-            show("the name", self.cache.see_denial(&key, now, &snapshot.policy));
+            show("the name", self.cache.covering_denial(&key, now, &snapshot.policy));
             for above in scope.zone.iter().flat_map(|zone| nxdomain_cut::above(&question.name, zone)) {
                 let key = Key::new(scope.id, &nxdomain_cut::question_about(above.clone(), &question));
                 let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);

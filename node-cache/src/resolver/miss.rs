@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::servfail::{failure, is_bogus, remembered};
-use super::single_flight::{Flight, Joined, Keep, Landed, Work, landing};
-use super::{Looked, Resolver, Unresolved};
-use crate::cache::{Cache, Found, Key};
+use super::single_flight::{Join, Leader, StoreResult, UpstreamResult, Work, landing};
+use super::{CacheLookup, CacheMiss, Resolver};
+use crate::cache::{Cache, Key, Lookup};
 use crate::dns::Response;
-use crate::dns::answer::{Age, Answer, Origin};
+use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
@@ -29,7 +29,7 @@ const UNUSUAL: u32 = 3;
 const ANY_TTL: u32 = 3600;
 
 /// What a flight has brought.
-pub(super) enum Brought {
+pub(super) enum FlightOutcome {
     /// An answer in its time.
     Answer(Answer),
     /// One whose time is nearly over.
@@ -39,33 +39,33 @@ pub(super) enum Brought {
 }
 
 /// How a question waits for what its flight brings.
-enum Boarded {
+enum FlightWait {
     /// It is its own.
-    Flight(Flight<Memory>),
+    Leader(Leader<CacheSink>),
     /// It is not, or is not waited for until it lands.
-    Otherwise(Pin<Box<dyn Future<Output = Landed> + Send>>),
+    Otherwise(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
     /// There is no flight: this is the answer.
     Known(Answer),
 }
 
 /// Where flights put what they bring.
-pub(super) struct Memory {
+pub(super) struct CacheSink {
     cache: Arc<Cache>,
     scope: Arc<Scope>,
     began: Instant,
 }
 
-impl Keep for Memory {
-    fn keep(&self, key: &Key, landed: &Landed) {
+impl StoreResult for CacheSink {
+    fn keep(&self, key: &Key, landed: &UpstreamResult) {
         let Self { cache, scope, began } = self;
         let now = Instant::now().into_std();
         match landed {
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS denies a namespace for TXT and has it for A.
-            Ok(response) if scope.zone.is_some() => cache.insert_of_type(key, response, now),
+            Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
             Ok(response) => cache.insert(key, response, now),
             // It was asked of the dead, and one of them answers by now.
-            Err(NoAnswer) if scope.pool.revived().is_some_and(|at| at > began.into_std()) => {}
+            Err(NoAnswer) if scope.pool.recovered_at().is_some_and(|at| at > began.into_std()) => {}
             Err(NoAnswer) => cache.insert_failure(key, None, now),
         }
     }
@@ -79,9 +79,9 @@ struct Asked<F> {
 }
 
 impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for Asked<F> {
-    type Output = Landed;
+    type Output = UpstreamResult;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
         let mut response = ready!(Pin::new(&mut self.asked).poll(context))?;
         if !self.trusted {
             response.clear_authentic_data();
@@ -93,8 +93,8 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for Asked<F>
 /// Puts an answer into memory and tells those who wait for the same one, when it is dropped: who has asked for it need not
 /// wait for that.
 #[must_use = "what is dropped at once keeps the client waiting"]
-pub struct Afterwards {
-    _flight: Option<Flight<Memory>>,
+pub struct DeferredStore {
+    _flight: Option<Leader<CacheSink>>,
 }
 
 impl Resolver {
@@ -103,11 +103,11 @@ impl Resolver {
         clippy::manual_async_fn,
         reason = "an `async fn` has room for its arguments twice, in each question that waits"
     )]
-    pub fn resolve_by_asking<'a>(
+    pub fn resolve_miss<'a>(
         &'a self,
         query: &'a Query,
-        unresolved: Unresolved,
-    ) -> impl Future<Output = (Answer, Afterwards)> + Send + 'a {
+        unresolved: CacheMiss,
+    ) -> impl Future<Output = (Answer, DeferredStore)> + Send + 'a {
         async move {
             let (scope, (answer, afterwards)) = match &unresolved.looked {
                 _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
@@ -123,7 +123,7 @@ impl Resolver {
 
     /// As little as there can be (RFC 8482), without hiding that a name does not exist: what there is of type A, else
     /// a note.
-    async fn answer_any(&self, query: &Query) -> (Option<Arc<Scope>>, (Answer, Afterwards)) {
+    async fn answer_any(&self, query: &Query) -> (Option<Arc<Scope>>, (Answer, DeferredStore)) {
         let address = Query { rtype: rtype::A, ..query.clone() };
         let Some(snapshot) = self.snapshot() else {
             return (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY)));
@@ -145,8 +145,8 @@ impl Resolver {
     fn answer<'a>(
         &'a self,
         query: &'a Query,
-        looked: &'a Looked,
-    ) -> impl Future<Output = (Answer, Afterwards)> + Send + 'a {
+        looked: &'a CacheLookup,
+    ) -> impl Future<Output = (Answer, DeferredStore)> + Send + 'a {
         async move {
             let deadline = looked.at + looked.scope.deadline;
             if let Some(answer) = self.without_asking(query, looked) {
@@ -158,26 +158,26 @@ impl Resolver {
                 return at_once(denial);
             }
             let mut own = None;
-            let landed = match self.board(query, looked, deadline) {
-                Boarded::Flight(flight) => own.insert(flight).await,
-                Boarded::Otherwise(waiting) => waiting.await,
-                Boarded::Known(answer) => return at_once(answer),
+            let landed = match self.join_or_lead(query, looked, deadline) {
+                FlightWait::Leader(flight) => own.insert(flight).await,
+                FlightWait::Otherwise(waiting) => waiting.await,
+                FlightWait::Known(answer) => return at_once(answer),
             };
             let answer = match landed {
                 Ok(response) if response.is_failure() => match looked.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, age: Age::New, ede: None, origin: Origin::Failure },
+                    _ => Answer { response, age: TtlView::Original, ede: None, origin: Source::Failure },
                 },
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(NoAnswer) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };
-            (answer, Afterwards { _flight: own })
+            (answer, DeferredStore { _flight: own })
         }
     }
 
     /// What is said to a question about which nobody shall be asked.
-    fn without_asking(&self, query: &Query, looked: &Looked) -> Option<Answer> {
-        if let Found::Fresh(answer) | Found::Due(answer) = &looked.found {
+    fn without_asking(&self, query: &Query, looked: &CacheLookup) -> Option<Answer> {
+        if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) = &looked.found {
             return Some(answer.clone());
         }
         if !query.recursion_desired {
@@ -194,8 +194,8 @@ impl Resolver {
     }
 
     /// Joins a flight, or begins one.
-    fn board(&self, query: &Query, looked: &Looked, deadline: Instant) -> Boarded {
-        let Looked { snapshot, scope, question, key, landed, .. } = looked;
+    fn join_or_lead(&self, query: &Query, looked: &CacheLookup, deadline: Instant) -> FlightWait {
+        let CacheLookup { snapshot, scope, question, key, landed, .. } = looked;
         let patience = match (looked.stale(), &scope.zone) {
             // What takes longer is unusual, where there is something to say anyway.
             (Some(_), _) => {
@@ -208,20 +208,22 @@ impl Resolver {
             (None, None) => None,
         };
         match (self.ask(snapshot, scope, key, *landed, question.clone()), patience) {
-            (Joined::Flight(flight), None) => Boarded::Flight(flight),
-            (Joined::Flight(flight), Some(patience)) => Boarded::Otherwise(Box::pin(flight.until(patience))),
-            (Joined::Seat(seat), patience) => {
+            (Join::Leader(flight), None) => FlightWait::Leader(flight),
+            (Join::Leader(flight), Some(patience)) => FlightWait::Otherwise(Box::pin(flight.until(patience))),
+            (Join::Follower(seat), patience) => {
                 // The bit more lets the flight tell what it found.
                 let patience = patience.unwrap_or(deadline + Duration::from_millis(100));
                 let landing = async move { timeout_at(patience, landing(seat)).await.unwrap_or(Err(NoAnswer)) };
-                Boarded::Otherwise(Box::pin(landing))
+                FlightWait::Otherwise(Box::pin(landing))
             }
-            (Joined::Known(Brought::Answer(answer) | Brought::Due(answer)), _) => Boarded::Known(answer),
-            (Joined::Known(Brought::Failure(failed)), _) => {
-                Boarded::Known(looked.stale_or(|| remembered(query, failed)))
+            (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::Due(answer)), _) => {
+                FlightWait::Known(answer)
             }
-            (Joined::Full, _) => {
-                Boarded::Known(looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
+            (Join::AlreadyCached(FlightOutcome::Failure(failed)), _) => {
+                FlightWait::Known(looked.stale_or(|| remembered(query, failed)))
+            }
+            (Join::AtCapacity, _) => {
+                FlightWait::Known(looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
             }
         }
     }
@@ -230,7 +232,7 @@ impl Resolver {
     /// ends it at once.
     pub(super) fn failed(&self, scope: &Scope, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
         let failed = self.cache.failure(key, now.into_std())?;
-        let Some(at) = scope.pool.revived() else { return Some(failed) };
+        let Some(at) = scope.pool.recovered_at() else { return Some(failed) };
         self.cache.forget_failure_before(key, at);
         self.cache.failure(key, now.into_std())
     }
@@ -243,32 +245,32 @@ impl Resolver {
         key: &Key,
         landed: u64,
         question: Arc<Question>,
-    ) -> Joined<Brought, Memory> {
+    ) -> Join<FlightOutcome, CacheSink> {
         self.flights.join(key, landed, || self.brought(snapshot, scope, key), || self.flight(scope, question))
     }
 
     /// What the last flight for this key brought, while it counts.
-    pub(super) fn brought(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<Brought> {
+    pub(super) fn brought(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<FlightOutcome> {
         let now = Instant::now();
         if let Some(failed) = self.failed(scope, key, now) {
-            return Some(Brought::Failure(failed));
+            return Some(FlightOutcome::Failure(failed));
         }
         match self.cache.get(key, now.into_std(), &snapshot.policy) {
-            Found::Fresh(answer) => Some(Brought::Answer(answer)),
-            Found::Due(answer) => Some(Brought::Due(answer)),
-            Found::Stale(_) | Found::Nothing => None,
+            Lookup::Fresh(answer) => Some(FlightOutcome::Answer(answer)),
+            Lookup::RefreshDue(answer) => Some(FlightOutcome::Due(answer)),
+            Lookup::Stale(_) | Lookup::Miss => None,
         }
     }
 
-    pub(super) fn flight(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (Work, Memory) {
+    pub(super) fn flight(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (Work, CacheSink) {
         let began = Instant::now();
-        let memory = Memory { cache: self.cache.clone(), scope: scope.clone(), began };
+        let memory = CacheSink { cache: self.cache.clone(), scope: scope.clone(), began };
         let (asked, trusted) = (scope.pool.ask(question, began, scope.deadline), scope.trusted);
         (Box::pin(Asked { asked, trusted }), memory)
     }
 }
 
 /// An answer after which nothing is left to be done.
-const fn at_once(answer: Answer) -> (Answer, Afterwards) {
-    (answer, Afterwards { _flight: None })
+const fn at_once(answer: Answer) -> (Answer, DeferredStore) {
+    (answer, DeferredStore { _flight: None })
 }

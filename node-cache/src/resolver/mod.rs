@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use node_cache_sys::clock::nanoseconds;
 use tokio::time::Instant;
 
-use crate::cache::{Cache, Found, Key};
+use crate::cache::{Cache, Key, Lookup};
 use crate::dns::Response;
 use crate::dns::answer::Answer;
 use crate::dns::codes::{rcode, rtype};
@@ -25,17 +25,17 @@ use crate::dnstap::Tap;
 use crate::identity::Identity;
 use crate::metrics::{Metrics, OWN, ScopeAnswers};
 use crate::snapshot::{Scope, Snapshot};
-pub use hit::{Hit, Moment, QUESTION_ROOM, ROOM, Seeker, Sought, Unknown};
-pub use miss::Afterwards;
-use miss::Brought;
-use single_flight::{Flights, Joined};
+pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
+pub use miss::DeferredStore;
+use miss::FlightOutcome;
+use single_flight::{InFlight, Join};
 
 /// What one process answers with.
 #[derive(Debug)]
 pub struct Resolver {
     identity: Identity,
     cache: Arc<Cache>,
-    flights: Arc<Flights>,
+    flights: Arc<InFlight>,
     snapshot: ArcSwapOption<Snapshot>,
     metrics: Arc<Metrics>,
     tap: Arc<Tap>,
@@ -45,24 +45,24 @@ pub struct Resolver {
 
 /// What is known of a question before anybody else is asked.
 #[derive(Debug)]
-struct Looked {
+struct CacheLookup {
     snapshot: Arc<Snapshot>,
     scope: Arc<Scope>,
     question: Arc<Question>,
     key: Key,
-    found: Found,
+    found: Lookup,
     /// When it was looked up.
     at: Instant,
     /// How many flights had landed before.
     landed: u64,
 }
 
-impl Looked {
+impl CacheLookup {
     /// An answer past its time.
     fn stale(&self) -> Option<Answer> {
         match &self.found {
-            Found::Stale(answer) => Some(answer.clone()),
-            Found::Fresh(_) | Found::Due(_) | Found::Nothing => None,
+            Lookup::Stale(answer) => Some(answer.clone()),
+            Lookup::Fresh(_) | Lookup::RefreshDue(_) | Lookup::Miss => None,
         }
     }
 
@@ -74,10 +74,10 @@ impl Looked {
 
 /// A question that is not answered at once: others have to be asked.
 #[derive(Debug)]
-pub struct Unresolved {
+pub struct CacheMiss {
     started: Instant,
     /// What is known of it, if that was looked up.
-    looked: Option<Looked>,
+    looked: Option<CacheLookup>,
 }
 
 impl Resolver {
@@ -132,9 +132,9 @@ impl Resolver {
 
     /// Answers a question. Takes no longer than the deadline of the name's scope.
     pub async fn resolve(&self, query: &Query) -> Answer {
-        match self.resolve_at_once(query, None) {
+        match self.resolve_from_cache(query, None) {
             Ok(answer) => answer,
-            Err(unresolved) => self.resolve_by_asking(query, unresolved).await.0,
+            Err(unresolved) => self.resolve_miss(query, unresolved).await.0,
         }
     }
 
@@ -142,8 +142,8 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// All others, for [`Self::resolve_by_asking`].
-    pub fn resolve_at_once(&self, query: &Query, unknown: Option<Unknown>) -> Result<Answer, Unresolved> {
+    /// All others, for [`Self::resolve_miss`].
+    pub fn resolve_from_cache(&self, query: &Query, unknown: Option<KnownMiss>) -> Result<Answer, CacheMiss> {
         let started = Instant::now();
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
         let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
@@ -151,7 +151,9 @@ impl Resolver {
             self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
-        if snapshot.as_ref().is_some_and(|snapshot| snapshot.commons.loops.is_probe(&question.name, started.into_std()))
+        if snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.context.loop_probes.is_probe(&question.name, started.into_std()))
         {
             // Whoever has passed it on need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
@@ -159,11 +161,11 @@ impl Resolver {
             return Ok(answer);
         }
         if query.rtype == rtype::ANY {
-            return Err(Unresolved { started, looked: None });
+            return Err(CacheMiss { started, looked: None });
         }
         let looked = snapshot.map(|snapshot| self.look_up(snapshot, question, started, unknown));
-        let Some(Looked { scope, found: Found::Fresh(answer) | Found::Due(answer), .. }) = &looked else {
-            return Err(Unresolved { started, looked });
+        let Some(CacheLookup { scope, found: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. }) = &looked else {
+            return Err(CacheMiss { started, looked });
         };
         self.metrics.answer(&scope.name, Some(self.answers_in(scope)), query.transport, answer, started.elapsed());
         let answer = answer.clone();
@@ -180,20 +182,22 @@ impl Resolver {
         }
     }
 
-    fn ask_again_if_due(&self, looked: &Looked, recursion_desired: bool) {
-        let Looked { snapshot, scope, question, key, found: Found::Due(_), landed, .. } = looked else { return };
+    fn ask_again_if_due(&self, looked: &CacheLookup, recursion_desired: bool) {
+        let CacheLookup { snapshot, scope, question, key, found: Lookup::RefreshDue(_), landed, .. } = looked else {
+            return;
+        };
         if !recursion_desired {
             return;
         }
         let renewed = || match self.brought(snapshot, scope, key) {
-            Some(Brought::Due(_)) | None => None,
+            Some(FlightOutcome::Due(_)) | None => None,
             fresh_or_failed => fresh_or_failed,
         };
         let joined = self.flights.join(key, *landed, renewed, || {
             self.metrics.refresh();
             self.flight(scope, question.clone())
         });
-        if let Joined::Flight(flight) = joined {
+        if let Join::Leader(flight) = joined {
             flight.leave();
         }
     }
@@ -203,16 +207,16 @@ impl Resolver {
         snapshot: Arc<Snapshot>,
         question: Arc<Question>,
         at: Instant,
-        unknown: Option<Unknown>,
-    ) -> Looked {
+        unknown: Option<KnownMiss>,
+    ) -> CacheLookup {
         let landed = unknown.map_or_else(|| self.flights.landed(), |unknown| unknown.landed);
         let scope = snapshot.routes.find(&question.name).clone();
         let key = Key::new(scope.id, &question);
         let known = || self.cache.get(&key, at.into_std(), &snapshot.policy);
-        let found = match unknown.map_or_else(known, |_| Found::Nothing) {
-            fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
-            past => self.denied_above(&snapshot, &scope, &question).map_or(past, Found::Fresh),
+        let found = match unknown.map_or_else(known, |_| Lookup::Miss) {
+            fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
+            past => self.denied_above(&snapshot, &scope, &question).map_or(past, Lookup::Fresh),
         };
-        Looked { snapshot, scope, question, key, found, at, landed }
+        CacheLookup { snapshot, scope, question, key, found, at, landed }
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::Resolver;
-use super::miss::Brought;
-use super::single_flight::{Joined, landing};
-use crate::cache::{Found, Key};
+use super::miss::FlightOutcome;
+use super::single_flight::{Join, landing};
+use crate::cache::{Key, Lookup};
 use crate::dns::answer::Answer;
 use crate::dns::codes::rtype;
 use crate::dns::question::Question;
@@ -52,8 +52,8 @@ impl Resolver {
         above(&question.name, zone).find_map(|name| {
             let key = Key::new(scope.id, &question_about(name, question));
             match self.cache.get(&key, now, &snapshot.policy) {
-                Found::Fresh(answer) | Found::Due(answer) => denial(answer, question),
-                Found::Stale(_) | Found::Nothing => None,
+                Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => denial(answer, question),
+                Lookup::Stale(_) | Lookup::Miss => None,
             }
         })
     }
@@ -71,7 +71,7 @@ impl Resolver {
             let about = question_about(name, question);
             let key = Key::new(scope.id, &about);
             let landed = self.flights.landed();
-            if self.cache.was_there(&key) {
+            if self.cache.name_known_to_exist(&key) {
                 continue;
             }
             if asked == MOST_ASKED || self.failed(scope, &key, Instant::now()).is_some() {
@@ -79,12 +79,10 @@ impl Resolver {
             }
             asked += 1;
             let answer = match self.ask(snapshot, scope, &key, landed, Arc::new(about)) {
-                Joined::Flight(flight) => {
-                    snapshot.policy.new_answer(flight.until(Instant::now() + PATIENCE).await.ok()?)
-                }
-                Joined::Seat(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
-                Joined::Known(Brought::Answer(answer) | Brought::Due(answer)) => answer,
-                Joined::Known(Brought::Failure(_)) | Joined::Full => return None,
+                Join::Leader(flight) => snapshot.policy.new_answer(flight.until(Instant::now() + PATIENCE).await.ok()?),
+                Join::Follower(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
+                Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::Due(answer)) => answer,
+                Join::AlreadyCached(FlightOutcome::Failure(_)) | Join::AtCapacity => return None,
             };
             if answer.response.is_failure() {
                 return None;

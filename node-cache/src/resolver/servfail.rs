@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::dns::Response;
-use crate::dns::answer::{Age, Answer, Origin};
+use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode};
 use crate::dns::query::Query;
 
 /// A failure of our own, with the Extended DNS Error that explains it.
 pub(super) fn failure(query: &Query, code: u16, ede: u16) -> Answer {
-    Answer { origin: Origin::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
+    Answer { origin: Source::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
 }
 
 /// A failure of a moment ago (RFC 9520).
@@ -18,7 +18,7 @@ pub(super) fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer
         None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
         Some(response) => {
             let ede = response.ede().or(Some(ede::CACHED_ERROR));
-            Answer { response, age: Age::New, ede, origin: Origin::Failure }
+            Answer { response, age: TtlView::Original, ede, origin: Source::Failure }
         }
     }
 }

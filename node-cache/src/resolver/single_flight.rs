@@ -19,26 +19,26 @@ use crate::upstream::NoAnswer;
 const MOST: usize = 1024;
 
 /// What came of a flight.
-pub(super) type Landed = Result<Arc<Response>, NoAnswer>;
+pub(super) type UpstreamResult = Result<Arc<Response>, NoAnswer>;
 
 /// What a flight does.
-pub(super) type Work = Pin<Box<dyn Future<Output = Landed> + Send>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = UpstreamResult> + Send>>;
 
 /// Where a flight puts what it has brought.
-pub(super) trait Keep {
+pub(super) trait StoreResult {
     /// Does so, under this key, so that who comes later finds it.
-    fn keep(&self, key: &Key, landed: &Landed);
+    fn keep(&self, key: &Key, landed: &UpstreamResult);
 }
 
 /// A seat on a flight that somebody else pilots.
-pub(super) type Seat = watch::Receiver<Option<Landed>>;
+pub(super) type Follower = watch::Receiver<Option<UpstreamResult>>;
 
 /// Names are in so many classes, of each of which it is known when a flight last landed.
 const CLASSES: usize = 64;
 
 /// The questions that are outstanding, and how many there have been.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(super) struct InFlight {
     running: Mutex<Running>,
     landed: AtomicU64,
 }
@@ -46,7 +46,7 @@ pub(super) struct Flights {
 #[derive(Debug)]
 struct Running {
     /// Each with those who wait for its answer beside who asks it.
-    all: HashMap<Key, Option<watch::Sender<Option<Landed>>>, RandomState>,
+    all: HashMap<Key, Option<watch::Sender<Option<UpstreamResult>>>, RandomState>,
     /// How many had landed when the last one of a class had.
     last: [u64; CLASSES],
 }
@@ -58,18 +58,18 @@ impl Default for Running {
 }
 
 /// What comes of wanting to know what a flight brings.
-pub(super) enum Joined<T, K: Keep> {
+pub(super) enum Join<T, K: StoreResult> {
     /// It has just begun, and is whose who wanted it.
-    Flight(Flight<K>),
+    Leader(Leader<K>),
     /// Somebody else's is under way.
-    Seat(Seat),
+    Follower(Follower),
     /// None is needed: the flight has landed, and this is what it brought.
-    Known(T),
+    AlreadyCached(T),
     /// None is to be had: there are too many flights.
-    Full,
+    AtCapacity,
 }
 
-impl Flights {
+impl InFlight {
     /// How many have landed.
     pub(super) fn landed(&self) -> u64 {
         self.landed.load(Ordering::Acquire)
@@ -77,27 +77,27 @@ impl Flights {
 
     /// Joins the flight for this key, or begins one. If one for its name, or for another name of its class, has landed since so
     /// many had, which was before the caller looked into memory, it looks once more whether what is wanted is `known`.
-    pub(super) fn join<T, K: Keep>(
+    pub(super) fn join<T, K: StoreResult>(
         self: &Arc<Self>,
         key: &Key,
         landed: u64,
         known: impl FnOnce() -> Option<T>,
         begin: impl FnOnce() -> (Work, K),
-    ) -> Joined<T, K> {
+    ) -> Join<T, K> {
         let mut running = self.running();
         let (enough, is_known) = (running.all.len() >= MOST, running.last[key.class_of_name::<CLASSES>()] > landed);
         match running.all.entry(key.clone()) {
             Entry::Occupied(mut others) => {
                 let others = others.get_mut().get_or_insert_with(|| watch::channel(None).0);
-                Joined::Seat(others.subscribe())
+                Join::Follower(others.subscribe())
             }
             Entry::Vacant(place) => match if is_known { known() } else { None } {
-                Some(known) => Joined::Known(known),
-                None if enough => Joined::Full,
+                Some(known) => Join::AlreadyCached(known),
+                None if enough => Join::AtCapacity,
                 None => {
                     place.insert(None);
                     let (work, keep) = begin();
-                    Joined::Flight(Flight { work, keep, flights: self.clone(), key: key.clone(), landed: None })
+                    Join::Leader(Leader { work, keep, flights: self.clone(), key: key.clone(), landed: None })
                 }
             },
         }
@@ -110,17 +110,17 @@ impl Flights {
 
 /// A flight in the hands of who polls it. What it has brought is kept, and those who have a seat hear of it, when it is dropped:
 /// who has piloted it may answer before. If it has not landed by then, they hear that there is no answer.
-pub(super) struct Flight<K: Keep> {
+pub(super) struct Leader<K: StoreResult> {
     work: Work,
     keep: K,
-    flights: Arc<Flights>,
+    flights: Arc<InFlight>,
     key: Key,
-    landed: Option<Landed>,
+    landed: Option<UpstreamResult>,
 }
 
-impl<K: Keep + Send + Unpin + 'static> Flight<K> {
+impl<K: StoreResult + Send + Unpin + 'static> Leader<K> {
     /// Waits for it until this time; then it goes on by itself.
-    pub(super) async fn until(mut self, patience: Instant) -> Landed {
+    pub(super) async fn until(mut self, patience: Instant) -> UpstreamResult {
         match timeout_at(patience, &mut self).await {
             Ok(landed) => landed,
             Err(_) => {
@@ -136,17 +136,17 @@ impl<K: Keep + Send + Unpin + 'static> Flight<K> {
     }
 }
 
-impl<K: Keep + Unpin> Future for Flight<K> {
-    type Output = Landed;
+impl<K: StoreResult + Unpin> Future for Leader<K> {
+    type Output = UpstreamResult;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
         let landed = ready!(self.work.as_mut().poll(context));
         self.landed = Some(landed.clone());
         Poll::Ready(landed)
     }
 }
 
-impl<K: Keep> Drop for Flight<K> {
+impl<K: StoreResult> Drop for Leader<K> {
     fn drop(&mut self) {
         if let Some(landed) = &self.landed {
             self.keep.keep(&self.key, landed);
@@ -163,7 +163,7 @@ impl<K: Keep> Drop for Flight<K> {
 }
 
 /// Waits for somebody else's flight to land.
-pub(super) async fn landing(mut seat: Seat) -> Landed {
+pub(super) async fn landing(mut seat: Follower) -> UpstreamResult {
     match seat.wait_for(Option::is_some).await {
         Ok(landed) => landed.clone().unwrap_or(Err(NoAnswer)),
         Err(_) => Err(NoAnswer),
@@ -202,16 +202,16 @@ mod tests {
     /// Counts what was to be kept.
     type Kept = Arc<AtomicU64>;
 
-    impl Keep for Kept {
-        fn keep(&self, _: &Key, _: &Landed) {
+    impl StoreResult for Kept {
+        fn keep(&self, _: &Key, _: &UpstreamResult) {
             self.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn begin(flights: &Arc<Flights>, work: Work) -> (Flight<Kept>, Kept) {
+    fn begin(flights: &Arc<InFlight>, work: Work) -> (Leader<Kept>, Kept) {
         let kept = Kept::default();
         let begin = || (work, kept.clone());
-        let Joined::Flight(flight) = flights.join(&key(), flights.landed(), || None::<()>, begin) else {
+        let Join::Leader(flight) = flights.join(&key(), flights.landed(), || None::<()>, begin) else {
             panic!("it does not begin");
         };
         (flight, kept)
@@ -221,16 +221,16 @@ mod tests {
         panic!("somebody is asked");
     }
 
-    fn seat(flights: &Arc<Flights>) -> Seat {
+    fn seat(flights: &Arc<InFlight>) -> Follower {
         match flights.join(&key(), flights.landed(), || None::<()>, nobody_is_asked) {
-            Joined::Seat(seat) => seat,
+            Join::Follower(seat) => seat,
             _ => panic!("there is no seat"),
         }
     }
 
     #[tokio::test]
     async fn who_comes_later_hears_the_same_and_the_next_one_looks_into_memory_first() {
-        let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
+        let (flights, word) = (Arc::<InFlight>::default(), Arc::<Notify>::default());
         let before = flights.landed();
         let (mut flight, kept) = begin(&flights, waiting_for(&word));
         let [first, second] = [seat(&flights), seat(&flights)];
@@ -245,12 +245,12 @@ mod tests {
             assert!(Arc::ptr_eq(&landing(seat).await.unwrap(), &landed));
         }
         let known = flights.join(&key(), before, || Some("it is in memory"), nobody_is_asked);
-        assert!(matches!(known, Joined::Known("it is in memory")));
+        assert!(matches!(known, Join::AlreadyCached("it is in memory")));
     }
 
     #[tokio::test]
     async fn only_what_has_landed_for_the_same_name_is_a_reason_to_look_into_memory_again() {
-        let (flights, before) = (Arc::<Flights>::default(), 0);
+        let (flights, before) = (Arc::<InFlight>::default(), 0);
         let (mut flight, _) = begin(&flights, Box::pin(async { Err(NoAnswer) }));
         assert_eq!((&mut flight).await, Err(NoAnswer));
         drop(flight);
@@ -260,17 +260,17 @@ mod tests {
             flights.join(&key, before, || Some("it is in memory"), begin)
         };
         assert!(
-            matches!(join("www.example", rtype::AAAA), Joined::Known(_)),
+            matches!(join("www.example", rtype::AAAA), Join::AlreadyCached(_)),
             "what denies a name denies all of its types"
         );
         // One in 64 of them is in the same class.
         let others: Vec<_> = (0..256).map(|other| join(&format!("{other}.example"), rtype::A)).collect();
-        assert!(others.iter().filter(|joined| matches!(joined, Joined::Flight(_))).count() > 200);
+        assert!(others.iter().filter(|joined| matches!(joined, Join::Leader(_))).count() > 200);
     }
 
     #[tokio::test]
     async fn a_flight_that_is_not_waited_for_goes_on_by_itself() {
-        let (flights, word) = (Arc::<Flights>::default(), Arc::<Notify>::default());
+        let (flights, word) = (Arc::<InFlight>::default(), Arc::<Notify>::default());
         let (flight, kept) = begin(&flights, waiting_for(&word));
         assert_eq!(flight.until(Instant::now() + Duration::from_millis(1)).await, Err(NoAnswer));
         let seat = seat(&flights);
@@ -281,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_that_is_dropped_is_told_to_all_who_wait_and_the_next_one_begins() {
-        let flights = Arc::<Flights>::default();
+        let flights = Arc::<InFlight>::default();
         let ((flight, kept), seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
         drop(flight);
         assert_eq!(landing(seat).await, Err(NoAnswer));

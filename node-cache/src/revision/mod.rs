@@ -8,6 +8,6 @@ mod select;
 mod volume;
 mod watch;
 
-pub use select::{InForce, next};
-pub use volume::{Seen, read};
+pub use select::{ActiveRevision, select};
+pub use volume::{VolumeContents, read};
 pub use watch::watch;

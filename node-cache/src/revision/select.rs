@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use node_cache_config::{Config, fingerprint, status};
 
-use super::Seen;
+use super::VolumeContents;
 
 /// What is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InForce {
+pub struct ActiveRevision {
     /// The configuration; none before the first.
     pub config: Option<Arc<Config>>,
     /// The zone that the pod believes to be in; none while it does not know.
@@ -22,7 +22,7 @@ pub struct InForce {
 /// The revision asked wins. While its file is missing or invalid, what runs stays; before anything runs, the revision
 /// for pods that nobody has annotated applies.
 #[must_use]
-pub fn next(current: &InForce, seen: &Seen) -> InForce {
+pub fn select(current: &ActiveRevision, seen: &VolumeContents) -> ActiveRevision {
     let zone = seen.zone.clone().or_else(|| current.zone.clone());
     let Some(asked) = &seen.asked else {
         return stable(current, seen, zone, None);
@@ -33,7 +33,7 @@ pub fn next(current: &InForce, seen: &Seen) -> InForce {
             Ok(config) => {
                 let revision =
                     status::Revision { asked: Some(asked.clone()), in_force: Some(asked.clone()), refusal: None };
-                return InForce { config: Some(same_or_new(current, config)), zone, revision };
+                return ActiveRevision { config: Some(same_or_new(current, config)), zone, revision };
             }
             Err(invalid) => format!("revision {asked} is refused: {invalid}"),
         },
@@ -44,12 +44,17 @@ pub fn next(current: &InForce, seen: &Seen) -> InForce {
     stable(current, seen, zone, Some(refusal))
 }
 
-fn stable(current: &InForce, seen: &Seen, zone: Option<String>, refusal: Option<String>) -> InForce {
+fn stable(
+    current: &ActiveRevision,
+    seen: &VolumeContents,
+    zone: Option<String>,
+    refusal: Option<String>,
+) -> ActiveRevision {
     let asked = seen.asked.clone();
     match seen.stable_content.as_deref().map(Config::from_json) {
         Some(Ok(config)) => {
             let in_force = Some(fingerprint(&config));
-            InForce {
+            ActiveRevision {
                 config: Some(same_or_new(current, config)),
                 zone,
                 revision: status::Revision { asked, in_force, refusal },
@@ -62,13 +67,18 @@ fn stable(current: &InForce, seen: &Seen, zone: Option<String>, refusal: Option<
     }
 }
 
-fn kept(current: &InForce, zone: Option<String>, asked: Option<String>, refusal: Option<String>) -> InForce {
+fn kept(
+    current: &ActiveRevision,
+    zone: Option<String>,
+    asked: Option<String>,
+    refusal: Option<String>,
+) -> ActiveRevision {
     let in_force = current.revision.in_force.clone();
-    InForce { config: current.config.clone(), zone, revision: status::Revision { asked, in_force, refusal } }
+    ActiveRevision { config: current.config.clone(), zone, revision: status::Revision { asked, in_force, refusal } }
 }
 
 /// Keeps the value that runs when the new one equals it, so that a new name alone changes nothing downstream.
-fn same_or_new(current: &InForce, config: Config) -> Arc<Config> {
+fn same_or_new(current: &ActiveRevision, config: Config) -> Arc<Config> {
     match &current.config {
         Some(running) if **running == config => running.clone(),
         _ => Arc::new(config),
@@ -92,17 +102,17 @@ pub(crate) mod tests {
         .into_bytes()
     }
 
-    fn seen(asked: Option<&str>, asked_content: Option<Vec<u8>>, stable_content: Option<Vec<u8>>) -> Seen {
-        Seen { asked: asked.map(str::to_owned), asked_content, stable_content, zone: None }
+    fn seen(asked: Option<&str>, asked_content: Option<Vec<u8>>, stable_content: Option<Vec<u8>>) -> VolumeContents {
+        VolumeContents { asked: asked.map(str::to_owned), asked_content, stable_content, zone: None }
     }
 
-    fn tier(in_force: &InForce) -> &str {
+    fn tier(in_force: &ActiveRevision) -> &str {
         &in_force.config.as_ref().unwrap().tier
     }
 
     #[test]
     fn the_revision_asked_wins_over_the_stable_one() {
-        let after = next(&InForce::default(), &seen(Some("r1"), Some(json("one")), Some(json("stable"))));
+        let after = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), Some(json("stable"))));
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         assert_eq!(after.revision.refusal, None);
@@ -110,7 +120,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_pod_that_nobody_annotated_runs_the_stable_revision_under_its_true_name() {
-        let after = next(&InForce::default(), &seen(None, None, Some(json("stable"))));
+        let after = select(&ActiveRevision::default(), &seen(None, None, Some(json("stable"))));
         assert_eq!(tier(&after), "stable");
         assert_eq!(after.revision.asked, None);
         assert_eq!(after.revision.in_force, Some(fingerprint(after.config.as_ref().unwrap())));
@@ -118,27 +128,27 @@ pub(crate) mod tests {
 
     #[test]
     fn a_revision_that_is_missing_keeps_what_runs_and_says_so() {
-        let running = next(&InForce::default(), &seen(Some("r1"), Some(json("one")), None));
-        let after = next(&running, &seen(Some("r2"), None, Some(json("stable"))));
+        let running = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), None));
+        let after = select(&running, &seen(Some("r2"), None, Some(json("stable"))));
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         assert_eq!(after.revision.refusal.as_deref(), Some("revision r2 is not in the volume yet"));
-        let fresh = next(&InForce::default(), &seen(Some("r2"), None, Some(json("stable"))));
+        let fresh = select(&ActiveRevision::default(), &seen(Some("r2"), None, Some(json("stable"))));
         assert_eq!(tier(&fresh), "stable");
         assert!(fresh.revision.refusal.is_some());
     }
 
     #[test]
     fn a_revision_that_is_invalid_is_kept_out_and_told() {
-        let running = next(&InForce::default(), &seen(Some("r1"), Some(json("one")), None));
+        let running = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), None));
         let bad = String::from_utf8(json("two")).unwrap().replace("cluster.local", "Cluster.Local.").into_bytes();
-        let after = next(&running, &seen(Some("r2"), Some(bad), None));
+        let after = select(&running, &seen(Some("r2"), Some(bad), None));
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.asked.as_deref(), Some("r2"));
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         let refusal = after.revision.refusal.clone().unwrap();
         assert!(refusal.starts_with("revision r2 is refused: clusterDomain:"), "{refusal}");
-        let good = next(&after, &seen(Some("r3"), Some(json("three")), None));
+        let good = select(&after, &seen(Some("r3"), Some(json("three")), None));
         assert_eq!((tier(&good), &good.revision.refusal), ("three", &None));
     }
 
@@ -146,8 +156,8 @@ pub(crate) mod tests {
     fn an_emptied_volume_changes_nothing() {
         let mut before = seen(Some("r1"), Some(json("one")), None);
         before.zone = Some("zone-a".into());
-        let running = next(&InForce::default(), &before);
-        let after = next(&running, &Seen::default());
+        let running = select(&ActiveRevision::default(), &before);
+        let after = select(&running, &VolumeContents::default());
         assert_eq!(after.config, running.config);
         assert_eq!(after.zone.as_deref(), Some("zone-a"));
     }

@@ -17,17 +17,17 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::dns::Cookie;
-use crate::dns::cookie_secret::{Secrets, Told};
+use crate::dns::cookie_secret::{CookieReply, Secrets};
 use crate::dns::query::{Query, Transport};
-use crate::dns::request::{self, CookieAlone, Rejected};
-use crate::dnstap::{self, Asked, Picked, Side};
+use crate::dns::request::{self, CookieOnlyQuery, Rejection};
+use crate::dnstap::{self, MessageContext, Sampled, Side};
 use crate::handover::HeldSocket;
-use crate::limits::{Refused, Share, Shares};
+use crate::limits::{ClientLimiter, LimitExceeded, Permit};
 use crate::metrics::{Dropped, Metrics};
 use crate::resolver::Resolver;
 use crate::snapshot::Snapshot;
-use crate::snapshot::acl::Allow;
-pub use worker::{NotReading, Workers};
+use crate::snapshot::acl::Acl;
+pub use worker::{WorkerFault, Workers};
 
 /// The most questions that wait for other servers at one time; hits are not among them.
 const MOST_IN_WORK: usize = 2048;
@@ -74,20 +74,20 @@ impl Default for TcpLimits {
 struct Shared {
     resolver: Arc<Resolver>,
     limits: TcpLimits,
-    connections: Arc<Shares>,
-    in_work: Arc<Shares>,
-    unwritten: Arc<Shares>,
+    connections: Arc<ClientLimiter>,
+    in_work: Arc<ClientLimiter>,
+    unwritten: Arc<ClientLimiter>,
     secrets: watch::Receiver<Secrets>,
 }
 
 /// Everything that is served, until it is dropped.
 #[derive(Debug)]
-pub struct Serving {
+pub struct Server {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
 }
 
-impl Serving {
+impl Server {
     /// Answers on these sockets, whichever there are, out of `resolver`, and tells clients cookies made with these
     /// secrets. A socket that is no longer in the set is closed; one that stays is not disturbed.
     ///
@@ -103,9 +103,9 @@ impl Serving {
         sockets: watch::Receiver<Vec<HeldSocket>>,
         secrets: watch::Receiver<Secrets>,
     ) -> io::Result<Self> {
-        let connections = Shares::new(limits.connections, limits.connections_per_source);
-        let in_work = Shares::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
-        let unwritten = Shares::new(MOST_UNWRITTEN, MOST_UNWRITTEN_TO_ONE);
+        let connections = ClientLimiter::new(limits.connections, limits.connections_per_source);
+        let in_work = ClientLimiter::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
+        let unwritten = ClientLimiter::new(MOST_UNWRITTEN, MOST_UNWRITTEN_TO_ONE);
         let shared = Arc::new(Shared { resolver, limits, connections, in_work, unwritten, secrets });
         let workers = Arc::new(Workers::start(workers, &shared, &sockets)?);
         Ok(Self { shared, workers })
@@ -125,9 +125,9 @@ impl Serving {
 }
 
 /// Who may ask under a revision. Before there is one, nobody but the host itself.
-fn allow(snapshot: Option<&Snapshot>) -> &Allow {
-    static NOBODY: Allow = Allow::NOBODY;
-    snapshot.map_or(&NOBODY, |snapshot| &snapshot.allow)
+fn allow(snapshot: Option<&Snapshot>) -> &Acl {
+    static DENY_ALL: Acl = Acl::DENY_ALL;
+    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.allow)
 }
 
 impl Shared {
@@ -139,7 +139,7 @@ impl Shared {
 
     /// The same by a list that was looked up already.
     #[inline]
-    fn permits_by(&self, allow: &Allow, source: IpAddr, asked: IpAddr) -> bool {
+    fn permits_by(&self, allow: &Acl, source: IpAddr, asked: IpAddr) -> bool {
         let permitted = allow.permits(source, asked);
         if !permitted {
             self.metrics().dropped(Dropped::NotAllowed);
@@ -148,20 +148,20 @@ impl Shared {
     }
 
     /// Reads a packet of a client that came this way, and sees to its cookie. Counts it, unless nothing is to be said to it.
-    fn read(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejected> {
+    fn read(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
         let read = self.read_and_tell(packet, source, transport);
         match &read {
             Ok(_) => self.metrics().question(transport),
-            Err(Rejected::With(_, code)) => {
+            Err(Rejection::Respond(_, code)) => {
                 self.metrics().question(transport);
                 self.metrics().refused(transport, *code);
             }
-            Err(Rejected::Silently) => self.metrics().dropped(Dropped::NotARequest),
+            Err(Rejection::Drop) => self.metrics().dropped(Dropped::NotARequest),
         }
         read
     }
 
-    fn read_and_tell(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejected> {
+    fn read_and_tell(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
         match request::read(packet) {
             Ok(mut query) => {
                 query.transport = transport;
@@ -170,34 +170,34 @@ impl Shared {
                 Ok(query)
             }
             Err(rejected) => {
-                let alone = CookieAlone::read(packet);
+                let alone = CookieOnlyQuery::read(packet);
                 let answer = alone.and_then(|alone| Some(alone.answer(&self.tell(&alone.cookie, source)?)));
-                Err(answer.map_or(rejected, |(answer, code)| Rejected::With(answer, code)))
+                Err(answer.map_or(rejected, |(answer, code)| Rejection::Respond(answer, code)))
             }
         }
     }
 
-    fn tell(&self, cookie: &Cookie, source: SocketAddr) -> Option<Told> {
+    fn tell(&self, cookie: &Cookie, source: SocketAddr) -> Option<CookieReply> {
         // The same for all processes of a node, whatever somebody does to the clock on the wall.
         let now = clock_gettime(ClockId::Boottime).tv_sec;
         self.secrets.borrow().tell(cookie, source.ip(), now as u32)
     }
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
-    fn begin(&self, source: SocketAddr) -> Option<Share> {
+    fn begin(&self, source: SocketAddr) -> Option<Permit> {
         self.counted(self.in_work.take(source))
     }
 
     /// Room for an answer of this many octets until it is written, unless too many wait for that; counts it when they do.
-    fn room(&self, source: SocketAddr, octets: usize) -> Option<Share> {
-        self.counted(self.unwritten.take_many(source, octets))
+    fn room(&self, source: SocketAddr, octets: usize) -> Option<Permit> {
+        self.counted(self.unwritten.acquire_many(source, octets))
     }
 
-    fn counted(&self, share: Result<Share, Refused>) -> Option<Share> {
+    fn counted(&self, share: Result<Permit, LimitExceeded>) -> Option<Permit> {
         let reason = match share {
             Ok(share) => return Some(share),
-            Err(Refused::Total) => Dropped::Busy,
-            Err(Refused::OfOne) => Dropped::Greedy,
+            Err(LimitExceeded::Global) => Dropped::Busy,
+            Err(LimitExceeded::PerClient) => Dropped::Greedy,
         };
         self.metrics().dropped(reason);
         None
@@ -210,17 +210,17 @@ impl Shared {
         source: SocketAddr,
         asked: impl FnOnce() -> io::Result<SocketAddr>,
         transport: Transport,
-    ) -> Option<Box<Picked>> {
+    ) -> Option<Box<Sampled>> {
         let tap = self.resolver.tap();
         if !tap.wanted() {
             return None;
         }
         let (side, asker, server) = (Side::Client, source, asked().ok()?);
-        tap.question(Asked { side, transport, asker, server, at: dnstap::now() }, packet).map(Box::new)
+        tap.question(MessageContext { side, transport, asker, server, at: dnstap::now() }, packet).map(Box::new)
     }
 
     /// Shows its answer.
-    fn show_answer(&self, picked: Option<&Picked>, answer: &[u8]) {
+    fn show_answer(&self, picked: Option<&Sampled>, answer: &[u8]) {
         if let Some(picked) = picked {
             self.resolver.tap().answer(picked, answer);
         }

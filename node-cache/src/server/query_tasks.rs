@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use crate::upstream::transport::socket_pool::Keeper;
+use crate::upstream::transport::socket_pool::PoolGuard;
 
 /// Pieces of work that begin before sockets are read again: answers from memory shall not wait for all that others want.
 const MOST_NEW: usize = 8;
@@ -23,27 +23,27 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 thread_local! {
     /// What has not begun.
-    static COMING: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
+    static PENDING: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
     /// What has, while [`run`] looks after it.
-    static GOING: RefCell<Option<Going>> = const { RefCell::new(None) };
+    static RUNNING: RefCell<Option<RunningTasks>> = const { RefCell::new(None) };
 }
 
 /// Work that has begun.
-struct Going {
+struct RunningTasks {
     all: FuturesUnordered<Work>,
-    sockets: Keeper,
-    bell: Arc<Bell>,
+    sockets: PoolGuard,
+    bell: Arc<CoalescingWaker>,
 }
 
 /// Has [`run`] woken, unless somebody is at work anyway and looks himself. That matters with little to do:
 /// [`FuturesUnordered`] calls each time it has polled all there is, and to wake a task takes a look at all sockets.
-struct Bell {
+struct CoalescingWaker {
     run: Waker,
     is_rung: AtomicBool,
     at_work: AtomicBool,
 }
 
-impl Bell {
+impl CoalescingWaker {
     fn new(run: &Waker) -> Arc<Self> {
         Arc::new(Self { run: run.clone(), is_rung: false.into(), at_work: false.into() })
     }
@@ -67,7 +67,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for CoalescingWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -82,19 +82,19 @@ impl Wake for Bell {
 
 /// Adds work that must run in this thread. It begins with [`go`], at the latest.
 pub(super) fn add(work: impl Future<Output = ()> + Send + 'static) {
-    COMING.with_borrow_mut(|coming| coming.push_back(Box::pin(work)));
+    PENDING.with_borrow_mut(|coming| coming.push_back(Box::pin(work)));
 }
 
 /// Begins what was added, and goes on with what can: without a turn of the runtime in between, which would look at all
 /// sockets first. What is too much begins later.
 pub(super) fn go() {
-    GOING.with(|going| {
+    RUNNING.with(|going| {
         // Who is at it already comes to what was added meanwhile.
         let Ok(mut going) = going.try_borrow_mut() else { return };
-        let Some(Going { all, sockets, bell }) = &mut *going else { return };
+        let Some(RunningTasks { all, sockets, bell }) = &mut *going else { return };
         let (mut new, mut is_more) = (0, false);
         // The answers are sent when sockets are made ready for the next question.
-        sockets.before_tidying(|| bell.at_work(|context| is_more = poll(all, &mut new, context)));
+        sockets.with_deferred_returns(|| bell.at_work(|context| is_more = poll(all, &mut new, context)));
         if is_more {
             bell.run.wake_by_ref();
         }
@@ -105,12 +105,13 @@ pub(super) fn go() {
 pub(super) async fn run() {
     let _end = End;
     poll_fn(|context| {
-        GOING.with_borrow_mut(|going| match going {
+        RUNNING.with_borrow_mut(|going| match going {
             Some(going) if going.bell.run.will_wake(context.waker()) => {}
-            Some(going) => going.bell = Bell::new(context.waker()),
+            Some(going) => going.bell = CoalescingWaker::new(context.waker()),
             None => {
-                let (all, sockets, bell) = (FuturesUnordered::new(), Keeper::new(), Bell::new(context.waker()));
-                *going = Some(Going { all, sockets, bell });
+                let (all, sockets, bell) =
+                    (FuturesUnordered::new(), PoolGuard::new(), CoalescingWaker::new(context.waker()));
+                *going = Some(RunningTasks { all, sockets, bell });
             }
         });
         go();
@@ -122,14 +123,14 @@ pub(super) async fn run() {
 /// Goes on with what can, after so many new pieces have begun; whether more wait to begin.
 fn poll(all: &mut FuturesUnordered<Work>, new: &mut usize, context: &mut Context<'_>) -> bool {
     loop {
-        COMING.with_borrow_mut(|coming| {
+        PENDING.with_borrow_mut(|coming| {
             let some = coming.len().min(MOST_NEW - *new);
             *new += some;
             all.extend(coming.drain(..some));
         });
         if !matches!(all.poll_next_unpin(context), Poll::Ready(Some(()))) {
             // What is done may have added some.
-            return COMING.with_borrow(|coming| !coming.is_empty());
+            return PENDING.with_borrow(|coming| !coming.is_empty());
         }
     }
 }
@@ -139,7 +140,7 @@ struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
-        let _ = GOING.try_with(|going| going.borrow_mut().take());
+        let _ = RUNNING.try_with(|going| going.borrow_mut().take());
     }
 }
 
@@ -231,7 +232,7 @@ mod tests {
         }
         let sleeper = Arc::<Sleeper>::default();
         let woken = || sleeper.0.load(Ordering::Relaxed);
-        let bell = Bell::new(&sleeper.clone().into());
+        let bell = CoalescingWaker::new(&sleeper.clone().into());
         bell.wake_by_ref();
         assert_eq!(woken(), 1, "nobody was at work");
         let mut rounds = 0;

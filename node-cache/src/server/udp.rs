@@ -13,15 +13,15 @@ use tokio::io::unix::AsyncFd;
 use super::batch::{Batch, Room, SIZE};
 use super::query_tasks;
 use super::{Shared, allow};
-use crate::cache::KeyWords;
-use crate::dns::answer::Way;
+use crate::cache::KeyBuf;
+use crate::dns::answer::ReplyTransport;
 use crate::dns::query::Transport;
-use crate::dns::request::{self, Rejected};
-use crate::dnstap::Picked;
+use crate::dns::request::{self, Rejection};
+use crate::dnstap::Sampled;
 use crate::metrics::{Dropped, Tally};
-use crate::resolver::{Moment, Sought, Unknown};
+use crate::resolver::{BatchContext, FastLookup, KnownMiss};
 use crate::snapshot::Snapshot;
-use crate::snapshot::acl::Allow;
+use crate::snapshot::acl::Acl;
 
 /// Full batches that one socket may read in a row before others have their turn.
 const MOST_IN_A_ROW: usize = 4;
@@ -114,12 +114,12 @@ fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count:
 #[inline(never)]
 fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> io::Result<usize> {
     let read = batch.datagrams.receive(&**socket)?;
-    let (moment, mut room) = (shared.resolver.moment(), std::array::from_fn::<_, SIZE, _>(|_| None));
+    let (moment, mut room) = (shared.resolver.batch_context(), std::array::from_fn::<_, SIZE, _>(|_| None));
     let sought = room.get_mut(..read).unwrap_or_default();
     let mut left = read_all(shared, own, moment.snapshot(), batch, sought);
     seek(shared, batch, sought);
-    approach(shared, batch, sought);
-    recognise(shared, batch, sought);
+    prefetch_entry(shared, batch, sought);
+    match_key(shared, batch, sought);
     let tally = answer(shared, socket, &moment, batch, sought, &mut left);
     batch.datagrams.send(&**socket, |error| {
         shared.metrics().dropped(Dropped::Unsent);
@@ -141,7 +141,7 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
 
 /// Rows that go the whole way: a bit for each.
 #[derive(Clone, Copy, Debug, Default)]
-struct Left {
+struct DeferredRows {
     rows: u32,
     /// Those of them of which memory knows nothing.
     unknown: u32,
@@ -149,7 +149,7 @@ struct Left {
 
 const _: () = assert!(SIZE <= u32::BITS as usize);
 
-impl Left {
+impl DeferredRows {
     #[inline]
     const fn add(&mut self, row: usize, is_unknown: bool) {
         self.rows |= 1 << row;
@@ -163,7 +163,7 @@ impl Left {
 }
 
 /// Each row, and whether memory knows nothing of it.
-impl Iterator for Left {
+impl Iterator for DeferredRows {
     type Item = (usize, bool);
 
     #[inline]
@@ -181,9 +181,9 @@ fn read_all<'a>(
     own: IpAddr,
     snapshot: Option<&'a Snapshot>,
     batch: &Batch,
-    sought: &mut [Option<Sought<'a>>],
-) -> Left {
-    let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), Left::default());
+    sought: &mut [Option<FastLookup<'a>>],
+) -> DeferredRows {
+    let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), DeferredRows::default());
     let Some(snapshot) = snapshot else {
         (0..sought.len())
             .filter(|row| may_ask(shared, allow, datagrams, *row, own))
@@ -195,7 +195,7 @@ fn read_all<'a>(
             continue;
         }
         let (room, length) = datagrams.question_room(row);
-        let Some(read) = Sought::read(snapshot, room, length) else {
+        let Some(read) = FastLookup::read(snapshot, room, length) else {
             left.add(row, false);
             continue;
         };
@@ -206,7 +206,7 @@ fn read_all<'a>(
 
 /// Whether who has sent this datagram gets an answer; counts it when not.
 #[inline(always)]
-fn may_ask(shared: &Shared, allow: &Allow, datagrams: &Room, row: usize, own: IpAddr) -> bool {
+fn may_ask(shared: &Shared, allow: &Acl, datagrams: &Room, row: usize, own: IpAddr) -> bool {
     let (source, port) = datagrams.asker(row);
     // Nothing can be sent to port 0.
     if port == 0 {
@@ -218,30 +218,30 @@ fn may_ask(shared: &Shared, allow: &Allow, datagrams: &Room, row: usize, own: Ip
 
 /// Second step: writes their keys.
 #[inline(never)]
-fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<Sought<'_>>]) {
-    let (Batch { datagrams, keys }, seeker) = (batch, shared.resolver.seeker());
+fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<FastLookup<'_>>]) {
+    let (Batch { datagrams, keys }, key_hasher) = (batch, shared.resolver.key_hasher());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         if let Some(sought) = sought {
-            seeker.seek(sought, datagrams.question_room(row).0, key);
+            key_hasher.seek(sought, datagrams.question_room(row).0, key);
         }
     }
 }
 /// Third step: finds what may be the answers.
 #[inline(never)]
-fn approach<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
+fn prefetch_entry<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<FastLookup<'a>>]) {
     for (key, sought) in batch.keys.iter().zip(sought) {
         if let Some(sought) = sought {
-            shared.resolver.approach(sought, key);
+            shared.resolver.prefetch_entry(sought, key);
         }
     }
 }
 
 /// Fourth step: sees which of them are.
 #[inline(never)]
-fn recognise<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<'a>>]) {
+fn match_key<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<FastLookup<'a>>]) {
     for (key, sought) in batch.keys.iter().zip(sought) {
         if let Some(sought) = sought {
-            shared.resolver.recognise(sought, key);
+            shared.resolver.match_key(sought, key);
         }
     }
 }
@@ -251,10 +251,10 @@ fn recognise<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<Sought<
 fn answer<'a>(
     shared: &'a Shared,
     socket: &UdpSocket,
-    moment: &Moment,
+    moment: &BatchContext,
     batch: &mut Batch,
-    sought: &[Option<Sought<'a>>],
-    left: &mut Left,
+    sought: &[Option<FastLookup<'a>>],
+    left: &mut DeferredRows,
 ) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
     let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
@@ -278,8 +278,8 @@ fn answer<'a>(
 /// Leaves a row whose key this is. A function of its own, so that its work needs no registers where there are answers.
 #[cold]
 #[inline(never)]
-fn leave(left: &mut Left, row: usize, key: &KeyWords) {
-    left.add(row, key.is_forgotten());
+fn leave(left: &mut DeferredRows, row: usize, key: &KeyBuf) {
+    left.add(row, key.is_cleared());
 }
 
 /// What else there is to do about an answer that was written: somebody looks, or it is due to be asked for again.
@@ -309,29 +309,31 @@ fn refresh(shared: &Shared, packet: &[u8]) {
 }
 
 /// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
-fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr, unknown: Option<Unknown>) {
+fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr, unknown: Option<KnownMiss>) {
     let show = || shared.show(packet, source, || socket.local_addr(), Transport::Udp);
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
-        Err(Rejected::Silently) => return,
-        Err(Rejected::With(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
+        Err(Rejection::Drop) => return,
+        Err(Rejection::Respond(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
     };
     let shown = show();
-    let unresolved = match shared.resolver.resolve_at_once(&query, unknown) {
-        Ok(answer) => return send(shared, socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref()),
+    let unresolved = match shared.resolver.resolve_from_cache(&query, unknown) {
+        Ok(answer) => {
+            return send(shared, socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+        }
         Err(unresolved) => unresolved,
     };
     let Some(working) = shared.begin(source) else { return };
     let (shared, socket) = (shared.clone(), socket.clone());
     query_tasks::add(async move {
-        let (answer, _afterwards) = shared.resolver.resolve_by_asking(&query, unresolved).await;
-        send(&shared, &socket, &answer.to_wire(&query, Way::Udp), source, shown.as_deref());
+        let (answer, _afterwards) = shared.resolver.resolve_miss(&query, unresolved).await;
+        send(&shared, &socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
         drop(working);
     });
 }
 
 /// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Picked>) {
+fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Sampled>) {
     match socket.send_to(message, client) {
         Ok(_) => shared.show_answer(shown, message),
         Err(error) => {

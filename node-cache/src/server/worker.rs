@@ -21,7 +21,7 @@ const REST_LIMIT: Duration = Duration::from_secs(1);
 
 /// A worker that does not read what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotReading {
+pub enum WorkerFault {
     /// Its thread is gone.
     #[error("worker {0} has ended")]
     Ended(usize),
@@ -63,8 +63,8 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// [`NotReading`] tells of the first that does not.
-    pub async fn all_read(&self, limit: Duration) -> Result<(), NotReading> {
+    /// [`WorkerFault`] tells of the first that does not.
+    pub async fn all_read(&self, limit: Duration) -> Result<(), WorkerFault> {
         join_all(self.0.iter().map(|worker| worker.reads(limit))).await.into_iter().collect()
     }
 
@@ -76,23 +76,23 @@ impl Workers {
 
     /// Has all of them lay their sockets down. A batch that one of them is at is answered before it does. What is in work goes on.
     pub(super) async fn rest(&self) {
-        join_all(self.0.iter().map(|worker| worker.ask(Word::Rest, REST_LIMIT))).await;
+        join_all(self.0.iter().map(|worker| worker.ask(Command::StopReading, REST_LIMIT))).await;
     }
 }
 
 #[derive(Debug)]
 struct Worker {
     number: usize,
-    words: mpsc::Sender<Word>,
+    words: mpsc::Sender<Command>,
     datagrams: Arc<AtomicU64>,
 }
 
 /// What is said to a worker.
-enum Word {
+enum Command {
     /// Say which socket is not read.
-    Tell(oneshot::Sender<Option<HeldSocket>>),
+    ReportUnread(oneshot::Sender<Option<HeldSocket>>),
     /// Read no more.
-    Rest(oneshot::Sender<()>),
+    StopReading(oneshot::Sender<()>),
     /// Do this.
     #[cfg(test)]
     Do(Box<dyn FnOnce() + Send>),
@@ -111,17 +111,17 @@ impl Worker {
         Ok(Self { number, words, datagrams })
     }
 
-    async fn reads(&self, limit: Duration) -> Result<(), NotReading> {
+    async fn reads(&self, limit: Duration) -> Result<(), WorkerFault> {
         let worker = self.number;
-        let told = self.ask(Word::Tell, limit).await;
-        match told.ok_or(NotReading::Hung { worker, limit })?.ok_or(NotReading::Ended(worker))? {
+        let told = self.ask(Command::ReportUnread, limit).await;
+        match told.ok_or(WorkerFault::Hung { worker, limit })?.ok_or(WorkerFault::Ended(worker))? {
             None => Ok(()),
-            Some(HeldSocket { address, protocol, .. }) => Err(NotReading::Socket { worker, address, protocol }),
+            Some(HeldSocket { address, protocol, .. }) => Err(WorkerFault::Socket { worker, address, protocol }),
         }
     }
 
     /// Its reply; none within the limit, or `Some(None)` when there is nobody to give one.
-    async fn ask<T>(&self, word: impl FnOnce(oneshot::Sender<T>) -> Word, limit: Duration) -> Option<Option<T>> {
+    async fn ask<T>(&self, word: impl FnOnce(oneshot::Sender<T>) -> Command, limit: Duration) -> Option<Option<T>> {
         let (reply, replied) = oneshot::channel();
         let asked = async {
             self.words.send(word(reply)).await.ok()?;
@@ -133,7 +133,12 @@ impl Worker {
 
 /// All that a worker's thread does. The benchmark counts the instructions of this function, by its name.
 #[inline(never)]
-fn live(runtime: &Runtime, reading: Reading, sockets: watch::Receiver<Vec<HeldSocket>>, heard: mpsc::Receiver<Word>) {
+fn live(
+    runtime: &Runtime,
+    reading: Reading,
+    sockets: watch::Receiver<Vec<HeldSocket>>,
+    heard: mpsc::Receiver<Command>,
+) {
     runtime.block_on(async {
         tokio::spawn(query_tasks::run());
         reading.follow(sockets, heard).await;
@@ -150,7 +155,7 @@ struct Reading {
 
 impl Reading {
     /// Keeps one loop for each socket until nobody can say anything any more.
-    async fn follow(mut self, mut sockets: watch::Receiver<Vec<HeldSocket>>, mut heard: mpsc::Receiver<Word>) {
+    async fn follow(mut self, mut sockets: watch::Receiver<Vec<HeldSocket>>, mut heard: mpsc::Receiver<Command>) {
         self.read(sockets.borrow_and_update().clone());
         let mut changes = true;
         loop {
@@ -164,16 +169,16 @@ impl Reading {
                 },
                 word = heard.recv() => match word {
                     // Whoever asked may have given up, here and below.
-                    Some(Word::Tell(reply)) => {
+                    Some(Command::ReportUnread(reply)) => {
                         let _ = reply.send(self.unread());
                     }
-                    Some(Word::Rest(reply)) => {
+                    Some(Command::StopReading(reply)) => {
                         changes = false;
                         self.read(Vec::new());
                         let _ = reply.send(());
                     }
                     #[cfg(test)]
-                    Some(Word::Do(work)) => work(),
+                    Some(Command::Do(work)) => work(),
                     None => return,
                 },
             }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// The networks that may ask, and the process's own addresses, which always may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
+pub struct Acl {
     ipv4: Vec<Masked<u32>>,
     ipv6: Vec<Masked<u128>>,
 }
@@ -18,14 +18,14 @@ struct Masked<T> {
     mask: T,
 }
 
-impl Allow {
+impl Acl {
     /// Lets no network ask.
-    pub const NOBODY: Self = Self { ipv4: Vec::new(), ipv6: Vec::new() };
+    pub const DENY_ALL: Self = Self { ipv4: Vec::new(), ipv6: Vec::new() };
 
     /// Lets these networks ask.
     #[must_use]
     pub fn new(networks: &[IpNet]) -> Self {
-        let mut allow = Self::NOBODY;
+        let mut allow = Self::DENY_ALL;
         for network in networks {
             match network.trunc() {
                 IpNet::V4(net) => {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn permits(source: &str, asked: &str) -> bool {
-        let allow = Allow::new(&["10.1.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        let allow = Acl::new(&["10.1.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         allow.permits(source.parse().unwrap(), asked.parse().unwrap())
     }
 

@@ -73,8 +73,8 @@ impl EmptyZones {
     #[must_use]
     pub fn answer(&self, question: &Question) -> Option<Answer> {
         let zone = self.find(&question.name)?;
-        let numbers = NUMBERS.map(u32::to_be_bytes).concat();
-        let soa = [zone.as_bytes(), CONTACT, &numbers].concat();
+        let server_ids = NUMBERS.map(u32::to_be_bytes).concat();
+        let soa = [zone.as_bytes(), CONTACT, &server_ids].concat();
         let response = match question.rtype {
             _ if question.name != *zone => Response::denied(question, rcode::NXDOMAIN, zone, TTL, &soa),
             rtype::SOA | rtype::ANY => Response::with_records(question, rcode::NOERROR, &[(rtype::SOA, TTL, soa)]),

@@ -15,10 +15,10 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 use crate::cache::Policy;
 use crate::dns::Name;
 use crate::metrics::ScopeAnswers;
-use crate::upstream::discovery::headless::{FAR, NEAR};
+use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
-use crate::upstream::{Book, Commons, Order, Pool, Server};
-use acl::Allow;
+use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
+use acl::Acl;
 use empty_zones::{EmptyZones, is_inside};
 use routes::{Routes, private_reverse_zones};
 
@@ -56,11 +56,11 @@ pub struct Snapshot {
     /// How long answers are kept.
     pub policy: Policy,
     /// Who may ask.
-    pub allow: Allow,
+    pub allow: Acl,
     /// What is wrong with the sources of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
     /// What all servers share.
-    pub commons: Arc<Commons>,
+    pub context: Arc<UpstreamContext>,
     scopes: Vec<Arc<Scope>>,
 }
 
@@ -71,21 +71,22 @@ impl Snapshot {
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
-    pub fn for_node(config: &Config, zone: Option<&str>, book: &mut Book) -> Self {
+    pub fn for_node(config: &Config, zone: Option<&str>, book: &mut GroupRegistry) -> Self {
         book.begin();
         let cluster_dns = &config.cluster_dns;
-        let cluster = book.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, NEAR);
+        let cluster = book.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
         let (mut own, mut others) = (Vec::new(), Vec::new());
         let zone_is_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
         for each in &config.zones {
             let near = !zone_is_known || Some(each.name.as_str()) == zone;
             let scope = format!("zone/{}", each.name);
-            let cadence = if near { NEAR } else { FAR };
-            let group = book.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), cadence);
+            let interval = if near { LOCAL_ZONE } else { REMOTE_ZONE };
+            let group = book.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), interval);
             if near { own.push(group) } else { others.push(group) }
         }
-        let outside = scope("outside", &(), Pool::new(vec![own, others], Order::Spread), NODE_DEADLINE, Kind::Ours);
-        let pool = Pool::new(vec![vec![cluster]], Order::Spread);
+        let outside =
+            scope("outside", &(), Pool::new(vec![own, others], Selection::PowerOfTwo), NODE_DEADLINE, Kind::Ours);
+        let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
         let servers = (&config.cluster_domain, &cluster_dns.service);
         let kind = Kind::Cluster(&config.cluster_domain);
         let cluster = scope("cluster", &servers, pool, NODE_DEADLINE, kind);
@@ -96,7 +97,7 @@ impl Snapshot {
         }
         for route in &config.routes {
             let name = format!("route/{}", route.suffix);
-            let pool = Pool::new(vec![vec![book.fixed(&name, &route.upstreams)]], Order::Preferred);
+            let pool = Pool::new(vec![vec![book.fixed(&name, &route.upstreams)]], Selection::Ordered);
             let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, Kind::Foreign);
             add(&mut routes, &route.suffix, &scope);
             scopes.push(scope);
@@ -111,9 +112,9 @@ impl Snapshot {
             routes,
             empty,
             policy: policy(&config.node_cache.cache),
-            allow: Allow::new(&config.node_cache.allow_from),
+            allow: Acl::new(&config.node_cache.allow_from),
             upstream_problem: None,
-            commons: book.commons().clone(),
+            context: book.context().clone(),
             scopes,
         }
     }
@@ -123,7 +124,7 @@ impl Snapshot {
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
-    pub fn for_zone_resolver(config: &Config, resolv_conf: &str, book: &mut Book) -> Self {
+    pub fn for_zone_resolver(config: &Config, resolv_conf: &str, book: &mut GroupRegistry) -> Self {
         let captured: Vec<IpAddr> = config.node_cache.captured.iter().map(|captured| captured.address).collect();
         let (upstreams, upstream_problem) = match &config.resolver.upstreams {
             UpstreamSource::Servers(servers) => (servers.clone(), None),
@@ -149,9 +150,9 @@ impl Snapshot {
             routes,
             empty,
             policy: policy(&config.resolver.cache),
-            allow: Allow::new(&config.resolver.allow_from),
+            allow: Acl::new(&config.resolver.allow_from),
             upstream_problem,
-            commons: book.commons().clone(),
+            context: book.context().clone(),
             scopes,
         }
     }
@@ -205,8 +206,8 @@ fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: 
     })
 }
 
-fn forwarding(name: &str, upstreams: &[Upstream], book: &mut Book) -> Arc<Scope> {
-    let pool = Pool::new(vec![vec![book.fixed(name, upstreams)]], Order::Preferred);
+fn forwarding(name: &str, upstreams: &[Upstream], book: &mut GroupRegistry) -> Arc<Scope> {
+    let pool = Pool::new(vec![vec![book.fixed(name, upstreams)]], Selection::Ordered);
     scope(name, &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign)
 }
 

@@ -12,7 +12,7 @@ mod pool;
 mod server;
 pub(crate) mod transport;
 
-pub use discovery::Book;
+pub use discovery::GroupRegistry;
 pub use error::NoAnswer;
-pub use pool::{Order, Pool};
-pub use server::{Commons, Group, Loops, Numbers, Server};
+pub use pool::{Pool, Selection};
+pub use server::{Group, LoopProbes, Server, ServerIds, UpstreamContext};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::dns::answer::Age;
+use node_cache::cache::{Cache, Key, Lookup, Policy};
+use node_cache::dns::answer::TtlView;
 use node_cache::dns::codes::{rcode, rtype};
 use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
@@ -41,15 +41,15 @@ proptest! {
             // And at what it leapt over: the last and the first moments of each time.
             for at in [passed, life.saturating_sub(1), life, end.saturating_sub(1), end] {
                 match cache.get(&key, start + Duration::from_millis(at), &policy) {
-                    Found::Fresh(answer) | Found::Due(answer) => {
+                    Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => {
                         assert!(at < life, "late: {at} of {life}");
-                        assert_eq!(answer.age, Age::Kept { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
+                        assert_eq!(answer.age, TtlView::Cached { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
                     }
-                    Found::Stale(answer) => {
+                    Lookup::Stale(answer) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(answer.age, Age::Stale);
+                        assert_eq!(answer.age, TtlView::Stale);
                     }
-                    Found::Nothing => assert!(at >= end, "early: {at} of {end}"),
+                    Lookup::Miss => assert!(at >= end, "early: {at} of {end}"),
                 }
             }
         }

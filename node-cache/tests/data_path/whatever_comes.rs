@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
-use node_cache::dns::answer::{Answer, Way};
+use node_cache::dns::answer::{Answer, ReplyTransport};
 use node_cache::dns::codes::rtype;
-use node_cache::dns::fast_query::Plain;
+use node_cache::dns::fast_query::FastQuery;
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
-use node_cache::dns::request::{self, Rejected};
+use node_cache::dns::request::{self, Rejection};
 use node_cache::dns::{Name, Response};
 
 use crate::support::{Asked, address, denial_with_soa, name, question, reply, service_record, unknown};
@@ -63,7 +63,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
         if dice.below(4) > 0 {
             mutate(&mut dice, &mut packet);
         }
-        let plain = Plain::read(&packet);
+        let plain = FastQuery::read(&packet);
         match request::read(&packet) {
             Ok(query) => {
                 read += 1;
@@ -76,11 +76,11 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                     );
                 }
             }
-            Err(Rejected::With(answer, _)) => {
+            Err(Rejection::Respond(answer, _)) => {
                 refused += 1;
                 assert!(answer.len() >= 12 && answer[..2] == packet[..2] && answer[2] & 0x80 != 0, "{packet:?}");
             }
-            Err(Rejected::Silently) => {
+            Err(Rejection::Drop) => {
                 ignored += 1;
                 assert!(!plain.is_some_and(|plain| is_name(plain.name(&packet))), "{packet:?}");
             }
@@ -135,7 +135,7 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             continue;
         };
         let query = Query { id: 9, ..Query::plain(Name::from_text("WWW.Shop.example").unwrap(), rtype::A) };
-        let said = Answer::local(response, None).to_wire(&query, Way::Tcp { idle: Duration::from_secs(10) });
+        let said = Answer::local(response, None).to_wire(&query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
         if is_whole {
             whole += 1;
             let said = Message::from_vec(&said).unwrap();

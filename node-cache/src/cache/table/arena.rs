@@ -69,7 +69,7 @@ impl Arena {
 
     /// Has the beginning of the record at this place fetched: as much as most take.
     #[inline]
-    pub(super) fn approach(&self, place: usize) {
+    pub(super) fn prefetch_entry(&self, place: usize) {
         prefetch::lines_ahead(&self.0, place, LINES);
     }
 

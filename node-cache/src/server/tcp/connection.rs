@@ -7,17 +7,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use crate::dnstap::Picked;
-use crate::limits::Share;
+use crate::dnstap::Sampled;
+use crate::limits::Permit;
 use crate::metrics::Dropped;
 use crate::server::Shared;
 
 /// An answer and its share of all octets that may wait to be written.
-type Unwritten = (Vec<u8>, Share);
+type Unwritten = (Vec<u8>, Permit);
 
 /// The conversation with a client.
 #[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) source: SocketAddr,
     state: Mutex<State>,
@@ -36,7 +36,7 @@ struct State {
     task: Option<Waker>,
 }
 
-impl Conversation {
+impl Connection {
     pub(super) fn new(shared: Arc<Shared>, source: SocketAddr) -> Arc<Self> {
         Arc::new(Self { shared, source, state: Mutex::default() })
     }
@@ -52,12 +52,12 @@ impl Conversation {
     }
 
     /// Waits until nothing is to be read any more.
-    pub(super) async fn heard_out(&self) {
+    pub(super) async fn reading_stopped(&self) {
         self.wait_for(|state| state.is_heard_out.then_some(())).await;
     }
 
     /// Says that nothing is to be read any more.
-    pub(super) fn hear_out(&self) {
+    pub(super) fn stop_reading(&self) {
         self.change(|state| state.is_heard_out = true);
     }
 
@@ -68,7 +68,7 @@ impl Conversation {
 
     /// Its answer is to be written. A client that does not read what it asked for, so that there is no room for one more, is
     /// heard no further.
-    pub(super) fn answer(&self, message: Vec<u8>, shown: Option<&Picked>) {
+    pub(super) fn answer(&self, message: Vec<u8>, shown: Option<&Sampled>) {
         let room = self.shared.room(self.source, message.len());
         self.change(|state| match room {
             Some(_) if state.is_broken => self.shared.metrics().dropped(Dropped::Unsent),
@@ -99,7 +99,7 @@ impl Conversation {
     }
 
     /// Nothing can be written any more.
-    pub(super) fn break_off(&self) {
+    pub(super) fn abort_writes(&self) {
         self.change(|state| {
             // One was being written.
             let unsent = 1 + state.unwritten.drain(..).count();

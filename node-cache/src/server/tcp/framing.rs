@@ -9,12 +9,12 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use crate::dns::Header;
-use crate::resolver::QUESTION_ROOM;
+use crate::resolver::QUERY_BUF_LEN;
 
 /// No question needs more octets, with all options that it may carry, here as in a datagram.
-const LONGEST: usize = QUESTION_ROOM;
+const LONGEST: usize = QUERY_BUF_LEN;
 /// Room in which what is longer is read and forgotten, so that a client cannot make us hold what it says that it will send.
-const ROOM: usize = 512;
+const RESPONSE_BUF_LEN: usize = 512;
 
 /// One message; none when the client has closed or was silent for too long. Of one that is longer than any needs to be only
 /// the header is left, which makes it malformed.
@@ -31,7 +31,7 @@ pub(super) async fn read(read: &mut ReadHalf<'_>, first: Duration, whole: Durati
     let rest = async {
         read.read_exact(&mut length[1..]).await?;
         let length = usize::from(u16::from_be_bytes(length));
-        let (keep, room) = if length > LONGEST { (Header::LENGTH, ROOM) } else { (length, length) };
+        let (keep, room) = if length > LONGEST { (Header::LENGTH, RESPONSE_BUF_LEN) } else { (length, length) };
         let mut message = vec![0; room];
         read.read_exact(&mut message).await?;
         let mut left = length - message.len();

@@ -8,7 +8,7 @@ use crate::dns::cookie_secret::Secrets;
 use crate::dns::question::Question;
 use crate::identity::Identity;
 use crate::resolver::Resolver;
-use crate::server::{Serving, TcpLimits};
+use crate::server::{Server, TcpLimits};
 
 const SOON: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(100);
@@ -18,15 +18,15 @@ fn held(fd: impl Into<OwnedFd>) -> HeldSocket {
     HeldSocket { address, protocol: Protocol::Udp, fd: Arc::new(fd.into()) }
 }
 
-fn start(workers: usize, sockets: &watch::Sender<Vec<HeldSocket>>) -> Serving {
+fn start(workers: usize, sockets: &watch::Sender<Vec<HeldSocket>>) -> Server {
     let resolver = Arc::new(Resolver::new(Identity::default(), 1 << 20, Arc::default()));
     let (_, secrets) = watch::channel(Secrets::default());
-    Serving::start(workers, resolver, TcpLimits::default(), sockets.subscribe(), secrets).unwrap()
+    Server::start(workers, resolver, TcpLimits::default(), sockets.subscribe(), secrets).unwrap()
 }
 
 /// Has a worker do something in its thread.
 async fn inside(worker: &Worker, work: impl FnOnce() + Send + 'static) {
-    worker.words.send(Word::Do(Box::new(work))).await.unwrap();
+    worker.words.send(Command::Do(Box::new(work))).await.unwrap();
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn a_worker_that_hangs_is_told_although_the_others_read_on() {
         let _ = held_up.recv();
     })
     .await;
-    assert_eq!(workers.all_read(SHORT).await, Err(NotReading::Hung { worker: 1, limit: SHORT }));
+    assert_eq!(workers.all_read(SHORT).await, Err(WorkerFault::Hung { worker: 1, limit: SHORT }));
     release.send(()).unwrap();
     workers.all_read(SOON).await.unwrap();
 }
@@ -50,7 +50,7 @@ async fn a_worker_whose_thread_is_gone_is_told() {
     let (sockets, _) = watch::channel(vec![held(UdpSocket::bind("127.0.0.1:0").unwrap())]);
     let serving = start(2, &sockets);
     inside(&serving.workers().0[0], || panic!("on purpose")).await;
-    assert_eq!(serving.workers().all_read(SOON).await, Err(NotReading::Ended(0)));
+    assert_eq!(serving.workers().all_read(SOON).await, Err(WorkerFault::Ended(0)));
 }
 
 #[tokio::test]

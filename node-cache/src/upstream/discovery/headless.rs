@@ -25,7 +25,7 @@ const REST: Duration = Duration::from_millis(500);
 
 /// How often a group is looked for: as often as its records ask for it, within these bounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Cadence {
+pub struct RefreshInterval {
     /// Not more often than this.
     pub shortest: Duration,
     /// Not less often than this.
@@ -33,13 +33,15 @@ pub struct Cadence {
 }
 
 /// Servers that are asked all the time.
-pub const NEAR: Cadence = Cadence { shortest: Duration::from_secs(2), longest: Duration::from_secs(5) };
+pub const LOCAL_ZONE: RefreshInterval =
+    RefreshInterval { shortest: Duration::from_secs(2), longest: Duration::from_secs(5) };
 /// Servers that are asked when the near ones do not answer.
-pub const FAR: Cadence = Cadence { shortest: Duration::from_secs(5), longest: Duration::from_secs(30) };
+pub const REMOTE_ZONE: RefreshInterval =
+    RefreshInterval { shortest: Duration::from_secs(5), longest: Duration::from_secs(30) };
 
 /// Why nothing was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotFound {
+pub enum DiscoveryError {
     /// No server answered.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
@@ -52,8 +54,8 @@ pub enum NotFound {
 }
 
 /// Looks for the servers of `group` behind the headless Service `service` until the group is gone: at once, then as
-/// often as `cadence` says, and at once again when one of its servers dies. What is known stays when nothing is found.
-pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, cadence: Cadence) {
+/// often as `interval` says, and at once again when one of its servers dies. What is known stays when nothing is found.
+pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, interval: RefreshInterval) {
     let mut told = false;
     loop {
         let found = find(&cluster_dns, &service).await;
@@ -62,19 +64,19 @@ pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, cade
             Ok((addresses, ttl)) => {
                 told = false;
                 group.learn(&addresses);
-                ttl.clamp(cadence.shortest, cadence.longest)
+                ttl.clamp(interval.shortest, interval.longest)
             }
             Err(error) => {
                 if !told {
                     tracing::warn!("{}: the servers of {service} were not found: {error}", group.scope());
                 }
                 told = true;
-                cadence.shortest
+                interval.shortest
             }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = group.died() => tokio::time::sleep(REST).await,
+            () = group.went_down() => tokio::time::sleep(REST).await,
         }
     }
 }
@@ -83,8 +85,8 @@ pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, cade
 ///
 /// # Errors
 ///
-/// [`NotFound`] when there is no address at all.
-pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>, Duration), NotFound> {
+/// [`DiscoveryError`] when there is no address at all.
+pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>, Duration), DiscoveryError> {
     let name = Name::from_text(&format!("_{UDP_PORT_NAME}._udp.{service}"))?;
     let response = cluster_dns.ask(Arc::new(Question::plain(&name, rtype::SRV)), Instant::now(), LIMIT).await?;
     let mut ttl = u32::MAX;
@@ -98,7 +100,7 @@ pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>,
         add_address(&response, &record, &mut hosts);
     }
     if ports.is_empty() {
-        return Err(NotFound::Nothing(rcode::name(response.rcode()), name));
+        return Err(DiscoveryError::Nothing(rcode::name(response.rcode()), name));
     }
     for target in ports.keys().filter(|target| !hosts.contains_key(*target)).cloned().collect::<Vec<_>>() {
         for kind in [rtype::A, rtype::AAAA] {
@@ -115,7 +117,7 @@ pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>,
     addresses.sort();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(NotFound::Nothing("no address of any", name));
+        return Err(DiscoveryError::Nothing("no address of any", name));
     }
     Ok((addresses, Duration::from_secs(ttl.into())))
 }
@@ -148,12 +150,12 @@ fn add_address(response: &Response, record: &Record, hosts: &mut HashMap<Name, V
 
 /// A group that is looked for as long as this lives.
 #[derive(Debug)]
-pub(in crate::upstream) struct Followed {
+pub(in crate::upstream) struct GroupHandle {
     pub(in crate::upstream) group: Arc<Group>,
     pub(in crate::upstream) task: Option<tokio::task::JoinHandle<()>>,
 }
 
-impl Drop for Followed {
+impl Drop for GroupHandle {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();

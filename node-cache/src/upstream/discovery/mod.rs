@@ -4,4 +4,4 @@ pub mod headless;
 mod registry;
 pub mod resolv_conf;
 
-pub use registry::Book;
+pub use registry::GroupRegistry;

@@ -5,21 +5,21 @@ use std::sync::Arc;
 
 use node_cache_config::{Protocol, Upstream};
 
-use super::headless::{self as discovery, Cadence, Followed};
+use super::headless::{self as discovery, GroupHandle, RefreshInterval};
 use crate::dnstap::Tap;
-use crate::upstream::pool::{Order, Pool, recovery as revival};
-use crate::upstream::server::{Commons, Group};
+use crate::upstream::pool::{Pool, Selection, recovery as revival};
+use crate::upstream::server::{Group, UpstreamContext};
 
 /// What makes a group the same in another revision.
 #[derive(Clone, Debug)]
-struct Described {
+struct GroupKey {
     scope: String,
     servers: Vec<Upstream>,
     service: Option<String>,
     cluster_dns: Option<Arc<Group>>,
 }
 
-impl PartialEq for Described {
+impl PartialEq for GroupKey {
     fn eq(&self, other: &Self) -> bool {
         let pointer = |described: &Self| described.cluster_dns.as_ref().map(Arc::as_ptr);
         (&self.scope, &self.servers, &self.service) == (&other.scope, &other.servers, &other.service)
@@ -28,30 +28,30 @@ impl PartialEq for Described {
 }
 
 #[derive(Debug)]
-struct Page {
-    described: Described,
-    followed: Followed,
+struct Entry {
+    described: GroupKey,
+    followed: GroupHandle,
     needed: bool,
 }
 
 /// The groups in use.
 #[derive(Debug, Default)]
-pub struct Book {
-    pages: Vec<Page>,
-    commons: Arc<Commons>,
+pub struct GroupRegistry {
+    pages: Vec<Entry>,
+    context: Arc<UpstreamContext>,
 }
 
-impl Book {
+impl GroupRegistry {
     /// A book without groups, the messages of whose servers can be looked at here.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { pages: Vec::new(), commons: Arc::new(Commons { tap, ..Commons::default() }) }
+        Self { pages: Vec::new(), context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }) }
     }
 
     /// What the servers of all groups share.
     #[must_use]
-    pub const fn commons(&self) -> &Arc<Commons> {
-        &self.commons
+    pub const fn context(&self) -> &Arc<UpstreamContext> {
+        &self.context
     }
 
     /// Begins a new revision: from here on groups are asked for again, until [`Self::forget_others`].
@@ -66,8 +66,8 @@ impl Book {
     /// Must be called inside a Tokio runtime.
     pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
         let described =
-            Described { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
-        self.page(described, |group| Followed { group, task: None })
+            GroupKey { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
+        self.page(described, |group| GroupHandle { group, task: None })
     }
 
     /// The group of the servers behind a headless Service, looked for in the cluster DNS; none names the group itself
@@ -80,10 +80,10 @@ impl Book {
         bootstrap: &[std::net::SocketAddr],
         service: &str,
         cluster_dns: Option<&Arc<Group>>,
-        cadence: Cadence,
+        interval: RefreshInterval,
     ) -> Arc<Group> {
         let servers = bootstrap.iter().map(|address| Upstream { address: *address, protocol: Protocol::Udp }).collect();
-        let described = Described {
+        let described = GroupKey {
             scope: scope.to_owned(),
             servers,
             service: Some(service.to_owned()),
@@ -93,9 +93,9 @@ impl Book {
             let weak = Arc::downgrade(&group);
             let service = service.to_owned();
             let asked = cluster_dns.unwrap_or(&group).clone();
-            let pool = Pool::new(vec![vec![asked]], Order::Spread);
-            let task = tokio::spawn(discovery::follow(weak, pool, service, cadence));
-            Followed { group, task: Some(task) }
+            let pool = Pool::new(vec![vec![asked]], Selection::PowerOfTwo);
+            let task = tokio::spawn(discovery::follow(weak, pool, service, interval));
+            GroupHandle { group, task: Some(task) }
         })
     }
 
@@ -104,7 +104,7 @@ impl Book {
         self.pages.retain(|page| page.needed);
     }
 
-    fn page(&mut self, described: Described, follow: impl FnOnce(Arc<Group>) -> Followed) -> Arc<Group> {
+    fn page(&mut self, described: GroupKey, follow: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
         if let Some(page) = self.pages.iter_mut().find(|page| page.described == described) {
             page.needed = true;
             return page.followed.group.clone();
@@ -115,11 +115,11 @@ impl Book {
             .iter()
             .find(|page| described.service.is_some() && page.described.service == described.service)
             .map(|page| page.followed.group.discovered());
-        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.commons);
+        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.context);
         let followed = follow(Arc::new(group));
         tokio::spawn(revival::follow(Arc::downgrade(&followed.group)));
         let group = followed.group.clone();
-        self.pages.push(Page { described, followed, needed: true });
+        self.pages.push(Entry { described, followed, needed: true });
         group
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::Server;
-use crate::upstream::transport::udp::{self as exchange, Datagram, Form, Outcome, Told};
+use crate::upstream::transport::udp::{self as exchange, ExchangeOutcome, QueryFormat, SocketEvent, UdpQuery};
 
 /// How long a server that lost the case of a name has to answer over TCP.
 const CONFIRMATION: Duration = Duration::from_secs(1);
@@ -24,40 +24,40 @@ const LOOKS: u32 = 5;
 
 /// What happens to an attempt.
 #[derive(Debug)]
-pub(in crate::upstream) enum Event {
+pub(in crate::upstream) enum AttemptEvent {
     /// No answer yet, but it would be time for one. It may still come.
-    Late,
+    HedgeDue,
     /// The same, and the server counts as failing.
-    Failing,
+    TimedOut,
     /// An answer, good or bad. It was the last event.
-    Answered(Response),
+    Response(Response),
     /// There will be no answer. It was the last event.
-    Over,
+    Failed,
 }
 
 /// How long a server has.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Patience {
+pub(in crate::upstream) struct AttemptTimeouts {
     /// Until it is slower than usual, and the race goes on beside it.
-    pub(in crate::upstream) usual: Duration,
+    pub(in crate::upstream) hedge_after: Duration,
     /// Until it counts as failing, and the race goes on again.
-    pub(in crate::upstream) failing: Duration,
+    pub(in crate::upstream) fail_after: Duration,
 }
 
-impl Patience {
+impl AttemptTimeouts {
     /// No server is slower than usual before it fails.
-    pub(in crate::upstream) const fn until_failing(failing: Duration) -> Self {
-        Self { usual: failing, failing }
+    pub(in crate::upstream) const fn until_timeout(fail_after: Duration) -> Self {
+        Self { hedge_after: fail_after, fail_after }
     }
 }
 
 /// How far a server's patience is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waited {
+enum TimeoutStage {
     InTime,
-    LongerThanUsual,
-    TooLong,
-    Forever,
+    HedgeDue,
+    TimedOut,
+    Exhausted,
 }
 
 /// A question to a server. Its answer is waited for even when the patience is over, or when somebody says that nobody listens
@@ -66,13 +66,13 @@ pub(in crate::upstream) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
     started: Instant,
-    patience: Patience,
-    waited: Waited,
+    patience: AttemptTimeouts,
+    waited: TimeoutStage,
     /// When it failed, if it did.
     failed: Option<Instant>,
     /// How often it was looked since then whether the server is in a loop.
     looks: u32,
-    form: Form,
+    form: QueryFormat,
     over_tcp: bool,
     way: Way,
 }
@@ -81,11 +81,11 @@ pub(in crate::upstream) struct Attempt {
 enum Way {
     /// Nothing is sent yet.
     Unsent,
-    Datagram(Datagram),
+    UdpQuery(UdpQuery),
     /// Rare, as is the next, so that no question over UDP keeps room for it.
-    Connection(Boxed<io::Result<(Outcome, bool)>>),
+    Connection(Boxed<io::Result<(ExchangeOutcome, bool)>>),
     /// What was said over UDP had lost the case of the name.
-    Confirmation(Boxed<Option<Outcome>>),
+    Confirmation(Boxed<Option<ExchangeOutcome>>),
     /// It was answered, or will not be.
     Over,
 }
@@ -97,18 +97,18 @@ impl Attempt {
     pub(in crate::upstream) fn begin(
         server: Arc<Server>,
         question: Arc<Question>,
-        patience: Patience,
+        patience: AttemptTimeouts,
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let form = Form { edns: true, mixed_case: server.keeps_case() };
+        let form = QueryFormat { edns: true, case_0x20: server.echoes_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
             question,
             started: now,
             patience,
-            waited: Waited::InTime,
+            waited: TimeoutStage::InTime,
             failed: None,
             looks: 0,
             form,
@@ -128,40 +128,40 @@ impl Attempt {
     }
 
     /// Waits for an answer, or a report.
-    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
         loop {
             match ready!(self.poll_told(context)) {
-                Ok(Told::Outcome(outcome)) => {
+                Ok(SocketEvent::ExchangeOutcome(outcome)) => {
                     if let Some(response) = self.follow(outcome) {
                         let now = Instant::now();
                         self.server.answered(now - self.started, now.into_std());
-                        return Poll::Ready(Event::Answered(response));
+                        return Poll::Ready(AttemptEvent::Response(response));
                     }
                 }
-                Ok(Told::Unreachable) if self.fails() => return Poll::Ready(Event::Failing),
-                Ok(Told::Unreachable) => {}
+                Ok(SocketEvent::Unreachable) if self.fails() => return Poll::Ready(AttemptEvent::TimedOut),
+                Ok(SocketEvent::Unreachable) => {}
                 Err(error) => {
                     tracing::debug!("{}: {error}", self.server.address());
                     self.fails();
                     self.way = Way::Over;
-                    return Poll::Ready(Event::Over);
+                    return Poll::Ready(AttemptEvent::Failed);
                 }
             }
         }
     }
 
     /// Sends what is not sent yet, and waits for what comes of it.
-    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Told>> {
+    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
         let Self { server, question, form, .. } = self;
         if let Way::Unsent = self.way {
             self.way = if self.over_tcp {
                 Way::Connection(over_connection(server.clone(), question.clone(), *form))
             } else {
-                Way::Datagram(Datagram::send(server.sockets(), question, *form, server.tap())?)
+                Way::UdpQuery(UdpQuery::send(server.sockets(), question, *form, server.tap())?)
             };
         }
         let outcome = match &mut self.way {
-            Way::Datagram(datagram) => {
+            Way::UdpQuery(datagram) => {
                 return datagram.poll_told(context, server.address(), question, server.tap());
             }
             Way::Connection(asked) => ready!(asked.as_mut().poll(context))?.0,
@@ -169,34 +169,34 @@ impl Attempt {
                 Some(outcome) => outcome,
                 None => {
                     // Whoever forged the answer has to guess everything once more.
-                    (self.form.mixed_case, self.way) = (false, Way::Unsent);
+                    (self.form.case_0x20, self.way) = (false, Way::Unsent);
                     return self.poll_told(context);
                 }
             },
             Way::Unsent | Way::Over => return Poll::Pending,
         };
-        Poll::Ready(Ok(Told::Outcome(outcome)))
+        Poll::Ready(Ok(SocketEvent::ExchangeOutcome(outcome)))
     }
 
     /// Does what follows from an outcome: it is an answer, or the question is sent once more in another way.
-    fn follow(&mut self, outcome: Outcome) -> Option<Response> {
+    fn follow(&mut self, outcome: ExchangeOutcome) -> Option<Response> {
         let way = std::mem::replace(&mut self.way, Way::Unsent);
         let was_confirmed = matches!(way, Way::Confirmation(_));
-        if let Way::Datagram(datagram) = way {
+        if let Way::UdpQuery(datagram) = way {
             datagram.end(self.server.sockets(), &outcome);
         }
         match outcome {
-            Outcome::Answered(response) => {
+            ExchangeOutcome::Response(response) => {
                 self.way = Way::Over;
                 return Some(response);
             }
-            Outcome::Truncated => self.over_tcp = true,
-            Outcome::CaseLost => {
+            ExchangeOutcome::Truncated => self.over_tcp = true,
+            ExchangeOutcome::CaseNotEchoed => {
                 let (server, question) = (self.server.clone(), self.question.clone());
                 self.way = Way::Confirmation(Box::pin(confirmed(server, question, self.form)));
             }
             // For this question only: a forged complaint must not cost the server its EDNS.
-            Outcome::Unreadable => {
+            ExchangeOutcome::FormatError => {
                 self.form.edns = false;
                 self.over_tcp |= was_confirmed;
             }
@@ -205,25 +205,25 @@ impl Attempt {
     }
 
     /// What the time says.
-    pub(in crate::upstream) fn look_at(&mut self, now: Instant) -> Option<Event> {
+    pub(in crate::upstream) fn look_at(&mut self, now: Instant) -> Option<AttemptEvent> {
         if self.due().is_none_or(|due| now < due) {
             return None;
         }
         match self.waited {
-            Waited::InTime if now < self.started + self.patience.failing => {
-                self.waited = Waited::LongerThanUsual;
-                Some(Event::Late)
+            TimeoutStage::InTime if now < self.started + self.patience.fail_after => {
+                self.waited = TimeoutStage::HedgeDue;
+                Some(AttemptEvent::HedgeDue)
             }
-            Waited::InTime | Waited::LongerThanUsual => {
+            TimeoutStage::InTime | TimeoutStage::HedgeDue => {
                 self.fails();
-                Some(Event::Failing)
+                Some(AttemptEvent::TimedOut)
             }
-            Waited::TooLong if self.looks < LOOKS => {
+            TimeoutStage::TimedOut if self.looks < LOOKS => {
                 self.looks += 1;
                 None
             }
-            Waited::TooLong | Waited::Forever => {
-                self.waited = Waited::Forever;
+            TimeoutStage::TimedOut | TimeoutStage::Exhausted => {
+                self.waited = TimeoutStage::Exhausted;
                 None
             }
         }
@@ -233,11 +233,11 @@ impl Attempt {
     pub(in crate::upstream) fn due(&self) -> Option<Instant> {
         match self.waited {
             _ if self.is_over() => None,
-            Waited::InTime => Some(self.started + self.patience.usual),
-            Waited::LongerThanUsual => Some(self.started + self.patience.failing),
+            TimeoutStage::InTime => Some(self.started + self.patience.hedge_after),
+            TimeoutStage::HedgeDue => Some(self.started + self.patience.fail_after),
             // The race looks whether the server is in a loop by now.
-            Waited::TooLong => self.failed.map(|failed| failed + LOOK * (1 + self.looks)),
-            Waited::Forever => None,
+            TimeoutStage::TimedOut => self.failed.map(|failed| failed + LOOK * (1 + self.looks)),
+            TimeoutStage::Exhausted => None,
         }
     }
 
@@ -245,7 +245,7 @@ impl Attempt {
     fn fails(&mut self) -> bool {
         let first = self.failed.is_none();
         if first {
-            (self.waited, self.failed) = (Waited::TooLong, Some(Instant::now()));
+            (self.waited, self.failed) = (TimeoutStage::TimedOut, Some(Instant::now()));
             self.server.failed(&self.question);
         }
         first
@@ -253,16 +253,20 @@ impl Attempt {
 }
 
 /// What the server says over TCP when the case of a name was lost; none when it cannot be asked there.
-async fn confirmed(server: Arc<Server>, question: Arc<Question>, form: Form) -> Option<Outcome> {
+async fn confirmed(server: Arc<Server>, question: Arc<Question>, form: QueryFormat) -> Option<ExchangeOutcome> {
     let asked = over_connection(server.clone(), question, form);
     let (outcome, case_kept) = timeout(CONFIRMATION, asked).await.ok()?.ok()?;
     // Only what nobody can forge tells that it was this server which lost the case.
     if !case_kept {
-        server.lost_case();
+        server.case_not_echoed();
     }
     Some(outcome)
 }
 
-fn over_connection(server: Arc<Server>, question: Arc<Question>, form: Form) -> Boxed<io::Result<(Outcome, bool)>> {
+fn over_connection(
+    server: Arc<Server>,
+    question: Arc<Question>,
+    form: QueryFormat,
+) -> Boxed<io::Result<(ExchangeOutcome, bool)>> {
     Box::pin(async move { exchange::tcp(server.connection(), &question, form, server.tap()).await })
 }

@@ -10,29 +10,29 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Event, Patience};
-use super::select::SENDS;
+use super::attempt::{Attempt, AttemptEvent, AttemptTimeouts};
+use super::select::MAX_SENDS;
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
 use crate::upstream::server::Server;
-use crate::upstream::transport::timer::Alarm;
+use crate::upstream::transport::timer::Timer;
 
 /// How long the first, second and third server of a question have before that counts as a failure and the next one is asked
 /// too. The last entry is for servers that are asked when there is nobody left to ask.
-pub(in crate::upstream) const PATIENCE: [Duration; SENDS] =
+pub(in crate::upstream) const PATIENCE: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
 /// A server that is slower than it usually is gets at least this long before another one is asked too.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Servers, in the order in which they are asked.
-pub(in crate::upstream) type Servers = SmallVec<[Arc<Server>; SENDS]>;
+pub(in crate::upstream) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
 /// The attempts at one question, from when it is polled first: the first good answer, whoever it comes from; when there is none by the
 /// deadline, the first bad one, and [`NoAnswer`] when there is no answer at all. What becomes of the others is learned afterwards.
 /// What it took is given back when it is dropped, which can wait until its answer is on its way.
-pub(in crate::upstream) struct Race {
+pub(in crate::upstream) struct HedgedQuery {
     question: Arc<Question>,
     began: Instant,
     deadline: Instant,
@@ -42,10 +42,10 @@ pub(in crate::upstream) struct Race {
     attempts: SmallVec<[Attempt; 1]>,
     /// The first answer, when it was a bad one.
     bad: Option<Box<Response>>,
-    alarm: Alarm,
+    alarm: Timer,
 }
 
-impl Race {
+impl HedgedQuery {
     /// A race of these servers, in this order, that begins now and lasts until the deadline.
     pub(in crate::upstream) fn new(
         question: Arc<Question>,
@@ -54,7 +54,7 @@ impl Race {
         mut servers: Servers,
     ) -> Self {
         servers.reverse();
-        let (attempts, alarm) = (SmallVec::new(), Alarm::at(deadline));
+        let (attempts, alarm) = (SmallVec::new(), Timer::at(deadline));
         Self { question, began, deadline, left: servers, started: 0, attempts, bad: None, alarm }
     }
 
@@ -66,7 +66,7 @@ impl Race {
         deadline: Instant,
     ) {
         let began = Instant::now();
-        let attempt = Attempt::begin(server, question.clone(), Patience::until_failing(patience), began);
+        let attempt = Attempt::begin(server, question.clone(), AttemptTimeouts::until_timeout(patience), began);
         let mut race = Self::new(question, began, deadline, Servers::new());
         race.attempts.push(attempt);
         race.learn().await;
@@ -76,12 +76,12 @@ impl Race {
     fn start_next(&mut self, now: Instant) {
         self.left.retain(|server| !server.is_in_a_loop());
         let Some(server) = self.left.pop() else { return };
-        let failing = PATIENCE[self.started.min(SENDS - 1)];
+        let fail_after = PATIENCE[self.started.min(MAX_SENDS - 1)];
         // Another server may be faster; the same one would only be asked twice.
         let another = self.left.last().is_some_and(|next| !next.is_same(&server));
         let p95 = if another { server.p95() } else { None };
-        let usual = p95.map_or(failing, |p95| p95.clamp(SHORTEST_PATIENCE, failing));
-        let attempt = Attempt::begin(server, self.question.clone(), Patience { usual, failing }, now);
+        let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(SHORTEST_PATIENCE, fail_after));
+        let attempt = Attempt::begin(server, self.question.clone(), AttemptTimeouts { hedge_after, fail_after }, now);
         self.attempts.push(attempt);
         self.started += 1;
     }
@@ -115,7 +115,7 @@ impl Race {
     }
 
     /// What happens next, and to whom; none when nothing will any more.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Arc<Server>, Event)>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Arc<Server>, AttemptEvent)>> {
         if self.running().next().is_none() {
             return Poll::Ready(None);
         }
@@ -134,7 +134,7 @@ impl Race {
             let in_a_loop = self.running().find(|attempt| attempt.server().is_in_a_loop());
             if let Some(server) = in_a_loop.map(|attempt| attempt.server().clone()) {
                 self.attempts.retain(|attempt| !attempt.server().is_in_a_loop());
-                return Poll::Ready(Some((server, Event::Over)));
+                return Poll::Ready(Some((server, AttemptEvent::Failed)));
             }
             for attempt in &mut self.attempts {
                 if let Some(event) = attempt.look_at(now) {
@@ -152,7 +152,7 @@ impl Race {
     }
 }
 
-impl Future for Race {
+impl Future for HedgedQuery {
     type Output = Result<Response, NoAnswer>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -162,22 +162,22 @@ impl Future for Race {
         }
         while let Some((server, event)) = ready!(race.poll_next(context)) {
             match event {
-                Event::Answered(mut response) if !response.is_failure() => {
-                    response.came_from(server.number());
+                AttemptEvent::Response(mut response) if !response.is_failure() => {
+                    response.set_upstream(server.number());
                     race.leave();
                     return Poll::Ready(Ok(response));
                 }
                 // Another server may know better.
-                Event::Answered(response) => {
+                AttemptEvent::Response(response) => {
                     race.bad.get_or_insert_with(|| Box::new(response));
                     // It would say the same again.
                     race.left.retain(|other| !other.is_same(&server));
                 }
                 // In the place of asking somebody the same again: a probe is a question too.
-                Event::Failing if race.would_repeat() && server.look_behind(&race.question) => {
+                AttemptEvent::TimedOut if race.would_repeat() && server.probe_for_loop(&race.question) => {
                     race.left.remove(0);
                 }
-                Event::Late | Event::Failing | Event::Over => {}
+                AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
             }
             race.start_next(Instant::now());
         }

@@ -13,23 +13,23 @@ use rand::seq::SliceRandom;
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
-use crate::upstream::server::health::State;
+use crate::upstream::server::health::Health;
 use crate::upstream::server::{Group, Server};
-use hedge::{PATIENCE, Race};
-pub use select::Order;
+use hedge::{HedgedQuery, PATIENCE};
+pub use select::Selection;
 use select::{Candidate, Candidates, Plan, plan};
 
 /// Groups of servers in tiers, the nearest first.
 #[derive(Clone, Debug)]
 pub struct Pool {
     tiers: Vec<Vec<Arc<Group>>>,
-    order: Order,
+    order: Selection,
 }
 
 impl Pool {
     /// A pool of these tiers.
     #[must_use]
-    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, order: Order) -> Self {
+    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, order: Selection) -> Self {
         Self { tiers, order }
     }
 
@@ -43,15 +43,15 @@ impl Pool {
     pub fn is_down(&self) -> bool {
         let (now, mut anybody) = (Instant::now(), false);
         for group in self.groups() {
-            group.each_candidate(now, |_, state| anybody |= state == State::Healthy);
+            group.each_candidate(now, |_, state| anybody |= state == Health::Up);
         }
         !anybody
     }
 
     /// When a server last answered again after it counted as dead: what failed before may be asked again.
     #[must_use]
-    pub fn revived(&self) -> Option<Instant> {
-        self.groups().filter_map(|group| group.revived()).max()
+    pub fn recovered_at(&self) -> Option<Instant> {
+        self.groups().filter_map(|group| group.recovered_at()).max()
     }
 
     /// The time within which nearly all answers come, whichever healthy server they come from; none while that is not
@@ -61,7 +61,7 @@ impl Pool {
         let (now, mut longest) = (Instant::now(), None);
         for group in self.groups() {
             group.each_candidate(now, |server, state| {
-                longest = longest.max(if state == State::Healthy { server.p95() } else { None });
+                longest = longest.max(if state == Health::Up { server.p95() } else { None });
             });
         }
         longest
@@ -82,10 +82,10 @@ impl Pool {
         let deadline = now + limit;
         let Plan { sends, probe } = self.plan(now.into_std());
         if let Some(ByAddress(server)) = probe {
-            tokio::spawn(Race::probe(server, question.clone(), PATIENCE[0], deadline));
+            tokio::spawn(HedgedQuery::probe(server, question.clone(), PATIENCE[0], deadline));
         }
         let servers = sends.into_iter().map(|ByAddress(server)| server).collect();
-        Race::new(question, now, deadline, servers)
+        HedgedQuery::new(question, now, deadline, servers)
     }
 
     fn plan(&self, now: Instant) -> Plan<ByAddress> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::interval;
 
-use super::hedge::Race;
+use super::hedge::HedgedQuery;
 use crate::upstream::server::Group;
 
 /// How often dead servers are looked for.
@@ -23,7 +23,7 @@ pub(in crate::upstream) async fn follow(group: Weak<Group>) {
         let now = Instant::now();
         group.close_old_sockets(now);
         for (server, question) in group.due(now) {
-            tokio::spawn(Race::probe(server, question, PATIENCE, tokio::time::Instant::now() + PATIENCE));
+            tokio::spawn(HedgedQuery::probe(server, question, PATIENCE, tokio::time::Instant::now() + PATIENCE));
         }
     }
 }

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::upstream::server::health::State;
+use crate::upstream::server::health::Health;
 
 /// The most servers that one question is sent to, save for one more to see whether a dead server lives.
-pub(in crate::upstream) const SENDS: usize = 3;
+pub(in crate::upstream) const MAX_SENDS: usize = 3;
 /// The most of them in one tier while another tier has somebody who answers.
-const SENDS_PER_TIER: usize = 2;
+const MAX_SENDS_PER_TIER: usize = 2;
 
 /// How servers of one tier are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Selection {
     /// As they are written.
-    Preferred,
+    Ordered,
     /// Evenly, the faster of two picked at random first.
-    Spread,
+    PowerOfTwo,
 }
 
 /// A server as the plan sees it.
@@ -26,7 +26,7 @@ pub(in crate::upstream) struct Candidate<T> {
     pub(in crate::upstream) server: T,
     /// Its tier, the nearest one first.
     pub(in crate::upstream) tier: usize,
-    pub(in crate::upstream) state: State,
+    pub(in crate::upstream) state: Health,
     pub(in crate::upstream) latency: Duration,
 }
 
@@ -37,7 +37,7 @@ pub(in crate::upstream) type Candidates<T> = SmallVec<[Candidate<T>; 8]>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct Plan<T> {
     /// One after the other, each when the ones before it do not answer; the same one twice if there are few.
-    pub(in crate::upstream) sends: SmallVec<[T; SENDS]>,
+    pub(in crate::upstream) sends: SmallVec<[T; MAX_SENDS]>,
     /// Beside the first of them, a dead server, to see whether it still is: it costs the question no time.
     pub(in crate::upstream) probe: Option<T>,
 }
@@ -46,18 +46,18 @@ pub(in crate::upstream) struct Plan<T> {
 /// Where all seem dead the breakers may be wrong, and all of them are tried. `shuffle` puts those of a tier into random order.
 pub(in crate::upstream) fn plan<T: Clone + PartialEq>(
     mut candidates: Candidates<T>,
-    order: Order,
+    order: Selection,
     mut shuffle: impl FnMut(&mut [Candidate<T>]),
 ) -> Plan<T> {
     let mut probe = None;
-    if candidates.iter().any(|candidate| candidate.state == State::Healthy) {
-        probe = candidates.iter().find(|candidate| candidate.state == State::Due).map(|due| due.server.clone());
-        candidates.retain(|candidate| candidate.state == State::Healthy);
+    if candidates.iter().any(|candidate| candidate.state == Health::Up) {
+        probe = candidates.iter().find(|candidate| candidate.state == Health::ProbeDue).map(|due| due.server.clone());
+        candidates.retain(|candidate| candidate.state == Health::Up);
     }
     let mut tiers = 0;
     for tier in candidates.chunk_by_mut(|one, other| one.tier == other.tier) {
         tiers += 1;
-        if order == Order::Spread {
+        if order == Selection::PowerOfTwo {
             shuffle(tier);
             if let [first, second, ..] = tier
                 && second.latency < first.latency
@@ -66,11 +66,11 @@ pub(in crate::upstream) fn plan<T: Clone + PartialEq>(
             }
         }
     }
-    let most = if tiers > 1 { SENDS_PER_TIER } else { SENDS };
+    let most = if tiers > 1 { MAX_SENDS_PER_TIER } else { MAX_SENDS };
     let chosen = candidates.chunk_by(|one, other| one.tier == other.tier).flat_map(|tier| tier.iter().take(most));
-    let mut sends = SmallVec::<[T; SENDS]>::new();
-    sends.extend(chosen.take(SENDS).map(|candidate| candidate.server.clone()));
-    for again in 0..if sends.is_empty() { 0 } else { SENDS - sends.len() } {
+    let mut sends = SmallVec::<[T; MAX_SENDS]>::new();
+    sends.extend(chosen.take(MAX_SENDS).map(|candidate| candidate.server.clone()));
+    for again in 0..if sends.is_empty() { 0 } else { MAX_SENDS - sends.len() } {
         sends.extend(sends.get(again).cloned());
     }
     Plan { sends, probe }
@@ -80,13 +80,13 @@ pub(in crate::upstream) fn plan<T: Clone + PartialEq>(
 mod tests {
     use super::*;
 
-    fn candidate(server: &'static str, state: State, millis: u64) -> Candidate<&'static str> {
+    fn candidate(server: &'static str, state: Health, millis: u64) -> Candidate<&'static str> {
         Candidate { server, tier: 0, state, latency: Duration::from_millis(millis) }
     }
 
     /// Two tiers.
-    fn tiers(tiers: [(State, &[&'static str]); 2]) -> Candidates<&'static str> {
-        let tier = |(tier, (state, servers)): (usize, (State, &[&'static str]))| {
+    fn tiers(tiers: [(Health, &[&'static str]); 2]) -> Candidates<&'static str> {
+        let tier = |(tier, (state, servers)): (usize, (Health, &[&'static str]))| {
             servers.iter().map(|server| Candidate { tier, ..candidate(server, state, 1) }).collect::<Vec<_>>()
         };
         tiers.into_iter().enumerate().flat_map(tier).collect()
@@ -96,39 +96,38 @@ mod tests {
 
     #[test]
     fn the_own_zone_is_asked_first_and_another_one_before_a_second_is_over() {
-        let tiers = tiers([(State::Healthy, &["own-1", "own-2", "own-3"]), (State::Healthy, &["other-1", "other-2"])]);
-        assert_eq!(plan(tiers, Order::Spread, keep).sends[..], ["own-1", "own-2", "other-1"]);
+        let tiers = tiers([(Health::Up, &["own-1", "own-2", "own-3"]), (Health::Up, &["other-1", "other-2"])]);
+        assert_eq!(plan(tiers, Selection::PowerOfTwo, keep).sends[..], ["own-1", "own-2", "other-1"]);
     }
 
     #[test]
     fn a_dead_zone_costs_no_answer() {
-        let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Healthy, &["other-1", "other-2"])]);
-        let plan = plan(tiers, Order::Spread, keep);
+        let tiers = tiers([(Health::Down, &["own-1", "own-2"]), (Health::Up, &["other-1", "other-2"])]);
+        let plan = plan(tiers, Selection::PowerOfTwo, keep);
         assert_eq!(plan, Plan { sends: ["other-1", "other-2", "other-1"].into(), probe: None });
     }
 
     #[test]
     fn a_dead_server_that_is_due_is_asked_beside_a_healthy_one() {
-        let tiers = tiers([(State::Due, &["own-1", "own-2"]), (State::Healthy, &["other-1"])]);
-        let plan = plan(tiers, Order::Spread, keep);
+        let tiers = tiers([(Health::ProbeDue, &["own-1", "own-2"]), (Health::Up, &["other-1"])]);
+        let plan = plan(tiers, Selection::PowerOfTwo, keep);
         assert_eq!(plan, Plan { sends: ["other-1"; 3].into(), probe: Some("own-1") });
     }
 
     #[test]
     fn where_all_seem_dead_all_are_tried() {
-        let tiers = tiers([(State::Dead, &["own-1", "own-2"]), (State::Due, &["other-1"])]);
-        assert_eq!(plan(tiers, Order::Preferred, keep).sends[..], ["own-1", "own-2", "other-1"]);
-        assert_eq!(plan(Candidates::new(), Order::Preferred, keep).sends[..], [""; 0]);
+        let tiers = tiers([(Health::Down, &["own-1", "own-2"]), (Health::ProbeDue, &["other-1"])]);
+        assert_eq!(plan(tiers, Selection::Ordered, keep).sends[..], ["own-1", "own-2", "other-1"]);
+        assert_eq!(plan(Candidates::new(), Selection::Ordered, keep).sends[..], [""; 0]);
     }
 
     #[test]
     fn preferred_servers_keep_their_order_and_spread_ones_prefer_the_faster_of_two() {
-        let tier =
-            Candidates::from_vec(vec![candidate("slow", State::Healthy, 9), candidate("fast", State::Healthy, 1)]);
+        let tier = Candidates::from_vec(vec![candidate("slow", Health::Up, 9), candidate("fast", Health::Up, 1)]);
         assert_eq!(
-            plan(tier.clone(), Order::Preferred, |_| panic!("no chance here")).sends[..],
+            plan(tier.clone(), Selection::Ordered, |_| panic!("no chance here")).sends[..],
             ["slow", "fast", "slow"]
         );
-        assert_eq!(plan(tier, Order::Spread, keep).sends[..], ["fast", "slow", "fast"]);
+        assert_eq!(plan(tier, Selection::PowerOfTwo, keep).sends[..], ["fast", "slow", "fast"]);
     }
 }

@@ -9,10 +9,10 @@ use node_cache_config::status::UpstreamStatus;
 use node_cache_config::{Protocol, Upstream};
 use tokio::sync::Notify;
 
-use super::health::State;
-use super::{Commons, Server};
+use super::health::Health;
+use super::{Server, UpstreamContext};
 use crate::dns::question::Question;
-use crate::upstream::transport::sockets::Use;
+use crate::upstream::transport::sockets::PortPolicy;
 
 /// A set of servers. Those that are discovered are pods of ours and of the cluster DNS, and are asked from sockets that serve
 /// again; bootstrap servers may be anybody's, or stand for several pods. While none were discovered, or all of those are
@@ -22,8 +22,8 @@ pub struct Group {
     scope: String,
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
-    died: Arc<Notify>,
-    commons: Arc<Commons>,
+    went_down: Arc<Notify>,
+    context: Arc<UpstreamContext>,
 }
 
 impl Group {
@@ -33,19 +33,21 @@ impl Group {
         scope: &str,
         bootstrap: &[Upstream],
         discovered: &[SocketAddr],
-        commons: &Arc<Commons>,
+        context: &Arc<UpstreamContext>,
     ) -> Self {
-        let died = Arc::new(Notify::new());
-        let server = |address, protocol, usage| Server::new(address, protocol, usage, died.clone(), commons.clone());
+        let went_down = Arc::new(Notify::new());
+        let server =
+            |address, protocol, usage| Server::new(address, protocol, usage, went_down.clone(), context.clone());
         let bootstrap =
-            bootstrap.iter().map(|each| server(each.address, each.protocol, Use::Once)).map(Arc::new).collect();
-        let discovered = discovered.iter().map(|address| server(*address, Protocol::Udp, Use::Again)).map(Arc::new);
+            bootstrap.iter().map(|each| server(each.address, each.protocol, PortPolicy::Fresh)).map(Arc::new).collect();
+        let discovered =
+            discovered.iter().map(|address| server(*address, Protocol::Udp, PortPolicy::Reuse)).map(Arc::new);
         Self {
             scope: scope.to_owned(),
             discovered: ArcSwap::from_pointee(discovered.collect()),
             bootstrap,
-            died,
-            commons: commons.clone(),
+            went_down,
+            context: context.clone(),
         }
     }
 
@@ -56,11 +58,11 @@ impl Group {
     }
 
     /// Shows the servers to choose from now, and what is to be thought of each.
-    pub(in crate::upstream) fn each_candidate(&self, now: Instant, mut show: impl FnMut(&Arc<Server>, State)) {
+    pub(in crate::upstream) fn each_candidate(&self, now: Instant, mut show: impl FnMut(&Arc<Server>, Health)) {
         let mut anybody = false;
         for server in self.discovered.load().iter() {
             let state = server.state(now);
-            anybody |= state == State::Healthy;
+            anybody |= state == Health::Up;
             show(server, state);
         }
         if !anybody {
@@ -69,8 +71,8 @@ impl Group {
     }
 
     /// When a server last answered again after it counted as dead.
-    pub(in crate::upstream) fn revived(&self) -> Option<Instant> {
-        self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.revived()).max()
+    pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
+        self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
     }
 
     /// Closes sockets that have become old, also those of servers that nobody asks any more.
@@ -103,8 +105,8 @@ impl Group {
             .map(|address| {
                 let same = known.iter().find(|server| server.address() == *address);
                 let new = || {
-                    let (died, commons) = (self.died.clone(), self.commons.clone());
-                    Server::new(*address, Protocol::Udp, Use::Again, died, commons)
+                    let (went_down, context) = (self.went_down.clone(), self.context.clone());
+                    Server::new(*address, Protocol::Udp, PortPolicy::Reuse, went_down, context)
                 };
                 same.map_or_else(|| Arc::new(new()), Arc::clone)
             })
@@ -118,8 +120,8 @@ impl Group {
     }
 
     /// Waits until a server of this group begins to count as dead.
-    pub async fn died(&self) {
-        self.died.notified().await;
+    pub async fn went_down(&self) {
+        self.went_down.notified().await;
     }
 
     /// How its servers do.

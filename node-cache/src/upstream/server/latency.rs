@@ -16,19 +16,19 @@ const MOST: u32 = 512;
 
 /// Times between questions and answers.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Latencies {
+pub(in crate::upstream) struct LatencyHistogram {
     counts: [u16; BUCKETS],
     total: u32,
     p95: Option<Duration>,
 }
 
-impl Default for Latencies {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         Self { counts: [0; BUCKETS], total: 0, p95: None }
     }
 }
 
-impl Latencies {
+impl LatencyHistogram {
     /// Counts an answer that took this long.
     pub(in crate::upstream) fn count(&mut self, took: Duration) {
         if self.total >= MOST {
@@ -76,9 +76,9 @@ mod tests {
     use super::*;
 
     fn after(millis: &[u64]) -> Option<Duration> {
-        let mut latencies = Latencies::default();
-        millis.iter().for_each(|millis| latencies.count(Duration::from_millis(*millis)));
-        latencies.p95()
+        let mut latency = LatencyHistogram::default();
+        millis.iter().for_each(|millis| latency.count(Duration::from_millis(*millis)));
+        latency.p95()
     }
 
     #[test]

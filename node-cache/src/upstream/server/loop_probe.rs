@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::Server;
 use crate::dns::Name;
 use crate::dns::question::Question;
-use crate::upstream::transport::udp::{self as exchange, Form};
+use crate::upstream::transport::udp::{self as exchange, QueryFormat};
 
 /// How long a probe counts.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const MOST: usize = 16;
 
 /// The probes of a process that are under way.
 #[derive(Debug, Default)]
-pub struct Loops {
+pub struct LoopProbes {
     any: AtomicBool,
     probes: Mutex<Vec<Probe>>,
 }
@@ -34,12 +34,12 @@ struct Probe {
     sent: Instant,
 }
 
-impl Loops {
+impl LoopProbes {
     /// Sends a probe to this server, on the way of this question. Nobody waits for its answer; that there is none counts
     /// against the server as for any other question.
     ///
     /// Must be called inside a Tokio runtime.
-    pub(in crate::upstream) fn look_behind(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
+    pub(in crate::upstream) fn probe_for_loop(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
         let label = unguessable_label();
         let Some(probe) = question.below(&label) else { return };
         let mut probes = self.probes();
@@ -51,7 +51,7 @@ impl Loops {
         self.any.store(true, Ordering::Release);
         let (server, question) = (server.clone(), question.clone());
         tokio::spawn(async move {
-            let form = Form { edns: true, mixed_case: false };
+            let form = QueryFormat { edns: true, case_0x20: false };
             server.count_sent();
             let asked = exchange::udp(server.sockets(), &probe, form, server.tap());
             // One that is known to be dead is looked after by others, who must not be put off.

@@ -6,9 +6,9 @@ pub(super) mod health;
 mod latency;
 mod loop_probe;
 
-pub use context::{Commons, Numbers};
+pub use context::{ServerIds, UpstreamContext};
 pub use group::Group;
-pub use loop_probe::Loops;
+pub use loop_probe::LoopProbes;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,9 +21,9 @@ use tokio::sync::Notify;
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
-use crate::upstream::transport::sockets::{Sockets, Use};
+use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connection;
-use health::{Health, State};
+use health::{CircuitBreaker, Health};
 use loop_probe::unguessable_label;
 
 /// How long a server that does not keep the case of names is asked in lower case.
@@ -49,17 +49,17 @@ struct Unanswered {
 pub struct Server {
     address: SocketAddr,
     protocol: Protocol,
-    health: Mutex<Health>,
+    health: Mutex<CircuitBreaker>,
     sent: AtomicU64,
     timeouts: AtomicU64,
-    died: Arc<Notify>,
+    went_down: Arc<Notify>,
     unanswered: Mutex<Option<Unanswered>>,
     connection: Connection,
     sockets: Sockets,
-    lost_case: Mutex<Option<Instant>>,
-    revived: Mutex<Option<Instant>>,
+    case_not_echoed: Mutex<Option<Instant>>,
+    recovered_at: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
-    commons: Arc<Commons>,
+    context: Arc<UpstreamContext>,
     /// The number of its address.
     number: u16,
     /// When it was last looked whether it forwards to us.
@@ -69,29 +69,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of which nothing is known yet. `died` is woken whenever it begins to count as dead.
+    /// A server of which nothing is known yet. `went_down` is woken whenever it begins to count as dead.
     pub(in crate::upstream) fn new(
         address: SocketAddr,
         protocol: Protocol,
-        usage: Use,
-        died: Arc<Notify>,
-        commons: Arc<Commons>,
+        usage: PortPolicy,
+        went_down: Arc<Notify>,
+        context: Arc<UpstreamContext>,
     ) -> Self {
-        let number = commons.numbers.of(address);
+        let number = context.server_ids.of(address);
         Self {
             address,
             protocol,
             health: Mutex::default(),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
-            died,
+            went_down,
             unanswered: Mutex::default(),
             connection: Connection::new(address),
             sockets: Sockets::new(address, usage),
-            lost_case: Mutex::default(),
-            revived: Mutex::default(),
+            case_not_echoed: Mutex::default(),
+            recovered_at: Mutex::default(),
             round_trips: WaitSeconds::default(),
-            commons,
+            context,
             number,
             looked_behind: Mutex::default(),
             forwarded_to_us: Mutex::default(),
@@ -123,7 +123,7 @@ impl Server {
     /// Whether it does not count as dead.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        self.health().state(Instant::now()) == State::Healthy
+        self.health().state(Instant::now()) == Health::Up
     }
 
     /// Questions sent to it.
@@ -146,10 +146,10 @@ impl Server {
 
     /// Where its messages can be looked at.
     pub(in crate::upstream) fn tap(&self) -> &Tap {
-        &self.commons.tap
+        &self.context.tap
     }
 
-    pub(in crate::upstream) fn state(&self, now: Instant) -> State {
+    pub(in crate::upstream) fn state(&self, now: Instant) -> Health {
         self.health().state(now)
     }
 
@@ -169,50 +169,50 @@ impl Server {
 
     pub(in crate::upstream) fn answered(&self, took: Duration, now: Instant) {
         self.round_trips.observe(took);
-        let revived = {
+        let recovered_at = {
             let mut health = self.health();
-            let revived = health.state(now) != State::Healthy;
+            let recovered_at = health.state(now) != Health::Up;
             health.answered(took);
-            revived
+            recovered_at
         };
-        if revived {
-            *locked(&self.revived) = Some(now);
+        if recovered_at {
+            *locked(&self.recovered_at) = Some(now);
             tracing::info!("{} answers again", self.address);
         }
     }
 
     /// When it last answered again after it counted as dead.
-    pub(in crate::upstream) fn revived(&self) -> Option<Instant> {
-        *locked(&self.revived)
+    pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
+        *locked(&self.recovered_at)
     }
 
     pub(in crate::upstream) fn failed(&self, question: &Arc<Question>) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
         let now = Instant::now();
-        let died = {
+        let went_down = {
             let mut health = self.health();
             // What a dead one is asked may be made up.
-            if health.state(now) == State::Healthy {
+            if health.state(now) == Health::Up {
                 *locked(&self.unanswered) = Some(Unanswered { question: question.clone(), asked: now });
             }
             health.failed(now)
         };
-        if died {
+        if went_down {
             tracing::warn!("{} does not answer", self.address);
-            self.died.notify_one();
+            self.went_down.notify_one();
         }
     }
 
     /// It takes too long with a question: looks whether that is because it forwards to us, now and then; whether it does now.
-    pub(in crate::upstream) fn look_behind(self: &Arc<Self>, question: &Arc<Question>) -> bool {
+    pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>, question: &Arc<Question>) -> bool {
         let now = Instant::now();
         let last = &mut *locked(&self.looked_behind);
         let is_due = self.protocol == Protocol::Udp
             && last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
         if is_due {
             *last = Some(now);
-            self.commons.loops.look_behind(self, question, now);
+            self.context.loop_probes.probe_for_loop(self, question, now);
         }
         is_due
     }
@@ -236,7 +236,7 @@ impl Server {
     /// What to ask it to see whether it lives: what it did not answer, and mostly a name below that which nobody else asks for,
     /// so that whoever is behind it is not asked the same again and again. None while it lives or it is too early.
     pub(in crate::upstream) fn due(&self, now: Instant) -> Option<Arc<Question>> {
-        if self.state(now) != State::Due {
+        if self.state(now) != Health::ProbeDue {
             return None;
         }
         self.probing(now);
@@ -260,20 +260,20 @@ impl Server {
     }
 
     /// Whether it repeats names in the case in which it was asked, as far as is known.
-    pub(in crate::upstream) fn keeps_case(&self) -> bool {
-        let lost = locked(&self.lost_case);
+    pub(in crate::upstream) fn echoes_case(&self) -> bool {
+        let lost = locked(&self.case_not_echoed);
         lost.is_none_or(|at| at.elapsed() >= WITHOUT_CASE)
     }
 
     /// It does not.
-    pub(in crate::upstream) fn lost_case(&self) {
-        let before = locked(&self.lost_case).replace(Instant::now());
+    pub(in crate::upstream) fn case_not_echoed(&self) {
+        let before = locked(&self.case_not_echoed).replace(Instant::now());
         if before.is_none() {
             tracing::info!("{} does not keep the case of names and is asked in lower case", self.address);
         }
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
+    fn health(&self) -> MutexGuard<'_, CircuitBreaker> {
         locked(&self.health)
     }
 }

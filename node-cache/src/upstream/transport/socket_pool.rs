@@ -104,9 +104,9 @@ thread_local! {
 
 /// While there is one, its thread keeps sockets. They belong to the runtime in which it was made.
 #[derive(Debug)]
-pub(crate) struct Keeper(());
+pub(crate) struct PoolGuard(());
 
-impl Keeper {
+impl PoolGuard {
     /// Begins to keep them.
     pub(crate) fn new() -> Self {
         KEPT.set(Some(Kept::default()));
@@ -114,7 +114,7 @@ impl Keeper {
     }
 
     /// Does work that is more urgent than to make sockets ready for the next question, which is done after it.
-    pub(crate) fn before_tidying<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn with_deferred_returns<T>(&self, work: impl FnOnce() -> T) -> T {
         let busy = |is_busy| KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.is_busy = is_busy));
         busy(true);
         let done = work();
@@ -129,7 +129,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for PoolGuard {
     fn drop(&mut self) {
         drop(KEPT.take());
     }
@@ -227,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_was_used_gets_a_new_port_before_the_next_question() {
         let (server, address) = server();
-        let _keeper = Keeper::new();
+        let _keeper = PoolGuard::new();
         let mut ports = std::collections::HashSet::new();
         for _ in 0..64 {
             let expected = known_port(address);
@@ -247,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn one_is_connected_for_each_of_the_last_servers_and_the_others_have_no_port() {
         let servers: Vec<_> = (0..MOST_CONNECTED + 2).map(|_| server()).collect();
-        let _keeper = Keeper::new();
+        let _keeper = PoolGuard::new();
         let mut used = Vec::new();
         for (_, address) in &servers {
             used.extend([connected(*address).unwrap(), connected(*address).unwrap()].map(|socket| (socket, *address)));
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_has_been_open_for_long_is_not_used() {
         let (_server, address) = server();
-        let _keeper = Keeper::new();
+        let _keeper = PoolGuard::new();
         take_back(connected(address).unwrap(), address);
         let known = known_port(address).unwrap();
         age(LONGEST + Duration::from_millis(1));
@@ -275,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn it_hears_the_next_server_and_not_the_one_before() {
         let ((first, first_address), (second, second_address)) = (server(), server());
-        let _keeper = Keeper::new();
+        let _keeper = PoolGuard::new();
         let socket = connected(first_address).unwrap();
         Kept::default().dissolve(socket.clone(), first_address);
         socket.get_ref().connect(&second_address.into()).unwrap();
@@ -291,7 +291,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_before_a_question_is_not_read_as_its_answer() {
         let (server, address) = server();
-        let _keeper = Keeper::new();
+        let _keeper = PoolGuard::new();
         let use_once = || take_back(connected(address).unwrap(), address);
         let next_is_unheard = || is_unheard(&connected(address).unwrap());
         // After the question before.
@@ -324,8 +324,8 @@ mod tests {
         let (_server, address) = server();
         take_back(connected(address).unwrap(), address);
         assert_eq!(kept(), (0, 0));
-        let keeper = Keeper::new();
-        let from = keeper.before_tidying(|| {
+        let keeper = PoolGuard::new();
+        let from = keeper.with_deferred_returns(|| {
             let sockets: Vec<_> = (0..MOST + 10).map(|_| connected(address).unwrap()).collect();
             let from = local(&sockets[0]);
             sockets.into_iter().for_each(|socket| take_back(socket, address));

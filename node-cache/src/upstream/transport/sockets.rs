@@ -30,24 +30,24 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// How many questions a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum PortPolicy {
     /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own.
-    Once,
+    Fresh,
     /// Many, one after the other, for some seconds.
-    Again,
+    Reuse,
 }
 
 /// The sockets of one server.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     server: SocketAddr,
-    usage: Use,
+    usage: PortPolicy,
     waiting: Mutex<Vec<Waiting>>,
 }
 
 /// A socket and what it has been through. Its port is given up when it is dropped.
 #[derive(Debug)]
-pub(in crate::upstream) struct Opened {
+pub(in crate::upstream) struct PooledSocket {
     socket: Watched,
     server: SocketAddr,
     /// Its readiness is told to the runtime of this one.
@@ -58,7 +58,7 @@ pub(in crate::upstream) struct Opened {
     is_reported: bool,
 }
 
-impl Drop for Opened {
+impl Drop for PooledSocket {
     fn drop(&mut self) {
         if !self.is_reported && self.thread == std::thread::current().id() {
             socket_pool::take_back(self.socket.clone(), self.server);
@@ -68,7 +68,7 @@ impl Drop for Opened {
 
 /// A socket that waits for the next question, and its place among all those of the process.
 #[derive(Debug)]
-struct Waiting(Option<Opened>);
+struct Waiting(Option<PooledSocket>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ impl Drop for Waiting {
 
 impl Sockets {
     /// For questions to this server; none is open yet.
-    pub(crate) const fn new(server: SocketAddr, usage: Use) -> Self {
+    pub(crate) const fn new(server: SocketAddr, usage: PortPolicy) -> Self {
         Self { server, usage, waiting: Mutex::new(Vec::new()) }
     }
 
@@ -94,13 +94,20 @@ impl Sockets {
     /// # Errors
     ///
     /// None is to be had, or nothing leads to the server.
-    pub(in crate::upstream) fn lend(&self) -> io::Result<Opened> {
+    pub(in crate::upstream) fn acquire(&self) -> io::Result<PooledSocket> {
         let thread = std::thread::current().id();
         let mut opened = match self.any_of(thread) {
             Some(opened) => opened,
             None => {
                 let socket = socket_pool::connected(self.server)?;
-                Opened { socket, server: self.server, thread, at: Instant::now(), questions: 0, is_reported: false }
+                PooledSocket {
+                    socket,
+                    server: self.server,
+                    thread,
+                    at: Instant::now(),
+                    questions: 0,
+                    is_reported: false,
+                }
             }
         };
         opened.questions += 1;
@@ -108,8 +115,8 @@ impl Sockets {
     }
 
     /// Takes back a socket whose question was answered: it may serve for another one.
-    pub(in crate::upstream) fn give_back(&self, opened: Opened) {
-        if self.usage == Use::Once || opened.is_worn() {
+    pub(in crate::upstream) fn release(&self, opened: PooledSocket) {
+        if self.usage == PortPolicy::Fresh || opened.is_worn() {
             return;
         }
         socket_pool::heard_out(&opened.socket);
@@ -123,7 +130,7 @@ impl Sockets {
 
     /// Closes those that have become old.
     pub(in crate::upstream) fn close_old(&self, now: Instant) {
-        let is_young = |opened: &Opened| now.saturating_duration_since(opened.at) < LONGEST;
+        let is_young = |opened: &PooledSocket| now.saturating_duration_since(opened.at) < LONGEST;
         self.waiting().retain(|waiting| waiting.0.as_ref().is_some_and(is_young));
     }
 
@@ -133,8 +140,8 @@ impl Sockets {
     }
 
     /// One of those that wait for questions of a thread, picked at random.
-    fn any_of(&self, thread: ThreadId) -> Option<Opened> {
-        if self.usage == Use::Once {
+    fn any_of(&self, thread: ThreadId) -> Option<PooledSocket> {
+        if self.usage == PortPolicy::Fresh {
             return None;
         }
         let mut waiting = self.waiting();
@@ -150,7 +157,7 @@ impl Sockets {
     }
 }
 
-impl Opened {
+impl PooledSocket {
     /// Where it leads from.
     ///
     /// # Errors

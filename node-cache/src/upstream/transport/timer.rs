@@ -15,13 +15,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Rings at a time.
 #[derive(Debug)]
-pub(crate) struct Alarm {
+pub(crate) struct Timer {
     due: Instant,
     /// Among all alarms of the process, from when somebody waits.
     number: Option<u64>,
 }
 
-impl Alarm {
+impl Timer {
     /// One for this time.
     pub(crate) const fn at(due: Instant) -> Self {
         Self { due, number: None }
@@ -30,7 +30,7 @@ impl Alarm {
     /// Sets it to another time.
     pub(crate) fn set(&mut self, due: Instant) {
         if due != self.due {
-            self.put_off();
+            self.cancel();
             self.due = due;
         }
     }
@@ -41,7 +41,7 @@ impl Alarm {
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let due = self.due;
-        SET.with_borrow_mut(|set| match self.number {
+        QUEUE.with_borrow_mut(|set| match self.number {
             None => {
                 let number = *self.number.insert(NUMBERS.fetch_add(1, Ordering::Relaxed));
                 set.add(due, number, context.waker().clone());
@@ -57,26 +57,26 @@ impl Alarm {
         })
     }
 
-    fn put_off(&mut self) {
+    fn cancel(&mut self) {
         if let Some(number) = self.number.take() {
             // A thread that ends has none any more.
-            let _ = SET.try_with(|set| set.borrow_mut().alarms.remove(&(self.due, number)));
+            let _ = QUEUE.try_with(|set| set.borrow_mut().alarms.remove(&(self.due, number)));
         }
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
-        self.put_off();
+        self.cancel();
     }
 }
 
 thread_local! {
-    static SET: RefCell<Set> = const { RefCell::new(Set { alarms: BTreeMap::new(), next: None, ringer: None }) };
+    static QUEUE: RefCell<TimerQueue> = const { RefCell::new(TimerQueue { alarms: BTreeMap::new(), next: None, ringer: None }) };
 }
 
 /// The alarms of a thread that somebody waits for.
-struct Set {
+struct TimerQueue {
     alarms: BTreeMap<(Instant, u64), Waker>,
     /// What the timer is set to, if it is.
     next: Option<Instant>,
@@ -84,7 +84,7 @@ struct Set {
     ringer: Option<Waker>,
 }
 
-impl Set {
+impl TimerQueue {
     fn add(&mut self, due: Instant, number: u64, waker: Waker) {
         self.alarms.insert((due, number), waker);
         if self.next.is_some_and(|next| next <= due) {
@@ -95,7 +95,7 @@ impl Set {
             Some(ringer) => ringer.wake_by_ref(),
             None => {
                 self.ringer = Some(Waker::noop().clone());
-                tokio::spawn(Ringer { timer: Box::pin(sleep_until(due)) });
+                tokio::spawn(TimerTask { timer: Box::pin(sleep_until(due)) });
             }
         }
     }
@@ -113,15 +113,15 @@ impl Set {
 }
 
 /// Has the timer of a thread. Who waits for an alarm that a runtime takes with it is not polled again either.
-struct Ringer {
+struct TimerTask {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Future for Ringer {
+impl Future for TimerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(next) = SET.with_borrow_mut(|set| {
+        while let Some(next) = QUEUE.with_borrow_mut(|set| {
             set.ringer = Some(context.waker().clone());
             set.next
         }) {
@@ -130,7 +130,7 @@ impl Future for Ringer {
             }
             ready!(self.timer.as_mut().poll(context));
             let now = Instant::now().max(next);
-            while let Some(waker) = SET.with_borrow_mut(|set| set.take(now)) {
+            while let Some(waker) = QUEUE.with_borrow_mut(|set| set.take(now)) {
                 waker.wake();
             }
         }
@@ -138,9 +138,9 @@ impl Future for Ringer {
     }
 }
 
-impl Drop for Ringer {
+impl Drop for TimerTask {
     fn drop(&mut self) {
-        let _ = SET.try_with(|set| {
+        let _ = QUEUE.try_with(|set| {
             let mut set = set.borrow_mut();
             (set.next, set.ringer) = (None, None);
         });
@@ -156,19 +156,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn rings(mut alarm: Alarm) -> Instant {
+    async fn rings(mut alarm: Timer) -> Instant {
         poll_fn(|context| alarm.poll(context)).await;
         Instant::now()
     }
 
     fn waiting() -> usize {
-        SET.with_borrow(|set| set.alarms.len())
+        QUEUE.with_borrow(|set| set.alarms.len())
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_rings_at_its_time_in_whatever_order_they_were_set() {
         let now = Instant::now();
-        let alarms = [3, 1, 2, 0, 2].map(|seconds| tokio::spawn(rings(Alarm::at(now + seconds * SECOND))));
+        let alarms = [3, 1, 2, 0, 2].map(|seconds| tokio::spawn(rings(Timer::at(now + seconds * SECOND))));
         for (alarm, seconds) in alarms.into_iter().zip([3, 1, 2, 0, 2]) {
             let late = alarm.await.unwrap() - now - seconds * SECOND;
             assert!(late <= Duration::from_millis(1), "{seconds} s: {late:?}");
@@ -179,12 +179,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_is_gone_or_set_anew_rings_for_nobody() {
         let now = Instant::now();
-        let mut alarm = Alarm::at(now + SECOND);
-        let poll = |alarm: &mut Alarm| alarm.poll(&mut Context::from_waker(Waker::noop()));
+        let mut alarm = Timer::at(now + SECOND);
+        let poll = |alarm: &mut Timer| alarm.poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll(&mut alarm).is_pending());
         alarm.set(now + 3 * SECOND);
         assert_eq!(waiting(), 0);
-        let mut gone = Alarm::at(now + 2 * SECOND);
+        let mut gone = Timer::at(now + 2 * SECOND);
         assert!(poll(&mut gone).is_pending() && poll(&mut alarm).is_pending());
         assert_eq!(waiting(), 2);
         drop(gone);
@@ -199,7 +199,7 @@ mod tests {
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let now = Instant::now();
-                assert!(rings(Alarm::at(now + SECOND)).await - now >= SECOND);
+                assert!(rings(Timer::at(now + SECOND)).await - now >= SECOND);
             });
         }
     }

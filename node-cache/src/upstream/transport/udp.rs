@@ -8,58 +8,58 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
-use super::sockets::{Opened, Sockets};
+use super::sockets::{PooledSocket, Sockets};
 use super::tcp::Connection;
 use crate::dns::edns::UDP_SIZE;
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
-use crate::dns::{NotAnAnswer, Response};
-use crate::dnstap::{self, Asked, Picked, Side, Tap};
+use crate::dns::{Response, ResponseError};
+use crate::dnstap::{self, MessageContext, Sampled, Side, Tap};
 
 /// Room for what is longer than we asked for, so that it is seen to be.
 const BUFFER: usize = 4096;
 
 /// How a question is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Form {
+pub(crate) struct QueryFormat {
     /// With an OPT record.
     pub(crate) edns: bool,
     /// With letters in random case, which the answer has to repeat (draft-vixie-dnsext-dns0x20): whoever forges one has to
     /// guess a bit more for each letter.
-    pub(crate) mixed_case: bool,
+    pub(crate) case_0x20: bool,
 }
 
 /// What came of a question.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ExchangeOutcome {
     /// The answer.
-    Answered(Response),
+    Response(Response),
     /// The answer is longer than a datagram may be.
     Truncated,
     /// An answer that is right but for the case of the name: forged, or from a server that does not keep it.
-    CaseLost,
+    CaseNotEchoed,
     /// The server could not read the question: it may not know EDNS.
-    Unreadable,
+    FormatError,
 }
 
 /// What a socket tells of a question that was sent.
-pub(in crate::upstream) enum Told {
+pub(in crate::upstream) enum SocketEvent {
     /// It came to this. It was the last that is told.
-    Outcome(Outcome),
+    ExchangeOutcome(ExchangeOutcome),
     /// A report that nobody listens there, which anybody might forge.
     Unreachable,
 }
 
 /// A question that was sent in a datagram, with a fresh random number, and is waited for for ever. What is not the answer is
 /// ignored.
-pub(in crate::upstream) struct Datagram {
-    socket: Opened,
+pub(in crate::upstream) struct UdpQuery {
+    socket: PooledSocket,
     message: Vec<u8>,
-    form: Form,
-    shown: Option<Box<Picked>>,
+    form: QueryFormat,
+    shown: Option<Box<Sampled>>,
 }
 
-impl Datagram {
+impl UdpQuery {
     /// Sends it.
     ///
     /// Must be called inside a Tokio runtime.
@@ -67,8 +67,13 @@ impl Datagram {
     /// # Errors
     ///
     /// There is no socket, or it cannot be sent.
-    pub(in crate::upstream) fn send(sockets: &Sockets, question: &Question, form: Form, tap: &Tap) -> io::Result<Self> {
-        let socket = sockets.lend()?;
+    pub(in crate::upstream) fn send(
+        sockets: &Sockets,
+        question: &Question,
+        form: QueryFormat,
+        tap: &Tap,
+    ) -> io::Result<Self> {
+        let socket = sockets.acquire()?;
         let message = written(question, rand::random(), form);
         let shown = show(tap, Transport::Udp, || socket.local_addr(), sockets.server(), &message);
         socket.send(&message)?;
@@ -86,7 +91,7 @@ impl Datagram {
         server: SocketAddr,
         question: &Question,
         tap: &Tap,
-    ) -> Poll<io::Result<Told>> {
+    ) -> Poll<io::Result<SocketEvent>> {
         loop {
             let heard = ready!(self.socket.poll_heard(context))?;
             if let Some(told) = self.hear(heard, server, question, tap) {
@@ -96,32 +101,34 @@ impl Datagram {
     }
 
     /// Gives its socket back after this.
-    pub(in crate::upstream) fn end(self, sockets: &Sockets, outcome: &Outcome) {
+    pub(in crate::upstream) fn end(self, sockets: &Sockets, outcome: &ExchangeOutcome) {
         // What may have been forged is no reason to believe that nothing more will come.
-        if matches!(outcome, Outcome::Answered(_) | Outcome::Truncated) {
-            sockets.give_back(self.socket);
+        if matches!(outcome, ExchangeOutcome::Response(_) | ExchangeOutcome::Truncated) {
+            sockets.release(self.socket);
         }
     }
 
     /// Reads a packet. Its buffer is not kept while a question waits.
-    fn hear(&self, heard: Interest, server: SocketAddr, question: &Question, tap: &Tap) -> Option<Told> {
+    fn hear(&self, heard: Interest, server: SocketAddr, question: &Question, tap: &Tap) -> Option<SocketEvent> {
         let mut buffer = [const { MaybeUninit::uninit() }; BUFFER];
         let packet = match self.socket.read(heard, &mut buffer) {
             Ok(packet) => packet,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(_) => return Some(Told::Unreachable),
+            Err(_) => return Some(SocketEvent::Unreachable),
         };
         let Self { message, form, shown, .. } = self;
         let (read, name) =
             (Response::read(packet, question::number(message), question), question.name.as_bytes().len());
-        if let (Some(shown), Ok(_) | Err(NotAnAnswer::Unreadable)) = (shown, &read) {
+        if let (Some(shown), Ok(_) | Err(ResponseError::Unreadable)) = (shown, &read) {
             tap.answer(shown, packet);
         }
-        Some(Told::Outcome(match read {
-            Ok(_) if form.mixed_case && !question::is_repeated(message, name, packet) => Outcome::CaseLost,
-            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => Outcome::Truncated,
-            Ok(response) => Outcome::Answered(clean(response, message, name, *form)),
-            Err(NotAnAnswer::Unreadable) if form.edns => Outcome::Unreadable,
+        Some(SocketEvent::ExchangeOutcome(match read {
+            Ok(_) if form.case_0x20 && !question::echoes_question(message, name, packet) => {
+                ExchangeOutcome::CaseNotEchoed
+            }
+            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => ExchangeOutcome::Truncated,
+            Ok(response) => ExchangeOutcome::Response(clean(response, message, name, *form)),
+            Err(ResponseError::Unreadable) if form.edns => ExchangeOutcome::FormatError,
             Err(error) => {
                 tracing::debug!("{server}: ignored a packet: {error}");
                 return None;
@@ -135,11 +142,16 @@ impl Datagram {
 /// # Errors
 ///
 /// It cannot be sent.
-pub(crate) async fn udp(sockets: &Sockets, question: &Question, form: Form, tap: &Tap) -> io::Result<Outcome> {
-    let mut datagram = Datagram::send(sockets, question, form, tap)?;
+pub(crate) async fn udp(
+    sockets: &Sockets,
+    question: &Question,
+    form: QueryFormat,
+    tap: &Tap,
+) -> io::Result<ExchangeOutcome> {
+    let mut datagram = UdpQuery::send(sockets, question, form, tap)?;
     loop {
         let told = poll_fn(|context| datagram.poll_told(context, sockets.server(), question, tap)).await?;
-        if let Told::Outcome(outcome) = told {
+        if let SocketEvent::ExchangeOutcome(outcome) = told {
             datagram.end(sockets, &outcome);
             return Ok(outcome);
         }
@@ -151,16 +163,16 @@ pub(crate) async fn udp(sockets: &Sockets, question: &Question, form: Form, tap:
 pub(in crate::upstream) async fn tcp(
     connection: &Connection,
     question: &Question,
-    form: Form,
+    form: QueryFormat,
     tap: &Tap,
-) -> io::Result<(Outcome, bool)> {
+) -> io::Result<(ExchangeOutcome, bool)> {
     let message = written(question, 0, form);
     let answer = connection.ask(&message, tap).await?;
     let (id, name) = (question::number(&answer), question.name.as_bytes().len());
-    let kept = question::is_repeated(&message, name, &answer);
+    let kept = question::echoes_question(&message, name, &answer);
     match Response::read(&answer, id, question) {
-        Ok(response) => Ok((Outcome::Answered(clean(response, &message, name, form)), kept)),
-        Err(NotAnAnswer::Unreadable) if form.edns => Ok((Outcome::Unreadable, true)),
+        Ok(response) => Ok((ExchangeOutcome::Response(clean(response, &message, name, form)), kept)),
+        Err(ResponseError::Unreadable) if form.edns => Ok((ExchangeOutcome::FormatError, true)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
@@ -172,26 +184,26 @@ pub(in crate::upstream) fn show(
     asker: impl FnOnce() -> io::Result<SocketAddr>,
     server: SocketAddr,
     message: &[u8],
-) -> Option<Box<Picked>> {
+) -> Option<Box<Sampled>> {
     if !tap.wanted() {
         return None;
     }
-    let asked = Asked { side: Side::Forwarder, transport, asker: asker().ok()?, server, at: dnstap::now() };
+    let asked = MessageContext { side: Side::Forwarder, transport, asker: asker().ok()?, server, at: dnstap::now() };
     tap.question(asked, message).map(Box::new)
 }
 
 /// The response to a message, with a name of so many octets, without the case in which that was sent.
-fn clean(mut response: Response, message: &[u8], name: usize, form: Form) -> Response {
-    if form.mixed_case {
-        response.forget_case(question::name_in(message, name));
+fn clean(mut response: Response, message: &[u8], name: usize, form: QueryFormat) -> Response {
+    if form.case_0x20 {
+        response.restore_case(question::question_name(message, name));
     }
     response
 }
 
-fn written(question: &Question, id: u16, form: Form) -> Vec<u8> {
+fn written(question: &Question, id: u16, form: QueryFormat) -> Vec<u8> {
     let mut message = question.to_wire(id, form.edns);
-    if form.mixed_case {
-        question::mix_case(&mut message, question.name.as_bytes().len(), rand::random);
+    if form.case_0x20 {
+        question::randomize_case(&mut message, question.name.as_bytes().len(), rand::random);
     }
     message
 }

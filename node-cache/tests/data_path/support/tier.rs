@@ -9,9 +9,9 @@ use node_cache::dns::cookie_secret::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
 use node_cache::resolver::Resolver;
-use node_cache::server::{Serving, TcpLimits};
+use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use node_cache_config::{
     Cache, Captured, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, Route, Upstream, UpstreamSource, Zone,
 };
@@ -22,10 +22,10 @@ pub(crate) struct Tier {
     pub(crate) resolver: Arc<Resolver>,
     /// Those of cookies; none to begin with.
     pub(crate) secrets: watch::Sender<Secrets>,
-    pub(crate) serving: Serving,
+    pub(crate) serving: Server,
     /// What it answers on, over UDP and over TCP to begin with.
     pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
-    book: Mutex<Book>,
+    book: Mutex<GroupRegistry>,
 }
 
 impl Tier {
@@ -59,9 +59,9 @@ impl Tier {
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
-        let book = Mutex::new(Book::new(resolver.tap().clone()));
+        let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
         let (secrets, known) = watch::channel(Secrets::default());
-        let serving = Serving::start(workers, resolver.clone(), limits, sockets, known).unwrap();
+        let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }
     }
 

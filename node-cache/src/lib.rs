@@ -34,6 +34,7 @@ pub mod handover;
 pub mod identity;
 mod limits;
 pub mod revision;
+mod stub_client;
 
-pub mod agent;
+mod agent;
 pub mod cmd;

@@ -1,54 +1,55 @@
-//! Names that the caches have to have resolved before an address is captured for the first time: one of the cluster's
-//! own and one from outside. It shows that both ways out of this pod lead somewhere; later it is no matter of the
-//! agent whether upstreams answer.
+//! Startup names: names that the caches must have resolved before an address is captured for the first time.
+//!
+//! One is a name of the cluster, one is outside. They show that both kinds of upstream can be reached from this pod. Later
+//! it does not matter to the agent whether upstreams respond.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::self_query::ask_name;
+use super::self_query::query_name;
 use crate::dns::codes::rtype;
 
-/// How long the caches have for one of them.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time that the caches have to resolve one of the names.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The root of all names.
+/// The root zone, whose NS records stand for outside names.
 pub(super) const ROOT: &str = ".";
 
-/// Which of them were resolved.
+/// Startup names that were resolved so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StartupNames {
-    /// The cluster's own, `kubernetes.default.svc.<cluster domain>`.
-    pub cluster: bool,
-    /// The one from outside: the name servers of the root.
-    pub outside: bool,
+pub(crate) struct StartupNames {
+    /// `kubernetes.default.svc.<cluster domain>`.
+    pub(crate) cluster: bool,
+    /// The name servers of the root.
+    pub(crate) outside: bool,
 }
 
-/// The name that every cluster has.
+/// Returns the name of the Service that every cluster has.
 #[must_use]
-pub fn cluster_name(cluster_domain: &str) -> String {
+pub(crate) fn cluster_name(cluster_domain: &str) -> String {
     format!("kubernetes.default.svc.{cluster_domain}")
 }
 
 impl StartupNames {
-    /// Asks for those that are missing, through this address. That there is no such name is an answer too.
-    pub async fn ask(self, address: IpAddr, cluster_domain: String) -> Self {
+    /// Queries the names that are missing, through this address. NXDOMAIN counts as resolved.
+    pub(crate) async fn resolve_missing(self, address: IpAddr, cluster_domain: String) -> Self {
         let name = cluster_name(&cluster_domain);
         let (cluster, outside) = tokio::join!(
-            is_known(self.cluster, address, &name, rtype::A),
-            is_known(self.outside, address, ROOT, rtype::NS)
+            is_resolved(self.cluster, address, &name, rtype::A),
+            is_resolved(self.outside, address, ROOT, rtype::NS)
         );
         Self { cluster, outside }
     }
 
-    /// Whether nothing is missing.
+    /// Returns whether no name is missing.
     #[must_use]
-    pub fn resolved(self) -> bool {
+    pub(crate) fn all_resolved(self) -> bool {
         self.cluster && self.outside
     }
 
-    /// What is missing, in one sentence.
+    /// Returns which names are missing, in one sentence; `None` if none is.
     #[must_use]
-    pub fn missing(self, cluster_domain: &str) -> Option<String> {
+    pub(crate) fn missing(self, cluster_domain: &str) -> Option<String> {
         let cluster = cluster_name(cluster_domain);
         match (self.cluster, self.outside) {
             (true, true) => None,
@@ -59,10 +60,10 @@ impl StartupNames {
     }
 }
 
-async fn is_known(already: bool, address: IpAddr, name: &str, rtype: u16) -> bool {
+async fn is_resolved(already: bool, address: IpAddr, name: &str, rtype: u16) -> bool {
     if already {
         return true;
     }
-    let response = ask_name(address, name, rtype, PATIENCE).await;
+    let response = query_name(address, name, rtype, RESOLVE_TIMEOUT).await;
     response.is_ok_and(|response| !response.is_failure())
 }

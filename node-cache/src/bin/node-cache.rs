@@ -1,4 +1,4 @@
-//! A caching resolver of a node.
+//! Program `node-cache`: see [`node_cache::cmd::node_cache`].
 
 use clap::Parser;
 use node_cache::cmd::node_cache::Args;

@@ -1,4 +1,4 @@
-//! A resolver of a zone.
+//! Program `zone-resolver`: see [`node_cache::cmd::zone_resolver`].
 
 use clap::Parser;
 use node_cache::cmd::zone_resolver::Args;

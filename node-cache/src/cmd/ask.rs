@@ -1,66 +1,83 @@
-//! Asking for a name as a pod does, through its `/etc/resolv.conf`. `helm test` runs it.
-//!
-//! It shows that names are resolved, and by whom: by the caches of a tier or by somebody else.
+//! `ask`: resolves a name as a pod does, through `/etc/resolv.conf`, and tells which server responded. `helm test` runs it.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use node_cache_config::names::DNS_PORT;
+use clap::Args;
 
-use crate::dns::codes::{class, rcode, rtype};
+use super::ProgramError;
+use crate::dns::codes::{rcode, rtype};
 use crate::dns::question::Question;
-use crate::dns::{Name, NameError, Response, Section};
+use crate::dns::{Name, NameError, Response};
+use crate::stub_client::{StubClient, StubError, answer_data};
+use crate::upstream::discovery::resolv_conf;
 
-/// How long one try waits.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often each server is asked.
+/// Time that one try may take.
+const TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Tries for each server.
 const TRIES: usize = 3;
 
-/// A name that was resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    /// The name as it was given.
-    pub name: String,
-    /// Its IPv4 addresses, then its IPv6 addresses; at least one.
-    pub addresses: Vec<IpAddr>,
-    /// Who answered.
-    pub server: SocketAddr,
-    /// What the server says of itself (`id.server. CH TXT`); nothing if it is no cache of a tier.
-    pub identity: Vec<String>,
+/// Resolve a name as any pod does and say which server responded
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ask {
+    /// The full name
+    name: String,
 }
 
-/// Why a name was not resolved.
+impl Ask {
+    /// Queries the servers of this pod's `/etc/resolv.conf` and prints a sentence.
+    pub(super) async fn run(&self) -> Result<(), ProgramError> {
+        let resolv_conf = std::fs::read_to_string(resolv_conf::PATH).unwrap_or_default();
+        let resolved = resolve(&self.name, &resolv_conf::nameservers(&resolv_conf)).await?;
+        writeln!(std::io::stdout(), "{resolved}").map_err(ProgramError::Output)
+    }
+}
+
+/// Addresses of a name, and the server that gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ResolvedName {
+    /// The name as it was given.
+    name: String,
+    /// IPv4 addresses, then IPv6 addresses; at least one.
+    addresses: Vec<IpAddr>,
+    /// Server that responded.
+    server: SocketAddr,
+    /// Identity of the server (`id.server CH TXT`); empty if it is no cache of a tier.
+    identity: Vec<String>,
+}
+
+/// Failure to resolve a name.
 #[derive(Debug, thiserror::Error)]
-pub enum Unresolved {
-    /// The name cannot be asked for.
+pub enum AskError {
+    /// The name is not valid.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// There is nobody to ask.
+    /// There is no server.
     #[error("resolv.conf names no server")]
     NoServer,
-    /// Nobody answered; what the last server did.
+    /// No server responded.
     #[error("{server} does not answer: {source}")]
     Silent {
-        /// The server.
+        /// The last server that was tried.
         server: SocketAddr,
-        /// What became of the last try.
-        source: io::Error,
+        /// Failure of the last try.
+        source: StubError,
     },
-    /// There is no address.
+    /// The name has no address.
     #[error("{server} knows no address of {name} (response code {rcode})")]
     NoAddress {
-        /// The server.
+        /// Server that responded.
         server: SocketAddr,
         /// The name as it was given.
         name: String,
-        /// The code of its answer.
+        /// Its response code.
         rcode: u16,
     },
 }
 
-impl fmt::Display for Resolved {
+impl fmt::Display for ResolvedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.addresses.iter().map(IpAddr::to_string).collect();
         write!(f, "{} is {}, says {}", self.name, addresses.join(", "), self.server.ip())?;
@@ -72,105 +89,52 @@ impl fmt::Display for Resolved {
     }
 }
 
-/// Resolves a full name at the servers of a `resolv.conf`, the first of which that answers counts.
-///
-/// # Errors
-///
-/// [`Unresolved`] when no server answers, or the one that does knows no address.
-pub fn resolve(name: &str, resolv_conf: &str) -> Result<Resolved, Unresolved> {
-    let servers: Vec<_> = nameservers(resolv_conf).map(|address| SocketAddr::new(address, DNS_PORT)).collect();
-    resolve_at(name, &servers)
-}
-
-fn resolve_at(name: &str, servers: &[SocketAddr]) -> Result<Resolved, Unresolved> {
-    let wanted = Name::from_text(name)?;
-    let mut last = Unresolved::NoServer;
+/// Resolves a full name through the first of these servers that responds.
+async fn resolve(name: &str, servers: &[SocketAddr]) -> Result<ResolvedName, AskError> {
+    let qname = Name::from_text(name)?;
+    let mut last_error = AskError::NoServer;
     for server in (0..TRIES).flat_map(|_| servers) {
-        let ask = |rtype| ask(*server, &Question::plain(&wanted, rtype));
-        match ask(rtype::A).and_then(|four| Ok((four, ask(rtype::AAAA)?))) {
-            Ok((four, six)) => {
-                let addresses: Vec<_> = [&four, &six].into_iter().flat_map(addresses).collect();
+        let client = StubClient::new(*server).with_edns();
+        match query_addresses(&client, &qname).await {
+            Ok((ipv4, ipv6)) => {
+                let addresses: Vec<_> = [&ipv4, &ipv6].into_iter().flat_map(addresses).collect();
                 if addresses.is_empty() {
-                    return Err(Unresolved::NoAddress { server: *server, name: name.to_owned(), rcode: four.rcode() });
+                    return Err(AskError::NoAddress { server: *server, name: name.to_owned(), rcode: ipv4.rcode() });
                 }
-                let identity = identity(*server);
-                return Ok(Resolved { name: name.to_owned(), addresses, server: *server, identity });
+                let identity = client.query_identity(TRY_TIMEOUT).await.unwrap_or_default();
+                return Ok(ResolvedName { name: name.to_owned(), addresses, server: *server, identity });
             }
-            Err(source) => last = Unresolved::Silent { server: *server, source },
+            Err(source) => last_error = AskError::Silent { server: *server, source },
         }
     }
-    Err(last)
+    Err(last_error)
 }
 
-/// The servers that a `resolv.conf` names (resolv.conf(5)).
-fn nameservers(text: &str) -> impl Iterator<Item = IpAddr> {
-    text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
-}
-
-fn identity(server: SocketAddr) -> Vec<String> {
-    let Ok(name) = Name::from_text("id.server") else { return Vec::new() };
-    let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
-    ask(server, &question).map(|response| strings(&response)).unwrap_or_default()
-}
-
-/// One question over UDP; the answers that are asked for here are short.
-fn ask(server: SocketAddr, question: &Question) -> io::Result<Response> {
-    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(server)?;
-    let id = rand::random();
-    socket.send(&question.to_wire(id, true))?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut packet = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket.set_read_timeout(Some(left))?;
-        let length = match socket.recv(&mut packet) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
-            Err(error) => return Err(error),
-        };
-        if let Ok(response) = Response::read(&packet[..length], id, question) {
-            return Ok(response);
-        }
-    }
-}
-
-/// The data of the records of a type in the answer section.
-fn answers(response: &Response, wanted: u16) -> impl Iterator<Item = &[u8]> {
-    let usable = response.rcode() == rcode::NOERROR;
-    let records = response.records().into_iter();
-    let records = records.filter(move |record| usable && record.section == Section::Answer && record.rtype == wanted);
-    records.filter_map(|record| response.wire().get(record.data))
+/// Returns the responses for A and for AAAA.
+async fn query_addresses(client: &StubClient, name: &Name) -> Result<(Response, Response), StubError> {
+    let ipv4 = client.query_udp(&Question::plain(name, rtype::A), TRY_TIMEOUT).await?;
+    let ipv6 = client.query_udp(&Question::plain(name, rtype::AAAA), TRY_TIMEOUT).await?;
+    Ok((ipv4, ipv6))
 }
 
 fn addresses(response: &Response) -> Vec<IpAddr> {
-    let four = answers(response, rtype::A).filter_map(|data| Some(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)));
-    let six = answers(response, rtype::AAAA).filter_map(|data| Some(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)));
-    four.chain(six).collect()
-}
-
-/// The character-strings of the first TXT record.
-fn strings(response: &Response) -> Vec<String> {
-    let mut strings = Vec::new();
-    let mut data = answers(response, rtype::TXT).next().unwrap_or_default();
-    while let Some((length, rest)) = data.split_first() {
-        let Some((string, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
-        strings.push(String::from_utf8_lossy(string).into_owned());
-        data = rest;
+    if response.rcode() != rcode::NOERROR {
+        return Vec::new();
     }
-    strings
+    let ipv4 = answer_data(response, rtype::A).filter_map(|data| Some(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)));
+    let ipv6 =
+        answer_data(response, rtype::AAAA).filter_map(|data| Some(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)));
+    ipv4.chain(ipv6).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
     use super::*;
     use crate::dns::Header;
 
-    /// A server that answers each question by what `answer` makes of its type.
+    /// A server that answers each query by what `answer` returns for its type.
     fn server(answer: impl Fn(u16) -> (u16, Vec<(u16, u32, Vec<u8>)>) + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
@@ -179,8 +143,8 @@ mod tests {
             while let Ok((length, client)) = socket.recv_from(&mut packet) {
                 let header = Header::read(&packet[..length]).unwrap();
                 let (name, end) = Name::read_plain(&packet[..length], Header::LENGTH).unwrap();
-                let number = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
-                let question = Question { class: number(end + 2), ..Question::plain(&name, number(end)) };
+                let u16_at = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+                let question = Question { class: u16_at(end + 2), ..Question::plain(&name, u16_at(end)) };
                 let (code, records) = answer(question.rtype);
                 let mut wire = Response::with_records(&question, code, &records).wire().to_vec();
                 wire[..2].copy_from_slice(&header.id.to_be_bytes());
@@ -190,38 +154,40 @@ mod tests {
         address
     }
 
-    #[test]
-    fn a_name_is_resolved_and_the_server_named() {
+    #[tokio::test]
+    async fn a_name_is_resolved_and_the_server_named() {
         let address = server(|rtype| match rtype {
             rtype::A => (rcode::NOERROR, vec![(rtype::A, 5, vec![10, 96, 0, 1])]),
             rtype::TXT => (rcode::NOERROR, vec![(rtype::TXT, 0, b"\x10instance=cache-0\x06node=a".to_vec())]),
             _ => (rcode::NOERROR, Vec::new()),
         });
-        let resolved = resolve_at("kubernetes.default.svc.cluster.local", &[address]).unwrap();
+        let resolved = resolve("kubernetes.default.svc.cluster.local", &[address]).await.unwrap();
         assert_eq!(
             resolved.to_string(),
             "kubernetes.default.svc.cluster.local is 10.96.0.1, says 127.0.0.1, which is instance=cache-0 node=a"
         );
     }
 
-    #[test]
-    fn a_name_without_address_is_a_failure() {
+    #[tokio::test]
+    async fn a_name_without_address_is_a_failure() {
         let address = server(|_| (rcode::NXDOMAIN, Vec::new()));
-        let error = resolve_at("none.example", &[address]).unwrap_err();
-        assert!(matches!(error, Unresolved::NoAddress { rcode: rcode::NXDOMAIN, .. }), "{error}");
+        let error = resolve("none.example", &[address]).await.unwrap_err();
+        assert!(matches!(error, AskError::NoAddress { rcode: rcode::NXDOMAIN, .. }), "{error}");
     }
 
-    #[test]
-    fn the_next_server_is_asked_when_one_is_silent() {
+    #[tokio::test]
+    async fn the_next_server_is_asked_when_one_is_silent() {
         let gone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let there = server(|_| (rcode::NOERROR, vec![(rtype::A, 5, vec![192, 0, 2, 1])]));
-        assert_eq!(resolve_at("a.example", &[gone, there]).unwrap().server, there);
+        assert_eq!(resolve("a.example", &[gone, there]).await.unwrap().server, there);
     }
 
-    #[test]
-    fn without_a_server_nothing_is_resolved() {
-        assert!(matches!(resolve("a.example", "search x\n"), Err(Unresolved::NoServer)));
-        let both: Vec<_> = nameservers("nameserver 10.96.0.10\n nameserver fd96::a\n# nameserver 1.1.1.1\n").collect();
+    #[tokio::test]
+    async fn without_a_server_nothing_is_resolved() {
+        let none = resolv_conf::nameservers("search x\n");
+        assert!(matches!(resolve("a.example", &none).await, Err(AskError::NoServer)));
+        let both = resolv_conf::nameservers("nameserver 10.96.0.10\n nameserver fd96::a\n# nameserver 1.1.1.1\n");
+        let both: Vec<IpAddr> = both.iter().map(SocketAddr::ip).collect();
         assert_eq!(both, ["10.96.0.10".parse::<IpAddr>().unwrap(), "fd96::a".parse().unwrap()]);
     }
 }

@@ -1,4 +1,4 @@
-//! Keeping the resolver at the revision in force.
+//! Application of each active revision to the resolver.
 
 use std::sync::Arc;
 
@@ -9,10 +9,9 @@ use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
 use crate::snapshot::Snapshot;
 use crate::upstream::GroupRegistry;
+use crate::upstream::discovery::resolv_conf;
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// What a process is, and so what a configuration means to it.
+/// Role of a process, which decides what a configuration means to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// A cache of a node.
@@ -21,36 +20,40 @@ pub(super) enum Role {
     ZoneResolver,
 }
 
-/// Applies every configuration that comes in force, as long as there can be another one. Sockets, memory and what is
-/// known of servers outlive each change.
-pub(super) async fn keep(resolver: Arc<Resolver>, mut in_force: watch::Receiver<Arc<ActiveRevision>>, role: Role) {
-    let mut book = GroupRegistry::new(resolver.tap().clone());
+/// Applies each configuration that becomes active, for ever. Sockets, cache and the state of upstreams outlive each
+/// change.
+pub(super) async fn apply_revisions(
+    resolver: Arc<Resolver>,
+    mut active: watch::Receiver<Arc<ActiveRevision>>,
+    role: Role,
+) {
+    let mut registry = GroupRegistry::new(resolver.tap().clone());
     let mut applied: Option<(Arc<Config>, Option<String>)> = None;
     loop {
-        let current = in_force.borrow_and_update().clone();
-        let wanted = current.config.clone().map(|config| (config, current.zone.clone()));
-        if wanted != applied
-            && let Some((config, zone)) = &wanted
+        let current = active.borrow_and_update().clone();
+        let desired = current.config.clone().map(|config| (config, current.zone.clone()));
+        if desired != applied
+            && let Some((config, zone)) = &desired
         {
-            resolver.apply(snapshot(role, config, zone.as_deref(), &mut book));
-            applied = wanted;
+            resolver.apply(snapshot(role, config, zone.as_deref(), &mut registry));
+            applied = desired;
         }
-        if in_force.changed().await.is_err() {
+        if active.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-fn snapshot(role: Role, config: &Config, zone: Option<&str>, book: &mut GroupRegistry) -> Snapshot {
+fn snapshot(role: Role, config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Snapshot {
     let snapshot = match role {
-        Role::NodeCache => Snapshot::for_node(config, zone, book),
+        Role::NodeCache => Snapshot::for_node(config, zone, registry),
         Role::ZoneResolver => {
-            let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-            Snapshot::for_zone_resolver(config, &resolv_conf, book)
+            let resolv_conf = std::fs::read_to_string(resolv_conf::PATH).unwrap_or_default();
+            Snapshot::for_zone_resolver(config, &resolv_conf, registry)
         }
     };
     if let Some(problem) = &snapshot.upstream_problem {
-        tracing::warn!("{problem}");
+        tracing::warn!(problem, "the configuration names an upstream that cannot be used");
     }
     snapshot
 }

@@ -1,25 +1,49 @@
-//! Log lines on standard error, as much as `DNSTIER_LOG` asks for.
+//! Logging to standard error: `DNSTIER_LOG` filters, `--log-format` and `DNSTIER_LOG_FORMAT` choose text or JSON.
 
-use tracing::level_filters::LevelFilter;
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
-/// Starts logging at the level that `DNSTIER_LOG` names: `error`, `warn`, `info`, `debug` or `trace`; `info` when it is
-/// absent or names something else.
-pub fn start() {
-    let asked = std::env::var("DNSTIER_LOG").unwrap_or_default();
-    let level = level(&asked);
-    tracing_subscriber::fmt().with_max_level(level.unwrap_or(LevelFilter::INFO)).with_writer(std::io::stderr).init();
-    if level.is_none() && !asked.is_empty() {
-        tracing::warn!("DNSTIER_LOG: {asked:?} is not a level; info is used instead of error, warn, debug or trace");
-    }
+/// Filter that applies where `DNSTIER_LOG` is unset or not valid.
+const DEFAULT_FILTER: &str = "info";
+
+/// Options of a program that logs.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LogArgs {
+    /// Format of log lines
+    #[arg(long, env = "DNSTIER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
 }
 
-fn level(text: &str) -> Option<LevelFilter> {
-    match text {
-        "error" => Some(LevelFilter::ERROR),
-        "warn" => Some(LevelFilter::WARN),
-        "info" => Some(LevelFilter::INFO),
-        "debug" => Some(LevelFilter::DEBUG),
-        "trace" => Some(LevelFilter::TRACE),
-        _ => None,
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line an event, with its fields as `name=value`
+    #[default]
+    Text,
+    /// One JSON object an event
+    Json,
+}
+
+impl LogArgs {
+    /// Starts logging. `DNSTIER_LOG` has the syntax of `tracing_subscriber::EnvFilter`: a level (`debug`), or levels by
+    /// module (`info,node_cache::upstream=debug`). `info` applies where it is unset or not valid; the latter is logged.
+    pub(super) fn start(self) {
+        let requested = std::env::var("DNSTIER_LOG").ok().filter(|text| !text.is_empty());
+        let parsed = requested.as_deref().map_or_else(|| Ok(EnvFilter::new(DEFAULT_FILTER)), EnvFilter::try_new);
+        let (filter, problem) = match parsed {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
+        };
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => subscriber.init(),
+            LogFormat::Json => subscriber.json().flatten_event(true).init(),
+        }
+        if let Some(error) = problem {
+            tracing::warn!(
+                %error,
+                "DNSTIER_LOG is not a filter such as info or info,node_cache::upstream=debug; info applies"
+            );
+        }
     }
 }

@@ -1,39 +1,47 @@
-//! The processes that answer questions, and what each of them is put together from.
+//! The three programs and their command lines, all built alike: `run`, `probe`, and questions of people.
+//!
+//! * [`node_cache`], [`zone_resolver`], [`node_agent`]: one file a program, from its arguments to its shutdown.
+//! * `args`, `probe`, `inspect`, `ask`, `tap`, `logging`: parts of command lines that programs share.
+//! * `config`, `readiness`, `status_reporter`, `status_http`, `shutdown`: parts of running programs that they share.
 
 mod args;
-pub mod ask;
+mod ask;
 mod config;
-pub mod logging;
+mod inspect;
+mod logging;
+pub mod node_agent;
 pub mod node_cache;
+mod probe;
 mod readiness;
 mod shutdown;
+mod status_http;
 mod status_reporter;
-mod status_server;
 mod tap;
 pub mod zone_resolver;
-
-use args::{Ask, Inspect, Probe, bytes, seconds, workers};
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::admin::{AskError, BadCommand};
-use crate::cmd::ask::Unresolved;
+use crate::admin::{AskError as ControlError, BadCommand};
+use crate::agent::interface::InterfaceError;
+use crate::dns::NameError;
 use crate::dnstap::TapError;
+pub use ask::AskError;
+pub use logging::{LogArgs, LogFormat};
 
-/// Why a process ends with an error.
+/// Failure that ends a program.
 #[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    /// The runtime or its signals cannot be had.
+pub enum ProgramError {
+    /// The runtime, its threads or its signals cannot be had.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
-    /// The control socket, or that of the tap, cannot be served.
+    /// A Unix socket (control, tap, handover) cannot be served.
     #[error("{path}: {source}")]
-    Control {
-        /// Its path.
+    UnixSocket {
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// Reason.
         source: io::Error,
     },
     /// An address cannot be listened on.
@@ -41,59 +49,69 @@ pub enum ProcessError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// Reason.
         source: io::Error,
     },
-    /// More threads than the cache has room for.
+    /// The cache is too small for so many workers.
     #[error(
         "a cache of {cache_size} bytes is too small for {workers} workers: each beyond {WORKERS_BESIDE_CACHE} takes \
-         {ROOM_OF_WORKER} bytes of it, and 1048576 have to be left"
+         {WORKER_BYTES} bytes of it, and 1048576 have to be left"
     )]
-    Room {
-        /// What it was given.
+    CacheTooSmall {
+        /// Size of the cache that was asked for, in bytes.
         cache_size: u64,
-        /// How many threads are to answer.
+        /// Number of workers that was asked for.
         workers: usize,
     },
-    /// Nobody said where to listen.
+    /// No address to listen on was given.
     #[error("no address to listen on: set POD_IPS to the pod's addresses or give --listen and --http")]
     NoAddress,
-    /// A process was asked and did not answer, or is not well.
+    /// `POD_UID` is not set.
+    #[error("POD_UID is not set; without it the agent cannot tell this pod's caches from anybody else")]
+    NoPodUid,
+    /// A running process did not answer, or is not live or ready.
     #[error(transparent)]
-    Probe(#[from] AskError),
-    /// What was asked for is nothing that can be.
+    Control(#[from] ControlError),
+    /// A question of people is not valid.
     #[error(transparent)]
     Command(#[from] BadCommand),
     /// A name was not resolved.
     #[error(transparent)]
-    Unresolved(#[from] Unresolved),
+    Ask(#[from] AskError),
     /// The messages of a process cannot be shown.
     #[error(transparent)]
     Tap(#[from] TapError),
-    /// What was found out cannot be printed.
+    /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Output(#[source] io::Error),
+    /// The name of the self-query is not valid.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The addresses of the node cannot be read or changed.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
 }
 
 /// Workers whose memory is part of the 16 MiB that a process may take beside its cache.
 const WORKERS_BESIDE_CACHE: usize = 16;
-/// Memory of a worker in bytes: rows of datagrams for both families of addresses, its runtime and what it uses of its stack.
-/// 64 of them that were asked over IPv4 were seen to hold 187,000 each; the rows for IPv6 take 102,000 more.
-const ROOM_OF_WORKER: u64 = 320 << 10;
-/// The smallest cache, in bytes.
-const SMALLEST_CACHE: u64 = 1 << 20;
+/// Memory of a worker in bytes: batches of datagrams for both address families, its runtime and the used part of its stack.
+/// 64 workers that were queried over IPv4 were measured at 187,000 each; the batches for IPv6 take 102,000 more.
+const WORKER_BYTES: u64 = 320 << 10;
+/// Size of the smallest cache, in bytes.
+const MIN_CACHE_BYTES: u64 = 1 << 20;
 
-/// Bytes for answers, so that a process takes no more than `cache_size` and 16 MiB with as many workers as it has.
-fn answer_bytes(cache_size: u64, workers: usize) -> Result<u64, ProcessError> {
+/// Returns the bytes that the cache may use, so that a process takes no more than `cache_size` and 16 MiB with this many
+/// workers.
+fn usable_cache_bytes(cache_size: u64, workers: usize) -> Result<u64, ProgramError> {
     let beyond = workers.saturating_sub(WORKERS_BESIDE_CACHE) as u64;
-    let left = cache_size.checked_sub(beyond * ROOM_OF_WORKER).filter(|left| *left >= SMALLEST_CACHE);
-    left.ok_or(ProcessError::Room { cache_size, workers })
+    let usable = cache_size.checked_sub(beyond * WORKER_BYTES).filter(|usable| *usable >= MIN_CACHE_BYTES);
+    usable.ok_or(ProgramError::CacheTooSmall { cache_size, workers })
 }
 
-/// Runs a process or a probe to its end. One thread is enough: nothing here waits but in the runtime, and what answers
-/// questions has threads of its own.
-fn block_on<T>(work: impl Future<Output = Result<T, ProcessError>>) -> Result<T, ProcessError> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProcessError::Start)?.block_on(work)
+/// Runs a program or a probe on a single-threaded runtime. One thread is enough: workers, which answer queries, have
+/// threads of their own.
+fn block_on<T>(work: impl Future<Output = Result<T, ProgramError>>) -> Result<T, ProgramError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProgramError::Start)?.block_on(work)
 }
 
 #[cfg(test)]
@@ -102,11 +120,11 @@ mod tests {
 
     #[test]
     fn many_workers_take_their_room_from_the_cache_and_are_refused_where_there_is_none() {
-        let bytes = |size, workers| answer_bytes(size, workers).ok();
+        let bytes = |size, workers| usable_cache_bytes(size, workers).ok();
         assert_eq!(bytes(4 << 20, 16), Some(4 << 20));
         assert_eq!(bytes(64 << 20, 64), Some(49 << 20));
         assert_eq!(bytes(16 << 20, 64), Some(1 << 20));
-        let refused = answer_bytes(4 << 20, 64).unwrap_err().to_string();
+        let refused = usable_cache_bytes(4 << 20, 64).unwrap_err().to_string();
         assert!(refused.starts_with("a cache of 4194304 bytes is too small for 64 workers"), "{refused}");
     }
 }

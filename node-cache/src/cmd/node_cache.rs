@@ -1,26 +1,33 @@
-//! A caching resolver of a node: its sockets come from the agent, its questions go to the resolvers of its zone.
+//! Program `node-cache`: a caching resolver of a node. Its sockets come from the agent; its misses go to the resolvers of
+//! its zone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
 use node_cache_sys::malloc::share_one_arena;
-use tokio::sync::watch;
 
-use super::config::{self, Role};
-use super::logging;
-use super::shutdown::{Shutdown, until_withdrawn};
-use super::status_reporter::{Readiness, StatusReporter};
+use super::args::{bytes, workers};
+use super::ask::Ask;
+use super::config::{Role, apply_revisions};
+use super::inspect::Inspect;
+use super::logging::LogArgs;
+use super::probe::Probe;
+use super::readiness::NodeReadiness;
+use super::shutdown::{Shutdown, wait_until_withdrawn};
+use super::status_reporter::StatusReporter;
 use super::tap::Tap;
-use super::{Ask, Inspect, Probe, ProcessError, answer_bytes, block_on, bytes, workers};
+use super::{ProgramError, block_on, usable_cache_bytes};
 use crate::handover::client::Client;
-use crate::handover::{self, HeldSocket};
 use crate::identity::Identity;
 use crate::resolver::Resolver;
-use crate::revision::{self, ActiveRevision};
 use crate::server::{Server, TcpLimits};
-use crate::{admin, dnstap};
+use crate::{admin, dnstap, handover, revision};
+
+/// Time that a cache has to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A caching resolver of a node.
 #[derive(Clone, Debug, Parser)]
@@ -32,9 +39,9 @@ pub struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Answer questions until told to stop
-    Run(Run),
-    /// Ask a running cache of this pod how it is
+    /// Answer queries until SIGTERM
+    Run(RunArgs),
+    /// Ask a running cache of this pod whether it is live or ready
     Probe {
         /// Name of the cache
         #[arg(long)]
@@ -42,64 +49,63 @@ enum Command {
         #[command(flatten)]
         probe: Probe,
     },
-    /// Resolve a name as any pod does and say who answered
+    /// Resolve a name as any pod does and say which server responded
     Ask(Ask),
-    /// Ask the running caches of this pod about their answers
+    /// Ask the running caches of this pod about their cached responses
     #[command(flatten)]
     Inspect(Inspect),
-    /// Write samples of the questions and answers of the running caches of this pod to standard output, as dnstap
+    /// Write samples of the queries and responses of the running caches of this pod to standard output, as dnstap
     Tap(Tap),
 }
 
-/// How a cache runs.
+/// Arguments of a running cache.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Run {
+struct RunArgs {
     /// Name of this cache among those of its pod: cache-0, cache-1, …
     #[arg(long)]
-    pub instance: String,
+    instance: String,
     /// Where the projected volume with the revisions is mounted
     #[arg(long, default_value = CONFIG_DIR)]
-    pub config_dir: PathBuf,
+    config_dir: PathBuf,
     /// The directory that the containers of the pod share
     #[arg(long, default_value = RUN_DIR)]
-    pub run_dir: PathBuf,
+    run_dir: PathBuf,
     /// Bytes that the cache may hold
     #[arg(long, value_parser = bytes)]
-    pub cache_size: u64,
+    cache_size: u64,
     /// Threads that each read every socket, 1 to 64. A node has several caches to begin with
     #[arg(long, default_value = "1", value_parser = workers)]
-    pub workers: usize,
+    workers: usize,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 impl Args {
-    /// Does what was asked for.
+    /// Runs the command.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] when it cannot start, or when a probe fails.
-    pub fn run(self) -> Result<(), ProcessError> {
+    /// [`ProgramError`] when the cache cannot start, or when a probe fails.
+    pub fn run(self) -> Result<(), ProgramError> {
         match self.command {
-            Command::Run(run) => {
+            Command::Run(args) => {
                 share_one_arena();
-                logging::start();
-                block_on(run.until_told_to_stop())
+                args.log.start();
+                block_on(run(args))
             }
-            Command::Probe { instance, probe } => block_on(async move { probe.ask(&instance).await }),
-            Command::Ask(ask) => ask.run(),
+            Command::Probe { instance, probe } => block_on(probe.run(&instance, PROBE_TIMEOUT)),
+            Command::Ask(ask) => block_on(ask.run()),
             Command::Inspect(inspect) => {
                 let run_dir = Path::new(RUN_DIR);
-                block_on(async move { inspect.ask(run_dir, &caches(run_dir)).await })
+                block_on(inspect.run(run_dir, &running_caches(run_dir)))
             }
-            Command::Tap(tap) => {
-                let names = caches(&tap.run_dir);
-                block_on(async move { tap.write(&names).await })
-            }
+            Command::Tap(tap) => block_on(tap.run(&running_caches(&tap.run_dir))),
         }
     }
 }
 
-/// The names of the caches that have a control socket in this directory.
-fn caches(run_dir: &Path) -> Vec<String> {
+/// Returns the names of the caches that have a control socket in this directory, sorted.
+fn running_caches(run_dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
     let is_cache = |name: &&str| name.starts_with("cache-") && !name.contains('.');
     let name = |file: &str| file.strip_suffix(".sock").filter(is_cache).map(str::to_owned);
@@ -108,55 +114,40 @@ fn caches(run_dir: &Path) -> Vec<String> {
     names
 }
 
-impl Run {
-    async fn until_told_to_stop(self) -> Result<(), ProcessError> {
-        let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
-        let identity = Identity::of(&self.instance);
-        let cache_bytes = answer_bytes(self.cache_size, self.workers)?;
-        let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
-        let in_force = revision::watch(&self.config_dir);
-        let agent = Client::start(&handover::socket_path(&self.run_dir), &self.instance);
-        let limits = TcpLimits::default();
-        let serving = Server::start(self.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
-            .map_err(ProcessError::Start)?;
-        let readiness = NodeReadiness { in_force: in_force.clone(), sockets: agent.sockets() };
-        let (in_force_now, workers) = (in_force.clone(), serving.workers().clone());
-        let account =
-            Arc::new(StatusReporter { resolver: resolver.clone(), in_force: in_force_now, readiness, workers });
-        let path = admin::socket_path(&self.run_dir, &self.instance);
-        let tap_path = dnstap::socket_path(&self.run_dir, &self.instance);
-        tokio::select! {
-            () = config::keep(resolver.clone(), in_force, Role::NodeCache) => {}
-            served = admin::serve(&path, account) => {
-                served.map_err(|source| ProcessError::Control { path, source })?;
-            }
-            served = dnstap::serve(&tap_path, resolver.tap().clone()) => {
-                served.map_err(|source| ProcessError::Control { path: tap_path, source })?;
-            }
-            () = async {
-                termination.asked().await;
-                tracing::info!("told to stop: answering on until the addresses are withdrawn");
-                until_withdrawn(&resolver, &mut agent.connected()).await;
-                serving.finish().await;
-            } => {}
+/// Runs a cache until SIGTERM, and on until the agent has withdrawn the addresses.
+async fn run(args: RunArgs) -> Result<(), ProgramError> {
+    let mut shutdown = Shutdown::listen().map_err(ProgramError::Start)?;
+    let identity = Identity::of(&args.instance);
+    let cache_bytes = usable_cache_bytes(args.cache_size, args.workers)?;
+    let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
+    let active = revision::watch(&args.config_dir);
+    let agent = Client::start(&handover::socket_path(&args.run_dir), &args.instance);
+    let limits = TcpLimits::default();
+    let server = Server::start(args.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
+        .map_err(ProgramError::Start)?;
+    let reporter = Arc::new(StatusReporter {
+        resolver: resolver.clone(),
+        revision: active.clone(),
+        readiness: NodeReadiness { revision: active.clone(), sockets: agent.sockets() },
+        workers: server.workers().clone(),
+    });
+    let control_path = admin::socket_path(&args.run_dir, &args.instance);
+    let tap_path = dnstap::socket_path(&args.run_dir, &args.instance);
+    tokio::select! {
+        () = apply_revisions(resolver.clone(), active, Role::NodeCache) => {}
+        served = admin::serve(&control_path, reporter) => {
+            served.map_err(|source| ProgramError::UnixSocket { path: control_path, source })?;
         }
-        tracing::info!("stopped");
-        Ok(())
-    }
-}
-
-/// A cache is ready once it has a configuration and something to answer on.
-#[derive(Debug)]
-struct NodeReadiness {
-    in_force: watch::Receiver<Arc<ActiveRevision>>,
-    sockets: watch::Receiver<Vec<HeldSocket>>,
-}
-
-impl Readiness for NodeReadiness {
-    async fn missing(&self) -> Option<String> {
-        if self.in_force.borrow().config.is_none() {
-            return Some("there is no configuration yet".to_owned());
+        served = dnstap::serve(&tap_path, resolver.tap().clone()) => {
+            served.map_err(|source| ProgramError::UnixSocket { path: tap_path, source })?;
         }
-        self.sockets.borrow().is_empty().then(|| "the agent has handed over no socket yet".to_owned())
+        () = async {
+            shutdown.requested().await;
+            tracing::info!("shutdown requested; answering until the addresses are withdrawn");
+            wait_until_withdrawn(&resolver, &mut agent.connected()).await;
+            server.finish().await;
+        } => {}
     }
+    tracing::info!("stopped");
+    Ok(())
 }

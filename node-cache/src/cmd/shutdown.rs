@@ -1,4 +1,4 @@
-//! Ending without losing a question.
+//! Shutdown: SIGTERM and SIGINT, and how long a cache still answers after one of them.
 
 use std::io;
 use std::sync::Arc;
@@ -10,49 +10,62 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::resolver::Resolver;
 
-/// How long a cache waits for the agent to withdraw the addresses. Both are told to stop at the same moment, and the
-/// kubelet's patience is 30 s.
-const AGENT_LIMIT: Duration = Duration::from_secs(15);
-/// With no agent the addresses leave the node by themselves within this time: their lease, and a second.
-const LEASE_LIMIT: Duration = Duration::from_secs(6);
-/// Without a question for this long nobody asks here any more.
-const QUIET: Duration = Duration::from_millis(300);
-const STEP: Duration = Duration::from_millis(50);
+/// Time that a cache gives the agent to withdraw the addresses. Both get SIGTERM at the same moment, and the kubelet
+/// kills after 30 s.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time within which the kernel removes the addresses of an agent that is gone: their lease, and a second.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Time without a query after which a cache counts as idle.
+const IDLE_TIME: Duration = Duration::from_millis(300);
+/// Interval at which the number of queries is read.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The signals that ask a process to end.
+/// Receiver of the signals that end a program: SIGTERM and SIGINT. Once one came, every wait returns at once.
 pub(super) struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
+    requested: bool,
 }
 
 impl Shutdown {
-    /// Listens for them from now on.
+    /// Registers for the signals.
+    ///
+    /// # Errors
+    ///
+    /// The signals cannot be received.
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())?, requested: false })
     }
 
-    /// Waits for one of them.
-    pub(super) async fn asked(&mut self) {
+    /// Waits until one of the signals has come.
+    pub(super) async fn requested(&mut self) {
+        if self.requested {
+            return;
+        }
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+        self.requested = true;
     }
 }
 
-/// Waits until a cache is not asked any more: the agent has gone, which is the last thing that it does after it has
-/// withdrawn the addresses, and no further question comes. One that is killed withdraws nothing; then the lease does.
-pub(super) async fn until_withdrawn(resolver: &Arc<Resolver>, connected: &mut watch::Receiver<bool>) {
-    if timeout(AGENT_LIMIT, connected.wait_for(|connected| !connected)).await.is_err() {
+/// Waits until no query reaches a cache any more: the agent has disconnected, which it does last, after it has withdrawn
+/// the addresses, and no further query comes. An agent that was killed withdraws nothing; then the lease ends.
+pub(super) async fn wait_until_withdrawn(resolver: &Arc<Resolver>, agent_connected: &mut watch::Receiver<bool>) {
+    if timeout(AGENT_TIMEOUT, agent_connected.wait_for(|connected| !connected)).await.is_err() {
         return;
     }
-    let limit = Instant::now() + LEASE_LIMIT;
-    let (mut seen, mut since) = (resolver.metrics().questions(), Instant::now());
-    while since.elapsed() < QUIET && Instant::now() < limit {
-        sleep(STEP).await;
-        let questions = resolver.metrics().questions();
-        if questions != seen {
-            (seen, since) = (questions, Instant::now());
+    let deadline = Instant::now() + LEASE_TIMEOUT;
+    let mut last_count = resolver.metrics().questions();
+    let mut idle_since = Instant::now();
+    while idle_since.elapsed() < IDLE_TIME && Instant::now() < deadline {
+        sleep(IDLE_POLL_INTERVAL).await;
+        let count = resolver.metrics().questions();
+        if count != last_count {
+            last_count = count;
+            idle_since = Instant::now();
         }
     }
 }
@@ -79,7 +92,7 @@ mod tests {
                 }
             }
         });
-        until_withdrawn(&resolver, &mut connected).await;
+        wait_until_withdrawn(&resolver, &mut connected).await;
         let took = start.elapsed();
         assert!(took >= Duration::from_secs(6) && took < Duration::from_secs(7), "{took:?}");
     }
@@ -89,7 +102,7 @@ mod tests {
         let resolver = Arc::new(Resolver::new(Identity::default(), 1 << 20, Arc::default()));
         let (_agent, mut connected) = watch::channel(true);
         let start = Instant::now();
-        until_withdrawn(&resolver, &mut connected).await;
+        wait_until_withdrawn(&resolver, &mut connected).await;
         assert!(start.elapsed() < Duration::from_secs(16));
     }
 }

@@ -1,4 +1,4 @@
-//! `tap`: the messages of the processes of this pod, on standard output.
+//! `tap`: samples of the messages of running processes of this pod, as dnstap on standard output.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -8,21 +8,22 @@ use clap::{ArgGroup, Args};
 use node_cache_config::names::RUN_DIR;
 use tokio::time::sleep;
 
+use super::ProgramError;
+use super::args::seconds;
 use super::shutdown::Shutdown;
-use super::{ProcessError, seconds};
 use crate::dnstap::{self, MessageFilter, TapError, TapOptions, TapSource};
 
-/// Writes samples of questions and answers as dnstap to standard output: of clients, and to other servers.
+/// Write samples of queries and responses, of clients and to upstreams, as dnstap to standard output
 #[derive(Clone, Debug, Args)]
 #[command(group(ArgGroup::new("what").args(["queries", "responses"])))]
 pub(super) struct Tap {
-    /// One question of so many, picked at random, and its answer; 1 for all
+    /// One query of so many, picked at random, and its response; 1 for all
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
-    /// Questions alone
+    /// Queries only
     #[arg(long)]
     queries: bool,
-    /// Answers alone
+    /// Responses only
     #[arg(long)]
     responses: bool,
     /// End after so many messages
@@ -37,14 +38,15 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Shows the messages of the processes of these names, until there were enough or the program is told to stop.
-    pub(super) async fn write(&self, names: &[String]) -> Result<(), ProcessError> {
+    /// Copies the messages of the processes of these names to standard output, until the limits are reached or shutdown is
+    /// requested.
+    pub(super) async fn run(&self, names: &[String]) -> Result<(), ProgramError> {
         if io::stdout().is_terminal() {
             let binary =
                 io::Error::other("what is written is not text; send it to a file or a program that reads dnstap");
             return Err(TapError::Output(binary).into());
         }
-        let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
+        let mut shutdown = Shutdown::listen().map_err(ProgramError::Start)?;
         let what = match (self.queries, self.responses) {
             (true, _) => MessageFilter::Queries,
             (_, true) => MessageFilter::Responses,
@@ -52,19 +54,21 @@ impl Tap {
         };
         let source = |name: &String| TapSource { name: name.clone(), path: dnstap::socket_path(&self.run_dir, name) };
         let sources: Vec<TapSource> = names.iter().map(source).collect();
-        let over = async {
-            let time_is_up = async {
-                match self.during {
-                    Some(during) => sleep(during).await,
-                    None => std::future::pending().await,
-                }
-            };
+        let end = async {
             tokio::select! {
-                () = termination.asked() => {}
-                () = time_is_up => {}
+                () = shutdown.requested() => {}
+                () = sleep_if(self.during) => {}
             }
         };
-        let wanted = TapOptions { sample_rate: self.sample, what };
-        Ok(dnstap::copy(&sources, wanted, self.count.unwrap_or(u64::MAX), over, io::stdout()).await?)
+        let options = TapOptions { sample_rate: self.sample, what };
+        Ok(dnstap::copy(&sources, options, self.count.unwrap_or(u64::MAX), end, io::stdout()).await?)
+    }
+}
+
+/// Sleeps for this long; for ever without a limit.
+async fn sleep_if(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
     }
 }

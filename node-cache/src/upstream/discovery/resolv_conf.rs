@@ -6,6 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use node_cache_config::names::DNS_PORT;
 use node_cache_config::{Protocol, Upstream};
 
+/// Path of the file.
+pub const PATH: &str = "/etc/resolv.conf";
+
+/// Returns the servers that the `nameserver` lines name, in the order of the file.
+#[must_use]
+pub fn nameservers(text: &str) -> Vec<SocketAddr> {
+    text.lines().filter_map(nameserver).filter_map(address).collect()
+}
+
 /// What a `resolv.conf` gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {

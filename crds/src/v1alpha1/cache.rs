@@ -1,4 +1,4 @@
-//! What a resolver keeps.
+//! Cache settings of a resolver.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

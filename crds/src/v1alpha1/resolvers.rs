@@ -1,4 +1,4 @@
-//! The part of the spec that is about every zone.
+//! The part of the spec for zones.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ impl Default for Resolvers {
 }
 
 impl Resolvers {
-    /// How much the cache of one resolver may hold.
+    /// Returns the size of the cache of one resolver.
     #[must_use]
     pub fn cache_size(&self) -> ByteSize {
         self.cache.size.unwrap_or(RESOLVER_CACHE_SIZE)

@@ -1,4 +1,4 @@
-//! What a tier says of itself. Numbers are whole and change seldom, so that writing them does not wake anybody.
+//! The status of a `DnsTier`. Numbers are rounded and change seldom, so that writing them triggers few watch events.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;

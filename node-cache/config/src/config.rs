@@ -1,4 +1,5 @@
-//! Configuration of a data-plane process. Durations are whole seconds, sizes bytes, names lower case without a final dot.
+//! Configuration of a data-plane process. Durations are whole seconds, sizes bytes, names lower case without a final
+//! dot.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

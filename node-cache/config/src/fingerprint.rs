@@ -1,4 +1,4 @@
-//! The name of a configuration, which depends on its content alone and so is equal on every machine and in every process.
+//! Name of a configuration. It depends on the content alone and so is equal in every process.
 
 use sha2::{Digest, Sha256};
 

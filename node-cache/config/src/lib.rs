@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The data plane owns the format: the operator renders what this crate can read, and both sides validate with the same
-//! function. An older reader ignores a field that it does not know, and a field that an older writer did not write has a
-//! default, so that a configuration stays readable one release back and one forward.
+//! function. An older reader ignores a field that it does not know, and a field that an older writer did not write has
+//! a default, so that a configuration stays readable one release back and one forward.
 
 #![forbid(unsafe_code)]
 

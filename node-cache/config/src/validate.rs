@@ -1,5 +1,5 @@
-//! Validation of a configuration. The operator validates before it writes a revision, the data plane before it activates
-//! one.
+//! Validation of a configuration. The operator validates before it writes a revision, the data plane before it
+//! activates one.
 
 use std::collections::HashSet;
 use std::fmt::Display;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use super::validation::{IMAGE, PRIORITY_CLASS, TOLERATIONS, rules};
 
-/// What users may say about the pods of a node or of a zone.
+/// Settings of the pods of a node or of a zone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {

@@ -57,7 +57,7 @@ impl Resolvers {
     }
 }
 
-/// How the resolvers find an answer.
+/// Method by which the resolvers find an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
     /// They ask the upstreams.

@@ -35,7 +35,7 @@ fn dns_port() -> u16 {
     53
 }
 
-/// How an upstream is asked.
+/// Transport of queries to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// Over UDP, again over TCP when the answer is truncated.

@@ -13,9 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
-use crate::controller;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::watch as watches;
 
 /// Turns DnsTier objects into DNS tiers.
 #[derive(Clone, Debug, Parser)]
@@ -104,7 +104,7 @@ impl Args {
         let listener = listen(metrics_port).await?;
         let client = Client::try_default().await.context("there is no way to the API server")?;
         let admin = tokio::spawn(admin::serve(listener, metrics.clone(), shown, stop.clone()));
-        controller::run(client, settings, metrics, readiness, stop).await;
+        watches::run(client, settings, metrics, readiness, stop).await;
         admin.await?.context("the port of /metrics failed")
     }
 }

@@ -9,16 +9,11 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod annotate;
 pub mod args;
-pub mod backoff;
 pub mod controller;
 pub mod error;
-pub mod events;
 pub mod metrics;
-pub mod pods;
-pub mod poll;
 pub mod settings;
-pub mod zones;
+pub mod watch;
 
 pub use args::Args;

@@ -9,12 +9,13 @@ use k8s_openapi::api::core::v1::Service;
 use node_cache_config::names::ZONE_LABEL;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 
-use crate::controller::build::{self, Desired, labels};
-use crate::controller::children::Children;
+use crate::controller::desired::{self, Desired};
 use crate::controller::observe::Observed;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::{Answer, Report, Reports};
+use crate::controller::owned::Children;
+use crate::controller::owned::labels;
 use crate::controller::validate::{Validated, validate};
-use crate::pods::{Component, TierPod};
-use crate::poll::{Answer, Report, Reports};
 use crate::settings::Settings;
 
 /// The settings of a plain installation.
@@ -83,7 +84,7 @@ pub(super) fn built(observed: &Observed) -> (Validated, Desired) {
     let settings = settings();
     let validated = validate(observed, &settings).unwrap();
     let named: Vec<String> = observed.pods.iter().filter_map(|pod| pod.revision.clone()).collect();
-    let desired = build::build(&validated.tier, &settings, &observed.children, &named).unwrap();
+    let desired = desired::build(&validated.tier, &settings, &observed.children, &named).unwrap();
     (validated, desired)
 }
 

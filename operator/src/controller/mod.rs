@@ -1,16 +1,14 @@
 //! `observe → validate → build → apply → status`: only the first step and the last two see a client.
 
-mod apply;
-pub mod build;
-pub mod children;
+pub mod apply;
+pub mod backoff;
+pub mod desired;
 pub mod finding;
 #[cfg(test)]
 mod fixtures;
-mod in_place;
 pub mod observe;
-mod run;
+pub mod owned;
 pub mod status;
-pub mod tier;
 pub mod validate;
 
 use std::sync::Arc;
@@ -27,22 +25,21 @@ use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, watch};
 
-pub use run::run;
-
-use crate::annotate::{self, Annotation};
-use crate::backoff::Backoff;
 use crate::controller::apply::Writer;
-use crate::controller::build::{names, revision_in_force};
+use crate::controller::apply::annotate::{self, Annotation};
+use crate::controller::backoff::Backoff;
+use crate::controller::desired::revision_in_force;
 use crate::controller::finding::Finding;
+use crate::controller::observe::poll::Reports;
 use crate::controller::observe::{Observed, observe};
+use crate::controller::owned::names;
 use crate::controller::status::Outcome;
+use crate::controller::status::events;
 use crate::controller::validate::validate;
+use crate::controller::validate::zones::NodeMeta;
 use crate::error::Error;
-use crate::events;
 use crate::metrics::Metrics;
-use crate::poll::Reports;
 use crate::settings::Settings;
-use crate::zones::NodeMeta;
 
 /// Time after which a tier is looked at again although nothing was seen to change.
 const AT_REST: Duration = Duration::from_secs(30);
@@ -90,7 +87,7 @@ impl Context {
 }
 
 /// One pass over one tier.
-async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> Result<Action, Error> {
+pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> Result<Action, Error> {
     if tier.meta().deletion_timestamp.is_some() {
         // Garbage collection follows the owner references; node pods put their nodes in order when they are stopped.
         return Ok(Action::await_change());
@@ -127,7 +124,7 @@ async fn pass(tier: Arc<DnsTier>, context: &Context) -> Result<Action, Error> {
         Err(findings) => refused(&observed, findings.clone(), context).await,
         Ok(validated) => {
             let named: Vec<String> = observed.pods.iter().filter_map(|pod| pod.revision.clone()).collect();
-            match build::build(&validated.tier, &context.settings, &observed.children, &named) {
+            match desired::build(&validated.tier, &context.settings, &observed.children, &named) {
                 Err(finding) => refused(&observed, vec![finding], context).await,
                 Ok(desired) => {
                     let (outcome, again, failure) = applied(&observed, &validated.tier, desired, context).await;
@@ -171,8 +168,8 @@ async fn tell(annotations: Vec<Annotation>, context: &Context) -> Result<usize, 
 
 async fn applied(
     observed: &Observed,
-    tier: &tier::ValidatedTier,
-    desired: build::Desired,
+    tier: &validate::tier::ValidatedTier,
+    desired: desired::Desired,
     context: &Context,
 ) -> (Outcome, Duration, Option<Error>) {
     let revision = desired.revision.as_ref().map(|revision| revision.revision.clone());
@@ -202,7 +199,7 @@ async fn applied(
     (outcome, again, failure)
 }
 
-fn error_policy(tier: Arc<WatchedTier>, error: &Error, context: Arc<Context>) -> Action {
+pub(crate) fn error_policy(tier: Arc<WatchedTier>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.kind());
     let again = context.backoff.failed(&tier.name_any());
     if error.is_conflict() {

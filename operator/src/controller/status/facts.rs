@@ -6,11 +6,11 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::ResourceExt;
 use node_cache_config::status::CaptureState;
 
-use super::{Outcome, count, sentences};
-use crate::controller::build::{labels, names};
+use super::{Outcome, count, text};
 use crate::controller::observe::Observed;
-use crate::pods::{Component, TierPod};
-use crate::poll::Answer;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::Answer;
+use crate::controller::owned::{labels, names};
 use crate::settings::Settings;
 
 /// What is so.
@@ -74,7 +74,7 @@ impl Facts {
         }
         facts.refusals = refusals
             .into_iter()
-            .map(|(refusal, pods)| format!("Refused by {}: {refusal}", sentences::some_of(&Vec::from_iter(pods))))
+            .map(|(refusal, pods)| format!("Refused by {}: {refusal}", text::some_of(&Vec::from_iter(pods))))
             .collect();
         facts
     }
@@ -92,7 +92,7 @@ impl Facts {
         let Some(report) = observed.reports.get(&pod.uid) else { return };
         let Some(answer) = report.answer() else {
             if let Some(silence) = report.silence.as_ref().filter(|_| pod.ready && report.failures > 1) {
-                self.silent.push(format!("{} ({})", place(pod), sentences::bounded(silence)));
+                self.silent.push(format!("{} ({})", place(pod), text::bounded(silence)));
             }
             return;
         };
@@ -102,7 +102,7 @@ impl Facts {
         };
         for revision in answer.instances().iter().map(|instance| &instance.revision).chain(agent) {
             if let Some(refusal) = &revision.refusal {
-                refusals.entry(sentences::bounded(refusal)).or_default().insert(place(pod));
+                refusals.entry(text::bounded(refusal)).or_default().insert(place(pod));
             }
         }
         if let Answer::Node(status) = answer {
@@ -110,7 +110,7 @@ impl Facts {
             self.foreign.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
             let dead = status.instances.iter().filter(|instance| !instance.alive);
             self.dead_instances
-                .extend(dead.map(|instance| format!("{} on {}", sentences::bounded(&instance.name), place(pod))));
+                .extend(dead.map(|instance| format!("{} on {}", text::bounded(&instance.name), place(pod))));
         }
     }
 }
@@ -209,7 +209,7 @@ fn why(observed: &Observed, pod: &TierPod) -> String {
     let withdrawn = match answer {
         Some(Answer::Node(status)) => {
             status.captured.iter().find(|one| one.state != CaptureState::Captured).map(|one| match &one.reason {
-                Some(reason) => format!("{}: {}", one.address, sentences::bounded(reason)),
+                Some(reason) => format!("{}: {}", one.address, text::bounded(reason)),
                 None => format!("{} is not captured", one.address),
             })
         }

@@ -1,10 +1,11 @@
 //! What a tier says of itself: facts in, conditions and counters out; then the one write of them.
 
+mod conditions;
+pub mod events;
 mod facts;
-mod sentences;
+mod text;
 mod traffic;
 mod upstreams;
-mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use serde_json::json;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::tier::ValidatedTier;
+use crate::controller::validate::tier::ValidatedTier;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -55,7 +56,7 @@ pub enum Outcome {
 #[must_use]
 pub fn assess(observed: &Observed, settings: &Settings, outcome: &Outcome) -> DnsTierStatus {
     let facts = Facts::gather(observed, settings, outcome);
-    let verdict = verdict::judge(observed, outcome, &facts);
+    let verdict = conditions::judge(observed, outcome, &facts);
     let previous = observed.tier.status.clone().unwrap_or_default();
     let target = match outcome {
         Outcome::Refused { in_force, .. } => in_force.clone(),
@@ -96,7 +97,7 @@ pub fn unreadable(tier: &DnsTier, finding: &Finding, now: Timestamp) -> DnsTierS
     let mut status = tier.status.clone().unwrap_or_default();
     let generation = tier.meta().generation;
     status.observed_generation = generation;
-    status.conditions = merge(&status.conditions, &verdict::unknown(finding), generation, &Time(now));
+    status.conditions = merge(&status.conditions, &conditions::unknown(finding), generation, &Time(now));
     status.summary.get_or_insert_default().message.clone_from(&finding.message);
     status
 }

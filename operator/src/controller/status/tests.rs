@@ -6,7 +6,7 @@ use node_cache_config::status::{CaptureState, UpstreamStatus};
 
 use super::*;
 use crate::controller::fixtures::{applied, built, cluster, deployment_of, says, serving, settings};
-use crate::poll::Answer;
+use crate::controller::observe::poll::Answer;
 
 /// A pass over the cluster: what the operator would write into the status.
 fn pass(observed: &Observed) -> DnsTierStatus {

@@ -3,8 +3,8 @@
 use dnstier_crds::v1alpha1::TrafficStatus;
 
 use crate::controller::observe::Observed;
-use crate::pods::Component;
-use crate::poll::Flow;
+use crate::controller::observe::pods::Component;
+use crate::controller::observe::poll::Flow;
 
 /// By how many percent points a share has to change before it is written.
 const POINTS: f64 = 3.0;

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use dnstier_crds::conditions::Reason;
 use node_cache_config::status::{Instance, UpstreamStatus};
 
-use super::sentences;
+use super::text;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::poll::Answer;
+use crate::controller::observe::poll::Answer;
 
 /// Who asks and who of them gets no answer.
 #[derive(Default)]
@@ -38,13 +38,13 @@ fn problems(observed: &Observed) -> Vec<Finding> {
     let mut problems: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (place, instance) in instances(observed) {
         if let Some(problem) = &instance.upstream_problem {
-            problems.entry(sentences::bounded(problem)).or_default().insert(place);
+            problems.entry(text::bounded(problem)).or_default().insert(place);
         }
     }
     problems
         .into_iter()
         .map(|(problem, places)| {
-            let places = sentences::some_of(&Vec::from_iter(places));
+            let places = text::some_of(&Vec::from_iter(places));
             Finding::new(Reason::UpstreamLoop, format!("{problem} ({places})."))
         })
         .collect()
@@ -71,7 +71,7 @@ fn forwarders(observed: &Observed) -> Vec<Finding> {
     zones
         .into_iter()
         .map(|(address, zones)| {
-            let zones = sentences::some_of(&zones);
+            let zones = text::some_of(&zones);
             let message = format!("Upstream {address} does not answer the resolvers of {zones}.");
             Finding::new(Reason::UpstreamUnreachable, message)
         })
@@ -87,7 +87,7 @@ fn scopes(observed: &Observed) -> Vec<Finding> {
             status.instances.iter().filter(|instance| instance.alive).flat_map(|one| &one.upstreams).collect();
         let names: BTreeSet<&str> = upstreams.iter().map(|upstream| upstream.scope.as_str()).collect();
         for scope in names {
-            let entry = askers.entry(sentences::bounded(scope)).or_default();
+            let entry = askers.entry(text::bounded(scope)).or_default();
             entry.all += 1;
             if upstreams.iter().filter(|upstream| upstream.scope == scope).all(|upstream| !upstream.healthy) {
                 entry.unanswered.insert(pod.node.clone().unwrap_or_else(|| pod.name.clone()));
@@ -98,7 +98,7 @@ fn scopes(observed: &Observed) -> Vec<Finding> {
         .into_iter()
         .filter(|(_, askers)| askers.mostly_unanswered())
         .map(|(scope, askers)| {
-            let nodes = sentences::some_of(&Vec::from_iter(askers.unanswered));
+            let nodes = text::some_of(&Vec::from_iter(askers.unanswered));
             Finding::new(Reason::UpstreamUnreachable, format!("{} answer to nothing from {nodes}.", scope_text(&scope)))
         })
         .collect()

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use node_cache_config::names::{DNS_PORT, RESOLVER_DNS_PORT, TCP_PORT_NAME, UDP_PORT_NAME};
 
-use crate::controller::build::{child_meta, labels, names};
-use crate::controller::tier::{ValidatedTier, Zone};
+use crate::controller::desired::child_meta;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::{ValidatedTier, Zone};
 use crate::settings::Settings;
 
 /// A zone's two Services: the headless one names its pods, the other one is there before any pod is known.

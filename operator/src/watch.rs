@@ -23,14 +23,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
-use crate::backoff::Backoff;
-use crate::controller::build::labels;
+use crate::controller::backoff::Backoff;
+use crate::controller::observe::pods;
+use crate::controller::observe::poll::{Poller, Reports};
+use crate::controller::owned::labels;
+use crate::controller::validate::zones::{self, NodeMeta};
 use crate::controller::{Context, WatchedTier, error_policy, reconcile};
+use crate::error;
 use crate::metrics::Metrics;
-use crate::poll::{Poller, Reports};
 use crate::settings::Settings;
-use crate::zones::{self, NodeMeta};
-use crate::{error, pods};
 
 /// Changes that come together make one pass.
 const TOGETHER: Duration = Duration::from_millis(100);

@@ -4,8 +4,6 @@ mod accounts;
 mod config;
 mod config_map;
 mod disruption;
-pub mod labels;
-pub mod names;
 mod network_policy;
 mod node_cache;
 mod pod;
@@ -21,9 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use config::{Rendered, private_networks};
 pub use config_map::revision_in_force;
 
-use crate::controller::children::Children;
 use crate::controller::finding::Finding;
-use crate::controller::tier::ValidatedTier;
+use crate::controller::owned::Children;
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 /// What should be there.

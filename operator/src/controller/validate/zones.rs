@@ -11,7 +11,7 @@ use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::ZONE_LABEL;
 
-use crate::controller::tier::Zone;
+use crate::controller::validate::tier::Zone;
 
 /// A Node without its spec and status: its labels say everything that is needed here.
 pub type NodeMeta = PartialObjectMeta<Node>;

@@ -6,10 +6,11 @@ use dnstier_crds::conditions::Reason;
 use ipnet::IpNet;
 use node_cache_config::{ClusterDns, Config, Invalid, NodeCache, Resolver, Zone, fingerprint};
 
-use crate::controller::build::{names, services};
-use crate::controller::children::Children;
+use crate::controller::desired::services;
 use crate::controller::finding::Finding;
-use crate::controller::tier::ValidatedTier;
+use crate::controller::owned::Children;
+use crate::controller::owned::names;
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 /// The most bytes that a rendered revision may have: a ConfigMap holds six of them and less than a mebibyte.

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::controller::build::labels;
+use crate::controller::owned::labels;
 
 /// Writes into an object a hash of all that is wanted of it. By this alone can be known later that something was
 /// wanted before and is not any more.
-pub(super) fn stamp(wanted: &mut Value) {
+pub(crate) fn stamp(wanted: &mut Value) {
     let hash = hash(wanted);
     let Some(metadata) = wanted.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
@@ -18,7 +18,7 @@ pub(super) fn stamp(wanted: &mut Value) {
 
 /// Whether everything that is wanted is there. What the API server or others added does not matter.
 #[must_use]
-pub(super) fn in_place(wanted: &Value, existing: &Value) -> bool {
+pub(crate) fn in_place(wanted: &Value, existing: &Value) -> bool {
     match (wanted, existing) {
         (Value::Object(wanted), Value::Object(existing)) => wanted
             .iter()

@@ -17,8 +17,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use traffic::Flow;
 
+use crate::controller::observe::pods::{Component, TierPod};
 use crate::metrics::Metrics;
-use crate::pods::{Component, TierPod};
 use traffic::Window;
 
 /// How many pods are asked at a time.

@@ -1,5 +1,8 @@
 //! The objects that a tier owns, by kind: what should be there and what is there have the same shape.
 
+pub mod labels;
+pub mod names;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;

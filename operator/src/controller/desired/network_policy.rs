@@ -4,8 +4,9 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT};
 
-use crate::controller::build::{child_meta, labels, names};
-use crate::controller::tier::ValidatedTier;
+use crate::controller::desired::child_meta;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 /// The policy of all zones' resolvers: DNS and metrics come in from anywhere, nothing else does.

@@ -3,8 +3,9 @@ use kube::{Resource, ResourceExt};
 use node_cache_config::Config;
 
 use super::*;
+use crate::controller::apply::drift::{in_place, stamp};
 use crate::controller::fixtures::{applied, built, cluster, serving, settings};
-use crate::controller::in_place::{in_place, stamp};
+use crate::controller::owned::labels;
 use crate::controller::validate::validate;
 
 const EVERYTHING: &str = "

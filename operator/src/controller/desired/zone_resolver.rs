@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LABEL};
 
-use crate::controller::build::{child_meta, labels, names, pod};
-use crate::controller::tier::{ValidatedTier, Zone};
+use crate::controller::desired::{child_meta, pod};
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::{ValidatedTier, Zone};
 use crate::settings::Settings;
 
 /// The resolvers of one zone, on nodes of this zone alone and spread over as many of them as there are.

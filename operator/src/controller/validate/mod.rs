@@ -2,6 +2,9 @@
 //!
 //! Whatever the API server could know was refused by it; here is what only the cluster knows.
 
+pub mod tier;
+pub mod zones;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -14,12 +17,12 @@ use kube::{Resource, ResourceExt};
 use node_cache_config::names::{DNS_PORT, TCP_PORT_NAME, UDP_PORT_NAME};
 use node_cache_config::{Cache, Captured, Protocol, Route, Upstream, UpstreamSource};
 
-use crate::controller::build::{labels, private_networks, services};
+use crate::controller::desired::{private_networks, services};
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::tier::{ClusterDns, NodeCache, Resolvers, ValidatedTier};
+use crate::controller::owned::labels;
+use crate::controller::validate::tier::{ClusterDns, NodeCache, Resolvers, ValidatedTier};
 use crate::settings::Settings;
-use crate::zones;
 
 /// What is known of a tier that can be built.
 #[derive(Clone, Debug)]

@@ -3,8 +3,9 @@
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::controller::build::{child_meta, labels, names};
-use crate::controller::tier::{ValidatedTier, Zone};
+use crate::controller::desired::child_meta;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::{ValidatedTier, Zone};
 use crate::settings::Settings;
 
 /// One resolver of a zone may be evicted at a time; one that is not ready serves nobody and never holds up a drain.

@@ -6,10 +6,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use node_cache_config::names::{STABLE_REVISION, revision_key};
 
-use crate::controller::build::config::Rendered;
-use crate::controller::build::{child_meta, labels, names};
-use crate::controller::children::Children;
-use crate::controller::tier::ValidatedTier;
+use crate::controller::desired::child_meta;
+use crate::controller::desired::config::Rendered;
+use crate::controller::owned::Children;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 /// How many revisions are kept although no pod names them, the newest included.

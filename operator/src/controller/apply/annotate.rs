@@ -8,9 +8,9 @@ use kube::{Api, Client, ResourceExt};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 use serde_json::json;
 
+use crate::controller::observe::pods::TierPod;
+use crate::controller::validate::zones::Nodes;
 use crate::error::Error;
-use crate::pods::TierPod;
-use crate::zones::Nodes;
 
 /// How many pods are annotated at a time.
 const AT_ONCE: usize = 16;
@@ -91,7 +91,7 @@ fn is_another(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::Component;
+    use crate::controller::observe::pods::Component;
 
     fn pod(name: &str, node: Option<&str>, revision: Option<&str>, zone: Option<&str>) -> TierPod {
         TierPod {

@@ -1,5 +1,8 @@
 //! Writes what should be there, in an order in which nothing relies on what is not there yet.
 
+pub mod annotate;
+pub(crate) mod drift;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -12,10 +15,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::annotate::{self, Annotation};
-use crate::controller::build::Desired;
-use crate::controller::children::Children;
-use crate::controller::in_place::{self, in_place};
+use crate::controller::apply::annotate::Annotation;
+use crate::controller::apply::drift::in_place;
+use crate::controller::desired::Desired;
+use crate::controller::owned::Children;
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -108,7 +111,7 @@ impl Writer<'_> {
     async fn one<K: Child>(&self, object: &K, existing: Option<&K>) -> Result<usize, Error> {
         let unwritable = |source| Error::Unwritable { what: describe(object), source };
         let mut wanted = serde_json::to_value(object).map_err(unwritable)?;
-        in_place::stamp(&mut wanted);
+        drift::stamp(&mut wanted);
         if let Some(existing) = existing
             && in_place(&wanted, &serde_json::to_value(existing).map_err(unwritable)?)
         {

@@ -4,7 +4,7 @@ use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report};
 use kube::ResourceExt;
 
 use super::facts::{Facts, ZoneFacts};
-use super::sentences::{bounded, many, some_of};
+use super::text::{bounded, many, some_of};
 use super::{Outcome, upstreams};
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;

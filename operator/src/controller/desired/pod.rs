@@ -16,7 +16,7 @@ use node_cache_config::names::{
     CONFIG_DIR, REVISION_ANNOTATION, REVISION_FILE, RUN_DIR, ZONE_ANNOTATION, ZONE_FILE, ZONE_LABEL, ZONE_LABEL_FILE,
 };
 
-use crate::controller::build::{labels, names};
+use crate::controller::owned::{labels, names};
 use crate::settings::Settings;
 
 /// The user and group of everything that needs no privilege, and the group of the files that containers share.

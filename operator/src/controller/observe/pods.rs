@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 
-use crate::controller::build::labels;
+use crate::controller::owned::labels;
 
 /// What a pod does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
-use crate::controller::build::{child_meta, labels, names};
-use crate::controller::tier::ValidatedTier;
+use crate::controller::desired::child_meta;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 /// The accounts of the node pods and of the zones' resolvers.

@@ -5,8 +5,9 @@ use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec, PodTemp
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::controller::build::{child_meta, labels, names, pod};
-use crate::controller::tier::ValidatedTier;
+use crate::controller::desired::{child_meta, pod};
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 const COMPONENT: &str = labels::COMPONENT_NODE_CACHE;

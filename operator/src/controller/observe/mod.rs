@@ -1,5 +1,8 @@
 //! Reads everything that a pass needs. A list that fails fails the pass: nothing is decided on half of the truth.
 
+pub mod pods;
+pub mod poll;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -11,14 +14,14 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::controller::build::{labels, names};
-use crate::controller::children::Children;
 use crate::controller::finding::Finding;
+use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::poll::{Answer, Reports};
+use crate::controller::owned::Children;
+use crate::controller::owned::{labels, names};
+use crate::controller::validate::zones::Nodes;
 use crate::controller::{Context, now};
 use crate::error::Error;
-use crate::pods::TierPod;
-use crate::poll::{Answer, Reports};
-use crate::zones::Nodes;
 
 /// How many objects a list asks for at a time.
 const PAGE: u32 = 500;

@@ -1,19 +1,23 @@
 //! The controller that turns one `DnsTier` into a DNS tier.
 //!
 //! ```text
-//! DnsTier, Nodes, Services, Pods ──► observe ──► validate ──► build ──► apply ──► status ──► DnsTier
-//!                                       ▲                                │
-//!              /status of all pods ──► poll          annotate ◄──────────┘
+//! DnsTier, Nodes, Services, Pods ──► observe ──► validate ──► desired ──► apply ──► status ──► DnsTier
+//!                                       ▲                                   │
+//!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
+//!
+//! - `args`: flags and start-up; `settings`, `admin` and `metrics` are what it starts.
+//! - `watch`: the watches that trigger a reconciliation.
+//! - `controller`: one reconciliation and its five steps.
 
 #![forbid(unsafe_code)]
 
-pub mod admin;
-pub mod args;
-pub mod controller;
-pub mod error;
-pub mod metrics;
-pub mod settings;
-pub mod watch;
+mod admin;
+mod args;
+mod controller;
+mod error;
+mod metrics;
+mod settings;
+mod watch;
 
 pub use args::Args;

@@ -1,4 +1,4 @@
-//! Watches and the loop over them.
+//! Watches of tiers, Nodes, pods and owned objects, whose changes trigger reconciliations.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -23,27 +23,27 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
-use crate::controller::backoff::Backoff;
+use crate::controller::observe::WatchedTier;
+use crate::controller::observe::nodes::{self, NodeMeta};
 use crate::controller::observe::pods;
-use crate::controller::observe::poll::{Poller, Reports};
+use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
-use crate::controller::validate::zones::{self, NodeMeta};
-use crate::controller::{Context, WatchedTier, error_policy, reconcile};
-use crate::error;
+use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
+use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
-/// Changes that come together make one pass.
-const TOGETHER: Duration = Duration::from_millis(100);
-/// How often it is looked whether the CustomResourceDefinition is there.
-const CRD_PERIOD: Duration = Duration::from_secs(2);
-/// How long the first pass waits for the first round of asking all pods how they are.
-const FIRST_ROUND: Duration = Duration::from_secs(5);
-/// Tiers that are worked on at a time.
-const CONCURRENCY: u16 = 4;
+/// Time after a change in which further changes join the same reconciliation.
+const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two checks whether the CustomResourceDefinition is installed.
+const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the first reconciliation waits for the first status poll of all pods.
+const FIRST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of tiers that are reconciled at a time.
+const MAX_CONCURRENT_RECONCILES: u16 = 4;
 
-/// Works until `stop`. Passes that have begun are finished.
-pub async fn run(
+/// Reconciles tiers on every change until `stop` resolves. Reconciliations that have begun are finished.
+pub(crate) async fn reconcile_on_changes(
     client: Client,
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -51,21 +51,22 @@ pub async fn run(
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
     tokio::select! {
-        () = crd_is_served(&client, &readiness) => {}
+        () = wait_for_crd(&client, &readiness) => {}
         () = stop.clone() => return,
     }
-    readiness.send_replace(Readiness::Waiting("the lists of tiers, Nodes and pods are not complete yet".to_owned()));
+    readiness.send_replace(Readiness::NotReady("the lists of tiers, Nodes and pods are not complete yet".to_owned()));
+    let settings = Arc::new(settings);
     let (changed, changes) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
-    let nodes = watch_nodes(&client, &changed, &mut tasks);
-    let namespaces = distinct([&settings.namespace, &settings.node_namespace]);
+    let mut watches = Watches { client: &client, changed: &changed, tasks: &mut tasks };
+    let nodes = watches.add_nodes();
     let pods: Vec<Store<Pod>> =
-        namespaces.iter().map(|namespace| watch_pods(&client, namespace, &changed, &mut tasks)).collect();
-    watch_children(&client, &settings, &changed, &mut tasks);
+        settings.pod_namespaces().into_iter().map(|namespace| watches.add_pods(namespace)).collect();
+    watches.add_owned_objects(&settings);
 
     let wake_poller = Arc::new(Notify::new());
-    let (reports, seen_reports) = watch::channel(Arc::new(Reports::new()));
-    let mut first_round = seen_reports.clone();
+    let (reports, reports_receiver) = watch::channel(Arc::new(PodReports::new()));
+    let mut first_poll = reports_receiver.clone();
     let poller = Poller {
         pods: pods.clone(),
         interval: settings.poll_interval,
@@ -75,41 +76,48 @@ pub async fn run(
         metrics: metrics.clone(),
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
-        .with_config(controller::Config::default().concurrency(CONCURRENCY));
+        .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
-        tiers: controller.store(),
-        nodes: nodes.clone(),
-        pods: pods.clone(),
-        reports: seen_reports,
-        wake_poller,
-        metrics,
+        observer: Observer {
+            client: client.clone(),
+            settings: settings.clone(),
+            tiers: controller.store(),
+            nodes: nodes.clone(),
+            pods: pods.clone(),
+            reports: reports_receiver,
+        },
+        applier: Applier { client: client.clone(), settings: settings.clone(), metrics: metrics.clone(), wake_poller },
+        status_writer: StatusWriter {
+            recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
+            client,
+            metrics: metrics.clone(),
+        },
         backoff: Backoff::default(),
         settings,
-        client,
+        metrics,
     });
     tokio::select! {
-        complete = are_complete(&nodes, &pods) => if !complete { return },
+        complete = lists_are_complete(&nodes, &pods) => if !complete { return },
         () = stop.clone() => return,
     }
     tasks.spawn(poller.run());
-    // Before the first round every pod would look as if it were behind.
-    let _ = tokio::time::timeout(FIRST_ROUND, first_round.changed()).await;
+    // Before the first poll, no pod would count as updated.
+    let _ = tokio::time::timeout(FIRST_POLL_TIMEOUT, first_poll.changed()).await;
     readiness.send_replace(Readiness::Ready);
     controller
-        .reconcile_all_on(together(changes))
+        .reconcile_all_on(debounce(changes))
         .graceful_shutdown_on(stop)
         .run(reconcile, error_policy, context)
         .for_each(|result| async move {
             if let Err(error @ controller::Error::QueueError(_)) = result {
-                tracing::warn!(%error, "the watch of DnsTiers failed and is tried again");
+                tracing::warn!(kind = "DnsTier", %error, "a watch failed and is retried");
             }
         })
         .await;
 }
 
-/// Waits until the API server knows what a DnsTier is.
-async fn crd_is_served(client: &Client, readiness: &watch::Sender<Readiness>) {
+/// Waits until the API server serves the DnsTiers.
+async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
     let tiers: Api<PartialObjectMeta<DnsTier>> = Api::all(client.clone());
     loop {
         let reason = match tiers.list_metadata(&ListParams::default().limit(1)).await {
@@ -117,16 +125,17 @@ async fn crd_is_served(client: &Client, readiness: &watch::Sender<Readiness>) {
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 "the CustomResourceDefinition dnstiers.dnstier.io is not installed".to_owned()
             }
-            Err(source) => error::Error::refused("list", "DnsTiers", source).to_string(),
+            Err(source) => Error::request("list", "DnsTiers", source).to_string(),
         };
-        tracing::warn!(reason, "waiting");
-        readiness.send_replace(Readiness::Waiting(reason));
-        tokio::time::sleep(CRD_PERIOD).await;
+        tracing::warn!(reason, "DnsTiers cannot be listed yet");
+        readiness.send_replace(Readiness::NotReady(reason));
+        tokio::time::sleep(CRD_CHECK_INTERVAL).await;
     }
 }
 
-/// Waits until every list is complete: nothing is decided on half of the truth. False when a watch has ended.
-async fn are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
+/// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
+/// ended.
+async fn lists_are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
     let mut complete = nodes.wait_until_ready().await.is_ok();
     for store in pods {
         complete &= store.wait_until_ready().await.is_ok();
@@ -134,98 +143,96 @@ async fn are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
     complete
 }
 
-fn watch_nodes(client: &Client, changed: &mpsc::Sender<()>, tasks: &mut JoinSet<()>) -> Store<NodeMeta> {
-    let (store, writer) = reflector::store();
-    let api: Api<NodeMeta> = Api::all(client.clone());
-    let events = watcher(api, watcher::Config::default()).default_backoff().modify(zones::trim).reflect(writer);
-    tasks.spawn(announce(zones::label_changes(logged::<Node, _>(events)), changed.clone()));
-    store
-}
-
-fn watch_pods(client: &Client, namespace: &str, changed: &mpsc::Sender<()>, tasks: &mut JoinSet<()>) -> Store<Pod> {
-    let (store, writer) = reflector::store();
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default().labels(&labels::pods());
-    let events = watcher(api, config).default_backoff().modify(pods::trim).reflect(writer).touched_objects();
-    let changes = logged::<Pod, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-    tasks.spawn(announce(changes, changed.clone()));
-    store
-}
-
-/// Watches what tiers own, and the Services next to the cluster DNS, of which one is the cluster DNS.
-fn watch_children(client: &Client, settings: &Settings, changed: &mpsc::Sender<()>, tasks: &mut JoinSet<()>) {
-    let managed = watcher::Config::default().labels(&labels::managed());
-    let own = &settings.namespace;
-    let both = distinct([own, &settings.node_namespace]);
-    let mut watches = Watches { client, changed, tasks };
-    for namespace in &both {
-        watches.add::<ServiceAccount>(namespace, &managed);
-        watches.add::<ConfigMap>(namespace, &managed);
-    }
-    watches.add::<DaemonSet>(&settings.node_namespace, &managed);
-    watches.add::<Deployment>(own, &managed);
-    watches.add::<Service>(own, &managed);
-    watches.add::<PodDisruptionBudget>(own, &managed);
-    watches.add::<NetworkPolicy>(own, &managed);
-    for namespace in distinct(&settings.cluster_dns_namespaces) {
-        watches.add::<Service>(namespace, &watcher::Config::default());
-    }
-}
-
+/// Starts watches, each in a task of its own.
 struct Watches<'a> {
     client: &'a Client,
+    /// Receives an item for each change.
     changed: &'a mpsc::Sender<()>,
     tasks: &'a mut JoinSet<()>,
 }
 
 impl Watches<'_> {
-    /// Watches the metadata of one kind. Each watch backs off by itself: one that is refused does not slow the others.
+    /// Watches the metadata of all Nodes.
+    fn add_nodes(&mut self) -> Store<NodeMeta> {
+        let (store, writer) = reflector::store();
+        let api: Api<NodeMeta> = Api::all(self.client.clone());
+        let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
+        let changes = nodes::label_changes(log_errors::<Node, _>(events.reflect(writer)));
+        self.tasks.spawn(notify(changes, self.changed.clone()));
+        store
+    }
+
+    /// Watches the pods of all tiers in one namespace.
+    fn add_pods(&mut self, namespace: &str) -> Store<Pod> {
+        let (store, writer) = reflector::store();
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let config = watcher::Config::default().labels(&labels::query_pods());
+        let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer).touched_objects();
+        let changes = log_errors::<Pod, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
+        self.tasks.spawn(notify(changes, self.changed.clone()));
+        store
+    }
+
+    /// Watches the objects that tiers own, and all Services in the namespaces of shadow Services, since a cluster DNS
+    /// Service is one of them.
+    fn add_owned_objects(&mut self, settings: &Settings) {
+        let managed = watcher::Config::default().labels(&labels::query_managed());
+        for namespace in settings.pod_namespaces() {
+            self.add::<ServiceAccount>(namespace, &managed);
+            self.add::<ConfigMap>(namespace, &managed);
+        }
+        self.add::<DaemonSet>(&settings.node_namespace, &managed);
+        self.add::<Deployment>(&settings.namespace, &managed);
+        self.add::<Service>(&settings.namespace, &managed);
+        self.add::<PodDisruptionBudget>(&settings.namespace, &managed);
+        self.add::<NetworkPolicy>(&settings.namespace, &managed);
+        for namespace in settings.shadow_service_namespaces() {
+            self.add::<Service>(namespace, &watcher::Config::default());
+        }
+    }
+
+    /// Watches the metadata of one kind. Each watch has its own backoff: a watch that is refused delays no other.
     fn add<K>(&mut self, namespace: &str, config: &watcher::Config)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
     {
         let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), namespace);
         let events = watcher(api, config.clone()).default_backoff().touched_objects();
-        let changes = logged::<K, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-        self.tasks.spawn(announce(changes, self.changed.clone()));
+        let changes = log_errors::<K, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
+        self.tasks.spawn(notify(changes, self.changed.clone()));
     }
 }
 
-/// Logs what a watch cannot do; it tries again by itself.
-fn logged<K: Resource<DynamicType = ()>, T>(
+/// Logs the errors of a watch, which retries by itself.
+fn log_errors<K: Resource<DynamicType = ()>, T>(
     events: impl Stream<Item = Result<T, watcher::Error>>,
 ) -> impl Stream<Item = Result<T, watcher::Error>> {
     events.inspect(|event| {
         if let Err(error) = event {
-            tracing::warn!(kind = %K::kind(&()), %error, "a watch failed and is tried again");
+            tracing::warn!(kind = %K::kind(&()), %error, "a watch failed and is retried");
         }
     })
 }
 
-async fn announce(changes: impl Stream<Item = ()>, changed: mpsc::Sender<()>) {
+/// Sends an item to `changed` for each change.
+async fn notify(changes: impl Stream<Item = ()>, changed: mpsc::Sender<()>) {
     changes
         .for_each(async |()| {
-            // A full channel holds an announcement that nobody has heeded yet.
+            // A full channel holds a notification already.
             let _ = changed.try_send(());
         })
         .await;
 }
 
-/// Waits a moment after each change for others, and no longer however many come: a busy cluster delays no pass.
-fn together(changes: mpsc::Receiver<()>) -> impl Stream<Item = ()> {
+/// Debounces changes: waits after a change for others, by a constant time, so that continuous changes delay no
+/// reconciliation.
+fn debounce(changes: mpsc::Receiver<()>) -> impl Stream<Item = ()> {
     stream::unfold(changes, |mut changes| async move {
         changes.recv().await?;
-        tokio::time::sleep(TOGETHER).await;
+        tokio::time::sleep(DEBOUNCE_INTERVAL).await;
         while changes.try_recv().is_ok() {}
         Some(((), changes))
     })
-}
-
-fn distinct<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
-    let mut distinct: Vec<&str> = names.into_iter().map(String::as_str).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    distinct
 }
 
 #[cfg(test)]
@@ -233,20 +240,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn changes_that_come_together_make_one_pass_and_none_is_lost() {
+    async fn changes_that_come_together_make_one_reconciliation_and_none_is_lost() {
         let (changed, changes) = mpsc::channel(1);
-        let mut passes = Box::pin(together(changes));
+        let mut debounced = Box::pin(debounce(changes));
         for _ in 0..10 {
             let _ = changed.try_send(());
         }
-        assert_eq!(passes.next().await, Some(()));
-        assert!(tokio::time::timeout(Duration::from_secs(5), passes.next()).await.is_err());
+        assert_eq!(debounced.next().await, Some(()));
+        assert!(tokio::time::timeout(Duration::from_secs(5), debounced.next()).await.is_err());
         let _ = changed.try_send(());
-        assert_eq!(passes.next().await, Some(()));
+        assert_eq!(debounced.next().await, Some(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_that_never_rests_delays_no_pass() {
+    async fn a_cluster_that_never_rests_delays_no_reconciliation() {
         let (changed, changes) = mpsc::channel(1);
         tokio::spawn(async move {
             loop {
@@ -254,10 +261,10 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        let mut passes = Box::pin(together(changes));
+        let mut debounced = Box::pin(debounce(changes));
         let start = tokio::time::Instant::now();
         for _ in 0..5 {
-            passes.next().await;
+            debounced.next().await;
         }
         assert!(start.elapsed() < Duration::from_secs(1));
     }

@@ -1,4 +1,4 @@
-//! Tells pods, by annotations, which revision applies to them and which zone they are in.
+//! Annotations of pods: the revision that applies to a pod and the zone of its node.
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -8,38 +8,39 @@ use kube::{Api, Client, ResourceExt};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 use serde_json::json;
 
+use crate::controller::observe::nodes::Nodes;
 use crate::controller::observe::pods::TierPod;
-use crate::controller::validate::zones::Nodes;
 use crate::error::Error;
 
-/// How many pods are annotated at a time.
-const AT_ONCE: usize = 16;
+/// Maximum number of pods that are annotated at a time.
+const MAX_CONCURRENT_ANNOTATIONS: usize = 16;
 
-/// What a pod is told.
+/// Annotations to write to a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Annotation {
+pub(super) struct PodAnnotations {
     /// Namespace of the pod.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// Name of the pod.
-    pub pod: String,
-    /// UID of the pod: another one of this name is told nothing.
-    pub uid: String,
-    /// The revision that applies; none while there is none.
-    pub revision: Option<String>,
-    /// The zone of its node; none while that is not known.
-    pub zone: Option<String>,
+    pub(super) pod: String,
+    /// UID of the pod: another pod of this name is not annotated.
+    pub(super) uid: String,
+    /// Revision for the pod; `None` before the first.
+    pub(super) revision: Option<String>,
+    /// Zone of the pod's node; `None` until the node is known.
+    pub(super) zone: Option<String>,
 }
 
-/// Which pods have to be told something that they were not told yet.
+/// Returns the annotations of the pods whose revision or zone differs.
 #[must_use]
-pub fn plan(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<Annotation> {
+pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<PodAnnotations> {
     pods.iter()
-        .filter(|pod| !pod.leaving)
+        .filter(|pod| !pod.terminating)
         .filter_map(|pod| {
             let zone = pod.node.as_deref().and_then(|node| nodes.zone_of(node)).map(str::to_owned);
             let revision = revision.map(str::to_owned);
-            let news = (revision.is_some() && revision != pod.revision) || (zone.is_some() && zone != pod.zone);
-            news.then(|| Annotation {
+            let revision_differs = revision.is_some() && revision != pod.annotated_revision;
+            let zone_differs = zone.is_some() && zone != pod.annotated_zone;
+            (revision_differs || zone_differs).then(|| PodAnnotations {
                 namespace: pod.namespace.clone(),
                 pod: pod.name.clone(),
                 uid: pod.uid.clone(),
@@ -50,41 +51,45 @@ pub fn plan(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<Anno
         .collect()
 }
 
-/// Tells the pods.
+/// Annotates pods.
 ///
-/// The patch goes to `pods/status`: that permission suffices for annotations and cannot change an image.
+/// The patch is a patch of `pods/status`: this permission suffices for annotations and cannot change an image.
 ///
 /// # Errors
 ///
-/// The first failure, after all pods were tried. A pod that is gone by now is none.
-pub async fn annotate(client: &Client, annotations: Vec<Annotation>) -> Result<(), Error> {
-    let results: Vec<Result<(), Error>> =
-        stream::iter(annotations).map(|annotation| one(client, annotation)).buffer_unordered(AT_ONCE).collect().await;
+/// The first failure, after an attempt for every pod. A pod that no longer exists is not a failure.
+pub(super) async fn annotate_pods(client: &Client, annotations: Vec<PodAnnotations>) -> Result<(), Error> {
+    let results: Vec<Result<(), Error>> = stream::iter(annotations)
+        .map(|annotations| annotate_pod(client, annotations))
+        .buffer_unordered(MAX_CONCURRENT_ANNOTATIONS)
+        .collect()
+        .await;
     results.into_iter().collect()
 }
 
-async fn one(client: &Client, annotation: Annotation) -> Result<(), Error> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &annotation.namespace);
-    let mut annotations = serde_json::Map::new();
-    for (key, value) in [(REVISION_ANNOTATION, &annotation.revision), (ZONE_ANNOTATION, &annotation.zone)] {
+async fn annotate_pod(client: &Client, annotations: PodAnnotations) -> Result<(), Error> {
+    let PodAnnotations { namespace, pod: name, uid, revision, zone } = annotations;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let mut desired = serde_json::Map::new();
+    for (key, value) in [(REVISION_ANNOTATION, &revision), (ZONE_ANNOTATION, &zone)] {
         if let Some(value) = value {
-            annotations.insert(key.to_owned(), json!(value));
+            desired.insert(key.to_owned(), json!(value));
         }
     }
-    let patch = json!({"metadata": {"uid": annotation.uid, "annotations": annotations}});
-    let what = || format!("Pod {}/{}", annotation.namespace, annotation.pod);
-    let pod = match pods.patch_status(&annotation.pod, &PatchParams::default(), &Patch::Merge(&patch)).await {
+    tracing::debug!(pod = name, namespace, revision, zone, "annotating a pod");
+    let patch = json!({"metadata": {"uid": uid, "annotations": desired}});
+    let object = || format!("Pod {namespace}/{name}");
+    let pod = match pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(pod) => pod,
-        Err(kube::Error::Api(status)) if is_another(&status) => return Ok(()),
-        Err(source) => return Err(Error::refused("annotate", what(), source)),
+        Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(()),
+        Err(source) => return Err(Error::request("annotate", object(), source)),
     };
-    let sticks =
-        annotations.iter().all(|(key, value)| pod.annotations().get(key).map(String::as_str) == value.as_str());
-    if sticks { Ok(()) } else { Err(Error::NotKept { what: what() }) }
+    let was_kept = desired.iter().all(|(key, value)| pod.annotations().get(key).map(String::as_str) == value.as_str());
+    if was_kept { Ok(()) } else { Err(Error::AnnotationsDropped { object: object() }) }
 }
 
-/// Whether the pod is gone, or another one has its name by now.
-fn is_another(status: &Status) -> bool {
+/// Returns whether a response says that the pod no longer exists, or that another pod has its name.
+fn is_replaced(status: &Status) -> bool {
     matches!(status.code, 404 | 409) || (status.code == 422 && status.message.contains("metadata.uid"))
 }
 
@@ -100,15 +105,15 @@ mod tests {
             uid: format!("uid-of-{name}"),
             tier: "default".to_owned(),
             component: Component::NodeCache,
-            resolver_of: None,
+            resolver_zone: None,
             node: node.map(str::to_owned),
             address: None,
             metrics_port: 9353,
             ready: false,
-            leaving: false,
-            revision: revision.map(str::to_owned),
-            zone: zone.map(str::to_owned),
-            waiting: None,
+            terminating: false,
+            annotated_revision: revision.map(str::to_owned),
+            annotated_zone: zone.map(str::to_owned),
+            waiting_reason: None,
         }
     }
 
@@ -118,39 +123,40 @@ mod tests {
     }
 
     #[test]
-    fn a_new_pod_is_told_its_revision_and_its_zone() {
-        let told = plan(&[pod("new", Some("node-a"), None, None)], &nodes(), Some("1a2b"));
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].revision.as_deref(), Some("1a2b"));
-        assert_eq!(told[0].zone.as_deref(), Some("zone-a"));
+    fn a_new_pod_is_annotated_with_its_revision_and_its_zone() {
+        let plan = plan_annotations(&[pod("new", Some("node-a"), None, None)], &nodes(), Some("1a2b"));
+        assert_eq!(plan.len(), 1);
+        assert_eq!(plan[0].revision.as_deref(), Some("1a2b"));
+        assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
     }
 
     #[test]
-    fn a_pod_that_knows_is_left_alone() {
+    fn a_pod_with_the_right_annotations_is_left_alone() {
         let pods = [
             pod("a", Some("node-a"), Some("1a2b"), Some("zone-a")),
             pod("b", Some("node-b"), Some("1a2b"), Some("")),
             pod("pending", None, Some("1a2b"), None),
         ];
-        assert_eq!(plan(&pods, &nodes(), Some("1a2b")), []);
+        assert_eq!(plan_annotations(&pods, &nodes(), Some("1a2b")), []);
     }
 
     #[test]
-    fn a_node_that_moved_to_another_zone_is_told() {
-        let told = plan(&[pod("a", Some("node-a"), Some("1a2b"), Some("zone-old"))], &nodes(), Some("1a2b"));
-        assert_eq!(told[0].zone.as_deref(), Some("zone-a"));
+    fn a_pod_whose_node_moved_to_another_zone_is_annotated() {
+        let pods = [pod("a", Some("node-a"), Some("1a2b"), Some("zone-old"))];
+        let plan = plan_annotations(&pods, &nodes(), Some("1a2b"));
+        assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
     }
 
     #[test]
-    fn a_pod_that_leaves_keeps_what_it_runs() {
-        let mut leaving = pod("a", Some("node-a"), Some("old"), Some("zone-a"));
-        leaving.leaving = true;
-        assert_eq!(plan(&[leaving], &nodes(), Some("new")), []);
+    fn a_terminating_pod_keeps_its_annotations() {
+        let mut terminating = pod("a", Some("node-a"), Some("old"), Some("zone-a"));
+        terminating.terminating = true;
+        assert_eq!(plan_annotations(&[terminating], &nodes(), Some("new")), []);
     }
 
     #[test]
-    fn without_a_revision_the_zone_is_told_all_the_same() {
-        let told = plan(&[pod("a", Some("node-a"), None, None)], &nodes(), None);
-        assert_eq!((told[0].revision.as_deref(), told[0].zone.as_deref()), (None, Some("zone-a")));
+    fn without_a_revision_the_zone_is_annotated_all_the_same() {
+        let plan = plan_annotations(&[pod("a", Some("node-a"), None, None)], &nodes(), None);
+        assert_eq!((plan[0].revision.as_deref(), plan[0].zone.as_deref()), (None, Some("zone-a")));
     }
 }

@@ -1,45 +1,42 @@
-//! The configuration of the data plane.
-
-use std::net::IpAddr;
+//! Configuration of the data plane: one revision, rendered as JSON.
 
 use dnstier_crds::conditions::Reason;
-use ipnet::IpNet;
 use node_cache_config::{ClusterDns, Config, Invalid, NodeCache, Resolver, Zone, fingerprint};
 
 use crate::controller::desired::services;
 use crate::controller::finding::Finding;
-use crate::controller::owned::Children;
-use crate::controller::owned::names;
+use crate::controller::owned::{OwnedObjects, names};
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
-/// The most bytes that a rendered revision may have: a ConfigMap holds six of them and less than a mebibyte.
-pub(super) const MOST_BYTES: usize = 150 * 1024;
+/// Maximum size of a rendered revision in bytes: a ConfigMap holds six of them in less than a mebibyte.
+const MAX_REVISION_BYTES: usize = 150 * 1024;
 
-/// A configuration as it is written.
+/// Configuration of the data plane, rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
-    /// Its name.
-    pub revision: String,
-    /// Its text.
-    pub json: String,
+pub(crate) struct RenderedRevision {
+    /// Identifier of the revision: the fingerprint of the configuration.
+    pub(crate) id: String,
+    /// Configuration as JSON.
+    pub(crate) json: String,
 }
 
-/// Renders the configuration, or nothing while addresses that it needs are not known.
+/// Renders the configuration; `None` until the required ClusterIPs are allocated.
 ///
-/// A zone whose Service has no ClusterIP yet is left out; it is in the next revision.
+/// A zone whose Service has no ClusterIP yet is left out and joins a later revision.
 ///
 /// # Errors
 ///
-/// A [`Finding`] when the data plane would refuse it or it is too large.
+/// A [`Finding`] when the data plane would refuse the configuration, or when it is too large.
 pub(super) fn render(
     tier: &ValidatedTier,
     settings: &Settings,
-    existing: &Children,
-) -> Result<Option<Rendered>, Finding> {
-    let twin = existing.service(&tier.cluster_dns.namespace, &names::cluster_dns(&tier.name));
-    let bootstrap = services::bootstrap(twin);
-    let zones: Vec<Zone> = tier.zones.iter().filter_map(|zone| found(tier, &zone.name, settings, existing)).collect();
+    existing: &OwnedObjects,
+) -> Result<Option<RenderedRevision>, Finding> {
+    let shadow_service = existing.service(&tier.cluster_dns.namespace, &names::cluster_dns(&tier.name));
+    let bootstrap = services::bootstrap_addresses(shadow_service);
+    let zones: Vec<Zone> =
+        tier.zones.iter().filter_map(|zone| zone_config(tier, &zone.name, settings, existing)).collect();
     if bootstrap.is_empty() || zones.is_empty() {
         return Ok(None);
     }
@@ -48,7 +45,7 @@ pub(super) fn render(
         cluster_domain: tier.cluster_domain.clone(),
         cluster_dns: ClusterDns {
             bootstrap,
-            service: names::in_cluster(
+            service: names::service_dns_name(
                 &names::cluster_dns_pods(&tier.name),
                 &tier.cluster_dns.namespace,
                 &tier.cluster_domain,
@@ -67,63 +64,46 @@ pub(super) fn render(
         },
         routes: tier.routes.clone(),
     };
-    config.validate().map_err(|invalid| refusal(&invalid))?;
-    written(&config).map(Some)
+    config.validate().map_err(|invalid| invalid_config(&invalid))?;
+    serialize(&config).map(Some)
 }
 
-fn found(tier: &ValidatedTier, zone: &str, settings: &Settings, existing: &Children) -> Option<Zone> {
+/// Returns the configuration of a zone; `None` while its Service has no ClusterIP.
+fn zone_config(tier: &ValidatedTier, zone: &str, settings: &Settings, existing: &OwnedObjects) -> Option<Zone> {
     let service = existing.service(&settings.namespace, &names::zone_vip(&tier.name, zone));
-    let bootstrap = services::bootstrap(service);
+    let bootstrap = services::bootstrap_addresses(service);
     if bootstrap.is_empty() {
         return None;
     }
+    let headless_service = names::zone(&tier.name, zone);
     Some(Zone {
         name: zone.to_owned(),
         bootstrap,
-        service: names::in_cluster(&names::zone(&tier.name, zone), &settings.namespace, &tier.cluster_domain),
+        service: names::service_dns_name(&headless_service, &settings.namespace, &tier.cluster_domain),
     })
 }
 
-fn written(config: &Config) -> Result<Rendered, Finding> {
+fn serialize(config: &Config) -> Result<RenderedRevision, Finding> {
     let json = serde_json::to_string(config).map_err(|error| {
         Finding::new(Reason::RevisionRefused, format!("The configuration cannot be written: {error}."))
     })?;
-    if json.len() > MOST_BYTES {
+    if json.len() > MAX_REVISION_BYTES {
         return Err(Finding::new(
             Reason::RevisionTooLarge,
             format!(
                 "The configuration has {} KiB, but at most {} KiB reach the pods; use fewer spec.routes.",
                 json.len().div_ceil(1024),
-                MOST_BYTES / 1024
+                MAX_REVISION_BYTES / 1024
             ),
         ));
     }
-    Ok(Rendered { revision: fingerprint(config), json })
+    Ok(RenderedRevision { id: fingerprint(config), json })
 }
 
-fn refusal(invalid: &Invalid) -> Finding {
+fn invalid_config(invalid: &Invalid) -> Finding {
     let reason = match invalid {
         Invalid::Loop { .. } => Reason::UpstreamLoop,
         _ => Reason::RevisionRefused,
     };
     Finding::new(reason, format!("The pods would refuse the configuration: {invalid}."))
-}
-
-/// Private, shared, unique local, link-local and loopback networks: who may ask where nobody said.
-#[must_use]
-pub fn private_networks() -> Vec<IpNet> {
-    [
-        (IpAddr::from([10, 0, 0, 0]), 8),
-        (IpAddr::from([100, 64, 0, 0]), 10),
-        (IpAddr::from([127, 0, 0, 0]), 8),
-        (IpAddr::from([169, 254, 0, 0]), 16),
-        (IpAddr::from([172, 16, 0, 0]), 12),
-        (IpAddr::from([192, 168, 0, 0]), 16),
-        (IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]), 128),
-        (IpAddr::from([0xfc00, 0, 0, 0, 0, 0, 0, 0_u16]), 7),
-        (IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 0_u16]), 10),
-    ]
-    .into_iter()
-    .filter_map(|(address, length)| IpNet::new(address, length).ok())
-    .collect()
 }

@@ -1,78 +1,66 @@
-//! What should be there: a validated tier in, objects out. Nothing here sees a client or a clock.
+//! Desired: builds the objects of a validated tier, without a client or a clock. One file for each kind of object.
 
 mod accounts;
 mod config;
 mod config_map;
 mod disruption;
+mod meta;
 mod network_policy;
 mod node_cache;
 mod pod;
-pub mod services;
+mod services;
 #[cfg(test)]
 mod tests;
 mod zone_resolver;
 
-use std::collections::BTreeMap;
+pub(crate) use config_map::active_revision;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-pub use config::{Rendered, private_networks};
-pub use config_map::revision_in_force;
-
+use crate::controller::desired::config::RenderedRevision;
 use crate::controller::finding::Finding;
-use crate::controller::owned::Children;
+use crate::controller::owned::OwnedObjects;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
-/// What should be there.
+/// Desired state of a tier.
 #[derive(Clone, Debug)]
-pub struct Desired {
-    /// The objects.
-    pub children: Children,
-    /// The revision that applies to every pod. None until the twins of the cluster DNS Service, and the Services of
-    /// one zone at least, have their addresses: without them nothing that works could be written.
-    pub revision: Option<Rendered>,
+pub(crate) struct Desired {
+    /// Desired objects.
+    pub(crate) objects: OwnedObjects,
+    /// Revision for every pod.
+    ///
+    /// `None` until the shadow Services of the cluster DNS and the Services of at least one zone have ClusterIPs: a
+    /// configuration without these addresses would not work. ConfigMaps and workloads are not in `objects` until then.
+    pub(crate) revision: Option<RenderedRevision>,
 }
 
-/// Builds everything that a tier needs.
+/// Builds the desired state of a tier.
 ///
-/// `existing` contributes the ClusterIPs that Services were given and the revisions that are kept for the pods which
-/// still name them (`named`).
+/// `existing` provides the ClusterIPs of Services and the older revisions. Those that the annotation of a pod names
+/// (`annotated_revisions`) stay in the ConfigMap.
 ///
 /// # Errors
 ///
-/// A [`Finding`] when no process would put the resulting configuration in force.
-pub fn build(
+/// A [`Finding`] when the data plane would refuse the configuration, or when it is too large.
+pub(crate) fn build(
     tier: &ValidatedTier,
     settings: &Settings,
-    existing: &Children,
-    named: &[String],
+    existing: &OwnedObjects,
+    annotated_revisions: &[String],
 ) -> Result<Desired, Finding> {
-    let mut services: Vec<_> = services::twins(tier).into();
-    services.extend(tier.zones.iter().flat_map(|zone| services::of_zone(tier, zone, settings)));
-    let mut children = Children {
-        service_accounts: accounts::accounts(tier, settings),
+    let mut services: Vec<_> = services::shadow_services(tier).into();
+    services.extend(tier.zones.iter().flat_map(|zone| services::zone_services(tier, zone, settings)));
+    let mut objects = OwnedObjects {
+        service_accounts: accounts::service_accounts(tier, settings),
         network_policies: vec![network_policy::network_policy(tier, settings)],
         services,
         disruption_budgets: tier.zones.iter().map(|zone| disruption::disruption_budget(tier, zone, settings)).collect(),
-        ..Children::default()
+        ..OwnedObjects::default()
     };
     let revision = config::render(tier, settings, existing)?;
     if let Some(revision) = &revision {
-        children.config_maps = config_map::config_maps(tier, settings, revision, existing, named);
-        children.daemon_sets = vec![node_cache::daemon_set(tier, settings)];
-        children.deployments = tier.zones.iter().map(|zone| zone_resolver::deployment(tier, zone, settings)).collect();
+        objects.config_maps = config_map::config_maps(tier, settings, revision, existing, annotated_revisions);
+        objects.daemon_sets = vec![node_cache::daemon_set(tier, settings)];
+        objects.deployments = tier.zones.iter().map(|zone| zone_resolver::deployment(tier, zone, settings)).collect();
     }
-    Ok(Desired { children, revision })
-}
-
-/// Metadata of a child. The owner reference makes garbage collection do all of a deletion.
-fn child_meta(tier: &ValidatedTier, namespace: &str, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name),
-        namespace: Some(namespace.to_owned()),
-        labels: Some(labels),
-        owner_references: Some(vec![tier.owner.clone()]),
-        ..ObjectMeta::default()
-    }
+    Ok(Desired { objects, revision })
 }

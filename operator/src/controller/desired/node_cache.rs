@@ -1,34 +1,37 @@
-//! The DaemonSet of the node pods: one agent and the caching resolvers of a node.
+//! DaemonSet of the node pods: one agent and the caching resolvers of a node.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::controller::desired::{child_meta, pod};
+use crate::controller::desired::meta::owned_meta;
+use crate::controller::desired::pod;
 use crate::controller::owned::{labels, names};
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
 const COMPONENT: &str = labels::COMPONENT_NODE_CACHE;
 
-/// The node pods. One node at a time is without its pod while the template changes; meanwhile its queries are answered
-/// by the cluster DNS Service. No port is declared: a host port would keep two pods of a hand-over off one node.
+/// Builds the DaemonSet.
+///
+/// A rollout replaces one node's pod at a time; meanwhile the cluster DNS Service answers the queries of the node. No
+/// port is declared: a host port would keep the two pods of a handover from running on one node.
 #[must_use]
 pub(super) fn daemon_set(tier: &ValidatedTier, settings: &Settings) -> DaemonSet {
     DaemonSet {
-        metadata: child_meta(
+        metadata: owned_meta(
             tier,
             &settings.node_namespace,
             names::node_cache(&tier.name),
-            labels::of(&tier.name, COMPONENT),
+            labels::component_labels(&tier.name, COMPONENT),
         ),
         spec: Some(DaemonSetSpec {
-            selector: labels::matching(labels::selector(&tier.name, COMPONENT)),
+            selector: labels::label_selector(labels::component_selector(&tier.name, COMPONENT)),
             template: PodTemplateSpec {
                 metadata: Some(pod::template_meta(
                     &tier.node_cache.pods,
-                    labels::of(&tier.name, COMPONENT),
+                    labels::component_labels(&tier.name, COMPONENT),
                     tier.node_cache.metrics_port,
                 )),
                 spec: Some(pod_spec(tier, settings)),
@@ -61,14 +64,14 @@ fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {
         priority_class_name: Some(
             pods.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),
         ),
-        tolerations: Some(pods.tolerations.clone().unwrap_or_else(|| vec![everything()])),
+        tolerations: Some(pods.tolerations.clone().unwrap_or_else(|| vec![tolerate_all()])),
         node_selector: pod::non_empty(&pods.node_selector),
         affinity: pods.affinity.clone(),
         termination_grace_period_seconds: Some(30),
         image_pull_secrets: pod::pull_secrets(settings),
         security_context: Some(PodSecurityContext {
-            fs_group: Some(pod::UNPRIVILEGED),
-            seccomp_profile: Some(pod::seccomp()),
+            fs_group: Some(pod::UNPRIVILEGED_ID),
+            seccomp_profile: Some(pod::seccomp_profile()),
             ..PodSecurityContext::default()
         }),
         volumes: Some(pod::volumes(&tier.name)),
@@ -76,7 +79,7 @@ fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {
     }
 }
 
-/// The only container with a privilege, and it parses no DNS from outside.
+/// Builds the agent: the only container with privileges, which parses no DNS message from outside of its pod.
 fn agent(tier: &ValidatedTier, settings: &Settings) -> Container {
     let command = "/node-agent";
     let args = pod::run_args(&[
@@ -85,9 +88,9 @@ fn agent(tier: &ValidatedTier, settings: &Settings) -> Container {
     ]);
     Container {
         resources: Some(pod::resources("10m", "16Mi", Quantity("64Mi".to_owned()))),
-        security_context: Some(pod::confined(0, &["NET_ADMIN", "NET_BIND_SERVICE"])),
-        liveness_probe: Some(pod::probe(command, &["live"], 10, 3)),
-        readiness_probe: Some(pod::probe(command, &["ready"], 3, 2)),
+        security_context: Some(pod::security_context(0, &["NET_ADMIN", "NET_BIND_SERVICE"])),
+        liveness_probe: Some(pod::exec_probe(command, &["live"], 10, 3)),
+        readiness_probe: Some(pod::exec_probe(command, &["ready"], 3, 2)),
         ..pod::container("agent", pod::image(&tier.node_cache.pods, settings), command, args, settings)
     }
 }
@@ -99,13 +102,13 @@ fn cache(tier: &ValidatedTier, index: u32, settings: &Settings) -> Container {
     let args = pod::run_args(&[("--instance", name.clone()), ("--cache-size", tier.node_cache.cache_size.to_string())]);
     Container {
         resources: Some(pod::cache_resources(pods.resources.as_ref(), tier.node_cache.cache_size, "25m")),
-        security_context: Some(pod::confined(pod::UNPRIVILEGED, &[])),
-        liveness_probe: Some(pod::probe(command, &["live", "--instance", &name], 10, 3)),
+        security_context: Some(pod::security_context(pod::UNPRIVILEGED_ID, &[])),
+        liveness_probe: Some(pod::exec_probe(command, &["live", "--instance", &name], 10, 3)),
         ..pod::container(&name, pod::image(pods, settings), command, args, settings)
     }
 }
 
-/// Pods of a tainted node ask names too.
-fn everything() -> Toleration {
+/// Returns a toleration of every taint: pods on tainted nodes resolve names too.
+fn tolerate_all() -> Toleration {
     Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }
 }

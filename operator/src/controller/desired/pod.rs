@@ -1,4 +1,4 @@
-//! What node pods and zone resolvers have in common: environment, volumes, probes, security, resources.
+//! Parts that node pods and zone resolvers share: environment, volumes, probes, security contexts, resources.
 
 use std::collections::BTreeMap;
 
@@ -19,16 +19,16 @@ use node_cache_config::names::{
 use crate::controller::owned::{labels, names};
 use crate::settings::Settings;
 
-/// The user and group of everything that needs no privilege, and the group of the files that containers share.
-pub(super) const UNPRIVILEGED: i64 = 65532;
-/// What a process needs beside its cache: code, buffers and questions in flight.
-const BESIDE_THE_CACHE: u64 = 32 << 20;
-/// Most bytes of the shared directory; it holds sockets and little else.
-const RUN_DIR_SIZE: &str = "8Mi";
+/// User and group of processes without privileges, and group of the files that containers of a pod share.
+pub(super) const UNPRIVILEGED_ID: i64 = 65532;
+/// Memory that a process needs beside its cache, in bytes: code, buffers and queries in flight.
+const MEMORY_BESIDE_CACHE: u64 = 32 << 20;
+/// Maximum size of the shared directory, which holds sockets and little else.
+const MAX_RUN_DIR_SIZE: &str = "8Mi";
 const CONFIG_VOLUME: &str = "config";
 const RUN_VOLUME: &str = "run";
 
-/// A container of the data plane.
+/// Builds a container of the data plane.
 #[must_use]
 pub(super) fn container(name: &str, image: &str, command: &str, args: Vec<String>, settings: &Settings) -> Container {
     Container {
@@ -43,26 +43,26 @@ pub(super) fn container(name: &str, image: &str, command: &str, args: Vec<String
     }
 }
 
-/// Arguments that every process takes, behind its own.
+/// Returns the arguments of a process: the subcommand `run`, its own flags, and the directories.
 #[must_use]
-pub(super) fn run_args(own: &[(&str, String)]) -> Vec<String> {
+pub(super) fn run_args(own_flags: &[(&str, String)]) -> Vec<String> {
     let mut args = vec!["run".to_owned()];
-    let places = [("--config-dir", CONFIG_DIR.to_owned()), ("--run-dir", RUN_DIR.to_owned())];
-    args.extend(own.iter().chain(&places).flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
+    let directories = [("--config-dir", CONFIG_DIR.to_owned()), ("--run-dir", RUN_DIR.to_owned())];
+    args.extend(own_flags.iter().chain(&directories).flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]));
     args
 }
 
-/// A probe that asks a process over its own socket, so that nothing of the network can make a pod look dead.
+/// Builds a probe that queries a process over its Unix socket, so that a network failure cannot fail the probe.
 #[must_use]
-pub(super) fn probe(command: &str, args: &[&str], period_seconds: i32, failure_threshold: i32) -> Probe {
+pub(super) fn exec_probe(command: &str, args: &[&str], period_seconds: i32, failure_threshold: i32) -> Probe {
     let words = [&[command, "probe"], args, &["--run-dir", RUN_DIR]].concat();
     Probe {
         exec: Some(ExecAction { command: Some(words.into_iter().map(str::to_owned).collect()) }),
-        ..times(period_seconds, failure_threshold)
+        ..probe_times(period_seconds, failure_threshold)
     }
 }
 
-/// A probe over HTTP, for which no process is started in the container.
+/// Builds an HTTP probe, which starts no process in the container.
 #[must_use]
 pub(super) fn http_probe(path: &str, port: u16, period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
@@ -71,12 +71,12 @@ pub(super) fn http_probe(path: &str, port: u16, period_seconds: i32, failure_thr
             port: IntOrString::Int(port.into()),
             ..HTTPGetAction::default()
         }),
-        ..times(period_seconds, failure_threshold)
+        ..probe_times(period_seconds, failure_threshold)
     }
 }
 
-/// When a probe is made, and how many failures in a row count.
-fn times(period_seconds: i32, failure_threshold: i32) -> Probe {
+/// Returns a probe with its period, its timeout and the number of consecutive failures that fail it.
+fn probe_times(period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
         period_seconds: Some(period_seconds),
         timeout_seconds: Some(3),
@@ -85,7 +85,7 @@ fn times(period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-/// The two volumes: what a process is told, and where the containers of a pod meet.
+/// Builds the two volumes of a pod: the configuration, and the directory of the sockets that its containers share.
 #[must_use]
 pub(super) fn volumes(tier: &str) -> Vec<Volume> {
     let sources = vec![
@@ -100,9 +100,9 @@ pub(super) fn volumes(tier: &str) -> Vec<Volume> {
         VolumeProjection {
             downward_api: Some(DownwardAPIProjection {
                 items: Some(vec![
-                    file(REVISION_FILE, format!("metadata.annotations['{REVISION_ANNOTATION}']")),
-                    file(ZONE_FILE, format!("metadata.annotations['{ZONE_ANNOTATION}']")),
-                    file(ZONE_LABEL_FILE, format!("metadata.labels['{ZONE_LABEL}']")),
+                    downward_file(REVISION_FILE, format!("metadata.annotations['{REVISION_ANNOTATION}']")),
+                    downward_file(ZONE_FILE, format!("metadata.annotations['{ZONE_ANNOTATION}']")),
+                    downward_file(ZONE_LABEL_FILE, format!("metadata.labels['{ZONE_LABEL}']")),
                 ]),
             }),
             ..VolumeProjection::default()
@@ -118,16 +118,17 @@ pub(super) fn volumes(tier: &str) -> Vec<Volume> {
             name: RUN_VOLUME.to_owned(),
             empty_dir: Some(EmptyDirVolumeSource {
                 medium: Some("Memory".to_owned()),
-                size_limit: Some(Quantity(RUN_DIR_SIZE.to_owned())),
+                size_limit: Some(Quantity(MAX_RUN_DIR_SIZE.to_owned())),
             }),
             ..Volume::default()
         },
     ]
 }
 
-/// A container that may do nothing that its user may not, and that has no capability but `added`.
+/// Builds the security context of a container: no privilege escalation, a read-only root file system, and no
+/// capability but `added`.
 #[must_use]
-pub(super) fn confined(user: i64, added: &[&str]) -> SecurityContext {
+pub(super) fn security_context(user: i64, added: &[&str]) -> SecurityContext {
     SecurityContext {
         run_as_user: Some(user),
         run_as_group: Some(user),
@@ -142,36 +143,36 @@ pub(super) fn confined(user: i64, added: &[&str]) -> SecurityContext {
     }
 }
 
-/// The seccomp profile of every pod.
+/// Returns the seccomp profile of every pod.
 #[must_use]
-pub(super) fn seccomp() -> SeccompProfile {
+pub(super) fn seccomp_profile() -> SeccompProfile {
     SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }
 }
 
-/// Resources of a container with a cache of so many bytes, unless the user gave others.
+/// Returns the resources of a container with a cache of `cache_size` bytes, or those that the user configured.
 ///
-/// The memory limit is the size of the cache and 32 MiB; there is no CPU limit, because a throttled resolver is late
-/// for everybody. A user's resources without a memory limit get this one.
+/// The memory limit is the size of the cache and 32 MiB. There is no CPU limit, because throttling delays the responses
+/// to all clients. A user's resources without a memory limit get this one.
 #[must_use]
 pub(super) fn cache_resources(
-    given: Option<&ResourceRequirements>,
+    configured: Option<&ResourceRequirements>,
     cache_size: u64,
     cpu: &str,
 ) -> ResourceRequirements {
-    let limit = quantity(cache_size + BESIDE_THE_CACHE);
-    let Some(given) = given else { return resources(cpu, "32Mi", limit) };
-    let mut given = given.clone();
-    given.limits.get_or_insert_default().entry("memory".to_owned()).or_insert(limit);
-    given
+    let limit = bytes_quantity(cache_size + MEMORY_BESIDE_CACHE);
+    let Some(configured) = configured else { return resources(cpu, "32Mi", limit) };
+    let mut resources = configured.clone();
+    resources.limits.get_or_insert_default().entry("memory".to_owned()).or_insert(limit);
+    resources
 }
 
-/// A number of bytes as the API server writes it.
-fn quantity(bytes: u64) -> Quantity {
+/// Converts a number of bytes to the form in which the API server returns it.
+fn bytes_quantity(bytes: u64) -> Quantity {
     const MEBIBYTE: u64 = 1 << 20;
     Quantity(if bytes.is_multiple_of(MEBIBYTE) { format!("{}Mi", bytes / MEBIBYTE) } else { bytes.to_string() })
 }
 
-/// Small requests and a memory limit.
+/// Builds resources of requests and a memory limit.
 #[must_use]
 pub(super) fn resources(cpu: &str, memory: &str, memory_limit: Quantity) -> ResourceRequirements {
     let requests = [("cpu", cpu), ("memory", memory)].map(|(name, size)| (name.to_owned(), Quantity(size.to_owned())));
@@ -182,31 +183,35 @@ pub(super) fn resources(cpu: &str, memory: &str, memory_limit: Quantity) -> Reso
     }
 }
 
-/// Metadata of a pod template: the user's labels and annotations never take the place of the tier's.
+/// Builds the metadata of a pod template. The user's labels and annotations never override those of the tier.
 #[must_use]
-pub(super) fn template_meta(pods: &PodSettings, own: BTreeMap<String, String>, metrics_port: u16) -> ObjectMeta {
-    let mut all = pods.pod_labels.clone();
-    all.extend(own);
+pub(super) fn template_meta(
+    pods: &PodSettings,
+    tier_labels: BTreeMap<String, String>,
+    metrics_port: u16,
+) -> ObjectMeta {
+    let mut labels = pods.pod_labels.clone();
+    labels.extend(tier_labels);
     let mut annotations = pods.pod_annotations.clone();
     annotations.retain(|key, _| !key.starts_with(labels::PREFIX));
     annotations.insert(labels::METRICS_PORT.to_owned(), metrics_port.to_string());
-    ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
+    ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-/// The image of a pod.
+/// Returns the image of a pod: that of the tier, or that of the operator's settings.
 #[must_use]
 pub(super) fn image<'a>(pods: &'a PodSettings, settings: &'a Settings) -> &'a str {
     pods.image.as_deref().unwrap_or(&settings.image)
 }
 
-/// Secrets with which images are pulled.
+/// Returns the pull Secrets of a pod.
 #[must_use]
 pub(super) fn pull_secrets(settings: &Settings) -> Option<Vec<LocalObjectReference>> {
     let secrets = &settings.image_pull_secrets;
     (!secrets.is_empty()).then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }
 
-/// What a map holds, or nothing.
+/// Returns a copy of a map; `None` for an empty one.
 #[must_use]
 pub(super) fn non_empty(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     (!map.is_empty()).then(|| map.clone())
@@ -222,19 +227,19 @@ fn environment() -> Vec<EnvVar> {
     .map(|(name, path)| EnvVar {
         name: name.to_owned(),
         value: None,
-        value_from: Some(EnvVarSource { field_ref: Some(field(path.to_owned())), ..EnvVarSource::default() }),
+        value_from: Some(EnvVarSource { field_ref: Some(field_ref(path.to_owned())), ..EnvVarSource::default() }),
     })
     .to_vec()
 }
 
-fn field(field_path: String) -> ObjectFieldSelector {
+fn field_ref(field_path: String) -> ObjectFieldSelector {
     ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path }
 }
 
-fn file(path: &str, field_path: String) -> DownwardAPIVolumeFile {
+fn downward_file(path: &str, field_path: String) -> DownwardAPIVolumeFile {
     DownwardAPIVolumeFile {
         path: path.to_owned(),
-        field_ref: Some(field(field_path)),
+        field_ref: Some(field_ref(field_path)),
         ..DownwardAPIVolumeFile::default()
     }
 }

@@ -1,4 +1,4 @@
-//! The Deployment of a zone's resolvers.
+//! Deployment of a zone's resolvers.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,20 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LABEL};
 
-use crate::controller::desired::{child_meta, pod};
+use crate::controller::desired::meta::owned_meta;
+use crate::controller::desired::pod;
 use crate::controller::owned::{labels, names};
 use crate::controller::validate::tier::{ValidatedTier, Zone};
 use crate::settings::Settings;
 
-/// The resolvers of one zone, on nodes of this zone alone and spread over as many of them as there are.
+/// Builds the Deployment of a zone. Its pods run on nodes of this zone alone, spread over as many of them as possible.
 #[must_use]
 pub(super) fn deployment(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> Deployment {
-    let mut metadata = child_meta(
+    let mut metadata = owned_meta(
         tier,
         &settings.namespace,
         names::zone(&tier.name, &zone.name),
-        labels::of_zone(&tier.name, &zone.name),
+        labels::zone_labels(&tier.name, &zone.name),
     );
     metadata.annotations =
         zone.empty_since.as_ref().map(|since| BTreeMap::from([(labels::EMPTY_SINCE.to_owned(), since.clone())]));
@@ -30,16 +31,16 @@ pub(super) fn deployment(tier: &ValidatedTier, zone: &Zone, settings: &Settings)
         metadata,
         spec: Some(DeploymentSpec {
             replicas: Some(tier.resolvers.replicas_per_zone),
-            selector: labels::matching(labels::zone_selector(&tier.name, &zone.name)),
+            selector: labels::label_selector(labels::zone_selector(&tier.name, &zone.name)),
             template: PodTemplateSpec {
                 metadata: Some(pod::template_meta(
                     &tier.resolvers.pods,
-                    labels::of_zone(&tier.name, &zone.name),
+                    labels::zone_labels(&tier.name, &zone.name),
                     RESOLVER_METRICS_PORT,
                 )),
                 spec: Some(pod_spec(tier, zone, settings)),
             },
-            strategy: Some(strategy(zone.nodes, tier.resolvers.replicas_per_zone)),
+            strategy: Some(rollout_strategy(zone.nodes, tier.resolvers.replicas_per_zone)),
             min_ready_seconds: Some(5),
             revision_history_limit: Some(3),
             ..DeploymentSpec::default()
@@ -48,11 +49,14 @@ pub(super) fn deployment(tier: &ValidatedTier, zone: &Zone, settings: &Settings)
     }
 }
 
-/// Where there are no more nodes than resolvers a surplus pod would share a node with one that leaves, and may not even
-/// fit; so one leaves before the next comes. Elsewhere the zone keeps its number throughout.
-fn strategy(nodes: usize, replicas: i32) -> DeploymentStrategy {
-    let few = usize::try_from(replicas).is_ok_and(|replicas| nodes <= replicas);
-    let (max_surge, max_unavailable) = if few { (0, 1) } else { (1, 0) };
+/// Returns the strategy of a rollout.
+///
+/// With more nodes than resolvers, a new pod starts first, so that the zone keeps its number of resolvers. Without a
+/// spare node, a surplus pod would share a node with the pod that it replaces, and may not even fit, so the old pod ends
+/// first.
+fn rollout_strategy(nodes: usize, replicas: i32) -> DeploymentStrategy {
+    let lacks_spare_node = usize::try_from(replicas).is_ok_and(|replicas| nodes <= replicas);
+    let (max_surge, max_unavailable) = if lacks_spare_node { (0, 1) } else { (1, 0) };
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
         rolling_update: Some(RollingUpdateDeployment {
@@ -75,12 +79,12 @@ fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
         ),
         tolerations: pods.tolerations.clone(),
         node_selector: pod::non_empty(&pods.node_selector),
-        affinity: Some(in_zone(pods.affinity.clone(), &zone.name)),
+        affinity: Some(zone_affinity(pods.affinity.clone(), &zone.name)),
         topology_spread_constraints: Some(vec![TopologySpreadConstraint {
             max_skew: 1,
             topology_key: "kubernetes.io/hostname".to_owned(),
             when_unsatisfiable: "ScheduleAnyway".to_owned(),
-            label_selector: Some(labels::matching(labels::zone_selector(&tier.name, &zone.name))),
+            label_selector: Some(labels::label_selector(labels::zone_selector(&tier.name, &zone.name))),
             match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
             ..TopologySpreadConstraint::default()
         }]),
@@ -88,10 +92,10 @@ fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
         image_pull_secrets: pod::pull_secrets(settings),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(pod::UNPRIVILEGED),
-            run_as_group: Some(pod::UNPRIVILEGED),
-            fs_group: Some(pod::UNPRIVILEGED),
-            seccomp_profile: Some(pod::seccomp()),
+            run_as_user: Some(pod::UNPRIVILEGED_ID),
+            run_as_group: Some(pod::UNPRIVILEGED_ID),
+            fs_group: Some(pod::UNPRIVILEGED_ID),
+            seccomp_profile: Some(pod::seccomp_profile()),
             ..PodSecurityContext::default()
         }),
         volumes: Some(pod::volumes(&tier.name)),
@@ -110,7 +114,7 @@ fn container(tier: &ValidatedTier, settings: &Settings) -> Container {
             port("metrics", RESOLVER_METRICS_PORT, "TCP"),
         ]),
         resources: Some(pod::cache_resources(pods.resources.as_ref(), tier.resolvers.cache_size, "50m")),
-        security_context: Some(pod::confined(pod::UNPRIVILEGED, &[])),
+        security_context: Some(pod::security_context(pod::UNPRIVILEGED_ID, &[])),
         liveness_probe: Some(pod::http_probe("/live", RESOLVER_METRICS_PORT, 10, 3)),
         readiness_probe: Some(pod::http_probe("/ready", RESOLVER_METRICS_PORT, 3, 2)),
         ..pod::container("zone-resolver", pod::image(pods, settings), command, args, settings)
@@ -126,9 +130,9 @@ fn port(name: &str, port: u16, protocol: &str) -> ContainerPort {
     }
 }
 
-/// The user's affinity, and the zone. Terms are alternatives, so each of them has to name the zone.
-fn in_zone(given: Option<Affinity>, zone: &str) -> Affinity {
-    let mut affinity = given.unwrap_or_default();
+/// Adds the zone to the user's affinity. Terms are alternatives, so each of them requires the zone.
+fn zone_affinity(configured: Option<Affinity>, zone: &str) -> Affinity {
+    let mut affinity = configured.unwrap_or_default();
     let required = affinity
         .node_affinity
         .get_or_insert_default()
@@ -154,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_alternative_of_a_users_affinity_still_names_the_zone() {
-        let own = |key: &str| NodeSelectorTerm {
+        let term = |key: &str| NodeSelectorTerm {
             match_expressions: Some(vec![NodeSelectorRequirement {
                 key: key.to_owned(),
                 operator: "Exists".to_owned(),
@@ -162,10 +166,10 @@ mod tests {
             }]),
             match_fields: None,
         };
-        let mut given = Affinity::default();
-        given.node_affinity.get_or_insert_default().required_during_scheduling_ignored_during_execution =
-            Some(NodeSelector { node_selector_terms: vec![own("fast"), own("large")] });
-        let affinity = in_zone(Some(given), "zone-a");
+        let mut configured = Affinity::default();
+        configured.node_affinity.get_or_insert_default().required_during_scheduling_ignored_during_execution =
+            Some(NodeSelector { node_selector_terms: vec![term("fast"), term("large")] });
+        let affinity = zone_affinity(Some(configured), "zone-a");
         let terms = affinity
             .node_affinity
             .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution)
@@ -186,12 +190,12 @@ mod tests {
 
     #[test]
     fn a_zone_with_spare_nodes_never_has_fewer_resolvers_than_asked_for() {
-        let numbers = |nodes, replicas| {
-            let update = strategy(nodes, replicas).rolling_update.unwrap_or_default();
+        let limits = |nodes, replicas| {
+            let update = rollout_strategy(nodes, replicas).rolling_update.unwrap_or_default();
             (update.max_surge, update.max_unavailable)
         };
-        assert_eq!(numbers(3, 2), (Some(IntOrString::Int(1)), Some(IntOrString::Int(0))));
-        assert_eq!(numbers(2, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
-        assert_eq!(numbers(1, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
+        assert_eq!(limits(3, 2), (Some(IntOrString::Int(1)), Some(IntOrString::Int(0))));
+        assert_eq!(limits(2, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
+        assert_eq!(limits(1, 2), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
     }
 }

@@ -1,4 +1,4 @@
-//! The pods of all tiers, cut down to what is needed of them.
+//! The pods of all tiers, reduced to the fields that the operator reads.
 
 use std::net::IpAddr;
 
@@ -8,52 +8,52 @@ use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 
 use crate::controller::owned::labels;
 
-/// What a pod does.
+/// Component of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Component {
-    /// It answers the pods of a node.
+pub(crate) enum Component {
+    /// Caching resolvers of a node, for the pods of the node.
     NodeCache,
-    /// It answers the nodes of a zone.
+    /// Resolver of a zone, for the nodes of the zone.
     ZoneResolver,
 }
 
-/// One pod of a tier.
+/// A pod of a tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TierPod {
+pub(crate) struct TierPod {
     /// Namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// UID.
-    pub uid: String,
-    /// The tier.
-    pub tier: String,
-    /// What it does.
-    pub component: Component,
-    /// The zone whose resolver it is; none for node pods.
-    pub resolver_of: Option<String>,
-    /// The node that it runs on; none until it is scheduled.
-    pub node: Option<String>,
-    /// Where it is asked how it is; none until it has an address.
-    pub address: Option<IpAddr>,
-    /// Port of its `/status`.
-    pub metrics_port: u16,
-    /// Whether the kubelet found it ready.
-    pub ready: bool,
-    /// Whether it is on its way out.
-    pub leaving: bool,
-    /// The revision that its annotation names.
-    pub revision: Option<String>,
-    /// The zone that its annotation names.
-    pub zone: Option<String>,
-    /// Why one of its containers does not run, as the kubelet says it.
-    pub waiting: Option<String>,
+    pub(crate) uid: String,
+    /// Name of the tier.
+    pub(crate) tier: String,
+    /// Component.
+    pub(crate) component: Component,
+    /// Zone of a zone resolver; `None` for a node pod.
+    pub(crate) resolver_zone: Option<String>,
+    /// Node; `None` until the pod is scheduled.
+    pub(crate) node: Option<String>,
+    /// IP address for status polls; `None` until one is assigned.
+    pub(crate) address: Option<IpAddr>,
+    /// Port of `/status`.
+    pub(crate) metrics_port: u16,
+    /// Whether the pod has the condition `Ready`.
+    pub(crate) ready: bool,
+    /// Whether the pod is being deleted or has ended.
+    pub(crate) terminating: bool,
+    /// Revision from the pod's annotation.
+    pub(crate) annotated_revision: Option<String>,
+    /// Zone from the pod's annotation.
+    pub(crate) annotated_zone: Option<String>,
+    /// Container that does not run, with the kubelet's reason, such as `agent: CrashLoopBackOff`.
+    pub(crate) waiting_reason: Option<String>,
 }
 
 impl TierPod {
-    /// Reads a pod; none when it is no pod of a tier.
+    /// Reads a pod; `None` for a pod that is of no tier.
     #[must_use]
-    pub fn read(pod: &Pod) -> Option<Self> {
+    pub(crate) fn from_pod(pod: &Pod) -> Option<Self> {
         let component = match pod.labels().get(labels::COMPONENT)?.as_str() {
             labels::COMPONENT_NODE_CACHE => Component::NodeCache,
             labels::COMPONENT_ZONE_RESOLVER => Component::ZoneResolver,
@@ -67,21 +67,21 @@ impl TierPod {
             uid: pod.uid()?,
             tier: pod.labels().get(labels::INSTANCE)?.clone(),
             component,
-            resolver_of: pod.labels().get(labels::ZONE).cloned(),
+            resolver_zone: pod.labels().get(labels::ZONE).cloned(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             address: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
             metrics_port: annotations.get(labels::METRICS_PORT)?.parse().ok()?,
             ready: status.is_some_and(is_ready),
-            leaving: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
-            revision: annotations.get(REVISION_ANNOTATION).cloned(),
-            zone: annotations.get(ZONE_ANNOTATION).cloned(),
-            waiting: status.and_then(waiting),
+            terminating: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
+            annotated_revision: annotations.get(REVISION_ANNOTATION).cloned(),
+            annotated_zone: annotations.get(ZONE_ANNOTATION).cloned(),
+            waiting_reason: status.and_then(waiting_reason),
         })
     }
 }
 
-/// Drops everything of a pod that [`TierPod::read`] does not look at; there is one for each node.
-pub fn trim(pod: &mut Pod) {
+/// Drops the fields of a pod that [`TierPod::from_pod`] does not read: there is one pod for each node.
+pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.meta_mut().managed_fields = None;
     pod.meta_mut().owner_references = None;
     let node_name = pod.spec.take().and_then(|spec| spec.node_name);
@@ -104,7 +104,7 @@ fn has_ended(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
 }
 
-fn waiting(status: &PodStatus) -> Option<String> {
+fn waiting_reason(status: &PodStatus) -> Option<String> {
     status.container_statuses.iter().flatten().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;

@@ -1,7 +1,9 @@
-//! The objects that a tier owns, by kind: what should be there and what is there have the same shape.
+//! The objects that a tier owns, by kind, with their names and labels. Desired and observed state have this shape.
 
-pub mod labels;
-pub mod names;
+pub(crate) mod labels;
+pub(crate) mod names;
+
+use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
@@ -13,46 +15,40 @@ use serde::Serialize;
 /// The objects that a tier owns.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Children {
+pub(crate) struct OwnedObjects {
     /// Accounts of the pods, without token.
-    pub service_accounts: Vec<ServiceAccount>,
-    /// Who may reach the zones' resolvers.
-    pub network_policies: Vec<NetworkPolicy>,
-    /// Services of the zones and twins of the cluster DNS Service.
-    pub services: Vec<Service>,
-    /// How many resolvers of a zone may be evicted at once.
-    pub disruption_budgets: Vec<PodDisruptionBudget>,
-    /// The revisions.
-    pub config_maps: Vec<ConfigMap>,
-    /// The node pods.
-    pub daemon_sets: Vec<DaemonSet>,
-    /// The zones' resolvers.
-    pub deployments: Vec<Deployment>,
+    pub(crate) service_accounts: Vec<ServiceAccount>,
+    /// Ingress policy of the zones' resolvers.
+    pub(crate) network_policies: Vec<NetworkPolicy>,
+    /// Services of the zones, and shadow Services of the cluster DNS Service.
+    pub(crate) services: Vec<Service>,
+    /// Disruption budgets of the zones' resolvers.
+    pub(crate) disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Revisions of the configuration.
+    pub(crate) config_maps: Vec<ConfigMap>,
+    /// Workload of the node pods.
+    pub(crate) daemon_sets: Vec<DaemonSet>,
+    /// Workloads of the zones' resolvers.
+    pub(crate) deployments: Vec<Deployment>,
 }
 
-impl Children {
-    /// The Service of this name in this namespace.
+impl OwnedObjects {
+    /// Returns the Service of this name in this namespace.
     #[must_use]
-    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
         find(&self.services, namespace, name)
     }
 
-    /// The ConfigMap of this name in this namespace.
+    /// Returns the ConfigMap of this name in this namespace.
     #[must_use]
-    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {
         find(&self.config_maps, namespace, name)
     }
 
-    /// The DaemonSet of this name in this namespace.
+    /// Returns the DaemonSet of this name in this namespace.
     #[must_use]
-    pub fn daemon_set(&self, namespace: &str, name: &str) -> Option<&DaemonSet> {
+    pub(crate) fn daemon_set(&self, namespace: &str, name: &str) -> Option<&DaemonSet> {
         find(&self.daemon_sets, namespace, name)
-    }
-
-    /// The Deployment of this name in this namespace.
-    #[must_use]
-    pub fn deployment(&self, namespace: &str, name: &str) -> Option<&Deployment> {
-        find(&self.deployments, namespace, name)
     }
 }
 
@@ -60,4 +56,16 @@ fn find<'a, K: ResourceExt>(objects: &'a [K], namespace: &str, name: &str) -> Op
     objects
         .iter()
         .find(|object| object.meta().name.as_deref() == Some(name) && object.namespace().as_deref() == Some(namespace))
+}
+
+/// Returns the ClusterIPs of a Service; empty for a headless Service and before one is allocated.
+#[must_use]
+pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let addresses = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(addresses), _) => addresses.clone(),
+        (None, Some(address)) => vec![address.clone()],
+        (None, None) => Vec::new(),
+    };
+    addresses.iter().filter_map(|address| address.parse().ok()).collect()
 }

@@ -1,56 +1,56 @@
-//! Names of a tier's objects. They are functions of the tier and the zone alone, so that nothing has to be remembered.
+//! Names of a tier's objects: functions of the tier and the zone alone, so that no name has to be stored.
 
 use sha2::{Digest, Sha256};
 
-/// The DaemonSet of the node pods and their ServiceAccount.
+/// Returns the name of the DaemonSet of the node pods and of their ServiceAccount.
 #[must_use]
-pub fn node_cache(tier: &str) -> String {
+pub(crate) fn node_cache(tier: &str) -> String {
     format!("dnstier-{tier}-node-cache")
 }
 
-/// The ServiceAccount and the NetworkPolicy that the resolvers of all zones share.
+/// Returns the name of the ServiceAccount and of the NetworkPolicy that the resolvers of all zones share.
 #[must_use]
-pub fn zone_resolver(tier: &str) -> String {
+pub(crate) fn zone_resolver(tier: &str) -> String {
     format!("dnstier-{tier}-zone-resolver")
 }
 
-/// The Deployment, the PodDisruptionBudget and the headless Service of one zone.
+/// Returns the name of the Deployment, the PodDisruptionBudget and the headless Service of one zone.
 ///
 /// The zone is hashed: a label's value may hold upper case, dots and underscores, which a name may not, and it may
 /// be empty.
 #[must_use]
-pub fn zone(tier: &str, zone: &str) -> String {
+pub(crate) fn zone(tier: &str, zone: &str) -> String {
     let hash: String = Sha256::digest(zone.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("dnstier-{tier}-zone-{hash}")
 }
 
-/// The Service of one zone that has a ClusterIP.
+/// Returns the name of the Service of one zone that has a ClusterIP.
 #[must_use]
-pub fn zone_vip(tier: &str, zone_name: &str) -> String {
+pub(crate) fn zone_vip(tier: &str, zone_name: &str) -> String {
     format!("{}-vip", zone(tier, zone_name))
 }
 
-/// The twin of the cluster DNS Service that has a ClusterIP.
+/// Returns the name of the shadow Service of the cluster DNS that has a ClusterIP.
 #[must_use]
-pub fn cluster_dns(tier: &str) -> String {
+pub(crate) fn cluster_dns(tier: &str) -> String {
     format!("dnstier-{tier}-cluster-dns")
 }
 
-/// The headless twin of the cluster DNS Service.
+/// Returns the name of the headless shadow Service of the cluster DNS.
 #[must_use]
-pub fn cluster_dns_pods(tier: &str) -> String {
+pub(crate) fn cluster_dns_pods(tier: &str) -> String {
     format!("dnstier-{tier}-cluster-dns-pods")
 }
 
-/// The ConfigMap of the revisions, of the same name in both namespaces.
+/// Returns the name of the ConfigMap of the revisions in both namespaces.
 #[must_use]
-pub fn revisions(tier: &str) -> String {
+pub(crate) fn revisions(tier: &str) -> String {
     format!("dnstier-{tier}-revisions")
 }
 
-/// The DNS name of a Service.
+/// Returns the DNS name of a Service.
 #[must_use]
-pub fn in_cluster(service: &str, namespace: &str, cluster_domain: &str) -> String {
+pub(crate) fn service_dns_name(service: &str, namespace: &str, cluster_domain: &str) -> String {
     format!("{service}.{namespace}.svc.{cluster_domain}")
 }
 

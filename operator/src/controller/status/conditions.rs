@@ -1,89 +1,108 @@
-//! Facts in, conditions out.
+//! Conditions of a tier, computed from the facts and the outcome of the apply step.
 
 use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report};
 use kube::ResourceExt;
 
-use super::facts::{Facts, ZoneFacts};
-use super::text::{bounded, many, some_of};
-use super::{Outcome, upstreams};
+use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::status::facts::{Facts, ZoneFacts, to_count};
+use crate::controller::status::text::{join_some, plural, sanitize, zone_text};
+use crate::controller::status::upstreams;
 
-/// How many sentences a condition says.
-const SENTENCES: usize = 3;
+/// Maximum number of findings in the message of a condition.
+const MAX_FINDINGS: usize = 3;
 
-/// The conditions of a tier and the sentence that matters most.
-pub(super) struct Verdict {
+/// Conditions of a tier.
+pub(super) struct ConditionSet {
+    /// Reports of the conditions that are present.
     pub(super) reports: Vec<Report>,
-    pub(super) message: String,
+    /// Message of the most important condition.
+    pub(super) summary: String,
 }
 
-/// Judges what is so.
-pub(super) fn judge(observed: &Observed, outcome: &Outcome, facts: &Facts) -> Verdict {
-    let blocking = blocking(observed, outcome);
-    let degraded = degraded(observed, outcome, facts);
-    let progress = progress(observed, outcome, facts);
-    let not_ready = not_ready(facts, progress.as_ref());
+impl ConditionSet {
+    /// Computes the conditions of a tier.
+    pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
+        let blocking = blocking_findings(observed, outcome);
+        let degraded = degraded_findings(observed, outcome, facts);
+        let progress = progress_finding(observed, outcome, facts);
+        // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
+        let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
+            not_ready_findings(facts, progress.as_ref())
+        } else {
+            Vec::new()
+        };
 
-    // A tier that was refused before it ever ran lacks nodes and resolvers for that reason alone.
-    let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 { not_ready } else { Vec::new() };
+        let ready = ready_condition(&blocking, &not_ready, facts);
+        let degraded = degraded_condition(&blocking, degraded, not_ready);
+        let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling_findings(&blocking));
+        let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { progress.into_iter().collect() };
+        let progressing = progressing_condition(&progress, stalled.as_ref());
+        let reconciling = report_findings(ConditionType::Reconciling, ConditionStatus::True, &progress);
 
-    let mut wrong = blocking.clone();
-    wrong.extend(not_ready.clone());
-    let ready = report(ConditionType::Ready, ConditionStatus::False, &wrong)
-        .unwrap_or_else(|| said(ConditionType::Ready, ConditionStatus::True, Reason::Serving, &serving(facts)));
-
-    let mut bad = blocking.clone();
-    bad.extend(degraded);
-    // Nodes and resolvers that are on their way are no trouble, those that are lost are.
-    bad.extend(
-        not_ready.into_iter().filter(|finding| !matches!(finding.reason, Reason::Starting | Reason::RollingOut)),
-    );
-    let degraded = report(ConditionType::Degraded, ConditionStatus::True, &bad)
-        .unwrap_or_else(|| said(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong."));
-
-    let stalled = report(ConditionType::Stalled, ConditionStatus::True, &stalling(&blocking));
-    let progress = if stalled.is_some() { None } else { progress };
-    let moving: Vec<Finding> = progress.into_iter().collect();
-    let progressing =
-        report(ConditionType::Progressing, ConditionStatus::True, &moving).unwrap_or_else(|| match &stalled {
-            Some(stalled) => {
-                Report { type_: ConditionType::Progressing, status: ConditionStatus::False, ..stalled.clone() }
-            }
-            None => said(
-                ConditionType::Progressing,
-                ConditionStatus::False,
-                Reason::Settled,
-                "What the spec asks for is in force everywhere.",
-            ),
-        });
-    let reconciling = report(ConditionType::Reconciling, ConditionStatus::True, &moving);
-
-    let first = [&ready, &degraded, &progressing].into_iter().find(|report| !is_fine(report)).unwrap_or(&ready);
-    let message = first.message.clone();
-    let mut reports = vec![ready, progressing, degraded];
-    reports.extend(reconciling);
-    reports.extend(stalled);
-    Verdict { reports, message }
+        let most_important = [&ready, &degraded, &progressing].into_iter().find(|report| !is_good(report));
+        let summary = most_important.unwrap_or(&ready).message.clone();
+        let mut reports = vec![ready, progressing, degraded];
+        reports.extend(reconciling);
+        reports.extend(stalled);
+        Self { reports, summary }
+    }
 }
 
-/// What is said when the cluster may not even be read: nothing but that.
-pub(super) fn unknown(finding: &Finding) -> Vec<Report> {
-    let one = |type_, status| said(type_, status, finding.reason, &finding.message);
+/// Returns the conditions of a tier in a cluster that the operator is denied to read.
+pub(super) fn unknown_conditions(finding: &Finding) -> Vec<Report> {
+    let condition = |type_, status| report(type_, status, finding.reason, &finding.message);
     vec![
-        one(ConditionType::Ready, ConditionStatus::Unknown),
-        one(ConditionType::Progressing, ConditionStatus::False),
-        one(ConditionType::Degraded, ConditionStatus::True),
-        one(ConditionType::Stalled, ConditionStatus::True),
+        condition(ConditionType::Ready, ConditionStatus::Unknown),
+        condition(ConditionType::Progressing, ConditionStatus::False),
+        condition(ConditionType::Degraded, ConditionStatus::True),
+        condition(ConditionType::Stalled, ConditionStatus::True),
     ]
 }
 
-/// What keeps the newest spec from being put in force.
-fn blocking(observed: &Observed, outcome: &Outcome) -> Vec<Finding> {
+fn ready_condition(blocking: &[Finding], not_ready: &[Finding], facts: &Facts) -> Report {
+    let findings = [blocking, not_ready].concat();
+    report_findings(ConditionType::Ready, ConditionStatus::False, &findings).unwrap_or_else(|| {
+        report(ConditionType::Ready, ConditionStatus::True, Reason::Serving, &serving_message(facts))
+    })
+}
+
+fn degraded_condition(blocking: &[Finding], degraded: Vec<Finding>, not_ready: Vec<Finding>) -> Report {
+    let mut findings = blocking.to_vec();
+    findings.extend(degraded);
+    // Nodes and resolvers that start or roll out are expected to be missing; others are not.
+    findings.extend(
+        not_ready.into_iter().filter(|finding| !matches!(finding.reason, Reason::Starting | Reason::RollingOut)),
+    );
+    report_findings(ConditionType::Degraded, ConditionStatus::True, &findings).unwrap_or_else(|| {
+        report(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong.")
+    })
+}
+
+fn progressing_condition(progress: &[Finding], stalled: Option<&Report>) -> Report {
+    if let Some(report) = report_findings(ConditionType::Progressing, ConditionStatus::True, progress) {
+        return report;
+    }
+    match stalled {
+        Some(stalled) => {
+            Report { type_: ConditionType::Progressing, status: ConditionStatus::False, ..stalled.clone() }
+        }
+        None => report(
+            ConditionType::Progressing,
+            ConditionStatus::False,
+            Reason::Settled,
+            "What the spec asks for is in force everywhere.",
+        ),
+    }
+}
+
+/// Returns the findings that keep the newest spec from being in force.
+fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
     let mut blocking = match outcome {
-        Outcome::Refused { findings, in_force } => findings
+        ApplyOutcome::Invalid { findings, active_revision } => findings
             .iter()
-            .map(|finding| match in_force {
+            .map(|finding| match active_revision {
                 Some(revision) => Finding::new(
                     finding.reason,
                     format!("{} Configuration {revision} stays in force.", finding.message),
@@ -91,20 +110,20 @@ fn blocking(observed: &Observed, outcome: &Outcome) -> Vec<Finding> {
                 None => finding.clone(),
             })
             .collect(),
-        Outcome::Built { failure, .. } => failure.iter().cloned().collect::<Vec<_>>(),
+        ApplyOutcome::Valid { failure, .. } => failure.iter().cloned().collect::<Vec<_>>(),
     };
-    blocking.extend(observed.creation_failure.as_ref().map(|message| creation_failure(message, observed)));
+    blocking.extend(observed.pod_creation_failure.as_ref().map(|message| creation_failure(message, observed)));
     blocking
 }
 
-/// Why the node pods are not created, with the command that helps where there is one.
+/// Returns the finding for node pods that cannot be created, with the command that helps where there is one.
 fn creation_failure(message: &str, observed: &Observed) -> Finding {
-    let message = bounded(message);
+    let message = sanitize(message);
     if !message.contains("violates PodSecurity") {
         let reason = if message.contains("forbidden") { Reason::Forbidden } else { Reason::ApplyFailed };
         return Finding::new(reason, format!("Node pods cannot be created: {message}."));
     }
-    let daemon_set = observed.children.daemon_sets.first();
+    let daemon_set = observed.owned.daemon_sets.first();
     let namespace = daemon_set.and_then(ResourceExt::namespace).unwrap_or_default();
     Finding::new(
         Reason::PodSecurity,
@@ -115,20 +134,21 @@ fn creation_failure(message: &str, observed: &Observed) -> Finding {
     )
 }
 
-/// Blocking findings that only a change by somebody resolves; others are tried again.
-fn stalling(blocking: &[Finding]) -> Vec<Finding> {
+/// Returns the blocking findings that only a change of the spec or of the cluster resolves. The others are retried.
+fn stalling_findings(blocking: &[Finding]) -> Vec<Finding> {
     blocking.iter().filter(|finding| finding.reason != Reason::ApplyFailed).cloned().collect()
 }
 
-fn not_ready(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
+/// Returns the findings about missing nodes and resolvers. Those that progress explains have its reason.
+fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
     let nodes = &facts.nodes;
-    let moving = |finding: Finding| match progress {
+    let with_progress_reason = |finding: Finding| match progress {
         Some(progress) => Finding::new(progress.reason, finding.message),
         None => finding,
     };
     let mut findings = Vec::new();
     if nodes.desired == 0 {
-        findings.push(moving(Finding::new(
+        findings.push(with_progress_reason(Finding::new(
             Reason::NoNodes,
             "No node runs the caches yet; when this stays, look at spec.nodeCache.nodeSelector and affinity.",
         )));
@@ -136,55 +156,60 @@ fn not_ready(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
         let message = format!(
             "The caches of {} of {} do not answer: {}.",
             nodes.desired - nodes.ready,
-            many(nodes.desired, "node"),
-            some_of(&nodes.not_ready)
+            plural(nodes.desired, "node"),
+            join_some(&nodes.not_ready)
         );
         let finding = Finding::new(Reason::NodesNotReady, message);
         let starting = progress.is_some_and(|progress| progress.reason == Reason::Starting);
-        findings.push(if nodes.rolling || starting { moving(finding) } else { finding });
+        findings.push(if nodes.rolling_out || starting { with_progress_reason(finding) } else { finding });
     }
-    let empty: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
-    if facts.zones.is_empty() || empty.len() == facts.zones.len() {
+    let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
+    if facts.zones.is_empty() || zones_down.len() == facts.zones.len() {
         let message = "No resolver of any zone is ready; names outside of the cluster are answered from memory only.";
-        findings.push(starting_or(progress, Finding::new(Reason::NoResolvers, message)));
-    } else if !empty.is_empty() {
-        let zones: Vec<String> = empty.iter().map(|zone| zone_text(&zone.name)).collect();
-        let message = format!("No resolver of {} is ready; its nodes ask other zones.", some_of(&zones));
+        findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
+    } else if !zones_down.is_empty() {
+        let zones: Vec<String> = zones_down.iter().map(|zone| zone_text(&zone.name)).collect();
+        let message = format!("No resolver of {} is ready; its nodes ask other zones.", join_some(&zones));
         let finding = Finding::new(Reason::ResolversNotReady, message);
-        let rolling = empty.iter().all(|zone| zone.rolling);
-        findings.push(if rolling { moving(finding) } else { starting_or(progress, finding) });
+        let rolling_out = zones_down.iter().all(|zone| zone.rolling_out);
+        findings.push(if rolling_out {
+            with_progress_reason(finding)
+        } else {
+            with_starting_reason(progress, finding)
+        });
     }
     findings
 }
 
-fn starting_or(progress: Option<&Finding>, finding: Finding) -> Finding {
+/// Replaces the reason of a finding while the tier is starting.
+fn with_starting_reason(progress: Option<&Finding>, finding: Finding) -> Finding {
     match progress {
         Some(progress) if progress.reason == Reason::Starting => Finding::new(Reason::Starting, finding.message),
         _ => finding,
     }
 }
 
-/// What is wrong although everything may be answered.
-fn degraded(observed: &Observed, outcome: &Outcome, facts: &Facts) -> Vec<Finding> {
+/// Returns the findings about problems that may exist while all queries are answered.
+fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Vec<Finding> {
     let mut findings = match outcome {
-        Outcome::Refused { .. } => Vec::new(),
-        Outcome::Built { tier, .. } => tier.warnings.clone(),
+        ApplyOutcome::Invalid { .. } => Vec::new(),
+        ApplyOutcome::Valid { warnings, .. } => warnings.clone(),
     };
     for refusal in &facts.refusals {
         findings.push(Finding::new(Reason::RevisionRefused, format!("{refusal}.")));
     }
-    if !facts.foreign.is_empty() {
+    if !facts.foreign_addresses.is_empty() {
         findings.push(Finding::new(
             Reason::AddressForeign,
             format!(
                 "{} was put there by somebody else and is left alone; remove what did that (NodeLocal DNSCache, \
                  kube-proxy in IPVS mode) or capture other addresses.",
-                some_of(&facts.foreign)
+                join_some(&facts.foreign_addresses)
             ),
         ));
     }
     findings.extend(facts.zones.iter().filter_map(|zone| {
-        let message = bounded(zone.failure.as_ref()?);
+        let message = sanitize(zone.creation_failure.as_ref()?);
         let reason = match &message {
             text if text.contains("violates PodSecurity") => Reason::PodSecurity,
             text if text.contains("forbidden") => Reason::Forbidden,
@@ -193,59 +218,66 @@ fn degraded(observed: &Observed, outcome: &Outcome, facts: &Facts) -> Vec<Findin
         Some(Finding::new(reason, format!("Resolvers of {} cannot be created: {message}.", zone_text(&zone.name))))
     }));
     findings.extend(upstreams::findings(observed));
-    let short: Vec<String> = facts
+    let incomplete_zones: Vec<String> = facts
         .zones
         .iter()
-        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling)
+        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling_out)
         .map(|zone| format!("{} ({} of {})", zone_text(&zone.name), zone.ready, zone.desired))
         .collect();
-    if !short.is_empty() {
-        let message = format!("Resolvers are missing in {}.", some_of(&short));
+    if !incomplete_zones.is_empty() {
+        let message = format!("Resolvers are missing in {}.", join_some(&incomplete_zones));
         findings.push(Finding::new(Reason::ResolversNotReady, message));
     }
-    if !facts.dead_instances.is_empty() {
-        let message = format!("{} did not answer their agent.", some_of(&facts.dead_instances));
+    if !facts.unresponsive_instances.is_empty() {
+        let message = format!("{} did not answer their agent.", join_some(&facts.unresponsive_instances));
         findings.push(Finding::new(Reason::NodesNotReady, message));
     }
-    if !facts.silent.is_empty() {
-        let message = format!("These pods run but do not say how they are: {}.", some_of(&facts.silent));
+    if !facts.unreachable_pods.is_empty() {
+        let message = format!("These pods run but do not say how they are: {}.", join_some(&facts.unreachable_pods));
         findings.push(Finding::new(Reason::StatusUnknown, message));
     }
     findings
 }
 
-/// What the tier is on its way to; none when it has arrived.
-fn progress(observed: &Observed, outcome: &Outcome, facts: &Facts) -> Option<Finding> {
-    let served = observed.tier.status.as_ref().and_then(|status| status.revision.as_ref()?.current.as_ref()).is_some();
+/// Returns the finding about a start or a rollout in progress; `None` when the spec is in force everywhere.
+fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Option<Finding> {
+    let has_served =
+        observed.tier.status.as_ref().and_then(|status| status.revision.as_ref()?.current.as_ref()).is_some();
     let nodes = &facts.nodes;
-    let reason = if served { Reason::RollingOut } else { Reason::Starting };
-    if !served && (nodes.desired == 0 || nodes.ready < nodes.desired) {
-        let message = format!("{} of {} answer through their caches.", nodes.ready, many(nodes.desired, "node"));
+    let reason = if has_served { Reason::RollingOut } else { Reason::Starting };
+    if !has_served && (nodes.desired == 0 || nodes.ready < nodes.desired) {
+        let message = format!("{} of {} answer through their caches.", nodes.ready, plural(nodes.desired, "node"));
         return Some(Finding::new(reason, message));
     }
-    let Outcome::Built { revision, written, .. } = outcome else { return None };
-    let rolling_zones: Vec<String> =
-        facts.zones.iter().filter(|zone| zone.rolling || !zone.on_target).map(|zone| zone_text(&zone.name)).collect();
-    let behind = nodes.desired.saturating_sub(nodes.updated);
+    let ApplyOutcome::Valid { revision, writes, .. } = outcome else { return None };
+    let rolling_zones: Vec<String> = facts
+        .zones
+        .iter()
+        .filter(|zone| zone.rolling_out || !zone.is_on_revision)
+        .map(|zone| zone_text(&zone.name))
+        .collect();
+    let nodes_behind = nodes.desired.saturating_sub(nodes.updated);
     let message = match revision {
         None => "The addresses of the tier's own Services are not known yet.".to_owned(),
-        Some(revision) if behind > 0 => {
+        Some(revision) if nodes_behind > 0 => {
             format!(
-                "Configuration {revision} and the newest pod template are not everywhere yet: {behind} of {} to go.",
-                many(nodes.desired, "node")
+                "Configuration {revision} and the newest pod template are not everywhere yet: {nodes_behind} of {} to \
+                 go.",
+                plural(nodes.desired, "node")
             )
         }
-        Some(_) if nodes.rolling => "Node pods are being replaced.".to_owned(),
-        Some(_) if !rolling_zones.is_empty() => format!("Resolvers of {} take over.", some_of(&rolling_zones)),
-        Some(_) if *written > 0 => "Objects were written and have yet to take effect.".to_owned(),
+        Some(_) if nodes.rolling_out => "Node pods are being replaced.".to_owned(),
+        Some(_) if !rolling_zones.is_empty() => format!("Resolvers of {} take over.", join_some(&rolling_zones)),
+        Some(_) if *writes > 0 => "Objects were written and have yet to take effect.".to_owned(),
         Some(_) => return None,
     };
     Some(Finding::new(reason, message))
 }
 
-fn serving(facts: &Facts) -> String {
+/// Returns the message of a ready tier.
+fn serving_message(facts: &Facts) -> String {
     let resolvers = facts.resolvers_ready();
-    let zones = u32::try_from(facts.zones.len()).unwrap_or(u32::MAX);
+    let zones = to_count(facts.zones.len());
     format!(
         "{} through their caches, {} in {} behind them.",
         if facts.nodes.ready == 1 {
@@ -253,33 +285,30 @@ fn serving(facts: &Facts) -> String {
         } else {
             format!("{} nodes answer", facts.nodes.ready)
         },
-        many(resolvers, "resolver"),
-        many(zones, "zone")
+        plural(resolvers, "resolver"),
+        plural(zones, "zone")
     )
 }
 
-fn zone_text(zone: &str) -> String {
-    if zone.is_empty() { "the nodes without a zone".to_owned() } else { zone.to_owned() }
-}
-
-fn is_fine(report: &Report) -> bool {
+/// Returns whether a condition has the status of a tier without problems.
+fn is_good(report: &Report) -> bool {
     match report.type_ {
         ConditionType::Ready => report.status == ConditionStatus::True,
         _ => report.status == ConditionStatus::False,
     }
 }
 
-/// A condition about findings: the first gives the reason, the first few the message. None without findings.
-fn report(type_: ConditionType, status: ConditionStatus, findings: &[Finding]) -> Option<Report> {
+/// Returns a condition with the reason of the first finding and the messages of the first few; `None` without findings.
+fn report_findings(type_: ConditionType, status: ConditionStatus, findings: &[Finding]) -> Option<Report> {
     let first = findings.first()?;
-    let mut message: Vec<&str> = findings.iter().take(SENTENCES).map(|finding| finding.message.as_str()).collect();
-    let more = format!("({} more.)", findings.len().saturating_sub(SENTENCES));
-    if findings.len() > SENTENCES {
-        message.push(&more);
+    let mut messages: Vec<&str> = findings.iter().take(MAX_FINDINGS).map(|finding| finding.message.as_str()).collect();
+    let omitted = format!("({} more.)", findings.len().saturating_sub(MAX_FINDINGS));
+    if findings.len() > MAX_FINDINGS {
+        messages.push(&omitted);
     }
-    Some(Report { type_, status, reason: first.reason, message: message.join(" ") })
+    Some(report(type_, status, first.reason, &messages.join(" ")))
 }
 
-fn said(type_: ConditionType, status: ConditionStatus, reason: Reason, message: &str) -> Report {
+fn report(type_: ConditionType, status: ConditionStatus, reason: Reason, message: &str) -> Report {
     Report { type_, status, reason, message: message.to_owned() }
 }

@@ -1,29 +1,34 @@
-//! Sentences of bounded length out of lists and of what pods say.
+//! Texts of bounded length for condition messages, from lists and from the status that pods report.
 
-/// How many things of a list are named.
-const NAMED: usize = 3;
-/// Most characters of a text that comes from a pod.
-const MOST_CHARACTERS: usize = 300;
+/// Maximum number of items of a list that a text names.
+const MAX_LISTED: usize = 3;
+/// Maximum length of a text from a pod, in characters.
+const MAX_TEXT_CHARS: usize = 300;
 
-/// `a`, `a, b and c`, `a, b, c and 5 more`.
-pub(super) fn some_of(things: &[String]) -> String {
-    match things {
+/// Joins items: `a`, `a, b and c`, `a, b, c and 5 more`.
+pub(super) fn join_some(items: &[String]) -> String {
+    match items {
         [] => String::new(),
         [only] => only.clone(),
-        [most @ .., last] if things.len() <= NAMED => format!("{} and {last}", most.join(", ")),
-        _ => format!("{} and {} more", things[..NAMED].join(", "), things.len() - NAMED),
+        [most @ .., last] if items.len() <= MAX_LISTED => format!("{} and {last}", most.join(", ")),
+        _ => format!("{} and {} more", items[..MAX_LISTED].join(", "), items.len() - MAX_LISTED),
     }
 }
 
-/// A text that comes from a pod: on one line, without its final dot, and not too long.
-pub(super) fn bounded(text: &str) -> String {
-    let shown: String = text.trim().trim_end_matches('.').chars().take(MOST_CHARACTERS).collect();
-    shown.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+/// Cleans a text from a pod: one line, no final period, bounded length.
+pub(super) fn sanitize(text: &str) -> String {
+    let bounded: String = text.trim().trim_end_matches('.').chars().take(MAX_TEXT_CHARS).collect();
+    bounded.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
-/// `1 node`, `2 nodes`.
-pub(super) fn many(number: u32, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+/// Formats a number and its noun: `1 node`, `2 nodes`.
+pub(super) fn plural(number: u32, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Returns the text for a zone, also for the zone without a name.
+pub(super) fn zone_text(zone: &str) -> String {
+    if zone.is_empty() { "the nodes without a zone".to_owned() } else { zone.to_owned() }
 }
 
 #[cfg(test)]
@@ -31,17 +36,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_list_is_told_by_its_first_entries() {
+    fn a_long_list_is_shortened_to_its_first_entries() {
         let names: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
-        assert_eq!(some_of(&names[..1]), "a");
-        assert_eq!(some_of(&names[..2]), "a and b");
-        assert_eq!(some_of(&names[..3]), "a, b and c");
-        assert_eq!(some_of(&names), "a, b, c and 2 more");
+        assert_eq!(join_some(&names[..1]), "a");
+        assert_eq!(join_some(&names[..2]), "a and b");
+        assert_eq!(join_some(&names[..3]), "a, b and c");
+        assert_eq!(join_some(&names), "a, b, c and 2 more");
     }
 
     #[test]
-    fn what_a_pod_says_cannot_fill_a_status() {
-        assert_eq!(bounded("one\ntwo."), "one two");
-        assert_eq!(bounded(&"ü".repeat(10_000)).chars().count(), MOST_CHARACTERS);
+    fn a_text_from_a_pod_cannot_fill_a_status() {
+        assert_eq!(sanitize("one\ntwo."), "one two");
+        assert_eq!(sanitize(&"ü".repeat(10_000)).chars().count(), MAX_TEXT_CHARS);
     }
 }

@@ -1,9 +1,11 @@
-//! A spec and what is known of the cluster in; a tier that can be built out, or sentences that say why not.
+//! Validate: checks a spec against the state of the cluster and resolves it to a [`ValidatedTier`], or to findings.
 //!
-//! Whatever the API server could know was refused by it; here is what only the cluster knows.
+//! The API server has already refused everything that a spec alone shows to be invalid.
 
-pub mod tier;
-pub mod zones;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tier;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,47 +19,39 @@ use kube::{Resource, ResourceExt};
 use node_cache_config::names::{DNS_PORT, TCP_PORT_NAME, UDP_PORT_NAME};
 use node_cache_config::{Cache, Captured, Protocol, Route, Upstream, UpstreamSource};
 
-use crate::controller::desired::{private_networks, services};
 use crate::controller::finding::Finding;
-use crate::controller::observe::Observed;
-use crate::controller::owned::labels;
+use crate::controller::observe::{ClusterDnsLookup, Observed};
+use crate::controller::owned::{cluster_ips, labels};
 use crate::controller::validate::tier::{ClusterDns, NodeCache, Resolvers, ValidatedTier};
+use crate::controller::validate::zones::{ZonePlan, plan_zones};
 use crate::settings::Settings;
 
-/// What is known of a tier that can be built.
-#[derive(Clone, Debug)]
-pub struct Validated {
-    /// The tier.
-    pub tier: ValidatedTier,
-    /// When the next zone is given up.
-    pub next_prune: Option<std::time::Duration>,
-}
-
-/// Validates a tier against the cluster.
+/// Validates a tier against the state of the cluster.
 ///
 /// # Errors
 ///
-/// Everything that keeps it from being built; never empty.
-pub fn validate(observed: &Observed, settings: &Settings) -> Result<Validated, Vec<Finding>> {
+/// All findings that keep the tier from being applied; never empty.
+pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<ValidatedTier, Vec<Finding>> {
     let tier = &*observed.tier;
     let spec = &tier.spec;
-    let (cluster_ips, cluster_dns) = cluster_dns(observed).map_err(|finding| vec![finding])?;
-    let captured = captured(&spec.node_cache.capture, &cluster_ips);
-    let mut wrong = taken(tier, &observed.others);
-    wrong.extend(loops(tier, &captured));
-    let Some(owner) = tier.controller_owner_ref(&()).filter(|_| wrong.is_empty()) else {
-        return Err(wrong);
+    let service = cluster_dns_service(observed).map_err(|finding| vec![finding])?;
+    let cluster_dns = cluster_dns(observed, service).map_err(|finding| vec![finding])?;
+    let captured = captured_addresses(&spec.node_cache.capture, &cluster_ips(service));
+    let mut findings = conflicts_with_older_tiers(tier, &observed.other_tiers);
+    findings.extend(upstream_loops(tier, &captured));
+    let Some(owner) = tier.controller_owner_ref(&()).filter(|_| findings.is_empty()) else {
+        return Err(findings);
     };
-    let plan = zones::plan(
+    let plan = plan_zones(
         &observed.nodes,
         &spec.resolvers.zones,
         &spec.resolvers.pod.node_selector,
-        &standing_zones(observed),
+        &deployed_zones(observed),
         observed.now,
         settings.zone_prune_delay,
     );
-    let allow_from = allowed(&spec.node_cache.allow_from);
-    let tier = ValidatedTier {
+    let allow_from = allow_from_or_default(&spec.node_cache.allow_from);
+    Ok(ValidatedTier {
         name: tier.name_any(),
         owner,
         cluster_domain: spec.cluster_domain.clone(),
@@ -66,7 +60,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<Validated, V
         node_cache: NodeCache {
             instances: u32::from(spec.node_cache.instances),
             cache_size: spec.node_cache.cache_size().bytes(),
-            cache: cache(&spec.node_cache.cache),
+            cache: cache_bounds(&spec.node_cache.cache),
             allow_from: allow_from.clone(),
             metrics_port: spec.node_cache.metrics_port,
             pods: spec.node_cache.pod.clone(),
@@ -74,7 +68,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<Validated, V
         resolvers: Resolvers {
             replicas_per_zone: i32::from(spec.resolvers.replicas_per_zone),
             cache_size: spec.resolvers.cache_size().bytes(),
-            cache: cache(&spec.resolvers.cache),
+            cache: cache_bounds(&spec.resolvers.cache),
             allow_from: with_private_networks(allow_from),
             upstreams: upstream_source(&spec.resolvers),
             pods: spec.resolvers.pod.clone(),
@@ -82,83 +76,100 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<Validated, V
         routes: spec.routes.iter().map(route).collect(),
         warnings: zone_warnings(&plan),
         zones: plan.zones,
-    };
-    Ok(Validated { tier, next_prune: plan.next_prune })
+        next_prune: plan.next_prune,
+    })
 }
 
-/// The ClusterIPs of the cluster DNS Service and what its twins need of it.
-fn cluster_dns(observed: &Observed) -> Result<(Vec<IpAddr>, ClusterDns), Finding> {
-    let reference = &observed.tier.spec.cluster_dns;
-    let named = format!("spec.clusterDns: Service {}/{}", reference.namespace, reference.name);
-    let unusable = |what: &str| Finding::new(Reason::ClusterDnsUnusable, format!("{named} {what}."));
-    let service = observed.cluster_dns.as_ref().map_err(Clone::clone)?.as_ref().ok_or_else(|| {
-        let message = format!("{named} does not exist; name the Service whose ClusterIP pods have in resolv.conf.");
-        Finding::new(Reason::ClusterDnsNotFound, message)
-    })?;
-    let spec = service.spec.as_ref();
-    let cluster_ips = services::cluster_ips(Some(service));
-    if cluster_ips.is_empty() {
+/// Returns the cluster DNS Service.
+fn cluster_dns_service(observed: &Observed) -> Result<&Service, Finding> {
+    match &observed.cluster_dns {
+        ClusterDnsLookup::Found(service) => Ok(service),
+        ClusterDnsLookup::Forbidden(finding) => Err(finding.clone()),
+        ClusterDnsLookup::NotFound => Err(Finding::new(
+            Reason::ClusterDnsNotFound,
+            format!(
+                "{} does not exist; name the Service whose ClusterIP pods have in resolv.conf.",
+                cluster_dns_field(observed)
+            ),
+        )),
+    }
+}
+
+/// Returns the fields of the cluster DNS Service that its shadow Services copy.
+fn cluster_dns(observed: &Observed, service: &Service) -> Result<ClusterDns, Finding> {
+    let unusable =
+        |problem: &str| Finding::new(Reason::ClusterDnsUnusable, format!("{} {problem}.", cluster_dns_field(observed)));
+    if cluster_ips(service).is_empty() {
         return Err(unusable("has no ClusterIP; name one that has, not a headless or external one"));
     }
-    let Some(selector) = spec.and_then(|spec| spec.selector.clone()).filter(|selector| !selector.is_empty()) else {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone());
+    let Some(selector) = selector.filter(|selector| !selector.is_empty()) else {
         return Err(unusable("has no selector, so that the pods behind it cannot be found"));
     };
-    let (Some(udp), Some(tcp)) = (dns_port(service, "UDP", UDP_PORT_NAME), dns_port(service, "TCP", TCP_PORT_NAME))
-    else {
+    let udp = dns_port(service, "UDP", UDP_PORT_NAME);
+    let tcp = dns_port(service, "TCP", TCP_PORT_NAME);
+    let (Some(udp), Some(tcp)) = (udp, tcp) else {
         return Err(unusable("has no port 53 for both UDP and TCP"));
     };
-    let twin = ClusterDns { namespace: reference.namespace.clone(), selector, ports: vec![udp, tcp] };
-    Ok((cluster_ips, twin))
+    Ok(ClusterDns { namespace: observed.tier.spec.cluster_dns.namespace.clone(), selector, ports: vec![udp, tcp] })
 }
 
+/// Returns the field and the Service that a finding about the cluster DNS names.
+fn cluster_dns_field(observed: &Observed) -> String {
+    let reference = &observed.tier.spec.cluster_dns;
+    format!("spec.clusterDns: Service {}/{}", reference.namespace, reference.name)
+}
+
+/// Returns port 53 of a Service for one protocol, under the name of a tier's Services.
 fn dns_port(service: &Service, protocol: &str, name: &str) -> Option<ServicePort> {
     let ports = service.spec.as_ref()?.ports.as_ref()?;
-    let found = ports
+    let port = ports
         .iter()
         .find(|port| port.port == i32::from(DNS_PORT) && port.protocol.as_deref().unwrap_or("TCP") == protocol)?;
     Some(ServicePort {
         name: Some(name.to_owned()),
         protocol: Some(protocol.to_owned()),
-        port: found.port,
-        target_port: found.target_port.clone(),
+        port: port.port,
+        target_port: port.target_port.clone(),
         ..ServicePort::default()
     })
 }
 
-fn captured(capture: &api::Capture, cluster_ips: &[IpAddr]) -> Vec<Captured> {
-    let services = if capture.takes_cluster_dns() { cluster_ips } else { &[] };
+/// Returns the addresses to capture, each once: the ClusterIPs of the cluster DNS, then those of the spec.
+fn captured_addresses(capture: &api::Capture, cluster_ips: &[IpAddr]) -> Vec<Captured> {
+    let cluster_ips = if capture.takes_cluster_dns() { cluster_ips } else { &[] };
     let mut captured: Vec<Captured> =
-        services.iter().map(|address| Captured { address: *address, service: true }).collect();
+        cluster_ips.iter().map(|address| Captured { address: *address, service: true }).collect();
     for address in &capture.addresses {
-        if !services.contains(address) {
+        if !cluster_ips.contains(address) {
             captured.push(Captured { address: *address, service: false });
         }
     }
     captured
 }
 
-/// What older tiers have on nodes that this one may run on too.
-fn taken(tier: &DnsTier, others: &[DnsTier]) -> Vec<Finding> {
-    let mine = &tier.spec.node_cache;
-    let mut older: Vec<&DnsTier> = others
+/// Finds the addresses and ports that an older tier uses on nodes which both tiers may run on.
+fn conflicts_with_older_tiers(tier: &DnsTier, other_tiers: &[DnsTier]) -> Vec<Finding> {
+    let own = &tier.spec.node_cache;
+    let mut older_tiers: Vec<&DnsTier> = other_tiers
         .iter()
-        .filter(|other| is_older(other, tier) && may_share_a_node(&other.spec.node_cache.pod, &mine.pod))
+        .filter(|other| is_older(other, tier) && may_share_a_node(&other.spec.node_cache.pod, &own.pod))
         .collect();
-    older.sort_by_key(|other| other.name_any());
+    older_tiers.sort_by_key(|other| other.name_any());
     let mut findings = Vec::new();
-    for other in older {
-        let theirs = &other.spec.node_cache;
-        let name = other.name_any();
+    for older_tier in older_tiers {
+        let older = &older_tier.spec.node_cache;
+        let name = older_tier.name_any();
         let advice = "keep the two on disjoint nodes by spec.nodeCache.nodeSelector, or";
-        let mut shared: BTreeSet<String> = mine
+        let mut shared: BTreeSet<String> = own
             .capture
             .addresses
             .iter()
-            .filter(|address| theirs.capture.addresses.contains(address))
+            .filter(|address| older.capture.addresses.contains(address))
             .map(ToString::to_string)
             .collect();
-        let both_take_it = mine.capture.takes_cluster_dns() && theirs.capture.takes_cluster_dns();
-        if both_take_it && tier.spec.cluster_dns == other.spec.cluster_dns {
+        let both_capture_cluster_dns = own.capture.takes_cluster_dns() && older.capture.takes_cluster_dns();
+        if both_capture_cluster_dns && tier.spec.cluster_dns == older_tier.spec.cluster_dns {
             shared.insert("the ClusterIPs of the cluster DNS".to_owned());
         }
         if !shared.is_empty() {
@@ -172,13 +183,13 @@ fn taken(tier: &DnsTier, others: &[DnsTier]) -> Vec<Finding> {
                 ),
             ));
         }
-        if mine.metrics_port == theirs.metrics_port {
+        if own.metrics_port == older.metrics_port {
             findings.push(Finding::new(
                 Reason::AddressTaken,
                 format!(
                     "spec.nodeCache.metricsPort: the older tier {name} uses port {} on the same nodes; {advice} name \
                      another port.",
-                    mine.metrics_port
+                    own.metrics_port
                 ),
             ));
         }
@@ -186,27 +197,30 @@ fn taken(tier: &DnsTier, others: &[DnsTier]) -> Vec<Finding> {
     findings
 }
 
+/// Returns whether `other` was created before `tier`. Tiers of the same second are ordered by name.
 fn is_older(other: &DnsTier, tier: &DnsTier) -> bool {
     let age = |tier: &DnsTier| (tier.creation_timestamp().map(|time| time.0), tier.name_any());
     age(other) < age(tier)
 }
 
-/// Two sets of nodes are known to be disjoint only when both ask for the same label with different values.
+/// Returns whether pods of both settings may run on one node. Node selectors are known to be disjoint only when they
+/// require different values of one label.
 fn may_share_a_node(one: &PodSettings, other: &PodSettings) -> bool {
     !one.node_selector
         .iter()
-        .any(|(key, value)| other.node_selector.get(key).is_some_and(|different| different != value))
+        .any(|(key, value)| other.node_selector.get(key).is_some_and(|other_value| other_value != value))
 }
 
-/// Upstreams whose questions would come back, because nodes capture their address.
-fn loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Finding> {
-    let own = tier.spec.resolvers.upstreams.iter().enumerate();
-    let mut named: Vec<(String, &api::Upstream)> =
-        own.map(|(index, upstream)| (format!("spec.resolvers.upstreams[{index}]"), upstream)).collect();
+/// Finds upstreams whose queries would return to the tier, because nodes capture their address.
+fn upstream_loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Finding> {
+    let default_upstreams = tier.spec.resolvers.upstreams.iter().enumerate();
+    let mut upstreams_by_field: Vec<(String, &api::Upstream)> =
+        default_upstreams.map(|(index, upstream)| (format!("spec.resolvers.upstreams[{index}]"), upstream)).collect();
     for route in &tier.spec.routes {
-        named.extend(route.upstreams.iter().map(|upstream| (format!("spec.routes[{}]", route.suffix), upstream)));
+        let upstreams = route.upstreams.iter();
+        upstreams_by_field.extend(upstreams.map(|upstream| (format!("spec.routes[{}]", route.suffix), upstream)));
     }
-    named
+    upstreams_by_field
         .into_iter()
         .flat_map(|(field, upstream)| upstream.addresses.iter().map(move |address| (field.clone(), *address)))
         .filter(|(_, address)| captured.iter().any(|captured| captured.address == *address))
@@ -222,10 +236,10 @@ fn loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Finding> {
         .collect()
 }
 
-/// Zones that have resolvers, with the time since when no node names them.
-fn standing_zones(observed: &Observed) -> BTreeMap<String, Option<String>> {
+/// Returns the zones that have a Deployment, with the time (RFC 3339) since which they have no node.
+fn deployed_zones(observed: &Observed) -> BTreeMap<String, Option<String>> {
     observed
-        .children
+        .owned
         .deployments
         .iter()
         .filter_map(|deployment| {
@@ -235,7 +249,7 @@ fn standing_zones(observed: &Observed) -> BTreeMap<String, Option<String>> {
         .collect()
 }
 
-fn zone_warnings(plan: &zones::Plan) -> Vec<Finding> {
+fn zone_warnings(plan: &ZonePlan) -> Vec<Finding> {
     if plan.without_nodes.is_empty() {
         return Vec::new();
     }
@@ -248,7 +262,7 @@ fn zone_warnings(plan: &zones::Plan) -> Vec<Finding> {
     )]
 }
 
-fn cache(cache: &api::Cache) -> Cache {
+fn cache_bounds(cache: &api::Cache) -> Cache {
     Cache {
         max_ttl: cache.max_ttl.seconds(),
         negative_max_ttl: cache.negative_max_ttl.seconds(),
@@ -256,12 +270,14 @@ fn cache(cache: &api::Cache) -> Cache {
     }
 }
 
-fn allowed(given: &[IpNet]) -> Vec<IpNet> {
-    if given.is_empty() { private_networks() } else { given.to_vec() }
+fn allow_from_or_default(networks: &[IpNet]) -> Vec<IpNet> {
+    if networks.is_empty() { private_networks() } else { networks.to_vec() }
 }
 
-/// Zone resolvers are asked by node caches, whose addresses are those of nodes and not those of pods: a list that
-/// names pods alone would shut the tier's own nodes out.
+/// Adds the private networks to a list of permitted clients.
+///
+/// The clients of zone resolvers are node caches, whose addresses are those of nodes, not of pods: a list of pod
+/// networks alone would deny the tier's own nodes.
 fn with_private_networks(mut networks: Vec<IpNet>) -> Vec<IpNet> {
     for network in private_networks() {
         if !networks.contains(&network) {
@@ -271,6 +287,26 @@ fn with_private_networks(mut networks: Vec<IpNet>) -> Vec<IpNet> {
     networks
 }
 
+/// Returns the private, shared, unique local, link-local and loopback networks: the clients that are permitted by
+/// default.
+#[must_use]
+fn private_networks() -> Vec<IpNet> {
+    [
+        (IpAddr::from([10, 0, 0, 0]), 8),
+        (IpAddr::from([100, 64, 0, 0]), 10),
+        (IpAddr::from([127, 0, 0, 0]), 8),
+        (IpAddr::from([169, 254, 0, 0]), 16),
+        (IpAddr::from([172, 16, 0, 0]), 12),
+        (IpAddr::from([192, 168, 0, 0]), 16),
+        (IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]), 128),
+        (IpAddr::from([0xfc00, 0, 0, 0, 0, 0, 0, 0_u16]), 7),
+        (IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 0_u16]), 10),
+    ]
+    .into_iter()
+    .filter_map(|(address, prefix_len)| IpNet::new(address, prefix_len).ok())
+    .collect()
+}
+
 fn upstream_source(resolvers: &api::Resolvers) -> UpstreamSource {
     match resolvers.mode {
         api::Mode::Forward if resolvers.upstreams.is_empty() => UpstreamSource::ResolvConf,
@@ -278,6 +314,7 @@ fn upstream_source(resolvers: &api::Resolvers) -> UpstreamSource {
     }
 }
 
+/// Returns every address of the upstreams as a server, in the order of the spec.
 fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
     let protocol = |protocol| match protocol {
         api::Protocol::Udp => Protocol::Udp,
@@ -294,6 +331,3 @@ fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
 fn route(route: &api::Route) -> Route {
     Route { suffix: route.suffix.clone(), upstreams: servers(&route.upstreams) }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
-//! A tier as it may be built: every default filled in, every reference resolved, in the units that processes take.
+//! A validated tier: defaults filled in, references resolved, values in the units of the data plane.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dnstier_crds::v1alpha1::PodSettings;
 use ipnet::IpNet;
@@ -10,83 +11,85 @@ use node_cache_config::{Cache, Captured, Route, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
-/// The only input of everything that is built.
+/// A validated tier: the only input from which desired objects are built.
 #[derive(Clone, Debug)]
-pub struct ValidatedTier {
+pub(crate) struct ValidatedTier {
     /// Name of the `DnsTier`.
-    pub name: String,
-    /// What every child names as its owner.
-    pub owner: OwnerReference,
-    /// The cluster's own domain.
-    pub cluster_domain: String,
-    /// The Service that knows the cluster's own names.
-    pub cluster_dns: ClusterDns,
-    /// Addresses on which nodes answer, the Service's first; each once.
-    pub captured: Vec<Captured>,
-    /// The caches of a node.
-    pub node_cache: NodeCache,
-    /// The resolvers of a zone.
-    pub resolvers: Resolvers,
-    /// Suffixes that are answered elsewhere.
-    pub routes: Vec<Route>,
-    /// The zones that have resolvers, ordered by name.
-    pub zones: Vec<Zone>,
-    /// What is wrong without keeping the tier from being built.
-    pub warnings: Vec<Finding>,
+    pub(crate) name: String,
+    /// Owner reference of every owned object.
+    pub(crate) owner: OwnerReference,
+    /// Domain of the cluster.
+    pub(crate) cluster_domain: String,
+    /// Service that resolves the names of the cluster.
+    pub(crate) cluster_dns: ClusterDns,
+    /// Addresses on which nodes answer, each once, those of the cluster DNS Service first.
+    pub(crate) captured: Vec<Captured>,
+    /// Caches of a node.
+    pub(crate) node_cache: NodeCache,
+    /// Resolvers of a zone.
+    pub(crate) resolvers: Resolvers,
+    /// Suffixes with upstreams of their own.
+    pub(crate) routes: Vec<Route>,
+    /// Zones that have resolvers, ordered by name.
+    pub(crate) zones: Vec<Zone>,
+    /// Time until the next zone without nodes is pruned; `None` without such a zone.
+    pub(crate) next_prune: Option<Duration>,
+    /// Problems that do not keep the tier from being applied.
+    pub(crate) warnings: Vec<Finding>,
 }
 
-/// The cluster DNS Service, as far as its twins need it.
+/// Fields of the cluster DNS Service that its shadow Services copy.
 #[derive(Clone, Debug)]
-pub struct ClusterDns {
-    /// Its namespace, where the twins live too.
-    pub namespace: String,
-    /// What selects its pods.
-    pub selector: BTreeMap<String, String>,
-    /// Its ports for DNS under the names that every Service of a tier gives them.
-    pub ports: Vec<ServicePort>,
+pub(crate) struct ClusterDns {
+    /// Namespace of the Service and of its shadow Services.
+    pub(crate) namespace: String,
+    /// Selector of its pods.
+    pub(crate) selector: BTreeMap<String, String>,
+    /// DNS ports, under the port names of every Service of a tier.
+    pub(crate) ports: Vec<ServicePort>,
 }
 
-/// The caches of a node.
+/// Caches of a node.
 #[derive(Clone, Debug)]
-pub struct NodeCache {
-    /// Caching resolvers on every node.
-    pub instances: u32,
-    /// Bytes that each of them may keep.
-    pub cache_size: u64,
-    /// Bounds of what each of them keeps.
-    pub cache: Cache,
-    /// Who may ask them.
-    pub allow_from: Vec<IpNet>,
+pub(crate) struct NodeCache {
+    /// Number of caching resolvers on every node.
+    pub(crate) instances: u32,
+    /// Size of the cache of each of them, in bytes.
+    pub(crate) cache_size: u64,
+    /// TTL bounds of their caches.
+    pub(crate) cache: Cache,
+    /// Networks of permitted clients.
+    pub(crate) allow_from: Vec<IpNet>,
     /// Host port of `/metrics` and `/status`.
-    pub metrics_port: u16,
-    /// What the user says of their pods; what is left out has its default filled in where the pod is built.
-    pub pods: PodSettings,
+    pub(crate) metrics_port: u16,
+    /// User's settings of the pods. Defaults are filled in where the pod is built.
+    pub(crate) pods: PodSettings,
 }
 
-/// The resolvers of a zone.
+/// Resolvers of a zone.
 #[derive(Clone, Debug)]
-pub struct Resolvers {
-    /// How many every zone has.
-    pub replicas_per_zone: i32,
-    /// Bytes that each of them may keep.
-    pub cache_size: u64,
-    /// Bounds of what each of them keeps.
-    pub cache: Cache,
-    /// Who may ask them.
-    pub allow_from: Vec<IpNet>,
-    /// Where their questions go.
-    pub upstreams: UpstreamSource,
-    /// What the user says of their pods; what is left out has its default filled in where the pod is built.
-    pub pods: PodSettings,
+pub(crate) struct Resolvers {
+    /// Number of resolvers in every zone.
+    pub(crate) replicas_per_zone: i32,
+    /// Size of the cache of each of them, in bytes.
+    pub(crate) cache_size: u64,
+    /// TTL bounds of their caches.
+    pub(crate) cache: Cache,
+    /// Networks of permitted clients.
+    pub(crate) allow_from: Vec<IpNet>,
+    /// Upstreams of the resolvers.
+    pub(crate) upstreams: UpstreamSource,
+    /// User's settings of the pods. Defaults are filled in where the pod is built.
+    pub(crate) pods: PodSettings,
 }
 
-/// One zone that has resolvers.
+/// A zone that has resolvers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// Value of the nodes' zone label; empty for nodes without it.
-    pub name: String,
-    /// How many nodes may run its resolvers.
-    pub nodes: usize,
-    /// Since when (RFC 3339) no node has named it; none while one does.
-    pub empty_since: Option<String>,
+    pub(crate) name: String,
+    /// Number of nodes that match the node selector of the resolvers.
+    pub(crate) nodes: usize,
+    /// Time (RFC 3339) since which the zone has no node; `None` while it has one.
+    pub(crate) empty_since: Option<String>,
 }

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
+use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::watch::reconcile_on_changes;
@@ -49,9 +50,12 @@ pub struct Args {
     /// Port of /healthz, /readyz and /metrics
     #[arg(long, env = "DNSTIER_METRICS_PORT", default_value_t = 8080)]
     metrics_port: u16,
-    /// Log level: error, warn, info, debug or trace
-    #[arg(long, env = "DNSTIER_LOG", default_value = "info")]
-    log: tracing::Level,
+    /// Log filter: error, warn, info, debug or trace, also by module, e.g. info,dnstier_operator=debug
+    #[arg(long, env = "DNSTIER_LOG", default_value = "info", value_parser = logging::checked_filter)]
+    log: String,
+    /// Format of log lines
+    #[arg(long, env = "DNSTIER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
 
 impl Args {
@@ -76,8 +80,9 @@ impl Args {
             poll_interval,
             metrics_port,
             log,
+            log_format,
         } = self;
-        tracing_subscriber::fmt().with_max_level(log).with_writer(std::io::stderr).init();
+        logging::init(&log, log_format)?;
         let settings = Settings {
             namespace,
             node_namespace,
@@ -158,8 +163,27 @@ mod tests {
     }
 
     #[test]
+    fn the_log_filter_and_its_format_are_read() {
+        let args = Args::try_parse_from([
+            "dnstier-operator",
+            "--node-cache-image=x",
+            "--log=info,dnstier_operator=debug",
+            "--log-format=json",
+        ])
+        .unwrap();
+        assert_eq!(args.log, "info,dnstier_operator=debug");
+        assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
     fn invalid_values_are_refused() {
-        for invalid in ["--poll-interval=0s", "--zone-prune-delay=1d", "--image-pull-policy=Sometimes"] {
+        for invalid in [
+            "--poll-interval=0s",
+            "--zone-prune-delay=1d",
+            "--image-pull-policy=Sometimes",
+            "--log=dnstier_operator=loud",
+            "--log-format=xml",
+        ] {
             let args = ["dnstier-operator", "--node-cache-image=x", invalid];
             assert!(Args::try_parse_from(args).is_err(), "{invalid}");
         }

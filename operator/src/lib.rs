@@ -6,7 +6,7 @@
 //!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
 //!
-//! - `args`: flags and start-up; `settings`, `admin` and `metrics` are what it starts.
+//! - `args`: flags and start-up; `settings`, `logging`, `admin` and `metrics` are what it starts.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
 
@@ -16,6 +16,7 @@ mod admin;
 mod args;
 mod controller;
 mod error;
+mod logging;
 mod metrics;
 mod settings;
 mod watch;

@@ -3,6 +3,7 @@
 mod conditions;
 mod events;
 mod facts;
+mod findings;
 mod text;
 mod traffic;
 mod upstreams;

@@ -1,7 +1,9 @@
 use dnstier_crds::v1alpha1::DnsTierSpec;
+use node_cache_config::UpstreamSource;
 
 use super::*;
 use crate::controller::fixtures::{cluster, kube_dns, settings, tier};
+use crate::controller::observe::ClusterDnsLookup;
 
 /// Asserts that validation fails with exactly one finding, of this reason and with these parts in its message.
 #[track_caller]

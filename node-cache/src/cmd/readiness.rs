@@ -14,8 +14,9 @@ use crate::dns::question::Question;
 use crate::dns::{Edns, Name};
 use crate::dnstap::Tap;
 use crate::resolver::Resolver;
+use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
-use crate::upstream::transport::udp::{self as exchange, ExchangeOutcome, QueryFormat};
+use crate::upstream::transport::udp;
 
 /// Between two tries to resolve a first name.
 const RETRY: Duration = Duration::from_millis(500);
@@ -74,6 +75,6 @@ async fn answers_for_itself(address: SocketAddr) -> bool {
     let Ok(name) = Name::from_text("id.server") else { return false };
     let question = Question { class: class::CH, ..Question::plain(&name, rtype::TXT) };
     let (sockets, unseen) = (Sockets::new(address, PortPolicy::Fresh), Tap::default());
-    let asked = exchange::udp(&sockets, &question, QueryFormat { edns: false, case_0x20: false }, &unseen);
+    let asked = udp::query(&sockets, &question, QueryFormat { edns: false, case_0x20: false }, &unseen);
     matches!(timeout(SELF_LIMIT, asked).await, Ok(Ok(ExchangeOutcome::Response(response))) if response.has_answer())
 }

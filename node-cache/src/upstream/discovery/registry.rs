@@ -88,37 +88,6 @@ impl GroupRegistry {
     }
 }
 
-impl GroupRegistry {
-    /// Begins a new revision: from here on groups are requested again, until [`Self::forget_others`].
-    pub fn begin(&mut self) {
-        for entry in &mut self.entries {
-            entry.is_requested = false;
-        }
-    }
-
-    /// Requests the group of these servers.
-    pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
-        RegistryUpdate { registry: self }.fixed(scope, servers)
-    }
-
-    /// Requests the group of the servers behind a headless Service.
-    pub(crate) fn discovered(
-        &mut self,
-        scope: &str,
-        bootstrap: &[SocketAddr],
-        service: &str,
-        cluster_dns: Option<&Arc<Group>>,
-        interval: RefreshInterval,
-    ) -> Arc<Group> {
-        RegistryUpdate { registry: self }.discovered(scope, bootstrap, service, cluster_dns, interval)
-    }
-
-    /// Ends a new revision: drops the groups that were not requested since [`Self::begin`].
-    pub fn forget_others(&mut self) {
-        self.entries.retain(|entry| entry.is_requested);
-    }
-}
-
 /// Update of a [`GroupRegistry`] to a new revision.
 #[derive(Debug)]
 pub struct RegistryUpdate<'a> {

@@ -161,7 +161,8 @@ mod tests {
     #[tokio::test]
     async fn a_group_that_is_requested_again_is_the_same_and_others_are_dropped() {
         let mut registry = GroupRegistry::default();
-        let (one, two) = ([upstream("192.0.2.1:53")], [upstream("192.0.2.2:53")]);
+        let one = [upstream("192.0.2.1:53")];
+        let two = [upstream("192.0.2.2:53")];
         let first = registry.apply(|update| [update.fixed("one", &one), update.fixed("two", &two)]);
         let dropped = Arc::downgrade(&first[1]);
         let second = registry.apply(|update| update.fixed("one", &one));

@@ -12,7 +12,7 @@ use node_cache_config::{Protocol, Upstream};
 pub(crate) struct ResolvConf {
     /// Servers that can be queried, in the order of the file.
     pub(crate) upstreams: Vec<Upstream>,
-    /// What is wrong with the file, in one sentence.
+    /// Problem of the file, in one sentence; `None` if there is none.
     pub(crate) problem: Option<String>,
 }
 

@@ -28,7 +28,7 @@ const LOOP_CHECKS: u32 = 5;
 
 /// Event of an attempt.
 #[derive(Debug)]
-pub(in crate::upstream) enum AttemptEvent {
+pub(super) enum AttemptEvent {
     /// The server is slower than usual: it is time to hedge. The response may still come.
     HedgeDue,
     /// The server has timed out, which counts as a failure. The response may still come.
@@ -41,16 +41,16 @@ pub(in crate::upstream) enum AttemptEvent {
 
 /// Timeouts of an attempt, from its start.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct AttemptTimeouts {
+pub(super) struct AttemptTimeouts {
     /// Time after which another server is queried in parallel (hedging).
-    pub(in crate::upstream) hedge_after: Duration,
+    pub(super) hedge_after: Duration,
     /// Time after which the attempt counts as a failure and the next server is queried.
-    pub(in crate::upstream) fail_after: Duration,
+    pub(super) fail_after: Duration,
 }
 
 impl AttemptTimeouts {
     /// Creates timeouts without hedging.
-    pub(in crate::upstream) const fn without_hedging(fail_after: Duration) -> Self {
+    pub(super) const fn without_hedging(fail_after: Duration) -> Self {
         Self { hedge_after: fail_after, fail_after }
     }
 }
@@ -67,7 +67,7 @@ enum TimeoutStage {
 
 /// An attempt at a query with one server. It keeps listening after its timeouts, and after an ICMP error, which can be
 /// spoofed.
-pub(in crate::upstream) struct Attempt {
+pub(super) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
     started: Instant,
@@ -98,12 +98,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Attempt {
     /// Starts an attempt at `now`. The query is sent when the attempt is first polled.
-    pub(in crate::upstream) fn start(
-        server: Arc<Server>,
-        question: Arc<Question>,
-        timeouts: AttemptTimeouts,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn start(server: Arc<Server>, question: Arc<Question>, timeouts: AttemptTimeouts, now: Instant) -> Self {
         server.count_sent();
         let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
@@ -122,17 +117,17 @@ impl Attempt {
     }
 
     /// Returns the server that is queried.
-    pub(in crate::upstream) const fn server(&self) -> &Arc<Server> {
+    pub(super) const fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
     /// Returns whether no event follows.
-    pub(in crate::upstream) const fn is_done(&self) -> bool {
+    pub(super) const fn is_done(&self) -> bool {
         matches!(self.exchange, Exchange::Done)
     }
 
     /// Polls for the next event from the network. Timeouts are up to [`Self::advance`].
-    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
         loop {
             match ready!(self.poll_exchange(context)) {
                 Ok(SocketEvent::Outcome(outcome)) => {
@@ -210,7 +205,7 @@ impl Attempt {
     }
 
     /// Advances to the timeouts that have passed at `now`. Returns the event of a timeout, if one is due.
-    pub(in crate::upstream) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
+    pub(super) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
         if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return None;
         }
@@ -235,7 +230,7 @@ impl Attempt {
     }
 
     /// Returns when [`Self::advance`] is due next; `None` when all timeouts have passed or the attempt is done.
-    pub(in crate::upstream) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         match self.stage {
             _ if self.is_done() => None,
             TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),

@@ -20,20 +20,20 @@ use crate::upstream::server::Server;
 use crate::upstream::transport::timer::Timer;
 
 /// Timeouts of the first, second and third attempt of a query. When one passes, the attempt counts as a failure and the
-/// next server is queried. The last timeout also applies when no server is left.
-pub(in crate::upstream) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
+/// next server is queried. The last one is the longest, as no server is left after it.
+pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
-/// Shortest time before a query is hedged, however low the p95 latency of the server.
+/// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
 
 /// Servers in the order in which they are queried.
-pub(in crate::upstream) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
+pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
 /// A query with hedging, as a future: the first good response of any server; the first bad one if there is no good
 /// one by the deadline; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
 /// servers. Dropping the future releases its sockets, which can wait until the response is sent.
-pub(in crate::upstream) struct HedgedQuery {
+pub(super) struct HedgedQuery {
     question: Arc<Question>,
     started_at: Instant,
     deadline: Instant,
@@ -49,12 +49,7 @@ pub(in crate::upstream) struct HedgedQuery {
 
 impl HedgedQuery {
     /// Creates a query to these servers, in this order, that starts at `started_at` and ends at the deadline.
-    pub(in crate::upstream) fn new(
-        question: Arc<Question>,
-        started_at: Instant,
-        deadline: Instant,
-        mut servers: Servers,
-    ) -> Self {
+    pub(super) fn new(question: Arc<Question>, started_at: Instant, deadline: Instant, mut servers: Servers) -> Self {
         servers.reverse();
         Self {
             question,
@@ -69,12 +64,7 @@ impl HedgedQuery {
     }
 
     /// Probes a server that is down: queries it alone, for its health only.
-    pub(in crate::upstream) async fn probe(
-        server: Arc<Server>,
-        question: Arc<Question>,
-        fail_after: Duration,
-        deadline: Instant,
-    ) {
+    pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, fail_after: Duration, deadline: Instant) {
         let now = Instant::now();
         let attempt = Attempt::start(server, question.clone(), AttemptTimeouts::without_hedging(fail_after), now);
         let mut query = Self::new(question, now, deadline, Servers::new());

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::upstream::server::health::Health;
 
 /// Most servers that one query is sent to, not counting the probe of a server that is down.
-pub(in crate::upstream) const MAX_SENDS: usize = 3;
+pub(super) const MAX_SENDS: usize = 3;
 /// Most of them in one tier while another tier has a server that is up.
 const MAX_SENDS_PER_TIER: usize = 2;
 
@@ -23,29 +23,29 @@ pub enum Selection {
 
 /// A server that may be selected.
 #[derive(Clone, Debug)]
-pub(in crate::upstream) struct Candidate<T> {
-    pub(in crate::upstream) server: T,
+pub(super) struct Candidate<T> {
+    pub(super) server: T,
     /// Index of the tier, 0 for the nearest.
-    pub(in crate::upstream) tier: usize,
-    pub(in crate::upstream) health: Health,
-    pub(in crate::upstream) latency: Duration,
+    pub(super) tier: usize,
+    pub(super) health: Health,
+    pub(super) latency: Duration,
 }
 
 /// Candidates of all tiers, the nearest tier first.
-pub(in crate::upstream) type Candidates<T> = SmallVec<[Candidate<T>; 8]>;
+pub(super) type Candidates<T> = SmallVec<[Candidate<T>; 8]>;
 
 /// Servers selected for one query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::upstream) struct QueryPlan<T> {
+pub(super) struct QueryPlan<T> {
     /// Servers in the order in which they are queried. Some are repeated when there are fewer than [`MAX_SENDS`].
-    pub(in crate::upstream) sends: SmallVec<[T; MAX_SENDS]>,
+    pub(super) sends: SmallVec<[T; MAX_SENDS]>,
     /// A server that is down and due for a probe, queried in parallel with the first one: it adds no latency.
-    pub(in crate::upstream) probe: Option<T>,
+    pub(super) probe: Option<T>,
 }
 
 /// Selects servers for a query. While one is up, only servers that are up are selected. When all are down, the circuit
 /// breakers may be wrong, and all are candidates. `shuffle` puts the servers of a tier into random order.
-pub(in crate::upstream) fn select<T: Clone + PartialEq>(
+pub(super) fn select<T: Clone + PartialEq>(
     mut candidates: Candidates<T>,
     selection: Selection,
     mut shuffle: impl FnMut(&mut [Candidate<T>]),

@@ -22,7 +22,7 @@ pub(in crate::upstream) enum Health {
 
 /// Circuit breaker of a server, with its smoothed latency and the distribution of its latencies.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::upstream) struct CircuitBreaker {
+pub(super) struct CircuitBreaker {
     consecutive_failures: u32,
     next_probe: Option<Instant>,
     smoothed_latency: Option<Duration>,
@@ -31,7 +31,7 @@ pub(in crate::upstream) struct CircuitBreaker {
 
 impl CircuitBreaker {
     /// Returns the health at `now`.
-    pub(in crate::upstream) fn health(&self, now: Instant) -> Health {
+    pub(super) fn health(&self, now: Instant) -> Health {
         match self.next_probe {
             None => Health::Up,
             Some(at) if at <= now => Health::ProbeDue,
@@ -41,17 +41,17 @@ impl CircuitBreaker {
 
     /// Returns the smoothed latency (exponentially weighted, 1/8 for the newest). Zero before the first response, so
     /// that a new server is soon tried.
-    pub(in crate::upstream) fn latency(&self) -> Duration {
+    pub(super) fn latency(&self) -> Duration {
         self.smoothed_latency.unwrap_or_default()
     }
 
     /// Returns the p95 latency; `None` with fewer than 16 samples.
-    pub(in crate::upstream) fn p95(&self) -> Option<Duration> {
+    pub(super) fn p95(&self) -> Option<Duration> {
         self.latencies.p95()
     }
 
     /// Records a response with any rcode after this round-trip time. The server is up.
-    pub(in crate::upstream) fn record_response(&mut self, round_trip: Duration) {
+    pub(super) fn record_response(&mut self, round_trip: Duration) {
         self.consecutive_failures = 0;
         self.next_probe = None;
         self.latencies.record(round_trip);
@@ -60,7 +60,7 @@ impl CircuitBreaker {
     }
 
     /// Records a query without a response in time. Returns whether the server goes down with this failure.
-    pub(in crate::upstream) fn record_failure(&mut self, now: Instant) -> bool {
+    pub(super) fn record_failure(&mut self, now: Instant) -> bool {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         if self.consecutive_failures < FAILURE_THRESHOLD {
             return false;
@@ -71,7 +71,7 @@ impl CircuitBreaker {
     }
 
     /// Records that a probe is sent: the next one is due an interval later.
-    pub(in crate::upstream) fn record_probe(&mut self, now: Instant) {
+    pub(super) fn record_probe(&mut self, now: Instant) {
         self.next_probe = Some(now + PROBE_INTERVAL);
     }
 }

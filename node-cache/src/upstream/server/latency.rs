@@ -6,7 +6,7 @@ use std::time::Duration;
 const BUCKETS_PER_DOUBLING: u32 = 4;
 /// Binary logarithm of the shortest latency that has a bucket of its own, in microseconds: 64 µs.
 const MIN_LATENCY_LOG2_MICROS: u32 = 6;
-/// Doublings from there: up to 8 s, which is longer than any timeout.
+/// Doublings above the shortest latency: up to 8 s, which is longer than any timeout.
 const DOUBLINGS: u32 = 17;
 const BUCKETS: usize = (BUCKETS_PER_DOUBLING * DOUBLINGS) as usize;
 /// Samples between two computations of the p95, and before the first one.
@@ -16,7 +16,7 @@ const MAX_SAMPLES: u32 = 512;
 
 /// Histogram of round-trip times with logarithmic buckets.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct LatencyHistogram {
+pub(super) struct LatencyHistogram {
     counts: [u16; BUCKETS],
     samples: u32,
     p95: Option<Duration>,
@@ -30,7 +30,7 @@ impl Default for LatencyHistogram {
 
 impl LatencyHistogram {
     /// Records one round-trip time.
-    pub(in crate::upstream) fn record(&mut self, round_trip: Duration) {
+    pub(super) fn record(&mut self, round_trip: Duration) {
         if self.samples >= MAX_SAMPLES {
             self.counts.iter_mut().for_each(|count| *count /= 2);
             self.samples = self.counts.iter().map(|count| u32::from(*count)).sum();
@@ -43,7 +43,7 @@ impl LatencyHistogram {
     }
 
     /// Returns the p95 latency; `None` with fewer than 16 samples.
-    pub(in crate::upstream) const fn p95(&self) -> Option<Duration> {
+    pub(super) const fn p95(&self) -> Option<Duration> {
         self.p95
     }
 

@@ -1,7 +1,7 @@
 //! Detection of forwarding loops: a server that forwards queries back to this process, directly or through others. A
 //! looping query cannot be recognized, because forwarders change all that is hop-by-hop and nothing else. So a server
-//! that exceeds its timeout is sent a probe that no client can ask: the name of the query with a label of 128 random
-//! bits in front. If that name is queried here, there is a loop.
+//! that exceeds its timeout is sent a probe that no client can send: the name of the query with a label of 128 random
+//! bits in front. A query for that name that arrives here proves a loop.
 //!
 //! A probe is valid once and for a second, so that whoever observes one cannot use it.
 

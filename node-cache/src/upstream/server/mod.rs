@@ -175,9 +175,10 @@ impl Server {
         self.state().record_probe(now);
     }
 
-    /// Returns the question of the probe that is due at `now`, and records the probe: the question that the server
-    /// did not answer, or mostly a name below it that nobody else queries, so that servers behind this one are not
-    /// sent the same query again and again. `None` while the server is up or before the next probe is due.
+    /// Returns the question of the probe that is due at `now`, and records the probe. `None` while the server is up or
+    /// before the next probe is due. At most every 30 s the probe repeats the question that the server did not answer;
+    /// otherwise the name gets a random label in front, so that servers behind this one are not sent the same query
+    /// again and again.
     pub(in crate::upstream) fn take_probe(&self, now: Instant) -> Option<Arc<Question>> {
         let probe = self.state().take_probe(now)?;
         match probe {

@@ -8,7 +8,7 @@ use crate::dns::question::Question;
 
 /// How long a server that does not echo the case of names is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
-/// Interval between two probes of a server that is down with the very name that it did not answer.
+/// Shortest interval between two probes of a down server with the unanswered question itself.
 const SAME_NAME_INTERVAL: Duration = Duration::from_secs(30);
 
 /// State of one server.
@@ -32,7 +32,7 @@ struct UnansweredQuestion {
 pub(super) enum ProbeQuestion {
     /// The question itself that the server did not answer.
     Same(Arc<Question>),
-    /// A name below this question's that nobody else queries.
+    /// A name below that of this question, with a random label, so that the query is not repeated.
     Below(Arc<Question>),
 }
 
@@ -140,12 +140,13 @@ mod tests {
 
     #[test]
     fn a_server_is_probed_below_the_unanswered_name_and_now_and_then_with_it() {
-        let (first, now) = (question("a.example"), Instant::now());
+        let now = Instant::now();
+        let first = question("a.example");
         let mut state = down(&first, now);
         assert_eq!(state.take_probe(now), None, "it is too early");
         assert_eq!(state.take_probe(now + SECOND), Some(ProbeQuestion::Below(first.clone())));
         assert_eq!(state.take_probe(now + SECOND), None, "one probe at a time");
-        // What is sent to a server that is down is no question to probe it with.
+        // A failure while the server is down does not replace the unanswered question.
         state.record_failure(&question("made-up.example"), now + SECOND);
         assert_eq!(state.take_probe(now + 30 * SECOND), Some(ProbeQuestion::Same(first.clone())));
         assert_eq!(state.take_probe(now + 31 * SECOND), Some(ProbeQuestion::Below(first)));

@@ -1,5 +1,4 @@
-//! Exchange of one query and its response with one server: over UDP (socket pool, random ports, 0x20) or TCP (RFC
-//! 7766).
+//! Exchange of one query with one server: over UDP (socket pool, random ports, 0x20) or TCP (RFC 7766).
 
 pub(crate) mod query_format;
 pub(crate) mod socket_pool;

@@ -3,7 +3,7 @@
 //! kernel picks a new random port (RFC 5452), as it does for a new socket. That costs a quarter of opening, watching
 //! and closing a socket for each query.
 //!
-//! Most pooled sockets are unbound, without a port. For each of the servers queried last, one is connected in advance,
+//! Most pooled sockets are unbound, without a port. For each recently queried server, one is connected in advance,
 //! while the thread has nothing more urgent to do, so that the next query does not wait for that.
 
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ const MAX_PRECONNECTED: usize = 8;
 const MAX_PRECONNECTED_AGE: Duration = Duration::from_millis(100);
 
 /// A UDP socket watched by the runtime of its thread. The reference count lies in the same allocation.
-pub(in crate::upstream) type AsyncSocket = Arc<AsyncFd<Socket>>;
+pub(super) type AsyncSocket = Arc<AsyncFd<Socket>>;
 
 /// Pooled sockets of a thread.
 #[derive(Default)]
@@ -118,7 +118,7 @@ impl PoolGuard {
         Self(())
     }
 
-    /// Runs `work` and defers until after it to prepare sockets released meanwhile for their next query.
+    /// Runs `work`. Sockets that it releases are prepared for their next query afterwards.
     pub(crate) fn with_deferred_returns<T>(&self, work: impl FnOnce() -> T) -> T {
         let set_deferred = |defers_returns| {
             SOCKET_POOL.with_borrow_mut(|pool| pool.as_mut().map(|pool| pool.defers_returns = defers_returns));
@@ -148,7 +148,7 @@ impl Drop for PoolGuard {
 /// # Errors
 ///
 /// No socket can be opened, or there is no route to the server.
-pub(in crate::upstream) fn acquire(server: SocketAddr) -> io::Result<AsyncSocket> {
+pub(super) fn acquire(server: SocketAddr) -> io::Result<AsyncSocket> {
     let from_pool = |take: fn(&mut SocketPool, SocketAddr) -> Option<AsyncSocket>| {
         SOCKET_POOL.with_borrow_mut(|pool| take(pool.as_mut()?, server))
     };
@@ -170,7 +170,7 @@ fn open(domain: Domain) -> io::Result<AsyncSocket> {
 
 /// Releases a socket that [`acquire`] returned on this thread for a query to `server`. Packets that still arrive for
 /// that query are dropped.
-pub(in crate::upstream) fn release(socket: AsyncSocket, server: SocketAddr) {
+pub(super) fn release(socket: AsyncSocket, server: SocketAddr) {
     // The pool of a thread that ends may be gone already.
     let _ = SOCKET_POOL.try_with(|pool| match &mut *pool.borrow_mut() {
         Some(pool) if pool.defers_returns => pool.deferred.push((socket, server)),
@@ -191,7 +191,7 @@ fn has_empty_queue(socket: &AsyncSocket) -> bool {
 
 /// Clears the readiness that the runtime has recorded. Otherwise it would try to read before it waits; a packet that
 /// arrives is reported anew.
-pub(in crate::upstream) fn clear_readiness(socket: &AsyncSocket) {
+pub(super) fn clear_readiness(socket: &AsyncSocket) {
     for interest in [Interest::READABLE, Interest::ERROR] {
         let _ = socket.try_io(interest, |_| io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
     }

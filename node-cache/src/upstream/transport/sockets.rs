@@ -48,7 +48,7 @@ pub(crate) struct Sockets {
 
 /// A connected socket and its use so far. Dropping it gives its port up and returns it to the socket pool.
 #[derive(Debug)]
-pub(in crate::upstream) struct PooledSocket {
+pub(super) struct PooledSocket {
     socket: AsyncSocket,
     server: SocketAddr,
     /// Thread whose runtime watches the socket.
@@ -84,7 +84,7 @@ impl Sockets {
     }
 
     /// Returns the address that the sockets are connected to.
-    pub(in crate::upstream) const fn server(&self) -> SocketAddr {
+    pub(super) const fn server(&self) -> SocketAddr {
         self.server
     }
 
@@ -96,7 +96,7 @@ impl Sockets {
     /// # Errors
     ///
     /// No socket can be opened, or there is no route to the server.
-    pub(in crate::upstream) fn acquire(&self) -> io::Result<PooledSocket> {
+    pub(super) fn acquire(&self) -> io::Result<PooledSocket> {
         let thread = std::thread::current().id();
         let mut socket = match self.take_idle(thread) {
             Some(socket) => socket,
@@ -118,7 +118,7 @@ impl Sockets {
 
     /// Releases a socket whose query was answered. With [`PortPolicy::Reuse`] it becomes idle, otherwise its port is
     /// given up.
-    pub(in crate::upstream) fn release(&self, socket: PooledSocket) {
+    pub(super) fn release(&self, socket: PooledSocket) {
         if self.port_policy == PortPolicy::Fresh || socket.is_worn_out() {
             return;
         }
@@ -166,7 +166,7 @@ impl PooledSocket {
     /// # Errors
     ///
     /// `getsockname` fails.
-    pub(in crate::upstream) fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
     }
 
@@ -175,7 +175,7 @@ impl PooledSocket {
     /// # Errors
     ///
     /// The packet cannot be sent.
-    pub(in crate::upstream) fn send(&self, message: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
         // The kernel reports a pending error once, instead of sending.
         let socket = self.socket.get_ref();
         if socket.send(message).is_err() {
@@ -189,7 +189,7 @@ impl PooledSocket {
     /// # Errors
     ///
     /// The runtime shuts down.
-    pub(in crate::upstream) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+    pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
         if let Poll::Ready(readable) = self.socket.poll_read_ready(context) {
             return Poll::Ready(readable.map(|_| Interest::READABLE));
         }
@@ -207,11 +207,7 @@ impl PooledSocket {
     /// # Errors
     ///
     /// `WouldBlock` when there is no packet. Other errors are ICMP errors about packets that were sent.
-    pub(in crate::upstream) fn recv<'b>(
-        &self,
-        interest: Interest,
-        buffer: &'b mut [MaybeUninit<u8>],
-    ) -> io::Result<&'b [u8]> {
+    pub(super) fn recv<'b>(&self, interest: Interest, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b [u8]> {
         let ((packet, _), _) = self.socket.try_io(interest, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
         Ok(packet)
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A deadline that can be awaited.
 #[derive(Debug)]
-pub(crate) struct Timer {
+pub(in crate::upstream) struct Timer {
     deadline: Instant,
     /// Unique among the timers of the process; set while the timer is in the queue of its thread or has elapsed.
     id: Option<u64>,
@@ -23,12 +23,12 @@ pub(crate) struct Timer {
 
 impl Timer {
     /// Creates a timer that elapses at `deadline`.
-    pub(crate) const fn at(deadline: Instant) -> Self {
+    pub(in crate::upstream) const fn at(deadline: Instant) -> Self {
         Self { deadline, id: None }
     }
 
     /// Moves the timer to another deadline. An unchanged deadline changes nothing.
-    pub(crate) fn set(&mut self, deadline: Instant) {
+    pub(in crate::upstream) fn set(&mut self, deadline: Instant) {
         if deadline != self.deadline {
             self.cancel();
             self.deadline = deadline;
@@ -38,7 +38,7 @@ impl Timer {
     /// Returns ready once the deadline has passed. The timer has to be set to another deadline afterwards.
     ///
     /// Must be called inside a Tokio runtime, always on the same thread.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let deadline = self.deadline;
         QUEUE.with_borrow_mut(|queue| match self.id {

@@ -14,6 +14,8 @@ mod frames;
 mod message;
 mod server;
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::dns::query::Transport;
 use crate::identity::Identity;
 pub use client::{TapError, TapSource, copy};
 pub use message::{MessageContext, Side};
@@ -111,6 +114,25 @@ impl Tap {
         let picked = Sampled { asked, readers };
         self.show(&picked, Part::Query, asked.at, query);
         (readers != 0).then_some(picked)
+    }
+
+    /// Samples a query that is sent now for the connected readers; returns the handle its response is shown with.
+    ///
+    /// `None` without a reader, when none of them samples the query, or when an address is unknown. The addresses are
+    /// only looked up while a reader is connected.
+    pub fn sample_query(
+        &self,
+        side: Side,
+        transport: Transport,
+        client: impl FnOnce() -> io::Result<SocketAddr>,
+        server: impl FnOnce() -> io::Result<SocketAddr>,
+        message: &[u8],
+    ) -> Option<Box<Sampled>> {
+        if !self.wanted() {
+            return None;
+        }
+        let context = MessageContext { side, transport, asker: client().ok()?, server: server().ok()?, at: now() };
+        self.question(context, message).map(Box::new)
     }
 
     /// Shows the answer, of now, to those who saw its question.

@@ -71,7 +71,7 @@ impl Resolver {
         }
         line(&mut text, "looked at by", format!("{} readers, {} lost", self.tap.readers(), self.tap.lost()));
         for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
-            let health = health(server.healthy());
+            let health = health(server.is_up());
             let mut value =
                 format!("{} {health}: {} sent, {} late", server.address(), server.sent(), server.timeouts());
             if let Some(p95) = server.p95() {

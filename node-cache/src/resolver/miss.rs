@@ -265,7 +265,7 @@ impl Resolver {
     pub(super) fn flight(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (Work, CacheSink) {
         let began = Instant::now();
         let memory = CacheSink { cache: self.cache.clone(), scope: scope.clone(), began };
-        let (asked, trusted) = (scope.pool.ask(question, began, scope.deadline), scope.trusted);
+        let (asked, trusted) = (scope.pool.query(question, began, scope.deadline), scope.trusted);
         (Box::pin(Asked { asked, trusted }), memory)
     }
 }

@@ -153,7 +153,7 @@ impl Resolver {
         }
         if snapshot
             .as_ref()
-            .is_some_and(|snapshot| snapshot.context.loop_probes.is_probe(&question.name, started.into_std()))
+            .is_some_and(|snapshot| snapshot.context.loop_probes.detect_loop(&question.name, started.into_std()))
         {
             // Whoever has passed it on need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);

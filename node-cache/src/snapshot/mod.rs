@@ -16,7 +16,7 @@ use crate::cache::Policy;
 use crate::dns::Name;
 use crate::metrics::ScopeAnswers;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
-use crate::upstream::discovery::resolv_conf;
+use crate::upstream::discovery::{RegistryUpdate, resolv_conf};
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
 use empty_zones::{EmptyZones, is_inside};
@@ -72,38 +72,39 @@ impl Snapshot {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn for_node(config: &Config, zone: Option<&str>, book: &mut GroupRegistry) -> Self {
-        book.begin();
-        let cluster_dns = &config.cluster_dns;
-        let cluster = book.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
-        let (mut own, mut others) = (Vec::new(), Vec::new());
-        let zone_is_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
-        for each in &config.zones {
-            let near = !zone_is_known || Some(each.name.as_str()) == zone;
-            let scope = format!("zone/{}", each.name);
-            let interval = if near { LOCAL_ZONE } else { REMOTE_ZONE };
-            let group = book.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), interval);
-            if near { own.push(group) } else { others.push(group) }
-        }
-        let outside =
-            scope("outside", &(), Pool::new(vec![own, others], Selection::PowerOfTwo), NODE_DEADLINE, Kind::Ours);
-        let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
-        let servers = (&config.cluster_domain, &cluster_dns.service);
-        let kind = Kind::Cluster(&config.cluster_domain);
-        let cluster = scope("cluster", &servers, pool, NODE_DEADLINE, kind);
-        let mut routes = Routes::new(outside.clone());
-        let mut scopes = vec![cluster.clone(), outside];
-        for suffix in private_reverse_zones() {
-            add(&mut routes, &suffix, &cluster);
-        }
-        for route in &config.routes {
-            let name = format!("route/{}", route.suffix);
-            let pool = Pool::new(vec![vec![book.fixed(&name, &route.upstreams)]], Selection::Ordered);
-            let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, Kind::Foreign);
-            add(&mut routes, &route.suffix, &scope);
-            scopes.push(scope);
-        }
-        add(&mut routes, &config.cluster_domain, &cluster);
-        book.forget_others();
+        let (routes, scopes) = book.apply(|groups| {
+            let cluster_dns = &config.cluster_dns;
+            let cluster = groups.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
+            let (mut own, mut others) = (Vec::new(), Vec::new());
+            let zone_is_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
+            for each in &config.zones {
+                let near = !zone_is_known || Some(each.name.as_str()) == zone;
+                let scope = format!("zone/{}", each.name);
+                let interval = if near { LOCAL_ZONE } else { REMOTE_ZONE };
+                let group = groups.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), interval);
+                if near { own.push(group) } else { others.push(group) }
+            }
+            let outside =
+                scope("outside", &(), Pool::new(vec![own, others], Selection::PowerOfTwo), NODE_DEADLINE, Kind::Ours);
+            let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
+            let servers = (&config.cluster_domain, &cluster_dns.service);
+            let kind = Kind::Cluster(&config.cluster_domain);
+            let cluster = scope("cluster", &servers, pool, NODE_DEADLINE, kind);
+            let mut routes = Routes::new(outside.clone());
+            let mut scopes = vec![cluster.clone(), outside];
+            for suffix in private_reverse_zones() {
+                add(&mut routes, &suffix, &cluster);
+            }
+            for route in &config.routes {
+                let name = format!("route/{}", route.suffix);
+                let pool = Pool::new(vec![vec![groups.fixed(&name, &route.upstreams)]], Selection::Ordered);
+                let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, Kind::Foreign);
+                add(&mut routes, &route.suffix, &scope);
+                scopes.push(scope);
+            }
+            add(&mut routes, &config.cluster_domain, &cluster);
+            (routes, scopes)
+        });
         let mut empty = EmptyZones::new();
         let suffixes = config.routes.iter().map(|route| &route.suffix).chain([&config.cluster_domain]);
         // Those that are no names have been told of.
@@ -133,19 +134,21 @@ impl Snapshot {
                 (servers.upstreams, servers.problem)
             }
         };
-        book.begin();
-        let mut scopes = vec![forwarding("forward", &upstreams, book)];
-        let mut routes = Routes::new(scopes[0].clone());
         let mut empty = EmptyZones::new();
-        let inside: Vec<_> = upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
-        if inside.is_empty() && !upstreams.is_empty() {
-            private_reverse_zones().iter().for_each(|zone| drop(empty.add(zone)));
-        } else if !inside.is_empty() && inside.len() < upstreams.len() {
-            let scope = forwarding("inside", &inside, book);
-            private_reverse_zones().iter().for_each(|zone| add(&mut routes, zone, &scope));
-            scopes.push(scope);
-        }
-        book.forget_others();
+        let (routes, scopes) = book.apply(|groups| {
+            let mut scopes = vec![forwarding("forward", &upstreams, groups)];
+            let mut routes = Routes::new(scopes[0].clone());
+            let inside: Vec<_> =
+                upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
+            if inside.is_empty() && !upstreams.is_empty() {
+                private_reverse_zones().iter().for_each(|zone| drop(empty.add(zone)));
+            } else if !inside.is_empty() && inside.len() < upstreams.len() {
+                let scope = forwarding("inside", &inside, groups);
+                private_reverse_zones().iter().for_each(|zone| add(&mut routes, zone, &scope));
+                scopes.push(scope);
+            }
+            (routes, scopes)
+        });
         Self {
             routes,
             empty,
@@ -206,8 +209,8 @@ fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: 
     })
 }
 
-fn forwarding(name: &str, upstreams: &[Upstream], book: &mut GroupRegistry) -> Arc<Scope> {
-    let pool = Pool::new(vec![vec![book.fixed(name, upstreams)]], Selection::Ordered);
+fn forwarding(name: &str, upstreams: &[Upstream], groups: &mut RegistryUpdate<'_>) -> Arc<Scope> {
+    let pool = Pool::new(vec![vec![groups.fixed(name, upstreams)]], Selection::Ordered);
     scope(name, &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign)
 }
 

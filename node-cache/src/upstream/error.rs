@@ -1,6 +1,6 @@
-//! Failure of a whole query.
+//! Failure of a query to all servers of a pool.
 
-/// No server answered in time.
+/// No server answered a query by its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no server answered")]
 pub struct NoAnswer;

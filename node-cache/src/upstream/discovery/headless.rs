@@ -1,4 +1,4 @@
-//! Finding servers through a headless Service: SRV for their names and ports, A and AAAA for their addresses, asked
+//! Discovery through a headless Service: SRV records for names and ports, A and AAAA records for addresses, queried
 //! from the cluster DNS.
 
 use std::collections::HashMap;
@@ -14,97 +14,105 @@ use crate::dns::question::Question;
 use crate::dns::{Name, NameError, Record, Response};
 use crate::upstream::error::NoAnswer;
 use crate::upstream::pool::Pool;
-use crate::upstream::server::Group;
+use crate::upstream::server::group::Group;
 
-/// How long one question may take.
-const LIMIT: Duration = Duration::from_secs(2);
-/// The most servers that are taken from one Service.
-const MOST: usize = 64;
-/// After a server died it is not looked for new ones more often than this.
-const REST: Duration = Duration::from_millis(500);
+/// Timeout of one query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most SRV targets of a Service, and most addresses of a target.
+const MAX_SERVERS: usize = 64;
+/// Delay of a refresh after a server went down, and so the shortest interval between two such refreshes.
+const REFRESH_DELAY_AFTER_DOWN: Duration = Duration::from_millis(500);
 
-/// How often a group is looked for: as often as its records ask for it, within these bounds.
+/// Bounds of the interval at which a group is refreshed. Within them, the TTL of the records decides.
 #[derive(Clone, Copy, Debug)]
-pub struct RefreshInterval {
-    /// Not more often than this.
-    pub shortest: Duration,
-    /// Not less often than this.
-    pub longest: Duration,
+pub(crate) struct RefreshInterval {
+    min: Duration,
+    max: Duration,
 }
 
-/// Servers that are asked all the time.
-pub const LOCAL_ZONE: RefreshInterval =
-    RefreshInterval { shortest: Duration::from_secs(2), longest: Duration::from_secs(5) };
-/// Servers that are asked when the near ones do not answer.
-pub const REMOTE_ZONE: RefreshInterval =
-    RefreshInterval { shortest: Duration::from_secs(5), longest: Duration::from_secs(30) };
+/// Refresh interval of servers that are queried all the time.
+pub(crate) const LOCAL_ZONE: RefreshInterval =
+    RefreshInterval { min: Duration::from_secs(2), max: Duration::from_secs(5) };
+/// Refresh interval of servers that are queried when those of the own zone are down.
+pub(crate) const REMOTE_ZONE: RefreshInterval =
+    RefreshInterval { min: Duration::from_secs(5), max: Duration::from_secs(30) };
 
-/// Why nothing was found.
+/// Failure to discover the servers of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DiscoveryError {
-    /// No server answered.
+enum DiscoveryError {
+    /// The cluster DNS did not answer.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
-    /// The name of the Service is none.
+    /// The name of the Service is not a domain name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The cluster DNS says that there is nothing.
-    #[error("the cluster DNS knows none for {1} (it says {0})")]
-    Nothing(&'static str, Name),
+    /// The cluster DNS has no SRV record, or no address of any target. The text is the rcode or the reason.
+    #[error("the cluster DNS has no servers for {1} ({0})")]
+    NoServers(&'static str, Name),
 }
 
-/// Looks for the servers of `group` behind the headless Service `service` until the group is gone: at once, then as
-/// often as `interval` says, and at once again when one of its servers dies. What is known stays when nothing is found.
-pub async fn follow(group: Weak<Group>, cluster_dns: Pool, service: String, interval: RefreshInterval) {
-    let mut told = false;
+/// Addresses of the servers of a Service, sorted, and the lowest TTL of their records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DiscoveredServers {
+    addresses: Vec<SocketAddr>,
+    ttl: Duration,
+}
+
+/// Keeps the discovered servers of `group` up to date with the headless Service `service` until the group is dropped:
+/// refreshes them at once, then at `interval`, and soon after a server went down. A failed refresh keeps the last
+/// servers.
+pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: String, interval: RefreshInterval) {
+    let mut failure_logged = false;
     loop {
-        let found = find(&cluster_dns, &service).await;
+        let result = discover(&cluster_dns, &service).await;
         let Some(group) = group.upgrade() else { return };
-        let pause = match found {
-            Ok((addresses, ttl)) => {
-                told = false;
-                group.learn(&addresses);
-                ttl.clamp(interval.shortest, interval.longest)
+        let delay = match result {
+            Ok(servers) => {
+                failure_logged = false;
+                group.set_discovered(&servers.addresses);
+                servers.ttl.clamp(interval.min, interval.max)
             }
             Err(error) => {
-                if !told {
-                    tracing::warn!("{}: the servers of {service} were not found: {error}", group.scope());
+                if !failure_logged {
+                    tracing::warn!(scope = group.scope(), service, %error, "servers cannot be discovered");
                 }
-                told = true;
-                interval.shortest
+                failure_logged = true;
+                interval.min
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = group.went_down() => tokio::time::sleep(REST).await,
+            () = tokio::time::sleep(delay) => {}
+            () = group.wait_until_server_down() => tokio::time::sleep(REFRESH_DELAY_AFTER_DOWN).await,
         }
     }
 }
 
-/// The addresses behind a headless Service and how long they may be believed.
+/// Discovers the servers of a headless Service.
 ///
 /// # Errors
 ///
 /// [`DiscoveryError`] when there is no address at all.
-pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>, Duration), DiscoveryError> {
+async fn discover(cluster_dns: &Pool, service: &str) -> Result<DiscoveredServers, DiscoveryError> {
     let name = Name::from_text(&format!("_{UDP_PORT_NAME}._udp.{service}"))?;
-    let response = cluster_dns.ask(Arc::new(Question::plain(&name, rtype::SRV)), Instant::now(), LIMIT).await?;
+    let query =
+        |name: &Name, rtype| cluster_dns.query(Arc::new(Question::plain(name, rtype)), Instant::now(), QUERY_TIMEOUT);
+    let response = query(&name, rtype::SRV).await?;
     let mut ttl = u32::MAX;
     let mut ports: HashMap<Name, u16> = HashMap::new();
     let mut hosts: HashMap<Name, Vec<IpAddr>> = HashMap::new();
     for record in response.records() {
         ttl = ttl.min(record.ttl);
-        if let Some((port, target)) = srv(&response, &record).filter(|_| ports.len() < MOST) {
+        if let Some((port, target)) = parse_srv(&response, &record).filter(|_| ports.len() < MAX_SERVERS) {
             ports.insert(target, port);
         }
         add_address(&response, &record, &mut hosts);
     }
     if ports.is_empty() {
-        return Err(DiscoveryError::Nothing(rcode::name(response.rcode()), name));
+        return Err(DiscoveryError::NoServers(rcode::name(response.rcode()), name));
     }
     for target in ports.keys().filter(|target| !hosts.contains_key(*target)).cloned().collect::<Vec<_>>() {
-        for kind in [rtype::A, rtype::AAAA] {
-            let response = cluster_dns.ask(Arc::new(Question::plain(&target, kind)), Instant::now(), LIMIT).await?;
+        for rtype in [rtype::A, rtype::AAAA] {
+            let response = query(&target, rtype).await?;
             response.records().iter().for_each(|record| add_address(&response, record, &mut hosts));
         }
     }
@@ -117,13 +125,13 @@ pub async fn find(cluster_dns: &Pool, service: &str) -> Result<(Vec<SocketAddr>,
     addresses.sort();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(DiscoveryError::Nothing("no address of any", name));
+        return Err(DiscoveryError::NoServers("no address of any target", name));
     }
-    Ok((addresses, Duration::from_secs(ttl.into())))
+    Ok(DiscoveredServers { addresses, ttl: Duration::from_secs(ttl.into()) })
 }
 
-/// Port and target of an SRV record (RFC 2782).
-fn srv(response: &Response, record: &Record) -> Option<(u16, Name)> {
+/// Returns port and target of an SRV record (RFC 2782); `None` for other records and for port 0.
+fn parse_srv(response: &Response, record: &Record) -> Option<(u16, Name)> {
     if record.rtype != rtype::SRV || record.data.len() < 7 {
         return None;
     }
@@ -133,6 +141,7 @@ fn srv(response: &Response, record: &Record) -> Option<(u16, Name)> {
     (port != 0).then(|| (port, target.lower()))
 }
 
+/// Adds the address of an A or AAAA record to those of its owner name.
 fn add_address(response: &Response, record: &Record, hosts: &mut HashMap<Name, Vec<IpAddr>>) {
     let data = &response.wire()[record.data.clone()];
     let address: Option<IpAddr> = match record.rtype {
@@ -141,24 +150,9 @@ fn add_address(response: &Response, record: &Record, hosts: &mut HashMap<Name, V
         _ => None,
     };
     if let (Some(address), Some(owner)) = (address, response.owner(record)) {
-        let known = hosts.entry(owner.lower()).or_default();
-        if !known.contains(&address) && known.len() < MOST {
-            known.push(address);
-        }
-    }
-}
-
-/// A group that is looked for as long as this lives.
-#[derive(Debug)]
-pub(in crate::upstream) struct GroupHandle {
-    pub(in crate::upstream) group: Arc<Group>,
-    pub(in crate::upstream) task: Option<tokio::task::JoinHandle<()>>,
-}
-
-impl Drop for GroupHandle {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
+        let addresses = hosts.entry(owner.lower()).or_default();
+        if !addresses.contains(&address) && addresses.len() < MAX_SERVERS {
+            addresses.push(address);
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Finding servers: headless Services of the cluster, and resolv.conf.
+//! Discovery of servers: headless Services of the cluster, and resolv.conf.
 
-pub mod headless;
+pub(crate) mod headless;
 mod registry;
-pub mod resolv_conf;
+pub(crate) mod resolv_conf;
 
 pub use registry::GroupRegistry;
+pub(crate) use registry::RegistryUpdate;

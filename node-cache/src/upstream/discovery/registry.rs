@@ -1,16 +1,20 @@
-//! All groups of a process. A group that a new revision needs again is the same one, with all that is known of its
-//! servers; one that nobody needs any more is forgotten.
+//! Registry of all server groups of a process. A group that a new revision requests again is reused with the health,
+//! latency and counters of its servers; groups that it does not request are dropped.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use node_cache_config::{Protocol, Upstream};
+use tokio::task::JoinHandle;
 
-use super::headless::{self as discovery, GroupHandle, RefreshInterval};
+use super::headless::{self, RefreshInterval};
 use crate::dnstap::Tap;
-use crate::upstream::pool::{Pool, Selection, recovery as revival};
-use crate::upstream::server::{Group, UpstreamContext};
+use crate::upstream::pool::recovery::probe_down_servers;
+use crate::upstream::pool::{Pool, Selection};
+use crate::upstream::server::UpstreamContext;
+use crate::upstream::server::group::Group;
 
-/// What makes a group the same in another revision.
+/// Identity of a group across revisions.
 #[derive(Clone, Debug)]
 struct GroupKey {
     scope: String,
@@ -21,105 +25,165 @@ struct GroupKey {
 
 impl PartialEq for GroupKey {
     fn eq(&self, other: &Self) -> bool {
-        let pointer = |described: &Self| described.cluster_dns.as_ref().map(Arc::as_ptr);
+        let cluster_dns = |key: &Self| key.cluster_dns.as_ref().map(Arc::as_ptr);
         (&self.scope, &self.servers, &self.service) == (&other.scope, &other.servers, &other.service)
-            && pointer(self) == pointer(other)
+            && cluster_dns(self) == cluster_dns(other)
+    }
+}
+
+/// A group and the task that discovers its servers, which ends when this is dropped.
+#[derive(Debug)]
+struct GroupHandle {
+    group: Arc<Group>,
+    refresh_task: Option<JoinHandle<()>>,
+}
+
+impl Drop for GroupHandle {
+    fn drop(&mut self) {
+        if let Some(task) = &self.refresh_task {
+            task.abort();
+        }
     }
 }
 
 #[derive(Debug)]
 struct Entry {
-    described: GroupKey,
-    followed: GroupHandle,
-    needed: bool,
+    key: GroupKey,
+    handle: GroupHandle,
+    /// Whether the current update has requested the group.
+    is_requested: bool,
 }
 
-/// The groups in use.
+/// Registry of the server groups in use.
 #[derive(Debug, Default)]
 pub struct GroupRegistry {
-    pages: Vec<Entry>,
+    entries: Vec<Entry>,
     context: Arc<UpstreamContext>,
 }
 
 impl GroupRegistry {
-    /// A book without groups, the messages of whose servers can be looked at here.
+    /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { pages: Vec::new(), context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }) }
+        Self { entries: Vec::new(), context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }) }
     }
 
-    /// What the servers of all groups share.
+    /// Returns the state shared by the servers of all groups.
     #[must_use]
     pub const fn context(&self) -> &Arc<UpstreamContext> {
         &self.context
     }
 
-    /// Begins a new revision: from here on groups are asked for again, until [`Self::forget_others`].
-    pub fn begin(&mut self) {
-        for page in &mut self.pages {
-            page.needed = false;
+    /// Applies a new revision: `request_groups` requests the groups of the revision, and all other groups are dropped
+    /// afterwards. Returns its result.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub fn apply<T>(&mut self, request_groups: impl FnOnce(&mut RegistryUpdate<'_>) -> T) -> T {
+        for entry in &mut self.entries {
+            entry.is_requested = false;
         }
+        let result = request_groups(&mut RegistryUpdate { registry: self });
+        self.entries.retain(|entry| entry.is_requested);
+        result
     }
+}
 
-    /// The group of these servers.
-    ///
-    /// Must be called inside a Tokio runtime.
+/// Update of a [`GroupRegistry`] to a new revision.
+#[derive(Debug)]
+pub struct RegistryUpdate<'a> {
+    registry: &'a mut GroupRegistry,
+}
+
+impl RegistryUpdate<'_> {
+    /// Requests the group of these servers.
     pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
-        let described =
-            GroupKey { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
-        self.page(described, |group| GroupHandle { group, task: None })
+        let key = GroupKey { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
+        self.request(key, |group| GroupHandle { group, refresh_task: None })
     }
 
-    /// The group of the servers behind a headless Service, looked for in the cluster DNS; none names the group itself
-    /// as that (the cluster DNS is found by asking it).
-    ///
-    /// Must be called inside a Tokio runtime.
-    pub fn discovered(
+    /// Requests the group of the servers behind a headless Service, discovered through `cluster_dns`. `None` stands
+    /// for the group itself: the cluster DNS is discovered through its own bootstrap servers.
+    pub(crate) fn discovered(
         &mut self,
         scope: &str,
-        bootstrap: &[std::net::SocketAddr],
+        bootstrap: &[SocketAddr],
         service: &str,
         cluster_dns: Option<&Arc<Group>>,
         interval: RefreshInterval,
     ) -> Arc<Group> {
         let servers = bootstrap.iter().map(|address| Upstream { address: *address, protocol: Protocol::Udp }).collect();
-        let described = GroupKey {
+        let key = GroupKey {
             scope: scope.to_owned(),
             servers,
             service: Some(service.to_owned()),
             cluster_dns: cluster_dns.cloned(),
         };
-        self.page(described, |group| {
+        self.request(key, |group| {
             let weak = Arc::downgrade(&group);
-            let service = service.to_owned();
-            let asked = cluster_dns.unwrap_or(&group).clone();
-            let pool = Pool::new(vec![vec![asked]], Selection::PowerOfTwo);
-            let task = tokio::spawn(discovery::follow(weak, pool, service, interval));
-            GroupHandle { group, task: Some(task) }
+            let queried = cluster_dns.unwrap_or(&group).clone();
+            let pool = Pool::new(vec![vec![queried]], Selection::PowerOfTwo);
+            let task = tokio::spawn(headless::refresh(weak, pool, service.to_owned(), interval));
+            GroupHandle { group, refresh_task: Some(task) }
         })
     }
 
-    /// Ends a new revision: groups that were not asked for since [`Self::begin`] are forgotten.
-    pub fn forget_others(&mut self) {
-        self.pages.retain(|page| page.needed);
-    }
-
-    fn page(&mut self, described: GroupKey, follow: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
-        if let Some(page) = self.pages.iter_mut().find(|page| page.described == described) {
-            page.needed = true;
-            return page.followed.group.clone();
+    fn request(&mut self, key: GroupKey, start: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
+        let GroupRegistry { entries, context } = &mut *self.registry;
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
+            entry.is_requested = true;
+            return entry.handle.group.clone();
         }
         // With other bootstrap addresses the Service is still the same, and so are the servers behind it.
-        let known = self
-            .pages
+        let discovered = entries
             .iter()
-            .find(|page| described.service.is_some() && page.described.service == described.service)
-            .map(|page| page.followed.group.discovered());
-        let group = Group::new(&described.scope, &described.servers, &known.unwrap_or_default(), &self.context);
-        let followed = follow(Arc::new(group));
-        tokio::spawn(revival::follow(Arc::downgrade(&followed.group)));
-        let group = followed.group.clone();
-        self.pages.push(Entry { described, followed, needed: true });
+            .find(|entry| key.service.is_some() && entry.key.service == key.service)
+            .map(|entry| entry.handle.group.discovered());
+        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), context);
+        let handle = start(Arc::new(group));
+        tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
+        let group = handle.group.clone();
+        entries.push(Entry { key, handle, is_requested: true });
         group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::headless::LOCAL_ZONE;
+    use super::*;
+
+    const SERVICE: &str = "dns.example.svc.cluster.local";
+
+    fn upstream(address: &str) -> Upstream {
+        Upstream { address: address.parse().unwrap(), protocol: Protocol::Udp }
+    }
+
+    #[tokio::test]
+    async fn a_group_that_is_requested_again_is_the_same_and_others_are_dropped() {
+        let mut registry = GroupRegistry::default();
+        let one = [upstream("192.0.2.1:53")];
+        let two = [upstream("192.0.2.2:53")];
+        let first = registry.apply(|update| [update.fixed("one", &one), update.fixed("two", &two)]);
+        let dropped = Arc::downgrade(&first[1]);
+        let second = registry.apply(|update| update.fixed("one", &one));
+        assert!(Arc::ptr_eq(&first[0], &second));
+        drop(first);
+        assert!(dropped.upgrade().is_none());
+        assert!(!Arc::ptr_eq(&second, &registry.apply(|update| update.fixed("one", &two))));
+    }
+
+    #[tokio::test]
+    async fn other_bootstrap_addresses_make_another_group_with_the_discovered_servers() {
+        let mut registry = GroupRegistry::default();
+        let bootstrap = ["192.0.2.1:53", "192.0.2.2:53"].map(|address| address.parse::<SocketAddr>().unwrap());
+        let mut discovered = |bootstrap: SocketAddr| {
+            registry.apply(|update| update.discovered("cluster", &[bootstrap], SERVICE, None, LOCAL_ZONE))
+        };
+        let first = discovered(bootstrap[0]);
+        let addresses = ["192.0.2.3:53".parse().unwrap()];
+        first.set_discovered(&addresses);
+        let second = discovered(bootstrap[1]);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!(second.discovered(), addresses);
     }
 }

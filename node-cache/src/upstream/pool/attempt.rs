@@ -1,5 +1,6 @@
-//! One question to one server, with everything that may take: again over TCP when the answer is too long or its name is in
-//! another case, again without EDNS when the server cannot read it. What comes of it is told to the race and remembered for the server.
+//! One attempt: a query to one server, repeated over TCP after truncation or a response that does not echo the 0x20
+//! case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
+//! breaker.
 
 use std::io;
 use std::pin::Pin;
@@ -13,260 +14,265 @@ use tokio::time::{Instant, timeout};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::Server;
-use crate::upstream::transport::udp::{self as exchange, ExchangeOutcome, QueryFormat, SocketEvent, UdpQuery};
+use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
+use crate::upstream::transport::tcp::{self, TcpExchange};
+use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
-/// How long a server that lost the case of a name has to answer over TCP.
-const CONFIRMATION: Duration = Duration::from_secs(1);
+/// Timeout of the query over TCP to a server whose response over UDP does not echo the 0x20 case.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Each this long after a server has failed it is looked whether it is in a loop, and so often: for as long as a probe counts.
-const LOOK: Duration = Duration::from_millis(200);
-const LOOKS: u32 = 5;
+/// Interval at which a server that timed out is checked for a forwarding loop.
+const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// Number of those checks. Together they last as long as a loop probe is valid.
+const LOOP_CHECKS: u32 = 5;
 
-/// What happens to an attempt.
+/// Event of an attempt.
 #[derive(Debug)]
-pub(in crate::upstream) enum AttemptEvent {
-    /// No answer yet, but it would be time for one. It may still come.
+pub(super) enum AttemptEvent {
+    /// The server is slower than usual: it is time to hedge. The response may still come.
     HedgeDue,
-    /// The same, and the server counts as failing.
+    /// The server has timed out, which counts as a failure. The response may still come.
     TimedOut,
-    /// An answer, good or bad. It was the last event.
+    /// A response with any rcode. No event follows.
     Response(Response),
-    /// There will be no answer. It was the last event.
+    /// There will be no response. No event follows.
     Failed,
 }
 
-/// How long a server has.
+/// Timeouts of an attempt, from its start.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct AttemptTimeouts {
-    /// Until it is slower than usual, and the race goes on beside it.
-    pub(in crate::upstream) hedge_after: Duration,
-    /// Until it counts as failing, and the race goes on again.
-    pub(in crate::upstream) fail_after: Duration,
+pub(super) struct AttemptTimeouts {
+    /// Time after which another server is queried in parallel (hedging).
+    pub(super) hedge_after: Duration,
+    /// Time after which the attempt counts as a failure and the next server is queried.
+    pub(super) fail_after: Duration,
 }
 
 impl AttemptTimeouts {
-    /// No server is slower than usual before it fails.
-    pub(in crate::upstream) const fn until_timeout(fail_after: Duration) -> Self {
+    /// Creates timeouts without hedging.
+    pub(super) const fn without_hedging(fail_after: Duration) -> Self {
         Self { hedge_after: fail_after, fail_after }
     }
 }
 
-/// How far a server's patience is over.
+/// Timeouts of an attempt that have passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TimeoutStage {
     InTime,
     HedgeDue,
     TimedOut,
+    /// The checks for a forwarding loop are over too.
     Exhausted,
 }
 
-/// A question to a server. Its answer is waited for even when the patience is over, or when somebody says that nobody listens
-/// there.
-pub(in crate::upstream) struct Attempt {
+/// An attempt at a query with one server. It keeps listening after its timeouts, and after an ICMP error, which can be
+/// spoofed.
+pub(super) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
     started: Instant,
-    patience: AttemptTimeouts,
-    waited: TimeoutStage,
-    /// When it failed, if it did.
-    failed: Option<Instant>,
-    /// How often it was looked since then whether the server is in a loop.
-    looks: u32,
-    form: QueryFormat,
+    timeouts: AttemptTimeouts,
+    stage: TimeoutStage,
+    /// When the attempt counted as a failure.
+    failed_at: Option<Instant>,
+    /// Checks for a forwarding loop since then.
+    loop_checks: u32,
+    format: QueryFormat,
     over_tcp: bool,
-    way: Way,
+    exchange: Exchange,
 }
 
-/// How an attempt is made at the moment.
-enum Way {
-    /// Nothing is sent yet.
-    Unsent,
-    UdpQuery(UdpQuery),
-    /// Rare, as is the next, so that no question over UDP keeps room for it.
-    Connection(Boxed<io::Result<(ExchangeOutcome, bool)>>),
-    /// What was said over UDP had lost the case of the name.
-    Confirmation(Boxed<Option<ExchangeOutcome>>),
-    /// It was answered, or will not be.
-    Over,
+/// Exchange that an attempt is in.
+enum Exchange {
+    NotSent,
+    Udp(UdpQuery),
+    /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
+    Tcp(BoxFuture<io::Result<TcpExchange>>),
+    /// A query over TCP, after a response over UDP that does not echo the 0x20 case.
+    Confirmation(BoxFuture<Option<ExchangeOutcome>>),
+    /// The attempt has a response or has failed.
+    Done,
 }
 
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Attempt {
-    /// Begins one now. Nothing is sent before it is polled.
-    pub(in crate::upstream) fn begin(
-        server: Arc<Server>,
-        question: Arc<Question>,
-        patience: AttemptTimeouts,
-        now: Instant,
-    ) -> Self {
+    /// Starts an attempt at `now`. The query is sent when the attempt is first polled.
+    pub(super) fn start(server: Arc<Server>, question: Arc<Question>, timeouts: AttemptTimeouts, now: Instant) -> Self {
         server.count_sent();
-        let form = QueryFormat { edns: true, case_0x20: server.echoes_case() };
+        let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
             question,
             started: now,
-            patience,
-            waited: TimeoutStage::InTime,
-            failed: None,
-            looks: 0,
-            form,
+            timeouts,
+            stage: TimeoutStage::InTime,
+            failed_at: None,
+            loop_checks: 0,
+            format,
             over_tcp,
-            way: Way::Unsent,
+            exchange: Exchange::NotSent,
         }
     }
 
-    /// Whom it asks.
-    pub(in crate::upstream) const fn server(&self) -> &Arc<Server> {
+    /// Returns the server that is queried.
+    pub(super) const fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
-    /// Whether nothing more will come of it.
-    pub(in crate::upstream) const fn is_over(&self) -> bool {
-        matches!(self.way, Way::Over)
+    /// Returns whether no event follows.
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self.exchange, Exchange::Done)
     }
 
-    /// Waits for an answer, or a report.
-    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
+    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`].
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
         loop {
-            match ready!(self.poll_told(context)) {
-                Ok(SocketEvent::ExchangeOutcome(outcome)) => {
-                    if let Some(response) = self.follow(outcome) {
+            match ready!(self.poll_exchange(context)) {
+                Ok(SocketEvent::Outcome(outcome)) => {
+                    if let Some(response) = self.apply_outcome(outcome) {
                         let now = Instant::now();
-                        self.server.answered(now - self.started, now.into_std());
+                        self.server.record_response(now - self.started, now.into_std());
                         return Poll::Ready(AttemptEvent::Response(response));
                     }
                 }
-                Ok(SocketEvent::Unreachable) if self.fails() => return Poll::Ready(AttemptEvent::TimedOut),
+                Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
                 Ok(SocketEvent::Unreachable) => {}
                 Err(error) => {
-                    tracing::debug!("{}: {error}", self.server.address());
-                    self.fails();
-                    self.way = Way::Over;
+                    tracing::debug!(upstream = %self.server.address(), %error, "query to upstream failed");
+                    self.record_failure();
+                    self.exchange = Exchange::Done;
                     return Poll::Ready(AttemptEvent::Failed);
                 }
             }
         }
     }
 
-    /// Sends what is not sent yet, and waits for what comes of it.
-    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
-        let Self { server, question, form, .. } = self;
-        if let Way::Unsent = self.way {
-            self.way = if self.over_tcp {
-                Way::Connection(over_connection(server.clone(), question.clone(), *form))
+    /// Sends the query if it is not sent, and polls for the next event of its exchange.
+    fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
+        let Self { server, question, format, .. } = self;
+        if let Exchange::NotSent = self.exchange {
+            self.exchange = if self.over_tcp {
+                Exchange::Tcp(query_over_tcp(server.clone(), question.clone(), *format))
             } else {
-                Way::UdpQuery(UdpQuery::send(server.sockets(), question, *form, server.tap())?)
+                Exchange::Udp(UdpQuery::send(server.sockets(), question, *format, server.tap())?)
             };
         }
-        let outcome = match &mut self.way {
-            Way::UdpQuery(datagram) => {
-                return datagram.poll_told(context, server.address(), question, server.tap());
+        let outcome = match &mut self.exchange {
+            Exchange::Udp(query) => {
+                return query.poll_event(context, server.address(), question, server.tap());
             }
-            Way::Connection(asked) => ready!(asked.as_mut().poll(context))?.0,
-            Way::Confirmation(asked) => match ready!(asked.as_mut().poll(context)) {
+            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?.outcome,
+            Exchange::Confirmation(query) => match ready!(query.as_mut().poll(context)) {
                 Some(outcome) => outcome,
                 None => {
-                    // Whoever forged the answer has to guess everything once more.
-                    (self.form.case_0x20, self.way) = (false, Way::Unsent);
-                    return self.poll_told(context);
+                    // Whoever forged the response has to guess ID and port once more.
+                    self.format.case_0x20 = false;
+                    self.exchange = Exchange::NotSent;
+                    return self.poll_exchange(context);
                 }
             },
-            Way::Unsent | Way::Over => return Poll::Pending,
+            Exchange::NotSent | Exchange::Done => return Poll::Pending,
         };
-        Poll::Ready(Ok(SocketEvent::ExchangeOutcome(outcome)))
+        Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
     }
 
-    /// Does what follows from an outcome: it is an answer, or the question is sent once more in another way.
-    fn follow(&mut self, outcome: ExchangeOutcome) -> Option<Response> {
-        let way = std::mem::replace(&mut self.way, Way::Unsent);
-        let was_confirmed = matches!(way, Way::Confirmation(_));
-        if let Way::UdpQuery(datagram) = way {
-            datagram.end(self.server.sockets(), &outcome);
+    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
+    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<Response> {
+        let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
+        let was_confirmation = matches!(exchange, Exchange::Confirmation(_));
+        if let Exchange::Udp(query) = exchange {
+            query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
             ExchangeOutcome::Response(response) => {
-                self.way = Way::Over;
+                self.exchange = Exchange::Done;
                 return Some(response);
             }
             ExchangeOutcome::Truncated => self.over_tcp = true,
             ExchangeOutcome::CaseNotEchoed => {
-                let (server, question) = (self.server.clone(), self.question.clone());
-                self.way = Way::Confirmation(Box::pin(confirmed(server, question, self.form)));
+                let confirmation = confirm_over_tcp(self.server.clone(), self.question.clone(), self.format);
+                self.exchange = Exchange::Confirmation(Box::pin(confirmation));
             }
-            // For this question only: a forged complaint must not cost the server its EDNS.
+            // For this query only: a forged FORMERR must not turn EDNS off for the server.
             ExchangeOutcome::FormatError => {
-                self.form.edns = false;
-                self.over_tcp |= was_confirmed;
+                self.format.edns = false;
+                self.over_tcp |= was_confirmation;
             }
         }
         None
     }
 
-    /// What the time says.
-    pub(in crate::upstream) fn look_at(&mut self, now: Instant) -> Option<AttemptEvent> {
-        if self.due().is_none_or(|due| now < due) {
+    /// Advances to the timeouts that have passed at `now`. Returns the event of a timeout, if one is due.
+    pub(super) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return None;
         }
-        match self.waited {
-            TimeoutStage::InTime if now < self.started + self.patience.fail_after => {
-                self.waited = TimeoutStage::HedgeDue;
+        match self.stage {
+            TimeoutStage::InTime if now < self.started + self.timeouts.fail_after => {
+                self.stage = TimeoutStage::HedgeDue;
                 Some(AttemptEvent::HedgeDue)
             }
             TimeoutStage::InTime | TimeoutStage::HedgeDue => {
-                self.fails();
+                self.record_failure();
                 Some(AttemptEvent::TimedOut)
             }
-            TimeoutStage::TimedOut if self.looks < LOOKS => {
-                self.looks += 1;
+            TimeoutStage::TimedOut if self.loop_checks < LOOP_CHECKS => {
+                self.loop_checks += 1;
                 None
             }
             TimeoutStage::TimedOut | TimeoutStage::Exhausted => {
-                self.waited = TimeoutStage::Exhausted;
+                self.stage = TimeoutStage::Exhausted;
                 None
             }
         }
     }
 
-    /// When to look at the time next.
-    pub(in crate::upstream) fn due(&self) -> Option<Instant> {
-        match self.waited {
-            _ if self.is_over() => None,
-            TimeoutStage::InTime => Some(self.started + self.patience.hedge_after),
-            TimeoutStage::HedgeDue => Some(self.started + self.patience.fail_after),
-            // The race looks whether the server is in a loop by now.
-            TimeoutStage::TimedOut => self.failed.map(|failed| failed + LOOK * (1 + self.looks)),
+    /// Returns when [`Self::advance`] is due next; `None` when all timeouts have passed or the attempt is done.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match self.stage {
+            _ if self.is_done() => None,
+            TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),
+            TimeoutStage::HedgeDue => Some(self.started + self.timeouts.fail_after),
+            // The hedged query checks at these times for a forwarding loop.
+            TimeoutStage::TimedOut => self.failed_at.map(|at| at + LOOP_CHECK_INTERVAL * (1 + self.loop_checks)),
             TimeoutStage::Exhausted => None,
         }
     }
 
-    /// Counts a failure of the server, once; whether it was that once.
-    fn fails(&mut self) -> bool {
-        let first = self.failed.is_none();
-        if first {
-            (self.waited, self.failed) = (TimeoutStage::TimedOut, Some(Instant::now()));
-            self.server.failed(&self.question);
+    /// Records a failure of the server, once per attempt. Returns whether this is the first.
+    fn record_failure(&mut self) -> bool {
+        let is_first = self.failed_at.is_none();
+        if is_first {
+            self.stage = TimeoutStage::TimedOut;
+            self.failed_at = Some(Instant::now());
+            self.server.record_failure(&self.question);
         }
-        first
+        is_first
     }
 }
 
-/// What the server says over TCP when the case of a name was lost; none when it cannot be asked there.
-async fn confirmed(server: Arc<Server>, question: Arc<Question>, form: QueryFormat) -> Option<ExchangeOutcome> {
-    let asked = over_connection(server.clone(), question, form);
-    let (outcome, case_kept) = timeout(CONFIRMATION, asked).await.ok()?.ok()?;
-    // Only what nobody can forge tells that it was this server which lost the case.
-    if !case_kept {
-        server.case_not_echoed();
+/// Repeats a query over TCP after a response that does not echo the 0x20 case; `None` when the server does not respond
+/// over TCP within a second.
+async fn confirm_over_tcp(
+    server: Arc<Server>,
+    question: Arc<Question>,
+    format: QueryFormat,
+) -> Option<ExchangeOutcome> {
+    let query = query_over_tcp(server.clone(), question, format);
+    let TcpExchange { outcome, case_echoed } = timeout(CONFIRMATION_TIMEOUT, query).await.ok()?.ok()?;
+    // A response over UDP can be forged. Only one over TCP proves that the server itself does not echo the case.
+    if !case_echoed {
+        server.record_case_not_echoed();
     }
     Some(outcome)
 }
 
-fn over_connection(
+fn query_over_tcp(
     server: Arc<Server>,
     question: Arc<Question>,
-    form: QueryFormat,
-) -> Boxed<io::Result<(ExchangeOutcome, bool)>> {
-    Box::pin(async move { exchange::tcp(server.connection(), &question, form, server.tap()).await })
+    format: QueryFormat,
+) -> BoxFuture<io::Result<TcpExchange>> {
+    Box::pin(async move { tcp::query(server.connection(), &question, format, server.tap()).await })
 }

@@ -1,5 +1,6 @@
-//! The race of a question: the first server is asked, the next one when those before it do not answer in time or answer
-//! badly, and the first good answer wins. It is one future with one timer, however many servers take part.
+//! Hedging of a query: the first server is queried, the next one in parallel when the ones before it are slower than
+//! usual, time out or fail, and the first good response wins. One future with a single timer, however many servers
+//! take part.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,105 +19,106 @@ use crate::upstream::error::NoAnswer;
 use crate::upstream::server::Server;
 use crate::upstream::transport::timer::Timer;
 
-/// How long the first, second and third server of a question have before that counts as a failure and the next one is asked
-/// too. The last entry is for servers that are asked when there is nobody left to ask.
-pub(in crate::upstream) const PATIENCE: [Duration; MAX_SENDS] =
+/// Timeouts of the first, second and third attempt of a query. When one passes, the attempt counts as a failure and the
+/// next server is queried. The last one is the longest, as no server is left after it.
+pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
-/// A server that is slower than it usually is gets at least this long before another one is asked too.
-const SHORTEST_PATIENCE: Duration = Duration::from_millis(10);
+/// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
+const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
 
-/// Servers, in the order in which they are asked.
-pub(in crate::upstream) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
+/// Servers in the order in which they are queried.
+pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
-/// The attempts at one question, from when it is polled first: the first good answer, whoever it comes from; when there is none by the
-/// deadline, the first bad one, and [`NoAnswer`] when there is no answer at all. What becomes of the others is learned afterwards.
-/// What it took is given back when it is dropped, which can wait until its answer is on its way.
-pub(in crate::upstream) struct HedgedQuery {
+/// A query with hedging, as a future: the first good response of any server; the first bad one if there is no good
+/// one by the deadline; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
+/// servers. Dropping the future releases its sockets, which can wait until the response is sent.
+pub(super) struct HedgedQuery {
     question: Arc<Question>,
-    began: Instant,
+    started_at: Instant,
     deadline: Instant,
-    /// Who is asked next, the last one first.
-    left: Servers,
+    /// Servers that are not queried yet, in reverse order.
+    remaining: Servers,
+    /// Number of attempts started.
     started: usize,
     attempts: SmallVec<[Attempt; 1]>,
-    /// The first answer, when it was a bad one.
-    bad: Option<Box<Response>>,
-    alarm: Timer,
+    /// The first response, if it was a bad one.
+    bad_response: Option<Box<Response>>,
+    timer: Timer,
 }
 
 impl HedgedQuery {
-    /// A race of these servers, in this order, that begins now and lasts until the deadline.
-    pub(in crate::upstream) fn new(
-        question: Arc<Question>,
-        began: Instant,
-        deadline: Instant,
-        mut servers: Servers,
-    ) -> Self {
+    /// Creates a query to these servers, in this order, that starts at `started_at` and ends at the deadline.
+    pub(super) fn new(question: Arc<Question>, started_at: Instant, deadline: Instant, mut servers: Servers) -> Self {
         servers.reverse();
-        let (attempts, alarm) = (SmallVec::new(), Timer::at(deadline));
-        Self { question, began, deadline, left: servers, started: 0, attempts, bad: None, alarm }
+        Self {
+            question,
+            started_at,
+            deadline,
+            remaining: servers,
+            started: 0,
+            attempts: SmallVec::new(),
+            bad_response: None,
+            timer: Timer::at(deadline),
+        }
     }
 
-    /// Asks one server alone, to see whether it lives: only its health hears of the answer.
-    pub(in crate::upstream) async fn probe(
-        server: Arc<Server>,
-        question: Arc<Question>,
-        patience: Duration,
-        deadline: Instant,
-    ) {
-        let began = Instant::now();
-        let attempt = Attempt::begin(server, question.clone(), AttemptTimeouts::until_timeout(patience), began);
-        let mut race = Self::new(question, began, deadline, Servers::new());
-        race.attempts.push(attempt);
-        race.learn().await;
+    /// Probes a server that is down: queries it alone, for its health only.
+    pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, fail_after: Duration, deadline: Instant) {
+        let now = Instant::now();
+        let attempt = Attempt::start(server, question.clone(), AttemptTimeouts::without_hedging(fail_after), now);
+        let mut query = Self::new(question, now, deadline, Servers::new());
+        query.attempts.push(attempt);
+        query.drain_losers().await;
     }
 
-    /// Starts the next attempt, if there is one left.
+    /// Starts an attempt with the next server, if one remains.
     fn start_next(&mut self, now: Instant) {
-        self.left.retain(|server| !server.is_in_a_loop());
-        let Some(server) = self.left.pop() else { return };
-        let fail_after = PATIENCE[self.started.min(MAX_SENDS - 1)];
-        // Another server may be faster; the same one would only be asked twice.
-        let another = self.left.last().is_some_and(|next| !next.is_same(&server));
-        let p95 = if another { server.p95() } else { None };
-        let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(SHORTEST_PATIENCE, fail_after));
-        let attempt = Attempt::begin(server, self.question.clone(), AttemptTimeouts { hedge_after, fail_after }, now);
+        self.remaining.retain(|server| !server.is_in_forwarding_loop());
+        let Some(server) = self.remaining.pop() else { return };
+        let fail_after = ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)];
+        // Hedging pays only with another server: the same one would just be queried twice.
+        let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
+        let p95 = if next_is_other { server.p95() } else { None };
+        let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(MIN_HEDGE_DELAY, fail_after));
+        let attempt = Attempt::start(server, self.question.clone(), AttemptTimeouts { hedge_after, fail_after }, now);
         self.attempts.push(attempt);
         self.started += 1;
     }
 
-    /// Whether the last one of those that are left is asked already.
+    /// Returns whether the last of the remaining servers is queried already.
     fn would_repeat(&self) -> bool {
-        self.left.first().is_some_and(|last| self.running().any(|attempt| last.is_same(attempt.server())))
+        self.remaining
+            .first()
+            .is_some_and(|last| self.in_flight().any(|attempt| last.has_same_endpoint(attempt.server())))
     }
 
-    /// The attempts that may still be answered.
-    fn running(&self) -> impl Iterator<Item = &Attempt> {
-        self.attempts.iter().filter(|attempt| !attempt.is_over())
+    /// Returns the attempts that may still have a response.
+    fn in_flight(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|attempt| !attempt.is_done())
     }
 
-    /// The race is won: nobody else is asked.
-    fn leave(&mut self) {
-        self.left.clear();
-        if self.running().next().is_none() {
+    /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
+    fn finish(&mut self) {
+        self.remaining.clear();
+        if self.in_flight().next().is_none() {
             return;
         }
-        let others = Self {
+        let losers = Self {
             attempts: std::mem::take(&mut self.attempts),
-            ..Self::new(self.question.clone(), self.began, self.deadline, Servers::new())
+            ..Self::new(self.question.clone(), self.started_at, self.deadline, Servers::new())
         };
-        tokio::spawn(others.learn());
+        tokio::spawn(losers.drain_losers());
     }
 
-    /// Waits for what becomes of those that were asked.
-    async fn learn(mut self) {
+    /// Waits for the attempts in flight, so that their results reach the circuit breakers.
+    async fn drain_losers(mut self) {
         while poll_fn(|context| self.poll_next(context)).await.is_some() {}
     }
 
-    /// What happens next, and to whom; none when nothing will any more.
+    /// Polls for the next event of any attempt; `None` when no attempt is in flight or the deadline has passed.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Arc<Server>, AttemptEvent)>> {
-        if self.running().next().is_none() {
+        if self.in_flight().next().is_none() {
             return Poll::Ready(None);
         }
         for attempt in &mut self.attempts {
@@ -124,31 +126,31 @@ impl HedgedQuery {
                 return Poll::Ready(Some((attempt.server().clone(), event)));
             }
         }
-        self.alarm.set(self.due());
-        while self.alarm.poll(context).is_ready() {
+        self.timer.set(self.next_deadline());
+        while self.timer.poll(context).is_ready() {
             let now = Instant::now();
             if now >= self.deadline {
                 return Poll::Ready(None);
             }
-            // What they are asked comes back here, and waits for itself.
-            let in_a_loop = self.running().find(|attempt| attempt.server().is_in_a_loop());
-            if let Some(server) = in_a_loop.map(|attempt| attempt.server().clone()) {
-                self.attempts.retain(|attempt| !attempt.server().is_in_a_loop());
+            // In a forwarding loop the query comes back here and waits for itself.
+            let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
+            if let Some(server) = looping.map(|attempt| attempt.server().clone()) {
+                self.attempts.retain(|attempt| !attempt.server().is_in_forwarding_loop());
                 return Poll::Ready(Some((server, AttemptEvent::Failed)));
             }
             for attempt in &mut self.attempts {
-                if let Some(event) = attempt.look_at(now) {
+                if let Some(event) = attempt.advance(now) {
                     return Poll::Ready(Some((attempt.server().clone(), event)));
                 }
             }
-            self.alarm.set(self.due());
+            self.timer.set(self.next_deadline());
         }
         Poll::Pending
     }
 
-    /// When to look at the time next.
-    fn due(&self) -> Instant {
-        self.attempts.iter().filter_map(Attempt::due).fold(self.deadline, Instant::min)
+    /// Returns the earliest deadline of the attempts and the query.
+    fn next_deadline(&self) -> Instant {
+        self.attempts.iter().filter_map(Attempt::next_deadline).fold(self.deadline, Instant::min)
     }
 }
 
@@ -156,31 +158,31 @@ impl Future for HedgedQuery {
     type Output = Result<Response, NoAnswer>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let race = self.get_mut();
-        if race.started == 0 {
-            race.start_next(race.began);
+        let query = self.get_mut();
+        if query.started == 0 {
+            query.start_next(query.started_at);
         }
-        while let Some((server, event)) = ready!(race.poll_next(context)) {
+        while let Some((server, event)) = ready!(query.poll_next(context)) {
             match event {
                 AttemptEvent::Response(mut response) if !response.is_failure() => {
-                    response.set_upstream(server.number());
-                    race.leave();
+                    response.set_upstream(server.id());
+                    query.finish();
                     return Poll::Ready(Ok(response));
                 }
-                // Another server may know better.
+                // Another server may have a good response.
                 AttemptEvent::Response(response) => {
-                    race.bad.get_or_insert_with(|| Box::new(response));
-                    // It would say the same again.
-                    race.left.retain(|other| !other.is_same(&server));
+                    query.bad_response.get_or_insert_with(|| Box::new(response));
+                    // A second query to this server would have the same result.
+                    query.remaining.retain(|other| !other.has_same_endpoint(&server));
                 }
-                // In the place of asking somebody the same again: a probe is a question too.
-                AttemptEvent::TimedOut if race.would_repeat() && server.probe_for_loop(&race.question) => {
-                    race.left.remove(0);
+                // The loop probe is a query too: it replaces the repeated query to a server.
+                AttemptEvent::TimedOut if query.would_repeat() && server.probe_for_loop(&query.question) => {
+                    query.remaining.remove(0);
                 }
                 AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
             }
-            race.start_next(Instant::now());
+            query.start_next(Instant::now());
         }
-        Poll::Ready(race.bad.take().map(|bad| *bad).ok_or(NoAnswer))
+        Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }
 }

@@ -1,4 +1,4 @@
-//! Groups in the order in which they are asked.
+//! Tiers of server groups, and queries to them: selection, hedging and probing of down servers.
 
 mod attempt;
 mod hedge;
@@ -13,105 +13,108 @@ use rand::seq::SliceRandom;
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
+use crate::upstream::server::Server;
+use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
-use crate::upstream::server::{Group, Server};
-use hedge::{HedgedQuery, PATIENCE};
+use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
 pub use select::Selection;
-use select::{Candidate, Candidates, Plan, plan};
+use select::{Candidate, Candidates, QueryPlan, select};
 
 /// Groups of servers in tiers, the nearest first.
 #[derive(Clone, Debug)]
 pub struct Pool {
     tiers: Vec<Vec<Arc<Group>>>,
-    order: Selection,
+    selection: Selection,
 }
 
 impl Pool {
-    /// A pool of these tiers.
+    /// Creates a pool of these tiers, the nearest first.
     #[must_use]
-    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, order: Selection) -> Self {
-        Self { tiers, order }
+    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
+        Self { tiers, selection }
     }
 
-    /// The groups, the nearest first.
+    /// Returns the groups, the nearest first.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.tiers.iter().flatten()
     }
 
-    /// Whether every server counts as dead, or there is none.
+    /// Returns whether no server is up, or there is none.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        let (now, mut anybody) = (Instant::now(), false);
+        let now = Instant::now();
+        let mut any_up = false;
         for group in self.groups() {
-            group.each_candidate(now, |_, state| anybody |= state == Health::Up);
+            group.for_each_candidate(now, |_, health| any_up |= health == Health::Up);
         }
-        !anybody
+        !any_up
     }
 
-    /// When a server last answered again after it counted as dead: what failed before may be asked again.
+    /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
     #[must_use]
     pub fn recovered_at(&self) -> Option<Instant> {
         self.groups().filter_map(|group| group.recovered_at()).max()
     }
 
-    /// The time within which nearly all answers come, whichever healthy server they come from; none while that is not
-    /// known.
+    /// Returns the highest p95 latency of the servers that are up; `None` while it is not known of any.
     #[must_use]
     pub fn p95(&self) -> Option<Duration> {
-        let (now, mut longest) = (Instant::now(), None);
+        let now = Instant::now();
+        let mut highest = None;
         for group in self.groups() {
-            group.each_candidate(now, |server, state| {
-                longest = longest.max(if state == Health::Up { server.p95() } else { None });
+            group.for_each_candidate(now, |server, health| {
+                highest = highest.max(if health == Health::Up { server.p95() } else { None });
             });
         }
-        longest
+        highest
     }
 
-    /// Asks, from now on, one server after the other, each when the ones before it do not answer in time or answer badly, and gives
-    /// back the first good answer, whoever it comes from. When there is none by the deadline, the first bad one.
+    /// Queries the servers from `now` on with hedging: the next one when the ones before it are slow, time out or fail.
+    /// The future returns the first good response of any of them, or the first bad one if there is no good one within
+    /// `timeout`.
     ///
     /// # Errors
     ///
-    /// [`NoAnswer`] when there is no answer at all within `limit`.
-    pub fn ask(
+    /// [`NoAnswer`] without any response within `timeout`.
+    pub fn query(
         &self,
         question: Arc<Question>,
         now: tokio::time::Instant,
-        limit: Duration,
+        timeout: Duration,
     ) -> impl Future<Output = Result<Response, NoAnswer>> + Send + Unpin + use<> {
-        let deadline = now + limit;
-        let Plan { sends, probe } = self.plan(now.into_std());
-        if let Some(ByAddress(server)) = probe {
-            tokio::spawn(HedgedQuery::probe(server, question.clone(), PATIENCE[0], deadline));
+        let deadline = now + timeout;
+        let QueryPlan { sends, probe } = self.plan(now.into_std());
+        if let Some(ByEndpoint(server)) = probe {
+            tokio::spawn(HedgedQuery::probe(server, question.clone(), ATTEMPT_TIMEOUTS[0], deadline));
         }
-        let servers = sends.into_iter().map(|ByAddress(server)| server).collect();
+        let servers = sends.into_iter().map(|ByEndpoint(server)| server).collect();
         HedgedQuery::new(question, now, deadline, servers)
     }
 
-    fn plan(&self, now: Instant) -> Plan<ByAddress> {
+    fn plan(&self, now: Instant) -> QueryPlan<ByEndpoint> {
         let mut candidates = Candidates::new();
         for (tier, groups) in self.tiers.iter().enumerate() {
             for group in groups {
-                group.each_candidate(now, |server, state| {
+                group.for_each_candidate(now, |server, health| {
                     let latency = server.latency();
-                    candidates.push(Candidate { tier, state, latency, server: ByAddress(server.clone()) });
+                    candidates.push(Candidate { tier, health, latency, server: ByEndpoint(server.clone()) });
                 });
             }
         }
-        let plan = plan(candidates, self.order, |tier| tier.shuffle(&mut rand::rng()));
-        if let Some(ByAddress(server)) = &plan.probe {
-            server.probing(now);
+        let plan = select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()));
+        if let Some(ByEndpoint(server)) = &plan.probe {
+            server.record_probe(now);
         }
         plan
     }
 }
 
-/// Servers, as the plan compares them.
+/// A server that is equal to another one with the same address and protocol.
 #[derive(Clone, Debug)]
-struct ByAddress(Arc<Server>);
+struct ByEndpoint(Arc<Server>);
 
-impl PartialEq for ByAddress {
+impl PartialEq for ByEndpoint {
     fn eq(&self, other: &Self) -> bool {
-        self.0.is_same(&other.0)
+        self.0.has_same_endpoint(&other.0)
     }
 }

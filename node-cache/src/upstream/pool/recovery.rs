@@ -1,5 +1,5 @@
-//! Dead servers are asked again what they did not answer, once a second, until they answer: a server that is well again
-//! is known to be so although nobody has a question for it. Sockets that have become old are closed on the way.
+//! Probing of down servers: once a second each of them is probed until it responds, so that its recovery is noticed
+//! without a query of a client. Expired sockets are closed on the same tick.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -7,23 +7,24 @@ use std::time::{Duration, Instant};
 use tokio::time::interval;
 
 use super::hedge::HedgedQuery;
-use crate::upstream::server::Group;
+use crate::upstream::server::group::Group;
 
-/// How often dead servers are looked for.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long one of them has to answer.
-const PATIENCE: Duration = Duration::from_millis(900);
+/// Interval at which the servers of a group are checked for due probes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// Keeps at it for as long as the group is in use.
-pub(in crate::upstream) async fn follow(group: Weak<Group>) {
-    let mut ticks = interval(PAUSE);
+/// Probes the down servers of a group for as long as it is in use.
+pub(in crate::upstream) async fn probe_down_servers(group: Weak<Group>) {
+    let mut ticks = interval(CHECK_INTERVAL);
     loop {
         ticks.tick().await;
         let Some(group) = group.upgrade() else { return };
         let now = Instant::now();
-        group.close_old_sockets(now);
-        for (server, question) in group.due(now) {
-            tokio::spawn(HedgedQuery::probe(server, question, PATIENCE, tokio::time::Instant::now() + PATIENCE));
+        group.close_expired_sockets(now);
+        for (server, question) in group.take_probes(now) {
+            let deadline = tokio::time::Instant::now() + PROBE_TIMEOUT;
+            tokio::spawn(HedgedQuery::probe(server, question, PROBE_TIMEOUT, deadline));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One set of servers that know the same: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
+//! A group of equivalent servers: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::{Server, UpstreamContext};
 use crate::dns::question::Question;
 use crate::upstream::transport::sockets::PortPolicy;
 
-/// A set of servers. Those that are discovered are pods of ours and of the cluster DNS, and are asked from sockets that serve
-/// again; bootstrap servers may be anybody's, or stand for several pods. While none were discovered, or all of those are
-/// dead, the bootstrap servers stand in.
+/// A group of equivalent servers. Discovered servers are pods of this project or of the cluster DNS and are queried
+/// from reused ports. Bootstrap servers may be foreign, or stand for several pods, and are queried from fresh ports.
+/// They are used while no server was discovered or all of those are down.
 #[derive(Debug)]
 pub struct Group {
     scope: String,
@@ -27,7 +27,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group of these servers, with these discovered ones to begin with. `scope` is what it is called in status and
+    /// Creates a group of these bootstrap servers and initially discovered ones. `scope` is its name in status and
     /// metrics.
     pub(in crate::upstream) fn new(
         scope: &str,
@@ -36,108 +36,114 @@ impl Group {
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
-        let server =
-            |address, protocol, usage| Server::new(address, protocol, usage, went_down.clone(), context.clone());
-        let bootstrap =
-            bootstrap.iter().map(|each| server(each.address, each.protocol, PortPolicy::Fresh)).map(Arc::new).collect();
+        let new_server = |address, protocol, port_policy| {
+            Arc::new(Server::new(address, protocol, port_policy, went_down.clone(), context.clone()))
+        };
+        let bootstrap = bootstrap
+            .iter()
+            .map(|upstream| new_server(upstream.address, upstream.protocol, PortPolicy::Fresh))
+            .collect();
         let discovered =
-            discovered.iter().map(|address| server(*address, Protocol::Udp, PortPolicy::Reuse)).map(Arc::new);
+            discovered.iter().map(|address| new_server(*address, Protocol::Udp, PortPolicy::Reuse)).collect();
         Self {
             scope: scope.to_owned(),
-            discovered: ArcSwap::from_pointee(discovered.collect()),
+            discovered: ArcSwap::from_pointee(discovered),
             bootstrap,
             went_down,
             context: context.clone(),
         }
     }
 
-    /// What it is called.
+    /// Returns the name in status and metrics.
     #[must_use]
     pub fn scope(&self) -> &str {
         &self.scope
     }
 
-    /// Shows the servers to choose from now, and what is to be thought of each.
-    pub(in crate::upstream) fn each_candidate(&self, now: Instant, mut show: impl FnMut(&Arc<Server>, Health)) {
-        let mut anybody = false;
+    /// Calls `visit` with each server that may be selected now, and its health: the discovered ones, and the bootstrap
+    /// servers if none of those is up.
+    pub(in crate::upstream) fn for_each_candidate(&self, now: Instant, mut visit: impl FnMut(&Arc<Server>, Health)) {
+        let mut any_up = false;
         for server in self.discovered.load().iter() {
-            let state = server.state(now);
-            anybody |= state == Health::Up;
-            show(server, state);
+            let health = server.health(now);
+            any_up |= health == Health::Up;
+            visit(server, health);
         }
-        if !anybody {
-            self.bootstrap.iter().for_each(|server| show(server, server.state(now)));
+        if !any_up {
+            self.bootstrap.iter().for_each(|server| visit(server, server.health(now)));
         }
     }
 
-    /// When a server last answered again after it counted as dead.
+    /// Returns when a server last came up again after it was down.
     pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
         self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
     }
 
-    /// Closes sockets that have become old, also those of servers that nobody asks any more.
-    pub(in crate::upstream) fn close_old_sockets(&self, now: Instant) {
-        self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_old(now));
+    /// Closes idle sockets that have reached the maximum age, also those of servers without queries.
+    pub(in crate::upstream) fn close_expired_sockets(&self, now: Instant) {
+        self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
     }
 
-    /// The dead servers that it is time to look after, each with what to ask it.
-    pub(in crate::upstream) fn due(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
-        let servers = self.discovered.load();
-        let all = servers.iter().chain(&self.bootstrap);
-        all.filter_map(|server| Some((server.clone(), server.due(now)?))).collect()
+    /// Returns the servers that are down and due for a probe, each with the question of its probe, and records the
+    /// probes.
+    pub(in crate::upstream) fn take_probes(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
+        let discovered = self.discovered.load();
+        let servers = discovered.iter().chain(&self.bootstrap);
+        servers.filter_map(|server| Some((server.clone(), server.take_probe(now)?))).collect()
     }
 
-    /// The discovered servers' addresses.
+    /// Returns the addresses of the discovered servers.
     #[must_use]
     pub fn discovered(&self) -> Vec<SocketAddr> {
         self.discovered.load().iter().map(|server| server.address()).collect()
     }
 
-    /// Puts a newly discovered set in force. Servers that are still there keep what is known of them. An empty set is
-    /// no news: rather ask those that were there last than nobody.
-    pub fn learn(&self, addresses: &[SocketAddr]) {
+    /// Replaces the discovered servers. Servers that remain keep their health, latency and counters. An empty set
+    /// changes nothing: the last known servers are a better choice than none.
+    pub(in crate::upstream) fn set_discovered(&self, addresses: &[SocketAddr]) {
         if addresses.is_empty() {
             return;
         }
-        let known = self.discovered.load();
+        let previous = self.discovered.load();
+        let new_server = |address| {
+            let went_down = self.went_down.clone();
+            Arc::new(Server::new(address, Protocol::Udp, PortPolicy::Reuse, went_down, self.context.clone()))
+        };
         let servers: Vec<Arc<Server>> = addresses
             .iter()
             .map(|address| {
-                let same = known.iter().find(|server| server.address() == *address);
-                let new = || {
-                    let (went_down, context) = (self.went_down.clone(), self.context.clone());
-                    Server::new(*address, Protocol::Udp, PortPolicy::Reuse, went_down, context)
-                };
-                same.map_or_else(|| Arc::new(new()), Arc::clone)
+                let known = previous.iter().find(|server| server.address() == *address);
+                known.map_or_else(|| new_server(*address), Arc::clone)
             })
             .collect();
-        let changed =
-            servers.len() != known.len() || !servers.iter().all(|new| known.iter().any(|old| Arc::ptr_eq(old, new)));
-        if changed {
-            tracing::info!("{}: {} servers", self.scope, servers.len());
+        let is_known = |server: &Arc<Server>| previous.iter().any(|known| Arc::ptr_eq(known, server));
+        let is_changed = servers.len() != previous.len() || !servers.iter().all(is_known);
+        if is_changed {
+            tracing::info!(scope = self.scope, servers = servers.len(), "discovered servers have changed");
             self.discovered.store(Arc::new(servers));
         }
     }
 
-    /// Waits until a server of this group begins to count as dead.
-    pub async fn went_down(&self) {
+    /// Waits until a server of the group goes down.
+    pub(in crate::upstream) async fn wait_until_server_down(&self) {
         self.went_down.notified().await;
     }
 
-    /// How its servers do.
+    /// Returns health and counters of [`Self::servers`].
     #[must_use]
     pub fn status(&self) -> Vec<UpstreamStatus> {
-        let describe = |server: Arc<Server>| UpstreamStatus {
+        let status = |server: Arc<Server>| UpstreamStatus {
             scope: self.scope.clone(),
             address: server.address(),
-            healthy: server.healthy(),
+            healthy: server.is_up(),
             sent: server.sent(),
             timeouts: server.timeouts(),
         };
-        self.servers().into_iter().map(describe).collect()
+        self.servers().into_iter().map(status).collect()
     }
 
-    /// Its servers, each address once. Bootstrap servers that nobody needed are not among them.
+    /// Returns the servers, each address once. Bootstrap servers are included while no server was discovered or after
+    /// they were queried.
     #[must_use]
     pub fn servers(&self) -> Vec<Arc<Server>> {
         let discovered = self.discovered.load();

@@ -1,37 +1,37 @@
-//! Whether one server is worth asking. Pure: the time is a parameter.
+//! Circuit breaker of one server: up, down, or down and due for a probe. Pure: the time is a parameter.
 
 use std::time::{Duration, Instant};
 
 use super::latency::LatencyHistogram;
 
-/// After this many questions in a row without an answer a server counts as dead.
-const FAILURES: u32 = 3;
-/// A dead server is asked one question each this long.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Consecutive failures after which a server is down.
+const FAILURE_THRESHOLD: u32 = 3;
+/// Interval between probes of a server that is down.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is to be thought of a server.
+/// Health of a server, the state of its circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum Health {
-    /// It answers, as far as is known.
+    /// The server responds, as far as is known (closed circuit).
     Up,
-    /// It is dead, and it is time to see whether it still is.
+    /// The server is down and the next probe is due (half-open circuit).
     ProbeDue,
-    /// It is dead.
+    /// The server is down and was probed less than an interval ago (open circuit).
     Down,
 }
 
-/// What is known of a server: a circuit breaker, a smoothed latency, and how latencies are spread.
+/// Circuit breaker of a server, with its smoothed latency and the distribution of its latencies.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::upstream) struct CircuitBreaker {
-    failures: u32,
+pub(super) struct CircuitBreaker {
+    consecutive_failures: u32,
     next_probe: Option<Instant>,
-    latency: Option<Duration>,
-    response_times: LatencyHistogram,
+    smoothed_latency: Option<Duration>,
+    latencies: LatencyHistogram,
 }
 
 impl CircuitBreaker {
-    /// What is to be thought of it now.
-    pub(in crate::upstream) fn state(&self, now: Instant) -> Health {
+    /// Returns the health at `now`.
+    pub(super) fn health(&self, now: Instant) -> Health {
         match self.next_probe {
             None => Health::Up,
             Some(at) if at <= now => Health::ProbeDue,
@@ -39,38 +39,40 @@ impl CircuitBreaker {
         }
     }
 
-    /// Smoothed time between question and answer; zero before the first, so that a new server is soon tried.
-    pub(in crate::upstream) fn latency(&self) -> Duration {
-        self.latency.unwrap_or_default()
+    /// Returns the smoothed latency (exponentially weighted, 1/8 for the newest). Zero before the first response, so
+    /// that a new server is soon tried.
+    pub(super) fn latency(&self) -> Duration {
+        self.smoothed_latency.unwrap_or_default()
     }
 
-    /// The time within which 95 of 100 of its answers come; none while there were few.
-    pub(in crate::upstream) fn p95(&self) -> Option<Duration> {
-        self.response_times.p95()
+    /// Returns the p95 latency; `None` with fewer than 16 samples.
+    pub(super) fn p95(&self) -> Option<Duration> {
+        self.latencies.p95()
     }
 
-    /// It answered after this time, well or badly: it is alive.
-    pub(in crate::upstream) fn answered(&mut self, took: Duration) {
-        self.failures = 0;
+    /// Records a response with any rcode after this round-trip time. The server is up.
+    pub(super) fn record_response(&mut self, round_trip: Duration) {
+        self.consecutive_failures = 0;
         self.next_probe = None;
-        self.response_times.count(took);
-        self.latency = Some(self.latency.map_or(took, |latency| latency - latency / 8 + took / 8));
+        self.latencies.record(round_trip);
+        self.smoothed_latency =
+            Some(self.smoothed_latency.map_or(round_trip, |latency| latency - latency / 8 + round_trip / 8));
     }
 
-    /// A question to it got no answer in time. True when it counts as dead from now on.
-    pub(in crate::upstream) fn failed(&mut self, now: Instant) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures < FAILURES {
+    /// Records a query without a response in time. Returns whether the server goes down with this failure.
+    pub(super) fn record_failure(&mut self, now: Instant) -> bool {
+        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+        if self.consecutive_failures < FAILURE_THRESHOLD {
             return false;
         }
         let went_down = self.next_probe.is_none();
-        self.next_probe = Some(now + PAUSE);
+        self.next_probe = Some(now + PROBE_INTERVAL);
         went_down
     }
 
-    /// A question goes to it to see whether it lives; the next one has to wait.
-    pub(in crate::upstream) fn probing(&mut self, now: Instant) {
-        self.next_probe = Some(now + PAUSE);
+    /// Records that a probe is sent: the next one is due an interval later.
+    pub(super) fn record_probe(&mut self, now: Instant) {
+        self.next_probe = Some(now + PROBE_INTERVAL);
     }
 }
 
@@ -79,39 +81,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_dead_after_failures_in_a_row_and_alive_with_one_answer() {
-        let mut health = CircuitBreaker::default();
+    fn a_server_is_down_after_failures_in_a_row_and_up_with_one_response() {
+        let mut breaker = CircuitBreaker::default();
         let now = Instant::now();
-        assert!(!health.failed(now) && !health.failed(now));
-        health.answered(Duration::from_millis(1));
-        assert!(!health.failed(now) && !health.failed(now));
-        assert_eq!(health.state(now), Health::Up);
-        assert!(health.failed(now), "this one kills it");
-        assert!(!health.failed(now), "it dies once");
-        assert_eq!(health.state(now), Health::Down);
-        health.answered(Duration::from_millis(1));
-        assert_eq!(health.state(now), Health::Up);
+        assert!(!breaker.record_failure(now) && !breaker.record_failure(now));
+        breaker.record_response(Duration::from_millis(1));
+        assert!(!breaker.record_failure(now) && !breaker.record_failure(now));
+        assert_eq!(breaker.health(now), Health::Up);
+        assert!(breaker.record_failure(now), "this one opens the circuit");
+        assert!(!breaker.record_failure(now), "it is reported once");
+        assert_eq!(breaker.health(now), Health::Down);
+        breaker.record_response(Duration::from_millis(1));
+        assert_eq!(breaker.health(now), Health::Up);
     }
 
     #[test]
-    fn a_dead_server_is_asked_one_question_at_a_time() {
-        let mut health = CircuitBreaker::default();
+    fn a_server_that_is_down_is_sent_one_probe_at_a_time() {
+        let mut breaker = CircuitBreaker::default();
         let now = Instant::now();
         (0..3).for_each(|_| {
-            health.failed(now);
+            breaker.record_failure(now);
         });
-        let later = now + PAUSE;
-        assert_eq!(health.state(later), Health::ProbeDue);
-        health.probing(later);
-        assert_eq!(health.state(later), Health::Down);
-        assert_eq!(health.state(later + PAUSE), Health::ProbeDue);
+        let later = now + PROBE_INTERVAL;
+        assert_eq!(breaker.health(later), Health::ProbeDue);
+        breaker.record_probe(later);
+        assert_eq!(breaker.health(later), Health::Down);
+        assert_eq!(breaker.health(later + PROBE_INTERVAL), Health::ProbeDue);
     }
 
     #[test]
     fn latency_follows_slowly() {
-        let mut health = CircuitBreaker::default();
-        health.answered(Duration::from_millis(8));
-        health.answered(Duration::from_millis(16));
-        assert_eq!(health.latency(), Duration::from_millis(9));
+        let mut breaker = CircuitBreaker::default();
+        breaker.record_response(Duration::from_millis(8));
+        breaker.record_response(Duration::from_millis(16));
+        assert_eq!(breaker.latency(), Duration::from_millis(9));
     }
 }

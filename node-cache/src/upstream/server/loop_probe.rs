@@ -1,92 +1,182 @@
-//! Whether what a server is asked comes back, because it, or one behind it, forwards to us. Nobody can tell from a question:
-//! what is asked is the same, and what belongs to a hop does not pass. So a server that takes too long is sent a question that
-//! nobody else can ask: 128 random bits as a label above the name. If that comes in here, there is a loop.
+//! Detection of forwarding loops: a server that forwards queries back to this process, directly or through others. A
+//! looping query cannot be recognized, because forwarders change all that is hop-by-hop and nothing else. So a server
+//! that exceeds its timeout is sent a probe that no client can send: the name of the query with a label of 128 random
+//! bits in front. A query for that name that arrives here proves a loop.
 //!
-//! A probe counts once and for a second, so that whoever has seen one can do nothing with it.
+//! A probe is valid once and for a second, so that whoever observes one cannot use it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
-use super::Server;
 use crate::dns::Name;
-use crate::dns::question::Question;
-use crate::upstream::transport::udp::{self as exchange, QueryFormat};
 
-/// How long a probe counts.
-const COUNTS: Duration = Duration::from_secs(1);
-/// The most that are under way at one time.
-const MOST: usize = 16;
+/// How long a probe is valid.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most probes outstanding at one time.
+const MAX_OUTSTANDING: usize = 16;
+/// Shortest interval between two loop probes of one server.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a server is not queried after a loop was detected.
+const LOOP_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The probes of a process that are under way.
+/// Forwarding-loop state of one server.
+#[derive(Debug)]
+pub(super) struct LoopState {
+    server: SocketAddr,
+    times: Mutex<LoopTimes>,
+}
+
+#[derive(Debug, Default)]
+struct LoopTimes {
+    last_probe: Option<Instant>,
+    last_loop: Option<Instant>,
+}
+
+impl LoopState {
+    /// Creates the state of a server that was not probed yet.
+    pub(super) fn new(server: SocketAddr) -> Self {
+        Self { server, times: Mutex::default() }
+    }
+
+    /// Returns whether a loop probe is due, and records one if so.
+    pub(super) fn start_probe(&self, now: Instant) -> bool {
+        let mut times = self.times();
+        let is_due = times.last_probe.is_none_or(|last| now.saturating_duration_since(last) >= PROBE_INTERVAL);
+        if is_due {
+            times.last_probe = Some(now);
+        }
+        is_due
+    }
+
+    /// Returns whether a loop was detected less than 10 s ago. Responses since then do not end it: they come from this
+    /// process.
+    pub(super) fn is_looping(&self, now: Instant) -> bool {
+        self.times().last_loop.is_some_and(|last| now.saturating_duration_since(last) < LOOP_BACKOFF)
+    }
+
+    fn record_loop(&self, now: Instant) {
+        self.times().last_loop = Some(now);
+        tracing::warn!(upstream = %self.server, "upstream forwards queries back to this process: forwarding loop");
+    }
+
+    fn times(&self) -> MutexGuard<'_, LoopTimes> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Outstanding loop probes of a process.
 #[derive(Debug, Default)]
 pub struct LoopProbes {
-    any: AtomicBool,
-    probes: Mutex<Vec<Probe>>,
+    has_any: AtomicBool,
+    outstanding: Mutex<Vec<LoopProbe>>,
 }
 
 #[derive(Debug)]
-struct Probe {
+struct LoopProbe {
     label: String,
-    server: Weak<Server>,
-    sent: Instant,
+    server: Weak<LoopState>,
+    sent_at: Instant,
 }
 
 impl LoopProbes {
-    /// Sends a probe to this server, on the way of this question. Nobody waits for its answer; that there is none counts
-    /// against the server as for any other question.
-    ///
-    /// Must be called inside a Tokio runtime.
-    pub(in crate::upstream) fn probe_for_loop(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
-        let label = unguessable_label();
-        let Some(probe) = question.below(&label) else { return };
-        let mut probes = self.probes();
-        forget_old(&mut probes, now);
-        if probes.len() >= MOST {
-            return;
-        }
-        probes.push(Probe { label, server: Arc::downgrade(server), sent: now });
-        self.any.store(true, Ordering::Release);
-        let (server, question) = (server.clone(), question.clone());
-        tokio::spawn(async move {
-            let form = QueryFormat { edns: true, case_0x20: false };
-            server.count_sent();
-            let asked = exchange::udp(server.sockets(), &probe, form, server.tap());
-            // One that is known to be dead is looked after by others, who must not be put off.
-            if timeout(COUNTS, asked).await.is_err() && server.healthy() {
-                server.failed(&question);
-            }
-        });
-    }
-
-    /// Whether a name that somebody asks for, in lower case, is that of a probe, whose server then forwards to us.
-    pub(crate) fn is_probe(&self, name: &Name, now: Instant) -> bool {
-        if !self.any.load(Ordering::Acquire) {
+    /// Registers a probe whose name begins with `label`. Returns `false` when too many probes are outstanding.
+    pub(super) fn register(&self, label: String, server: &Arc<LoopState>, now: Instant) -> bool {
+        let mut outstanding = self.outstanding();
+        remove_expired(&mut outstanding, now);
+        if outstanding.len() >= MAX_OUTSTANDING {
             return false;
         }
-        let mut probes = self.probes();
-        forget_old(&mut probes, now);
-        let found = probes.iter().position(|probe| name.as_bytes().get(1..33) == Some(probe.label.as_bytes()));
-        let probe = found.map(|place| probes.swap_remove(place));
-        self.any.store(!probes.is_empty(), Ordering::Release);
+        outstanding.push(LoopProbe { label, server: Arc::downgrade(server), sent_at: now });
+        self.has_any.store(true, Ordering::Release);
+        true
+    }
+
+    /// Returns whether `name`, in lower case, is that of an outstanding probe, which proves a forwarding loop. Marks
+    /// the server of the probe as looping and removes the probe.
+    pub(crate) fn detect_loop(&self, name: &Name, now: Instant) -> bool {
+        if !self.has_any.load(Ordering::Acquire) {
+            return false;
+        }
+        let probe = {
+            let mut outstanding = self.outstanding();
+            remove_expired(&mut outstanding, now);
+            let index = outstanding.iter().position(|probe| name.as_bytes().get(1..33) == Some(probe.label.as_bytes()));
+            let probe = index.map(|index| outstanding.swap_remove(index));
+            self.has_any.store(!outstanding.is_empty(), Ordering::Release);
+            probe
+        };
         if let Some(server) = probe.as_ref().and_then(|probe| probe.server.upgrade()) {
-            server.forwards_to_us(now);
+            server.record_loop(now);
         }
         probe.is_some()
     }
 
-    fn probes(&self) -> MutexGuard<'_, Vec<Probe>> {
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outstanding(&self) -> MutexGuard<'_, Vec<LoopProbe>> {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A label of 128 random bits.
-pub(in crate::upstream) fn unguessable_label() -> String {
+/// Returns a label of 128 random bits, as 32 hexadecimal digits.
+pub(super) fn random_label() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-fn forget_old(probes: &mut Vec<Probe>, now: Instant) {
-    probes.retain(|probe| now.saturating_duration_since(probe.sent) < COUNTS);
+fn remove_expired(probes: &mut Vec<LoopProbe>, now: Instant) {
+    probes.retain(|probe| now.saturating_duration_since(probe.sent_at) < PROBE_TIMEOUT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> Arc<LoopState> {
+        Arc::new(LoopState::new("192.0.2.53:53".parse().unwrap()))
+    }
+
+    fn probe_name(label: &str) -> Name {
+        Name::from_text("www.example").unwrap().with_label(label).unwrap()
+    }
+
+    #[test]
+    fn a_probe_that_is_queried_here_is_a_loop_for_ten_seconds() {
+        let probes = LoopProbes::default();
+        let state = state();
+        let now = Instant::now();
+        let label = random_label();
+        assert!(probes.register(label.clone(), &state, now));
+        assert!(!probes.detect_loop(&probe_name(&random_label()), now));
+        assert!(!state.is_looping(now));
+        assert!(probes.detect_loop(&probe_name(&label), now));
+        assert!(state.is_looping(now));
+        assert!(!state.is_looping(now + LOOP_BACKOFF));
+    }
+
+    #[test]
+    fn a_probe_is_valid_once_and_for_a_second() {
+        let probes = LoopProbes::default();
+        let now = Instant::now();
+        let labels = [random_label(), random_label()];
+        for label in &labels {
+            assert!(probes.register(label.clone(), &state(), now));
+        }
+        assert!(probes.detect_loop(&probe_name(&labels[0]), now), "even if its server is gone");
+        assert!(!probes.detect_loop(&probe_name(&labels[0]), now));
+        assert!(!probes.detect_loop(&probe_name(&labels[1]), now + PROBE_TIMEOUT));
+    }
+
+    #[test]
+    fn probes_are_bounded_for_a_process_and_spaced_for_a_server() {
+        let probes = LoopProbes::default();
+        let state = state();
+        let now = Instant::now();
+        for _ in 0..MAX_OUTSTANDING {
+            assert!(probes.register(random_label(), &state, now));
+        }
+        assert!(!probes.register(random_label(), &state, now));
+        assert!(probes.register(random_label(), &state, now + PROBE_TIMEOUT));
+        assert!(state.start_probe(now) && !state.start_probe(now));
+        assert!(state.start_probe(now + PROBE_INTERVAL));
+    }
 }

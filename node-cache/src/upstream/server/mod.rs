@@ -1,13 +1,13 @@
-//! One server: its address, how it is asked, how it does.
+//! One server that is queried: address, protocol, sockets, health and counters.
 
 mod context;
-mod group;
+pub(super) mod group;
 pub(super) mod health;
 mod latency;
 mod loop_probe;
+mod state;
 
 pub use context::{ServerIds, UpstreamContext};
-pub use group::Group;
 pub use loop_probe::LoopProbes;
 
 use std::net::SocketAddr;
@@ -17,268 +17,239 @@ use std::time::{Duration, Instant};
 
 use node_cache_config::Protocol;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
+use crate::upstream::transport::query_format::QueryFormat;
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connection;
-use health::{CircuitBreaker, Health};
-use loop_probe::unguessable_label;
+use crate::upstream::transport::udp;
+use health::Health;
+use loop_probe::{LoopState, PROBE_TIMEOUT, random_label};
+use state::{ProbeQuestion, ServerState};
 
-/// How long a server that does not keep the case of names is asked in lower case.
-const WITHOUT_CASE: Duration = Duration::from_secs(600);
-
-/// How often it is looked whether a server that takes too long forwards to us.
-const LOOK_BEHIND: Duration = Duration::from_secs(5);
-/// How long one that does is not asked.
-const LOOP: Duration = Duration::from_secs(10);
-
-/// How often a dead server is asked the same to see whether it lives.
-const SAME_AGAIN: Duration = Duration::from_secs(30);
-
-/// What a server did not answer before it began to count as dead.
-#[derive(Clone, Debug)]
-struct Unanswered {
-    question: Arc<Question>,
-    asked: Instant,
-}
-
-/// A server that questions are sent to.
+/// A server that is queried.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    /// ID of the address.
+    id: u16,
     protocol: Protocol,
-    health: Mutex<CircuitBreaker>,
+    sockets: Sockets,
+    connection: Connection,
     sent: AtomicU64,
     timeouts: AtomicU64,
-    went_down: Arc<Notify>,
-    unanswered: Mutex<Option<Unanswered>>,
-    connection: Connection,
-    sockets: Sockets,
-    case_not_echoed: Mutex<Option<Instant>>,
-    recovered_at: Mutex<Option<Instant>>,
     round_trips: WaitSeconds,
+    state: Mutex<ServerState>,
+    loop_state: Arc<LoopState>,
+    went_down: Arc<Notify>,
     context: Arc<UpstreamContext>,
-    /// The number of its address.
-    number: u16,
-    /// When it was last looked whether it forwards to us.
-    looked_behind: Mutex<Option<Instant>>,
-    /// When it last did.
-    forwarded_to_us: Mutex<Option<Instant>>,
 }
 
 impl Server {
-    /// A server of which nothing is known yet. `went_down` is woken whenever it begins to count as dead.
+    /// Creates a server that is up and has no history. `went_down` is notified each time it goes down.
     pub(in crate::upstream) fn new(
         address: SocketAddr,
         protocol: Protocol,
-        usage: PortPolicy,
+        port_policy: PortPolicy,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
     ) -> Self {
-        let number = context.server_ids.of(address);
         Self {
             address,
+            id: context.server_ids.id(address),
             protocol,
-            health: Mutex::default(),
+            sockets: Sockets::new(address, port_policy),
+            connection: Connection::new(address),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
-            went_down,
-            unanswered: Mutex::default(),
-            connection: Connection::new(address),
-            sockets: Sockets::new(address, usage),
-            case_not_echoed: Mutex::default(),
-            recovered_at: Mutex::default(),
             round_trips: WaitSeconds::default(),
+            state: Mutex::default(),
+            loop_state: Arc::new(LoopState::new(address)),
+            went_down,
             context,
-            number,
-            looked_behind: Mutex::default(),
-            forwarded_to_us: Mutex::default(),
         }
     }
 
-    /// Its address and port.
+    /// Returns the address and port.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The number of its address.
-    pub(in crate::upstream) const fn number(&self) -> u16 {
-        self.number
+    /// Returns the ID of the address; 0 when all IDs are in use.
+    pub(in crate::upstream) const fn id(&self) -> u16 {
+        self.id
     }
 
-    /// How it is asked.
+    /// Returns the protocol of queries. Over UDP, truncated responses are queried again over TCP.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Whether both are asked at the same place in the same way.
-    pub(in crate::upstream) fn is_same(&self, other: &Self) -> bool {
+    /// Returns whether both have the same address and protocol.
+    pub(in crate::upstream) fn has_same_endpoint(&self, other: &Self) -> bool {
         (self.address, self.protocol) == (other.address, other.protocol)
     }
 
-    /// Whether it does not count as dead.
+    /// Returns whether the server is up now.
     #[must_use]
-    pub fn healthy(&self) -> bool {
-        self.health().state(Instant::now()) == Health::Up
+    pub fn is_up(&self) -> bool {
+        self.health(Instant::now()) == Health::Up
     }
 
-    /// Questions sent to it.
+    /// Returns the number of queries sent.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Questions that it did not answer in time.
+    /// Returns the number of queries without a response in time.
     #[must_use]
     pub fn timeouts(&self) -> u64 {
         self.timeouts.load(Ordering::Relaxed)
     }
 
-    /// The times from questions to it to its answers, however late those came.
+    /// Returns the histogram of round-trip times, late responses included.
     #[must_use]
     pub const fn round_trips(&self) -> &WaitSeconds {
         &self.round_trips
     }
 
-    /// Where its messages can be looked at.
+    /// Returns the tap (dnstap) for messages to and from the server.
     pub(in crate::upstream) fn tap(&self) -> &Tap {
         &self.context.tap
     }
 
-    pub(in crate::upstream) fn state(&self, now: Instant) -> Health {
-        self.health().state(now)
+    /// Returns the health at `now`.
+    pub(in crate::upstream) fn health(&self, now: Instant) -> Health {
+        self.state().health(now)
     }
 
+    /// Returns the smoothed latency; zero before the first response.
     pub(in crate::upstream) fn latency(&self) -> Duration {
-        self.health().latency()
+        self.state().latency()
     }
 
-    /// The time within which 95 of 100 of its answers come; none while there were few.
+    /// Returns the p95 latency; `None` with fewer than 16 samples.
     #[must_use]
     pub fn p95(&self) -> Option<Duration> {
-        self.health().p95()
+        self.state().p95()
     }
 
+    /// Counts a query that is sent.
     pub(in crate::upstream) fn count_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(in crate::upstream) fn answered(&self, took: Duration, now: Instant) {
-        self.round_trips.observe(took);
-        let recovered_at = {
-            let mut health = self.health();
-            let recovered_at = health.state(now) != Health::Up;
-            health.answered(took);
-            recovered_at
-        };
-        if recovered_at {
-            *locked(&self.recovered_at) = Some(now);
-            tracing::info!("{} answers again", self.address);
+    /// Records a response with any rcode after this round-trip time.
+    pub(in crate::upstream) fn record_response(&self, round_trip: Duration, now: Instant) {
+        self.round_trips.observe(round_trip);
+        let recovers = self.state().record_response(round_trip, now);
+        if recovers {
+            tracing::info!(upstream = %self.address, "upstream is up again");
         }
     }
 
-    /// When it last answered again after it counted as dead.
+    /// Returns when the server last came up again after it was down.
     pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
-        *locked(&self.recovered_at)
+        self.state().recovered_at()
     }
 
-    pub(in crate::upstream) fn failed(&self, question: &Arc<Question>) {
+    /// Records a query without a response in time, and closes the idle sockets.
+    pub(in crate::upstream) fn record_failure(&self, question: &Arc<Question>) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
-        let now = Instant::now();
-        let went_down = {
-            let mut health = self.health();
-            // What a dead one is asked may be made up.
-            if health.state(now) == Health::Up {
-                *locked(&self.unanswered) = Some(Unanswered { question: question.clone(), asked: now });
-            }
-            health.failed(now)
-        };
+        let went_down = self.state().record_failure(question, Instant::now());
         if went_down {
-            tracing::warn!("{} does not answer", self.address);
+            tracing::warn!(upstream = %self.address, "upstream is down");
             self.went_down.notify_one();
         }
     }
 
-    /// It takes too long with a question: looks whether that is because it forwards to us, now and then; whether it does now.
+    /// Records that a probe is sent: the next one is due a second later.
+    pub(in crate::upstream) fn record_probe(&self, now: Instant) {
+        self.state().record_probe(now);
+    }
+
+    /// Returns the question of the probe that is due at `now`, and records the probe. `None` while the server is up or
+    /// before the next probe is due. At most every 30 s the probe repeats the question that the server did not answer;
+    /// otherwise the name gets a random label in front, so that servers behind this one are not sent the same query
+    /// again and again.
+    pub(in crate::upstream) fn take_probe(&self, now: Instant) -> Option<Arc<Question>> {
+        let probe = self.state().take_probe(now)?;
+        match probe {
+            ProbeQuestion::Same(question) => Some(question),
+            ProbeQuestion::Below(question) => question.below(&random_label()).map(Arc::new),
+        }
+    }
+
+    /// Sends a probe for a forwarding loop after a timeout of `question`, unless one was sent less than 5 s ago.
+    /// Returns whether one was due; over TCP none is. Nothing waits for the probe's response, but a missing one
+    /// counts as a failure as for any other query.
+    ///
+    /// Must be called inside a Tokio runtime.
     pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>, question: &Arc<Question>) -> bool {
         let now = Instant::now();
-        let last = &mut *locked(&self.looked_behind);
-        let is_due = self.protocol == Protocol::Udp
-            && last.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_BEHIND);
+        let is_due = self.protocol == Protocol::Udp && self.loop_state.start_probe(now);
         if is_due {
-            *last = Some(now);
-            self.context.loop_probes.probe_for_loop(self, question, now);
+            self.send_loop_probe(question, now);
         }
         is_due
     }
 
-    /// It does.
-    pub(in crate::upstream) fn forwards_to_us(&self, now: Instant) {
-        *locked(&self.forwarded_to_us) = Some(now);
-        tracing::warn!("{} asks this process for what it is asked: there is a loop", self.address);
-    }
-
-    /// Whether it did a moment ago: then it is not asked. That it has answered since says nothing: it has its answers from us.
-    pub(in crate::upstream) fn is_in_a_loop(&self) -> bool {
-        let last = *locked(&self.forwarded_to_us);
-        last.is_some_and(|last| last.elapsed() < LOOP)
-    }
-
-    pub(in crate::upstream) fn probing(&self, now: Instant) {
-        self.health().probing(now);
-    }
-
-    /// What to ask it to see whether it lives: what it did not answer, and mostly a name below that which nobody else asks for,
-    /// so that whoever is behind it is not asked the same again and again. None while it lives or it is too early.
-    pub(in crate::upstream) fn due(&self, now: Instant) -> Option<Arc<Question>> {
-        if self.state(now) != Health::ProbeDue {
-            return None;
+    fn send_loop_probe(self: &Arc<Self>, question: &Arc<Question>, now: Instant) {
+        let label = random_label();
+        let Some(probe) = question.below(&label) else { return };
+        if !self.context.loop_probes.register(label, &self.loop_state, now) {
+            return;
         }
-        self.probing(now);
-        let mut unanswered = locked(&self.unanswered);
-        let Unanswered { question, asked } = unanswered.as_mut()?;
-        if now.saturating_duration_since(*asked) < SAME_AGAIN {
-            return question.below(&unguessable_label()).map(Arc::new);
-        }
-        *asked = now;
-        Some(question.clone())
+        let server = self.clone();
+        let question = question.clone();
+        tokio::spawn(async move {
+            let format = QueryFormat { edns: true, case_0x20: false };
+            server.count_sent();
+            let response = udp::query(&server.sockets, &probe, format, server.tap());
+            // A failure of a server that is down would put off its next regular probe.
+            if timeout(PROBE_TIMEOUT, response).await.is_err() && server.is_up() {
+                server.record_failure(&question);
+            }
+        });
     }
 
-    /// The connection to it.
+    /// Returns whether a forwarding loop through the server was detected less than 10 s ago. Such a server is not
+    /// queried: its responses come from this process.
+    pub(in crate::upstream) fn is_in_forwarding_loop(&self) -> bool {
+        self.loop_state.is_looping(Instant::now())
+    }
+
+    /// Returns the TCP connection.
     pub(in crate::upstream) const fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// The sockets for datagrams to it.
+    /// Returns the UDP sockets.
     pub(in crate::upstream) const fn sockets(&self) -> &Sockets {
         &self.sockets
     }
 
-    /// Whether it repeats names in the case in which it was asked, as far as is known.
+    /// Returns whether the server echoes the 0x20 case of names, as far as is known.
     pub(in crate::upstream) fn echoes_case(&self) -> bool {
-        let lost = locked(&self.case_not_echoed);
-        lost.is_none_or(|at| at.elapsed() >= WITHOUT_CASE)
+        self.state().echoes_case(Instant::now())
     }
 
-    /// It does not.
-    pub(in crate::upstream) fn case_not_echoed(&self) {
-        let before = locked(&self.case_not_echoed).replace(Instant::now());
-        if before.is_none() {
-            tracing::info!("{} does not keep the case of names and is asked in lower case", self.address);
+    /// Records that the server does not echo the case of names: it is queried without 0x20 for ten minutes.
+    pub(in crate::upstream) fn record_case_not_echoed(&self) {
+        let is_first = self.state().record_case_not_echoed(Instant::now());
+        if is_first {
+            tracing::info!(upstream = %self.address, "upstream does not echo 0x20 case and is queried in lower case");
         }
     }
 
-    fn health(&self) -> MutexGuard<'_, CircuitBreaker> {
-        locked(&self.health)
+    fn state(&self) -> MutexGuard<'_, ServerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What a mutex holds, whatever became of who held it last.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

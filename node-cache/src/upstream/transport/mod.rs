@@ -1,5 +1,6 @@
-//! How a message gets to a server and back.
+//! Exchange of one query with one server: over UDP (socket pool, random ports, 0x20) or TCP (RFC 7766).
 
+pub(crate) mod query_format;
 pub(crate) mod socket_pool;
 pub(crate) mod sockets;
 pub(super) mod tcp;

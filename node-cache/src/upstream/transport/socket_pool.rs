@@ -1,9 +1,10 @@
-//! Sockets that have asked one question and are kept for the next one. A socket whose connection is dissolved has no port any
-//! more and receives nothing; when it is connected again the kernel picks a new port at random, as it does for a new one. That
-//! takes a quarter of what it takes to open, watch and close a socket for each question.
+//! Socket pool of a thread: UDP sockets that were used for one query and are reused for another one with a new random
+//! port. A socket whose connection is dissolved has no port and receives nothing. When it is connected again, the
+//! kernel picks a new random port (RFC 5452), as it does for a new socket. That costs a quarter of opening, watching
+//! and closing a socket for each query.
 //!
-//! Most are kept blank, without a port. One for each server that was asked of late is connected to it in advance, while there
-//! is nothing better to do: the next question waits for that no more.
+//! Most pooled sockets are unbound, without a port. For each recently queried server, one is connected in advance,
+//! while the thread has nothing more urgent to do, so that the next query does not wait for that.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
@@ -17,173 +18,182 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The most of a family that a thread keeps blank.
-const MOST: usize = 256;
-/// The most that a thread keeps connected.
-const MOST_CONNECTED: usize = 8;
-/// For so long one may be used: whoever looks for an open port finds one that is about to be given up.
-const LONGEST: Duration = Duration::from_millis(100);
+/// Most unbound sockets of an address family in the pool of a thread.
+const MAX_UNBOUND: usize = 256;
+/// Most preconnected sockets in the pool of a thread.
+const MAX_PRECONNECTED: usize = 8;
+/// Age after which a preconnected socket is not used: a port scan finds only ports that are about to be given up.
+const MAX_PRECONNECTED_AGE: Duration = Duration::from_millis(100);
 
-/// A socket for datagrams whose readiness the thread's runtime looks after. What is shared is kept together with it.
-pub(in crate::upstream) type Watched = Arc<AsyncFd<Socket>>;
+/// A UDP socket watched by the runtime of its thread. The reference count lies in the same allocation.
+pub(super) type AsyncSocket = Arc<AsyncFd<Socket>>;
 
-/// What a thread keeps.
+/// Pooled sockets of a thread.
 #[derive(Default)]
-struct Kept {
-    blank_ipv4: Vec<Watched>,
-    blank_ipv6: Vec<Watched>,
+struct SocketPool {
+    unbound_ipv4: Vec<AsyncSocket>,
+    unbound_ipv6: Vec<AsyncSocket>,
     /// At most one for each server, the oldest first.
-    connected: Vec<Connected>,
-    /// Those that are still connected from their last question, while there is more urgent work.
-    used: Vec<(Watched, SocketAddr)>,
-    is_busy: bool,
+    preconnected: Vec<PreconnectedSocket>,
+    /// Released sockets, still connected from their last query, while returns are deferred.
+    deferred: Vec<(AsyncSocket, SocketAddr)>,
+    defers_returns: bool,
 }
 
-/// A socket that waits for a question to this server, since then.
-struct Connected {
-    socket: Watched,
+/// A socket connected to a server in advance.
+struct PreconnectedSocket {
+    socket: AsyncSocket,
     server: SocketAddr,
     since: Instant,
 }
 
-impl Kept {
-    fn blank(&mut self, domain: Domain) -> &mut Vec<Watched> {
-        if domain == Domain::IPV6 { &mut self.blank_ipv6 } else { &mut self.blank_ipv4 }
+impl SocketPool {
+    fn unbound(&mut self, domain: Domain) -> &mut Vec<AsyncSocket> {
+        if domain == Domain::IPV6 { &mut self.unbound_ipv6 } else { &mut self.unbound_ipv4 }
     }
 
-    /// Keeps a socket that has asked this server, if it is good for another question.
-    fn put(&mut self, socket: Watched, server: SocketAddr) {
+    /// Returns a socket that was used for a query to `server` to the pool, with a new port if it is the only one for
+    /// this server, or else without one. Sockets that cannot be reused are closed.
+    fn put(&mut self, socket: AsyncSocket, server: SocketAddr) {
         if connect_unspec(socket.get_ref()).is_err() {
             return;
         }
-        if self.connected.iter().any(|other| other.server == server) {
-            return self.put_blank(socket, server);
+        if self.preconnected.iter().any(|other| other.server == server) {
+            return self.put_unbound(socket, server);
         }
         if socket.get_ref().connect(&server.into()).is_ok() {
-            self.connected.push(Connected { socket, server, since: Instant::now() });
+            self.preconnected.push(PreconnectedSocket { socket, server, since: Instant::now() });
         }
-        if self.connected.len() > MOST_CONNECTED {
-            let Connected { socket, server, .. } = self.connected.remove(0);
-            self.dissolve(socket, server);
+        if self.preconnected.len() > MAX_PRECONNECTED {
+            let PreconnectedSocket { socket, server, .. } = self.preconnected.remove(0);
+            self.disconnect(socket, server);
         }
     }
 
-    fn dissolve(&mut self, socket: Watched, server: SocketAddr) {
+    /// Dissolves the connection to `server`, which gives the port up, and keeps the socket unbound.
+    fn disconnect(&mut self, socket: AsyncSocket, server: SocketAddr) {
         if connect_unspec(socket.get_ref()).is_ok() {
-            self.put_blank(socket, server);
+            self.put_unbound(socket, server);
         }
     }
 
-    fn put_blank(&mut self, socket: Watched, server: SocketAddr) {
-        let blank = self.blank(Domain::for_address(server));
-        if blank.len() < MOST && is_unheard(&socket) {
-            blank.push(socket);
+    fn put_unbound(&mut self, socket: AsyncSocket, server: SocketAddr) {
+        let unbound = self.unbound(Domain::for_address(server));
+        if unbound.len() < MAX_UNBOUND && has_empty_queue(&socket) {
+            unbound.push(socket);
         }
     }
 
-    /// One that is connected to this server, to which nobody has sent anything by now.
-    fn take_connected(&mut self, server: SocketAddr) -> Option<Watched> {
-        let place = self.connected.iter().position(|other| other.server == server)?;
-        let Connected { socket, since, .. } = self.connected.remove(place);
-        if since.elapsed() > LONGEST {
-            self.dissolve(socket, server);
+    /// Takes the socket that is connected to `server` in advance. `None` when there is none, when its port has been
+    /// open for too long, or when something was sent to it already.
+    fn take_preconnected(&mut self, server: SocketAddr) -> Option<AsyncSocket> {
+        let index = self.preconnected.iter().position(|other| other.server == server)?;
+        let PreconnectedSocket { socket, since, .. } = self.preconnected.remove(index);
+        if since.elapsed() > MAX_PRECONNECTED_AGE {
+            self.disconnect(socket, server);
             return None;
         }
-        is_unheard(&socket).then_some(socket)
+        has_empty_queue(&socket).then_some(socket)
     }
 
-    /// Any that can be connected to this server.
-    fn take_blank(&mut self, server: SocketAddr) -> Option<Watched> {
-        self.blank(Domain::for_address(server)).pop()
+    /// Takes an unbound socket of the address family of `server`.
+    fn take_unbound(&mut self, server: SocketAddr) -> Option<AsyncSocket> {
+        self.unbound(Domain::for_address(server)).pop()
     }
 }
 
 thread_local! {
-    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    static SOCKET_POOL: RefCell<Option<SocketPool>> = const { RefCell::new(None) };
 }
 
-/// While there is one, its thread keeps sockets. They belong to the runtime in which it was made.
+/// Guard of the socket pool of a thread: without one, released sockets are closed. The sockets are watched by the
+/// runtime in which the guard was created.
 #[derive(Debug)]
 pub(crate) struct PoolGuard(());
 
 impl PoolGuard {
-    /// Begins to keep them.
+    /// Creates the pool of this thread.
     pub(crate) fn new() -> Self {
-        KEPT.set(Some(Kept::default()));
+        SOCKET_POOL.set(Some(SocketPool::default()));
         Self(())
     }
 
-    /// Does work that is more urgent than to make sockets ready for the next question, which is done after it.
+    /// Runs `work`. Sockets that it releases are prepared for their next query afterwards.
     pub(crate) fn with_deferred_returns<T>(&self, work: impl FnOnce() -> T) -> T {
-        let busy = |is_busy| KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.is_busy = is_busy));
-        busy(true);
-        let done = work();
-        busy(false);
-        KEPT.with_borrow_mut(|kept| {
-            let Some(kept) = kept else { return };
-            let mut used = std::mem::take(&mut kept.used);
-            used.drain(..).for_each(|(socket, server)| kept.put(socket, server));
-            kept.used = used;
+        let set_deferred = |defers_returns| {
+            SOCKET_POOL.with_borrow_mut(|pool| pool.as_mut().map(|pool| pool.defers_returns = defers_returns));
+        };
+        set_deferred(true);
+        let result = work();
+        set_deferred(false);
+        SOCKET_POOL.with_borrow_mut(|pool| {
+            let Some(pool) = pool else { return };
+            let mut deferred = std::mem::take(&mut pool.deferred);
+            deferred.drain(..).for_each(|(socket, server)| pool.put(socket, server));
+            pool.deferred = deferred;
         });
-        done
+        result
     }
 }
 
 impl Drop for PoolGuard {
     fn drop(&mut self) {
-        drop(KEPT.take());
+        drop(SOCKET_POOL.take());
     }
 }
 
-/// A socket that is connected to a server.
+/// Acquires a socket that is connected to `server`, with a random port that no query has used: from the pool of this
+/// thread, or a new one.
 ///
 /// # Errors
 ///
-/// None is to be had, or nothing leads to the server.
-pub(in crate::upstream) fn connected(server: SocketAddr) -> io::Result<Watched> {
-    let kept =
-        |take: fn(&mut Kept, SocketAddr) -> Option<Watched>| KEPT.with_borrow_mut(|kept| take(kept.as_mut()?, server));
-    if let Some(socket) = kept(Kept::take_connected) {
+/// No socket can be opened, or there is no route to the server.
+pub(super) fn acquire(server: SocketAddr) -> io::Result<AsyncSocket> {
+    let from_pool = |take: fn(&mut SocketPool, SocketAddr) -> Option<AsyncSocket>| {
+        SOCKET_POOL.with_borrow_mut(|pool| take(pool.as_mut()?, server))
+    };
+    if let Some(socket) = from_pool(SocketPool::take_preconnected) {
         return Ok(socket);
     }
-    let socket = kept(Kept::take_blank).map_or_else(|| open(Domain::for_address(server)), Ok)?;
-    // That picks a port as well, as binding it first would.
+    let socket = from_pool(SocketPool::take_unbound).map_or_else(|| open(Domain::for_address(server)), Ok)?;
+    // Picks a random port as well, as binding the socket first would.
     socket.get_ref().connect(&server.into())?;
     Ok(socket)
 }
 
-#[allow(deprecated, reason = "what is said of it concerns descriptors that may change; a socket keeps its own")]
-fn open(domain: Domain) -> io::Result<Watched> {
+#[allow(deprecated, reason = "the deprecation concerns descriptors that may change; a socket keeps its own")]
+fn open(domain: Domain) -> io::Result<AsyncSocket> {
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), None)?;
-    // Only for reading: that each new socket can be written to would wake the runtime once more for each question.
+    // No interest in writing: each new socket is writable, which would wake the runtime once more for each query.
     AsyncFd::with_interest(socket, Interest::READABLE | Interest::ERROR).map(Arc::new)
 }
 
-/// Takes back a socket that [`connected`] gave to this thread for a question to this server: what may still come to it is not
-/// for anybody any more.
-pub(in crate::upstream) fn take_back(socket: Watched, server: SocketAddr) {
-    // A thread that ends keeps nothing.
-    let _ = KEPT.try_with(|kept| match &mut *kept.borrow_mut() {
-        Some(kept) if kept.is_busy => kept.used.push((socket, server)),
-        Some(kept) => kept.put(socket, server),
+/// Releases a socket that [`acquire`] returned on this thread for a query to `server`. Packets that still arrive for
+/// that query are dropped.
+pub(super) fn release(socket: AsyncSocket, server: SocketAddr) {
+    // The pool of a thread that ends may be gone already.
+    let _ = SOCKET_POOL.try_with(|pool| match &mut *pool.borrow_mut() {
+        Some(pool) if pool.defers_returns => pool.deferred.push((socket, server)),
+        Some(pool) => pool.put(socket, server),
         None => {}
     });
 }
 
-/// Whether nothing waits to be read, not even a report. What was sent before a question must not be read as the answer to it.
-fn is_unheard(socket: &Watched) -> bool {
+/// Returns whether neither a packet nor an error waits to be read, and clears the readiness. A packet that was sent
+/// before a query must not be taken for the response to it.
+fn has_empty_queue(socket: &AsyncSocket) -> bool {
     let mut buffer = [MaybeUninit::uninit(); 1];
     let is_empty = recv(socket.get_ref(), &mut buffer, RecvFlags::DONTWAIT)
         .is_err_and(|error| io::Error::from(error).kind() == ErrorKind::WouldBlock);
-    heard_out(socket);
+    clear_readiness(socket);
     is_empty
 }
 
-/// Nothing more is expected. That says so to the runtime, which would otherwise try to read before it waits; a packet that
-/// comes is told of anew.
-pub(in crate::upstream) fn heard_out(socket: &Watched) {
-    for heard in [Interest::READABLE, Interest::ERROR] {
-        let _ = socket.try_io(heard, |_| io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+/// Clears the readiness that the runtime has recorded. Otherwise it would try to read before it waits; a packet that
+/// arrives is reported anew.
+pub(super) fn clear_readiness(socket: &AsyncSocket) {
+    for interest in [Interest::READABLE, Interest::ERROR] {
+        let _ = socket.try_io(interest, |_| io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
     }
 }
 
@@ -199,143 +209,145 @@ mod tests {
         (server, address)
     }
 
-    fn local(socket: &Watched) -> SocketAddr {
+    fn local_addr(socket: &AsyncSocket) -> SocketAddr {
         socket.get_ref().local_addr().unwrap().as_socket().unwrap()
     }
 
-    /// How many are connected, and how many are blank.
-    fn kept() -> (usize, usize) {
-        KEPT.with_borrow(|kept| {
-            kept.as_ref().map_or((0, 0), |kept| (kept.connected.len(), kept.blank_ipv4.len() + kept.blank_ipv6.len()))
+    /// Returns the numbers of preconnected and of unbound sockets.
+    fn pool_len() -> (usize, usize) {
+        SOCKET_POOL.with_borrow(|pool| {
+            pool.as_ref()
+                .map_or((0, 0), |pool| (pool.preconnected.len(), pool.unbound_ipv4.len() + pool.unbound_ipv6.len()))
         })
     }
 
-    /// The port from which the next question to this server leaves, if that is known by now.
-    fn known_port(server: SocketAddr) -> Option<u16> {
-        KEPT.with_borrow(|kept| {
-            let kept = kept.as_ref()?.connected.iter().find(|other| other.server == server)?;
-            Some(local(&kept.socket).port())
+    /// Returns the port of the socket that is preconnected to `server`.
+    fn preconnected_port(server: SocketAddr) -> Option<u16> {
+        SOCKET_POOL.with_borrow(|pool| {
+            let preconnected = pool.as_ref()?.preconnected.iter().find(|other| other.server == server)?;
+            Some(local_addr(&preconnected.socket).port())
         })
     }
 
-    fn age(by: Duration) {
-        KEPT.with_borrow_mut(|kept| {
-            kept.iter_mut().flat_map(|kept| &mut kept.connected).for_each(|other| other.since -= by);
+    fn age_preconnected(by: Duration) {
+        SOCKET_POOL.with_borrow_mut(|pool| {
+            pool.iter_mut().flat_map(|pool| &mut pool.preconnected).for_each(|other| other.since -= by);
         });
     }
 
     #[tokio::test]
-    async fn a_socket_that_was_used_gets_a_new_port_before_the_next_question() {
+    async fn a_socket_that_was_used_gets_a_new_port_before_the_next_query() {
         let (server, address) = server();
-        let _keeper = PoolGuard::new();
+        let _pool = PoolGuard::new();
         let mut ports = std::collections::HashSet::new();
         for _ in 0..64 {
-            let expected = known_port(address);
-            let socket = connected(address).unwrap();
-            let from = local(&socket);
-            assert!(expected.is_none_or(|port| port == from.port()));
-            ports.insert(from.port());
+            let expected = preconnected_port(address);
+            let socket = acquire(address).unwrap();
+            let local = local_addr(&socket);
+            assert!(expected.is_none_or(|port| port == local.port()));
+            ports.insert(local.port());
             socket.get_ref().send(b"?").unwrap();
-            take_back(socket, address);
-            assert_eq!(kept(), (1, 0), "always the same one");
-            UdpSocket::bind(from).unwrap();
-            assert_eq!(server.recv_from(&mut [0]).unwrap(), (1, from));
+            release(socket, address);
+            assert_eq!(pool_len(), (1, 0), "always the same one");
+            UdpSocket::bind(local).unwrap();
+            assert_eq!(server.recv_from(&mut [0]).unwrap(), (1, local));
         }
         assert!(ports.len() > 56, "{ports:?}");
     }
 
     #[tokio::test]
     async fn one_is_connected_for_each_of_the_last_servers_and_the_others_have_no_port() {
-        let servers: Vec<_> = (0..MOST_CONNECTED + 2).map(|_| server()).collect();
-        let _keeper = PoolGuard::new();
+        let servers: Vec<_> = (0..MAX_PRECONNECTED + 2).map(|_| server()).collect();
+        let _pool = PoolGuard::new();
         let mut used = Vec::new();
         for (_, address) in &servers {
-            used.extend([connected(*address).unwrap(), connected(*address).unwrap()].map(|socket| (socket, *address)));
+            used.extend([acquire(*address).unwrap(), acquire(*address).unwrap()].map(|socket| (socket, *address)));
         }
-        let ports: Vec<_> = used.iter().map(|(socket, _)| local(socket)).collect();
-        used.into_iter().for_each(|(socket, address)| take_back(socket, address));
-        assert_eq!(kept(), (MOST_CONNECTED, MOST_CONNECTED + 4));
-        ports.into_iter().for_each(|port| drop(UdpSocket::bind(port).unwrap()));
-        let known = servers.iter().map(|(_, address)| known_port(*address).is_some());
-        assert!(known.eq((0..servers.len()).map(|server| server >= 2)), "the first ones asked are forgotten");
+        let local_addrs: Vec<_> = used.iter().map(|(socket, _)| local_addr(socket)).collect();
+        used.into_iter().for_each(|(socket, address)| release(socket, address));
+        assert_eq!(pool_len(), (MAX_PRECONNECTED, MAX_PRECONNECTED + 4));
+        local_addrs.into_iter().for_each(|local| drop(UdpSocket::bind(local).unwrap()));
+        let is_preconnected = servers.iter().map(|(_, address)| preconnected_port(*address).is_some());
+        assert!(is_preconnected.eq((0..servers.len()).map(|server| server >= 2)), "the first servers are replaced");
     }
 
     #[tokio::test]
     async fn a_port_that_has_been_open_for_long_is_not_used() {
         let (_server, address) = server();
-        let _keeper = PoolGuard::new();
-        take_back(connected(address).unwrap(), address);
-        let known = known_port(address).unwrap();
-        age(LONGEST + Duration::from_millis(1));
-        let socket = connected(address).unwrap();
-        assert_eq!(kept(), (0, 0), "it was made blank and serves again");
-        assert_ne!(local(&socket).port(), known);
+        let _pool = PoolGuard::new();
+        release(acquire(address).unwrap(), address);
+        let old_port = preconnected_port(address).unwrap();
+        age_preconnected(MAX_PRECONNECTED_AGE + Duration::from_millis(1));
+        let socket = acquire(address).unwrap();
+        assert_eq!(pool_len(), (0, 0), "it was disconnected and is used again");
+        assert_ne!(local_addr(&socket).port(), old_port);
     }
 
     #[tokio::test]
-    async fn it_hears_the_next_server_and_not_the_one_before() {
-        let ((first, first_address), (second, second_address)) = (server(), server());
-        let _keeper = PoolGuard::new();
-        let socket = connected(first_address).unwrap();
-        Kept::default().dissolve(socket.clone(), first_address);
+    async fn a_reconnected_socket_receives_from_the_next_server_and_not_from_the_one_before() {
+        let (first, first_address) = server();
+        let (second, second_address) = server();
+        let _pool = PoolGuard::new();
+        let socket = acquire(first_address).unwrap();
+        SocketPool::default().disconnect(socket.clone(), first_address);
         socket.get_ref().connect(&second_address.into()).unwrap();
-        first.send_to(b"1", local(&socket)).unwrap();
-        second.send_to(b"2", local(&socket)).unwrap();
+        first.send_to(b"1", local_addr(&socket)).unwrap();
+        second.send_to(b"2", local_addr(&socket)).unwrap();
         let mut ready = socket.readable().await.unwrap();
         let mut buffer = [0; 1];
-        let read = ready.try_io(|socket| Ok(recv(socket, &mut buffer, RecvFlags::empty())?));
-        assert_eq!(read.unwrap().unwrap().1, 1);
+        let received = ready.try_io(|socket| Ok(recv(socket, &mut buffer, RecvFlags::empty())?));
+        assert_eq!(received.unwrap().unwrap().1, 1);
         assert_eq!(buffer, *b"2");
     }
 
     #[tokio::test]
-    async fn what_is_sent_before_a_question_is_not_read_as_its_answer() {
+    async fn a_packet_that_is_sent_before_a_query_is_not_read_as_its_response() {
         let (server, address) = server();
-        let _keeper = PoolGuard::new();
-        let use_once = || take_back(connected(address).unwrap(), address);
-        let next_is_unheard = || is_unheard(&connected(address).unwrap());
-        // After the question before.
-        let late = || {
-            let socket = connected(address).unwrap();
-            server.send_to(b"late", local(&socket)).unwrap();
+        let _pool = PoolGuard::new();
+        let use_once = || release(acquire(address).unwrap(), address);
+        let next_is_empty = || has_empty_queue(&acquire(address).unwrap());
+        // A late packet for the query before.
+        let with_late_packet = || {
+            let socket = acquire(address).unwrap();
+            server.send_to(b"late", local_addr(&socket)).unwrap();
             socket
         };
-        take_back(late(), address);
-        assert!(next_is_unheard());
-        // While the socket waits for the next one.
+        release(with_late_packet(), address);
+        assert!(next_is_empty());
+        // A packet to a preconnected socket.
         use_once();
-        server.send_to(b"early", (address.ip(), known_port(address).unwrap())).unwrap();
-        assert!(next_is_unheard());
-        // What was left in one is not kept beside another one either, nor is a report that nobody listens.
-        let heard = late();
+        server.send_to(b"early", (address.ip(), preconnected_port(address).unwrap())).unwrap();
+        assert!(next_is_empty());
+        // A socket with a packet or an ICMP error in its queue is not kept unbound either.
+        let with_packet = with_late_packet();
         use_once();
-        take_back(heard, address);
-        assert_eq!(kept(), (1, 0));
+        release(with_packet, address);
+        assert_eq!(pool_len(), (1, 0));
         drop(server);
-        let reported = connected(address).unwrap();
-        reported.get_ref().send(b"?").unwrap();
+        let with_error = acquire(address).unwrap();
+        with_error.get_ref().send(b"?").unwrap();
         use_once();
-        take_back(reported, address);
-        assert_eq!(kept(), (1, 0));
+        release(with_error, address);
+        assert_eq!(pool_len(), (1, 0));
     }
 
     #[tokio::test]
-    async fn they_are_made_ready_after_urgent_work_bounded_and_only_for_a_keeper() {
+    async fn returns_are_deferred_until_after_the_work_bounded_and_need_a_guard() {
         let (_server, address) = server();
-        take_back(connected(address).unwrap(), address);
-        assert_eq!(kept(), (0, 0));
-        let keeper = PoolGuard::new();
-        let from = keeper.with_deferred_returns(|| {
-            let sockets: Vec<_> = (0..MOST + 10).map(|_| connected(address).unwrap()).collect();
-            let from = local(&sockets[0]);
-            sockets.into_iter().for_each(|socket| take_back(socket, address));
-            assert_eq!(kept(), (0, 0));
-            UdpSocket::bind(from).unwrap_err();
-            from
+        release(acquire(address).unwrap(), address);
+        assert_eq!(pool_len(), (0, 0));
+        let guard = PoolGuard::new();
+        let local = guard.with_deferred_returns(|| {
+            let sockets: Vec<_> = (0..MAX_UNBOUND + 10).map(|_| acquire(address).unwrap()).collect();
+            let local = local_addr(&sockets[0]);
+            sockets.into_iter().for_each(|socket| release(socket, address));
+            assert_eq!(pool_len(), (0, 0));
+            UdpSocket::bind(local).unwrap_err();
+            local
         });
-        assert_eq!(kept(), (1, MOST));
-        UdpSocket::bind(from).unwrap();
-        drop(keeper);
-        assert_eq!(kept(), (0, 0));
+        assert_eq!(pool_len(), (1, MAX_UNBOUND));
+        UdpSocket::bind(local).unwrap();
+        drop(guard);
+        assert_eq!(pool_len(), (0, 0));
     }
 }

@@ -1,5 +1,5 @@
-//! The UDP sockets from which one server is asked. Each is connected, so that nobody else's packets reach it, and has a port
-//! that the kernel has picked at random. One question at a time has it.
+//! UDP sockets for queries to one server. Each is connected, so that the kernel drops packets from other addresses,
+//! has a random source port picked by the kernel (RFC 5452), and carries one query at a time.
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -13,167 +13,170 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 
-use super::socket_pool::{self, Watched};
+use super::socket_pool::{self, AsyncSocket};
 
-/// The most that wait for the next question, for one server.
-const MOST_OF_ONE: usize = 64;
-/// The most of them for all servers of a process.
-const MOST: usize = 1024;
-/// Questions after which one is closed.
-const MOST_QUESTIONS: u32 = 256;
-/// And the age. What a network on the way remembers of a flow (connection tracking) outlives a server that was replaced only
-/// for as long as the flow goes on.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Most idle sockets for one server.
+const MAX_IDLE_PER_SERVER: usize = 64;
+/// Most idle sockets for all servers of the process.
+const MAX_IDLE: usize = 1024;
+/// Queries after which a socket is closed.
+const MAX_QUERIES_PER_SOCKET: u32 = 256;
+/// Age at which a socket is closed. A connection-tracking entry on the way to a server that was replaced lives for as
+/// long as packets of its flow are sent.
+const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
 
-/// Those of the process that wait for the next question.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Idle sockets of the process.
+static IDLE_SOCKETS: AtomicUsize = AtomicUsize::new(0);
 
-/// How many questions a socket is for.
+/// Whether the source port of a query may be that of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PortPolicy {
-    /// One: whoever forges an answer has to guess the port anew each time. For all servers that are not our own.
+    /// A fresh random port for each query: whoever forges a response has to guess the port anew. For all servers that
+    /// are not our own.
     Fresh,
-    /// Many, one after the other, for some seconds.
+    /// One port for many queries, one after the other, for some seconds.
     Reuse,
 }
 
-/// The sockets of one server.
+/// UDP sockets for queries to one server.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     server: SocketAddr,
-    usage: PortPolicy,
-    waiting: Mutex<Vec<Waiting>>,
+    port_policy: PortPolicy,
+    idle: Mutex<Vec<IdleSocket>>,
 }
 
-/// A socket and what it has been through. Its port is given up when it is dropped.
+/// A connected socket and its use so far. Dropping it gives its port up and returns it to the socket pool.
 #[derive(Debug)]
-pub(in crate::upstream) struct PooledSocket {
-    socket: Watched,
+pub(super) struct PooledSocket {
+    socket: AsyncSocket,
     server: SocketAddr,
-    /// Its readiness is told to the runtime of this one.
+    /// Thread whose runtime watches the socket.
     thread: ThreadId,
-    at: Instant,
-    questions: u32,
-    /// Once it was, the runtime takes its end that writes for closed, for ever.
-    is_reported: bool,
+    opened_at: Instant,
+    queries: u32,
+    /// A socket error was reported. Tokio considers the write side closed from then on, for good.
+    had_error: bool,
 }
 
 impl Drop for PooledSocket {
     fn drop(&mut self) {
-        if !self.is_reported && self.thread == std::thread::current().id() {
-            socket_pool::take_back(self.socket.clone(), self.server);
+        if !self.had_error && self.thread == std::thread::current().id() {
+            socket_pool::release(self.socket.clone(), self.server);
         }
     }
 }
 
-/// A socket that waits for the next question, and its place among all those of the process.
+/// A socket without a query, counted in [`IDLE_SOCKETS`].
 #[derive(Debug)]
-struct Waiting(Option<PooledSocket>);
+struct IdleSocket(Option<PooledSocket>);
 
-impl Drop for Waiting {
+impl Drop for IdleSocket {
     fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
+        IDLE_SOCKETS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Sockets {
-    /// For questions to this server; none is open yet.
-    pub(crate) const fn new(server: SocketAddr, usage: PortPolicy) -> Self {
-        Self { server, usage, waiting: Mutex::new(Vec::new()) }
+    /// Creates the set of sockets for `server`. None is open yet.
+    pub(crate) const fn new(server: SocketAddr, port_policy: PortPolicy) -> Self {
+        Self { server, port_policy, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Whom they lead to.
-    pub(in crate::upstream) const fn server(&self) -> SocketAddr {
+    /// Returns the address that the sockets are connected to.
+    pub(super) const fn server(&self) -> SocketAddr {
         self.server
     }
 
-    /// A socket for one question.
+    /// Acquires a socket for one query: a random idle one of this thread with [`PortPolicy::Reuse`], or else one with a
+    /// fresh port.
     ///
     /// Must be called inside a Tokio runtime.
     ///
     /// # Errors
     ///
-    /// None is to be had, or nothing leads to the server.
-    pub(in crate::upstream) fn acquire(&self) -> io::Result<PooledSocket> {
+    /// No socket can be opened, or there is no route to the server.
+    pub(super) fn acquire(&self) -> io::Result<PooledSocket> {
         let thread = std::thread::current().id();
-        let mut opened = match self.any_of(thread) {
-            Some(opened) => opened,
+        let mut socket = match self.take_idle(thread) {
+            Some(socket) => socket,
             None => {
-                let socket = socket_pool::connected(self.server)?;
+                let socket = socket_pool::acquire(self.server)?;
                 PooledSocket {
                     socket,
                     server: self.server,
                     thread,
-                    at: Instant::now(),
-                    questions: 0,
-                    is_reported: false,
+                    opened_at: Instant::now(),
+                    queries: 0,
+                    had_error: false,
                 }
             }
         };
-        opened.questions += 1;
-        Ok(opened)
+        socket.queries += 1;
+        Ok(socket)
     }
 
-    /// Takes back a socket whose question was answered: it may serve for another one.
-    pub(in crate::upstream) fn release(&self, opened: PooledSocket) {
-        if self.usage == PortPolicy::Fresh || opened.is_worn() {
+    /// Releases a socket whose query was answered. With [`PortPolicy::Reuse`] it becomes idle, otherwise its port is
+    /// given up.
+    pub(super) fn release(&self, socket: PooledSocket) {
+        if self.port_policy == PortPolicy::Fresh || socket.is_worn_out() {
             return;
         }
-        socket_pool::heard_out(&opened.socket);
-        let place = Waiting(Some(opened));
-        let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = self.waiting();
-        if others < MOST && waiting.len() < MOST_OF_ONE {
-            waiting.push(place);
+        socket_pool::clear_readiness(&socket.socket);
+        let socket = IdleSocket(Some(socket));
+        let idle_of_process = IDLE_SOCKETS.fetch_add(1, Ordering::Relaxed);
+        let mut idle = self.idle();
+        if idle_of_process < MAX_IDLE && idle.len() < MAX_IDLE_PER_SERVER {
+            idle.push(socket);
         }
     }
 
-    /// Closes those that have become old.
-    pub(in crate::upstream) fn close_old(&self, now: Instant) {
-        let is_young = |opened: &PooledSocket| now.saturating_duration_since(opened.at) < LONGEST;
-        self.waiting().retain(|waiting| waiting.0.as_ref().is_some_and(is_young));
+    /// Closes idle sockets that have reached the maximum age.
+    pub(in crate::upstream) fn close_expired(&self, now: Instant) {
+        let is_young = |socket: &PooledSocket| now.saturating_duration_since(socket.opened_at) < MAX_SOCKET_AGE;
+        self.idle().retain(|idle| idle.0.as_ref().is_some_and(is_young));
     }
 
-    /// Closes those that wait: what the server was may no longer be there.
+    /// Closes all idle sockets. For a server that failed: it may have been replaced.
     pub(in crate::upstream) fn close_all(&self) {
-        self.waiting().clear();
+        self.idle().clear();
     }
 
-    /// One of those that wait for questions of a thread, picked at random.
-    fn any_of(&self, thread: ThreadId) -> Option<PooledSocket> {
-        if self.usage == PortPolicy::Fresh {
+    /// Takes a random idle socket of this thread; `None` with [`PortPolicy::Fresh`].
+    fn take_idle(&self, thread: ThreadId) -> Option<PooledSocket> {
+        if self.port_policy == PortPolicy::Fresh {
             return None;
         }
-        let mut waiting = self.waiting();
-        let is_usable = |waiting: &Waiting| waiting.0.as_ref().is_some_and(|opened| opened.thread == thread);
-        let usable = waiting.iter().filter(|waiting| is_usable(waiting)).count();
+        let mut idle = self.idle();
+        let is_usable = |idle: &IdleSocket| idle.0.as_ref().is_some_and(|socket| socket.thread == thread);
+        let usable = idle.iter().filter(|idle| is_usable(idle)).count();
         let chosen = if usable > 1 { rand::random_range(0..usable) } else { 0 };
-        let place = waiting.iter().enumerate().filter(|(_, waiting)| is_usable(waiting)).nth(chosen)?.0;
-        waiting.swap_remove(place).0.take()
+        let index = idle.iter().enumerate().filter(|(_, idle)| is_usable(idle)).nth(chosen)?.0;
+        idle.swap_remove(index).0.take()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleSocket>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PooledSocket {
-    /// Where it leads from.
+    /// Returns the local address and source port.
     ///
     /// # Errors
     ///
-    /// The kernel does not tell.
-    pub(in crate::upstream) fn local_addr(&self) -> io::Result<SocketAddr> {
+    /// `getsockname` fails.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
     }
 
-    /// Sends the question. A report that nobody listens, about what was sent before, does not keep it from being sent.
+    /// Sends a query. A pending ICMP error about an earlier packet does not prevent that.
     ///
     /// # Errors
     ///
-    /// It cannot be sent.
-    pub(in crate::upstream) fn send(&self, message: &[u8]) -> io::Result<()> {
-        // The kernel tells what it has heard of a socket instead of sending, once.
+    /// The packet cannot be sent.
+    pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
+        // The kernel reports a pending error once, instead of sending.
         let socket = self.socket.get_ref();
         if socket.send(message).is_err() {
             socket.send(message)?;
@@ -181,40 +184,36 @@ impl PooledSocket {
         Ok(())
     }
 
-    /// Waits for a packet or the first report, and says which of them there may be.
+    /// Polls until a packet or the first socket error may be read, and returns which of them.
     ///
     /// # Errors
     ///
-    /// The runtime ends.
-    pub(in crate::upstream) fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+    /// The runtime shuts down.
+    pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
         if let Poll::Ready(readable) = self.socket.poll_read_ready(context) {
             return Poll::Ready(readable.map(|_| Interest::READABLE));
         }
-        if !self.is_reported {
-            // The runtime takes an error alone for the end of what can be written.
+        if !self.had_error {
+            // Tokio reports an error without a packet as a closed write side.
             drop(ready!(self.socket.poll_write_ready(context))?);
-            self.is_reported = true;
+            self.had_error = true;
             return Poll::Ready(Ok(Interest::ERROR));
         }
         Poll::Pending
     }
 
-    /// Reads what was heard.
+    /// Receives one packet, after [`Self::poll_ready`] returned this interest.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when there is none yet; others report what became of packets that were sent.
-    pub(in crate::upstream) fn read<'b>(
-        &self,
-        heard: Interest,
-        buffer: &'b mut [MaybeUninit<u8>],
-    ) -> io::Result<&'b [u8]> {
-        let ((packet, _), _) = self.socket.try_io(heard, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
+    /// `WouldBlock` when there is no packet. Other errors are ICMP errors about packets that were sent.
+    pub(super) fn recv<'b>(&self, interest: Interest, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b [u8]> {
+        let ((packet, _), _) = self.socket.try_io(interest, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
         Ok(packet)
     }
 
-    fn is_worn(&self) -> bool {
-        self.is_reported || self.questions >= MOST_QUESTIONS || self.at.elapsed() >= LONGEST
+    fn is_worn_out(&self) -> bool {
+        self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= MAX_SOCKET_AGE
     }
 }
 

@@ -1,5 +1,5 @@
-//! The one connection to a server (RFC 7766 §6.2): opened when it is needed, used for many questions at once, whose
-//! answers may come in any order, and closed when nobody has used it for a while.
+//! The one TCP connection to a server (RFC 7766 §6.2): opened on demand, shared by many pipelined queries whose
+//! responses may come in any order, and closed when idle.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,192 +14,238 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-use super::udp as exchange;
+use super::query_format::{ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
-use crate::dns::question;
-use crate::dnstap::Tap;
+use crate::dns::question::{self, Question};
+use crate::dns::{Response, ResponseError};
+use crate::dnstap::{Side, Tap};
 
-/// A connection on which nothing comes in for this long is closed: either nobody asks, or nobody answers.
-const IDLE: Duration = Duration::from_secs(5);
-/// The most questions that wait for their answers on one connection. Those that come beyond fail.
-const MOST_WAITING: usize = 1024;
-/// Questions that may wait to be written.
-const QUEUE: usize = 64;
-/// After a message of more octets than this those who waited for it have so many turns before the next one is read: a hundred
-/// such messages at once would take 6 MiB, and as much again while they are checked.
-const LONG: usize = 4096;
-const TURNS: usize = 16;
-/// Octets of a header: no message is shorter.
-const SHORTEST: usize = 12;
+/// A connection on which nothing is received for this long is closed: it has no queries, or the server does not
+/// respond.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most queries in flight on one connection. Further ones fail.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Queries that may wait to be written.
+const WRITE_QUEUE_LEN: usize = 64;
+/// A message of more octets than this is large: after one, the reader yields [`LARGE_MESSAGE_YIELDS`] times, so that
+/// the response is used before the next one is read. A hundred such messages at once would take 6 MiB, and as much
+/// again while they are validated.
+const LARGE_MESSAGE_LEN: usize = 4096;
+/// Turns of the runtime that the reader yields after a large message.
+const LARGE_MESSAGE_YIELDS: usize = 16;
+/// Octets of a DNS header, the shortest message.
+const MIN_MESSAGE_LEN: usize = 12;
 
-/// Where a server is connected to, if it is at the moment.
+/// The TCP connection to a server, open or not.
 #[derive(Debug)]
 pub(in crate::upstream) struct Connection {
     server: SocketAddr,
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenConnection>>,
 }
 
-/// An open connection. Its task ends with it, and when the server closes it.
+/// An open connection. Its task ends when this is dropped or the connection is closed.
 #[derive(Debug)]
-struct Open {
+struct OpenConnection {
     local: SocketAddr,
-    questions: mpsc::Sender<Vec<u8>>,
-    waiting: Arc<Waiting>,
+    writer: mpsc::Sender<Vec<u8>>,
+    in_flight: Arc<InFlight>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Who waits for which number.
+/// Queries in flight on a connection, by message ID.
 #[derive(Debug, Default)]
-struct Waiting(StdMutex<HashMap<u16, oneshot::Sender<Vec<u8>>>>);
+struct InFlight(StdMutex<HashMap<u16, oneshot::Sender<Vec<u8>>>>);
 
-impl Waiting {
-    fn by_number(&self) -> MutexGuard<'_, HashMap<u16, oneshot::Sender<Vec<u8>>>> {
+impl InFlight {
+    fn by_id(&self) -> MutexGuard<'_, HashMap<u16, oneshot::Sender<Vec<u8>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One who waits, until it is dropped.
-struct Waiter {
-    number: u16,
-    waiting: Arc<Waiting>,
-    answer: oneshot::Receiver<Vec<u8>>,
+/// One query in flight. Its ID is free again when this is dropped.
+struct PendingQuery {
+    id: u16,
+    in_flight: Arc<InFlight>,
+    response: oneshot::Receiver<Vec<u8>>,
 }
 
-impl Waiter {
-    /// Waits under a random number that nobody else waits under.
-    fn new(waiting: &Arc<Waiting>) -> io::Result<Self> {
-        let (sender, answer) = oneshot::channel();
-        let mut by_number = waiting.by_number();
-        if by_number.len() >= MOST_WAITING {
-            return Err(io::Error::other("too many questions wait on this connection"));
+impl PendingQuery {
+    /// Registers a query under a random ID that no other query in flight has.
+    fn register(in_flight: &Arc<InFlight>) -> io::Result<Self> {
+        let (sender, response) = oneshot::channel();
+        let mut by_id = in_flight.by_id();
+        if by_id.len() >= MAX_IN_FLIGHT {
+            return Err(io::Error::other("too many queries in flight on this connection"));
         }
-        let number = std::iter::repeat_with(rand::random).find(|number| !by_number.contains_key(number)).unwrap_or(0);
-        by_number.insert(number, sender);
-        Ok(Self { number, waiting: waiting.clone(), answer })
+        let id = std::iter::repeat_with(rand::random).find(|id| !by_id.contains_key(id)).unwrap_or(0);
+        by_id.insert(id, sender);
+        Ok(Self { id, in_flight: in_flight.clone(), response })
     }
 }
 
-/// A place on an open connection.
-struct Place {
-    local: SocketAddr,
-    questions: mpsc::Sender<Vec<u8>>,
-    waiter: Waiter,
-}
-
-impl Drop for Waiter {
+impl Drop for PendingQuery {
     fn drop(&mut self) {
-        self.waiting.by_number().remove(&self.number);
+        self.in_flight.by_id().remove(&self.id);
     }
+}
+
+/// A query registered on an open connection, and the way to write it.
+struct Slot {
+    local: SocketAddr,
+    writer: mpsc::Sender<Vec<u8>>,
+    pending: PendingQuery,
+    /// The connection was open before, so that the server may be closing it at this very moment.
+    is_reused: bool,
 }
 
 impl Connection {
-    /// A connection to this server, not open yet.
+    /// Creates a connection to `server` that is not open yet.
     pub(in crate::upstream) const fn new(server: SocketAddr) -> Self {
         Self { server, open: Mutex::const_new(None) }
     }
 
-    /// Sends a message under a number of its own and gives the message that comes back under it; waits for ever. A
-    /// connection that was open already may have been closed by the server at this very moment: then another one is
-    /// opened, once.
+    /// Sends `message` under an ID of its own and returns the message that comes back under that ID; waits without a
+    /// timeout. When the server closes a reused connection before it responds, the query is retried once on another
+    /// one.
     ///
     /// # Errors
     ///
-    /// The server cannot be connected to, or closes without an answer.
-    pub(in crate::upstream) async fn ask(&self, message: &[u8], tap: &Tap) -> io::Result<Vec<u8>> {
-        let (place, was_open) = self.place().await?;
-        match self.exchange(place, message, tap).await {
-            Some(answer) => Ok(answer),
-            None if was_open => {
-                let (place, _) = self.place().await?;
-                self.exchange(place, message, tap).await.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+    /// The server cannot be connected to, closes without a response, or too many queries are in flight.
+    async fn exchange(&self, message: &[u8], tap: &Tap) -> io::Result<Vec<u8>> {
+        let slot = self.slot().await?;
+        let is_reused = slot.is_reused;
+        match self.exchange_on(slot, message, tap).await {
+            Some(response) => Ok(response),
+            None if is_reused => {
+                let slot = self.slot().await?;
+                self.exchange_on(slot, message, tap).await.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
             }
             None => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
 
-    /// A place on the connection, which is opened if it is not, and whether it was.
-    async fn place(&self) -> io::Result<(Place, bool)> {
+    /// Registers a query on the connection, which is opened if it is not.
+    async fn slot(&self) -> io::Result<Slot> {
         let mut open = self.open.lock().await;
         if let Some(open) = open.as_ref().filter(|open| !open.task.is_finished()) {
-            let (local, questions, waiter) = (open.local, open.questions.clone(), Waiter::new(&open.waiting)?);
-            return Ok((Place { local, questions, waiter }, true));
+            let pending = PendingQuery::register(&open.in_flight)?;
+            return Ok(Slot { local: open.local, writer: open.writer.clone(), pending, is_reused: true });
         }
         let stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        let (questions, queue) = mpsc::channel(QUEUE);
-        let waiting = Arc::<Waiting>::default();
-        let waiter = Waiter::new(&waiting)?;
-        let task = tokio::spawn(converse(self.server, stream, queue, waiting.clone()));
-        *open = Some(Open { local, questions: questions.clone(), waiting, task });
-        Ok((Place { local, questions, waiter }, false))
+        let (writer, queue) = mpsc::channel(WRITE_QUEUE_LEN);
+        let in_flight = Arc::<InFlight>::default();
+        let pending = PendingQuery::register(&in_flight)?;
+        let task = tokio::spawn(run(self.server, stream, queue, in_flight.clone()));
+        *open = Some(OpenConnection { local, writer: writer.clone(), in_flight, task });
+        Ok(Slot { local, writer, pending, is_reused: false })
     }
 
-    /// The answer; none when the connection is closed before it comes.
-    async fn exchange(&self, place: Place, message: &[u8], tap: &Tap) -> Option<Vec<u8>> {
-        let Place { local, questions, mut waiter } = place;
+    /// Writes a query and waits for its response; `None` when the connection is closed before.
+    async fn exchange_on(&self, slot: Slot, message: &[u8], tap: &Tap) -> Option<Vec<u8>> {
+        let Slot { local, writer, mut pending, .. } = slot;
         let length = u16::try_from(message.len()).ok()?;
         let mut framed = [&length.to_be_bytes()[..], message].concat();
-        framed[2..4].copy_from_slice(&waiter.number.to_be_bytes());
-        let shown = exchange::show(tap, Transport::Tcp, || Ok(local), self.server, &framed[2..]);
-        questions.send(framed).await.ok()?;
-        let answer = (&mut waiter.answer).await.ok()?;
-        if let Some(shown) = &shown {
-            tap.answer(shown, &answer);
+        framed[2..4].copy_from_slice(&pending.id.to_be_bytes());
+        let sampled = tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(local), || Ok(self.server), &framed[2..]);
+        writer.send(framed).await.ok()?;
+        let response = (&mut pending.response).await.ok()?;
+        if let Some(sampled) = &sampled {
+            tap.answer(sampled, &response);
         }
-        Some(answer)
+        Some(response)
     }
 }
 
-async fn converse(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, waiting: Arc<Waiting>) {
-    let (read, write) = stream.into_split();
-    let ended = tokio::select! {
-        read = read_all(read, &waiting) => read,
-        written = write_all(write, queue) => written,
+/// Result of a query over TCP.
+#[derive(Debug)]
+pub(in crate::upstream) struct TcpExchange {
+    pub(in crate::upstream) outcome: ExchangeOutcome,
+    /// The response echoed the case of the name. Off-path attackers cannot forge a response over TCP, so this is a
+    /// property of the server. `true` after a [`ExchangeOutcome::FormatError`], which tells nothing about the case.
+    pub(in crate::upstream) case_echoed: bool,
+}
+
+/// Queries a server over its TCP connection and waits for the outcome without a timeout.
+///
+/// # Errors
+///
+/// The server cannot be connected to, closes without a response, sends an invalid one, or too many queries are in
+/// flight.
+pub(in crate::upstream) async fn query(
+    connection: &Connection,
+    question: &Question,
+    format: QueryFormat,
+    tap: &Tap,
+) -> io::Result<TcpExchange> {
+    let message = format.encode(question, 0);
+    let packet = connection.exchange(&message, tap).await?;
+    let id = question::number(&packet);
+    let name_len = question.name.as_bytes().len();
+    let case_echoed = question::echoes_question(&message, name_len, &packet);
+    match Response::read(&packet, id, question) {
+        Ok(response) => {
+            let response = format.restore_case(response, &message, name_len);
+            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed })
+        }
+        Err(ResponseError::Unreadable) if format.edns => {
+            Ok(TcpExchange { outcome: ExchangeOutcome::FormatError, case_echoed: true })
+        }
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
+/// Reads and writes an open connection until one side ends, then fails the queries still in flight.
+async fn run(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, in_flight: Arc<InFlight>) {
+    let (reader, writer) = stream.into_split();
+    let result = tokio::select! {
+        result = read_responses(reader, &in_flight) => result,
+        result = write_queries(writer, queue) => result,
     };
-    if let Err(error) = ended {
-        tracing::debug!("{server}: {error}");
+    if let Err(error) = result {
+        tracing::debug!(upstream = %server, %error, "TCP connection to upstream failed");
     }
-    // Those who still wait hear that nothing will come.
-    waiting.by_number().clear();
+    // Dropping the senders wakes the waiting queries.
+    in_flight.by_id().clear();
 }
 
-async fn read_all(mut read: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> {
+async fn read_responses(mut reader: OwnedReadHalf, in_flight: &InFlight) -> io::Result<()> {
     loop {
-        if timeout(IDLE, read.readable()).await.is_err() {
+        if timeout(IDLE_TIMEOUT, reader.readable()).await.is_err() {
             return Ok(());
         }
-        let message = timeout(IDLE, async {
-            let length = read.read_u16().await?;
+        let message = timeout(IDLE_TIMEOUT, async {
+            let length = reader.read_u16().await?;
             let mut message = vec![0; usize::from(length)];
-            read.read_exact(&mut message).await?;
+            reader.read_exact(&mut message).await?;
             io::Result::Ok(message)
         });
         let message = message.await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if message.len() < SHORTEST {
+        if message.len() < MIN_MESSAGE_LEN {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let waiter = waiting.by_number().remove(&question::number(&message));
-        let is_long = message.len() > LONG;
-        if let Some(waiter) = waiter {
-            // It may have given up.
-            let _ = waiter.send(message);
+        let sender = in_flight.by_id().remove(&question::number(&message));
+        let yields = if message.len() > LARGE_MESSAGE_LEN { LARGE_MESSAGE_YIELDS } else { 0 };
+        if let Some(sender) = sender {
+            // The query may have been dropped meanwhile.
+            let _ = sender.send(message);
         }
-        for _ in 0..if is_long { TURNS } else { 0 } {
+        for _ in 0..yields {
             yield_now().await;
         }
     }
 }
 
-async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+async fn write_queries(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
     while let Some(message) = queue.recv().await {
-        write.write_all(&message).await?;
+        writer.write_all(&message).await?;
     }
     Ok(())
 }

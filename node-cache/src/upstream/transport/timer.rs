@@ -1,8 +1,8 @@
-//! Alarms: a time that somebody waits for who will most likely be gone before. All of a thread share one timer of its runtime.
+//! Deadlines of a thread's queries, on a single timer of its runtime: most of them are dropped before they elapse.
 //!
-//! A timer that is due before all others has the runtime woken, which takes a system call, and another one to hear of it; with
-//! one question under way every timer is. So the shared timer stays where it is when those it was set for are gone. When it
-//! rings, it is set for those who are there then.
+//! Arming a runtime's timer earlier than all others wakes the runtime, which costs a system call, and another one to
+//! receive the wake-up; with one query in flight each timer is the earliest. So the shared timer stays armed when the
+//! deadlines it was armed for are gone. When it fires, it is armed for the deadlines that exist then.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,41 +13,41 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Rings at a time.
+/// A deadline that can be awaited.
 #[derive(Debug)]
-pub(crate) struct Timer {
-    due: Instant,
-    /// Among all alarms of the process, from when somebody waits.
-    number: Option<u64>,
+pub(in crate::upstream) struct Timer {
+    deadline: Instant,
+    /// Unique among the timers of the process; set while the timer is in the queue of its thread or has elapsed.
+    id: Option<u64>,
 }
 
 impl Timer {
-    /// One for this time.
-    pub(crate) const fn at(due: Instant) -> Self {
-        Self { due, number: None }
+    /// Creates a timer that elapses at `deadline`.
+    pub(in crate::upstream) const fn at(deadline: Instant) -> Self {
+        Self { deadline, id: None }
     }
 
-    /// Sets it to another time.
-    pub(crate) fn set(&mut self, due: Instant) {
-        if due != self.due {
+    /// Moves the timer to another deadline. An unchanged deadline changes nothing.
+    pub(in crate::upstream) fn set(&mut self, deadline: Instant) {
+        if deadline != self.deadline {
             self.cancel();
-            self.due = due;
+            self.deadline = deadline;
         }
     }
 
-    /// Waits until it has rung. Has to be set anew then.
+    /// Returns ready once the deadline has passed. The timer has to be set to another deadline afterwards.
     ///
-    /// Must be called inside a Tokio runtime.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let due = self.due;
-        QUEUE.with_borrow_mut(|set| match self.number {
+    /// Must be called inside a Tokio runtime, always on the same thread.
+    pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let deadline = self.deadline;
+        QUEUE.with_borrow_mut(|queue| match self.id {
             None => {
-                let number = *self.number.insert(NUMBERS.fetch_add(1, Ordering::Relaxed));
-                set.add(due, number, context.waker().clone());
+                let id = *self.id.insert(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+                queue.insert(deadline, id, context.waker().clone());
                 Poll::Pending
             }
-            Some(number) => match set.alarms.get_mut(&(due, number)) {
+            Some(id) => match queue.wakers.get_mut(&(deadline, id)) {
                 Some(waker) => {
                     waker.clone_from(context.waker());
                     Poll::Pending
@@ -58,9 +58,9 @@ impl Timer {
     }
 
     fn cancel(&mut self) {
-        if let Some(number) = self.number.take() {
-            // A thread that ends has none any more.
-            let _ = QUEUE.try_with(|set| set.borrow_mut().alarms.remove(&(self.due, number)));
+        if let Some(id) = self.id.take() {
+            // The queue of a thread that ends may be gone already.
+            let _ = QUEUE.try_with(|queue| queue.borrow_mut().wakers.remove(&(self.deadline, id)));
         }
     }
 }
@@ -72,65 +72,67 @@ impl Drop for Timer {
 }
 
 thread_local! {
-    static QUEUE: RefCell<TimerQueue> = const { RefCell::new(TimerQueue { alarms: BTreeMap::new(), next: None, ringer: None }) };
+    static QUEUE: RefCell<TimerQueue> = const {
+        RefCell::new(TimerQueue { wakers: BTreeMap::new(), armed_for: None, task: None })
+    };
 }
 
-/// The alarms of a thread that somebody waits for.
+/// The timers of a thread that are awaited, by deadline and ID.
 struct TimerQueue {
-    alarms: BTreeMap<(Instant, u64), Waker>,
-    /// What the timer is set to, if it is.
-    next: Option<Instant>,
-    /// Who has the timer. It is a task of the thread's runtime, and goes with it.
-    ringer: Option<Waker>,
+    wakers: BTreeMap<(Instant, u64), Waker>,
+    /// Deadline that the runtime's timer is armed for.
+    armed_for: Option<Instant>,
+    /// Waker of the [`TimerTask`], while the runtime of the thread has one.
+    task: Option<Waker>,
 }
 
 impl TimerQueue {
-    fn add(&mut self, due: Instant, number: u64, waker: Waker) {
-        self.alarms.insert((due, number), waker);
-        if self.next.is_some_and(|next| next <= due) {
+    fn insert(&mut self, deadline: Instant, id: u64, waker: Waker) {
+        self.wakers.insert((deadline, id), waker);
+        if self.armed_for.is_some_and(|armed| armed <= deadline) {
             return;
         }
-        self.next = Some(due);
-        match &self.ringer {
-            Some(ringer) => ringer.wake_by_ref(),
+        self.armed_for = Some(deadline);
+        match &self.task {
+            Some(task) => task.wake_by_ref(),
             None => {
-                self.ringer = Some(Waker::noop().clone());
-                tokio::spawn(TimerTask { timer: Box::pin(sleep_until(due)) });
+                self.task = Some(Waker::noop().clone());
+                tokio::spawn(TimerTask { sleep: Box::pin(sleep_until(deadline)) });
             }
         }
     }
 
-    /// Takes out one whose time has come, or sets the next time.
-    fn take(&mut self, now: Instant) -> Option<Waker> {
-        let first = self.alarms.first_entry();
-        let next = first.as_ref().map(|first| first.key().0);
-        if next.is_some_and(|next| next <= now) {
+    /// Removes and returns one timer that has elapsed. Without one, sets the deadline to arm for.
+    fn pop_elapsed(&mut self, now: Instant) -> Option<Waker> {
+        let first = self.wakers.first_entry();
+        let deadline = first.as_ref().map(|first| first.key().0);
+        if deadline.is_some_and(|deadline| deadline <= now) {
             return first.map(OccupiedEntry::remove);
         }
-        self.next = next;
+        self.armed_for = deadline;
         None
     }
 }
 
-/// Has the timer of a thread. Who waits for an alarm that a runtime takes with it is not polled again either.
+/// Task that owns the runtime's timer of a thread. It ends with the runtime, as do the tasks that await a timer.
 struct TimerTask {
-    timer: Pin<Box<Sleep>>,
+    sleep: Pin<Box<Sleep>>,
 }
 
 impl Future for TimerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(next) = QUEUE.with_borrow_mut(|set| {
-            set.ringer = Some(context.waker().clone());
-            set.next
+        while let Some(deadline) = QUEUE.with_borrow_mut(|queue| {
+            queue.task = Some(context.waker().clone());
+            queue.armed_for
         }) {
-            if self.timer.deadline() != next {
-                self.timer.as_mut().reset(next);
+            if self.sleep.deadline() != deadline {
+                self.sleep.as_mut().reset(deadline);
             }
-            ready!(self.timer.as_mut().poll(context));
-            let now = Instant::now().max(next);
-            while let Some(waker) = QUEUE.with_borrow_mut(|set| set.take(now)) {
+            ready!(self.sleep.as_mut().poll(context));
+            let now = Instant::now().max(deadline);
+            while let Some(waker) = QUEUE.with_borrow_mut(|queue| queue.pop_elapsed(now)) {
                 waker.wake();
             }
         }
@@ -140,9 +142,10 @@ impl Future for TimerTask {
 
 impl Drop for TimerTask {
     fn drop(&mut self) {
-        let _ = QUEUE.try_with(|set| {
-            let mut set = set.borrow_mut();
-            (set.next, set.ringer) = (None, None);
+        let _ = QUEUE.try_with(|queue| {
+            let mut queue = queue.borrow_mut();
+            queue.armed_for = None;
+            queue.task = None;
         });
     }
 }
@@ -156,40 +159,41 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn rings(mut alarm: Timer) -> Instant {
-        poll_fn(|context| alarm.poll(context)).await;
+    /// Waits until `timer` elapses; returns the time then.
+    async fn elapsed_at(mut timer: Timer) -> Instant {
+        poll_fn(|context| timer.poll(context)).await;
         Instant::now()
     }
 
-    fn waiting() -> usize {
-        QUEUE.with_borrow(|set| set.alarms.len())
+    fn queue_len() -> usize {
+        QUEUE.with_borrow(|queue| queue.wakers.len())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_rings_at_its_time_in_whatever_order_they_were_set() {
+    async fn each_timer_elapses_at_its_deadline_in_whatever_order_they_were_set() {
         let now = Instant::now();
-        let alarms = [3, 1, 2, 0, 2].map(|seconds| tokio::spawn(rings(Timer::at(now + seconds * SECOND))));
-        for (alarm, seconds) in alarms.into_iter().zip([3, 1, 2, 0, 2]) {
-            let late = alarm.await.unwrap() - now - seconds * SECOND;
+        let timers = [3, 1, 2, 0, 2].map(|seconds| tokio::spawn(elapsed_at(Timer::at(now + seconds * SECOND))));
+        for (timer, seconds) in timers.into_iter().zip([3, 1, 2, 0, 2]) {
+            let late = timer.await.unwrap() - now - seconds * SECOND;
             assert!(late <= Duration::from_millis(1), "{seconds} s: {late:?}");
         }
-        assert_eq!(waiting(), 0);
+        assert_eq!(queue_len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_gone_or_set_anew_rings_for_nobody() {
+    async fn a_timer_that_is_dropped_or_set_anew_leaves_the_queue() {
         let now = Instant::now();
-        let mut alarm = Timer::at(now + SECOND);
-        let poll = |alarm: &mut Timer| alarm.poll(&mut Context::from_waker(Waker::noop()));
-        assert!(poll(&mut alarm).is_pending());
-        alarm.set(now + 3 * SECOND);
-        assert_eq!(waiting(), 0);
-        let mut gone = Timer::at(now + 2 * SECOND);
-        assert!(poll(&mut gone).is_pending() && poll(&mut alarm).is_pending());
-        assert_eq!(waiting(), 2);
-        drop(gone);
-        assert_eq!(waiting(), 1);
-        assert!(rings(alarm).await - now >= 3 * SECOND);
+        let mut timer = Timer::at(now + SECOND);
+        let poll = |timer: &mut Timer| timer.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll(&mut timer).is_pending());
+        timer.set(now + 3 * SECOND);
+        assert_eq!(queue_len(), 0);
+        let mut dropped = Timer::at(now + 2 * SECOND);
+        assert!(poll(&mut dropped).is_pending() && poll(&mut timer).is_pending());
+        assert_eq!(queue_len(), 2);
+        drop(dropped);
+        assert_eq!(queue_len(), 1);
+        assert!(elapsed_at(timer).await - now >= 3 * SECOND);
     }
 
     #[test]
@@ -199,7 +203,7 @@ mod tests {
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
             runtime.block_on(async {
                 let now = Instant::now();
-                assert!(rings(Timer::at(now + SECOND)).await - now >= SECOND);
+                assert!(elapsed_at(Timer::at(now + SECOND)).await - now >= SECOND);
             });
         }
     }

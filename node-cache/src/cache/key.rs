@@ -3,7 +3,7 @@
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use node_cache_sys::octets::lower_case;
+use node_cache_sys::ascii::to_lowercase;
 
 use super::table::Secret;
 use crate::dns::Name;
@@ -243,7 +243,7 @@ const fn without_type(word: u64) -> u64 {
 /// Writes octets in lower case and takes them into the hash.
 #[inline]
 fn put(place: &mut [u8; CHUNK], octets: u128, hash: u64, secret: &Secret) -> u64 {
-    let lower = lower_case(octets);
+    let lower = to_lowercase(octets);
     *place = lower.to_le_bytes();
     secret.next(hash, lower as u64, (lower >> 64) as u64)
 }

@@ -3,7 +3,7 @@
 use super::edns::{BARE, Edns, UDP_SIZE};
 use super::{Header, Name, flag};
 
-use node_cache_sys::octets::case_of_small_letters;
+use node_cache_sys::ascii::lowercase_mask;
 
 /// A question as it goes on the wire, without what belongs to one hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +75,7 @@ pub fn randomize_case(message: &mut [u8], name: usize, mut random: impl FnMut() 
         // One bit of each octet counts: turned by one, they are others.
         bits = if index.is_multiple_of(8) { random() } else { bits.rotate_right(1) };
         let octets = u128::from_le_bytes(octets);
-        (octets ^ (case_of_small_letters(octets) & bits)).to_le_bytes()
+        (octets ^ (lowercase_mask(octets) & bits)).to_le_bytes()
     };
     let (chunks, rest) = name.as_chunks_mut();
     for (index, chunk) in chunks.iter_mut().enumerate() {

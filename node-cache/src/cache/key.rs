@@ -117,7 +117,7 @@ impl KeyParts {
     pub(super) fn read(words: &[u64]) -> Option<Self> {
         let [name @ .., scope, last] = words else { return None };
         let octets: &[u8] = bytemuck::cast_slice(name);
-        let (name, _) = Name::read_plain(octets, 0).ok()?;
+        let (name, _) = Name::read_uncompressed(octets, 0).ok()?;
         let rtype = (last >> 16) as u16;
         Some(Self {
             scope: *scope,

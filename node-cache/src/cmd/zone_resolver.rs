@@ -19,7 +19,7 @@ use super::shutdown::Shutdown;
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
 use super::{Inspect, Probe, ProcessError, answer_bytes, block_on, bytes, seconds, status_server, workers};
-use crate::dns::cookie_secret::Secrets;
+use crate::dns::cookie_secret::CookieSecrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolver::Resolver;
@@ -115,7 +115,7 @@ impl Run {
         let in_force = revision::watch(&self.config_dir);
         let (_sockets, handed) = watch::channel(sockets);
         // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
-        let (_, no_secrets) = watch::channel(Secrets::default());
+        let (_, no_secrets) = watch::channel(CookieSecrets::default());
         let serving = Server::start(workers, resolver.clone(), TcpLimits::default(), handed, no_secrets)
             .map_err(ProcessError::Start)?;
         let (stage, seen_stage) = watch::channel(Stage::Starting);

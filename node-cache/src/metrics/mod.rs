@@ -81,7 +81,7 @@ impl Metrics {
         answer: &Answer,
         took: Duration,
     ) {
-        match answer.origin {
+        match answer.source {
             Source::Cache => {
                 self.hits.inc();
                 self.hit_seconds.observe(took);
@@ -92,7 +92,7 @@ impl Metrics {
             }
             Source::Local => {}
         }
-        if answer.origin == Source::StaleCache {
+        if answer.source == Source::StaleCache {
             self.stale.inc();
         }
         if scope == OWN {

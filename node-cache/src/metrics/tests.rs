@@ -76,7 +76,7 @@ fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
     let name = Name::from_text("www.example").unwrap();
     for (number, (scope, code)) in answers.enumerate() {
         let response = Response::empty(&Question::plain(&name, rtype::A), code);
-        let answer = Answer { origin: Source::Cache, ..Answer::local(response, None) };
+        let answer = Answer { source: Source::Cache, ..Answer::local(response, None) };
         one_by_one.question(Transport::Udp);
         // With counters that are known and with such that have to be found.
         let counters = (number % 3 == 0).then(|| one_by_one.scope_answers(scopes[scope]));
@@ -109,7 +109,7 @@ fn an_answer_past_its_time_is_a_miss_that_took_as_long_as_it_took() {
     let metrics = Arc::new(Metrics::default());
     let name = Name::from_text("www.example").unwrap();
     let response = Response::empty(&Question::plain(&name, rtype::A), rcode::NOERROR);
-    let answer = Answer { origin: Source::StaleCache, ..Answer::local(response, None) };
+    let answer = Answer { source: Source::StaleCache, ..Answer::local(response, None) };
     metrics.answer("outside", None, Transport::Tcp, &answer, Duration::from_millis(3));
     assert_has(
         &shown(&metrics),

@@ -166,7 +166,7 @@ impl Resolver {
             let answer = match landed {
                 Ok(response) if response.is_failure() => match looked.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, age: TtlView::Original, ede: None, origin: Source::Failure },
+                    _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(NoAnswer) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),

@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::dns::Cookie;
-use crate::dns::cookie_secret::{CookieReply, Secrets};
+use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
 use crate::dns::query::{Query, Transport};
 use crate::dns::request::{self, CookieOnlyQuery, Rejection};
 use crate::dnstap::{self, MessageContext, Sampled, Side};
@@ -77,7 +77,7 @@ struct Shared {
     connections: Arc<ClientLimiter>,
     in_work: Arc<ClientLimiter>,
     unwritten: Arc<ClientLimiter>,
-    secrets: watch::Receiver<Secrets>,
+    secrets: watch::Receiver<CookieSecrets>,
 }
 
 /// Everything that is served, until it is dropped.
@@ -101,7 +101,7 @@ impl Server {
         resolver: Arc<Resolver>,
         limits: TcpLimits,
         sockets: watch::Receiver<Vec<HeldSocket>>,
-        secrets: watch::Receiver<Secrets>,
+        secrets: watch::Receiver<CookieSecrets>,
     ) -> io::Result<Self> {
         let connections = ClientLimiter::new(limits.connections, limits.connections_per_source);
         let in_work = ClientLimiter::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
@@ -152,7 +152,7 @@ impl Shared {
         let read = self.read_and_tell(packet, source, transport);
         match &read {
             Ok(_) => self.metrics().question(transport),
-            Err(Rejection::Respond(_, code)) => {
+            Err(Rejection::Respond { rcode: code, .. }) => {
                 self.metrics().question(transport);
                 self.metrics().refused(transport, *code);
             }
@@ -166,13 +166,13 @@ impl Shared {
             Ok(mut query) => {
                 query.transport = transport;
                 let cookie = query.edns.and_then(|edns| edns.cookie);
-                query.told_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
+                query.reply_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
                 Ok(query)
             }
             Err(rejected) => {
                 let alone = CookieOnlyQuery::read(packet);
-                let answer = alone.and_then(|alone| Some(alone.answer(&self.tell(&alone.cookie, source)?)));
-                Err(answer.map_or(rejected, |(answer, code)| Rejection::Respond(answer, code)))
+                let answer = alone.and_then(|alone| Some(alone.respond(&self.tell(&alone.cookie, source)?)));
+                Err(answer.map_or(rejected, |(answer, code)| Rejection::Respond { message: answer, rcode: code }))
             }
         }
     }
@@ -180,7 +180,7 @@ impl Shared {
     fn tell(&self, cookie: &Cookie, source: SocketAddr) -> Option<CookieReply> {
         // The same for all processes of a node, whatever somebody does to the clock on the wall.
         let now = clock_gettime(ClockId::Boottime).tv_sec;
-        self.secrets.borrow().tell(cookie, source.ip(), now as u32)
+        self.secrets.borrow().reply(cookie, source.ip(), now as u32)
     }
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.

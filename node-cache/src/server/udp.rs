@@ -14,7 +14,7 @@ use super::batch::{Batch, Room, SIZE};
 use super::query_tasks;
 use super::{Shared, allow};
 use crate::cache::KeyBuf;
-use crate::dns::answer::ReplyTransport;
+
 use crate::dns::query::Transport;
 use crate::dns::request::{self, Rejection};
 use crate::dnstap::Sampled;
@@ -314,12 +314,14 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
         Err(Rejection::Drop) => return,
-        Err(Rejection::Respond(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
+        Err(Rejection::Respond { message: answer, .. }) => {
+            return send(shared, socket, &answer, source, show().as_deref());
+        }
     };
     let shown = show();
     let unresolved = match shared.resolver.resolve_from_cache(&query, unknown) {
         Ok(answer) => {
-            return send(shared, socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+            return send(shared, socket, &answer.to_udp_wire(&query), source, shown.as_deref());
         }
         Err(unresolved) => unresolved,
     };
@@ -327,7 +329,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let (shared, socket) = (shared.clone(), socket.clone());
     query_tasks::add(async move {
         let (answer, _afterwards) = shared.resolver.resolve_miss(&query, unresolved).await;
-        send(&shared, &socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+        send(&shared, &socket, &answer.to_udp_wire(&query), source, shown.as_deref());
         drop(working);
     });
 }

@@ -76,13 +76,13 @@ impl EmptyZones {
         let server_ids = NUMBERS.map(u32::to_be_bytes).concat();
         let soa = [zone.as_bytes(), CONTACT, &server_ids].concat();
         let response = match question.rtype {
-            _ if question.name != *zone => Response::denied(question, rcode::NXDOMAIN, zone, TTL, &soa),
+            _ if question.name != *zone => Response::negative(question, rcode::NXDOMAIN, zone, TTL, &soa),
             rtype::SOA | rtype::ANY => Response::with_records(question, rcode::NOERROR, &[(rtype::SOA, TTL, soa)]),
             rtype::NS => {
                 let server = (rtype::NS, TTL, zone.as_bytes().to_vec());
                 Response::with_records(question, rcode::NOERROR, &[server])
             }
-            _ => Response::denied(question, rcode::NOERROR, zone, TTL, &soa),
+            _ => Response::negative(question, rcode::NOERROR, zone, TTL, &soa),
         };
         Some(Answer::local(response, None))
     }

@@ -111,7 +111,7 @@ impl<T> Routes<T> {
 
     #[inline(never)]
     fn find_by_suffix(&self, name: &[u8]) -> &T {
-        let mut buffer = [0; name::LONGEST];
+        let mut buffer = [0; name::MAX_NAME_LEN];
         let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();

@@ -2,7 +2,7 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::dns::answer::{ReplyTransport, Source};
+use node_cache::dns::answer::Source;
 use node_cache::dns::codes::rtype;
 use node_cache::dns::query::Query;
 use node_cache::dns::{Name, Response};
@@ -44,8 +44,8 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
         for name in PRIVATE {
             let query = query(name, rtype::PTR);
             let answer = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(answer.origin, Source::Local);
-            let said = Message::from_vec(&answer.to_wire(&query, ReplyTransport::Udp)).unwrap();
+            assert_eq!(answer.source, Source::Local);
+            let said = Message::from_vec(&answer.to_udp_wire(&query)).unwrap();
             assert_eq!((said.metadata.response_code, said.answers.len()), (ResponseCode::NXDomain, 0), "{name}");
             let [soa] = &said.authorities[..] else { panic!("{:?}", said.authorities) };
             assert!(matches!(&soa.data, RData::SOA(data) if data.minimum == 10_800 && data.mname == soa.name));
@@ -60,8 +60,7 @@ async fn an_empty_zone_has_its_own_records_and_nothing_else() {
     let snapshot = snapshot(&OUTSIDE);
     let said = |kind| {
         let query = query("10.in-addr.arpa", kind);
-        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp))
-            .unwrap()
+        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_udp_wire(&query)).unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
         let said = said(kind.into());
@@ -153,7 +152,7 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let snapshot = snapshot(&OUTSIDE);
     let query = query(PRIVATE[0], rtype::PTR);
-    let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp);
+    let wire = snapshot.empty.answer(&query.question()).unwrap().to_udp_wire(&query);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
-    assert_eq!(read.lifetime(), node_cache::dns::ResponseTtl::Negative(10_800));
+    assert_eq!(read.ttl(), node_cache::dns::ResponseTtl::Negative(10_800));
 }

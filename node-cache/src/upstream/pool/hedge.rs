@@ -163,7 +163,7 @@ impl Future for HedgedQuery {
         while let Some((server, event)) = ready!(race.poll_next(context)) {
             match event {
                 AttemptEvent::Response(mut response) if !response.is_failure() => {
-                    response.set_upstream(server.number());
+                    response.set_upstream_id(server.number());
                     race.leave();
                     return Poll::Ready(Ok(response));
                 }

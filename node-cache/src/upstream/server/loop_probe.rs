@@ -41,7 +41,7 @@ impl LoopProbes {
     /// Must be called inside a Tokio runtime.
     pub(in crate::upstream) fn probe_for_loop(&self, server: &Arc<Server>, question: &Arc<Question>, now: Instant) {
         let label = unguessable_label();
-        let Some(probe) = question.below(&label) else { return };
+        let Some(probe) = question.with_label(&label) else { return };
         let mut probes = self.probes();
         forget_old(&mut probes, now);
         if probes.len() >= MOST {

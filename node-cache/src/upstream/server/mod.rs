@@ -243,7 +243,7 @@ impl Server {
         let mut unanswered = locked(&self.unanswered);
         let Unanswered { question, asked } = unanswered.as_mut()?;
         if now.saturating_duration_since(*asked) < SAME_AGAIN {
-            return question.below(&unguessable_label()).map(Arc::new);
+            return question.with_label(&unguessable_label()).map(Arc::new);
         }
         *asked = now;
         Some(question.clone())

@@ -185,7 +185,7 @@ async fn read_all(mut read: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> 
         if message.len() < SHORTEST {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let waiter = waiting.by_number().remove(&question::number(&message));
+        let waiter = waiting.by_number().remove(&question::message_id(&message));
         let is_long = message.len() > LONG;
         if let Some(waiter) = waiter {
             // It may have given up.

@@ -10,7 +10,7 @@ use tokio::io::Interest;
 
 use super::sockets::{PooledSocket, Sockets};
 use super::tcp::Connection;
-use crate::dns::edns::UDP_SIZE;
+use crate::dns::edns::ADVERTISED_UDP_SIZE;
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Response, ResponseError};
@@ -118,17 +118,19 @@ impl UdpQuery {
         };
         let Self { message, form, shown, .. } = self;
         let (read, name) =
-            (Response::read(packet, question::number(message), question), question.name.as_bytes().len());
-        if let (Some(shown), Ok(_) | Err(ResponseError::Unreadable)) = (shown, &read) {
+            (Response::read(packet, question::message_id(message), question), question.name.as_bytes().len());
+        if let (Some(shown), Ok(_) | Err(ResponseError::FormatError)) = (shown, &read) {
             tap.answer(shown, packet);
         }
         Some(SocketEvent::ExchangeOutcome(match read {
             Ok(_) if form.case_0x20 && !question::echoes_question(message, name, packet) => {
                 ExchangeOutcome::CaseNotEchoed
             }
-            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => ExchangeOutcome::Truncated,
+            Ok(response) if response.is_truncated() || packet.len() > usize::from(ADVERTISED_UDP_SIZE) => {
+                ExchangeOutcome::Truncated
+            }
             Ok(response) => ExchangeOutcome::Response(clean(response, message, name, *form)),
-            Err(ResponseError::Unreadable) if form.edns => ExchangeOutcome::FormatError,
+            Err(ResponseError::FormatError) if form.edns => ExchangeOutcome::FormatError,
             Err(error) => {
                 tracing::debug!("{server}: ignored a packet: {error}");
                 return None;
@@ -168,11 +170,11 @@ pub(in crate::upstream) async fn tcp(
 ) -> io::Result<(ExchangeOutcome, bool)> {
     let message = written(question, 0, form);
     let answer = connection.ask(&message, tap).await?;
-    let (id, name) = (question::number(&answer), question.name.as_bytes().len());
+    let (id, name) = (question::message_id(&answer), question.name.as_bytes().len());
     let kept = question::echoes_question(&message, name, &answer);
     match Response::read(&answer, id, question) {
         Ok(response) => Ok((ExchangeOutcome::Response(clean(response, &message, name, form)), kept)),
-        Err(ResponseError::Unreadable) if form.edns => Ok((ExchangeOutcome::FormatError, true)),
+        Err(ResponseError::FormatError) if form.edns => Ok((ExchangeOutcome::FormatError, true)),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }

@@ -47,10 +47,10 @@ pub(super) async fn until_withdrawn(resolver: &Arc<Resolver>, connected: &mut wa
         return;
     }
     let limit = Instant::now() + LEASE_LIMIT;
-    let (mut seen, mut since) = (resolver.metrics().questions(), Instant::now());
+    let (mut seen, mut since) = (resolver.metrics().queries(), Instant::now());
     while since.elapsed() < QUIET && Instant::now() < limit {
         sleep(STEP).await;
-        let questions = resolver.metrics().questions();
+        let questions = resolver.metrics().queries();
         if questions != seen {
             (seen, since) = (questions, Instant::now());
         }
@@ -75,7 +75,7 @@ mod tests {
                 agent.send_replace(false);
                 for _ in 0..10 {
                     sleep(Duration::from_millis(200)).await;
-                    metrics.question(Transport::Udp);
+                    metrics.count_query(Transport::Udp);
                 }
             }
         });

@@ -7,7 +7,7 @@ use node_cache_config::status::Instance;
 use tokio::sync::watch;
 
 use crate::admin::{Command, OK, Report};
-use crate::metrics::{Gauges, text};
+use crate::metrics::{Gauges, render};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
 use crate::server::Workers;
@@ -55,7 +55,7 @@ impl<R: Readiness> StatusReporter<R> {
     /// The metrics of this process.
     pub(super) fn metrics(&self) -> String {
         let gauges = Gauges { worker_datagrams: self.workers.datagrams(), ..self.resolver.gauges() };
-        text(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
+        render(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
     }
 }
 

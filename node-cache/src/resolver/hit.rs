@@ -21,7 +21,7 @@ use crate::dns::Header;
 use crate::dns::answer::{ClientFlags, TtlView, udp_limit};
 use crate::dns::edns::{self, ADVERTISED_UDP_SIZE};
 use crate::dns::fast_query::{FastEdns, FastQuery};
-use crate::metrics::ScopeAnswers;
+use crate::metrics::ScopeCounters;
 use crate::snapshot::{Scope, Snapshot};
 
 /// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
@@ -173,7 +173,7 @@ impl Resolver {
     /// Where a hit of this question is counted.
     #[must_use]
     #[inline]
-    pub fn hits_in<'a>(&self, sought: &FastLookup<'a>) -> &'a ScopeAnswers {
+    pub fn hits_in<'a>(&self, sought: &FastLookup<'a>) -> &'a ScopeCounters {
         self.answers_in(sought.scope)
     }
 

@@ -23,7 +23,7 @@ use crate::dns::request::{self, CookieOnlyQuery, Rejection};
 use crate::dnstap::{self, MessageContext, Sampled, Side};
 use crate::handover::HeldSocket;
 use crate::limits::{ClientLimiter, LimitExceeded, Permit};
-use crate::metrics::{Dropped, Metrics};
+use crate::metrics::{DropReason, Metrics};
 use crate::resolver::Resolver;
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
@@ -142,7 +142,7 @@ impl Shared {
     fn permits_by(&self, allow: &Acl, source: IpAddr, asked: IpAddr) -> bool {
         let permitted = allow.permits(source, asked);
         if !permitted {
-            self.metrics().dropped(Dropped::NotAllowed);
+            self.metrics().count_drop(DropReason::NotAllowed);
         }
         permitted
     }
@@ -151,12 +151,12 @@ impl Shared {
     fn read(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
         let read = self.read_and_tell(packet, source, transport);
         match &read {
-            Ok(_) => self.metrics().question(transport),
+            Ok(_) => self.metrics().count_query(transport),
             Err(Rejection::Respond { rcode: code, .. }) => {
-                self.metrics().question(transport);
-                self.metrics().refused(transport, *code);
+                self.metrics().count_query(transport);
+                self.metrics().count_refusal(transport, *code);
             }
-            Err(Rejection::Drop) => self.metrics().dropped(Dropped::NotARequest),
+            Err(Rejection::Drop) => self.metrics().count_drop(DropReason::NotAQuery),
         }
         read
     }
@@ -196,10 +196,10 @@ impl Shared {
     fn counted(&self, share: Result<Permit, LimitExceeded>) -> Option<Permit> {
         let reason = match share {
             Ok(share) => return Some(share),
-            Err(LimitExceeded::Global) => Dropped::Busy,
-            Err(LimitExceeded::PerClient) => Dropped::Greedy,
+            Err(LimitExceeded::Global) => DropReason::GlobalLimit,
+            Err(LimitExceeded::PerClient) => DropReason::ClientLimit,
         };
-        self.metrics().dropped(reason);
+        self.metrics().count_drop(reason);
         None
     }
 

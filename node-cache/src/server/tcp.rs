@@ -16,7 +16,7 @@ use super::query_tasks;
 
 use crate::dns::query::Transport;
 use crate::dns::request::Rejection;
-use crate::metrics::Dropped;
+use crate::metrics::DropReason;
 use connection::Connection;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
@@ -41,7 +41,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
         return;
     }
     let Ok(share) = shared.connections.take(source) else {
-        return shared.metrics().dropped(Dropped::Connections);
+        return shared.metrics().count_drop(DropReason::ConnectionLimit);
     };
     let conversation = Connection::new(shared.clone(), source);
     tokio::spawn(async move {
@@ -74,7 +74,7 @@ async fn read_all(conversation: &Arc<Connection>, read: &mut ReadHalf<'_>) -> io
             message = framing::read(read, patience, limits.whole_message) => message,
             () = conversation.reading_stopped() => return Ok(()),
         };
-        let message = message.inspect_err(|_| conversation.shared.metrics().dropped(Dropped::Incomplete))?;
+        let message = message.inspect_err(|_| conversation.shared.metrics().count_drop(DropReason::Incomplete))?;
         let Some(message) = message else { return Ok(()) };
         if !take(conversation, &message, read) {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::cache::KeyBuf;
 use crate::dns::query::Transport;
 use crate::dns::request::{self, Rejection};
 use crate::dnstap::Sampled;
-use crate::metrics::{Dropped, Tally};
+use crate::metrics::{DropReason, Tally};
 use crate::resolver::{BatchContext, FastLookup, KnownMiss};
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
@@ -122,10 +122,10 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     match_key(shared, batch, sought);
     let tally = answer(shared, socket, &moment, batch, sought, &mut left);
     batch.datagrams.send(&**socket, |error| {
-        shared.metrics().dropped(Dropped::Unsent);
+        shared.metrics().count_drop(DropReason::Unsent);
         tracing::debug!("an answer cannot be sent: {error}");
     });
-    shared.metrics().add(&tally, moment.age());
+    shared.metrics().add_batch(&tally, moment.age());
     // What takes longer begins when the answers of the others are under way.
     if !left.is_empty() {
         for (row, is_unknown) in left {
@@ -210,7 +210,7 @@ fn may_ask(shared: &Shared, allow: &Acl, datagrams: &Room, row: usize, own: IpAd
     let (source, port) = datagrams.client(row);
     // Nothing can be sent to port 0.
     if port == 0 {
-        shared.metrics().dropped(Dropped::NoWayBack);
+        shared.metrics().count_drop(DropReason::SourcePortZero);
         return false;
     }
     shared.permits_by(allow, source, own)
@@ -264,7 +264,7 @@ fn answer<'a>(
         let (question, room) = reply.buffers();
         if let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) {
             reply.commit(usize::from(hit.length.get()));
-            tally.hit(shared.resolver.hits_in(sought), hit.rcode);
+            tally.count_hit(shared.resolver.hits_in(sought), hit.rcode);
             if shown | hit.due {
                 beside(shared, socket, row, datagrams, shown, hit.due);
             }
@@ -339,7 +339,7 @@ fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr,
     match socket.send_to(message, client) {
         Ok(_) => shared.show_answer(shown, message),
         Err(error) => {
-            shared.metrics().dropped(Dropped::Unsent);
+            shared.metrics().count_drop(DropReason::Unsent);
             tracing::debug!("{client}: {error}");
         }
     }

@@ -14,7 +14,7 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
-use crate::metrics::ScopeAnswers;
+use crate::metrics::ScopeCounters;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
@@ -43,7 +43,7 @@ pub struct Scope {
     /// The zone in which a name that does not exist has nothing below it (RFC 8020).
     pub zone: Option<Name>,
     /// Where its usual answers are counted, once there was one.
-    pub answers: OnceLock<ScopeAnswers>,
+    pub answers: OnceLock<ScopeCounters>,
 }
 
 /// One revision, for one process.

@@ -7,7 +7,7 @@ use node_cache::dns::query::{Query, Transport};
 use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, config, exchange_raw, question, route};
 
 fn series(tier: &Tier) -> Vec<String> {
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
+    let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }

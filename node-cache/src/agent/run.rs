@@ -61,7 +61,7 @@ pub enum AgentError {
 ///
 /// [`AgentError`] when something that it cannot do without is missing at the start. Nothing was changed then.
 pub async fn run(args: Args) -> Result<(), AgentError> {
-    let identity = Identity::of(NAME);
+    let identity = Identity::from_env(NAME);
     if identity.pod_uid.is_empty() {
         return Err(AgentError::NoPodUid);
     }

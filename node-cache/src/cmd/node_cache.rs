@@ -111,7 +111,7 @@ fn caches(run_dir: &Path) -> Vec<String> {
 impl Run {
     async fn until_told_to_stop(self) -> Result<(), ProcessError> {
         let mut termination = Shutdown::listen().map_err(ProcessError::Start)?;
-        let identity = Identity::of(&self.instance);
+        let identity = Identity::from_env(&self.instance);
         let cache_bytes = answer_bytes(self.cache_size, self.workers)?;
         let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);

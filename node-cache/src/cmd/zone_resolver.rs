@@ -111,7 +111,7 @@ impl Run {
         let (sockets, listening) = bind_all(&listen)?;
         let workers = self.workers.unwrap_or_else(usual_workers);
         let cache_bytes = answer_bytes(self.cache_size, workers)?;
-        let resolver = Arc::new(Resolver::new(Identity::of(NAME), cache_bytes, Arc::default()));
+        let resolver = Arc::new(Resolver::new(Identity::from_env(NAME), cache_bytes, Arc::default()));
         let in_force = revision::watch(&self.config_dir);
         let (_sockets, handed) = watch::channel(sockets);
         // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.

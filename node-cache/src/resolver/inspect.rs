@@ -106,7 +106,7 @@ impl Resolver {
             line(&mut text, "route", "none: there is no configuration yet");
             return text;
         };
-        if let Some(zone) = snapshot.empty.find(name) {
+        if let Some(zone) = snapshot.empty_zones.find(name) {
             line(&mut text, "route", format!("denied here: nobody outside knows names in {zone} (RFC 6303)"));
             return text;
         }

@@ -127,7 +127,7 @@ impl Resolver {
     /// Where usual answers in this scope are counted.
     #[inline]
     fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeCounters {
-        scope.answers.get_or_init(|| self.metrics.scope_counters(&scope.name))
+        scope.counters.get_or_init(|| self.metrics.scope_counters(&scope.name))
     }
 
     /// Answers a question. Takes no longer than the deadline of the name's scope.
@@ -146,7 +146,7 @@ impl Resolver {
     pub fn resolve_from_cache(&self, query: &Query, unknown: Option<KnownMiss>) -> Result<Answer, CacheMiss> {
         let started = Instant::now();
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
-        let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
+        let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty_zones.answer(&question));
         if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty) {
             self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);

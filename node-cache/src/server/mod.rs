@@ -127,7 +127,7 @@ impl Server {
 /// Who may ask under a revision. Before there is one, nobody but the host itself.
 fn allow(snapshot: Option<&Snapshot>) -> &Acl {
     static DENY_ALL: Acl = Acl::DENY_ALL;
-    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.allow)
+    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.acl)
 }
 
 impl Shared {

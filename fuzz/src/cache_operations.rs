@@ -258,7 +258,7 @@ impl Model {
             (Lookup::Stale(answer), State::Stale) => (TtlView::Stale, answer),
             _ => return false,
         };
-        answer.age == shown && kept.is_some_and(|kept| are_same(&answer.response, &kept.response))
+        answer.ttl_view == shown && kept.is_some_and(|kept| are_same(&answer.response, &kept.response))
     }
 }
 
@@ -266,10 +266,10 @@ impl Model {
 fn are_same(one: &Response, other: &Response) -> bool {
     let told = |response: &Response| {
         let (head, behind) = response.wire().split_at(12);
-        let (name, _) = Name::read_plain(response.wire(), 12).unwrap();
+        let (name, _) = Name::read_uncompressed(response.wire(), 12).unwrap();
         [head, name.as_bytes(), &behind[name.as_bytes().len() + 4..]].concat()
     };
-    told(one) == told(other) && one.ttl_offsets() == other.ttl_offsets() && one.lifetime() == other.lifetime()
+    told(one) == told(other) && one.ttl_offsets() == other.ttl_offsets() && one.ttl() == other.ttl()
 }
 
 /// A response as a server sends it, unlike all others by its number.

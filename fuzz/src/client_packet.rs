@@ -3,10 +3,10 @@
 
 use std::net::Ipv4Addr;
 
-use node_cache::dns::answer::{Answer, ReplyTransport};
+use node_cache::dns::answer::Answer;
 use node_cache::dns::codes::{class, rcode};
-use node_cache::dns::cookie_secret::{CookieReply, Secret, Secrets};
-use node_cache::dns::fast_query::FastQuery;
+use node_cache::dns::cookie_secret::{CookieReply, CookieSecret, CookieSecrets};
+use node_cache::dns::fast_query::{FastEdns, FastQuery};
 use node_cache::dns::query::Query;
 use node_cache::dns::request::{self, CookieOnlyQuery, Rejection};
 use node_cache::dns::{Name, Response};
@@ -33,7 +33,7 @@ pub fn run(packet: &[u8]) {
             assert_forwarded(&query);
             assert_answered(packet, &query);
         }
-        Err(Rejection::Respond(answer, _)) => {
+        Err(Rejection::Respond { message: answer, .. }) => {
             assert!(plain.is_none_or(|plain| REFUSED.contains(&plain.rtype())), "a usual question is refused");
             assert!(packet[2] & 0x80 == 0, "a response is answered");
             assert_eq!(answer[..2], packet[..2]);
@@ -54,26 +54,26 @@ pub fn run(packet: &[u8]) {
 
 /// A packet without a question and with a cookie has no other answer, and this one is short.
 fn assert_told_a_cookie(packet: &[u8], alone: &CookieOnlyQuery) {
-    assert!(matches!(request::read(packet), Err(Rejection::Respond(..))));
-    let mut secrets = Secrets::default();
-    secrets.renew(Secret::random());
+    assert!(matches!(request::read(packet), Err(Rejection::Respond { .. })));
+    let mut secrets = CookieSecrets::default();
+    secrets.rotate(CookieSecret::random());
     let address = Ipv4Addr::LOCALHOST.into();
-    let told = secrets.tell(&alone.cookie, address, 1000).expect("there is a secret");
+    let told = secrets.reply(&alone.cookie, address, 1000).expect("there is a secret");
     assert!(
-        secrets.tell(&told.cookie, address, 1000).is_some_and(|again| again == CookieReply { is_good: true, ..told })
+        secrets.reply(&told.cookie, address, 1000).is_some_and(|again| again == CookieReply { is_valid: true, ..told })
     );
-    let (answer, _) = alone.answer(&told);
+    let (answer, _) = alone.respond(&told);
     assert_eq!((answer.len(), &answer[..2], u16_at(&answer, 4)), (12 + 11 + 4 + 24, &packet[..2], Some(0)));
 }
 
 fn is_name(octets: &[u8]) -> bool {
-    Name::read_plain(octets, 0).is_ok_and(|(_, end)| end == octets.len())
+    Name::read_uncompressed(octets, 0).is_ok_and(|(_, end)| end == octets.len())
 }
 
 fn assert_agree(packet: &[u8], plain: &FastQuery, query: &Query) {
     assert_eq!(plain.name(packet), query.name.as_bytes());
     assert_eq!((plain.rtype(), plain.class()), (query.rtype, query.class));
-    assert_eq!(plain.edns, query.edns.map(|edns| (edns.udp_size, edns.dnssec_ok)));
+    assert_eq!(plain.edns, query.edns.map(|edns| FastEdns { udp_size: edns.udp_size, dnssec_ok: edns.dnssec_ok }));
     assert_eq!((plain.dnssec_ok(), plain.checking_disabled()), (query.dnssec_ok(), query.checking_disabled));
 }
 
@@ -97,7 +97,7 @@ fn assert_answered(packet: &[u8], query: &Query) {
     assert!(own.is_some() || query.class == class::IN, "other classes go nowhere");
     let failure = Answer::local(Response::empty(&query.question(), rcode::SERVFAIL), Some(22));
     for answer in own.into_iter().chain([failure]) {
-        let message = answer.to_wire(query, ReplyTransport::Udp);
+        let message = answer.to_udp_wire(query);
         let limit = query.edns.map_or(512, |edns| edns.udp_size.clamp(512, 1232));
         assert!(message.len() <= usize::from(limit));
         assert_eq!(message[..2], packet[..2]);

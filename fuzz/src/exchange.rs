@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use node_cache::cache::{Key, KeyBuf};
-use node_cache::dns::answer::ReplyTransport;
+
 use node_cache::dns::codes::rtype;
 use node_cache::dns::fast_query::FastQuery;
 use node_cache::dns::query::Query;
@@ -75,7 +75,7 @@ impl Bench {
         self.forget();
         let scope = self.resolver.snapshot().unwrap().routes.find(&query.name.lower()).id;
         self.resolver.cache().insert(&Key::new(scope, &query.question()), response, Instant::now());
-        let life = match response.lifetime() {
+        let life = match response.ttl() {
             ResponseTtl::Positive(life) | ResponseTtl::Negative(life) => life,
             ResponseTtl::Uncacheable => return assert_eq!(self.resolver.cache().entries(), 0),
         };
@@ -85,8 +85,8 @@ impl Bench {
         }
         let answer = self.resolver.resolve_from_cache(query, None).expect("it is in memory");
         assert_eq!((answer.response.wire(), answer.response.rcode()), (response.wire(), response.rcode()));
-        let datagram = answer.to_wire(query, ReplyTransport::Udp);
-        let whole = answer.to_wire(query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
+        let datagram = answer.to_udp_wire(query);
+        let whole = answer.to_tcp_wire(query, Duration::from_secs(10));
         assert!(whole[2] & 0x02 == 0 && without_ttls(said(&whole)).starts_with(&without_ttls(said(&datagram))));
         // As memory has it: of all EDEs, 65535 is not kept.
         let plain = FastQuery::read(packet).is_some_and(|plain| plain.name(packet) == query.name.as_bytes());

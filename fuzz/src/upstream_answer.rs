@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use node_cache::dns::answer::{Answer, ReplyTransport, TtlView};
+use node_cache::dns::answer::{Answer, TtlView};
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
 use node_cache::dns::{Edns, Name, Response, ResponseTtl};
 
 use crate::message::{OPT, Told, records, said, said_of, u16_at};
 
-const TCP: ReplyTransport = ReplyTransport::Tcp { idle: Duration::from_secs(10) };
+const TCP: Duration = Duration::from_secs(10);
 /// Types whose data hold no names: behind OPT only they are passed on.
 const WITHOUT_NAMES: [u16; 3] = [1, 28, 16];
 
@@ -33,7 +33,7 @@ pub fn run(packet: &[u8]) {
 
 /// The question of a packet, whatever else it is.
 fn repeated(packet: &[u8]) -> Option<Question> {
-    let (name, end) = Name::read_plain(packet, 12).ok()?;
+    let (name, end) = Name::read_uncompressed(packet, 12).ok()?;
     let question = Question::plain(&name, u16_at(packet, end)?);
     Some(Question { class: u16_at(packet, end + 2)?, ..question })
 }
@@ -49,18 +49,18 @@ fn passed_on(told: &[Told]) -> (Vec<Told>, bool) {
 }
 
 fn assert_said(response: &Response, question: &Question, told: &[Told]) {
-    let upper = Name::read_plain(&question.name.as_bytes().to_ascii_uppercase(), 0).unwrap().0;
+    let upper = Name::read_uncompressed(&question.name.as_bytes().to_ascii_uppercase(), 0).unwrap().0;
     let plain = Query { id: 9, class: question.class, ..Query::plain(upper, question.rtype) };
     let with_edns = Query { edns: Some(Edns { udp_size: 800, ..Edns::default() }), ..plain.clone() };
     for query in [plain, with_edns] {
         for age in [TtlView::Original, TtlView::Cached { age: 100, cap: 3600 }, TtlView::Stale] {
-            let answer = Answer { age, ..Answer::local(response.clone(), Some(3)) };
-            let whole = answer.to_wire(&query, TCP);
-            let shown = |told: &Told| Told { ttl: age.shown(told.ttl), ..told.clone() };
+            let answer = Answer { ttl_view: age, ..Answer::local(response.clone(), Some(3)) };
+            let whole = answer.to_tcp_wire(&query, TCP);
+            let shown = |told: &Told| Told { ttl: age.apply(told.ttl), ..told.clone() };
             let expected: Vec<_> = told.iter().map(shown).collect();
             let said_whole = said_of(&whole, &expected);
             assert_eq!(said_whole, expected);
-            let cut = answer.to_wire(&query, ReplyTransport::Udp);
+            let cut = answer.to_udp_wire(&query);
             assert!(cut.len() <= if query.edns.is_some() { 800 } else { 512 });
             let said_cut = said_of(&cut, &expected);
             assert_eq!(said_cut, said_whole[..said_cut.len()]);
@@ -78,7 +78,7 @@ fn assert_said(response: &Response, question: &Question, told: &[Told]) {
 /// It is kept no longer than its shortest TTL, and not at all when one counts as zero.
 fn assert_lifetime(response: &Response, told: &[Told]) {
     let shortest = told.iter().map(|record| if record.ttl > 0x7fff_ffff { 0 } else { record.ttl }).min();
-    match response.lifetime() {
+    match response.ttl() {
         ResponseTtl::Positive(life) => assert_eq!(Some(life), shortest.filter(|shortest| *shortest > 0)),
         ResponseTtl::Negative(life) => assert!(life > 0 && shortest.is_some_and(|shortest| life <= shortest)),
         ResponseTtl::Uncacheable => {}
@@ -88,10 +88,10 @@ fn assert_lifetime(response: &Response, told: &[Told]) {
 
 /// What is done with an answer before it is kept changes nothing but what it should.
 fn changed(mut response: Response, packet: &[u8], told: &[Told]) {
-    let (asked, _) = Name::read_plain(response.wire(), 12).unwrap();
+    let (asked, _) = Name::read_uncompressed(response.wire(), 12).unwrap();
     let below = Question::plain(&Name::from_text("a.b.example").unwrap(), 28);
-    if let Some(denial) = response.below(&below) {
-        assert_eq!((denial.rcode(), denial.lifetime()), (3, response.lifetime()));
+    if let Some(denial) = response.nxdomain_for(&below) {
+        assert_eq!((denial.rcode(), denial.ttl()), (3, response.ttl()));
         assert_eq!(said(denial.wire()).len(), 1);
     }
     response.restore_case(&packet[12..12 + asked.as_bytes().len() - 1]);

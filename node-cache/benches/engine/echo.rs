@@ -56,9 +56,9 @@ pub(crate) fn polling(socket: &UdpSocket, octets: usize) {
         let _ = epoll::wait(&events, &mut came, None);
         while datagrams.receive(socket).is_ok_and(|read| {
             for row in 0..read {
-                let mut reply = datagrams.answer(row);
-                say(reply.rooms().1);
-                reply.ready(octets);
+                let mut reply = datagrams.begin_response(row);
+                say(reply.buffers().1);
+                reply.commit(octets);
             }
             datagrams.send(socket, |_| ());
             read == BATCH

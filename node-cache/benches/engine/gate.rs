@@ -6,7 +6,7 @@ use std::process::{Command, exit};
 use std::sync::mpsc;
 
 use node_cache::dns::codes::rcode;
-use node_cache::metrics::{Metrics, ScopeAnswers, Tally};
+use node_cache::metrics::{Metrics, ScopeCounters, Tally};
 
 use crate::asking::WHOM;
 use crate::client::Client;
@@ -99,21 +99,21 @@ fn counted_misses(whom: &str, questions: u64) -> (u64, u64) {
 /// Counts batches of so many hits.
 pub(crate) fn tallied(hits: &str) {
     let (metrics, hits) = (Metrics::default(), hits.parse().unwrap());
-    let scope = metrics.scope_answers("outside");
+    let scope = metrics.scope_counters("outside");
     for _ in 0..BATCHES {
         count_a_batch(&metrics, &scope, hits);
     }
-    assert_eq!(metrics.questions(), BATCHES * u64::from(hits));
+    assert_eq!(metrics.queries(), BATCHES * u64::from(hits));
 }
 
 /// What is done to count a batch of hits. Its instructions are counted, by its name.
 #[inline(never)]
-fn count_a_batch(metrics: &Metrics, scope: &ScopeAnswers, hits: u32) {
+fn count_a_batch(metrics: &Metrics, scope: &ScopeCounters, hits: u32) {
     let mut tally = Tally::default();
     for _ in 0..hits {
-        tally.hit(black_box(scope), black_box(rcode::NOERROR));
+        tally.count_hit(black_box(scope), black_box(rcode::NOERROR));
     }
-    metrics.add(&tally, black_box(20_000));
+    metrics.add_batch(&tally, black_box(20_000));
 }
 
 /// A server and its client in one process, of which only the server is counted.

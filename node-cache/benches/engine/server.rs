@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use node_cache::cache::Key;
 use node_cache::dns::codes::{rcode, rtype};
-use node_cache::dns::cookie_secret::Secrets;
+use node_cache::dns::cookie_secret::CookieSecrets;
 use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
 use node_cache::handover::{HeldSocket, Protocol};
@@ -95,6 +95,6 @@ pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Server, watc
     let address = socket.local_addr().unwrap().ip();
     let held = HeldSocket { address, protocol: Protocol::Udp, fd: Arc::new(socket.into()) };
     let (sender, sockets) = watch::channel(vec![held]);
-    let (_, no_secrets) = watch::channel(Secrets::default());
+    let (_, no_secrets) = watch::channel(CookieSecrets::default());
     (Server::start(1, resolver, TcpLimits::default(), sockets, no_secrets).unwrap(), sender)
 }

@@ -104,7 +104,7 @@ impl<'a> EntryRef<'a> {
         };
         wire.truncate(length);
         let question_end = u16::try_from(question_end).ok()?;
-        Some(Response::kept(wire, offsets, question_end, head.rcode(), head.lifetime(), head.ede()))
+        Some(Response::from_parts(wire, offsets, question_end, head.rcode(), head.lifetime(), head.ede()))
     }
 }
 

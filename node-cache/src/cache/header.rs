@@ -57,8 +57,8 @@ impl Policy {
     /// An answer that has just come in.
     #[must_use]
     pub fn new_answer(&self, response: Arc<Response>) -> Answer {
-        let (_, cap) = self.ttl_and_cap(response.lifetime());
-        Answer { response, age: TtlView::Cached { age: 0, cap }, ede: None, origin: Source::Upstream }
+        let (_, cap) = self.ttl_and_cap(response.ttl());
+        Answer { response, ttl_view: TtlView::Cached { age: 0, cap }, ede: None, source: Source::Upstream }
     }
 }
 
@@ -82,7 +82,7 @@ pub struct EntryHeader([u64; HEAD]);
 impl EntryHeader {
     /// The head of an answer that came in at this time, in ticks; none when it is not to be kept.
     pub(super) fn of(response: &Response, now: u64, form: RecordLayout) -> Option<Self> {
-        let (life, kind) = match response.lifetime() {
+        let (life, kind) = match response.ttl() {
             ResponseTtl::Positive(seconds) => (seconds, 0),
             ResponseTtl::Negative(seconds) => (seconds, NEGATIVE),
             ResponseTtl::Uncacheable => return None,
@@ -92,13 +92,13 @@ impl EntryHeader {
         let ede = response.ede().unwrap_or(NO_EDE);
         let header = Header::read(response.wire())?;
         let [_, answers, authorities, additional] = header.counts;
-        let kind = kind | ((form as u64) << FORM) | if response.has_one_ttl() { ONE_TTL } else { 0 };
+        let kind = kind | ((form as u64) << FORM) | if response.has_uniform_ttl() { ONE_TTL } else { 0 };
         let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
         Some(Self([
             sixteen([length, records, response.rcode(), ede]),
-            (u64::from(response.from()) << TIME) | (now & MOST_TICKS),
+            (u64::from(response.upstream_id()) << TIME) | (now & MOST_TICKS),
             (u64::from(life) << 32) | kind | u64::from(additional),
-            sixteen([flag::kept(header.flags), 1, answers, authorities]),
+            sixteen([flag::cacheable(header.flags), 1, answers, authorities]),
         ]))
     }
 

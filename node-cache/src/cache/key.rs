@@ -3,7 +3,7 @@
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use node_cache_sys::octets::lower_case;
+use node_cache_sys::ascii::to_lowercase;
 
 use super::table::Secret;
 use crate::dns::Name;
@@ -117,7 +117,7 @@ impl KeyParts {
     pub(super) fn read(words: &[u64]) -> Option<Self> {
         let [name @ .., scope, last] = words else { return None };
         let octets: &[u8] = bytemuck::cast_slice(name);
-        let (name, _) = Name::read_plain(octets, 0).ok()?;
+        let (name, _) = Name::read_uncompressed(octets, 0).ok()?;
         let rtype = (last >> 16) as u16;
         Some(Self {
             scope: *scope,
@@ -243,7 +243,7 @@ const fn without_type(word: u64) -> u64 {
 /// Writes octets in lower case and takes them into the hash.
 #[inline]
 fn put(place: &mut [u8; CHUNK], octets: u128, hash: u64, secret: &Secret) -> u64 {
-    let lower = lower_case(octets);
+    let lower = to_lowercase(octets);
     *place = lower.to_le_bytes();
     secret.next(hash, lower as u64, (lower >> 64) as u64)
 }

@@ -165,7 +165,7 @@ impl Cache {
             let kept = EntryRef::read(words)?;
             let answer = |age, ede, origin| {
                 let response = Arc::new(kept.response(&key.section())?);
-                Some(Answer { response, age, ede, origin })
+                Some(Answer { response, ttl_view: age, ede, source: origin })
             };
             match kept.head.at(now, policy) {
                 Freshness::Fresh(age) => answer(age, None, Source::Cache).map(Lookup::Fresh),
@@ -206,7 +206,7 @@ impl Cache {
         let (exact, any_type) = (key.as_words(), any_type.as_words());
         let (kept, ended) = if covers_all { (any_type, exact) } else { (exact, any_type) };
         self.remove(ended);
-        let class = match response.lifetime() {
+        let class = match response.ttl() {
             ResponseTtl::Positive(_) => Class::Positive,
             ResponseTtl::Negative(_) | ResponseTtl::Uncacheable => Class::Negative,
         };

@@ -57,7 +57,7 @@ pub(super) struct UniformRrset<'a> {
 impl<'a> UniformRrset<'a> {
     /// None when they have to be kept as they are written.
     pub(super) fn of(response: &'a Response) -> Option<Self> {
-        let ResponseTtl::Positive(ttl) = response.lifetime() else { return None };
+        let ResponseTtl::Positive(ttl) = response.ttl() else { return None };
         let (wire, number) = (response.wire(), response.ttl_offsets().len());
         let [_, answers, ..] = Header::read(wire)?.counts;
         let (before, records) = wire.split_at_checked(usize::from(response.question_end()))?;

@@ -44,9 +44,9 @@ fn an_answer_is_fresh_for_its_ttl_due_in_the_last_tenth_of_it_then_stale_then_go
     cache.insert(&key, &positive(&question, 300), start);
     assert!(matches!(cache.get(&key, start + after(269), &POLICY), Lookup::Fresh(_)), "there is time");
     let Lookup::RefreshDue(answer) = cache.get(&key, start + after(299), &POLICY) else { panic!("not due") };
-    assert_eq!(answer.age, TtlView::Cached { age: 299, cap: 3600 });
+    assert_eq!(answer.ttl_view, TtlView::Cached { age: 299, cap: 3600 });
     let Lookup::Stale(answer) = cache.get(&key, start + after(300), &POLICY) else { panic!("not stale") };
-    assert_eq!((answer.age, answer.ede), (TtlView::Stale, Some(ede::STALE_ANSWER)));
+    assert_eq!((answer.ttl_view, answer.ede), (TtlView::Stale, Some(ede::STALE_ANSWER)));
     assert!(matches!(cache.get(&key, start + after(899), &POLICY), Lookup::Stale(_)));
     assert!(matches!(cache.get(&key, start + after(900), &POLICY), Lookup::Miss));
 }
@@ -60,7 +60,7 @@ fn a_lowered_cap_applies_to_what_is_kept_already() {
     cache.insert(&key, &positive(&question, 300), start);
     let lowered = Policy { max_ttl: 60, serve_stale: 0, ..POLICY };
     let Lookup::RefreshDue(answer) = cache.get(&key, start + after(59), &lowered) else { panic!("not fresh") };
-    assert_eq!(answer.age, TtlView::Cached { age: 59, cap: 60 });
+    assert_eq!(answer.ttl_view, TtlView::Cached { age: 59, cap: 60 });
     assert!(matches!(cache.get(&key, start + after(60), &lowered), Lookup::Miss));
 }
 

@@ -108,7 +108,7 @@ impl Args {
 
 /// Captures the addresses of this node until SIGTERM or SIGINT, then withdraws them.
 async fn run(args: RunArgs) -> Result<(), ProgramError> {
-    let identity = Identity::of(NAME);
+    let identity = Identity::from_env(NAME);
     if identity.pod_uid.is_empty() {
         return Err(ProgramError::NoPodUid);
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::readiness::Readiness;
 use super::status_http::StatusPages;
 use crate::admin::{Command, OK, Report};
-use crate::metrics::{Gauges, text};
+use crate::metrics::{Gauges, render};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
 use crate::server::Workers;
@@ -51,7 +51,7 @@ impl<R: Readiness> StatusReporter<R> {
     /// Returns the metrics of this process as Prometheus text.
     fn metrics_text(&self) -> String {
         let gauges = Gauges { worker_datagrams: self.workers.datagrams(), ..self.resolver.gauges() };
-        text(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
+        render(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
     }
 }
 

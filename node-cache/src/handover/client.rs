@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
-use crate::dns::cookie_secret::Secrets;
+use crate::dns::cookie_secret::CookieSecrets;
 
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Client {
     sockets: watch::Receiver<Vec<HeldSocket>>,
-    secrets: watch::Receiver<Secrets>,
+    secrets: watch::Receiver<CookieSecrets>,
     connected: watch::Receiver<bool>,
     staying: JoinHandle<()>,
 }
@@ -31,7 +31,7 @@ impl Client {
     #[must_use]
     pub fn start(path: &Path, instance: &str) -> Self {
         let (sockets_sender, sockets) = watch::channel(Vec::new());
-        let (secrets_sender, secrets) = watch::channel(Secrets::default());
+        let (secrets_sender, secrets) = watch::channel(CookieSecrets::default());
         let (connected_sender, connected) = watch::channel(false);
         let connection = Connection {
             path: path.to_owned(),
@@ -53,7 +53,7 @@ impl Client {
 
     /// The secrets of the node's cookies; none before the agent was first heard.
     #[must_use]
-    pub fn secrets(&self) -> watch::Receiver<Secrets> {
+    pub fn secrets(&self) -> watch::Receiver<CookieSecrets> {
         self.secrets.clone()
     }
 
@@ -75,7 +75,7 @@ struct Connection {
     path: PathBuf,
     instance: String,
     sockets: watch::Sender<Vec<HeldSocket>>,
-    secrets: watch::Sender<Secrets>,
+    secrets: watch::Sender<CookieSecrets>,
     connected: watch::Sender<bool>,
 }
 
@@ -112,7 +112,7 @@ impl Connection {
         while let Some((message, fds)) = frame::receive(stream).await? {
             match message {
                 Message::Sockets { version: VERSION, sockets, secret } => {
-                    self.secrets.send_if_modified(|secrets| secrets.renew(secret));
+                    self.secrets.send_if_modified(|secrets| secrets.rotate(secret));
                     self.take(held(&sockets, fds));
                 }
                 Message::Sockets { version, .. } => {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use frame::FrameError;
 
-use crate::dns::cookie_secret::Secret;
+use crate::dns::cookie_secret::CookieSecret;
 
 /// The version of the messages. Both sides come from one pod, so a difference means a pod put together wrongly.
 pub const VERSION: u32 = 2;
@@ -87,7 +87,7 @@ enum Message {
     /// An instance says who it is and offers what it holds.
     Hello { version: u32, instance: String, held: Vec<SocketName> },
     /// The agent says what there is; what is not named is to be closed.
-    Sockets { version: u32, sockets: Vec<SocketName>, secret: Secret },
+    Sockets { version: u32, sockets: Vec<SocketName>, secret: CookieSecret },
     /// The agent will not deal with this instance.
     Refused { version: u32, reason: String },
 }
@@ -204,7 +204,7 @@ mod tests {
         server.publish(vec![]);
         let told = |client: &Client, cookie: &Cookie| {
             let address = "192.0.2.1".parse().unwrap();
-            client.secrets().borrow().tell(cookie, address, 1000)
+            client.secrets().borrow().reply(cookie, address, 1000)
         };
         let none = Cookie::read(&[7; 8]);
         let mut cookies = vec![];
@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(first.as_octets(), second.as_octets());
             cookies.push(first);
             for cookie in &cookies {
-                assert!(clients.iter().all(|client| told(client, cookie).unwrap().is_good));
+                assert!(clients.iter().all(|client| told(client, cookie).unwrap().is_valid));
             }
             server.renew_secret();
         }

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
-use crate::dns::cookie_secret::Secret;
+use crate::dns::cookie_secret::CookieSecret;
 
 /// The most connections at one time: eight instances, and as many that were just replaced.
 const MAX_CONNECTIONS: usize = 16;
@@ -37,7 +37,7 @@ pub struct Offer {
 pub struct Server {
     path: PathBuf,
     sockets: watch::Sender<Option<Arc<Vec<HeldSocket>>>>,
-    secret: watch::Sender<Secret>,
+    secret: watch::Sender<CookieSecret>,
     connected: watch::Receiver<BTreeMap<String, usize>>,
     offers: mpsc::Receiver<Offer>,
     accepting: JoinHandle<()>,
@@ -58,7 +58,7 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o660))?;
         let (sockets, published) = watch::channel(None);
-        let (secret, secrets) = watch::channel(Secret::random());
+        let (secret, secrets) = watch::channel(CookieSecret::random());
         let (counting, connected) = watch::channel(BTreeMap::new());
         let (offering, offers) = mpsc::channel(MAX_CONNECTIONS);
         let shared = Shared { published, secrets, counting: Arc::new(counting), offering };
@@ -78,7 +78,7 @@ impl Server {
 
     /// Sends every instance a new secret for cookies; the one before it counts until the next.
     pub fn renew_secret(&self) {
-        self.secret.send_replace(Secret::random());
+        self.secret.send_replace(CookieSecret::random());
     }
 
     /// Names of the connected instances and the number of connections of each.
@@ -99,7 +99,7 @@ impl Drop for Server {
 #[derive(Clone)]
 struct Shared {
     published: watch::Receiver<Option<Arc<Vec<HeldSocket>>>>,
-    secrets: watch::Receiver<Secret>,
+    secrets: watch::Receiver<CookieSecret>,
     counting: Arc<watch::Sender<BTreeMap<String, usize>>>,
     offering: mpsc::Sender<Offer>,
 }

@@ -19,20 +19,20 @@ use crate::cache::{
 };
 use crate::dns::Header;
 use crate::dns::answer::{ClientFlags, TtlView, udp_limit};
-use crate::dns::edns::{self, UDP_SIZE};
-use crate::dns::fast_query::FastQuery;
-use crate::metrics::ScopeAnswers;
+use crate::dns::edns::{self, ADVERTISED_UDP_SIZE};
+use crate::dns::fast_query::{FastEdns, FastQuery};
+use crate::metrics::ScopeCounters;
 use crate::snapshot::{Scope, Snapshot};
 
 /// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
 pub const QUERY_BUF_LEN: usize = 1232;
-/// The room that an answer takes here. All that is sent lies in [`UDP_SIZE`]; whatever a number of [`OFFSET`] bits is taken
+/// The room that an answer takes here. All that is sent lies in [`ADVERTISED_UDP_SIZE`]; whatever a number of [`OFFSET`] bits is taken
 /// for the place of a TTL, it lies in the room.
 pub const RESPONSE_BUF_LEN: usize = (1 << OFFSET) + 16;
 /// Bits of the place of a TTL.
 const OFFSET: u32 = 11;
 
-const _: () = assert!(UDP_SIZE as usize <= 1 << OFFSET);
+const _: () = assert!(ADVERTISED_UDP_SIZE as usize <= 1 << OFFSET);
 
 /// What is in force and how late it is, looked up once for a number of packets.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl Resolver {
     /// Where a hit of this question is counted.
     #[must_use]
     #[inline]
-    pub fn hits_in<'a>(&self, sought: &FastLookup<'a>) -> &'a ScopeAnswers {
+    pub fn hits_in<'a>(&self, sought: &FastLookup<'a>) -> &'a ScopeCounters {
         self.answers_in(sought.scope)
     }
 
@@ -217,9 +217,9 @@ fn answer(
         Freshness::RefreshDue(age) => (age, true),
         Freshness::Stale(_) | Freshness::Expired => return None,
     };
-    let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
+    let opt = if plain.edns.is_some() { edns::OPT_LEN } else { 0 };
     let length = head.length() + opt;
-    if head.ede().is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
+    if head.ede().is_some() || length > udp_limit(plain.edns.map(|edns| edns.udp_size)) {
         return None;
     }
     // Each part may write some octets too many, over which the next one goes.
@@ -227,12 +227,12 @@ fn answer(
     put_question(out, question, records);
     put_header(out, plain, head);
     if head.form() == RecordLayout::Ipv4 {
-        kept.write_fours(plain.type_and_class, age.shown(head.life()), out.get_mut(records..)?);
+        kept.write_fours(plain.type_and_class, age.apply(head.life()), out.get_mut(records..)?);
     } else {
         let TtlView::Cached { age, cap } = age else { return None };
         put_others(out, kept.words(), plain.type_and_class, records, age, cap)?;
     }
-    if let Some((_, dnssec_ok)) = plain.edns {
+    if let Some(FastEdns { dnssec_ok, .. }) = plain.edns {
         put_opt(out.get_mut(..length)?, dnssec_ok)?;
     }
     Some(Hit { length: NonZeroU16::new(length as u16)?, due, rcode: head.rcode() })
@@ -265,7 +265,7 @@ fn put_others(
 ) -> Option<()> {
     let kept = EntryRef::read(words)?;
     let Some(written) = kept.written() else {
-        let shown = TtlView::Cached { age, cap }.shown(kept.head.life());
+        let shown = TtlView::Cached { age, cap }.apply(kept.head.life());
         return kept.write_set(type_and_class, shown, message, place);
     };
     written.copy_records(message.get_mut(place..)?)?;
@@ -276,7 +276,7 @@ fn put_others(
     for offsets in written.ttl_offsets() {
         let [first, others @ ..] = offsets.map(|offset| usize::from(offset) % (1 << OFFSET));
         let place = message.get_mut(first..)?.first_chunk_mut()?;
-        let new = || TtlView::Cached { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+        let new = || TtlView::Cached { age, cap }.apply(u32::from_be_bytes(*place)).to_be_bytes();
         let ttl = *shown.get_or_insert_with(new);
         *place = ttl;
         for offset in others {
@@ -295,7 +295,7 @@ fn show_each_ttl(
 ) -> Option<()> {
     for offset in offsets {
         let place = message.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
-        *place = TtlView::Cached { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+        *place = TtlView::Cached { age, cap }.apply(u32::from_be_bytes(*place)).to_be_bytes();
     }
     Some(())
 }
@@ -304,8 +304,8 @@ fn show_each_ttl(
 #[inline]
 fn put_header(out: &mut [u8; RESPONSE_BUF_LEN], plain: &FastQuery, head: &EntryHeader) {
     const FLAGS: u32 = 48;
-    let ClientFlags { hidden, echoed } = ClientFlags::to(plain.flags, plain.dnssec_ok());
-    let front = (head.front() & !(u64::from(hidden) << FLAGS)) | (u64::from(echoed) << FLAGS);
+    let ClientFlags { cleared, echoed } = ClientFlags::new(plain.flags, plain.dnssec_ok());
+    let front = (head.front() & !(u64::from(cleared) << FLAGS)) | (u64::from(echoed) << FLAGS);
     // No message has room for so many that one more is too much.
     let additional = head.additional().wrapping_add(u16::from(plain.edns.is_some()));
     out[2..10].copy_from_slice(&front.to_be_bytes());
@@ -315,8 +315,8 @@ fn put_header(out: &mut [u8; RESPONSE_BUF_LEN], plain: &FastQuery, head: &EntryH
 /// An OPT record at the end of a message (RFC 6891 §6.1.2).
 #[inline]
 fn put_opt(message: &mut [u8], dnssec_ok: bool) -> Option<()> {
-    let [high, low] = UDP_SIZE.to_be_bytes();
+    let [high, low] = ADVERTISED_UDP_SIZE.to_be_bytes();
     let flags = if dnssec_ok { 0x80 } else { 0 };
-    *message.last_chunk_mut::<{ edns::BARE }>()? = [0, 0, 41, high, low, 0, 0, flags, 0, 0, 0];
+    *message.last_chunk_mut::<{ edns::OPT_LEN }>()? = [0, 0, 41, high, low, 0, 0, flags, 0, 0, 0];
     Some(())
 }

@@ -12,7 +12,7 @@ use crate::dns::Name;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::{Dropped, Gauges, ResponseTimes};
+use crate::metrics::{DropReason, Gauges, ResponseTimes};
 use crate::snapshot::{Scope, Snapshot};
 
 /// The most answers that one dump shows.
@@ -84,7 +84,7 @@ impl Resolver {
 
     /// A number, and of which reasons it is made up.
     fn drops(&self, total: u64) -> String {
-        let by_reason = Dropped::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
+        let by_reason = DropReason::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
         let reasons: Vec<_> = by_reason.iter().filter(|(_, number)| *number > 0).collect();
         match reasons.as_slice() {
             [] => total.to_string(),
@@ -106,7 +106,7 @@ impl Resolver {
             line(&mut text, "route", "none: there is no configuration yet");
             return text;
         };
-        if let Some(zone) = snapshot.empty.find(name) {
+        if let Some(zone) = snapshot.empty_zones.find(name) {
             line(&mut text, "route", format!("denied here: nobody outside knows names in {zone} (RFC 6303)"));
             return text;
         }

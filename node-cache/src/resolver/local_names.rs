@@ -21,7 +21,7 @@ pub fn answer(question: &Question, identity: &Identity) -> Option<Answer> {
             && question.rtype == rtype::TXT
             && matches!(lower.as_bytes(), b"\x02id\x06server\0" | b"\x08hostname\x04bind\0");
         let answer = if about_us {
-            let records = [(rtype::TXT, 0, character_strings(&identity.strings()))];
+            let records = [(rtype::TXT, 0, character_strings(&identity.txt_strings()))];
             Answer::local(Response::with_records(question, rcode::NOERROR, &records), None)
         } else {
             Answer::local(Response::empty(question, rcode::REFUSED), Some(ede::NOT_SUPPORTED))

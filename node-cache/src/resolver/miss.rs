@@ -17,7 +17,7 @@ use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::OWN;
+use crate::metrics::LOCAL_SCOPE;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::NoAnswer;
 
@@ -114,9 +114,9 @@ impl Resolver {
                 Some(looked) => (Some(&looked.scope).cloned(), self.answer(query, looked).await),
                 None => (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY))),
             };
-            let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
+            let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
             let counters = scope.as_deref().map(|scope| self.answers_in(scope));
-            self.metrics.answer(name, counters, query.transport, &answer, unresolved.started.elapsed());
+            self.metrics.count_response(name, counters, query.transport, &answer, unresolved.started.elapsed());
             (answer, afterwards)
         }
     }
@@ -166,7 +166,7 @@ impl Resolver {
             let answer = match landed {
                 Ok(response) if response.is_failure() => match looked.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, age: TtlView::Original, ede: None, origin: Source::Failure },
+                    _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
                 Ok(response) => looked.snapshot.policy.new_answer(response),
                 Err(NoAnswer) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),

@@ -23,7 +23,7 @@ use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::identity::Identity;
-use crate::metrics::{Metrics, OWN, ScopeAnswers};
+use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
 use crate::snapshot::{Scope, Snapshot};
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
@@ -126,8 +126,8 @@ impl Resolver {
 
     /// Where usual answers in this scope are counted.
     #[inline]
-    fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeAnswers {
-        scope.answers.get_or_init(|| self.metrics.scope_answers(&scope.name))
+    fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeCounters {
+        scope.counters.get_or_init(|| self.metrics.scope_counters(&scope.name))
     }
 
     /// Answers a question. Takes no longer than the deadline of the name's scope.
@@ -146,9 +146,9 @@ impl Resolver {
     pub fn resolve_from_cache(&self, query: &Query, unknown: Option<KnownMiss>) -> Result<Answer, CacheMiss> {
         let started = Instant::now();
         let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
-        let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
+        let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty_zones.answer(&question));
         if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty) {
-            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
+            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if snapshot
@@ -157,7 +157,7 @@ impl Resolver {
         {
             // Whoever has passed it on need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
-            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
+            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if query.rtype == rtype::ANY {
@@ -167,7 +167,13 @@ impl Resolver {
         let Some(CacheLookup { scope, found: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. }) = &looked else {
             return Err(CacheMiss { started, looked });
         };
-        self.metrics.answer(&scope.name, Some(self.answers_in(scope)), query.transport, answer, started.elapsed());
+        self.metrics.count_response(
+            &scope.name,
+            Some(self.answers_in(scope)),
+            query.transport,
+            answer,
+            started.elapsed(),
+        );
         let answer = answer.clone();
         looked.iter().for_each(|looked| self.ask_again_if_due(looked, query.recursion_desired));
         Ok(answer)
@@ -194,7 +200,7 @@ impl Resolver {
             fresh_or_failed => fresh_or_failed,
         };
         let joined = self.flights.join(key, *landed, renewed, || {
-            self.metrics.refresh();
+            self.metrics.count_refresh();
             self.flight(scope, question.clone())
         });
         if let Join::Leader(flight) = joined {

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The names above `name` in `zone` whose absence counts, the shortest first.
 pub(super) fn above(name: &Name, zone: &Name) -> impl Iterator<Item = Name> {
     let zone_length = zone.as_bytes().len();
-    name.above_in(zone).into_iter().filter(move |above| {
+    name.ancestors_within(zone).into_iter().filter(move |above| {
         let label = above.as_bytes();
         // They are there in every cluster (Kubernetes DNS specification §2.3), whatever a server says of them.
         let fixed = label.len() == zone_length + 4 && matches!(&label[..4], b"\x03svc" | b"\x03pod");
@@ -97,7 +97,7 @@ impl Resolver {
 
 /// What a denial of a name says of one below it.
 fn denial(of_above: Answer, question: &Question) -> Option<Answer> {
-    let response: Response = of_above.response.below(question)?;
+    let response: Response = of_above.response.nxdomain_for(question)?;
     Some(Answer { response: Arc::new(response), ..of_above })
 }
 

@@ -9,7 +9,7 @@ use crate::dns::query::Query;
 
 /// A failure of our own, with the Extended DNS Error that explains it.
 pub(super) fn failure(query: &Query, code: u16, ede: u16) -> Answer {
-    Answer { origin: Source::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
+    Answer { source: Source::Failure, ..Answer::local(Response::empty(&query.question(), code), Some(ede)) }
 }
 
 /// A failure of a moment ago (RFC 9520).
@@ -18,7 +18,7 @@ pub(super) fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer
         None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
         Some(response) => {
             let ede = response.ede().or(Some(ede::CACHED_ERROR));
-            Answer { response, age: TtlView::Original, ede, origin: Source::Failure }
+            Answer { response, ttl_view: TtlView::Original, ede, source: Source::Failure }
         }
     }
 }

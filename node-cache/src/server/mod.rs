@@ -17,13 +17,13 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::dns::Cookie;
-use crate::dns::cookie_secret::{CookieReply, Secrets};
+use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
 use crate::dns::query::{Query, Transport};
 use crate::dns::request::{self, CookieOnlyQuery, Rejection};
 use crate::dnstap::{self, MessageContext, Sampled, Side};
 use crate::handover::HeldSocket;
 use crate::limits::{ClientLimiter, LimitExceeded, Permit};
-use crate::metrics::{Dropped, Metrics};
+use crate::metrics::{DropReason, Metrics};
 use crate::resolver::Resolver;
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
@@ -77,7 +77,7 @@ struct Shared {
     connections: Arc<ClientLimiter>,
     in_work: Arc<ClientLimiter>,
     unwritten: Arc<ClientLimiter>,
-    secrets: watch::Receiver<Secrets>,
+    secrets: watch::Receiver<CookieSecrets>,
 }
 
 /// Everything that is served, until it is dropped.
@@ -101,7 +101,7 @@ impl Server {
         resolver: Arc<Resolver>,
         limits: TcpLimits,
         sockets: watch::Receiver<Vec<HeldSocket>>,
-        secrets: watch::Receiver<Secrets>,
+        secrets: watch::Receiver<CookieSecrets>,
     ) -> io::Result<Self> {
         let connections = ClientLimiter::new(limits.connections, limits.connections_per_source);
         let in_work = ClientLimiter::new(MOST_IN_WORK, MOST_IN_WORK_OF_ONE);
@@ -127,7 +127,7 @@ impl Server {
 /// Who may ask under a revision. Before there is one, nobody but the host itself.
 fn allow(snapshot: Option<&Snapshot>) -> &Acl {
     static DENY_ALL: Acl = Acl::DENY_ALL;
-    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.allow)
+    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.acl)
 }
 
 impl Shared {
@@ -142,7 +142,7 @@ impl Shared {
     fn permits_by(&self, allow: &Acl, source: IpAddr, asked: IpAddr) -> bool {
         let permitted = allow.permits(source, asked);
         if !permitted {
-            self.metrics().dropped(Dropped::NotAllowed);
+            self.metrics().count_drop(DropReason::NotAllowed);
         }
         permitted
     }
@@ -151,12 +151,12 @@ impl Shared {
     fn read(&self, packet: &[u8], source: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
         let read = self.read_and_tell(packet, source, transport);
         match &read {
-            Ok(_) => self.metrics().question(transport),
-            Err(Rejection::Respond(_, code)) => {
-                self.metrics().question(transport);
-                self.metrics().refused(transport, *code);
+            Ok(_) => self.metrics().count_query(transport),
+            Err(Rejection::Respond { rcode: code, .. }) => {
+                self.metrics().count_query(transport);
+                self.metrics().count_refusal(transport, *code);
             }
-            Err(Rejection::Drop) => self.metrics().dropped(Dropped::NotARequest),
+            Err(Rejection::Drop) => self.metrics().count_drop(DropReason::NotAQuery),
         }
         read
     }
@@ -166,13 +166,13 @@ impl Shared {
             Ok(mut query) => {
                 query.transport = transport;
                 let cookie = query.edns.and_then(|edns| edns.cookie);
-                query.told_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
+                query.reply_cookie = cookie.and_then(|cookie| self.tell(&cookie, source)).map(|told| told.cookie);
                 Ok(query)
             }
             Err(rejected) => {
                 let alone = CookieOnlyQuery::read(packet);
-                let answer = alone.and_then(|alone| Some(alone.answer(&self.tell(&alone.cookie, source)?)));
-                Err(answer.map_or(rejected, |(answer, code)| Rejection::Respond(answer, code)))
+                let answer = alone.and_then(|alone| Some(alone.respond(&self.tell(&alone.cookie, source)?)));
+                Err(answer.map_or(rejected, |(answer, code)| Rejection::Respond { message: answer, rcode: code }))
             }
         }
     }
@@ -180,7 +180,7 @@ impl Shared {
     fn tell(&self, cookie: &Cookie, source: SocketAddr) -> Option<CookieReply> {
         // The same for all processes of a node, whatever somebody does to the clock on the wall.
         let now = clock_gettime(ClockId::Boottime).tv_sec;
-        self.secrets.borrow().tell(cookie, source.ip(), now as u32)
+        self.secrets.borrow().reply(cookie, source.ip(), now as u32)
     }
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
@@ -196,10 +196,10 @@ impl Shared {
     fn counted(&self, share: Result<Permit, LimitExceeded>) -> Option<Permit> {
         let reason = match share {
             Ok(share) => return Some(share),
-            Err(LimitExceeded::Global) => Dropped::Busy,
-            Err(LimitExceeded::PerClient) => Dropped::Greedy,
+            Err(LimitExceeded::Global) => DropReason::GlobalLimit,
+            Err(LimitExceeded::PerClient) => DropReason::ClientLimit,
         };
-        self.metrics().dropped(reason);
+        self.metrics().count_drop(reason);
         None
     }
 

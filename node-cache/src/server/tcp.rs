@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Shared;
 use super::query_tasks;
-use crate::dns::answer::ReplyTransport;
+
 use crate::dns::query::Transport;
 use crate::dns::request::Rejection;
-use crate::metrics::Dropped;
+use crate::metrics::DropReason;
 use connection::Connection;
 
 /// After an error of accepting (no descriptor left, say), before the next try.
@@ -41,7 +41,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
         return;
     }
     let Ok(share) = shared.connections.take(source) else {
-        return shared.metrics().dropped(Dropped::Connections);
+        return shared.metrics().count_drop(DropReason::ConnectionLimit);
     };
     let conversation = Connection::new(shared.clone(), source);
     tokio::spawn(async move {
@@ -74,7 +74,7 @@ async fn read_all(conversation: &Arc<Connection>, read: &mut ReadHalf<'_>) -> io
             message = framing::read(read, patience, limits.whole_message) => message,
             () = conversation.reading_stopped() => return Ok(()),
         };
-        let message = message.inspect_err(|_| conversation.shared.metrics().dropped(Dropped::Incomplete))?;
+        let message = message.inspect_err(|_| conversation.shared.metrics().count_drop(DropReason::Incomplete))?;
         let Some(message) = message else { return Ok(()) };
         if !take(conversation, &message, read) {
             return Ok(());
@@ -92,17 +92,17 @@ fn take(conversation: &Arc<Connection>, message: &[u8], read: &ReadHalf<'_>) -> 
     let query = match shared.read(message, *source, Transport::Tcp) {
         Ok(query) => query,
         Err(Rejection::Drop) => return false,
-        Err(Rejection::Respond(answer, _)) => {
+        Err(Rejection::Respond { message: answer, .. }) => {
             conversation.begin();
             conversation.answer(answer, show().as_deref());
             return true;
         }
     };
-    let (shown, way) = (show(), ReplyTransport::Tcp { idle: shared.limits.idle });
+    let (shown, way) = (show(), shared.limits.idle);
     let unresolved = match shared.resolver.resolve_from_cache(&query, None) {
         Ok(answer) => {
             conversation.begin();
-            conversation.answer(answer.to_wire(&query, way), shown.as_deref());
+            conversation.answer(answer.to_tcp_wire(&query, way), shown.as_deref());
             return true;
         }
         Err(unresolved) => unresolved,
@@ -112,7 +112,7 @@ fn take(conversation: &Arc<Connection>, message: &[u8], read: &ReadHalf<'_>) -> 
     let conversation = conversation.clone();
     query_tasks::add(async move {
         let (answer, _afterwards) = conversation.shared.resolver.resolve_miss(&query, unresolved).await;
-        conversation.answer(answer.to_wire(&query, way), shown.as_deref());
+        conversation.answer(answer.to_tcp_wire(&query, way), shown.as_deref());
         drop(working);
     });
     query_tasks::go();

@@ -14,11 +14,11 @@ use super::batch::{Batch, Room, SIZE};
 use super::query_tasks;
 use super::{Shared, allow};
 use crate::cache::KeyBuf;
-use crate::dns::answer::ReplyTransport;
+
 use crate::dns::query::Transport;
 use crate::dns::request::{self, Rejection};
 use crate::dnstap::Sampled;
-use crate::metrics::{Dropped, Tally};
+use crate::metrics::{DropReason, Tally};
 use crate::resolver::{BatchContext, FastLookup, KnownMiss};
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
@@ -122,14 +122,14 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
     match_key(shared, batch, sought);
     let tally = answer(shared, socket, &moment, batch, sought, &mut left);
     batch.datagrams.send(&**socket, |error| {
-        shared.metrics().dropped(Dropped::Unsent);
+        shared.metrics().count_drop(DropReason::Unsent);
         tracing::debug!("an answer cannot be sent: {error}");
     });
-    shared.metrics().add(&tally, moment.age());
+    shared.metrics().add_batch(&tally, moment.age());
     // What takes longer begins when the answers of the others are under way.
     if !left.is_empty() {
         for (row, is_unknown) in left {
-            let (question, source) = (batch.datagrams.question(row), batch.datagrams.source(row));
+            let (question, source) = (batch.datagrams.query(row), batch.datagrams.client_address(row));
             take(shared, socket, question, source, is_unknown.then(|| moment.unknown()));
         }
         query_tasks::go();
@@ -194,7 +194,7 @@ fn read_all<'a>(
         if !may_ask(shared, allow, datagrams, row, own) {
             continue;
         }
-        let (room, length) = datagrams.question_room(row);
+        let (room, length) = datagrams.query_buf(row);
         let Some(read) = FastLookup::read(snapshot, room, length) else {
             left.add(row, false);
             continue;
@@ -207,10 +207,10 @@ fn read_all<'a>(
 /// Whether who has sent this datagram gets an answer; counts it when not.
 #[inline(always)]
 fn may_ask(shared: &Shared, allow: &Acl, datagrams: &Room, row: usize, own: IpAddr) -> bool {
-    let (source, port) = datagrams.asker(row);
+    let (source, port) = datagrams.client(row);
     // Nothing can be sent to port 0.
     if port == 0 {
-        shared.metrics().dropped(Dropped::NoWayBack);
+        shared.metrics().count_drop(DropReason::SourcePortZero);
         return false;
     }
     shared.permits_by(allow, source, own)
@@ -222,7 +222,7 @@ fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<FastLookup<'_>>]) {
     let (Batch { datagrams, keys }, key_hasher) = (batch, shared.resolver.key_hasher());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         if let Some(sought) = sought {
-            key_hasher.seek(sought, datagrams.question_room(row).0, key);
+            key_hasher.seek(sought, datagrams.query_buf(row).0, key);
         }
     }
 }
@@ -260,11 +260,11 @@ fn answer<'a>(
     let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
-        let mut reply = datagrams.answer(row);
-        let (question, room) = reply.rooms();
+        let mut reply = datagrams.begin_response(row);
+        let (question, room) = reply.buffers();
         if let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) {
-            reply.ready(usize::from(hit.length.get()));
-            tally.hit(shared.resolver.hits_in(sought), hit.rcode);
+            reply.commit(usize::from(hit.length.get()));
+            tally.count_hit(shared.resolver.hits_in(sought), hit.rcode);
             if shown | hit.due {
                 beside(shared, socket, row, datagrams, shown, hit.due);
             }
@@ -290,15 +290,15 @@ fn beside(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room, sho
         show(shared, socket, row, datagrams);
     }
     if due {
-        refresh(shared, datagrams.question(row));
+        refresh(shared, datagrams.query(row));
     }
 }
 
 /// Shows a question and its answer, which is the last one that was written, to those who look.
 fn show(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room) {
-    let (question, source) = (datagrams.question(row), datagrams.source(row));
+    let (question, source) = (datagrams.query(row), datagrams.client_address(row));
     let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
-    shared.show_answer(picked.as_deref(), datagrams.last_answer());
+    shared.show_answer(picked.as_deref(), datagrams.last_response());
 }
 
 /// Sees to it that the answer is there when its time is over.
@@ -314,12 +314,14 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let query = match shared.read(packet, source, Transport::Udp) {
         Ok(query) => query,
         Err(Rejection::Drop) => return,
-        Err(Rejection::Respond(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
+        Err(Rejection::Respond { message: answer, .. }) => {
+            return send(shared, socket, &answer, source, show().as_deref());
+        }
     };
     let shown = show();
     let unresolved = match shared.resolver.resolve_from_cache(&query, unknown) {
         Ok(answer) => {
-            return send(shared, socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+            return send(shared, socket, &answer.to_udp_wire(&query), source, shown.as_deref());
         }
         Err(unresolved) => unresolved,
     };
@@ -327,7 +329,7 @@ fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: So
     let (shared, socket) = (shared.clone(), socket.clone());
     query_tasks::add(async move {
         let (answer, _afterwards) = shared.resolver.resolve_miss(&query, unresolved).await;
-        send(&shared, &socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+        send(&shared, &socket, &answer.to_udp_wire(&query), source, shown.as_deref());
         drop(working);
     });
 }
@@ -337,7 +339,7 @@ fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr,
     match socket.send_to(message, client) {
         Ok(_) => shared.show_answer(shown, message),
         Err(error) => {
-            shared.metrics().dropped(Dropped::Unsent);
+            shared.metrics().count_drop(DropReason::Unsent);
             tracing::debug!("{client}: {error}");
         }
     }

@@ -43,11 +43,11 @@ proptest! {
                 match cache.get(&key, start + Duration::from_millis(at), &policy) {
                     Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => {
                         assert!(at < life, "late: {at} of {life}");
-                        assert_eq!(answer.age, TtlView::Cached { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
+                        assert_eq!(answer.ttl_view, TtlView::Cached { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
                     }
                     Lookup::Stale(answer) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(answer.age, TtlView::Stale);
+                        assert_eq!(answer.ttl_view, TtlView::Stale);
                     }
                     Lookup::Miss => assert!(at >= end, "early: {at} of {end}"),
                 }

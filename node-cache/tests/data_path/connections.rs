@@ -199,7 +199,7 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
     assert_eq!(ask_over_tcp(tier.address, &long).await.answers.len(), 63);
     let packet = long.to_vec().unwrap();
     let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat().repeat(64);
-    let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let greedy = || node_cache::metrics::render("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
     let mut held = Vec::new();
     // The kernel takes some of what nobody reads.

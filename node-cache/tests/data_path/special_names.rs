@@ -2,7 +2,7 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::dns::answer::{ReplyTransport, Source};
+use node_cache::dns::answer::Source;
 use node_cache::dns::codes::rtype;
 use node_cache::dns::query::Query;
 use node_cache::dns::{Name, Response};
@@ -43,15 +43,15 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
         let snapshot = snapshot(servers);
         for name in PRIVATE {
             let query = query(name, rtype::PTR);
-            let answer = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(answer.origin, Source::Local);
-            let said = Message::from_vec(&answer.to_wire(&query, ReplyTransport::Udp)).unwrap();
+            let answer = snapshot.empty_zones.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(answer.source, Source::Local);
+            let said = Message::from_vec(&answer.to_udp_wire(&query)).unwrap();
             assert_eq!((said.metadata.response_code, said.answers.len()), (ResponseCode::NXDomain, 0), "{name}");
             let [soa] = &said.authorities[..] else { panic!("{:?}", said.authorities) };
             assert!(matches!(&soa.data, RData::SOA(data) if data.minimum == 10_800 && data.mname == soa.name));
             assert!(soa.name.zone_of(said.queries[0].name()));
         }
-        assert!(snapshot.empty.answer(&query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
+        assert!(snapshot.empty_zones.answer(&query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
     }
 }
 
@@ -60,8 +60,7 @@ async fn an_empty_zone_has_its_own_records_and_nothing_else() {
     let snapshot = snapshot(&OUTSIDE);
     let said = |kind| {
         let query = query("10.in-addr.arpa", kind);
-        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp))
-            .unwrap()
+        Message::from_vec(&snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query)).unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
         let said = said(kind.into());
@@ -80,7 +79,7 @@ async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outsi
         let snapshot = snapshot(&servers);
         for name in PRIVATE {
             let name = Name::from_text(name).unwrap();
-            assert_eq!(snapshot.empty.find(&name), None);
+            assert_eq!(snapshot.empty_zones.find(&name), None);
             let asked = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
             assert_eq!(asked.map(|server| server.address).collect::<Vec<_>>(), [inside.address], "{name}");
         }
@@ -153,7 +152,7 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let snapshot = snapshot(&OUTSIDE);
     let query = query(PRIVATE[0], rtype::PTR);
-    let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp);
+    let wire = snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
-    assert_eq!(read.lifetime(), node_cache::dns::ResponseTtl::Negative(10_800));
+    assert_eq!(read.ttl(), node_cache::dns::ResponseTtl::Negative(10_800));
 }

@@ -190,7 +190,7 @@ async fn a_reader_that_stands_still_costs_no_answer() {
         let answer = Message::from_vec(&tcp_exchange(&mut stream, &padded).await).unwrap();
         assert_eq!(answer.answers.len(), 1);
     }
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
+    let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
     let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");

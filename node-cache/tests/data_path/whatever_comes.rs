@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
-use node_cache::dns::answer::{Answer, ReplyTransport};
+use node_cache::dns::answer::Answer;
 use node_cache::dns::codes::rtype;
 use node_cache::dns::fast_query::FastQuery;
 use node_cache::dns::query::Query;
@@ -50,7 +50,7 @@ fn mutate(dice: &mut Dice, packet: &mut Vec<u8>) {
 /// Whether all of this is a name. The reader in place takes what is in a name's place for one; what is none is in nobody's
 /// memory.
 fn is_name(octets: &[u8]) -> bool {
-    Name::read_plain(octets, 0).is_ok_and(|(_, end)| end == octets.len())
+    Name::read_uncompressed(octets, 0).is_ok_and(|(_, end)| end == octets.len())
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                     );
                 }
             }
-            Err(Rejection::Respond(answer, _)) => {
+            Err(Rejection::Respond { message: answer, .. }) => {
                 refused += 1;
                 assert!(answer.len() >= 12 && answer[..2] == packet[..2] && answer[2] & 0x80 != 0, "{packet:?}");
             }
@@ -135,7 +135,7 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             continue;
         };
         let query = Query { id: 9, ..Query::plain(Name::from_text("WWW.Shop.example").unwrap(), rtype::A) };
-        let said = Answer::local(response, None).to_wire(&query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
+        let said = Answer::local(response, None).to_tcp_wire(&query, Duration::from_secs(10));
         if is_whole {
             whole += 1;
             let said = Message::from_vec(&said).unwrap();

@@ -70,7 +70,7 @@ impl Arena {
     /// Has the beginning of the record at this place fetched: as much as most take.
     #[inline]
     pub(super) fn prefetch_entry(&self, place: usize) {
-        prefetch::lines_ahead(&self.0, place, LINES);
+        prefetch::lines(&self.0, place, LINES);
     }
 
     /// The value of the record at this place if its key is this one. Whoever has no lock may find a place where

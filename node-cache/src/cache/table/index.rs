@@ -7,7 +7,7 @@ use node_cache_sys::cache_line::{self, Line};
 use super::arena::Arena;
 
 /// Slots of a bucket: what a line of the processor's cache holds.
-const BUCKET: usize = cache_line::WORDS;
+const BUCKET: usize = cache_line::WORDS_PER_LINE;
 
 /// Tag (14 bits of the hash), number of hits up to 3 (2 bits), lap of the ring (16 bits), place (32 bits). Zero is empty:
 /// no record is at place 0.

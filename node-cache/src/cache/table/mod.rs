@@ -93,7 +93,7 @@ impl Prefetcher<'_> {
     #[inline]
     pub(super) fn prepare(&self, hash: u64) {
         for bucket in self.buckets.of(hash).into_iter().flatten() {
-            prefetch::ahead(bucket);
+            prefetch::line(bucket);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 
 use crate::dnstap::Sampled;
 use crate::limits::Permit;
-use crate::metrics::Dropped;
+use crate::metrics::DropReason;
 use crate::server::Shared;
 
 /// An answer and its share of all octets that may wait to be written.
@@ -71,7 +71,7 @@ impl Connection {
     pub(super) fn answer(&self, message: Vec<u8>, shown: Option<&Sampled>) {
         let room = self.shared.room(self.source, message.len());
         self.change(|state| match room {
-            Some(_) if state.is_broken => self.shared.metrics().dropped(Dropped::Unsent),
+            Some(_) if state.is_broken => self.shared.metrics().count_drop(DropReason::Unsent),
             Some(room) => {
                 self.shared.show_answer(shown, &message);
                 state.unwritten.push_back((message, room));
@@ -103,7 +103,7 @@ impl Connection {
         self.change(|state| {
             // One was being written.
             let unsent = 1 + state.unwritten.drain(..).count();
-            (0..unsent).for_each(|_| self.shared.metrics().dropped(Dropped::Unsent));
+            (0..unsent).for_each(|_| self.shared.metrics().count_drop(DropReason::Unsent));
             (state.is_broken, state.is_heard_out) = (true, true);
         });
     }

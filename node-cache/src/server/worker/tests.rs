@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use super::*;
 use crate::dns::Name;
 use crate::dns::codes::{class, rtype};
-use crate::dns::cookie_secret::Secrets;
+use crate::dns::cookie_secret::CookieSecrets;
 use crate::dns::question::Question;
 use crate::identity::Identity;
 use crate::resolver::Resolver;
@@ -20,7 +20,7 @@ fn held(fd: impl Into<OwnedFd>) -> HeldSocket {
 
 fn start(workers: usize, sockets: &watch::Sender<Vec<HeldSocket>>) -> Server {
     let resolver = Arc::new(Resolver::new(Identity::default(), 1 << 20, Arc::default()));
-    let (_, secrets) = watch::channel(Secrets::default());
+    let (_, secrets) = watch::channel(CookieSecrets::default());
     Server::start(workers, resolver, TcpLimits::default(), sockets.subscribe(), secrets).unwrap()
 }
 

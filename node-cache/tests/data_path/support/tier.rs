@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use node_cache::dns::cookie_secret::Secrets;
+use node_cache::dns::cookie_secret::CookieSecrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
 use node_cache::resolver::Resolver;
@@ -21,7 +21,7 @@ pub(crate) struct Tier {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
     /// Those of cookies; none to begin with.
-    pub(crate) secrets: watch::Sender<Secrets>,
+    pub(crate) secrets: watch::Sender<CookieSecrets>,
     pub(crate) serving: Server,
     /// What it answers on, over UDP and over TCP to begin with.
     pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
@@ -60,7 +60,7 @@ impl Tier {
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
         let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
-        let (secrets, known) = watch::channel(Secrets::default());
+        let (secrets, known) = watch::channel(CookieSecrets::default());
         let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }
     }

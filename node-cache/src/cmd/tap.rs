@@ -64,7 +64,7 @@ impl Tap {
                 () = time_is_up => {}
             }
         };
-        let wanted = TapOptions { sample_rate: self.sample, what };
+        let wanted = TapOptions { sample_rate: self.sample, filter: what };
         Ok(dnstap::copy(&sources, wanted, self.count.unwrap_or(u64::MAX), over, io::stdout()).await?)
     }
 }

@@ -1,13 +1,13 @@
-//! A look at the messages themselves, for as long as somebody looks: samples of questions and answers, of clients and to
-//! other servers, as a stream of dnstap messages.
+//! dnstap: samples of the queries and responses of clients and of upstreams, as a stream of dnstap messages, for as long as
+//! a reader is attached.
 //!
 //! ```text
-//! serve, upstream ──► Tap (is anybody there? is it picked?) ──► a bounded buffer for each reader ──► a socket of the pod
-//!                                                                                  `tap` of the program ◄──┘ ──► stdout
+//! server, upstream ──► Tap (any reader? sampled?) ──► one bounded buffer per reader ──► Unix socket in the pod
+//!                                                      `tap` subcommand of the program ◄──┘ ──► stdout
 //! ```
 //!
-//! A reader says what it wants in one line and gets Frame Streams. One that does not read loses frames, which are counted;
-//! nobody waits for it.
+//! A reader requests a sample rate and a message filter in one line and receives Frame Streams. A reader that is too slow
+//! loses frames, which are counted; queries never wait for it.
 
 mod client;
 mod frames;
@@ -26,87 +26,89 @@ use tokio::sync::Notify;
 use crate::dns::query::Transport;
 use crate::identity::Identity;
 pub use client::{TapError, TapSource, copy};
-pub use message::{MessageContext, Side};
-use message::{Part, TapIdentity};
+pub use message::Side;
+use message::{Direction, MessageContext, TapIdentity};
 pub use server::serve;
 
 /// Readers at one time.
-const READERS: usize = 4;
-/// Octets that wait for one reader. As many may be on their way to it.
-const MOST_WAITING: usize = 1 << 20;
+const MAX_READERS: usize = 4;
+/// Bytes that may wait for one reader. As many again may be in the write to its socket.
+const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
-/// Which messages a reader wants.
+/// Kinds of messages that a reader receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MessageFilter {
-    /// All of them.
+    /// Queries and responses.
     #[default]
     Both,
-    /// Questions.
+    /// Queries only.
     Queries,
-    /// Answers.
+    /// Responses only.
     Responses,
 }
 
-/// What a reader wants.
+/// Request of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TapOptions {
-    /// One question of so many, picked at random, with its answer; 1 for all, and so does 0.
+    /// One of this many queries is sampled at random, and with it its response. 1 samples all of them, and so does 0.
     pub sample_rate: u32,
-    /// Which messages of it.
-    pub what: MessageFilter,
+    /// Which messages of a sampled exchange are sent.
+    pub filter: MessageFilter,
 }
 
-/// Where samples are taken.
+/// Sampling point of one process, shared by all of its workers.
 #[derive(Debug, Default)]
 pub struct Tap {
-    teller: TapIdentity,
-    /// A bit for each reader that is there.
-    present: AtomicU8,
-    /// The same, for those who come and go.
-    taken: Mutex<u8>,
-    readers: [Reader; READERS],
-    told: AtomicU64,
-    lost: AtomicU64,
+    identity: TapIdentity,
+    /// Bit mask of the reader slots that receive samples.
+    active: AtomicU8,
+    /// Bit mask of the reader slots in use. Taken by readers that attach and detach, never by sampling.
+    occupied: Mutex<u8>,
+    slots: [ReaderSlot; MAX_READERS],
+    frames_written: AtomicU64,
+    frames_lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Reader {
+struct ReaderSlot {
     sample_rate: AtomicU32,
-    what: Mutex<MessageFilter>,
-    waiting: Mutex<Vec<u8>>,
-    more: Notify,
+    filter: Mutex<MessageFilter>,
+    buffer: Mutex<Vec<u8>>,
+    has_frames: Notify,
 }
 
-/// A question that was picked for some of the readers, whose answer they want to see too.
+/// A query that at least one reader samples; needed to sample the response to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampled {
-    asked: MessageContext,
+    context: MessageContext,
+    /// Bit mask of the reader slots that sample the exchange.
     readers: u8,
 }
 
 impl Tap {
-    /// A tap of the process with this identity.
+    /// Creates the tap of the process with this identity. dnstap's `identity` is `node/instance`, or the instance alone
+    /// outside a cluster.
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
         let Identity { instance, node, .. } = identity;
         let identity = if node.is_empty() { instance.clone() } else { format!("{node}/{instance}") };
-        let teller = TapIdentity { identity, version: concat!("dnstier ", env!("CARGO_PKG_VERSION")) };
-        Self { teller, ..Self::default() }
+        let identity = TapIdentity { identity, version: concat!("dnstier ", env!("CARGO_PKG_VERSION")) };
+        Self { identity, ..Self::default() }
     }
 
-    /// Whether anybody looks. Ask this first, once for as many questions as can be: everything else here costs more.
+    /// Returns whether any reader is attached: one relaxed load. Callers on the hit path check it once per batch, since
+    /// everything else here costs more.
     #[must_use]
     #[inline]
-    pub fn wanted(&self) -> bool {
-        self.present.load(Ordering::Relaxed) != 0
+    pub fn has_readers(&self) -> bool {
+        self.active.load(Ordering::Relaxed) != 0
     }
 
-    /// Samples a query for the readers: checks for readers first, so that without any the addresses are not even looked
-    /// up. Returns what [`Tap::answer`] needs for the response to it; `None` when no reader samples the query, or an
-    /// address is not known.
+    /// Samples a query. Returns what [`Self::sample_response`] needs for the response to it; `None` when no reader samples
+    /// the query, or an address is not known.
     ///
-    /// `client` is the address that sends the query and `server` the one that it is sent to; both are asked for only
-    /// while there are readers. `message` is the query in wire form.
+    /// `client` is the address that sends the query and `server` the one that it is sent to. Neither is called without a
+    /// reader: they may be system calls. `message` is the query in wire form.
     #[must_use]
     #[inline]
     pub fn sample_query(
@@ -117,142 +119,134 @@ impl Tap {
         server: impl FnOnce() -> io::Result<SocketAddr>,
         message: &[u8],
     ) -> Option<Box<Sampled>> {
-        if !self.wanted() {
+        if !self.has_readers() {
             return None;
         }
-        let context = MessageContext { side, transport, asker: client().ok()?, server: server().ok()?, at: now() };
-        self.question(context, message).map(Box::new)
+        let client = client().ok()?;
+        let server = server().ok()?;
+        let context = MessageContext { side, transport, client, server, query_time: now() };
+        self.sample(context, message).map(Box::new)
     }
 
-    /// Shows a question to the readers for whom it is picked; gives what its answer is shown with.
+    /// Writes the response to a sampled query, with the current time, to the readers that sample the query.
     #[cold]
-    #[must_use]
-    pub fn question(&self, asked: MessageContext, query: &[u8]) -> Option<Sampled> {
-        let present = self.present.load(Ordering::Acquire);
-        let is_picked = |number: &usize| {
-            let sample_rate = self.readers[*number].sample_rate.load(Ordering::Relaxed).max(1);
-            present & 1 << number != 0 && rand::random::<u32>().is_multiple_of(sample_rate)
+    pub fn sample_response(&self, query: &Sampled, message: &[u8]) {
+        self.write(query, Direction::Response, now(), message);
+    }
+
+    /// Draws the readers that sample a query and writes it to them.
+    #[cold]
+    fn sample(&self, context: MessageContext, message: &[u8]) -> Option<Sampled> {
+        let active = self.active.load(Ordering::Acquire);
+        let is_drawn = |slot: &usize| {
+            let sample_rate = self.slots[*slot].sample_rate.load(Ordering::Relaxed).max(1);
+            active & 1 << slot != 0 && rand::random::<u32>().is_multiple_of(sample_rate)
         };
-        let readers = (0..READERS).filter(is_picked).fold(0, |readers, number| readers | 1 << number);
-        let picked = Sampled { asked, readers };
-        self.show(&picked, Part::Query, asked.at, query);
-        (readers != 0).then_some(picked)
+        let readers = (0..MAX_READERS).filter(is_drawn).fold(0, |readers, slot| readers | 1 << slot);
+        let sampled = Sampled { context, readers };
+        self.write(&sampled, Direction::Query, context.query_time, message);
+        (readers != 0).then_some(sampled)
     }
 
-    /// Shows the answer, of now, to those who saw its question.
-    #[cold]
-    pub fn answer(&self, picked: &Sampled, response: &[u8]) {
-        self.show(picked, Part::Response, now(), response);
-    }
-
-    /// Shows a question that has its answer already.
-    #[cfg(test)]
-    fn offer(&self, asked: MessageContext, query: &[u8], response: &[u8]) {
-        if let Some(picked) = self.question(asked, query) {
-            self.answer(&picked, response);
-        }
-    }
-
-    /// Frames that readers were given.
+    /// Returns the number of frames that were buffered for readers.
     #[must_use]
-    pub fn told(&self) -> u64 {
-        self.told.load(Ordering::Relaxed)
+    pub fn frames_written(&self) -> u64 {
+        self.frames_written.load(Ordering::Relaxed)
     }
 
-    /// Frames for which a reader had no room, because it did not read.
+    /// Returns the number of frames that were dropped because the buffer of a slow reader was full.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    pub fn frames_lost(&self) -> u64 {
+        self.frames_lost.load(Ordering::Relaxed)
     }
 
-    /// How many readers there are.
+    /// Returns the number of attached readers.
     #[must_use]
-    pub fn readers(&self) -> u32 {
-        self.present.load(Ordering::Relaxed).count_ones()
+    pub fn reader_count(&self) -> u32 {
+        self.active.load(Ordering::Relaxed).count_ones()
     }
 
-    fn show(&self, picked: &Sampled, part: Part, answered: SystemTime, wire: &[u8]) {
-        for (number, reader) in self.readers.iter().enumerate() {
-            let what = *locked(&reader.what);
-            let wants = matches!(
-                (what, part),
+    fn write(&self, sampled: &Sampled, direction: Direction, response_time: SystemTime, wire: &[u8]) {
+        for (slot, reader) in self.slots.iter().enumerate() {
+            let filter = *lock(&reader.filter);
+            let passes_filter = matches!(
+                (filter, direction),
                 (MessageFilter::Both, _)
-                    | (MessageFilter::Queries, Part::Query)
-                    | (MessageFilter::Responses, Part::Response)
+                    | (MessageFilter::Queries, Direction::Query)
+                    | (MessageFilter::Responses, Direction::Response)
             );
-            if picked.readers & 1 << number == 0 || !wants {
+            if sampled.readers & 1 << slot == 0 || !passes_filter {
                 continue;
             }
-            let mut waiting = locked(&reader.waiting);
-            if waiting.len() + wire.len() > MOST_WAITING {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+            let mut buffer = lock(&reader.buffer);
+            if buffer.len() + wire.len() > MAX_BUFFERED_BYTES {
+                self.frames_lost.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            frames::append(&mut waiting, |out| {
-                message::append(out, &self.teller, &picked.asked, part, answered, wire);
+            frames::append(&mut buffer, |out| {
+                message::append(out, &self.identity, &sampled.context, direction, response_time, wire);
             });
-            self.told.fetch_add(1, Ordering::Relaxed);
-            reader.more.notify_one();
+            self.frames_written.fetch_add(1, Ordering::Relaxed);
+            reader.has_frames.notify_one();
         }
     }
 
-    /// Takes a place as reader; none when all are taken.
-    fn sit_down(self: &Arc<Self>, wanted: TapOptions) -> Option<ReaderHandle> {
-        let mut taken = locked(&self.taken);
-        let number = (0..READERS).find(|number| *taken & 1 << number == 0)?;
-        let reader = &self.readers[number];
-        reader.sample_rate.store(wanted.sample_rate, Ordering::Relaxed);
-        *locked(&reader.what) = wanted.what;
-        *taken |= 1 << number;
-        self.present.fetch_or(1 << number, Ordering::Release);
-        Some(ReaderHandle { tap: self.clone(), number })
+    /// Attaches a reader; `None` when all slots are occupied.
+    fn attach(self: &Arc<Self>, options: TapOptions) -> Option<ReaderHandle> {
+        let mut occupied = lock(&self.occupied);
+        let slot = (0..MAX_READERS).find(|slot| *occupied & 1 << slot == 0)?;
+        let reader = &self.slots[slot];
+        reader.sample_rate.store(options.sample_rate, Ordering::Relaxed);
+        *lock(&reader.filter) = options.filter;
+        *occupied |= 1 << slot;
+        self.active.fetch_or(1 << slot, Ordering::Release);
+        Some(ReaderHandle { tap: self.clone(), slot })
     }
 }
 
-/// The place of a reader, until it is dropped.
+/// An attached reader. Dropping it detaches the reader and frees its slot.
 #[derive(Debug)]
 struct ReaderHandle {
     tap: Arc<Tap>,
-    number: usize,
+    slot: usize,
 }
 
 impl ReaderHandle {
-    /// Waits for frames and takes them.
-    async fn frames(&self) -> Vec<u8> {
-        let reader = &self.tap.readers[self.number];
+    /// Waits until frames are buffered and takes all of them.
+    async fn next_frames(&self) -> Vec<u8> {
+        let reader = &self.tap.slots[self.slot];
         loop {
-            let frames = std::mem::take(&mut *locked(&reader.waiting));
+            let frames = std::mem::take(&mut *lock(&reader.buffer));
             if !frames.is_empty() {
                 return frames;
             }
-            reader.more.notified().await;
+            reader.has_frames.notified().await;
         }
     }
 }
 
 impl Drop for ReaderHandle {
     fn drop(&mut self) {
-        let mut taken = locked(&self.tap.taken);
-        self.tap.present.fetch_and(!(1 << self.number), Ordering::Release);
-        *locked(&self.tap.readers[self.number].waiting) = Vec::new();
-        *taken &= !(1 << self.number);
+        let mut occupied = lock(&self.tap.occupied);
+        self.tap.active.fetch_and(!(1 << self.slot), Ordering::Release);
+        *lock(&self.tap.slots[self.slot].buffer) = Vec::new();
+        *occupied &= !(1 << self.slot);
     }
 }
 
-/// Where the process of this name (`cache-0`, `zone-resolver`, …) lets readers in.
+/// Returns the path of the tap socket of the process with this name (`cache-0`, `zone-resolver`, …).
 #[must_use]
 pub fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
     run_dir.join(format!("{name}.tap.sock"))
 }
 
-/// The time on the wall, as messages show it.
-#[must_use]
+/// Returns the wall-clock time that messages carry.
 #[expect(clippy::disallowed_methods, reason = "it is shown to people and decides nothing")]
-pub fn now() -> SystemTime {
+fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

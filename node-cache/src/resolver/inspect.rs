@@ -44,9 +44,9 @@ impl Resolver {
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
             classes: self.cache.held().to_vec(),
             worker_datagrams: Vec::new(),
-            tap_readers: self.tap.readers().into(),
-            tap_shown: self.tap.told(),
-            tap_lost: self.tap.lost(),
+            tap_readers: self.tap.reader_count().into(),
+            tap_shown: self.tap.frames_written(),
+            tap_lost: self.tap.frames_lost(),
         }
     }
 
@@ -69,7 +69,11 @@ impl Resolver {
         for held in self.cache.held() {
             line(&mut text, held.class, format!("{} in {} bytes", held.entries, held.bytes));
         }
-        line(&mut text, "looked at by", format!("{} readers, {} lost", self.tap.readers(), self.tap.lost()));
+        line(
+            &mut text,
+            "looked at by",
+            format!("{} readers, {} lost", self.tap.reader_count(), self.tap.frames_lost()),
+        );
         for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
             let health = health(server.healthy());
             let mut value =

@@ -20,7 +20,7 @@ use crate::dns::Cookie;
 use crate::dns::cookie_secret::{CookieReply, Secrets};
 use crate::dns::query::{Query, Transport};
 use crate::dns::request::{self, CookieOnlyQuery, Rejection};
-use crate::dnstap::{self, MessageContext, Sampled, Side};
+use crate::dnstap::{Sampled, Side};
 use crate::handover::HeldSocket;
 use crate::limits::{ClientLimiter, LimitExceeded, Permit};
 use crate::metrics::{Dropped, Metrics};
@@ -211,18 +211,13 @@ impl Shared {
         asked: impl FnOnce() -> io::Result<SocketAddr>,
         transport: Transport,
     ) -> Option<Box<Sampled>> {
-        let tap = self.resolver.tap();
-        if !tap.wanted() {
-            return None;
-        }
-        let (side, asker, server) = (Side::Client, source, asked().ok()?);
-        tap.question(MessageContext { side, transport, asker, server, at: dnstap::now() }, packet).map(Box::new)
+        self.resolver.tap().sample_query(Side::Client, transport, || Ok(source), asked, packet)
     }
 
     /// Shows its answer.
     fn show_answer(&self, picked: Option<&Sampled>, answer: &[u8]) {
         if let Some(picked) = picked {
-            self.resolver.tap().answer(picked, answer);
+            self.resolver.tap().sample_response(picked, answer);
         }
     }
 

@@ -151,7 +151,7 @@ impl Connection {
         questions.send(framed).await.ok()?;
         let answer = (&mut waiter.answer).await.ok()?;
         if let Some(shown) = &shown {
-            tap.answer(shown, &answer);
+            tap.sample_response(shown, &answer);
         }
         Some(answer)
     }

@@ -14,7 +14,7 @@ use crate::dns::edns::UDP_SIZE;
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Response, ResponseError};
-use crate::dnstap::{self, MessageContext, Sampled, Side, Tap};
+use crate::dnstap::{Sampled, Side, Tap};
 
 /// Room for what is longer than we asked for, so that it is seen to be.
 const BUFFER: usize = 4096;
@@ -120,7 +120,7 @@ impl UdpQuery {
         let (read, name) =
             (Response::read(packet, question::number(message), question), question.name.as_bytes().len());
         if let (Some(shown), Ok(_) | Err(ResponseError::Unreadable)) = (shown, &read) {
-            tap.answer(shown, packet);
+            tap.sample_response(shown, packet);
         }
         Some(SocketEvent::ExchangeOutcome(match read {
             Ok(_) if form.case_0x20 && !question::echoes_question(message, name, packet) => {
@@ -185,11 +185,7 @@ pub(in crate::upstream) fn show(
     server: SocketAddr,
     message: &[u8],
 ) -> Option<Box<Sampled>> {
-    if !tap.wanted() {
-        return None;
-    }
-    let asked = MessageContext { side: Side::Forwarder, transport, asker: asker().ok()?, server, at: dnstap::now() };
-    tap.question(asked, message).map(Box::new)
+    tap.sample_query(Side::Forwarder, transport, asker, || Ok(server), message)
 }
 
 /// The response to a message, with a name of so many octets, without the case in which that was sent.

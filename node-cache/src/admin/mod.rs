@@ -1,133 +1,138 @@
-//! The control socket of a process: one line with a command in, its answer out, end.
+//! Administration of a process: control socket, limits of the status HTTP server, and merging of Prometheus texts.
 //!
-//! `status` gives JSON, `metrics` Prometheus text, `live` and `ready` the word `ok` or a sentence that says what is
-//! missing. `stats`, `explain NAME TYPE`, `flush NAME`, `flush-below NAME` and `dump NAME` are for people: text, or a
-//! sentence that says what is wrong with the command.
+//! A client of the control socket sends one line with a command, reads the response and the end of the stream.
+//! `status` returns JSON, `metrics` Prometheus text, `live` and `ready` the word `ok` or a sentence that says what is
+//! missing. `stats`, `explain NAME TYPE`, `flush NAME`, `flush-below NAME` and `dump NAME` are for people: they return text,
+//! or a sentence that says what is wrong with the command.
 
 mod client;
 pub(crate) mod http_limits;
 pub mod merge;
 mod server;
 
-pub use client::{AskError, ask, probe};
-pub use server::{Report, serve};
+pub use client::{ControlError, probe, send_command};
+pub use server::{CommandHandler, serve};
 
 use std::path::{Path, PathBuf};
 
 use crate::dns::codes::rtype;
 use crate::dns::{Name, NameError};
 
-/// The answer of `live` and `ready` when nothing is missing.
+/// Response to `live` and `ready` when nothing is missing.
 pub const OK: &str = "ok";
 
-/// What can be asked for.
+/// Command of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// How the process is, as JSON.
+    /// Status of the process, as JSON.
     Status,
-    /// Whether it reacts at all.
+    /// Liveness: the process responds at all.
     Live,
-    /// Whether it can do its work.
+    /// Readiness: the process can do its work.
     Ready,
-    /// Its counters, as Prometheus text.
+    /// Metrics, as Prometheus text.
     Metrics,
-    /// Something about its answers.
-    Answers(Inspection),
+    /// Inspection or flush of the cache.
+    Inspect(Inspection),
 }
 
-/// What people ask about answers.
+/// Command of an operator (a person) about the cache and its responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inspection {
-    /// How many there were, and who gave them.
+    /// Counters of queries by source of the response, and of each upstream.
     Stats,
-    /// What would be said to a question, and why.
+    /// Route, upstreams and cache entries that decide the response to a query.
     Explain {
-        /// The name.
+        /// Queried name.
         name: Name,
-        /// The type of the records.
+        /// Queried record type.
         rtype: u16,
     },
-    /// Forget what is in memory.
+    /// Removes entries from the cache.
     Flush {
-        /// The name.
+        /// Name whose entries are removed.
         name: Name,
-        /// Whether everything below it is meant too.
+        /// Whether the entries of all names below it are removed too.
         below: bool,
     },
-    /// What is in memory.
+    /// Lists the entries of the cache.
     Dump {
-        /// The name whose answers are meant, and those of everything below it.
+        /// Name whose entries are listed, together with those of all names below it.
         below: Name,
     },
 }
 
-/// A line that is no command.
+/// Syntax error of a command line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadCommand {
-    /// Nothing of this kind can be asked for.
+pub enum CommandError {
+    /// The first word is not a command.
     #[error(
         "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], flush NAME, flush-below NAME and \
          dump [NAME] are known"
     )]
     Unknown(String),
-    /// There is no name where one is needed.
+    /// The command needs a name and has none.
     #[error("{0} needs a name")]
-    NoName(&'static str),
-    /// A name that is none.
+    MissingName(&'static str),
+    /// The name is not a domain name.
     #[error(transparent)]
-    Name(#[from] NameError),
-    /// A type that is none.
+    InvalidName(#[from] NameError),
+    /// The type is neither the mnemonic of a record type nor `TYPE` with a number (RFC 3597).
     #[error("{0:?} is not a type of records such as A, MX or TYPE65")]
-    Type(String),
+    UnknownType(String),
 }
 
 impl Command {
-    /// The line on the wire.
+    /// Returns the command line on the wire, without the line feed.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub fn to_line(&self) -> String {
         match self {
             Self::Status => "status".into(),
             Self::Live => "live".into(),
             Self::Ready => "ready".into(),
             Self::Metrics => "metrics".into(),
-            Self::Answers(Inspection::Stats) => "stats".into(),
-            Self::Answers(Inspection::Explain { name, rtype }) => format!("explain {name} {}", rtype::to_text(*rtype)),
-            Self::Answers(Inspection::Flush { name, below: false }) => format!("flush {name}"),
-            Self::Answers(Inspection::Flush { name, below: true }) => format!("flush-below {name}"),
-            Self::Answers(Inspection::Dump { below }) => format!("dump {below}"),
+            Self::Inspect(Inspection::Stats) => "stats".into(),
+            Self::Inspect(Inspection::Explain { name, rtype }) => format!("explain {name} {}", rtype::to_text(*rtype)),
+            Self::Inspect(Inspection::Flush { name, below: false }) => format!("flush {name}"),
+            Self::Inspect(Inspection::Flush { name, below: true }) => format!("flush-below {name}"),
+            Self::Inspect(Inspection::Dump { below }) => format!("dump {below}"),
         }
     }
 
-    /// The command that a line stands for. Names are as people write them, with or without a final dot.
+    /// Parses a command line. Names are in presentation format, with or without a final dot. Defaults: type A for
+    /// `explain`, the root for `dump`. Words after the last one that a command takes are ignored.
     ///
     /// # Errors
     ///
-    /// [`BadCommand`] says what would be right.
-    pub fn from_line(line: &str) -> Result<Self, BadCommand> {
+    /// [`CommandError`], whose text says what would be right.
+    pub fn from_line(line: &str) -> Result<Self, CommandError> {
         let mut words = line.split_whitespace();
-        let (word, name, kind) = (words.next().unwrap_or_default(), words.next(), words.next());
-        let needed =
-            |command| name.ok_or(BadCommand::NoName(command)).and_then(|name| Ok(Name::from_text(name)?.lower()));
-        Ok(match word {
+        let command = words.next().unwrap_or_default();
+        let name = words.next();
+        let type_text = words.next();
+        let required_name = |command| {
+            name.ok_or(CommandError::MissingName(command)).and_then(|name| Ok(Name::from_text(name)?.lower()))
+        };
+        Ok(match command {
             "status" => Self::Status,
             "live" => Self::Live,
             "ready" => Self::Ready,
             "metrics" => Self::Metrics,
-            "stats" => Self::Answers(Inspection::Stats),
+            "stats" => Self::Inspect(Inspection::Stats),
             "explain" => {
-                let rtype = rtype::from_text(kind.unwrap_or("A"));
-                let rtype = rtype.ok_or_else(|| BadCommand::Type(kind.unwrap_or_default().to_owned()))?;
-                Self::Answers(Inspection::Explain { name: needed("explain")?, rtype })
+                let rtype = rtype::from_text(type_text.unwrap_or("A"));
+                let rtype = rtype.ok_or_else(|| CommandError::UnknownType(type_text.unwrap_or_default().to_owned()))?;
+                Self::Inspect(Inspection::Explain { name: required_name("explain")?, rtype })
             }
-            "flush" => Self::Answers(Inspection::Flush { name: needed("flush")?, below: false }),
-            "flush-below" => Self::Answers(Inspection::Flush { name: needed("flush-below")?, below: true }),
-            "dump" => Self::Answers(Inspection::Dump { below: Name::from_text(name.unwrap_or("."))?.lower() }),
-            other => return Err(BadCommand::Unknown(other.to_owned())),
+            "flush" => Self::Inspect(Inspection::Flush { name: required_name("flush")?, below: false }),
+            "flush-below" => Self::Inspect(Inspection::Flush { name: required_name("flush-below")?, below: true }),
+            "dump" => Self::Inspect(Inspection::Dump { below: Name::from_text(name.unwrap_or("."))?.lower() }),
+            other => return Err(CommandError::Unknown(other.to_owned())),
         })
     }
 }
 
-/// Where the process of this name (`agent`, `cache-0`, `zone-resolver`, …) listens.
+/// Returns the path of the control socket of the process with this name (`agent`, `cache-0`, `zone-resolver`, …).
 #[must_use]
 pub fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
     run_dir.join(format!("{name}.sock"))
@@ -138,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_the_same_after_its_way_over_the_socket() {
+    fn a_command_survives_formatting_and_parsing() {
         for line in [
             "status",
             "live",
@@ -151,14 +156,14 @@ mod tests {
             "flush-below .",
             "dump example.",
         ] {
-            assert_eq!(Command::from_line(line).unwrap().line(), line);
+            assert_eq!(Command::from_line(line).unwrap().to_line(), line);
         }
-        assert_eq!(Command::from_line("explain WWW.Example").unwrap().line(), "explain www.example. A");
-        assert_eq!(Command::from_line("dump").unwrap().line(), "dump .");
+        assert_eq!(Command::from_line("explain WWW.Example").unwrap().to_line(), "explain www.example. A");
+        assert_eq!(Command::from_line("dump").unwrap().to_line(), "dump .");
     }
 
     #[test]
-    fn a_line_that_is_no_command_is_refused_with_what_would_be_right() {
+    fn an_invalid_command_is_rejected_with_what_would_be_right() {
         for (line, sentence) in [
             ("frobnicate", "unknown command \"frobnicate\"; status, live, ready,"),
             ("flush", "flush needs a name"),

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
 
 use super::NAME;
-use crate::admin::{AskError, Command, probe, socket_path};
+use crate::admin::{Command, ControlError, probe, socket_path};
 
 /// How long the agent has to answer a probe; a kubelet's own patience is a second by default.
 const PROBE_PATIENCE: Duration = Duration::from_millis(900);
@@ -57,7 +57,7 @@ impl Probe {
     /// # Errors
     ///
     /// It does not answer, or says in a sentence what is missing.
-    pub async fn ask(&self) -> Result<(), AskError> {
+    pub async fn ask(&self) -> Result<(), ControlError> {
         let command = match self.what {
             What::Live => Command::Live,
             What::Ready => Command::Ready,

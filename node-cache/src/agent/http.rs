@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::status::{NodeStatusReporter, ProbeError};
 use crate::admin::http_limits::LimitedListener;
-use crate::admin::{Command, Report};
+use crate::admin::{Command, CommandHandler};
 
 /// Between two tries to listen at an address that is taken or not there yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ async fn status(State(report): State<Arc<NodeStatusReporter>>) -> Response {
 }
 
 async fn metrics(State(report): State<Arc<NodeStatusReporter>>) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], report.answer(Command::Metrics).await).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], report.handle(Command::Metrics).await).into_response()
 }
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::admin::{AskError, Command, ask, socket_path};
+use crate::admin::{Command, ControlError, send_command, socket_path};
 
 /// How long a cache has to answer.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -43,7 +43,7 @@ impl Instances {
     }
 
     async fn status_of(&self, name: &str) -> Instance {
-        let told = ask(&socket_path(&self.run_dir, name), Command::Status, PATIENCE).await;
+        let told = send_command(&socket_path(&self.run_dir, name), Command::Status, PATIENCE).await;
         match told.map(|text| serde_json::from_str::<Instance>(&text)) {
             Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
             Ok(Err(error)) => {
@@ -61,7 +61,7 @@ impl Instances {
     pub async fn gone(&self) {
         for name in &self.names {
             let path = socket_path(&self.run_dir, name);
-            while !matches!(ask(&path, Command::Live, PATIENCE).await, Err(AskError::Socket { .. })) {
+            while !matches!(send_command(&path, Command::Live, PATIENCE).await, Err(ControlError::Socket { .. })) {
                 sleep(FRESH / 5).await;
             }
         }
@@ -70,7 +70,7 @@ impl Instances {
     /// The Prometheus text of each that answers.
     pub async fn metrics(&self) -> Vec<String> {
         let asked = self.names.iter().map(async |name| {
-            ask(&socket_path(&self.run_dir, name), Command::Metrics, PATIENCE).await.unwrap_or_default()
+            send_command(&socket_path(&self.run_dir, name), Command::Metrics, PATIENCE).await.unwrap_or_default()
         });
         join_all(asked).await
     }
@@ -81,12 +81,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admin::{Report, serve};
+    use crate::admin::{CommandHandler, serve};
 
     struct Cache;
 
-    impl Report for Cache {
-        async fn answer(&self, command: Command) -> String {
+    impl CommandHandler for Cache {
+        async fn handle(&self, command: Command) -> String {
             match command {
                 Command::Status => r#"{"name":"cache-0","alive":true,"traffic":{"queries":7}}"#.to_owned(),
                 _ => "# TYPE q counter\nq_total 7\n".to_owned(),

@@ -94,7 +94,7 @@ impl Inspect {
         let mut failed = None;
         for name in names {
             let path = admin::socket_path(run_dir, name);
-            match admin::ask(&path, command.clone(), INSPECTION_LIMIT).await {
+            match admin::send_command(&path, command.clone(), INSPECTION_LIMIT).await {
                 Ok(text) => write!(std::io::stdout(), "{name}:\n{text}").map_err(ProcessError::Output)?,
                 Err(error) => {
                     failed.get_or_insert(error);

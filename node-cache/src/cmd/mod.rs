@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::admin::{AskError, BadCommand};
+use crate::admin::{CommandError, ControlError};
 use crate::cmd::ask::Unresolved;
 use crate::dnstap::TapError;
 
@@ -60,10 +60,10 @@ pub enum ProcessError {
     NoAddress,
     /// A process was asked and did not answer, or is not well.
     #[error(transparent)]
-    Probe(#[from] AskError),
+    Probe(#[from] ControlError),
     /// What was asked for is nothing that can be.
     #[error(transparent)]
-    Command(#[from] BadCommand),
+    Command(#[from] CommandError),
     /// A name was not resolved.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use node_cache_config::status::Instance;
 use tokio::sync::watch;
 
-use crate::admin::{Command, OK, Report};
+use crate::admin::{Command, CommandHandler, OK};
 use crate::metrics::{Gauges, text};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
@@ -59,14 +59,14 @@ impl<R: Readiness> StatusReporter<R> {
     }
 }
 
-impl<R: Readiness> Report for StatusReporter<R> {
-    async fn answer(&self, command: Command) -> String {
+impl<R: Readiness> CommandHandler for StatusReporter<R> {
+    async fn handle(&self, command: Command) -> String {
         match command {
             Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),
             Command::Live => self.dead().await.unwrap_or_else(|| OK.to_owned()),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics(),
-            Command::Answers(inspection) => self.resolver.inspect(inspection).await,
+            Command::Inspect(inspection) => self.resolver.inspect(inspection).await,
         }
     }
 }

@@ -120,7 +120,7 @@ impl Server {
     /// Reads no more, and waits until all is answered that was read.
     pub async fn finish(&self) {
         self.workers.rest().await;
-        self.shared.in_work.none().await;
+        self.shared.in_work.wait_idle().await;
     }
 }
 
@@ -185,7 +185,7 @@ impl Shared {
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
     fn begin(&self, source: SocketAddr) -> Option<Permit> {
-        self.counted(self.in_work.take(source))
+        self.counted(self.in_work.acquire(source))
     }
 
     /// Room for an answer of this many octets until it is written, unless too many wait for that; counts it when they do.

@@ -12,7 +12,7 @@ use crate::support::{Authority, Reply, Tier, ask, config, denial, denial_with_so
 const LIMIT: Duration = Duration::from_secs(10);
 
 async fn say(tier: &Tier, line: &str) -> String {
-    let Ok(Command::Answers(inspection)) = Command::from_line(line) else { panic!("{line}") };
+    let Ok(Command::Inspect(inspection)) = Command::from_line(line) else { panic!("{line}") };
     tier.resolver.inspect(inspection).await
 }
 

@@ -24,7 +24,7 @@ const MAX_CONNECTIONS_PER_CLIENT: usize = 4;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes that are read from one connection. A request has a few hundred, and a connection serves a few requests.
 const MAX_READ_BYTES: usize = 16 << 10;
-/// Wait after a failed `accept`, such as one for want of file descriptors.
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// TCP listener that bounds the number of connections, in total and per client address, and the duration of each.

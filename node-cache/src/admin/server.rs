@@ -20,7 +20,7 @@ const MAX_COMMAND_LEN: u64 = 1200;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that are served at one time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
-/// Wait after a failed `accept`, such as one for want of file descriptors.
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Implementation of the control commands of one process.

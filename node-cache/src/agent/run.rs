@@ -154,7 +154,7 @@ async fn adopt(node: &mut Reconciler, instances: usize, stop: &mut Stop) {
     let mut heard = BTreeSet::new();
     while heard.len() < instances {
         let offer = tokio::select! {
-            offer = timeout_at(deadline, node.server.offer()) => offer,
+            offer = timeout_at(deadline, node.server.next_offer()) => offer,
             () = stop.wait() => return,
         };
         let Ok(Some(offer)) = offer else { return };

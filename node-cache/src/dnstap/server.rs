@@ -23,7 +23,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REQUEST_LEN: u64 = 64;
 /// Connections at one time, those without a request yet included; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 2 * MAX_READERS;
-/// Wait after a failed `accept`, such as one for want of file descriptors.
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 impl TapOptions {

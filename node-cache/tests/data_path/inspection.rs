@@ -48,7 +48,7 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     asked.edns.as_mut().unwrap().set_dnssec_ok(true);
     ask(tier.address, &asked).await;
     let from = format!("s more, then stale for 3600 s, from {}", authority.address);
-    let parts = ["this question: NOERROR, 50 octets, came ", "this question with DO: NOERROR", &from];
+    let parts = ["this question: NOERROR, 50 octets, age ", "this question with DO: NOERROR", &from];
     say_at_last(&tier, "explain www.CORP.example A", &parts).await;
     assert!(say(&tier, "explain localhost").await.contains("answered here"));
 }

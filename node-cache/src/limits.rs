@@ -1,5 +1,6 @@
-//! Concurrency limits, in total and per client address: open queries, connections, bytes that wait to be written. Requests
-//! over a limit are rejected at once: clients retry, memory stays bounded, and one client cannot starve the others.
+//! Concurrency limits, in total and per client address: open queries, connections, bytes that wait to be written.
+//! Requests over a limit are rejected at once: clients retry, memory stays bounded, and one client cannot starve the
+//! others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -78,8 +78,8 @@ impl Listener for LimitedListener {
     }
 }
 
-/// TCP stream with a deadline and a bound on the bytes read. Past the deadline every operation fails with `TimedOut`, past
-/// the bound reads fail with `QuotaExceeded`.
+/// TCP stream with a deadline and a bound on the bytes read. Past the deadline every operation fails with `TimedOut`,
+/// past the bound reads fail with `QuotaExceeded`.
 #[derive(Debug)]
 pub(crate) struct LimitedStream {
     stream: TcpStream,

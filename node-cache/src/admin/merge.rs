@@ -1,5 +1,5 @@
-//! Merges Prometheus texts of several processes into one, with each metric family described once and its samples together,
-//! as the format demands.
+//! Merges Prometheus texts of several processes into one, with each metric family described once and its samples
+//! together, as the format demands.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ struct Family<'a> {
 }
 
 /// Merges texts. Families are sorted by name, descriptors come from the first text that has them, and `# EOF` ends the
-/// result. A text is used as far as it can be parsed: samples belong to the family of the descriptor above them, and all
-/// other lines are left out.
+/// result. A text is used as far as it can be parsed: samples belong to the family of the descriptor above them, and
+/// all other lines are left out.
 #[must_use]
 pub fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();

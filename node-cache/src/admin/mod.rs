@@ -1,9 +1,9 @@
 //! Administration of a process: control socket, limits of the status HTTP server, and merging of Prometheus texts.
 //!
-//! A client of the control socket sends one line with a command, reads the response and the end of the stream.
-//! `status` returns JSON, `metrics` Prometheus text, `live` and `ready` the word `ok` or a sentence that says what is
-//! missing. `stats`, `explain NAME TYPE`, `flush NAME`, `flush-below NAME` and `dump NAME` are for people: they return text,
-//! or a sentence that says what is wrong with the command.
+//! A client of the control socket sends one line with a command, reads the response and the end of the stream. `status`
+//! returns JSON, `metrics` Prometheus text, `live` and `ready` the word `ok` or a sentence that says what is missing.
+//! `stats`, `explain NAME TYPE`, `flush NAME`, `flush-below NAME` and `dump NAME` are for people: they return text, or
+//! a sentence that says what is wrong with the command.
 
 mod client;
 pub(crate) mod http_limits;
@@ -67,8 +67,8 @@ pub enum Inspection {
 pub enum CommandError {
     /// The first word is not a command.
     #[error(
-        "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], flush NAME, flush-below NAME and \
-         dump [NAME] are known"
+        "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], flush NAME, \
+         flush-below NAME and dump [NAME] are known"
     )]
     Unknown(String),
     /// The command needs a name and has none.

@@ -29,8 +29,8 @@ pub trait CommandHandler: Send + Sync + 'static {
     fn handle(&self, command: Command) -> impl Future<Output = String> + Send;
 }
 
-/// Serves commands at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process left
-/// there.
+/// Serves commands at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
+/// left there.
 ///
 /// # Errors
 ///

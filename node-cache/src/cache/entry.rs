@@ -62,15 +62,17 @@ impl<'a> EntryRef<'a> {
         Some(RawRecords { offsets, records })
     }
 
-    /// Writes the records of an entry with [`RecordLayout::Ipv4`] to the beginning of `out`, with this type, class and TTL.
+    /// Writes the records of an entry with [`RecordLayout::Ipv4`] to the beginning of `out`, with this type, class and
+    /// TTL.
     #[inline(always)]
     pub fn write_ipv4(&self, type_and_class: u32, ttl: u32, out: &mut [u8]) {
         let prefix = RecordPrefix::new(type_and_class, ttl, rrset::IPV4_LEN as u16);
         rrset::write_ipv4(prefix, self.payload(), out);
     }
 
-    /// Writes the records of an entry with any layout but [`RecordLayout::Message`] to `out` from `offset` on, with this
-    /// type, class and TTL. Needs some octets more room than the message is long. Returns `None` when `out` is too short.
+    /// Writes the records of an entry with any layout but [`RecordLayout::Message`] to `out` from `offset` on, with
+    /// this type, class and TTL. Needs some octets more room than the message is long. Returns `None` when `out` is too
+    /// short.
     pub fn write_uniform(&self, type_and_class: u32, ttl: u32, out: &mut [u8], offset: usize) -> Option<()> {
         let prefix = |data_len| RecordPrefix::new(type_and_class, ttl, data_len);
         let room = out.get_mut(offset..)?;

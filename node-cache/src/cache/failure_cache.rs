@@ -1,5 +1,5 @@
-//! Resolution failure cache (RFC 9520): a query that no upstream could answer is not sent again at once, with exponential
-//! back-off while failures repeat.
+//! Resolution failure cache (RFC 9520): a query that no upstream could answer is not sent again at once, with
+//! exponential back-off while failures repeat.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,15 @@ use foldhash::quality::RandomState;
 use super::Key;
 use crate::dns::Response;
 
-/// How long the first failure of a key is cached. Each further one in a row doubles the duration, up to [`MAX_BACKOFF`].
+/// How long the first failure of a key is cached. Each further one in a row doubles the duration, up to
+/// [`MAX_BACKOFF`].
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 /// Far below the five minutes that RFC 9520 §3.2 allows, so that an upstream that recovers is soon queried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Failures further apart than this are not in a row: the back-off starts anew.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(15);
-/// Bytes of an entry beside its key, which is there twice, and its response: slots of the map and of the queue, overhead of
-/// the allocations. Rounded up.
+/// Bytes of an entry beside its key, which is there twice, and its response: slots of the map and of the queue,
+/// overhead of the allocations. Rounded up.
 const ENTRY_OVERHEAD: usize = 256;
 
 /// Cached resolution failure.
@@ -37,8 +38,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Ends the back-off. The entry stays in the queue, and its bytes count, until it is the oldest: removing it here would
-    /// take a search of the queue.
+    /// Ends the back-off. The entry stays in the queue, and its bytes count, until it is the oldest: removing it here
+    /// would take a search of the queue.
     fn clear(&mut self) {
         self.backoff = Duration::ZERO;
         self.response = None;

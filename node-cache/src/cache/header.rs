@@ -31,14 +31,16 @@ const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// Value in the field of the Extended DNS Error when there is none.
 const NO_EDE: u16 = u16::MAX;
 
-/// Bounds of TTLs and of serve-stale. They are applied on lookup, so that a change also affects the entries that are cached.
+/// Bounds of TTLs and of serve-stale. They are applied on lookup, so that a change also affects the entries that are
+/// cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Longest TTL of a positive response, both for expiry and as shown to clients, in seconds.
     pub max_ttl: u32,
     /// Longest TTL of a negative response (RFC 2308), both for expiry and as shown to clients, in seconds.
     pub negative_max_ttl: u32,
-    /// Seconds after expiry in which a response may still be served while upstreams fail (serve-stale, RFC 8767); 0: never.
+    /// Seconds after expiry in which a response may still be served while upstreams fail (serve-stale, RFC 8767); 0:
+    /// never.
     pub serve_stale: u32,
 }
 

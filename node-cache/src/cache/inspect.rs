@@ -95,8 +95,8 @@ impl Cache {
         Some(EntryInfo::new(&header, self.ticks_at(now), policy))
     }
 
-    /// Runs one step of a flush: removes the entries, in a part of the cache, whose keys match `predicate`. Start with 0 and
-    /// continue with [`FlushStep::next`]. The first step clears matching failures too.
+    /// Runs one step of a flush: removes the entries, in a part of the cache, whose keys match `predicate`. Start with
+    /// 0 and continue with [`FlushStep::next`]. The first step clears matching failures too.
     pub fn flush(&self, from: usize, mut predicate: impl FnMut(&KeyParts) -> bool) -> FlushStep {
         if from == 0 {
             self.failures.clear_where(|key| KeyParts::read(key).is_some_and(|parts| predicate(&parts)));
@@ -110,8 +110,8 @@ impl Cache {
         FlushStep { removed, next }
     }
 
-    /// Passes the entries in a part of the cache to `visit`. Returns the position to continue from; `None` at the end. Start
-    /// with 0.
+    /// Passes the entries in a part of the cache to `visit`. Returns the position to continue from; `None` at the end.
+    /// Start with 0.
     pub fn visit(
         &self,
         from: usize,

@@ -25,14 +25,15 @@ const MASKS: [u8; 2 * CHUNK_LEN] = {
     }
     masks
 };
-/// Type of the keys of entries that hold for all types of a name, such as NXDOMAIN (no record has type 0, RFC 6895 §3.1).
+/// Type of the keys of entries that hold for all types of a name, such as NXDOMAIN (no record has type 0, RFC 6895
+/// §3.1).
 const NO_TYPE: u16 = 0;
 
 /// Key of the cache: scope, name in lower case, type, class, DO and CD. Queries with equal keys have the same response.
 ///
-/// Consists of words, which is how the table compares keys: the name in wire form, padded with zeros; the scope; flags, length
-/// of the name, type and class. What differs most often for one name comes last, so that its hash continues from that of
-/// the name.
+/// Consists of words, which is how the table compares keys: the name in wire form, padded with zeros; the scope; flags,
+/// length of the name, type and class. What differs most often for one name comes last, so that its hash continues from
+/// that of the name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(Arc<[u64]>);
 
@@ -63,12 +64,12 @@ impl Key {
         key
     }
 
-    /// Returns the shard of this key's name and scope, the type left out: a number below `SHARDS`, a power of two. The hash has
-    /// no secret: use it only where a client that chooses names of one shard gains nothing.
+    /// Returns the shard of this key's name and scope, the type left out: a number below `SHARDS`, a power of two. The
+    /// hash has no secret: use it only where a client that chooses names of one shard gains nothing.
     #[must_use]
     pub fn name_shard<const SHARDS: usize>(&self) -> usize {
-        /// Odd, with its bits spread: the factor of Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3,
-        /// §6.4).
+        /// Odd, with its bits spread: the factor of Fibonacci hashing (Knuth, The Art of Computer Programming, volume
+        /// 3, §6.4).
         const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
         const { assert!(SHARDS.is_power_of_two() && SHARDS > 1) };
         let words = self.0.split_last().map_or(&[][..], |(_, words)| words);
@@ -174,8 +175,8 @@ impl Default for KeyBuf {
 }
 
 impl KeyBuf {
-    /// Writes a key and its hash. The name is the first `length` octets of `name`, in any case; the octets behind it may be
-    /// anything.
+    /// Writes a key and its hash. The name is the first `length` octets of `name`, in any case; the octets behind it
+    /// may be anything.
     #[inline(always)]
     pub(super) fn write(
         &mut self,

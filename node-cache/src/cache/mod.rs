@@ -1,9 +1,9 @@
 //! Response cache of bounded size. Pure: time is a parameter.
 //!
-//! A response is cached as a whole under the question that it answers, and under nothing else, so that claims of a response
-//! about other names are never believed. The key contains the scope of the route: an upstream of one route cannot plant
-//! entries for the names of another route. NXDOMAIN is cached for all types of its name at once (negative caching, RFC 2308
-//! §5).
+//! A response is cached as a whole under the question that it answers, and under nothing else, so that claims of a
+//! response about other names are never believed. The key contains the scope of the route: an upstream of one route
+//! cannot plant entries for the names of another route. NXDOMAIN is cached for all types of its name at once (negative
+//! caching, RFC 2308 §5).
 
 mod entry;
 mod failure_cache;
@@ -41,8 +41,8 @@ const MAX_FAILURE_CACHE_BYTES: usize = 1 << 20;
 pub enum Lookup {
     /// Cache hit: the answer is within its TTL.
     Fresh(Answer),
-    /// Cache hit in the last tenth of the TTL. A query at this time makes another one after expiry likely, so that the entry
-    /// is worth a prefetch.
+    /// Cache hit in the last tenth of the TTL. A query at this time makes another one after expiry likely, so that the
+    /// entry is worth a prefetch.
     RefreshDue(Answer),
     /// Expired answer within the serve-stale window (RFC 8767).
     Stale(Answer),
@@ -62,8 +62,8 @@ pub struct CacheProbe<'a> {
 pub struct Prefetcher<'a>(table::Prefetcher<'a>);
 
 impl Prefetcher<'_> {
-    /// Writes a key and its hash, and prefetches the buckets in which the key may be. The name is the first `length` octets
-    /// of `name`, in any case.
+    /// Writes a key and its hash, and prefetches the buckets in which the key may be. The name is the first `length`
+    /// octets of `name`, in any case.
     #[inline]
     pub fn hash_and_prefetch(
         &self,
@@ -112,8 +112,8 @@ impl Cache {
         microseconds.saturating_mul(TICKS_PER_SECOND) / 1_000_000
     }
 
-    /// First of the four steps of a lookup without locks and allocations: hashing and prefetching the buckets. Each step is run
-    /// for a batch of keys, so that the memory accesses of one key overlap with the work for the others.
+    /// First of the four steps of a lookup without locks and allocations: hashing and prefetching the buckets. Each
+    /// step is run for a batch of keys, so that the memory accesses of one key overlap with the work for the others.
     #[inline]
     #[must_use]
     pub const fn prefetcher(&self) -> Prefetcher<'_> {
@@ -136,17 +136,17 @@ impl Cache {
         }
     }
 
-    /// Last step of a lookup: passes the entry, fresh or not, to `view`. Writers may overwrite the entry meanwhile, so that the
-    /// result of `view` counts only if it is returned. Returns `None` without a candidate, when `view` does, or when the
-    /// entry was overwritten.
+    /// Last step of a lookup: passes the entry, fresh or not, to `view`. Writers may overwrite the entry meanwhile, so
+    /// that the result of `view` counts only if it is returned. Returns `None` without a candidate, when `view` does,
+    /// or when the entry was overwritten.
     #[inline]
     pub fn view<R>(&self, probe: &CacheProbe<'_>, view: impl FnOnce(EntryRef<'_>) -> Option<R>) -> Option<R> {
         let CacheProbe { candidate, value } = probe;
         candidate.as_ref()?.visit(value, |words| view(EntryRef::read(words)?))
     }
 
-    /// Looks up a key in one step when the first candidate was not its entry: over all candidates, then for an entry that
-    /// holds for all types of the name. May clear the type in `key`.
+    /// Looks up a key in one step when the first candidate was not its entry: over all candidates, then for an entry
+    /// that holds for all types of the name. May clear the type in `key`.
     pub fn view_fallback<R>(&self, key: &mut KeyBuf, mut view: impl FnMut(EntryRef<'_>) -> Option<R>) -> Option<R> {
         let mut view = |words: &[AtomicU64]| view(EntryRef::read(words)?);
         self.answers.visit(key.hash, key.as_words(), &mut view).or_else(|| {
@@ -197,16 +197,16 @@ impl Cache {
         rcode.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
     }
 
-    /// Stores a response, NXDOMAIN for all types of its name. A successful response that is uncacheable still replaces the
-    /// previous entry: nothing is cached afterwards. A failure changes nothing.
+    /// Stores a response, NXDOMAIN for all types of its name. A successful response that is uncacheable still replaces
+    /// the previous entry: nothing is cached afterwards. A failure changes nothing.
     pub fn insert(&self, key: &Key, response: &Arc<Response>, now: Instant) {
         // NXDOMAIN with an alias is about the target: the alias itself exists.
         let covers_all_types = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
         self.store(key, response, now, covers_all_types);
     }
 
-    /// Stores a response like [`Self::insert`], but NXDOMAIN for its own type only. For upstreams that deny a name for one type
-    /// and have it for another.
+    /// Stores a response like [`Self::insert`], but NXDOMAIN for its own type only. For upstreams that deny a name for
+    /// one type and have it for another.
     pub fn insert_for_type(&self, key: &Key, response: &Arc<Response>, now: Instant) {
         self.store(key, response, now, false);
     }

@@ -1,7 +1,7 @@
-//! Uniform RRsets: records that differ only in their data, as in most responses. The owner is the QNAME, type and class are
-//! those of the question, TTL and data length are the same. Only their data are cached, so that a response with four IPv4
-//! addresses takes two words instead of nine. The rest of each record is generated for each client, with the TTL that the
-//! client sees, which is less work than copying whole records and patching their TTLs.
+//! Uniform RRsets: records that differ only in their data, as in most responses. The owner is the QNAME, type and class
+//! are those of the question, TTL and data length are the same. Only their data are cached, so that a response with
+//! four IPv4 addresses takes two words instead of nine. The rest of each record is generated for each client, with the
+//! TTL that the client sees, which is less work than copying whole records and patching their TTLs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,8 +102,8 @@ pub(super) struct RecordPrefix {
 }
 
 impl RecordPrefix {
-    /// Creates the prefix of a record whose owner is the QNAME. `type_and_class` has the type in its upper half and the class
-    /// in its lower half.
+    /// Creates the prefix of a record whose owner is the QNAME. `type_and_class` has the type in its upper half and the
+    /// class in its lower half.
     #[inline]
     pub(super) const fn new(type_and_class: u32, ttl: u32, data_len: u16) -> Self {
         /// Compression pointer to offset 12, the QNAME.

@@ -51,8 +51,8 @@ pub enum TapError {
     Output(#[source] io::Error),
 }
 
-/// Copies the data frames of `sources` to `out` as one stream. Ends after `count` frames, when `stop` completes, when all
-/// sources have ended, or when the reader of `out` closes it.
+/// Copies the data frames of `sources` to `out` as one stream. Ends after `count` frames, when `stop` completes, when
+/// all sources have ended, or when the reader of `out` closes it.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Frame Streams encoding (farsightsec.github.io/fstrm), as stored in files and sent over a unidirectional socket: a START
-//! frame, data frames, a STOP frame. Integers are big-endian.
+//! Frame Streams encoding (farsightsec.github.io/fstrm), as stored in files and sent over a unidirectional socket: a
+//! START frame, data frames, a STOP frame. Integers are big-endian.
 //!
 //! ```text
 //! data frame      length │ bytes
@@ -66,8 +66,8 @@ pub(super) fn append(stream: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 ///
 /// # Errors
 ///
-/// `InvalidData` for a frame over its length bound, an unknown control frame, or a START frame of another content type; any
-/// error of the stream itself.
+/// `InvalidData` for a frame over its length bound, an unknown control frame, or a START frame of another content type;
+/// any error of the stream itself.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     if length > MAX_DATA_LEN {

@@ -1,5 +1,5 @@
-//! dnstap encoding of one DNS message: protocol buffers after `dnstap.proto` (github.com/dnstap/dnstap.pb), with the few
-//! fields that are needed.
+//! dnstap encoding of one DNS message: protocol buffers after `dnstap.proto` (github.com/dnstap/dnstap.pb), with the
+//! few fields that are needed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

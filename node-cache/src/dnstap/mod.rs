@@ -1,13 +1,13 @@
-//! dnstap: samples of the queries and responses of clients and of upstreams, as a stream of dnstap messages, for as long as
-//! a reader is attached.
+//! dnstap: samples of the queries and responses of clients and of upstreams, as a stream of dnstap messages, for as
+//! long as a reader is attached.
 //!
 //! ```text
 //! server, upstream ──► Tap (any reader? sampled?) ──► one bounded buffer per reader ──► Unix socket in the pod
 //!                                                      `tap` subcommand of the program ◄──┘ ──► stdout
 //! ```
 //!
-//! A reader requests a sample rate and a message filter in one line and receives Frame Streams. A reader that is too slow
-//! loses frames, which are counted; queries never wait for it.
+//! A reader requests a sample rate and a message filter in one line and receives Frame Streams. A reader that is too
+//! slow loses frames, which are counted; queries never wait for it.
 
 mod client;
 mod frames;
@@ -104,11 +104,11 @@ impl Tap {
         self.active.load(Ordering::Relaxed) != 0
     }
 
-    /// Samples a query. Returns what [`Self::sample_response`] needs for the response to it; `None` when no reader samples
-    /// the query, or an address is not known.
+    /// Samples a query. Returns what [`Self::sample_response`] needs for the response to it; `None` when no reader
+    /// samples the query, or an address is not known.
     ///
-    /// `client` is the address that sends the query and `server` the one that it is sent to. Neither is called without a
-    /// reader: they may be system calls. `message` is the query in wire form.
+    /// `client` is the address that sends the query and `server` the one that it is sent to. Neither is called without
+    /// a reader: they may be system calls. `message` is the query in wire form.
     #[must_use]
     #[inline]
     pub fn sample_query(

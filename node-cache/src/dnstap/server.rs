@@ -49,8 +49,8 @@ impl TapOptions {
     }
 }
 
-/// Serves tap readers at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process left
-/// there.
+/// Serves tap readers at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
+/// left there.
 ///
 /// # Errors
 ///
@@ -83,8 +83,8 @@ pub async fn serve(path: &Path, tap: Arc<Tap>) -> io::Result<()> {
     }
 }
 
-/// Reads the request of one reader and writes frames until it disconnects. Closes the connection without a frame when all
-/// reader slots are taken.
+/// Reads the request of one reader and writes frames until it disconnects. Closes the connection without a frame when
+/// all reader slots are taken.
 async fn serve_reader(mut stream: UnixStream, tap: &Arc<Tap>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);

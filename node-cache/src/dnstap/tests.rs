@@ -39,7 +39,7 @@ fn readers_are_bounded_and_a_detached_one_frees_its_slot() {
 }
 
 #[tokio::test]
-async fn a_reader_gets_the_responses_to_the_queries_that_it_samples_and_only_what_it_filters() {
+async fn a_reader_gets_responses_to_the_queries_it_samples_and_only_what_it_filters() {
     let tap = Arc::new(Tap::default());
     let both = tap.attach(TapOptions { sample_rate: 4, filter: MessageFilter::Both }).unwrap();
     let responses_only = tap.attach(TapOptions { sample_rate: 1, filter: MessageFilter::Responses }).unwrap();

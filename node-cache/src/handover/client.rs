@@ -45,9 +45,9 @@ impl Client {
         Self { sockets, secrets, connected, task: tokio::spawn(connection.run()) }
     }
 
-    /// Returns the sockets to serve. A socket that stays in the set keeps its [`HeldSocket::fd`] (the same `Arc`) through
-    /// every change and every restart of the agent; one that is no longer in the set is to be closed. The set stays while
-    /// the agent is away.
+    /// Returns the sockets to serve. A socket that stays in the set keeps its [`HeldSocket::fd`] (the same `Arc`)
+    /// through every change and every restart of the agent; one that is no longer in the set is to be closed. The set
+    /// stays while the agent is away.
     #[must_use]
     pub fn sockets(&self) -> watch::Receiver<Vec<HeldSocket>> {
         self.sockets.clone()
@@ -130,8 +130,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Replaces the set of sockets. A new descriptor of a socket that is held already is closed and the old one kept, so that
-    /// workers that read the socket go on undisturbed. Receivers are notified only if the set changed.
+    /// Replaces the set of sockets. A new descriptor of a socket that is held already is closed and the old one kept,
+    /// so that workers that read the socket go on undisturbed. Receivers are notified only if the set changed.
     fn replace_sockets(&self, mut new: Vec<HeldSocket>) {
         self.sockets.send_if_modified(|current| {
             for socket in &mut new {

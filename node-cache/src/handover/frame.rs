@@ -1,5 +1,5 @@
-//! Framing of messages on the wire: four bytes of length (big-endian), then JSON. Descriptors are ancillary data of the first
-//! byte (SCM_RIGHTS).
+//! Framing of messages on the wire: four bytes of length (big-endian), then JSON. Descriptors are ancillary data of the
+//! first byte (SCM_RIGHTS).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -108,8 +108,8 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Option<(Message, Vec<
     Ok(Some((message, fds)))
 }
 
-/// Fills `bytes` and appends the descriptors that arrive with them. Returns false when the other side closed the connection
-/// before the first byte.
+/// Fills `bytes` and appends the descriptors that arrive with them. Returns false when the other side closed the
+/// connection before the first byte.
 async fn receive_exact(stream: &UnixStream, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<bool, FrameError> {
     let mut filled = 0;
     while filled < bytes.len() {

@@ -1,15 +1,15 @@
-//! Handover of the sockets for port 53. They belong to the node and not to a process: the agent binds them and passes their
-//! file descriptors (SCM_RIGHTS) to every instance, and the instances offer them back to an agent that was restarted. The
-//! secret of the node's DNS cookies is passed along.
+//! Handover of the sockets for port 53. They belong to the node and not to a process: the agent binds them and passes
+//! their file descriptors (SCM_RIGHTS) to every instance, and the instances offer them back to an agent that was
+//! restarted. The secret of the node's DNS cookies is passed along.
 //!
 //! ```text
-//! instance ── Hello {version, instance, held} + descriptors of the sockets that it holds ──► agent     after each connect
-//!          ◄── Sockets {version, sockets, secret} + descriptors of all sockets ────────────            and at each change
-//!          ◄── Refused {version, reason}, then end of stream ─────────────────────────────
+//! instance ── Hello {version, instance, held} + descriptors of the sockets it holds ──► agent    after each connect
+//!          ◄── Sockets {version, sockets, secret} + descriptors of all sockets ───────           and at each change
+//!          ◄── Refused {version, reason}, then end of stream ─────────────────────────
 //! ```
 //!
-//! The messages pass over a Unix stream socket in the directory that the containers of a pod share. The socket has a path
-//! and is not abstract, because every pod in the host's network could take an abstract name first.
+//! The messages pass over a Unix stream socket in the directory that the containers of a pod share. The socket has a
+//! path and is not abstract, because every pod in the host's network could take an abstract name first.
 
 pub mod client;
 mod frame;

@@ -1,5 +1,5 @@
-//! Agent side of the handover: accepts the instances, collects the sockets that they offer, and sends all of them the same
-//! sockets.
+//! Agent side of the handover: accepts the instances, collects the sockets that they offer, and sends all of them the
+//! same sockets.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -51,8 +51,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `path` and replaces the socket of an earlier agent. The owner and the group of the directory (the pod's
-    /// `fsGroup`, if the directory hands its group on) may connect.
+    /// Listens at `path` and replaces the socket of an earlier agent. The owner and the group of the directory (the
+    /// pod's `fsGroup`, if the directory hands its group on) may connect.
     ///
     /// Must be called inside a Tokio runtime.
     ///
@@ -86,13 +86,14 @@ impl Server {
         self.offers.recv().await
     }
 
-    /// Sends these sockets to every instance, to later ones when they connect. Instances receive nothing before the first
-    /// call.
+    /// Sends these sockets to every instance, to later ones when they connect. Instances receive nothing before the
+    /// first call.
     pub fn publish(&self, sockets: Vec<HeldSocket>) {
         self.sockets.send_replace(Some(Arc::new(sockets)));
     }
 
-    /// Sends a new DNS cookie secret to every instance. Instances accept cookies of the previous one until the next call.
+    /// Sends a new DNS cookie secret to every instance. Instances accept cookies of the previous one until the next
+    /// call.
     pub fn renew_secret(&self) {
         self.secret.send_replace(Secret::random());
     }

@@ -29,8 +29,8 @@ pub struct HeldSocket {
 }
 
 impl HeldSocket {
-    /// Returns the socket cookie (`SO_COOKIE`), which the kernel gives each open socket: two descriptors have the same cookie
-    /// exactly if they are of the same socket.
+    /// Returns the socket cookie (`SO_COOKIE`), which the kernel gives each open socket: two descriptors have the same
+    /// cookie exactly if they are of the same socket.
     ///
     /// # Errors
     ///
@@ -39,8 +39,8 @@ impl HeldSocket {
         Ok(rustix::net::sockopt::socket_cookie(&*self.fd)?)
     }
 
-    /// Returns whether both are the same open socket, bound to the same address and protocol; false when a cookie cannot be
-    /// read.
+    /// Returns whether both are the same open socket, bound to the same address and protocol; false when a cookie
+    /// cannot be read.
     pub(super) fn is_same_socket(&self, other: &Self) -> bool {
         self.address == other.address
             && self.protocol == other.protocol

@@ -19,8 +19,8 @@ pub struct ActiveRevision {
 
 /// Returns the revision that is active after `volume` was read.
 ///
-/// The desired revision wins. While its file is missing or invalid, the current revision stays active; before any revision
-/// is active, the stable one (for pods without an annotation) is used.
+/// The desired revision wins. While its file is missing or invalid, the current revision stays active; before any
+/// revision is active, the stable one (for pods without an annotation) is used.
 #[must_use]
 pub(super) fn select(current: &ActiveRevision, volume: &VolumeContents) -> ActiveRevision {
     let zone = volume.zone.clone().or_else(|| current.zone.clone());

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use node_cache_config::names::{REVISION_FILE, STABLE_REVISION, ZONE_FILE, ZONE_LABEL_FILE, revision_key};
 
-/// Symbolic link to the current version of a projected volume. The kubelet swaps it when all files of a version are written.
+/// Symbolic link to the current version of a projected volume. The kubelet swaps it when all files of a version are
+/// written.
 const DATA_LINK: &str = "..data";
 /// Longest name of a revision, in bytes.
 const MAX_REVISION_LEN: usize = 63;
@@ -18,8 +19,8 @@ pub(super) struct VolumeContents {
     pub(super) desired_content: Option<Vec<u8>>,
     /// Content of the file of the stable revision, for pods without an annotation.
     pub(super) stable_content: Option<Vec<u8>>,
-    /// Zone that the annotation names, else that of the label. Empty is a zone too: that of nodes without a label, which
-    /// is known only once the pod is annotated.
+    /// Zone that the annotation names, else that of the label. Empty is a zone too: that of nodes without a label,
+    /// which is known only once the pod is annotated.
     pub(super) zone: Option<String>,
 }
 

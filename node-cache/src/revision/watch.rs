@@ -12,8 +12,8 @@ use super::volume;
 /// Interval between two polls of the volume.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Watches the volume at `dir`. The receiver starts with the active revision and is notified when it changes. Polling ends
-/// when the last receiver is dropped.
+/// Watches the volume at `dir`. The receiver starts with the active revision and is notified when it changes. Polling
+/// ends when the last receiver is dropped.
 ///
 /// A poll of a projected volume reads one symbolic link, and the files only when the kubelet has swapped it. In a plain
 /// directory the files are read at each poll.

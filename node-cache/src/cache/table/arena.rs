@@ -45,8 +45,8 @@ pub(super) const fn record_words(key: &[u64], value: &[u64]) -> usize {
 /// Words that are compared at a time.
 const COMPARE_GROUP: usize = 4;
 
-/// Returns whether two slices of equal length have equal words. Compares all of them: nearly always they are equal, so that
-/// stopping early would gain nothing.
+/// Returns whether two slices of equal length have equal words. Compares all of them: nearly always they are equal, so
+/// that stopping early would gain nothing.
 #[inline]
 fn words_equal(ours: &[AtomicU64], theirs: &[u64]) -> bool {
     let difference = |(ours, theirs): (&AtomicU64, &u64)| ours.load(Ordering::Relaxed) ^ theirs;
@@ -78,8 +78,8 @@ impl Arena {
         prefetch::lines_ahead(&self.0, offset, PREFETCH_LINES);
     }
 
-    /// Returns the value of the record at `offset` if its key is `key`. Readers without the lock may read an offset at which
-    /// a record is being written: whatever the words are, nothing outside the arena is read.
+    /// Returns the value of the record at `offset` if its key is `key`. Readers without the lock may read an offset at
+    /// which a record is being written: whatever the words are, nothing outside the arena is read.
     #[inline]
     pub(super) fn value_of(&self, offset: usize, key: &[u64]) -> Option<&[AtomicU64]> {
         let rest = self.0.get(offset..)?;

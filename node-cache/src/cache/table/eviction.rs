@@ -15,8 +15,8 @@ const NEGATIVE_RING_SHARE: usize = 4;
 const SMALL_RING_SHARE: usize = 10;
 /// A record may take one part in this many of its ring.
 const MAX_RECORD_SHARE: usize = 4;
-/// Most records that one insertion may promote instead of evicting them; after them records are evicted whatever their hits.
-/// Bounds the work of an insertion.
+/// Most records that one insertion may promote instead of evicting them; after them records are evicted whatever their
+/// hits. Bounds the work of an insertion.
 const MAX_PROMOTIONS: usize = 16;
 
 /// Ring buffer of records, a FIFO queue in a part of the arena. Positions are in words.
@@ -49,7 +49,8 @@ impl Ring {
         Self { start, words, head: 0, tail: 0, used: 0, generation: 0 }
     }
 
-    /// Returns the number of words at the end of the ring that stay unused so that a record of `words` words is contiguous.
+    /// Returns the number of words at the end of the ring that stay unused so that a record of `words` words is
+    /// contiguous.
     const fn gap(&self, words: usize) -> usize {
         if self.head + words > self.words { self.words - self.head } else { 0 }
     }
@@ -111,8 +112,8 @@ struct Record<'a> {
     value: &'a [u64],
 }
 
-/// Copy of a record that left the tail of a ring and is written again: from the small ring into the main ring, or once more
-/// into its own ring.
+/// Copy of a record that left the tail of a ring and is written again: from the small ring into the main ring, or once
+/// more into its own ring.
 struct Promotion {
     ring: usize,
     hits: u8,
@@ -211,8 +212,8 @@ impl Writer {
         true
     }
 
-    /// Writes a record at the head of its ring. Records that leave the tail and are to stay are appended to `promotions` and
-    /// counted in `promoted`.
+    /// Writes a record at the head of its ring. Records that leave the tail and are to stay are appended to
+    /// `promotions` and counted in `promoted`.
     fn append(
         &mut self,
         arena: &Arena,
@@ -230,7 +231,8 @@ impl Writer {
                 promotions.push_back(promotion);
             }
         }
-        // No slot refers to these words any more. Concurrent readers see that before they see the words of the new record.
+        // No slot refers to these words any more. Concurrent readers see that before they see the words of the new
+        // record.
         fence(Ordering::Release);
         let Allocation { offset, generation } = self.rings[new.ring].push(arena, words);
         arena.write(offset, new.key, new.value);

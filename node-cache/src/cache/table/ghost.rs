@@ -1,6 +1,7 @@
 //! Ghost queue of S3-FIFO: keys that were evicted from the small ring not long ago.
 
-/// Fingerprints of hashes in a direct-mapped table: each has one position, and a newer fingerprint overwrites an older one.
+/// Fingerprints of hashes in a direct-mapped table: each has one position, and a newer fingerprint overwrites an older
+/// one.
 #[derive(Debug)]
 pub(super) struct Ghosts(Box<[u32]>);
 

@@ -1,9 +1,9 @@
 //! Keyed hash of the table's keys: under a secret, so that no client can choose names that share a bucket.
 //!
-//! One multiplication for each two words, with both halves of the product folded into one word (as wyhash and foldhash do).
-//! Keys consist of whole words, so that there is no remainder to handle; that makes it a fraction of the work of a hasher of
-//! bytes. Two words are what a vector register holds, in which names are put into lower case. The last two words of a key (in
-//! the cache: scope and flags) are mixed in together, whatever the number of words before them.
+//! One multiplication for each two words, with both halves of the product folded into one word (as wyhash and foldhash
+//! do). Keys consist of whole words, so that there is no remainder to handle; that makes it a fraction of the work of a
+//! hasher of bytes. Two words are what a vector register holds, in which names are put into lower case. The last two
+//! words of a key (in the cache: scope and flags) are mixed in together, whatever the number of words before them.
 
 /// Secret of one table.
 #[derive(Clone, Copy, Debug)]

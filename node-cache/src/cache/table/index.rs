@@ -9,8 +9,9 @@ use super::arena::Arena;
 /// Slots of a bucket: as many as a cache line of the processor holds.
 const BUCKET_SLOTS: usize = cache_line::WORDS;
 
-/// Slot of the index, packed into one word: tag (14 bits of the hash), number of hits up to 3 (2 bits), generation of the
-/// ring (16 bits), offset of the record in the arena (32 bits). Zero is an empty slot, since no record is at offset 0.
+/// Slot of the index, packed into one word: tag (14 bits of the hash), number of hits up to 3 (2 bits), generation of
+/// the ring (16 bits), offset of the record in the arena (32 bits). Zero is an empty slot, since no record is at offset
+/// 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(pub(super) u64);
 
@@ -23,7 +24,8 @@ impl Slot {
         Self((hash & (0x3fff << 50)) | hits | ((generation as u64) << 32) | (offset as u64 & 0xffff_ffff))
     }
 
-    /// Returns whether the slot may be that of a key with this hash. An empty slot may match too: no record is at offset 0.
+    /// Returns whether the slot may be that of a key with this hash. An empty slot may match too: no record is at
+    /// offset 0.
     #[inline]
     pub(super) const fn has_tag(self, hash: u64) -> bool {
         (self.0 ^ hash) >> 50 == 0
@@ -46,8 +48,8 @@ impl Slot {
         (self.0 | Self::HITS_MASK) == (other.0 | Self::HITS_MASK)
     }
 
-    /// Counts a hit, unless the counter is full or the slot is changed concurrently. Slots of hot keys are never written,
-    /// so that their cache lines stay shared.
+    /// Counts a hit, unless the counter is full or the slot is changed concurrently. Slots of hot keys are never
+    /// written, so that their cache lines stay shared.
     #[inline]
     pub(super) fn count_hit(self, cell: &AtomicU64) {
         if self.0 & Self::HITS_MASK != Self::HITS_MASK {

@@ -1,5 +1,5 @@
-//! Hash table from words to words: any number of lock-free readers, one writer at a time, and never more bytes than it was
-//! created with. Knows neither DNS nor time.
+//! Hash table from words to words: any number of lock-free readers, one writer at a time, and never more bytes than it
+//! was created with. Knows neither DNS nor time.
 //!
 //! ```text
 //! index    buckets of eight slots; a key may be in one of two buckets
@@ -8,13 +8,14 @@
 //!            record: lengths │ key │ value
 //! ```
 //!
-//! Eviction follows S3-FIFO (Yang et al., SOSP 2023): new keys enter a small ring and reach the main one only if they were hit
-//! meanwhile, or come back soon after their eviction. Keys that are looked up once never evict those that are looked up all
-//! the time. Negative answers have a ring of their own.
+//! Eviction follows S3-FIFO (Yang et al., SOSP 2023): new keys enter a small ring and reach the main one only if they
+//! were hit meanwhile, or come back soon after their eviction. Keys that are looked up once never evict those that are
+//! looked up all the time. Negative answers have a ring of their own.
 //!
-//! A reader takes no lock (as with a seqlock, it validates afterwards): it reads the record word by word and then checks that
-//! the slot is still the same. A writer empties the slot before it touches a word of the record. Generations keep a slot from
-//! becoming the same again by chance: a reader would have to pause while its ring is written 65,536 times.
+//! A reader takes no lock (as with a seqlock, it validates afterwards): it reads the record word by word and then
+//! checks that the slot is still the same. A writer empties the slot before it touches a word of the record.
+//! Generations keep a slot from becoming the same again by chance: a reader would have to pause while its ring is
+//! written 65,536 times.
 
 mod arena;
 mod eviction;
@@ -60,8 +61,9 @@ pub(super) struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Last of the four steps of a lookup: passes the value to `visit`, and counts a hit if `visit` returns something. Writers
-    /// may overwrite the value meanwhile, so that `visit` may see any words: its result counts only if it is returned.
+    /// Last of the four steps of a lookup: passes the value to `visit`, and counts a hit if `visit` returns something.
+    /// Writers may overwrite the value meanwhile, so that `visit` may see any words: its result counts only if it is
+    /// returned.
     #[inline]
     pub(super) fn visit<R>(&self, value: &[AtomicU64], visit: impl FnOnce(&[AtomicU64]) -> Option<R>) -> Option<R> {
         let result = visit(value)?;
@@ -75,8 +77,8 @@ impl Candidate<'_> {
     }
 }
 
-/// First of the four steps of a lookup, for a batch of keys: each step is run for all keys, so that the memory accesses of
-/// one key overlap with the work for the others.
+/// First of the four steps of a lookup, for a batch of keys: each step is run for all keys, so that the memory accesses
+/// of one key overlap with the work for the others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prefetcher<'a> {
     secret: Secret,
@@ -189,8 +191,8 @@ impl Table {
         self.writer().remove(&self.arena, &self.index, hash, key)
     }
 
-    /// Passes the keys and values of 512 buckets, from bucket `from` on, to `visit`, and removes those for which it returns
-    /// true. Returns the bucket to continue from; `None` at the end. Holds the writers' lock.
+    /// Passes the keys and values of 512 buckets, from bucket `from` on, to `visit`, and removes those for which it
+    /// returns true. Returns the bucket to continue from; `None` at the end. Holds the writers' lock.
     pub(super) fn sweep(&self, from: usize, mut visit: impl FnMut(&[u64], &[u64]) -> bool) -> Option<usize> {
         let mut writer = self.writer();
         for cell in self.index.cells(from, SWEEP_BUCKETS) {

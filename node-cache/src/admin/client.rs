@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{Command, OK};
+use super::command::{Command, OK};
 
 /// Longest response that is read, in bytes; the rest of a longer one is left out.
 const MAX_RESPONSE_LEN: u64 = 4 << 20;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::Command;
+use super::command::Command;
 
 /// Mode of the socket: the pod's user and group may connect, others not.
 const SOCKET_MODE: u32 = 0o660;
@@ -79,7 +79,8 @@ async fn serve_connection<H: CommandHandler>(mut stream: UnixStream, handler: &H
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ControlError, OK, probe, send_command};
+    use super::super::client::{ControlError, probe, send_command};
+    use super::super::command::OK;
     use super::*;
 
     /// A process that is live and not ready.
@@ -98,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_serves_its_control_socket_and_replaces_that_of_its_predecessor() {
         let dir = tempfile::tempdir().unwrap();
-        let path = super::super::socket_path(dir.path(), "cache-0");
+        let path = crate::admin::socket_path(dir.path(), "cache-0");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let serving = tokio::spawn({
             let path = path.clone();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use super::Key;
+use super::key::Key;
 use crate::dns::Response;
 
 /// How long the first failure of a key is cached. Each further one in a row doubles the duration, up to

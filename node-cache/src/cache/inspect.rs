@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use super::header::{TICKS_PER_SECOND, Windows};
-use super::{Cache, Class, EntryHeader, Key, KeyParts, Policy};
+use super::Cache;
+use super::header::{EntryHeader, Policy, TICKS_PER_SECOND, Windows};
+use super::key::{Key, KeyParts};
+use super::table::Class;
 use crate::dns::codes::rcode;
 use crate::metrics::ClassUsage;
 

@@ -9,8 +9,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::TapOptions;
 use super::frames::{self, Frame};
+use super::tap::TapOptions;
 
 /// Longest time from the request to the START frame of a process.
 const START_TIMEOUT: Duration = Duration::from_secs(5);

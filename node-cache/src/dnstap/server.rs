@@ -11,7 +11,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{MAX_READERS, MessageFilter, Tap, TapOptions, frames};
+use super::frames;
+use super::tap::{MAX_READERS, MessageFilter, Tap, TapOptions};
 
 /// Mode of the socket: the pod's user and group may connect, others not.
 const SOCKET_MODE: u32 = 0o660;

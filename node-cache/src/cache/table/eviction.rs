@@ -7,7 +7,6 @@ use super::arena::{Arena, Words, record_words};
 use super::ghost::Ghosts;
 use super::hash::Secret;
 use super::index::{Index, Slot};
-use super::{Class, Usage};
 
 /// The negative ring has one part in this many of the arena.
 const NEGATIVE_RING_SHARE: usize = 4;
@@ -18,6 +17,24 @@ const MAX_RECORD_SHARE: usize = 4;
 /// Most records that one insertion may promote instead of evicting them; after them records are evicted whatever their
 /// hits. Bounds the work of an insertion.
 const MAX_PROMOTIONS: usize = 16;
+
+/// Class of a value. Each class has its own part of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum Class {
+    /// Positive answer: records exist.
+    Positive,
+    /// Negative answer: NXDOMAIN or NODATA (RFC 2308).
+    Negative,
+}
+
+/// Bytes and number of records in a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cache) struct Usage {
+    /// Bytes of the records that can be found.
+    pub(in crate::cache) bytes: usize,
+    /// Number of records that can be found.
+    pub(in crate::cache) entries: usize,
+}
 
 /// Ring buffer of records, a FIFO queue in a part of the arena. Positions are in words.
 #[derive(Debug)]

@@ -28,30 +28,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
 use eviction::Writer;
+pub(super) use eviction::{Class, Usage};
 pub(super) use hash::Secret;
 use index::{Buckets, Index, Slot};
 use node_cache_sys::prefetch;
 
 /// Buckets of one sweep. Readers never wait for a sweep, writers at most for one.
 const SWEEP_BUCKETS: usize = 512;
-
-/// Class of a value. Each class has its own part of the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Positive answer: records exist.
-    Positive,
-    /// Negative answer: NXDOMAIN or NODATA (RFC 2308).
-    Negative,
-}
-
-/// Bytes and number of records in a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    /// Bytes of the records that can be found.
-    pub(super) bytes: usize,
-    /// Number of records that can be found.
-    pub(super) entries: usize,
-}
 
 /// Slot whose tag matches the hash of a key, so that it may be the slot of that key.
 #[derive(Clone, Copy, Debug)]

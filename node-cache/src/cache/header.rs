@@ -20,7 +20,7 @@ use crate::dns::{Header, Response, ResponseTtl, flag};
 pub(super) const HEADER_WORDS: usize = 4;
 /// Flags of word 2.
 const NEGATIVE: u64 = 1 << 16;
-const ONE_TTL: u64 = 1 << 17;
+const UNIFORM_TTL: u64 = 1 << 17;
 /// Position of the record layout (2 bits) in word 2.
 const LAYOUT_SHIFT: u32 = 18;
 /// Ticks of a second. The cache counts time in ticks, so that a shift turns it into seconds.
@@ -103,8 +103,8 @@ impl EntryHeader {
         let ede = response.ede().unwrap_or(NO_EDE);
         let header = Header::read(response.wire())?;
         let [_, answers, authorities, additional] = header.counts;
-        let one_ttl = if response.has_one_ttl() { ONE_TTL } else { 0 };
-        let flags = negative | ((layout as u64) << LAYOUT_SHIFT) | one_ttl;
+        let uniform_ttl = if response.has_one_ttl() { UNIFORM_TTL } else { 0 };
+        let flags = negative | ((layout as u64) << LAYOUT_SHIFT) | uniform_ttl;
         let pack = |fields: [u16; 4]| fields.iter().fold(0, |word, field| (word << 16) | u64::from(*field));
         Some(Self([
             pack([length, records, response.rcode(), ede]),
@@ -182,8 +182,8 @@ impl EntryHeader {
     /// Returns whether all records have the same TTL.
     #[must_use]
     #[inline]
-    pub const fn has_one_ttl(&self) -> bool {
-        self.0[2] & ONE_TTL != 0
+    pub const fn has_uniform_ttl(&self) -> bool {
+        self.0[2] & UNIFORM_TTL != 0
     }
 
     /// Returns the layout of the records.

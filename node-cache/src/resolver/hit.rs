@@ -269,7 +269,7 @@ fn put_others(
         return kept.write_uniform(type_and_class, shown, message, place);
     };
     written.copy_records(message.get_mut(place..)?)?;
-    if !kept.header.has_one_ttl() {
+    if !kept.header.has_uniform_ttl() {
         return show_each_ttl(message, written.ttl_offsets().flatten().take(kept.header.record_count()), age, cap);
     }
     let mut shown = None;

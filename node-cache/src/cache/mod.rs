@@ -216,8 +216,9 @@ impl Cache {
             return;
         }
         self.failures.clear(key);
-        let typeless = key.typeless();
-        let (exact, typeless) = (key.as_words(), typeless.as_words());
+        let typeless_key = key.typeless();
+        let exact = key.as_words();
+        let typeless = typeless_key.as_words();
         let (stored_key, outdated_key) = if covers_all_types { (typeless, exact) } else { (exact, typeless) };
         self.remove(outdated_key);
         let class = match response.lifetime() {

@@ -280,7 +280,8 @@ mod tests {
         let count = async |reader: &ReaderHandle| {
             let frames = reader.next_frames().await;
             let mut stream = &frames[..];
-            let (mut queries, mut responses) = (0, 0);
+            let mut queries = 0;
+            let mut responses = 0;
             while let Some(frames::Frame::Data(frame)) = frames::read(&mut stream).await.unwrap() {
                 queries += u32::from(frame.windows(5).any(|part| part == b"query"));
                 responses += u32::from(frame.windows(8).any(|part| part == b"response"));

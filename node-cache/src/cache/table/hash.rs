@@ -86,8 +86,9 @@ mod tests {
 
     #[test]
     fn two_secrets_put_a_key_into_different_buckets() {
-        let (one, other) = (Secret::new(), Secret::new());
-        let same = similar_keys().filter(|key| one.hash(key) & 0xfff == other.hash(key) & 0xfff).count();
+        let first = Secret::new();
+        let second = Secret::new();
+        let same = similar_keys().filter(|key| first.hash(key) & 0xfff == second.hash(key) & 0xfff).count();
         assert!(same < 200, "{same} of 100000");
     }
 }

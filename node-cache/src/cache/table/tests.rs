@@ -184,7 +184,8 @@ fn readers_never_see_a_torn_value_while_others_write() {
             .collect();
         let readers: Vec<_> = (0..2)
             .map(|reader| {
-                let (table, done) = (&table, &done);
+                let table = &table;
+                let done = &done;
                 scope.spawn(move || {
                     let mut rng = SmallRng::seed_from_u64(100 + reader);
                     let mut found = 0;

@@ -147,7 +147,7 @@ pub fn run(data: &[u8]) {
     }
     let mut next = Some(0);
     while let Some(from) = next {
-        next = model.cache.flush(from, |_| true).1;
+        next = model.cache.flush(from, |_| true).next;
     }
     assert_eq!(model.cache.entries(), 0);
 }
@@ -215,7 +215,7 @@ impl Model {
     fn flush(&mut self, asked: Asked) {
         let (name, mut next) = (asked.name(), Some(0));
         while let Some(from) = next {
-            next = self.cache.flush(from, |parts| parts.name == name).1;
+            next = self.cache.flush(from, |parts| parts.name == name).next;
         }
         self.kept.retain(|kept, _| kept.name != asked.name);
         self.failed.retain(|failed, _| failed.name != asked.name);

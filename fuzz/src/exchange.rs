@@ -118,7 +118,7 @@ impl Bench {
     fn forget(&self) {
         let mut next = Some(0);
         while let Some(from) = next {
-            next = self.resolver.cache().flush(from, |_| true).1;
+            next = self.resolver.cache().flush(from, |_| true).next;
         }
     }
 }

@@ -206,7 +206,7 @@ async fn adopt_sockets(reconciler: &mut Reconciler, instances: usize, shutdown: 
     let mut offered_by = BTreeSet::new();
     while offered_by.len() < instances {
         let offer = tokio::select! {
-            offer = timeout_at(deadline, reconciler.server.offer()) => offer,
+            offer = timeout_at(deadline, reconciler.server.next_offer()) => offer,
             () = shutdown.requested() => return,
         };
         let Ok(Some(offer)) = offer else { return };

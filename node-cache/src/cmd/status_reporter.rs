@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::readiness::Readiness;
 use super::status_http::StatusPages;
-use crate::admin::{Command, OK, Report};
+use crate::admin::{Command, CommandHandler, OK};
 use crate::metrics::{Gauges, render};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
@@ -55,14 +55,14 @@ impl<R: Readiness> StatusReporter<R> {
     }
 }
 
-impl<R: Readiness> Report for StatusReporter<R> {
-    async fn answer(&self, command: Command) -> String {
+impl<R: Readiness> CommandHandler for StatusReporter<R> {
+    async fn handle(&self, command: Command) -> String {
         match command {
             Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),
             Command::Live => self.not_live().await.unwrap_or_else(|| OK.to_owned()),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics_text(),
-            Command::Answers(inspection) => self.resolver.inspect(inspection).await,
+            Command::Inspect(inspection) => self.resolver.inspect(inspection).await,
         }
     }
 }

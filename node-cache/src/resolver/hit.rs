@@ -107,7 +107,7 @@ impl KeyHasher<'_> {
         let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
         let last = KeySuffix { type_and_class: plain.type_and_class, dnssec_ok, checking_disabled };
         let Some(name) = room.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
-        self.0.prepare(key, scope.id, name, plain.name_length, last);
+        self.0.hash_and_prefetch(key, scope.id, name, plain.name_length, last);
     }
 }
 
@@ -127,7 +127,7 @@ impl Resolver {
     #[must_use]
     pub fn batch_context(&self) -> BatchContext {
         let (began, landed) = (nanoseconds(), self.flights.landed());
-        let now = Cache::ticks(began.saturating_sub(self.began) / 1000);
+        let now = Cache::ticks_from_micros(began.saturating_sub(self.began) / 1000);
         BatchContext { snapshot: self.snapshot.load(), began, now, landed }
     }
 
@@ -211,14 +211,14 @@ fn answer(
     question: &[u8; QUERY_BUF_LEN],
     out: &mut [u8; RESPONSE_BUF_LEN],
 ) -> Option<Hit> {
-    let head = &kept.head;
-    let (age, due) = match head.at(now, policy) {
+    let head = &kept.header;
+    let (age, due) = match head.freshness(now, policy) {
         Freshness::Fresh(age) => (age, false),
         Freshness::RefreshDue(age) => (age, true),
         Freshness::Stale(_) | Freshness::Expired => return None,
     };
     let opt = if plain.edns.is_some() { edns::OPT_LEN } else { 0 };
-    let length = head.length() + opt;
+    let length = head.message_len() + opt;
     if head.ede().is_some() || length > udp_limit(plain.edns.map(|edns| edns.udp_size)) {
         return None;
     }
@@ -226,8 +226,8 @@ fn answer(
     let records = Header::LENGTH + plain.section_length();
     put_question(out, question, records);
     put_header(out, plain, head);
-    if head.form() == RecordLayout::Ipv4 {
-        kept.write_fours(plain.type_and_class, age.apply(head.life()), out.get_mut(records..)?);
+    if head.layout() == RecordLayout::Ipv4 {
+        kept.write_ipv4(plain.type_and_class, age.apply(head.ttl()), out.get_mut(records..)?);
     } else {
         let TtlView::Cached { age, cap } = age else { return None };
         put_others(out, kept.words(), plain.type_and_class, records, age, cap)?;
@@ -264,13 +264,13 @@ fn put_others(
     cap: u32,
 ) -> Option<()> {
     let kept = EntryRef::read(words)?;
-    let Some(written) = kept.written() else {
-        let shown = TtlView::Cached { age, cap }.apply(kept.head.life());
-        return kept.write_set(type_and_class, shown, message, place);
+    let Some(written) = kept.raw_records() else {
+        let shown = TtlView::Cached { age, cap }.apply(kept.header.ttl());
+        return kept.write_uniform(type_and_class, shown, message, place);
     };
     written.copy_records(message.get_mut(place..)?)?;
-    if !kept.head.has_one_ttl() {
-        return show_each_ttl(message, written.ttl_offsets().flatten().take(kept.head.records()), age, cap);
+    if !kept.header.has_uniform_ttl() {
+        return show_each_ttl(message, written.ttl_offsets().flatten().take(kept.header.record_count()), age, cap);
     }
     let mut shown = None;
     for offsets in written.ttl_offsets() {
@@ -305,9 +305,9 @@ fn show_each_ttl(
 fn put_header(out: &mut [u8; RESPONSE_BUF_LEN], plain: &FastQuery, head: &EntryHeader) {
     const FLAGS: u32 = 48;
     let ClientFlags { cleared, echoed } = ClientFlags::new(plain.flags, plain.dnssec_ok());
-    let front = (head.front() & !(u64::from(cleared) << FLAGS)) | (u64::from(echoed) << FLAGS);
+    let front = (head.flags_and_counts() & !(u64::from(cleared) << FLAGS)) | (u64::from(echoed) << FLAGS);
     // No message has room for so many that one more is too much.
-    let additional = head.additional().wrapping_add(u16::from(plain.edns.is_some()));
+    let additional = head.additional_count().wrapping_add(u16::from(plain.edns.is_some()));
     out[2..10].copy_from_slice(&front.to_be_bytes());
     out[10..Header::LENGTH].copy_from_slice(&additional.to_be_bytes());
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::local_names;
 use super::{Resolver, nxdomain_cut};
 use crate::admin::Inspection;
-use crate::cache::{EntryInfo, Key, KeyParts};
+use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts};
 use crate::dns::Name;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
@@ -42,11 +42,11 @@ impl Resolver {
         Gauges {
             response_times: response_times.collect(),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
-            classes: self.cache.held().to_vec(),
+            classes: self.cache.usage_by_class().to_vec(),
             worker_datagrams: Vec::new(),
-            tap_readers: self.tap.readers().into(),
-            tap_shown: self.tap.told(),
-            tap_lost: self.tap.lost(),
+            tap_readers: self.tap.reader_count().into(),
+            tap_shown: self.tap.frames_written(),
+            tap_lost: self.tap.frames_lost(),
         }
     }
 
@@ -66,10 +66,14 @@ impl Resolver {
         line(&mut text, "dropped", self.drops(traffic.dropped));
         line(&mut text, "answers kept", traffic.cache_entries);
         line(&mut text, "bytes of them", traffic.cache_bytes);
-        for held in self.cache.held() {
+        for held in self.cache.usage_by_class() {
             line(&mut text, held.class, format!("{} in {} bytes", held.entries, held.bytes));
         }
-        line(&mut text, "looked at by", format!("{} readers, {} lost", self.tap.readers(), self.tap.lost()));
+        line(
+            &mut text,
+            "looked at by",
+            format!("{} readers, {} lost", self.tap.reader_count(), self.tap.frames_lost()),
+        );
         for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
             let health = health(server.is_up());
             let mut value =
@@ -129,24 +133,27 @@ impl Resolver {
             let flags = flags(dnssec_ok, checking_disabled);
             let mut show = |what: &str, seen: Option<EntryInfo>| {
                 if let Some(seen) = seen {
-                    let from = snapshot.context.server_ids.address(seen.from);
+                    let from = snapshot.context.server_ids.address(seen.server_id);
                     let from = from.map(|server| format!(", from {server}")).unwrap_or_default();
                     line(text, "memory", format!("{what}{flags}: {seen}{from}"));
                     nothing = false;
                 }
             };
-            show("this question", self.cache.see(&key, now, &snapshot.policy));
+            show("this question", self.cache.inspect(&key, now, &snapshot.policy));
             show("the name", self.cache.covering_denial(&key, now, &snapshot.policy));
             for above in scope.zone.iter().flat_map(|zone| nxdomain_cut::above(&question.name, zone)) {
                 let key = Key::new(scope.id, &nxdomain_cut::question_about(above.clone(), &question));
-                let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
+                let denial =
+                    self.cache.inspect(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
                 show(&above.to_string(), denial);
             }
             match self.failed(scope, &key, Instant::from_std(now)) {
-                Some(Some(response)) => {
+                Some(CachedFailure { response: Some(response) }) => {
                     line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
                 }
-                Some(None) => line(text, "failure", format!("nobody answered{flags} a moment ago")),
+                Some(CachedFailure { response: None }) => {
+                    line(text, "failure", format!("nobody answered{flags} a moment ago"))
+                }
                 None => {}
             }
         }
@@ -159,7 +166,7 @@ impl Resolver {
         let meant = |parts: &KeyParts| if below { parts.name.is_within(name) } else { parts.name == *name };
         let (mut forgotten, mut from) = (0, Some(0));
         while let Some(at) = from {
-            let (count, next) = self.cache.flush(at, meant);
+            let FlushStep { removed: count, next } = self.cache.flush(at, meant);
             forgotten += count;
             from = next;
             // Questions go first.

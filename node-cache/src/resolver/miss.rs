@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::servfail::{failure, is_bogus, remembered};
 use super::single_flight::{Join, Leader, StoreResult, UpstreamResult, Work, landing};
 use super::{CacheLookup, CacheMiss, Resolver};
-use crate::cache::{Cache, Key, Lookup};
+use crate::cache::{Cache, CachedFailure, Key, Lookup};
 use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode, rtype};
@@ -35,7 +35,7 @@ pub(super) enum FlightOutcome {
     /// One whose time is nearly over.
     Due(Answer),
     /// A failure, and what was said if anybody said anything.
-    Failure(Option<Arc<Response>>),
+    Failure(CachedFailure),
 }
 
 /// How a question waits for what its flight brings.
@@ -230,10 +230,10 @@ impl Resolver {
 
     /// What failed a moment ago: the failing response, or none inside when all were silent. That a dead server answers again
     /// ends it at once.
-    pub(super) fn failed(&self, scope: &Scope, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
+    pub(super) fn failed(&self, scope: &Scope, key: &Key, now: Instant) -> Option<CachedFailure> {
         let failed = self.cache.failure(key, now.into_std())?;
         let Some(at) = scope.pool.recovered_at() else { return Some(failed) };
-        self.cache.forget_failure_before(key, at);
+        self.cache.clear_failure_before(key, at);
         self.cache.failure(key, now.into_std())
     }
 

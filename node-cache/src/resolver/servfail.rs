@@ -1,6 +1,6 @@
 //! What is said when nobody answers, or answers that he cannot.
 
-use std::sync::Arc;
+use crate::cache::CachedFailure;
 
 use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
@@ -13,8 +13,8 @@ pub(super) fn failure(query: &Query, code: u16, ede: u16) -> Answer {
 }
 
 /// A failure of a moment ago (RFC 9520).
-pub(super) fn remembered(query: &Query, failed: Option<Arc<Response>>) -> Answer {
-    match failed {
+pub(super) fn remembered(query: &Query, cached: CachedFailure) -> Answer {
+    match cached.response {
         None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
         Some(response) => {
             let ede = response.ede().or(Some(ede::CACHED_ERROR));

@@ -85,7 +85,7 @@ impl InFlight {
         begin: impl FnOnce() -> (Work, K),
     ) -> Join<T, K> {
         let mut running = self.running();
-        let (enough, is_known) = (running.all.len() >= MOST, running.last[key.class_of_name::<CLASSES>()] > landed);
+        let (enough, is_known) = (running.all.len() >= MOST, running.last[key.name_shard::<CLASSES>()] > landed);
         match running.all.entry(key.clone()) {
             Entry::Occupied(mut others) => {
                 let others = others.get_mut().get_or_insert_with(|| watch::channel(None).0);
@@ -153,7 +153,7 @@ impl<K: StoreResult> Drop for Leader<K> {
         }
         let others = {
             let mut running = self.flights.running();
-            running.last[self.key.class_of_name::<CLASSES>()] = self.flights.landed.fetch_add(1, Ordering::Release) + 1;
+            running.last[self.key.name_shard::<CLASSES>()] = self.flights.landed.fetch_add(1, Ordering::Release) + 1;
             running.all.remove(&self.key).flatten()
         };
         if let (Some(others), Some(landed)) = (others, self.landed.take()) {

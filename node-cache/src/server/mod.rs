@@ -20,7 +20,7 @@ use crate::dns::Cookie;
 use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
 use crate::dns::query::{Query, Transport};
 use crate::dns::request::{self, CookieOnlyQuery, Rejection};
-use crate::dnstap::{self, MessageContext, Sampled, Side};
+use crate::dnstap::{Sampled, Side};
 use crate::handover::HeldSocket;
 use crate::limits::{ClientLimiter, LimitExceeded, Permit};
 use crate::metrics::{DropReason, Metrics};
@@ -120,7 +120,7 @@ impl Server {
     /// Reads no more, and waits until all is answered that was read.
     pub async fn finish(&self) {
         self.workers.rest().await;
-        self.shared.in_work.none().await;
+        self.shared.in_work.wait_idle().await;
     }
 }
 
@@ -185,7 +185,7 @@ impl Shared {
 
     /// Begins a question that has to wait for other servers, unless there are too many; counts it when there are.
     fn begin(&self, source: SocketAddr) -> Option<Permit> {
-        self.counted(self.in_work.take(source))
+        self.counted(self.in_work.acquire(source))
     }
 
     /// Room for an answer of this many octets until it is written, unless too many wait for that; counts it when they do.
@@ -211,18 +211,13 @@ impl Shared {
         asked: impl FnOnce() -> io::Result<SocketAddr>,
         transport: Transport,
     ) -> Option<Box<Sampled>> {
-        let tap = self.resolver.tap();
-        if !tap.wanted() {
-            return None;
-        }
-        let (side, asker, server) = (Side::Client, source, asked().ok()?);
-        tap.question(MessageContext { side, transport, asker, server, at: dnstap::now() }, packet).map(Box::new)
+        self.resolver.tap().sample_query(Side::Client, transport, || Ok(source), asked, packet)
     }
 
     /// Shows its answer.
     fn show_answer(&self, picked: Option<&Sampled>, answer: &[u8]) {
         if let Some(picked) = picked {
-            self.resolver.tap().answer(picked, answer);
+            self.resolver.tap().sample_response(picked, answer);
         }
     }
 

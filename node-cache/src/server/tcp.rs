@@ -40,7 +40,7 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
     if !shared.permits(source, own.ip()) {
         return;
     }
-    let Ok(share) = shared.connections.take(source) else {
+    let Ok(share) = shared.connections.acquire(source) else {
         return shared.metrics().count_drop(DropReason::ConnectionLimit);
     };
     let conversation = Connection::new(shared.clone(), source);

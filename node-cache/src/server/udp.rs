@@ -257,7 +257,7 @@ fn answer<'a>(
     left: &mut DeferredRows,
 ) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
-    let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
+    let (mut tally, shown) = (Tally::default(), shared.resolver.tap().has_readers());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         let Some(sought) = sought else { continue };
         let mut reply = datagrams.begin_response(row);

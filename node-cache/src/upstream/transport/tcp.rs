@@ -158,7 +158,7 @@ impl Connection {
         writer.send(framed).await.ok()?;
         let response = (&mut pending.response).await.ok()?;
         if let Some(sampled) = &sampled {
-            tap.answer(sampled, &response);
+            tap.sample_response(sampled, &response);
         }
         Some(response)
     }

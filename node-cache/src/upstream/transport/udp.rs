@@ -99,7 +99,7 @@ impl UdpQuery {
         let response = Response::read(packet, question::message_id(message), question);
         let name_len = question.name.as_bytes().len();
         if let (Some(sampled), Ok(_) | Err(ResponseError::FormatError)) = (sampled, &response) {
-            tap.answer(sampled, packet);
+            tap.sample_response(sampled, packet);
         }
         let outcome = match response {
             Ok(_) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {

@@ -14,6 +14,8 @@ mod frames;
 mod message;
 mod server;
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::dns::query::Transport;
 use crate::identity::Identity;
 pub use client::{TapError, TapSource, copy};
 pub use message::{MessageContext, Side};
@@ -98,6 +101,29 @@ impl Tap {
         self.present.load(Ordering::Relaxed) != 0
     }
 
+    /// Samples a query for the readers: checks for readers first, so that without any the addresses are not even looked
+    /// up. Returns what [`Tap::answer`] needs for the response to it; `None` when no reader samples the query, or an
+    /// address is not known.
+    ///
+    /// `client` is the address that sends the query and `server` the one that it is sent to; both are asked for only
+    /// while there are readers. `message` is the query in wire form.
+    #[must_use]
+    #[inline]
+    pub fn sample_query(
+        &self,
+        side: Side,
+        transport: Transport,
+        client: impl FnOnce() -> io::Result<SocketAddr>,
+        server: impl FnOnce() -> io::Result<SocketAddr>,
+        message: &[u8],
+    ) -> Option<Box<Sampled>> {
+        if !self.wanted() {
+            return None;
+        }
+        let context = MessageContext { side, transport, asker: client().ok()?, server: server().ok()?, at: now() };
+        self.question(context, message).map(Box::new)
+    }
+
     /// Shows a question to the readers for whom it is picked; gives what its answer is shown with.
     #[cold]
     #[must_use]
@@ -120,8 +146,8 @@ impl Tap {
     }
 
     /// Shows a question that has its answer already.
-    #[cold]
-    pub fn offer(&self, asked: MessageContext, query: &[u8], response: &[u8]) {
+    #[cfg(test)]
+    fn offer(&self, asked: MessageContext, query: &[u8], response: &[u8]) {
         if let Some(picked) = self.question(asked, query) {
             self.answer(&picked, response);
         }

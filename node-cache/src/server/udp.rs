@@ -125,12 +125,12 @@ fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch:
         shared.metrics().dropped(Dropped::Unsent);
         tracing::debug!("an answer cannot be sent: {error}");
     });
-    shared.metrics().add(&tally, moment.age());
+    shared.metrics().add(&tally, moment.elapsed_nanoseconds());
     // What takes longer begins when the answers of the others are under way.
     if !left.is_empty() {
         for (row, is_unknown) in left {
             let (question, source) = (batch.datagrams.question(row), batch.datagrams.source(row));
-            take(shared, socket, question, source, is_unknown.then(|| moment.unknown()));
+            take(shared, socket, question, source, is_unknown.then(|| moment.known_miss()));
         }
         query_tasks::go();
     }
@@ -195,7 +195,7 @@ fn read_all<'a>(
             continue;
         }
         let (room, length) = datagrams.question_room(row);
-        let Some(read) = FastLookup::read(snapshot, room, length) else {
+        let Some(read) = FastLookup::parse(snapshot, room, length) else {
             left.add(row, false);
             continue;
         };
@@ -222,7 +222,7 @@ fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<FastLookup<'_>>]) {
     let (Batch { datagrams, keys }, key_hasher) = (batch, shared.resolver.key_hasher());
     for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
         if let Some(sought) = sought {
-            key_hasher.seek(sought, datagrams.question_room(row).0, key);
+            key_hasher.hash(sought, datagrams.question_room(row).0, key);
         }
     }
 }
@@ -264,9 +264,9 @@ fn answer<'a>(
         let (question, room) = reply.rooms();
         if let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) {
             reply.ready(usize::from(hit.length.get()));
-            tally.hit(shared.resolver.hits_in(sought), hit.rcode);
-            if shown | hit.due {
-                beside(shared, socket, row, datagrams, shown, hit.due);
+            tally.hit(shared.resolver.hit_counters(sought), hit.rcode);
+            if shown | hit.refresh_due {
+                beside(shared, socket, row, datagrams, shown, hit.refresh_due);
             }
         } else {
             leave(left, row, key);

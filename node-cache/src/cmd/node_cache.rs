@@ -137,7 +137,7 @@ impl Run {
                 termination.asked().await;
                 tracing::info!("told to stop: answering on until the addresses are withdrawn");
                 until_withdrawn(&resolver, &mut agent.connected()).await;
-                serving.finish().await;
+                serving.drain().await;
             } => {}
         }
         tracing::info!("stopped");

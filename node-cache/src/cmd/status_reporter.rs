@@ -35,7 +35,7 @@ pub(super) struct StatusReporter<R> {
 impl<R: Readiness> StatusReporter<R> {
     /// Why this process counts as dead: somebody in it does not read what he should.
     pub(super) async fn dead(&self) -> Option<String> {
-        self.workers.all_read(LIVE_LIMIT).await.err().map(|error| error.to_string())
+        self.workers.check_readers(LIVE_LIMIT).await.err().map(|error| error.to_string())
     }
 
     /// The status of this process.
@@ -44,7 +44,7 @@ impl<R: Readiness> StatusReporter<R> {
         let cache = self.resolver.cache();
         Instance {
             name: self.resolver.identity().instance.clone(),
-            alive: self.workers.all_read(STATUS_LIMIT).await.is_ok(),
+            alive: self.workers.check_readers(STATUS_LIMIT).await.is_ok(),
             revision: self.in_force.borrow().revision.clone(),
             traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),

@@ -137,7 +137,7 @@ impl Run {
             tracing::info!("told to stop: answering on for {:?}", self.drain);
             stage.send_replace(Stage::Draining);
             tokio::time::sleep(self.drain).await;
-            serving.finish().await;
+            serving.drain().await;
         };
         tokio::select! {
             () = config::keep(resolver.clone(), in_force, Role::ZoneResolver) => {}

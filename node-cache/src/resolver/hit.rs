@@ -26,10 +26,10 @@ use crate::dns::fast_query::FastQuery;
 use crate::metrics::ScopeAnswers;
 use crate::snapshot::{Scope, Snapshot};
 
-/// Length of a query buffer, in octets. A longer query is cut off and so malformed; a name, a type and some options
+/// Length of a query buffer, in bytes. A longer query is cut off and so malformed; a name, a type and some options
 /// fit.
 pub const QUERY_BUF_LEN: usize = 1232;
-/// Length of a response buffer, in octets. Responses have [`UDP_SIZE`] octets at most. The buffer is longer, so that
+/// Length of a response buffer, in bytes. Responses have [`UDP_SIZE`] bytes at most. The buffer is longer, so that
 /// any number of [`TTL_OFFSET_BITS`] bits, taken for the offset of a TTL, lies inside it.
 pub const RESPONSE_BUF_LEN: usize = (1 << TTL_OFFSET_BITS) + 16;
 /// Bits of the offset of a TTL in a response.
@@ -88,7 +88,7 @@ pub struct FastLookup<'a> {
 }
 
 impl<'a> FastLookup<'a> {
-    /// First step: parses a query, which has the first `length` octets of the buffer. Returns `None` for a query that
+    /// First step: parses a query, which has the first `length` bytes of the buffer. Returns `None` for a query that
     /// takes the slow path.
     #[must_use]
     #[inline]
@@ -119,7 +119,7 @@ impl KeyHasher<'_> {
 /// Response to a cache hit, in its response buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Octets of the response, from the start of its buffer.
+    /// Bytes of the response, from the start of its buffer.
     pub length: NonZeroU16,
     /// Whether the answer is in the last tenth of its TTL: call [`Resolver::refresh`] with the query (prefetch).
     pub refresh_due: bool,
@@ -182,7 +182,7 @@ impl Resolver {
     #[must_use]
     #[inline]
     pub fn hit_counters<'a>(&self, lookup: &FastLookup<'a>) -> &'a ScopeAnswers {
-        self.answers_in(lookup.scope)
+        self.scope_counters(lookup.scope)
     }
 
     /// Last step when the first entry with this hash has another key: looks for a later one, and for one of any type
@@ -231,7 +231,7 @@ fn write_response(
     if head.ede().is_some() || length > udp_limit(query.edns.map(|(size, _)| size)) {
         return None;
     }
-    // Each part may write some octets too many, which the next part overwrites.
+    // Each part may write some bytes too many, which the next part overwrites.
     let records = Header::LENGTH + query.section_length();
     copy_question(response, query_buf, records);
     write_header(response, query, head);
@@ -247,10 +247,10 @@ fn write_response(
     Some(Hit { length: NonZeroU16::new(length as u16)?, refresh_due, rcode: head.rcode() })
 }
 
-/// Octets of header and question that are copied in any case: most queries have no more.
+/// Bytes of header and question that are copied in any case: most queries have no more.
 const MIN_COPY_LEN: usize = 64;
 
-/// Copies header and question, which have `end` octets, and maybe some octets more.
+/// Copies header and question, which have `end` bytes, and maybe some bytes more.
 #[inline]
 fn copy_question(response: &mut [u8; RESPONSE_BUF_LEN], query_buf: &[u8; QUERY_BUF_LEN], end: usize) {
     response[..MIN_COPY_LEN].copy_from_slice(&query_buf[..MIN_COPY_LEN]);

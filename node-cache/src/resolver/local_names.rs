@@ -54,7 +54,7 @@ fn localhost(question: &Question) -> Answer {
     Answer::local(Response::with_records(question, rcode::NOERROR, &records), None)
 }
 
-/// Encodes TXT record data (RFC 1035 §3.3.14); a string is cut off after 255 octets.
+/// Encodes TXT record data (RFC 1035 §3.3.14); a string is cut off after 255 bytes.
 fn character_strings(texts: &[String]) -> Vec<u8> {
     let mut data = Vec::new();
     for text in texts {

@@ -136,7 +136,7 @@ impl Resolver {
                 None => Resolution::not_ready(query),
             };
             let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
-            let counters = scope.as_deref().map(|scope| self.answers_in(scope));
+            let counters = scope.as_deref().map(|scope| self.scope_counters(scope));
             self.metrics.answer(name, counters, query.transport, &answer, miss.started.elapsed());
             (answer, store)
         }

@@ -141,7 +141,7 @@ impl Resolver {
 
     /// Returns the counters of NOERROR and NXDOMAIN responses in a scope.
     #[inline]
-    fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeAnswers {
+    fn scope_counters<'a>(&self, scope: &'a Scope) -> &'a ScopeAnswers {
         scope.answers.get_or_init(|| self.metrics.scope_answers(&scope.name))
     }
 
@@ -186,7 +186,7 @@ impl Resolver {
         else {
             return Err(CacheMiss { started, lookup });
         };
-        self.metrics.answer(&scope.name, Some(self.answers_in(scope)), query.transport, answer, started.elapsed());
+        self.metrics.answer(&scope.name, Some(self.scope_counters(scope)), query.transport, answer, started.elapsed());
         let answer = answer.clone();
         lookup.iter().for_each(|lookup| self.refresh_if_due(lookup, query.recursion_desired));
         Ok(answer)

@@ -145,7 +145,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
             shutdown.requested().await;
             tracing::info!("shutdown requested; answering until the addresses are withdrawn");
             wait_until_withdrawn(&resolver, &mut agent.connected()).await;
-            server.finish().await;
+            server.drain().await;
         } => {}
     }
     tracing::info!("stopped");

@@ -31,7 +31,7 @@ pub(super) struct StatusReporter<R> {
 impl<R: Readiness> StatusReporter<R> {
     /// Returns why this process is not live: a worker that does not read its sockets.
     pub(super) async fn not_live(&self) -> Option<String> {
-        self.workers.all_read(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
+        self.workers.check_readers(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
     }
 
     /// Returns the status of this process.
@@ -40,7 +40,7 @@ impl<R: Readiness> StatusReporter<R> {
         let cache = self.resolver.cache();
         Instance {
             name: self.resolver.identity().instance.clone(),
-            alive: self.workers.all_read(STATUS_TIMEOUT).await.is_ok(),
+            alive: self.workers.check_readers(STATUS_TIMEOUT).await.is_ok(),
             revision: self.revision.borrow().revision.clone(),
             traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),

@@ -150,7 +150,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         tracing::info!(drain = ?args.drain, "shutdown requested; answering for the drain time");
         stage.send_replace(Stage::Draining);
         tokio::time::sleep(args.drain).await;
-        server.finish().await;
+        server.drain().await;
     };
     tokio::select! {
         () = apply_revisions(resolver.clone(), active, Role::ZoneResolver) => {}

@@ -68,9 +68,9 @@ async fn a_client_that_has_asked_and_closed_its_side_still_gets_its_answer() {
 #[tokio::test]
 async fn idle_halting_and_silent_connections_are_closed() {
     let limits = TcpLimits {
-        first_byte: Duration::from_millis(200),
-        whole_message: Duration::from_millis(300),
-        idle: Duration::from_millis(400),
+        first_byte_timeout: Duration::from_millis(200),
+        message_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(400),
         ..TcpLimits::default()
     };
     let (_authority, tier) = tier(limits).await;
@@ -88,7 +88,7 @@ async fn idle_halting_and_silent_connections_are_closed() {
 
 #[tokio::test]
 async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_there_are() {
-    let limits = TcpLimits { connections: 6, connections_per_source: 4, ..TcpLimits::default() };
+    let limits = TcpLimits { max_connections: 6, max_connections_per_client: 4, ..TcpLimits::default() };
     let (_authority, tier) = tier(limits).await;
     let www = question("www.example", RecordType::A).to_vec().unwrap();
     let mut held = Vec::new();
@@ -117,7 +117,7 @@ async fn a_source_that_may_not_ask_is_closed_unheard() {
 
 #[tokio::test]
 async fn many_idle_connections_do_not_touch_datagrams() {
-    let (_authority, tier) = tier(TcpLimits { connections_per_source: 512, ..TcpLimits::default() }).await;
+    let (_authority, tier) = tier(TcpLimits { max_connections_per_client: 512, ..TcpLimits::default() }).await;
     let idle = join_all((0..400).map(|_| TcpStream::connect(tier.address))).await;
     assert!(idle.iter().all(Result::is_ok));
     ask(tier.address, &question("www.example", RecordType::A)).await;
@@ -244,9 +244,9 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
 #[tokio::test]
 async fn when_all_connections_are_taken_by_those_who_say_nothing_a_new_client_is_served_after_their_time() {
     let limits = TcpLimits {
-        connections: 50,
-        connections_per_source: 10,
-        first_byte: Duration::from_millis(500),
+        max_connections: 50,
+        max_connections_per_client: 10,
+        first_byte_timeout: Duration::from_millis(500),
         ..TcpLimits::default()
     };
     let (_authority, tier) = with_long_answers(limits).await;

@@ -104,7 +104,7 @@ async fn all_workers_are_used() {
         let questions: Vec<_> = (0..200).map(|client| question_of(client, "www.example")).collect();
         join_all(questions.iter().map(|question| ask_again(tier.address, question))).await;
     }
-    tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
+    tier.serving.workers().check_readers(Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]
@@ -151,5 +151,5 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
     done.store(true, Ordering::Relaxed);
     assert!(changing.await.unwrap() > 10, "sockets and configuration have changed");
     assert_eq!(authority.asked_for("www.example"), 1);
-    tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
+    tier.serving.workers().check_readers(Duration::from_secs(5)).await.unwrap();
 }

@@ -68,7 +68,7 @@ impl Tier {
     /// Waits until all is counted that was answered: a batch is counted when its answers have been sent, and its worker says
     /// nothing before that.
     pub(crate) async fn at_rest(&self) {
-        self.serving.workers().all_read(Duration::from_secs(10)).await.unwrap();
+        self.serving.workers().check_readers(Duration::from_secs(10)).await.unwrap();
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

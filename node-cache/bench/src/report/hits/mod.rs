@@ -1,0 +1,5 @@
+//! Results of the part `hits`.
+
+mod bars;
+mod csv;
+pub(crate) mod page;

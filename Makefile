@@ -80,7 +80,7 @@ BENCH_PARTS ?= hits $(if $(ONLY),,misses latency start memory fairness traces re
 BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot-resolver
 
 .PHONY: bench
-bench: require ## Measure answers, misses, latency, start, memory, fairness and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits again
+bench: require ## Measure hits, misses, latency, start, memory, fairness and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
 	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)
@@ -93,7 +93,7 @@ bench: require ## Measure answers, misses, latency, start, memory, fairness and 
 	done
 
 .PHONY: bench-gate
-bench-gate: require ## Fail when an answer from memory takes more instructions or bytes than it may
+bench-gate: require ## Fail when a hit, a miss or a cache entry takes more instructions or bytes than its limit
 	@command -v valgrind >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends valgrind
 	$(bench_build)
 	$(bench_program) gate

@@ -1,4 +1,4 @@
-//! Program of the benchmark: runs one part, which the arguments name.
+//! Program of the benchmark. Its arguments name the part to run.
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

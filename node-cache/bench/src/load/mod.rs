@@ -1,5 +1,6 @@
-//! Clients that send queries.
+//! Load: queries, and clients that send them.
 
-pub(crate) mod client;
 pub(crate) mod flow;
+pub(crate) mod hit_client;
+pub(crate) mod plan;
 pub(crate) mod queries;

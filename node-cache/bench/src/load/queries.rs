@@ -1,21 +1,20 @@
-//! Questions about names that nobody asked before, made as fast as they are asked, and what is said to them.
+//! Queries, made as fast as they are sent. All names of one kind have equal length, so that their responses have, too.
 
-use crate::servers::upstream::Said;
+use node_cache::packet::Name;
+use node_cache::packet::numbers::rtype;
+use node_cache::packet::question::Question;
 
-/// Addresses of each name.
-const ADDRESSES: u8 = 4;
-/// How long they live in seconds: longer than anything here takes.
-const TTL: u32 = 3600;
 const A: u16 = 1;
 
-/// What the upstream says to all of them.
-pub(crate) fn four_addresses(_name: &[u8], rtype: u16) -> Said {
-    if rtype == A { Said::Addresses(ADDRESSES, TTL) } else { Said::Nothing(1, TTL) }
+/// Returns the question for the A records of a host; hits are measured with these names.
+pub(crate) fn host_question(number: usize) -> Question {
+    let name = format!("host-{number:07}.department.shop.example");
+    Question::plain(&Name::from_text(&name).unwrap(), rtype::A)
 }
 
-/// The question for the A records of a name, in wire form with its labels' lengths and without its final zero.
-pub(crate) fn question(name: &[u8], rtype: u16, out: &mut Vec<u8>) {
-    // RD is set, one question, and no OPT record: what pods send.
+/// Appends a query with ID 0. The name is in wire form, without its final zero.
+pub(crate) fn append(name: &[u8], rtype: u16, out: &mut Vec<u8>) {
+    // RD is set, one question, and no OPT record, as pods send it.
     out.extend_from_slice(&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(name);
     out.push(0);
@@ -23,20 +22,33 @@ pub(crate) fn question(name: &[u8], rtype: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 1]);
 }
 
-/// A name of a set: each set has other ones.
-pub(crate) fn of_set(set: u8, number: u64, out: &mut Vec<u8>) {
-    numbered(&[5, b's', b'e', b't', b'-', b'a' + set], number, out);
-}
-
-/// `<10 digits>.<label>.example`.
-fn numbered(label: &[u8], mut number: u64, out: &mut Vec<u8>) {
-    let mut name = [10; 11 + 16 + 8];
+/// Appends a query for the A records of `<number>.set-<a letter>.example`, where the number has ten digits. Sets,
+/// from 0 to 25, have no name in common.
+pub(crate) fn append_of_set(set: u8, mut number: u64, out: &mut Vec<u8>) {
+    let label = [5, b's', b'e', b't', b'-', b'a' + set];
+    let mut name = [10; 11 + 6 + 8];
     for digit in name[1..11].iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
-    let end = 11 + label.len();
-    name[11..end].copy_from_slice(label);
-    name[end..end + 8].copy_from_slice(b"\x07example");
-    question(&name[..end + 8], A, out);
+    name[11..17].copy_from_slice(&label);
+    name[17..].copy_from_slice(b"\x07example");
+    append(&name, A, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use node_cache::packet::Name;
+
+    use super::append_of_set;
+
+    #[test]
+    fn a_query_of_a_set_can_be_read() {
+        let mut query = Vec::new();
+        append_of_set(2, 1_234, &mut query);
+        let (name, end) = Name::read_plain(&query, 12).unwrap();
+        assert_eq!(name, Name::from_text("0000001234.set-c.example").unwrap());
+        assert_eq!(query[end..], [0, 1, 0, 1]);
+        assert_eq!(query[..12], [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    }
 }

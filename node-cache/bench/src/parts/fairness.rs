@@ -1,31 +1,38 @@
-//! What others feel of one client that asks for a great many names that nobody asked for before.
+//! Part `fairness`: latency and hits of other clients while one client floods a server with names that are in no cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::load::flow::{Course, Flow, Outcome, Plan, median_per_mille, together};
-use crate::load::queries as names;
-use crate::report::table::{Column, Goal, Report, number};
-use crate::servers::process::stay_on;
-use crate::servers::subject::{OURS, Room, Subject};
-use crate::servers::upstream::{Said, Upstream};
+use crate::host::processors::{CLIENT_CPU, pin_current_thread};
+use crate::load::flow::{Flow, Progress};
+use crate::load::plan::{Outcome, Plan, median_per_mille, pool_latencies};
+use crate::load::queries;
+use crate::report::labels::OURS;
+use crate::report::table::{Better, Column, Goal, Table, format_number};
+use crate::servers::subject::{CacheSize, Subject};
+use crate::servers::upstream::{Answer, Upstream, four_addresses};
 
-/// Names that the others ask for, and how often in a second.
+/// Names that the other clients query, and their queries per second.
 const NAMES: u64 = 1_000;
 const RATE: f64 = 5_000.0;
-/// Questions a second of the one.
-const FLOOD: f64 = 50_000.0;
-/// Less than what the names of the flood take in all.
-const ROOM: Room = Room { bytes: 16 << 20, names: 60_000 };
-/// How long a turn takes, and how many there are of either kind.
-const TIME: f64 = 0.1;
+/// Queries per second of the flood.
+const FLOOD_RATE: f64 = 50_000.0;
+/// Size of the cache, less than all names of the flood take.
+const CACHE_SIZE: CacheSize = CacheSize { bytes: 16 << 20, names: 60_000 };
+/// Seconds of a turn, and turns with and without a flood.
+const TURN_SECONDS: f64 = 0.1;
 const TURNS: usize = 45;
-const LIMIT: Duration = Duration::from_secs(10);
-const OTHERS: &str = "127.0.0.2";
-/// Microseconds that stand for a question without an answer.
+const TURN_TIME_LIMIT: Duration = Duration::from_secs(10);
+/// Turns of the warm-up, in which every name is queried more than once.
+const WARM_UP_TURNS: usize = 60;
+/// Address of the other clients; the flood comes from 127.0.0.1.
+const OTHER_CLIENTS: &str = "127.0.0.2";
+/// Latency in microseconds of a query that has no response.
 const NEVER: f64 = u32::MAX as f64 / 1000.0;
-/// How much worse the others may fare: times in p99, and percent of their hits.
-const GOAL: (f64, f64) = (2.0, 2.0);
+/// Maximum factor by which p99 of the other clients may grow.
+const MAX_P99_RATIO: f64 = 2.0;
+/// Minimum percentage of hits of the other clients.
+const MIN_HIT_PERCENT: f64 = 98.0;
 
 const COLUMNS: &[Column] = &[
     Column("server", "server"),
@@ -41,151 +48,170 @@ const COLUMNS: &[Column] = &[
     Column("flood/s", "flood_answered_per_s"),
 ];
 
-pub(crate) fn run(only: Option<&str>) {
-    stay_on(1);
+pub(super) const TITLE: &str = "One client that floods a server";
+
+pub(crate) fn run(prefix: Option<&str>) {
+    pin_current_thread(CLIENT_CPU);
     let folder = tempfile::tempdir().unwrap();
-    let mut report = Report::new("fairness", COLUMNS);
-    let mut ours = (f64::NAN, f64::NAN);
-    for subject in Subject::all(only).into_iter().filter(Subject::has_memory_of_its_own) {
-        let mut upstream = Upstream::new(knowledge);
-        let Some(running) = subject.started(folder.path(), &mut upstream, ROOM) else { continue };
+    let mut table = Table::new("fairness", COLUMNS);
+    let mut our_p99_ratio = f64::NAN;
+    let mut our_hits = f64::NAN;
+    for subject in Subject::installed(prefix).into_iter().filter(Subject::has_distinct_cache) {
+        let mut upstream = Upstream::new(zone_data);
+        let Some(server) = subject.spawn_ready(folder.path(), &mut upstream, CACHE_SIZE) else { continue };
         let mut clients = Clients {
-            others: Flow::from(OTHERS, running.address, 4),
-            one: Flow::new(running.address, 4),
+            others: Flow::from(OTHER_CLIENTS, server.address, 4),
+            flooding: Flow::new(server.address, 4),
             upstream,
-            asked_before: 0,
+            used_names: 0,
         };
-        // Twice, so that the names are seen to be asked for more than once.
-        (0..60).for_each(|_| drop(clients.turn(false)));
-        let (mut alone, mut flooded) = (Vec::new(), Vec::new());
+        for _ in 0..WARM_UP_TURNS {
+            clients.take_turn(false);
+        }
+        let mut turns_alone = Vec::new();
+        let mut turns_flooded = Vec::new();
         for _ in 0..TURNS {
-            alone.push(clients.turn(false));
-            flooded.push(clients.turn(true));
+            turns_alone.push(clients.take_turn(false));
+            turns_flooded.push(clients.take_turn(true));
         }
-        let [before, after] = [&alone, &flooded].map(|turns| Felt::by(turns));
-        let hits = 100.0 * (1.0 - after.asked_on as f64 / after.answered.max(1) as f64);
+        let alone = Summary::of(&turns_alone);
+        let flooded = Summary::of(&turns_flooded);
+        let hits = 100.0 * (1.0 - flooded.upstream_queries as f64 / flooded.answered.max(1) as f64);
+        let p99_ratio = flooded.p99 / alone.p99;
         if subject.name() == OURS {
-            ours = (after.p99 / before.p99, hits);
+            our_p99_ratio = p99_ratio;
+            our_hits = hits;
         }
-        report.add(vec![
+        table.add(vec![
             subject.name().into(),
             subject.version(),
-            number(before.p50),
-            number(before.p99),
-            number(after.p50),
-            number(after.p99),
-            number(after.p99 / before.p99),
-            // An answer that does not come takes for ever.
-            if after.p99_of_all < NEVER { number(after.p99_of_all) } else { "never".into() },
+            format_number(alone.p50),
+            format_number(alone.p99),
+            format_number(flooded.p50),
+            format_number(flooded.p99),
+            format_number(p99_ratio),
+            if flooded.p99_of_all < NEVER { format_number(flooded.p99_of_all) } else { "never".into() },
             format!("{hits:.2}"),
-            after.lost.to_string(),
-            format!("{:.0}", after.flood),
+            flooded.unanswered.to_string(),
+            format!("{:.0}", flooded.flood_rate),
         ]);
     }
-    if only.is_some() {
+    if prefix.is_some() {
         return;
     }
-    let (slower, fewer) = GOAL;
     let goals = [
         Goal {
-            what: "p99 of the others, times what it is alone".into(),
-            wanted: format!("≤ {slower:.0}"),
-            measured: number(ours.0),
-            reached: ours.0 <= slower,
+            subject: "p99 of the other clients, as a multiple of p99 without a flood".into(),
+            wanted: format!("≤ {MAX_P99_RATIO:.0}"),
+            measured: format_number(our_p99_ratio),
+            is_reached: our_p99_ratio <= MAX_P99_RATIO,
         },
         Goal {
-            what: "hits of the others".into(),
-            wanted: format!("≥ {:.0} %", 100.0 - fewer),
-            measured: format!("{:.2} %", ours.1),
-            reached: ours.1 >= 100.0 - fewer,
+            subject: "hits of the other clients".into(),
+            wanted: format!("≥ {MIN_HIT_PERCENT:.0} %"),
+            measured: format!("{our_hits:.2} %"),
+            is_reached: our_hits >= MIN_HIT_PERCENT,
         },
     ];
-    let better: String = [(5, true), (6, true), (7, true), (8, false)]
-        .map(|(column, lower)| report.better(|_| true, column, lower))
-        .concat();
-    report.publish("One client that asks for everything", METHOD, &goals, &better);
+    let better = table.compare_all(&[(5, Better::Lower), (6, Better::Lower), (7, Better::Lower), (8, Better::Higher)]);
+    table.publish(TITLE, METHOD, &goals, &better);
 }
 
-const METHOD: &str = "A server with a cache of 16 MiB (or 60,000 names) has 1,000 names in memory, for which other clients ask
-5,000 times a second, at planned times. They do so alone for a tenth of a second, and then while one client, from an address of
-its own, asks for 50,000 names a second that nobody asked for before; 45 times each, in turns. A percentile, in
-microseconds from a question's planned time to its answer, is the median of the turns: a virtual machine that stands still for a
-millisecond some times a second says nothing about servers, but made p99 of a second and a half anything from 49 to 3,600 µs. *p99 of all*
-is that of all questions of the flooded turns together, with what the machine has added. *hits* are those questions of the others
-that did not reach the upstream while the flood went on, *unanswered* those that got no answer then, *flood/s* the answers that the one
-client got. The server runs alone on the first processor; all clients and the upstream are one program on the second, whose
-own work for the flood is part of the others' times.";
+pub(super) const METHOD: &str = "A server with a cache of 16 MiB (or 60,000 names) holds 1,000 names, which other
+clients query 5,000 times per second, at planned times. They do so alone for a tenth of a second, and then while one
+client, from an address of its own, queries 50,000 names per second that are in no cache; 45 times each, in turns. A
+percentile, in microseconds from a query's planned time to its response, is the median of the turns: a virtual machine
+that stands still for a millisecond some times a second says nothing about servers, but made p99 of a second and a
+half anything from 49 to 3,600 µs. *p99 of all* is that of all queries of the flooded turns together, with what the
+machine has added. *hits* are those queries of the other clients that did not reach the upstream during the flood,
+*unanswered* those without a response then, *flood/s* the responses to the flooding client. The server runs alone on
+the first processor; all clients and the upstream are one program on the second, whose own work for the flood is part
+of the others' latency.";
 
-/// How often the upstream heard of the others' names.
-static ASKED_ON: AtomicU64 = AtomicU64::new(0);
+/// Queries of the other clients that reached the upstream.
+static OTHERS_UPSTREAM_QUERIES: AtomicU64 = AtomicU64::new(0);
 
-fn knowledge(name: &[u8], rtype: u16) -> Said {
+fn zone_data(name: &[u8], rtype: u16) -> Answer {
     if name.windows(6).any(|part| part == b"\x05set-a") {
-        ASKED_ON.fetch_add(1, Ordering::Relaxed);
+        OTHERS_UPSTREAM_QUERIES.fetch_add(1, Ordering::Relaxed);
     }
-    names::four_addresses(name, rtype)
+    four_addresses(name, rtype)
 }
 
+/// All clients of a server, and its upstream.
 struct Clients {
     others: Flow,
-    one: Flow,
+    flooding: Flow,
     upstream: Upstream,
-    /// Names of the flood that are used up.
-    asked_before: u64,
+    /// Names that the flood has used; the next turn goes on behind them.
+    used_names: u64,
 }
 
-/// What came of a turn.
+/// Result of a turn.
 struct Turn {
     others: Outcome,
-    asked_on: u64,
-    /// Answers to the flood, in a second.
-    flood: f64,
+    /// Queries of the other clients that reached the upstream.
+    upstream_queries: u64,
+    /// Responses to the flood per second.
+    flood_rate: f64,
 }
 
 impl Clients {
-    fn turn(&mut self, flooded: bool) -> Turn {
-        let plan =
-            |rate: f64| Plan { questions: (rate * TIME) as u64, limit: LIMIT, rate: Some(rate), window: usize::MAX };
-        let (mut others, mut one) = (Course::new(plan(RATE)), Course::new(plan(FLOOD)));
-        let (asked_on, before) = (ASKED_ON.load(Ordering::Relaxed), self.asked_before);
-        let mut known = |number: u64, out: &mut Vec<u8>| names::of_set(0, number.wrapping_mul(7919) % NAMES, out);
-        let mut unknown = |number: u64, out: &mut Vec<u8>| names::of_set(1, before + number, out);
-        let (mut others_over, mut one_over) = (false, !flooded);
-        while !(others_over && one_over) {
-            others_over = others_over || self.others.step(&mut others, &mut known);
-            one_over = one_over || self.one.step(&mut one, &mut unknown);
-            self.upstream.serve();
+    fn take_turn(&mut self, is_flooded: bool) -> Turn {
+        let progress = |rate: f64| {
+            let queries = (rate * TURN_SECONDS) as u64;
+            Progress::new(Plan { queries, time_limit: TURN_TIME_LIMIT, rate: Some(rate), window: usize::MAX })
+        };
+        let mut others = progress(RATE);
+        let mut flooding = progress(FLOOD_RATE);
+        let upstream_queries = OTHERS_UPSTREAM_QUERIES.load(Ordering::Relaxed);
+        let first_name = self.used_names;
+        let mut known = |number: u64, out: &mut Vec<u8>| {
+            queries::append_of_set(0, number.wrapping_mul(7919) % NAMES, out);
+        };
+        let mut unknown = |number: u64, out: &mut Vec<u8>| queries::append_of_set(1, first_name + number, out);
+        let mut others_done = false;
+        let mut flooding_done = !is_flooded;
+        while !(others_done && flooding_done) {
+            others_done = others_done || self.others.step(&mut others, &mut known);
+            flooding_done = flooding_done || self.flooding.step(&mut flooding, &mut unknown);
+            self.upstream.serve_pending();
         }
-        self.asked_before += one.outcome().sent;
-        let flood = one.outcome().answered as f64 / TIME;
-        Turn { others: others.outcome().clone(), asked_on: ASKED_ON.load(Ordering::Relaxed) - asked_on, flood }
+        self.used_names += flooding.outcome().sent;
+        Turn {
+            others: others.outcome().clone(),
+            upstream_queries: OTHERS_UPSTREAM_QUERIES.load(Ordering::Relaxed) - upstream_queries,
+            flood_rate: flooding.outcome().answered as f64 / TURN_SECONDS,
+        }
     }
 }
 
-/// What the others felt in all turns of a kind.
-struct Felt {
+/// Summary of turns: percentiles in microseconds, and counts, of the other clients.
+struct Summary {
+    /// Median of the turns.
     p50: f64,
+    /// Median of the turns.
     p99: f64,
-    /// Not by turns.
+    /// Of all queries together.
     p99_of_all: f64,
     answered: u64,
-    asked_on: u64,
-    lost: u64,
-    flood: f64,
+    upstream_queries: u64,
+    unanswered: u64,
+    flood_rate: f64,
 }
 
-impl Felt {
-    fn by(turns: &[Turn]) -> Self {
-        let [p50, p99] = [500, 990].map(|share| median_per_mille(turns.iter().map(|turn| &turn.others), share));
-        let sum = |of: fn(&Turn) -> u64| turns.iter().map(of).sum::<u64>();
+impl Summary {
+    fn of(turns: &[Turn]) -> Self {
+        let others = || turns.iter().map(|turn| &turn.others);
+        let sum = |count: fn(&Turn) -> u64| turns.iter().map(count).sum::<u64>();
         Self {
-            p50,
-            p99,
-            p99_of_all: together(turns.iter().map(|turn| &turn.others)).per_mille(990),
+            p50: median_per_mille(others(), 500),
+            p99: median_per_mille(others(), 990),
+            p99_of_all: pool_latencies(others()).per_mille(990),
             answered: sum(|turn| turn.others.answered),
-            asked_on: sum(|turn| turn.asked_on),
-            lost: sum(|turn| turn.others.lost + turn.others.failed),
-            flood: turns.iter().map(|turn| turn.flood).sum::<f64>() / turns.len() as f64,
+            upstream_queries: sum(|turn| turn.upstream_queries),
+            unanswered: sum(|turn| turn.others.lost + turn.others.failed),
+            flood_rate: turns.iter().map(|turn| turn.flood_rate).sum::<f64>() / turns.len() as f64,
         }
     }
 }

@@ -1,7 +1,8 @@
-//! What sockets alone cost: programs that send as many octets back as an answer has, and know nothing.
+//! Echoes: the cost of sockets alone. They send as many octets back as a response has, and parse nothing.
 //!
-//! * [`blocking`] waits inside of the call that reads, which is the least that any program can do.
-//! * [`polling`] waits for events, as a server must that waits for more than one socket, and has its socket watched all the time.
+//! * [`serve_blocking`] blocks in the call that reads, which is the least that any program can do.
+//! * [`serve_with_epoll`] waits for events, as a server with more than one socket must, and has its socket watched all
+//!   the time.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -12,61 +13,64 @@ use node_cache::resolve::{QUESTION_ROOM, ROOM};
 use node_cache_machine::datagrams::{Datagrams, Family};
 use rustix::event::epoll;
 
+/// Datagrams per system call.
 const BATCH: usize = 32;
-/// Octets between two rows, as in the room of the engine.
+/// Octets between two buffers, as in the buffers of the resolver.
 const STAGGER: usize = 80;
 
-/// Nothing is allocated for a batch; what leads to the room for questions is written anew, as the safe call wants it.
-pub(crate) fn blocking(socket: &UdpSocket, octets: usize) {
-    let mut questions = vec![0_u8; BATCH * (QUESTION_ROOM + STAGGER)];
-    let mut room = vec![0_u8; BATCH * (ROOM + STAGGER)];
-    room.chunks_mut(ROOM + STAGGER).for_each(say);
-    let answers: Vec<[IoSlice<'_>; 1]> =
-        room.chunks(ROOM + STAGGER).map(|row| [IoSlice::new(&row[..octets])]).collect();
+/// Serves by blocking calls. Nothing is allocated for a batch; only the array that points to the buffers is written
+/// anew, as the safe call wants it.
+pub(crate) fn serve_blocking(socket: &UdpSocket, octets: usize) {
+    let mut query_buffers = vec![0_u8; BATCH * (QUESTION_ROOM + STAGGER)];
+    let mut response_buffers = vec![0_u8; BATCH * (ROOM + STAGGER)];
+    response_buffers.chunks_mut(ROOM + STAGGER).for_each(write_header);
+    let responses: Vec<[IoSlice<'_>; 1]> =
+        response_buffers.chunks(ROOM + STAGGER).map(|buffer| [IoSlice::new(&buffer[..octets])]).collect();
     let mut incoming = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut outgoing = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-    let mut sources = [None; BATCH];
+    let mut clients = [None; BATCH];
     loop {
-        let mut rows = questions.chunks_mut(QUESTION_ROOM + STAGGER);
-        let mut into: [[IoSliceMut<'_>; 1]; BATCH] =
-            std::array::from_fn(|_| [IoSliceMut::new(&mut rows.next().unwrap()[..QUESTION_ROOM])]);
+        let mut buffers = query_buffers.chunks_mut(QUESTION_ROOM + STAGGER);
+        let mut queries: [[IoSliceMut<'_>; 1]; BATCH] =
+            std::array::from_fn(|_| [IoSliceMut::new(&mut buffers.next().unwrap()[..QUESTION_ROOM])]);
         let flags = MsgFlags::MSG_WAITFORONE;
-        let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut incoming, &mut into, flags, None) else { continue };
-        let mut read = 0;
-        for (source, message) in sources.iter_mut().zip(received) {
-            *source = message.address;
-            read += 1;
+        let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut incoming, &mut queries, flags, None) else { continue };
+        let mut count = 0;
+        for (client, message) in clients.iter_mut().zip(received) {
+            *client = message.address;
+            count += 1;
         }
-        // Whoever is gone is not answered.
-        let (answers, sources) = (&answers[..read], &sources[..read]);
-        let _ =
-            sendmmsg(socket.as_raw_fd(), &mut outgoing, answers, sources, [], MsgFlags::empty()).map(Iterator::count);
+        // A client that has closed its socket gets no response; the others of the batch do.
+        let fd = socket.as_raw_fd();
+        let _ = sendmmsg(fd, &mut outgoing, &responses[..count], &clients[..count], [], MsgFlags::empty())
+            .map(Iterator::count);
     }
 }
 
-/// Reads as the engine reads: a batch that is not full has emptied the socket, and then there is an event to come.
-pub(crate) fn polling(socket: &UdpSocket, octets: usize) {
+/// Serves by epoll, and reads as the resolver does: a batch that is not full has emptied the socket, and an event
+/// follows.
+pub(crate) fn serve_with_epoll(socket: &UdpSocket, octets: usize) {
     socket.set_nonblocking(true).unwrap();
-    let events = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    let wanted = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    epoll::add(&events, socket, epoll::EventData::new_u64(0), wanted).unwrap();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, socket, epoll::EventData::new_u64(0), flags).unwrap();
     let mut datagrams = Datagrams::<BATCH, QUESTION_ROOM, ROOM>::new(Family::V4);
-    let mut came = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 1];
+    let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 1];
     loop {
-        let _ = epoll::wait(&events, &mut came, None);
-        while datagrams.receive(socket).is_ok_and(|read| {
-            for row in 0..read {
+        let _ = epoll::wait(&epoll, &mut events, None);
+        while datagrams.receive(socket).is_ok_and(|count| {
+            for row in 0..count {
                 let mut reply = datagrams.answer(row);
-                say(reply.rooms().1);
+                write_header(reply.rooms().1);
                 reply.ready(octets);
             }
             datagrams.send(socket, |_| ());
-            read == BATCH
+            count == BATCH
         }) {}
     }
 }
 
-/// Writes what a client takes for an answer with four records.
-fn say(answer: &mut [u8]) {
-    answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 4]);
+/// Writes the part of a header that makes a client take the datagram for a response with four records.
+fn write_header(response: &mut [u8]) {
+    response[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 4]);
 }

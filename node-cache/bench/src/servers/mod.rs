@@ -1,7 +1,10 @@
-//! Servers that are measured, and those that are measured against.
+//! Servers: those that are measured, and those that are measured against.
 
+pub(crate) mod config;
 pub(crate) mod echo;
 pub(crate) mod hit_server;
+pub(crate) mod miss_resolver;
+pub(crate) mod own_server;
 pub(crate) mod peers;
 pub(crate) mod process;
 pub(crate) mod programs;

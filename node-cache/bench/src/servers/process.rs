@@ -1,90 +1,55 @@
-//! A server that runs, and what the kernel tells of its process.
+//! Process of a server, which ends when it is dropped.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Child;
 
-use rustix::process::{Pid, setpriority_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use crate::host::process;
 
-/// Keeps the calling thread on one processor.
-pub(crate) fn stay_on(processor: usize) {
-    let mut only = CpuSet::new();
-    only.set(processor);
-    sched_setaffinity(None, &only).expect("a second processor");
-}
-
-/// Lets this process, and whatever it starts from now on, go before all others of the machine: what these disturb is not
-/// what shall be measured.
-pub(crate) fn go_first() {
-    const PRIORITY: i32 = -15;
-    if let Err(error) = setpriority_process(None, PRIORITY) {
-        println!("others may disturb what is measured: {error}");
-    }
-}
-
-/// A server, until it is dropped.
-pub(crate) struct Running {
+/// Running server. Dropping it kills the process and waits for its end.
+pub(crate) struct ServerProcess {
     pub(crate) child: Child,
-    /// Where it answers.
+    /// Address at which it answers queries.
     pub(crate) address: SocketAddr,
-    /// Where ours tells its counters.
+    /// Address of its metrics, where it is a program of DnsTier.
     pub(crate) metrics: Option<SocketAddr>,
 }
 
-impl Drop for Running {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Running {
-    /// Nanoseconds for which all of its threads have run.
-    pub(crate) fn processor_time(&self) -> f64 {
-        let of_thread = |folder: fs::DirEntry| {
-            fs::read_to_string(folder.path().join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok()
-        };
-        self.threads().filter_map(of_thread).sum()
+impl ServerProcess {
+    /// Returns the process ID. `setpriv`, `taskset` and the tracers that start a server become it, so the ID is the
+    /// server's.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
-    /// Bytes of memory that it has now.
-    pub(crate) fn memory(&self) -> u64 {
-        self.status("VmRSS:")
+    /// Returns the nanoseconds for which all of its threads have run; see [`process::cpu_time`].
+    pub(crate) fn cpu_time(&self) -> f64 {
+        process::cpu_time(self.pid())
     }
 
-    /// The most bytes of memory that it ever had.
-    pub(crate) fn peak(&self) -> u64 {
-        self.status("VmHWM:")
+    /// Returns its resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        process::resident_bytes(self.pid())
     }
 
-    /// Lets all of its threads run on one processor alone.
-    pub(crate) fn move_to(&self, processor: usize) {
-        let mut only = CpuSet::new();
-        only.set(processor);
-        for thread in self.threads() {
-            let number = thread.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-            let _ = sched_setaffinity(number, &only);
-        }
+    /// Returns the largest resident memory that it ever had, in bytes.
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        process::peak_resident_bytes(self.pid())
     }
 
-    /// One of the counters of ours.
+    /// Returns the value of a counter; `None` where it has no metrics.
     pub(crate) fn counter(&self, name: &str) -> Option<u64> {
         let mut connection = TcpStream::connect(self.metrics?).ok()?;
         connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
         let mut text = String::new();
         connection.read_to_string(&mut text).ok()?;
         text.lines().find(|line| line.starts_with(name))?.rsplit(' ').next()?.parse().ok()
-    }
-
-    fn threads(&self) -> impl Iterator<Item = fs::DirEntry> {
-        fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten()
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let kibibytes = |line: &str| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
-        1024 * text.lines().find_map(kibibytes).unwrap_or_default()
     }
 }

@@ -1,38 +1,44 @@
-//! What is measured: the program that is released, with a configuration directory and sockets of its own, and the peers.
+//! Subjects of the benchmark: the released program `zone-resolver` with a configuration directory and sockets of its
+//! own, and the peers.
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use super::peers::{PEERS, Peer};
+use super::process::ServerProcess;
+use super::upstream::Upstream;
+use super::{config, programs};
+use crate::host::loopback::free_address;
+use crate::host::processors::server_command;
 use crate::load::flow::Flow;
-use crate::load::queries as names;
-pub(crate) use crate::report::hits::page::OURS;
-use crate::servers::peers::{PEERS, Peer};
-use crate::servers::process::Running;
-use crate::servers::programs;
-use crate::servers::upstream::Upstream;
+use crate::load::queries;
+use crate::report::labels::OURS;
 
-/// How long a server may take until it answers.
-const START: Duration = Duration::from_secs(20);
+/// Time that a server has until its first response.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Queries per second until then.
+const READY_QUERY_RATE: f64 = 500.0;
+/// Set of names that only these queries use.
+const READY_SET: u8 = b'z' - b'a';
+/// Smallest number of names that a peer is given room for.
+const MIN_NAMES: usize = 200;
 
-/// Questions a second, until it does.
-const FIRST: f64 = 500.0;
-
-/// How much a cache may hold.
+/// Size of a cache.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct CacheSize {
     /// Bytes, for servers that count in them.
     pub(crate) bytes: u64,
-    /// Names with five records each at the most, for those that count in names or records.
+    /// Names with five records each at most, for servers that count in names or records.
     pub(crate) names: usize,
 }
 
-/// Room for everything that is asked here, where memory is not what is measured.
-pub(crate) const AMPLE: Room = Room { bytes: 256 << 20, names: 200_000 };
+/// Size for everything that is queried, where cache size is not what is measured.
+pub(crate) const AMPLE_CACHE: CacheSize = CacheSize { bytes: 256 << 20, names: 200_000 };
 
-/// A server that can be started.
+/// Server that can be started.
 #[derive(Clone, Copy)]
 pub(crate) enum Subject {
     Ours,
@@ -40,11 +46,11 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    /// All that are installed and whose name begins like this, ours first.
-    pub(crate) fn all(only: Option<&str>) -> Vec<Self> {
+    /// Returns all installed servers whose name begins with `prefix`, ours first. Prints which peers are missing.
+    pub(crate) fn installed(prefix: Option<&str>) -> Vec<Self> {
         let subjects = std::iter::once(Self::Ours).chain(PEERS.into_iter().map(Self::Peer));
-        let meant = subjects.filter(|subject| only.is_none_or(|only| subject.name().starts_with(only)));
-        meant.filter(Self::is_there).collect()
+        let selected = subjects.filter(|subject| prefix.is_none_or(|prefix| subject.name().starts_with(prefix)));
+        selected.filter(Self::is_installed).collect()
     }
 
     pub(crate) const fn name(&self) -> &'static str {
@@ -54,33 +60,6 @@ impl Subject {
         }
     }
 
-    /// Whether its memory is not that of another one, with other sockets.
-    pub(crate) fn has_memory_of_its_own(&self) -> bool {
-        !self.name().starts_with("dnsdist,")
-    }
-
-    /// Whether it takes all memory of its cache when it starts.
-    pub(crate) fn takes_all_at_once(&self) -> bool {
-        self.name() == "dnsmasq"
-    }
-
-    /// Bytes that it has with no room for anything.
-    pub(crate) fn empty(&self, folder: &Path, upstream: &mut Upstream) -> Option<u64> {
-        Some(self.started(folder, upstream, Room { bytes: 1 << 20, names: 0 })?.memory())
-    }
-
-    /// Room for this many bytes, or this many answers.
-    pub(crate) fn room(&self, bytes: u64, answers: usize) -> Room {
-        // Each is told five records for a name. Some take that for a number of answers; dnsmasq takes it for what it is, and
-        // an answer here has four.
-        let names = match self.name() {
-            name if name.starts_with("dnsdist") || name.starts_with("CoreDNS") => answers / 5,
-            "dnsmasq" => answers / 5 * 4,
-            _ => answers,
-        };
-        Room { bytes, names: names.max(200) }
-    }
-
     pub(crate) fn version(&self) -> String {
         match self {
             Self::Ours => env!("CARGO_PKG_VERSION").into(),
@@ -88,63 +67,98 @@ impl Subject {
         }
     }
 
-    fn is_there(&self) -> bool {
-        let there = match self {
+    /// Returns whether its cache is not that of another subject, from which it differs by its sockets only.
+    pub(crate) fn has_distinct_cache(&self) -> bool {
+        !self.name().starts_with("dnsdist,")
+    }
+
+    /// Returns whether it allocates its whole cache at its start.
+    pub(crate) fn allocates_cache_at_start(&self) -> bool {
+        self.name() == "dnsmasq"
+    }
+
+    /// Returns its resident memory in bytes with a cache for nothing; `None` where it does not answer.
+    pub(crate) fn resident_bytes_without_cache(&self, folder: &Path, upstream: &mut Upstream) -> Option<u64> {
+        Some(self.spawn_ready(folder, upstream, CacheSize { bytes: 1 << 20, names: 0 })?.resident_bytes())
+    }
+
+    /// Returns a cache size of this many bytes, or of this many responses where it counts in them.
+    pub(crate) fn cache_size(&self, bytes: u64, responses: usize) -> CacheSize {
+        // Each is configured for five records per name. dnsdist and CoreDNS take this for a number of responses;
+        // dnsmasq counts records, of which a response has four here.
+        let names = match self.name() {
+            name if name.starts_with("dnsdist") || name.starts_with("CoreDNS") => responses / 5,
+            "dnsmasq" => responses / 5 * 4,
+            _ => responses,
+        };
+        CacheSize { bytes, names: names.max(MIN_NAMES) }
+    }
+
+    /// Starts it on the servers' processor, and does not wait until it answers.
+    pub(crate) fn spawn(&self, folder: &Path, upstream: SocketAddr, cache: CacheSize) -> ServerProcess {
+        let address = free_address();
+        match self {
+            Self::Ours => {
+                let metrics = free_address();
+                let child = spawn_zone_resolver(folder, address, metrics, upstream, cache.bytes);
+                ServerProcess { child, address, metrics: Some(metrics) }
+            }
+            Self::Peer(peer) => {
+                let peer = peer.with_names(cache.names).with_cache_bytes(cache.bytes);
+                let child = peer.spawn(&[], folder, address, upstream);
+                ServerProcess { child, address, metrics: None }
+            }
+        }
+    }
+
+    /// Starts it and waits until it answers from an upstream that this thread serves; `None` where it does not in time.
+    pub(crate) fn spawn_ready(
+        &self,
+        folder: &Path,
+        upstream: &mut Upstream,
+        cache: CacheSize,
+    ) -> Option<ServerProcess> {
+        let server = self.spawn(folder, upstream.address(), cache);
+        self.wait_until_ready(&server, || upstream.serve_pending()).then_some(server)
+    }
+
+    /// Waits until a server answers; prints that it is left out, and returns false, where it does not in time.
+    pub(crate) fn wait_until_ready(&self, server: &ServerProcess, meanwhile: impl FnMut()) -> bool {
+        let mut source = |number, out: &mut Vec<u8>| queries::append_of_set(READY_SET, number, out);
+        let mut client = Flow::new(server.address, 1);
+        let is_ready = client.run_until_answered(READY_QUERY_RATE, READY_TIMEOUT, &mut source, meanwhile);
+        if !is_ready {
+            println!("{} does not answer and is left out", self.name());
+        }
+        is_ready
+    }
+
+    fn is_installed(&self) -> bool {
+        let is_installed = match self {
             Self::Ours => true,
             Self::Peer(peer) => peer.is_installed(),
         };
-        if !there {
-            println!("{} is not installed and left out", self.name());
+        if !is_installed {
+            println!("{} is not installed and is left out", self.name());
         }
-        there
-    }
-
-    /// Starts it on the first processor, and does not wait until it answers.
-    pub(crate) fn start(&self, folder: &Path, upstream: SocketAddr, room: Room) -> Running {
-        let address = free();
-        match self {
-            Self::Ours => {
-                let metrics = free();
-                let child = ours(folder, address, metrics, upstream, room.bytes);
-                Running { child, address, metrics: Some(metrics) }
-            }
-            Self::Peer(peer) => {
-                let child = peer.with_room(room.names).with_bytes(room.bytes).start(folder, address, upstream);
-                Running { child, address, metrics: None }
-            }
-        }
-    }
-
-    /// Starts it and waits until it answers out of an upstream that this thread serves; none when it does not.
-    pub(crate) fn started(&self, folder: &Path, upstream: &mut Upstream, room: Room) -> Option<Running> {
-        let running = self.start(folder, upstream.address(), room);
-        let ready = is_ready(running.address, || upstream.serve());
-        if !ready {
-            println!("{} does not answer and is left out", self.name());
-        }
-        ready.then_some(running)
+        is_installed
     }
 }
 
-/// Whether a server answers before it is too late.
-pub(crate) fn is_ready(server: SocketAddr, meanwhile: impl FnMut()) -> bool {
-    Flow::new(server, 1).until_answered(
-        FIRST,
-        START,
-        &mut |number, out| names::of_set(b'z' - b'a', number, out),
-        meanwhile,
-    )
-}
-
-fn ours(folder: &Path, address: SocketAddr, metrics: SocketAddr, upstream: SocketAddr, cache: u64) -> Child {
+fn spawn_zone_resolver(
+    folder: &Path,
+    address: SocketAddr,
+    metrics: SocketAddr,
+    upstream: SocketAddr,
+    cache_bytes: u64,
+) -> Child {
     let folder = folder.join(format!("ours-{}", address.port()));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("stable.json"), config(upstream).to_string()).unwrap();
-    Command::new("taskset")
-        .args(["-c", "0"])
+    fs::write(folder.join("stable.json"), config::json(upstream, 3600, 86400).to_string()).unwrap();
+    server_command()
         .arg(programs::find("zone-resolver"))
         .arg("run")
-        .args(["--cache-size", &cache.to_string()])
+        .args(["--cache-size", &cache_bytes.to_string()])
         .args(["--listen", &address.to_string(), "--http", &metrics.to_string()])
         .arg("--config-dir")
         .arg(&folder)
@@ -157,26 +171,25 @@ fn ours(folder: &Path, address: SocketAddr, metrics: SocketAddr, upstream: Socke
         .unwrap()
 }
 
-fn config(upstream: SocketAddr) -> serde_json::Value {
-    let cache = serde_json::json!({ "maxTtl": 86400, "negativeMaxTtl": 3600, "serveStale": 86400 });
-    serde_json::json!({
-        "tier": "default",
-        "clusterDomain": "cluster.local",
-        "clusterDns": { "bootstrap": ["127.0.0.1:9"], "service": "pods.kube-system.svc.cluster.local" },
-        "nodeCache": {
-            "captured": [{ "address": "169.254.20.10", "service": false }],
-            "cache": cache,
-            "allowFrom": ["127.0.0.0/8"],
-        },
-        "zones": [],
-        "resolver": {
-            "upstreams": { "servers": [{ "address": upstream }] },
-            "cache": cache,
-            "allowFrom": ["127.0.0.0/8"],
-        },
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::{PEERS, Subject};
 
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    fn peer(name: &str) -> Subject {
+        Subject::Peer(PEERS.into_iter().find(|peer| peer.name == name).unwrap())
+    }
+
+    #[test]
+    fn each_peer_is_given_room_for_as_many_responses_in_its_own_unit() {
+        let names = ["unbound", "dnsdist", "CoreDNS", "dnsmasq", "hickory-server"];
+        let sizes = names.map(|name| peer(name).cache_size(1 << 20, 10_000).names);
+        assert_eq!(sizes, [10_000, 2_000, 2_000, 8_000, 10_000]);
+        assert_eq!(peer("CoreDNS").cache_size(1 << 20, 0).names, 200);
+    }
+
+    #[test]
+    fn dnsdist_has_one_cache_under_two_names() {
+        let variants = PEERS.into_iter().map(Subject::Peer).filter(|subject| !subject.has_distinct_cache());
+        assert_eq!(variants.map(|subject| subject.name()).collect::<Vec<_>>(), ["dnsdist, 32 datagrams per call"]);
+    }
 }

@@ -1,71 +1,75 @@
-//! Two servers in turns: what each takes for an answer, and the ratio of both.
+//! Turns of two servers: the CPU time of each per response, and the ratio of both.
 //!
-//! The machine changes its speed while one looks: what else runs on it shares its caches and its memory. So a turn is
-//! short and goes there and back, echo, server, server, echo, and what changes evenly in that time falls out of its
-//! ratio. A turn in which the hypervisor gave a processor to somebody else does not count and is taken again.
+//! The machine changes its speed during a measurement: other programs share its caches and its memory. So a turn is
+//! short and symmetric, echo, server, server, echo, and a steady drift of the speed cancels out of its ratio. A turn in
+//! which the hypervisor took processor time is dropped and repeated.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::load::client::Client;
-use crate::servers::hit_server::Server;
+use crate::host::processors::stolen_ticks;
+use crate::load::hit_client::HitClient;
+use crate::servers::hit_server::HitServer;
 use crate::statistics::{median, trimmed_mean};
 
-/// Questions of one slice, of which a turn has four.
-const SLICE: usize = 4_000;
-/// Turns in one life of a server.
+/// Queries of one slice; a turn has four slices.
+const QUERIES_PER_SLICE: usize = 4_000;
+/// Turns in one run of a server.
 const TURNS: usize = 12;
-/// Answers of a server in its turns.
-pub(crate) const ANSWERS: usize = 2 * TURNS * SLICE;
-/// Turns that are taken again at most.
-const MOST_DROPPED: usize = 24;
-/// After the last answer: by then the server sleeps, and its time is told to the nanosecond.
-const REST: Duration = Duration::from_millis(1);
+/// Responses of a server in all turns of a run.
+pub(super) const RESPONSES_PER_RUN: usize = 2 * TURNS * QUERIES_PER_SLICE;
+/// Maximum turns that are dropped and repeated.
+const MAX_DROPPED_TURNS: usize = 24;
+/// Pause after the last response: the server sleeps by then, and the kernel knows its CPU time to the nanosecond.
+const SETTLE_TIME: Duration = Duration::from_millis(1);
 
-/// What came of the turns in one life of a server and its echo.
+/// Result of all turns in one run of a server's process and its echo's process.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Life {
-    /// Nanoseconds of processor time for an answer, the kernel's included: the median of the turns.
-    pub(crate) server: f64,
-    pub(crate) echo: f64,
-    /// Of the echo's time divided by the server's, the logarithm.
-    pub(crate) ratio: f64,
-    /// Turns that did not count.
-    pub(crate) dropped: usize,
+pub(super) struct Run {
+    /// CPU time of the server per response in nanoseconds, kernel included: the median of the turns.
+    pub(super) server_ns: f64,
+    /// CPU time of the echo per response in nanoseconds.
+    pub(super) echo_ns: f64,
+    /// Natural logarithm of the echo's CPU time divided by the server's.
+    pub(super) log_ratio: f64,
+    pub(super) dropped_turns: usize,
 }
 
-/// Asks both, each with its client.
-pub(crate) fn take(echo: (&Server, &mut Client), server: (&Server, &mut Client)) -> Life {
-    let (mut echoes, mut servers, mut ratios, mut dropped) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    while ratios.len() < TURNS {
-        let before = stolen();
-        let (first, second) = (slice(echo.0, echo.1), slice(server.0, server.1));
-        let (third, fourth) = (slice(server.0, server.1), slice(echo.0, echo.1));
-        if stolen() != before && dropped < MOST_DROPPED {
-            dropped += 1;
+/// Takes the turns of a run, with a client for each of both servers.
+pub(super) fn take(echo: (&HitServer, &mut HitClient), server: (&HitServer, &mut HitClient)) -> Run {
+    let mut echo_times = Vec::new();
+    let mut server_times = Vec::new();
+    let mut log_ratios = Vec::new();
+    let mut dropped_turns = 0;
+    while log_ratios.len() < TURNS {
+        let stolen_before = stolen_ticks();
+        let echo_first = cpu_time_per_response(echo.0, echo.1);
+        let server_first = cpu_time_per_response(server.0, server.1);
+        let server_second = cpu_time_per_response(server.0, server.1);
+        let echo_second = cpu_time_per_response(echo.0, echo.1);
+        if stolen_ticks() != stolen_before && dropped_turns < MAX_DROPPED_TURNS {
+            dropped_turns += 1;
             continue;
         }
-        echoes.push(f64::midpoint(first, fourth));
-        servers.push(f64::midpoint(second, third));
-        ratios.push(((first + fourth) / (second + third)).ln());
+        echo_times.push(f64::midpoint(echo_first, echo_second));
+        server_times.push(f64::midpoint(server_first, server_second));
+        log_ratios.push(((echo_first + echo_second) / (server_first + server_second)).ln());
     }
-    Life { server: median(&servers), echo: median(&echoes), ratio: trimmed_mean(&ratios), dropped }
+    Run {
+        server_ns: median(&server_times),
+        echo_ns: median(&echo_times),
+        log_ratio: trimmed_mean(&log_ratios),
+        dropped_turns,
+    }
 }
 
-/// Nanoseconds of processor time for each answer.
-fn slice(server: &Server, client: &mut Client) -> f64 {
-    let before = server.processor_time();
-    let report = client.ask(SLICE);
-    sleep(REST);
-    let took = server.processor_time() - before;
-    assert!(report.answered > SLICE / 2, "{} answered {} of {}", server.name, report.answered, report.sent);
-    took / report.answered as f64
-}
-
-/// Ticks of any processor that the hypervisor gave to others (proc(5)).
-fn stolen() -> u64 {
-    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let all = stat.lines().next().unwrap_or_default();
-    all.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
+/// Returns nanoseconds of CPU time per response in one slice.
+fn cpu_time_per_response(server: &HitServer, client: &mut HitClient) -> f64 {
+    let before = server.process.cpu_time();
+    let report = client.send_queries(QUERIES_PER_SLICE);
+    sleep(SETTLE_TIME);
+    let cpu_time = server.process.cpu_time() - before;
+    let is_enough = report.answered > QUERIES_PER_SLICE / 2;
+    assert!(is_enough, "{} answered {} of {}", server.name, report.answered, report.sent);
+    cpu_time / report.answered as f64
 }

@@ -1,218 +1,258 @@
-//! What was measured, as a table: on the terminal while it goes, and as a page.
+//! Page of hits, and the rows of the same figures on the terminal.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
-use crate::report::hits::bars::picture;
-use crate::report::hits::csv as figures;
+use super::row::{Row, ours};
+use super::{bars, csv};
+use crate::report::labels::{EPOLL_ECHO, OURS};
+use crate::report::output;
 use crate::statistics::Estimate;
 
-pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks");
-/// What our own server is called.
-pub(crate) const OURS: &str = "DnsTier";
-/// The echo whose socket is watched all the time.
-pub(crate) const WAITING_ECHO: &str = "echo with epoll";
+/// Name of the part, and so of its files.
+const PART: &str = "hits";
+/// Everything above the machine.
+const ABOUT: &str = include_str!("about.md");
+const HEADINGS: [&str; 12] = [
+    "server",
+    "version",
+    "names",
+    "ns",
+    "user ns",
+    "echo ns",
+    "echo ÷ server",
+    "octets",
+    "instructions",
+    "system calls",
+    "server ÷ DnsTier",
+    "socket limit",
+];
+/// Smallest ratios to the echo that are wanted, by number of names.
+const RATIO_GOALS: [(usize, f64); 2] = [(1_000, 0.95), (400_000, 0.85)];
+/// Smallest share of the socket limit that is wanted, against each peer.
+const SOCKET_LIMIT_GOAL: f64 = 0.95;
+/// Most instructions in user mode per response.
+const MAX_INSTRUCTIONS: f64 = 700.0;
+/// Most bytes per cache entry with four addresses.
+const MAX_ENTRY_BYTES: u64 = 256;
 
-/// What was measured of a server.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) version: String,
-    /// That it was asked for, alike.
-    pub(crate) names: usize,
-    /// Of processor time for an answer, the kernel's included.
-    pub(crate) nanoseconds: f64,
-    /// The part of it outside of the kernel.
-    pub(crate) user: f64,
-    /// Of an echo of as many octets.
-    pub(crate) echo: f64,
-    /// The echo's time divided by the server's.
-    pub(crate) ratio: Estimate,
-    pub(crate) lives: usize,
-    /// Turns that did not count.
-    pub(crate) dropped: usize,
-    pub(crate) octets: usize,
-    /// In user mode for each answer, where they could be counted.
-    pub(crate) instructions: Option<f64>,
-    /// System calls for each answer, where they could be counted.
-    pub(crate) calls: Option<f64>,
-}
-
-/// The heads of the columns on the terminal.
-pub(crate) fn head() -> String {
+/// Returns the headings of the columns on the terminal.
+pub(crate) fn terminal_heading() -> String {
     format!(
-        "{:<32} {:<20} {:>7} {:>7} {:>7} {:>7} {:>9} {:>7} {:>6} {:>6} {:>12} {:>6}",
+        "{:<32} {:<20} {:>7} {:>7} {:>7} {:>7} {:>13} {:>7} {:>6} {:>6} {:>12} {:>6}",
         "server",
         "version",
         "names",
         "ns",
         "user",
         "echo",
-        "echo ÷ it",
+        "echo ÷ server",
         "± %",
-        "lives",
+        "runs",
         "octets",
         "instructions",
         "calls"
     )
 }
 
-/// A row on the terminal.
-pub(crate) fn line(row: &Row) -> String {
-    let Row { name, version, names, nanoseconds, user, echo, ratio, lives, octets, .. } = row;
-    let (instructions, calls) = (number(row.instructions, 0), number(row.calls, 2));
-    let (ratio, width) = (ratio.value, 100.0 * ratio.half_width);
+/// Returns a row on the terminal.
+pub(crate) fn terminal_row(row: &Row) -> String {
+    let Row { server, version, names, cpu_ns, user_ns, echo_ns, ratio, runs, octets, .. } = row;
+    let instructions = or_dash(row.instructions, 0);
+    let system_calls = or_dash(row.system_calls, 2);
+    let percent = 100.0 * ratio.half_width;
+    let ratio = ratio.value;
     format!(
-        "{name:<32} {version:<20} {names:>7} {nanoseconds:>7.0} {user:>7.0} {echo:>7.0} {ratio:>9.3} {width:>7.1} {lives:>6} \
-         {octets:>6} {instructions:>12} {calls:>6}"
+        "{server:<32} {version:<20} {names:>7} {cpu_ns:>7.0} {user_ns:>7.0} {echo_ns:>7.0} {ratio:>13.3} \
+         {percent:>7.1} {runs:>6} {octets:>6} {instructions:>12} {system_calls:>6}"
     )
 }
 
-/// The rows that were written on this very machine.
-pub(crate) fn read() -> Vec<Row> {
-    figures::rows(&fs::read_to_string(Path::new(FOLDER).join("hits.csv")).unwrap_or_default(), &machine())
+/// Reads the published rows; none where they were measured on another machine.
+pub(crate) fn read_published() -> Vec<Row> {
+    csv::read(&output::read(PART, "csv"), &output::machine())
 }
 
-/// Puts a row in the place of the one of the same server with as many names, or else behind all with as many.
-pub(crate) fn put(rows: &mut Vec<Row>, row: Row) {
-    match rows.iter_mut().find(|other| other.name == row.name && other.names == row.names) {
-        Some(other) => *other = row,
-        None => {
-            let behind = rows.iter().rposition(|other| other.names <= row.names).map_or(0, |last| last + 1);
-            rows.insert(behind, row);
-        }
-    }
+/// Writes the page, the CSV file and the chart.
+pub(crate) fn publish(rows: &[Row], bytes_per_entry: u64) {
+    let machine = output::machine();
+    output::write(PART, "md", &page(rows, bytes_per_entry, &machine));
+    output::write(PART, "csv", &csv::write(rows, &machine));
+    output::write(PART, "svg", &bars::svg(rows));
 }
 
-/// Our own row with as many names.
-fn ours(rows: &[Row], names: usize) -> Option<&Row> {
-    rows.iter().find(|row| row.name == OURS && row.names == names)
+fn page(rows: &[Row], bytes_per_entry: u64, machine: &str) -> String {
+    let table = markdown_table(rows);
+    let goals = goals(rows, bytes_per_entry);
+    let better_peers = better_peers(rows);
+    format!("{ABOUT}\n{machine}\n\n{table}{goals}{better_peers}")
 }
 
-fn is_peer(row: &Row) -> bool {
-    row.name != OURS && !row.name.starts_with("echo")
-}
-
-/// Writes the page, its figures and its picture.
-pub(crate) fn write(rows: &[Row], bytes_of_an_entry: u64) {
-    fs::create_dir_all(FOLDER).unwrap();
-    let page = format!("{}{}{}{}", about(), markdown(rows), goals(rows, bytes_of_an_entry), better(rows));
-    for (file, text) in [("hits.md", page), ("hits.csv", figures::csv(rows, &machine())), ("hits.svg", picture(rows))] {
-        fs::write(Path::new(FOLDER).join(file), text).unwrap();
-    }
-}
-
-fn about() -> String {
-    format!("{}{}\n\n", include_str!("about.md"), machine())
-}
-
-fn markdown(rows: &[Row]) -> String {
-    let heads = [
-        "server",
-        "version",
-        "names",
-        "ns",
-        "user ns",
-        "echo ns",
-        "echo ÷ it",
-        "octets",
-        "instructions",
-        "system calls",
-        "it ÷ DnsTier",
-        "sockets allow",
-    ];
-    let mut text = format!("| {} |\n|{}\n", heads.join(" | "), " --- |".repeat(heads.len()));
+fn markdown_table(rows: &[Row]) -> String {
+    let mut text = format!("| {} |\n|{}\n", HEADINGS.join(" | "), " --- |".repeat(HEADINGS.len()));
     for row in rows {
-        let Row { name, version, names, nanoseconds, user, echo, ratio, octets, .. } = row;
-        let (instructions, calls) = (number(row.instructions, 0), number(row.calls, 2));
-        let times = ours(rows, *names).filter(|_| is_peer(row)).map(|ours| ours.ratio.value / ratio.value);
-        let (times, most) = (number(times, 2), number(is_peer(row).then(|| 1.0 / ratio.value), 2));
-        let (ratio, width) = (ratio.value, 100.0 * ratio.half_width);
+        let Row { server, version, names, cpu_ns, user_ns, echo_ns, ratio, octets, .. } = row;
+        let instructions = or_dash(row.instructions, 0);
+        let system_calls = or_dash(row.system_calls, 2);
+        let ours = ours(rows, *names).filter(|_| row.is_peer());
+        let times = or_dash(ours.map(|ours| ours.ratio.value / ratio.value), 2);
+        let socket_limit = or_dash(row.is_peer().then(|| 1.0 / ratio.value), 2);
+        let percent = 100.0 * ratio.half_width;
+        let ratio = ratio.value;
         writeln!(
             text,
-            "| {name} | {version} | {names} | {nanoseconds:.0} | {user:.0} | {echo:.0} | {ratio:.2} ± {width:.1} % | {octets} | \
-             {instructions} | {calls} | {times} | {most} |"
+            "| {server} | {version} | {names} | {cpu_ns:.0} | {user_ns:.0} | {echo_ns:.0} | \
+             {ratio:.2} ± {percent:.1} % | {octets} | {instructions} | {system_calls} | {times} | {socket_limit} |"
         )
         .unwrap();
     }
     text
 }
 
-/// A number, or a dash where there is none.
-fn number(value: Option<f64>, digits: usize) -> String {
+/// Formats a number; a dash where there is none.
+fn or_dash(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
 }
 
-/// The processor and the kernel.
-pub(crate) fn machine() -> String {
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        processor.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("Processor: {model}. Kernel: {}.", kernel.trim())
-}
-
-/// What is wanted, and whether it was reached.
-fn goals(rows: &[Row], bytes_of_an_entry: u64) -> String {
+fn goals(rows: &[Row], bytes_per_entry: u64) -> String {
     let mut text = String::from("\n## Goals\n\n| goal | figure | |\n| --- | --- | --- |\n");
     let mut add = |goal: &str, figure: String, is_reached: bool| {
-        let word = if is_reached { "reached" } else { "missed" };
-        writeln!(text, "| {goal} | {figure} | {word} |").unwrap();
+        let result = if is_reached { "reached" } else { "missed" };
+        writeln!(text, "| {goal} | {figure} | {result} |").unwrap();
     };
-    for (names, goal) in [(1_000, 0.95), (400_000, 0.85)] {
+    for (names, wanted) in RATIO_GOALS {
         if let Some(ours) = ours(rows, names) {
             let Estimate { value, half_width } = ours.ratio;
             let figure = format!("{value:.3} ± {:.1} %", 100.0 * half_width);
-            add(&format!("of the echo with {names} names at least {goal}"), figure, value >= goal);
+            add(&format!("echo ÷ {OURS} with {names} names ≥ {wanted}"), figure, value >= wanted);
         }
     }
-    for row in rows.iter().filter(|row| is_peer(row)) {
+    for row in rows.iter().filter(|row| row.is_peer()) {
         let Some(ours) = ours(rows, row.names) else { continue };
-        let (times, most) = (ours.ratio.value / row.ratio.value, 1.0 / row.ratio.value);
-        let goal = format!("{} with {} names: of what sockets allow at least 0.95", row.name, row.names);
-        add(&goal, format!("{times:.2} of {most:.2}: {:.3}", times / most), times / most >= 0.95);
+        let times = ours.ratio.value / row.ratio.value;
+        let socket_limit = 1.0 / row.ratio.value;
+        let share = times / socket_limit;
+        let goal = format!("{} with {} names: share of the socket limit ≥ {SOCKET_LIMIT_GOAL}", row.server, row.names);
+        add(&goal, format!("{times:.2} of {socket_limit:.2}: {share:.3}"), share >= SOCKET_LIMIT_GOAL);
     }
-    if let Some(instructions) = ours(rows, 1_000).and_then(|ours| ours.instructions) {
-        add("instructions in user mode for an answer at most 700", format!("{instructions:.0}"), instructions <= 700.0);
+    if let Some(instructions) = ours(rows, RATIO_GOALS[0].0).and_then(|ours| ours.instructions) {
+        let goal = format!("instructions in user mode per response ≤ {MAX_INSTRUCTIONS}");
+        add(&goal, format!("{instructions:.0}"), instructions <= MAX_INSTRUCTIONS);
     }
-    add("bytes of an entry with four addresses at most 256", bytes_of_an_entry.to_string(), bytes_of_an_entry <= 256);
-    let waiting = rows.iter().find(|row| row.name == WAITING_ECHO);
-    if let (Some(ours), Some(waiting)) = (ours(rows, 1_000), waiting) {
-        let share = ours.ratio.value / waiting.ratio.value;
-        writeln!(text, "\nIt reaches {share:.2} of the echo that epoll watches all the time, with 1000 names.")
+    let goal = format!("bytes per cache entry with four addresses ≤ {MAX_ENTRY_BYTES}");
+    add(&goal, bytes_per_entry.to_string(), bytes_per_entry <= MAX_ENTRY_BYTES);
+    let epoll_echo = rows.iter().find(|row| row.server == EPOLL_ECHO);
+    if let (Some(ours), Some(epoll_echo)) = (ours(rows, RATIO_GOALS[0].0), epoll_echo) {
+        let share = ours.ratio.value / epoll_echo.ratio.value;
+        writeln!(text, "\nCPU time of the `{EPOLL_ECHO}` ÷ CPU time of {OURS} with {} names: {share:.2}.", ours.names)
             .unwrap();
     }
     text
 }
 
-/// Where somebody else is better.
-fn better(rows: &[Row]) -> String {
-    let mut text = String::from("\n## Where a peer is better\n\n");
-    let before = text.len();
-    for row in rows.iter().filter(|row| is_peer(row)) {
+fn better_peers(rows: &[Row]) -> String {
+    const HEADING: &str = "\n## Where a peer is better\n\n";
+    let mut text = String::from(HEADING);
+    for row in rows.iter().filter(|row| row.is_peer()) {
         let Some(ours) = ours(rows, row.names) else { continue };
-        let mut say = |what: &str, its: f64, ours: f64, digits: usize| {
-            let Row { name, names, .. } = row;
-            writeln!(text, "* {name} with {names} names takes {what}: {its:.digits$} against {ours:.digits$}.")
+        let mut add = |what: &str, peer: f64, ours: f64, digits: usize| {
+            let Row { server, names, .. } = row;
+            writeln!(text, "* {server} with {names} names takes {what}: {peer:.digits$} against {ours:.digits$}.")
                 .unwrap();
         };
         if row.ratio.value > ours.ratio.value {
-            say("less processor time, in times of the echo's", 1.0 / row.ratio.value, 1.0 / ours.ratio.value, 2);
+            add("less CPU time, as a multiple of the echo's", 1.0 / row.ratio.value, 1.0 / ours.ratio.value, 2);
         }
-        if let (Some(its), Some(ours)) = (row.calls, ours.calls)
-            && its < ours
+        if let (Some(peer), Some(ours)) = (row.system_calls, ours.system_calls)
+            && peer < ours
         {
-            say("fewer system calls for an answer", its, ours, 3);
+            add("fewer system calls per response", peer, ours, 3);
         }
-        if let (Some(its), Some(ours)) = (row.instructions, ours.instructions)
-            && its < ours
+        if let (Some(peer), Some(ours)) = (row.instructions, ours.instructions)
+            && peer < ours
         {
-            say("fewer instructions", its, ours, 0);
+            add("fewer instructions per response", peer, ours, 0);
         }
     }
-    if text.len() == before {
+    if text.len() == HEADING.len() {
         text += "In none of these columns.\n";
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ABOUT, Row, markdown_table, page, terminal_heading, terminal_row};
+    use crate::report::output;
+    use crate::statistics::Estimate;
+
+    fn row(server: &str, names: usize, ratio: f64) -> Row {
+        Row {
+            server: server.into(),
+            version: "0.1.0".into(),
+            names,
+            cpu_ns: 1400.0 / ratio,
+            user_ns: 20.0,
+            echo_ns: 1400.0,
+            ratio: Estimate { value: ratio, half_width: 0.012 },
+            runs: 5,
+            octets: 118,
+            system_calls: Some(0.07),
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn a_peer_is_compared_with_dnstier_and_with_the_socket_limit() {
+        let table = markdown_table(&[row("DnsTier", 1000, 0.96), row("unbound", 1000, 0.64)]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[2], "| DnsTier | 0.1.0 | 1000 | 1458 | 20 | 1400 | 0.96 ± 1.2 % | 118 | – | 0.07 | – | – |");
+        assert!(lines[3].ends_with("| 0.64 ± 1.2 % | 118 | – | 0.07 | 1.50 | 1.56 |"), "{}", lines[3]);
+        assert!(lines.iter().all(|line| line.matches('|').count() == 13));
+    }
+
+    #[test]
+    fn a_page_says_which_goals_are_missed() {
+        let rows = [
+            row("echo with epoll", 1000, 0.9),
+            Row { instructions: Some(701.0), ..row("DnsTier", 1000, 0.96) },
+            row("unbound", 1000, 0.64),
+            row("DnsTier", 400_000, 0.84),
+        ];
+        let page = page(&rows, 257, "Machine.");
+        for line in [
+            "| echo ÷ DnsTier with 1000 names ≥ 0.95 | 0.960 ± 1.2 % | reached |",
+            "| echo ÷ DnsTier with 400000 names ≥ 0.85 | 0.840 ± 1.2 % | missed |",
+            "| unbound with 1000 names: share of the socket limit ≥ 0.95 | 1.50 of 1.56: 0.960 | reached |",
+            "| instructions in user mode per response ≤ 700 | 701 | missed |",
+            "| bytes per cache entry with four addresses ≤ 256 | 257 | missed |",
+            "CPU time of the `echo with epoll` ÷ CPU time of DnsTier with 1000 names: 1.07.",
+            "In none of these columns.",
+        ] {
+            assert!(page.lines().any(|other| other == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_page_says_where_a_peer_is_better() {
+        let faster = Row { instructions: Some(10.0), system_calls: Some(0.06), ..row("dnsdist", 1000, 0.98) };
+        let page = page(&[Row { instructions: Some(600.0), ..row("DnsTier", 1000, 0.5) }, faster], 100, "Machine.");
+        let (_, better) = page.split_once("## Where a peer is better\n\n").unwrap();
+        assert_eq!(
+            better,
+            "* dnsdist with 1000 names takes less CPU time, as a multiple of the echo's: 1.02 against 2.00.\n\
+             * dnsdist with 1000 names takes fewer system calls per response: 0.060 against 0.070.\n\
+             * dnsdist with 1000 names takes fewer instructions per response: 10 against 600.\n"
+        );
+    }
+
+    #[test]
+    fn the_columns_on_the_terminal_are_as_wide_as_their_headings() {
+        let width = terminal_heading().chars().count();
+        assert_eq!(terminal_row(&row("DnsTier", 400_000, 0.96)).chars().count(), width);
+    }
+
+    #[test]
+    fn the_published_page_begins_with_what_is_printed_now() {
+        assert!(output::read("hits", "md").starts_with(ABOUT));
+    }
 }

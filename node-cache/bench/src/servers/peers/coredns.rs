@@ -1,17 +1,17 @@
-//! CoreDNS, whose version is the one of the lab (`tests/programs/coredns`), in two roles: made as fast as it can be, and
-//! as NodeLocal DNSCache configures it on a node, which is the same program with fewer plugins compiled in.
+//! CoreDNS, of the version that the lab uses (`tests/programs/coredns`), in two roles: configured as fast as it can
+//! be, and as NodeLocal DNSCache configures it on a node, which is CoreDNS with fewer plugins compiled in.
 
-use super::{BYTES, NAMES, Origin, Peer};
+use super::{CACHE_BYTES, NAMES, Origin, Peer};
 
 pub(super) const COREDNS: Peer = Peer {
     name: "CoreDNS",
     origin: Origin::Built("BENCH_COREDNS"),
     arguments: &["-conf", "CONFIG", "-quiet"],
     environment: &[("GOMAXPROCS", "1")],
-    most_names: usize::MAX,
+    max_names: usize::MAX,
     names: NAMES,
-    bytes: BYTES,
-    // Names fall into 256 shares, some into fuller ones: `RECORDS` is room enough for all of them.
+    cache_bytes: CACHE_BYTES,
+    // Names are spread over 256 shards by a hash, some of them fuller than others: `RECORDS` has room for all of them.
     configuration: "
 .:PORT {
     bind 127.0.0.1
@@ -25,10 +25,10 @@ pub(super) const COREDNS: Peer = Peer {
 ",
 };
 
-/// It forgets what it knows after 30 seconds, however long that lives, and then asks again.
+/// Expires every entry after 30 seconds, however long its TTL is, and then queries its upstream again.
 pub(super) const NODE_LOCAL: Peer = Peer {
     name: "CoreDNS as NodeLocal DNSCache",
-    most_names: 9_984,
+    max_names: 9_984,
     configuration: "
 .:PORT {
     errors

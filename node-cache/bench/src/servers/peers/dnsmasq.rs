@@ -1,16 +1,16 @@
-//! dnsmasq of Simon Kelley. Its table has a tenth as many places as its cache has records: with ten times the room for names,
-//! about one name is in each.
+//! dnsmasq of Simon Kelley. Its hash table has a tenth as many buckets as its cache has records: with ten times as many
+//! records as names, a bucket holds about one name.
 
-use super::{BYTES, NAMES, Origin, Peer};
+use super::{CACHE_BYTES, NAMES, Origin, Peer};
 
 pub(super) const DNSMASQ: Peer = Peer {
     name: "dnsmasq",
     origin: Origin::Debian("dnsmasq-base", "/usr/sbin/dnsmasq"),
     arguments: &["--keep-in-foreground", "--conf-file=CONFIG"],
     environment: &[],
-    most_names: usize::MAX,
+    max_names: usize::MAX,
     names: NAMES,
-    bytes: BYTES,
+    cache_bytes: CACHE_BYTES,
     configuration: "
 port=PORT
 listen-address=127.0.0.1

@@ -1,14 +1,14 @@
-//! hickory-server as a forwarder: a program of our own around it (`tests/programs/hickory`), with one thread.
+//! hickory-server as a forwarder with one thread, in a program of our own (`tests/programs/hickory`).
 
-use super::{BYTES, NAMES, Origin, Peer};
+use super::{CACHE_BYTES, NAMES, Origin, Peer};
 
 pub(super) const HICKORY: Peer = Peer {
     name: "hickory-server",
     origin: Origin::Built("BENCH_HICKORY"),
     arguments: &["PORT", "UPSTREAM", "NAMES"],
     environment: &[],
-    most_names: usize::MAX,
+    max_names: usize::MAX,
     names: NAMES,
-    bytes: BYTES,
+    cache_bytes: CACHE_BYTES,
     configuration: "",
 };

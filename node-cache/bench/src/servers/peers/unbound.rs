@@ -1,15 +1,16 @@
-//! unbound of NLnet Labs: one thread, no validation, and the lists of one slab, since nobody else wants their locks.
+//! unbound of NLnet Labs: one thread, no validation, and caches of one slab, since no other thread contends for their
+//! locks.
 
-use super::{BYTES, NAMES, Origin, Peer};
+use super::{CACHE_BYTES, NAMES, Origin, Peer};
 
 pub(super) const UNBOUND: Peer = Peer {
     name: "unbound",
     origin: Origin::Debian("unbound", "/usr/sbin/unbound"),
     arguments: &["-d", "-c", "CONFIG"],
     environment: &[],
-    most_names: usize::MAX,
+    max_names: usize::MAX,
     names: NAMES,
-    bytes: BYTES,
+    cache_bytes: CACHE_BYTES,
     configuration: r#"
 server:
     interface: 127.0.0.1@PORT

@@ -1,6 +1,6 @@
-//! The server that everybody forwards to: it answers whatever it is asked at once, and counts what it was asked.
+//! Upstream of all servers that forward: answers every query at once, and counts queries.
 
-mod answer;
+mod response;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -13,48 +13,56 @@ use std::time::Duration;
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 
-pub(crate) use answer::{Said, answer_to};
+pub(crate) use response::Answer;
 
-use crate::servers::process::stay_on;
+use crate::host::processors::pin_current_thread;
 
-/// Datagrams of one system call.
+/// Datagrams per system call.
 const BATCH: usize = 32;
-/// Room for datagrams that wait, in bytes.
-const ROOM: usize = 8 << 20;
-/// How often a thread looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(50);
+/// Receive buffer of the socket, in bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Interval at which a thread checks whether it has to stop.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// TTL of [`four_addresses`] in seconds, longer than any part takes.
+const TTL: u32 = 3600;
+const A: u16 = 1;
 
-/// What it says to a name, in wire form and lower case without its final zero, and a type.
-pub(crate) type Knowledge = fn(&[u8], u16) -> Said;
+/// Returns the answer to a name, in wire form and lower case without its final zero, and a type.
+pub(crate) type ZoneData = fn(&[u8], u16) -> Answer;
 
-/// A server that answers when its caller lets it ([`Self::serve`]), or on a thread of its own ([`Self::on`]).
+/// Zone data of most parts: four addresses for each name, and no data of other types.
+pub(crate) fn four_addresses(_name: &[u8], rtype: u16) -> Answer {
+    if rtype == A { Answer::Addresses(4, TTL) } else { Answer::NoData(1, TTL) }
+}
+
+/// Upstream that answers when its caller lets it ([`Self::serve_pending`]), or on a thread ([`Self::spawn`]).
 pub(crate) struct Upstream {
     socket: UdpSocket,
-    knowledge: Knowledge,
-    asked: Arc<AtomicU64>,
+    zone_data: ZoneData,
+    queries: Arc<AtomicU64>,
     incoming: MultiHeaders<SockaddrIn>,
     outgoing: MultiHeaders<SockaddrIn>,
     buffers: Vec<[u8; 1472]>,
-    answers: Vec<Vec<u8>>,
+    responses: Vec<Vec<u8>>,
 }
 
 impl Upstream {
-    pub(crate) fn new(knowledge: Knowledge) -> Self {
+    pub(crate) fn new(zone_data: ZoneData) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let _ = setsockopt(&socket, RcvBufForce, &ROOM);
-        socket.set_read_timeout(Some(LOOK)).unwrap();
-        Self::at(socket, knowledge, Arc::default())
+        let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
+        socket.set_read_timeout(Some(STOP_CHECK_INTERVAL)).unwrap();
+        Self::from_socket(socket, zone_data, Arc::default())
     }
 
-    fn at(socket: UdpSocket, knowledge: Knowledge, asked: Arc<AtomicU64>) -> Self {
+    fn from_socket(socket: UdpSocket, zone_data: ZoneData, queries: Arc<AtomicU64>) -> Self {
         Self {
             socket,
-            knowledge,
-            asked,
+            zone_data,
+            queries,
             incoming: MultiHeaders::preallocate(BATCH, None),
             outgoing: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; 1472]; BATCH],
-            answers: (0..BATCH).map(|_| Vec::with_capacity(1472)).collect(),
+            responses: (0..BATCH).map(|_| Vec::with_capacity(1472)).collect(),
         }
     }
 
@@ -62,71 +70,71 @@ impl Upstream {
         self.socket.local_addr().unwrap()
     }
 
-    /// How many questions it has read.
-    pub(crate) fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    /// Returns the number of queries that it has answered.
+    pub(crate) fn queries(&self) -> u64 {
+        self.queries.load(Ordering::Relaxed)
     }
 
-    /// Answers what waits.
-    pub(crate) fn serve(&mut self) {
-        while self.batch(MsgFlags::MSG_DONTWAIT) == BATCH {}
+    /// Answers the queries that wait, without waiting for others.
+    pub(crate) fn serve_pending(&mut self) {
+        while self.serve_batch(MsgFlags::MSG_DONTWAIT) == BATCH {}
     }
 
-    /// Answers on a thread of its own, on this processor.
-    pub(crate) fn on(self, processor: usize) -> Running {
+    /// Starts a thread on a processor that answers queries.
+    pub(crate) fn spawn(self, processor: usize) -> UpstreamThread {
         let address = self.address();
-        let Self { socket, knowledge, asked, .. } = self;
+        let Self { socket, zone_data, queries, .. } = self;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let is_stopped = stop.clone();
         let thread = std::thread::spawn(move || {
-            stay_on(processor);
-            let mut upstream = Self::at(socket, knowledge, asked);
-            while !stopped.load(Ordering::Relaxed) {
-                upstream.batch(MsgFlags::MSG_WAITFORONE);
+            pin_current_thread(processor);
+            let mut upstream = Self::from_socket(socket, zone_data, queries);
+            while !is_stopped.load(Ordering::Relaxed) {
+                upstream.serve_batch(MsgFlags::MSG_WAITFORONE);
             }
         });
-        Running { address, stop, thread: Some(thread) }
+        UpstreamThread { address, stop, thread: Some(thread) }
     }
 
-    /// Reads some questions and answers them; how many it read.
-    fn batch(&mut self, flags: MsgFlags) -> usize {
+    /// Reads a batch of queries and answers them; returns how many datagrams it read.
+    fn serve_batch(&mut self, flags: MsgFlags) -> usize {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let fd = self.socket.as_raw_fd();
         let Ok(received) = recvmmsg(fd, &mut self.incoming, &mut slices, flags, None) else { return 0 };
         let received: Vec<(usize, Option<SockaddrIn>)> =
             received.map(|message| (message.bytes, message.address)).collect();
-        let rows = self.buffers.iter().zip(&mut self.answers).zip(&received);
+        let rows = self.buffers.iter().zip(&mut self.responses).zip(&received);
         let mut clients = Vec::with_capacity(BATCH);
-        let mut written = Vec::with_capacity(BATCH);
-        for ((question, answer), (length, client)) in rows {
-            if answer_to(&question[..*length], self.knowledge, answer) {
+        let mut responses = Vec::with_capacity(BATCH);
+        for ((query, response), (length, client)) in rows {
+            if response::write(&query[..*length], self.zone_data, response) {
                 clients.push(*client);
-                written.push([IoSlice::new(answer)]);
+                responses.push([IoSlice::new(response)]);
             }
         }
-        self.asked.fetch_add(written.len() as u64, Ordering::Relaxed);
-        if !written.is_empty() {
-            let _ = sendmmsg(fd, &mut self.outgoing, &written, &clients, [], MsgFlags::empty());
+        self.queries.fetch_add(responses.len() as u64, Ordering::Relaxed);
+        if !responses.is_empty() {
+            let _ = sendmmsg(fd, &mut self.outgoing, &responses, &clients, [], MsgFlags::empty());
         }
         received.len()
     }
 }
 
-/// A thread that answers, until it is dropped.
-pub(crate) struct Running {
+/// Thread of an upstream. Dropping it stops the thread.
+pub(crate) struct UpstreamThread {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Running {
+impl UpstreamThread {
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for Running {
+impl Drop for UpstreamThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

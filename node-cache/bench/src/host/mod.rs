@@ -1,4 +1,4 @@
-//! What the benchmark asks of the kernel: processors, counters of a process, namespaces, free ports.
+//! Facilities of the kernel: processors, counters of a process, namespaces, free ports.
 
 pub(crate) mod loopback;
 pub(crate) mod namespaces;

@@ -14,7 +14,7 @@ use crate::servers::miss_resolver::{self, MissTarget};
 use crate::servers::resolver::{self, RESPONSE_LEN, serve};
 
 /// Functions whose instructions are counted, as patterns of callgrind over demangled names. The first two are functions
-/// of the data plane: whoever renames, inlines or splits one of them has to change its pattern here.
+/// of the data plane: when one of them is renamed, inlined or split, its pattern changes here.
 mod function {
     /// Reads, answers and sends a batch of datagrams: `serve::udp`.
     pub(super) const ANSWER_BATCH: &str = "*take_batch*";

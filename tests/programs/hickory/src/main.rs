@@ -1,6 +1,6 @@
-//! hickory-server as a forwarder with a cache, for the benchmark. Its arguments are its port of 127.0.0.1, the port of its
-//! upstream, and the number of responses that its cache holds; without them it prints its version. It has one thread,
-//! which is the fastest configuration for one processor.
+//! hickory-server as a forwarder with a cache, for the benchmark. Its arguments are its port of 127.0.0.1, the port
+//! of its upstream, and the number of responses that its cache holds; without them it prints its version. It has one
+//! thread, which is the fastest configuration for one processor.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

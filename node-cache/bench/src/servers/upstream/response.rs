@@ -15,9 +15,9 @@ const NXDOMAIN: u8 = 3;
 /// Answer to a question. The last number is the TTL in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
-    /// This number of addresses, of the family that the query names.
+    /// Number of addresses, of the family that the query names.
     Addresses(u8, u32),
-    /// This number of MX records: `mx1` and so on below the name.
+    /// Number of MX records: `mx1` and so on below the name.
     MailHosts(u8, u32),
     /// PTR record with the name of a host.
     HostName(u32),

@@ -67,7 +67,7 @@ reasons! {
     Serving,
     /// Nothing is wrong.
     Healthy,
-    /// What the spec asks for is in force everywhere.
+    /// The whole spec is in force everywhere.
     Settled,
     /// The tier was just made; its first nodes do not answer yet.
     Starting,

@@ -1,12 +1,12 @@
 //! Captured addresses on the node's interface, each with a lifetime that the kernel ends.
 //!
 //! The addresses are added to `lo`, not to a link of our own: `lo` exists on every node and needs no kernel module, and
-//! nothing of a killed agent stays once the lifetimes have ended, where a link would stay. The kernel selects none of these
-//! addresses as a source address: the IPv4 ones have host scope, the IPv6 ones are deprecated from the start (RFC 6724 §5,
-//! rule 3).
+//! nothing of a killed agent stays once the lifetimes have ended, where a link would stay. The kernel selects none of
+//! these addresses as a source address: the IPv4 ones have host scope, the IPv6 ones are deprecated from the start (RFC
+//! 6724 §5, rule 3).
 //!
-//! An address without a lifetime, or on another link, belongs to another program (NodeLocal DNSCache, kube-proxy in IPVS
-//! mode) and is left alone.
+//! An address without a lifetime, or on another link, belongs to another program (NodeLocal DNSCache, kube-proxy in
+//! IPVS mode) and is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -10,15 +10,17 @@
 //!       address removed, once the redirect rule was off long enough for queries in flight
 //! ```
 //!
-//! The redirect rule is installed in `Captured` only. A self-query that succeeded renews the address and nothing else does,
-//! so that the kernel removes it one lease after the last success; without the address the redirect rule matches nothing.
+//! The redirect rule is installed in `Captured` only. A self-query that succeeded renews the address and nothing else
+//! does, so that the kernel removes it one lease after the last success; without the address the redirect rule matches
+//! nothing.
 
 use std::time::{Duration, Instant};
 
 /// Lifetime of a captured address without renewal.
 pub(crate) const LEASE: Duration = Duration::from_secs(5);
 /// Lifetime of a captured address at which no Service answers. To withdraw it early helps no pod, while running caches
-/// answer at it without an agent as well: so it outlasts the back-off of a kubelet before it restarts an agent (10, 20, 40 s).
+/// answer at it without an agent as well: so it outlasts the back-off of a kubelet before it restarts an agent (10, 20,
+/// 40 s).
 pub(crate) const LEASE_WITHOUT_SERVICE: Duration = Duration::from_secs(60);
 /// Time for queries in flight to be answered once the redirect rule is removed.
 pub(crate) const IN_FLIGHT: Duration = Duration::from_millis(500);
@@ -98,8 +100,9 @@ impl Lease {
         Self { phase, service, proven: false, lost: false, answering_since: None }
     }
 
-    /// Returns the lease of an address that an earlier agent remaining on the node with this lifetime, and with or without a
-    /// redirect rule. A self-query renewed it less than a lifetime ago, so the lease continues where that agent stopped.
+    /// Returns the lease of an address that an earlier agent remaining on the node with this lifetime, and with or
+    /// without a redirect rule. A self-query renewed it less than a lifetime ago, so the lease continues where that
+    /// agent stopped.
     #[must_use]
     pub(crate) fn adopted(now: Instant, service: bool, remaining: Duration, redirected: bool) -> Self {
         let until = now + remaining.min(lifetime(service));
@@ -209,8 +212,8 @@ impl Lease {
             return self.leave(now, inputs, until);
         }
         if now >= until || inputs.remaining.is_none() {
-            // The kernel removed the address: the agent stalled, or another program removed it. The redirect rule goes and
-            // the sequence starts again.
+            // The kernel removed the address: the agent stalled, or another program removed it. The redirect rule goes
+            // and the sequence starts again.
             return self.withdraw(now);
         }
         match inputs.answered {

@@ -349,7 +349,14 @@ proptest! {
         for event in events {
             apply_event(&mut node, event);
         }
-        node.inputs = LeaseInputs { desired: true, listening: true, cache_connected: true, served: true, names_resolved: true, ..LeaseInputs::default() };
+        node.inputs = LeaseInputs {
+            desired: true,
+            listening: true,
+            cache_connected: true,
+            served: true,
+            names_resolved: true,
+            ..LeaseInputs::default()
+        };
         node.run(60, ms(200), true);
         prop_assert!(node.redirected && node.on_node(), "good conditions end in a capture");
         node.inputs.desired = false;

@@ -9,10 +9,10 @@
 //!                    └──► status, metrics
 //! ```
 //!
-//! Capture is a lease and not a state. A captured address is on the node with a lifetime of five seconds (a minute for an
-//! address that no Service answers at) and is renewed each second, but only while the caches of this pod answer at it. If
-//! the agent and the caches die, the kernel removes the address and queries reach the Service again; packet rules that are
-//! left behind match nothing any more.
+//! Capture is a lease and not a state. A captured address is on the node with a lifetime of five seconds (a minute for
+//! an address that no Service answers at) and is renewed each second, but only while the caches of this pod answer at
+//! it. If the agent and the caches die, the kernel removes the address and queries reach the Service again; packet
+//! rules that are left behind match nothing any more.
 //!
 //! * [`reconciler`]: one pass over all addresses; [`lease`] decides, and the files below carry out.
 //! * `interface`, `rules` and `nft`, `sockets`: what the agent changes on the node.

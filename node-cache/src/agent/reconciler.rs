@@ -1,5 +1,5 @@
-//! Reconciler of a node: compares the desired addresses with the observed ones and acts on the difference, pass by pass.
-//! The decisions are in [`lease`](super::lease); this file carries them out.
+//! Reconciler of a node: compares the desired addresses with the observed ones and acts on the difference, pass by
+//! pass. The decisions are in [`lease`](super::lease); this file carries them out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,9 +28,9 @@ use crate::revision::ActiveRevision;
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of passes while an address is about to be captured or withdrawn.
 const TRANSIT_INTERVAL: Duration = Duration::from_millis(100);
-/// Time for which the rules for responses stay after an address was removed. A cache may still send a late response, over
-/// IPv6 even from an address that is no longer on the node; conntrack would create a connection for it, assign further
-/// queries of that client to this connection, and they would be lost.
+/// Time for which the rules for responses stay after an address was removed. A cache may still send a late response,
+/// over IPv6 even from an address that is no longer on the node; conntrack would create a connection for it, assign
+/// further queries of that client to this connection, and they would be lost.
 const LATE_RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Interval of self-queries over TCP.
 const TCP_SELF_QUERY_INTERVAL: Duration = Duration::from_secs(5);
@@ -123,8 +123,8 @@ impl Reconciler {
         }
     }
 
-    /// Adopts the addresses that an earlier agent left on the node, as far as its table names them. The redirect rule of an
-    /// address stays as it is, so that no query is lost between the two agents.
+    /// Adopts the addresses that an earlier agent left on the node, as far as its table names them. The redirect rule
+    /// of an address stays as it is, so that no query is lost between the two agents.
     pub(crate) async fn adopt_addresses(&mut self, installed: &Rules) {
         match self.interface.presence_of(&installed.served).await {
             Ok(present) => self.present = present,
@@ -233,8 +233,8 @@ impl Reconciler {
         }
     }
 
-    /// Makes the self-queries that are due, all at the same time. Returns which addresses were queried, and whether with
-    /// success.
+    /// Makes the self-queries that are due, all at the same time. Returns which addresses were queried, and whether
+    /// with success.
     async fn run_self_queries(&mut self) -> BTreeMap<IpAddr, bool> {
         let now = Instant::now();
         let due: Vec<(IpAddr, bool)> = self

@@ -1,16 +1,16 @@
 //! Packet rules of the agent: one nftables table for each tier, as text.
 //!
-//! All rules act before connection tracking. A packet that is not tracked is not rewritten (DNAT) either, so these rules
-//! alone decide between this node's caches and the Service: kube-proxy's tables are never touched.
+//! All rules act before connection tracking. A packet that is not tracked is not rewritten (DNAT) either, so these
+//! rules alone decide between this node's caches and the Service: kube-proxy's tables are never touched.
 //!
-//! * Responses that leave a captured address are not tracked. These rules come first and go last: a tracked response would
-//!   create a connection to which conntrack would assign later queries.
+//! * Responses that leave a captured address are not tracked. These rules come first and go last: a tracked response
+//!   would create a connection to which conntrack would assign later queries.
 //! * Queries that carry [`MARK`] are self-queries of the agent and always reach the caches.
-//! * Queries to an address in the sets `switched4` and `switched6` reach the caches: the redirect rule. One stands in the
-//!   prerouting hook (pods), one in the output hook (processes of the node).
+//! * Queries to an address in the sets `switched4` and `switched6` reach the caches: the redirect rule. One stands in
+//!   the prerouting hook (pods), one in the output hook (processes of the node).
 //!
-//! Rules for queries match only while their address is on the node (`fib daddr type local`), so that the rules of an agent
-//! that was killed do nothing once the addresses' lifetimes have ended.
+//! Rules for queries match only while their address is on the node (`fib daddr type local`), so that the rules of an
+//! agent that was killed do nothing once the addresses' lifetimes have ended.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -20,8 +20,8 @@ use std::net::IpAddr;
 /// uses this one.
 pub(crate) const MARK: u32 = 0x35;
 
-/// Version of the rules, written into the table's comment. Raise it with each change of a rule: a table of another version
-/// that an earlier agent left is replaced, not adopted.
+/// Version of the rules, written into the table's comment. Raise it with each change of a rule: a table of another
+/// version that an earlier agent left is replaced, not adopted.
 const LAYOUT: u32 = 1;
 /// Number of rules in the table.
 const RULE_COUNT: usize = 8;
@@ -51,8 +51,8 @@ pub(crate) fn removal_script(tier: &str) -> String {
 }
 
 impl Rules {
-    /// Returns a script that replaces the existing table by this one in one transaction: each packet sees the old table or
-    /// the new one.
+    /// Returns a script that replaces the existing table by this one in one transaction: each packet sees the old table
+    /// or the new one.
     #[must_use]
     pub(crate) fn script(&self) -> String {
         let mut text = removal_script(&self.tier);
@@ -85,8 +85,8 @@ impl Rules {
         text
     }
 
-    /// Returns a script that turns the table with `previous` in its sets into this one. Rules and chains stay, so that no
-    /// packet meets a chain that is being removed.
+    /// Returns a script that turns the table with `previous` in its sets into this one. Rules and chains stay, so that
+    /// no packet meets a chain that is being removed.
     #[must_use]
     pub(crate) fn update_script(&self, previous: &Self) -> String {
         let table = table(&self.tier);
@@ -105,8 +105,8 @@ impl Rules {
         text
     }
 
-    /// Returns whether a listing of `nft` shows this table whole: version, both hooks, number of rules, every address. The
-    /// text of rules is not compared: `nft` may print them in a form of its own.
+    /// Returns whether a listing of `nft` shows this table whole: version, both hooks, number of rules, every address.
+    /// The text of rules is not compared: `nft` may print them in a form of its own.
     #[must_use]
     pub(crate) fn are_listed_in(&self, listing: &str) -> bool {
         let layout = format!(", layout {LAYOUT}\"");

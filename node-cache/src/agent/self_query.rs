@@ -1,7 +1,8 @@
 //! Self-query: the agent asks the caches of its own pod for `id.server` through a captured address.
 //!
-//! Self-queries carry the packet mark whose redirect rule is always installed, so they reach the caches while the queries of
-//! pods still go to the Service. Only a response with this pod's UID counts: without the rule the cluster DNS would respond.
+//! Self-queries carry the packet mark whose redirect rule is always installed, so they reach the caches while the
+//! queries of pods still go to the Service. Only a response with this pod's UID counts: without the rule the cluster
+//! DNS would respond.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Sockets for port 53 of the captured addresses.
 //!
-//! Each is bound to one address, never to the wildcard: responses leave from the address that was queried, and every other
-//! service on port 53 of the node keeps its own socket. They can be bound before the address is on the node (`IP_FREEBIND`).
+//! Each is bound to one address, never to the wildcard: responses leave from the address that was queried, and every
+//! other service on port 53 of the node keeps its own socket. They can be bound before the address is on the node
+//! (`IP_FREEBIND`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -52,8 +53,8 @@ pub(crate) struct SocketChanges {
 }
 
 impl Sockets {
-    /// Adopts sockets that a cache offers: an earlier agent bound them. Only the first for an address and protocol is kept.
-    /// Caches are less trusted than the agent, so each socket is checked.
+    /// Adopts sockets that a cache offers: an earlier agent bound them. Only the first for an address and protocol is
+    /// kept. Caches are less trusted than the agent, so each socket is checked.
     pub(crate) fn adopt(&mut self, offered: Vec<HeldSocket>) {
         for socket in offered {
             match is_bound_by_agent(&socket) {
@@ -69,8 +70,8 @@ impl Sockets {
         }
     }
 
-    /// Binds the sockets of the desired addresses and closes all others. An address of which one socket cannot be bound has
-    /// none.
+    /// Binds the sockets of the desired addresses and closes all others. An address of which one socket cannot be bound
+    /// has none.
     pub(crate) fn apply(&mut self, desired: &BTreeSet<IpAddr>) -> SocketChanges {
         let before: Vec<(IpAddr, Protocol)> = self.names().collect();
         let mut errors = BTreeMap::new();
@@ -140,8 +141,8 @@ fn bind(address: IpAddr, protocol: Protocol) -> io::Result<HeldSocket> {
     Ok(HeldSocket { address, protocol, fd: Arc::new(OwnedFd::from(socket)) })
 }
 
-/// Returns whether [`bind`] made a socket: a cache cannot bind port 53, and neither the name of a socket nor the lock on its
-/// filters can be changed afterwards.
+/// Returns whether [`bind`] made a socket: a cache cannot bind port 53, and neither the name of a socket nor the lock
+/// on its filters can be changed afterwards.
 fn is_bound_by_agent(held: &HeldSocket) -> io::Result<bool> {
     let socket = socket2::SockRef::from(held);
     let is_listener = socket.is_listener()?;

@@ -1,7 +1,7 @@
 //! Startup names: names that the caches must have resolved before an address is captured for the first time.
 //!
-//! One is a name of the cluster, one is outside. They show that both kinds of upstream can be reached from this pod. Later
-//! it does not matter to the agent whether upstreams respond.
+//! One is a name of the cluster, one is outside. They show that both kinds of upstream can be reached from this pod.
+//! Later it does not matter to the agent whether upstreams respond.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! `ask`: resolves a name as a pod does, through `/etc/resolv.conf`, and tells which server responded. `helm test` runs it.
+//! `ask`: resolves a name as a pod does, through `/etc/resolv.conf`, and tells which server responded. `helm test` runs
+//! it.
 
 use std::fmt;
 use std::io::Write;
@@ -72,7 +73,7 @@ pub enum AskError {
         server: SocketAddr,
         /// The name as it was given.
         name: String,
-        /// Its response code.
+        /// Response code.
         rcode: u16,
     },
 }

@@ -42,8 +42,8 @@ pub(super) enum Inspect {
 }
 
 impl Inspect {
-    /// Sends the command to each of these processes and prints each answer under the process's name. Fails with the first
-    /// process that does not answer, after all were asked.
+    /// Sends the command to each of these processes and prints each answer under the process's name. Fails with the
+    /// first process that does not answer, after all were asked.
     pub(super) async fn run(&self, run_dir: &Path, names: &[String]) -> Result<(), ProgramError> {
         let command = Command::from_line(&self.line())?;
         let mut first_error = None;

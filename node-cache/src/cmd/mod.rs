@@ -94,14 +94,14 @@ pub enum ProgramError {
 
 /// Workers whose memory is part of the 16 MiB that a process may take beside its cache.
 const WORKERS_BESIDE_CACHE: usize = 16;
-/// Memory of a worker in bytes: batches of datagrams for both address families, its runtime and the used part of its stack.
-/// 64 workers that were queried over IPv4 were measured at 187,000 each; the batches for IPv6 take 102,000 more.
+/// Memory of a worker in bytes: batches of datagrams for both address families, its runtime and the used part of its
+/// stack. 64 workers that were queried over IPv4 were measured at 187,000 each; the batches for IPv6 take 102,000 more.
 const WORKER_BYTES: u64 = 320 << 10;
 /// Size of the smallest cache, in bytes.
 const MIN_CACHE_BYTES: u64 = 1 << 20;
 
-/// Returns the bytes that the cache may use, so that a process takes no more than `cache_size` and 16 MiB with this many
-/// workers.
+/// Returns the bytes that the cache may use, so that a process takes no more than `cache_size` and 16 MiB with this
+/// many workers.
 fn usable_cache_bytes(cache_size: u64, workers: usize) -> Result<u64, ProgramError> {
     let beyond = workers.saturating_sub(WORKERS_BESIDE_CACHE) as u64;
     let usable = cache_size.checked_sub(beyond * WORKER_BYTES).filter(|usable| *usable >= MIN_CACHE_BYTES);

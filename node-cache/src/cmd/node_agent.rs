@@ -45,7 +45,8 @@ const NAME: &str = "agent";
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 /// Time that a restarted agent waits for the sockets that the caches hold. Captured addresses last five seconds.
 const ADOPTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time that the withdrawal of all addresses may take. The kubelet waits longer, and what is left ends with its lifetime.
+/// Time that the withdrawal of all addresses may take. The kubelet waits longer, and what is left ends with its
+/// lifetime.
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that caches, which are stopped as well, have for the queries in flight.
 const LAST_RESPONSES_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -93,8 +94,8 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// [`ProgramError`] when something that the agent needs is missing at the start (nothing was changed then), or when a
-    /// probe fails.
+    /// [`ProgramError`] when something that the agent needs is missing at the start (nothing was changed then), or when
+    /// a probe fails.
     pub fn run(self) -> Result<(), ProgramError> {
         match self.command {
             Command::Run(args) => {

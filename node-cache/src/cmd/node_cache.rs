@@ -1,5 +1,5 @@
-//! Program `node-cache`: a caching resolver of a node. Its sockets come from the agent; its misses go to the resolvers of
-//! its zone.
+//! Program `node-cache`: a caching resolver of a node. Its sockets come from the agent; its misses go to the resolvers
+//! of its zone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! `probe live` and `probe ready`: the kubelet's exec probes, sent to the control socket of a running process of this pod.
+//! `probe live` and `probe ready`: the kubelet's exec probes, sent to the control socket of a running process of this
+//! pod.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub(super) enum ProbeKind {
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub(super) struct Probe {
-    /// What to ask
+    /// Probe to make
     #[arg(value_enum)]
     kind: ProbeKind,
     /// Directory of the control sockets

@@ -53,8 +53,8 @@ pub(super) enum Stage {
     Draining,
 }
 
-/// Readiness of a zone resolver: a first name was resolved, `id.server` is answered at each address, and no shutdown was
-/// requested.
+/// Readiness of a zone resolver: a first name was resolved, `id.server` is answered at each address, and no shutdown
+/// was requested.
 #[derive(Debug)]
 pub(super) struct ZoneReadiness {
     pub(super) resolver: Arc<Resolver>,

@@ -51,8 +51,9 @@ impl Shutdown {
     }
 }
 
-/// Waits until no query reaches a cache any more: the agent has disconnected, which it does last, after it has withdrawn
-/// the addresses, and no further query comes. An agent that was killed withdraws nothing; then the lease ends.
+/// Waits until no query reaches a cache any more: the agent has disconnected, which it does last, after it has
+/// withdrawn the addresses, and no further query comes. An agent that was killed withdraws nothing; then the lease
+/// ends.
 pub(super) async fn wait_until_withdrawn(resolver: &Arc<Resolver>, agent_connected: &mut watch::Receiver<bool>) {
     if timeout(AGENT_TIMEOUT, agent_connected.wait_for(|connected| !connected)).await.is_err() {
         return;

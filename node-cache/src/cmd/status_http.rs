@@ -1,4 +1,5 @@
-//! HTTP server of all three programs: `/status` as JSON and `/metrics` as Prometheus text. Programs add their own routes.
+//! HTTP server of all three programs: `/status` as JSON and `/metrics` as Prometheus text. Programs add their own
+//! routes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

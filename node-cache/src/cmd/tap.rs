@@ -38,8 +38,8 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Copies the messages of the processes of these names to standard output, until the limits are reached or shutdown is
-    /// requested.
+    /// Copies the messages of the processes of these names to standard output, until the limits are reached or shutdown
+    /// is requested.
     pub(super) async fn run(&self, names: &[String]) -> Result<(), ProgramError> {
         if io::stdout().is_terminal() {
             let binary =

@@ -166,8 +166,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     Ok(())
 }
 
-/// Returns the number of workers where none is given: one for each processor that the process may use, by its affinity and
-/// its cgroup's quota.
+/// Returns the number of workers where none is given: one for each processor that the process may use, by its affinity
+/// and its cgroup's quota.
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |number| number.get().min(MAX_DEFAULT_WORKERS))
 }

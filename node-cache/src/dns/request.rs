@@ -16,7 +16,7 @@ pub enum Rejection {
     Respond {
         /// The response in wire format.
         message: Vec<u8>,
-        /// Its rcode.
+        /// Rcode of the message.
         rcode: u16,
     },
 }

@@ -85,8 +85,8 @@ fn read_opt(packet: &[u8], record: &Record) -> Result<Edns, Malformed> {
 }
 
 /// Removes OPT from a response in which records follow it. Those records move, so their owner names are decompressed.
-/// From the first record on whose data may hold names, the rest is dropped: it is additional data, on which no client may
-/// rely.
+/// From the first record on whose data may hold names, the rest is dropped: it is additional data, on which no client
+/// may rely.
 pub(super) fn strip_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<StrippedMessage, Malformed> {
     let mut header = Header { id: 0, flags: flag::cacheable(header.flags), ..*header };
     let mut is_compressible = false;

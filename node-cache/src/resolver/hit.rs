@@ -29,8 +29,8 @@ use crate::snapshot::{Scope, Snapshot};
 /// Length of a query buffer, in bytes. A longer query is cut off and so malformed; a name, a type and some options
 /// fit.
 pub const QUERY_BUF_LEN: usize = 1232;
-/// Length of a response buffer, in bytes. Responses have [`ADVERTISED_UDP_SIZE`] bytes at most. The buffer is longer, so that
-/// any number of `TTL_OFFSET_BITS` bits, taken for the offset of a TTL, lies inside it.
+/// Length of a response buffer, in bytes. Responses have [`ADVERTISED_UDP_SIZE`] bytes at most. The buffer is longer,
+/// so that any number of `TTL_OFFSET_BITS` bits, taken for the offset of a TTL, lies inside it.
 pub const RESPONSE_BUF_LEN: usize = (1 << TTL_OFFSET_BITS) + 16;
 /// Bits of the offset of a TTL in a response.
 const TTL_OFFSET_BITS: u32 = 11;

@@ -248,8 +248,8 @@ impl Resolver {
         }
     }
 
-    /// Returns the cached failure (RFC 9520) of a key: the upstream's response, or `CachedFailure { response: None }` when no upstream
-    /// responded. The recovery of an upstream ends all failures from before it.
+    /// Returns the cached failure (RFC 9520) of a key: the upstream's response, or `CachedFailure { response: None }`
+    /// when no upstream responded. The recovery of an upstream ends all failures from before it.
     pub(super) fn failure_of(&self, scope: &Scope, key: &Key, now: Instant) -> Option<CachedFailure> {
         let failure = self.cache.failure(key, now.into_std())?;
         let Some(recovered_at) = scope.pool.recovered_at() else { return Some(failure) };

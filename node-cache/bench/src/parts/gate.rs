@@ -6,8 +6,8 @@ use std::net::UdpSocket;
 use std::process::{Command, exit};
 use std::sync::mpsc;
 
-use node_cache::metrics::{Metrics, ScopeCounters, Tally};
 use node_cache::dns::codes::rcode;
+use node_cache::metrics::{Metrics, ScopeCounters, Tally};
 
 use crate::load::hit_client::HitClient;
 use crate::servers::miss_resolver::{self, MissTarget};

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use node_cache::identity::Identity;
 use node_cache::dns::codes::rtype;
+use node_cache::identity::Identity;
 use node_cache::resolver::Resolver;
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;

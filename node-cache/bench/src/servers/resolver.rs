@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use node_cache::cache::Key;
-use node_cache::dns::cookie_secret::CookieSecrets;
-use node_cache::handover::{HeldSocket, Protocol};
-use node_cache::identity::Identity;
 use node_cache::dns::Response;
 use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::cookie_secret::CookieSecrets;
 use node_cache::dns::question::Question;
+use node_cache::handover::{HeldSocket, Protocol};
+use node_cache::identity::Identity;
 use node_cache::resolver::Resolver;
 use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;

@@ -52,8 +52,8 @@ pub(super) fn deployment(tier: &ValidatedTier, zone: &Zone, settings: &Settings)
 /// Returns the strategy of a rollout.
 ///
 /// With more nodes than resolvers, a new pod starts first, so that the zone keeps its number of resolvers. Without a
-/// spare node, a surplus pod would share a node with the pod that it replaces, and may not even fit, so the old pod ends
-/// first.
+/// spare node, a surplus pod would share a node with the pod that it replaces, and may not even fit, so the old pod
+/// ends first.
 fn rollout_strategy(nodes: usize, replicas: i32) -> DeploymentStrategy {
     let lacks_spare_node = usize::try_from(replicas).is_ok_and(|replicas| nodes <= replicas);
     let (max_surge, max_unavailable) = if lacks_spare_node { (0, 1) } else { (1, 0) };

@@ -112,7 +112,7 @@ fn name_end(message: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use node_cache::dns::question::Question;
-    use node_cache::dns::{ResponseTtl, Name, Response};
+    use node_cache::dns::{Name, Response, ResponseTtl};
 
     use super::{Answer, write};
 

@@ -122,10 +122,10 @@ pub struct Upstream {
     pub protocol: Protocol,
 }
 
-/// Transport of queries to an upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Transport protocol of a socket, or of queries to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
-    /// UDP, and TCP after a truncated response.
+    /// UDP; a query to an upstream is repeated over TCP after a truncated response.
     #[default]
     #[serde(rename = "UDP")]
     Udp,

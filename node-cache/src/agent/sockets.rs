@@ -61,7 +61,7 @@ impl Sockets {
                 Ok(true) if self.find(socket.address, socket.protocol).is_none() => self.held.push(socket),
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!(address = %socket.address, "a socket that a cache offered is not one of the agent's");
+                    tracing::warn!(address = %socket.address, "a socket that a cache offered is not the agent's");
                 }
                 Err(error) => {
                     tracing::warn!(address = %socket.address, %error, "a socket that a cache offered cannot be used");

@@ -44,6 +44,20 @@ pub struct Policy {
     pub serve_stale: u32,
 }
 
+impl From<&node_cache_config::Cache> for Policy {
+    fn from(cache: &node_cache_config::Cache) -> Self {
+        let node_cache_config::Cache { max_ttl, negative_max_ttl, serve_stale } = *cache;
+        Self { max_ttl, negative_max_ttl, serve_stale }
+    }
+}
+
+impl Default for Policy {
+    /// Returns the policy of a `DnsTier` that names none.
+    fn default() -> Self {
+        Self::from(&node_cache_config::Cache::default())
+    }
+}
+
 impl Policy {
     /// Returns the TTL after which a response expires and the cap of the TTLs that it shows, both in seconds.
     #[must_use]

@@ -4,18 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-/// Transport protocol of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Protocol {
-    /// Datagram socket.
-    #[serde(rename = "UDP")]
-    Udp,
-    /// Listening stream socket.
-    #[serde(rename = "TCP")]
-    Tcp,
-}
+pub use node_cache_config::Protocol;
 
 /// Bound, non-blocking socket for port 53 of one address. Clones share one open socket, as do all instances.
 #[derive(Clone, Debug)]

@@ -140,7 +140,7 @@ impl Snapshot {
         Self {
             routes,
             empty_zones,
-            policy: policy(&config.node_cache.cache),
+            policy: Policy::from(&config.node_cache.cache),
             acl: Acl::new(&config.node_cache.allow_from),
             upstream_problem: None,
             context: registry.context().clone(),
@@ -180,7 +180,7 @@ impl Snapshot {
         Self {
             routes,
             empty_zones,
-            policy: policy(&config.resolver.cache),
+            policy: Policy::from(&config.resolver.cache),
             acl: Acl::new(&config.resolver.allow_from),
             upstream_problem,
             context: registry.context().clone(),
@@ -228,8 +228,4 @@ fn add_route(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) 
     if let Err(error) = routes.add(suffix, scope.clone()) {
         tracing::warn!(scope = scope.name, %error, "route ignored");
     }
-}
-
-const fn policy(cache: &node_cache_config::Cache) -> Policy {
-    Policy { max_ttl: cache.max_ttl, negative_max_ttl: cache.negative_max_ttl, serve_stale: cache.serve_stale }
 }

@@ -46,3 +46,7 @@ pub mod agent;
 pub mod handover;
 
 pub mod process;
+
+#[cfg(test)]
+#[path = "../tests/require/mod.rs"]
+mod require;

@@ -6,3 +6,4 @@ pub mod flood;
 pub mod lab;
 mod names;
 pub mod patience;
+pub mod require;

@@ -2,24 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::LazyLock;
 
-use dnstier_tests::lab::{Programs, Progress};
+use dnstier_tests::require;
 use serde_json::Value;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-static HELM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let programs = Programs::locate().unwrap();
-    programs.build(&Progress::to_stdout()).unwrap();
-    programs.path("helm")
-});
-
 /// Runs helm; its output, or what it complains of.
 fn helm(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(&*HELM).args(arguments).current_dir(REPOSITORY).output().unwrap();
+    let output = Command::new(require::helm().unwrap()).args(arguments).current_dir(REPOSITORY).output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
@@ -43,17 +36,20 @@ fn unversioned(rendered: &str) -> String {
 
 #[test]
 fn helm_finds_nothing_to_complain_of() {
+    require!(require::helm());
     helm(&["lint", "--strict", "charts/dnstier"]).unwrap();
 }
 
 #[test]
 fn the_default_values_render_this() {
+    require!(require::helm());
     let rendered = template(&["--set", "crds.install=false"]).unwrap();
     insta::assert_snapshot!(unversioned(&rendered));
 }
 
 #[test]
 fn a_demanding_cluster_gets_what_it_asks_for() {
+    require!(require::helm());
     let values = Path::new(REPOSITORY).join("charts/dnstier/ci/demanding-values.yaml");
     let rendered = template(&["--values", values.to_str().unwrap(), "--show-only", "templates/deployment.yaml"]);
     insta::assert_snapshot!(unversioned(&rendered.unwrap()));
@@ -67,6 +63,7 @@ fn a_demanding_cluster_gets_what_it_asks_for() {
 
 #[test]
 fn a_misspelt_value_is_refused_with_its_name() {
+    require!(require::helm());
     let complaint = template(&["--set", "operator.loglevel=debug"]).unwrap_err();
     assert!(complaint.contains("loglevel"), "{complaint}");
     for wrong in ["operator.logLevel=loud", "operator.pollInterval=5", "image.pullPolicy=Sometimes", "crds.keep=maybe"]
@@ -77,12 +74,14 @@ fn a_misspelt_value_is_refused_with_its_name() {
 
 #[test]
 fn an_older_kubernetes_is_refused() {
+    require!(require::helm());
     let complaint = template(&["--kube-version", "1.32.0"]).unwrap_err();
     assert!(complaint.contains(">=1.33.0-0"), "{complaint}");
 }
 
 #[test]
 fn the_crd_is_the_generated_one_and_is_kept() {
+    require!(require::helm());
     let crd = |arguments: &[&str]| {
         let all = objects(&template(arguments).unwrap());
         all.into_iter().find(|object| object["kind"] == "CustomResourceDefinition").unwrap()
@@ -107,6 +106,7 @@ fn in_floats(value: &Value) -> Value {
 
 #[test]
 fn no_permission_is_a_wildcard() {
+    require!(require::helm());
     let roles = objects(&template(&[]).unwrap()).into_iter().filter(|object| object["rules"].is_array());
     let rules: Vec<_> = roles.flat_map(|role| role["rules"].as_array().unwrap().clone()).collect();
     assert!(rules.len() > 10);

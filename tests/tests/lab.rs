@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use dnstier_tests::lab::{self, KubeProxyMode, Lab, Layout, NODES, Options, STATE_ROOT};
+use dnstier_tests::require;
 
 /// One test at a time: each needs the whole machine.
 fn turn() -> MutexGuard<'static, ()> {
@@ -39,6 +40,7 @@ fn lab_program(arguments: &[&str]) -> Output {
 
 #[test]
 fn a_start_killed_at_any_moment_leaves_nothing() {
+    require!(require::lab());
     let _turn = turn();
     let _gone = Gone("killed");
     // What the first start on a machine installs stays there.
@@ -63,6 +65,7 @@ fn a_start_killed_at_any_moment_leaves_nothing() {
 
 #[test]
 fn labs_live_side_by_side_and_one_goes_without_the_other() {
+    require!(require::lab());
     let _turn = turn();
     let (_one_gone, _other_gone) = (Gone("one"), Gone("other"));
     let (links, common) = (links(), common_places());
@@ -82,6 +85,7 @@ fn labs_live_side_by_side_and_one_goes_without_the_other() {
 
 #[test]
 fn a_lab_that_runs_is_kept_and_serves_its_commands() {
+    require!(require::lab());
     let _turn = turn();
     let _gone = Gone("kept");
     let lab = Lab::up(&bare("kept")).unwrap();

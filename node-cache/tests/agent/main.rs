@@ -7,6 +7,8 @@ mod dns;
 mod flood;
 mod network;
 mod process;
+#[path = "../require/mod.rs"]
+mod require;
 mod servers;
 
 use std::net::SocketAddr;
@@ -18,6 +20,7 @@ use dns::{FROM_CACHE, FROM_CLUSTER_DNS};
 use flood::{Flood, ask, ask_tcp};
 use node_cache_config::status::CaptureState;
 use process::{METRICS_PORT, Node, config, within, write_revision};
+use require::{network_namespaces, require};
 use rustix::process::Signal;
 
 const SERVICE4: &str = "10.96.0.10";
@@ -37,6 +40,7 @@ fn capture(node: &Node, addresses: &[&str]) {
 
 #[test]
 fn a_captured_address_is_answered_on_the_node_over_every_transport_and_family() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&ALL);
     within(SOON, "the agent tells its status", || node.status().is_some());
     assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
@@ -60,6 +64,7 @@ fn a_captured_address_is_answered_on_the_node_over_every_transport_and_family() 
 
 #[test]
 fn when_everything_is_killed_the_service_answers_again_after_the_lease() {
+    require!(network_namespaces());
     let mut node = Node::start(&ALL);
     capture(&node, &[SERVICE4, SERVICE6]);
     node.agent.kill();
@@ -76,6 +81,7 @@ fn when_everything_is_killed_the_service_answers_again_after_the_lease() {
 
 #[test]
 fn capture_and_withdrawal_lose_no_query_and_leave_nothing() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&ALL);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     sleep(Duration::from_millis(300));
@@ -99,6 +105,7 @@ fn capture_and_withdrawal_lose_no_query_and_leave_nothing() {
 
 #[test]
 fn an_agent_that_is_killed_and_started_anew_loses_no_query() {
+    require!(network_namespaces());
     let mut node = Node::start(&ALL);
     capture(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6, LINK_LOCAL]);
@@ -116,6 +123,7 @@ fn an_agent_that_is_killed_and_started_anew_loses_no_query() {
 
 #[test]
 fn a_cache_that_hangs_or_dies_is_made_up_for_by_the_other() {
+    require!(network_namespaces());
     let mut node = Node::start(&ALL);
     capture(&node, &[SERVICE4, SERVICE6]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
@@ -131,6 +139,7 @@ fn a_cache_that_hangs_or_dies_is_made_up_for_by_the_other() {
 
 #[test]
 fn a_real_cache_that_is_stopped_or_killed_takes_nothing_with_it() {
+    require!(network_namespaces());
     let node = Node::without_caches(&[(SERVICE4, true)]);
     let [stopped, mut killed] = node.start_cache_processes();
     capture(&node, &[SERVICE4]);
@@ -163,6 +172,7 @@ fn a_real_cache_that_is_stopped_or_killed_takes_nothing_with_it() {
 
 #[test]
 fn a_pod_that_is_told_to_stop_and_replaced_loses_no_query() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true), (SERVICE6, true)]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     for _ in 0..2 {
@@ -186,6 +196,7 @@ fn a_pod_that_is_told_to_stop_and_replaced_loses_no_query() {
 
 #[test]
 fn while_all_caches_hang_the_service_answers() {
+    require!(network_namespaces());
     let node = Node::start(&ALL);
     capture(&node, &[SERVICE4]);
     for cache in &node.caches {
@@ -204,6 +215,7 @@ fn while_all_caches_hang_the_service_answers() {
 
 #[test]
 fn when_the_last_cache_is_gone_the_service_answers_at_once() {
+    require!(network_namespaces());
     let mut node = Node::start(&ALL);
     capture(&node, &[SERVICE4]);
     node.caches.clear();
@@ -213,6 +225,7 @@ fn when_the_last_cache_is_gone_the_service_answers_at_once() {
 
 #[test]
 fn an_address_of_somebody_else_is_left_alone() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true), (SERVICE6, true)]);
     node.network.node.ip("addr add 10.96.0.10/32 dev to2");
     node.network.node.ip("addr add fd96::a/128 dev lo nodad");
@@ -230,6 +243,7 @@ fn an_address_of_somebody_else_is_left_alone() {
 
 #[test]
 fn an_address_that_somebody_brings_later_is_given_up() {
+    require!(network_namespaces());
     let node = Node::start(&[(SERVICE4, true), (SERVICE6, true)]);
     capture(&node, &[SERVICE4, SERVICE6]);
     node.network.node.ip("addr add 10.96.0.10/32 dev to2");
@@ -242,6 +256,7 @@ fn an_address_that_somebody_brings_later_is_given_up() {
 
 #[test]
 fn addresses_follow_the_configuration_without_losing_a_query() {
+    require!(network_namespaces());
     let node = Node::start(&[(SERVICE4, true)]);
     capture(&node, &[SERVICE4]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
@@ -262,6 +277,7 @@ fn addresses_follow_the_configuration_without_losing_a_query() {
 
 #[test]
 fn rules_that_somebody_removed_are_put_back() {
+    require!(network_namespaces());
     let node = Node::start(&ALL);
     capture(&node, &[SERVICE4]);
     node.network.nft("delete table inet dnstier_test");
@@ -275,6 +291,7 @@ fn rules_that_somebody_removed_are_put_back() {
 
 #[test]
 fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
+    require!(network_namespaces());
     let mut node = Node::start(&ALL);
     capture(&node, &[SERVICE4]);
     node.agent.kill();
@@ -288,6 +305,7 @@ fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
 
 #[test]
 fn a_first_capture_waits_until_an_outside_name_was_resolved() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true)]);
     node.start_caches();
     let dead = |yes| {
@@ -310,6 +328,7 @@ fn a_first_capture_waits_until_an_outside_name_was_resolved() {
 
 #[test]
 fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
+    require!(network_namespaces());
     let node = Node::start(&ALL);
     capture(&node, &[SERVICE4]);
     for address in ["10.9.1.1", "fd09:1::1"] {
@@ -339,6 +358,7 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
 
 #[test]
 fn a_packet_filter_that_hangs_holds_up_no_renewal() {
+    require!(network_namespaces());
     let node = Node::start(&ALL);
     capture(&node, &[SERVICE4, SERVICE6]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);

@@ -22,6 +22,8 @@ mod ports;
 mod processes;
 mod recovery;
 mod reload;
+#[path = "../require/mod.rs"]
+mod require;
 mod search_path;
 mod series;
 mod short_owners;

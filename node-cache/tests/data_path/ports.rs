@@ -9,6 +9,7 @@ use hickory_proto::rr::RecordType;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::require::{network_namespaces, require, root};
 use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, question, zone};
 use crate::zones::cluster_dns;
 
@@ -69,6 +70,7 @@ fn forge_unreachable(client: SocketAddr, server: SocketAddr) {
 
 #[tokio::test]
 async fn a_report_that_nobody_listens_cancels_no_question() {
+    require!(root("to open raw sockets"));
     let first = Mutex::new(None);
     let server = Arc::new(Mutex::new(None));
     let authority = Authority::start({
@@ -95,6 +97,7 @@ async fn a_report_that_nobody_listens_cancels_no_question() {
 
 #[tokio::test]
 async fn a_report_that_nobody_listens_costs_the_next_question_of_a_socket_nothing() {
+    require!(root("to open raw sockets"));
     let (tier, _cluster, resolver) =
         asking_a_resolver_of_its_zone(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
     let mut ports = HashSet::new();
@@ -118,6 +121,7 @@ struct Seen {
 
 #[test]
 fn nothing_can_be_guessed_of_a_hundred_thousand_questions_to_a_foreign_server() {
+    require!(network_namespaces());
     const QUESTIONS: usize = 100_000;
     const LOWEST: u16 = 1024;
     let apart = std::thread::spawn(|| {

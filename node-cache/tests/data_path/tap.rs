@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
+use crate::require::{program, require};
 use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, question, tcp_exchange};
 
 /// Long enough for a machine with other things to do.
@@ -133,6 +134,7 @@ fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
 
 #[tokio::test]
 async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_understands() {
+    require!(program("fstrm_dump"));
     let (authority, tier) = usual().await;
     let dir = tempfile::tempdir().unwrap();
     let serving = offer(&tier, dir.path());

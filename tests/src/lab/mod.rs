@@ -419,15 +419,25 @@ impl Lab {
     }
 }
 
-/// Sees to it that the machine has what a lab needs, and that all programs are compiled.
+/// Checks that a lab can be brought up on this machine. Installs and changes nothing.
+///
+/// # Errors
+/// With one sentence for each part that is missing, one a line.
+pub fn check_machine() -> Result<()> {
+    locate_programs().map(drop)
+}
+
+fn locate_programs() -> Result<Programs> {
+    // Without Go nothing can be located; its absence is reported with all others.
+    let programs = Programs::locate();
+    let compiles = programs.as_ref().map_or(true, |programs| !programs.missing().is_empty());
+    requirements::check(compiles, &programs::cache()?)?;
+    programs
+}
+
+/// Installs the packages and compiles the programs that a lab needs.
 fn prepare(layout: &Layout, progress: &Progress) -> Result<Programs> {
-    let programs = progress.step("machine: look for what a lab needs", || {
-        // Without Go nothing can be located; what is missing is said with everything else.
-        let programs = Programs::locate();
-        let compiles = programs.as_ref().map_or(true, |programs| !programs.missing().is_empty());
-        requirements::check(compiles, &programs::cache()?)?;
-        programs
-    })?;
+    let programs = progress.step("machine: look for what a lab needs", locate_programs)?;
     requirements::install_packages(progress)?;
     progress.step("machine: try the kernel's features", || requirements::check_kernel(layout))?;
     let programs = programs.for_lab(layout);

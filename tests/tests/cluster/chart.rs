@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use dnstier_tests::require;
+
 use crate::lab;
 use crate::tier::{CHART, NAMESPACE, kubectl, turn, whole};
 
@@ -10,6 +12,7 @@ const RELEASE: &str = "dnstier";
 
 #[test]
 fn what_the_chart_renders_is_accepted_strictly() {
+    require!(require::lab());
     let _turn = turn();
     let values = helm(&["get", "values", RELEASE, "-n", NAMESPACE, "-o", "yaml"]);
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -22,6 +25,7 @@ fn what_the_chart_renders_is_accepted_strictly() {
 
 #[test]
 fn the_charts_own_test_passes() {
+    require!(require::lab());
     let _turn = turn();
     let report = helm(&["test", RELEASE, "-n", NAMESPACE, "--timeout", "120s"]);
     assert!(report.contains("Succeeded"), "{report}");
@@ -29,6 +33,7 @@ fn the_charts_own_test_passes() {
 
 #[test]
 fn an_upgrade_brings_the_new_crd() {
+    require!(require::lab());
     let _turn = turn();
     let columns = || {
         kubectl(&[

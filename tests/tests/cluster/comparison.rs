@@ -1,6 +1,7 @@
 //! What a tier says beside what unbound and CoreDNS say to the same questions about the same zones.
 
 use dnstier_tests::compare::Report;
+use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{GENEROUS, LINK_LOCAL, eventually, kubectl_json, seen, turn};
@@ -54,6 +55,7 @@ const CLUSTER_NAMES: [&str; 12] = [
 
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
+    require!(require::lab());
     let _turn = turn();
     let report = compare(UNBOUND, &NAMES, QUESTIONS);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
@@ -62,6 +64,7 @@ fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
 
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
+    require!(require::lab());
     let _turn = turn();
     let report = compare(&coredns(), &NAMES, QUESTIONS);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
@@ -70,6 +73,7 @@ fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_sav
 
 #[test]
 fn questions_about_the_cluster_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
+    require!(require::lab());
     let _turn = turn();
     let coredns = coredns();
     // What the zone names as its servers has changed with the tier, and memory knows it for half a minute.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dnstier_tests::require;
 use node_cache_config::names::{REVISION_ANNOTATION, revision_key};
 
 use crate::tier::{
@@ -14,6 +15,7 @@ const IN_FORCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_route_is_in_force_on_every_node_within_five_seconds_and_restarts_nothing() {
+    require!(require::lab());
     let _turn = turn();
     let before = node_pods();
     let routes = kubectl_json(&["get", "dnstier", "default"])["spec"]["routes"].clone();
@@ -34,6 +36,7 @@ fn a_route_is_in_force_on_every_node_within_five_seconds_and_restarts_nothing() 
 
 #[test]
 fn a_cap_on_ttls_is_in_force_on_every_node_within_five_seconds_and_restarts_nothing() {
+    require!(require::lab());
     let _turn = turn();
     let before = node_pods();
     for node in NODES {
@@ -52,6 +55,7 @@ fn a_cap_on_ttls_is_in_force_on_every_node_within_five_seconds_and_restarts_noth
 
 #[test]
 fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
+    require!(require::lab());
     let _turn = turn();
     let in_force = node_status("node-a").expect("a status").revision.in_force;
     // The operator would never write such a revision, and would take it away again: it has to look away.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use dnstier_tests::require;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ fn good() -> String {
 
 #[test]
 fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
+    require!(require::lab());
     let table: Vec<Bad> = table("bad.yaml");
     assert!(table.len() >= 50);
     all_hold(&table, |case| {
@@ -67,6 +69,7 @@ fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
 
 #[test]
 fn what_is_good_is_accepted_and_filled_in() {
+    require!(require::lab());
     let table: Vec<Good> = table("good.yaml");
     assert!(table.len() >= 15);
     all_hold(&table, |case| {
@@ -83,6 +86,7 @@ fn what_is_good_is_accepted_and_filled_in() {
 
 #[test]
 fn kubectl_explains_every_field() {
+    require!(require::lab());
     let definition: Value = serde_saphyr::from_str(&read(DEFINITION)).expect("the definition is YAML");
     let root = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let mut objects = Vec::new();

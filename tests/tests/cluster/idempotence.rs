@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use dnstier_tests::require;
+
 use crate::tier::{
     GENEROUS, NAMESPACE, NODE_NAMESPACE, TIER, eventually, get, kubectl, kubectl_json, seen, turn, whole,
 };
 
 #[test]
 fn forced_reconciles_and_a_restart_of_the_operator_write_to_no_child() {
+    require!(require::lab());
     let _turn = turn();
     let before = children();
     assert!(before.len() > 15, "{before:?}");

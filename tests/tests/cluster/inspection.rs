@@ -1,9 +1,12 @@
 //! Whoever looks after a tier asks a cache or a resolver in its own container.
 
+use dnstier_tests::require;
+
 use crate::tier::{NAMESPACE, NODE_NAMESPACE, answer, kubectl, node_pod, pods, turn};
 
 #[test]
 fn caches_and_resolvers_explain_and_forget_answers_in_their_own_containers() {
+    require!(require::lab());
     let _turn = turn();
     let name = "inspected.wild.example";
     assert!(!answer("node-a", &[name]).answers.is_empty());

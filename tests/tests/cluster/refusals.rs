@@ -1,5 +1,7 @@
 //! What only the cluster can know to be wrong is a condition with a sentence, and what was captured stays captured.
 
+use dnstier_tests::require;
+
 use crate::lab;
 use crate::tier::{
     CLUSTER_DNS, GENEROUS, NODE_NAMESPACE, NODES, Restore, answer, captured, condition_of, degraded_by, eventually,
@@ -8,6 +10,7 @@ use crate::tier::{
 
 #[test]
 fn a_missing_cluster_dns_service_is_told_and_the_last_good_state_stays() {
+    require!(require::lab());
     let _turn = turn();
     patch_tier(r#"{"spec":{"clusterDns":{"name":"no-such-dns","namespace":"kube-system"}}}"#);
     degraded_by("the Service is named", &["kube-system/no-such-dns"]);
@@ -16,6 +19,7 @@ fn a_missing_cluster_dns_service_is_told_and_the_last_good_state_stays() {
 
 #[test]
 fn a_zone_without_a_node_is_told_and_the_others_stay() {
+    require!(require::lab());
     let _turn = turn();
     patch_tier(r#"{"spec":{"resolvers":{"zones":["zone-a","zone-b","zone-c","zone-z"]}}}"#);
     degraded_by("the zone is named", &["zone-z"]);
@@ -24,6 +28,7 @@ fn a_zone_without_a_node_is_told_and_the_others_stay() {
 
 #[test]
 fn of_two_tiers_that_want_one_address_the_younger_one_gives_way_and_says_so() {
+    require!(require::lab());
     let _turn = turn();
     let younger = "{apiVersion: dnstier.io/v1alpha1, kind: DnsTier, metadata: {name: younger}}";
     let _gone = Restore(|| drop(kubectl(&["delete", "dnstier", "younger", "--ignore-not-found"])));
@@ -39,6 +44,7 @@ fn of_two_tiers_that_want_one_address_the_younger_one_gives_way_and_says_so() {
 
 #[test]
 fn what_the_api_server_forbids_is_told_with_the_command_that_helps() {
+    require!(require::lab());
     let _turn = turn();
     let _role = Restore(|| lab().install().expect("the role is back"));
     kubectl(&["delete", "rolebinding", "-n", "kube-system", "-l", "app.kubernetes.io/part-of=dnstier"]);
@@ -49,6 +55,7 @@ fn what_the_api_server_forbids_is_told_with_the_command_that_helps() {
 
 #[test]
 fn a_namespace_that_refuses_node_pods_is_told_with_the_command_that_helps() {
+    require!(require::lab());
     let _turn = turn();
     let level = |level: &str| {
         let label = format!("pod-security.kubernetes.io/enforce={level}");

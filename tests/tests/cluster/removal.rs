@@ -1,6 +1,8 @@
 //! The tier and the chart are taken away, in either order, while pods ask all the time: nothing fails and nothing is
 //! left behind.
 
+use dnstier_tests::require;
+
 use crate::lab;
 use crate::tier::{
     CLUSTER_DNS, GENEROUS, LINK_LOCAL, NAMESPACE, NODE_NAMESPACE, NODES, eventually, kubectl, kubectl_json, seen, turn,
@@ -10,6 +12,7 @@ use crate::watch::patient;
 
 #[test]
 fn deleting_the_tier_and_then_the_chart_fails_no_query_and_leaves_nothing() {
+    require!(require::lab());
     let _turn = turn();
     let watch = patient(&NODES, &[CLUSTER_DNS]);
     kubectl(&["delete", "dnstier", "default", "--wait=true"]);
@@ -23,6 +26,7 @@ fn deleting_the_tier_and_then_the_chart_fails_no_query_and_leaves_nothing() {
 
 #[test]
 fn uninstalling_the_chart_and_then_deleting_the_tier_fails_no_query_and_leaves_nothing() {
+    require!(require::lab());
     let _turn = turn();
     let watch = patient(&NODES, &[CLUSTER_DNS]);
     lab().uninstall().expect("the chart goes");

@@ -2,6 +2,7 @@
 //! cluster DNS, and not one query is lost. node-c runs kube-proxy in iptables mode, the others in nftables mode.
 
 use dnstier_tests::lab::Signal;
+use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
@@ -14,6 +15,7 @@ const RATE: u32 = 200;
 
 #[test]
 fn a_new_image_loses_no_query() {
+    require!(require::lab());
     let _turn = turn();
     let before = node_pods();
     let image = lab().image("dnstier-node-cache").expect("the image");
@@ -40,6 +42,7 @@ fn a_new_image_loses_no_query() {
 
 #[test]
 fn a_restarted_agent_loses_no_query() {
+    require!(require::lab());
     let _turn = turn();
     let flood = flood_everywhere(CLUSTER_DNS, RATE);
     for node in NODES {
@@ -56,6 +59,7 @@ fn a_restarted_agent_loses_no_query() {
 
 #[test]
 fn a_changed_configuration_loses_no_query() {
+    require!(require::lab());
     let _turn = turn();
     let flood = flood_everywhere(CLUSTER_DNS, RATE);
     for maximum in ["10s", "20s", "30s"] {

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dnstier_tests::dns::{Answer, Transport};
+use dnstier_tests::require;
 
 use crate::tier::{
     CLUSTER_DNS, CLUSTER_DNS_V6, LINK_LOCAL, NODES, answer, eventually, kubectl_json, node_status, resolver_statuses,
@@ -14,6 +15,7 @@ const SERVERS: [&str; 3] = [CLUSTER_DNS, CLUSTER_DNS_V6, LINK_LOCAL];
 
 #[test]
 fn the_caches_of_the_own_node_answer_at_every_captured_address() {
+    require!(require::lab());
     let _turn = turn();
     for node in NODES {
         for server in SERVERS {
@@ -26,6 +28,7 @@ fn the_caches_of_the_own_node_answer_at_every_captured_address() {
 
 #[test]
 fn names_of_the_cluster_are_answered_over_udp_and_tcp_and_both_families() {
+    require!(require::lab());
     let _turn = turn();
     let pod = toolbox_on("node-b");
     let dashed = pod.replace('.', "-");
@@ -46,6 +49,7 @@ fn names_of_the_cluster_are_answered_over_udp_and_tcp_and_both_families() {
 
 #[test]
 fn names_of_the_world_of_every_kind_are_answered_on_every_node() {
+    require!(require::lab());
     let _turn = turn();
     for node in NODES {
         everywhere(node, &["shop.example"], |reply| data(reply, "A") == ["203.0.113.10"]);
@@ -65,6 +69,7 @@ fn names_of_the_world_of_every_kind_are_answered_on_every_node() {
 
 #[test]
 fn a_signed_answer_carries_its_signatures_only_when_they_are_asked_for() {
+    require!(require::lab());
     let _turn = turn();
     for node in NODES {
         everywhere(node, &["www.signed.example", "--dnssec"], |reply| {
@@ -78,6 +83,7 @@ fn a_signed_answer_carries_its_signatures_only_when_they_are_asked_for() {
 
 #[test]
 fn an_answer_too_long_for_udp_is_cut_off_and_comes_whole_over_tcp() {
+    require!(require::lab());
     let _turn = turn();
     for node in NODES {
         for server in SERVERS {
@@ -90,6 +96,7 @@ fn an_answer_too_long_for_udp_is_cut_off_and_comes_whole_over_tcp() {
 
 #[test]
 fn a_pods_search_path_leads_to_services_and_to_the_world() {
+    require!(require::lab());
     let _turn = turn();
     for node in NODES {
         let reply = answer(node, &["kubernetes.default", "--search"]);
@@ -103,6 +110,7 @@ fn a_pods_search_path_leads_to_services_and_to_the_world() {
 
 #[test]
 fn questions_go_through_the_own_nodes_cache_and_the_own_zones_resolvers() {
+    require!(require::lab());
     let _turn = turn();
     const COUNT: u64 = 40;
     for (node, zone) in NODES.into_iter().zip(["zone-a", "zone-b", "zone-c"]) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dnstier_tests::lab::Signal;
+use dnstier_tests::require;
 
 use crate::tier::{
     CLUSTER_DNS, GENEROUS, LINK_LOCAL, NAMESPACE, Restore, TIER, answer, ask, eventually, kubectl, node_pod, pods,
@@ -15,11 +16,13 @@ const LEASE_AND_A_SECOND: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_killed_instance_costs_no_query() {
+    require!(require::lab());
     while_node_a_is_watched(|| signal("node-a", "cache-0", Signal::KILL));
 }
 
 #[test]
 fn a_stopped_instance_costs_no_query() {
+    require!(require::lab());
     while_node_a_is_watched(|| {
         signal("node-a", "cache-1", Signal::STOP);
         std::thread::sleep(Duration::from_secs(5));
@@ -30,11 +33,13 @@ fn a_stopped_instance_costs_no_query() {
 /// Also when it has died before, and the kubelet waits with its next start for longer than a lease.
 #[test]
 fn a_killed_agent_costs_no_query() {
+    require!(require::lab());
     while_node_a_is_watched(|| signal("node-a", "agent", Signal::KILL));
 }
 
 #[test]
 fn a_node_whose_caches_are_all_gone_is_served_by_the_cluster_dns_after_the_lease() {
+    require!(require::lab());
     let _turn = turn();
     let pod = node_pod("node-b").expect("a node pod");
     let kubelet = without_kubelet("node-b");
@@ -59,6 +64,7 @@ fn a_node_whose_caches_are_all_gone_is_served_by_the_cluster_dns_after_the_lease
 
 #[test]
 fn answers_go_on_when_every_resolver_of_a_zone_hangs() {
+    require!(require::lab());
     let _turn = turn();
     let pods = pods(NAMESPACE, "zone-resolver");
     let of_zone_a: Vec<_> = pods.iter().filter(|pod| pod.node == "node-a").collect();
@@ -78,6 +84,7 @@ fn answers_go_on_when_every_resolver_of_a_zone_hangs() {
 
 #[test]
 fn answers_go_on_when_every_resolver_of_a_zone_is_gone() {
+    require!(require::lab());
     let _turn = turn();
     let watch = patient(&["node-c"], &[CLUSTER_DNS, LINK_LOCAL]);
     kubectl(&["cordon", "node-c"]);

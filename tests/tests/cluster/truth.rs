@@ -1,6 +1,7 @@
 //! `kubectl get dnstier` and the conditions tell the truth while one part after the other is taken away.
 
 use dnstier_tests::lab::Signal;
+use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
@@ -9,6 +10,7 @@ use crate::tier::{
 
 #[test]
 fn the_columns_count_what_is_there() {
+    require!(require::lab());
     let _turn = turn();
     let columns = columns();
     let column = |name: &str| columns.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str());
@@ -23,6 +25,7 @@ fn the_columns_count_what_is_there() {
 
 #[test]
 fn a_node_pod_that_cannot_answer_is_not_counted_as_ready() {
+    require!(require::lab());
     let _turn = turn();
     let pod = node_pod("node-b").expect("a node pod");
     let kubelet = without_kubelet("node-b");
@@ -45,6 +48,7 @@ fn a_node_pod_that_cannot_answer_is_not_counted_as_ready() {
 
 #[test]
 fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
+    require!(require::lab());
     let _turn = turn();
     lab().world().stop_provider().expect("the provider's resolver stops");
     let provider = Restore(|| lab().world().start_provider().expect("the provider's resolver starts"));

@@ -1,5 +1,6 @@
 //! Zones appear with their first node and go some time after their last one.
 
+use dnstier_tests::require;
 use serde_json::Value;
 
 use crate::lab;
@@ -9,6 +10,7 @@ use crate::tier::{
 
 #[test]
 fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
+    require!(require::lab());
     let _turn = turn();
     // Ten minutes are too long for a test.
     lab()

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::processes::ZoneResolver;
+use crate::require::{open_files, require};
 use crate::support::{Asked, Authority, Reply, ask, config, question, reply, unknown};
 
 const CONTAINER: u64 = 128 << 20;
@@ -151,16 +152,19 @@ async fn press(workers: &str, lasts: Duration) {
 
 #[tokio::test]
 async fn names_of_no_use_long_answers_and_connections_leave_most_of_a_container_of_128_mib() {
+    require!(open_files(8192));
     press("1", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 async fn four_workers_leave_as_much_of_it() {
+    require!(open_files(8192));
     press("4", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 #[ignore = "half an hour; run by make test-long"]
 async fn half_an_hour_of_them_leaves_most_of_the_container_too() {
+    require!(open_files(8192));
     press("2", Duration::from_secs(1800)).await;
 }

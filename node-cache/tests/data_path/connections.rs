@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::require::{open_files, require};
 use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, config, question, tcp_exchange};
 
 async fn tier(limits: TcpLimits) -> (Authority, Tier) {
@@ -117,6 +118,7 @@ async fn a_source_that_may_not_ask_is_closed_unheard() {
 
 #[tokio::test]
 async fn many_idle_connections_do_not_touch_datagrams() {
+    require!(open_files(8192));
     let (_authority, tier) = tier(TcpLimits { connections_per_source: 512, ..TcpLimits::default() }).await;
     let idle = join_all((0..400).map(|_| TcpStream::connect(tier.address))).await;
     assert!(idle.iter().all(Result::is_ok));
@@ -218,6 +220,7 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
 
 #[tokio::test]
 async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_from_others() {
+    require!(open_files(8192));
     const CONNECTIONS: usize = 10_000;
     let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
     let small = question("www.example", RecordType::A);

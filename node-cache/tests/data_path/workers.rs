@@ -12,6 +12,7 @@ use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use node_cache::handover::{HeldSocket, Protocol};
 
+use crate::require::{open_files, require};
 use crate::support::{Authority, Reply, Tier, address, ask, ask_from, ask_over_tcp, config, question, route};
 
 const WORKERS: usize = 4;
@@ -49,6 +50,7 @@ async fn ask_again(server: SocketAddr, question: &Message) -> Message {
 
 #[tokio::test]
 async fn a_thousand_clients_of_four_workers_cause_one_question() {
+    require!(open_files(8192));
     let times = Arc::new(Mutex::new(Vec::new()));
     let authority = Authority::start({
         let times = times.clone();

@@ -56,6 +56,18 @@ pub(crate) fn port_53() -> Requirement {
     }
 }
 
+/// This many open files at a time. Raises the process's soft limit, often 1,024, as far as the hard limit allows.
+pub(crate) fn open_files(count: u64) -> Requirement {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= count);
+    let is_raised = || setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok();
+    if is_enough(limit.current) || (is_enough(limit.maximum) && is_raised()) {
+        return Ok(());
+    }
+    Err(format!("needs {count} open files, and the limit is {} (ulimit -n)", limit.maximum.unwrap_or_default()))
+}
+
 /// A program in `PATH`.
 pub(crate) fn program(name: &str) -> Requirement {
     let path = std::env::var_os("PATH").unwrap_or_default();

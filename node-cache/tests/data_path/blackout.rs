@@ -6,7 +6,7 @@ use futures::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Authority, Reply, Tier, address, ask, ede, question};
+use crate::support::{Action, Authority, Tier, address_record, ede, exchange, query_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How many names are asked for while nobody knows yet that the server is dead.
@@ -14,32 +14,32 @@ const ASKED_TO_FIND_OUT: usize = 20;
 
 /// Learns names, has nobody answer for this long, and asks for all of them again and again.
 async fn blackout(names: usize, lasts: Duration) {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let names: Vec<String> = (0..names).map(|number| format!("n{number}.example")).collect();
     for name in &names {
-        ask(tier.address, &question(name, RecordType::A)).await;
+        exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
-    authority.fall_silent();
+    authority.stop_responding();
     let started = Instant::now();
     // What is past its time serves from the first question on.
     tokio::time::sleep(Duration::from_millis(1050)).await;
     let some = names.iter().take(ASKED_TO_FIND_OUT).map(|name| async move {
-        let answer = ask(tier.address, &question(name, RecordType::A)).await;
+        let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
         assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)), "{name}");
     });
     join_all(some).await;
     while tier.resolver.snapshot().unwrap().upstreams()[0].healthy {
         assert!(started.elapsed() < LIMIT, "it is known to be dead");
-        ask(tier.address, &question(&names[0], RecordType::A)).await;
+        exchange(tier.address, &query_for(&names[0], RecordType::A)).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    authority.forget();
+    authority.clear_queries();
     let dead = Instant::now();
     let mut rounds = 0;
     while rounds < 3 || dead.elapsed() < lasts {
         for name in &names {
-            let answer = ask(tier.address, &question(name, RecordType::A)).await;
+            let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
             assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{name}");
             assert!(answer.answers[0].ttl <= 30 && ede(&answer) == Some(3), "{name}: {answer}");
         }
@@ -47,18 +47,18 @@ async fn blackout(names: usize, lasts: Duration) {
     }
     // Nothing is asked for a client, and a question a second shows whether the server lives. What was asked for before
     // anybody knew may still be sent twice.
-    let asked = authority.asked().len();
+    let query = authority.queries().len();
     let seconds = dead.elapsed().as_secs() as usize;
-    assert!(asked <= 2 * ASKED_TO_FIND_OUT + 2 * (1 + seconds), "{asked} in {seconds} s");
+    assert!(query <= 2 * ASKED_TO_FIND_OUT + 2 * (1 + seconds), "{query} in {seconds} s");
     for name in &names {
-        let asked = authority.asked_for(name);
-        assert!(asked <= 2 + seconds / 30, "{name}: {asked} in {seconds} s");
+        let query = authority.query_count(name);
+        assert!(query <= 2 + seconds / 30, "{name}: {query} in {seconds} s");
     }
-    authority.change(|asked| Reply::Say(asked.usual_answer(300, 2)));
+    authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
     let back = Instant::now();
     for name in &names {
-        while ask(tier.address, &question(name, RecordType::A)).await.answers[0].data
-            != address("x", 0, "192.0.2.2").data
+        while exchange(tier.address, &query_for(name, RecordType::A)).await.answers[0].data
+            != address_record("x", 0, "192.0.2.2").data
         {
             assert!(back.elapsed() < LIMIT, "{name} is not fresh");
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Asked, Authority, Reply, Tier, address, ask, exchange_raw, question};
+use crate::support::{Action, Authority, ReceivedQuery, Tier, address_record, exchange, exchange_raw, query_for};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The name, type and class of the question that all of them carry.
@@ -83,7 +83,7 @@ fn broken_edns() -> Vec<(&'static str, [u16; 3], Vec<u8>)> {
 
 #[tokio::test]
 async fn broken_questions_are_malformed_and_reach_nobody() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let mut packets: Vec<(&str, Vec<u8>)> = Vec::new();
     for (what, record) in broken_records() {
@@ -106,15 +106,15 @@ async fn broken_questions_are_malformed_and_reach_nobody() {
         let answer = answer.unwrap_or_else(|| panic!("{what}: no answer"));
         assert_eq!((answer.len(), answer[2] & 0x80, answer[3] & 0x0f), (12, 0x80, 1), "{what}");
     }
-    assert_eq!(authority.asked().len(), 0);
-    assert_eq!(ask(tier.address, &question("www.example", RecordType::A)).await.answers.len(), 1);
+    assert_eq!(authority.queries().len(), 0);
+    assert_eq!(exchange(tier.address, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
 /// The packet as a response to what was asked.
-fn answered(asked: &Asked, mut packet: Vec<u8>) -> Vec<u8> {
-    packet[..2].copy_from_slice(&asked.message.metadata.id.to_be_bytes());
+fn answered(query: &ReceivedQuery, mut packet: Vec<u8>) -> Vec<u8> {
+    packet[..2].copy_from_slice(&query.message.metadata.id.to_be_bytes());
     packet[2..4].copy_from_slice(&[0x81, 0x80]);
-    let name = asked.message.to_vec().unwrap();
+    let name = query.message.to_vec().unwrap();
     packet[12..12 + WWW.len()].copy_from_slice(&name[12..12 + WWW.len()]);
     packet
 }
@@ -131,15 +131,15 @@ async fn broken_answers_are_passed_over_and_the_true_one_is_awaited() {
     broken.push(("more records than there are", packet([0xffff; 3], &[])));
     for (what, packet) in broken {
         let sent = packet.clone();
-        let authority = Authority::start(move |asked| {
-            let truth = asked.usual_answer(300, 1).to_vec().unwrap();
-            Reply::Raw(vec![answered(asked, sent.clone()), truth])
+        let authority = Authority::start(move |query| {
+            let truth = query.default_response(300, 1).to_vec().unwrap();
+            Action::SendRaw(vec![answered(query, sent.clone()), truth])
         })
         .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
-        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-        assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")], "{what}: {packet:?}");
-        assert_eq!(authority.asked().len(), 1, "{what}");
+        let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(answer.answers, [address_record("www.example", 300, "192.0.2.1")], "{what}: {packet:?}");
+        assert_eq!(authority.queries().len(), 1, "{what}");
     }
 }
 

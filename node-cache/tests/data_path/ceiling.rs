@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::processes::ZoneResolver;
 use crate::require::{open_files, require};
-use crate::support::{Asked, Authority, Reply, ask, config, question, reply, unknown};
+use crate::support::{Action, Authority, ReceivedQuery, config, exchange, query_for, response_with, unknown_record};
 
 const CONTAINER: u64 = 128 << 20;
 /// The most that a process may hold at any time: a cache of 4 MiB and 16 MiB beside it. An optimized one took 15 MB with one worker and
@@ -60,17 +60,18 @@ struct Contained {
 }
 
 /// Silence for names that nobody asks for twice, 63 KiB over TCP for others, an address for the rest.
-fn upstream(asked: &Asked) -> Reply {
-    let name = asked.name().to_ascii().to_ascii_lowercase();
+fn upstream(query: &ReceivedQuery) -> Action {
+    let name = query.name().to_ascii().to_ascii_lowercase();
     match name.as_bytes()[0] {
-        b'n' => Reply::Silence,
-        b'l' if asked.kind() == LONG => {
-            let count = if asked.tcp { 63 } else { 1 };
-            let mut message = reply(asked, (0..count).map(|_| unknown(&name, 65_280, &[7; 1000])).collect());
-            message.metadata.truncation = !asked.tcp;
-            Reply::Say(message)
+        b'n' => Action::Ignore,
+        b'l' if query.rtype() == LONG => {
+            let count = if query.tcp { 63 } else { 1 };
+            let mut message =
+                response_with(query, (0..count).map(|_| unknown_record(&name, 65_280, &[7; 1000])).collect());
+            message.metadata.truncation = !query.tcp;
+            Action::Respond(message)
         }
-        _ => Reply::Say(asked.usual_answer(3600, 1)),
+        _ => Action::Respond(query.default_response(3600, 1)),
     }
 }
 
@@ -111,8 +112,8 @@ async fn press(workers: &str, lasts: Duration) {
     }
     let mut contained = Contained { resolver, _container: Container::of(process) };
     let resolver = &mut contained.resolver;
-    let known = question("www.example", RecordType::A);
-    assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1);
+    let known = query_for("www.example", RecordType::A);
+    assert_eq!(exchange(resolver.dns, &known).await.answers.len(), 1);
     let (mut number, mut held, mut most) = (0_usize, Vec::new(), 0);
     let sockets = [2, 3, 4, 5].map(|host| std::net::UdpSocket::bind((format!("127.0.0.{host}"), 0)).unwrap());
     let sockets = sockets.map(|socket| {
@@ -123,7 +124,7 @@ async fn press(workers: &str, lasts: Duration) {
         for _ in 0..600 {
             number += 1;
             for socket in &sockets {
-                let unique = question(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
+                let unique = query_for(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
                 let _ = socket.try_send_to(&unique.to_vec().unwrap(), resolver.dns);
             }
             if number % 20 == 0 {
@@ -132,7 +133,7 @@ async fn press(workers: &str, lasts: Duration) {
         }
         for part in 0..40 {
             let source = format!("127.0.0.{}:0", 10 + part % 20);
-            let long = question(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
+            let long = query_for(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
             let framed = [&u16::try_from(long.len()).unwrap().to_be_bytes()[..], &long].concat().repeat(32);
             held.extend(say(&source, resolver.dns, &framed).await);
             for _ in 0..8 {
@@ -141,8 +142,8 @@ async fn press(workers: &str, lasts: Duration) {
         }
         let excess = held.len().saturating_sub(800);
         held.drain(..excess);
-        authority.forget();
-        assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1, "what is in memory is said");
+        authority.clear_queries();
+        assert_eq!(exchange(resolver.dns, &known).await.answers.len(), 1, "what is in memory is said");
         assert_eq!(resolver.running(), Some(process), "nobody ended it");
         most = most.max(told(process, "RssAnon"));
     }

@@ -12,12 +12,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::require::{open_files, require};
-use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, config, question, tcp_exchange};
+use crate::support::{Action, Authority, Tier, config, exchange, exchange_on, exchange_over_tcp, query_for};
 
 async fn tier(limits: TcpLimits) -> (Authority, Tier) {
-    let authority = Authority::start(|asked| {
-        let delay = if asked.is("slow.example") { 400 } else { 0 };
-        Reply::After(Duration::from_millis(delay), asked.usual_answer(300, 1))
+    let authority = Authority::start(|query| {
+        let delay = if query.is("slow.example") { 400 } else { 0 };
+        Action::RespondAfter(Duration::from_millis(delay), query.default_response(300, 1))
     })
     .await;
     let tier = Tier::start(limits);
@@ -38,14 +38,14 @@ async fn closed_within(stream: &mut TcpStream, time: Duration) -> bool {
 async fn answers_of_one_connection_come_as_they_are_ready() {
     let (_authority, tier) = tier(TcpLimits::default()).await;
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
-    let mut slow = question("slow.example", RecordType::A);
+    let mut slow = query_for("slow.example", RecordType::A);
     slow.metadata.id = 1;
-    let mut fast = question("fast.example", RecordType::A);
+    let mut fast = query_for("fast.example", RecordType::A);
     fast.metadata.id = 2;
     let packet = slow.to_vec().unwrap();
     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
     stream.write_all(&packet).await.unwrap();
-    let first = Message::from_vec(&tcp_exchange(&mut stream, &fast.to_vec().unwrap()).await).unwrap();
+    let first = Message::from_vec(&exchange_on(&mut stream, &fast.to_vec().unwrap()).await).unwrap();
     assert_eq!(first.metadata.id, 2);
     let length = stream.read_u16().await.unwrap();
     let mut second = vec![0; usize::from(length)];
@@ -57,7 +57,7 @@ async fn answers_of_one_connection_come_as_they_are_ready() {
 async fn a_client_that_has_asked_and_closed_its_side_still_gets_its_answer() {
     let (_authority, tier) = tier(TcpLimits::default()).await;
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
-    let packet = question("slow.example", RecordType::A).to_vec().unwrap();
+    let packet = query_for("slow.example", RecordType::A).to_vec().unwrap();
     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
     stream.write_all(&packet).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -79,7 +79,7 @@ async fn idle_halting_and_silent_connections_are_closed() {
     let mut halting = TcpStream::connect(tier.address).await.unwrap();
     let mut idle = TcpStream::connect(tier.address).await.unwrap();
     halting.write_all(&[0]).await.unwrap();
-    tcp_exchange(&mut idle, &question("www.example", RecordType::A).to_vec().unwrap()).await;
+    exchange_on(&mut idle, &query_for("www.example", RecordType::A).to_vec().unwrap()).await;
     let started = Instant::now();
     for stream in [&mut silent, &mut halting, &mut idle] {
         assert!(closed_within(stream, Duration::from_secs(2)).await);
@@ -91,11 +91,11 @@ async fn idle_halting_and_silent_connections_are_closed() {
 async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_there_are() {
     let limits = TcpLimits { connections: 6, connections_per_source: 4, ..TcpLimits::default() };
     let (_authority, tier) = tier(limits).await;
-    let www = question("www.example", RecordType::A).to_vec().unwrap();
+    let www = query_for("www.example", RecordType::A).to_vec().unwrap();
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(tier.address).await.unwrap();
-        tcp_exchange(&mut stream, &www).await;
+        exchange_on(&mut stream, &www).await;
         held.push(stream);
     }
     let mut fifth = TcpStream::connect(tier.address).await.unwrap();
@@ -103,7 +103,7 @@ async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_the
     assert_eq!(tier.resolver.metrics().traffic(0, 0).dropped, 1);
     drop(held.pop());
     tokio::time::sleep(Duration::from_millis(50)).await;
-    ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await;
+    exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_source_that_may_not_ask_is_closed_unheard() {
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
     let mut stream = socket.connect(tier.address).await.unwrap();
     assert!(closed_within(&mut stream, Duration::from_secs(1)).await);
-    assert_eq!(authority.asked().len(), 0);
+    assert_eq!(authority.queries().len(), 0);
 }
 
 #[tokio::test]
@@ -122,10 +122,10 @@ async fn many_idle_connections_do_not_touch_datagrams() {
     let (_authority, tier) = tier(TcpLimits { connections_per_source: 512, ..TcpLimits::default() }).await;
     let idle = join_all((0..400).map(|_| TcpStream::connect(tier.address))).await;
     assert!(idle.iter().all(Result::is_ok));
-    ask(tier.address, &question("www.example", RecordType::A)).await;
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     let started = Instant::now();
     for _ in 0..50 {
-        ask(tier.address, &question("www.example", RecordType::A)).await;
+        exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     }
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
@@ -133,35 +133,35 @@ async fn many_idle_connections_do_not_touch_datagrams() {
 #[tokio::test]
 async fn a_client_that_asks_hears_how_long_its_connection_is_kept_and_others_do_not() {
     let (_authority, tier) = tier(TcpLimits::default()).await;
-    let mut asking = question("www.example", RecordType::A);
+    let mut asking = query_for("www.example", RecordType::A);
     let keepalive = EdnsOption::Unknown(11, vec![]);
     asking.edns.as_mut().unwrap().options_mut().insert(keepalive);
     let told = |answer: &Message| {
         let option = answer.edns.as_ref().unwrap().option(EdnsCode::from(11)).cloned();
         option.map(|option| Vec::<u8>::try_from(&option).unwrap())
     };
-    assert_eq!(told(&ask_over_tcp(tier.address, &asking).await), Some(vec![0, 100]), "ten seconds");
-    assert_eq!(told(&ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await), None);
-    assert_eq!(told(&ask(tier.address, &asking).await), None, "a datagram has no connection");
+    assert_eq!(told(&exchange_over_tcp(tier.address, &asking).await), Some(vec![0, 100]), "ten seconds");
+    assert_eq!(told(&exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await), None);
+    assert_eq!(told(&exchange(tier.address, &asking).await), None, "a datagram has no connection");
 }
 
 #[tokio::test]
 async fn a_question_longer_than_any_needs_to_be_is_malformed_and_the_connection_goes_on() {
     let (authority, tier) = tier(TcpLimits::default()).await;
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
-    let mut long = question("www.example", RecordType::A).to_vec().unwrap();
+    let mut long = query_for("www.example", RecordType::A).to_vec().unwrap();
     long.resize(65_535, 0);
     // There are so many of them, but not in what is kept.
     long[10..12].copy_from_slice(&1000_u16.to_be_bytes());
-    let answer = tcp_exchange(&mut stream, &long).await;
+    let answer = exchange_on(&mut stream, &long).await;
     assert_eq!((answer.len(), answer[3] & 0x0f), (12, 1));
     // An update goes nowhere, however long it is.
     long[2] = 5 << 3;
-    let answer = tcp_exchange(&mut stream, &long).await;
+    let answer = exchange_on(&mut stream, &long).await;
     assert_eq!((answer.len(), answer[2] >> 3 & 0x0f, answer[3] & 0x0f), (12, 5, 4));
-    assert_eq!(authority.asked().len(), 0);
-    let packet = question("www.example", RecordType::A).to_vec().unwrap();
-    assert_eq!(Message::from_vec(&tcp_exchange(&mut stream, &packet).await).unwrap().answers.len(), 1);
+    assert_eq!(authority.queries().len(), 0);
+    let packet = query_for("www.example", RecordType::A).to_vec().unwrap();
+    assert_eq!(Message::from_vec(&exchange_on(&mut stream, &packet).await).unwrap().answers.len(), 1);
 }
 
 /// A connection to the tier from this address.
@@ -173,16 +173,16 @@ async fn connect_from(source: &str, tier: &Tier) -> std::io::Result<TcpStream> {
 
 /// A tier that every address of this host may ask, and whose answers are as long as can be.
 async fn with_long_answers(limits: TcpLimits) -> (Authority, Tier) {
-    let authority = Authority::start(|asked| {
-        let long = || crate::support::unknown("long.example", 65_280, &[7; 1000]);
-        let count = if asked.is("long.example") { 63 } else { 0 };
-        let mut message = crate::support::reply(asked, (0..count).map(|_| long()).collect());
+    let authority = Authority::start(|query| {
+        let long = || crate::support::unknown_record("long.example", 65_280, &[7; 1000]);
+        let count = if query.is("long.example") { 63 } else { 0 };
+        let mut message = crate::support::response_with(query, (0..count).map(|_| long()).collect());
         match () {
-            () if count == 0 => message = asked.usual_answer(300, 1),
-            () if !asked.tcp => message = message.truncate(),
+            () if count == 0 => message = query.default_response(300, 1),
+            () if !query.tcp => message = message.truncate(),
             () => {}
         }
-        Reply::Say(message)
+        Action::Respond(message)
     })
     .await;
     let tier = Tier::start(limits);
@@ -197,8 +197,8 @@ async fn with_long_answers(limits: TcpLimits) -> (Authority, Tier) {
 #[tokio::test]
 async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served() {
     let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
-    let long = question("long.example", RecordType::Unknown(65_280));
-    assert_eq!(ask_over_tcp(tier.address, &long).await.answers.len(), 63);
+    let long = query_for("long.example", RecordType::Unknown(65_280));
+    assert_eq!(exchange_over_tcp(tier.address, &long).await.answers.len(), 63);
     let packet = long.to_vec().unwrap();
     let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat().repeat(64);
     let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
@@ -212,10 +212,10 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
         held.push(stream);
     }
     let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
-    let answer = Message::from_vec(&tcp_exchange(&mut other, &packet).await).unwrap();
+    let answer = Message::from_vec(&exchange_on(&mut other, &packet).await).unwrap();
     assert_eq!(answer.answers.len(), 63);
-    let small = question("www.example", RecordType::A);
-    assert_eq!(ask(tier.address, &small).await.answers.len(), 1, "and its own datagrams");
+    let small = query_for("www.example", RecordType::A);
+    assert_eq!(exchange(tier.address, &small).await.answers.len(), 1, "and its own datagrams");
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
     require!(open_files(8192));
     const CONNECTIONS: usize = 10_000;
     let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
-    let small = question("www.example", RecordType::A);
+    let small = query_for("www.example", RecordType::A);
     let mut held = Vec::new();
     for number in 0..CONNECTIONS {
         let Ok(mut stream) = connect_from("127.0.0.1:0", &tier).await else { continue };
@@ -235,9 +235,9 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
             held.push(stream);
         }
         if number % 1000 == 0 {
-            assert_eq!(ask(tier.address, &small).await.answers.len(), 1, "datagrams");
+            assert_eq!(exchange(tier.address, &small).await.answers.len(), 1, "datagrams");
             let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
-            let answer = tcp_exchange(&mut other, &small.to_vec().unwrap()).await;
+            let answer = exchange_on(&mut other, &small.to_vec().unwrap()).await;
             assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 1, "a new client after {number}");
         }
     }
@@ -257,7 +257,7 @@ async fn when_all_connections_are_taken_by_those_who_say_nothing_a_new_client_is
     for number in 0..100 {
         held.push(connect_from(&format!("127.0.0.{}:0", 10 + number % 10), &tier).await.unwrap());
     }
-    let packet = question("www.example", RecordType::A).to_vec().unwrap();
+    let packet = query_for("www.example", RecordType::A).to_vec().unwrap();
     let started = Instant::now();
     loop {
         let mut stream = connect_from("127.0.0.2:0", &tier).await.unwrap();

@@ -5,13 +5,13 @@ use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use node_cache::cookies::Secret;
 
-use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, question};
+use crate::support::{Action, Authority, Tier, exchange, exchange_over_tcp, query_for};
 
 const COOKIE: u16 = 10;
 const CLIENT: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
 async fn with_secret() -> (Authority, Tier) {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     tier.secrets.send_modify(|secrets| {
         secrets.renew(Secret::random());
@@ -33,7 +33,7 @@ fn cookie_in(message: &Message) -> Option<Vec<u8>> {
 }
 
 fn usual() -> Message {
-    question("www.example", RecordType::A)
+    query_for("www.example", RecordType::A)
 }
 
 /// A packet that asks for nothing but a cookie.
@@ -46,23 +46,23 @@ fn alone(cookie: &[u8]) -> Message {
 #[tokio::test]
 async fn who_sends_a_cookie_is_told_the_whole_one_over_udp_and_tcp_and_servers_hear_nothing_of_it() {
     let (authority, tier) = with_secret().await;
-    let first = ask(tier.address, &with_cookie(usual(), &CLIENT)).await;
+    let first = exchange(tier.address, &with_cookie(usual(), &CLIENT)).await;
     let whole = cookie_in(&first).unwrap();
     assert_eq!((first.answers.len(), whole.len(), &whole[..8]), (1, 24, &CLIENT[..]));
     let again = with_cookie(usual(), &whole);
-    for answer in [ask(tier.address, &again).await, ask_over_tcp(tier.address, &again).await] {
+    for answer in [exchange(tier.address, &again).await, exchange_over_tcp(tier.address, &again).await] {
         assert_eq!((answer.answers.len(), cookie_in(&answer)), (1, Some(whole.clone())));
     }
-    assert_eq!(cookie_in(&ask(tier.address, &usual()).await), None);
-    assert!(authority.asked().iter().all(|asked| cookie_in(&asked.message).is_none()));
+    assert_eq!(cookie_in(&exchange(tier.address, &usual()).await), None);
+    assert!(authority.queries().iter().all(|query| cookie_in(&query.message).is_none()));
 }
 
 #[tokio::test]
 async fn who_shows_a_cookie_that_we_did_not_make_is_answered_and_told_the_right_one() {
     let (_authority, tier) = with_secret().await;
-    let right = cookie_in(&ask(tier.address, &with_cookie(usual(), &CLIENT)).await).unwrap();
+    let right = cookie_in(&exchange(tier.address, &with_cookie(usual(), &CLIENT)).await).unwrap();
     let forged = [&CLIENT[..], &[9; 16]].concat();
-    let answer = ask(tier.address, &with_cookie(usual(), &forged)).await;
+    let answer = exchange(tier.address, &with_cookie(usual(), &forged)).await;
     assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
     let told = cookie_in(&answer).unwrap();
     // A second may have passed between the two.
@@ -75,34 +75,34 @@ async fn a_cookie_of_a_wrong_length_is_malformed() {
     let (authority, tier) = with_secret().await;
     for length in [1, 7, 9, 15, 41, 100] {
         for message in [with_cookie(usual(), &vec![7; length]), alone(&vec![7; length])] {
-            let answer = ask(tier.address, &message).await;
+            let answer = exchange(tier.address, &message).await;
             assert_eq!(answer.metadata.response_code, ResponseCode::FormErr, "{length}");
         }
     }
-    assert!(authority.asked().is_empty());
+    assert!(authority.queries().is_empty());
 }
 
 #[tokio::test]
 async fn a_cookie_can_be_asked_for_without_a_question() {
     let (authority, tier) = with_secret().await;
-    let first = ask(tier.address, &alone(&CLIENT)).await;
+    let first = exchange(tier.address, &alone(&CLIENT)).await;
     assert_eq!((first.metadata.response_code, first.queries.len()), (ResponseCode::NoError, 0));
     let whole = cookie_in(&first).unwrap();
-    let again = ask(tier.address, &alone(&whole)).await;
+    let again = exchange(tier.address, &alone(&whole)).await;
     assert_eq!((again.metadata.response_code, cookie_in(&again)), (ResponseCode::NoError, Some(whole)));
-    let forged = ask(tier.address, &alone(&[&CLIENT[..], &[9; 16]].concat())).await;
+    let forged = exchange(tier.address, &alone(&[&CLIENT[..], &[9; 16]].concat())).await;
     assert_eq!(forged.metadata.response_code, ResponseCode::BADCOOKIE);
     let mut without = alone(&CLIENT);
     without.edns = usual().edns;
-    assert_eq!(ask(tier.address, &without).await.metadata.response_code, ResponseCode::FormErr);
-    assert!(authority.asked().is_empty());
+    assert_eq!(exchange(tier.address, &without).await.metadata.response_code, ResponseCode::FormErr);
+    assert!(authority.queries().is_empty());
 }
 
 #[tokio::test]
 async fn without_a_secret_cookies_are_passed_over() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = ask(tier.address, &with_cookie(usual(), &CLIENT)).await;
+    let answer = exchange(tier.address, &with_cookie(usual(), &CLIENT)).await;
     assert_eq!((answer.answers.len(), cookie_in(&answer)), (1, None));
-    assert_eq!(ask(tier.address, &alone(&CLIENT)).await.metadata.response_code, ResponseCode::FormErr);
+    assert_eq!(exchange(tier.address, &alone(&CLIENT)).await.metadata.response_code, ResponseCode::FormErr);
 }

@@ -6,7 +6,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use node_cache_config::{Upstream, UpstreamSource};
 
-use crate::support::{Authority, Reply, Tier, ask_from, config, question};
+use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
 const HOT: usize = 200;
 /// What a burst of one client asks for, and the least of bursts.
@@ -19,7 +19,7 @@ const TRIES: usize = 5;
 
 #[tokio::test]
 async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory_from_others() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::start(Default::default());
     let mut config = config("127.0.0.1:9".parse().unwrap());
     let upstream = Upstream { address: authority.address, protocol: Default::default() };
@@ -27,10 +27,10 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     tier.apply_forwarding(&config);
 
-    let hot = |number: usize| question(&format!("hot-{}.example", number % HOT), RecordType::A);
+    let hot = |number: usize| query_for(&format!("hot-{}.example", number % HOT), RecordType::A);
     let other = async |number: usize| {
         for _ in 0..TRIES {
-            let answer = ask_from("127.0.0.2:0", tier.address, &hot(number), Duration::from_secs(1)).await;
+            let answer = exchange_from("127.0.0.2:0", tier.address, &hot(number), Duration::from_secs(1)).await;
             if let Some(answer) = answer {
                 assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
                 return;
@@ -44,18 +44,18 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
     let greedy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     greedy.connect(tier.address).await.unwrap();
     let mut bursts = 0;
-    while bursts < BURSTS || authority.asked().len() < PASSED_ON {
-        assert!(bursts < 20 * BURSTS, "the flood gets nowhere: {}", authority.asked().len());
+    while bursts < BURSTS || authority.queries().len() < PASSED_ON {
+        assert!(bursts < 20 * BURSTS, "the flood gets nowhere: {}", authority.queries().len());
         for part in 0..BURST {
-            let packet = question(&format!("n{part}.x{bursts}.of-no-use.example"), RecordType::A).to_vec().unwrap();
+            let packet = query_for(&format!("n{part}.x{bursts}.of-no-use.example"), RecordType::A).to_vec().unwrap();
             // Nobody reads what comes back.
             greedy.send(&packet).await.unwrap();
         }
         other(bursts).await;
         bursts += 1;
     }
-    let asked = authority.asked();
-    let for_hot = asked.iter().filter(|asked| asked.name().to_ascii().to_lowercase().starts_with("hot-")).count();
+    let queries = authority.queries();
+    let for_hot = queries.iter().filter(|query| query.name().to_ascii().to_lowercase().starts_with("hot-")).count();
     // Each was asked for when it was new. Two points of what the other one asked is what a flood may cost it.
     assert!(for_hot <= HOT + bursts / 50, "{for_hot} in {bursts} bursts");
 }

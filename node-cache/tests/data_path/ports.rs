@@ -3,19 +3,21 @@
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::require::{network_namespaces, require, root};
-use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, question, zone};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, address_record, config, exchange, query_for, wait_until, zone,
+};
 use crate::zones::cluster_dns;
 
 /// A node whose zone has one resolver, which was found: the node, the cluster DNS and the resolver.
-pub(crate) async fn asking_a_resolver_of_its_zone(
-    script: impl Fn(&Asked) -> Reply + Send + 'static,
+pub(crate) async fn node_with_discovered_resolver(
+    script: impl Fn(&ReceivedQuery) -> Action + Send + 'static,
 ) -> (Tier, Authority, Authority) {
     let resolver = Authority::start(script).await;
     let near = zone("zone-a", resolver.address);
@@ -23,30 +25,26 @@ pub(crate) async fn asking_a_resolver_of_its_zone(
     let mut config = config(cluster.address);
     config.zones = vec![near];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    let limit = Instant::now() + Duration::from_secs(8);
-    let is_found = || {
+    let is_discovered = async || {
         let snapshot = tier.resolver.snapshot().unwrap();
         let mut groups = snapshot.scopes().iter().flat_map(|scope| scope.pool.groups());
         groups.any(|group| group.scope() == "zone/zone-a" && !group.discovered().is_empty())
     };
-    while !is_found() {
-        assert!(Instant::now() < limit, "it is found");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until("the resolver is discovered", Duration::from_secs(8), is_discovered).await;
     (tier, cluster, resolver)
 }
 
 #[tokio::test]
 async fn our_own_resolvers_are_asked_from_sockets_that_serve_again_for_a_while_under_fresh_numbers() {
     let (tier, _cluster, resolver) =
-        asking_a_resolver_of_its_zone(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+        node_with_discovered_resolver(|query| Action::Respond(query.default_response(300, 1))).await;
     for number in 0..600 {
-        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
-    let asked = resolver.asked();
-    let numbers: HashSet<u16> = asked.iter().map(|asked| asked.message.metadata.id).collect();
-    let ports: HashSet<u16> = asked.iter().map(|asked| asked.source.port()).collect();
-    assert_eq!(asked.len(), 600);
+    let queries = resolver.queries();
+    let numbers: HashSet<u16> = queries.iter().map(|query| query.message.metadata.id).collect();
+    let ports: HashSet<u16> = queries.iter().map(|query| query.source.port()).collect();
+    assert_eq!(queries.len(), 600);
     assert!(numbers.len() > 580, "{} numbers", numbers.len());
     assert!((3..60).contains(&ports.len()), "{} ports", ports.len());
 }
@@ -75,39 +73,39 @@ async fn a_report_that_nobody_listens_cancels_no_question() {
     let server = Arc::new(Mutex::new(None));
     let authority = Authority::start({
         let server = server.clone();
-        move |asked| {
-            let client = SocketAddr::new("127.0.0.1".parse().unwrap(), asked.source.port());
+        move |query| {
+            let client = SocketAddr::new("127.0.0.1".parse().unwrap(), query.source.port());
             for _ in 0..20 {
                 forge_unreachable(client, server.lock().unwrap().unwrap());
             }
             // Only the question that was first is answered, and late.
-            match *first.lock().unwrap().get_or_insert(asked.source) == asked.source {
-                true => Reply::After(Duration::from_millis(300), asked.usual_answer(300, 1)),
-                false => Reply::Silence,
+            match *first.lock().unwrap().get_or_insert(query.source) == query.source {
+                true => Action::RespondAfter(Duration::from_millis(300), query.default_response(300, 1)),
+                false => Action::Ignore,
             }
         }
     })
     .await;
     *server.lock().unwrap() = Some(authority.address);
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")]);
-    assert!(authority.asked().len() > 1, "the report was heard");
+    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(answer.answers, [address_record("www.example", 300, "192.0.2.1")]);
+    assert!(authority.queries().len() > 1, "the report was heard");
 }
 
 #[tokio::test]
 async fn a_report_that_nobody_listens_costs_the_next_question_of_a_socket_nothing() {
     require!(root("to open raw sockets"));
     let (tier, _cluster, resolver) =
-        asking_a_resolver_of_its_zone(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+        node_with_discovered_resolver(|query| Action::Respond(query.default_response(300, 1))).await;
     let mut ports = HashSet::new();
     for number in 0..20 {
-        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        let client = resolver.asked().last().unwrap().source;
+        exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        let client = resolver.queries().last().unwrap().source;
         ports.insert(client.port());
         forge_unreachable(client, resolver.address);
     }
-    assert_eq!(resolver.asked().len(), 20, "nothing was asked twice");
+    assert_eq!(resolver.queries().len(), 20, "nothing was asked twice");
     assert!(ports.len() < 20, "some socket that had heard of it was asked from again: {}", ports.len());
 }
 
@@ -129,7 +127,7 @@ fn nothing_can_be_guessed_of_a_hundred_thousand_questions_to_a_foreign_server() 
         let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
         assert!(up.success());
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{LOWEST} 65535")).unwrap();
-        ask_a_foreign_server(QUESTIONS)
+        query_foreign_server(QUESTIONS)
     });
     let seen = apart.join().unwrap();
     assert_eq!(seen.len(), QUESTIONS, "nothing was asked twice");
@@ -162,7 +160,7 @@ fn unevenness(numbers: impl Iterator<Item = usize>, classes: usize) -> f64 {
 }
 
 /// Has a resolver ask these many questions of a server that sees them.
-fn ask_a_foreign_server(questions: usize) -> Vec<Seen> {
+fn query_foreign_server(questions: usize) -> Vec<Seen> {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let at = server.local_addr().unwrap();
@@ -180,7 +178,7 @@ fn ask_a_foreign_server(questions: usize) -> Vec<Seen> {
     let mut buffer = [0; 512];
     for first in (0..questions).step_by(50) {
         for (number, id) in clients.iter().enumerate().skip(first).take(50) {
-            let mut message = question(&format!("n{number}.example"), RecordType::A);
+            let mut message = query_for(&format!("n{number}.example"), RecordType::A);
             message.metadata.id = *id;
             client.send(&message.to_vec().unwrap()).unwrap();
         }

@@ -19,7 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Authority, Reply, address, ask, ask_from, config, question, route, zone};
+use crate::support::{
+    Action, Authority, address_record, config, exchange, exchange_from, query_for, route, wait_until, zone,
+};
 
 /// A process with its directories, ended when dropped.
 struct Process {
@@ -95,15 +97,6 @@ fn own_address() -> IpAddr {
     Ipv4Addr::new(127, run[2] | 1, run[3], NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Duration {
-    let started = Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < limit, "{what} within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    started.elapsed()
-}
-
 /// The program of a zone resolver.
 pub(crate) struct ZoneResolver {
     process: Process,
@@ -132,7 +125,7 @@ impl ZoneResolver {
         let arguments = [&["--listen", &listen, "--http", &on], more].concat();
         let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
-        eventually("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
+        wait_until("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
         resolver
     }
 
@@ -169,12 +162,12 @@ impl ZoneResolver {
 
 #[tokio::test]
 async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstream_is_told_but_changes_nothing() {
-    let upstream = Authority::start(|_| Reply::Silence).await;
+    let upstream = Authority::start(|_| Action::Ignore).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
     assert!(!resolver.probe("ready"));
     assert!(!resolver.status().await.ready);
-    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
-    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    upstream.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
     let status = resolver.status().await;
     assert!(status.ready && status.instance.alive);
     assert_eq!(
@@ -184,9 +177,9 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
     assert_eq!(status.instance.revision.in_force.as_deref(), Some("r1"));
 
     let failed_before = status.instance.traffic.servfail;
-    upstream.fall_silent();
+    upstream.stop_responding();
     for number in 0..2 {
-        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(resolver.dns, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     let status = resolver.status().await;
     assert!(status.ready && resolver.probe("ready"));
@@ -202,7 +195,7 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
 
 #[tokio::test]
 async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anything() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
     let from = async |last_octet: u8| {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -223,38 +216,38 @@ async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anythi
         tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut heard)).await.expect("it is closed");
     assert!(!heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
     assert_eq!(resolver.get("/live").await, "it answers\n");
-    assert_eq!(ask(resolver.dns, &question("www.example", RecordType::A)).await.answers.len(), 1);
+    assert_eq!(exchange(resolver.dns, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
 #[tokio::test]
 async fn a_dead_upstream_is_known_to_be_well_again_although_nobody_asks() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
-    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
-    upstream.fall_silent();
+    wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    upstream.stop_responding();
     for number in 0..2 {
-        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(resolver.dns, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     let healthy = async || resolver.status().await.instance.upstreams[0].healthy;
     assert!(!healthy().await);
-    upstream.forget();
-    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
-    eventually("it is well again", Duration::from_secs(5), healthy).await;
-    assert_eq!(upstream.asked().len(), 1, "one question was enough to know");
+    upstream.clear_queries();
+    upstream.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    wait_until("it is well again", Duration::from_secs(5), healthy).await;
+    assert_eq!(upstream.queries().len(), 1, "one question was enough to know");
 }
 
 #[tokio::test]
 async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let mut resolver = ZoneResolver::start(upstream.address, "2s").await;
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     resolver.process.terminate();
     let told = Instant::now();
-    eventually("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
+    wait_until("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
     assert!(resolver.probe("live"));
     while told.elapsed() < Duration::from_millis(1800) {
         let name = format!("n{}.example", told.elapsed().as_micros());
-        assert_eq!(ask(resolver.dns, &question(&name, RecordType::A)).await.answers.len(), 1);
+        assert_eq!(exchange(resolver.dns, &query_for(&name, RecordType::A)).await.answers.len(), 1);
     }
     let limit = Instant::now() + Duration::from_secs(2);
     while resolver.process.is_running() {
@@ -267,13 +260,14 @@ async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
 
 #[tokio::test]
 async fn memory_stays_near_the_size_of_the_cache() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     let before = resident(&resolver.process.child);
     for number in 0..36_000 {
-        upstream.forget();
-        ask(resolver.dns, &question(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A)).await;
+        upstream.clear_queries();
+        exchange(resolver.dns, &query_for(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A))
+            .await;
     }
     let grown = resident(&resolver.process.child) - before;
     let traffic = resolver.status().await.instance.traffic;
@@ -284,7 +278,7 @@ async fn memory_stays_near_the_size_of_the_cache() {
 
 #[tokio::test]
 async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::with_arguments(
         upstream.address,
         &["--drain", "0s", "--workers", "64", "--cache-size", "16777216"],
@@ -292,16 +286,17 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     .await;
     let workers = workers_of(&resolver.process.child);
     assert_eq!(workers.len(), 64, "{workers:?}");
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
-    let asked = || async {
-        let questions: Vec<_> = (0..500).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(questions.iter().map(|question| ask(resolver.dns, question))).await;
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    let query = || async {
+        let questions: Vec<_> =
+            (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+        futures::future::join_all(questions.iter().map(|question| exchange(resolver.dns, question))).await;
         resolver.get("/metrics").await
     };
     // Until every worker has used its room.
-    eventually("all have read", Duration::from_secs(60), async || {
-        asked().await.matches("worker_datagrams_total{").count() == 64
-            && !asked().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
+    wait_until("all have read", Duration::from_secs(60), async || {
+        query().await.matches("worker_datagrams_total{").count() == 64
+            && !query().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
     })
     .await;
     let held = private(&resolver.process.child);
@@ -362,7 +357,7 @@ impl NodeCache {
         agent.publish(vec![HeldSocket { address: dns.ip(), protocol: Protocol::Udp, fd }]);
         let process = start(env!("CARGO_BIN_EXE_node-cache"), dir, &["--instance", "cache-0"]);
         let cache = Self { process, agent: Some(agent), dns };
-        eventually("it is ready", Duration::from_secs(5), async || {
+        wait_until("it is ready", Duration::from_secs(5), async || {
             cache.process.control("cache-0", control::Command::Ready).await.as_deref() == Some(control::OK)
         })
         .await;
@@ -370,14 +365,14 @@ impl NodeCache {
     }
 
     async fn answers(&self, name: &str) -> Vec<hickory_proto::rr::RData> {
-        let answer: Message = ask(self.dns, &question(name, RecordType::A)).await;
+        let answer: Message = exchange(self.dns, &query_for(name, RecordType::A)).await;
         answer.answers.into_iter().map(|record| record.data).collect()
     }
 }
 
 async fn outside_and_corp() -> (Authority, Authority, Config) {
-    let outside = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
-    let corp = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let outside = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let corp = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let mut config = config(outside.address);
     config.zones = vec![zone("zone-a", outside.address)];
     (outside, corp, config)
@@ -387,12 +382,12 @@ async fn outside_and_corp() -> (Authority, Authority, Config) {
 async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_bad_revision_is_kept_out_and_told() {
     let (_outside, corp, mut config) = outside_and_corp().await;
     let mut cache = NodeCache::start(&config).await;
-    let (outside, routed) = (address("x", 0, "192.0.2.1").data, address("x", 0, "192.0.2.2").data);
+    let (outside, routed) = (address_record("x", 0, "192.0.2.1").data, address_record("x", 0, "192.0.2.2").data);
     assert_eq!(cache.answers("a.corp.example").await, [outside]);
 
     config.routes = vec![route("corp.example", &[corp.address])];
     project(cache.process.run_dir(), "r2", &json(&config));
-    eventually("the route is in force", Duration::from_secs(2), async || {
+    wait_until("the route is in force", Duration::from_secs(2), async || {
         cache.answers("a.corp.example").await == [routed.clone()]
     })
     .await;
@@ -401,7 +396,7 @@ async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_
     let mut bad = config.clone();
     bad.routes[0].upstreams.clear();
     project(cache.process.run_dir(), "r3", &json(&bad));
-    eventually("the refusal is told", Duration::from_secs(2), async || {
+    wait_until("the refusal is told", Duration::from_secs(2), async || {
         cache.process.instance("cache-0").await.is_some_and(|instance| instance.revision.refusal.is_some())
     })
     .await;
@@ -440,13 +435,13 @@ async fn a_socket_that_the_agent_takes_back_is_closed_and_a_new_one_is_read() {
     let new = socket.local_addr().unwrap();
     let fd = Arc::new(OwnedFd::from(socket));
     cache.agent.as_ref().unwrap().publish(vec![HeldSocket { address: new.ip(), protocol: Protocol::Udp, fd }]);
-    let www = question("www.example", RecordType::A);
+    let www = query_for("www.example", RecordType::A);
     let soon = Duration::from_millis(200);
-    eventually("the new one is read", Duration::from_secs(2), async || {
-        ask_from("127.0.0.1:0", new, &www, soon).await.is_some()
+    wait_until("the new one is read", Duration::from_secs(2), async || {
+        exchange_from("127.0.0.1:0", new, &www, soon).await.is_some()
     })
     .await;
-    eventually("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
+    wait_until("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
 }
 
 #[tokio::test]
@@ -455,7 +450,7 @@ async fn a_cache_shows_who_it_is_and_what_it_counts() {
     let cache = NodeCache::start(&config).await;
     cache.answers("www.example").await;
     cache.answers("www.example").await;
-    let refused = ask(cache.dns, &question("x", RecordType::AXFR)).await;
+    let refused = exchange(cache.dns, &query_for("x", RecordType::AXFR)).await;
     assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
     let instance = cache.process.instance("cache-0").await.unwrap();
     assert_eq!((instance.name.as_str(), instance.alive), ("cache-0", true));

@@ -4,7 +4,7 @@ use hickory_proto::rr::RecordType;
 use node_cache::packet::Name;
 use node_cache::query::{Query, Transport};
 
-use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, config, exchange_raw, question, route};
+use crate::support::{Action, Authority, Tier, config, exchange, exchange_over_tcp, exchange_raw, query_for, route};
 
 fn series(tier: &Tier) -> Vec<String> {
     let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.levels());
@@ -14,7 +14,7 @@ fn series(tier: &Tier) -> Vec<String> {
 
 #[tokio::test]
 async fn a_hundred_thousand_hostile_names_make_no_new_series() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let mut config = config(authority.address);
     config.routes = vec![route("corp.example", &[authority.address])];
     let tier = Tier::on_node(&config, None).await;
@@ -30,10 +30,10 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
                 without_recursion(Name::from_text(&format!("n.{suffix}")).unwrap(), number).await;
             }
             for name in ["known", "other"] {
-                let asked = question(&format!("{name}.{suffix}"), RecordType::A);
-                ask(tier.address, &asked).await;
-                ask(tier.address, &asked).await;
-                ask_over_tcp(tier.address, &asked).await;
+                let query = query_for(&format!("{name}.{suffix}"), RecordType::A);
+                exchange(tier.address, &query).await;
+                exchange(tier.address, &query).await;
+                exchange_over_tcp(tier.address, &query).await;
             }
         }
         exchange_raw(tier.address, "127.0.0.1:0", &[7; 12], std::time::Duration::from_secs(5)).await;

@@ -13,13 +13,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::require::{program, require};
-use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, question, tcp_exchange};
+use crate::support::{Action, Authority, Tier, exchange, exchange_on, exchange_over_tcp, query_for, wait_until};
 
 /// Long enough for a machine with other things to do.
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn usual() -> (Authority, Tier) {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     (authority, tier)
 }
@@ -42,14 +42,6 @@ async fn connect(run_dir: &Path, wanted: &str) -> UnixStream {
     };
     stream.write_all(wanted.as_bytes()).await.unwrap();
     stream
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// The data frames of a whole stream, read after the specification.
@@ -146,10 +138,10 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    until("it reads", || tier.resolver.tap().wanted()).await;
-    ask(tier.address, &question("www.example", RecordType::A)).await;
-    ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await;
-    until("it ends", || program.try_wait().unwrap().is_some_and(|status| status.success())).await;
+    wait_until("it reads", LIMIT, async || tier.resolver.tap().wanted()).await;
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
+    wait_until("it ends", LIMIT, async || program.try_wait().unwrap().is_some_and(|status| status.success())).await;
     serving.abort();
 
     let stream = std::fs::read(&file).unwrap();
@@ -181,15 +173,15 @@ async fn a_reader_that_stands_still_costs_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let serving = offer(&tier, dir.path());
     let idle = connect(dir.path(), "1 both\n").await;
-    until("it is let in", || tier.resolver.tap().wanted()).await;
-    let mut padded = question("www.example", RecordType::A);
+    wait_until("it is let in", LIMIT, async || tier.resolver.tap().wanted()).await;
+    let mut padded = query_for("www.example", RecordType::A);
     padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 1_100]));
     let padded = padded.to_vec().unwrap();
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let started = Instant::now();
     while tier.resolver.tap().lost() < 10 {
         assert!(started.elapsed() < LIMIT, "nothing is lost");
-        let answer = Message::from_vec(&tcp_exchange(&mut stream, &padded).await).unwrap();
+        let answer = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
         assert_eq!(answer.answers.len(), 1);
     }
     let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.levels());
@@ -197,7 +189,7 @@ async fn a_reader_that_stands_still_costs_no_answer() {
     let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");
     drop(idle);
-    until("it is forgotten", || !tier.resolver.tap().wanted()).await;
+    wait_until("it is forgotten", LIMIT, async || !tier.resolver.tap().wanted()).await;
     serving.abort();
 }
 
@@ -209,7 +201,7 @@ async fn a_reader_too_many_and_one_that_wants_nothing_known_are_closed_without_a
     let mut inside = Vec::new();
     for number in 1..=4 {
         inside.push(connect(dir.path(), "64 queries\n").await);
-        until("it is let in", || tier.resolver.tap().readers() == number).await;
+        wait_until("it is let in", LIMIT, async || tier.resolver.tap().readers() == number).await;
     }
     for line in ["64 both\n", "everything\n", "-1 both\n"] {
         let mut refused = connect(dir.path(), line).await;

@@ -29,12 +29,12 @@ fn flood(count: usize) {
             cache.insert(key, &response, now);
         }
     }
-    let (mut asked, mut missed) = (0, 0);
+    let (mut query, mut missed) = (0, 0);
     for number in 0..count {
         cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
         if number % BETWEEN == 0 {
             let key = &hot[number / BETWEEN % HOT];
-            asked += 1;
+            query += 1;
             if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
                 missed += 1;
                 cache.insert(key, &response, now);
@@ -43,7 +43,7 @@ fn flood(count: usize) {
     }
     assert!(cache.bytes() <= BYTES, "{}", cache.bytes());
     assert!(cache.entries() < count as u64 / 2, "nothing had to leave: {}", cache.entries());
-    assert!(100 * missed <= asked, "{missed} of {asked} were not there any more");
+    assert!(100 * missed <= query, "{missed} of {query} were not there any more");
 }
 
 #[test]

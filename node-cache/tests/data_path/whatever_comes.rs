@@ -12,7 +12,9 @@ use node_cache::packet::request::{self, Rejected};
 use node_cache::packet::{Name, Response};
 use node_cache::query::Query;
 
-use crate::support::{Asked, address, denial_with_soa, name, question, reply, service_record, unknown};
+use crate::support::{
+    ReceivedQuery, address_record, name, negative_response, query_for, response_with, srv_record, unknown_record,
+};
 
 /// Numbers that are the same in each run (splitmix64).
 struct Dice(u64);
@@ -59,7 +61,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
     for seed in 0..100_000 {
         let mut dice = Dice(seed);
         let owner = ["www.shop.example", ".", "a", "_dmarc.mail.example"][dice.below(4)];
-        let mut packet = question(owner, RecordType::from(dice.below(70) as u16)).to_vec().unwrap();
+        let mut packet = query_for(owner, RecordType::from(dice.below(70) as u16)).to_vec().unwrap();
         if dice.below(4) > 0 {
             mutate(&mut dice, &mut packet);
         }
@@ -90,20 +92,20 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
 }
 
 /// A response with records of many kinds in all sections.
-fn told(dice: &mut Dice, asked: &Asked) -> Message {
+fn told(dice: &mut Dice, query: &ReceivedQuery) -> Message {
     if dice.below(5) == 0 {
-        return denial_with_soa(asked, hickory_proto::op::ResponseCode::NXDomain, 60);
+        return negative_response(query, hickory_proto::op::ResponseCode::NXDomain, 60);
     }
     let record = |dice: &mut Dice| -> Record {
         let owner = ["www.shop.example", "shop.example", "WWW.shop.example", "other.test"][dice.below(4)];
         match dice.below(4) {
-            0 => address(owner, dice.below(9000) as u32, "192.0.2.7"),
-            1 => address(owner, 60, "2001:db8::7"),
-            2 => service_record(owner, 60, 53, "ns.shop.example"),
-            _ => unknown(owner, 65_280, &dice.next().to_be_bytes()[dice.below(8)..]),
+            0 => address_record(owner, dice.below(9000) as u32, "192.0.2.7"),
+            1 => address_record(owner, 60, "2001:db8::7"),
+            2 => srv_record(owner, 60, 53, "ns.shop.example"),
+            _ => unknown_record(owner, 65_280, &dice.next().to_be_bytes()[dice.below(8)..]),
         }
     };
-    let mut message = reply(asked, (0..dice.below(5)).map(|_| record(dice)).collect());
+    let mut message = response_with(query, (0..dice.below(5)).map(|_| record(dice)).collect());
     for _ in 0..dice.below(3) {
         message.add_authority(record(dice));
     }
@@ -120,16 +122,16 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
     let asked_question = Question::plain(&asked_name, rtype::A);
     for seed in 0..100_000 {
         let mut dice = Dice(seed);
-        let mut message = question("www.shop.example", RecordType::A);
+        let mut message = query_for("www.shop.example", RecordType::A);
         message.metadata.id = dice.next() as u16;
-        let asked = Asked { message, source: "127.0.0.1:9".parse().unwrap(), tcp: false };
-        let told = told(&mut dice, &asked);
+        let query = ReceivedQuery { message, source: "127.0.0.1:9".parse().unwrap(), tcp: false };
+        let told = told(&mut dice, &query);
         let mut packet = told.to_vec().unwrap();
         let is_whole = dice.below(3) == 0;
         if !is_whole {
             mutate(&mut dice, &mut packet);
         }
-        let Ok(response) = Response::read(&packet, asked.message.metadata.id, &asked_question) else {
+        let Ok(response) = Response::read(&packet, query.message.metadata.id, &asked_question) else {
             assert!(!is_whole, "{told:?}");
             broken += 1;
             continue;

@@ -13,7 +13,9 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use node_cache::handover::{HeldSocket, Protocol};
 
 use crate::require::{open_files, require};
-use crate::support::{Authority, Reply, Tier, address, ask, ask_from, ask_over_tcp, config, question, route};
+use crate::support::{
+    Action, Authority, Tier, address_record, config, exchange, exchange_from, exchange_over_tcp, query_for, route,
+};
 
 const WORKERS: usize = 4;
 
@@ -31,7 +33,7 @@ fn question_of(client: usize, name: &str) -> Message {
     let letters = name.chars().enumerate();
     let name: String =
         letters.map(|(place, c)| if client >> (place % 10) & 1 == 1 { c.to_ascii_uppercase() } else { c }).collect();
-    let mut question = question(&name, RecordType::A);
+    let mut question = query_for(&name, RecordType::A);
     let [high, low] = (client as u16).to_be_bytes();
     let network = EdnsOption::Unknown(8, vec![0, 1, 24, 0, 10, high, low]);
     question.edns.as_mut().unwrap().options_mut().insert(network);
@@ -39,9 +41,9 @@ fn question_of(client: usize, name: &str) -> Message {
 }
 
 /// Asks as clients do, which ask again when a full buffer has lost their question.
-async fn ask_again(server: SocketAddr, question: &Message) -> Message {
+async fn exchange_with_retries(server: SocketAddr, question: &Message) -> Message {
     for _ in 0..10 {
-        if let Some(answer) = ask_from("127.0.0.1:0", server, question, Duration::from_secs(2)).await {
+        if let Some(answer) = exchange_from("127.0.0.1:0", server, question, Duration::from_secs(2)).await {
             return answer;
         }
     }
@@ -54,11 +56,11 @@ async fn a_thousand_clients_of_four_workers_cause_one_question() {
     let times = Arc::new(Mutex::new(Vec::new()));
     let authority = Authority::start({
         let times = times.clone();
-        move |asked| {
-            times.lock().unwrap().push((asked.name().to_ascii().to_lowercase(), Instant::now()));
-            match asked.is("slow.example") {
-                true => Reply::After(Duration::from_millis(200), asked.usual_answer(300, 1)),
-                false => Reply::Say(asked.usual_answer(300, 1)),
+        move |query| {
+            times.lock().unwrap().push((query.name().to_ascii().to_lowercase(), Instant::now()));
+            match query.is("slow.example") {
+                true => Action::RespondAfter(Duration::from_millis(200), query.default_response(300, 1)),
+                false => Action::Respond(query.default_response(300, 1)),
             }
         }
     })
@@ -67,44 +69,45 @@ async fn a_thousand_clients_of_four_workers_cause_one_question() {
     for name in ["slow.example", "quick-1.example", "quick-2.example", "quick-3.example", "quick-4.example"] {
         let questions: Vec<_> = (0..1000).map(|client| question_of(client, name)).collect();
         assert_eq!(questions.iter().map(|question| question.to_vec().unwrap()).collect::<HashSet<_>>().len(), 1000);
-        let answers = join_all(questions.iter().map(|question| ask_again(tier.address, question))).await;
-        let expected = address("x", 0, "192.0.2.1").data;
+        let answers = join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
+        let expected = address_record("x", 0, "192.0.2.1").data;
         assert!(answers.iter().all(|answer| answer.answers[0].data == expected), "{name}");
-        let asked: Vec<_> = authority.asked().into_iter().filter(|asked| asked.is(name)).collect();
+        let queries: Vec<_> = authority.queries().into_iter().filter(|query| query.is(name)).collect();
         let times = times.lock().unwrap().clone();
         let times: Vec<_> =
             times.iter().filter(|(of, _)| of.trim_end_matches('.') == name).map(|(_, at)| *at).collect();
         // On a busy machine an answer may be late; then the same question is sent once more, after 350 ms.
         let soon = times.iter().filter(|at| at.duration_since(times[0]) < Duration::from_millis(340)).count();
         assert_eq!(soon, 1, "{name}");
-        let options = asked[0].message.edns.as_ref().unwrap().options();
+        let options = queries[0].message.edns.as_ref().unwrap().options();
         assert!(options.get(8.into()).is_none(), "nobody is told of a client's network");
     }
 }
 
 #[tokio::test]
 async fn a_question_that_fails_for_many_clients_of_four_workers_fails_once() {
-    let authority =
-        Authority::start(|asked| Reply::Say(crate::support::denial(asked, hickory_proto::op::ResponseCode::ServFail)))
-            .await;
+    let authority = Authority::start(|query| {
+        Action::Respond(crate::support::empty_response(query, hickory_proto::op::ResponseCode::ServFail))
+    })
+    .await;
     let tier = tier(authority.address, authority.address);
     for number in 0..20 {
         let name = format!("n{number}.example");
         let questions: Vec<_> = (0..50).map(|client| question_of(client, &name)).collect();
-        join_all(questions.iter().map(|question| ask_again(tier.address, question))).await;
-        assert_eq!(authority.asked_for(&name), 1, "{name}");
+        join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
+        assert_eq!(authority.query_count(&name), 1, "{name}");
     }
 }
 
 #[tokio::test]
 async fn all_workers_are_used() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = tier(authority.address, authority.address);
     let limit = Instant::now() + Duration::from_secs(30);
     while tier.serving.workers().datagrams().contains(&0) {
         assert!(Instant::now() < limit, "{:?}", tier.serving.workers().datagrams());
         let questions: Vec<_> = (0..200).map(|client| question_of(client, "www.example")).collect();
-        join_all(questions.iter().map(|question| ask_again(tier.address, question))).await;
+        join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
     }
     tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
 }
@@ -113,7 +116,7 @@ async fn all_workers_are_used() {
 async fn all_is_answered_while_sockets_and_configuration_change() {
     const CLIENTS: usize = 16;
     const QUESTIONS: usize = 400;
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Arc::new(tier(authority.address, authority.address));
     let done = Arc::new(AtomicBool::new(false));
     let changing = tokio::spawn({
@@ -143,8 +146,8 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
             let name = if number % 2 == 0 { "www.example".into() } else { format!("n{client}-{number}.example") };
             let question = question_of(client, &name);
             let answer = match number % 50 {
-                7 => ask_over_tcp(tier.address, &question).await,
-                _ => ask(tier.address, &question).await,
+                7 => exchange_over_tcp(tier.address, &question).await,
+                _ => exchange(tier.address, &question).await,
             };
             assert_eq!(answer.answers.len(), 1, "{name}");
         }
@@ -152,6 +155,6 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
     join_all(clients).await;
     done.store(true, Ordering::Relaxed);
     assert!(changing.await.unwrap() > 10, "sockets and configuration have changed");
-    assert_eq!(authority.asked_for("www.example"), 1);
+    assert_eq!(authority.query_count("www.example"), 1);
     tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! How much is sent for how little.
+//! Amplification: how many packets and octets are sent for one that arrives.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A way of a server to have more sent to it than it should.
+/// Script of a server that tries to have more queries sent than necessary.
 type Trick = fn(&ReceivedQuery) -> Action;
 
 const TRICKS: [(&str, Trick); 6] = [
@@ -69,7 +69,7 @@ async fn no_datagram_is_longer_than_1232_octets_whatever_a_client_says_that_it_t
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let mut big = query_for("big.example", RecordType::Unknown(65_280));
-    // New, out of memory, and of the shape that takes the long way.
+    // A miss, a hit, and a query that the fast path does not take.
     for size in [0, 511, 1232, 1233, 4096, u16::MAX] {
         for checking_disabled in [false, true] {
             big.edns.as_mut().unwrap().set_max_payload(size);
@@ -107,7 +107,7 @@ async fn strangers_and_responses_get_nothing_and_updates_and_notifications_go_no
         for message in [&known, &new, &update, &notify] {
             reflecting.send_to(&response(message.clone()).to_vec().unwrap(), tier.address).await.unwrap();
         }
-        // What comes after them is answered when they are done with.
+        // A worker reads in order: once these are answered, it has read the packets before them.
         for message in [&update, &notify] {
             let answer = exchange(tier.address, message).await;
             assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NotImp, 0));

@@ -1,4 +1,4 @@
-//! Nobody behind us answers for a long time.
+//! Serve-stale while no upstream responds for a long time (RFC 8767).
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use hickory_proto::rr::RecordType;
 use crate::support::{Action, Authority, Tier, address_record, ede, exchange, query_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How many names are asked for while nobody knows yet that the server is dead.
+/// Names that are queried before the server is known to be down.
 const ASKED_TO_FIND_OUT: usize = 20;
 
-/// Learns names, has nobody answer for this long, and asks for all of them again and again.
+/// Caches names, stops the only server for this long, and queries all names again and again.
 async fn blackout(names: usize, lasts: Duration) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
@@ -22,7 +22,7 @@ async fn blackout(names: usize, lasts: Duration) {
     }
     authority.stop_responding();
     let started = Instant::now();
-    // What is past its time serves from the first question on.
+    // Entries are stale from the first query on.
     tokio::time::sleep(Duration::from_millis(1050)).await;
     let some = names.iter().take(ASKED_TO_FIND_OUT).map(|name| async move {
         let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
@@ -45,8 +45,8 @@ async fn blackout(names: usize, lasts: Duration) {
         }
         rounds += 1;
     }
-    // Nothing is asked for a client, and a question a second shows whether the server lives. What was asked for before
-    // anybody knew may still be sent twice.
+    // No query is sent for a client; one probe a second shows whether the server is up again. Queries sent before the
+    // server was known to be down may be retried once.
     let query = authority.queries().len();
     let seconds = dead.elapsed().as_secs() as usize;
     assert!(query <= 2 * ASKED_TO_FIND_OUT + 2 * (1 + seconds), "{query} in {seconds} s");
@@ -68,7 +68,7 @@ async fn blackout(names: usize, lasts: Duration) {
 
 #[tokio::test]
 async fn in_a_blackout_every_known_name_is_answered_no_server_is_pressed_and_all_is_fresh_when_it_ends() {
-    // Long enough to see that the same is not asked again each second.
+    // Long enough to see that no query is repeated every second.
     blackout(500, Duration::from_secs(5)).await;
 }
 

@@ -1,4 +1,4 @@
-//! How much memory a process takes when everybody wants some of it, in a container of 128 MiB.
+//! Upper bound of a process's memory in a container of 128 MiB, under load from all sides.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,17 @@ use crate::require::{open_files, require};
 use crate::support::{Action, Authority, ReceivedQuery, config, exchange, query_for, response_with, unknown_record};
 
 const CONTAINER: u64 = 128 << 20;
-/// The most that a process may hold at any time: a cache of 4 MiB and 16 MiB beside it. An optimized one took 15 MB with one worker and
-/// 18 with four. Code that is not optimized is twice as long, and so is what it needs of it in memory: it took 21 and 23 MB.
+/// Limit of a process's memory in bytes: a cache of 4 MiB and 16 MiB beside it. An optimized process took 15 MB with
+/// one worker and 18 with four. Unoptimized code is twice as long and takes more memory: 21 and 23 MB.
 const CEILING: u64 = if cfg!(debug_assertions) { 28 << 20 } else { 20 << 20 };
 const LONG: RecordType = RecordType::Unknown(65_280);
 
-/// A memory cgroup (version 1), gone when dropped.
+/// Memory cgroup (version 1), removed on drop.
 struct Container(PathBuf);
 
 impl Container {
-    /// None where there are no such cgroups. Those of processes that are gone, of tests that were killed, go.
+    /// Puts a process into a new cgroup; `None` where there is no cgroup version 1. Removes the cgroups that killed
+    /// tests have left.
     fn of(process: u32) -> Option<Self> {
         let all = Path::new("/sys/fs/cgroup/memory");
         for left in std::fs::read_dir(all).ok()?.flatten() {
@@ -43,7 +44,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The process is gone, or nearly.
+        // The process has ended, or is about to.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -53,13 +54,13 @@ impl Drop for Container {
     }
 }
 
-/// A resolver in its container, which it leaves first.
+/// Resolver in its container. The resolver is dropped first.
 struct Contained {
     resolver: ZoneResolver,
     _container: Option<Container>,
 }
 
-/// Silence for names that nobody asks for twice, 63 KiB over TCP for others, an address for the rest.
+/// Ignores queries for unique names, answers 63 KiB over TCP to long ones and an address to all others.
 fn upstream(query: &ReceivedQuery) -> Action {
     let name = query.name().to_ascii().to_ascii_lowercase();
     match name.as_bytes()[0] {
@@ -83,14 +84,14 @@ fn for_everybody(upstream: SocketAddr) -> Config {
     config
 }
 
-/// Kilobytes of a line of what the kernel tells of a process.
+/// Returns a field of `/proc/PID/status` in kB.
 fn told(process: u32, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let found = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
     found.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>().unwrap()
 }
 
-/// Sends this to the resolver over a connection and reads nothing.
+/// Sends octets to the resolver over a new connection from this source and reads nothing.
 async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
     socket.bind(source.parse().unwrap()).ok()?;
@@ -99,7 +100,7 @@ async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStr
     Some(stream)
 }
 
-/// Presses on a resolver with so many workers from all sides for so long.
+/// Loads a resolver with this many workers for this long: unique names, long responses, connections.
 async fn press(workers: &str, lasts: Duration) {
     let authority = Authority::start(upstream).await;
     let mut resolver =

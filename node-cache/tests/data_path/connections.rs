@@ -1,4 +1,4 @@
-//! TCP.
+//! TCP connections of clients: order, limits and timeouts.
 
 use std::time::{Duration, Instant};
 
@@ -151,11 +151,11 @@ async fn a_question_longer_than_any_needs_to_be_is_malformed_and_the_connection_
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let mut long = query_for("www.example", RecordType::A).to_vec().unwrap();
     long.resize(65_535, 0);
-    // There are so many of them, but not in what is kept.
+    // The header counts 1,000 additional records; the part of the message that is kept holds fewer.
     long[10..12].copy_from_slice(&1000_u16.to_be_bytes());
     let answer = exchange_on(&mut stream, &long).await;
     assert_eq!((answer.len(), answer[3] & 0x0f), (12, 1));
-    // An update goes nowhere, however long it is.
+    // An UPDATE is not forwarded, however long it is.
     long[2] = 5 << 3;
     let answer = exchange_on(&mut stream, &long).await;
     assert_eq!((answer.len(), answer[2] >> 3 & 0x0f, answer[3] & 0x0f), (12, 5, 4));
@@ -164,14 +164,14 @@ async fn a_question_longer_than_any_needs_to_be_is_malformed_and_the_connection_
     assert_eq!(Message::from_vec(&exchange_on(&mut stream, &packet).await).unwrap().answers.len(), 1);
 }
 
-/// A connection to the tier from this address.
+/// Connects to the tier from this address.
 async fn connect_from(source: &str, tier: &Tier) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(source.parse().unwrap())?;
     socket.connect(tier.address).await
 }
 
-/// A tier that every address of this host may ask, and whose answers are as long as can be.
+/// Starts a tier that serves every loopback address, and whose responses are as long as a message can be.
 async fn with_long_answers(limits: TcpLimits) -> (Authority, Tier) {
     let authority = Authority::start(|query| {
         let long = || crate::support::unknown_record("long.example", 65_280, &[7; 1000]);
@@ -204,7 +204,7 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
     let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
     let mut held = Vec::new();
-    // The kernel takes some of what nobody reads.
+    // Socket buffers in the kernel hold some of the unread responses.
     while !greedy().contains("reason=\"greedy\"") {
         assert!(started.elapsed() < Duration::from_secs(60), "{}", greedy());
         let mut stream = connect_from("127.0.0.1:0", &tier).await.unwrap();
@@ -230,7 +230,7 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
         if number % 2 == 0 {
             let _ = stream.write_all(&[0xff, 0xff, 1]).await;
         }
-        // Those that were turned away are closed already; this end need not hold more than some.
+        // Refused connections are closed already; this end need not hold all others.
         if number % 10 == 0 {
             held.push(stream);
         }

@@ -1,4 +1,4 @@
-//! Cookies (RFC 7873): whoever sends one is told the whole one, and nobody is refused for want of it.
+//! DNS cookies (RFC 7873): a client that sends one receives a server cookie, and no client is refused for lack of one.
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
@@ -36,7 +36,7 @@ fn usual() -> Message {
     query_for("www.example", RecordType::A)
 }
 
-/// A packet that asks for nothing but a cookie.
+/// Builds a query for a cookie alone, without a question.
 fn alone(cookie: &[u8]) -> Message {
     let mut message = with_cookie(usual(), cookie);
     message.queries.clear();

@@ -1,4 +1,4 @@
-//! One question to another server.
+//! Exchange of one query with one upstream: ID, port, 0x20 case, EDNS, TCP, hedging.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ async fn every_question_has_a_fresh_number_and_port() {
     assert!(neighbours < 20, "ports in sequence: {neighbours}");
 }
 
-/// Packets that are no answer to this question, by kind.
+/// Builds a packet of this kind that is no response to the query; `None` beyond the last kind.
 fn junk(query: &ReceivedQuery, kind: usize) -> Option<Vec<u8>> {
     let lie = query.default_response(300, 66);
     let mut wrong = lie.clone();
@@ -80,7 +80,7 @@ async fn two_hundred_packets_of_each_kind_that_are_no_answer_are_ignored_and_the
     assert_eq!(authority.queries().len(), 9, "nothing was asked twice");
 }
 
-/// Answers to this question that are wrong in one field each.
+/// Builds responses that are wrong in one field each.
 fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
     let lie = query.default_response(300, 66).to_vec().unwrap();
     let question_end = lie[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
@@ -103,7 +103,7 @@ fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
     forged
 }
 
-/// Sends this many of them before the true answers.
+/// Sends this many forged responses, always before the true one.
 async fn forge(count: usize) {
     const EACH: usize = 200;
     let authority = Authority::start(|query| {
@@ -136,7 +136,7 @@ async fn none_of_ten_million_answers_with_one_wrong_field_is_believed() {
 async fn a_server_is_told_1232_octets_and_a_longer_answer_goes_over_tcp() {
     let records =
         |count| (0..count).map(|_| crate::support::unknown_record("big.example", 65_280, &[7; 240])).collect();
-    // One that cuts, and one that sends what was not asked for.
+    // A server that truncates, and one that sends more than EDNS allows.
     for cuts in [true, false] {
         let authority = Authority::start(move |query| {
             let message = response_with(query, records(16));
@@ -185,7 +185,7 @@ async fn a_server_of_protocol_tcp_is_asked_over_tcp_alone() {
     assert!(authority.queries().iter().all(|query| query.tcp) && authority.queries().len() == 1);
 }
 
-/// What a server says that writes every name in lower case.
+/// Builds the response of a server that writes every name in lower case.
 fn lowered(query: &ReceivedQuery, last_octet: u8) -> Message {
     let mut message = query.default_response(300, last_octet);
     let lower = message.queries[0].name().to_lowercase();
@@ -213,7 +213,7 @@ async fn names_are_asked_in_random_case_and_an_answer_in_another_case_is_not_bel
 
 #[tokio::test]
 async fn nobody_sees_the_random_case_in_which_a_name_was_asked() {
-    // As CoreDNS does, it writes names of its records in the case of the question.
+    // Like CoreDNS, it copies the case of the question into the names of its records.
     let authority = Authority::start(|query| {
         let target = query.name().to_ascii();
         let mut message = response_with(query, vec![srv_record(&target, 300, 53, &target)]);
@@ -261,7 +261,7 @@ async fn a_server_that_loses_case_and_has_no_tcp_is_still_believed() {
     assert_eq!(answer.answers.len(), 1);
 }
 
-/// A zone resolver that asks this server over TCP alone.
+/// Starts a zone resolver that queries this server over TCP only.
 fn over_tcp(server: SocketAddr) -> Tier {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     let upstream = Upstream { address: server, protocol: Protocol::Tcp };
@@ -281,7 +281,7 @@ async fn questions_over_tcp_share_one_connection_and_wait_for_no_other_answer() 
         while queries.len() < 50 {
             queries.push(ReceivedQuery { message: read_message(&mut stream).await, source, tcp: true });
         }
-        // The last question is answered first.
+        // Responses come in reverse order.
         for query in queries.iter().rev() {
             write_message(&mut stream, &query.default_response(300, 1)).await;
         }
@@ -299,7 +299,7 @@ async fn a_connection_that_the_server_closes_costs_no_answer() {
     let tier = over_tcp(listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
-            // One answer for each connection; a second question on it is read and never answered.
+            // One response for each connection; a second query on it is read and never answered.
             let (mut stream, source) = listener.accept().await.unwrap();
             let query = ReceivedQuery { message: read_message(&mut stream).await, source, tcp: true };
             write_message(&mut stream, &query.default_response(300, 1)).await;
@@ -341,7 +341,7 @@ async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_a
     }
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert!(silent.queries().len() <= 4, "{}", silent.queries().len());
-    // It comes back, and is preferred again within moments.
+    // The first server recovers, and is preferred again soon.
     silent.set_script(|query| Action::Respond(query.default_response(300, 1)));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     exchange(tier.address, &query_for("probe.example", RecordType::A)).await;

@@ -1,4 +1,4 @@
-//! One client that asks for more than there is, beside others.
+//! Per-client limits: one client that floods, beside others.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use node_cache_config::{Upstream, UpstreamSource};
 use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
 const HOT: usize = 200;
-/// What a burst of one client asks for, and the least of bursts.
+/// Queries in a burst of the flooding client, and the minimum number of bursts.
 const BURST: usize = 50;
 const BURSTS: usize = 400;
-/// The flood goes on until so many of its questions were passed on: on a busy machine most of a burst is dropped.
+/// Queries of the flood that must reach the upstream before it ends: on a busy machine most of a burst is dropped.
 const PASSED_ON: usize = 5_000;
-/// How often a stub resolver asks.
+/// Tries of a stub resolver.
 const TRIES: usize = 5;
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
         assert!(bursts < 20 * BURSTS, "the flood gets nowhere: {}", authority.queries().len());
         for part in 0..BURST {
             let packet = query_for(&format!("n{part}.x{bursts}.of-no-use.example"), RecordType::A).to_vec().unwrap();
-            // Nobody reads what comes back.
+            // Responses to the flood are not read.
             greedy.send(&packet).await.unwrap();
         }
         other(bursts).await;
@@ -56,6 +56,6 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
     }
     let queries = authority.queries();
     let for_hot = queries.iter().filter(|query| query.name().to_ascii().to_lowercase().starts_with("hot-")).count();
-    // Each was asked for when it was new. Two points of what the other one asked is what a flood may cost it.
+    // Each name was queried once as a miss. A flood may cost others 2 % of their hits.
     assert!(for_hot <= HOT + bursts / 50, "{for_hot} in {bursts} bursts");
 }

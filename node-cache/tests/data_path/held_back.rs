@@ -1,5 +1,5 @@
-//! Answers that a server holds back and releases all at once (DNSBomb): a client gets no more of them than may be in work
-//! for it, whoever asked in its name.
+//! Responses that a server withholds and releases all at once (DNSBomb): a client receives no more of them than the
+//! limit of its queries in flight, whoever sent the queries in its name.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
 const ASKED: usize = 5_000;
-/// The most questions of one client in work.
+/// Limit of queries in flight for one client.
 const CAP: usize = 1_024;
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     let began = Instant::now();
     for number in 0..ASKED {
         victim.send(&query_for(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
-        // Lets it read them, which a full buffer would lose.
+        // Waits until the worker has read them; a full socket buffer would lose some.
         while number % 50 == 0 && tier.serving.workers().datagrams()[0] <= number as u64 {
             assert!(began.elapsed() < Duration::from_secs(30), "it reads on");
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! What a process says about its answers to whoever looks after it.
+//! Inspection commands: `explain`, `flush`, `dump`, `stats`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn say(tier: &Tier, line: &str) -> String {
     tier.resolver.inspect(inspection).await
 }
 
-/// The same as soon as it holds all of these: an answer goes into memory after it was sent.
+/// Repeats a command until its output has all of these parts: a response is stored after it was sent.
 async fn say_at_last(tier: &Tier, line: &str, parts: &[&str]) -> String {
     let mut said = String::new();
     let is_said = async {
@@ -109,7 +109,7 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
     for _ in 0..3 {
         exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     }
-    // A batch is counted when its answers are under way.
+    // A batch is counted while its responses are sent.
     let stats = say_at_last(&tier, "stats", &["  from memory     2\n", "  answers kept    1\n"]).await;
     for part in [
         "  questions       3\n",

@@ -1,4 +1,4 @@
-//! Packets that would go round for ever.
+//! Forwarding loops, and packets that two servers would send to each other for ever.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -36,15 +36,15 @@ async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_a
         let query = Instant::now();
         let answers = join_all(questions.iter().map(|question| exchange(tier.address, question))).await;
         assert!(answers.iter().all(|answer| answer.metadata.response_code == ResponseCode::ServFail));
-        // 0.6 s; without looking for loops it is the deadline.
+        // It takes 0.6 s; without loop detection it would take until the deadline.
         assert!(query.elapsed() < deadline - Duration::from_millis(500), "{which}: {:?}", query.elapsed());
     }
-    // Three for each question and server, and what shows each second whether a server that is thought dead lives.
+    // Three for each query and server, and one probe a second of a server that is down.
     let seconds = 1 + started.elapsed().as_secs();
     for tier in [&one, &two, &own] {
         assert!(sent(tier) <= 3 * NAMES + 4 * seconds, "{} in {seconds} s", sent(tier));
     }
-    // Nobody asks any more, not even for other names.
+    // No more queries are sent, not even for other names.
     let before = [sent(&one), sent(&two), sent(&own)];
     let another = query_for("another.example", RecordType::A);
     for tier in [&one, &two, &own] {
@@ -60,7 +60,7 @@ async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_a
 async fn who_repeats_a_question_that_looks_for_loops_changes_nothing() {
     let authority = Authority::start(|query| {
         let answer = query.default_response(300, 1);
-        // It is slow once, so that it is looked for what is behind it.
+        // One slow response triggers a loop probe.
         if query.name().to_ascii().eq_ignore_ascii_case("slow.example.") {
             Action::RespondAfter(Duration::from_millis(600), answer)
         } else {
@@ -83,7 +83,7 @@ async fn who_repeats_a_question_that_looks_for_loops_changes_nothing() {
     assert_eq!(exchange(tier.address, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
-/// Sends this many responses, with questions now and then, which are answered.
+/// Sends this many responses, with queries in between, which are answered.
 async fn responses(count: usize) {
     const BETWEEN: usize = 100;
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
@@ -98,7 +98,7 @@ async fn responses(count: usize) {
         response.metadata.id = number as u16;
         socket.send_to(&response.to_vec().unwrap(), tier.address).await.unwrap();
         if number % BETWEEN == 0 {
-            // What comes behind them is answered when they are done with.
+            // A worker reads in order: once this is answered, it has read the responses before it.
             exchange(tier.address, &known).await;
         }
     }

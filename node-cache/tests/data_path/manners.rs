@@ -1,4 +1,4 @@
-//! How questions are treated whatever they are about.
+//! Rules for queries of any name: opcodes, flags, classes, EDNS, truncation, access.
 
 use std::time::{Duration, Instant};
 
@@ -212,7 +212,7 @@ async fn an_unknown_version_of_edns_is_told_so() {
     let mut message = query_for("www.example", RecordType::A);
     message.edns.as_mut().unwrap().set_version(1);
     let answer = exchange(tier.address, &message).await;
-    // 16 has two names, and the decoder knows it under the other one.
+    // RCODE 16 has two names (BADVERS, BADSIG), and the decoder returns the other one.
     assert_eq!(u16::from(answer.metadata.response_code), u16::from(ResponseCode::BADVERS));
     assert_eq!(answer.edns.as_ref().unwrap().version(), 0);
     assert_eq!(authority.queries().len(), 0);
@@ -342,7 +342,7 @@ async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
     greedy.connect(tier.address).await.unwrap();
     let dropped = |reason| tier.resolver.metrics().drops(reason);
     let started = Instant::now();
-    // A part of what it asks is dropped before there is no room at all.
+    // Its queries are dropped before the limit of all clients is reached.
     for number in 0.. {
         if dropped(Dropped::Greedy) > 0 {
             break;

@@ -1,4 +1,4 @@
-//! What is kept, for how long, and what it is good for when nobody answers.
+//! Cached responses: lifetime, prefetch, serve-stale and negative caching.
 
 use std::time::{Duration, Instant};
 
@@ -51,14 +51,14 @@ async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
         assert_eq!(exchange(tier.address, &query).await.answers.len(), 1);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // What came of it shows the whole time to live again, and was not asked for by anybody who waited.
+    // The prefetched entry has its full TTL again, and no client waited for it.
     while exchange(tier.address, &query).await.answers[0].ttl < 2 {
         assert!(started.elapsed() < Duration::from_secs(30));
     }
     assert!(authority.queries().len() >= 2);
 }
 
-/// A tier that has kept an answer past its time, and whose only server has fallen silent.
+/// Starts a tier whose entries are stale and whose only server has stopped responding.
 async fn forsaken() -> (Authority, Tier) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
@@ -78,7 +78,7 @@ async fn old_answers_serve_while_nobody_answers_and_new_ones_as_soon_as_somebody
     assert!(started.elapsed() < Duration::from_millis(2300), "{:?}", started.elapsed());
     assert_eq!(answer.answers, [address_record("www.example", 30, "192.0.2.1")]);
     assert_eq!(ede(&answer), Some(3));
-    // Three tries have failed by now: the server is known to be dead, and nobody waits for it any more.
+    // Three tries have failed by now: the server is known to be down, and no query waits for it.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let started = Instant::now();
     let answer = exchange(tier.address, &query_for("mail.example", RecordType::A)).await;
@@ -119,7 +119,7 @@ async fn while_all_servers_are_dead_they_are_not_asked_again_for_what_old_answer
         let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
         assert_eq!((answer.answers[0].ttl, ede(&answer)), (30, Some(3)), "{name}");
     }
-    // A dead server is asked one question a second to see whether it lives.
+    // A server that is down gets one probe a second.
     let query = authority.queries().len() as u64;
     assert!(query <= 2 + started.elapsed().as_secs(), "{query}");
     authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
@@ -228,7 +228,7 @@ async fn records_that_come_behind_edns_are_whole() {
         message.edns = None;
         let mut packet = message.to_vec().unwrap();
         packet.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
-        // A record of an address, whose owner points at the question.
+        // An A record whose owner is a pointer to the question.
         packet.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 9]);
         packet[11] = 2;
         Action::SendRaw(vec![packet])

@@ -1,4 +1,4 @@
-//! What a server says beside the question: nobody else's names, in no section, whoever asks for them later.
+//! Cache poisoning: records of other names, planted in any section, answer no later query.
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType, rdata};
@@ -19,7 +19,8 @@ fn alias(owner: &str, target: &str) -> Record {
     Record::from_rdata(name(owner), 300, RData::CNAME(rdata::CNAME(name(target))))
 }
 
-/// An answer to the question with a plant in this section, or all of them at the end of an alias.
+/// Builds a response with records of the victims in this section (0 answer, 1 authority, 2 additional), or, for 3,
+/// behind a CNAME.
 fn planted(query: &ReceivedQuery, section: usize) -> Message {
     let mut message = query.default_response(300, 1);
     let plants =

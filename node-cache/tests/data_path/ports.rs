@@ -1,4 +1,4 @@
-//! From where other servers are asked, and what can be guessed of it.
+//! Source ports and IDs of upstream queries, and how far they can be guessed.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,7 +15,8 @@ use crate::support::{
 };
 use crate::zones::cluster_dns;
 
-/// A node whose zone has one resolver, which was found: the node, the cluster DNS and the resolver.
+/// Starts a node cache that has discovered the one resolver of its zone; returns the cache, the cluster DNS and the
+/// resolver.
 pub(crate) async fn node_with_discovered_resolver(
     script: impl Fn(&ReceivedQuery) -> Action + Send + 'static,
 ) -> (Tier, Authority, Authority) {
@@ -49,7 +50,7 @@ async fn our_own_resolvers_are_asked_from_sockets_that_serve_again_for_a_while_u
     assert!((3..60).contains(&ports.len()), "{} ports", ports.len());
 }
 
-/// Tells whoever asks from `client` that nobody listens at `server`, as anybody can who guesses the ports (RFC 792).
+/// Sends a forged ICMP "port unreachable" for `server` to `client`, as anyone can who guesses the ports (RFC 792).
 fn forge_unreachable(client: SocketAddr, server: SocketAddr) {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (client, server) else { panic!("IPv4") };
     let mut packet = vec![3, 3, 0, 0, 0, 0, 0, 0];
@@ -78,7 +79,7 @@ async fn a_report_that_nobody_listens_cancels_no_question() {
             for _ in 0..20 {
                 forge_unreachable(client, server.lock().unwrap().unwrap());
             }
-            // Only the question that was first is answered, and late.
+            // Only the first try is answered, and late.
             match *first.lock().unwrap().get_or_insert(query.source) == query.source {
                 true => Action::RespondAfter(Duration::from_millis(300), query.default_response(300, 1)),
                 false => Action::Ignore,
@@ -109,7 +110,7 @@ async fn a_report_that_nobody_listens_costs_the_next_question_of_a_socket_nothin
     assert!(ports.len() < 20, "some socket that had heard of it was asked from again: {}", ports.len());
 }
 
-/// What a server saw of a question, and the number that its client had given it.
+/// ID and port of an upstream query, and the ID of the client's query.
 #[derive(Clone, Copy)]
 struct Seen {
     client_number: u16,
@@ -150,8 +151,8 @@ fn nothing_can_be_guessed_of_a_hundred_thousand_questions_to_a_foreign_server() 
     assert!(unevenness(steps, 256) < 380.0, "how ports follow one another");
 }
 
-/// How far numbers are from being spread evenly over these many classes: Pearson's X². With 256 classes it is 255 on average,
-/// and 380 once in a million times.
+/// Returns Pearson's χ² of numbers against an even spread over this many classes. With 256 classes it is 255 on
+/// average, and 380 once in a million times.
 fn unevenness(numbers: impl Iterator<Item = usize>, classes: usize) -> f64 {
     let mut counts = vec![0.0; classes];
     numbers.for_each(|number| counts[number] += 1.0);
@@ -159,7 +160,7 @@ fn unevenness(numbers: impl Iterator<Item = usize>, classes: usize) -> f64 {
     counts.iter().map(|count| (count - expected).powi(2) / expected).sum()
 }
 
-/// Has a resolver ask these many questions of a server that sees them.
+/// Sends this many queries through a resolver and returns what the upstream server received.
 fn query_foreign_server(questions: usize) -> Vec<Seen> {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -189,7 +190,7 @@ fn query_foreign_server(questions: usize) -> Vec<Seen> {
     seeing.join().unwrap()
 }
 
-/// Answers every question that there is nothing, until as many have come as there are, or none comes any more.
+/// Answers every query with NODATA until as many have come as clients have sent, or none comes for five seconds.
 fn see(server: &UdpSocket, clients: &[u16]) -> Vec<Seen> {
     let mut seen = Vec::with_capacity(clients.len());
     let mut buffer = [0; 512];

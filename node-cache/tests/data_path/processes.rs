@@ -1,4 +1,4 @@
-//! The real programs: their configuration, their readiness, their end.
+//! The real programs: configuration, readiness, shutdown.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ use crate::support::{
     Action, Authority, address_record, config, exchange, exchange_from, query_for, route, wait_until, zone,
 };
 
-/// A process with its directories, ended when dropped.
+/// Process with its directories, killed on drop.
 struct Process {
     child: Child,
     dir: TempDir,
@@ -59,7 +59,7 @@ impl Drop for Process {
     }
 }
 
-/// Puts a revision in force the way the kubelet does: a new directory, and a link swapped to it.
+/// Installs a revision the way the kubelet does: a new directory, and a link that is swapped to it.
 fn project(dir: &Path, revision: &str, content: &[u8]) {
     let version = format!("..{revision}");
     std::fs::create_dir(dir.join(&version)).unwrap();
@@ -76,7 +76,7 @@ fn json(config: &Config) -> Vec<u8> {
 
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
-    // It ends with the test, however that ends.
+    // The kernel kills the process when the test ends, however it ends.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program, "run", "--config-dir", &path, "--run-dir", &path])
         .args(if arguments.contains(&"--cache-size") { &[][..] } else { &["--cache-size", "4194304"] })
@@ -90,14 +90,14 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     Process { child, dir }
 }
 
-/// An address of this machine that no other test uses.
+/// Returns an address of the loopback network that no other test uses.
 fn own_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let run = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, run[2] | 1, run[3], NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-/// The program of a zone resolver.
+/// Process of a zone resolver.
 pub(crate) struct ZoneResolver {
     process: Process,
     pub(crate) dns: SocketAddr,
@@ -129,12 +129,12 @@ impl ZoneResolver {
         resolver
     }
 
-    /// Its number, while it runs.
+    /// Returns the process ID while the process runs.
     pub(crate) fn running(&mut self) -> Option<u32> {
         self.process.is_running().then(|| self.process.child.id())
     }
 
-    /// Runs the program's own probe.
+    /// Runs the program's own probe and returns whether it succeeded.
     pub(crate) fn probe(&self, question: &str) -> bool {
         let run_dir = self.process.run_dir().to_str().unwrap();
         Command::new(env!("CARGO_BIN_EXE_zone-resolver"))
@@ -205,7 +205,7 @@ async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anythi
     let mut slow = Vec::new();
     for _ in 0..200 {
         let mut stream = from(1).await;
-        // Those beyond what one address may have are closed already.
+        // Connections above the limit of one address are closed already.
         let _ = stream.write_all(b"GET /live HTTP/1.1\r\nx: ").await;
         slow.push(stream);
     }
@@ -293,7 +293,7 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
         futures::future::join_all(questions.iter().map(|question| exchange(resolver.dns, question))).await;
         resolver.get("/metrics").await
     };
-    // Until every worker has used its room.
+    // Until every worker has used its buffers.
     wait_until("all have read", Duration::from_secs(60), async || {
         query().await.matches("worker_datagrams_total{").count() == 64
             && !query().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
@@ -319,27 +319,27 @@ fn a_number_of_workers_that_makes_no_sense_is_refused_with_a_sentence() {
     }
 }
 
-/// The names of the threads that answer.
+/// Returns the names of the worker threads.
 fn workers_of(child: &Child) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
     let names = tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm")));
     names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("worker-")).collect()
 }
 
-/// Bytes of memory that a process holds and that are no file's, such as its program.
+/// Returns the anonymous memory of a process in bytes: all but mapped files, such as its program.
 fn private(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Bytes of memory that a process holds.
+/// Returns the resident memory of a process in bytes.
 fn resident(child: &Child) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// A node cache, and the agent's side of its sockets.
+/// Process of a node cache, with the agent's side of its sockets.
 struct NodeCache {
     process: Process,
     agent: Option<Server>,

@@ -1,4 +1,4 @@
-//! A dead server answers again.
+//! A server that was down responds again.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
     let query = |number: usize| query_for(&format!("n{number}.example"), RecordType::A);
     let healthy = || tier.resolver.snapshot().unwrap().upstreams()[0].healthy;
     let started = Instant::now();
-    // In a row, so that the failure of the first name is remembered for long.
+    // Repeated failures, so that the failure of the first name is cached for long.
     loop {
         let answer = exchange(tier.address, &query(0)).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
@@ -36,7 +36,7 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
         assert!(started.elapsed() < LIMIT, "it is known to be well");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // At once: not when the time is over for which failures are remembered.
+    // At once, not when the cached failures expire.
     for number in [0, 1] {
         assert_eq!(rcode_for(&tier, number).await, ResponseCode::NoError, "n{number}");
     }

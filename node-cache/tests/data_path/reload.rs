@@ -1,4 +1,4 @@
-//! What a new revision does to what is kept.
+//! Effect of a new revision on cached responses.
 
 use hickory_proto::rr::RecordType;
 
@@ -21,7 +21,7 @@ async fn a_revision_that_changes_something_else_keeps_every_answer_and_one_that_
     config.routes.push(route("else.example", &[other.address]));
     config.node_cache.allow_from.push("10.0.0.0/8".parse().unwrap());
     config.node_cache.cache.max_ttl = 1800;
-    // Another resolver of the same kind knows the same.
+    // One more resolver of the same kind leads to the same data.
     config.zones.push(zone("zone-b", other.address));
     tier.apply_on_node(&config, Some("zone-a"));
     for name in names {

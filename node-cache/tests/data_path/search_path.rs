@@ -1,4 +1,4 @@
-//! What a pod's search path costs the cluster DNS.
+//! Cost of a pod's search path for the cluster DNS: the NXDOMAIN cut (RFC 8020).
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
@@ -13,7 +13,7 @@ use crate::support::{
 
 const SEARCH_PATH: [&str; 3] = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"];
 
-/// What CoreDNS says in a cluster with one namespace and one Service, whose port has a name.
+/// Builds the response of CoreDNS in a cluster with one namespace and one Service, whose port has a name.
 fn cluster_answer(query: &ReceivedQuery) -> Message {
     let name = query.name().to_ascii().to_ascii_lowercase();
     match (name.trim_end_matches('.'), query.rtype()) {
@@ -37,7 +37,7 @@ async fn cluster() -> (Authority, Tier) {
     (authority, tier)
 }
 
-/// What was asked beside looking for servers.
+/// Returns the number of queries for names with this suffix, without those of discovery.
 fn query_count_below(authority: &Authority, suffix: &str) -> usize {
     let queries = authority.queries();
     let names = queries.iter().map(|query| query.name().to_ascii().to_ascii_lowercase());
@@ -88,7 +88,7 @@ async fn names_that_exist_below_a_denied_label_with_an_underscore_are_still_foun
     assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
     let found = exchange(tier.address, &query_for("_http._tcp.web.shop.svc.cluster.local", RecordType::SRV)).await;
     assert_eq!(found.answers.len(), 1);
-    // A namespace that is known to be there is not asked for again with each of its Services.
+    // A namespace that is known to exist is not queried again for each of its Services.
     for kind in [RecordType::A, RecordType::AAAA] {
         let answer = exchange(tier.address, &query_for("web.shop.svc.cluster.local", kind)).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::NoError);

@@ -1,4 +1,4 @@
-//! What clients do cannot make metrics grow.
+//! Cardinality of metrics: no client can add time series.
 
 use hickory_proto::rr::RecordType;
 use node_cache::packet::Name;
@@ -23,7 +23,7 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
         let query = Query { rtype, transport, recursion_desired: false, ..Query::plain(name, 1) };
         tier.resolver.resolve(&query).await;
     };
-    // One of each kind, so that what can be there is there.
+    // One query of each kind, so that every series exists.
     let known = async || {
         for suffix in ["corp.example", "cluster.local", "example", "localhost"] {
             for number in 2..4 {

@@ -1,4 +1,4 @@
-//! Owner names that a server writes out in full, and what is kept of them.
+//! Owner names without compression, and how they are shortened in the cache.
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
@@ -10,7 +10,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
 const ASKED: &str = "www.Shop.example";
-/// Names that have much in common, so that one is written with a pointer to another.
+/// Names with common suffixes, so that one can be a pointer to another.
 const NAMES: [&str; 10] = [
     "www.shop.example",
     "WWW.shop.Example",
@@ -24,12 +24,12 @@ const NAMES: [&str; 10] = [
     "ww.shop.example",
 ];
 
-/// A server that writes messages with or without compression.
+/// Writer of messages with or without compression.
 struct Writer {
     message: Vec<u8>,
-    /// Names that were written, in lower case, and where.
+    /// Names written so far, in lower case, with their offsets.
     known: Vec<(String, usize)>,
-    /// Each bit says whether one name is compressed.
+    /// Bit mask, one bit for each name in turn: whether it is compressed.
     compress: u64,
 }
 
@@ -106,7 +106,7 @@ fn told() -> impl Strategy<Value = Told> {
             RecordType::SOA,
             vec![Part::Name(one), Part::Name(two), Part::Octets(vec![9; 20])]
         )),
-        // Nobody knows what is in it.
+        // A type of unknown layout.
         Just((RecordType::Unknown(65_280), vec![octets(&[0xc0, 30, 0])])),
     ];
     (0..3_usize, name(), data).prop_map(|(section, owner, (kind, parts))| Told { section, owner, kind, parts })
@@ -139,7 +139,7 @@ proptest! {
         assert_eq!(before.answers, after.answers);
         assert_eq!(before.authorities, after.authorities);
         assert_eq!(before.additionals, after.additionals);
-        // Where nothing is of unknown layout, no owner that is the question's name is written out.
+        // Without records of unknown layout, no owner that equals the question's name is written out.
         if told.iter().all(|told| told.kind != RecordType::Unknown(65_280)) {
             for record in response.records() {
                 let own = response.owner(&record).unwrap().lower() == Name::from_text(ASKED).unwrap().lower();

@@ -1,4 +1,4 @@
-//! Names that nobody outside may be asked for.
+//! Special-use names, which are never sent to public servers (RFC 6761, RFC 6303).
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
@@ -12,7 +12,7 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::support::{Action, Authority, Tier, config, exchange, query_for, route};
 
-/// Addresses of the outside. Nobody is asked at them.
+/// Addresses of public servers. No packet is sent to them.
 const OUTSIDE: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
 const PRIVATE: [&str; 5] = [
     "1.0.0.10.in-addr.arpa",
@@ -147,7 +147,7 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
     assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
 }
 
-/// What is said here can be kept by whoever asked.
+/// A local negative response can be cached by the client.
 #[tokio::test]
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let snapshot = snapshot(&OUTSIDE);

@@ -1,4 +1,4 @@
-//! Looking at the messages themselves, with readers that are not ours.
+//! The dnstap stream, read by independent readers.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::require::{program, require};
 use crate::support::{Action, Authority, Tier, exchange, exchange_on, exchange_over_tcp, query_for, wait_until};
 
-/// Long enough for a machine with other things to do.
+/// Enough for a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn usual() -> (Authority, Tier) {
@@ -24,7 +24,7 @@ async fn usual() -> (Authority, Tier) {
     (authority, tier)
 }
 
-/// Lets readers in at a socket of this directory, as the process `cache-0` does.
+/// Serves the tap at a socket of this directory, as the process `cache-0` does.
 fn offer(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
     std::fs::write(run_dir.join("cache-0.sock"), "").unwrap();
     let (path, tap) = (tap::socket_path(run_dir, "cache-0"), tier.resolver.tap().clone());
@@ -44,7 +44,7 @@ async fn connect(run_dir: &Path, wanted: &str) -> UnixStream {
     stream
 }
 
-/// The data frames of a whole stream, read after the specification.
+/// Returns the data frames of a whole stream, read by the specification of Frame Streams.
 fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     let number = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
     let (mut at, mut frames, mut controls) = (0, Vec::new(), Vec::new());
@@ -65,10 +65,10 @@ fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Fields, each with its number.
+/// Fields of a message of protocol buffers, each with its field number.
 type Fields<T> = Vec<(u64, T)>;
 
-/// The fields of a message of protocol buffers: numbers, and octets.
+/// Returns the fields of a message of protocol buffers: numbers, and octets.
 fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     fn varint(from: &mut &[u8]) -> u64 {
         let (mut number, mut shift) = (0, 0);
@@ -103,7 +103,7 @@ fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     (numbers, octets)
 }
 
-/// What a frame says: its type, the protocol, both ports, and the name and number of answers of the message.
+/// Returns of a frame: message type, protocol, both ports, and the message's name and number of answers.
 fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
     let (numbers, octets) = fields(frame);
     assert_eq!(numbers, [(15, 1)], "a message");
@@ -160,7 +160,7 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
     assert_eq!(shown.collect::<Vec<_>>(), expected);
     assert_eq!((told[0].2, told[1].2), (told[3].2, told[2].2), "question and answer have the same ports");
 
-    // The reader of those who wrote the specification; `make test` installs it.
+    // The reader by the authors of the specification; `make test` installs it.
     let dump = Command::new("fstrm_dump").arg(&file).output().expect("fstrm_dump, of Debian's fstrm-bin");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let dump = String::from_utf8_lossy(&dump.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! A cache that is flooded with names that nobody asks for twice.
+//! A cache flooded with unique names.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use node_cache::packet::{Name, Response};
 
 const BYTES: u64 = 4 << 20;
 const HOT: usize = 1_000;
-/// Names of the flood for each question about a name in use.
+/// Names of the flood between two lookups of a name in use.
 const BETWEEN: usize = 20;
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
 
@@ -21,7 +21,7 @@ fn flood(count: usize) {
     let question = Question::plain(&Name::from_text("n0000000.flood.example").unwrap(), rtype::A);
     let records = [(rtype::A, 3600, vec![192, 0, 2, 1])];
     let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
-    // What is kept behind the question is the same for all of them.
+    // The records are the same for all of them.
     let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
     let hot: Vec<Key> = (0..HOT).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
     for key in hot.iter().chain(&hot) {

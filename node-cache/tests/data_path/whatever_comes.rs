@@ -1,4 +1,5 @@
-//! Whatever comes in, from clients and from servers: nothing stops or confuses the readers, and what is said is what was told.
+//! Arbitrary packets, from clients and from servers: no reader panics, both readers agree, and a response says what the
+//! server said.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::support::{
     ReceivedQuery, address_record, name, negative_response, query_for, response_with, srv_record, unknown_record,
 };
 
-/// Numbers that are the same in each run (splitmix64).
+/// Pseudo-random numbers that are the same in each run (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -49,8 +50,8 @@ fn mutate(dice: &mut Dice, packet: &mut Vec<u8>) {
     }
 }
 
-/// Whether all of this is a name. The reader in place takes what is in a name's place for one; what is none is in nobody's
-/// memory.
+/// Returns whether all of this is a name. The fast reader does not validate the octets in the name's place: no cached
+/// name equals an invalid one.
 fn is_name(octets: &[u8]) -> bool {
     Name::read_plain(octets, 0).is_ok_and(|(_, end)| end == octets.len())
 }
@@ -91,7 +92,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
     assert!(read > 10_000 && refused > 10_000 && ignored > 1_000, "{read} {refused} {ignored}");
 }
 
-/// A response with records of many kinds in all sections.
+/// Builds a response with records of many kinds in all sections.
 fn told(dice: &mut Dice, query: &ReceivedQuery) -> Message {
     if dice.below(5) == 0 {
         return negative_response(query, hickory_proto::op::ResponseCode::NXDomain, 60);

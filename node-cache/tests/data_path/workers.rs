@@ -19,7 +19,7 @@ use crate::support::{
 
 const WORKERS: usize = 4;
 
-/// The cache of a node with four workers, whose cluster DNS is this server; all else goes to `outside`.
+/// Starts the cache of a node with four workers, whose cluster DNS is `cluster`; `outside` serves `example`.
 fn tier(cluster: SocketAddr, outside: SocketAddr) -> Tier {
     let tier = Tier::with_workers(WORKERS, Default::default());
     let mut config = config(cluster);
@@ -28,7 +28,8 @@ fn tier(cluster: SocketAddr, outside: SocketAddr) -> Tier {
     tier
 }
 
-/// The question of one of many clients: each writes the name in another case and shows another network (RFC 7871).
+/// Builds the query of one of many clients: each writes the name in another case and sends another client subnet (RFC
+/// 7871).
 fn question_of(client: usize, name: &str) -> Message {
     let letters = name.chars().enumerate();
     let name: String =
@@ -40,7 +41,7 @@ fn question_of(client: usize, name: &str) -> Message {
     question
 }
 
-/// Asks as clients do, which ask again when a full buffer has lost their question.
+/// Sends a query until it is answered, as a stub resolver does when a full socket buffer has lost it.
 async fn exchange_with_retries(server: SocketAddr, question: &Message) -> Message {
     for _ in 0..10 {
         if let Some(answer) = exchange_from("127.0.0.1:0", server, question, Duration::from_secs(2)).await {
@@ -76,7 +77,7 @@ async fn a_thousand_clients_of_four_workers_cause_one_question() {
         let times = times.lock().unwrap().clone();
         let times: Vec<_> =
             times.iter().filter(|(of, _)| of.trim_end_matches('.') == name).map(|(_, at)| *at).collect();
-        // On a busy machine an answer may be late; then the same question is sent once more, after 350 ms.
+        // On a busy machine a response may be late; then the query is sent once more, after 350 ms.
         let soon = times.iter().filter(|at| at.duration_since(times[0]) < Duration::from_millis(340)).count();
         assert_eq!(soon, 1, "{name}");
         let options = queries[0].message.edns.as_ref().unwrap().options();
@@ -142,7 +143,7 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
     });
     let clients = (0..CLIENTS).map(async |client| {
         for number in 0..QUESTIONS {
-            // Every other one is a hit for all but the first that asks.
+            // Every other query is a hit for all clients but the first.
             let name = if number % 2 == 0 { "www.example".into() } else { format!("n{client}-{number}.example") };
             let question = question_of(client, &name);
             let answer = match number % 50 {

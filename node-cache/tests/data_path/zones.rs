@@ -1,4 +1,4 @@
-//! Who is asked on a node: cluster DNS, routes, the own zone, the other zones.
+//! Selection of upstreams on a node: cluster DNS, routes, the own zone, other zones.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::{
 /// Time in which discovery finds the pods of a headless Service.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A cluster DNS that knows one pod behind each headless Service it is told of, and answers all else as usual.
+/// Starts a cluster DNS with one pod behind each of these headless Services. All other names get the default response.
 pub(crate) async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authority {
     Authority::start(move |query| cluster_answer(query, &services)).await
 }
@@ -39,7 +39,7 @@ async fn resolver(last_octet: u8) -> Authority {
 }
 
 fn dead() -> SocketAddr {
-    // Nobody reads it, and nobody says so.
+    // Packets to it are neither answered nor rejected.
     "127.0.0.1:9".parse().unwrap()
 }
 
@@ -122,7 +122,7 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
     let health = tier.resolver.snapshot().unwrap().upstreams();
     let healthy = |scope: &str| health.iter().find(|upstream| upstream.scope == scope).unwrap().healthy;
     assert!(!healthy("zone/zone-a") && healthy("zone/zone-b"));
-    // Back home as soon as the own zone answers again.
+    // The own zone is preferred again as soon as it responds.
     own.set_script(|query| Action::Respond(query.default_response(300, 1)));
     let back = Instant::now();
     for number in 100.. {
@@ -235,6 +235,6 @@ async fn what_is_known_of_servers_outlives_a_revision() {
 fn upstreams(tier: &Tier, scope: &str) -> Vec<SocketAddr> {
     let status = tier.resolver.snapshot().unwrap().upstreams();
     let known = status.iter().filter(|upstream| upstream.scope == scope && upstream.address != dead());
-    // A bootstrap server that was asked before is still listed behind the discovered ones.
+    // A bootstrap server that was queried before is listed behind the discovered ones.
     known.map(|upstream| upstream.address).take(1).collect()
 }

@@ -38,11 +38,11 @@ const TRICKS: [(&str, Trick); 6] = [
 
 #[tokio::test]
 async fn no_question_is_sent_on_more_than_three_times_and_each_once_more_over_tcp_whatever_servers_say() {
-    for (trick, say) in TRICKS {
+    for (trick, script) in TRICKS {
         for servers in [1, 4] {
             let mut authorities = Vec::new();
             for _ in 0..servers {
-                authorities.push(Authority::start(say).await);
+                authorities.push(Authority::start(script).await);
             }
             let addresses: Vec<_> = authorities.iter().map(|authority| authority.address).collect();
             let tier = Tier::forwarding_to(&addresses).await;
@@ -74,8 +74,8 @@ async fn no_datagram_is_longer_than_1232_octets_whatever_a_client_says_that_it_t
         for checking_disabled in [false, true] {
             big.edns.as_mut().unwrap().set_max_payload(size);
             big.metadata.checking_disabled = checking_disabled;
-            let answer = exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), LIMIT).await.unwrap();
-            assert!(answer.len() <= usize::from(size.clamp(512, 1232)), "{size}: {}", answer.len());
+            let response = exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), LIMIT).await.unwrap();
+            assert!(response.len() <= usize::from(size.clamp(512, 1232)), "{size}: {}", response.len());
         }
     }
 }
@@ -87,35 +87,35 @@ async fn strangers_and_responses_get_nothing_and_updates_and_notifications_go_no
     let known = query_for("www.example", RecordType::A);
     exchange(tier.address, &known).await;
     authority.clear_queries();
-    let response = |mut message: Message| {
+    let as_response = |mut message: Message| {
         message.metadata.message_type = MessageType::Response;
         message
     };
-    let of = |opcode| {
+    let query_of = |opcode| {
         let mut message = query_for("www.example", RecordType::SOA);
         message.metadata.op_code = opcode;
         message
     };
-    let (update, notify) = (of(OpCode::Update), of(OpCode::Notify));
+    let (update, notify) = (query_of(OpCode::Update), query_of(OpCode::Notify));
     let new = query_for("new.example", RecordType::A);
     let stranger = UdpSocket::bind("127.0.0.9:0").await.unwrap();
     let reflecting = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for _ in 0..50 {
-        for message in [&known, &new, &update, &notify, &response(known.clone())] {
+        for message in [&known, &new, &update, &notify, &as_response(known.clone())] {
             stranger.send_to(&message.to_vec().unwrap(), tier.address).await.unwrap();
         }
         for message in [&known, &new, &update, &notify] {
-            reflecting.send_to(&response(message.clone()).to_vec().unwrap(), tier.address).await.unwrap();
+            reflecting.send_to(&as_response(message.clone()).to_vec().unwrap(), tier.address).await.unwrap();
         }
         // A worker reads in order: once these are answered, it has read the packets before them.
         for message in [&update, &notify] {
-            let answer = exchange(tier.address, message).await;
-            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NotImp, 0));
+            let response = exchange(tier.address, message).await;
+            assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NotImp, 0));
         }
     }
     exchange(tier.address, &known).await;
-    for silent in [stranger, reflecting] {
-        let received = silent.try_recv(&mut [0; 1500]);
+    for socket in [stranger, reflecting] {
+        let received = socket.try_recv(&mut [0; 1500]);
         assert!(received.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     }
     assert_eq!(authority.queries().len(), 0);

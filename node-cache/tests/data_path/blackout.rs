@@ -10,10 +10,10 @@ use crate::support::{Action, Authority, Tier, address_record, ede, exchange, que
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Names that are queried before the server is known to be down.
-const ASKED_TO_FIND_OUT: usize = 20;
+const NAMES_BEFORE_DOWN: usize = 20;
 
 /// Caches names, stops the only server for this long, and queries all names again and again.
-async fn blackout(names: usize, lasts: Duration) {
+async fn blackout(names: usize, duration: Duration) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let names: Vec<String> = (0..names).map(|number| format!("n{number}.example")).collect();
@@ -24,43 +24,43 @@ async fn blackout(names: usize, lasts: Duration) {
     let started = Instant::now();
     // Entries are stale from the first query on.
     tokio::time::sleep(Duration::from_millis(1050)).await;
-    let some = names.iter().take(ASKED_TO_FIND_OUT).map(|name| async move {
-        let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
-        assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)), "{name}");
+    let lookups = names.iter().take(NAMES_BEFORE_DOWN).map(|name| async move {
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::NoError, Some(3)), "{name}");
     });
-    join_all(some).await;
+    join_all(lookups).await;
     while tier.resolver.snapshot().unwrap().upstreams()[0].healthy {
         assert!(started.elapsed() < LIMIT, "it is known to be dead");
         exchange(tier.address, &query_for(&names[0], RecordType::A)).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     authority.clear_queries();
-    let dead = Instant::now();
+    let down_since = Instant::now();
     let mut rounds = 0;
-    while rounds < 3 || dead.elapsed() < lasts {
+    while rounds < 3 || down_since.elapsed() < duration {
         for name in &names {
-            let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
-            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{name}");
-            assert!(answer.answers[0].ttl <= 30 && ede(&answer) == Some(3), "{name}: {answer}");
+            let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+            assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NoError, 1), "{name}");
+            assert!(response.answers[0].ttl <= 30 && ede(&response) == Some(3), "{name}: {response}");
         }
         rounds += 1;
     }
     // No query is sent for a client; one probe a second shows whether the server is up again. Queries sent before the
     // server was known to be down may be retried once.
-    let query = authority.queries().len();
-    let seconds = dead.elapsed().as_secs() as usize;
-    assert!(query <= 2 * ASKED_TO_FIND_OUT + 2 * (1 + seconds), "{query} in {seconds} s");
+    let sent = authority.queries().len();
+    let seconds = down_since.elapsed().as_secs() as usize;
+    assert!(sent <= 2 * NAMES_BEFORE_DOWN + 2 * (1 + seconds), "{sent} in {seconds} s");
     for name in &names {
-        let query = authority.query_count(name);
-        assert!(query <= 2 + seconds / 30, "{name}: {query} in {seconds} s");
+        let sent = authority.query_count(name);
+        assert!(sent <= 2 + seconds / 30, "{name}: {sent} in {seconds} s");
     }
     authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
-    let back = Instant::now();
+    let up_since = Instant::now();
     for name in &names {
         while exchange(tier.address, &query_for(name, RecordType::A)).await.answers[0].data
             != address_record("x", 0, "192.0.2.2").data
         {
-            assert!(back.elapsed() < LIMIT, "{name} is not fresh");
+            assert!(up_since.elapsed() < LIMIT, "{name} is not fresh");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -12,15 +12,16 @@ const WWW: &[u8] = b"\x03www\x07example\x00";
 const A_IN: &[u8] = &[0, 1, 0, 1];
 
 /// Builds a packet with one question, these record counts, and these octets after the question section.
-fn packet(counts: [u16; 3], behind: &[u8]) -> Vec<u8> {
+fn packet(counts: [u16; 3], rest: &[u8]) -> Vec<u8> {
     let mut packet = vec![0, 0, 1, 0, 0, 1];
     packet.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
-    [&packet, WWW, A_IN, behind].concat()
+    [&packet, WWW, A_IN, rest].concat()
 }
 
 /// Builds a record with this owner, type and data; `rdlength` need not be the length of the data.
-fn record(owner: &[u8], kind: u16, told: usize, data: &[u8]) -> Vec<u8> {
-    let fixed = [&kind.to_be_bytes()[..], &[0, 1, 0, 0, 1, 44], &u16::try_from(told).unwrap().to_be_bytes()].concat();
+fn record(owner: &[u8], rtype: u16, rdlength: usize, data: &[u8]) -> Vec<u8> {
+    let fixed =
+        [&rtype.to_be_bytes()[..], &[0, 1, 0, 0, 1, 44], &u16::try_from(rdlength).unwrap().to_be_bytes()].concat();
     [owner, &fixed, data].concat()
 }
 
@@ -86,32 +87,32 @@ async fn broken_questions_are_malformed_and_reach_nobody() {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let mut packets: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (what, record) in broken_records() {
+    for (mistake, record) in broken_records() {
         for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
-            packets.push((what, packet(counts, &record)));
+            packets.push((mistake, packet(counts, &record)));
         }
     }
-    packets.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    packets.extend(broken_edns().into_iter().map(|(mistake, counts, record)| (mistake, packet(counts, &record))));
     packets.push(("more records than there are", packet([0xffff; 3], &[])));
-    for (what, name) in [
+    for (mistake, name) in [
         ("a pointer", &[0xc0, 12][..]),
         ("a label of a reserved kind", &[0x40, 0]),
         ("a label longer than the packet", &[63, b'a', 0]),
         ("a name of more than 255 octets", &b"\x01a".repeat(128)),
     ] {
-        packets.push((what, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
+        packets.push((mistake, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
     }
-    for (what, packet) in packets {
-        let answer = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await;
-        let answer = answer.unwrap_or_else(|| panic!("{what}: no answer"));
-        assert_eq!((answer.len(), answer[2] & 0x80, answer[3] & 0x0f), (12, 0x80, 1), "{what}");
+    for (mistake, packet) in packets {
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await;
+        let response = response.unwrap_or_else(|| panic!("{mistake}: no answer"));
+        assert_eq!((response.len(), response[2] & 0x80, response[3] & 0x0f), (12, 0x80, 1), "{mistake}");
     }
     assert_eq!(authority.queries().len(), 0);
     assert_eq!(exchange(tier.address, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
 /// Turns a packet into a response to this query.
-fn answered(query: &ReceivedQuery, mut packet: Vec<u8>) -> Vec<u8> {
+fn as_response_to(query: &ReceivedQuery, mut packet: Vec<u8>) -> Vec<u8> {
     packet[..2].copy_from_slice(&query.message.metadata.id.to_be_bytes());
     packet[2..4].copy_from_slice(&[0x81, 0x80]);
     let name = query.message.to_vec().unwrap();
@@ -122,24 +123,24 @@ fn answered(query: &ReceivedQuery, mut packet: Vec<u8>) -> Vec<u8> {
 #[tokio::test]
 async fn broken_answers_are_passed_over_and_the_true_one_is_awaited() {
     let mut broken: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (what, record) in broken_records().into_iter().chain(broken_data()) {
+    for (mistake, record) in broken_records().into_iter().chain(broken_data()) {
         for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
-            broken.push((what, packet(counts, &record)));
+            broken.push((mistake, packet(counts, &record)));
         }
     }
-    broken.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    broken.extend(broken_edns().into_iter().map(|(mistake, counts, record)| (mistake, packet(counts, &record))));
     broken.push(("more records than there are", packet([0xffff; 3], &[])));
-    for (what, packet) in broken {
+    for (mistake, packet) in broken {
         let sent = packet.clone();
         let authority = Authority::start(move |query| {
-            let truth = query.default_response(300, 1).to_vec().unwrap();
-            Action::SendRaw(vec![answered(query, sent.clone()), truth])
+            let true_response = query.default_response(300, 1).to_vec().unwrap();
+            Action::SendRaw(vec![as_response_to(query, sent.clone()), true_response])
         })
         .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
-        let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-        assert_eq!(answer.answers, [address_record("www.example", 300, "192.0.2.1")], "{what}: {packet:?}");
-        assert_eq!(authority.queries().len(), 1, "{what}");
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers, [address_record("www.example", 300, "192.0.2.1")], "{mistake}: {packet:?}");
+        assert_eq!(authority.queries().len(), 1, "{mistake}");
     }
 }
 

@@ -25,16 +25,16 @@ struct Container(PathBuf);
 impl Container {
     /// Puts a process into a new cgroup; `None` where there is no cgroup version 1. Removes the cgroups that killed
     /// tests have left.
-    fn of(process: u32) -> Option<Self> {
-        let all = Path::new("/sys/fs/cgroup/memory");
-        for left in std::fs::read_dir(all).ok()?.flatten() {
-            let name = left.file_name();
-            let of = name.to_str().and_then(|name| name.strip_prefix("dnstier-test-"));
-            if of.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-                let _ = std::fs::remove_dir(left.path());
+    fn hold(process: u32) -> Option<Self> {
+        let cgroups = Path::new("/sys/fs/cgroup/memory");
+        for leftover in std::fs::read_dir(cgroups).ok()?.flatten() {
+            let name = leftover.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix("dnstier-test-"));
+            if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                let _ = std::fs::remove_dir(leftover.path());
             }
         }
-        let container = Self(all.join(format!("dnstier-test-{process}")));
+        let container = Self(cgroups.join(format!("dnstier-test-{process}")));
         std::fs::create_dir(&container.0).ok()?;
         std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER.to_string()).unwrap();
         std::fs::write(container.0.join("cgroup.procs"), process.to_string()).unwrap();
@@ -55,7 +55,7 @@ impl Drop for Container {
 }
 
 /// Resolver in its container. The resolver is dropped first.
-struct Contained {
+struct ContainedResolver {
     resolver: ZoneResolver,
     _container: Option<Container>,
 }
@@ -76,7 +76,7 @@ fn upstream(query: &ReceivedQuery) -> Action {
     }
 }
 
-fn for_everybody(upstream: SocketAddr) -> Config {
+fn open_config(upstream: SocketAddr) -> Config {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     config.resolver.upstreams =
         UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
@@ -85,14 +85,14 @@ fn for_everybody(upstream: SocketAddr) -> Config {
 }
 
 /// Returns a field of `/proc/PID/status` in kB.
-fn told(process: u32, line: &str) -> u64 {
+fn status_kb(process: u32, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let found = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
     found.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>().unwrap()
 }
 
 /// Sends octets to the resolver over a new connection from this source and reads nothing.
-async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
+async fn send_unread(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
     socket.bind(source.parse().unwrap()).ok()?;
     let mut stream = socket.connect(resolver).await.ok()?;
@@ -101,27 +101,27 @@ async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStr
 }
 
 /// Loads a resolver with this many workers for this long: unique names, long responses, connections.
-async fn press(workers: &str, lasts: Duration) {
+async fn load(workers: &str, duration: Duration) {
     let authority = Authority::start(upstream).await;
     let mut resolver =
-        ZoneResolver::configured(&for_everybody(authority.address), &["--drain", "0s", "--workers", workers]).await;
-    let process = resolver.running().unwrap();
+        ZoneResolver::configured(&open_config(authority.address), &["--drain", "0s", "--workers", workers]).await;
+    let process = resolver.pid().unwrap();
     let started = Instant::now();
     while !resolver.probe("ready") {
         assert!(started.elapsed() < Duration::from_secs(10), "it is ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut contained = Contained { resolver, _container: Container::of(process) };
+    let mut contained = ContainedResolver { resolver, _container: Container::hold(process) };
     let resolver = &mut contained.resolver;
-    let known = query_for("www.example", RecordType::A);
-    assert_eq!(exchange(resolver.dns, &known).await.answers.len(), 1);
-    let (mut number, mut held, mut most) = (0_usize, Vec::new(), 0);
+    let cached = query_for("www.example", RecordType::A);
+    assert_eq!(exchange(resolver.dns, &cached).await.answers.len(), 1);
+    let (mut number, mut connections, mut max_anon) = (0_usize, Vec::new(), 0);
     let sockets = [2, 3, 4, 5].map(|host| std::net::UdpSocket::bind((format!("127.0.0.{host}"), 0)).unwrap());
     let sockets = sockets.map(|socket| {
         socket.set_nonblocking(true).unwrap();
         UdpSocket::from_std(socket).unwrap()
     });
-    while started.elapsed() < lasts || number == 0 {
+    while started.elapsed() < duration || number == 0 {
         for _ in 0..600 {
             number += 1;
             for socket in &sockets {
@@ -136,37 +136,37 @@ async fn press(workers: &str, lasts: Duration) {
             let source = format!("127.0.0.{}:0", 10 + part % 20);
             let long = query_for(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
             let framed = [&u16::try_from(long.len()).unwrap().to_be_bytes()[..], &long].concat().repeat(32);
-            held.extend(say(&source, resolver.dns, &framed).await);
+            connections.extend(send_unread(&source, resolver.dns, &framed).await);
             for _ in 0..8 {
-                held.extend(say(&source, resolver.dns, &[&[0xff, 0xff][..], &[0; 3000]].concat()).await);
+                connections.extend(send_unread(&source, resolver.dns, &[&[0xff, 0xff][..], &[0; 3000]].concat()).await);
             }
         }
-        let excess = held.len().saturating_sub(800);
-        held.drain(..excess);
+        let excess = connections.len().saturating_sub(800);
+        connections.drain(..excess);
         authority.clear_queries();
-        assert_eq!(exchange(resolver.dns, &known).await.answers.len(), 1, "what is in memory is said");
-        assert_eq!(resolver.running(), Some(process), "nobody ended it");
-        most = most.max(told(process, "RssAnon"));
+        assert_eq!(exchange(resolver.dns, &cached).await.answers.len(), 1, "what is in memory is said");
+        assert_eq!(resolver.pid(), Some(process), "nobody ended it");
+        max_anon = max_anon.max(status_kb(process, "RssAnon"));
     }
-    let peak = told(process, "VmHWM");
-    assert!(1024 * peak <= CEILING, "{peak} kB, {most} kB of its own");
+    let peak = status_kb(process, "VmHWM");
+    assert!(1024 * peak <= CEILING, "{peak} kB, {max_anon} kB of its own");
 }
 
 #[tokio::test]
 async fn names_of_no_use_long_answers_and_connections_leave_most_of_a_container_of_128_mib() {
     require!(open_files(8192));
-    press("1", Duration::from_secs(10)).await;
+    load("1", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 async fn four_workers_leave_as_much_of_it() {
     require!(open_files(8192));
-    press("4", Duration::from_secs(10)).await;
+    load("4", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 #[ignore = "half an hour; run by make test-long"]
 async fn half_an_hour_of_them_leaves_most_of_the_container_too() {
     require!(open_files(8192));
-    press("2", Duration::from_secs(1800)).await;
+    load("2", Duration::from_secs(1800)).await;
 }

@@ -42,13 +42,13 @@ proptest! {
             // Also at the moments that the jump has skipped: the first and the last of each state.
             for at in [passed, life.saturating_sub(1), life, end.saturating_sub(1), end] {
                 match cache.get(&key, start + Duration::from_millis(at), &policy) {
-                    Found::Fresh(answer) | Found::Due(answer) => {
+                    Found::Fresh(response) | Found::Due(response) => {
                         assert!(at < life, "late: {at} of {life}");
-                        assert_eq!(answer.age, Age::Kept { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
+                        assert_eq!(response.age, Age::Kept { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
                     }
-                    Found::Stale(answer) => {
+                    Found::Stale(response) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(answer.age, Age::Stale);
+                        assert_eq!(response.age, Age::Stale);
                     }
                     Found::Nothing => assert!(at >= end, "early: {at} of {end}"),
                 }

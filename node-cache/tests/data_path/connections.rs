@@ -61,9 +61,9 @@ async fn a_client_that_has_asked_and_closed_its_side_still_gets_its_answer() {
     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
     stream.write_all(&packet).await.unwrap();
     stream.shutdown().await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(Message::from_vec(&answer[2..]).unwrap().answers.len(), 1);
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap();
+    assert_eq!(Message::from_vec(&response[2..]).unwrap().answers.len(), 1);
 }
 
 #[tokio::test]
@@ -92,16 +92,16 @@ async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_the
     let limits = TcpLimits { connections: 6, connections_per_source: 4, ..TcpLimits::default() };
     let (_authority, tier) = tier(limits).await;
     let www = query_for("www.example", RecordType::A).to_vec().unwrap();
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(tier.address).await.unwrap();
         exchange_on(&mut stream, &www).await;
-        held.push(stream);
+        connections.push(stream);
     }
     let mut fifth = TcpStream::connect(tier.address).await.unwrap();
     assert!(closed_within(&mut fifth, Duration::from_secs(1)).await);
     assert_eq!(tier.resolver.metrics().traffic(0, 0).dropped, 1);
-    drop(held.pop());
+    drop(connections.pop());
     tokio::time::sleep(Duration::from_millis(50)).await;
     exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
 }
@@ -133,16 +133,20 @@ async fn many_idle_connections_do_not_touch_datagrams() {
 #[tokio::test]
 async fn a_client_that_asks_hears_how_long_its_connection_is_kept_and_others_do_not() {
     let (_authority, tier) = tier(TcpLimits::default()).await;
-    let mut asking = query_for("www.example", RecordType::A);
+    let mut with_keepalive = query_for("www.example", RecordType::A);
     let keepalive = EdnsOption::Unknown(11, vec![]);
-    asking.edns.as_mut().unwrap().options_mut().insert(keepalive);
-    let told = |answer: &Message| {
-        let option = answer.edns.as_ref().unwrap().option(EdnsCode::from(11)).cloned();
+    with_keepalive.edns.as_mut().unwrap().options_mut().insert(keepalive);
+    let keepalive_of = |response: &Message| {
+        let option = response.edns.as_ref().unwrap().option(EdnsCode::from(11)).cloned();
         option.map(|option| Vec::<u8>::try_from(&option).unwrap())
     };
-    assert_eq!(told(&exchange_over_tcp(tier.address, &asking).await), Some(vec![0, 100]), "ten seconds");
-    assert_eq!(told(&exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await), None);
-    assert_eq!(told(&exchange(tier.address, &asking).await), None, "a datagram has no connection");
+    assert_eq!(
+        keepalive_of(&exchange_over_tcp(tier.address, &with_keepalive).await),
+        Some(vec![0, 100]),
+        "ten seconds"
+    );
+    assert_eq!(keepalive_of(&exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await), None);
+    assert_eq!(keepalive_of(&exchange(tier.address, &with_keepalive).await), None, "a datagram has no connection");
 }
 
 #[tokio::test]
@@ -153,12 +157,12 @@ async fn a_question_longer_than_any_needs_to_be_is_malformed_and_the_connection_
     long.resize(65_535, 0);
     // The header counts 1,000 additional records; the part of the message that is kept holds fewer.
     long[10..12].copy_from_slice(&1000_u16.to_be_bytes());
-    let answer = exchange_on(&mut stream, &long).await;
-    assert_eq!((answer.len(), answer[3] & 0x0f), (12, 1));
+    let response = exchange_on(&mut stream, &long).await;
+    assert_eq!((response.len(), response[3] & 0x0f), (12, 1));
     // An UPDATE is not forwarded, however long it is.
     long[2] = 5 << 3;
-    let answer = exchange_on(&mut stream, &long).await;
-    assert_eq!((answer.len(), answer[2] >> 3 & 0x0f, answer[3] & 0x0f), (12, 5, 4));
+    let response = exchange_on(&mut stream, &long).await;
+    assert_eq!((response.len(), response[2] >> 3 & 0x0f, response[3] & 0x0f), (12, 5, 4));
     assert_eq!(authority.queries().len(), 0);
     let packet = query_for("www.example", RecordType::A).to_vec().unwrap();
     assert_eq!(Message::from_vec(&exchange_on(&mut stream, &packet).await).unwrap().answers.len(), 1);
@@ -203,17 +207,17 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
     let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat().repeat(64);
     let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     // Socket buffers in the kernel hold some of the unread responses.
     while !greedy().contains("reason=\"greedy\"") {
         assert!(started.elapsed() < Duration::from_secs(60), "{}", greedy());
         let mut stream = connect_from("127.0.0.1:0", &tier).await.unwrap();
         let _ = stream.write_all(&framed).await;
-        held.push(stream);
+        connections.push(stream);
     }
     let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
-    let answer = Message::from_vec(&exchange_on(&mut other, &packet).await).unwrap();
-    assert_eq!(answer.answers.len(), 63);
+    let response = Message::from_vec(&exchange_on(&mut other, &packet).await).unwrap();
+    assert_eq!(response.answers.len(), 63);
     let small = query_for("www.example", RecordType::A);
     assert_eq!(exchange(tier.address, &small).await.answers.len(), 1, "and its own datagrams");
 }
@@ -224,7 +228,7 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
     const CONNECTIONS: usize = 10_000;
     let (_authority, tier) = with_long_answers(TcpLimits::default()).await;
     let small = query_for("www.example", RecordType::A);
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for number in 0..CONNECTIONS {
         let Ok(mut stream) = connect_from("127.0.0.1:0", &tier).await else { continue };
         if number % 2 == 0 {
@@ -232,13 +236,13 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
         }
         // Refused connections are closed already; this end need not hold all others.
         if number % 10 == 0 {
-            held.push(stream);
+            connections.push(stream);
         }
         if number % 1000 == 0 {
             assert_eq!(exchange(tier.address, &small).await.answers.len(), 1, "datagrams");
             let mut other = connect_from("127.0.0.2:0", &tier).await.unwrap();
-            let answer = exchange_on(&mut other, &small.to_vec().unwrap()).await;
-            assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 1, "a new client after {number}");
+            let response = exchange_on(&mut other, &small.to_vec().unwrap()).await;
+            assert_eq!(Message::from_vec(&response).unwrap().answers.len(), 1, "a new client after {number}");
         }
     }
     assert!(tier.resolver.metrics().traffic(0, 0).dropped > 0, "some were turned away");
@@ -253,9 +257,9 @@ async fn when_all_connections_are_taken_by_those_who_say_nothing_a_new_client_is
         ..TcpLimits::default()
     };
     let (_authority, tier) = with_long_answers(limits).await;
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for number in 0..100 {
-        held.push(connect_from(&format!("127.0.0.{}:0", 10 + number % 10), &tier).await.unwrap());
+        connections.push(connect_from(&format!("127.0.0.{}:0", 10 + number % 10), &tier).await.unwrap());
     }
     let packet = query_for("www.example", RecordType::A).to_vec().unwrap();
     let started = Instant::now();

@@ -32,13 +32,13 @@ fn cookie_in(message: &Message) -> Option<Vec<u8>> {
     })
 }
 
-fn usual() -> Message {
+fn query() -> Message {
     query_for("www.example", RecordType::A)
 }
 
 /// Builds a query for a cookie alone, without a question.
-fn alone(cookie: &[u8]) -> Message {
-    let mut message = with_cookie(usual(), cookie);
+fn cookie_only(cookie: &[u8]) -> Message {
+    let mut message = with_cookie(query(), cookie);
     message.queries.clear();
     message
 }
@@ -46,37 +46,37 @@ fn alone(cookie: &[u8]) -> Message {
 #[tokio::test]
 async fn who_sends_a_cookie_is_told_the_whole_one_over_udp_and_tcp_and_servers_hear_nothing_of_it() {
     let (authority, tier) = with_secret().await;
-    let first = exchange(tier.address, &with_cookie(usual(), &CLIENT)).await;
-    let whole = cookie_in(&first).unwrap();
-    assert_eq!((first.answers.len(), whole.len(), &whole[..8]), (1, 24, &CLIENT[..]));
-    let again = with_cookie(usual(), &whole);
-    for answer in [exchange(tier.address, &again).await, exchange_over_tcp(tier.address, &again).await] {
-        assert_eq!((answer.answers.len(), cookie_in(&answer)), (1, Some(whole.clone())));
+    let first = exchange(tier.address, &with_cookie(query(), &CLIENT)).await;
+    let full_cookie = cookie_in(&first).unwrap();
+    assert_eq!((first.answers.len(), full_cookie.len(), &full_cookie[..8]), (1, 24, &CLIENT[..]));
+    let repeated = with_cookie(query(), &full_cookie);
+    for response in [exchange(tier.address, &repeated).await, exchange_over_tcp(tier.address, &repeated).await] {
+        assert_eq!((response.answers.len(), cookie_in(&response)), (1, Some(full_cookie.clone())));
     }
-    assert_eq!(cookie_in(&exchange(tier.address, &usual()).await), None);
+    assert_eq!(cookie_in(&exchange(tier.address, &query()).await), None);
     assert!(authority.queries().iter().all(|query| cookie_in(&query.message).is_none()));
 }
 
 #[tokio::test]
 async fn who_shows_a_cookie_that_we_did_not_make_is_answered_and_told_the_right_one() {
     let (_authority, tier) = with_secret().await;
-    let right = cookie_in(&exchange(tier.address, &with_cookie(usual(), &CLIENT)).await).unwrap();
+    let expected = cookie_in(&exchange(tier.address, &with_cookie(query(), &CLIENT)).await).unwrap();
     let forged = [&CLIENT[..], &[9; 16]].concat();
-    let answer = exchange(tier.address, &with_cookie(usual(), &forged)).await;
-    assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
-    let told = cookie_in(&answer).unwrap();
+    let response = exchange(tier.address, &with_cookie(query(), &forged)).await;
+    assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NoError, 1));
+    let renewed = cookie_in(&response).unwrap();
     // A second may have passed between the two.
-    assert_eq!((&told[..12], told.len()), (&right[..12], 24));
-    assert_ne!(told, forged);
+    assert_eq!((&renewed[..12], renewed.len()), (&expected[..12], 24));
+    assert_ne!(renewed, forged);
 }
 
 #[tokio::test]
 async fn a_cookie_of_a_wrong_length_is_malformed() {
     let (authority, tier) = with_secret().await;
     for length in [1, 7, 9, 15, 41, 100] {
-        for message in [with_cookie(usual(), &vec![7; length]), alone(&vec![7; length])] {
-            let answer = exchange(tier.address, &message).await;
-            assert_eq!(answer.metadata.response_code, ResponseCode::FormErr, "{length}");
+        for message in [with_cookie(query(), &vec![7; length]), cookie_only(&vec![7; length])] {
+            let response = exchange(tier.address, &message).await;
+            assert_eq!(response.metadata.response_code, ResponseCode::FormErr, "{length}");
         }
     }
     assert!(authority.queries().is_empty());
@@ -85,15 +85,15 @@ async fn a_cookie_of_a_wrong_length_is_malformed() {
 #[tokio::test]
 async fn a_cookie_can_be_asked_for_without_a_question() {
     let (authority, tier) = with_secret().await;
-    let first = exchange(tier.address, &alone(&CLIENT)).await;
+    let first = exchange(tier.address, &cookie_only(&CLIENT)).await;
     assert_eq!((first.metadata.response_code, first.queries.len()), (ResponseCode::NoError, 0));
-    let whole = cookie_in(&first).unwrap();
-    let again = exchange(tier.address, &alone(&whole)).await;
-    assert_eq!((again.metadata.response_code, cookie_in(&again)), (ResponseCode::NoError, Some(whole)));
-    let forged = exchange(tier.address, &alone(&[&CLIENT[..], &[9; 16]].concat())).await;
+    let full_cookie = cookie_in(&first).unwrap();
+    let repeated = exchange(tier.address, &cookie_only(&full_cookie)).await;
+    assert_eq!((repeated.metadata.response_code, cookie_in(&repeated)), (ResponseCode::NoError, Some(full_cookie)));
+    let forged = exchange(tier.address, &cookie_only(&[&CLIENT[..], &[9; 16]].concat())).await;
     assert_eq!(forged.metadata.response_code, ResponseCode::BADCOOKIE);
-    let mut without = alone(&CLIENT);
-    without.edns = usual().edns;
+    let mut without = cookie_only(&CLIENT);
+    without.edns = query().edns;
     assert_eq!(exchange(tier.address, &without).await.metadata.response_code, ResponseCode::FormErr);
     assert!(authority.queries().is_empty());
 }
@@ -102,7 +102,7 @@ async fn a_cookie_can_be_asked_for_without_a_question() {
 async fn without_a_secret_cookies_are_passed_over() {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = exchange(tier.address, &with_cookie(usual(), &CLIENT)).await;
-    assert_eq!((answer.answers.len(), cookie_in(&answer)), (1, None));
-    assert_eq!(exchange(tier.address, &alone(&CLIENT)).await.metadata.response_code, ResponseCode::FormErr);
+    let response = exchange(tier.address, &with_cookie(query(), &CLIENT)).await;
+    assert_eq!((response.answers.len(), cookie_in(&response)), (1, None));
+    assert_eq!(exchange(tier.address, &cookie_only(&CLIENT)).await.metadata.response_code, ResponseCode::FormErr);
 }

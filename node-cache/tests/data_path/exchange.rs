@@ -20,15 +20,15 @@ use crate::support::{
 async fn every_question_has_a_fresh_number_and_port() {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let questions: Vec<_> = (0..300).map(|n| query_for(&format!("n{n}.example"), RecordType::A)).collect();
-    for some in questions.chunks(50) {
-        join_all(some.iter().map(|question| exchange(tier.address, question))).await;
+    let queries: Vec<_> = (0..300).map(|n| query_for(&format!("n{n}.example"), RecordType::A)).collect();
+    for batch in queries.chunks(50) {
+        join_all(batch.iter().map(|query| exchange(tier.address, query))).await;
     }
     let queries = authority.queries();
     assert_eq!(queries.len(), 300);
-    let numbers: HashSet<u16> = queries.iter().map(|query| query.message.metadata.id).collect();
+    let ids: HashSet<u16> = queries.iter().map(|query| query.message.metadata.id).collect();
     let ports: HashSet<u16> = queries.iter().map(|query| query.source.port()).collect();
-    assert!(numbers.len() > 290 && ports.len() > 280, "{} numbers, {} ports", numbers.len(), ports.len());
+    assert!(ids.len() > 290 && ports.len() > 280, "{} numbers, {} ports", ids.len(), ports.len());
     assert!(queries.iter().filter(|query| query.message.metadata.id == 4711).count() < 5, "not the client's number");
     let neighbours = queries.windows(2).filter(|pair| pair[1].source.port() == pair[0].source.port() + 1).count();
     assert!(neighbours < 20, "ports in sequence: {neighbours}");
@@ -36,9 +36,9 @@ async fn every_question_has_a_fresh_number_and_port() {
 
 /// Builds a packet of this kind that is no response to the query; `None` beyond the last kind.
 fn junk(query: &ReceivedQuery, kind: usize) -> Option<Vec<u8>> {
-    let lie = query.default_response(300, 66);
-    let mut wrong = lie.clone();
-    let whole = lie.to_vec().unwrap();
+    let forged = query.default_response(300, 66);
+    let mut wrong = forged.clone();
+    let packet = forged.to_vec().unwrap();
     Some(match kind {
         0..=3 => {
             match kind {
@@ -50,8 +50,8 @@ fn junk(query: &ReceivedQuery, kind: usize) -> Option<Vec<u8>> {
             wrong.to_vec().unwrap()
         }
         4 => query.message.to_vec().unwrap(),
-        5 => whole[..whole.len() - 13].to_vec(),
-        6 => whole[..11].to_vec(),
+        5 => packet[..packet.len() - 13].to_vec(),
+        6 => packet[..11].to_vec(),
         7 => Vec::new(),
         8 => vec![0xff; 64],
         _ => return None,
@@ -73,8 +73,8 @@ async fn two_hundred_packets_of_each_kind_that_are_no_answer_are_ignored_and_the
     for tier in [foreign, own] {
         for kind in 0..9 {
             let name = format!("k{kind}.example");
-            let answer = exchange(tier.address, &query_for(&name, RecordType::A)).await;
-            assert_eq!(answer.answers, [address_record(&name, 300, "192.0.2.1")]);
+            let response = exchange(tier.address, &query_for(&name, RecordType::A)).await;
+            assert_eq!(response.answers, [address_record(&name, 300, "192.0.2.1")]);
         }
     }
     assert_eq!(authority.queries().len(), 9, "nothing was asked twice");
@@ -82,10 +82,10 @@ async fn two_hundred_packets_of_each_kind_that_are_no_answer_are_ignored_and_the
 
 /// Builds responses that are wrong in one field each.
 fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
-    let lie = query.default_response(300, 66).to_vec().unwrap();
-    let question_end = lie[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
+    let response = query.default_response(300, 66).to_vec().unwrap();
+    let question_end = response[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
     let with = |offset: usize, change: u8| {
-        let mut packet = lie.clone();
+        let mut packet = response.clone();
         packet[offset] ^= change;
         packet
     };
@@ -98,7 +98,7 @@ fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
         with(13, 1),                  // another name
         with(question_end - 3, 0x1c), // another type
         with(question_end - 1, 2),    // another class
-        lie[..question_end + 5].to_vec(),
+        response[..question_end + 5].to_vec(),
     ]);
     forged
 }
@@ -115,8 +115,8 @@ async fn forge(count: usize) {
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for number in 0..count / EACH {
         authority.clear_queries();
-        let answer = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers[0].data, address_record("x", 0, "192.0.2.1").data, "n{number}.example");
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers[0].data, address_record("x", 0, "192.0.2.1").data, "n{number}.example");
         assert_eq!(authority.queries().len(), 1, "nothing was asked twice");
     }
 }
@@ -145,8 +145,8 @@ async fn a_server_is_told_1232_octets_and_a_longer_answer_goes_over_tcp() {
         .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
         let big = query_for("big.example", RecordType::Unknown(65_280));
-        let answer = crate::support::exchange_over_tcp(tier.address, &big).await;
-        assert_eq!(answer.answers.len(), 16);
+        let response = crate::support::exchange_over_tcp(tier.address, &big).await;
+        assert_eq!(response.answers.len(), 16);
         let queries = authority.queries();
         assert!(queries.iter().all(|query| query.message.edns.as_ref().unwrap().max_payload() == 1232));
         assert_eq!(queries.iter().map(|query| query.tcp).collect::<Vec<_>>(), [false, true], "cuts: {cuts}");
@@ -170,8 +170,8 @@ async fn a_server_without_edns_is_asked_again_without_it_and_nothing_is_remember
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for name in ["old.example", "bare.example", "new.example"] {
-        let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1, "{name}");
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1, "{name}");
     }
     assert_eq!((authority.query_count("old.example"), authority.query_count("new.example")), (2, 1));
     assert!(authority.queries().last().unwrap().message.edns.is_some());
@@ -224,9 +224,9 @@ async fn nobody_sees_the_random_case_in_which_a_name_was_asked() {
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for number in 0..4 {
         let name = format!("a-name-with-many-letters-{number}.example.");
-        let answer = exchange(tier.address, &query_for(&name, RecordType::SRV)).await;
-        assert_eq!(answer.answers[0].data.to_string(), format!("0 100 53 {name}"));
-        assert_eq!(answer.additionals[0].name.to_string(), format!("Other.{name}"), "what was not asked stays");
+        let response = exchange(tier.address, &query_for(&name, RecordType::SRV)).await;
+        assert_eq!(response.answers[0].data.to_string(), format!("0 100 53 {name}"));
+        assert_eq!(response.additionals[0].name.to_string(), format!("Other.{name}"), "what was not asked stays");
     }
 }
 
@@ -257,8 +257,8 @@ async fn a_server_that_loses_case_and_has_no_tcp_is_still_believed() {
         }
     });
     let tier = Tier::forwarding_to(&[server]).await;
-    let answer = exchange(tier.address, &query_for("a-name-with-many-letters.example", RecordType::A)).await;
-    assert_eq!(answer.answers.len(), 1);
+    let response = exchange(tier.address, &query_for("a-name-with-many-letters.example", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
 }
 
 /// Starts a zone resolver that queries this server over TCP only.
@@ -287,9 +287,9 @@ async fn questions_over_tcp_share_one_connection_and_wait_for_no_other_answer() 
         }
         stream
     });
-    let questions: Vec<_> = (0..50).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
-    let answers = join_all(questions.iter().map(|question| exchange(tier.address, question))).await;
-    assert!(answers.iter().all(|answer| answer.answers.len() == 1));
+    let queries: Vec<_> = (0..50).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+    let responses = join_all(queries.iter().map(|query| exchange(tier.address, query))).await;
+    assert!(responses.iter().all(|response| response.answers.len() == 1));
     server.await.unwrap();
 }
 
@@ -307,8 +307,8 @@ async fn a_connection_that_the_server_closes_costs_no_answer() {
         }
     });
     for number in 0..4 {
-        let answer = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!((number, answer.answers.len()), (number, 1));
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!((number, response.answers.len()), (number, 1));
     }
 }
 
@@ -331,8 +331,8 @@ async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_a
     let tier = Tier::forwarding_to(&[silent.address, second.address]).await;
     for number in 0..3 {
         let started = Instant::now();
-        let answer = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }
     let started = Instant::now();
@@ -346,8 +346,8 @@ async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_a
     tokio::time::sleep(Duration::from_millis(1100)).await;
     exchange(tier.address, &query_for("probe.example", RecordType::A)).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let answer = exchange(tier.address, &query_for("back.example", RecordType::A)).await;
-    assert_eq!(answer.answers[0].data, address_record("back.example", 0, "192.0.2.1").data);
+    let response = exchange(tier.address, &query_for("back.example", RecordType::A)).await;
+    assert_eq!(response.answers[0].data, address_record("back.example", 0, "192.0.2.1").data);
 }
 
 #[tokio::test]
@@ -364,8 +364,8 @@ async fn a_server_that_is_slower_than_usual_is_not_waited_for_and_does_not_count
     }
     let mut by_second = 0;
     for number in 0..5 {
-        let answer = exchange(tier.address, &query_for(&format!("slow{number}.example"), RecordType::A)).await;
-        by_second += usize::from(answer.answers[0].data == address_record("x", 0, "192.0.2.2").data);
+        let response = exchange(tier.address, &query_for(&format!("slow{number}.example"), RecordType::A)).await;
+        by_second += usize::from(response.answers[0].data == address_record("x", 0, "192.0.2.2").data);
     }
     assert!(by_second > 0, "the second one answers first");
     assert!(tier.resolver.snapshot().unwrap().upstreams()[0].healthy);
@@ -373,12 +373,12 @@ async fn a_server_that_is_slower_than_usual_is_not_waited_for_and_does_not_count
 
 #[tokio::test]
 async fn another_upstream_is_asked_when_one_fails() {
-    for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
-        let failing = Authority::start(move |query| Action::Respond(empty_response(query, code))).await;
+    for rcode in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
+        let failing = Authority::start(move |query| Action::Respond(empty_response(query, rcode))).await;
         let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
         let tier = Tier::forwarding_to(&[failing.address, second.address]).await;
-        let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
         assert_eq!((failing.queries().len(), second.queries().len()), (1, 1));
         let upstreams = tier.resolver.snapshot().unwrap().upstreams();
         assert!(upstreams.iter().all(|upstream| upstream.healthy && upstream.timeouts == 0), "it answered in time");
@@ -392,8 +392,8 @@ async fn a_slow_answer_still_counts() {
             .await;
     let tier = Tier::forwarding_to(&[slow.address]).await;
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!(answer.answers.len(), 1);
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
@@ -424,8 +424,8 @@ async fn a_resolv_conf_that_names_only_captured_addresses_is_told_and_fails_with
     let tier = Tier::start(Default::default());
     tier.resolver.apply(snapshot);
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(crate::support::ede(&answer), Some(22));
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(crate::support::ede(&response), Some(22));
     assert!(started.elapsed() < Duration::from_secs(1));
 }

@@ -10,10 +10,10 @@ use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
 const HOT: usize = 200;
 /// Queries in a burst of the flooding client, and the minimum number of bursts.
-const BURST: usize = 50;
-const BURSTS: usize = 400;
+const BURST_LEN: usize = 50;
+const MIN_BURSTS: usize = 400;
 /// Queries of the flood that must reach the upstream before it ends: on a busy machine most of a burst is dropped.
-const PASSED_ON: usize = 5_000;
+const MIN_FORWARDED: usize = 5_000;
 /// Tries of a stub resolver.
 const TRIES: usize = 5;
 
@@ -28,30 +28,30 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
     tier.apply_forwarding(&config);
 
     let hot = |number: usize| query_for(&format!("hot-{}.example", number % HOT), RecordType::A);
-    let other = async |number: usize| {
+    let query_as_other = async |number: usize| {
         for _ in 0..TRIES {
-            let answer = exchange_from("127.0.0.2:0", tier.address, &hot(number), Duration::from_secs(1)).await;
-            if let Some(answer) = answer {
-                assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
+            let response = exchange_from("127.0.0.2:0", tier.address, &hot(number), Duration::from_secs(1)).await;
+            if let Some(response) = response {
+                assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NoError, 1));
                 return;
             }
         }
         panic!("no answer for the other one after {TRIES} tries");
     };
     for number in 0..2 * HOT {
-        other(number).await;
+        query_as_other(number).await;
     }
     let greedy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     greedy.connect(tier.address).await.unwrap();
     let mut bursts = 0;
-    while bursts < BURSTS || authority.queries().len() < PASSED_ON {
-        assert!(bursts < 20 * BURSTS, "the flood gets nowhere: {}", authority.queries().len());
-        for part in 0..BURST {
+    while bursts < MIN_BURSTS || authority.queries().len() < MIN_FORWARDED {
+        assert!(bursts < 20 * MIN_BURSTS, "the flood gets nowhere: {}", authority.queries().len());
+        for part in 0..BURST_LEN {
             let packet = query_for(&format!("n{part}.x{bursts}.of-no-use.example"), RecordType::A).to_vec().unwrap();
             // Responses to the flood are not read.
             greedy.send(&packet).await.unwrap();
         }
-        other(bursts).await;
+        query_as_other(bursts).await;
         bursts += 1;
     }
     let queries = authority.queries();

@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
-const ASKED: usize = 5_000;
+const SENT: usize = 5_000;
 /// Limit of queries in flight for one client.
-const CAP: usize = 1_024;
+const MAX_IN_FLIGHT: usize = 1_024;
 
 #[tokio::test]
 async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_may_have_in_work() {
@@ -29,12 +29,12 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     tier.apply_forwarding(&config);
     let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     victim.connect(tier.address).await.unwrap();
-    let began = Instant::now();
-    for number in 0..ASKED {
+    let started = Instant::now();
+    for number in 0..SENT {
         victim.send(&query_for(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
         // Waits until the worker has read them; a full socket buffer would lose some.
         while number % 50 == 0 && tier.serving.workers().datagrams()[0] <= number as u64 {
-            assert!(began.elapsed() < Duration::from_secs(30), "it reads on");
+            assert!(started.elapsed() < Duration::from_secs(30), "it reads on");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -45,7 +45,7 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     while let Ok(Ok(_)) = timeout(Duration::from_secs(4), victim.recv(&mut [0; 1500])).await {
         burst += 1;
     }
-    assert!(burst > 0 && burst <= CAP, "{burst}");
+    assert!(burst > 0 && burst <= MAX_IN_FLIGHT, "{burst}");
     let dropped = tier.resolver.metrics().traffic(0, 0).dropped;
-    assert!(dropped > ASKED as u64 / 4, "{dropped}");
+    assert!(dropped > SENT as u64 / 4, "{dropped}");
 }

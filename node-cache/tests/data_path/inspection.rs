@@ -9,25 +9,25 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::{Action, Authority, Tier, config, empty_response, exchange, negative_response, query_for, route};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn say(tier: &Tier, line: &str) -> String {
+async fn inspect(tier: &Tier, line: &str) -> String {
     let Ok(Command::Answers(inspection)) = Command::from_line(line) else { panic!("{line}") };
     tier.resolver.inspect(inspection).await
 }
 
 /// Repeats a command until its output has all of these parts: a response is stored after it was sent.
-async fn say_at_last(tier: &Tier, line: &str, parts: &[&str]) -> String {
-    let mut said = String::new();
-    let is_said = async {
-        while parts.iter().any(|part| !said.contains(part)) {
+async fn inspect_until(tier: &Tier, line: &str, parts: &[&str]) -> String {
+    let mut output = String::new();
+    let has_all_parts = async {
+        while parts.iter().any(|part| !output.contains(part)) {
             sleep(Duration::from_millis(10)).await;
-            said = say(tier, line).await;
+            output = inspect(tier, line).await;
         }
     };
-    let in_time = timeout(LIMIT, is_said).await;
-    assert!(in_time.is_ok(), "{parts:?} are not all in\n{said}");
-    said
+    let in_time = timeout(INSPECTION_TIMEOUT, has_all_parts).await;
+    assert!(in_time.is_ok(), "{parts:?} are not all in\n{output}");
+    output
 }
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     let mut config = config(authority.address);
     config.routes = vec![route("corp.example", &[authority.address])];
     let tier = Tier::on_node(&config, None).await;
-    let before = say(&tier, "explain www.corp.example").await;
+    let before = inspect(&tier, "explain www.corp.example").await;
     assert!(before.contains("route           route/corp.example"), "{before}");
     assert!(
         before.contains(&format!("asks            {} (route/corp.example), which answers", authority.address)),
@@ -49,8 +49,8 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     exchange(tier.address, &query).await;
     let from = format!("s more, then stale for 3600 s, from {}", authority.address);
     let parts = ["this question: NOERROR, 50 octets, came ", "this question with DO: NOERROR", &from];
-    say_at_last(&tier, "explain www.CORP.example A", &parts).await;
-    assert!(say(&tier, "explain localhost").await.contains("answered here"));
+    inspect_until(&tier, "explain www.CORP.example A", &parts).await;
+    assert!(inspect(&tier, "explain localhost").await.contains("answered here"));
 }
 
 #[tokio::test]
@@ -66,10 +66,10 @@ async fn explain_tells_of_denials_of_names_above_and_of_failures() {
     for name in ["www.com.svc.cluster.local", "www.broken.example"] {
         exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
-    say_at_last(&tier, "explain mail.com.svc.cluster.local MX", &["com.svc.cluster.local.: NXDOMAIN"]).await;
-    say_at_last(&tier, "explain www.broken.example", &["failure         SERVFAIL a moment ago"]).await;
-    assert_eq!(say(&tier, "flush www.broken.example").await, "0 answers forgotten\n");
-    assert!(!say(&tier, "explain www.broken.example").await.contains("failure"), "a failure is forgotten too");
+    inspect_until(&tier, "explain mail.com.svc.cluster.local MX", &["com.svc.cluster.local.: NXDOMAIN"]).await;
+    inspect_until(&tier, "explain www.broken.example", &["failure         SERVFAIL a moment ago"]).await;
+    assert_eq!(inspect(&tier, "flush www.broken.example").await, "0 answers forgotten\n");
+    assert!(!inspect(&tier, "explain www.broken.example").await.contains("failure"), "a failure is forgotten too");
 }
 
 #[tokio::test]
@@ -84,17 +84,17 @@ async fn flush_forgets_a_name_or_everything_below_it_and_nothing_else() {
     for name in names {
         exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
-    say_at_last(&tier, "stats", &["  answers kept    4\n"]).await;
-    let dumped = say(&tier, "dump shop.example").await;
+    inspect_until(&tier, "stats", &["  answers kept    4\n"]).await;
+    let dumped = inspect(&tier, "dump shop.example").await;
     let mut lines: Vec<&str> = dumped.lines().filter_map(|line| line.split(':').next()).collect();
     lines.sort_unstable();
     assert_eq!(
         lines,
         ["none.shop.example. (any) [forward]", "shop.example. A [forward]", "www.shop.example. A [forward]"]
     );
-    assert_eq!(say(&tier, "flush Shop.example").await, "1 answers forgotten\n");
-    assert_eq!(say(&tier, "flush-below shop.example.").await, "2 answers forgotten\n");
-    assert_eq!(say(&tier, "dump shop.example").await, "nothing\n");
+    assert_eq!(inspect(&tier, "flush Shop.example").await, "1 answers forgotten\n");
+    assert_eq!(inspect(&tier, "flush-below shop.example.").await, "2 answers forgotten\n");
+    assert_eq!(inspect(&tier, "dump shop.example").await, "nothing\n");
     authority.clear_queries();
     for name in names {
         exchange(tier.address, &query_for(name, RecordType::A)).await;
@@ -110,7 +110,7 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
         exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     }
     // A batch is counted while its responses are sent.
-    let stats = say_at_last(&tier, "stats", &["  from memory     2\n", "  answers kept    1\n"]).await;
+    let stats = inspect_until(&tier, "stats", &["  from memory     2\n", "  answers kept    1\n"]).await;
     for part in [
         "  questions       3\n",
         "  from memory     2\n",

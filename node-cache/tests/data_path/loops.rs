@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use crate::support::{Action, Authority, Tier, config, exchange, query_for};
 
-fn forward(tier: &Tier, to: SocketAddr) {
+fn set_upstream(tier: &Tier, to: SocketAddr) {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { address: to, protocol: Default::default() }]);
     tier.apply_forwarding(&config);
@@ -26,18 +26,18 @@ async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_a
     const NAMES: u64 = 20;
     let (one, two, own) =
         (Tier::start(Default::default()), Tier::start(Default::default()), Tier::start(Default::default()));
-    forward(&one, two.address);
-    forward(&two, one.address);
-    forward(&own, own.address);
+    set_upstream(&one, two.address);
+    set_upstream(&two, one.address);
+    set_upstream(&own, own.address);
     let started = Instant::now();
-    let questions: Vec<_> = (0..NAMES).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+    let queries: Vec<_> = (0..NAMES).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
     let deadline = one.resolver.snapshot().unwrap().scopes()[0].deadline;
     for (which, tier) in ["one of two", "its own"].into_iter().zip([&one, &own]) {
-        let query = Instant::now();
-        let answers = join_all(questions.iter().map(|question| exchange(tier.address, question))).await;
-        assert!(answers.iter().all(|answer| answer.metadata.response_code == ResponseCode::ServFail));
+        let started = Instant::now();
+        let responses = join_all(queries.iter().map(|query| exchange(tier.address, query))).await;
+        assert!(responses.iter().all(|response| response.metadata.response_code == ResponseCode::ServFail));
         // It takes 0.6 s; without loop detection it would take until the deadline.
-        assert!(query.elapsed() < deadline - Duration::from_millis(500), "{which}: {:?}", query.elapsed());
+        assert!(started.elapsed() < deadline - Duration::from_millis(500), "{which}: {:?}", started.elapsed());
     }
     // Three for each query and server, and one probe a second of a server that is down.
     let seconds = 1 + started.elapsed().as_secs();
@@ -59,12 +59,12 @@ async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_a
 #[tokio::test]
 async fn who_repeats_a_question_that_looks_for_loops_changes_nothing() {
     let authority = Authority::start(|query| {
-        let answer = query.default_response(300, 1);
+        let response = query.default_response(300, 1);
         // One slow response triggers a loop probe.
         if query.name().to_ascii().eq_ignore_ascii_case("slow.example.") {
-            Action::RespondAfter(Duration::from_millis(600), answer)
+            Action::RespondAfter(Duration::from_millis(600), response)
         } else {
-            Action::Respond(answer)
+            Action::Respond(response)
         }
     })
     .await;
@@ -84,12 +84,12 @@ async fn who_repeats_a_question_that_looks_for_loops_changes_nothing() {
 }
 
 /// Sends this many responses, with queries in between, which are answered.
-async fn responses(count: usize) {
-    const BETWEEN: usize = 100;
+async fn flood_with_responses(count: usize) {
+    const RESPONSES_PER_QUERY: usize = 100;
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let known = query_for("www.example", RecordType::A);
-    exchange(tier.address, &known).await;
+    let cached = query_for("www.example", RecordType::A);
+    exchange(tier.address, &cached).await;
     authority.clear_queries();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for number in 0..count {
@@ -97,12 +97,12 @@ async fn responses(count: usize) {
         response.metadata.message_type = MessageType::Response;
         response.metadata.id = number as u16;
         socket.send_to(&response.to_vec().unwrap(), tier.address).await.unwrap();
-        if number % BETWEEN == 0 {
+        if number % RESPONSES_PER_QUERY == 0 {
             // A worker reads in order: once this is answered, it has read the responses before it.
-            exchange(tier.address, &known).await;
+            exchange(tier.address, &cached).await;
         }
     }
-    exchange(tier.address, &known).await;
+    exchange(tier.address, &cached).await;
     let received = socket.try_recv(&mut [0; 1500]);
     assert!(received.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "an answer to a response");
     assert_eq!(authority.queries().len(), 0);
@@ -112,11 +112,11 @@ async fn responses(count: usize) {
 
 #[tokio::test]
 async fn a_flood_of_responses_is_answered_with_nothing() {
-    responses(20_000).await;
+    flood_with_responses(20_000).await;
 }
 
 #[tokio::test]
 #[ignore = "a minute; run by make test-long"]
 async fn a_million_responses_are_answered_with_nothing() {
-    responses(1_000_000).await;
+    flood_with_responses(1_000_000).await;
 }

@@ -18,8 +18,8 @@ async fn identical_questions_of_many_clients_are_one_question() {
             .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let query = query_for("www.example", RecordType::A);
-    let answers = join_all((0..200).map(|_| exchange(tier.address, &query))).await;
-    assert!(answers.iter().all(|answer| answer.answers.len() == 1));
+    let responses = join_all((0..200).map(|_| exchange(tier.address, &query))).await;
+    assert!(responses.iter().all(|response| response.answers.len() == 1));
     assert_eq!(authority.queries().len(), 1);
 }
 
@@ -29,9 +29,9 @@ async fn a_denial_is_kept_by_the_minimum_of_its_zone() {
         Authority::start(|query| Action::Respond(negative_response(query, ResponseCode::NXDomain, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for _ in 0..2 {
-        let answer = exchange(tier.address, &query_for("none.example", RecordType::A)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
-        assert_eq!(answer.authorities.len(), 1);
+        let response = exchange(tier.address, &query_for("none.example", RecordType::A)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(response.authorities.len(), 1);
     }
     assert_eq!(authority.queries().len(), 1);
     tokio::time::sleep(Duration::from_millis(1050)).await;
@@ -44,10 +44,10 @@ async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
     let authority = Authority::start(|query| Action::Respond(query.default_response(2, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let query = query_for("www.example", RecordType::A);
-    let refreshed = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let metrics = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
-    while !refreshed().contains("dnstier_cache_refreshes_total{instance=\"cache-0\"} 1") {
-        assert!(started.elapsed() < Duration::from_secs(30), "{}", refreshed());
+    while !metrics().contains("dnstier_cache_refreshes_total{instance=\"cache-0\"} 1") {
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", metrics());
         assert_eq!(exchange(tier.address, &query).await.answers.len(), 1);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -59,7 +59,7 @@ async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
 }
 
 /// Starts a tier whose entries are stale and whose only server has stopped responding.
-async fn forsaken() -> (Authority, Tier) {
+async fn with_stale_entries() -> (Authority, Tier) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for name in ["www.example", "mail.example"] {
@@ -72,28 +72,28 @@ async fn forsaken() -> (Authority, Tier) {
 
 #[tokio::test]
 async fn old_answers_serve_while_nobody_answers_and_new_ones_as_soon_as_somebody_does() {
-    let (authority, tier) = forsaken().await;
+    let (authority, tier) = with_stale_entries().await;
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     assert!(started.elapsed() < Duration::from_millis(2300), "{:?}", started.elapsed());
-    assert_eq!(answer.answers, [address_record("www.example", 30, "192.0.2.1")]);
-    assert_eq!(ede(&answer), Some(3));
+    assert_eq!(response.answers, [address_record("www.example", 30, "192.0.2.1")]);
+    assert_eq!(ede(&response), Some(3));
     // Three tries have failed by now: the server is known to be down, and no query waits for it.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("mail.example", RecordType::A)).await;
+    let response = exchange(tier.address, &query_for("mail.example", RecordType::A)).await;
     assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
-    assert_eq!((answer.answers.len(), ede(&answer)), (1, Some(3)));
+    assert_eq!((response.answers.len(), ede(&response)), (1, Some(3)));
     assert_eq!(tier.resolver.metrics().traffic(0, 0).stale, 2);
 
     authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
-    let back = Instant::now();
+    let up_since = Instant::now();
     loop {
-        let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-        if answer.answers[0].data == address_record("www.example", 0, "192.0.2.2").data {
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        if response.answers[0].data == address_record("www.example", 0, "192.0.2.2").data {
             break;
         }
-        assert!(back.elapsed() < Duration::from_secs(5), "not fresh within five seconds");
+        assert!(up_since.elapsed() < Duration::from_secs(5), "not fresh within five seconds");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -116,12 +116,12 @@ async fn while_all_servers_are_dead_they_are_not_asked_again_for_what_old_answer
     tokio::time::sleep(Duration::from_millis(1050)).await;
     authority.clear_queries();
     for name in &names {
-        let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
-        assert_eq!((answer.answers[0].ttl, ede(&answer)), (30, Some(3)), "{name}");
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!((response.answers[0].ttl, ede(&response)), (30, Some(3)), "{name}");
     }
     // A server that is down gets one probe a second.
-    let query = authority.queries().len() as u64;
-    assert!(query <= 2 + started.elapsed().as_secs(), "{query}");
+    let sent = authority.queries().len() as u64;
+    assert!(sent <= 2 + started.elapsed().as_secs(), "{sent}");
     authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
     while exchange(tier.address, &query_for("n7.example", RecordType::A)).await.answers[0].ttl == 30 {
         assert!(started.elapsed() < Duration::from_secs(60), "it is known to be well again");
@@ -130,30 +130,30 @@ async fn while_all_servers_are_dead_they_are_not_asked_again_for_what_old_answer
 
 #[tokio::test]
 async fn old_answers_serve_at_once_when_an_upstream_fails_but_not_when_data_are_bogus() {
-    let (authority, tier) = forsaken().await;
+    let (authority, tier) = with_stale_entries().await;
     authority.set_script(|query| Action::Respond(empty_response(query, ResponseCode::ServFail)));
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)));
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::NoError, Some(3)));
     authority.set_script(|query| {
         let mut bogus = empty_response(query, ResponseCode::ServFail);
         let option = hickory_proto::rr::rdata::opt::EdnsOption::Unknown(15, vec![0, 6]);
         bogus.edns.as_mut().unwrap().options_mut().insert(option);
         Action::Respond(bogus)
     });
-    let answer = exchange(tier.address, &query_for("mail.example", RecordType::A)).await;
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(6)));
+    let response = exchange(tier.address, &query_for("mail.example", RecordType::A)).await;
+    assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::ServFail, Some(6)));
 }
 
 #[tokio::test]
 async fn a_name_that_is_gone_is_not_brought_back_from_memory() {
-    let (authority, tier) = forsaken().await;
+    let (authority, tier) = with_stale_entries().await;
     authority.set_script(|query| Action::Respond(negative_response(query, ResponseCode::NXDomain, 1)));
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::NXDomain);
     authority.stop_responding();
     tokio::time::sleep(Duration::from_millis(1050)).await;
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NXDomain, Some(19)));
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::NXDomain, Some(19)));
 }
 
 #[tokio::test]
@@ -161,15 +161,15 @@ async fn silence_is_a_failure_with_a_reason_at_the_deadline_and_is_remembered_fo
     let authority = Authority::start(|_| Action::Ignore).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     let took = started.elapsed();
     assert!(took > Duration::from_millis(2500) && took < Duration::from_millis(3300), "{took:?}");
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(22)));
+    assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::ServFail, Some(22)));
     assert_eq!(authority.queries().len(), 3, "no more than three questions");
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     assert!(started.elapsed() < Duration::from_millis(800));
-    assert_eq!((answer.metadata.response_code, authority.queries().len()), (ResponseCode::ServFail, 3));
+    assert_eq!((response.metadata.response_code, authority.queries().len()), (ResponseCode::ServFail, 3));
 }
 
 #[tokio::test]
@@ -184,20 +184,20 @@ async fn a_lowered_cap_and_a_new_route_apply_to_the_running_process() {
 
     config.node_cache.cache.max_ttl = 60;
     tier.apply_on_node(&config, None);
-    let answer = exchange(tier.address, &www).await;
-    assert!(answer.answers[0].ttl <= 60, "{}", answer.answers[0].ttl);
+    let response = exchange(tier.address, &www).await;
+    assert!(response.answers[0].ttl <= 60, "{}", response.answers[0].ttl);
     assert_eq!(outside.query_count("www.corp.example"), 1, "what is kept stays");
 
     config.routes.push(route("corp.example", &[corp.address]));
     tier.apply_on_node(&config, None);
-    let answer = exchange(tier.address, &www).await;
-    assert_eq!(answer.answers[0].data, address_record("www.corp.example", 0, "192.0.2.2").data);
+    let response = exchange(tier.address, &www).await;
+    assert_eq!(response.answers[0].data, address_record("www.corp.example", 0, "192.0.2.2").data);
     assert_eq!(corp.query_count("www.corp.example"), 1);
 
     config.routes.pop();
     tier.apply_on_node(&config, None);
-    let answer = exchange(tier.address, &www).await;
-    assert_eq!(answer.answers[0].data, address_record("www.corp.example", 0, "192.0.2.1").data);
+    let response = exchange(tier.address, &www).await;
+    assert_eq!(response.answers[0].data, address_record("www.corp.example", 0, "192.0.2.1").data);
     assert_eq!(outside.query_count("www.corp.example"), 1, "its scope was kept apart and outlived the change");
 }
 
@@ -217,8 +217,8 @@ async fn what_an_answer_says_beside_the_question_is_not_believed() {
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    let answer = exchange(tier.address, &query_for("bank.example", RecordType::A)).await;
-    assert_eq!(answer.answers, [address_record("bank.example", answer.answers[0].ttl, "192.0.2.7")]);
+    let response = exchange(tier.address, &query_for("bank.example", RecordType::A)).await;
+    assert_eq!(response.answers, [address_record("bank.example", response.answers[0].ttl, "192.0.2.7")]);
 }
 
 #[tokio::test]
@@ -235,6 +235,6 @@ async fn records_that_come_behind_edns_are_whole() {
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!(answer.additionals, [address_record("www.example", 300, "192.0.2.9")]);
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.additionals, [address_record("www.example", 300, "192.0.2.9")]);
 }

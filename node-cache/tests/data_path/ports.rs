@@ -89,8 +89,8 @@ async fn a_report_that_nobody_listens_cancels_no_question() {
     .await;
     *server.lock().unwrap() = Some(authority.address);
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let answer = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
-    assert_eq!(answer.answers, [address_record("www.example", 300, "192.0.2.1")]);
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.answers, [address_record("www.example", 300, "192.0.2.1")]);
     assert!(authority.queries().len() > 1, "the report was heard");
 }
 
@@ -112,42 +112,42 @@ async fn a_report_that_nobody_listens_costs_the_next_question_of_a_socket_nothin
 
 /// ID and port of an upstream query, and the ID of the client's query.
 #[derive(Clone, Copy)]
-struct Seen {
-    client_number: u16,
-    number: u16,
+struct UpstreamQuery {
+    client_id: u16,
+    id: u16,
     port: u16,
 }
 
 #[test]
 fn nothing_can_be_guessed_of_a_hundred_thousand_questions_to_a_foreign_server() {
     require!(network_namespaces());
-    const QUESTIONS: usize = 100_000;
+    const QUERIES: usize = 100_000;
     const LOWEST: u16 = 1024;
-    let apart = std::thread::spawn(|| {
+    let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
         let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
         assert!(up.success());
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{LOWEST} 65535")).unwrap();
-        query_foreign_server(QUESTIONS)
+        query_foreign_server(QUERIES)
     });
-    let seen = apart.join().unwrap();
-    assert_eq!(seen.len(), QUESTIONS, "nothing was asked twice");
-    let ports: HashSet<u16> = seen.iter().map(|seen| seen.port).collect();
+    let queries = thread.join().unwrap();
+    assert_eq!(queries.len(), QUERIES, "nothing was asked twice");
+    let ports: HashSet<u16> = queries.iter().map(|query| query.port).collect();
     assert!(ports.len() > 28_000, "{} ports", ports.len());
-    let same = seen.iter().filter(|seen| seen.number == seen.client_number).count();
-    assert!(same < 14, "{same} numbers are those of their clients; chance would give two");
-    let above = |seen: &Seen| usize::from(seen.port - LOWEST);
-    for (what, value) in [
-        ("the first half of numbers", (|seen| usize::from(seen.number >> 8)) as fn(&Seen) -> usize),
-        ("the last half of numbers", |seen| usize::from(seen.number & 0xff)),
-        ("how numbers follow one another", |seen| usize::from((seen.number ^ seen.client_number) & 0xff)),
+    let equal_ids = queries.iter().filter(|query| query.id == query.client_id).count();
+    assert!(equal_ids < 14, "{equal_ids} numbers are those of their clients; chance would give two");
+    let above = |query: &UpstreamQuery| usize::from(query.port - LOWEST);
+    for (property, value) in [
+        ("the first half of numbers", (|query| usize::from(query.id >> 8)) as fn(&UpstreamQuery) -> usize),
+        ("the last half of numbers", |query| usize::from(query.id & 0xff)),
+        ("how numbers follow one another", |query| usize::from((query.id ^ query.client_id) & 0xff)),
     ] {
-        assert!(unevenness(seen.iter().map(value), 256) < 380.0, "{what}");
+        assert!(unevenness(queries.iter().map(value), 256) < 380.0, "{property}");
     }
     // The range has 252 times 256 ports.
-    assert!(unevenness(seen.iter().map(|seen| above(seen) >> 8), 252) < 375.0, "the first half of ports");
-    assert!(unevenness(seen.iter().map(|seen| above(seen) & 0xff), 256) < 380.0, "the last half of ports");
-    let steps = seen.windows(2).map(|pair| usize::from(pair[1].port.wrapping_sub(pair[0].port) & 0xff));
+    assert!(unevenness(queries.iter().map(|query| above(query) >> 8), 252) < 375.0, "the first half of ports");
+    assert!(unevenness(queries.iter().map(|query| above(query) & 0xff), 256) < 380.0, "the last half of ports");
+    let steps = queries.windows(2).map(|pair| usize::from(pair[1].port.wrapping_sub(pair[0].port) & 0xff));
     assert!(unevenness(steps, 256) < 380.0, "how ports follow one another");
 }
 
@@ -161,47 +161,47 @@ fn unevenness(numbers: impl Iterator<Item = usize>, classes: usize) -> f64 {
 }
 
 /// Sends this many queries through a resolver and returns what the upstream server received.
-fn query_foreign_server(questions: usize) -> Vec<Seen> {
+fn query_foreign_server(count: usize) -> Vec<UpstreamQuery> {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let at = server.local_addr().unwrap();
-    let clients: Arc<Vec<u16>> = Arc::new((0..questions).map(|_| rand::random()).collect());
-    let seeing = std::thread::spawn({
-        let clients = clients.clone();
-        move || see(&server, &clients)
+    let address = server.local_addr().unwrap();
+    let client_ids: Arc<Vec<u16>> = Arc::new((0..count).map(|_| rand::random()).collect());
+    let receiver = std::thread::spawn({
+        let client_ids = client_ids.clone();
+        move || receive_all(&server, &client_ids)
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
-    let tier = runtime.block_on(Tier::forwarding_to(&[at]));
+    let tier = runtime.block_on(Tier::forwarding_to(&[address]));
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(tier.address).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut buffer = [0; 512];
-    for first in (0..questions).step_by(50) {
-        for (number, id) in clients.iter().enumerate().skip(first).take(50) {
+    for first in (0..count).step_by(50) {
+        for (number, id) in client_ids.iter().enumerate().skip(first).take(50) {
             let mut message = query_for(&format!("n{number}.example"), RecordType::A);
             message.metadata.id = *id;
             client.send(&message.to_vec().unwrap()).unwrap();
         }
-        for _ in first..questions.min(first + 50) {
+        for _ in first..count.min(first + 50) {
             client.recv(&mut buffer).expect("every question is answered");
         }
     }
-    seeing.join().unwrap()
+    receiver.join().unwrap()
 }
 
 /// Answers every query with NODATA until as many have come as clients have sent, or none comes for five seconds.
-fn see(server: &UdpSocket, clients: &[u16]) -> Vec<Seen> {
-    let mut seen = Vec::with_capacity(clients.len());
+fn receive_all(server: &UdpSocket, client_ids: &[u16]) -> Vec<UpstreamQuery> {
+    let mut queries = Vec::with_capacity(client_ids.len());
     let mut buffer = [0; 512];
-    while seen.len() < clients.len() {
+    while queries.len() < client_ids.len() {
         let Ok((length, source)) = server.recv_from(&mut buffer) else { break };
         let label = &buffer[14..13 + usize::from(buffer[12])];
         let client: usize = std::str::from_utf8(label).unwrap().parse().unwrap();
-        let number = u16::from_be_bytes([buffer[0], buffer[1]]);
-        seen.push(Seen { client_number: clients[client], number, port: source.port() });
-        (buffer[2], buffer[3]) = (0x81, 0x80);
+        let id = u16::from_be_bytes([buffer[0], buffer[1]]);
+        queries.push(UpstreamQuery { client_id: client_ids[client], id, port: source.port() });
+        buffer[2..4].copy_from_slice(&[0x81, 0x80]);
         server.send_to(&buffer[..length], source).unwrap();
     }
-    seen
+    queries
 }

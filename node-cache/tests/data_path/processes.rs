@@ -60,7 +60,7 @@ impl Drop for Process {
 }
 
 /// Installs a revision the way the kubelet does: a new directory, and a link that is swapped to it.
-fn project(dir: &Path, revision: &str, content: &[u8]) {
+fn install_revision(dir: &Path, revision: &str, content: &[u8]) {
     let version = format!("..{revision}");
     std::fs::create_dir(dir.join(&version)).unwrap();
     std::fs::write(dir.join(&version).join("revision"), revision).unwrap();
@@ -91,7 +91,7 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
 }
 
 /// Returns an address of the loopback network that no other test uses.
-fn own_address() -> IpAddr {
+fn unused_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let run = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, run[2] | 1, run[3], NEXT.fetch_add(1, Ordering::Relaxed)).into()
@@ -109,20 +109,20 @@ impl ZoneResolver {
         Self::with_arguments(upstream, &["--drain", drain]).await
     }
 
-    async fn with_arguments(upstream: SocketAddr, more: &[&str]) -> Self {
+    async fn with_arguments(upstream: SocketAddr, args: &[&str]) -> Self {
         let mut config = config("127.0.0.1:9".parse().unwrap());
         config.resolver.upstreams =
             UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
-        Self::configured(&config, more).await
+        Self::configured(&config, args).await
     }
 
-    pub(crate) async fn configured(config: &Config, more: &[&str]) -> Self {
+    pub(crate) async fn configured(config: &Config, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        project(dir.path(), "r1", &json(config));
-        let own = own_address();
-        let (dns, http) = (SocketAddr::new(own, 1053), SocketAddr::new(own, 9153));
+        install_revision(dir.path(), "r1", &json(config));
+        let address = unused_address();
+        let (dns, http) = (SocketAddr::new(address, 1053), SocketAddr::new(address, 9153));
         let (listen, on) = (dns.to_string(), http.to_string());
-        let arguments = [&["--listen", &listen, "--http", &on], more].concat();
+        let arguments = [&["--listen", &listen, "--http", &on], args].concat();
         let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
         wait_until("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
@@ -130,15 +130,15 @@ impl ZoneResolver {
     }
 
     /// Returns the process ID while the process runs.
-    pub(crate) fn running(&mut self) -> Option<u32> {
+    pub(crate) fn pid(&mut self) -> Option<u32> {
         self.process.is_running().then(|| self.process.child.id())
     }
 
     /// Runs the program's own probe and returns whether it succeeded.
-    pub(crate) fn probe(&self, question: &str) -> bool {
+    pub(crate) fn probe(&self, check: &str) -> bool {
         let run_dir = self.process.run_dir().to_str().unwrap();
         Command::new(env!("CARGO_BIN_EXE_zone-resolver"))
-            .args(["probe", question, "--run-dir", run_dir])
+            .args(["probe", check, "--run-dir", run_dir])
             .stderr(Stdio::null())
             .status()
             .unwrap()
@@ -211,10 +211,11 @@ async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anythi
     }
     let mut talkative = from(2).await;
     let _ = talkative.write_all(&[b"GET /metrics HTTP/1.1\r\nx: ".to_vec(), vec![b'x'; 1 << 20]].concat()).await;
-    let mut heard = Vec::new();
-    let _ =
-        tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut heard)).await.expect("it is closed");
-    assert!(!heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
+    let mut received = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut received))
+        .await
+        .expect("it is closed");
+    assert!(!received.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&received));
     assert_eq!(resolver.get("/live").await, "it answers\n");
     assert_eq!(exchange(resolver.dns, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
@@ -242,11 +243,11 @@ async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
     let mut resolver = ZoneResolver::start(upstream.address, "2s").await;
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     resolver.process.terminate();
-    let told = Instant::now();
+    let terminated = Instant::now();
     wait_until("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
     assert!(resolver.probe("live"));
-    while told.elapsed() < Duration::from_millis(1800) {
-        let name = format!("n{}.example", told.elapsed().as_micros());
+    while terminated.elapsed() < Duration::from_millis(1800) {
+        let name = format!("n{}.example", terminated.elapsed().as_micros());
         assert_eq!(exchange(resolver.dns, &query_for(&name, RecordType::A)).await.answers.len(), 1);
     }
     let limit = Instant::now() + Duration::from_secs(2);
@@ -254,7 +255,7 @@ async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
         assert!(Instant::now() < limit, "it ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(told.elapsed() >= Duration::from_secs(2));
+    assert!(terminated.elapsed() >= Duration::from_secs(2));
     assert!(resolver.process.child.wait().unwrap().success());
 }
 
@@ -263,13 +264,13 @@ async fn memory_stays_near_the_size_of_the_cache() {
     let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
-    let before = resident(&resolver.process.child);
+    let before = resident_memory(&resolver.process.child);
     for number in 0..36_000 {
         upstream.clear_queries();
         exchange(resolver.dns, &query_for(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A))
             .await;
     }
-    let grown = resident(&resolver.process.child) - before;
+    let grown = resident_memory(&resolver.process.child) - before;
     let traffic = resolver.status().await.instance.traffic;
     assert!(traffic.cache_bytes <= 4 << 20 && traffic.cache_entries > 18_000, "{traffic:?}");
     assert!(traffic.cache_entries < 35_000, "nothing had to be evicted: {traffic:?}");
@@ -287,34 +288,33 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     let workers = workers_of(&resolver.process.child);
     assert_eq!(workers.len(), 64, "{workers:?}");
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
-    let query = || async {
-        let questions: Vec<_> =
-            (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(questions.iter().map(|question| exchange(resolver.dns, question))).await;
+    let load = || async {
+        let queries: Vec<_> = (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+        futures::future::join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
         resolver.get("/metrics").await
     };
     // Until every worker has used its buffers.
     wait_until("all have read", Duration::from_secs(60), async || {
-        query().await.matches("worker_datagrams_total{").count() == 64
-            && !query().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
+        load().await.matches("worker_datagrams_total{").count() == 64
+            && !load().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
     })
     .await;
-    let held = private(&resolver.process.child);
-    assert!(held < 32 << 20, "{held} bytes");
+    let bytes = anonymous_memory(&resolver.process.child);
+    assert!(bytes < 32 << 20, "{bytes} bytes");
 }
 
 #[test]
 fn a_number_of_workers_that_makes_no_sense_is_refused_with_a_sentence() {
-    for (program, rest) in [
+    for (program, other_args) in [
         (env!("CARGO_BIN_EXE_node-cache"), ["--instance", "cache-0"]),
         (env!("CARGO_BIN_EXE_zone-resolver"), ["--drain", "0s"]),
     ] {
         for workers in ["0", "65", "some"] {
             let arguments = ["run", "--cache-size", "4194304", "--workers", workers];
-            let output = Command::new(program).args(arguments).args(rest).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
+            let output = Command::new(program).args(arguments).args(other_args).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success());
-            assert!(said.contains(&format!("{workers:?} is not a number of workers from 1 to 64")), "{said}");
+            assert!(stderr.contains(&format!("{workers:?} is not a number of workers from 1 to 64")), "{stderr}");
         }
     }
 }
@@ -327,14 +327,14 @@ fn workers_of(child: &Child) -> Vec<String> {
 }
 
 /// Returns the anonymous memory of a process in bytes: all but mapped files, such as its program.
-fn private(child: &Child) -> u64 {
+fn anonymous_memory(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Returns the resident memory of a process in bytes.
-fn resident(child: &Child) -> u64 {
+fn resident_memory(child: &Child) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
@@ -349,7 +349,7 @@ struct NodeCache {
 impl NodeCache {
     async fn start(config: &Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        project(dir.path(), "r1", &json(config));
+        install_revision(dir.path(), "r1", &json(config));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let dns = socket.local_addr().unwrap();
         let agent = Server::bind(&handover::socket_path(dir.path())).unwrap();
@@ -365,8 +365,8 @@ impl NodeCache {
     }
 
     async fn answers(&self, name: &str) -> Vec<hickory_proto::rr::RData> {
-        let answer: Message = exchange(self.dns, &query_for(name, RecordType::A)).await;
-        answer.answers.into_iter().map(|record| record.data).collect()
+        let response: Message = exchange(self.dns, &query_for(name, RecordType::A)).await;
+        response.answers.into_iter().map(|record| record.data).collect()
     }
 }
 
@@ -386,7 +386,7 @@ async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_
     assert_eq!(cache.answers("a.corp.example").await, [outside]);
 
     config.routes = vec![route("corp.example", &[corp.address])];
-    project(cache.process.run_dir(), "r2", &json(&config));
+    install_revision(cache.process.run_dir(), "r2", &json(&config));
     wait_until("the route is in force", Duration::from_secs(2), async || {
         cache.answers("a.corp.example").await == [routed.clone()]
     })
@@ -395,7 +395,7 @@ async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_
 
     let mut bad = config.clone();
     bad.routes[0].upstreams.clear();
-    project(cache.process.run_dir(), "r3", &json(&bad));
+    install_revision(cache.process.run_dir(), "r3", &json(&bad));
     wait_until("the refusal is told", Duration::from_secs(2), async || {
         cache.process.instance("cache-0").await.is_some_and(|instance| instance.revision.refusal.is_some())
     })
@@ -411,17 +411,17 @@ async fn a_cache_that_is_told_to_stop_answers_until_the_agent_has_left() {
     let (_outside, _corp, config) = outside_and_corp().await;
     let mut cache = NodeCache::start(&config).await;
     cache.process.terminate();
-    let told = Instant::now();
-    while told.elapsed() < Duration::from_secs(2) {
-        let name = format!("n{}.example", told.elapsed().as_micros());
+    let terminated = Instant::now();
+    while terminated.elapsed() < Duration::from_secs(2) {
+        let name = format!("n{}.example", terminated.elapsed().as_micros());
         assert_eq!(cache.answers(&name).await.len(), 1);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(cache.process.is_running());
     drop(cache.agent.take());
-    let left = Instant::now();
+    let agent_left = Instant::now();
     while cache.process.is_running() {
-        assert!(left.elapsed() < Duration::from_secs(2), "it ends");
+        assert!(agent_left.elapsed() < Duration::from_secs(2), "it ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(cache.process.child.wait().unwrap().success());

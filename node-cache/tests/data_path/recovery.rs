@@ -18,8 +18,8 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
     let started = Instant::now();
     // Repeated failures, so that the failure of the first name is cached for long.
     loop {
-        let answer = exchange(tier.address, &query(0)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+        let response = exchange(tier.address, &query(0)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
         let before = authority.queries().len();
         let (again, other) = tokio::join!(rcode_for(&tier, 0), rcode_for(&tier, 1));
         assert_eq!((again, other), (ResponseCode::ServFail, ResponseCode::ServFail));
@@ -29,8 +29,12 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
         assert!(started.elapsed() < LIMIT, "it is known to be dead");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let answer = exchange(tier.address, &query(0)).await;
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(22)), "it is remembered");
+    let response = exchange(tier.address, &query(0)).await;
+    assert_eq!(
+        (response.metadata.response_code, ede(&response)),
+        (ResponseCode::ServFail, Some(22)),
+        "it is remembered"
+    );
     authority.set_script(|query| Action::Respond(query.default_response(300, 1)));
     while !healthy() {
         assert!(started.elapsed() < LIMIT, "it is known to be well");

@@ -56,13 +56,13 @@ async fn a_hundred_thousand_outside_names_cost_the_cluster_dns_ten_questions_for
         let tld = tlds[number % tlds.len()];
         let outside = format!("host-{number}.shop-{}.{tld}", number % 997);
         let suffix = SEARCH_PATH[number / tlds.len() % SEARCH_PATH.len()];
-        let answer = tier.resolver.resolve(&internal_query(&format!("{outside}.{suffix}"))).await;
-        assert_eq!(answer.response.rcode(), rcode::NXDOMAIN, "{outside}.{suffix}");
+        let response = tier.resolver.resolve(&internal_query(&format!("{outside}.{suffix}"))).await;
+        assert_eq!(response.response.rcode(), rcode::NXDOMAIN, "{outside}.{suffix}");
     }
     for tld in tlds {
-        let query = query_count_below(&authority, &format!(".{tld}.cluster.local"))
+        let count = query_count_below(&authority, &format!(".{tld}.cluster.local"))
             + SEARCH_PATH.iter().map(|suffix| query_count_below(&authority, &format!("{tld}.{suffix}"))).sum::<usize>();
-        assert!(query <= 10, "{tld}: {query}");
+        assert!(count <= 10, "{tld}: {count}");
     }
     assert!(query_count_below(&authority, "") <= 10 * tlds.len(), "{}", query_count_below(&authority, ""));
 }
@@ -71,10 +71,10 @@ async fn a_hundred_thousand_outside_names_cost_the_cluster_dns_ten_questions_for
 async fn a_denial_of_a_name_above_is_said_like_one_of_the_name_itself() {
     let (authority, tier) = cluster().await;
     for name in ["www.example.com.shop.svc.cluster.local", "Mail.Example.com.shop.svc.cluster.local"] {
-        let answer = exchange(tier.address, &query_for(name, RecordType::AAAA)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
-        assert!(answer.queries[0].name().eq_case(&crate::support::name(name)), "{:?}", answer.queries);
-        let [soa] = &answer.authorities[..] else { panic!("{:?}", answer.authorities) };
+        let response = exchange(tier.address, &query_for(name, RecordType::AAAA)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NXDomain);
+        assert!(response.queries[0].name().eq_case(&crate::support::name(name)), "{:?}", response.queries);
+        let [soa] = &response.authorities[..] else { panic!("{:?}", response.authorities) };
         assert_eq!((soa.record_type(), soa.name.to_ascii()), (RecordType::SOA, "example.".into()));
         assert!(soa.ttl > 0 && soa.ttl <= 30, "{}", soa.ttl);
     }
@@ -90,8 +90,8 @@ async fn names_that_exist_below_a_denied_label_with_an_underscore_are_still_foun
     assert_eq!(found.answers.len(), 1);
     // A namespace that is known to exist is not queried again for each of its Services.
     for kind in [RecordType::A, RecordType::AAAA] {
-        let answer = exchange(tier.address, &query_for("web.shop.svc.cluster.local", kind)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        let response = exchange(tier.address, &query_for("web.shop.svc.cluster.local", kind)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NoError);
     }
     assert_eq!(authority.query_count("shop.svc.cluster.local"), 1);
 }
@@ -102,8 +102,8 @@ async fn a_namespace_that_is_denied_for_one_type_is_there_for_all_others() {
     let denied = exchange(tier.address, &query_for("shop.svc.cluster.local", RecordType::TXT)).await;
     assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
     for name in ["shop.svc.cluster.local", "web.shop.svc.cluster.local"] {
-        let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{name}");
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NoError, "{name}");
     }
     let denied = exchange(tier.address, &query_for("shop.svc.cluster.local", RecordType::TXT)).await;
     assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
@@ -117,6 +117,6 @@ async fn a_service_is_found_although_nobody_says_whether_its_namespace_is_there(
     })
     .await;
     let tier = Tier::on_node(&config(authority.address), None).await;
-    let answer = exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
-    assert_eq!(answer.answers.len(), 1);
+    let response = exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
 }

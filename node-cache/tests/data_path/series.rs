@@ -18,16 +18,16 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
     let mut config = config(authority.address);
     config.routes = vec![route("corp.example", &[authority.address])];
     let tier = Tier::on_node(&config, None).await;
-    let without_recursion = async |name: Name, number: u32| {
+    let resolve_without_recursion = async |name: Name, number: u32| {
         let (rtype, transport) = (number as u16, [Transport::Udp, Transport::Tcp][number as usize % 2]);
         let query = Query { rtype, transport, recursion_desired: false, ..Query::plain(name, 1) };
         tier.resolver.resolve(&query).await;
     };
     // One query of each kind, so that every series exists.
-    let known = async || {
+    let query_every_kind = async || {
         for suffix in ["corp.example", "cluster.local", "example", "localhost"] {
             for number in 2..4 {
-                without_recursion(Name::from_text(&format!("n.{suffix}")).unwrap(), number).await;
+                resolve_without_recursion(Name::from_text(&format!("n.{suffix}")).unwrap(), number).await;
             }
             for name in ["known", "other"] {
                 let query = query_for(&format!("{name}.{suffix}"), RecordType::A);
@@ -38,7 +38,7 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
         }
         exchange_raw(tier.address, "127.0.0.1:0", &[7; 12], std::time::Duration::from_secs(5)).await;
     };
-    known().await;
+    query_every_kind().await;
     let before = series(&tier);
     for number in 0..100_000_u32 {
         let suffix = [&b"\x04corp\x07example\0"[..], b"\x07cluster\x05local\0", b"\x07example\0", b"\x09localhost\0"];
@@ -46,8 +46,8 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
         let [a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
         let wire = [&[9, a, b, c, d, b'"', b'\n', b'}', b' ', b'1'], suffix[number as usize % 4]].concat();
         let (name, _) = Name::read_plain(&wire, 0).unwrap();
-        without_recursion(name, 2 + number % 240).await;
+        resolve_without_recursion(name, 2 + number % 240).await;
     }
-    known().await;
+    query_every_kind().await;
     assert_eq!(series(&tier), before);
 }

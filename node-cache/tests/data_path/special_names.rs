@@ -13,8 +13,8 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 use crate::support::{Action, Authority, Tier, config, exchange, query_for, route};
 
 /// Addresses of public servers. No packet is sent to them.
-const OUTSIDE: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
-const PRIVATE: [&str; 5] = [
+const PUBLIC_SERVERS: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
+const PRIVATE_REVERSE_NAMES: [&str; 5] = [
     "1.0.0.10.in-addr.arpa",
     "9.1.168.192.in-addr.arpa",
     "1.0.64.100.in-addr.arpa",
@@ -39,17 +39,21 @@ fn internal_query(name: &str, kind: u16) -> Query {
 
 #[tokio::test]
 async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside_could_be_asked() {
-    for servers in [&OUTSIDE[..1], &OUTSIDE[1..], &OUTSIDE[..]] {
+    for servers in [&PUBLIC_SERVERS[..1], &PUBLIC_SERVERS[1..], &PUBLIC_SERVERS[..]] {
         let snapshot = snapshot(servers);
-        for name in PRIVATE {
+        for name in PRIVATE_REVERSE_NAMES {
             let query = internal_query(name, rtype::PTR);
-            let answer = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(answer.origin, Origin::Local);
-            let said = Message::from_vec(&answer.to_wire(&query, Way::Udp)).unwrap();
-            assert_eq!((said.metadata.response_code, said.answers.len()), (ResponseCode::NXDomain, 0), "{name}");
-            let [soa] = &said.authorities[..] else { panic!("{:?}", said.authorities) };
+            let response = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(response.origin, Origin::Local);
+            let response = Message::from_vec(&response.to_wire(&query, Way::Udp)).unwrap();
+            assert_eq!(
+                (response.metadata.response_code, response.answers.len()),
+                (ResponseCode::NXDomain, 0),
+                "{name}"
+            );
+            let [soa] = &response.authorities[..] else { panic!("{:?}", response.authorities) };
             assert!(matches!(&soa.data, RData::SOA(data) if data.minimum == 10_800 && data.mname == soa.name));
-            assert!(soa.name.zone_of(said.queries[0].name()));
+            assert!(soa.name.zone_of(response.queries[0].name()));
         }
         assert!(snapshot.empty.answer(&internal_query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
     }
@@ -57,16 +61,16 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
 
 #[tokio::test]
 async fn an_empty_zone_has_its_own_records_and_nothing_else() {
-    let snapshot = snapshot(&OUTSIDE);
-    let said = |kind| {
+    let snapshot = snapshot(&PUBLIC_SERVERS);
+    let response = |kind| {
         let query = internal_query("10.in-addr.arpa", kind);
         Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, Way::Udp)).unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
-        let said = said(kind.into());
-        assert_eq!((said.metadata.response_code, said.answers[0].record_type()), (ResponseCode::NoError, kind));
+        let response = response(kind.into());
+        assert_eq!((response.metadata.response_code, response.answers[0].record_type()), (ResponseCode::NoError, kind));
     }
-    let nothing = said(rtype::A);
+    let nothing = response(rtype::A);
     assert_eq!((nothing.metadata.response_code, nothing.answers.len()), (ResponseCode::NoError, 0));
     assert_eq!(nothing.authorities[0].record_type(), RecordType::SOA);
 }
@@ -75,9 +79,9 @@ async fn an_empty_zone_has_its_own_records_and_nothing_else() {
 async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outside_beside_them_are_not() {
     let inside = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let address = inside.address.to_string();
-    for servers in [vec![&*address], vec![OUTSIDE[0], &*address]] {
+    for servers in [vec![&*address], vec![PUBLIC_SERVERS[0], &*address]] {
         let snapshot = snapshot(&servers);
-        for name in PRIVATE {
+        for name in PRIVATE_REVERSE_NAMES {
             let name = Name::from_text(name).unwrap();
             assert_eq!(snapshot.empty.find(&name), None);
             let query = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
@@ -87,8 +91,8 @@ async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outsi
         assert_eq!(www.pool.groups().flat_map(|group| group.status()).count(), servers.len());
     }
     let tier = Tier::forwarding_to(&[inside.address]).await;
-    exchange(tier.address, &query_for(PRIVATE[0], RecordType::A)).await;
-    assert_eq!(inside.query_count(PRIVATE[0]), 1);
+    exchange(tier.address, &query_for(PRIVATE_REVERSE_NAMES[0], RecordType::A)).await;
+    assert_eq!(inside.query_count(PRIVATE_REVERSE_NAMES[0]), 1);
 }
 
 #[tokio::test]
@@ -109,12 +113,12 @@ async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
     for tier in [&node, &resolver] {
         for name in names {
             for _ in 0..2 {
-                let answer = exchange(tier.address, &query_for(name, RecordType::A)).await;
+                let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
                 let expected = match name {
                     "local" | "_dns.resolver.arpa" | "a.localhost" => ResponseCode::NoError,
                     _ => ResponseCode::NXDomain,
                 };
-                assert_eq!(answer.metadata.response_code, expected, "{name}");
+                assert_eq!(response.metadata.response_code, expected, "{name}");
             }
             assert_eq!(cluster.query_count(name), 0, "{name}");
         }
@@ -139,8 +143,8 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
     }
     let elsewhere = exchange(tier.address, &query_for("printer.local", RecordType::A)).await;
     assert_eq!(elsewhere.metadata.response_code, ResponseCode::NXDomain);
-    let own = exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
-    assert_eq!(own.answers.len(), 1, "and so is the cluster's own zone");
+    let in_cluster = exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(in_cluster.answers.len(), 1, "and so is the cluster's own zone");
     config.routes.clear();
     tier.apply_on_node(&config, None);
     let gone = exchange(tier.address, &query_for("dc.corp.local", RecordType::A)).await;
@@ -150,8 +154,8 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
 /// A local negative response can be cached by the client.
 #[tokio::test]
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
-    let snapshot = snapshot(&OUTSIDE);
-    let query = internal_query(PRIVATE[0], rtype::PTR);
+    let snapshot = snapshot(&PUBLIC_SERVERS);
+    let query = internal_query(PRIVATE_REVERSE_NAMES[0], rtype::PTR);
     let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, Way::Udp);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
     assert_eq!(read.lifetime(), node_cache::packet::Lifetime::Negative(10_800));

@@ -16,31 +16,31 @@ use crate::require::{program, require};
 use crate::support::{Action, Authority, Tier, exchange, exchange_on, exchange_over_tcp, query_for, wait_until};
 
 /// Enough for a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const TAP_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn usual() -> (Authority, Tier) {
+async fn start() -> (Authority, Tier) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     (authority, tier)
 }
 
 /// Serves the tap at a socket of this directory, as the process `cache-0` does.
-fn offer(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
+fn serve_tap(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
     std::fs::write(run_dir.join("cache-0.sock"), "").unwrap();
     let (path, tap) = (tap::socket_path(run_dir, "cache-0"), tier.resolver.tap().clone());
     tokio::spawn(async move { tap::serve(&path, tap).await.unwrap() })
 }
 
-async fn connect(run_dir: &Path, wanted: &str) -> UnixStream {
+async fn connect(run_dir: &Path, options: &str) -> UnixStream {
     let started = Instant::now();
     let mut stream = loop {
         match UnixStream::connect(tap::socket_path(run_dir, "cache-0")).await {
             Ok(stream) => break stream,
-            Err(error) => assert!(started.elapsed() < LIMIT, "{error}"),
+            Err(error) => assert!(started.elapsed() < TAP_TIMEOUT, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    stream.write_all(wanted.as_bytes()).await.unwrap();
+    stream.write_all(options.as_bytes()).await.unwrap();
     stream
 }
 
@@ -104,7 +104,7 @@ fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
 }
 
 /// Returns of a frame: message type, protocol, both ports, and the message's name and number of answers.
-fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
+fn summary(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
     let (numbers, octets) = fields(frame);
     assert_eq!(numbers, [(15, 1)], "a message");
     let one = |field, from: &[(u64, &[u8])]| from.iter().find(|(number, _)| *number == field).unwrap().1.to_vec();
@@ -127,9 +127,9 @@ fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
 #[tokio::test]
 async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_understands() {
     require!(program("fstrm_dump"));
-    let (authority, tier) = usual().await;
+    let (authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     drop(connect(dir.path(), "").await);
     let file = dir.path().join("messages.fstrm");
     let mut program = Command::new(env!("CARGO_BIN_EXE_node-cache"))
@@ -138,16 +138,17 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("it reads", LIMIT, async || tier.resolver.tap().wanted()).await;
+    wait_until("it reads", TAP_TIMEOUT, async || tier.resolver.tap().wanted()).await;
     exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
-    wait_until("it ends", LIMIT, async || program.try_wait().unwrap().is_some_and(|status| status.success())).await;
+    wait_until("it ends", TAP_TIMEOUT, async || program.try_wait().unwrap().is_some_and(|status| status.success()))
+        .await;
     serving.abort();
 
     let stream = std::fs::read(&file).unwrap();
-    let told: Vec<_> = data_frames(&stream).into_iter().map(told).collect();
+    let summary: Vec<_> = data_frames(&stream).into_iter().map(summary).collect();
     let (own, server) = (u64::from(tier.address.port()), u64::from(authority.address.port()));
-    let shown = told.iter().map(|(kind, protocol, _, to, name, n)| (*kind, *protocol, *to, name.as_str(), *n));
+    let seen = summary.iter().map(|(kind, protocol, _, to, name, n)| (*kind, *protocol, *to, name.as_str(), *n));
     let www = "www.example.";
     let expected = [
         (5, 1, own, www, 0),
@@ -157,8 +158,8 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         (5, 2, own, www, 0),
         (6, 2, own, www, 1),
     ];
-    assert_eq!(shown.collect::<Vec<_>>(), expected);
-    assert_eq!((told[0].2, told[1].2), (told[3].2, told[2].2), "question and answer have the same ports");
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!((summary[0].2, summary[1].2), (summary[3].2, summary[2].2), "question and answer have the same ports");
 
     // The reader by the authors of the specification; `make test` installs it.
     let dump = Command::new("fstrm_dump").arg(&file).output().expect("fstrm_dump, of Debian's fstrm-bin");
@@ -169,45 +170,45 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
 
 #[tokio::test]
 async fn a_reader_that_stands_still_costs_no_answer() {
-    let (_authority, tier) = usual().await;
+    let (_authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     let idle = connect(dir.path(), "1 both\n").await;
-    wait_until("it is let in", LIMIT, async || tier.resolver.tap().wanted()).await;
+    wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().wanted()).await;
     let mut padded = query_for("www.example", RecordType::A);
     padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 1_100]));
     let padded = padded.to_vec().unwrap();
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let started = Instant::now();
     while tier.resolver.tap().lost() < 10 {
-        assert!(started.elapsed() < LIMIT, "nothing is lost");
-        let answer = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
-        assert_eq!(answer.answers.len(), 1);
+        assert!(started.elapsed() < TAP_TIMEOUT, "nothing is lost");
+        let response = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
+        assert_eq!(response.answers.len(), 1);
     }
     let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.levels());
     assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
     let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");
     drop(idle);
-    wait_until("it is forgotten", LIMIT, async || !tier.resolver.tap().wanted()).await;
+    wait_until("it is forgotten", TAP_TIMEOUT, async || !tier.resolver.tap().wanted()).await;
     serving.abort();
 }
 
 #[tokio::test]
 async fn a_reader_too_many_and_one_that_wants_nothing_known_are_closed_without_a_frame() {
-    let (_authority, tier) = usual().await;
+    let (_authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     let mut inside = Vec::new();
     for number in 1..=4 {
         inside.push(connect(dir.path(), "64 queries\n").await);
-        wait_until("it is let in", LIMIT, async || tier.resolver.tap().readers() == number).await;
+        wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().readers() == number).await;
     }
     for line in ["64 both\n", "everything\n", "-1 both\n"] {
         let mut refused = connect(dir.path(), line).await;
-        let mut heard = Vec::new();
-        tokio::time::timeout(LIMIT, refused.read_to_end(&mut heard)).await.unwrap().unwrap();
-        assert_eq!(heard, b"", "{line}");
+        let mut received = Vec::new();
+        tokio::time::timeout(TAP_TIMEOUT, refused.read_to_end(&mut received)).await.unwrap().unwrap();
+        assert_eq!(received, b"", "{line}");
     }
     serving.abort();
 }

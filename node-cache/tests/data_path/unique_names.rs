@@ -11,7 +11,7 @@ use node_cache::packet::{Name, Response};
 const BYTES: u64 = 4 << 20;
 const HOT: usize = 1_000;
 /// Names of the flood between two lookups of a name in use.
-const BETWEEN: usize = 20;
+const UNIQUE_PER_LOOKUP: usize = 20;
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
 
 fn flood(count: usize) {
@@ -29,21 +29,21 @@ fn flood(count: usize) {
             cache.insert(key, &response, now);
         }
     }
-    let (mut query, mut missed) = (0, 0);
+    let (mut lookups, mut misses) = (0, 0);
     for number in 0..count {
         cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
-        if number % BETWEEN == 0 {
-            let key = &hot[number / BETWEEN % HOT];
-            query += 1;
+        if number % UNIQUE_PER_LOOKUP == 0 {
+            let key = &hot[number / UNIQUE_PER_LOOKUP % HOT];
+            lookups += 1;
             if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
-                missed += 1;
+                misses += 1;
                 cache.insert(key, &response, now);
             }
         }
     }
     assert!(cache.bytes() <= BYTES, "{}", cache.bytes());
     assert!(cache.entries() < count as u64 / 2, "nothing had to leave: {}", cache.entries());
-    assert!(100 * missed <= query, "{missed} of {query} were not there any more");
+    assert!(100 * misses <= lookups, "{misses} of {lookups} were not there any more");
 }
 
 #[test]

@@ -30,25 +30,25 @@ fn tier(cluster: SocketAddr, outside: SocketAddr) -> Tier {
 
 /// Builds the query of one of many clients: each writes the name in another case and sends another client subnet (RFC
 /// 7871).
-fn question_of(client: usize, name: &str) -> Message {
+fn query_of(client: usize, name: &str) -> Message {
     let letters = name.chars().enumerate();
     let name: String =
         letters.map(|(place, c)| if client >> (place % 10) & 1 == 1 { c.to_ascii_uppercase() } else { c }).collect();
-    let mut question = query_for(&name, RecordType::A);
+    let mut query = query_for(&name, RecordType::A);
     let [high, low] = (client as u16).to_be_bytes();
-    let network = EdnsOption::Unknown(8, vec![0, 1, 24, 0, 10, high, low]);
-    question.edns.as_mut().unwrap().options_mut().insert(network);
-    question
+    let subnet = EdnsOption::Unknown(8, vec![0, 1, 24, 0, 10, high, low]);
+    query.edns.as_mut().unwrap().options_mut().insert(subnet);
+    query
 }
 
 /// Sends a query until it is answered, as a stub resolver does when a full socket buffer has lost it.
-async fn exchange_with_retries(server: SocketAddr, question: &Message) -> Message {
+async fn exchange_with_retries(server: SocketAddr, query: &Message) -> Message {
     for _ in 0..10 {
-        if let Some(answer) = exchange_from("127.0.0.1:0", server, question, Duration::from_secs(2)).await {
-            return answer;
+        if let Some(response) = exchange_from("127.0.0.1:0", server, query, Duration::from_secs(2)).await {
+            return response;
         }
     }
-    panic!("no answer to {question}");
+    panic!("no answer to {query}");
 }
 
 #[tokio::test]
@@ -68,11 +68,11 @@ async fn a_thousand_clients_of_four_workers_cause_one_question() {
     .await;
     let tier = tier(authority.address, authority.address);
     for name in ["slow.example", "quick-1.example", "quick-2.example", "quick-3.example", "quick-4.example"] {
-        let questions: Vec<_> = (0..1000).map(|client| question_of(client, name)).collect();
-        assert_eq!(questions.iter().map(|question| question.to_vec().unwrap()).collect::<HashSet<_>>().len(), 1000);
-        let answers = join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
+        let queries: Vec<_> = (0..1000).map(|client| query_of(client, name)).collect();
+        assert_eq!(queries.iter().map(|query| query.to_vec().unwrap()).collect::<HashSet<_>>().len(), 1000);
+        let responses = join_all(queries.iter().map(|query| exchange_with_retries(tier.address, query))).await;
         let expected = address_record("x", 0, "192.0.2.1").data;
-        assert!(answers.iter().all(|answer| answer.answers[0].data == expected), "{name}");
+        assert!(responses.iter().all(|response| response.answers[0].data == expected), "{name}");
         let queries: Vec<_> = authority.queries().into_iter().filter(|query| query.is(name)).collect();
         let times = times.lock().unwrap().clone();
         let times: Vec<_> =
@@ -94,8 +94,8 @@ async fn a_question_that_fails_for_many_clients_of_four_workers_fails_once() {
     let tier = tier(authority.address, authority.address);
     for number in 0..20 {
         let name = format!("n{number}.example");
-        let questions: Vec<_> = (0..50).map(|client| question_of(client, &name)).collect();
-        join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
+        let queries: Vec<_> = (0..50).map(|client| query_of(client, &name)).collect();
+        join_all(queries.iter().map(|query| exchange_with_retries(tier.address, query))).await;
         assert_eq!(authority.query_count(&name), 1, "{name}");
     }
 }
@@ -107,8 +107,8 @@ async fn all_workers_are_used() {
     let limit = Instant::now() + Duration::from_secs(30);
     while tier.serving.workers().datagrams().contains(&0) {
         assert!(Instant::now() < limit, "{:?}", tier.serving.workers().datagrams());
-        let questions: Vec<_> = (0..200).map(|client| question_of(client, "www.example")).collect();
-        join_all(questions.iter().map(|question| exchange_with_retries(tier.address, question))).await;
+        let queries: Vec<_> = (0..200).map(|client| query_of(client, "www.example")).collect();
+        join_all(queries.iter().map(|query| exchange_with_retries(tier.address, query))).await;
     }
     tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
 }
@@ -116,7 +116,7 @@ async fn all_workers_are_used() {
 #[tokio::test]
 async fn all_is_answered_while_sockets_and_configuration_change() {
     const CLIENTS: usize = 16;
-    const QUESTIONS: usize = 400;
+    const QUERIES: usize = 400;
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Arc::new(tier(authority.address, authority.address));
     let done = Arc::new(AtomicBool::new(false));
@@ -127,10 +127,10 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
             while !done.load(Ordering::Relaxed) {
                 let extra = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let ip = extra.local_addr().unwrap().ip();
-                let held = HeldSocket { address: ip, protocol: Protocol::Udp, fd: Arc::new(extra.into()) };
+                let socket = HeldSocket { address: ip, protocol: Protocol::Udp, fd: Arc::new(extra.into()) };
                 tier.sockets.send_modify(|sockets| {
                     sockets.truncate(2);
-                    sockets.push(held);
+                    sockets.push(socket);
                 });
                 let mut config = config(server);
                 config.routes = vec![route("example", &[server]), route(&format!("r{changes}.test"), &[server])];
@@ -142,15 +142,15 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
         }
     });
     let clients = (0..CLIENTS).map(async |client| {
-        for number in 0..QUESTIONS {
+        for number in 0..QUERIES {
             // Every other query is a hit for all clients but the first.
             let name = if number % 2 == 0 { "www.example".into() } else { format!("n{client}-{number}.example") };
-            let question = question_of(client, &name);
-            let answer = match number % 50 {
-                7 => exchange_over_tcp(tier.address, &question).await,
-                _ => exchange(tier.address, &question).await,
+            let query = query_of(client, &name);
+            let response = match number % 50 {
+                7 => exchange_over_tcp(tier.address, &query).await,
+                _ => exchange(tier.address, &query).await,
             };
-            assert_eq!(answer.answers.len(), 1, "{name}");
+            assert_eq!(response.answers.len(), 1, "{name}");
         }
     });
     join_all(clients).await;

@@ -19,8 +19,8 @@ pub(crate) async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authorit
 }
 
 fn cluster_answer(query: &ReceivedQuery, services: &[(String, SocketAddr)]) -> Action {
-    let wanted = services.iter().find(|(service, _)| query.is(&format!("_dns._udp.{service}")));
-    match wanted {
+    let service = services.iter().find(|(service, _)| query.is(&format!("_dns._udp.{service}")));
+    match service {
         Some((service, pod)) if query.rtype() == RecordType::SRV => {
             let (owner, target) = (format!("_dns._udp.{service}"), format!("pod-0.{service}"));
             let mut message = response_with(query, vec![srv_record(&owner, 5, pod.port(), &target)]);
@@ -38,7 +38,7 @@ async fn resolver(last_octet: u8) -> Authority {
     Authority::start(move |query| Action::Respond(query.default_response(300, last_octet))).await
 }
 
-fn dead() -> SocketAddr {
+fn unresponsive_address() -> SocketAddr {
     // Packets to it are neither answered nor rejected.
     "127.0.0.1:9".parse().unwrap()
 }
@@ -79,8 +79,8 @@ async fn cluster_names_fail_rather_than_leave_the_cluster() {
     config.zones = vec![zone("zone-a", own.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     let started = Instant::now();
-    let answer = exchange(tier.address, &query_for("kubernetes.default.svc.cluster.local", RecordType::A)).await;
-    assert_eq!(answer.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
+    let response = exchange(tier.address, &query_for("kubernetes.default.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert_eq!(own.queries().len(), 0);
 }
@@ -108,8 +108,8 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     for number in 0..3 {
         let started = Instant::now();
-        let answer = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }
     let mut fastest = Duration::MAX;
@@ -124,14 +124,14 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
     assert!(!healthy("zone/zone-a") && healthy("zone/zone-b"));
     // The own zone is preferred again as soon as it responds.
     own.set_script(|query| Action::Respond(query.default_response(300, 1)));
-    let back = Instant::now();
+    let recovered = Instant::now();
     for number in 100.. {
         let name = format!("n{number}.example");
-        let answer = exchange(tier.address, &query_for(&name, RecordType::A)).await;
-        if answer.answers[0].data == address_record(&name, 0, "192.0.2.1").data {
+        let response = exchange(tier.address, &query_for(&name, RecordType::A)).await;
+        if response.answers[0].data == address_record(&name, 0, "192.0.2.1").data {
             break;
         }
-        assert!(back.elapsed() < Duration::from_secs(5));
+        assert!(recovered.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -186,8 +186,8 @@ async fn the_last_known_pods_are_kept_when_discovery_fails_and_the_bootstrap_add
     assert_eq!((pod.query_count("kept.example"), bootstrap.queries().len()), (1, 0));
     pod.stop_responding();
     for number in 0..4 {
-        let answer = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
-        assert!(number < 3 || answer.answers.len() == 1, "{answer:?}");
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert!(number < 3 || response.answers.len() == 1, "{response:?}");
     }
     assert!(!bootstrap.queries().is_empty());
 }
@@ -198,7 +198,7 @@ async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
     let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
     let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
     let mut config = config(cluster.address);
-    config.zones = vec![zone("zone-a", dead())];
+    config.zones = vec![zone("zone-a", unresponsive_address())];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&old.address))
         .await;
@@ -206,8 +206,8 @@ async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
     let address = new.address;
     cluster.set_script(move |query| cluster_answer(query, &[(service.clone(), address)]));
     let started = Instant::now();
-    let questions = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
-    tokio::join!(futures::future::join_all(questions.iter().map(|question| exchange(tier.address, question))), async {
+    let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
+    tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
         wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || {
             upstreams(&tier, "zone/zone-a").contains(&address)
         })
@@ -224,17 +224,18 @@ async fn what_is_known_of_servers_outlives_a_revision() {
     config.zones = vec![zone("zone-a", bootstrap.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
-    config.zones.push(zone("zone-b", dead()));
+    config.zones.push(zone("zone-b", unresponsive_address()));
     tier.apply_on_node(&config, Some("zone-a"));
     assert_eq!(upstreams(&tier, "zone/zone-a"), [pod.address]);
-    config.zones[0].bootstrap = vec![dead()];
+    config.zones[0].bootstrap = vec![unresponsive_address()];
     tier.apply_on_node(&config, Some("zone-a"));
     assert_eq!(upstreams(&tier, "zone/zone-a"), [pod.address]);
 }
 
 fn upstreams(tier: &Tier, scope: &str) -> Vec<SocketAddr> {
     let status = tier.resolver.snapshot().unwrap().upstreams();
-    let known = status.iter().filter(|upstream| upstream.scope == scope && upstream.address != dead());
+    let upstreams =
+        status.iter().filter(|upstream| upstream.scope == scope && upstream.address != unresponsive_address());
     // A bootstrap server that was queried before is listed behind the discovered ones.
-    known.map(|upstream| upstream.address).take(1).collect()
+    upstreams.map(|upstream| upstream.address).take(1).collect()
 }

@@ -147,7 +147,8 @@ proptest! {
         // Without records of unknown layout, no owner that equals the question's name is written out.
         if records.iter().all(|record| record.rtype != RecordType::Unknown(65_280)) {
             for record in response.records() {
-                let is_queried_name = response.owner(&record).unwrap().lower() == Name::from_text(QUERIED_NAME).unwrap().lower();
+                let owner = response.owner(&record).unwrap();
+                let is_queried_name = owner.lower() == Name::from_text(QUERIED_NAME).unwrap().lower();
                 assert!(!is_queried_name || response.wire()[record.start..record.start + 2] == [0xc0, 12]);
             }
         }

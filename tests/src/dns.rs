@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use message::{answers_question, encode, rcode_name};
-pub(crate) use transport::{Exchange, over_tcp, over_udp, udp_socket};
+pub(crate) use message::{encode, is_response_to, rcode_name};
+pub(crate) use transport::{Exchange, exchange_over_tcp, exchange_over_udp, udp_socket};
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct Query {
     /// The full name; no search path is applied to it.
     pub name: Name,
     /// The type of record asked for.
@@ -31,7 +31,7 @@ pub struct Question {
     pub bufsize: u16,
 }
 
-impl Question {
+impl Query {
     /// A question of class `IN` as a stub resolver asks it, with EDNS and 1,232 bytes.
     #[must_use]
     pub fn new(name: Name, record_type: RecordType) -> Self {
@@ -73,7 +73,7 @@ pub enum Transport {
 
 /// An answer, as `ask --json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct Response {
     /// The full name that was asked for, with its final dot.
     pub name: String,
     /// The mnemonic of the response code: `NOERROR`, `NXDOMAIN`, …
@@ -97,7 +97,7 @@ pub struct Answer {
     pub identity: Option<String>,
 }
 
-impl Answer {
+impl Response {
     /// The data of all answers of one type, in their order.
     pub fn data<'a>(&'a self, record_type: &'a str) -> impl Iterator<Item = &'a str> {
         self.answers.iter().filter(move |record| record.record_type == record_type).map(|record| record.data.as_str())
@@ -118,15 +118,15 @@ pub struct Record {
     pub data: String,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} ({})", self.name, self.rcode, self.flags.join(" "))?;
         for Record { name, record_type, ttl, data } in &self.answers {
             writeln!(f, "  {name} {ttl} {record_type} {data}")?;
         }
         let milliseconds = Duration::from_micros(self.elapsed_us).as_secs_f64() * 1000.0;
-        let way = if self.transport == Transport::Udp { "UDP" } else { "TCP" };
-        write!(f, "  {milliseconds:.1} ms, {} bytes over {way} from {}", self.size, self.server)?;
+        let transport = if self.transport == Transport::Udp { "UDP" } else { "TCP" };
+        write!(f, "  {milliseconds:.1} ms, {} bytes over {transport} from {}", self.size, self.server)?;
         match &self.identity {
             Some(identity) => write!(f, ": {identity}"),
             None => Ok(()),
@@ -136,32 +136,32 @@ impl fmt::Display for Answer {
 
 /// Nobody answered; says what became of the last try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoAnswer {
+pub struct NoResponse {
     tries: u32,
     last: String,
 }
 
-impl fmt::Display for NoAnswer {
+impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no answer in {} tries, the last one: {}", self.tries, self.last)
     }
 }
 
-impl std::error::Error for NoAnswer {}
+impl std::error::Error for NoResponse {}
 
 impl Client {
     /// Asks until somebody answers, whatever the answer says, or the tries are used up.
     ///
     /// # Errors
     /// None of the tries was answered.
-    pub fn ask(&self, question: &Question) -> Result<Answer, NoAnswer> {
+    pub fn resolve(&self, query: &Query) -> Result<Response, NoResponse> {
         let start = Instant::now();
         let mut last = "no server is known".to_owned();
         let tries = self.tries.max(1);
         for (number, server) in (1..=tries).zip(self.servers.iter().cycle()) {
-            match self.try_once(question, *server) {
+            match self.try_once(query, *server) {
                 Ok((exchange, transport)) => {
-                    return Ok(message::answer(exchange, transport, *server, number, start.elapsed()));
+                    return Ok(message::response(exchange, transport, *server, number, start.elapsed()));
                 }
                 Err(error) => last = format!("{server}: {error}"),
             }
@@ -171,25 +171,25 @@ impl Client {
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         }
-        Err(NoAnswer { tries, last })
+        Err(NoResponse { tries, last })
     }
 
     /// What the first server says of itself; none when it does not know such a question.
     #[must_use]
     pub fn identity(&self) -> Option<String> {
-        let answer = self.ask(&Question::identity()).ok()?;
-        let record = answer.answers.into_iter().find(|record| record.record_type == "TXT")?;
+        let response = self.resolve(&Query::identity()).ok()?;
+        let record = response.answers.into_iter().find(|record| record.record_type == "TXT")?;
         Some(record.data)
     }
 
-    fn try_once(&self, question: &Question, server: SocketAddr) -> std::io::Result<(Exchange, Transport)> {
+    fn try_once(&self, query: &Query, server: SocketAddr) -> std::io::Result<(Exchange, Transport)> {
         let deadline = Instant::now() + self.timeout;
         if self.tcp {
-            return Ok((over_tcp(question, server, deadline)?, Transport::Tcp));
+            return Ok((exchange_over_tcp(query, server, deadline)?, Transport::Tcp));
         }
-        let exchange = over_udp(question, server, deadline)?;
+        let exchange = exchange_over_udp(query, server, deadline)?;
         if exchange.message.metadata.truncation {
-            return Ok((over_tcp(question, server, deadline)?, Transport::TcpAfterUdp));
+            return Ok((exchange_over_tcp(query, server, deadline)?, Transport::TcpAfterUdp));
         }
         Ok((exchange, Transport::Udp))
     }
@@ -197,6 +197,6 @@ impl Client {
 
 /// The servers of a list of addresses, at one port.
 #[must_use]
-pub fn at_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+pub fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
 }

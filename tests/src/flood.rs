@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::{Name, RecordType};
 use serde::{Deserialize, Serialize};
 
-use crate::dns::Question;
-use crate::names::Turns;
+use crate::dns::Query;
+use crate::names::NameCycle;
 use pool::Pool;
 use tally::Tally;
 
 /// An answer that takes longer counts as lost. A little less than a pod waits before it asks again (5 s, resolv.conf(5)):
 /// a machine with too few processors for its cluster answers late, which is no loss.
-pub const PATIENCE: Duration = Duration::from_millis(4500);
+pub const LOSS_TIMEOUT: Duration = Duration::from_millis(4500);
 /// No flood lasts longer.
 pub const MAX_DURATION: Duration = Duration::from_secs(300);
 /// No flood sends faster, in questions a second.
@@ -73,29 +73,30 @@ impl Flood {
         let end = start + self.duration;
         let mut pool = Pool::open(&self.servers)?;
         let mut tally = Tally::new(start);
-        let mut questions = Turns::new(&self.names).map(|name| Question::new(name, RecordType::A));
-        let pause = Duration::from_secs(1) / self.rate;
+        let mut queries = NameCycle::new(&self.names).map(|name| Query::new(name, RecordType::A));
+        let interval = Duration::from_secs(1) / self.rate;
         let mut due = start;
-        let mut sending = true;
+        let mut is_sending = true;
 
-        while sending || pool.awaits_answers() {
+        while is_sending || pool.has_pending() {
             let now = Instant::now();
-            sending = sending && now < end && !stop.load(Ordering::Relaxed);
-            while sending && due <= now {
-                if let Some(question) = questions.next() {
-                    pool.send(question, now, &mut tally)?;
+            is_sending = is_sending && now < end && !stop.load(Ordering::Relaxed);
+            while is_sending && due <= now {
+                if let Some(query) = queries.next() {
+                    pool.send(query, now, &mut tally)?;
                 }
-                due += pause;
+                due += interval;
             }
-            pool.give_up_before(now.checked_sub(PATIENCE), &mut tally);
-            let wait = if sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(5) };
+            pool.expire_sent_before(now.checked_sub(LOSS_TIMEOUT), &mut tally);
+            let wait =
+                if is_sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(5) };
             pool.receive(wait, &mut tally)?;
         }
         Ok(tally.report())
     }
 
     fn check(&self) -> std::io::Result<()> {
-        let wrong = if self.servers.is_empty() || self.names.is_empty() {
+        let mistake = if self.servers.is_empty() || self.names.is_empty() {
             "a flood needs at least one server and one name".to_owned()
         } else if !(1..=MAX_RATE).contains(&self.rate) {
             format!("a flood sends 1 to {MAX_RATE} questions a second")
@@ -104,7 +105,7 @@ impl Flood {
         } else {
             return Ok(());
         };
-        Err(std::io::Error::other(wrong))
+        Err(std::io::Error::other(mistake))
     }
 }
 

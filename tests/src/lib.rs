@@ -5,5 +5,5 @@ pub mod dns;
 pub mod flood;
 pub mod lab;
 mod names;
-pub mod patience;
 pub mod require;
+pub mod stub_clients;

@@ -11,9 +11,9 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use dnstier_tests::compare::Comparison;
 use dnstier_tests::dns::resolv_conf::{self, ResolvConf};
-use dnstier_tests::dns::{Answer, Client, Question, at_port};
+use dnstier_tests::dns::{Client, Query, Response, with_port};
 use dnstier_tests::flood::{self, Flood};
-use dnstier_tests::patience::Watch;
+use dnstier_tests::stub_clients::StubClients;
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use serde::Serialize;
 
@@ -168,17 +168,20 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         }
         Some(Mode::Compare(args)) => {
             let servers = args.servers.addresses()?.try_into().ok().context("name two servers with --server")?;
-            let (questions, seed) = (args.questions, args.seed);
-            print_report(&Comparison { servers, names: names(&args.names)?, questions, seed }.run(), args.json)
+
+            print_report(
+                &Comparison { servers, names: names(&args.names)?, queries: args.questions, seed: args.seed }.run(),
+                args.json,
+            )
         }
         Some(Mode::Patience(args)) => {
-            let watch = Watch {
+            let clients = StubClients {
                 servers: args.servers.addresses()?,
                 names: args.span.names()?,
                 tcp: args.tcp,
                 duration: args.span.duration(),
             };
-            print_report(&watch.run(&args.span.stop())?, args.span.json)
+            print_report(&clients.run(&args.span.stop())?, args.span.json)
         }
         None => cli.once.run(),
     }
@@ -192,32 +195,32 @@ impl Once {
             timeout: Duration::from_millis(self.timeout),
             tries: self.tries,
         };
-        let mut answer = self.ask(&client)?;
+        let mut response = self.resolve(&client)?;
         if self.who {
-            answer.identity = Client { servers: vec![answer.server], ..client }.identity();
+            response.identity = Client { servers: vec![response.server], ..client }.identity();
         }
         if self.short {
-            return answer.answers.iter().try_for_each(|record| print_line(&record.data));
+            return response.answers.iter().try_for_each(|record| print_line(&record.data));
         }
-        if self.json { print_line(&serde_json::to_string(&answer)?) } else { print_line(&answer.to_string()) }
+        if self.json { print_line(&serde_json::to_string(&response)?) } else { print_line(&response.to_string()) }
     }
 
     /// The first answer with records, along the search path; else the last answer.
-    fn ask(&self, client: &Client) -> anyhow::Result<Answer> {
+    fn resolve(&self, client: &Client) -> anyhow::Result<Response> {
         let mut last = None;
         for name in self.names()? {
-            let answer = client.ask(&self.question(name.clone())).with_context(|| name.to_string())?;
-            if !answer.answers.is_empty() {
-                return Ok(answer);
+            let response = client.resolve(&self.query(name.clone())).with_context(|| name.to_string())?;
+            if !response.answers.is_empty() {
+                return Ok(response);
             }
-            last = Some(answer);
+            last = Some(response);
         }
         last.context("there is no name to ask for")
     }
 
-    fn question(&self, name: Name) -> Question {
-        let plain = Question::new(name, self.record_type);
-        Question { class: self.class, dnssec: self.dnssec, bufsize: self.bufsize, ..plain }
+    fn query(&self, name: Name) -> Query {
+        let plain = Query::new(name, self.record_type);
+        Query { class: self.class, dnssec: self.dnssec, bufsize: self.bufsize, ..plain }
     }
 
     fn names(&self) -> anyhow::Result<Vec<Name>> {
@@ -233,9 +236,9 @@ impl Once {
 impl Servers {
     fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
         if self.server.is_empty() {
-            return Ok(at_port(&read_resolv_conf()?.nameservers, self.port));
+            return Ok(with_port(&read_resolv_conf()?.nameservers, self.port));
         }
-        Ok(at_port(&self.server, self.port))
+        Ok(with_port(&self.server, self.port))
     }
 }
 

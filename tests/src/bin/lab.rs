@@ -7,12 +7,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use dnstier_tests::lab::{self, Build, Builder, KubeProxyMode, Lab, NODES, Options, Programs, Progress, Set};
+use dnstier_tests::lab::{self, Build, Builder, ImageSet, KubeProxyMode, Lab, NODES, Options, Programs, Progress};
 
 /// A real Kubernetes cluster of three zones on this machine, with a DNS tier in it.
 #[derive(Parser)]
 #[command(disable_help_subcommand = true)]
-struct Arguments {
+struct Args {
     /// Which lab; labs of different names live side by side
     #[arg(long, global = true, default_value = "demo")]
     name: String,
@@ -86,17 +86,17 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Args::parse();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&format!("{error:#}"));
+            print_error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: &Args) -> Result<()> {
     let name = &arguments.name;
     match &arguments.action {
         Action::Up { bare, kube_proxy } => up(name, *bare, *kube_proxy),
@@ -109,7 +109,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Action::Program { program } => {
             let programs = Programs::locate()?;
             programs.build_one(program, &Progress::silent())?;
-            say(&programs.argument(program))
+            print(&programs.argument(program))
         }
         Action::Images { release, builder } => images(*release, *builder),
     }
@@ -134,7 +134,7 @@ fn up(name: &str, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
 
 fn status(name: &str) -> Result<()> {
     let lab = Lab::open(name)?;
-    say(&format!("{:<28} {:>8} {:>10}   {}", "PROCESS", "PID", "MEMORY", "LOG"))?;
+    print(&format!("{:<28} {:>8} {:>10}   {}", "PROCESS", "PID", "MEMORY", "LOG"))?;
     for record in lab.processes()? {
         let pid = record.identity.pid;
         let memory = match resident(pid).filter(|_| record.identity.is_alive()) {
@@ -142,21 +142,21 @@ fn status(name: &str) -> Result<()> {
             None => "has ended".to_owned(),
         };
         let log = lab.layout().log(&record.daemon.name);
-        say(&format!("{:<28} {pid:>8} {memory:>10}   {}", record.daemon.name, log.display()))?;
+        print(&format!("{:<28} {pid:>8} {memory:>10}   {}", record.daemon.name, log.display()))?;
     }
-    say("")?;
+    print("")?;
     for (image, reference) in lab.images() {
-        say(&format!("{image:<28} {reference}"))?;
+        print(&format!("{image:<28} {reference}"))?;
     }
     for node in NODES {
         let mode = lab.node(node.name)?.kube_proxy_mode()?.flag();
-        say(&format!("{:<28} {} in {}, kube-proxy with {mode}", node.name, node.ipv4(), node.zone))?;
+        print(&format!("{:<28} {} in {}, kube-proxy with {mode}", node.name, node.ipv4(), node.zone))?;
     }
-    say("")?;
-    say(lab.kubectl(&["get", "nodes,pods", "--all-namespaces"])?.trim_end())?;
+    print("")?;
+    print(lab.kubectl(&["get", "nodes,pods", "--all-namespaces"])?.trim_end())?;
     if lab.kubectl(&["get", "crd", "dnstiers.dnstier.io"]).is_ok() {
-        say("")?;
-        say(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end())?;
+        print("")?;
+        print(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end())?;
     }
     Ok(())
 }
@@ -183,7 +183,7 @@ fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
         let mut names: Vec<String> =
             folder.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
-        return names.iter().try_for_each(|file| say(file.trim_end_matches(".log")));
+        return names.iter().try_for_each(|file| print(file.trim_end_matches(".log")));
     };
     let log = layout.log(process);
     fs::metadata(&log).with_context(|| format!("lab `{name}` has no process `{process}`; `lab logs` names all"))?;
@@ -196,10 +196,10 @@ fn images(release: bool, builder: Builder) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     // The chart asks for its own version unless it is told otherwise.
     let tag = Some(env!("CARGO_PKG_VERSION").to_owned());
-    let build = Build { set: Set::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
+    let build = Build { set: ImageSet::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
     let images = build.run(&Programs::locate()?, &Progress::to_stdout())?;
-    say("")?;
-    say(lab::table(&images).trim_end())
+    print("")?;
+    print(lab::table(&images).trim_end())
 }
 
 /// Ends this program by becoming another one, whose exit code and terminal are then its own.
@@ -211,11 +211,11 @@ fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-fn say(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-fn say_error(text: &str) {
+fn print_error(text: &str) {
     // There is nobody left to tell if even this fails.
     drop(writeln!(std::io::stderr(), "{text}"));
 }

@@ -24,7 +24,7 @@ pub(super) struct Hierarchies {
     /// Where each is mounted; exactly one in version 2.
     mounted_at: Vec<PathBuf>,
     /// Where version 2 is mounted beside version 1; runc makes groups there, too.
-    beside: Vec<PathBuf>,
+    unified: Vec<PathBuf>,
 }
 
 impl Hierarchies {
@@ -43,21 +43,21 @@ impl Hierarchies {
         let lines: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
         let of_type = |kind: &'static str| lines.iter().filter(move |line| line.get(2) == Some(&kind));
         if of_type("cgroup2").any(|line| line.get(1) == Some(&"/sys/fs/cgroup")) {
-            let has: Vec<&str> = controllers.split_ascii_whitespace().collect();
-            let missing: Vec<&str> = REQUIRED_V2.into_iter().filter(|name| !has.contains(name)).collect();
+            let available: Vec<&str> = controllers.split_ascii_whitespace().collect();
+            let missing: Vec<&str> = REQUIRED_V2.into_iter().filter(|name| !available.contains(name)).collect();
             if !missing.is_empty() {
                 bail!("the kernel has no control group controller for {}", missing.join(", "));
             }
-            return Ok(Self { version: 2, mounted_at: vec![PathBuf::from("/sys/fs/cgroup")], beside: Vec::new() });
+            return Ok(Self { version: 2, mounted_at: vec![PathBuf::from("/sys/fs/cgroup")], unified: Vec::new() });
         }
         let options: Vec<&str> = of_type("cgroup").filter_map(|line| line.get(3).copied()).collect();
-        let is_mounted = |name: &&str| options.iter().any(|of_one| of_one.split(',').any(|option| option == *name));
+        let is_mounted = |name: &&str| options.iter().any(|mounted| mounted.split(',').any(|option| option == *name));
         let missing: Vec<&str> = REQUIRED_V1.into_iter().filter(|name| !is_mounted(name)).collect();
         if !missing.is_empty() {
             bail!("no control group hierarchy is mounted at /sys/fs/cgroup for {}", missing.join(", "));
         }
         let paths = |kind: &'static str| of_type(kind).filter_map(|line| line.get(1).map(PathBuf::from)).collect();
-        Ok(Self { version: 1, mounted_at: paths("cgroup"), beside: paths("cgroup2") })
+        Ok(Self { version: 1, mounted_at: paths("cgroup"), unified: paths("cgroup2") })
     }
 
     /// Version 1 or 2.
@@ -113,7 +113,7 @@ impl Hierarchies {
     #[must_use]
     pub(super) fn groups(&self, layout: &Layout, member: Option<&str>) -> Vec<PathBuf> {
         let mut groups = Vec::new();
-        for hierarchy in self.mounted_at.iter().chain(&self.beside) {
+        for hierarchy in self.mounted_at.iter().chain(&self.unified) {
             let lab = hierarchy.join(layout.cgroup());
             collect(&member.map_or_else(|| lab.clone(), |member| lab.join(member)), &mut groups);
         }

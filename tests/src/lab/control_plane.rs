@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::fabric::{CONTROL_PLANE, SERVICE_RANGES};
 use super::layout::{FABRIC, Layout};
-use super::process::{Daemon, Identity, within};
+use super::process::{Daemon, Identity, wait_until};
 use super::programs::Programs;
 
 /// Starts the four and waits until the API server is ready.
@@ -23,7 +23,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
     start("etcd", etcd(layout))?;
     let server = start("kube-apiserver", api_server(layout))?;
     let ready = || kubectl(&["get", "--raw", "/readyz"]).ok().map(drop).or_else(|| (!server.is_alive()).then_some(()));
-    within(Duration::from_secs(60), ready).filter(|()| server.is_alive()).with_context(|| {
+    wait_until(Duration::from_secs(60), ready).filter(|()| server.is_alive()).with_context(|| {
         format!("the API server did not become ready; its log is {}", layout.log("kube-apiserver").display())
     })?;
     start("kube-controller-manager", controller_manager(layout))?;

@@ -88,8 +88,8 @@ fn default_routes([ipv4, ipv6]: [&str; 2]) -> String {
 }
 
 /// Routes to the pods of all nodes but `of`.
-fn pod_routes(of: Option<&str>) -> String {
-    let others = NODES.iter().filter(|node| Some(node.name) != of);
+fn pod_routes(excluded: Option<&str>) -> String {
+    let others = NODES.iter().filter(|node| Some(node.name) != excluded);
     others
         .map(|node| {
             let (ipv4, ipv6) = (node.ipv4(), node.ipv6());
@@ -126,42 +126,42 @@ pub(super) fn ip(layout: &Layout, member: &str, lines: &str) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(super) fn isolate_files(layout: &Layout, node: &str, kept: &[&Path]) -> Result<()> {
+pub(super) fn isolate_files(layout: &Layout, node: &str, visible: &[&Path]) -> Result<()> {
     let pin = layout.mounts(node);
     fs::write(&pin, "")?;
     let pinned = format!("--mount={}", pin.display());
     run(command(layout, "unshare").args([&pinned, "--propagation", "private", "true"]))?;
-    let within = |arguments: &[&str]| run(command(layout, "nsenter").arg(&pinned).args(arguments));
+    let run_inside = |arguments: &[&str]| run(command(layout, "nsenter").arg(&pinned).args(arguments));
     // Copies of pins, ours and other labs', would keep network namespaces alive after their end.
-    for mount in below(&within(&["cat", "/proc/self/mountinfo"])?, STATE_ROOT) {
-        within(&["umount", "--lazy", &mount])?;
+    for mount in mounts_below(&run_inside(&["cat", "/proc/self/mountinfo"])?, STATE_ROOT) {
+        run_inside(&["umount", "--lazy", &mount])?;
     }
-    within(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+    run_inside(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
     // Folders below a hidden one are held by a mount elsewhere in the meantime.
-    let kept: Vec<(String, String)> = kept
+    let visible: Vec<(String, String)> = visible
         .iter()
         .enumerate()
         .map(|(number, folder)| (folder.display().to_string(), format!("/run/kept-{number}")))
         .collect();
-    for (folder, held) in &kept {
-        within(&["mkdir", held])?;
-        within(&["mount", "--bind", folder, held])?;
+    for (folder, bind) in &visible {
+        run_inside(&["mkdir", bind])?;
+        run_inside(&["mount", "--bind", folder, bind])?;
     }
     for hidden in ["/var/log", "/var/lib"] {
-        within(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden])?;
+        run_inside(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden])?;
     }
-    for (folder, held) in &kept {
-        within(&["mkdir", "-p", folder])?;
-        within(&["mount", "--bind", held, folder])?;
-        within(&["umount", held])?;
+    for (folder, bind) in &visible {
+        run_inside(&["mkdir", "-p", folder])?;
+        run_inside(&["mount", "--bind", bind, folder])?;
+        run_inside(&["umount", bind])?;
     }
     // Kubelet and containerd pass mounts on to containers that ask for it.
-    within(&["mount", "--make-rshared", "/"]).map(drop)
+    run_inside(&["mount", "--make-rshared", "/"]).map(drop)
 }
 
 /// Mount points below `folder` in a mountinfo file, inner ones first.
 #[must_use]
-pub(super) fn below(mountinfo: &str, folder: &str) -> Vec<String> {
+pub(super) fn mounts_below(mountinfo: &str, folder: &str) -> Vec<String> {
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
     let mut points: Vec<String> =
         points.filter(|point| Path::new(point).starts_with(folder)).map(str::to_owned).collect();
@@ -177,7 +177,7 @@ mod tests {
     fn mounts_are_taken_off_inner_ones_first() {
         let mountinfo = "1 0 0:1 / / rw - ext4 a rw\n2 1 0:1 / /lab rw - ext4 a rw\n\
                          3 2 0:4 net:[1] /lab/x.net rw - nsfs n rw\n4 1 0:1 / /laboratory rw - ext4 a rw\n";
-        assert_eq!(below(mountinfo, "/lab"), ["/lab/x.net", "/lab"]);
+        assert_eq!(mounts_below(mountinfo, "/lab"), ["/lab/x.net", "/lab"]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum Builder {
 
 /// Which images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Set {
+pub enum ImageSet {
     /// What a bare cluster needs: pause, toolbox and coredns.
     Cluster,
     /// What is installed in a cluster: the operator and the node cache.
@@ -42,7 +42,7 @@ pub enum Set {
 #[derive(Clone, Debug)]
 pub struct Build {
     /// Which images.
-    pub set: Set,
+    pub set: ImageSet,
     /// With the release profile, for publishing; otherwise with that of the tests.
     pub release: bool,
     /// With what.
@@ -86,31 +86,37 @@ struct Recipe {
     /// Programs of ours, each at the image's root.
     binaries: &'static [&'static str],
     /// Fills the rest of the image's root.
-    more: fn(&Programs, &Path) -> Result<()>,
+    add_files: fn(&Programs, &Path) -> Result<()>,
     product: bool,
 }
 
 const RECIPES: [Recipe; 5] = [
-    Recipe { name: "pause", folder: "tests/pause", binaries: &["pause"], more: |_, _| Ok(()), product: false },
-    Recipe { name: "toolbox", folder: "tests/toolbox", binaries: &["ask", "pause"], more: busybox, product: false },
-    Recipe { name: "coredns", folder: "tests/coredns", binaries: &[], more: coredns, product: false },
+    Recipe { name: "pause", folder: "tests/pause", binaries: &["pause"], add_files: |_, _| Ok(()), product: false },
+    Recipe {
+        name: "toolbox",
+        folder: "tests/toolbox",
+        binaries: &["ask", "pause"],
+        add_files: busybox,
+        product: false,
+    },
+    Recipe { name: "coredns", folder: "tests/coredns", binaries: &[], add_files: coredns, product: false },
     Recipe {
         name: "dnstier-operator",
         folder: "operator",
         binaries: &["dnstier-operator"],
-        more: |_, _| Ok(()),
+        add_files: |_, _| Ok(()),
         product: true,
     },
     Recipe {
         name: "dnstier-node-cache",
         folder: "node-cache",
         binaries: &["node-cache", "node-agent", "zone-resolver"],
-        more: nft,
+        add_files: nft,
         product: true,
     },
 ];
 
-impl Set {
+impl ImageSet {
     fn recipes(self) -> impl Iterator<Item = &'static Recipe> {
         RECIPES.iter().filter(move |recipe| match self {
             Self::Cluster => !recipe.product,
@@ -153,8 +159,11 @@ impl Build {
         // What an outer cargo sets for its own crate would make an inner one build again.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            let of_crate = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
-            if of_crate.iter().any(|prefix| name.starts_with(prefix)) || name == "CARGO" || name == "LD_LIBRARY_PATH" {
+            let crate_variables = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+            if crate_variables.iter().any(|prefix| name.starts_with(prefix))
+                || name == "CARGO"
+                || name == "LD_LIBRARY_PATH"
+            {
                 cargo.env_remove(name);
             }
         }
@@ -183,7 +192,7 @@ impl Build {
             let built = binaries.get(*name).with_context(|| format!("cargo built no program `{name}`"))?;
             run(build_tool("strip", self.lab.as_ref())?.arg("-o").arg(root.join(name)).arg(built))?;
         }
-        (recipe.more)(programs, &root)?;
+        (recipe.add_files)(programs, &root)?;
         let containerfile = context.join("Containerfile");
         fs::copy(Path::new(CHECKOUT).join(recipe.folder).join("Containerfile"), &containerfile)
             .with_context(|| format!("{} has no Containerfile", recipe.folder))?;
@@ -206,7 +215,7 @@ impl Build {
                 Builder::Docker => with_docker(&image, &context, self.lab.as_ref())?,
             }
             if self.tag.is_none() {
-                forget_older(&image, archives)?;
+                remove_older_archives(&image, archives)?;
             }
         }
         fs::remove_dir_all(&context)?;
@@ -250,10 +259,10 @@ fn with_docker(image: &Image, context: &Path, lab: Option<&Layout>) -> Result<()
 }
 
 /// Keeps an image's three newest archives: other labs may be about to import them.
-fn forget_older(image: &Image, archives: &Path) -> Result<()> {
+fn remove_older_archives(image: &Image, archives: &Path) -> Result<()> {
     let prefix = format!("{}-", image.name);
     let is_tag = |text: &str| text.len() == image.tag.len() && text.chars().all(|c| c.is_ascii_hexdigit());
-    let mut of_image: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(archives)?
+    let mut archives_of_image: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(archives)?
         .flatten()
         .filter(|entry| {
             let name = entry.file_name();
@@ -262,8 +271,13 @@ fn forget_older(image: &Image, archives: &Path) -> Result<()> {
         })
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    of_image.sort();
-    of_image.iter().rev().skip(3).try_for_each(|(_, path)| fs::remove_file(path)).context("cannot remove an archive")
+    archives_of_image.sort();
+    archives_of_image
+        .iter()
+        .rev()
+        .skip(3)
+        .try_for_each(|(_, path)| fs::remove_file(path))
+        .context("cannot remove an archive")
 }
 
 /// Names and paths of the programs in cargo's messages.
@@ -333,10 +347,10 @@ fn coredns(programs: &Programs, root: &Path) -> Result<()> {
 
 /// nft and the libraries that it names, where it looks for them.
 fn nft(_: &Programs, root: &Path) -> Result<()> {
-    let said = run(Command::new("ldd").arg("/usr/sbin/nft"))?;
-    let libraries = libraries(&said);
+    let output = run(Command::new("ldd").arg("/usr/sbin/nft"))?;
+    let libraries = libraries(&output);
     if libraries.is_empty() {
-        bail!("ldd names no library of /usr/sbin/nft: {}", said.trim());
+        bail!("ldd names no library of /usr/sbin/nft: {}", output.trim());
     }
     for file in libraries.iter().copied().chain(["/usr/sbin/nft"]) {
         let copy = root.join(file.trim_start_matches('/'));
@@ -347,8 +361,8 @@ fn nft(_: &Programs, root: &Path) -> Result<()> {
 }
 
 /// Paths in what ldd says: `libx.so.1 => /lib/libx.so.1 (0x…)` and `/lib64/ld-linux.so.2 (0x…)`.
-fn libraries(said: &str) -> Vec<&str> {
-    said.split_ascii_whitespace().filter(|word| word.starts_with('/')).collect()
+fn libraries(output: &str) -> Vec<&str> {
+    output.split_ascii_whitespace().filter(|word| word.starts_with('/')).collect()
 }
 
 /// A table of what was built: names, sizes, archives.
@@ -390,8 +404,8 @@ mod tests {
 
     #[test]
     fn libraries_are_found_in_what_ldd_says() {
-        let said = "\tlinux-vdso.so.1 (0x1)\n\tlibnft.so.1 => /lib/x/libnft.so.1 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
-        assert_eq!(libraries(said), ["/lib/x/libnft.so.1", "/lib64/ld.so.2"]);
+        let output = "\tlinux-vdso.so.1 (0x1)\n\tlibnft.so.1 => /lib/x/libnft.so.1 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
+        assert_eq!(libraries(output), ["/lib/x/libnft.so.1", "/lib64/ld.so.2"]);
     }
 
     #[test]

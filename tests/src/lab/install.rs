@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Lab;
 use super::images::REGISTRY;
 use super::layout::NODES;
-use super::process::within;
+use super::process::wait_until;
 use super::programs::CHECKOUT;
 use super::progress::Progress;
 
@@ -72,7 +72,7 @@ fn renewed(lab: &Lab) -> Result<()> {
     for (namespace, kind) in [(NODE_NAMESPACE, "daemonset"), (RELEASE_NAMESPACE, "deployment")] {
         let namespace = format!("--namespace={namespace}");
         let images = "--output=jsonpath={.items[*].spec.template.spec.containers[*].image}";
-        let asked = within(Duration::from_secs(60), || {
+        let asked = wait_until(Duration::from_secs(60), || {
             let images = lab.kubectl(&["get", kind, &namespace, selector, images]).ok()?;
             let mut images = images.split_whitespace().peekable();
             (images.peek().is_some() && images.all(|of_one| of_one == image)).then_some(())

@@ -38,7 +38,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use cleanup::remains;
-pub use images::{Build, Builder, Image, Set, table};
+pub use images::{Build, Builder, Image, ImageSet, table};
 pub use layout::{FABRIC, Layout, NODES, NodeName, STATE_ROOT, WORLD};
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
@@ -80,7 +80,7 @@ impl Options {
 
 /// What is remembered of a lab whose cluster came up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Memory {
+struct SavedState {
     /// Images in use: short names and references.
     images: BTreeMap<String, String>,
 }
@@ -90,7 +90,7 @@ struct Memory {
 pub struct Lab {
     layout: Layout,
     programs: Programs,
-    memory: Memory,
+    saved: SavedState,
 }
 
 impl Lab {
@@ -102,18 +102,18 @@ impl Lab {
         let layout = Layout::new(&options.name)?;
         let progress = &options.progress;
         let programs = prepare(&layout, progress)?;
-        let _only_one = lock(&layout, true)?;
-        let set = if options.bare { Set::Cluster } else { Set::All };
-        let lab = match Self::open(&options.name).and_then(Self::whole) {
+        let _lock = lock(&layout, true)?;
+        let set = if options.bare { ImageSet::Cluster } else { ImageSet::All };
+        let lab = match Self::open(&options.name).and_then(Self::if_all_run) {
             Ok(mut lab) => {
-                lab.has_kube_proxies(options.kube_proxy)?;
+                lab.check_kube_proxies(options.kube_proxy)?;
                 let images = lab.build(set, progress)?;
-                lab.renew(&images, progress)?;
+                lab.update_images(&images, progress)?;
                 lab
             }
             // Whatever there is of it is not worth more than a new one.
             Err(_) => {
-                let mut lab = Self { layout, programs, memory: Memory::default() };
+                let mut lab = Self { layout, programs, saved: SavedState::default() };
                 lab.create(set, options)?;
                 lab
             }
@@ -151,13 +151,13 @@ impl Lab {
         let layout = Layout::new(name)?;
         let text = fs::read(layout.file("lab.json"))
             .with_context(|| format!("lab `{name}` is not up; `lab up --name {name}` brings it up"))?;
-        let memory = serde_json::from_slice(&text).context("lab.json is damaged")?;
+        let saved = serde_json::from_slice(&text).context("lab.json is damaged")?;
         let programs = Programs::locate()?.for_lab(&layout);
-        Ok(Self { layout, programs, memory })
+        Ok(Self { layout, programs, saved })
     }
 
     /// This lab, if all of its processes run.
-    fn whole(self) -> Result<Self> {
+    fn if_all_run(self) -> Result<Self> {
         match self.processes()?.iter().find(|record| !record.identity.is_alive()) {
             Some(record) => bail!("{} of lab `{}` has ended", record.daemon.name, self.layout.name()),
             None => Ok(self),
@@ -165,7 +165,7 @@ impl Lab {
     }
 
     /// Refuses modes of kube-proxy that a lab which runs does not have.
-    fn has_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
+    fn check_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
         for (name, wanted) in NODES.into_iter().zip(wanted.into_iter().flatten()) {
             let has = self.node(name.name)?.kube_proxy_mode()?;
             if has != wanted {
@@ -179,11 +179,11 @@ impl Lab {
     }
 
     /// From nothing to a cluster that resolves names.
-    fn create(&mut self, set: Set, options: &Options) -> Result<()> {
+    fn create(&mut self, set: ImageSet, options: &Options) -> Result<()> {
         let progress = &options.progress;
         let layout = self.layout.clone();
         // The folder stays: it is locked.
-        progress.step("cluster: clear what an earlier start has left", || cleanup::empty(&layout))?;
+        progress.step("cluster: clear what an earlier start has left", || cleanup::clear(&layout))?;
         for folder in ["log", "processes"] {
             fs::create_dir_all(layout.file(folder))?;
         }
@@ -193,13 +193,13 @@ impl Lab {
             let images = images.join().map_err(|_| anyhow::anyhow!("the building of images was aborted"))?;
             cluster.and(images)
         })?;
-        self.memory.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
+        self.saved.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
         self.start_nodes(&images, options)?;
         progress.step("cluster: wait for the nodes, the cluster DNS and a toolbox pod on each node", || {
             workloads::apply(self)?;
             workloads::wait(self)
         })?;
-        self.remember()
+        self.save()
     }
 
     fn start_control_plane(&self, progress: &Progress) -> Result<()> {
@@ -237,7 +237,7 @@ impl Lab {
     }
 
     /// Brings images that are new to a lab that runs.
-    fn renew(&mut self, images: &[Image], progress: &Progress) -> Result<()> {
+    fn update_images(&mut self, images: &[Image], progress: &Progress) -> Result<()> {
         // containerd was told its pause image when it started: that one stays.
         let is_new =
             |image: &&Image| image.name != "pause" && self.image(image.name).as_deref() != Some(&image.reference());
@@ -251,22 +251,22 @@ impl Lab {
             for name in NODES {
                 self.node(name.name)?.import(&archives)?;
             }
-            self.memory.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
+            self.saved.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
             workloads::apply(self)?;
             workloads::wait(self)?;
-            self.remember()
+            self.save()
         })
     }
 
-    fn build(&self, set: Set, progress: &Progress) -> Result<Vec<Image>> {
+    fn build(&self, set: ImageSet, progress: &Progress) -> Result<Vec<Image>> {
         let scratch = self.layout.file("build");
         fs::create_dir_all(&scratch)?;
         let lab = Some(self.layout.clone());
         Build { set, release: false, builder: Builder::Buildah, scratch, tag: None, lab }.run(&self.programs, progress)
     }
 
-    fn remember(&self) -> Result<()> {
-        process::write_whole(&self.layout.file("lab.json"), &serde_json::to_vec_pretty(&self.memory)?)
+    fn save(&self) -> Result<()> {
+        process::write_atomically(&self.layout.file("lab.json"), &serde_json::to_vec_pretty(&self.saved)?)
     }
 
     /// Paths and names of the lab.
@@ -286,13 +286,13 @@ impl Lab {
     /// References of the images in use, by their short names.
     #[must_use]
     pub fn images(&self) -> &BTreeMap<String, String> {
-        &self.memory.images
+        &self.saved.images
     }
 
     /// The reference of an image in use.
     #[must_use]
     pub fn image(&self, name: &str) -> Option<String> {
-        self.memory.images.get(name).cloned()
+        self.saved.images.get(name).cloned()
     }
 
     /// Gives an image in use a second tag on all nodes, so that pods can be made to change to it; returns the reference.
@@ -446,19 +446,19 @@ fn prepare(layout: &Layout, progress: &Progress) -> Result<Programs> {
 }
 
 /// Keeps others from bringing up or removing the same lab for as long as the file lives.
-fn lock(layout: &Layout, patient: bool) -> Result<fs::File> {
+fn lock(layout: &Layout, wait: bool) -> Result<fs::File> {
     loop {
         fs::create_dir_all(layout.state()).with_context(|| format!("cannot make {}", layout.state().display()))?;
         let folder = fs::File::open(layout.state())?;
-        if patient {
+        if wait {
             folder.lock()?;
         // One that was killed may hold it for a moment more, by a child that has not become another program yet.
-        } else if process::within(Duration::from_secs(2), || folder.try_lock().ok()).is_none() {
+        } else if process::wait_until(Duration::from_secs(2), || folder.try_lock().ok()).is_none() {
             bail!("lab `{}` is just being brought up or removed by another process; end that first", layout.name());
         }
         // Whoever held it may have removed the folder, and another one may have its name by now.
-        let same = |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
-        if fs::metadata(layout.state()).is_ok_and(|now| folder.metadata().is_ok_and(|then| same(&then, &now))) {
+        let is_same = |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
+        if fs::metadata(layout.state()).is_ok_and(|now| folder.metadata().is_ok_and(|then| is_same(&then, &now))) {
             return Ok(folder);
         }
     }
@@ -470,7 +470,7 @@ fn lock(layout: &Layout, patient: bool) -> Result<fs::File> {
 /// When something of it cannot be removed, or it is just being brought up.
 pub fn down(name: &str) -> Result<()> {
     let layout = Layout::new(name)?;
-    let _only_one = if layout.state().exists() { Some(lock(&layout, false)?) } else { None };
+    let _lock = if layout.state().exists() { Some(lock(&layout, false)?) } else { None };
     cleanup::remove(&layout)
 }
 

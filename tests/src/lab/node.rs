@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroups::Hierarchies;
 use super::fabric::{self, POD_RANGES};
 use super::layout::{Layout, NodeName};
-use super::process::{Daemon, Record, Signal, command, inside, run, send, within};
+use super::process::{Daemon, Record, Signal, command, inside, run, send, wait_until};
 use super::programs::{Programs, cache};
 
 /// How a kube-proxy steers packets to Services.
@@ -149,7 +149,7 @@ impl Node {
     }
 
     fn wait_for_containerd(&self) -> Result<()> {
-        within(Duration::from_secs(20), || self.ctr(&["version"]).ok().map(drop)).with_context(|| {
+        wait_until(Duration::from_secs(20), || self.ctr(&["version"]).ok().map(drop)).with_context(|| {
             let log = self.layout.log(&format!("containerd-{}", self.name.name));
             format!("containerd of {} does not answer; its log is {}", self.name.name, log.display())
         })
@@ -211,10 +211,10 @@ impl Node {
     #[must_use]
     pub fn pids_of_pod(&self, pod_uid: &str) -> Vec<u32> {
         let Ok(hierarchies) = Hierarchies::of_machine() else { return Vec::new() };
-        let of_pod = format!("pod{pod_uid}");
+        let pod_group = format!("pod{pod_uid}");
         let mut found = Vec::new();
         for group in hierarchies.groups(&self.layout, Some(self.name.name)) {
-            if group.components().any(|part| part.as_os_str() == of_pod.as_str()) {
+            if group.components().any(|part| part.as_os_str() == pod_group.as_str()) {
                 let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
                 found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
             }
@@ -230,12 +230,12 @@ impl Node {
     /// When no toolbox runs on the node.
     pub fn toolbox_pid(&self) -> Result<u32> {
         let mark = format!("LAB_TOOLBOX={}", self.name.name);
-        let of_node = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
+        let node_processes = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
         let is_toolbox = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
         };
-        of_node.into_iter().find(is_toolbox).with_context(|| format!("no toolbox runs on {}", self.name.name))
+        node_processes.into_iter().find(is_toolbox).with_context(|| format!("no toolbox runs on {}", self.name.name))
     }
 
     /// Sends a signal to a process of the node; one that is already gone is fine.
@@ -243,8 +243,8 @@ impl Node {
     /// # Errors
     /// When the process is none of the node's, or the kernel refuses.
     pub fn kill(&self, pid: u32, signal: Signal) -> Result<()> {
-        let of_node = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
-        if !of_node.contains(&pid) && Path::new(&format!("/proc/{pid}")).exists() {
+        let node_processes = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
+        if !node_processes.contains(&pid) && Path::new(&format!("/proc/{pid}")).exists() {
             bail!("process {pid} is not in a pod of {}", self.name.name);
         }
         send(pid, signal)
@@ -263,7 +263,7 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start_kubelet(&self) -> Result<()> {
-        self.start_again("kubelet")
+        self.restart("kubelet")
     }
 
     /// Stops containerd; containers go on.
@@ -279,7 +279,7 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start_containerd(&self) -> Result<()> {
-        self.start_again("containerd")?;
+        self.restart("containerd")?;
         self.wait_for_containerd()
     }
 
@@ -296,7 +296,7 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start_kube_proxy(&self) -> Result<()> {
-        self.start_again("kube-proxy")
+        self.restart("kube-proxy")
     }
 
     /// How the node's kube-proxy steers packets.
@@ -317,7 +317,7 @@ impl Node {
         self.record(program)?.stop(Duration::from_secs(5))
     }
 
-    fn start_again(&self, program: &str) -> Result<()> {
+    fn restart(&self, program: &str) -> Result<()> {
         let record = self.record(program)?;
         if !record.identity.is_alive() {
             record.daemon.start(&self.layout)?;

@@ -84,8 +84,8 @@ impl Identity {
 
     /// Waits until the process is gone; `false` when it is still there after `limit`.
     #[must_use]
-    pub fn wait(self, limit: Duration) -> bool {
-        within(limit, || (!self.is_alive()).then_some(())).is_some()
+    pub fn wait(self, timeout: Duration) -> bool {
+        wait_until(timeout, || (!self.is_alive()).then_some(())).is_some()
     }
 }
 
@@ -127,7 +127,7 @@ impl Daemon {
         let identity = Identity::of(child.id())
             .with_context(|| format!("{} ended at once; its log is {}", self.name, log.display()))?;
         let record = Record { daemon: self.clone(), identity };
-        write_whole(&layout.record(&self.name), &serde_json::to_vec_pretty(&record)?)?;
+        write_atomically(&layout.record(&self.name), &serde_json::to_vec_pretty(&record)?)?;
         Ok(identity)
     }
 }
@@ -160,9 +160,9 @@ impl Record {
     ///
     /// # Errors
     /// When it does not even end by force.
-    pub fn stop(&self, patience: Duration) -> Result<()> {
+    pub fn stop(&self, timeout: Duration) -> Result<()> {
         self.identity.signal(Signal::TERM)?;
-        if !self.identity.wait(patience) {
+        if !self.identity.wait(timeout) {
             self.identity.signal(Signal::KILL)?;
             ensure!(self.identity.wait(Duration::from_secs(5)), "{} does not end", self.daemon.name);
         }
@@ -205,8 +205,8 @@ pub(super) fn inside(layout: &Layout, member: &str, arguments: &[impl AsRef<OsSt
 /// # Errors
 /// When it cannot be started or ends with another code than 0; the error carries what it wrote to standard error.
 pub(super) fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", name(command)))?;
-    checked(command, &output)
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", display(command)))?;
+    check_output(command, &output)
 }
 
 /// Runs a command with `input` as its standard input and returns its standard output.
@@ -215,27 +215,27 @@ pub(super) fn run(command: &mut Command) -> Result<String> {
 /// As [`run`].
 pub(super) fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", name(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", display(command)))?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     // A program that ends before it has read everything says why by itself.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output()?;
-    let text = checked(command, &output)?;
-    written.map(|()| text).with_context(|| format!("{} did not read its input", name(command)))
+    let text = check_output(command, &output)?;
+    written.map(|()| text).with_context(|| format!("{} did not read its input", display(command)))
 }
 
-fn checked(command: &Command, output: &std::process::Output) -> Result<String> {
+fn check_output(command: &Command, output: &std::process::Output) -> Result<String> {
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
-        bail!("{} failed ({}): {}", name(command), output.status, said.trim());
+        let message = String::from_utf8_lossy(&output.stderr);
+        let message = if message.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { message };
+        bail!("{} failed ({}): {}", display(command), output.status, message.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The command as somebody would type it, without the way into a namespace.
-fn name(command: &Command) -> String {
+fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
     let mut words: Vec<String> = words.map(std::borrow::Cow::into_owned).collect();
     if words.first().is_some_and(|word| word == "nsenter") {
@@ -253,18 +253,18 @@ fn flag(option: &str, path: PathBuf) -> std::ffi::OsString {
 }
 
 /// Asks `question` again and again until it answers or `limit` has passed.
-pub(super) fn within<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
-    let mut pause = Duration::from_millis(10);
+pub(super) fn wait_until<T>(timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    let mut interval = Duration::from_millis(10);
     loop {
-        if let Some(answer) = question() {
-            return Some(answer);
+        if let Some(value) = poll() {
+            return Some(value);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(250));
+        sleep(interval);
+        interval = (interval * 2).min(Duration::from_millis(250));
     }
 }
 
@@ -272,7 +272,7 @@ pub(super) fn within<T>(limit: Duration, mut question: impl FnMut() -> Option<T>
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn write_whole(path: &std::path::Path, content: &[u8]) -> Result<()> {
+pub(super) fn write_atomically(path: &std::path::Path, content: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, content)
         .and_then(|()| fs::rename(&partial, path))
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_process_that_only_waits_to_be_reaped_is_not_alive() {
         let mut child = Command::new("true").spawn().unwrap();
-        assert!(within(Duration::from_secs(5), || Identity::of(child.id()).is_none().then_some(())).is_some());
+        assert!(wait_until(Duration::from_secs(5), || Identity::of(child.id()).is_none().then_some(())).is_some());
         child.wait().unwrap();
     }
 }

@@ -103,7 +103,7 @@ impl Programs {
     /// # Errors
     /// When a compilation fails.
     pub fn build(&self, progress: &Progress) -> Result<()> {
-        self.build_those(progress, |_| true)
+        self.build_selected(progress, |_| true)
     }
 
     /// Compiles one program if it is missing, for whoever needs no cluster.
@@ -113,11 +113,11 @@ impl Programs {
     pub fn build_one(&self, program: &str, progress: &Progress) -> Result<()> {
         let mut names = MODULES.iter().flat_map(|module| module.programs);
         anyhow::ensure!(names.any(|(name, _)| *name == program), "the lab has no program `{program}`");
-        self.build_those(progress, |name| name == program)
+        self.build_selected(progress, |name| name == program)
     }
 
-    fn build_those(&self, progress: &Progress, are_meant: impl Fn(&str) -> bool) -> Result<()> {
-        if !self.missing().into_iter().any(&are_meant) {
+    fn build_selected(&self, progress: &Progress, is_selected: impl Fn(&str) -> bool) -> Result<()> {
+        if !self.missing().into_iter().any(&is_selected) {
             return Ok(());
         }
         fs::create_dir_all(cache()?)?;
@@ -126,7 +126,7 @@ impl Programs {
         for module in &MODULES {
             let folder = self.folders.get(module.folder).context("a module without a folder")?;
             for (program, package) in module.programs {
-                if are_meant(program) && !folder.join(program).exists() {
+                if is_selected(program) && !folder.join(program).exists() {
                     progress.step(&format!("programs: compile {program} {}", module.version()?), || {
                         module.build(package, &folder.join(program), self.lab.as_ref())
                     })?;
@@ -193,8 +193,8 @@ fn required_version(go_mod: &str, package: &str) -> Option<String> {
         let mut words = line.trim().trim_start_matches("require ").split_ascii_whitespace();
         Some((words.next()?, words.next().filter(|version| version.starts_with('v'))?))
     });
-    let of_package = requirements.filter(|(module, _)| package.starts_with(module));
-    of_package.max_by_key(|(module, _)| module.len()).map(|(_, version)| version.to_owned())
+    let matching = requirements.filter(|(module, _)| package.starts_with(module));
+    matching.max_by_key(|(module, _)| module.len()).map(|(_, version)| version.to_owned())
 }
 
 /// The folder of compiled programs: outside the checkout, per user.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 /// How often something is said about steps that take long where the output is no terminal.
-const REMINDER: Duration = Duration::from_secs(30);
+const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Reports steps as they are done; clones share one output.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Progress {
         let inner = Arc::new(Inner { silent, terminal, running: Mutex::default() });
         if !silent {
             let watched = Arc::downgrade(&inner);
-            std::thread::spawn(move || watch(&watched));
+            std::thread::spawn(move || report_running(&watched));
         }
         Self { inner }
     }
@@ -70,15 +70,15 @@ impl Progress {
         let started = Instant::now();
         let number = self.begin(what, started);
         let outcome = work();
-        let took = started.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
         match outcome {
             Ok((value, remark)) => {
                 let words = if remark.is_empty() { what.to_owned() } else { format!("{what}: {remark}") };
-                self.end(number, &format!("{words:<88} {took:>7.1} s"));
+                self.end(number, &format!("{words:<88} {seconds:>7.1} s"));
                 Ok(value)
             }
             Err(error) => {
-                self.end(number, &format!("{:<88} {took:>7.1} s", format!("{what}: FAILED")));
+                self.end(number, &format!("{:<88} {seconds:>7.1} s", format!("{what}: FAILED")));
                 Err(error.context(format!("failed: {what}")))
             }
         }
@@ -99,7 +99,7 @@ impl Progress {
 
     fn end(&self, number: u64, line: &str) {
         let mut running = self.inner.lock();
-        running.steps.retain(|(of_step, ..)| *of_step != number);
+        running.steps.retain(|(step, ..)| *step != number);
         if !self.inner.silent {
             let clear = if self.inner.terminal { "\r\x1b[K" } else { "" };
             write(&format!("{clear}{line}\n"));
@@ -122,28 +122,28 @@ impl Drop for Inner {
 }
 
 /// Says what is under way until nobody reports any more.
-fn watch(inner: &Weak<Inner>) {
+fn report_running(inner: &Weak<Inner>) {
     let mut reminded = Instant::now();
     loop {
         sleep(Duration::from_millis(500));
         let Some(inner) = inner.upgrade() else { return };
         let running = inner.lock();
-        let under_way: Vec<String> = running
+        let in_progress: Vec<String> = running
             .steps
             .iter()
             .map(|(_, what, started)| format!("{what} ({} s)", started.elapsed().as_secs()))
             .collect();
-        if under_way.is_empty() {
+        if in_progress.is_empty() {
             continue;
         }
         if inner.terminal {
-            let line: String = under_way.join(", ").chars().take(100).collect();
+            let line: String = in_progress.join(", ").chars().take(100).collect();
             write(&format!("\r\x1b[K… {line}"));
-        } else if reminded.elapsed() >= REMINDER {
+        } else if reminded.elapsed() >= REMINDER_INTERVAL {
             reminded = Instant::now();
-            let long = running.steps.iter().any(|(.., started)| started.elapsed() >= REMINDER);
-            if long {
-                write(&format!("… {}\n", under_way.join(", ")));
+            let is_long = running.steps.iter().any(|(.., started)| started.elapsed() >= REMINDER_INTERVAL);
+            if is_long {
+                write(&format!("… {}\n", in_progress.join(", ")));
             }
         }
     }

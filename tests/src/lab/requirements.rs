@@ -29,11 +29,11 @@ const PACKAGES: [(&str, &str); 13] = [
 ];
 
 /// The oldest Go that compiles the pinned programs.
-const OLDEST_GO: (u32, u32) = (1, 26);
+const MIN_GO: (u32, u32) = (1, 26);
 
 /// Free bytes that a first and a later start need.
-const DISK_COLD: u64 = 15 << 30;
-const DISK_WARM: u64 = 4 << 30;
+const MIN_DISK_COLD: u64 = 15 << 30;
+const MIN_DISK_WARM: u64 = 4 << 30;
 
 /// Says in one sentence each what is missing on this machine and cannot be installed from here.
 ///
@@ -55,38 +55,38 @@ pub(super) fn check(compiles: bool, caches: &Path) -> Result<()> {
     if let Err(error) = Hierarchies::of_machine() {
         missing.push(format!("The kubelet needs control groups, but {error}."));
     }
-    let need = if compiles { DISK_COLD } else { DISK_WARM };
-    missing.extend(disk(STATE_ROOT.as_ref(), DISK_WARM));
-    missing.extend(disk(caches, need));
-    told(missing)
+    let min = if compiles { MIN_DISK_COLD } else { MIN_DISK_WARM };
+    missing.extend(disk(STATE_ROOT.as_ref(), MIN_DISK_WARM));
+    missing.extend(disk(caches, min));
+    report(missing)
 }
 
 fn go() -> Option<String> {
-    let Ok(said) = run(Command::new("go").arg("version")) else {
+    let Ok(output) = run(Command::new("go").arg("version")) else {
         return Some(
             "Kubernetes is compiled from its sources and Go is not in PATH: install Go 1.26 or later.".to_owned(),
         );
     };
-    let version = go_version(&said);
-    version
-        .is_none_or(|found| found < OLDEST_GO)
-        .then(|| format!("Go 1.26 or later is needed to compile Kubernetes, but `go version` says `{}`.", said.trim()))
+    let version = go_version(&output);
+    version.is_none_or(|found| found < MIN_GO).then(|| {
+        format!("Go 1.26 or later is needed to compile Kubernetes, but `go version` says `{}`.", output.trim())
+    })
 }
 
 /// Major and minor version in `go version go1.26.8 linux/amd64`.
-fn go_version(said: &str) -> Option<(u32, u32)> {
-    let mut parts = said.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+fn go_version(output: &str) -> Option<(u32, u32)> {
+    let mut parts = output.split(' ').nth(2)?.strip_prefix("go")?.split('.');
     let minor: String = parts.clone().nth(1)?.chars().take_while(char::is_ascii_digit).collect();
     Some((parts.next()?.parse().ok()?, minor.parse().ok()?))
 }
 
 /// A sentence if less than `need` bytes are free where `path` lies or will lie.
-fn disk(path: &Path, need: u64) -> Option<String> {
+fn disk(path: &Path, min: u64) -> Option<String> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
     let free = rustix::fs::statvfs(existing).map(|stat| stat.f_bavail * stat.f_frsize).ok()?;
     let gib = |bytes: u64| bytes >> 30;
-    (free < need)
-        .then(|| format!("{} GiB must be free at {}, but only {} GiB are.", gib(need), path.display(), gib(free)))
+    (free < min)
+        .then(|| format!("{} GiB must be free at {}, but only {} GiB are.", gib(min), path.display(), gib(free)))
 }
 
 /// Installs the Debian packages that are missing.
@@ -129,7 +129,7 @@ impl NoNewServices {
     const TEXT: &str = "#!/bin/sh\n# Stands here while the lab of DnsTier installs packages.\nexit 101\n";
 
     fn begin() -> Result<Self> {
-        forget_policy();
+        remove_policy();
         let ours = !Path::new(Self::POLICY).exists();
         if ours {
             use std::os::unix::fs::PermissionsExt;
@@ -156,20 +156,20 @@ impl NoNewServices {
 impl Drop for NoNewServices {
     fn drop(&mut self) {
         if self.ours {
-            forget_policy();
+            remove_policy();
         }
     }
 }
 
 /// Removes what a start that was killed while it installed packages has left, and nobody else's.
-pub(super) fn forget_policy() {
+pub(super) fn remove_policy() {
     if fs::read_to_string(NoNewServices::POLICY).is_ok_and(|text| text == NoNewServices::TEXT) {
         drop(fs::remove_file(NoNewServices::POLICY));
     }
 }
 
 /// Features of the kernel: how each is tried inside namespaces that vanish at once, and what is said when it fails.
-const KERNEL: [(&str, &str); 6] = [
+const KERNEL_FEATURES: [(&str, &str); 6] = [
     ("true", "The kernel refuses to make network and mount namespaces, in which the nodes live"),
     ("ip link add br0 type bridge", "The kernel has no bridge device, which joins the nodes (modprobe bridge)"),
     ("ip link add one type veth peer name other", "The kernel has no veth devices (modprobe veth)"),
@@ -202,19 +202,19 @@ pub(super) fn check_kernel(layout: &Layout) -> Result<()> {
     let scratch = layout.file("tmp").join("trial");
     fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let mut missing = Vec::new();
-    for (trial, sentence) in KERNEL {
+    for (trial, sentence) in KERNEL_FEATURES {
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", trial, "trial"]).arg(&scratch);
         if let Err(error) = run(&mut command) {
-            let said = error.to_string();
-            missing.push(format!("{sentence}: {}.", said.rsplit(": ").next().unwrap_or_default()));
+            let output = error.to_string();
+            missing.push(format!("{sentence}: {}.", output.rsplit(": ").next().unwrap_or_default()));
         }
     }
     fs::remove_dir_all(&scratch)?;
-    told(missing)
+    report(missing)
 }
 
-fn told(missing: Vec<String>) -> Result<()> {
+fn report(missing: Vec<String>) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { bail!("\n{}", missing.join("\n")) }
 }
 
@@ -231,14 +231,14 @@ mod tests {
 
     #[test]
     fn too_little_disk_is_said_with_both_figures() {
-        let said = disk("/nowhere/at/all".as_ref(), u64::MAX).unwrap();
-        assert!(said.contains("must be free at /nowhere/at/all, but only"), "{said}");
+        let output = disk("/nowhere/at/all".as_ref(), u64::MAX).unwrap();
+        assert!(output.contains("must be free at /nowhere/at/all, but only"), "{output}");
         assert_eq!(disk("/".as_ref(), 0), None);
     }
 
     #[test]
     fn everything_missing_is_said_at_once() {
-        let error = told(vec!["One.".to_owned(), "Two.".to_owned()]).unwrap_err();
+        let error = report(vec!["One.".to_owned(), "Two.".to_owned()]).unwrap_err();
         assert_eq!(error.to_string(), "\nOne.\nTwo.");
     }
 }

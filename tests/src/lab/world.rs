@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::fabric::{CONTROL_PLANE, ip};
 use super::layout::{Layout, WORLD};
 use super::node::fill;
-use super::process::{Daemon, Record, Signal, command, run, within};
+use super::process::{Daemon, Record, Signal, command, run, wait_until};
 
 /// The provider's resolver, as nodes know it.
 pub const PROVIDER: &str = "169.254.169.253";
@@ -130,26 +130,26 @@ impl World {
         let daemon = Daemon { name: name.to_owned(), network: WORLD.to_owned(), mounts: None, path: None, command };
         let identity = daemon.start(&self.layout)?;
         // A server that dislikes its configuration ends within a moment.
-        let ended = within(Duration::from_millis(300), || (!identity.is_alive()).then_some(()));
+        let ended = wait_until(Duration::from_millis(300), || (!identity.is_alive()).then_some(()));
         let log = self.layout.log(name);
         ended.map_or(Ok(()), |()| {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            Err(anyhow::anyhow!("{name} ended: {}", said.trim()))
+            let log_text = fs::read_to_string(&log).unwrap_or_default();
+            Err(anyhow::anyhow!("{name} ended: {}", log_text.trim()))
         })
     }
 
     /// Signs one zone with fresh keys.
     fn sign(&self) -> Result<()> {
         let folder = self.layout.file("world");
-        let keygen = |more: &[&str]| -> Result<String> {
+        let keygen = |args: &[&str]| -> Result<String> {
             let mut keygen = command(&self.layout, "ldns-keygen");
-            keygen.current_dir(&folder).args(["-r", "/dev/urandom", "-a", "ECDSAP256SHA256"]).args(more).arg(SIGNED);
+            keygen.current_dir(&folder).args(["-r", "/dev/urandom", "-a", "ECDSAP256SHA256"]).args(args).arg(SIGNED);
             Ok(run(&mut keygen)?.trim().to_owned())
         };
-        let (zone_key, key_key) = (keygen(&[])?, keygen(&["-k"])?);
+        let (zone_signing_key, key_signing_key) = (keygen(&[])?, keygen(&["-k"])?);
         let file = format!("{SIGNED}.zone");
         let mut signzone = command(&self.layout, "ldns-signzone");
-        signzone.current_dir(&folder).args(["-f", "signed", &file, &zone_key, &key_key]);
+        signzone.current_dir(&folder).args(["-f", "signed", &file, &zone_signing_key, &key_signing_key]);
         run(&mut signzone)?;
         fs::rename(folder.join("signed"), folder.join(file)).context("ldns-signzone wrote nothing")
     }

@@ -6,14 +6,14 @@ use std::process::Command;
 use dnstier_tests::require;
 
 use crate::lab;
-use crate::tier::{CHART, NAMESPACE, kubectl, turn, whole};
+use crate::tier::{CHART, NAMESPACE, exclusive_tier, kubectl, wait_until_ready};
 
 const RELEASE: &str = "dnstier";
 
 #[test]
 fn what_the_chart_renders_is_accepted_strictly() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let values = helm(&["get", "values", RELEASE, "-n", NAMESPACE, "-o", "yaml"]);
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), values).expect("the values are written");
@@ -26,7 +26,7 @@ fn what_the_chart_renders_is_accepted_strictly() {
 #[test]
 fn the_charts_own_test_passes() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let report = helm(&["test", RELEASE, "-n", NAMESPACE, "--timeout", "120s"]);
     assert!(report.contains("Succeeded"), "{report}");
 }
@@ -34,7 +34,7 @@ fn the_charts_own_test_passes() {
 #[test]
 fn an_upgrade_brings_the_new_crd() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let columns = || {
         kubectl(&[
             "get",
@@ -59,7 +59,7 @@ fn an_upgrade_brings_the_new_crd() {
 
     lab().install().expect("the upgrade");
     assert_eq!(columns(), now);
-    whole();
+    wait_until_ready();
 }
 
 /// The CRD without the printer column of a name.

@@ -4,11 +4,11 @@ use dnstier_tests::compare::Report;
 use dnstier_tests::require;
 
 use crate::lab;
-use crate::tier::{GENEROUS, LINK_LOCAL, eventually, kubectl_json, seen, turn};
+use crate::tier::{LINK_LOCAL, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl_json, wait_until};
 
 /// The provider's resolver: unbound, which the resolvers of the zones ask too.
 const UNBOUND: &str = "169.254.169.253";
-const QUESTIONS: u32 = 100_000;
+const QUERIES: u32 = 100_000;
 /// Names of every zone of the small internet but the one whose aliases go in a circle.
 const NAMES: [&str; 24] = [
     "shop.example",
@@ -56,8 +56,8 @@ const CLUSTER_NAMES: [&str; 12] = [
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
     require!(require::lab());
-    let _turn = turn();
-    let report = compare(UNBOUND, &NAMES, QUESTIONS);
+    let _tier = exclusive_tier();
+    let report = compare(UNBOUND, &NAMES, QUERIES);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
     assert!(report.different.is_empty(), "{:?}", report.different.keys());
 }
@@ -65,8 +65,8 @@ fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
     require!(require::lab());
-    let _turn = turn();
-    let report = compare(&coredns(), &NAMES, QUESTIONS);
+    let _tier = exclusive_tier();
+    let report = compare(&coredns(), &NAMES, QUERIES);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
     assert_eq!(unexplained(&report), [""; 0]);
 }
@@ -74,12 +74,12 @@ fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_sav
 #[test]
 fn questions_about_the_cluster_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let coredns = coredns();
     // What the zone names as its servers has changed with the tier, and memory knows it for half a minute.
-    eventually("both name the same servers of the cluster's zone", GENEROUS, || {
+    wait_until("both name the same servers of the cluster's zone", WAIT_TIMEOUT, || {
         let others = unexplained(&compare(&coredns, &["cluster.local"], 500)).join(", ");
-        seen(others.is_empty(), || others)
+        ensure(others.is_empty(), || others)
     });
     assert_eq!(unexplained(&compare(&coredns, &CLUSTER_NAMES, 20_000)), [""; 0]);
 }

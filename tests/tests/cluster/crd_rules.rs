@@ -17,7 +17,7 @@ const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier
 /// Fields whose types belong to Kubernetes, which explains them itself.
 const BORROWED: [&str; 2] = ["affinity", "tolerations"];
 /// How many objects are asked about at a time.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_CASES: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +53,7 @@ fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
     require!(require::lab());
     let table: Vec<Bad> = table("bad.yaml");
     assert!(table.len() >= 50);
-    all_hold(&table, |case| {
+    check_all(&table, |case| {
         let Err(refusal) = create(&case.tier, case.spec.as_ref()) else {
             return Err(format!("{}: it was accepted", case.name));
         };
@@ -72,7 +72,7 @@ fn what_is_good_is_accepted_and_filled_in() {
     require!(require::lab());
     let table: Vec<Good> = table("good.yaml");
     assert!(table.len() >= 15);
-    all_hold(&table, |case| {
+    check_all(&table, |case| {
         let created = create(&case.tier, case.spec.as_ref()).map_err(|refusal| format!("{}: {refusal}", case.name))?;
         let created: Value = serde_json::from_str(&created).map_err(|error| format!("{}: {error}", case.name))?;
         match &case.becomes {
@@ -99,7 +99,7 @@ fn kubectl_explains_every_field() {
         assert!(listed.is_superset(&fields), "not listed: {:?}", fields.difference(&listed).collect::<Vec<_>>());
     }
     assert!(objects.len() >= 10, "{objects:?}");
-    all_hold(&objects, |path| {
+    check_all(&objects, |path| {
         let text = lab().kubectl(&["explain", path]).map_err(|error| format!("{path}: {error:#}"))?;
         let is_manual =
             text.contains("DESCRIPTION:") && !text.contains("<no description>") && !text.contains("<empty>");
@@ -128,14 +128,14 @@ fn problems(refusal: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Looks at all cases, some at a time, and says which of them do not hold.
-fn all_hold<T: Sync>(cases: &[T], look: impl Fn(&T) -> Result<(), String> + Sync) {
+fn check_all<T: Sync>(cases: &[T], look: impl Fn(&T) -> Result<(), String> + Sync) {
     let next = AtomicUsize::new(0);
     let wrong: Vec<String> = thread::scope(|scope| {
         let work = || -> Vec<String> {
             let mine = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
             mine.filter_map(|case| look(case).err()).collect()
         };
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..MAX_CONCURRENT_CASES).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("no look panics")).collect()
     });
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));

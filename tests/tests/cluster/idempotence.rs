@@ -5,22 +5,23 @@ use std::collections::BTreeMap;
 use dnstier_tests::require;
 
 use crate::tier::{
-    GENEROUS, NAMESPACE, NODE_NAMESPACE, TIER, eventually, get, kubectl, kubectl_json, seen, turn, whole,
+    NAMESPACE, NODE_NAMESPACE, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl, kubectl_json, wait_until,
+    wait_until_ready,
 };
 
 #[test]
 fn forced_reconciles_and_a_restart_of_the_operator_write_to_no_child() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let before = children();
     assert!(before.len() > 15, "{before:?}");
 
     let runs = reconciles();
     for round in 0..20 {
         kubectl(&["annotate", "dnstier", TIER, "--overwrite", &format!("example.com/round={round}")]);
-        eventually("the tier was reconciled", GENEROUS, || {
+        wait_until("the tier was reconciled", WAIT_TIMEOUT, || {
             let now = reconciles();
-            seen(now > runs + round, || format!("{now} runs"))
+            ensure(now > runs + round, || format!("{now} runs"))
         });
     }
     kubectl(&["annotate", "dnstier", TIER, "example.com/round-"]);
@@ -29,8 +30,10 @@ fn forced_reconciles_and_a_restart_of_the_operator_write_to_no_child() {
     let operator = "deployment/dnstier-operator";
     kubectl(&["rollout", "restart", "-n", NAMESPACE, operator]);
     kubectl(&["rollout", "status", "-n", NAMESPACE, operator, "--timeout=120s"]);
-    eventually("the new operator has reconciled", GENEROUS, || seen(reconciles() > 0, || "no run yet".to_owned()));
-    whole();
+    wait_until("the new operator has reconciled", WAIT_TIMEOUT, || {
+        ensure(reconciles() > 0, || "no run yet".to_owned())
+    });
+    wait_until_ready();
     assert_eq!(changed(&before, &children()), Vec::<String>::new());
 }
 

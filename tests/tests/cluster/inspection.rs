@@ -2,14 +2,14 @@
 
 use dnstier_tests::require;
 
-use crate::tier::{NAMESPACE, NODE_NAMESPACE, answer, kubectl, node_pod, pods, turn};
+use crate::tier::{NAMESPACE, NODE_NAMESPACE, exclusive_tier, kubectl, node_pod, pods, query};
 
 #[test]
 fn caches_and_resolvers_explain_and_forget_answers_in_their_own_containers() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     let name = "inspected.wild.example";
-    assert!(!answer("node-a", &[name]).answers.is_empty());
+    assert!(!query("node-a", &[name]).answers.is_empty());
     let pod = node_pod("node-a").expect("a node pod");
     let cache = ["exec", "-n", NODE_NAMESPACE, &pod.name, "-c", "cache-0", "--", "/node-cache"];
     let say = |words: &[&str]| kubectl(&[&cache, words].concat());

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dnstier_tests::dns::Answer;
+use dnstier_tests::dns::Response;
 use dnstier_tests::lab::Signal;
 use node_cache_config::status::{CaptureState, NodeStatus, ResolverStatus};
 use serde_json::Value;
@@ -20,10 +20,10 @@ pub(crate) const CLUSTER_DNS: &str = "10.96.0.10";
 pub(crate) const CLUSTER_DNS_V6: &str = "fd96::a";
 pub(crate) const LINK_LOCAL: &str = "169.254.20.10";
 /// A limit far above anything that is seen, for waits that should end much sooner.
-pub(crate) const GENEROUS: Duration = Duration::from_secs(120);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Looks until what is looked for is there, and says what was seen last if it never is.
-pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
         match look() {
@@ -35,7 +35,7 @@ pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() 
 }
 
 /// `Ok` when the condition holds, else what was seen instead.
-pub(crate) fn seen(holds: bool, instead: impl FnOnce() -> String) -> Result<(), String> {
+pub(crate) fn ensure(holds: bool, instead: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(instead()) }
 }
 
@@ -140,26 +140,26 @@ pub(crate) fn condition_of(tier: &str, kind: &str) -> Result<(String, String, St
 
 /// Waits for this test's turn, and for a tier that is as the example says and whole: what one test breaks, no other one
 /// sees.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
+pub(crate) fn exclusive_tier() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if lab().kubectl(&["replace", "-f", EXAMPLE]).is_err() {
         // A test that took it away has failed before it was back.
         lab().install().expect("the tier comes back");
     }
-    whole();
+    wait_until_ready();
     turn
 }
 
 /// Waits until the tier is whole: Ready and settled, nothing wrong, and every address captured on every node.
-pub(crate) fn whole() {
-    eventually("the tier is whole", 2 * GENEROUS, || {
+pub(crate) fn wait_until_ready() {
+    wait_until("the tier is whole", 2 * WAIT_TIMEOUT, || {
         let ready = condition("Ready")?;
-        seen(ready.0 == "True", || format!("Ready is {ready:?}"))?;
+        ensure(ready.0 == "True", || format!("Ready is {ready:?}"))?;
         let progressing = condition("Progressing")?;
-        seen(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
+        ensure(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
         let degraded = condition("Degraded")?;
-        seen(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
+        ensure(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
         for node in NODES {
             captured(node)?;
             resolves(node)?;
@@ -171,21 +171,21 @@ pub(crate) fn whole() {
 /// Whether a name that nobody has asked for before is answered on a node at the first try, so by resolvers and upstream.
 fn resolves(node: &str) -> Result<(), String> {
     let name = format!("whole-{:016x}.wild.example", rand::random::<u64>());
-    let reply = ask(node, &[&name, "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "4500"])?;
-    seen(reply.rcode == "NOERROR", || format!("{node}: {reply:?}"))
+    let response = try_query(node, &[&name, "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "4500"])?;
+    ensure(response.rcode == "NOERROR", || format!("{node}: {response:?}"))
 }
 
 /// Whether every address is captured on a node by caches that all live.
 pub(crate) fn captured(node: &str) -> Result<NodeStatus, String> {
     let status = node_status(node)?;
-    seen(status.captured.len() == 3, || format!("{node}: {:?}", status.captured))?;
-    seen(status.captured.iter().all(|address| address.state == CaptureState::Captured), || {
+    ensure(status.captured.len() == 3, || format!("{node}: {:?}", status.captured))?;
+    ensure(status.captured.iter().all(|address| address.state == CaptureState::Captured), || {
         format!("{node}: {:?}", status.captured)
     })?;
-    seen(status.instances.len() == 2 && status.instances.iter().all(|instance| instance.alive), || {
+    ensure(status.instances.len() == 2 && status.instances.iter().all(|instance| instance.alive), || {
         format!("{node}: {:?}", status.instances)
     })?;
-    seen(status.revision.asked == status.revision.in_force, || format!("{node}: {:?}", status.revision))?;
+    ensure(status.revision.asked == status.revision.in_force, || format!("{node}: {:?}", status.revision))?;
     Ok(status)
 }
 
@@ -213,7 +213,7 @@ impl<F: FnMut()> Drop for Restore<F> {
 }
 
 /// Stops the kubelet of a node until the guard is dropped.
-pub(crate) fn without_kubelet(node: &'static str) -> Restore<impl FnMut()> {
+pub(crate) fn stop_kubelet_until_drop(node: &'static str) -> Restore<impl FnMut()> {
     lab().node(node).and_then(|node| node.stop_kubelet()).expect("the kubelet stops");
     Restore(move || {
         let started = lab().node(node).and_then(|node| node.start_kubelet());
@@ -224,18 +224,18 @@ pub(crate) fn without_kubelet(node: &'static str) -> Restore<impl FnMut()> {
 }
 
 /// Waits until `Degraded` says this of the tier, and that what was captured stays so.
-pub(crate) fn degraded_by(what: &str, says: &[&str]) {
-    let degraded = eventually(what, GENEROUS, || {
+pub(crate) fn wait_until_degraded(what: &str, says: &[&str]) {
+    let degraded = wait_until(what, WAIT_TIMEOUT, || {
         let degraded = condition("Degraded")?;
         let told = degraded.0 == "True" && says.iter().all(|part| degraded.2.contains(part));
-        seen(told, || format!("{degraded:?}"))?;
+        ensure(told, || format!("{degraded:?}"))?;
         Ok(degraded)
     });
     eprintln!("{degraded:?}");
 }
 
 /// Asks from the toolbox pod of a node.
-pub(crate) fn ask(node: &str, arguments: &[&str]) -> Result<Answer, String> {
+pub(crate) fn try_query(node: &str, arguments: &[&str]) -> Result<Response, String> {
     let mut command = vec!["/ask", "--json"];
     command.extend(arguments);
     let text = lab().exec(node, &command).map_err(|error| format!("{error:#}"))?;
@@ -243,14 +243,16 @@ pub(crate) fn ask(node: &str, arguments: &[&str]) -> Result<Answer, String> {
 }
 
 /// Asks and expects an answer.
-pub(crate) fn answer(node: &str, arguments: &[&str]) -> Answer {
-    ask(node, arguments).unwrap_or_else(|error| panic!("{} from {node}: {error}", arguments.join(" ")))
+pub(crate) fn query(node: &str, arguments: &[&str]) -> Response {
+    try_query(node, arguments).unwrap_or_else(|error| panic!("{} from {node}: {error}", arguments.join(" ")))
 }
 
 /// Who answers at an address, as its identity says it: `("node-a", "cache-0")`.
-pub(crate) fn who(node: &str, server: &str) -> Result<(String, String), String> {
-    let report =
-        ask(node, &["id.server", "TXT", "--class", "CH", "--server", server, "--timeout", "1000", "--tries", "1"])?;
+pub(crate) fn responder(node: &str, server: &str) -> Result<(String, String), String> {
+    let report = try_query(
+        node,
+        &["id.server", "TXT", "--class", "CH", "--server", server, "--timeout", "1000", "--tries", "1"],
+    )?;
     let text = report.answers.first().map(|answer| answer.data.clone()).ok_or_else(|| format!("{report:?}"))?;
     let part = |name: &str| {
         let start = text.find(&format!("{name}=")).map(|at| at + name.len() + 1)?;

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::process::{Child, Stdio};
 
-use dnstier_tests::{flood, patience};
+use dnstier_tests::{flood, stub_clients};
 
 use crate::lab;
 use crate::tier::NODES;
@@ -19,7 +19,7 @@ pub(crate) struct Watch<R> {
 }
 
 /// A client that tries twice, one second apart, over UDP and over TCP, on each of the nodes.
-pub(crate) fn patient(nodes: &[&str], servers: &[&str]) -> Watch<patience::Report> {
+pub(crate) fn stub_clients(nodes: &[&str], servers: &[&str]) -> Watch<stub_clients::Report> {
     let servers = servers.join(",");
     let common = ["/ask", "patience", "--until-stdin-closes", "--json", "--names", NAMES, "--server", &servers];
     let over_tcp = [common.as_slice(), &["--tcp"]].concat();
@@ -27,7 +27,7 @@ pub(crate) fn patient(nodes: &[&str], servers: &[&str]) -> Watch<patience::Repor
 }
 
 /// A flood of single tries from every node to one address, `rate` questions a second each.
-pub(crate) fn flood_everywhere(server: &str, rate: u32) -> Watch<flood::Report> {
+pub(crate) fn flood_from_all_nodes(server: &str, rate: u32) -> Watch<flood::Report> {
     let rate = rate.to_string();
     let command =
         ["/ask", "flood", "--until-stdin-closes", "--json", "--names", NAMES, "--server", server, "--qps", &rate];
@@ -75,15 +75,15 @@ impl<R> Drop for Watch<R> {
     }
 }
 
-impl Watch<patience::Report> {
+impl Watch<stub_clients::Report> {
     /// Ends the watch and asserts that every question was answered well.
-    pub(crate) fn nothing_failed(self) {
-        self.nothing_failed_but_for(0);
+    pub(crate) fn assert_none_failed(self) {
+        self.assert_servfail_at_most(0);
     }
 
     /// The same while everything is taken away: a question that is under way to a resolver that goes may be answered
     /// with SERVFAIL, which is an answer, in this share of all (in percent).
-    pub(crate) fn nothing_failed_but_for(self, percent: u64) {
+    pub(crate) fn assert_servfail_at_most(self, percent: u64) {
         for (node, report) in self.end() {
             assert_eq!(report.failed, 0, "{node}: {report:?}");
             assert!(report.asked > 20, "{node} hardly asked: {report:?}");
@@ -95,7 +95,7 @@ impl Watch<patience::Report> {
 
 impl Watch<flood::Report> {
     /// Ends the flood and asserts that not one of its single tries was lost.
-    pub(crate) fn nothing_lost(self) {
+    pub(crate) fn assert_none_lost(self) {
         for (node, report) in self.end() {
             assert_eq!(report.lost, 0, "{node}: {report:?}");
             assert!(report.sent > 100, "{node} hardly asked: {report:?}");

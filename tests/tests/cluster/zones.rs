@@ -5,13 +5,14 @@ use serde_json::Value;
 
 use crate::lab;
 use crate::tier::{
-    CHART, GENEROUS, NAMESPACE, Restore, eventually, kubectl, kubectl_json, resolver_statuses, seen, turn, whole,
+    CHART, NAMESPACE, Restore, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, kubectl_json, resolver_statuses,
+    wait_until, wait_until_ready,
 };
 
 #[test]
 fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
     require!(require::lab());
-    let _turn = turn();
+    let _tier = exclusive_tier();
     // Ten minutes are too long for a test.
     lab()
         .helm(&[
@@ -31,26 +32,26 @@ fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
         lab().install().expect("the chart is as it was");
     });
     kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-d", "--overwrite"]);
-    eventually("zone-d has a Deployment and its Services", GENEROUS, || {
+    wait_until("zone-d has a Deployment and its Services", WAIT_TIMEOUT, || {
         let kinds = children_of_zone("zone-d");
-        seen(kinds == ["Deployment", "PodDisruptionBudget", "Service", "Service"], || format!("{kinds:?}"))
+        ensure(kinds == ["Deployment", "PodDisruptionBudget", "Service", "Service"], || format!("{kinds:?}"))
     });
-    eventually("zone-d has a resolver that is ready", GENEROUS, || {
+    wait_until("zone-d has a resolver that is ready", WAIT_TIMEOUT, || {
         let statuses = resolver_statuses("zone-d");
-        seen(statuses.iter().any(|status| status.ready), || format!("{statuses:?}"))
+        ensure(statuses.iter().any(|status| status.ready), || format!("{statuses:?}"))
     });
     assert!(!children_of_zone("zone-c").is_empty(), "zone-c is kept for the delay");
 
-    eventually("zone-c is pruned", GENEROUS, || {
+    wait_until("zone-c is pruned", WAIT_TIMEOUT, || {
         let kinds = children_of_zone("zone-c");
-        seen(kinds.is_empty(), || format!("{kinds:?}"))
+        ensure(kinds.is_empty(), || format!("{kinds:?}"))
     });
     kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-c", "--overwrite"]);
-    eventually("zone-d is pruned", GENEROUS, || {
+    wait_until("zone-d is pruned", WAIT_TIMEOUT, || {
         let kinds = children_of_zone("zone-d");
-        seen(kinds.is_empty(), || format!("{kinds:?}"))
+        ensure(kinds.is_empty(), || format!("{kinds:?}"))
     });
-    whole();
+    wait_until_ready();
 }
 
 /// The kinds of the objects that stand for a zone, sorted.

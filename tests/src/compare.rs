@@ -1,7 +1,7 @@
-//! The same questions to two servers: where do their answers differ?
+//! Comparison of two servers: the same queries to both, and the differences of their responses.
 //!
-//! Questions are made up from a list of names: as they are, below them, beside them, in any case, for every usual type, with and
-//! without DNSSEC records, for short and long answers. The same seed makes the same questions.
+//! Queries are made from a list of names: the names, names below and beside them, in any case, for every usual type,
+//! with and without DNSSEC records, for short and long responses. The same seed makes the same queries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns::{Client, Query, Record, Response};
 
-/// No comparison asks more questions.
+/// Most queries of one comparison.
 pub const MAX_QUERIES: u32 = 1_000_000;
-/// Threads that ask: each waits most of its time.
+/// Threads that send queries: each waits most of the time.
 const THREAD_COUNT: usize = 6;
-/// Labels that are put in front of names and in the place of others.
+/// Labels that are put before names and in place of their first labels.
 const LABELS: [&str; 12] =
     ["www", "mail", "mx1", "ns", "_dmarc", "_domainkey", "alias", "none", "a", "b", "_tcp", "deep.er"];
 const TYPES: [RecordType; 16] = [
@@ -40,41 +40,41 @@ const TYPES: [RecordType; 16] = [
     RecordType::Unknown(65280),
 ];
 
-/// What to compare.
+/// Queries to compare the responses of.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// Who is asked.
+    /// The two servers.
     pub servers: [SocketAddr; 2],
-    /// What questions are made from.
+    /// Names that queries are made from.
     pub names: Vec<Name>,
-    /// How many there are, at most [`MAX_QUESTIONS`].
+    /// Number of queries, at most [`MAX_QUERIES`].
     pub queries: u32,
-    /// What they are drawn with.
+    /// Seed of the queries.
     pub seed: u64,
 }
 
-/// What came of it, as `ask compare --json` prints it.
+/// Result of a comparison, as `ask compare --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Questions asked of both.
+    /// Queries sent to both servers.
     pub asked: u32,
-    /// Answers by the mnemonic of their response code, where both are the same.
+    /// Equal responses, by the mnemonic of their response code.
     pub same: BTreeMap<String, u32>,
-    /// Differences by what differs.
+    /// Different responses, by what differs.
     pub different: BTreeMap<String, Difference>,
 }
 
-/// Answers that differ in the same way.
+/// Responses that differ in one way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// How often.
+    /// Number of them.
     pub count: u32,
-    /// The first of them: the question and both answers.
+    /// First of them: the query and both responses.
     pub example: String,
 }
 
 impl Comparison {
-    /// Asks both servers everything.
+    /// Sends all queries to both servers.
     #[must_use]
     pub fn run(&self) -> Report {
         let next = AtomicU32::new(0);
@@ -104,7 +104,7 @@ impl Comparison {
         report.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The question of this number; none when it would be too long.
+    /// Makes the query of this number; `None` when its name would be too long.
     fn query(&self, number: u32) -> Option<Query> {
         let mut random = SplitMix64(self.seed ^ (u64::from(number) << 32));
         let base = self.names.get(random.below(self.names.len()))?.to_ascii().to_lowercase();
@@ -155,8 +155,8 @@ impl Report {
     }
 }
 
-/// What is not the same in two answers. TTLs, serial numbers, the order of records, the case of names and how they were
-/// carried may differ.
+/// Returns what differs in two responses. TTLs, serial numbers, the order of records, the case of names and the
+/// transport may differ.
 fn difference(query: &Query, responses: &[Result<Response, String>; 2]) -> Option<String> {
     let [Ok(one), Ok(other)] = responses else {
         return (responses[0].is_ok() || responses[1].is_ok()).then(|| "one is silent".to_owned());
@@ -166,11 +166,11 @@ fn difference(query: &Query, responses: &[Result<Response, String>; 2]) -> Optio
     }
     let records = |response: &Response| -> BTreeSet<(String, String, String)> {
         let key = |record: &Record| {
-            // Names are the same in any case, texts are not.
+            // Names are equal in any case, texts are not.
             let is_text = matches!(record.record_type.as_str(), "TXT" | "CAA");
             let data = match record.record_type.as_str() {
                 _ if is_text => record.data.clone(),
-                // The serial number moves on: CoreDNS takes the time.
+                // The serial number changes: CoreDNS uses the time.
                 "SOA" => record.data.to_lowercase().split(' ').take(2).collect::<Vec<_>>().join(" "),
                 _ => record.data.to_lowercase(),
             };
@@ -184,7 +184,7 @@ fn difference(query: &Query, responses: &[Result<Response, String>; 2]) -> Optio
     (one.flags != other.flags).then(|| format!("flags {} against {}", one.flags.join(" "), other.flags.join(" ")))
 }
 
-/// A generator of numbers (splitmix64) that gives the same ones for the same seed.
+/// Pseudo-random numbers (splitmix64) that are the same for the same seed.
 struct SplitMix64(u64);
 
 impl SplitMix64 {

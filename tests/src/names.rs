@@ -1,9 +1,9 @@
-//! Names to ask for in turn, some of them new each time.
+//! Endless sequence of names to query.
 
 use hickory_proto::rr::Name;
 
-/// A list of names without end: the given ones in turn, with a first label `*` replaced by one that nobody has asked
-/// for before, so that no cache can know the answer.
+/// Iterator over the given names in turn, without end. A first label `*` is replaced by a unique one, so that no cache
+/// has the answer.
 pub(crate) struct NameCycle<'a> {
     names: &'a [Name],
     run: u32,

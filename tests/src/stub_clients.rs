@@ -1,7 +1,7 @@
-//! Whether a patient client would have noticed anything: every question has two tries, one second apart.
+//! Stub clients with one retry: would anybody have noticed an outage?
 //!
-//! This is the rule by which a query *fails*: two tries one second apart get no answer. A TCP connection that is refused
-//! or reset is one try.
+//! A query *fails* when two tries, one second apart, get no response. A TCP connection that is refused or reset is one
+//! try.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,50 +17,50 @@ use serde::{Deserialize, Serialize};
 use crate::dns::{Exchange, Query, exchange_over_tcp, exchange_over_udp, rcode_name};
 use crate::names::NameCycle;
 
-/// Time between two questions.
+/// Time between two queries.
 const QUERY_INTERVAL: Duration = Duration::from_millis(20);
 /// Time from the first try to the second one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the second try waits.
+/// Timeout of the second try.
 const SECOND_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to ask all the time.
+/// Queries that stub clients send all the time.
 #[derive(Clone, Debug)]
 pub struct StubClients {
-    /// The servers, asked in turn; both tries of a question go to the same one.
+    /// Servers, queried in turn; both tries of a query go to the same one.
     pub servers: Vec<SocketAddr>,
-    /// The names, asked in turn for their A records; a first label `*` becomes a new one each time.
+    /// Names, queried in turn for their A records; a first label `*` becomes a new one each time.
     pub names: Vec<Name>,
-    /// Ask over TCP, with a connection for each try.
+    /// Whether to use TCP, with a connection for each try.
     pub tcp: bool,
-    /// How long to ask, at most [`crate::flood::MAX_DURATION`].
+    /// Duration, at most [`crate::flood::MAX_DURATION`].
     pub duration: Duration,
 }
 
-/// What became of the questions, as `ask patience --json` prints it.
+/// Result of the queries, as `ask patience --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Questions asked.
+    /// Queries sent.
     pub asked: u64,
-    /// Questions that needed their second try.
+    /// Queries that needed a second try.
     pub second_tries: u64,
-    /// Questions that got no answer in both tries.
+    /// Queries without a response in both tries.
     pub failed: u64,
-    /// Answers by the mnemonic of their response code.
+    /// Responses by the mnemonic of their response code.
     pub rcodes: BTreeMap<String, u64>,
-    /// When the first question that failed was asked, in milliseconds from the start.
+    /// When the first failed query was sent, in milliseconds from the start.
     pub first_failed_ms: Option<u64>,
-    /// When the last question that failed was asked, in milliseconds from the start.
+    /// When the last failed query was sent, in milliseconds from the start.
     pub last_failed_ms: Option<u64>,
-    /// What became of the last try that got no answer.
+    /// Error of the last try that failed.
     pub last_error: Option<String>,
 }
 
 impl StubClients {
-    /// Asks every 20 ms until the time is over or `stop` is set, each question in a thread of its own.
+    /// Sends a query every 20 ms until the duration is over or `stop` is set, each in a thread of its own.
     ///
     /// # Errors
-    /// The watch asks for nothing or for too long.
+    /// When there is no server or name, or the duration is too long.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Report> {
         if self.servers.is_empty() || self.names.is_empty() || self.duration > crate::flood::MAX_DURATION {
             return Err(io::Error::other("a watch needs a server and a name, and lasts 300 s at most"));

@@ -1,4 +1,5 @@
-//! `ask`: the DNS client of the lab's toolbox pods. Exit status 0 means that an answer came, whatever it says.
+//! `ask`: the DNS client of the lab's toolbox pods. Exit status 0 means that a response came, whatever its response
+//! code.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use dnstier_tests::stub_clients::StubClients;
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use serde::Serialize;
 
-/// Ask DNS servers questions.
+/// Query DNS servers.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Cli {
@@ -31,17 +32,17 @@ struct Cli {
 enum Mode {
     /// Send single tries at a steady rate and count what is lost.
     Flood(FloodArgs),
-    /// Ask two servers the same made-up questions and show where their answers differ.
+    /// Send two servers the same generated queries and show where their responses differ.
     Compare(CompareArgs),
-    /// Ask every 20 ms with two tries one second apart and count the questions that fail.
+    /// Send a query every 20 ms with two tries one second apart and count the queries that fail.
     Patience(PatienceArgs),
 }
 
 #[derive(Args)]
 struct Once {
-    /// The name; it is a full one unless --search is given.
+    /// The name; a full one unless --search is given.
     name: Option<Name>,
-    /// The type of record.
+    /// The record type.
     #[arg(default_value = "A", value_parser = upper::<RecordType>)]
     record_type: RecordType,
     #[command(flatten)]
@@ -61,16 +62,16 @@ struct Once {
     /// The size offered for an answer over UDP, in bytes.
     #[arg(long, default_value_t = 1232)]
     bufsize: u16,
-    /// How long one try waits, in milliseconds.
+    /// The timeout of one try, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     timeout: u64,
-    /// How many tries there are.
+    /// The number of tries.
     #[arg(long, default_value_t = 2)]
     tries: u32,
-    /// Ask the server who it is, too (id.server CH TXT).
+    /// Query the server's identity, too (id.server CH TXT).
     #[arg(long)]
     who: bool,
-    /// Print the answer as one line of JSON.
+    /// Print the response as one line of JSON.
     #[arg(long)]
     json: bool,
     /// Print the data of the records alone, one a line.
@@ -92,7 +93,7 @@ struct Servers {
 struct FloodArgs {
     #[command(flatten)]
     servers: Servers,
-    /// Questions a second.
+    /// Queries a second.
     #[arg(long, default_value_t = 500)]
     qps: u32,
     #[command(flatten)]
@@ -103,13 +104,13 @@ struct FloodArgs {
 struct CompareArgs {
     #[command(flatten)]
     servers: Servers,
-    /// The names that questions are made from, separated by commas.
+    /// The names that queries are made from, separated by commas.
     #[arg(long)]
     names: String,
-    /// How many questions.
+    /// The number of queries.
     #[arg(long, default_value_t = 1000)]
     questions: u32,
-    /// What they are drawn with.
+    /// The seed of the queries.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print the report as one line of JSON.
@@ -121,7 +122,7 @@ struct CompareArgs {
 struct PatienceArgs {
     #[command(flatten)]
     servers: Servers,
-    /// Ask over TCP.
+    /// Use TCP.
     #[arg(long)]
     tcp: bool,
     #[command(flatten)]
@@ -130,14 +131,14 @@ struct PatienceArgs {
 
 #[derive(Args)]
 struct Span {
-    /// The names to ask for in turn, separated by commas, or a file with one a line; a first label `*` becomes a new one
+    /// The names to query in turn, separated by commas, or a file with one a line; a first label `*` becomes a new one
     /// each time.
     #[arg(long, default_value = "kubernetes.default.svc.cluster.local")]
     names: String,
-    /// How long to ask, in seconds; 300 at most.
+    /// The duration in seconds; 300 at most.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Ask until the standard input is closed, 300 s at most.
+    /// Send queries until the standard input is closed, 300 s at most.
     #[arg(long, conflicts_with = "seconds")]
     until_stdin_closes: bool,
     /// Print the report as one line of JSON.
@@ -205,7 +206,7 @@ impl Once {
         if self.json { print_line(&serde_json::to_string(&response)?) } else { print_line(&response.to_string()) }
     }
 
-    /// The first answer with records, along the search path; else the last answer.
+    /// Returns the first response with records, along the search path; else the last response.
     fn resolve(&self, client: &Client) -> anyhow::Result<Response> {
         let mut last = None;
         for name in self.names()? {
@@ -255,8 +256,8 @@ impl Span {
         names(&text)
     }
 
-    /// Becomes true when the standard input is closed, if that is waited for. Says on the standard error that it began,
-    /// so that whoever started this knows when to begin with the trouble.
+    /// Returns a flag that becomes true when the standard input is closed, if that is waited for. Writes a line to
+    /// standard error, by which the caller knows that queries are sent from now on.
     fn stop(&self) -> Arc<AtomicBool> {
         let stop = Arc::new(AtomicBool::new(false));
         eprintln!("ask: asking");
@@ -277,7 +278,7 @@ fn read_resolv_conf() -> anyhow::Result<ResolvConf> {
     Ok(ResolvConf::parse(&text))
 }
 
-/// Full names, separated by commas or one a line.
+/// Parses full names, separated by commas or one a line.
 fn names(text: &str) -> anyhow::Result<Vec<Name>> {
     let names = text.split(['\n', ',']).map(str::trim).filter(|name| !name.is_empty()).map(|text| {
         let mut name = Name::from_ascii(text).with_context(|| format!("{text} is not a name"))?;

@@ -13,7 +13,7 @@ use dnstier_tests::lab::{self, Build, Builder, ImageSet, KubeProxyMode, Lab, NOD
 #[derive(Parser)]
 #[command(disable_help_subcommand = true)]
 struct Args {
-    /// Which lab; labs of different names live side by side
+    /// Name of the lab; labs of different names run side by side
     #[arg(long, global = true, default_value = "demo")]
     name: String,
     #[command(subcommand)]
@@ -22,30 +22,30 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring the lab up; of one that runs only what has changed
+    /// Bring the lab up; update what has changed in one that runs
     Up {
         /// Only the cluster and its small internet, without DnsTier in it
         #[arg(long)]
         bare: bool,
-        /// How kube-proxy works on all nodes [default: nftables on node-a and node-b, iptables on node-c]
+        /// Mode of kube-proxy on all nodes [default: nftables on node-a and node-b, iptables on node-c]
         #[arg(long, value_name = "MODE")]
         kube_proxy: Option<KubeProxyMode>,
     },
     /// Remove the lab without a trace
     Down,
-    /// Say how the lab is
+    /// Show processes, images, nodes and pods
     Status,
     /// Run kubectl as the cluster's administrator
     #[command(disable_help_flag = true)]
     Kubectl {
-        /// What kubectl is told
+        /// Arguments of kubectl
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Run Helm as the cluster's administrator
     #[command(disable_help_flag = true)]
     Helm {
-        /// What Helm is told
+        /// Arguments of Helm
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -54,18 +54,18 @@ enum Action {
         /// The node
         #[arg(default_value = "node-a")]
         node: String,
-        /// Not in the pod but in the node's own network namespace
+        /// Use the node's own network namespace instead of the pod
         #[arg(long)]
         host: bool,
         /// A command instead of a shell
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Show what a process of the lab has written; without a name, which there are
+    /// Show the log of a process; without a name, list the processes
     Logs {
         /// Such as kubelet-node-a
         process: Option<String>,
-        /// Go on as it writes more
+        /// Follow the log
         #[arg(long, short)]
         follow: bool,
     },
@@ -76,18 +76,18 @@ enum Action {
     },
     /// Build the operator's and the node cache's images as archives
     Images {
-        /// With the release profile, for publishing
+        /// Use the release profile, for publishing
         #[arg(long)]
         release: bool,
-        /// What packs them
+        /// Program that packs the images
         #[arg(long, default_value = "buildah")]
         builder: Builder,
     },
 }
 
 fn main() -> ExitCode {
-    let arguments = Args::parse();
-    match run(&arguments) {
+    let args = Args::parse();
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(&format!("{error:#}"));
@@ -96,9 +96,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Args) -> Result<()> {
-    let name = &arguments.name;
-    match &arguments.action {
+fn run(args: &Args) -> Result<()> {
+    let name = &args.name;
+    match &args.action {
         Action::Up { bare, kube_proxy } => up(name, *bare, *kube_proxy),
         Action::Down => Progress::to_stdout().step(&format!("lab {name}: remove it"), || lab::down(name)),
         Action::Status => status(name),
@@ -161,7 +161,7 @@ fn status(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that a process holds.
+/// Returns the resident memory of a process in bytes.
 fn resident(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -176,7 +176,7 @@ fn shell(name: &str, node: &str, host: bool, command: &[String]) -> Result<()> {
 }
 
 fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
-    // Also of a lab that came up only in part: that is when logs are wanted.
+    // Also for a lab that came up only in part: its logs are wanted most.
     let layout = lab::Layout::new(name)?;
     let Some(process) = process else {
         let folder = fs::read_dir(layout.file("log")).with_context(|| format!("lab `{name}` does not exist"))?;
@@ -194,7 +194,7 @@ fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
 
 fn images(release: bool, builder: Builder) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    // The chart asks for its own version unless it is told otherwise.
+    // The chart's default tag is its own version.
     let tag = Some(env!("CARGO_PKG_VERSION").to_owned());
     let build = Build { set: ImageSet::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
     let images = build.run(&Programs::locate()?, &Progress::to_stdout())?;
@@ -202,7 +202,7 @@ fn images(release: bool, builder: Builder) -> Result<()> {
     print(lab::table(&images).trim_end())
 }
 
-/// Ends this program by becoming another one, whose exit code and terminal are then its own.
+/// Replaces this program by another one, which keeps the terminal and gives the exit code.
 fn become_command(mut command: Command) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot run {}", command.get_program().display()))
 }
@@ -216,6 +216,6 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn print_error(text: &str) {
-    // There is nobody left to tell if even this fails.
+    // An error of standard error can be reported nowhere.
     drop(writeln!(std::io::stderr(), "{text}"));
 }

@@ -1,4 +1,4 @@
-//! Between questions and answers on one side and the bytes of a DNS message on the other.
+//! Conversion between queries and responses and DNS messages.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn record(record: &hickory_proto::rr::Record) -> Record {
     Record { name: record.name.to_string(), record_type: record.record_type().to_string(), ttl: record.ttl, data }
 }
 
-/// The mnemonic of a response code in the registry of DNS parameters.
+/// Returns the mnemonic of a response code in the registry of DNS parameters.
 pub(crate) fn rcode_name(code: ResponseCode) -> String {
     match code {
         ResponseCode::NoError => "NOERROR".to_owned(),

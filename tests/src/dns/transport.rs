@@ -8,13 +8,13 @@ use hickory_proto::op::Message;
 
 use super::{Query, encode, is_response_to};
 
-/// A message that answers the question, and its size in bytes.
+/// Response to a query, and its size in bytes.
 pub(crate) struct Exchange {
     pub(crate) message: Message,
     pub(crate) size: usize,
 }
 
-/// A UDP socket of its own that takes answers from this server alone.
+/// Opens a UDP socket that receives from this server alone.
 pub(crate) fn udp_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -25,7 +25,7 @@ pub(crate) fn udp_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends one question and waits for its answer; whatever else arrives is left aside.
+/// Sends a query and waits for its response; all other packets are ignored.
 pub(crate) fn exchange_over_udp(query: &Query, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
     let socket = udp_socket(server)?;
     let id = rand::random();
@@ -46,7 +46,7 @@ pub(crate) fn exchange_over_udp(query: &Query, server: SocketAddr, deadline: Ins
     }
 }
 
-/// Opens a connection, sends one question, waits for its answer and closes.
+/// Opens a connection, sends a query, waits for its response and closes.
 pub(crate) fn exchange_over_tcp(query: &Query, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
     let mut stream = TcpStream::connect_timeout(&server, remaining(deadline)?)?;
     stream.set_nodelay(true)?;

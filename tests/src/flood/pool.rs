@@ -1,4 +1,4 @@
-//! The sockets of a flood and the questions that are open on them.
+//! Sockets of a flood, and the queries that are pending on them.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -11,17 +11,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::tally::Tally;
 use crate::dns::{Query, encode, is_response_to, udp_socket};
 
-/// How many sockets take turns.
+/// Number of sockets.
 const SOCKET_COUNT: usize = 256;
-/// A socket is replaced after so many questions, as soon as none of them is open: fresh ports all the time, without
-/// filling the tables of connection tracking with one flow for each question.
+/// Queries after which a socket is replaced, as soon as none of them is pending: fresh ports all the time, without one
+/// flow for each query in the tables of connection tracking.
 const QUERIES_PER_SOCKET: u32 = 16;
 
-/// The sockets; they take turns.
+/// Sockets, used in turn.
 pub(super) struct Pool {
     flows: Vec<Flow>,
     next: usize,
-    /// Every question sent, in the order of sending; those answered are passed over.
+    /// Queries in the order of sending; those answered are skipped.
     sent: VecDeque<(Instant, usize, u16)>,
     pending: usize,
 }
@@ -55,7 +55,7 @@ impl Pool {
         self.pending > 0
     }
 
-    /// Sends one question. One that the kernel does not take is lost like any other.
+    /// Sends a query. A query that the kernel does not accept is lost like any other.
     pub(super) fn send(&mut self, query: Query, now: Instant, tally: &mut Tally) -> io::Result<()> {
         let number = self.next;
         self.next = (number + 1) % self.flows.len();
@@ -71,7 +71,7 @@ impl Pool {
         let packet = encode(&query, id)?;
         let mut result = flow.socket.send(&packet);
         if matches!(&result, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
-            // What is reported here is the fate of an earlier question; this one was not sent yet.
+            // The error belongs to an earlier query; this one was not sent yet.
             tally.refused();
             result = flow.socket.send(&packet);
         }
@@ -86,7 +86,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Counts the questions as lost that were sent before `deadline` and are still open.
+    /// Counts the queries as lost that were sent before `deadline` and are still pending.
     pub(super) fn expire_sent_before(&mut self, deadline: Option<Instant>, tally: &mut Tally) {
         while let Some((sent_at, number, id)) = self.sent.front().copied() {
             let pending = self.flows[number].pending.contains_key(&id);
@@ -102,7 +102,7 @@ impl Pool {
         }
     }
 
-    /// Waits for answers, at most as long as given, and takes in all that are there.
+    /// Waits for responses, at most this long, and receives all that are there.
     pub(super) fn receive(&mut self, wait: Duration, tally: &mut Tally) -> io::Result<()> {
         let mut fds: Vec<_> = self.flows.iter().map(|flow| PollFd::new(&flow.socket, PollFlags::IN)).collect();
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.min(Duration::from_millis(100)).subsec_nanos()) };
@@ -120,7 +120,7 @@ impl Pool {
 }
 
 impl Flow {
-    /// Takes in what has arrived; returns how many questions were answered by it.
+    /// Receives what has arrived; returns the number of queries that it answers.
     fn receive_all(&mut self, tally: &mut Tally) -> usize {
         let mut buffer = [0; 4096];
         let mut answered = 0;

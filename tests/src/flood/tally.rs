@@ -1,4 +1,4 @@
-//! What a flood counts.
+//! Counters of a flood.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use hickory_proto::op::ResponseCode;
 use super::Report;
 use crate::dns::rcode_name;
 
-/// Counts while a flood runs.
+/// Counters of a running flood.
 pub(super) struct Tally {
     start: Instant,
     last_response: Instant,

@@ -1,6 +1,6 @@
-//! Takes a lab away whatever state it is in: its processes, mounts, namespaces, folders and control groups.
+//! Removal of a lab in any state: its processes, mounts, namespaces, folders and control groups.
 //!
-//! Nothing is believed about how far `up` came. Processes are found by what they cannot shed (control group, network
+//! Nothing is assumed about how far `up` came. Processes are found by what they cannot change (control group, network
 //! namespace, mark in the environment, record), mounts and files by the lab's folder.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use super::requirements;
 /// Removes the lab. A lab that does not exist is fine.
 ///
 /// # Errors
-/// When something of it cannot be removed; says what is left.
+/// When a part of it cannot be removed, with what is left.
 pub(super) fn remove(layout: &Layout) -> Result<()> {
     requirements::remove_policy();
     let mut leftovers = Vec::new();
@@ -29,7 +29,7 @@ pub(super) fn remove(layout: &Layout) -> Result<()> {
     for _ in 0..3 {
         clear(layout)?;
         drop(fs::remove_dir(layout.state()));
-        // The folder of all labs goes with the last one.
+        // The folder of all labs is removed with the last one.
         drop(fs::remove_dir(STATE_ROOT));
         leftovers = remains(layout);
         if leftovers.is_empty() {
@@ -42,14 +42,14 @@ pub(super) fn remove(layout: &Layout) -> Result<()> {
 /// Removes everything of the lab but its folder, which may be locked.
 ///
 /// # Errors
-/// When something of it cannot be removed.
+/// When a part of it cannot be removed.
 pub(super) fn clear(layout: &Layout) -> Result<()> {
     end_processes(layout)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     for mount in mounts_below(&mounts, &layout.state().display().to_string()) {
         unmount(Path::new(&mount), UnmountFlags::DETACH).with_context(|| format!("cannot unmount {mount}"))?;
     }
-    // Files may appear for as long as namespaces fall down.
+    // Files may appear while namespaces are torn down.
     let files = || fs::read_dir(layout.state()).into_iter().flatten().flatten();
     let gone = wait_until(Duration::from_secs(5), || {
         for file in files() {
@@ -62,7 +62,7 @@ pub(super) fn clear(layout: &Layout) -> Result<()> {
     remove_groups(layout)
 }
 
-/// Ends every process of the lab at once: nothing in it needs a farewell.
+/// Kills every process of the lab at once: none needs an orderly shutdown.
 fn end_processes(layout: &Layout) -> Result<()> {
     let mut remaining = BTreeSet::new();
     let ended = wait_until(Duration::from_secs(20), || {
@@ -78,7 +78,7 @@ fn end_processes(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Every process of the lab but this one and its parents.
+/// Returns every process of the lab but this one and its parents.
 #[must_use]
 pub(super) fn processes(layout: &Layout) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
@@ -110,10 +110,10 @@ pub(super) fn processes(layout: &Layout) -> BTreeSet<u32> {
     found
 }
 
-/// Inodes of the network namespaces that the lab has pinned.
+/// Returns the inodes of the network namespaces that the lab has pinned.
 fn network_namespaces(layout: &Layout) -> BTreeSet<u64> {
     let Ok(entries) = fs::read_dir(layout.namespaces()) else { return BTreeSet::new() };
-    // A pin that nothing is mounted on is a plain file, whose number means nothing.
+    // A pin that nothing is mounted on is a plain file, whose inode means nothing.
     let device = fs::metadata(layout.state()).map(|metadata| metadata.dev()).ok();
     let metadata = entries.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
     metadata.filter(|metadata| Some(metadata.dev()) != device).map(|metadata| metadata.ino()).collect()
@@ -145,7 +145,7 @@ fn remove_groups(layout: &Layout) -> Result<()> {
     gone.with_context(|| format!("cannot remove the control groups {}", layout.cgroup()))
 }
 
-/// Everything of a lab that is still on the machine, in words; nothing after [`remove`].
+/// Returns everything of a lab that is still on the machine, in words; nothing after [`remove`].
 #[must_use]
 pub fn remains(layout: &Layout) -> Vec<String> {
     let mut found: Vec<String> = processes(layout).iter().map(|pid| format!("process {pid}")).collect();

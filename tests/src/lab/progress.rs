@@ -1,5 +1,5 @@
-//! What somebody sees while a lab comes up: one line a step once it is done, with the time it took; on a terminal
-//! also a last line that says what is being done right now, elsewhere a line every half minute.
+//! Progress report while a lab comes up: one line for each completed step, with the time it took; on a terminal also a
+//! last line with the steps that run now, elsewhere a line every half minute.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// How often something is said about steps that take long where the output is no terminal.
+/// Interval of lines about long steps where the output is no terminal.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Reports steps as they are done; clones share one output.
+/// Reporter of steps; clones share one output.
 #[derive(Clone, Debug)]
 pub struct Progress {
     inner: Arc<Inner>,
@@ -26,19 +26,19 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Running {
-    /// Number, words and start of each step under way.
+    /// Number, description and start of each running step.
     steps: Vec<(u64, String, Instant)>,
     next: u64,
 }
 
 impl Progress {
-    /// Reports to standard output.
+    /// Returns a reporter to standard output.
     #[must_use]
     pub fn to_stdout() -> Self {
         Self::new(false)
     }
 
-    /// Reports nothing.
+    /// Returns a reporter without output.
     #[must_use]
     pub fn silent() -> Self {
         Self::new(true)
@@ -54,15 +54,15 @@ impl Progress {
         Self { inner }
     }
 
-    /// Does `work` and then says how long `what` took; a failure is said, too, and handed on.
+    /// Runs `work` and reports how long it took, or that it failed.
     ///
     /// # Errors
-    /// That of `work`, with `what` before it.
+    /// That of `work`, with the description of the step before it.
     pub fn step<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.detailed_step(what, || work().map(|value| (value, String::new())))
     }
 
-    /// As [`Self::step`], with a remark that is only known when the work is done.
+    /// Runs `work` like [`Self::step`], with a remark that is only known afterwards.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -84,7 +84,7 @@ impl Progress {
         }
     }
 
-    /// Prints text as it is, between the steps.
+    /// Prints text unchanged, between the steps.
     pub fn say(&self, text: &str) {
         self.end(u64::MAX, text);
     }
@@ -121,7 +121,7 @@ impl Drop for Inner {
     }
 }
 
-/// Says what is under way until nobody reports any more.
+/// Reports the running steps until all reporters are dropped.
 fn report_running(inner: &Weak<Inner>) {
     let mut reminded = Instant::now();
     loop {
@@ -149,7 +149,7 @@ fn report_running(inner: &Weak<Inner>) {
     }
 }
 
-/// Progress is a comfort: an output that nobody reads any more stops nothing.
+/// Progress is optional: an output without a reader fails nothing.
 fn write(text: &str) {
     let mut output = std::io::stdout().lock();
     drop(output.write_all(text.as_bytes()).and_then(|()| output.flush()));

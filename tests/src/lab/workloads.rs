@@ -1,4 +1,4 @@
-//! What runs in every lab before anything of ours: the cluster DNS and a pod on each node to ask from.
+//! Workloads of every lab besides DnsTier: the cluster DNS, and a toolbox pod on each node that sends queries.
 
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ pub(super) fn apply(lab: &Lab) -> Result<()> {
     lab.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &format!("{coredns}---\n{toolbox}")).map(drop)
 }
 
-/// Waits until all nodes are Ready, the workloads are available and pods get names resolved over either address family.
+/// Waits until all nodes are Ready, the workloads are available and names resolve in pods over either address family.
 ///
 /// # Errors
 /// When one of these takes longer than two minutes.
 pub(super) fn wait(lab: &Lab) -> Result<()> {
     let timeout = "--timeout=120s";
     let nodes = NODES.map(|node| format!("node/{}", node.name));
-    // `kubectl wait` has no patience with a node that is not registered yet.
+    // `kubectl wait` fails at once for a node that is not registered yet.
     let registered = wait_until(Duration::from_secs(120), || {
         let output = lab.kubectl(&["get", "nodes", "--output=name"]).ok()?;
         nodes.iter().all(|node| output.lines().any(|name| name == node)).then_some(())
@@ -46,7 +46,7 @@ pub(super) fn wait(lab: &Lab) -> Result<()> {
     NODES.iter().try_for_each(|node| wait_until_names_resolve(lab, node.name))
 }
 
-/// A kube-proxy needs a moment after everything else is in place.
+/// Waits until kube-proxy has set up the cluster DNS: it is the last to be ready.
 fn wait_until_names_resolve(lab: &Lab, node: &str) -> Result<()> {
     for address in CLUSTER_DNS {
         for name in ["kubernetes.default.svc.cluster.local.", "mail.example."] {

@@ -47,7 +47,7 @@ fn an_upgrade_brings_the_new_crd() {
     let now = columns();
     assert!(now.contains("Phase") || now.contains("PHASE"), "{now}");
 
-    // An older chart whose CRD knew no column for the phase.
+    // An older chart, whose CRD had no column for the phase.
     let old = tempfile::tempdir().expect("a directory");
     let copied = Command::new("cp").args(["-r", CHART, path(old.path())]).status().expect("cp runs");
     assert!(copied.success());
@@ -62,7 +62,7 @@ fn an_upgrade_brings_the_new_crd() {
     wait_until_ready();
 }
 
-/// The CRD without the printer column of a name.
+/// Removes the printer column of a name from the CRD.
 fn without_column(crd: &str, name: &str) -> String {
     let mut value: serde_json::Value = serde_saphyr::from_str(crd).expect("YAML");
     let columns = value["spec"]["versions"][0]["additionalPrinterColumns"].as_array_mut().expect("columns");

@@ -1,11 +1,11 @@
-//! What only the cluster can know to be wrong is a condition with a sentence, and what was captured stays captured.
+//! Mistakes that only the cluster shows become a condition with a sentence, and captured addresses stay captured.
 
 use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
-    CLUSTER_DNS, NODE_NAMESPACE, NODES, Restore, WAIT_TIMEOUT, captured, condition_of, ensure, exclusive_tier, kubectl,
-    node_pod, patch_tier, query, wait_until, wait_until_degraded, wait_until_ready,
+    CLUSTER_DNS, NODE_NAMESPACE, NODES, RestoreOnDrop, WAIT_TIMEOUT, captured, condition_of, ensure, exclusive_tier,
+    kubectl, node_pod, patch_tier, query, wait_until, wait_until_degraded, wait_until_ready,
 };
 
 #[test]
@@ -31,7 +31,7 @@ fn of_two_tiers_that_want_one_address_the_younger_one_gives_way_and_says_so() {
     require!(require::lab());
     let _tier = exclusive_tier();
     let younger = "{apiVersion: dnstier.io/v1alpha1, kind: DnsTier, metadata: {name: younger}}";
-    let _gone = Restore(|| drop(kubectl(&["delete", "dnstier", "younger", "--ignore-not-found"])));
+    let _removal = RestoreOnDrop(|| drop(kubectl(&["delete", "dnstier", "younger", "--ignore-not-found"])));
     lab().kubectl_with_input(&["apply", "-f", "-"], younger).expect("the API server knows nothing against it");
     let ready = wait_until("the younger tier says who has the address", WAIT_TIMEOUT, || {
         let ready = condition_of("younger", "Ready")?;
@@ -46,7 +46,7 @@ fn of_two_tiers_that_want_one_address_the_younger_one_gives_way_and_says_so() {
 fn what_the_api_server_forbids_is_told_with_the_command_that_helps() {
     require!(require::lab());
     let _tier = exclusive_tier();
-    let _role = Restore(|| lab().install().expect("the role is back"));
+    let _role = RestoreOnDrop(|| lab().install().expect("the role is back"));
     kubectl(&["delete", "rolebinding", "-n", "kube-system", "-l", "app.kubernetes.io/part-of=dnstier"]);
     kubectl(&["delete", "service", "-n", "kube-system", "dnstier-default-cluster-dns"]);
     wait_until_degraded("the refusal is told", &["services", "kube-system", "kubectl"]);
@@ -61,7 +61,7 @@ fn a_namespace_that_refuses_node_pods_is_told_with_the_command_that_helps() {
         let label = format!("pod-security.kubernetes.io/enforce={level}");
         kubectl(&["label", "namespace", NODE_NAMESPACE, "--overwrite", &label])
     };
-    let privileged = Restore(|| drop(level("privileged")));
+    let privileged = RestoreOnDrop(|| drop(level("privileged")));
     level("restricted");
     kubectl(&["delete", "pod", "-n", NODE_NAMESPACE, &node_pod("node-c").expect("a node pod").name]);
     wait_until_degraded("the level is told", &["kubectl label namespace", NODE_NAMESPACE, "privileged"]);
@@ -73,8 +73,8 @@ fn a_namespace_that_refuses_node_pods_is_told_with_the_command_that_helps() {
 
 fn assert_tier_serves() {
     for node in NODES {
-        if let Err(instead) = captured(node) {
-            panic!("what was captured stays so, but {instead}");
+        if let Err(actual) = captured(node) {
+            panic!("what was captured stays so, but {actual}");
         }
         assert_eq!(query(node, &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
     }

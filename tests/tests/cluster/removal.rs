@@ -1,5 +1,5 @@
-//! The tier and the chart are taken away, in either order, while pods ask all the time: nothing fails and nothing is
-//! left behind.
+//! The tier and the chart are removed, in either order, while pods send queries: no query fails and nothing is left
+//! behind.
 
 use dnstier_tests::require;
 
@@ -55,7 +55,8 @@ fn wait_until_nodes_are_clean() {
 }
 
 fn wait_until_cluster_is_clean() {
-    let kinds = "all,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings";
+    let kinds = "all,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies,\
+                 roles,rolebindings,clusterroles,clusterrolebindings";
     let labelled = "app.kubernetes.io/part-of=dnstier";
     wait_until("no object is left", WAIT_TIMEOUT, || {
         for namespace in [NAMESPACE, NODE_NAMESPACE, "kube-system"] {

@@ -11,7 +11,7 @@ use crate::tier::{
 };
 use crate::watch::flood_from_all_nodes;
 
-/// Questions a second from each node.
+/// Queries a second from each node.
 const RATE: u32 = 200;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Names of every kind are answered on every node, over UDP and TCP and both families, by this node's caches and
-//! through this zone's resolvers.
+//! Names of every kind resolve on every node, over UDP and TCP and both families, by this node's caches and through
+//! this zone's resolvers.
 
 use std::net::Ipv4Addr;
 
@@ -19,8 +19,8 @@ fn the_caches_of_the_own_node_answer_at_every_captured_address() {
     let _tier = exclusive_tier();
     for node in NODES {
         for server in SERVERS {
-            let (by, instance) = responder(node, server).expect("an identity");
-            assert_eq!(by, node, "asked at {server}");
+            let (responder_node, instance) = responder(node, server).expect("an identity");
+            assert_eq!(responder_node, node, "asked at {server}");
             assert!(instance.starts_with("cache-"), "{instance}");
         }
     }
@@ -153,13 +153,13 @@ fn questions_go_through_the_own_nodes_cache_and_the_own_zones_resolvers() {
     }
 }
 
-/// Asks at every captured address over UDP and TCP and expects an answer that looks right.
-fn assert_at_every_address(node: &str, question: &[&str], looks_right: impl Fn(&Response) -> bool) {
+/// Sends a query to every captured address over UDP and TCP and asserts a property of the responses.
+fn assert_at_every_address(node: &str, query_args: &[&str], is_expected: impl Fn(&Response) -> bool) {
     for server in SERVERS {
         for transport in [[].as_slice(), &["--tcp"]] {
-            let arguments = [question, &["--server", server], transport].concat();
+            let arguments = [query_args, &["--server", server], transport].concat();
             let response = query(node, &arguments);
-            assert!(looks_right(&response), "{} from {node}: {response:?}", arguments.join(" "));
+            assert!(is_expected(&response), "{} from {node}: {response:?}", arguments.join(" "));
         }
     }
 }
@@ -177,7 +177,7 @@ fn queries_of_zone(zone: &str) -> u64 {
     resolver_statuses(zone).iter().map(|status| status.instance.traffic.queries).sum()
 }
 
-/// The IPv4 address of the toolbox pod of a node.
+/// Returns the IPv4 address of the toolbox pod of a node.
 fn toolbox_on(node: &str) -> String {
     let field = format!("--field-selector=spec.nodeName={node}");
     let list = kubectl_json(&["get", "pods", "-n", "lab", "-l", "app=toolbox", &field]);

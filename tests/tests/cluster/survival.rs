@@ -1,4 +1,4 @@
-//! Parts die, hang or go away, and nobody in a pod notices.
+//! Parts are killed, hang or are removed, and no client in a pod notices.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use dnstier_tests::lab::Signal;
 use dnstier_tests::require;
 
 use crate::tier::{
-    CLUSTER_DNS, LINK_LOCAL, NAMESPACE, Restore, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, node_pod, pods,
-    query, resolver_statuses, responder, signal, signal_container, stop_kubelet_until_drop, try_query, wait_until,
-    wait_until_ready,
+    CLUSTER_DNS, LINK_LOCAL, NAMESPACE, RestoreOnDrop, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, node_pod,
+    pods, query, resolver_statuses, responder, signal, signal_container, stop_kubelet_until_drop, try_query,
+    wait_until, wait_until_ready,
 };
 use crate::watch::stub_clients;
 
-/// The lease of a captured address, and the second after it.
+/// Lease of a captured address (5 s) and a second of tolerance.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(6);
 
 #[test]
@@ -31,7 +31,7 @@ fn a_stopped_instance_costs_no_query() {
     });
 }
 
-/// Also when it has died before, and the kubelet waits with its next start for longer than a lease.
+/// Also when it was killed before, and the kubelet delays its next start for longer than a lease.
 #[test]
 fn a_killed_agent_costs_no_query() {
     require!(require::lab());
@@ -49,13 +49,13 @@ fn a_node_whose_caches_are_all_gone_is_served_by_the_cluster_dns_after_the_lease
     }
     let killed = Instant::now();
 
-    let report = wait_until("the cluster DNS answers again", LEASE_TIMEOUT, || {
+    let response = wait_until("the cluster DNS answers again", LEASE_TIMEOUT, || {
         try_query(
             "node-b",
             &["kubernetes.default.svc.cluster.local", "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "300"],
         )
     });
-    assert_eq!(report.rcode, "NOERROR");
+    assert_eq!(response.rcode, "NOERROR");
     assert!(responder("node-b", CLUSTER_DNS).is_err(), "no cache is left that could have answered");
     eprintln!("answered by the cluster DNS {:?} after the kill", killed.elapsed());
 
@@ -68,14 +68,14 @@ fn answers_go_on_when_every_resolver_of_a_zone_hangs() {
     require!(require::lab());
     let _tier = exclusive_tier();
     let pods = pods(NAMESPACE, "zone-resolver");
-    let of_zone_a: Vec<_> = pods.iter().filter(|pod| pod.node == "node-a").collect();
-    assert!(!of_zone_a.is_empty(), "{pods:?}");
+    let in_zone_a: Vec<_> = pods.iter().filter(|pod| pod.node == "node-a").collect();
+    assert!(!in_zone_a.is_empty(), "{pods:?}");
     let watch = stub_clients(&["node-a"], &[CLUSTER_DNS, LINK_LOCAL]);
-    for pod in &of_zone_a {
+    for pod in &in_zone_a {
         signal_container("node-a", &pod.uid, "zone-resolver", Signal::STOP).expect("the process stops");
     }
     std::thread::sleep(Duration::from_secs(8));
-    for pod in &of_zone_a {
+    for pod in &in_zone_a {
         // Its liveness probe may have replaced the process by now.
         let _ = signal_container("node-a", &pod.uid, "zone-resolver", Signal::CONT);
     }
@@ -89,7 +89,7 @@ fn answers_go_on_when_every_resolver_of_a_zone_is_gone() {
     let _tier = exclusive_tier();
     let watch = stub_clients(&["node-c"], &[CLUSTER_DNS, LINK_LOCAL]);
     kubectl(&["cordon", "node-c"]);
-    let cordon = Restore(|| drop(kubectl(&["uncordon", "node-c"])));
+    let cordon = RestoreOnDrop(|| drop(kubectl(&["uncordon", "node-c"])));
     kubectl(&[
         "delete",
         "pods",
@@ -100,24 +100,24 @@ fn answers_go_on_when_every_resolver_of_a_zone_is_gone() {
         &format!("app.kubernetes.io/instance={TIER},dnstier.io/zone=zone-c"),
     ]);
     wait_until("no resolver is left in zone-c", WAIT_TIMEOUT, || {
-        let left = resolver_statuses("zone-c");
-        ensure(left.is_empty(), || format!("{left:?}"))
+        let statuses = resolver_statuses("zone-c");
+        ensure(statuses.is_empty(), || format!("{statuses:?}"))
     });
     std::thread::sleep(Duration::from_secs(3));
-    let asked = query("node-c", &["gone.wild.example", "--server", CLUSTER_DNS]);
-    assert_eq!(asked.rcode, "NOERROR");
+    let response = query("node-c", &["gone.wild.example", "--server", CLUSTER_DNS]);
+    assert_eq!(response.rcode, "NOERROR");
     drop(cordon);
     watch.assert_none_failed();
     wait_until_ready();
 }
 
-/// Lets something happen on node-a while a pod there asks over UDP and TCP, and waits until the tier is whole again.
-fn while_node_a_is_queried(happening: impl FnOnce()) {
+/// Injects a fault on node-a while a pod there sends queries over UDP and TCP, and waits until the tier is ready again.
+fn while_node_a_is_queried(fault: impl FnOnce()) {
     let _tier = exclusive_tier();
     let before = node_pod("node-a").expect("a node pod");
     let watch = stub_clients(&["node-a"], &[CLUSTER_DNS, LINK_LOCAL]);
     std::thread::sleep(Duration::from_secs(1));
-    happening();
+    fault();
     std::thread::sleep(Duration::from_secs(6));
     wait_until_ready();
     watch.assert_none_failed();

@@ -1,11 +1,11 @@
-//! `kubectl get dnstier` and the conditions tell the truth while one part after the other is taken away.
+//! `kubectl get dnstier` and the conditions are correct while one part after the other is removed.
 
 use dnstier_tests::lab::Signal;
 use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
-    Restore, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pod, signal_container,
+    RestoreOnDrop, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pod, signal_container,
     stop_kubelet_until_drop, wait_until, wait_until_ready,
 };
 
@@ -52,13 +52,13 @@ fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
     require!(require::lab());
     let _tier = exclusive_tier();
     lab().world().stop_provider().expect("the provider's resolver stops");
-    let provider = Restore(|| lab().world().start_provider().expect("the provider's resolver starts"));
-    let mut asked = 0;
+    let provider = RestoreOnDrop(|| lab().world().start_provider().expect("the provider's resolver starts"));
+    let mut number = 0;
     let degraded = wait_until("the condition names the upstream", WAIT_TIMEOUT, || {
-        // Somebody has to ask for the loss to be noticed.
-        asked += 1;
-        let fresh = format!("dead-{asked}.wild.example");
-        let _ = crate::tier::try_query("node-a", &[&fresh, "--tries", "1", "--timeout", "200"]);
+        // Only a query shows the loss.
+        number += 1;
+        let name = format!("dead-{number}.wild.example");
+        let _ = crate::tier::try_query("node-a", &[&name, "--tries", "1", "--timeout", "200"]);
         let degraded = condition("Degraded")?;
         ensure(degraded.0 == "True" && degraded.2.contains("169.254.169.253"), || format!("{degraded:?}"))?;
         Ok(degraded)
@@ -74,7 +74,7 @@ fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
     wait_until_ready();
 }
 
-/// The columns of `kubectl get dnstier -o wide`, by their headers.
+/// Returns the columns of `kubectl get dnstier -o wide`, with their headers.
 fn columns() -> Vec<(String, String)> {
     let table = kubectl(&["get", "dnstier", "-o", "wide"]);
     let mut lines = table.lines();

@@ -1,5 +1,5 @@
-//! hickory-server as a forwarder: answers at a port of 127.0.0.1, asks the server at another one, and keeps the answers to
-//! so many names. One thread does all of it, which is the cheapest way for one processor.
+//! hickory-server as a forwarder: listens on a port of 127.0.0.1, forwards to another one, and caches this many names.
+//! One thread does all of it, which costs one processor the least.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
 }
 
-/// Everything goes to one server, over UDP and once, and what it says is kept.
+/// Forwards every query to one server over UDP, without retries, and caches the responses.
 fn forwarder(port: u16, names: u64) -> Result<Catalog, String> {
     let mut connection = ConnectionConfig::udp();
     connection.port = port;

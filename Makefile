@@ -49,22 +49,23 @@ down: require ## Remove it without a trace
 status: require ## Say how it is
 	@$(lab) --name $(LAB) status
 
-# Its configuration, and where it answers.
+# Its configuration, and where it listens: for DNS, and for /metrics and /status.
 CONFIG ?= examples/config.json
 LISTEN ?= 127.0.0.1:5353
+HTTP ?= 127.0.0.1:9153
 resolver_program = $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/zone-resolver
-resolver_dir = $(or $(CARGO_TARGET_DIR),target)/resolver
+resolver_dir = $(or $(CARGO_TARGET_DIR),target)/resolver/$(subst :,-,$(LISTEN))
 
 .PHONY: resolver
-resolver: ## Run one resolver in the foreground, on LISTEN, with the configuration in CONFIG
+resolver: ## Run one resolver in the foreground on LISTEN, with the configuration CONFIG
 	$(CARGO) build $(CRATES) --bin zone-resolver
 	@# The files of a pod's volume: a revision, and its name.
 	@mkdir -p $(resolver_dir)
 	@cp $(CONFIG) $(resolver_dir)/by-hand.json
 	@echo by-hand >$(resolver_dir)/revision
 	@echo "$(resolver_program) answers on $(LISTEN), over UDP and TCP: dig @$(subst :, -p ,$(LISTEN)) example.com"
-	@echo "Metrics: curl http://127.0.0.1:9153/metrics. Logs: DNSTIER_LOG=debug. Stop: Ctrl-C."
-	@exec $(resolver_program) run --listen $(LISTEN) --http 127.0.0.1:9153 --cache-size 16777216 --drain 0s \
+	@echo "Metrics: curl http://$(HTTP)/metrics. Configuration, read again when it changes: $(resolver_dir)/by-hand.json"
+	@exec $(resolver_program) run --listen $(LISTEN) --http $(HTTP) --cache-size 16777216 --drain 0s \
 	  --config-dir $(resolver_dir) --run-dir $(resolver_dir)
 
 .PHONY: images

@@ -34,7 +34,7 @@ pub fn skip(here: &str, missing: &str) {
     let test = here.trim_end_matches("::here").trim_end_matches("::{{closure}}");
     let test = test.split_once("::").map_or(test, |(_crate, path)| path);
     let line = format!("skipped: {test}: {missing}");
-    assert!(!all(), "{line}, and {REQUIRE_ALL} is set");
+    assert!(!all(), "{line} ({REQUIRE_ALL} is set)");
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 

@@ -67,8 +67,10 @@ fn a_start_killed_at_any_moment_leaves_nothing() {
 fn labs_live_side_by_side_and_one_goes_without_the_other() {
     require!(require::lab());
     let _machine = exclusive_machine();
-    let (_one_removal, _other_removal) = (RemoveOnDrop("one"), RemoveOnDrop("other"));
-    let (links, common) = (links(), common_places());
+    let _one_removal = RemoveOnDrop("one");
+    let _other_removal = RemoveOnDrop("other");
+    let links = links();
+    let common = common_places();
 
     let one = Lab::up(&bare("one")).unwrap();
     let other = Lab::up(&bare("other")).unwrap();

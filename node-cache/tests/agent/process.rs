@@ -39,7 +39,8 @@ impl Node {
             let is_answered = || query_rcode(&network.pod, address) == Some(FROM_CLUSTER_DNS);
             wait_until(&format!("the Service answers at {address}"), Duration::from_secs(10), is_answered);
         }
-        let (config_dir, run_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let config_dir = TempDir::new().unwrap();
+        let run_dir = TempDir::new().unwrap();
         set_volume_permissions(&config_dir, &run_dir);
         write_nft(run_dir.path());
         write_revision(config_dir.path(), "r1", &config(captured));

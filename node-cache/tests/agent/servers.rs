@@ -50,8 +50,10 @@ impl Cache {
         let behaviour =
             Behaviour { pod_uid: pod_uid.to_owned(), rcode: dns::FROM_CACHE, outside_is_down: Arc::default() };
         let paused = watch::Sender::new(false);
-        let (path, instance) = (socket_path(run_dir), instance.to_owned());
-        let (answering, pausing) = (behaviour.clone(), paused.subscribe());
+        let path = socket_path(run_dir);
+        let instance = instance.to_owned();
+        let answering = behaviour.clone();
+        let pausing = paused.subscribe();
         let background = Background::run(move || run_cache(path, instance, answering, pausing));
         Self { behaviour, paused, _background: background }
     }

@@ -96,7 +96,8 @@ async fn strangers_and_responses_get_nothing_and_updates_and_notifications_go_no
         message.metadata.op_code = opcode;
         message
     };
-    let (update, notify) = (query_of(OpCode::Update), query_of(OpCode::Notify));
+    let update = query_of(OpCode::Update);
+    let notify = query_of(OpCode::Notify);
     let new = query_for("new.example", RecordType::A);
     let stranger = UdpSocket::bind("127.0.0.9:0").await.unwrap();
     let reflecting = UdpSocket::bind("127.0.0.1:0").await.unwrap();

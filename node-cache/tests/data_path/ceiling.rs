@@ -115,7 +115,9 @@ async fn load(workers: &str, duration: Duration) {
     let resolver = &mut contained.resolver;
     let cached = query_for("www.example", RecordType::A);
     assert_eq!(exchange(resolver.dns, &cached).await.answers.len(), 1);
-    let (mut number, mut connections, mut max_anon) = (0_usize, Vec::new(), 0);
+    let mut number = 0_usize;
+    let mut connections = Vec::new();
+    let mut max_anon = 0;
     let sockets = [2, 3, 4, 5].map(|host| std::net::UdpSocket::bind((format!("127.0.0.{host}"), 0)).unwrap());
     let sockets = sockets.map(|socket| {
         socket.set_nonblocking(true).unwrap();
@@ -128,7 +130,7 @@ async fn load(workers: &str, duration: Duration) {
                 let unique = query_for(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
                 let _ = socket.try_send_to(&unique.to_vec().unwrap(), resolver.dns);
             }
-            if number % 20 == 0 {
+            if number.is_multiple_of(20) {
                 tokio::task::yield_now().await;
             }
         }

@@ -31,7 +31,8 @@ proptest! {
         let records = [(rtype::A, ttl, vec![192, 0, 2, 1])];
         let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
         let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
-        let (cache, key) = (Cache::new(64 << 10), Key::new(1, &question));
+        let cache = Cache::new(64 << 10);
+        let key = Key::new(1, &question);
         let start = Instant::now();
         cache.insert(&key, &response, start);
         let life = 1000 * u64::from(ttl.min(max_ttl));

@@ -408,7 +408,8 @@ async fn what_resolvers_of_the_tier_say_of_authenticity_is_passed_on_and_what_ot
         message.metadata.authentic_data = true;
         Action::Respond(message)
     };
-    let (own, other) = (Authority::start(authentic).await, Authority::start(authentic).await);
+    let own = Authority::start(authentic).await;
+    let other = Authority::start(authentic).await;
     let mut config = config(other.address);
     config.zones = vec![crate::support::zone("zone-a", own.address)];
     config.routes = vec![crate::support::route("corp.example", &[other.address])];

@@ -120,8 +120,10 @@ impl ZoneResolver {
         let dir = tempfile::tempdir().unwrap();
         install_revision(dir.path(), "r1", &json(config));
         let address = unused_address();
-        let (dns, http) = (SocketAddr::new(address, 1053), SocketAddr::new(address, 9153));
-        let (listen, on) = (dns.to_string(), http.to_string());
+        let dns = SocketAddr::new(address, 1053);
+        let http = SocketAddr::new(address, 9153);
+        let listen = dns.to_string();
+        let on = http.to_string();
         let arguments = [&["--listen", &listen, "--http", &on], args].concat();
         let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
@@ -382,7 +384,8 @@ async fn outside_and_corp() -> (Authority, Authority, Config) {
 async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_bad_revision_is_kept_out_and_told() {
     let (_outside, corp, mut config) = outside_and_corp().await;
     let mut cache = NodeCache::start(&config).await;
-    let (outside, routed) = (address_record("x", 0, "192.0.2.1").data, address_record("x", 0, "192.0.2.2").data);
+    let outside = address_record("x", 0, "192.0.2.1").data;
+    let routed = address_record("x", 0, "192.0.2.2").data;
     assert_eq!(cache.answers("a.corp.example").await, [outside]);
 
     config.routes = vec![route("corp.example", &[corp.address])];

@@ -19,7 +19,8 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
     config.routes = vec![route("corp.example", &[authority.address])];
     let tier = Tier::on_node(&config, None).await;
     let resolve_without_recursion = async |name: Name, number: u32| {
-        let (rtype, transport) = (number as u16, [Transport::Udp, Transport::Tcp][number as usize % 2]);
+        let rtype = number as u16;
+        let transport = [Transport::Udp, Transport::Tcp][number as usize % 2];
         let query = Query { rtype, transport, recursion_desired: false, ..Query::plain(name, 1) };
         tier.resolver.resolve(&query).await;
     };

@@ -140,7 +140,8 @@ proptest! {
         let packet = write(&records, compress);
         let response = parse(&packet);
         assert!(response.wire().len() <= packet.len());
-        let (before, after) = (Message::from_vec(&packet).unwrap(), Message::from_vec(response.wire()).unwrap());
+        let before = Message::from_vec(&packet).unwrap();
+        let after = Message::from_vec(response.wire()).unwrap();
         assert_eq!(before.answers, after.answers);
         assert_eq!(before.authorities, after.authorities);
         assert_eq!(before.additionals, after.additionals);
@@ -166,7 +167,8 @@ fn an_answer_without_any_compression_is_kept_as_short_as_one_with_it() {
         };
         4
     ];
-    let (full, short) = (write(&addresses, 0), write(&addresses, u64::MAX));
+    let full = write(&addresses, 0);
+    let short = write(&addresses, u64::MAX);
     assert_eq!((full.len(), short.len()), (34 + 4 * 32, 34 + 4 * 16));
     assert_eq!(parse(&full).wire().len(), short.len());
     let soa = [Part::Name("ns.shop.example"), Part::Name("a.www.shop.example"), Part::Octets(vec![0; 20])];

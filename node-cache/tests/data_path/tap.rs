@@ -27,7 +27,8 @@ async fn start() -> (Authority, Tier) {
 /// Serves the tap at a socket of this directory, as the process `cache-0` does.
 fn serve_tap(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
     std::fs::write(run_dir.join("cache-0.sock"), "").unwrap();
-    let (path, tap) = (tap::socket_path(run_dir, "cache-0"), tier.resolver.tap().clone());
+    let path = tap::socket_path(run_dir, "cache-0");
+    let tap = tier.resolver.tap().clone();
     tokio::spawn(async move { tap::serve(&path, tap).await.unwrap() })
 }
 
@@ -47,7 +48,9 @@ async fn connect(run_dir: &Path, options: &str) -> UnixStream {
 /// Returns the data frames of a whole stream, read by the specification of Frame Streams.
 fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     let number = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
-    let (mut at, mut frames, mut controls) = (0, Vec::new(), Vec::new());
+    let mut at = 0;
+    let mut frames = Vec::new();
+    let mut controls = Vec::new();
     while at < stream.len() {
         match number(at) {
             0 => {
@@ -71,7 +74,8 @@ type Fields<T> = Vec<(u64, T)>;
 /// Returns the fields of a message of protocol buffers: numbers, and octets.
 fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     fn varint(from: &mut &[u8]) -> u64 {
-        let (mut number, mut shift) = (0, 0);
+        let mut number = 0;
+        let mut shift = 0;
         loop {
             let octet = from[0];
             *from = &from[1..];
@@ -82,7 +86,8 @@ fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
             }
         }
     }
-    let (mut numbers, mut octets) = (Vec::new(), Vec::new());
+    let mut numbers = Vec::new();
+    let mut octets = Vec::new();
     while !message.is_empty() {
         let tag = varint(&mut message);
         match tag & 7 {
@@ -147,7 +152,8 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
 
     let stream = std::fs::read(&file).unwrap();
     let summary: Vec<_> = data_frames(&stream).into_iter().map(summary).collect();
-    let (own, server) = (u64::from(tier.address.port()), u64::from(authority.address.port()));
+    let own = u64::from(tier.address.port());
+    let server = u64::from(authority.address.port());
     let seen = summary.iter().map(|(kind, protocol, _, to, name, n)| (*kind, *protocol, *to, name.as_str(), *n));
     let www = "www.example.";
     let expected = [

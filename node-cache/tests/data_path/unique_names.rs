@@ -29,7 +29,8 @@ fn flood(count: usize) {
             cache.insert(key, &response, now);
         }
     }
-    let (mut lookups, mut misses) = (0, 0);
+    let mut lookups = 0;
+    let mut misses = 0;
     for number in 0..count {
         cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
         if number % UNIQUE_PER_LOOKUP == 0 {

@@ -58,7 +58,9 @@ fn is_name(octets: &[u8]) -> bool {
 
 #[test]
 fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
-    let (mut read, mut refused, mut ignored) = (0, 0, 0);
+    let mut read = 0;
+    let mut refused = 0;
+    let mut ignored = 0;
     for seed in 0..100_000 {
         let mut random = Random(seed);
         let owner = ["www.shop.example", ".", "a", "_dmarc.mail.example"][random.below(4)];
@@ -118,7 +120,8 @@ fn random_response(random: &mut Random, query: &ReceivedQuery) -> Message {
 
 #[test]
 fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
-    let (mut intact, mut broken) = (0, 0);
+    let mut intact = 0;
+    let mut broken = 0;
     let asked_name = Name::from_text("www.shop.example").unwrap();
     let asked_question = Question::plain(&asked_name, rtype::A);
     for seed in 0..100_000 {

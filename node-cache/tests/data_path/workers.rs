@@ -121,7 +121,9 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
     let tier = Arc::new(tier(authority.address, authority.address));
     let done = Arc::new(AtomicBool::new(false));
     let changing = tokio::spawn({
-        let (tier, done, server) = (tier.clone(), done.clone(), authority.address);
+        let tier = tier.clone();
+        let done = done.clone();
+        let server = authority.address;
         async move {
             let mut changes = 0;
             while !done.load(Ordering::Relaxed) {

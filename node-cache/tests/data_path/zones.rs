@@ -22,7 +22,8 @@ fn cluster_answer(query: &ReceivedQuery, services: &[(String, SocketAddr)]) -> A
     let service = services.iter().find(|(service, _)| query.is(&format!("_dns._udp.{service}")));
     match service {
         Some((service, pod)) if query.rtype() == RecordType::SRV => {
-            let (owner, target) = (format!("_dns._udp.{service}"), format!("pod-0.{service}"));
+            let owner = format!("_dns._udp.{service}");
+            let target = format!("pod-0.{service}");
             let mut message = response_with(query, vec![srv_record(&owner, 5, pod.port(), &target)]);
             message.add_additional(address_record(&target, 5, &pod.ip().to_string()));
             Action::Respond(message)
@@ -46,7 +47,9 @@ fn unresponsive_address() -> SocketAddr {
 #[tokio::test]
 async fn names_go_by_the_longest_suffix_and_cluster_names_to_the_cluster_dns_only() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other, corp) = (resolver(1).await, resolver(2).await, resolver(3).await);
+    let own = resolver(1).await;
+    let other = resolver(2).await;
+    let corp = resolver(3).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", own.address), zone("zone-b", other.address)];
     config.routes = vec![route("corp.example", &[corp.address]), route("9.10.in-addr.arpa", &[corp.address])];
@@ -88,7 +91,8 @@ async fn cluster_names_fail_rather_than_leave_the_cluster() {
 #[tokio::test]
 async fn the_own_zone_is_asked_and_the_others_are_not() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other) = (resolver(1).await, resolver(2).await);
+    let own = resolver(1).await;
+    let other = resolver(2).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", other.address), zone("zone-b", own.address)];
     let tier = Tier::on_node(&config, Some("zone-b")).await;
@@ -101,7 +105,8 @@ async fn the_own_zone_is_asked_and_the_others_are_not() {
 #[tokio::test]
 async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other) = (resolver(1).await, resolver(2).await);
+    let own = resolver(1).await;
+    let other = resolver(2).await;
     own.stop_responding();
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", own.address), zone("zone-b", other.address)];
@@ -139,7 +144,8 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
 #[tokio::test]
 async fn a_node_that_does_not_know_its_zone_uses_all_of_them() {
     let cluster = cluster_dns(vec![]).await;
-    let (one, two) = (resolver(1).await, resolver(2).await);
+    let one = resolver(1).await;
+    let two = resolver(2).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", one.address), zone("zone-b", two.address)];
     for unknown in [None, Some("zone-x")] {
@@ -155,7 +161,8 @@ async fn a_node_that_does_not_know_its_zone_uses_all_of_them() {
 
 #[tokio::test]
 async fn pods_are_found_through_headless_services_and_asked_in_place_of_the_bootstrap_address() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];
@@ -168,7 +175,8 @@ async fn pods_are_found_through_headless_services_and_asked_in_place_of_the_boot
 
 #[tokio::test]
 async fn the_last_known_pods_are_kept_when_discovery_fails_and_the_bootstrap_address_helps_when_they_die() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];
@@ -194,7 +202,8 @@ async fn the_last_known_pods_are_kept_when_discovery_fails_and_the_bootstrap_add
 
 #[tokio::test]
 async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
-    let (old, new) = (resolver(1).await, resolver(2).await);
+    let old = resolver(1).await;
+    let new = resolver(2).await;
     let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
     let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
     let mut config = config(cluster.address);
@@ -218,7 +227,8 @@ async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
 
 #[tokio::test]
 async fn what_is_known_of_servers_outlives_a_revision() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];

@@ -33,7 +33,7 @@ pub(crate) fn skip(here: &str, missing: &str) {
     let test = here.trim_end_matches("::here").trim_end_matches("::{{closure}}");
     let test = test.split_once("::").map_or(test, |(_crate, path)| path);
     let line = format!("skipped: {test}: {missing}");
-    assert!(std::env::var_os(REQUIRE_ALL).is_none(), "{line}, and {REQUIRE_ALL} is set");
+    assert!(std::env::var_os(REQUIRE_ALL).is_none(), "{line} ({REQUIRE_ALL} is set)");
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -124,7 +124,8 @@ fn up(name: &str, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
     let seconds = started.elapsed().as_secs();
     let program = std::env::args().next().unwrap_or_default();
     let lab = if name == "demo" { program } else { format!("{program} --name {name}") };
-    let (minutes, seconds) = (seconds / 60, seconds % 60);
+    let minutes = seconds / 60;
+    let seconds = seconds % 60;
     progress.say(&format!("\nLab `{name}` is up after {minutes} min {seconds} s. What to do with it:"));
     for rest in ["kubectl get pods -A", "shell node-a", "status", "down"] {
         progress.say(&format!("  {lab} {rest}"));

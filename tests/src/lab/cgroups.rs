@@ -125,7 +125,8 @@ impl Hierarchies {
 fn make(parent: &Path, group: &Path) -> Result<()> {
     fs::create_dir_all(group).with_context(|| format!("cannot make the control group {}", group.display()))?;
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let (from, to) = (parent.join(file), group.join(file));
+        let from = parent.join(file);
+        let to = group.join(file);
         if fs::read_to_string(&to).is_ok_and(|text| text.trim().is_empty()) {
             let value = fs::read_to_string(&from).unwrap_or_default();
             if !value.trim().is_empty() {

@@ -92,7 +92,8 @@ fn pod_routes(excluded: Option<&str>) -> String {
     let others = NODES.iter().filter(|node| Some(node.name) != excluded);
     others
         .map(|node| {
-            let (ipv4, ipv6) = (node.ipv4(), node.ipv6());
+            let ipv4 = node.ipv4();
+            let ipv6 = node.ipv6();
             format!("route add {} via {ipv4}\nroute add {} via {ipv6}\n", node.pods_ipv4(), node.pods_ipv6())
         })
         .collect()

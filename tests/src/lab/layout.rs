@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn labs_share_no_path_and_no_control_group() {
-        let (one, other) = (Layout::new("one").unwrap(), Layout::new("one-2").unwrap());
+        let one = Layout::new("one").unwrap();
+        let other = Layout::new("one-2").unwrap();
         assert!(!other.state().starts_with(one.state()));
         assert_ne!(one.cgroup(), other.cgroup());
     }

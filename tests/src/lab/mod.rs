@@ -169,7 +169,9 @@ impl Lab {
         for (name, wanted) in NODES.into_iter().zip(wanted.into_iter().flatten()) {
             let has = self.node(name.name)?.kube_proxy_mode()?;
             if has != wanted {
-                let (node, has, lab) = (name.name, has.flag(), self.layout.name());
+                let node = name.name;
+                let has = has.flag();
+                let lab = self.layout.name();
                 bail!(
                     "the kube-proxy of {node} works with {has}; remove lab `{lab}` to start one that works otherwise"
                 );
@@ -225,7 +227,8 @@ impl Lab {
                     .zip(options.kube_proxy.unwrap_or(KUBE_PROXY))
                     .map(|(name, mode)| {
                         let node = Node::new(&self.layout, &self.programs, name);
-                        let (pause, archives) = (&pause, &archives);
+                        let pause = &pause;
+                        let archives = &archives;
                         scope.spawn(move || node.start(pause, archives, mode).with_context(|| name.name))
                     })
                     .collect();

@@ -146,7 +146,8 @@ impl World {
             keygen.current_dir(&folder).args(["-r", "/dev/urandom", "-a", "ECDSAP256SHA256"]).args(args).arg(SIGNED);
             Ok(run(&mut keygen)?.trim().to_owned())
         };
-        let (zone_signing_key, key_signing_key) = (keygen(&[])?, keygen(&["-k"])?);
+        let zone_signing_key = keygen(&[])?;
+        let key_signing_key = keygen(&["-k"])?;
         let file = format!("{SIGNED}.zone");
         let mut signzone = command(&self.layout, "ldns-signzone");
         signzone.current_dir(&folder).args(["-f", "signed", &file, &zone_signing_key, &key_signing_key]);

@@ -103,7 +103,8 @@ fn coredns() -> String {
 
 /// Compares this tier with another server, and prints the differences.
 fn compare(other: &str, names: &[&str], questions: u32) -> Report {
-    let (servers, number) = (format!("{LINK_LOCAL},{other}"), questions.to_string());
+    let servers = format!("{LINK_LOCAL},{other}");
+    let number = questions.to_string();
     let names = names.join(",");
     let command = ["/ask", "compare", "--json", "--server", &servers, "--names", &names, "--questions", &number];
     let text = lab().exec("node-a", &command).expect("a report");

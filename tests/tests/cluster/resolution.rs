@@ -135,13 +135,15 @@ fn questions_go_through_the_own_nodes_cache_and_the_own_zones_resolvers() {
     const COUNT: u64 = 40;
     for (node, zone) in NODES.into_iter().zip(["zone-a", "zone-b", "zone-c"]) {
         let queries_of_zones = || ["zone-a", "zone-b", "zone-c"].map(|zone| (zone, queries_of_zone(zone)));
-        let (before, zones_before) = (queries_of_node(node), queries_of_zones());
+        let before = queries_of_node(node);
+        let zones_before = queries_of_zones();
         for number in 0..COUNT {
             let name = format!("through-{number}-{}.{node}.wild.example", before);
             assert_eq!(query(node, &[&name, "--server", CLUSTER_DNS]).rcode, "NOERROR");
         }
         let own = wait_until("the counters show the questions", crate::tier::WAIT_TIMEOUT, || {
-            let (asked, zones) = (queries_of_node(node) - before, queries_of_zones());
+            let asked = queries_of_node(node) - before;
+            let zones = queries_of_zones();
             let own = zones.iter().zip(&zones_before).find(|((name, _), _)| *name == zone);
             let own = own.map_or(0, |((_, after), (_, before))| after - before);
             ensure(asked >= COUNT && own >= COUNT, || format!("{node}: {asked} asked, {own} through {zone}"))?;

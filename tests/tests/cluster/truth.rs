@@ -78,7 +78,8 @@ fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
 fn columns() -> Vec<(String, String)> {
     let table = kubectl(&["get", "dnstier", "-o", "wide"]);
     let mut lines = table.lines();
-    let (headers, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let headers = lines.next().unwrap_or_default();
+    let values = lines.next().unwrap_or_default();
     // Columns are aligned: a value stands below its header.
     let starts: Vec<usize> = headers.split_whitespace().filter_map(|header| headers.find(header)).collect();
     let value = |index: usize| {

@@ -31,6 +31,8 @@ LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster
 ROOT_TESTS := agent lab
+# What `make test-quick` leaves out: they take the longest, seven seconds and more.
+SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
 
 .PHONY: help

@@ -42,7 +42,7 @@ fn all() -> bool {
     std::env::var_os(REQUIRE_ALL).is_some()
 }
 
-/// A machine on which a lab can be brought up.
+/// Requires a machine on which a lab can be brought up.
 ///
 /// # Errors
 /// With everything that is missing, in one line. The machine is examined once.
@@ -52,7 +52,7 @@ pub fn lab() -> Result<(), String> {
     MACHINE.get_or_init(examine).clone()
 }
 
-/// Path of the pinned Helm. Compiled where `make test` runs the test; elsewhere it must have been compiled before.
+/// Returns the path of the pinned Helm. Compiled where `make test` runs the test; elsewhere it must have been compiled before.
 ///
 /// # Errors
 /// When Helm is not there.

@@ -37,18 +37,18 @@ pub(crate) fn skip(here: &str, missing: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Root and the programs with which network namespaces are made and entered.
+/// Requires root, and the programs with which network namespaces are made and entered.
 pub(crate) fn network_namespaces() -> Requirement {
     root("to make network namespaces")?;
     ["ip", "nft", "nsenter", "setpriv", "sysctl"].into_iter().try_for_each(program)
 }
 
-/// Root, for a purpose such as "to open raw sockets".
+/// Requires root for a purpose such as "to open raw sockets".
 pub(crate) fn root(purpose: &str) -> Requirement {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(format!("needs root {purpose}")) }
 }
 
-/// Port 53, which only root may bind on most machines.
+/// Requires the right to bind port 53, which only root has on most machines.
 pub(crate) fn port_53() -> Requirement {
     match UdpSocket::bind(("127.53.53.1", 53)) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => root("to bind port 53"),
@@ -56,7 +56,7 @@ pub(crate) fn port_53() -> Requirement {
     }
 }
 
-/// This many open files at a time. Raises the process's soft limit, often 1,024, as far as the hard limit allows.
+/// Requires a limit of open files. Raises the process's soft limit, often 1,024, as far as the hard limit allows.
 pub(crate) fn open_files(count: u64) -> Requirement {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -68,7 +68,7 @@ pub(crate) fn open_files(count: u64) -> Requirement {
     Err(format!("needs {count} open files, and the limit is {} (ulimit -n)", limit.maximum.unwrap_or_default()))
 }
 
-/// A program in `PATH`.
+/// Requires a program in `PATH`.
 pub(crate) fn program(name: &str) -> Requirement {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());

@@ -57,7 +57,7 @@ impl Progress {
     /// Runs `work` and reports how long it took, or that it failed.
     ///
     /// # Errors
-    /// That of `work`, with the description of the step before it.
+    /// The error of `work`, with the description of the step before it.
     pub fn step<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.detailed_step(what, || work().map(|value| (value, String::new())))
     }

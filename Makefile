@@ -100,7 +100,7 @@ test-long: ## Run the long forms of tests, one after the other, two hours at the
 miri: require ## Run what is unsafe under Miri, which needs a nightly compiler
 	@cargo +nightly miri --version >/dev/null 2>&1 || \
 	  rustup toolchain install nightly --profile minimal --component miri --component rust-src
-	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked --package node-cache-machine \
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked --package node-cache-sys \
 	  --target-dir $(or $(CARGO_TARGET_DIR),target)/miri
 
 # CoreDNS is the lab's; the forwarder around hickory-server has dependencies of its own, and so a target of its own.

@@ -1,49 +1,49 @@
-//! The conditions of a tier: their types, their reasons, and how a new report is merged with what stands there.
+//! The conditions of a tier: types, reasons, and the merge of new reports with the conditions in a status.
 //!
 //! `Ready`, `Progressing` and `Degraded` are always present. `Reconciling` and `Stalled` follow kstatus, which Helm and
 //! Flux wait by: they are present only while they are true.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The aspects of a tier that a condition speaks of.
+/// Type of a condition: the aspect of the tier that it describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
     /// Every node answers through its caches and every zone has resolvers.
     Ready,
-    /// The tier is on its way to what the spec asks for.
+    /// The tier is being brought to its desired state.
     Progressing,
-    /// Something is wrong that somebody should look at, also while everything is answered.
+    /// A problem needs attention, even if every query is answered.
     Degraded,
-    /// kstatus: the newest spec is not in force everywhere yet.
+    /// kstatus: the newest spec is not rolled out everywhere yet.
     Reconciling,
-    /// kstatus: the newest spec will not be in force until somebody changes something.
+    /// kstatus: the newest spec cannot be rolled out without a change of spec or cluster.
     Stalled,
 }
 
-/// What a condition says of its aspect.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {
-    /// It is so.
+    /// The aspect holds.
     True,
-    /// It is not so.
+    /// The aspect does not hold.
     False,
-    /// It cannot be known now.
+    /// The operator cannot determine the aspect now.
     Unknown,
 }
 
 macro_rules! reasons {
     ($($(#[doc = $meaning:literal])+ $name:ident,)+) => {
-        /// Why a condition is as it is. The reason of `Ready` is the phase that `kubectl get dnstier` prints.
+        /// Reason of a condition. The reason of `Ready` is the phase that `kubectl get dnstier` prints.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Reason {
             $($(#[doc = $meaning])+ $name,)+
         }
 
         impl Reason {
-            /// Every reason, those of a tier that is well first.
+            /// Every reason, those of a healthy tier first.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The reason as it stands in a condition.
+            /// Returns the reason as written in a condition.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -51,7 +51,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it means, in a sentence or two.
+            /// Returns the meaning of the reason, in a sentence or two.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {
@@ -109,16 +109,16 @@ reasons! {
     StatusUnknown,
 }
 
-/// What the operator found out about one aspect.
+/// One condition as observed in a reconciliation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The aspect.
+    /// Type of the condition.
     pub type_: ConditionType,
-    /// What is so.
+    /// Observed status.
     pub status: ConditionStatus,
-    /// Why.
+    /// Reason of the status.
     pub reason: Reason,
-    /// One sentence for people.
+    /// Message for people, one sentence.
     pub message: String,
 }
 
@@ -126,7 +126,7 @@ impl ConditionType {
     /// Every type, in the order in which a status lists them.
     pub const ALL: &[Self] = &[Self::Ready, Self::Progressing, Self::Degraded, Self::Reconciling, Self::Stalled];
 
-    /// The type as it stands in a condition.
+    /// Returns the type as written in a condition.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -138,7 +138,7 @@ impl ConditionType {
         }
     }
 
-    /// What it means, in a sentence.
+    /// Returns the meaning of the type while its status is `True`, in a sentence.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -155,7 +155,7 @@ impl ConditionType {
         }
     }
 
-    /// Whether the condition is left out while it is not true.
+    /// Returns whether the condition is absent unless its status is `True`.
     #[must_use]
     pub const fn only_while_true(self) -> bool {
         matches!(self, Self::Reconciling | Self::Stalled)
@@ -163,7 +163,7 @@ impl ConditionType {
 }
 
 impl ConditionStatus {
-    /// The status as it stands in a condition.
+    /// Returns the status as written in a condition.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -174,11 +174,11 @@ impl ConditionStatus {
     }
 }
 
-/// The conditions after a pass: what was reported now, with the times at which each status last changed.
+/// Returns the conditions after a reconciliation: the new reports, with the time at which each status last changed.
 ///
-/// A condition whose status is the same as in `previous` keeps its `lastTransitionTime`; otherwise that is `now`. Types
-/// of which nothing is reported disappear, and so do `Reconciling` and `Stalled` unless they are true. Of two reports
-/// about one type the first counts. The result is ordered by type, so that the same reports give the same bytes.
+/// A condition whose status equals the one in `previous` keeps its `lastTransitionTime`; otherwise that is `now`. Types
+/// without a report are removed, and so are `Reconciling` and `Stalled` unless they are true. The first of two reports
+/// about one type counts. The result is ordered by type, so that equal reports give equal bytes.
 #[must_use]
 pub fn merge(previous: &[Condition], reports: &[Report], generation: Option<i64>, now: &Time) -> Vec<Condition> {
     ConditionType::ALL
@@ -196,11 +196,12 @@ pub fn merge(previous: &[Condition], reports: &[Report], generation: Option<i64>
         .collect()
 }
 
+/// Returns the transition time in `previous` of the reported type if its status is unchanged.
 fn unchanged_since(previous: &[Condition], report: &Report) -> Option<Time> {
     previous
         .iter()
-        .find(|old| old.type_ == report.type_.name() && old.status == report.status.name())
-        .map(|old| old.last_transition_time.clone())
+        .find(|condition| condition.type_ == report.type_.name() && condition.status == report.status.name())
+        .map(|condition| condition.last_transition_time.clone())
 }
 
 #[cfg(test)]

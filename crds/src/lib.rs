@@ -1,11 +1,12 @@
-//! The public contract of DnsTier: what people write into a `DnsTier`, what they read from it, and what is refused.
+//! The public API of DnsTier: spec and status of the resource `DnsTier`, its validation rules, and its conditions.
 //!
 //! ```text
 //! DnsTierSpec ── rules (CEL, checked by the API server) ──► operator ── conditions, status ──► kubectl get dnstier
 //! ```
 //!
-//! The Rust types are the source of everything else: the CustomResourceDefinition (`charts/dnstier/files/dnstiers.yaml`),
-//! the manual that `kubectl explain` prints, and the API reference. The program `crdgen` writes both files.
+//! The Rust types are the source of everything else: the CustomResourceDefinition
+//! (`charts/dnstier/files/dnstiers.yaml`), the manual that `kubectl explain` prints, and the API reference
+//! (`docs/reference/api.md`). The program `crdgen` writes both files.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +15,7 @@ pub mod v1alpha1;
 
 pub use v1alpha1::DnsTier;
 
-/// API group of the resource, and prefix of every label and annotation of ours.
+/// API group of the resource, and prefix of the labels and annotations of this project.
 pub const GROUP: &str = "dnstier.io";
-/// Who this operator is in `managedFields` and events.
+/// Name of the operator in `managedFields` and events.
 pub const FIELD_MANAGER: &str = "dnstier-operator";

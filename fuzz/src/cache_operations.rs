@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Age;
-use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::cache::{Cache, Key, Lookup, Policy};
+use node_cache::dns::answer::TtlView;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 
 const SMALL: u64 = 24 << 10;
 const LARGE: u64 = 512 << 10;
@@ -183,7 +183,7 @@ impl Model {
         let response = response(&asked.question(), code, negative, ttl, records, self.number);
         let now = self.time(self.now);
         match of_type {
-            true => self.cache.insert_of_type(&asked.key(), &response, now),
+            true => self.cache.insert_for_type(&asked.key(), &response, now),
             false => self.cache.insert(&asked.key(), &response, now),
         }
         self.came_in += response.wire().len() + 2 * response.ttl_offsets().len() + 128;
@@ -240,7 +240,7 @@ impl Model {
 
     /// Whether this is what should be found when these are kept: the exact answer in its time, else that the name does
     /// not exist, else what is past its time.
-    fn says(&self, found: &Found, exact: Option<&Kept>, denial: Option<&Kept>, now: u64) -> bool {
+    fn says(&self, found: &Lookup, exact: Option<&Kept>, denial: Option<&Kept>, now: u64) -> bool {
         let state = |kept: Option<&Kept>| kept.map_or(State::Over, |kept| kept.at(now, &self.policy));
         let in_time = |state| matches!(state, State::Fresh(..) | State::NearlyDue(..) | State::Due(..));
         let (of_exact, of_denial) = (state(exact), state(denial));
@@ -250,12 +250,12 @@ impl Model {
             false => (of_denial, denial),
         };
         let (shown, answer) = match (found, state) {
-            (Found::Nothing, State::Over) => return true,
-            (Found::Fresh(answer), State::Fresh(age, cap) | State::NearlyDue(age, cap))
-            | (Found::Due(answer), State::NearlyDue(age, cap) | State::Due(age, cap)) => {
-                (Age::Kept { age: age.try_into().unwrap_or(u32::MAX), cap }, answer)
+            (Lookup::Miss, State::Over) => return true,
+            (Lookup::Fresh(answer), State::Fresh(age, cap) | State::NearlyDue(age, cap))
+            | (Lookup::RefreshDue(answer), State::NearlyDue(age, cap) | State::Due(age, cap)) => {
+                (TtlView::Cached { age: age.try_into().unwrap_or(u32::MAX), cap }, answer)
             }
-            (Found::Stale(answer), State::Stale) => (Age::Stale, answer),
+            (Lookup::Stale(answer), State::Stale) => (TtlView::Stale, answer),
             _ => return false,
         };
         answer.age == shown && kept.is_some_and(|kept| are_same(&answer.response, &kept.response))

@@ -8,17 +8,17 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Way;
-use node_cache::cache::{Key, KeyWords};
+use node_cache::cache::{Key, KeyBuf};
+use node_cache::dns::answer::ReplyTransport;
+use node_cache::dns::codes::rtype;
+use node_cache::dns::fast_query::FastQuery;
+use node_cache::dns::query::Query;
+use node_cache::dns::{Response, ResponseTtl, request};
 use node_cache::identity::Identity;
-use node_cache::own_names;
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::plain::Plain;
-use node_cache::packet::{Lifetime, Response, request};
-use node_cache::query::Query;
-use node_cache::resolve::{Hit, QUESTION_ROOM, ROOM, Resolver, Sought};
+use node_cache::resolver::local_names;
+use node_cache::resolver::{FastLookup, Hit, QUERY_BUF_LEN, RESPONSE_BUF_LEN, Resolver};
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
 use tokio::runtime::Runtime;
 
@@ -31,7 +31,7 @@ const LONG_ENOUGH: u32 = 3000;
 struct Bench {
     resolver: Resolver,
     runtime: Runtime,
-    _book: Book,
+    _book: GroupRegistry,
 }
 
 thread_local! {
@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
     let Some((length, data)) = data.split_first() else { return };
     let Some((packet, answer)) = data.split_at_checked(usize::from(*length)) else { return };
     let Ok(query) = request::read(packet) else { return };
-    if own_names::answer(&query.question(), &Identity::default()).is_some() || query.rtype == rtype::ANY {
+    if local_names::answer(&query.question(), &Identity::default()).is_some() || query.rtype == rtype::ANY {
         return;
     }
     let Some(response) = told(&query, answer) else { return };
@@ -62,7 +62,7 @@ impl Bench {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let resolver = Resolver::new(Identity::default(), 1 << 20, Arc::default());
-        let mut book = Book::default();
+        let mut book = GroupRegistry::default();
         {
             let _inside = runtime.enter();
             resolver.apply(Snapshot::for_zone_resolver(&config(), "", &mut book));
@@ -76,24 +76,24 @@ impl Bench {
         let scope = self.resolver.snapshot().unwrap().routes.find(&query.name.lower()).id;
         self.resolver.cache().insert(&Key::new(scope, &query.question()), response, Instant::now());
         let life = match response.lifetime() {
-            Lifetime::Positive(life) | Lifetime::Negative(life) => life,
-            Lifetime::None => return assert_eq!(self.resolver.cache().entries(), 0),
+            ResponseTtl::Positive(life) | ResponseTtl::Negative(life) => life,
+            ResponseTtl::Uncacheable => return assert_eq!(self.resolver.cache().entries(), 0),
         };
         assert_eq!(self.resolver.cache().entries(), 1);
         if life < LONG_ENOUGH {
             return;
         }
-        let answer = self.resolver.resolve_at_once(query, None).expect("it is in memory");
+        let answer = self.resolver.resolve_from_cache(query, None).expect("it is in memory");
         assert_eq!((answer.response.wire(), answer.response.rcode()), (response.wire(), response.rcode()));
-        let datagram = answer.to_wire(query, Way::Udp);
-        let whole = answer.to_wire(query, Way::Tcp { idle: Duration::from_secs(10) });
+        let datagram = answer.to_wire(query, ReplyTransport::Udp);
+        let whole = answer.to_wire(query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
         assert!(whole[2] & 0x02 == 0 && without_ttls(said(&whole)).starts_with(&without_ttls(said(&datagram))));
         // As memory has it: of all EDEs, 65535 is not kept.
-        let plain = Plain::read(packet).is_some_and(|plain| plain.name(packet) == query.name.as_bytes());
+        let plain = FastQuery::read(packet).is_some_and(|plain| plain.name(packet) == query.name.as_bytes());
         let usual = plain && answer.ede.is_none() && answer.response.ede().is_none();
         let is_cut = said(&datagram).len() < said(&whole).len();
 
-        let mut out = [0; ROOM];
+        let mut out = [0; RESPONSE_BUF_LEN];
         let Some(hit) = self.hit(packet, &mut out) else {
             return assert!(!usual || is_cut, "a usual hit takes the long way");
         };
@@ -102,16 +102,16 @@ impl Bench {
         assert_eq!(without_ages(short, response), without_ages(&datagram, response));
     }
 
-    fn hit(&self, packet: &[u8], out: &mut [u8; ROOM]) -> Option<Hit> {
-        let (moment, mut key) = (self.resolver.moment(), KeyWords::default());
+    fn hit(&self, packet: &[u8], out: &mut [u8; RESPONSE_BUF_LEN]) -> Option<Hit> {
+        let (moment, mut key) = (self.resolver.batch_context(), KeyBuf::default());
         // What is longer is cut off on reading; behind it stands something else.
-        let mut room = [0xa5; QUESTION_ROOM];
+        let mut room = [0xa5; QUERY_BUF_LEN];
         let length = packet.len().min(room.len());
         room[..length].copy_from_slice(&packet[..length]);
-        let mut sought = Sought::read(moment.snapshot()?, &room, length)?;
-        self.resolver.seeker().seek(&sought, &room, &mut key);
-        self.resolver.approach(&mut sought, &key);
-        self.resolver.recognise(&mut sought, &key);
+        let mut sought = FastLookup::read(moment.snapshot()?, &room, length)?;
+        self.resolver.key_hasher().seek(&sought, &room, &mut key);
+        self.resolver.prefetch_entry(&mut sought, &key);
+        self.resolver.match_key(&mut sought, &key);
         self.resolver.hit(&moment, &sought, &mut key, &room, out)
     }
 

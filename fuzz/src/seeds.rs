@@ -1,8 +1,8 @@
 //! The shapes to begin with, as they are seen on real wires. `cargo run -p dnstier-fuzz --bin seeds` writes them to the
 //! corpora.
 
-use node_cache::packet::question::Question;
-use node_cache::packet::{Edns, Name};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Edns, Name};
 
 /// A seed: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);

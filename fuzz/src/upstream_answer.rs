@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use node_cache::answer::{Age, Answer, Way};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Edns, Lifetime, Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{Answer, ReplyTransport, TtlView};
+use node_cache::dns::query::Query;
+use node_cache::dns::question::Question;
+use node_cache::dns::{Edns, Name, Response, ResponseTtl};
 
 use crate::message::{OPT, Told, records, said, said_of, u16_at};
 
-const TCP: Way = Way::Tcp { idle: Duration::from_secs(10) };
+const TCP: ReplyTransport = ReplyTransport::Tcp { idle: Duration::from_secs(10) };
 /// Types whose data hold no names: behind OPT only they are passed on.
 const WITHOUT_NAMES: [u16; 3] = [1, 28, 16];
 
@@ -53,14 +53,14 @@ fn assert_said(response: &Response, question: &Question, told: &[Told]) {
     let plain = Query { id: 9, class: question.class, ..Query::plain(upper, question.rtype) };
     let with_edns = Query { edns: Some(Edns { udp_size: 800, ..Edns::default() }), ..plain.clone() };
     for query in [plain, with_edns] {
-        for age in [Age::New, Age::Kept { age: 100, cap: 3600 }, Age::Stale] {
+        for age in [TtlView::Original, TtlView::Cached { age: 100, cap: 3600 }, TtlView::Stale] {
             let answer = Answer { age, ..Answer::local(response.clone(), Some(3)) };
             let whole = answer.to_wire(&query, TCP);
             let shown = |told: &Told| Told { ttl: age.shown(told.ttl), ..told.clone() };
             let expected: Vec<_> = told.iter().map(shown).collect();
             let said_whole = said_of(&whole, &expected);
             assert_eq!(said_whole, expected);
-            let cut = answer.to_wire(&query, Way::Udp);
+            let cut = answer.to_wire(&query, ReplyTransport::Udp);
             assert!(cut.len() <= if query.edns.is_some() { 800 } else { 512 });
             let said_cut = said_of(&cut, &expected);
             assert_eq!(said_cut, said_whole[..said_cut.len()]);
@@ -79,9 +79,9 @@ fn assert_said(response: &Response, question: &Question, told: &[Told]) {
 fn assert_lifetime(response: &Response, told: &[Told]) {
     let shortest = told.iter().map(|record| if record.ttl > 0x7fff_ffff { 0 } else { record.ttl }).min();
     match response.lifetime() {
-        Lifetime::Positive(life) => assert_eq!(Some(life), shortest.filter(|shortest| *shortest > 0)),
-        Lifetime::Negative(life) => assert!(life > 0 && shortest.is_some_and(|shortest| life <= shortest)),
-        Lifetime::None => {}
+        ResponseTtl::Positive(life) => assert_eq!(Some(life), shortest.filter(|shortest| *shortest > 0)),
+        ResponseTtl::Negative(life) => assert!(life > 0 && shortest.is_some_and(|shortest| life <= shortest)),
+        ResponseTtl::Uncacheable => {}
     }
     assert_eq!(response.ttl_offsets().len(), told.len());
 }
@@ -94,7 +94,7 @@ fn changed(mut response: Response, packet: &[u8], told: &[Told]) {
         assert_eq!((denial.rcode(), denial.lifetime()), (3, response.lifetime()));
         assert_eq!(said(denial.wire()).len(), 1);
     }
-    response.forget_case(&packet[12..12 + asked.as_bytes().len() - 1]);
+    response.restore_case(&packet[12..12 + asked.as_bytes().len() - 1]);
     response.clear_authentic_data();
     assert!(response.wire()[3] & 0x20 == 0);
     let octets = |told: &Told| Told { data: told.data.to_ascii_lowercase(), ..told.clone() };

@@ -16,36 +16,28 @@
 
 #![forbid(unsafe_code)]
 
-pub mod allow;
-pub mod serve;
+pub mod server;
 
-pub mod answer;
-pub mod packet;
-pub mod query;
+pub mod resolver;
 
-pub mod cache;
-pub mod cookies;
-pub mod empty_zones;
-pub mod own_names;
-pub mod resolve;
-pub mod route;
+pub mod snapshot;
 pub mod upstream;
 
-pub mod revision;
-pub mod snapshot;
+pub mod cache;
 
-pub mod ask;
-pub mod control;
-pub mod identity;
-pub mod logging;
+pub mod dns;
 pub mod metrics;
-pub mod tap;
-mod visitors;
 
-pub mod agent;
+pub mod admin;
+pub mod dnstap;
 pub mod handover;
+pub mod identity;
+mod limits;
+pub mod revision;
+mod stub_client;
 
-pub mod process;
+mod agent;
+pub mod cmd;
 
 #[cfg(test)]
 #[path = "../tests/require/mod.rs"]

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! HTTP server of `/healthz`, `/readyz` and `/metrics`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,27 +13,30 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
-/// Whether the operator does its work.
+/// Media type of the OpenMetrics text format.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Readiness of the operator, for `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// It does.
+pub(crate) enum Readiness {
+    /// Tiers are reconciled.
     Ready,
-    /// It does not, for this reason.
-    Waiting(String),
+    /// Tiers are not reconciled yet, for this reason.
+    NotReady(String),
 }
 
 #[derive(Clone)]
-struct Shown {
+struct AdminState {
     metrics: Arc<Metrics>,
     readiness: watch::Receiver<Readiness>,
 }
 
-/// Serves until `stop`.
+/// Serves until `stop` resolves.
 ///
 /// # Errors
 ///
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     readiness: watch::Receiver<Readiness>,
@@ -41,20 +44,19 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(show_metrics))
-        .with_state(Shown { metrics, readiness });
+        .route("/readyz", get(get_readyz))
+        .route("/metrics", get(get_metrics))
+        .with_state(AdminState { metrics, readiness });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
-async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
-    match &*shown.readiness.borrow() {
+async fn get_readyz(State(state): State<AdminState>) -> impl IntoResponse {
+    match &*state.readiness.borrow() {
         Readiness::Ready => (StatusCode::OK, "ok".to_owned()),
-        Readiness::Waiting(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.clone()),
+        Readiness::NotReady(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.clone()),
     }
 }
 
-async fn show_metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], shown.metrics.text())
+async fn get_metrics(State(state): State<AdminState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], state.metrics.encode())
 }

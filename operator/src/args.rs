@@ -1,4 +1,4 @@
-//! What the operator is started with, and how its parts are wired together.
+//! Command line of the operator, and the start of its parts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
-use crate::controller;
+use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::watch::reconcile_on_changes;
 
 /// Turns DnsTier objects into DNS tiers.
 #[derive(Clone, Debug, Parser)]
@@ -27,7 +28,7 @@ pub struct Args {
     /// Namespace of the node pods; it has to permit the Pod Security level privileged
     #[arg(long, env = "DNSTIER_NODE_NAMESPACE", default_value = "dnstier-node")]
     node_namespace: String,
-    /// Namespaces in which a cluster DNS Service may live and get twins
+    /// Namespaces of cluster DNS Services, in which the operator may create shadow Services
     #[arg(long, env = "DNSTIER_CLUSTER_DNS_NAMESPACES", value_delimiter = ',', default_value = "kube-system")]
     cluster_dns_namespaces: Vec<String>,
     /// Image of the data plane for tiers that name none
@@ -37,34 +38,37 @@ pub struct Args {
     #[arg(long, env = "DNSTIER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// Secrets with which the data plane's image is pulled, in the namespaces of the resolvers and of the node pods
+    /// Pull Secrets of the data plane's image, in the namespaces of the resolvers and of the node pods
     #[arg(long, env = "DNSTIER_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     image_pull_secrets: Vec<String>,
-    /// How long a zone keeps its resolvers after its last node went, e.g. 30s, 10m, 1h
+    /// How long a zone without nodes keeps its resolvers, e.g. 30s, 10m, 1h
     #[arg(long, env = "DNSTIER_ZONE_PRUNE_DELAY", default_value = "10m", value_parser = duration)]
     zone_prune_delay: Duration,
-    /// Time between two rounds of asking all pods how they are, 1s or more
-    #[arg(long, env = "DNSTIER_POLL_INTERVAL", default_value = "5s", value_parser = interval)]
+    /// Time between two polls of the status of all pods, 1s or more
+    #[arg(long, env = "DNSTIER_POLL_INTERVAL", default_value = "5s", value_parser = poll_interval)]
     poll_interval: Duration,
     /// Port of /healthz, /readyz and /metrics
     #[arg(long, env = "DNSTIER_METRICS_PORT", default_value_t = 8080)]
     metrics_port: u16,
-    /// How much is logged: error, warn, info, debug or trace
-    #[arg(long, env = "DNSTIER_LOG", default_value = "info")]
-    log: tracing::Level,
+    /// Log filter: error, warn, info, debug or trace, also by module, e.g. info,dnstier_operator=debug
+    #[arg(long, env = "DNSTIER_LOG", default_value = "info", value_parser = logging::checked_filter)]
+    log: String,
+    /// Format of log lines
+    #[arg(long, env = "DNSTIER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
 
 impl Args {
-    /// Runs until SIGTERM or SIGINT.
+    /// Runs the operator until SIGTERM or SIGINT.
     ///
     /// # Errors
     ///
-    /// When the port is taken or there is no way to the API server.
+    /// When the metrics port is in use, or when there is no configuration for a connection to the API server.
     pub fn run(self) -> anyhow::Result<()> {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.serve())
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.run_until_signal())
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
+    async fn run_until_signal(self) -> anyhow::Result<()> {
         let Self {
             namespace,
             node_namespace,
@@ -76,15 +80,16 @@ impl Args {
             poll_interval,
             metrics_port,
             log,
+            log_format,
         } = self;
-        tracing_subscriber::fmt().with_max_level(log).with_writer(std::io::stderr).init();
+        logging::init(&log, log_format)?;
         let settings = Settings {
             namespace,
             node_namespace,
-            cluster_dns_namespaces: non_empty(cluster_dns_namespaces),
+            cluster_dns_namespaces: non_empty_names(cluster_dns_namespaces),
             image: node_cache_image,
             image_pull_policy,
-            image_pull_secrets: non_empty(image_pull_secrets),
+            image_pull_secrets: non_empty_names(image_pull_secrets),
             zone_prune_delay,
             poll_interval,
         };
@@ -100,22 +105,22 @@ impl Args {
         .boxed()
         .shared();
         let metrics = Arc::new(Metrics::default());
-        let (readiness, shown) = watch::channel(Readiness::Waiting("starting".to_owned()));
+        let (readiness, readiness_receiver) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let listener = listen(metrics_port).await?;
-        let client = Client::try_default().await.context("there is no way to the API server")?;
-        let admin = tokio::spawn(admin::serve(listener, metrics.clone(), shown, stop.clone()));
-        controller::run(client, settings, metrics, readiness, stop).await;
-        admin.await?.context("the port of /metrics failed")
+        let client = Client::try_default().await.context("cannot create a client of the API server")?;
+        let admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness_receiver, stop.clone()));
+        reconcile_on_changes(client, settings, metrics, readiness, stop).await;
+        admin.await?.context("the HTTP server of /metrics failed")
     }
 }
 
-/// All addresses of both families, or of the only one that there is.
+/// Listens on all addresses: dual-stack, or IPv4 alone on a host without IPv6.
 async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let one = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    match TcpListener::bind(both).await {
+    let dual_stack = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let ipv4_only = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match TcpListener::bind(dual_stack).await {
         Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind(one).await.with_context(|| format!("port {port} cannot be used")),
+        Err(_) => TcpListener::bind(ipv4_only).await.with_context(|| format!("cannot listen on port {port}")),
     }
 }
 
@@ -123,13 +128,13 @@ fn duration(text: &str) -> Result<Duration, dnstier_crds::v1alpha1::InvalidDurat
     text.parse().map(|duration: dnstier_crds::v1alpha1::Duration| Duration::from_secs(duration.seconds().into()))
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+fn poll_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_secs(1) { Err("it has to be 1s or more".to_owned()) } else { Ok(interval) }
 }
 
-/// An environment variable that is set and empty names nothing.
-fn non_empty(names: Vec<String>) -> Vec<String> {
+/// Trims names and drops empty ones, which an environment variable that is set and empty gives.
+fn non_empty_names(names: Vec<String>) -> Vec<String> {
     names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
@@ -152,16 +157,35 @@ mod tests {
             "--zone-prune-delay=90s",
         ])
         .unwrap();
-        assert_eq!(non_empty(args.image_pull_secrets), ["one", "two"]);
+        assert_eq!(non_empty_names(args.image_pull_secrets), ["one", "two"]);
         assert_eq!(args.zone_prune_delay, Duration::from_secs(90));
         assert_eq!(args.cluster_dns_namespaces, ["kube-system"]);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
-        for wrong in ["--poll-interval=0s", "--zone-prune-delay=1d", "--image-pull-policy=Sometimes"] {
-            let args = ["dnstier-operator", "--node-cache-image=x", wrong];
-            assert!(Args::try_parse_from(args).is_err(), "{wrong}");
+    fn the_log_filter_and_its_format_are_read() {
+        let args = Args::try_parse_from([
+            "dnstier-operator",
+            "--node-cache-image=x",
+            "--log=info,dnstier_operator=debug",
+            "--log-format=json",
+        ])
+        .unwrap();
+        assert_eq!(args.log, "info,dnstier_operator=debug");
+        assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn invalid_values_are_refused() {
+        for invalid in [
+            "--poll-interval=0s",
+            "--zone-prune-delay=1d",
+            "--image-pull-policy=Sometimes",
+            "--log=dnstier_operator=loud",
+            "--log-format=xml",
+        ] {
+            let args = ["dnstier-operator", "--node-cache-image=x", invalid];
+            assert!(Args::try_parse_from(args).is_err(), "{invalid}");
         }
     }
 }

@@ -1,24 +1,24 @@
 //! The controller that turns one `DnsTier` into a DNS tier.
 //!
 //! ```text
-//! DnsTier, Nodes, Services, Pods ──► observe ──► validate ──► build ──► apply ──► status ──► DnsTier
-//!                                       ▲                                │
-//!              /status of all pods ──► poll          annotate ◄──────────┘
+//! DnsTier, Nodes, Services, Pods ──► observe ──► validate ──► desired ──► apply ──► status ──► DnsTier
+//!                                       ▲                                   │
+//!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
+//!
+//! - `args`: flags and start-up; `settings`, `logging`, `admin` and `metrics` are what it starts.
+//! - `watch`: the watches that trigger a reconciliation.
+//! - `controller`: one reconciliation and its five steps.
 
 #![forbid(unsafe_code)]
 
-pub mod admin;
-pub mod annotate;
-pub mod args;
-pub mod backoff;
-pub mod controller;
-pub mod error;
-pub mod events;
-pub mod metrics;
-pub mod pods;
-pub mod poll;
-pub mod settings;
-pub mod zones;
+mod admin;
+mod args;
+mod controller;
+mod error;
+mod logging;
+mod metrics;
+mod settings;
+mod watch;
 
 pub use args::Args;

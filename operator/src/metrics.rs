@@ -1,4 +1,4 @@
-//! What the operator counts of its own work.
+//! Prometheus metrics of the operator's own work.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Why something failed: one of the few words of [`crate::error::Error::kind`].
+/// Labels of a failed reconciliation: the kind of the error, from [`crate::error::Error::kind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct FailureLabels {
     kind: &'static str,
 }
 
-/// How something ended.
+/// Labels of a status poll: `answered` or `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct PollLabels {
     result: &'static str,
 }
 
-/// What was written.
+/// Labels of a write: the kind of the object, and the verb.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Written {
+struct WriteLabels {
     kind: &'static str,
     verb: &'static str,
 }
 
-/// What the operator counts of its own work.
+/// Metrics of the operator's own work.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     reconciles: Counter,
-    failures: Family<Kind, Counter>,
+    failures: Family<FailureLabels, Counter>,
     durations: Histogram,
-    polls: Family<Outcome, Counter>,
-    writes: Family<Written, Counter>,
+    polls: Family<PollLabels, Counter>,
+    writes: Family<WriteLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -49,41 +49,41 @@ impl Default for Metrics {
             writes: Family::default(),
             registry: Registry::default(),
         };
-        registry.register("reconciles", "Passes over a tier", metrics.reconciles.clone());
-        registry.register("failures", "Passes that failed, by the kind of error", metrics.failures.clone());
-        registry.register("reconcile_duration_seconds", "How long passes take", metrics.durations.clone());
-        registry.register("polls", "Pods asked how they are, by whether they answered", metrics.polls.clone());
+        registry.register("reconciles", "Reconciliations of a tier", metrics.reconciles.clone());
+        registry.register("failures", "Failed reconciliations, by kind of error", metrics.failures.clone());
+        registry.register("reconcile_duration_seconds", "Duration of reconciliations", metrics.durations.clone());
+        registry.register("polls", "Status polls of pods, by result", metrics.polls.clone());
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
-    /// Counts a pass.
-    pub fn reconciled(&self, took: Duration) {
+    /// Counts a reconciliation and records its duration.
+    pub(crate) fn record_reconcile(&self, duration: Duration) {
         self.reconciles.inc();
-        self.durations.observe(took.as_secs_f64());
+        self.durations.observe(duration.as_secs_f64());
     }
 
-    /// Counts a pass that failed.
-    pub fn failed(&self, kind: &'static str) {
-        self.failures.get_or_create(&Kind { kind }).inc();
+    /// Counts a failed reconciliation.
+    pub(crate) fn record_failure(&self, kind: &'static str) {
+        self.failures.get_or_create(&FailureLabels { kind }).inc();
     }
 
-    /// Counts a pod that was asked how it is.
-    pub fn polled(&self, answered: bool) {
-        let result = if answered { "answered" } else { "failed" };
-        self.polls.get_or_create(&Outcome { result }).inc();
+    /// Counts a status poll of a pod.
+    pub(crate) fn record_poll(&self, succeeded: bool) {
+        let result = if succeeded { "answered" } else { "failed" };
+        self.polls.get_or_create(&PollLabels { result }).inc();
     }
 
     /// Counts a write.
-    pub fn wrote(&self, kind: &'static str, verb: &'static str) {
-        self.writes.get_or_create(&Written { kind, verb }).inc();
+    pub(crate) fn record_write(&self, kind: &'static str, verb: &'static str) {
+        self.writes.get_or_create(&WriteLabels { kind, verb }).inc();
     }
 
-    /// All of it in the OpenMetrics text format.
+    /// Encodes all metrics in the OpenMetrics text format.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut text, &self.registry);
@@ -98,10 +98,10 @@ mod tests {
     #[test]
     fn metrics_carry_the_prefix_and_their_labels() {
         let metrics = Metrics::default();
-        metrics.reconciled(Duration::from_millis(20));
-        metrics.failed("forbidden");
-        metrics.wrote("Service", "apply");
-        let text = metrics.text();
+        metrics.record_reconcile(Duration::from_millis(20));
+        metrics.record_failure("forbidden");
+        metrics.record_write("Service", "apply");
+        let text = metrics.encode();
         for line in [
             "dnstier_operator_reconciles_total 1",
             "dnstier_operator_failures_total{kind=\"forbidden\"} 1",

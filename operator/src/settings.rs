@@ -1,24 +1,51 @@
-//! What the operator was started with and what holds for every tier.
+//! Settings of the operator, from its command line, that apply to every tier.
 
 use std::time::Duration;
 
-/// What the operator was started with and what holds for every tier.
+/// Settings of the operator that apply to every tier.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Namespace of the operator and of the zones' resolvers.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Namespace of the node pods.
-    pub node_namespace: String,
-    /// Namespaces in which the operator may keep twins of a cluster DNS Service.
-    pub cluster_dns_namespaces: Vec<String>,
+    pub(crate) node_namespace: String,
+    /// Namespaces in which the operator may create shadow Services of a cluster DNS Service.
+    pub(crate) cluster_dns_namespaces: Vec<String>,
     /// Image of the data plane, for tiers that name none.
-    pub image: String,
+    pub(crate) image: String,
     /// `imagePullPolicy` of every container.
-    pub image_pull_policy: String,
-    /// Names of the Secrets with which images are pulled; they have to be in both namespaces.
-    pub image_pull_secrets: Vec<String>,
-    /// How long a zone without nodes is kept.
-    pub zone_prune_delay: Duration,
-    /// Time between two rounds of asking all pods how they are.
-    pub poll_interval: Duration,
+    pub(crate) image_pull_policy: String,
+    /// Names of the pull Secrets, which must exist in both namespaces of pods.
+    pub(crate) image_pull_secrets: Vec<String>,
+    /// How long a zone without nodes keeps its resolvers.
+    pub(crate) zone_prune_delay: Duration,
+    /// Time between two polls of the status of all pods.
+    pub(crate) poll_interval: Duration,
+}
+
+impl Settings {
+    /// Returns the namespaces that hold pods of tiers, each once, in alphabetical order.
+    #[must_use]
+    pub(crate) fn pod_namespaces(&self) -> Vec<&str> {
+        distinct([&self.namespace, &self.node_namespace])
+    }
+
+    /// Returns the namespaces of shadow Services, each once, in alphabetical order.
+    #[must_use]
+    pub(crate) fn shadow_service_namespaces(&self) -> Vec<&str> {
+        distinct(&self.cluster_dns_namespaces)
+    }
+
+    /// Returns the namespaces that hold Services of tiers, each once, in alphabetical order.
+    #[must_use]
+    pub(crate) fn service_namespaces(&self) -> Vec<&str> {
+        distinct(self.cluster_dns_namespaces.iter().chain([&self.namespace]))
+    }
+}
+
+fn distinct<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }

@@ -14,7 +14,8 @@ fn read(path: &Path) -> String {
 
 /// Every Markdown file that people read.
 fn pages() -> Vec<PathBuf> {
-    let folders = ["", "docs", "docs/reference"].map(|folder| repository().join(folder));
+    let folders =
+        ["", "docs", "docs/decisions", "docs/benchmarks", "docs/reference"].map(|folder| repository().join(folder));
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
     let pages = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
     pages.collect()
@@ -23,7 +24,7 @@ fn pages() -> Vec<PathBuf> {
 #[test]
 fn every_link_leads_somewhere() {
     let pages = pages();
-    assert!(pages.len() > 8, "{pages:?}");
+    assert!(pages.len() > 20, "{pages:?}");
     for page in pages {
         for link in read(&page).split("](").skip(1) {
             let target = link.split([')', '#']).next().unwrap_or_default();
@@ -67,4 +68,96 @@ fn every_file_that_the_docs_place_exists() {
         }
     }
     assert!(count > 30, "only {count} files were found in the page");
+}
+
+/// Every Rust file that is ours.
+fn rust_files() -> Vec<PathBuf> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("target") {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for folder in ["crds", "fuzz", "node-cache", "operator", "tests"] {
+        collect(&repository().join(folder), &mut files);
+    }
+    assert!(files.len() > 200, "{}", files.len());
+    files
+}
+
+#[test]
+fn every_room_has_its_place_on_the_architecture_page() {
+    let page = read(&repository().join("docs/architecture.md"));
+    for root in ["node-cache/src", "operator/src"] {
+        let root = repository().join(root);
+        for file in rust_files().iter().filter(|file| file.starts_with(&root)) {
+            let room = file.strip_prefix(&root).unwrap().parent().unwrap().to_str().unwrap();
+            let known = room.is_empty() || room == "bin" || page.contains(room);
+            assert!(known, "docs/architecture.md does not name {room} of {}", root.display());
+        }
+    }
+}
+
+/// Openings of a docstring that name no subject: on hover they mean nothing.
+const BANNED_OPENINGS: [&str; 18] = [
+    "The same",
+    "It",
+    "Its",
+    "That",
+    "This",
+    "These",
+    "Those",
+    "They",
+    "He",
+    "What",
+    "Who",
+    "Whom",
+    "Whose",
+    "Whoever",
+    "Nobody",
+    "Somebody",
+    "Everybody",
+    "Anybody",
+];
+
+#[test]
+fn no_docstring_opens_without_its_subject() {
+    let mut found = Vec::new();
+    for file in rust_files() {
+        // Descriptions of fields are part of the CustomResourceDefinition and change with it.
+        if file.components().any(|part| part.as_os_str() == "v1alpha1") {
+            continue;
+        }
+        let mut is_inside = false;
+        for (number, line) in read(&file).lines().enumerate() {
+            let doc = ["/// ", "//! "].into_iter().find_map(|start| line.trim_start().strip_prefix(start));
+            let opens = |opening: &&&str| {
+                doc.and_then(|doc| doc.strip_prefix(**opening))
+                    .is_some_and(|rest| rest.starts_with([' ', ',', '.', ':', '\'']))
+            };
+            if !is_inside && BANNED_OPENINGS.iter().any(|opening| opens(&opening)) {
+                found.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+            }
+            is_inside = doc.is_some() || ["///", "//!"].contains(&line.trim());
+        }
+    }
+    assert!(found.is_empty(), "name the subject first:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_line_is_wider_than_the_formatter_allows() {
+    let settings = read(&repository().join("rustfmt.toml"));
+    let width = settings.lines().find_map(|line| line.strip_prefix("max_width = ")).unwrap().parse().unwrap();
+    let mut found = Vec::new();
+    for file in rust_files() {
+        let text = read(&file);
+        let wide = text.lines().enumerate().filter(|(_, line)| line.chars().count() > width);
+        found.extend(wide.map(|(number, _)| format!("{}:{}", file.display(), number + 1)));
+    }
+    assert!(found.is_empty(), "wider than {width} columns:\n{}", found.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! What a resolver keeps.
+//! Cache settings of a resolver.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub const NODE_CACHE_SIZE: ByteSize = ByteSize::mebibytes(64);
 /// Default size of the cache of one resolver of a zone.
 pub const RESOLVER_CACHE_SIZE: ByteSize = ByteSize::mebibytes(256);
 
-/// What a resolver keeps. Durations are written as in `1h30m`, with the units h, m and s.
+/// Cache settings of a resolver. Durations are written as in `1h30m`, with the units h, m and s.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cache {

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition: what the types give, and what they cannot say.
+//! The CustomResourceDefinition: the derived schema, and corrections that types cannot express.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -9,35 +9,36 @@ use serde_json::json;
 use super::validation::{NAME, rules};
 use super::{DnsTier, DnsTierSpec, NODE_CACHE_SIZE, RESOLVER_CACHE_SIZE};
 
-/// The definition to install: that of [`DnsTier`] with
+/// Returns the definition to install: that of [`DnsTier`] with
 ///
 /// * no field that takes `null`: the API server replaces `null` by the default, or drops it;
-/// * a default for every object, so that those of its fields are filled in also where it is not given;
-/// * no default in the status, which only the operator writes;
+/// * a default for every object, so that its fields get their defaults also where the object is missing;
+/// * no default in the status, which the operator alone writes;
 /// * integer formats that the API server knows;
-/// * descriptions whose lines end where a sentence's paragraph does.
+/// * descriptions with one line for each paragraph.
 #[must_use]
 pub fn definition() -> CustomResourceDefinition {
     let mut definition = DnsTier::crd();
     let schemas = definition.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
     for root in schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()) {
-        walk(root, &mut tidy);
+        visit(root, &mut normalize);
         root.required = None;
         root.x_kubernetes_validations = validations();
         if let Some(spec) = property(root, "spec") {
-            walk(spec, &mut default_of_objects);
-            sizes_of_caches(spec);
-            // The API server checks this default against the rules before it fills anything in.
+            visit(spec, &mut set_object_default);
+            set_cache_size_defaults(spec);
+            // The API server validates this default before it fills in defaults of fields.
             spec.default = Some(JSON(json!(DnsTierSpec::default())));
         }
         if let Some(status) = property(root, "status") {
-            walk(status, &mut |schema| schema.default = None);
+            visit(status, &mut |schema| schema.default = None);
         }
     }
     definition
 }
 
-fn tidy(schema: &mut JSONSchemaProps) {
+/// Adapts one schema to what the API server accepts.
+fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.format = schema.format.take().map(|format| match format.as_str() {
         "uint8" | "uint16" => "int32".to_owned(),
@@ -50,20 +51,20 @@ fn tidy(schema: &mut JSONSchemaProps) {
     });
 }
 
-/// An object whose fields have defaults is there always. `capture` stands on its own: its default is a whole one, and
-/// what somebody gives instead is not filled in.
-fn default_of_objects(schema: &mut JSONSchemaProps) {
-    let fills_in = schema
+/// Gives an object whose fields have defaults the default `{}`. `capture` is different: its default is a complete
+/// object, and the fields of one that is given are not filled in.
+fn set_object_default(schema: &mut JSONSchemaProps) {
+    let has_defaults = schema
         .properties
         .as_ref()
         .is_some_and(|properties| properties.values().any(|property| property.default.is_some()));
-    if fills_in && schema.required.is_none() {
+    if has_defaults && schema.required.is_none() {
         schema.default = Some(JSON(json!({})));
     }
 }
 
-/// The one default that depends on where a type is used.
-fn sizes_of_caches(spec: &mut JSONSchemaProps) {
+/// Sets the default of `cache.size`, which differs between nodes and zones.
+fn set_cache_size_defaults(spec: &mut JSONSchemaProps) {
     for (part, size) in [("nodeCache", NODE_CACHE_SIZE), ("resolvers", RESOLVER_CACHE_SIZE)] {
         let cache = property(spec, part).and_then(|part| property(part, "cache"));
         if let Some(field) = cache.and_then(|cache| property(cache, "size")) {
@@ -80,16 +81,17 @@ fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut J
     schema.properties.as_mut()?.get_mut(name)
 }
 
-fn walk(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
+/// Calls `change` for a schema and every schema in it.
+fn visit(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
     change(schema);
     for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
-        walk(property, change);
+        visit(property, change);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = schema.items.as_mut() {
-        walk(items, change);
+        visit(items, change);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
-        walk(values, change);
+        visit(values, change);
     }
 }
 
@@ -106,28 +108,28 @@ mod tests {
         root.properties.as_mut().unwrap().remove(name).unwrap()
     }
 
-    /// What the API server does: fills in what is missing, then the same in what is there.
-    fn fill_in(schema: &JSONSchemaProps, value: &mut Value) {
+    /// Fills in defaults as the API server does: missing fields first, then the fields of present objects.
+    fn apply_defaults(schema: &JSONSchemaProps, value: &mut Value) {
         for (name, property) in schema.properties.iter().flatten() {
             if let (Some(object), Some(default)) = (value.as_object_mut(), &property.default) {
                 object.entry(name).or_insert_with(|| default.0.clone());
             }
             if let Some(inner) = value.get_mut(name) {
-                fill_in(property, inner);
+                apply_defaults(property, inner);
             }
         }
         if let (Some(JSONSchemaPropsOrArray::Schema(items)), Some(list)) = (&schema.items, value.as_array_mut()) {
-            list.iter_mut().for_each(|item| fill_in(items, item));
+            list.iter_mut().for_each(|item| apply_defaults(items, item));
         }
     }
 
-    fn each_field(path: &str, schema: &JSONSchemaProps, look: &mut impl FnMut(&str, &JSONSchemaProps)) {
+    fn each_field(path: &str, schema: &JSONSchemaProps, check: &mut impl FnMut(&str, &JSONSchemaProps)) {
         for (name, property) in schema.properties.iter().flatten() {
             let path = format!("{path}.{name}");
-            look(&path, property);
-            each_field(&path, property, look);
+            check(&path, property);
+            each_field(&path, property, check);
             if let Some(JSONSchemaPropsOrArray::Schema(items)) = &property.items {
-                each_field(&path, items, look);
+                each_field(&path, items, check);
             }
         }
     }
@@ -135,19 +137,19 @@ mod tests {
     #[test]
     fn the_api_server_fills_in_what_rust_fills_in() {
         let spec = part("spec");
-        let mut filled = json!({});
-        fill_in(&spec, &mut filled);
-        assert_eq!(filled, serde_json::to_value(DnsTierSpec::default()).unwrap());
-        assert_eq!(spec.default.as_ref().unwrap().0, filled);
+        let mut defaulted = json!({});
+        apply_defaults(&spec, &mut defaulted);
+        assert_eq!(defaulted, serde_json::to_value(DnsTierSpec::default()).unwrap());
+        assert_eq!(spec.default.as_ref().unwrap().0, defaulted);
 
-        let mut partly =
+        let mut partial =
             json!({"nodeCache": {"cache": {}}, "resolvers": {"upstreams": [{"addresses": ["192.0.2.1"]}]}});
-        let by_rust: DnsTierSpec = serde_json::from_value(partly.clone()).unwrap();
-        fill_in(&spec, &mut partly);
-        let by_the_api_server: DnsTierSpec = serde_json::from_value(partly).unwrap();
-        assert_eq!(by_rust.resolvers, by_the_api_server.resolvers);
-        assert_eq!(by_rust.node_cache.cache_size(), by_the_api_server.node_cache.cache_size());
-        assert_eq!(by_rust.resolvers.cache_size(), by_the_api_server.resolvers.cache_size());
+        let from_rust: DnsTierSpec = serde_json::from_value(partial.clone()).unwrap();
+        apply_defaults(&spec, &mut partial);
+        let from_api_server: DnsTierSpec = serde_json::from_value(partial).unwrap();
+        assert_eq!(from_rust.resolvers, from_api_server.resolvers);
+        assert_eq!(from_rust.node_cache.cache_size(), from_api_server.node_cache.cache_size());
+        assert_eq!(from_rust.resolvers.cache_size(), from_api_server.resolvers.cache_size());
     }
 
     #[test]

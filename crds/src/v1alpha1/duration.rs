@@ -1,4 +1,4 @@
-//! Durations as people write them: `30s`, `5m`, `24h`, `1h30m`.
+//! Durations in the API's notation: `30s`, `5m`, `24h`, `1h30m`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A duration in whole seconds, written as in the Gateway API (GEP-2257) without its milliseconds: one to four numbers
+/// Duration in whole seconds, written as in the Gateway API (GEP-2257) without its milliseconds: one to four numbers
 /// of up to five digits, each with its unit h, m or s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Cow<'_, str>", into = "String")]
@@ -15,19 +15,19 @@ pub struct Duration {
     seconds: u32,
 }
 
-/// Why a text is not a duration.
+/// Error of parsing a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a duration; write it with the units h, m and s, like 30s, 5m, 24h or 1h30m")]
 pub struct InvalidDuration(String);
 
 impl Duration {
-    /// So many seconds.
+    /// Returns a duration of `seconds` seconds.
     #[must_use]
     pub const fn from_seconds(seconds: u32) -> Self {
         Self { seconds }
     }
 
-    /// Its length in seconds.
+    /// Returns the length in seconds.
     #[must_use]
     pub const fn seconds(self) -> u32 {
         self.seconds

@@ -1,4 +1,4 @@
-//! The part of the spec that is about every node.
+//! The part of the spec for nodes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -51,7 +51,7 @@ impl Default for NodeCache {
 }
 
 impl NodeCache {
-    /// How much the cache of one instance may hold.
+    /// Returns the size of the cache of one instance.
     #[must_use]
     pub fn cache_size(&self) -> ByteSize {
         self.cache.size.unwrap_or(NODE_CACHE_SIZE)
@@ -84,18 +84,18 @@ impl Default for Capture {
 }
 
 impl Capture {
-    /// Whether the ClusterIPs of the cluster DNS Service are captured.
+    /// Returns whether the ClusterIPs of the cluster DNS Service are captured.
     #[must_use]
     pub fn takes_cluster_dns(&self) -> bool {
         self.cluster_dns == Some(Switch::Enabled)
     }
 }
 
-/// Whether something is done.
+/// Setting that is enabled or disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Switch {
-    /// It is.
+    /// The setting is enabled.
     Enabled,
-    /// It is not.
+    /// The setting is disabled.
     Disabled,
 }

@@ -1,4 +1,4 @@
-//! What users may say about pods that a tier does not decide itself.
+//! Pod settings that users can override.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use super::validation::{IMAGE, PRIORITY_CLASS, TOLERATIONS, rules};
 
-/// What users may say about the pods of a node or of a zone.
+/// Settings of the pods of a node or of a zone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
-    /// Image of the containers, as a full reference (registry.example/dnstier/dnstier-node-cache:0.1.0). Default: the image that
-    /// the operator was installed with.
+    /// Image of the containers, as a full reference (registry.example/dnstier/dnstier-node-cache:0.1.0). Default: the
+    /// image that the operator was installed with.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = rules(&[IMAGE])))]
     pub image: Option<String>,

@@ -1,4 +1,4 @@
-//! The part of the spec that is about every zone.
+//! The part of the spec for zones.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,14 +50,14 @@ impl Default for Resolvers {
 }
 
 impl Resolvers {
-    /// How much the cache of one resolver may hold.
+    /// Returns the size of the cache of one resolver.
     #[must_use]
     pub fn cache_size(&self) -> ByteSize {
         self.cache.size.unwrap_or(RESOLVER_CACHE_SIZE)
     }
 }
 
-/// How the resolvers find an answer.
+/// Method by which the resolvers find an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
     /// They ask the upstreams.

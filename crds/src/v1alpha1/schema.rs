@@ -1,4 +1,4 @@
-//! Schemas of fields whose Rust type says less, or more, than the API does.
+//! Schemas of fields that cannot be derived from their Rust type.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
@@ -9,33 +9,33 @@ use super::validation::{
     rules,
 };
 
-/// A `Switch` that need not be given. What the derived schema gives for such an enum has lost the field's description.
+/// Returns the schema of an optional `Switch`. The derived schema of such an enum loses the field's description.
 pub(super) fn switch(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["Enabled", "Disabled"]})
 }
 
-/// `nodeCache.capture.addresses`.
+/// Returns the schema of `nodeCache.capture.addresses`.
 pub(super) fn captured_addresses(_: &mut SchemaGenerator) -> Schema {
-    set(8, 64, &[CAPTURED_ADDRESS, CAPTURABLE, NOT_THE_CLOUDS], &[])
+    string_set(8, 64, &[CAPTURED_ADDRESS, CAPTURABLE, NOT_THE_CLOUDS], &[])
 }
 
-/// `addresses` of an upstream.
+/// Returns the schema of `addresses` of an upstream.
 pub(super) fn upstream_addresses(_: &mut SchemaGenerator) -> Schema {
-    set(8, 64, &[UPSTREAM_ADDRESS, ASKABLE], &[UPSTREAM_HAS_ADDRESSES])
+    string_set(8, 64, &[UPSTREAM_ADDRESS, ASKABLE], &[UPSTREAM_HAS_ADDRESSES])
 }
 
-/// `nodeCache.allowFrom`.
+/// Returns the schema of `nodeCache.allowFrom`.
 pub(super) fn networks(_: &mut SchemaGenerator) -> Schema {
-    set(64, 64, &[NETWORK], &[])
+    string_set(64, 64, &[NETWORK], &[])
 }
 
-/// `resolvers.zones`.
+/// Returns the schema of `resolvers.zones`.
 pub(super) fn zones(_: &mut SchemaGenerator) -> Schema {
-    set(64, 63, &[ZONE], &[])
+    string_set(64, 63, &[ZONE], &[])
 }
 
-/// The requests and limits of `core/v1.ResourceRequirements`; its `claims` would need a field of the pod that a tier
-/// does not have.
+/// Returns the schema of requests and limits of `core/v1.ResourceRequirements`. Its `claims` would need a field of the
+/// pod that a tier does not have.
 pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
     let amounts = |description: &str| {
         json!({
@@ -59,45 +59,47 @@ pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// `nodeSelector`.
+/// Returns the schema of `nodeSelector`.
 pub(super) fn node_selector(_: &mut SchemaGenerator) -> Schema {
-    map(63, &[NODE_SELECTOR])
+    string_map(63, &[NODE_SELECTOR])
 }
 
-/// `podLabels`.
+/// Returns the schema of `podLabels`.
 pub(super) fn pod_labels(_: &mut SchemaGenerator) -> Schema {
-    map(63, &[POD_LABELS, OWN_LABELS])
+    string_map(63, &[POD_LABELS, OWN_LABELS])
 }
 
-/// `podAnnotations`.
+/// Returns the schema of `podAnnotations`.
 pub(super) fn pod_annotations(_: &mut SchemaGenerator) -> Schema {
-    map(4096, &[ANNOTATIONS, OWN_ANNOTATIONS])
+    string_map(4096, &[ANNOTATIONS, OWN_ANNOTATIONS])
 }
 
-fn set(most: u32, longest: u32, of_each: &[Rule], of_all: &[Rule]) -> Schema {
+/// Returns the schema of a list of distinct strings.
+fn string_set(max_items: u32, max_length: u32, item_rules: &[Rule], list_rules: &[Rule]) -> Schema {
     let mut schema = json_schema!({
         "type": "array",
-        "maxItems": most,
-        "items": {"type": "string", "maxLength": longest, "x-kubernetes-validations": rules(of_each)},
+        "maxItems": max_items,
+        "items": {"type": "string", "maxLength": max_length, "x-kubernetes-validations": rules(item_rules)},
         "x-kubernetes-list-type": "set",
     });
-    attach(&mut schema, of_all);
+    attach_rules(&mut schema, list_rules);
     schema
 }
 
-fn map(longest: u32, of_all: &[Rule]) -> Schema {
+/// Returns the schema of a map from strings to strings.
+fn string_map(max_length: u32, map_rules: &[Rule]) -> Schema {
     let mut schema = json_schema!({
         "type": "object",
         "maxProperties": 32,
-        "additionalProperties": {"type": "string", "maxLength": longest},
+        "additionalProperties": {"type": "string", "maxLength": max_length},
     });
-    attach(&mut schema, of_all);
+    attach_rules(&mut schema, map_rules);
     schema
 }
 
-fn attach(schema: &mut Schema, of_all: &[Rule]) {
-    if !of_all.is_empty() {
-        let value: Value = rules(of_all);
+fn attach_rules(schema: &mut Schema, schema_rules: &[Rule]) {
+    if !schema_rules.is_empty() {
+        let value: Value = rules(schema_rules);
         schema.insert("x-kubernetes-validations".to_owned(), value);
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes of memory as people write them: `64Mi`, `1.5Gi`, `100M`.
+//! Sizes of memory in the API's notation: `64Mi`, `1.5Gi`, `100M`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// The units, largest first of each kind.
+/// Units and their factors; of the binary and of the decimal ones the largest first.
 const UNITS: [(&str, u64); 7] =
     [("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10), ("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000), ("", 1)];
 
-/// A number of bytes, written as a Kubernetes quantity: up to twelve digits, up to three decimals, and one of the units
+/// Number of bytes, written as a Kubernetes quantity: up to twelve digits, up to three decimals, and one of the units
 /// k, M, G, Ki, Mi and Gi or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Cow<'_, str>", into = "String")]
@@ -19,19 +19,19 @@ pub struct ByteSize {
     bytes: u64,
 }
 
-/// Why a text is not a size.
+/// Error of parsing a text that is not a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a size; write it as a quantity of bytes like 64Mi or 1Gi")]
 pub struct InvalidByteSize(String);
 
 impl ByteSize {
-    /// So many mebibytes.
+    /// Returns a size of `number` mebibytes.
     #[must_use]
     pub const fn mebibytes(number: u32) -> Self {
         Self { bytes: (number as u64) << 20 }
     }
 
-    /// Its number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.bytes
@@ -42,23 +42,27 @@ impl FromStr for ByteSize {
     type Err = InvalidByteSize;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        read(text).map(|bytes| Self { bytes }).ok_or_else(|| InvalidByteSize(text.to_owned()))
+        parse_bytes(text).map(|bytes| Self { bytes }).ok_or_else(|| InvalidByteSize(text.to_owned()))
     }
 }
 
-fn read(text: &str) -> Option<u64> {
-    let (number, unit) = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    let (whole, decimals) = number.split_once('.').map_or((number, None), |(whole, rest)| (whole, Some(rest)));
-    let mut bytes = digits(whole, 12)?.checked_mul(*unit)?;
-    if let Some(decimals) = decimals {
-        let thousandths = digits(decimals, 3)? * 10_u64.pow(3 - u32::try_from(decimals.len()).ok()?);
-        bytes = bytes.checked_add(thousandths * unit / 1000)?;
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (number, factor) = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let (integer, fraction) = match number.split_once('.') {
+        Some((integer, fraction)) => (integer, Some(fraction)),
+        None => (number, None),
+    };
+    let mut bytes = parse_digits(integer, 12)?.checked_mul(*factor)?;
+    if let Some(fraction) = fraction {
+        let thousandths = parse_digits(fraction, 3)? * 10_u64.pow(3 - u32::try_from(fraction.len()).ok()?);
+        bytes = bytes.checked_add(thousandths * factor / 1000)?;
     }
     Some(bytes)
 }
 
-fn digits(text: &str, most: usize) -> Option<u64> {
-    let valid = (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+/// Parses a number of one to `max_digits` decimal digits.
+fn parse_digits(text: &str, max_digits: usize) -> Option<u64> {
+    let valid = (1..=max_digits).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     valid.then(|| text.parse().ok()).flatten()
 }
 

@@ -1,5 +1,5 @@
-//! What somebody who wants a tier may say. Nothing of it is required. The comments on the fields are the manual that
-//! `kubectl explain` prints.
+//! The spec of a `DnsTier`. No field is required. The docstrings of the fields are the manual that `kubectl explain`
+//! prints.
 
 #![allow(clippy::duplicated_attributes, reason = "each column of kubectl get names its type and path")]
 
@@ -23,8 +23,8 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
     shortname = "dt",
     derive = "PartialEq",
     status = "DnsTierStatus",
-    doc = "A DnsTier answers the DNS questions of every pod from memory on the pod's own node, and asks the resolvers of \
-           the node's own zone for what is not there yet.",
+    doc = "A DnsTier answers the DNS questions of every pod from memory on the pod's own node, and asks the resolvers \
+           of the node's own zone for what is not there yet.",
     printcolumn(
         name = "Ready",
         type_ = "string",

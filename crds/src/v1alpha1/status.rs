@@ -1,4 +1,4 @@
-//! What a tier says of itself. Numbers are whole and change seldom, so that writing them does not wake anybody.
+//! The status of a `DnsTier`. Numbers are rounded and change seldom, so that writing them triggers few watch events.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -65,7 +65,7 @@ pub struct RevisionStatus {
     pub target: Option<String>,
 }
 
-/// How many nodes.
+/// Numbers of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodesStatus {
@@ -77,7 +77,7 @@ pub struct NodesStatus {
     pub updated: u32,
 }
 
-/// How many resolvers.
+/// Numbers of resolvers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResolversStatus {
@@ -99,7 +99,7 @@ pub struct ZoneStatus {
     pub resolvers_ready: u32,
 }
 
-/// Questions and their answers.
+/// Rates of queries and responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficStatus {

@@ -1,4 +1,4 @@
-//! A server that is asked.
+//! Upstreams: servers to which queries are forwarded.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,7 +25,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The servers, in the order written.
+    /// Returns the servers in the order of the spec.
     pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
     }
@@ -35,7 +35,7 @@ fn dns_port() -> u16 {
     53
 }
 
-/// How an upstream is asked.
+/// Transport of queries to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// Over UDP, again over TCP when the answer is truncated.

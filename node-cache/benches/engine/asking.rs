@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use node_cache::dns::codes::rtype;
 use node_cache::identity::Identity;
-use node_cache::packet::numbers::rtype;
-use node_cache::resolve::Resolver;
+use node_cache::resolver::Resolver;
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::client::Client;
@@ -108,7 +108,7 @@ pub(crate) fn counted(whom: &str, questions: &str) {
 /// A resolver that knows nothing yet, and has found whom to ask.
 async fn resolver(whom: &str, upstream: SocketAddr) -> Arc<Resolver> {
     let mut config = server::config();
-    let mut book = Box::new(Book::default());
+    let mut book = Box::new(GroupRegistry::default());
     let resolver = Arc::new(Resolver::new(Identity::default(), 64 << 20, Arc::default()));
     if whom == "foreign" {
         let servers = serde_json::json!({ "servers": [{ "address": upstream }] });

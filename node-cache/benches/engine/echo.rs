@@ -8,8 +8,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
-use node_cache::resolve::{QUESTION_ROOM, ROOM};
-use node_cache_machine::datagrams::{Datagrams, Family};
+use node_cache::resolver::{QUERY_BUF_LEN, RESPONSE_BUF_LEN};
+use node_cache_sys::datagrams::{Datagrams, Family};
 use rustix::event::epoll;
 
 const BATCH: usize = 32;
@@ -18,18 +18,18 @@ const STAGGER: usize = 80;
 
 /// Nothing is allocated for a batch; what leads to the room for questions is written anew, as the safe call wants it.
 pub(crate) fn blocking(socket: &UdpSocket, octets: usize) {
-    let mut questions = vec![0_u8; BATCH * (QUESTION_ROOM + STAGGER)];
-    let mut room = vec![0_u8; BATCH * (ROOM + STAGGER)];
-    room.chunks_mut(ROOM + STAGGER).for_each(say);
+    let mut questions = vec![0_u8; BATCH * (QUERY_BUF_LEN + STAGGER)];
+    let mut room = vec![0_u8; BATCH * (RESPONSE_BUF_LEN + STAGGER)];
+    room.chunks_mut(RESPONSE_BUF_LEN + STAGGER).for_each(say);
     let answers: Vec<[IoSlice<'_>; 1]> =
-        room.chunks(ROOM + STAGGER).map(|row| [IoSlice::new(&row[..octets])]).collect();
+        room.chunks(RESPONSE_BUF_LEN + STAGGER).map(|row| [IoSlice::new(&row[..octets])]).collect();
     let mut incoming = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut outgoing = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut sources = [None; BATCH];
     loop {
-        let mut rows = questions.chunks_mut(QUESTION_ROOM + STAGGER);
+        let mut rows = questions.chunks_mut(QUERY_BUF_LEN + STAGGER);
         let mut into: [[IoSliceMut<'_>; 1]; BATCH] =
-            std::array::from_fn(|_| [IoSliceMut::new(&mut rows.next().unwrap()[..QUESTION_ROOM])]);
+            std::array::from_fn(|_| [IoSliceMut::new(&mut rows.next().unwrap()[..QUERY_BUF_LEN])]);
         let flags = MsgFlags::MSG_WAITFORONE;
         let Ok(received) = recvmmsg(socket.as_raw_fd(), &mut incoming, &mut into, flags, None) else { continue };
         let mut read = 0;
@@ -50,7 +50,7 @@ pub(crate) fn polling(socket: &UdpSocket, octets: usize) {
     let events = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let wanted = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&events, socket, epoll::EventData::new_u64(0), wanted).unwrap();
-    let mut datagrams = Datagrams::<BATCH, QUESTION_ROOM, ROOM>::new(Family::V4);
+    let mut datagrams = Datagrams::<BATCH, QUERY_BUF_LEN, RESPONSE_BUF_LEN>::new(Family::V4);
     let mut came = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 1];
     loop {
         let _ = epoll::wait(&events, &mut came, None);

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::process::{Command, exit};
 use std::sync::mpsc;
 
+use node_cache::dns::codes::rcode;
 use node_cache::metrics::{Metrics, ScopeAnswers, Tally};
-use node_cache::packet::numbers::rcode;
 
 use crate::asking::WHOM;
 use crate::client::Client;

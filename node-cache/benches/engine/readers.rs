@@ -34,7 +34,7 @@ const TURN: Duration = Duration::from_millis(1000);
 
 /// How the readers wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ReplyTransport {
     /// All at one socket; a datagram wakes all that wait.
     All,
     /// All at one socket; a datagram wakes one that waits.
@@ -43,8 +43,11 @@ enum Way {
     Own,
 }
 
-const WAYS: [(Way, &str); 3] =
-    [(Way::All, "one socket, all woken"), (Way::Exclusive, "one socket, one woken"), (Way::Own, "a socket each")];
+const WAYS: [(ReplyTransport, &str); 3] = [
+    (ReplyTransport::All, "one socket, all woken"),
+    (ReplyTransport::Exclusive, "one socket, one woken"),
+    (ReplyTransport::Own, "a socket each"),
+];
 
 /// Readers that run, until they are dropped.
 struct Readers(Vec<Child>);
@@ -60,11 +63,11 @@ impl Drop for Readers {
 
 impl Readers {
     /// On the first processor, at this address.
-    fn start(number: usize, way: Way, address: SocketAddr) -> Self {
+    fn start(number: usize, way: ReplyTransport, address: SocketAddr) -> Self {
         let shared = bound(address, way);
         let start = |_| {
-            let socket = if way == Way::Own { bound(address, way) } else { shared.try_clone().unwrap() };
-            let word = if way == Way::Exclusive { "exclusive" } else { "plain" };
+            let socket = if way == ReplyTransport::Own { bound(address, way) } else { shared.try_clone().unwrap() };
+            let word = if way == ReplyTransport::Exclusive { "exclusive" } else { "plain" };
             let program = std::env::current_exe().unwrap();
             let mut command = Command::new("taskset");
             command.args(["-c", "0"]).arg(program).args(["reader", word]).stdin(Stdio::from(OwnedFd::from(socket)));
@@ -91,9 +94,9 @@ impl Readers {
     }
 }
 
-fn bound(address: SocketAddr, way: Way) -> UdpSocket {
+fn bound(address: SocketAddr, way: ReplyTransport) -> UdpSocket {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    socket.set_reuse_port(way == Way::Own).unwrap();
+    socket.set_reuse_port(way == ReplyTransport::Own).unwrap();
     socket.set_recv_buffer_size(4 << 20).unwrap();
     socket.bind(&address.into()).unwrap();
     socket.into()

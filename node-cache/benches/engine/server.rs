@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use node_cache::cache::Key;
-use node_cache::cookies::Secrets;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::cookie_secret::Secrets;
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
-use node_cache::resolve::Resolver;
-use node_cache::serve::{Serving, TcpLimits};
+use node_cache::resolver::Resolver;
+use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use node_cache_config::Config;
 use tokio::sync::watch;
 
@@ -41,7 +41,7 @@ fn response(question: &Question) -> Response {
 pub(crate) fn resolver(names: usize, variants: usize, bytes: u64) -> Arc<Resolver> {
     let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid".into() };
     let resolver = Arc::new(Resolver::new(identity, bytes, Arc::default()));
-    resolver.apply(Snapshot::for_node(&config(), None, &mut Book::default()));
+    resolver.apply(Snapshot::for_node(&config(), None, &mut GroupRegistry::default()));
     let snapshot = resolver.snapshot().unwrap();
     for number in 0..names {
         let question = question(number);
@@ -91,10 +91,10 @@ pub(crate) fn run(which: &str, number: usize) {
 }
 
 /// The engine at a socket.
-pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Serving, watch::Sender<Vec<HeldSocket>>) {
+pub(crate) fn serve(socket: UdpSocket, resolver: Arc<Resolver>) -> (Server, watch::Sender<Vec<HeldSocket>>) {
     let address = socket.local_addr().unwrap().ip();
     let held = HeldSocket { address, protocol: Protocol::Udp, fd: Arc::new(socket.into()) };
     let (sender, sockets) = watch::channel(vec![held]);
     let (_, no_secrets) = watch::channel(Secrets::default());
-    (Serving::start(1, resolver, TcpLimits::default(), sockets, no_secrets).unwrap(), sender)
+    (Server::start(1, resolver, TcpLimits::default(), sockets, no_secrets).unwrap(), sender)
 }

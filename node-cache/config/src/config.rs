@@ -1,9 +1,13 @@
-//! What a data-plane process is told. Durations are whole seconds, sizes bytes, names lower case without a final dot.
+//! Configuration of a data-plane process. Durations are whole seconds, sizes bytes, names lower case without a final
+//! dot.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+/// Port of the discard service (RFC 863), on which nothing responds.
+const DISCARD_PORT: u16 = 9;
 
 /// One revision of a tier: the same value for the caches of every node and the resolvers of every zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,40 +15,40 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Name of the `DnsTier`.
     pub tier: String,
-    /// The cluster's own domain, e.g. `cluster.local`. Names at and below it go to the cluster DNS.
+    /// Domain of the cluster, e.g. `cluster.local`. Names at and below it are forwarded to the cluster DNS.
     pub cluster_domain: String,
-    /// Where the cluster's own names are answered.
+    /// Servers of the cluster DNS.
     pub cluster_dns: ClusterDns,
-    /// What the caches and the agent of a node do.
+    /// Settings of the caches and the agent of a node.
     pub node_cache: NodeCache,
-    /// The zones and where their resolvers are found, ordered by name.
+    /// Zones and the Services of their resolvers, ordered by name.
     pub zones: Vec<Zone>,
-    /// What the resolvers of a zone do.
+    /// Settings of the resolvers of a zone.
     pub resolver: Resolver,
-    /// Suffixes that are answered elsewhere; the longest one that matches wins.
+    /// Routes (stub domains); of those that match a name the longest suffix wins.
     #[serde(default)]
     pub routes: Vec<Route>,
 }
 
-/// The cluster DNS, reached past the captured Service through twins of it.
+/// Servers of the cluster DNS, reached through shadow Services because its own Service is captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterDns {
-    /// Addresses of the twin with a ClusterIP: asked until, and whenever, the pods behind it are not known.
+    /// Addresses of the shadow Service with a ClusterIP: queried until, and whenever, the pods behind it are not known.
     pub bootstrap: Vec<SocketAddr>,
-    /// DNS name of the headless twin, whose SRV, A and AAAA records are the pods. Asked from `bootstrap`.
+    /// DNS name of the headless shadow Service, whose SRV, A and AAAA records are the pods. Resolved by `bootstrap`.
     pub service: String,
 }
 
-/// What the caches and the agent of a node do.
+/// Settings of the caches and the agent of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCache {
     /// Addresses on which this tier answers on every node.
     pub captured: Vec<Captured>,
-    /// Bounds of what is kept.
+    /// TTL limits of cached answers.
     pub cache: Cache,
-    /// Who may ask. Others get no answer at all.
+    /// Networks whose clients may query. Other clients get no response at all.
     pub allow_from: Vec<IpNet>,
 }
 
@@ -52,22 +56,23 @@ pub struct NodeCache {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Captured {
-    /// The address.
+    /// Captured address.
     pub address: IpAddr,
-    /// Whether a Service answers at this address while it is not captured. Such an address is first taken only once
-    /// an outside name was resolved; for one that nobody else serves that wait is bounded.
+    /// Whether a Service answers at this address while it is not captured. The first capture of such an address waits
+    /// until an outside name was resolved; for an address without a Service that wait is bounded.
     pub service: bool,
 }
 
-/// Bounds of what a cache keeps. Its size is not here: it decides a container's memory limit and is a flag.
+/// TTL limits of cached answers. The size of the cache is a flag of the process instead, because the container's memory
+/// limit follows from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cache {
-    /// The longest time in seconds that a positive answer is kept and its TTL shown.
+    /// Maximum TTL in seconds of a positive answer, both in the cache and in responses.
     pub max_ttl: u32,
-    /// The same for negative answers (RFC 2308).
+    /// Maximum TTL in seconds of a negative answer (RFC 2308).
     pub negative_max_ttl: u32,
-    /// How many seconds after its expiry an answer may still be served while upstreams fail (RFC 8767); 0: never.
+    /// Seconds after its TTL for which a stale answer may be served while upstreams fail (RFC 8767); 0: never.
     pub serve_stale: u32,
 }
 
@@ -79,61 +84,120 @@ pub struct Zone {
     pub name: String,
     /// Addresses of the zone's ClusterIP Service.
     pub bootstrap: Vec<SocketAddr>,
-    /// DNS name of the zone's headless Service, asked from the cluster DNS.
+    /// DNS name of the zone's headless Service, resolved by the cluster DNS.
     pub service: String,
 }
 
-/// What the resolvers of a zone do.
+/// Settings of the resolvers of a zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resolver {
-    /// Where questions go.
+    /// Upstreams to which queries are forwarded.
     pub upstreams: UpstreamSource,
-    /// Bounds of what is kept.
+    /// TTL limits of cached answers.
     pub cache: Cache,
-    /// Who may ask. Others get no answer at all.
+    /// Networks whose clients may query. Other clients get no response at all.
     pub allow_from: Vec<IpNet>,
 }
 
-/// Where a zone resolver's questions go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Source of a zone resolver's upstreams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum UpstreamSource {
-    /// The `nameserver` lines of the pod's `/etc/resolv.conf`, which under `dnsPolicy: Default` is its node's.
+    /// `nameserver` lines of the pod's `/etc/resolv.conf`, which is its node's under `dnsPolicy: Default`.
+    #[default]
     ResolvConf,
-    /// These, in this order of preference.
+    /// Servers in order of preference.
     Servers(Vec<Upstream>),
 }
 
-/// A server that questions are forwarded to.
+/// A server to which queries are forwarded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
-    /// Its address and port.
+    /// Address and port of the server.
     pub address: SocketAddr,
-    /// How it is asked.
+    /// Transport of queries to the server.
     #[serde(default)]
     pub protocol: Protocol,
 }
 
-/// How an upstream is asked.
+/// Transport of queries to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// Over UDP, again over TCP when the answer is truncated.
+    /// UDP, and TCP after a truncated response.
     #[default]
     #[serde(rename = "UDP")]
     Udp,
-    /// Over TCP alone.
+    /// TCP alone.
     #[serde(rename = "TCP")]
     Tcp,
 }
 
-/// A suffix that is answered elsewhere (a stub domain).
+/// A suffix with upstreams of its own (a stub domain).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// The suffix: it matches itself and every name below it.
+    /// Suffix that matches itself and every name below it.
     pub suffix: String,
-    /// Who answers, in this order of preference; at least one.
+    /// Upstreams in order of preference; at least one.
     pub upstreams: Vec<Upstream>,
+}
+
+impl Config {
+    /// Returns a small valid configuration to start from: every field has a value, there are no zones and no routes.
+    ///
+    /// Cluster DNS and upstream are port 9 of the loopback address, where nothing responds, so that no query leaves the
+    /// host. Only 127.0.0.1 may query. Callers replace what matters to them with struct update syntax:
+    ///
+    /// ```
+    /// use node_cache_config::{Cache, Config, NodeCache};
+    ///
+    /// let cache = Cache { max_ttl: 60, ..Cache::default() };
+    /// let config = Config { node_cache: NodeCache { cache, ..NodeCache::default() }, ..Config::example() };
+    /// assert!(config.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn example() -> Self {
+        let silent = SocketAddr::from((Ipv4Addr::LOCALHOST, DISCARD_PORT));
+        let upstream = Upstream { address: silent, protocol: Protocol::default() };
+        Self {
+            tier: "default".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_dns: ClusterDns {
+                bootstrap: vec![silent],
+                service: "pods.kube-system.svc.cluster.local".to_owned(),
+            },
+            node_cache: NodeCache::default(),
+            zones: Vec::new(),
+            resolver: Resolver { upstreams: UpstreamSource::Servers(vec![upstream]), ..Resolver::default() },
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl Default for NodeCache {
+    /// Returns settings that capture 169.254.20.10 alone, as a `DnsTier` does by default, and admit only 127.0.0.1.
+    fn default() -> Self {
+        let link_local = Captured { address: IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), service: false };
+        Self { captured: vec![link_local], cache: Cache::default(), allow_from: loopback() }
+    }
+}
+
+impl Default for Resolver {
+    /// Returns settings that take the upstreams from `/etc/resolv.conf` and admit only 127.0.0.1.
+    fn default() -> Self {
+        Self { upstreams: UpstreamSource::default(), cache: Cache::default(), allow_from: loopback() }
+    }
+}
+
+impl Default for Cache {
+    /// Returns the limits of a `DnsTier` that names none: 1 h, 30 s for negative answers, stale for 24 h.
+    fn default() -> Self {
+        Self { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 24 * 3600 }
+    }
+}
+
+fn loopback() -> Vec<IpNet> {
+    vec![IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST))]
 }

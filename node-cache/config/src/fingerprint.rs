@@ -1,14 +1,46 @@
-//! The name of a configuration: the same content has the same name on every machine and in every process.
+//! Name of a configuration. It depends on the content alone and so is equal in every process.
 
 use sha2::{Digest, Sha256};
 
 use crate::Config;
 
-/// The revision of a configuration: the first ten hexadecimal digits of the SHA-256 of its JSON.
+/// Returns the revision of a configuration: the first ten hexadecimal digits of the SHA-256 of its JSON.
 ///
 /// Fields are written in the order of their declaration, so equal values give equal bytes.
 #[must_use]
 pub fn fingerprint(config: &Config) -> String {
     let json = serde_json::to_vec(config).unwrap_or_default();
     Sha256::digest(&json).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_depends_on_the_content_alone() {
+        let first = fingerprint(&Config::example());
+        let second = fingerprint(&Config::example());
+        assert_eq!(first, second);
+        assert_eq!(first.len(), 10);
+        let changed = Config { tier: "other".to_owned(), ..Config::example() };
+        assert_ne!(fingerprint(&changed), first);
+    }
+
+    /// A changed serialized form would be a new revision for every tier in use.
+    #[test]
+    fn the_serialized_form_does_not_change() {
+        let json = serde_json::to_string(&Config::example()).unwrap();
+        let expected = concat!(
+            r#"{"tier":"default","clusterDomain":"cluster.local","#,
+            r#""clusterDns":{"bootstrap":["127.0.0.1:9"],"service":"pods.kube-system.svc.cluster.local"},"#,
+            r#""nodeCache":{"captured":[{"address":"169.254.20.10","service":false}],"#,
+            r#""cache":{"maxTtl":3600,"negativeMaxTtl":30,"serveStale":86400},"allowFrom":["127.0.0.1/32"]},"#,
+            r#""zones":[],"#,
+            r#""resolver":{"upstreams":{"servers":[{"address":"127.0.0.1:9","protocol":"UDP"}]},"#,
+            r#""cache":{"maxTtl":3600,"negativeMaxTtl":30,"serveStale":86400},"allowFrom":["127.0.0.1/32"]},"#,
+            r#""routes":[]}"#,
+        );
+        assert_eq!(json, expected);
+    }
 }

@@ -1,13 +1,13 @@
-//! The one value that crosses from the control plane to the data plane, and what comes back.
+//! Contract between control plane and data plane: the configuration of a tier, and the status of its pods.
 //!
 //! ```text
 //! operator ── Config, as <revision>.json in a ConfigMap ──► agent, caches, zone resolvers
 //!          ◄── NodeStatus / ResolverStatus, as JSON over HTTP ──
 //! ```
 //!
-//! The reader owns the shape: the operator renders what this crate can read, and both sides validate with the same
-//! function. A field that an older reader does not know is ignored by it and a field that an older writer did not
-//! write has a default, so that a configuration stays readable one release back and one forward.
+//! The data plane owns the format: the operator renders what this crate can read, and both sides validate with the same
+//! function. An older reader ignores a field that it does not know, and a field that an older writer did not write has
+//! a default, so that a configuration stays readable one release back and one forward.
 
 #![forbid(unsafe_code)]
 

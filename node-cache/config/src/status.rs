@@ -1,10 +1,10 @@
-//! What a pod says of itself at `/status`. Counters count since the start of their process and never go back.
+//! Status of a pod as served at `/status`. Counters start at zero with their process and never decrease.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// What the agent of a node says.
+/// Status of a node pod, served by its agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
@@ -12,9 +12,9 @@ pub struct NodeStatus {
     pub pod_uid: String,
     /// Name of the node.
     pub node: String,
-    /// The zone that the pod believes to be in; none while it does not know.
+    /// Zone of the pod; `None` while it is not known to the pod.
     pub zone: Option<String>,
-    /// Which revision applies.
+    /// Desired and active revision.
     pub revision: Revision,
     /// One entry for each address that should be captured, in the order of the configuration.
     pub captured: Vec<CapturedAddress>,
@@ -22,7 +22,7 @@ pub struct NodeStatus {
     pub instances: Vec<Instance>,
 }
 
-/// What a zone resolver says.
+/// Status of a zone resolver.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResolverStatus {
@@ -30,100 +30,100 @@ pub struct ResolverStatus {
     pub pod_uid: String,
     /// Name of the node.
     pub node: String,
-    /// The zone that the pod believes to be in; none while it does not know.
+    /// Zone of the pod; `None` while it is not known to the pod.
     pub zone: Option<String>,
     /// Whether a first name was resolved and `id.server` is answered.
     pub ready: bool,
-    /// What the process says of itself.
+    /// Status of the process.
     pub instance: Instance,
 }
 
-/// Which revision a process was asked to put in force, and which it did.
+/// Desired and active revision of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Revision {
-    /// The revision that the pod's annotation names; none while nobody has annotated it.
+    /// Desired revision, from the pod's annotation; `None` without an annotation.
     pub asked: Option<String>,
-    /// The revision in force; none before the first.
+    /// Active revision; `None` before the first.
     pub in_force: Option<String>,
-    /// Why the revision asked is not in force, in one sentence.
+    /// Reason why the desired revision is not active, in one sentence.
     pub refusal: Option<String>,
 }
 
-/// How far an address is captured.
+/// Capture state of one address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CapturedAddress {
-    /// The address.
+    /// Address to capture.
     pub address: IpAddr,
-    /// How far.
+    /// State of the capture.
     pub state: CaptureState,
-    /// Why it is not captured, in one sentence.
+    /// Reason why the address is not captured, in one sentence.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// How far an address is captured.
+/// State of the capture of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CaptureState {
-    /// Queries to it are answered by this pod.
+    /// Queries to the address are answered by this pod.
     Captured,
-    /// Queries to it go where they would go without this tier.
+    /// Queries to the address take the path they would take without this tier.
     Withdrawn,
-    /// The address is on the node but was put there by somebody else, and is left alone.
+    /// The address is on the node but was added by another program, and is left alone.
     Foreign,
 }
 
-/// What one process that answers questions says of itself.
+/// Status of one process that answers queries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Instance {
-    /// Its name: `cache-0`, `cache-1`, … or `zone-resolver`.
+    /// Name of the process: `cache-0`, `cache-1`, … or `zone-resolver`.
     pub name: String,
-    /// Whether it answered when it was asked for this, and reads all that it should.
+    /// Whether the process responded to the request for this status, and reads all of its sockets.
     pub alive: bool,
-    /// Which revision applies.
+    /// Desired and active revision.
     pub revision: Revision,
-    /// What it did since it was started.
+    /// Counters since the start of the process.
     pub traffic: Traffic,
-    /// Where it can send questions, and how that goes.
+    /// Servers to which the process can send queries.
     pub upstreams: Vec<UpstreamStatus>,
-    /// What is wrong with the sources of its upstreams, in one sentence (a `resolv.conf` that names a captured address).
+    /// Problem with the source of the upstreams, in one sentence (a `resolv.conf` that names a captured address).
     pub upstream_problem: Option<String>,
 }
 
-/// Counters of answers.
+/// Counters of queries and responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Traffic {
-    /// Questions that were taken in, but for those about the process itself (`id.server`), which are health checks.
+    /// Queries received, without those about the process itself (`id.server`), which are health checks.
     pub queries: u64,
-    /// Answers from memory.
+    /// Cache hits.
     pub hits: u64,
-    /// Answers from memory past their time.
+    /// Stale responses.
     pub stale: u64,
-    /// Answers that say SERVFAIL.
+    /// Responses with SERVFAIL.
     pub servfail: u64,
-    /// Questions dropped: not allowed to ask, malformed, or over a bound.
+    /// Queries dropped: client not allowed, malformed, or over a limit.
     pub dropped: u64,
-    /// Bytes that the cache holds.
+    /// Size of the cache in bytes.
     pub cache_bytes: u64,
-    /// Answers that the cache holds.
+    /// Number of answers in the cache.
     pub cache_entries: u64,
 }
 
-/// One server that questions are sent to.
+/// Status of one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamStatus {
-    /// What it is asked for: `cluster`, `zone/<name>`, `forward`, `route/<suffix>`.
+    /// Group of the server: `cluster`, `zone/<name>`, `forward`, `inside`, `route/<suffix>`.
     pub scope: String,
-    /// Its address and port.
+    /// Address and port of the server.
     pub address: SocketAddr,
-    /// Whether the last exchanges went well.
+    /// Whether the server is up.
     pub healthy: bool,
-    /// Questions sent to it.
+    /// Queries sent to the server.
     pub sent: u64,
-    /// Questions it did not answer in time.
+    /// Queries that the server did not answer in time.
     pub timeouts: u64,
 }

@@ -1,16 +1,16 @@
 //! Domain suffixes in the form in which the API and the configuration write them.
 
-/// The longest name that fits the wire form of 255 octets (RFC 1035 §2.3.4), written without its final dot.
+/// Maximum length of a name that fits the wire form of 255 octets (RFC 1035 §2.3.4), written without its final dot.
 const MAX_LENGTH: usize = 253;
 
-/// Whether `text` is a domain name as configurations write it: lower case, no final dot, labels of 1 to 63 letters,
-/// digits, `-` or `_` that neither begin nor end with `-`, 253 characters at the most.
+/// Returns whether `text` is a domain name as configurations write it: lower case, no final dot, labels of 1 to 63
+/// letters, digits, `-` or `_` that neither begin nor end with `-`, 253 characters at the most.
 #[must_use]
 pub fn is_suffix(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_LENGTH && text.split('.').all(is_label)
 }
 
-/// The labels of a suffix from left to right.
+/// Returns the labels of a suffix from left to right.
 pub fn suffix_labels(suffix: &str) -> impl DoubleEndedIterator<Item = &str> {
     suffix.split('.').filter(|label| !label.is_empty())
 }

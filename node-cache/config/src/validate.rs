@@ -1,137 +1,136 @@
-//! What makes a configuration one that a process may put in force. The operator checks before it writes, the data
-//! plane before it obeys.
+//! Validation of a configuration. The operator validates before it writes a revision, the data plane before it
+//! activates one.
 
 use std::collections::HashSet;
+use std::fmt::Display;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{Config, Upstream, UpstreamSource, is_suffix};
 
-/// Why a configuration is refused: the field and what would be right.
+/// Reason why a configuration is invalid: the field and the correction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// The bytes are not a configuration.
+    /// The JSON is not a configuration.
     #[error("not a configuration: {0}")]
     Syntax(String),
-    /// A name is not one.
+    /// A value is not a domain name.
     #[error("{field}: {value:?} is not a domain name; write it in lower case and without a final dot")]
     Name {
         /// Path of the field.
         field: String,
-        /// What stands there.
+        /// Invalid value.
         value: String,
     },
-    /// A list that must not be empty is empty.
+    /// A required list is empty.
     #[error("{field}: at least one entry is needed")]
     Empty {
         /// Path of the field.
         field: String,
     },
-    /// Something is named twice.
+    /// A list has a duplicate.
     #[error("{field}: {value} is named twice; once is enough")]
     Twice {
         /// Path of the field.
         field: String,
-        /// What is repeated.
+        /// Duplicate value.
         value: String,
     },
-    /// A server that would ask this tier itself.
+    /// A server is a captured address: queries to it would be a forwarding loop.
     #[error("{field}: {address} is an address that this tier captures; its questions would come back to it")]
     Loop {
         /// Path of the field.
         field: String,
-        /// The captured address.
+        /// Captured address.
         address: IpAddr,
     },
-    /// A port that nothing can be sent to.
+    /// A server has port 0, to which nothing can be sent.
     #[error("{field}: port 0 of {address} cannot be asked; name a port from 1 to 65535")]
     Port {
         /// Path of the field.
         field: String,
-        /// The address.
+        /// Address of the server.
         address: IpAddr,
     },
 }
 
 impl Config {
-    /// Reads a configuration and validates it.
+    /// Parses and validates a configuration.
     ///
     /// # Errors
     ///
-    /// [`Invalid`] names the first field that is wrong.
+    /// [`Invalid`] names the first invalid field.
     pub fn from_json(json: &[u8]) -> Result<Self, Invalid> {
         let config: Self = serde_json::from_slice(json).map_err(|error| Invalid::Syntax(error.to_string()))?;
         config.validate()?;
         Ok(config)
     }
 
-    /// Checks everything that a process relies on.
+    /// Validates every field that a process relies on.
     ///
     /// # Errors
     ///
-    /// [`Invalid`] names the first field that is wrong.
+    /// [`Invalid`] names the first invalid field.
     pub fn validate(&self) -> Result<(), Invalid> {
-        name("clusterDomain", &self.cluster_domain)?;
-        name("clusterDns.service", &self.cluster_dns.service)?;
+        require_name("clusterDomain", &self.cluster_domain)?;
+        require_name("clusterDns.service", &self.cluster_dns.service)?;
         let captured: HashSet<IpAddr> = self.node_cache.captured.iter().map(|captured| captured.address).collect();
-        servers("clusterDns.bootstrap", &self.cluster_dns.bootstrap, &captured)?;
-        distinct("nodeCache.captured", self.node_cache.captured.iter().map(|captured| captured.address))?;
-        not_empty("nodeCache.captured", &self.node_cache.captured)?;
-        not_empty("nodeCache.allowFrom", &self.node_cache.allow_from)?;
-        not_empty("resolver.allowFrom", &self.resolver.allow_from)?;
-        distinct("zones", self.zones.iter().map(|zone| zone.name.clone()))?;
+        require_servers("clusterDns.bootstrap", &self.cluster_dns.bootstrap, &captured)?;
+        require_distinct("nodeCache.captured", self.node_cache.captured.iter().map(|captured| captured.address))?;
+        require_entries("nodeCache.captured", &self.node_cache.captured)?;
+        require_entries("nodeCache.allowFrom", &self.node_cache.allow_from)?;
+        require_entries("resolver.allowFrom", &self.resolver.allow_from)?;
+        require_distinct("zones", self.zones.iter().map(|zone| zone.name.clone()))?;
         for (index, zone) in self.zones.iter().enumerate() {
-            name(&format!("zones[{index}].service"), &zone.service)?;
-            servers(&format!("zones[{index}].bootstrap"), &zone.bootstrap, &captured)?;
+            require_name(&format!("zones[{index}].service"), &zone.service)?;
+            require_servers(&format!("zones[{index}].bootstrap"), &zone.bootstrap, &captured)?;
         }
-        if let UpstreamSource::Servers(list) = &self.resolver.upstreams {
-            upstreams("resolver.upstreams", list, &captured)?;
+        if let UpstreamSource::Servers(upstreams) = &self.resolver.upstreams {
+            require_upstreams("resolver.upstreams", upstreams, &captured)?;
         }
-        distinct("routes", self.routes.iter().map(|route| route.suffix.clone()))?;
+        require_distinct("routes", self.routes.iter().map(|route| route.suffix.clone()))?;
         for (index, route) in self.routes.iter().enumerate() {
-            name(&format!("routes[{index}].suffix"), &route.suffix)?;
-            upstreams(&format!("routes[{index}].upstreams"), &route.upstreams, &captured)?;
+            require_name(&format!("routes[{index}].suffix"), &route.suffix)?;
+            require_upstreams(&format!("routes[{index}].upstreams"), &route.upstreams, &captured)?;
         }
         Ok(())
     }
 }
 
-fn name(field: &str, value: &str) -> Result<(), Invalid> {
+fn require_name(field: &str, value: &str) -> Result<(), Invalid> {
     if is_suffix(value) {
         return Ok(());
     }
     Err(Invalid::Name { field: field.to_owned(), value: value.to_owned() })
 }
 
-fn not_empty<T>(field: &str, list: &[T]) -> Result<(), Invalid> {
+fn require_entries<T>(field: &str, list: &[T]) -> Result<(), Invalid> {
     if list.is_empty() {
         return Err(Invalid::Empty { field: field.to_owned() });
     }
     Ok(())
 }
 
-fn distinct<T: Eq + std::hash::Hash + std::fmt::Display>(
-    field: &str,
-    values: impl Iterator<Item = T>,
-) -> Result<(), Invalid> {
-    let mut seen = HashSet::new();
+fn require_distinct<T: Eq + Hash + Display>(field: &str, values: impl Iterator<Item = T>) -> Result<(), Invalid> {
+    let mut previous = HashSet::new();
     for value in values {
-        if seen.contains(&value) {
+        if previous.contains(&value) {
             return Err(Invalid::Twice { field: field.to_owned(), value: value.to_string() });
         }
-        seen.insert(value);
+        previous.insert(value);
     }
     Ok(())
 }
 
-fn upstreams(field: &str, list: &[Upstream], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
-    let addresses: Vec<SocketAddr> = list.iter().map(|upstream| upstream.address).collect();
-    servers(field, &addresses, captured)
+fn require_upstreams(field: &str, upstreams: &[Upstream], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
+    let addresses: Vec<SocketAddr> = upstreams.iter().map(|upstream| upstream.address).collect();
+    require_servers(field, &addresses, captured)
 }
 
-fn servers(field: &str, list: &[SocketAddr], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
-    not_empty(field, list)?;
-    distinct(field, list.iter())?;
-    for server in list {
+fn require_servers(field: &str, servers: &[SocketAddr], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
+    require_entries(field, servers)?;
+    require_distinct(field, servers.iter())?;
+    for server in servers {
         if server.port() == 0 {
             return Err(Invalid::Port { field: field.to_owned(), address: server.ip() });
         }
@@ -140,4 +139,107 @@ fn servers(field: &str, list: &[SocketAddr], captured: &HashSet<IpAddr>) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Captured, ClusterDns, NodeCache, Resolver, Route, Zone};
+
+    const SERVER: &str = "192.0.2.53:53";
+
+    fn upstream(address: &str) -> Upstream {
+        Upstream { address: address.parse().unwrap(), protocol: Default::default() }
+    }
+
+    fn forwarding_to(servers: &[&str]) -> Config {
+        let upstreams = UpstreamSource::Servers(servers.iter().map(|server| upstream(server)).collect());
+        Config { resolver: Resolver { upstreams, ..Resolver::default() }, ..Config::example() }
+    }
+
+    fn with_route(suffix: &str, server: &str) -> Config {
+        Config { routes: vec![Route { suffix: suffix.into(), upstreams: vec![upstream(server)] }], ..Config::example() }
+    }
+
+    fn zone(name: &str, service: &str, bootstrap: &[&str]) -> Zone {
+        let bootstrap = bootstrap.iter().map(|server| server.parse().unwrap()).collect();
+        Zone { name: name.into(), bootstrap, service: service.into() }
+    }
+
+    #[test]
+    fn a_valid_configuration_survives_its_json() {
+        let zones = vec![zone("", "none.svc.cluster.local", &[SERVER]), zone("a", "a.svc.cluster.local", &[SERVER])];
+        for config in [
+            Config::example(),
+            Config { resolver: Resolver::default(), ..Config::example() },
+            Config { zones, ..Config::example() },
+            with_route("corp.example", SERVER),
+        ] {
+            let json = serde_json::to_vec(&config).unwrap();
+            assert_eq!(Config::from_json(&json), Ok(config));
+        }
+    }
+
+    #[test]
+    fn fields_of_a_newer_release_are_ignored_and_routes_may_be_missing() {
+        let mut json = serde_json::to_value(Config::example()).unwrap();
+        json["future"] = true.into();
+        json.as_object_mut().unwrap().remove("routes");
+        assert_eq!(Config::from_json(&serde_json::to_vec(&json).unwrap()), Ok(Config::example()));
+        assert!(matches!(Config::from_json(b"{}"), Err(Invalid::Syntax(_))));
+    }
+
+    #[test]
+    fn the_first_invalid_field_is_named() {
+        let link_local = Captured { address: "169.254.20.10".parse().unwrap(), service: false };
+        let captured_twice = NodeCache { captured: vec![link_local.clone(), link_local], ..NodeCache::default() };
+        let dns_at = |bootstrap| ClusterDns { bootstrap, ..Config::example().cluster_dns };
+        for (sentence, config) in [
+            (
+                "clusterDomain: \"Cluster.local\" is not a",
+                Config { cluster_domain: "Cluster.local".into(), ..Config::example() },
+            ),
+            ("clusterDns.bootstrap: at least one", Config { cluster_dns: dns_at(vec![]), ..Config::example() }),
+            (
+                "nodeCache.captured: 169.254.20.10 is named twice",
+                Config { node_cache: captured_twice, ..Config::example() },
+            ),
+            (
+                "nodeCache.captured: at least one",
+                Config { node_cache: NodeCache { captured: vec![], ..NodeCache::default() }, ..Config::example() },
+            ),
+            (
+                "nodeCache.allowFrom: at least one",
+                Config { node_cache: NodeCache { allow_from: vec![], ..NodeCache::default() }, ..Config::example() },
+            ),
+            (
+                "resolver.allowFrom: at least one",
+                Config { resolver: Resolver { allow_from: vec![], ..Resolver::default() }, ..Config::example() },
+            ),
+            (
+                "zones: a is named twice",
+                Config {
+                    zones: vec![zone("a", "a.example", &[SERVER]), zone("a", "b.example", &[SERVER])],
+                    ..Config::example()
+                },
+            ),
+            (
+                "zones[0].service: \"a.\" is not a",
+                Config { zones: vec![zone("a", "a.", &[SERVER])], ..Config::example() },
+            ),
+            (
+                "zones[0].bootstrap: at least one",
+                Config { zones: vec![zone("a", "a.example", &[])], ..Config::example() },
+            ),
+            ("resolver.upstreams: at least one", forwarding_to(&[])),
+            ("resolver.upstreams: 192.0.2.53:53 is named twice", forwarding_to(&[SERVER, SERVER])),
+            ("resolver.upstreams: port 0 of 192.0.2.53", forwarding_to(&["192.0.2.53:0"])),
+            ("resolver.upstreams: 169.254.20.10 is an address that", forwarding_to(&["169.254.20.10:53"])),
+            ("routes[0].suffix: \"corp.example.\" is not a", with_route("corp.example.", SERVER)),
+            ("routes[0].upstreams: 169.254.20.10 is an", with_route("corp.example", "169.254.20.10:53")),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{sentence}: {error}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The caches of the pod, asked over their control sockets. One that hangs or is gone is told and holds up nobody.
+//! Caches of the pod, asked over their control sockets. One that hangs or is gone is reported and delays no other.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,33 +8,36 @@ use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::control::{AskError, Command, ask, socket_path};
+use crate::admin::{AskError, Command, ask, socket_path};
 
-/// How long a cache has to answer.
-const PATIENCE: Duration = Duration::from_millis(400);
-/// How long an answer serves everybody who asks; it bounds what a flood of requests costs the caches.
-const FRESH: Duration = Duration::from_millis(250);
+/// Time that a cache has to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+/// Time for which one answer serves all requests; it bounds what a flood of requests costs the caches.
+const STATUS_TTL: Duration = Duration::from_millis(250);
 
-/// The caches of the pod, in the order of their names.
+/// Interval at which [`Instances::wait_until_gone`] asks.
+const GONE_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Caches of the pod, in the order of their names.
 #[derive(Debug)]
-pub struct Instances {
+pub(crate) struct Instances {
     run_dir: PathBuf,
     names: Vec<String>,
     last: Mutex<Option<(Instant, Vec<Instance>)>>,
 }
 
 impl Instances {
-    /// `cache-0` to `cache-(count - 1)`, which listen in this directory.
+    /// Returns the caches `cache-0` to `cache-(count - 1)`, whose control sockets are in this directory.
     #[must_use]
-    pub fn new(run_dir: PathBuf, count: usize) -> Self {
+    pub(crate) fn new(run_dir: PathBuf, count: usize) -> Self {
         let names = (0..count).map(|number| format!("cache-{number}")).collect();
         Self { run_dir, names, last: Mutex::new(None) }
     }
 
-    /// What each says of itself; only the name is known of one that does not answer.
-    pub async fn status(&self) -> Vec<Instance> {
+    /// Returns the status of each cache. Only the name is set for one that does not answer.
+    pub(crate) async fn status(&self) -> Vec<Instance> {
         let mut last = self.last.lock().await;
-        if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < STATUS_TTL) {
             return instances.clone();
         }
         let instances = join_all(self.names.iter().map(|name| self.status_of(name))).await;
@@ -43,36 +46,36 @@ impl Instances {
     }
 
     async fn status_of(&self, name: &str) -> Instance {
-        let told = ask(&socket_path(&self.run_dir, name), Command::Status, PATIENCE).await;
-        match told.map(|text| serde_json::from_str::<Instance>(&text)) {
+        let answer = ask(&socket_path(&self.run_dir, name), Command::Status, ANSWER_TIMEOUT).await;
+        match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
             Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
             Ok(Err(error)) => {
-                tracing::warn!("{name} tells a status that cannot be read: {error}");
+                tracing::warn!(instance = name, %error, "the status of a cache cannot be read");
                 Instance { name: name.to_owned(), ..Instance::default() }
             }
             Err(error) => {
-                tracing::debug!("{error}");
+                tracing::debug!(instance = name, %error, "a cache does not answer");
                 Instance { name: name.to_owned(), ..Instance::default() }
             }
         }
     }
 
-    /// Waits until none of them runs any more. One that hangs counts as running.
-    pub async fn gone(&self) {
+    /// Waits until no cache runs any more. One that hangs counts as running.
+    pub(crate) async fn wait_until_gone(&self) {
         for name in &self.names {
             let path = socket_path(&self.run_dir, name);
-            while !matches!(ask(&path, Command::Live, PATIENCE).await, Err(AskError::Socket { .. })) {
-                sleep(FRESH / 5).await;
+            while !matches!(ask(&path, Command::Live, ANSWER_TIMEOUT).await, Err(AskError::Socket { .. })) {
+                sleep(GONE_POLL_INTERVAL).await;
             }
         }
     }
 
-    /// The Prometheus text of each that answers.
-    pub async fn metrics(&self) -> Vec<String> {
-        let asked = self.names.iter().map(async |name| {
-            ask(&socket_path(&self.run_dir, name), Command::Metrics, PATIENCE).await.unwrap_or_default()
+    /// Returns the Prometheus text of each cache; empty for one that does not answer.
+    pub(crate) async fn metrics(&self) -> Vec<String> {
+        let texts = self.names.iter().map(async |name| {
+            ask(&socket_path(&self.run_dir, name), Command::Metrics, ANSWER_TIMEOUT).await.unwrap_or_default()
         });
-        join_all(asked).await
+        join_all(texts).await
     }
 }
 
@@ -81,7 +84,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::control::{Report, serve};
+    use crate::admin::{Report, serve};
 
     struct Cache;
 
@@ -104,11 +107,11 @@ mod tests {
 
         let instances = Instances::new(dir.path().to_owned(), 3);
         let start = Instant::now();
-        let told = instances.status().await;
+        let status = instances.status().await;
         assert!(start.elapsed() < Duration::from_secs(1));
-        let alive: Vec<(&str, bool)> = told.iter().map(|instance| (instance.name.as_str(), instance.alive)).collect();
+        let alive: Vec<(&str, bool)> = status.iter().map(|instance| (instance.name.as_str(), instance.alive)).collect();
         assert_eq!(alive, [("cache-0", true), ("cache-1", false), ("cache-2", false)]);
-        assert_eq!(told[0].traffic.queries, 7);
+        assert_eq!(status[0].traffic.queries, 7);
         assert_eq!(instances.metrics().await.concat(), "# TYPE q counter\nq_total 7\n");
         serving.abort();
     }

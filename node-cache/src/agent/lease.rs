@@ -1,181 +1,186 @@
-//! How far one address is captured, and what is to be done next. It knows no socket and no clock: time is a parameter.
+//! Lease of one captured address: its phase, and the next action. Pure: time is a parameter.
 //!
 //! ```text
-//!             reply rules in force,        asked with success            two self-queries failed
-//!             a cache connected            (first: names too)
+//!             reply rules in force,        self-query succeeded          two self-queries failed
+//!             a cache connected            (first: startup names too)
 //! Withdrawn ──────────────────────► Trying ─────────────────► Captured ─────────────────────────► Trying
-//!     ▲   address put on the node     │ no success for a lease    │ no longer wanted, or foreign
+//!     ▲   address added to the node   │ no success for a lease    │ no longer desired, or foreign
 //!     │                               ▼                           ▼
 //!     └─────────────────────────────────── Leaving ◄──────────────┘
-//!       address taken, when the switch was off long enough for what is in flight
+//!       address removed, once the redirect rule was off long enough for queries in flight
 //! ```
 //!
-//! The switch is on in `Captured` alone. The address is renewed by a self-query that succeeded and by nothing else, so
-//! that it goes by itself a lease after the last one; without the address the switch has no effect.
+//! The redirect rule is installed in `Captured` only. A self-query that succeeded renews the address and nothing else does,
+//! so that the kernel removes it one lease after the last success; without the address the redirect rule matches nothing.
 
 use std::time::{Duration, Instant};
 
-/// How long an address stays on the node without being renewed.
-pub const LEASE: Duration = Duration::from_secs(5);
-/// The same for an address that nobody else serves. To give it up early helps nobody, while caches that live answer at it
-/// without an agent, too: so it outlasts the pauses that a kubelet makes before it starts an agent again (10, 20, 40 s).
-pub const LEASE_WITHOUT_SERVICE: Duration = Duration::from_secs(60);
-/// How long questions that are in flight have to be answered once the switch is off.
-pub const IN_FLIGHT: Duration = Duration::from_millis(500);
-/// How many self-queries in a row have to fail for the switch to be turned off.
-const FAILURES: u32 = 2;
-/// How many self-queries in a row have to succeed for the switch to be turned on again after such a loss.
+/// Lifetime of a captured address without renewal.
+pub(crate) const LEASE: Duration = Duration::from_secs(5);
+/// Lifetime of a captured address at which no Service answers. To withdraw it early helps no pod, while running caches
+/// answer at it without an agent as well: so it outlasts the back-off of a kubelet before it restarts an agent (10, 20, 40 s).
+pub(crate) const LEASE_WITHOUT_SERVICE: Duration = Duration::from_secs(60);
+/// Time for queries in flight to be answered once the redirect rule is removed.
+pub(crate) const IN_FLIGHT: Duration = Duration::from_millis(500);
+/// Self-queries in a row that must fail before the redirect rule is removed.
+const FAILURES_BEFORE_LOSS: u32 = 2;
+/// Self-queries in a row that must succeed before the redirect rule is installed again after such a loss.
 const SUCCESSES_AFTER_LOSS: u32 = 3;
-/// How long an address that nobody answered at is left alone before it is tried again.
-const PAUSE: Duration = Duration::from_secs(2);
-/// How long an address that nobody else serves waits for the first names to be resolved.
-const NAMES_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before an address at which no self-query succeeded is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Time that an address without a Service waits for the startup names to be resolved.
+const STARTUP_NAMES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known at one moment.
+/// Inputs of one step.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub(crate) struct LeaseInputs {
     /// The configuration names the address and the agent is not stopping.
-    pub wanted: bool,
-    /// Somebody else has the address on the node.
-    pub foreign: bool,
-    /// How long the address will stay on the node if nothing is done; none: it is not there.
-    pub left: Option<Duration>,
-    /// Both sockets are bound.
-    pub listening: bool,
+    pub(crate) desired: bool,
+    /// Another program has the address on the node.
+    pub(crate) foreign: bool,
+    /// Lifetime that the address has remaining on the node; `None` when it is not there.
+    pub(crate) remaining: Option<Duration>,
+    /// The UDP and the TCP socket are bound.
+    pub(crate) listening: bool,
     /// At least one cache is connected.
-    pub caches: bool,
-    /// The rules that the address needs before it is put on the node are in force.
-    pub served: bool,
-    /// The switch is on in the kernel.
-    pub switched: bool,
-    /// The outcome of a self-query since the last step; none if there was none.
-    pub answered: Option<bool>,
-    /// The first names were resolved by the caches of this pod.
-    pub names: bool,
+    pub(crate) cache_connected: bool,
+    /// The rules that the address needs before it is added to the node are installed.
+    pub(crate) served: bool,
+    /// The redirect rule is installed in the kernel.
+    pub(crate) redirected: bool,
+    /// Whether the self-query since the last step succeeded; `None` if there was none.
+    pub(crate) answered: Option<bool>,
+    /// The caches of this pod have resolved the startup names.
+    pub(crate) names_resolved: bool,
 }
 
-/// What is to be done with the address on the node, at once.
+/// Action on the node's address, to be carried out before the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Put it there for its [lifetime](Lease::lifetime), or let it stay that long from now.
+pub(crate) enum Effect {
+    /// Add the address with its [lifetime](Lease::lifetime), or renew it.
     Put,
-    /// Take it away.
+    /// Remove the address.
     Remove,
 }
 
-/// Where an address stands.
+/// Phase of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing of it is on the node.
+    /// The address is not on the node.
     Withdrawn { not_before: Instant },
-    /// It is on the node, but only the agent's own questions reach the caches.
+    /// The address is on the node, but only self-queries reach the caches.
     Trying { until: Instant, successes: u32 },
-    /// Questions to it reach the caches.
+    /// Queries to the address reach the caches.
     Captured { until: Instant, failures: u32 },
-    /// It is about to go.
-    Leaving { until: Instant, off_since: Option<Instant> },
+    /// The redirect rule is being removed; the address follows.
+    Leaving { until: Instant, removed_since: Option<Instant> },
 }
 
-/// One address.
+/// Lease of one address.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     phase: Phase,
     /// A Service answers at this address while it is not captured.
     service: bool,
-    /// It was captured before, by this agent or the one before it.
+    /// The address was captured before, by this agent or an earlier one.
     proven: bool,
-    /// The last capture ended because nobody answered.
+    /// The last capture ended because self-queries failed.
     lost: bool,
-    /// Since when the caches answer at the address that was never captured.
+    /// Time since which self-queries succeed at an address that was never captured.
     answering_since: Option<Instant>,
 }
 
 impl Lease {
-    /// An address that is not on the node.
+    /// Returns the lease of an address that is not on the node.
     #[must_use]
-    pub fn new(now: Instant, service: bool) -> Self {
+    pub(crate) fn new(now: Instant, service: bool) -> Self {
         let phase = Phase::Withdrawn { not_before: now };
         Self { phase, service, proven: false, lost: false, answering_since: None }
     }
 
-    /// An address that an earlier agent left on the node for this long, and whose switch it left on or off. It was
-    /// renewed by a self-query less than a lifetime ago, so it is gone on with where that agent stopped.
+    /// Returns the lease of an address that an earlier agent remaining on the node with this lifetime, and with or without a
+    /// redirect rule. A self-query renewed it less than a lifetime ago, so the lease continues where that agent stopped.
     #[must_use]
-    pub fn taken_over(now: Instant, service: bool, left: Duration, switched: bool) -> Self {
-        let until = now + left.min(lifetime(service));
+    pub(crate) fn adopted(now: Instant, service: bool, remaining: Duration, redirected: bool) -> Self {
+        let until = now + remaining.min(lifetime(service));
         let phase =
-            if switched { Phase::Captured { until, failures: 0 } } else { Phase::Trying { until, successes: 0 } };
-        Self { phase, service, proven: switched, lost: false, answering_since: None }
+            if redirected { Phase::Captured { until, failures: 0 } } else { Phase::Trying { until, successes: 0 } };
+        Self { phase, service, proven: redirected, lost: false, answering_since: None }
     }
 
-    /// How long the address stays on the node from each renewal on.
+    /// Returns the lifetime of the address from each renewal on.
     #[must_use]
-    pub fn lifetime(&self) -> Duration {
+    pub(crate) fn lifetime(&self) -> Duration {
         lifetime(self.service)
     }
 
-    /// Says whether a Service answers at this address while it is not captured.
-    pub fn set_service(&mut self, service: bool) {
+    /// Sets whether a Service answers at this address while it is not captured.
+    pub(crate) fn set_service(&mut self, service: bool) {
         self.service = service;
     }
 
-    /// Whether the address is on the node, or was until its lifetime ended, because of this agent.
+    /// Returns whether this agent has the address on the node, or had until its lifetime ended.
     #[must_use]
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         !matches!(self.phase, Phase::Withdrawn { .. })
     }
 
-    /// Whether the switch should be on.
+    /// Returns whether the redirect rule should be installed.
     #[must_use]
-    pub fn wants_switch(&self) -> bool {
+    pub(crate) fn wants_redirect(&self) -> bool {
         matches!(self.phase, Phase::Captured { .. })
     }
 
-    /// Whether self-queries are of use.
+    /// Returns whether self-queries should be made.
     #[must_use]
-    pub fn wants_answer(&self) -> bool {
+    pub(crate) fn wants_self_query(&self) -> bool {
         matches!(self.phase, Phase::Trying { .. } | Phase::Captured { .. })
     }
 
-    /// Whether something is about to change, so that the next step should not be long in coming.
+    /// Returns whether the phase is about to change, so that the next step should come soon.
     #[must_use]
-    pub fn in_transit(&self) -> bool {
+    pub(crate) fn in_transit(&self) -> bool {
         matches!(self.phase, Phase::Trying { .. } | Phase::Leaving { .. })
     }
 
-    /// Whether nothing is missing for a first capture but names that the caches have resolved.
+    /// Returns whether a first capture waits for the startup names and nothing else.
     #[must_use]
-    pub fn waits_for_names(&self, seen_names: bool) -> bool {
-        matches!(self.phase, Phase::Trying { .. }) && self.answering_since.is_some() && !self.proven && !seen_names
+    pub(crate) fn waits_for_names(&self, names_resolved: bool) -> bool {
+        matches!(self.phase, Phase::Trying { .. }) && self.answering_since.is_some() && !self.proven && !names_resolved
     }
 
-    /// Goes on by what is known now. The effect is to be carried out before the next step.
-    pub fn step(&mut self, now: Instant, seen: &Seen) -> Option<Effect> {
+    /// Advances the phase. The returned effect is to be carried out before the next step.
+    pub(crate) fn step(&mut self, now: Instant, inputs: &LeaseInputs) -> Option<Effect> {
         match self.phase {
-            Phase::Withdrawn { not_before } => self.withdrawn(now, seen, not_before),
-            Phase::Trying { until, successes } => self.trying(now, seen, until, successes),
-            Phase::Captured { until, failures } => self.captured(now, seen, until, failures),
-            Phase::Leaving { until, off_since } => self.leaving(now, seen, until, off_since),
+            Phase::Withdrawn { not_before } => self.withdrawn(now, inputs, not_before),
+            Phase::Trying { until, successes } => self.trying(now, inputs, until, successes),
+            Phase::Captured { until, failures } => self.captured(now, inputs, until, failures),
+            Phase::Leaving { until, removed_since } => self.leaving(now, inputs, until, removed_since),
         }
     }
 
-    fn withdrawn(&mut self, now: Instant, seen: &Seen, not_before: Instant) -> Option<Effect> {
-        let possible = seen.wanted && !seen.foreign && seen.listening && seen.caches && seen.served && !seen.switched;
-        if !possible || now < not_before {
+    fn withdrawn(&mut self, now: Instant, inputs: &LeaseInputs, not_before: Instant) -> Option<Effect> {
+        let is_possible = inputs.desired
+            && !inputs.foreign
+            && inputs.listening
+            && inputs.cache_connected
+            && inputs.served
+            && !inputs.redirected;
+        if !is_possible || now < not_before {
             return None;
         }
         self.phase = Phase::Trying { until: now + self.lifetime(), successes: 0 };
         Some(Effect::Put)
     }
 
-    fn trying(&mut self, now: Instant, seen: &Seen, until: Instant, successes: u32) -> Option<Effect> {
-        if !seen.wanted || seen.foreign {
-            return self.leave(now, seen, until);
+    fn trying(&mut self, now: Instant, inputs: &LeaseInputs, until: Instant, successes: u32) -> Option<Effect> {
+        if !inputs.desired || inputs.foreign {
+            return self.leave(now, inputs, until);
         }
-        if now >= until || seen.left.is_none() {
-            return self.withdraw(now + PAUSE);
+        if now >= until || inputs.remaining.is_none() {
+            return self.withdraw(now + RETRY_INTERVAL);
         }
-        match seen.answered {
+        match inputs.answered {
             None => None,
             Some(false) => {
                 self.phase = Phase::Trying { until, successes: 0 };
@@ -184,9 +189,10 @@ impl Lease {
             Some(true) => {
                 let since = *self.answering_since.get_or_insert(now);
                 let successes = successes + 1;
-                let enough = if self.lost { SUCCESSES_AFTER_LOSS } else { 1 };
-                let names = self.proven || seen.names || (!self.service && now - since >= NAMES_PATIENCE);
-                self.phase = if successes >= enough && names && seen.caches && seen.served {
+                let needed = if self.lost { SUCCESSES_AFTER_LOSS } else { 1 };
+                let has_names =
+                    self.proven || inputs.names_resolved || (!self.service && now - since >= STARTUP_NAMES_TIMEOUT);
+                self.phase = if successes >= needed && has_names && inputs.cache_connected && inputs.served {
                     self.proven = true;
                     self.lost = false;
                     Phase::Captured { until: now + self.lifetime(), failures: 0 }
@@ -198,24 +204,24 @@ impl Lease {
         }
     }
 
-    fn captured(&mut self, now: Instant, seen: &Seen, until: Instant, failures: u32) -> Option<Effect> {
-        if !seen.wanted || seen.foreign {
-            return self.leave(now, seen, until);
+    fn captured(&mut self, now: Instant, inputs: &LeaseInputs, until: Instant, failures: u32) -> Option<Effect> {
+        if !inputs.desired || inputs.foreign {
+            return self.leave(now, inputs, until);
         }
-        if now >= until || seen.left.is_none() {
-            // The kernel took the address: the agent stood still, or somebody else removed it. The switch goes off and
-            // everything begins again in its order.
+        if now >= until || inputs.remaining.is_none() {
+            // The kernel removed the address: the agent stalled, or another program removed it. The redirect rule goes and
+            // the sequence starts again.
             return self.withdraw(now);
         }
-        match seen.answered {
+        match inputs.answered {
             Some(true) => {
                 self.phase = Phase::Captured { until: now + self.lifetime(), failures: 0 };
                 Some(Effect::Put)
             }
             _ => {
-                let failures = failures + u32::from(seen.answered == Some(false));
+                let failures = failures + u32::from(inputs.answered == Some(false));
                 self.phase = Phase::Captured { until, failures };
-                if failures >= FAILURES || !seen.caches {
+                if failures >= FAILURES_BEFORE_LOSS || !inputs.cache_connected {
                     self.lost = true;
                     self.phase = Phase::Trying { until, successes: 0 };
                 }
@@ -224,21 +230,27 @@ impl Lease {
         }
     }
 
-    fn leaving(&mut self, now: Instant, seen: &Seen, until: Instant, off_since: Option<Instant>) -> Option<Effect> {
-        if seen.left.is_none() || now >= until {
+    fn leaving(
+        &mut self,
+        now: Instant,
+        inputs: &LeaseInputs,
+        until: Instant,
+        removed_since: Option<Instant>,
+    ) -> Option<Effect> {
+        if inputs.remaining.is_none() || now >= until {
             return self.withdraw(now);
         }
-        let off_since = off_since.or_else(|| (!seen.switched).then_some(now));
-        if off_since.is_some_and(|since| now - since >= IN_FLIGHT) {
+        let removed_since = removed_since.or_else(|| (!inputs.redirected).then_some(now));
+        if removed_since.is_some_and(|since| now - since >= IN_FLIGHT) {
             self.withdraw(now);
             return Some(Effect::Remove);
         }
-        self.phase = Phase::Leaving { until, off_since };
+        self.phase = Phase::Leaving { until, removed_since };
         None
     }
 
-    fn leave(&mut self, now: Instant, seen: &Seen, until: Instant) -> Option<Effect> {
-        self.leaving(now, seen, until, None)
+    fn leave(&mut self, now: Instant, inputs: &LeaseInputs, until: Instant) -> Option<Effect> {
+        self.leaving(now, inputs, until, None)
     }
 
     fn withdraw(&mut self, not_before: Instant) -> Option<Effect> {

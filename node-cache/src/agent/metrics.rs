@@ -1,4 +1,4 @@
-//! The agent's own counters.
+//! Metrics of the agent itself.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -10,9 +10,9 @@ use prometheus_client::registry::Registry;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Counters by captured address, all of them few.
+/// Metrics of one agent, most by captured address.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     captured: Family<Labels, Gauge>,
     self_query_failures: Family<Labels, Counter>,
@@ -37,7 +37,7 @@ impl Default for Metrics {
         let renewals = Family::default();
         registry.register("renewals", "How often the address was put on the node or renewed", renewals.clone());
         let withdrawals = Family::default();
-        registry.register("withdrawals", "How often the switch of the address was turned off", withdrawals.clone());
+        registry.register("withdrawals", "How often the redirect rule of the address was removed", withdrawals.clone());
         let reasserts = Counter::default();
         registry.register("rule_reasserts", "How often the packet rules had to be put back", reasserts.clone());
         let connected = Gauge::default();
@@ -49,9 +49,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All of them as Prometheus text.
+    /// Returns all metrics as Prometheus text.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
@@ -59,22 +59,22 @@ impl Metrics {
     }
 
     pub(super) fn set_captured(&self, address: IpAddr, captured: bool) {
-        let before = self.captured.get_or_create(&of(address)).set(i64::from(captured));
-        if before == 1 && !captured {
-            self.withdrawals.get_or_create(&of(address)).inc();
+        let previous = self.captured.get_or_create(&address_label(address)).set(i64::from(captured));
+        if previous == 1 && !captured {
+            self.withdrawals.get_or_create(&address_label(address)).inc();
         }
     }
 
     pub(super) fn forget(&self, address: IpAddr) {
-        self.captured.remove(&of(address));
+        self.captured.remove(&address_label(address));
     }
 
     pub(super) fn count_failure(&self, address: IpAddr) {
-        self.self_query_failures.get_or_create(&of(address)).inc();
+        self.self_query_failures.get_or_create(&address_label(address)).inc();
     }
 
     pub(super) fn count_renewal(&self, address: IpAddr) {
-        self.renewals.get_or_create(&of(address)).inc();
+        self.renewals.get_or_create(&address_label(address)).inc();
     }
 
     pub(super) fn set_reasserts(&self, total: u64) {
@@ -96,7 +96,7 @@ impl Metrics {
     }
 }
 
-fn of(address: IpAddr) -> Labels {
+fn address_label(address: IpAddr) -> Labels {
     vec![("address", address.to_string())]
 }
 

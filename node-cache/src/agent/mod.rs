@@ -1,42 +1,36 @@
-//! The agent of a node: the one room that changes anything on the node.
+//! Agent of a node: the one room that changes anything on the node. It parses no DNS from outside the pod.
 //!
 //! ```text
-//! revision ──► addresses wanted ──► sockets ──► handover ──► caches
+//! revision ──► desired addresses ──► sockets ──► handover ──► caches
 //!                    │                                          ▲
-//!                    ▼                                          │ self_query, every second
+//!                    ▼                                          │ self_query, each second
 //!                 lease  ──► rules (nft), interface (lo) ───────┘
 //!                    │
 //!                    └──► status, metrics
 //! ```
 //!
-//! Capture is a lease and not a state. An address is on the node with a lifetime of five seconds (a minute where nobody
-//! else serves it) and is renewed every second, but only while the caches of this pod answer at it. If the agent and the
-//! caches die, the kernel takes the address away and questions reach the Service again; the packet rules that are left
-//! behind match nothing any more.
+//! Capture is a lease and not a state. A captured address is on the node with a lifetime of five seconds (a minute for an
+//! address that no Service answers at) and is renewed each second, but only while the caches of this pod answer at it. If
+//! the agent and the caches die, the kernel removes the address and queries reach the Service again; packet rules that are
+//! left behind match nothing any more.
+//!
+//! * [`reconciler`]: one pass over all addresses; [`lease`] decides, and the files below carry out.
+//! * `interface`, `rules` and `nft`, `sockets`: what the agent changes on the node.
+//! * `self_query`, `startup_names`: what must be answered before an address is captured or renewed.
+//! * `status`, `readiness`, `instances`, `metrics`: what the agent reports.
 
-mod args;
-mod run;
+pub(crate) mod lease;
+pub(crate) mod reconciler;
 
-mod node;
+pub(crate) mod interface;
+pub(crate) mod nft;
+pub(crate) mod rules;
+pub(crate) mod sockets;
 
-pub mod lease;
+pub(crate) mod self_query;
+pub(crate) mod startup_names;
 
-pub mod first_names;
-pub mod interface;
-pub mod nft;
-pub mod rules;
-pub mod self_query;
-pub mod sockets;
-
-pub mod exposition;
-mod http;
-pub mod instances;
-pub mod metrics;
-pub mod ready;
-pub mod status;
-
-pub use args::{Args, Probe, What};
-pub use run::{AgentError, run};
-
-/// Name of the agent among the processes of the pod.
-pub const NAME: &str = "agent";
+pub(crate) mod instances;
+pub(crate) mod metrics;
+pub(crate) mod readiness;
+pub(crate) mod status;

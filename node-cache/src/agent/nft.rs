@@ -1,8 +1,8 @@
-//! Keeps the packet rules in force through the program `nft`.
+//! Synchronization of the packet rules with the kernel, through the program `nft`.
 //!
-//! A task of its own, because the program may take long where other tables are huge, and nothing may hold up the
-//! renewal of the addresses. It applies what is wanted, looks now and then whether the table is still what it made of
-//! it, and puts it back when somebody flushed or changed it.
+//! A task of its own, because `nft` may take long where other tables are huge, and nothing may delay the renewal of the
+//! addresses. The task applies the desired rules, checks every few seconds that the table is unchanged, and restores it
+//! when another program flushed or changed it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -15,67 +15,67 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::rules::{Rules, removal, table};
+use super::rules::{Rules, removal_script, table};
 
-/// How long one run of the program may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often the table is compared with what it was.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(1);
+/// Time that one run of `nft` may take.
+const NFT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Interval at which the table is compared with what was applied.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the rules are not in force.
+/// Reason why the rules are not installed.
 #[derive(Debug, thiserror::Error)]
-pub enum NftError {
-    /// The program cannot be run.
+pub(crate) enum NftError {
+    /// `nft` cannot be run.
     #[error("{program} cannot be run: {source}")]
     Start {
-        /// Its path.
+        /// Path of the program.
         program: String,
-        /// Why.
+        /// Reason.
         source: std::io::Error,
     },
-    /// The program took too long and was ended.
-    #[error("nft did not finish within {PATIENCE:?}")]
-    Slow,
-    /// The program refused.
+    /// `nft` took too long and was killed.
+    #[error("nft did not finish within {NFT_TIMEOUT:?}")]
+    Timeout,
+    /// `nft` refused the script.
     #[error("nft refused the packet rules: {0}")]
     Refused(String),
-    /// The table is not what was just made of it.
+    /// The table is not as it was applied.
     #[error("somebody else changed the packet rules of this tier; they are put back")]
     Changed,
 }
 
-/// The program.
+/// The program `nft`.
 #[derive(Clone, Debug)]
-pub struct Nft {
+pub(crate) struct Nft {
     program: PathBuf,
 }
 
 impl Nft {
-    /// The program at this path, or the one of this name in `PATH` where there is none at the path.
+    /// Returns the program at this path, or the one of this name in `PATH` where there is none at the path.
     #[must_use]
-    pub fn at(path: &Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         let program = if path.exists() { path.to_owned() } else { path.file_name().unwrap_or_default().into() };
         Self { program }
     }
 
-    /// Runs a script as one transaction.
+    /// Applies a script as one transaction.
     ///
     /// # Errors
     ///
-    /// The program cannot be run or refuses; then nothing was changed.
-    pub async fn apply(&self, script: &str) -> Result<(), NftError> {
+    /// `nft` cannot be run or refuses; then nothing was changed.
+    pub(crate) async fn apply(&self, script: &str) -> Result<(), NftError> {
         let output = self.run(&["-f", "-"], script).await?;
         if output.status.success() { Ok(()) } else { Err(NftError::Refused(first_line(&output.stderr))) }
     }
 
-    /// What there is of a tier's table; none if it is not there.
+    /// Returns the listing of a tier's table; `None` if there is no table.
     ///
     /// # Errors
     ///
-    /// The program cannot be run.
-    pub async fn list(&self, tier: &str) -> Result<Option<String>, NftError> {
+    /// `nft` cannot be run.
+    pub(crate) async fn list(&self, tier: &str) -> Result<Option<String>, NftError> {
         let output = self.run(&["--stateless", "list", "table", "inet", &table(tier)], "").await?;
         Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
     }
@@ -93,12 +93,12 @@ impl Nft {
         let stdin = child.stdin.take();
         let finish = async {
             if let Some(mut stdin) = stdin {
-                // A program that ends without reading says why in its output.
+                // A program that exits without reading its input prints the reason.
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
             child.wait_with_output().await
         };
-        timeout(PATIENCE, finish).await.map_err(|_| NftError::Slow)?.map_err(start)
+        timeout(NFT_TIMEOUT, finish).await.map_err(|_| NftError::Timeout)?.map_err(start)
     }
 }
 
@@ -106,160 +106,162 @@ fn first_line(text: &[u8]) -> String {
     String::from_utf8_lossy(text).lines().next().unwrap_or("it did not say why").to_owned()
 }
 
-/// What the kernel has.
+/// Rules that the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InForce {
-    /// The rules; none while they are not known to be what is wanted of them.
-    pub rules: Option<Rules>,
-    /// Why not.
-    pub problem: Option<String>,
-    /// How often the table had to be put back since the start.
-    pub reasserted: u64,
+pub(crate) struct InstalledRules {
+    /// The rules; `None` while the table is not known to be as desired.
+    pub(crate) rules: Option<Rules>,
+    /// Reason why not.
+    pub(crate) problem: Option<String>,
+    /// Number of times that the table had to be restored since the start.
+    pub(crate) restored: u64,
 }
 
-/// The task that keeps the rules in force. It ends when this is dropped; the rules stay.
+/// Handle of the task that synchronizes the rules. Dropping it ends the task; the rules stay.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct RuleSync {
     nft: Nft,
-    wanted: watch::Sender<Option<Rules>>,
-    in_force: watch::Receiver<InForce>,
-    look: Arc<Notify>,
+    desired: watch::Sender<Option<Rules>>,
+    installed: watch::Receiver<InstalledRules>,
+    check: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-impl Keeper {
-    /// Starts the task; it does nothing before the first [`Keeper::want`].
+impl RuleSync {
+    /// Starts the task, which does nothing before the first [`RuleSync::set_desired`].
     #[must_use]
-    pub fn start(nft: Nft) -> Self {
-        let (wanted, wanting) = watch::channel(None);
-        let (telling, in_force) = watch::channel(InForce::default());
-        let look = Arc::new(Notify::new());
-        let keeping = Keeping { nft: nft.clone(), telling, look: Arc::clone(&look), made: String::new() };
-        Self { nft, wanted, in_force, look, task: tokio::spawn(keeping.keep(wanting)) }
+    pub(crate) fn start(nft: Nft) -> Self {
+        let (desired, changes) = watch::channel(None);
+        let (publisher, installed) = watch::channel(InstalledRules::default());
+        let check = Arc::new(Notify::new());
+        let task =
+            RuleSyncTask { nft: nft.clone(), installed: publisher, check: Arc::clone(&check), listing: String::new() };
+        Self { nft, desired, installed, check, task: tokio::spawn(task.run(changes)) }
     }
 
-    /// Says which rules are wanted from now on.
-    pub fn want(&self, rules: &Rules) {
-        self.wanted.send_if_modified(|wanted| {
-            let changed = wanted.as_ref() != Some(rules);
-            *wanted = Some(rules.clone());
+    /// Sets the desired rules.
+    pub(crate) fn set_desired(&self, rules: &Rules) {
+        self.desired.send_if_modified(|desired| {
+            let changed = desired.as_ref() != Some(rules);
+            *desired = Some(rules.clone());
             changed
         });
     }
 
-    /// What the kernel has.
+    /// Returns the rules that the kernel has, and their changes.
     #[must_use]
-    pub fn in_force(&self) -> watch::Receiver<InForce> {
-        self.in_force.clone()
+    pub(crate) fn installed(&self) -> watch::Receiver<InstalledRules> {
+        self.installed.clone()
     }
 
-    /// Asks for a look at the table now, because something does not work as it should.
-    pub fn look_now(&self) {
-        self.look.notify_one();
+    /// Requests a check of the table now, because a self-query failed.
+    pub(crate) fn check_now(&self) {
+        self.check.notify_one();
     }
 
     /// Ends the task and removes the table.
     ///
     /// # Errors
     ///
-    /// The program cannot be run or refuses.
-    pub async fn finish(self) -> Result<(), NftError> {
+    /// `nft` cannot be run or refuses.
+    pub(crate) async fn finish(self) -> Result<(), NftError> {
         self.task.abort();
-        let tier = self.wanted.borrow().as_ref().map(|rules| rules.tier.clone());
+        let tier = self.desired.borrow().as_ref().map(|rules| rules.tier.clone());
         match tier {
-            Some(tier) => self.nft.apply(&removal(&tier)).await,
+            Some(tier) => self.nft.apply(&removal_script(&tier)).await,
             None => Ok(()),
         }
     }
 }
 
-impl Drop for Keeper {
+impl Drop for RuleSync {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-struct Keeping {
+struct RuleSyncTask {
     nft: Nft,
-    telling: watch::Sender<InForce>,
-    look: Arc<Notify>,
-    /// What `nft` prints of the table as it was made.
-    made: String,
+    installed: watch::Sender<InstalledRules>,
+    check: Arc<Notify>,
+    /// Listing of the table as it was applied; empty before the first time.
+    listing: String,
 }
 
-impl Keeping {
-    async fn keep(mut self, mut wanting: watch::Receiver<Option<Rules>>) {
+impl RuleSyncTask {
+    async fn run(mut self, mut changes: watch::Receiver<Option<Rules>>) {
         loop {
-            let wanted = wanting.borrow_and_update().clone();
-            let pause = match wanted {
-                Some(rules) => self.care_for(&rules).await,
-                None => LOOK_EVERY,
+            let desired = changes.borrow_and_update().clone();
+            let pause = match desired {
+                Some(rules) => self.sync(&rules).await,
+                None => CHECK_INTERVAL,
             };
             tokio::select! {
-                changed = wanting.changed() => if changed.is_err() { return },
-                () = self.look.notified() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.check.notified() => {}
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// Makes the table what it should be or sees that it is. Says when to look again.
-    async fn care_for(&mut self, rules: &Rules) -> Duration {
-        let known = self.telling.borrow().rules.clone();
-        let done = match known {
-            Some(known) if known == *rules => self.look(rules).await,
-            // A table that is not what it was is made anew in the next turn.
-            Some(known) => self.make(rules, &rules.change_from(&known)).await,
-            None if self.made.is_empty() && self.go_on(rules).await => return Duration::ZERO,
-            None => self.make(rules, &rules.script()).await,
+    /// Applies the rules, or checks that they are unchanged. Returns when to check again.
+    async fn sync(&mut self, rules: &Rules) -> Duration {
+        let current = self.installed.borrow().rules.clone();
+        let result = match current {
+            Some(current) if current == *rules => self.check_unchanged(rules).await,
+            // A table that was changed is replaced in the next pass.
+            Some(current) => self.apply(rules, &rules.update_script(&current)).await,
+            None if self.listing.is_empty() && self.adopt(rules).await => return Duration::ZERO,
+            None => self.apply(rules, &rules.script()).await,
         };
-        let Err(error) = done else { return LOOK_EVERY };
-        tracing::warn!("{error}");
-        let looked_in_vain = matches!(error, NftError::Start { .. } | NftError::Slow) && self.is_known(rules);
-        if !looked_in_vain {
-            self.telling.send_modify(|told| {
-                let known = told.rules.take().is_some();
+        let Err(error) = result else { return CHECK_INTERVAL };
+        tracing::warn!(%error, "the packet rules are not as desired");
+        let is_check_failure = matches!(error, NftError::Start { .. } | NftError::Timeout) && self.is_installed(rules);
+        if !is_check_failure {
+            self.installed.send_modify(|installed| {
+                let was_installed = installed.rules.take().is_some();
                 // An element of a table that is gone is refused.
-                let changed = matches!(error, NftError::Changed) || (known && matches!(error, NftError::Refused(_)));
-                told.reasserted += u64::from(changed);
-                told.problem = Some(error.to_string());
+                let changed =
+                    matches!(error, NftError::Changed) || (was_installed && matches!(error, NftError::Refused(_)));
+                installed.restored += u64::from(changed);
+                installed.problem = Some(error.to_string());
             });
         }
         match error {
             NftError::Changed => Duration::ZERO,
-            _ => RETRY,
+            _ => RETRY_INTERVAL,
         }
     }
 
-    fn is_known(&self, rules: &Rules) -> bool {
-        self.telling.borrow().rules.as_ref() == Some(rules)
+    fn is_installed(&self, rules: &Rules) -> bool {
+        self.installed.borrow().rules.as_ref() == Some(rules)
     }
 
-    /// Goes on with a whole table that an earlier agent left, if there is one: it is not replaced while questions go
-    /// through it.
-    async fn go_on(&mut self, rules: &Rules) -> bool {
+    /// Adopts a whole table that an earlier agent left, if there is one: a table is not replaced while queries pass
+    /// through it. Returns whether there was one.
+    async fn adopt(&mut self, rules: &Rules) -> bool {
         let Ok(Some(listing)) = self.nft.list(&rules.tier).await else { return false };
-        let left = Rules::from_listing(&rules.tier, &listing);
-        let whole = left.are_listed_in(&listing);
-        if whole {
-            self.made = listing;
-            self.telling.send_modify(|told| told.rules = Some(left));
+        let adopted = Rules::from_listing(&rules.tier, &listing);
+        let is_whole = adopted.are_listed_in(&listing);
+        if is_whole {
+            self.listing = listing;
+            self.installed.send_modify(|installed| installed.rules = Some(adopted));
         }
-        whole
+        is_whole
     }
 
-    async fn look(&self, rules: &Rules) -> Result<(), NftError> {
+    async fn check_unchanged(&self, rules: &Rules) -> Result<(), NftError> {
         let listing = self.nft.list(&rules.tier).await?;
-        if listing.as_ref() == Some(&self.made) { Ok(()) } else { Err(NftError::Changed) }
+        if listing.as_ref() == Some(&self.listing) { Ok(()) } else { Err(NftError::Changed) }
     }
 
-    async fn make(&mut self, rules: &Rules, script: &str) -> Result<(), NftError> {
+    async fn apply(&mut self, rules: &Rules, script: &str) -> Result<(), NftError> {
         self.nft.apply(script).await?;
-        let made = self.nft.list(&rules.tier).await?.filter(|listing| rules.are_listed_in(listing));
-        self.made = made.ok_or(NftError::Changed)?;
-        self.telling.send_modify(|told| {
-            told.rules = Some(rules.clone());
-            told.problem = None;
+        let listing = self.nft.list(&rules.tier).await?.filter(|listing| rules.are_listed_in(listing));
+        self.listing = listing.ok_or(NftError::Changed)?;
+        self.installed.send_modify(|installed| {
+            installed.rules = Some(rules.clone());
+            installed.problem = None;
         });
         Ok(())
     }

@@ -1,61 +1,61 @@
-//! The packet rules: one nftables table of our own, as readable text.
+//! Packet rules of the agent: one nftables table for each tier, as text.
 //!
-//! All of it acts before connection tracking. A packet that is not tracked is not rewritten either, so these rules
-//! alone decide between this node's caches and the Service: kube-proxy's own tables are never touched.
+//! All rules act before connection tracking. A packet that is not tracked is not rewritten (DNAT) either, so these rules
+//! alone decide between this node's caches and the Service: kube-proxy's tables are never touched.
 //!
-//! * Answers that leave a captured address are not tracked. This comes first and goes last, so that an answer never
-//!   makes a connection that later questions would be taken for a part of.
-//! * Questions that carry [`MARK`] are the agent's own and reach the caches always.
-//! * Questions to an address in the sets `switched4` and `switched6` reach the caches: this is the switch. One stands
-//!   where packets come in (pods), one where the node's own processes send.
+//! * Responses that leave a captured address are not tracked. These rules come first and go last: a tracked response would
+//!   create a connection to which conntrack would assign later queries.
+//! * Queries that carry [`MARK`] are self-queries of the agent and always reach the caches.
+//! * Queries to an address in the sets `switched4` and `switched6` reach the caches: the redirect rule. One stands in the
+//!   prerouting hook (pods), one in the output hook (processes of the node).
 //!
-//! Rules for questions match only while their address is on the node (`fib daddr type local`), so that what is left of
-//! an agent that was killed does nothing once the addresses' lifetimes have ended.
+//! Rules for queries match only while their address is on the node (`fib daddr type local`), so that the rules of an agent
+//! that was killed do nothing once the addresses' lifetimes have ended.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// The packet mark of the agent's own questions. kube-proxy marks with 0x4000 and 0x8000 and the usual CNI plugins with
-/// bits from 0x80 on; this one is theirs nowhere.
-pub const MARK: u32 = 0x35;
+/// Packet mark of self-queries. kube-proxy uses 0x4000 and 0x8000 and the usual CNI plugins use bits from 0x80 on; none
+/// uses this one.
+pub(crate) const MARK: u32 = 0x35;
 
-/// Which rules these are, written into the table. Whoever changes a rule raises it: a table of another layout that an
-/// earlier agent left is replaced and not gone on with.
+/// Version of the rules, written into the table's comment. Raise it with each change of a rule: a table of another version
+/// that an earlier agent left is replaced, not adopted.
 const LAYOUT: u32 = 1;
-/// How many rules the table has.
-const RULES: usize = 8;
+/// Number of rules in the table.
+const RULE_COUNT: usize = 8;
 
-/// What the table of one tier holds.
+/// Addresses in the table of one tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Name of the tier.
-    pub tier: String,
-    /// Addresses whose answers are not tracked and that the agent may ask.
-    pub served: BTreeSet<IpAddr>,
-    /// Addresses whose questions go to the caches; each is served too.
-    pub switched: BTreeSet<IpAddr>,
+    pub(crate) tier: String,
+    /// Addresses whose responses are not tracked and that self-queries reach.
+    pub(crate) served: BTreeSet<IpAddr>,
+    /// Addresses whose queries go to the caches; each is served too.
+    pub(crate) redirected: BTreeSet<IpAddr>,
 }
 
-/// Name of a tier's table, in the family `inet`.
+/// Returns the name of a tier's table, in the family `inet`.
 #[must_use]
-pub fn table(tier: &str) -> String {
+pub(crate) fn table(tier: &str) -> String {
     format!("dnstier_{tier}")
 }
 
-/// A script that removes a tier's table, whether it is there or not.
+/// Returns a script that removes a tier's table, whether it exists or not.
 #[must_use]
-pub fn removal(tier: &str) -> String {
+pub(crate) fn removal_script(tier: &str) -> String {
     let table = table(tier);
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
 impl Rules {
-    /// A script that puts this table in the place of the one that is there. The kernel changes over at one moment:
-    /// each packet sees the old table or the new one.
+    /// Returns a script that replaces the existing table by this one in one transaction: each packet sees the old table or
+    /// the new one.
     #[must_use]
-    pub fn script(&self) -> String {
-        let mut text = removal(&self.tier);
+    pub(crate) fn script(&self) -> String {
+        let mut text = removal_script(&self.tier);
         // Writing to a String does not fail.
         let _ = write!(
             text,
@@ -85,14 +85,14 @@ impl Rules {
         text
     }
 
-    /// A script that makes this table of the one with `before` in its sets. Rules and chains stay, so that no packet
-    /// meets a chain that is just being taken out.
+    /// Returns a script that turns the table with `previous` in its sets into this one. Rules and chains stay, so that no
+    /// packet meets a chain that is being removed.
     #[must_use]
-    pub fn change_from(&self, before: &Self) -> String {
+    pub(crate) fn update_script(&self, previous: &Self) -> String {
         let table = table(&self.tier);
         let mut text = String::new();
         for (name, old, new) in
-            [("served", &before.served, &self.served), ("switched", &before.switched, &self.switched)]
+            [("served", &previous.served, &self.served), ("switched", &previous.redirected, &self.redirected)]
         {
             for (verb, addresses) in [("delete", old - new), ("add", new - old)] {
                 for address in addresses {
@@ -105,28 +105,31 @@ impl Rules {
         text
     }
 
-    /// Whether a listing shows this table whole: its layout, both hooks, every rule, every address. It does not compare
-    /// the text of rules, which `nft` may print in a form of its own.
+    /// Returns whether a listing of `nft` shows this table whole: version, both hooks, number of rules, every address. The
+    /// text of rules is not compared: `nft` may print them in a form of its own.
     #[must_use]
-    pub fn are_listed_in(&self, listing: &str) -> bool {
+    pub(crate) fn are_listed_in(&self, listing: &str) -> bool {
         let layout = format!(", layout {LAYOUT}\"");
-        let whole = [layout.as_str(), "hook prerouting", "hook output"].into_iter().all(|part| listing.contains(part));
-        whole && listing.matches(" notrack").count() == RULES && Self::from_listing(&self.tier, listing) == *self
+        let has_hooks =
+            [layout.as_str(), "hook prerouting", "hook output"].into_iter().all(|part| listing.contains(part));
+        has_hooks
+            && listing.matches(" notrack").count() == RULE_COUNT
+            && Self::from_listing(&self.tier, listing) == *self
     }
 
     fn sets(&self) -> String {
-        [("served", &self.served), ("switched", &self.switched)]
+        [("served", &self.served), ("switched", &self.redirected)]
             .into_iter()
             .flat_map(|(name, addresses)| [set(name, 4, addresses), set(name, 6, addresses)])
             .collect::<Vec<_>>()
             .join("\n")
     }
 
-    /// Reads the addresses back from what `nft list table` prints of a table with these sets.
+    /// Reads the addresses back from the output of `nft list table`.
     #[must_use]
-    pub fn from_listing(tier: &str, listing: &str) -> Self {
+    pub(crate) fn from_listing(tier: &str, listing: &str) -> Self {
         let both = |name: &str| [4, 6].into_iter().flat_map(|family| elements(listing, name, family)).collect();
-        Self { tier: tier.to_owned(), served: both("served"), switched: both("switched") }
+        Self { tier: tier.to_owned(), served: both("served"), redirected: both("switched") }
     }
 }
 
@@ -158,7 +161,7 @@ mod tests {
         Rules {
             tier: "default".to_owned(),
             served: set_of(&["10.96.0.10", "169.254.20.10", "fd96::a"]),
-            switched: set_of(&["10.96.0.10"]),
+            redirected: set_of(&["10.96.0.10"]),
         }
     }
 
@@ -194,14 +197,14 @@ table inet dnstier_default {
     #[test]
     fn a_switch_is_turned_by_an_address_in_a_set_and_nothing_else_is_touched() {
         let mut on = rules();
-        on.switched = set_of(&["169.254.20.10", "fd96::a"]);
+        on.redirected = set_of(&["169.254.20.10", "fd96::a"]);
         assert_eq!(
-            on.change_from(&rules()),
+            on.update_script(&rules()),
             "delete element inet dnstier_default switched4 { 10.96.0.10 }\n\
              add element inet dnstier_default switched4 { 169.254.20.10 }\n\
              add element inet dnstier_default switched6 { fd96::a }\n"
         );
-        assert_eq!(on.change_from(&on), "");
+        assert_eq!(on.update_script(&on), "");
     }
 
     #[test]

@@ -1,188 +1,128 @@
-//! Questions that the agent asks the caches of its own pod through a captured address.
+//! Self-query: the agent asks the caches of its own pod for `id.server` through a captured address.
 //!
-//! They carry the packet mark whose rule is always there, so they reach the caches while everybody else's questions
-//! still go to the Service. Only an answer with this pod's UID counts: with a rule missing, the cluster DNS would
-//! answer as well.
+//! Self-queries carry the packet mark whose redirect rule is always installed, so they reach the caches while the queries of
+//! pods still go to the Service. Only a response with this pod's UID counts: without the rule the cluster DNS would respond.
 
-use std::future::pending;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use node_cache_config::names::DNS_PORT;
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, UdpSocket};
-use tokio::time::{sleep, timeout};
 
 use super::rules::MARK;
-use crate::packet::numbers::{class, rtype};
-use crate::packet::question::Question;
-use crate::packet::{Name, NameError, Response, Section};
+use crate::dns::question::Question;
+use crate::dns::{Name, NameError, Response};
+use crate::stub_client::{StubClient, StubError, character_strings, identity_question};
 
-/// How long the caches have for their identity, the second try included.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// When a datagram is sent a second time.
-const SECOND_TRY: Duration = Duration::from_millis(200);
-/// The longest answer that is read, in bytes.
-const MAX_ANSWER: usize = 4096;
+/// Time that the caches have to tell their identity, the retry included.
+const SELF_QUERY_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time after which a UDP query is sent a second time.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Why an address does not count as answered by this pod.
+/// Reason why an address does not count as served by this pod.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// Nothing came.
+pub(crate) enum SelfQueryError {
+    /// No response within the timeout.
     #[error("the caches of this pod do not answer")]
-    Silent,
-    /// An answer without the identity of this pod.
+    Timeout,
+    /// A response without the identity of this pod.
     #[error("somebody else than this pod answers")]
-    Stranger,
-    /// The question could not be sent, or was refused.
+    OtherResponder,
+    /// The query could not be sent, or was refused.
     #[error("the caches of this pod cannot be asked: {0}")]
-    Io(#[from] io::Error),
-    /// What is asked for is no name.
+    Io(#[source] std::io::Error),
+    /// The queried name is not valid.
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
-/// Asks for the identity of whoever answers.
-#[derive(Clone, Debug)]
-pub struct Asker {
-    question: Question,
-    /// The character-string that tells this pod from every other one.
-    own: Vec<u8>,
+impl From<StubError> for SelfQueryError {
+    fn from(error: StubError) -> Self {
+        match error {
+            StubError::Timeout => Self::Timeout,
+            StubError::Io(error) => Self::Io(error),
+            StubError::Mismatch => Self::OtherResponder,
+        }
+    }
 }
 
-impl Asker {
-    /// An asker for the pod with this UID.
+/// Self-query of one pod.
+#[derive(Clone, Debug)]
+pub(crate) struct SelfQuery {
+    question: Question,
+    /// Character-string that tells this pod from every other one: `pod=<UID>`.
+    identity: String,
+}
+
+impl SelfQuery {
+    /// Returns the self-query of the pod with this UID.
     ///
     /// # Errors
     ///
-    /// None; the name that is asked for is one.
-    pub fn new(pod_uid: &str) -> Result<Self, NameError> {
-        let question = Question { class: class::CH, ..Question::plain(&Name::from_text("id.server")?, rtype::TXT) };
-        Ok(Self { question, own: format!("pod={pod_uid}").into_bytes() })
+    /// None: `id.server` is a valid name.
+    pub(crate) fn new(pod_uid: &str) -> Result<Self, NameError> {
+        Ok(Self { question: identity_question()?, identity: format!("pod={pod_uid}") })
     }
 
-    /// Whether this pod answers at an address, over UDP and if wanted over TCP as well.
+    /// Checks that this pod responds at an address, over UDP and if asked for over TCP as well.
     ///
     /// # Errors
     ///
-    /// [`Unanswered`] says why not.
-    pub async fn is_served(&self, address: IpAddr, over_tcp: bool) -> Result<(), Unanswered> {
-        self.check(timeout(PATIENCE, ask_udp(address, &self.question)).await)?;
+    /// [`SelfQueryError`] with the reason why the address does not count as served.
+    pub(crate) async fn check(&self, address: IpAddr, over_tcp: bool) -> Result<(), SelfQueryError> {
+        let client = client(address);
+        self.check_identity(&client.query_udp(&self.question, SELF_QUERY_TIMEOUT).await?)?;
         if over_tcp {
-            self.check(timeout(PATIENCE, ask_tcp(address, &self.question)).await)?;
+            self.check_identity(&client.query_tcp(&self.question, SELF_QUERY_TIMEOUT).await?)?;
         }
         Ok(())
     }
 
-    fn check(
-        &self,
-        answered: Result<Result<Response, Unanswered>, tokio::time::error::Elapsed>,
-    ) -> Result<(), Unanswered> {
-        let response = answered.map_err(|_| Unanswered::Silent)??;
-        if is_of(&response, &self.own) { Ok(()) } else { Err(Unanswered::Stranger) }
+    fn check_identity(&self, response: &Response) -> Result<(), SelfQueryError> {
+        if character_strings(response).contains(&self.identity) { Ok(()) } else { Err(SelfQueryError::OtherResponder) }
     }
 }
 
-/// Asks the caches through an address for records of the internet, as a pod would.
+/// Queries the caches through an address for a name of class IN, as a pod would.
 ///
 /// # Errors
 ///
-/// [`Unanswered`] when nothing comes in time.
-pub async fn ask_name(address: IpAddr, name: &str, rtype: u16, patience: Duration) -> Result<Response, Unanswered> {
+/// [`SelfQueryError`] when there is no response within `limit`.
+pub(crate) async fn query_name(
+    address: IpAddr,
+    name: &str,
+    rtype: u16,
+    limit: Duration,
+) -> Result<Response, SelfQueryError> {
     let question = Question::plain(&Name::from_text(name)?, rtype);
-    timeout(patience, ask_udp(address, &question)).await.map_err(|_| Unanswered::Silent)?
+    Ok(client(address).query_udp(&question, limit).await?)
 }
 
-async fn ask_udp(address: IpAddr, question: &Question) -> Result<Response, Unanswered> {
-    let socket = udp_socket(address)?;
-    let id = rand::random();
-    let message = question.to_wire(id, false);
-    socket.send(&message).await?;
-    let heard = async {
-        let mut bytes = [0; MAX_ANSWER];
-        loop {
-            let length = socket.recv(&mut bytes).await?;
-            if let Ok(response) = Response::read(&bytes[..length], id, question) {
-                return Ok(response);
-            }
-        }
-    };
-    let asked_again = async {
-        sleep(SECOND_TRY).await;
-        match socket.send(&message).await {
-            Ok(_) => pending().await,
-            Err(error) => Err(error.into()),
-        }
-    };
-    tokio::select! {
-        heard = heard => heard,
-        failed = asked_again => failed,
-    }
-}
-
-async fn ask_tcp(address: IpAddr, question: &Question) -> Result<Response, Unanswered> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    SockRef::from(&socket).set_mark(MARK)?;
-    let mut stream = socket.connect(SocketAddr::new(address, DNS_PORT)).await?;
-    let id = rand::random();
-    let message = question.to_wire(id, false);
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    stream.write_all(&[&length.to_be_bytes(), message.as_slice()].concat()).await?;
-    let length = stream.read_u16().await?;
-    let mut bytes = vec![0; usize::from(length)];
-    stream.read_exact(&mut bytes).await?;
-    Response::read(&bytes, id, question).map_err(|_| Unanswered::Stranger)
-}
-
-fn udp_socket(address: IpAddr) -> io::Result<UdpSocket> {
-    let server = SocketAddr::new(address, DNS_PORT);
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking().cloexec(), None)?;
-    socket.set_mark(MARK)?;
-    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    socket.bind(&SocketAddr::new(any, 0).into())?;
-    // Connected: only the address that was asked is heard, and a refusal is an error at once.
-    socket.connect(&server.into())?;
-    UdpSocket::from_std(socket.into())
-}
-
-/// Whether one of the character-strings of the answer (RFC 1035 §3.3.14) is this one.
-fn is_of(response: &Response, own: &[u8]) -> bool {
-    let records = response.records().into_iter();
-    let texts = records.filter(|record| record.section == Section::Answer && record.rtype == rtype::TXT);
-    texts.filter_map(|record| response.wire().get(record.data)).any(|data| has_string(data, own))
-}
-
-fn has_string(mut data: &[u8], wanted: &[u8]) -> bool {
-    while let Some((&length, rest)) = data.split_first() {
-        let Some((string, rest)) = rest.split_at_checked(length.into()) else { return false };
-        if string == wanted {
-            return true;
-        }
-        data = rest;
-    }
-    false
+fn client(address: IpAddr) -> StubClient {
+    StubClient::new(SocketAddr::new(address, DNS_PORT)).with_mark(MARK).with_retransmit(RETRY_AFTER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::numbers::rcode;
+    use crate::dns::codes::{rcode, rtype};
 
     #[test]
     fn only_the_uid_of_this_pod_counts() {
-        let asker = Asker::new("2b1d").unwrap();
+        let self_query = SelfQuery::new("2b1d").unwrap();
         let is_own = |strings: &[&str]| {
             let data = strings.iter().flat_map(|text| [&[text.len() as u8], text.as_bytes()].concat()).collect();
             let record = (rtype::TXT, 0, data);
-            is_of(&Response::with_records(&asker.question, rcode::NOERROR, &[record]), &asker.own)
+            let response = Response::with_records(&self_query.question, rcode::NOERROR, &[record]);
+            self_query.check_identity(&response).is_ok()
         };
         assert!(is_own(&["instance=cache-0", "node=a", "pod=2b1d"]));
         assert!(!is_own(&["instance=cache-0", "node=a", "pod=2b1d0"]));
         assert!(!is_own(&["instance=pod=2b1d"]));
         assert!(!is_own(&[]));
-        assert!(!is_of(&Response::empty(&asker.question, rcode::REFUSED), &asker.own));
-        assert!(!has_string(b"\x09pod=2b1d", b"pod=2b1d"), "a string that is cut off");
+        let refused = Response::empty(&self_query.question, rcode::REFUSED);
+        assert!(self_query.check_identity(&refused).is_err());
+        let cut_off = (rtype::TXT, 0, b"\x09pod=2b1d".to_vec());
+        let cut_off = Response::with_records(&self_query.question, rcode::NOERROR, &[cut_off]);
+        assert!(self_query.check_identity(&cut_off).is_err(), "a string that is cut off");
     }
 }

@@ -1,7 +1,7 @@
-//! The sockets for port 53 of the captured addresses.
+//! Sockets for port 53 of the captured addresses.
 //!
-//! Each is bound to one address and never to all of them: answers leave from the address that was asked, and every
-//! other service at port 53 of the node keeps its own. They can be bound before the address is on the node.
+//! Each is bound to one address, never to the wildcard: responses leave from the address that was queried, and every other
+//! service on port 53 of the node keeps its own socket. They can be bound before the address is on the node (`IP_FREEBIND`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,52 +17,65 @@ use socket2::{Domain, Socket, Type};
 
 use crate::handover::{HeldSocket, Protocol};
 
-/// Room for what arrives while no instance reads, in bytes: at 50,000 queries a second some 100 ms.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Receive buffer for packets that arrive while no cache reads, in bytes: some 100 ms at 50,000 queries per second.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// TCP connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 sockopt_impl!(
-    /// Forbids everybody who is handed the socket to put a packet filter on it, or on its group (`SO_LOCK_FILTER`).
+    /// Forbids every holder of the socket to attach a packet filter to it or to its group (`SO_LOCK_FILTER`).
     LockFilter, Both, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, bool
 );
 
-/// Why an address cannot be listened on.
+/// Failure to listen at an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot listen at {address} port {DNS_PORT} ({protocol:?}): {reason}")]
-pub struct BindError {
+pub(crate) struct BindError {
     address: IpAddr,
     protocol: Protocol,
     reason: String,
 }
 
-/// All sockets of the node.
+/// Sockets of the node.
 #[derive(Debug, Default)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     held: Vec<HeldSocket>,
 }
 
+/// Result of [`Sockets::apply`].
+#[derive(Debug)]
+pub(crate) struct SocketChanges {
+    /// Whether the set of sockets is another one now.
+    pub(crate) changed: bool,
+    /// Addresses that have no sockets, with the reason.
+    pub(crate) errors: BTreeMap<IpAddr, BindError>,
+}
+
 impl Sockets {
-    /// Takes in what an instance offers: sockets that an earlier agent bound, for addresses that nobody offered yet.
-    /// Instances are less trusted than the agent, so each socket is looked at.
-    pub fn adopt(&mut self, offered: Vec<HeldSocket>) {
+    /// Adopts sockets that a cache offers: an earlier agent bound them. Only the first for an address and protocol is kept.
+    /// Caches are less trusted than the agent, so each socket is checked.
+    pub(crate) fn adopt(&mut self, offered: Vec<HeldSocket>) {
         for socket in offered {
-            match is_ours(&socket) {
+            match is_bound_by_agent(&socket) {
                 Ok(true) if self.find(socket.address, socket.protocol).is_none() => self.held.push(socket),
                 Ok(true) => {}
-                Ok(false) => tracing::warn!("a socket that was offered for {} is not ours", socket.address),
-                Err(error) => tracing::warn!("a socket that was offered for {} is of no use: {error}", socket.address),
+                Ok(false) => {
+                    tracing::warn!(address = %socket.address, "a socket that a cache offered is not one of the agent's");
+                }
+                Err(error) => {
+                    tracing::warn!(address = %socket.address, %error, "a socket that a cache offered cannot be used");
+                }
             }
         }
     }
 
-    /// Closes the sockets of every other address and binds those that are missing. An address of which a socket
-    /// cannot be bound has none. True when the set changed.
-    pub fn arrange(&mut self, wanted: &BTreeSet<IpAddr>) -> (bool, BTreeMap<IpAddr, BindError>) {
+    /// Binds the sockets of the desired addresses and closes all others. An address of which one socket cannot be bound has
+    /// none.
+    pub(crate) fn apply(&mut self, desired: &BTreeSet<IpAddr>) -> SocketChanges {
         let before: Vec<(IpAddr, Protocol)> = self.names().collect();
-        let mut problems = BTreeMap::new();
-        self.held.retain(|socket| wanted.contains(&socket.address));
-        for &address in wanted {
+        let mut errors = BTreeMap::new();
+        self.held.retain(|socket| desired.contains(&socket.address));
+        for &address in desired {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
                 if self.find(address, protocol).is_some() {
                     continue;
@@ -71,19 +84,19 @@ impl Sockets {
                     Ok(socket) => self.held.push(socket),
                     Err(error) => {
                         let reason = error.to_string();
-                        problems.insert(address, BindError { address, protocol, reason });
+                        errors.insert(address, BindError { address, protocol, reason });
                     }
                 }
             }
         }
-        self.held.retain(|socket| !problems.contains_key(&socket.address));
+        self.held.retain(|socket| !errors.contains_key(&socket.address));
         self.held.sort_by_key(|socket| (socket.address, socket.protocol));
-        (!before.into_iter().eq(self.names()), problems)
+        SocketChanges { changed: !before.into_iter().eq(self.names()), errors }
     }
 
-    /// All of them, ordered by address.
+    /// Returns all sockets, ordered by address and protocol.
     #[must_use]
-    pub fn held(&self) -> &[HeldSocket] {
+    pub(crate) fn held(&self) -> &[HeldSocket] {
         &self.held
     }
 
@@ -103,7 +116,7 @@ fn bind(address: IpAddr, protocol: Protocol) -> io::Result<HeldSocket> {
     };
     let local = SocketAddr::new(address, DNS_PORT);
     let socket = Socket::new(Domain::for_address(local), kind.nonblocking().cloexec(), None)?;
-    // A pod that takes over from another one binds beside it.
+    // A new pod binds beside the one that it replaces.
     socket.set_reuse_port(true)?;
     match address {
         IpAddr::V4(_) => socket.set_freebind_v4(true)?,
@@ -113,12 +126,12 @@ fn bind(address: IpAddr, protocol: Protocol) -> io::Result<HeldSocket> {
         }
     }
     if protocol == Protocol::Tcp {
-        // Connections of an earlier listener may still be waiting for their end.
+        // Connections of an earlier listener may still be in TIME-WAIT.
         socket.set_reuse_address(true)?;
     }
     nix::sys::socket::setsockopt(&socket, LockFilter, &true)?;
-    if option::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    if option::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
     }
     socket.bind(&local.into())?;
     if protocol == Protocol::Tcp {
@@ -127,19 +140,19 @@ fn bind(address: IpAddr, protocol: Protocol) -> io::Result<HeldSocket> {
     Ok(HeldSocket { address, protocol, fd: Arc::new(OwnedFd::from(socket)) })
 }
 
-/// Whether a socket is one that [`bind`] made: port 53 cannot be bound by an instance, and neither the name of a
-/// socket nor the lock on its filters can be changed afterwards.
-fn is_ours(held: &HeldSocket) -> io::Result<bool> {
+/// Returns whether [`bind`] made a socket: a cache cannot bind port 53, and neither the name of a socket nor the lock on its
+/// filters can be changed afterwards.
+fn is_bound_by_agent(held: &HeldSocket) -> io::Result<bool> {
     let socket = socket2::SockRef::from(held);
-    let listens = socket.is_listener()?;
-    let kind = match held.protocol {
-        Protocol::Udp => socket.r#type()? == Type::DGRAM && !listens,
-        Protocol::Tcp => socket.r#type()? == Type::STREAM && listens,
+    let is_listener = socket.is_listener()?;
+    let is_kind = match held.protocol {
+        Protocol::Udp => socket.r#type()? == Type::DGRAM && !is_listener,
+        Protocol::Tcp => socket.r#type()? == Type::STREAM && is_listener,
     };
     let local = socket.local_addr()?.as_socket();
-    let unconnected = socket.peer_addr().is_err();
-    let locked = nix::sys::socket::getsockopt(held, LockFilter)?;
-    Ok(kind && locked && unconnected && local == Some(SocketAddr::new(held.address, DNS_PORT)))
+    let is_unconnected = socket.peer_addr().is_err();
+    let is_locked = nix::sys::socket::getsockopt(held, LockFilter)?;
+    Ok(is_kind && is_locked && is_unconnected && local == Some(SocketAddr::new(held.address, DNS_PORT)))
 }
 
 #[cfg(test)]
@@ -152,7 +165,7 @@ mod tests {
     // An address of the loopback network that nothing else listens on.
     const ADDRESS: &str = "127.53.53.53";
 
-    fn wanted(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    fn desired(addresses: &[&str]) -> BTreeSet<IpAddr> {
         addresses.iter().map(|address| address.parse().unwrap()).collect()
     }
 
@@ -160,19 +173,19 @@ mod tests {
     fn sockets_follow_the_addresses_and_outlive_the_agent_that_bound_them() {
         require!(port_53());
         let mut first = Sockets::default();
-        let (changed, problems) = first.arrange(&wanted(&[ADDRESS, "fd53::53"]));
-        assert!(changed && problems.is_empty(), "{problems:?}");
+        let SocketChanges { changed, errors } = first.apply(&desired(&[ADDRESS, "fd53::53"]));
+        assert!(changed && errors.is_empty(), "{errors:?}");
         assert_eq!(first.held().len(), 4);
-        assert!(!first.arrange(&wanted(&[ADDRESS, "fd53::53"])).0);
+        assert!(!first.apply(&desired(&[ADDRESS, "fd53::53"])).changed);
         let cookies: Vec<u64> = first.held().iter().map(|socket| socket.cookie().unwrap()).collect();
 
         let mut second = Sockets::default();
         second.adopt(first.held().to_vec());
         second.adopt(first.held().to_vec());
         drop(first);
-        assert!(!second.arrange(&wanted(&[ADDRESS, "fd53::53"])).0);
+        assert!(!second.apply(&desired(&[ADDRESS, "fd53::53"])).changed);
         assert_eq!(second.held().iter().map(|socket| socket.cookie().unwrap()).collect::<Vec<_>>(), cookies);
-        assert!(second.arrange(&wanted(&["fd53::53"])).0);
+        assert!(second.apply(&desired(&["fd53::53"])).changed);
         assert_eq!(second.held().len(), 2);
     }
 
@@ -204,10 +217,10 @@ mod tests {
         let taken: IpAddr = "127.53.53.55".parse().unwrap();
         let _other = UdpSocket::bind((taken, DNS_PORT)).unwrap();
         let mut sockets = Sockets::default();
-        let (changed, problems) = sockets.arrange(&BTreeSet::from([taken]));
+        let SocketChanges { changed, errors } = sockets.apply(&BTreeSet::from([taken]));
         assert!(!changed && sockets.held().is_empty());
         assert_eq!(
-            problems[&taken].to_string(),
+            errors[&taken].to_string(),
             "cannot listen at 127.53.53.55 port 53 (Udp): Address already in use (os error 98)"
         );
     }

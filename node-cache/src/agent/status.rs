@@ -1,6 +1,7 @@
-//! What the agent says to those who ask: on its control socket and, over HTTP, on the addresses of the pod.
+//! Status of a node: what the agent reports on its control socket and, over HTTP, on the addresses of the pod.
 //!
-//! All of it reads what the loop told last and asks the caches by itself. The loop waits for none of it.
+//! All of it reads the state that the reconciler published last and asks the caches by itself. The reconciler waits for
+//! none of it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,119 +12,119 @@ use node_cache_config::status::{CaptureState, NodeStatus};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::exposition::merge;
-use super::first_names::{ROOT, cluster_name};
 use super::instances::Instances;
 use super::metrics::Metrics;
-use super::ready::Told;
-use super::self_query::ask_name;
-use crate::control::{Command, OK, Report};
+use super::readiness::AgentState;
+use super::self_query::query_name;
+use super::startup_names::{ROOT, cluster_name};
+use crate::admin::merge::merge;
+use crate::admin::{Command, OK, Report};
+use crate::dns::codes::rtype;
 use crate::identity::Identity;
-use crate::packet::numbers::rtype;
-use crate::revision::InForce;
+use crate::revision::ActiveRevision;
 
-/// How long the tier has to answer a name that somebody wants to see answered.
-const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+/// Time that the tier has to resolve a name for `/probe`.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Everything that can be said.
+/// Reporter of a node's status.
 #[derive(Debug)]
-pub struct NodeReport {
-    pub(super) identity: Identity,
-    pub(super) told: watch::Receiver<Told>,
-    pub(super) in_force: watch::Receiver<Arc<InForce>>,
-    pub(super) instances: Instances,
-    pub(super) metrics: Arc<Metrics>,
+pub(crate) struct NodeStatusReporter {
+    pub(crate) identity: Identity,
+    pub(crate) state: watch::Receiver<AgentState>,
+    pub(crate) active: watch::Receiver<Arc<ActiveRevision>>,
+    pub(crate) instances: Instances,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// How a name was answered.
+/// Result of a probe: how the tier answered a name.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Probed {
-    /// The name.
-    pub name: String,
-    /// The captured address that was asked.
-    pub address: IpAddr,
-    /// The response code, a number (RFC 1035 §4.1.1).
-    pub rcode: u16,
-    /// From the question to the answer.
-    pub microseconds: u64,
+pub(crate) struct ProbeResult {
+    /// Queried name.
+    pub(crate) name: String,
+    /// Captured address that was queried.
+    pub(crate) address: IpAddr,
+    /// Response code, a number (RFC 1035 §4.1.1).
+    pub(crate) rcode: u16,
+    /// Time from the query to the response.
+    pub(crate) microseconds: u64,
 }
 
-/// Why a name was not answered.
+/// Failure of a probe.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The name is not one that the configuration knows.
+pub(crate) enum ProbeError {
+    /// The name is not one of the configuration.
     #[error("only names of the configuration can be asked for: {0}")]
     Unknown(String),
-    /// Nobody to ask, or no answer.
+    /// No address is captured, or no response came.
     #[error("{0}")]
-    Unanswered(String),
+    Failed(String),
 }
 
-impl NodeReport {
-    /// How the node is, its caches asked just now.
-    pub async fn status(&self) -> NodeStatus {
+impl NodeStatusReporter {
+    /// Returns the status of the node and of its caches, which are asked now.
+    pub(crate) async fn node_status(&self) -> NodeStatus {
         let instances = self.instances.status().await;
-        let told = self.told.borrow().clone();
+        let state = self.state.borrow().clone();
         NodeStatus {
             pod_uid: self.identity.pod_uid.clone(),
             node: self.identity.node.clone(),
-            zone: told.zone,
-            revision: told.revision,
-            captured: told.captured,
+            zone: state.zone,
+            revision: state.revision,
+            captured: state.captured,
             instances,
         }
     }
 
-    /// The counters of the agent and of all its caches, as one Prometheus text.
-    pub async fn metrics(&self) -> String {
+    /// Returns the metrics of the agent and of all its caches, merged into one Prometheus text.
+    pub(crate) async fn metrics_text(&self) -> String {
         let own = self.metrics.text();
         let caches = self.instances.metrics().await;
         merge(std::iter::once(own.as_str()).chain(caches.iter().map(String::as_str)))
     }
 
-    /// Asks the tier for a name of the configuration as a pod would.
+    /// Resolves a name of the configuration through the tier, as a pod would.
     ///
     /// # Errors
     ///
-    /// [`ProbeError`] says what is wrong with the name, or that nothing was captured or answered.
-    pub async fn probe(&self, name: &str) -> Result<Probed, ProbeError> {
-        let config = self.in_force.borrow().config.clone();
-        let names = config.as_deref().map(names_of).unwrap_or_default();
+    /// [`ProbeError`] when the name is not one of the configuration, no address is captured, or no response comes.
+    pub(crate) async fn probe(&self, name: &str) -> Result<ProbeResult, ProbeError> {
+        let config = self.active.borrow().config.clone();
+        let names = config.as_deref().map(probe_names).unwrap_or_default();
         if !names.iter().any(|known| known == name) {
             return Err(ProbeError::Unknown(names.join(", ")));
         }
-        let address = self.first_captured().ok_or_else(|| ProbeError::Unanswered("no address is captured".into()))?;
+        let address = self.first_captured().ok_or_else(|| ProbeError::Failed("no address is captured".into()))?;
         let rtype = if name == ROOT { rtype::NS } else { rtype::A };
         let start = Instant::now();
-        let response = ask_name(address, name, rtype, PROBE_PATIENCE)
+        let response = query_name(address, name, rtype, PROBE_TIMEOUT)
             .await
-            .map_err(|error| ProbeError::Unanswered(format!("{name} through {address}: {error}")))?;
+            .map_err(|error| ProbeError::Failed(format!("{name} through {address}: {error}")))?;
         let microseconds = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Probed { name: name.to_owned(), address, rcode: response.rcode(), microseconds })
+        Ok(ProbeResult { name: name.to_owned(), address, rcode: response.rcode(), microseconds })
     }
 
     fn first_captured(&self) -> Option<IpAddr> {
-        let told = self.told.borrow();
-        let captured = told.captured.iter().find(|address| address.state == CaptureState::Captured);
+        let state = self.state.borrow();
+        let captured = state.captured.iter().find(|address| address.state == CaptureState::Captured);
         captured.map(|captured| captured.address)
     }
 }
 
-/// The names that may be asked for: nobody is to use the status port for names of their own choice.
-fn names_of(config: &Config) -> Vec<String> {
-    let own = [ROOT.to_owned(), cluster_name(&config.cluster_domain)];
-    own.into_iter().chain(config.routes.iter().map(|route| route.suffix.clone())).collect()
+/// Returns the names that may be probed. A fixed list, so that the status port resolves no names of a caller's choice.
+fn probe_names(config: &Config) -> Vec<String> {
+    let always = [ROOT.to_owned(), cluster_name(&config.cluster_domain)];
+    always.into_iter().chain(config.routes.iter().map(|route| route.suffix.clone())).collect()
 }
 
-impl Report for NodeReport {
+impl Report for NodeStatusReporter {
     async fn answer(&self, command: Command) -> String {
         let or_ok = |reason: Option<String>| reason.unwrap_or_else(|| OK.to_owned());
         match command {
-            Command::Live => or_ok(self.told.borrow().dead(Instant::now())),
-            Command::Ready => or_ok(self.told.borrow().unready(Instant::now())),
-            Command::Status => serde_json::to_string(&self.status().await).unwrap_or_default(),
-            Command::Metrics => self.metrics().await,
+            Command::Live => or_ok(self.state.borrow().not_live(Instant::now())),
+            Command::Ready => or_ok(self.state.borrow().not_ready(Instant::now())),
+            Command::Status => serde_json::to_string(&self.node_status().await).unwrap_or_default(),
+            Command::Metrics => self.metrics_text().await,
             Command::Answers(_) => "an agent keeps no answers; ask a cache of this node".to_owned(),
         }
     }

@@ -1,8 +1,8 @@
-//! A caching resolver of a node.
+//! Program `node-cache`: see [`node_cache::cmd::node_cache`].
 
 use clap::Parser;
-use node_cache::process::node_cache::Arguments;
+use node_cache::cmd::node_cache::Args;
 
 fn main() -> anyhow::Result<()> {
-    Ok(Arguments::parse().run()?)
+    Ok(Args::parse().run()?)
 }

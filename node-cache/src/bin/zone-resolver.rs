@@ -1,8 +1,8 @@
-//! A resolver of a zone.
+//! Program `zone-resolver`: see [`node_cache::cmd::zone_resolver`].
 
 use clap::Parser;
-use node_cache::process::zone_resolver::Arguments;
+use node_cache::cmd::zone_resolver::Args;
 
 fn main() -> anyhow::Result<()> {
-    Ok(Arguments::parse().run()?)
+    Ok(Args::parse().run()?)
 }

@@ -1,227 +1,185 @@
-//! What is known of an answer as it lies in the table, and how long it lives.
+//! An answer where it lies in the table, how it is laid there, and how it is made a message again.
 //!
 //! ```text
-//! word 0          length of the message │ number of records │ code │ EDE
-//! word 1          number of the server that it came from │ when it came in, in ticks (48 bits)
-//! word 2          life in seconds │ form of the records, kind │ number of additional records
-//! word 3          as in the header of a message: flags but for those of a client │ number of questions (1), of answers, of authorities
-//! next words      the records, as their form says (see [`super::kept`])
+//! head            what is known of it (see [`super::header`])
+//! as written      offsets of the TTLs in the message, four in a word; behind the last one it is repeated
+//!                 the message behind its question, filled up with zeros
+//! or as a set     the data of its records, one behind the other, filled up with zeros (see [`super::rrset`])
 //! ```
+//!
+//! The question is not kept: it is in the key, and a client gets its own back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::set::Form;
-use crate::answer::{Age, Answer, Origin};
-use crate::packet::numbers::{ede, rcode};
-use crate::packet::{Header, Lifetime, Response, flag};
+use super::header::{EntryHeader, HEAD};
+use super::rrset::{self, RecordLayout, RecordPrefix, UniformRrset};
+use super::table::copy;
+use crate::dns::{Header, Response};
 
-/// Words before the records.
-pub(super) const HEAD: usize = 4;
-/// Kinds of answers, bits of their word.
-const NEGATIVE: u64 = 1 << 16;
-const ONE_TTL: u64 = 1 << 17;
-/// Where the form of the records stands in it.
-const FORM: u32 = 18;
-/// Ticks of a second: the time of the cache, so that seconds are told by a shift.
-pub(super) const SECOND: u64 = 1024;
-/// Bits of a time: some thousand years.
-const TIME: u32 = 48;
-const MOST_TICKS: u64 = (1 << TIME) - 1;
-/// In the place of an Extended DNS Error: there is none.
-const NO_EDE: u16 = u16::MAX;
-
-/// Bounds on how long answers live. They are applied on reading, so that a change has its effect on what is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The longest life of an answer, and the longest TTL that is shown, in seconds.
-    pub max_ttl: u32,
-    /// The same for answers that say there is nothing.
-    pub negative_max_ttl: u32,
-    /// Seconds after that life in which the answer may still serve while others fail; 0: never.
-    pub serve_stale: u32,
+/// An answer where it lies in the table. Others may write there at any time: what is read makes an answer only together with
+/// the table's word that it was still the same afterwards, and until then may be anything.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    /// What is known of it.
+    pub head: EntryHeader,
+    words: &'a [AtomicU64],
 }
 
-impl Policy {
-    /// The life of an answer in seconds, and the longest TTL that it shows.
+/// Records as they are written in the message.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecords<'a> {
+    offsets: &'a [AtomicU64],
+    records: &'a [AtomicU64],
+}
+
+impl<'a> EntryRef<'a> {
+    /// Reads the answer that these words are; none when they are too few.
+    #[inline]
+    pub fn read(words: &'a [AtomicU64]) -> Option<Self> {
+        Some(Self { head: EntryHeader::read(words)?, words })
+    }
+
+    /// The words that it was read from.
     #[must_use]
-    pub fn life_and_cap(&self, lifetime: Lifetime) -> (u32, u32) {
-        match lifetime {
-            Lifetime::Positive(ttl) => (ttl.min(self.max_ttl), self.max_ttl),
-            // The SOA record's TTL would outlive what it denies (RFC 2308 §5).
-            Lifetime::Negative(ttl) => (ttl.min(self.negative_max_ttl), ttl.min(self.negative_max_ttl)),
-            Lifetime::None => (0, self.max_ttl),
+    #[inline]
+    pub const fn words(&self) -> &'a [AtomicU64] {
+        self.words
+    }
+
+    /// What follows the head.
+    #[inline]
+    fn rest(&self) -> &'a [AtomicU64] {
+        self.words.get(HEAD..).unwrap_or_default()
+    }
+
+    /// Its records, when they are kept as they are written.
+    #[inline]
+    pub fn written(&self) -> Option<RawRecords<'a>> {
+        if self.head.form() != RecordLayout::Message {
+            return None;
         }
+        let (offsets, records) = self.rest().split_at_checked(self.head.records().div_ceil(4))?;
+        Some(RawRecords { offsets, records })
     }
 
-    /// An answer that has just come in.
-    #[must_use]
-    pub fn new_answer(&self, response: Arc<Response>) -> Answer {
-        let (_, cap) = self.life_and_cap(response.lifetime());
-        Answer { response, age: Age::Kept { age: 0, cap }, ede: None, origin: Origin::Upstream }
+    /// Writes its records, which are [`RecordLayout::Ipv4`], to the beginning of `out`. They are of this type and class and show this
+    /// TTL.
+    #[inline(always)]
+    pub fn write_fours(&self, type_and_class: u32, ttl: u32, out: &mut [u8]) {
+        rrset::write_fours(RecordPrefix::new(type_and_class, ttl, rrset::IPV4 as u16), self.rest(), out);
     }
-}
 
-/// Whether an answer may be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is in its time and shows its TTLs like this.
-    Fresh(Age),
-    /// The same, but its time is nearly over: it is time to ask again.
-    Due(Age),
-    /// It is past its time but inside the window of RFC 8767, with the Extended DNS Error that says so.
-    Stale(u16),
-    /// It is not.
-    Over,
-}
+    /// The same for any form but [`RecordLayout::Message`], to this place in `out`, which has to have room for some octets more.
+    pub fn write_set(&self, type_and_class: u32, ttl: u32, out: &mut [u8], place: usize) -> Option<()> {
+        let (front, room) = (|length| RecordPrefix::new(type_and_class, ttl, length), out.get_mut(place..)?);
+        match self.head.form() {
+            RecordLayout::Message => return None,
+            RecordLayout::Ipv4 => self.write_fours(type_and_class, ttl, room),
+            RecordLayout::Ipv6 => rrset::write_sixteens(front(rrset::IPV6 as u16), self.rest(), room),
+            RecordLayout::Single => {
+                let length = self.head.length().checked_sub(place + rrset::FRONT)?;
+                rrset::write_one(front(u16::try_from(length).ok()?), self.rest(), room)?;
+            }
+        }
+        Some(())
+    }
 
-/// What is known of an answer beside its bytes: its first words, read where that is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head([u64; HEAD]);
-
-impl Head {
-    /// The head of an answer that came in at this time, in ticks; none when it is not to be kept.
-    pub(super) fn of(response: &Response, now: u64, form: Form) -> Option<Self> {
-        let (life, kind) = match response.lifetime() {
-            Lifetime::Positive(seconds) => (seconds, 0),
-            Lifetime::Negative(seconds) => (seconds, NEGATIVE),
-            Lifetime::None => return None,
+    /// The response to the question in this section, with its TTLs as they were written.
+    pub(super) fn response(&self, section: &[u8]) -> Option<Response> {
+        let Self { head, .. } = self;
+        let (length, question_end) = (head.length(), Header::LENGTH + section.len());
+        let [flags, questions, answers, authorities] = [48, 32, 16, 0].map(|shift| (head.front() >> shift) as u16);
+        // For whole words, and one more record.
+        let mut wire = vec![0; length + rrset::SLACK];
+        Header { id: 0, flags, counts: [questions, answers, authorities, head.additional()] }.write(&mut wire);
+        wire.get_mut(Header::LENGTH..question_end)?.copy_from_slice(section);
+        let offsets = if let Some(written) = self.written() {
+            written.copy_records(wire.get_mut(question_end..)?)?;
+            written.ttl_offsets().flatten().take(head.records()).collect()
+        } else {
+            self.write_set(u32::from_be_bytes(*section.last_chunk()?), head.life(), &mut wire, question_end)?;
+            let each = length.checked_sub(question_end)?.checked_div(head.records())?;
+            let ttls = (0..head.records()).map(|record| u16::try_from(question_end + record * each + rrset::TTL).ok());
+            ttls.collect::<Option<_>>()?
         };
-        let length = u16::try_from(response.wire().len()).ok()?;
-        let records = u16::try_from(response.ttl_offsets().len()).ok()?;
-        let ede = response.ede().unwrap_or(NO_EDE);
-        let header = Header::read(response.wire())?;
-        let [_, answers, authorities, additional] = header.counts;
-        let kind = kind | ((form as u64) << FORM) | if response.has_one_ttl() { ONE_TTL } else { 0 };
-        let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
-        Some(Self([
-            sixteen([length, records, response.rcode(), ede]),
-            (u64::from(response.from()) << TIME) | (now & MOST_TICKS),
-            (u64::from(life) << 32) | kind | u64::from(additional),
-            sixteen([flag::kept(header.flags), 1, answers, authorities]),
-        ]))
+        wire.truncate(length);
+        let question_end = u16::try_from(question_end).ok()?;
+        Some(Response::kept(wire, offsets, question_end, head.rcode(), head.lifetime(), head.ede()))
     }
+}
 
-    /// Reads the head of an answer where it lies.
+impl RawRecords<'_> {
+    /// Copies the records to `out`, which has to have room for some octets more: whole words are written.
     #[inline]
-    pub(super) fn read(words: &[AtomicU64]) -> Option<Self> {
-        Some(Self(words.first_chunk::<HEAD>()?.each_ref().map(|word| word.load(Ordering::Relaxed))))
+    pub fn copy_records(&self, out: &mut [u8]) -> Option<usize> {
+        copy(self.records, out)
     }
 
-    /// The same of one that was copied out of the table.
-    pub(super) fn of_copy(words: &[u64]) -> Option<Self> {
-        words.first_chunk().map(|head| Self(*head))
-    }
-
-    pub(super) const fn as_words(&self) -> &[u64; HEAD] {
-        &self.0
-    }
-
-    /// Octets of the message, its question included.
-    #[must_use]
+    /// Where in the message the TTLs are, four at a time; behind the last one it is repeated.
     #[inline]
-    pub const fn length(&self) -> usize {
-        (self.0[0] >> 48) as usize
+    pub fn ttl_offsets(&self) -> impl Iterator<Item = [u16; 4]> {
+        let four = |word: u64| [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16];
+        self.offsets.iter().map(move |word| four(word.load(Ordering::Relaxed)))
     }
+}
 
-    /// Number of its records, each of which has a TTL.
-    #[must_use]
-    #[inline]
-    pub const fn records(&self) -> usize {
-        (self.0[0] >> 32) as u16 as usize
+/// The words of an answer that came in at this time, in ticks; none when it is not to be kept.
+pub(super) fn words(response: &Response, now: u64) -> Option<Vec<u64>> {
+    let set = UniformRrset::of(response);
+    let head = EntryHeader::of(response, now, set.map_or(RecordLayout::Message, |set| set.form))?;
+    let records = response.wire().get(usize::from(response.question_end())..)?;
+    let (offsets, octets) = match set {
+        Some(set) => (&[][..], set.data_length()),
+        None => (response.ttl_offsets(), records.len()),
+    };
+    let offset_words = offsets.len().div_ceil(4);
+    let mut words = vec![0; HEAD + offset_words + octets.div_ceil(8)];
+    let (place, rest) = words.split_first_chunk_mut()?;
+    *place = *head.as_words();
+    let (place, rest) = rest.split_at_mut_checked(offset_words)?;
+    place.iter_mut().zip(offsets.chunks(4)).for_each(|(word, offsets)| *word = four(offsets));
+    let place = bytemuck::cast_slice_mut(rest).get_mut(..octets)?;
+    match set {
+        Some(set) => set.copy_data(place),
+        None => place.copy_from_slice(records),
     }
+    Some(words)
+}
 
-    /// Its code.
-    #[must_use]
-    #[inline]
-    pub const fn rcode(&self) -> u16 {
-        (self.0[0] >> 16) as u16
-    }
+/// Four offsets in a word, the first one in the lowest bits. The last one is repeated where there are fewer.
+fn four(offsets: &[u16]) -> u64 {
+    let last = offsets.last().copied().unwrap_or_default();
+    (0..4).rev().fold(0, |word, place| (word << 16) | u64::from(offsets.get(place).copied().unwrap_or(last)))
+}
 
-    /// The Extended DNS Error that came with it.
-    #[must_use]
-    #[inline]
-    pub fn ede(&self) -> Option<u16> {
-        Some(self.0[0] as u16).filter(|ede| *ede != NO_EDE)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::Name;
+    use crate::dns::codes::{rcode, rtype};
+    use crate::dns::question::Question;
 
-    /// The number of the server that it came from; 0 for none.
-    #[must_use]
-    #[inline]
-    pub const fn from(&self) -> u16 {
-        (self.0[1] >> TIME) as u16
-    }
-
-    /// How long it says that it lives, in seconds. Where its records are kept as a set, it is the TTL of all of them.
-    #[must_use]
-    #[inline]
-    pub const fn life(&self) -> u32 {
-        (self.0[2] >> 32) as u32
-    }
-
-    /// The same, and whether it is a denial.
-    #[must_use]
-    #[inline]
-    pub const fn lifetime(&self) -> Lifetime {
-        if self.0[2] & NEGATIVE == 0 { Lifetime::Positive(self.life()) } else { Lifetime::Negative(self.life()) }
-    }
-
-    /// Whether all of its TTLs are the same.
-    #[must_use]
-    #[inline]
-    pub const fn has_one_ttl(&self) -> bool {
-        self.0[2] & ONE_TTL != 0
-    }
-
-    /// How its records are kept.
-    #[must_use]
-    #[inline]
-    pub const fn form(&self) -> Form {
-        Form::from_bits((self.0[2] >> FORM) as u8)
-    }
-
-    /// Number of its additional records.
-    #[must_use]
-    #[inline]
-    pub const fn additional(&self) -> u16 {
-        self.0[2] as u16
-    }
-
-    /// Its header from the flags to the number of authorities, the flags in the highest bits.
-    #[must_use]
-    #[inline]
-    pub const fn front(&self) -> u64 {
-        self.0[3]
-    }
-
-    /// Ticks since the answer came in.
-    pub(super) const fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.0[1] & MOST_TICKS)
-    }
-
-    /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
-    pub(super) fn windows(&self, policy: &Policy) -> (u64, u64) {
-        let (life, _) = policy.life_and_cap(self.lifetime());
-        // What was stale already where it came from has no second window here.
-        let second_hand = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
-        (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
-    }
-
-    /// Whether the answer may be said at this time, in ticks.
-    #[must_use]
-    #[inline]
-    pub fn at(&self, now: u64, policy: &Policy) -> State {
-        let (life, cap) = policy.life_and_cap(self.lifetime());
-        let age = self.age(now);
-        let seconds = age / SECOND;
-        if seconds < life.into() {
-            let shown = Age::Kept { age: seconds as u32, cap };
-            let is_due = 10 * age >= 9 * SECOND * u64::from(life);
-            return if is_due { State::Due(shown) } else { State::Fresh(shown) };
+    #[test]
+    fn an_answer_of_every_form_is_the_same_when_it_was_kept() {
+        let kinds = [(rtype::A, 4, 0), (rtype::AAAA, 16, 0), (rtype::TXT, 0, 0), (rtype::TXT, 13, 1), (rtype::A, 4, 1)];
+        let mut forms = Vec::new();
+        for (rtype, length, step) in kinds {
+            for number in 1..40_u8 {
+                let question = Question::plain(&Name::from_text("www.example").unwrap(), rtype);
+                let record =
+                    |place: u8| (rtype, 60 + u32::from(place) * step, vec![number.wrapping_add(place); length]);
+                let records: Vec<_> = (0..number).map(record).collect();
+                let sent = Response::with_records(&question, rcode::NOERROR, &records);
+                let response = Response::read(sent.wire(), 0, &question).unwrap();
+                let words: Vec<_> = words(&response, 7).unwrap().into_iter().map(AtomicU64::new).collect();
+                let kept = EntryRef::read(&words).unwrap();
+                assert_eq!(kept.response(&question.section()).unwrap().wire(), response.wire(), "{rtype} {number}");
+                assert_eq!(kept.response(&question.section()).unwrap().ttl_offsets(), response.ttl_offsets());
+                forms.push(kept.head.form());
+            }
         }
-        if seconds >= u64::from(life) + self.windows(policy).1 {
-            return State::Over;
+        for form in [RecordLayout::Message, RecordLayout::Single, RecordLayout::Ipv4, RecordLayout::Ipv6] {
+            assert!(forms.contains(&form), "{form:?}");
         }
-        State::Stale(if self.rcode() == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })
     }
 }

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use super::entry::SECOND;
-use super::{Cache, Class, Head, Key, KeyParts, Policy};
-use crate::packet::numbers::rcode;
+use super::header::SECOND;
+use super::{Cache, Class, EntryHeader, Key, KeyParts, Policy};
+use crate::dns::codes::rcode;
+use crate::metrics::ClassUsage;
 
 /// How one answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct EntryInfo {
     /// Its code.
     pub rcode: u16,
     /// Octets of the message.
@@ -23,14 +24,14 @@ pub struct Seen {
     pub from: u16,
 }
 
-impl Seen {
-    fn new(head: &Head, now: u64, policy: &Policy) -> Self {
+impl EntryInfo {
+    fn new(head: &EntryHeader, now: u64, policy: &Policy) -> Self {
         let (life, stale) = head.windows(policy);
         Self { rcode: head.rcode(), octets: head.length(), age: head.age(now) / SECOND, life, stale, from: head.from() }
     }
 }
 
-impl std::fmt::Display for Seen {
+impl std::fmt::Display for EntryInfo {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { rcode: code, octets, age, life, stale, .. } = self;
         write!(formatter, "{}, {octets} octets, came {age} s ago, ", rcode::name(*code))?;
@@ -46,48 +47,37 @@ impl std::fmt::Display for Seen {
     }
 }
 
-/// What is held of one class of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// `positive`, `negative` or `failures`.
-    pub class: &'static str,
-    /// Bytes of it, with what is kept for each answer.
-    pub bytes: u64,
-    /// How many.
-    pub entries: u64,
-}
-
 impl Cache {
     /// What is held now, by class: answers that say what there is, those that say there is nothing, and failures.
     #[must_use]
-    pub fn held(&self) -> [Held; 3] {
+    pub fn held(&self) -> [ClassUsage; 3] {
         let answers = |class, name| {
             let usage = self.answers.usage_of(class);
-            Held { class: name, bytes: usage.bytes as u64, entries: usage.entries as u64 }
+            ClassUsage { class: name, bytes: usage.bytes as u64, entries: usage.entries as u64 }
         };
         let (bytes, entries) = (self.failures.bytes() as u64, self.failures.entries() as u64);
         [
             answers(Class::Positive, "positive"),
             answers(Class::Negative, "negative"),
-            Held { class: "failures", bytes, entries },
+            ClassUsage { class: "failures", bytes, entries },
         ]
     }
 
     /// How the answer under exactly this key is kept.
     #[must_use]
-    pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
+    pub fn see(&self, key: &Key, now: Instant, policy: &Policy) -> Option<EntryInfo> {
         self.see_words(key.as_words(), now, policy)
     }
 
     /// How that is kept which is true of this key's name whatever its type is.
     #[must_use]
-    pub fn see_denial(&self, key: &Key, now: Instant, policy: &Policy) -> Option<Seen> {
+    pub fn covering_denial(&self, key: &Key, now: Instant, policy: &Policy) -> Option<EntryInfo> {
         self.see_words(key.of_any_type().as_words(), now, policy)
     }
 
-    fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<Seen> {
-        let head = self.answers.visit(self.answers.hash(words), words, Head::read)?;
-        Some(Seen::new(&head, self.clock(now), policy))
+    fn see_words(&self, words: &[u64], now: Instant, policy: &Policy) -> Option<EntryInfo> {
+        let head = self.answers.visit(self.answers.hash(words), words, EntryHeader::read)?;
+        Some(EntryInfo::new(&head, self.clock(now), policy))
     }
 
     /// Forgets a part of the answers whose keys are meant, with their failures; gives how many, and where to go on from
@@ -111,12 +101,12 @@ impl Cache {
         from: usize,
         now: Instant,
         policy: &Policy,
-        mut show: impl FnMut(KeyParts, Seen),
+        mut show: impl FnMut(KeyParts, EntryInfo),
     ) -> Option<usize> {
         let now = self.clock(now);
         self.answers.sweep(from, |key, value| {
-            if let (Some(parts), Some(head)) = (KeyParts::read(key), Head::of_copy(value)) {
-                show(parts, Seen::new(&head, now, policy));
+            if let (Some(parts), Some(head)) = (KeyParts::read(key), EntryHeader::of_copy(value)) {
+                show(parts, EntryInfo::new(&head, now, policy));
             }
             false
         })
@@ -129,10 +119,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cache::State;
-    use crate::packet::numbers::rtype;
-    use crate::packet::question::Question;
-    use crate::packet::{Name, Response};
+    use crate::cache::Freshness;
+    use crate::dns::codes::rtype;
+    use crate::dns::question::Question;
+    use crate::dns::{Name, Response};
 
     /// A response with one record, as another server sends it: an address, or the SOA record that goes with a denial.
     fn received(question: &Question, there: bool) -> Arc<Response> {
@@ -158,7 +148,7 @@ mod tests {
             let policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale };
             let now = came + Duration::from_millis(millis);
             let kept = cache.answers.get(cache.answers.hash(key.as_words()), key.as_words()).unwrap();
-            let state = Head::of_copy(&kept).unwrap().at(cache.clock(now), &policy);
+            let state = EntryHeader::of_copy(&kept).unwrap().at(cache.clock(now), &policy);
             (cache.see(&key, now, &policy).unwrap().to_string(), state)
         };
         for (millis, serve_stale, seen) in [
@@ -173,9 +163,9 @@ mod tests {
             let (text, state) = at(millis, serve_stale);
             assert!(text.ends_with(seen), "{millis} ms: {text}");
             let agrees = match state {
-                State::Fresh(_) | State::Due(_) => seen.contains("fresh for"),
-                State::Stale(_) => seen.contains("ago, stale for"),
-                State::Over => seen.ends_with("over"),
+                Freshness::Fresh(_) | Freshness::RefreshDue(_) => seen.contains("fresh for"),
+                Freshness::Stale(_) => seen.contains("ago, stale for"),
+                Freshness::Expired => seen.ends_with("over"),
             };
             assert!(agrees, "{millis} ms: {text}, {state:?}");
         }

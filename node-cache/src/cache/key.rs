@@ -3,18 +3,18 @@
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use node_cache_machine::octets::lower_case;
+use node_cache_sys::octets::lower_case;
 
 use super::table::Secret;
-use crate::packet::Name;
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::question::Question;
 
 /// The most words of a key: two, and a name of 255 octets.
 const MOST_WORDS: usize = 2 + 32;
 /// Octets that are put into lower case at a time.
 const CHUNK: usize = 16;
 /// Octets in which the longest name has room, in whole chunks.
-pub const NAME_ROOM: usize = 256;
+pub const NAME_BUF_LEN: usize = 256;
 /// A chunk of these that begins at octet n keeps all but the last n octets of what it is laid upon.
 const MASKS: [u8; 2 * CHUNK] = {
     let mut masks = [0; 2 * CHUNK];
@@ -38,12 +38,12 @@ impl Key {
     /// The key of a question in a scope. The number of a scope belongs to the servers that answer in it.
     #[must_use]
     pub fn new(scope: u64, question: &Question) -> Self {
-        let mut words = KeyWords::default();
+        let mut words = KeyBuf::default();
         let Question { rtype, class, dnssec_ok, checking_disabled, .. } = *question;
-        let (name, mut room) = (question.name.as_bytes(), [0; NAME_ROOM]);
+        let (name, mut room) = (question.name.as_bytes(), [0; NAME_BUF_LEN]);
         room.iter_mut().zip(name).for_each(|(place, octet)| *place = *octet);
         let type_and_class = (u32::from(rtype) << 16) | u32::from(class);
-        let last = LastWord { type_and_class, dnssec_ok, checking_disabled };
+        let last = KeySuffix { type_and_class, dnssec_ok, checking_disabled };
         // No name is longer.
         let length = u8::try_from(name.len()).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX);
         words.write(&Secret::NONE, scope, &room, length, last);
@@ -51,8 +51,8 @@ impl Key {
     }
 
     /// The words of the same key whatever the type is.
-    pub(super) fn of_any_type(&self) -> AnyType {
-        let mut any = AnyType { words: [0; MOST_WORDS], length: self.0.len() };
+    pub(super) fn of_any_type(&self) -> TypelessKey {
+        let mut any = TypelessKey { words: [0; MOST_WORDS], length: self.0.len() };
         if let Some(words) = any.words.get_mut(..self.0.len()) {
             words.copy_from_slice(&self.0);
             words.iter_mut().last().into_iter().for_each(|last| *last = without_type(*last));
@@ -87,12 +87,12 @@ impl Key {
 
 /// The words of a key for which nothing is allocated.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AnyType {
+pub(super) struct TypelessKey {
     words: [u64; MOST_WORDS],
     length: usize,
 }
 
-impl AnyType {
+impl TypelessKey {
     pub(super) fn as_words(&self) -> &[u64] {
         self.words.get(..self.length).unwrap_or_default()
     }
@@ -131,7 +131,7 @@ impl KeyParts {
 
 /// What a key says beside name and scope.
 #[derive(Clone, Copy, Debug)]
-pub struct LastWord {
+pub struct KeySuffix {
     /// The type, and in the lower half the class.
     pub type_and_class: u32,
     /// DO.
@@ -140,7 +140,7 @@ pub struct LastWord {
     pub checking_disabled: bool,
 }
 
-impl LastWord {
+impl KeySuffix {
     #[inline]
     const fn pack(self, length: usize) -> u64 {
         let flags = self.dnssec_ok as u64 | ((self.checking_disabled as u64) << 1);
@@ -154,29 +154,29 @@ const fn name_length(last: u64) -> usize {
 
 /// A key that is written in place, again and again, with its hash.
 #[derive(Clone, Debug)]
-pub struct KeyWords {
+pub struct KeyBuf {
     words: [u64; MOST_WORDS],
     length: usize,
     pub(super) hash: u64,
 }
 
-impl Default for KeyWords {
+impl Default for KeyBuf {
     fn default() -> Self {
         Self { words: [0; MOST_WORDS], length: 0, hash: 0 }
     }
 }
 
-impl KeyWords {
-    /// Writes a key and takes its hash. The name may have any case. It begins a room of [`NAME_ROOM`] octets, in which
+impl KeyBuf {
+    /// Writes a key and takes its hash. The name may have any case. It begins a room of [`NAME_BUF_LEN`] octets, in which
     /// anything may stand behind it.
     #[inline(always)]
     pub(super) fn write(
         &mut self,
         secret: &Secret,
         scope: u64,
-        room: &[u8; NAME_ROOM],
+        room: &[u8; NAME_BUF_LEN],
         length: NonZeroU8,
-        last: LastWord,
+        last: KeySuffix,
     ) {
         let length = usize::from(length.get());
         let last = last.pack(length);
@@ -187,7 +187,7 @@ impl KeyWords {
 
     /// Writes a name in lower case, filled up with zeros, and gives its hash.
     #[inline]
-    fn write_name(&mut self, room: &[u8; NAME_ROOM], length: usize, secret: &Secret) -> u64 {
+    fn write_name(&mut self, room: &[u8; NAME_BUF_LEN], length: usize, secret: &Secret) -> u64 {
         let (chunks, _) = room.as_chunks::<CHUNK>();
         let (places, _) = bytemuck::cast_slice_mut::<u64, u8>(&mut self.words).as_chunks_mut::<CHUNK>();
         let whole = (length - 1) / CHUNK;
@@ -213,18 +213,18 @@ impl KeyWords {
     }
 
     /// Empties it.
-    pub const fn forget(&mut self) {
+    pub const fn clear(&mut self) {
         self.length = 0;
     }
 
     /// Whether it was emptied since it was written.
     #[must_use]
-    pub const fn is_forgotten(&self) -> bool {
+    pub const fn is_cleared(&self) -> bool {
         self.length == 0
     }
 
     /// The same whatever the type is, from now on.
-    pub(super) fn forget_type(&mut self, secret: &Secret) {
+    pub(super) fn clear_type(&mut self, secret: &Secret) {
         if let Some(words) = self.words.get_mut(..self.length) {
             words.iter_mut().last().into_iter().for_each(|last| *last = without_type(*last));
             self.hash = secret.hash(words);
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     /// A room in which something else stands behind the name.
-    fn room(name: &[u8]) -> [u8; NAME_ROOM] {
+    fn room(name: &[u8]) -> [u8; NAME_BUF_LEN] {
         std::array::from_fn(|place| name.get(place).copied().unwrap_or(b'X'))
     }
 
@@ -261,7 +261,7 @@ mod tests {
     fn names_of_every_length_are_kept_in_lower_case_and_filled_up_with_zeros() {
         for length in 1..=255_u8 {
             let name: Vec<u8> = (0..length).map(|octet| octet.wrapping_mul(37).wrapping_add(length)).collect();
-            let mut words = KeyWords { words: [u64::MAX; MOST_WORDS], ..KeyWords::default() };
+            let mut words = KeyBuf { words: [u64::MAX; MOST_WORDS], ..KeyBuf::default() };
             words.write_name(&room(&name), name.len(), &Secret::NONE);
             let count = name.len().div_ceil(8);
             let mut wanted = name.to_ascii_lowercase();
@@ -275,12 +275,12 @@ mod tests {
         let (secret, name) = (Secret::new(), Name::from_text("WWW.Some-longer-name.Example").unwrap());
         let question = Question { dnssec_ok: true, ..Question::plain(&name, 28) };
         let key = Key::new(7, &question);
-        let mut words = KeyWords::default();
-        let last = LastWord { type_and_class: (28 << 16) | 1, dnssec_ok: true, checking_disabled: false };
+        let mut words = KeyBuf::default();
+        let last = KeySuffix { type_and_class: (28 << 16) | 1, dnssec_ok: true, checking_disabled: false };
         let length = NonZeroU8::new(name.as_bytes().len() as u8).unwrap();
         words.write(&secret, 7, &room(name.as_bytes()), length, last);
         assert_eq!((words.as_slice(), words.hash), (key.as_words(), secret.hash(key.as_words())));
-        words.forget_type(&secret);
+        words.clear_type(&secret);
         let any = key.of_any_type();
         assert_eq!((words.as_slice(), words.hash), (any.as_words(), secret.hash(any.as_words())));
         assert_eq!(key.section(), question.section().to_ascii_lowercase());

@@ -5,11 +5,11 @@
 //! one is asked for. That a name does not exist is kept for every type at once (RFC 2308 §5).
 
 mod entry;
-mod failures;
+mod failure_cache;
+mod header;
 mod inspect;
-mod kept;
 mod key;
-mod set;
+mod rrset;
 mod table;
 
 use std::num::NonZeroU8;
@@ -17,17 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use crate::answer::{Age, Answer, Origin};
-use crate::packet::numbers::rcode;
-use crate::packet::{Lifetime, Response};
+use crate::dns::answer::{Answer, Source, TtlView};
+use crate::dns::codes::rcode;
+use crate::dns::{Response, ResponseTtl};
 
-use entry::SECOND;
-pub use entry::{Head, Policy, State};
-use failures::Failures;
-pub use inspect::{Held, Seen};
-pub use kept::Kept;
-pub use key::{Key, KeyParts, KeyWords, LastWord, NAME_ROOM};
-pub use set::Form;
+pub use entry::EntryRef;
+use failure_cache::Failures;
+use header::SECOND;
+pub use header::{EntryHeader, Freshness, Policy};
+pub use inspect::EntryInfo;
+pub use key::{Key, KeyBuf, KeyParts, KeySuffix, NAME_BUF_LEN};
+pub use rrset::RecordLayout;
 use table::{Candidate, Class, Table};
 
 /// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
@@ -36,32 +36,32 @@ const MOST_FAILURE_BYTES: usize = 1 << 20;
 
 /// What is in memory for a question.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub enum Lookup {
     /// An answer in its time.
     Fresh(Answer),
     /// The same, in the last tenth of its time: if somebody asks for it now, somebody will when it is over.
-    Due(Answer),
+    RefreshDue(Answer),
     /// An answer past its time but inside the window of RFC 8767.
     Stale(Answer),
     /// Nothing that may be said.
-    Nothing,
+    Miss,
 }
 
 /// What may be the answer to a key, and, once it is known to be, its words.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Approached<'a> {
+pub struct CacheProbe<'a> {
     candidate: Option<Candidate<'a>>,
     value: &'a [AtomicU64],
 }
 
 /// The first step of a look-up.
 #[derive(Clone, Copy, Debug)]
-pub struct Preparer<'a>(table::Preparer<'a>);
+pub struct Prefetcher<'a>(table::Prefetcher<'a>);
 
-impl Preparer<'_> {
+impl Prefetcher<'_> {
     /// Writes a key, of a name of this length that begins a room, in any case.
     #[inline]
-    pub fn prepare(&self, key: &mut KeyWords, scope: u64, room: &[u8; NAME_ROOM], length: NonZeroU8, last: LastWord) {
+    pub fn prepare(&self, key: &mut KeyBuf, scope: u64, room: &[u8; NAME_BUF_LEN], length: NonZeroU8, last: KeySuffix) {
         key.write(self.0.secret(), scope, room, length, last);
         self.0.prepare(key.hash);
     }
@@ -106,19 +106,19 @@ impl Cache {
     /// one waits for memory while others work.
     #[inline]
     #[must_use]
-    pub const fn preparer(&self) -> Preparer<'_> {
-        Preparer(self.answers.preparer())
+    pub const fn prefetcher(&self) -> Prefetcher<'_> {
+        Prefetcher(self.answers.prefetcher())
     }
 
     /// Second step: finds what may be the answer.
     #[inline]
-    pub fn approach<'a>(&'a self, key: &KeyWords, approached: &mut Approached<'a>) {
-        approached.candidate = self.answers.approach(key.hash);
+    pub fn prefetch_entry<'a>(&'a self, key: &KeyBuf, approached: &mut CacheProbe<'a>) {
+        approached.candidate = self.answers.prefetch_entry(key.hash);
     }
 
     /// Third step: sees whether it is.
     #[inline]
-    pub fn recognise<'a>(&'a self, key: &KeyWords, approached: &mut Approached<'a>) {
+    pub fn match_key<'a>(&'a self, key: &KeyBuf, approached: &mut CacheProbe<'a>) {
         let Some(candidate) = &approached.candidate else { return };
         match self.answers.value_of(candidate, key.as_slice()) {
             Some(value) => approached.value = value,
@@ -129,59 +129,59 @@ impl Cache {
     /// Last step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
     /// what `view` makes of it counts only if it is given back; none when there is no answer, or nothing is made of it.
     #[inline]
-    pub fn view<R>(&self, recognised: &Approached<'_>, view: impl FnOnce(Kept<'_>) -> Option<R>) -> Option<R> {
-        let Approached { candidate, value } = recognised;
-        candidate.as_ref()?.visit(value, |words| view(Kept::read(words)?))
+    pub fn view<R>(&self, recognised: &CacheProbe<'_>, view: impl FnOnce(EntryRef<'_>) -> Option<R>) -> Option<R> {
+        let CacheProbe { candidate, value } = recognised;
+        candidate.as_ref()?.visit(value, |words| view(EntryRef::read(words)?))
     }
 
     /// The same when the first that looked like the answer is not: for one behind it, or one of any type. The key may be
     /// changed.
-    pub fn view_otherwise<R>(&self, key: &mut KeyWords, mut view: impl FnMut(Kept<'_>) -> Option<R>) -> Option<R> {
-        let mut view = |words: &[AtomicU64]| view(Kept::read(words)?);
+    pub fn view_fallback<R>(&self, key: &mut KeyBuf, mut view: impl FnMut(EntryRef<'_>) -> Option<R>) -> Option<R> {
+        let mut view = |words: &[AtomicU64]| view(EntryRef::read(words)?);
         self.answers.visit(key.hash, key.as_slice(), &mut view).or_else(|| {
-            key.forget_type(self.answers.secret());
+            key.clear_type(self.answers.secret());
             self.answers.visit(key.hash, key.as_slice(), view)
         })
     }
 
     /// What is there for this key now.
     #[must_use]
-    pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Found {
+    pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Lookup {
         match self.find(key.as_words(), key, now, policy) {
-            fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
+            fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
             // That the name does not exist is news to an answer past its time.
             past => match self.find(key.of_any_type().as_words(), key, now, policy) {
-                fresh @ (Found::Fresh(_) | Found::Due(_)) => fresh,
-                Found::Stale(answer) if matches!(past, Found::Nothing) => Found::Stale(answer),
+                fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
+                Lookup::Stale(answer) if matches!(past, Lookup::Miss) => Lookup::Stale(answer),
                 _ => past,
             },
         }
     }
 
     /// What is there under these words, said to the question of this key.
-    fn find(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Found {
+    fn find(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Lookup {
         let now = self.clock(now);
         let found = self.answers.visit(self.answers.hash(words), words, |words| {
-            let kept = Kept::read(words)?;
+            let kept = EntryRef::read(words)?;
             let answer = |age, ede, origin| {
                 let response = Arc::new(kept.response(&key.section())?);
                 Some(Answer { response, age, ede, origin })
             };
             match kept.head.at(now, policy) {
-                State::Fresh(age) => answer(age, None, Origin::Memory).map(Found::Fresh),
-                State::Due(age) => answer(age, None, Origin::Memory).map(Found::Due),
-                State::Stale(ede) => answer(Age::Stale, Some(ede), Origin::Stale).map(Found::Stale),
-                State::Over => None,
+                Freshness::Fresh(age) => answer(age, None, Source::Cache).map(Lookup::Fresh),
+                Freshness::RefreshDue(age) => answer(age, None, Source::Cache).map(Lookup::RefreshDue),
+                Freshness::Stale(ede) => answer(TtlView::Stale, Some(ede), Source::StaleCache).map(Lookup::Stale),
+                Freshness::Expired => None,
             }
         });
-        found.unwrap_or(Found::Nothing)
+        found.unwrap_or(Lookup::Miss)
     }
 
     /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
     #[must_use]
-    pub fn was_there(&self, key: &Key) -> bool {
-        let (words, rcode) = (key.as_words(), |kept: Kept<'_>| kept.head.rcode());
-        let said = self.answers.visit(self.answers.hash(words), words, |words| Kept::read(words).map(rcode));
+    pub fn name_known_to_exist(&self, key: &Key) -> bool {
+        let (words, rcode) = (key.as_words(), |kept: EntryRef<'_>| kept.head.rcode());
+        let said = self.answers.visit(self.answers.hash(words), words, |words| EntryRef::read(words).map(rcode));
         said.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
     }
 
@@ -193,7 +193,7 @@ impl Cache {
     }
 
     /// The same where servers deny a name for one type and have it for another: a denial is one of this type alone.
-    pub fn insert_of_type(&self, key: &Key, response: &Arc<Response>, now: Instant) {
+    pub fn insert_for_type(&self, key: &Key, response: &Arc<Response>, now: Instant) {
         self.insert_covering(key, response, now, false);
     }
 
@@ -207,10 +207,10 @@ impl Cache {
         let (kept, ended) = if covers_all { (any_type, exact) } else { (exact, any_type) };
         self.remove(ended);
         let class = match response.lifetime() {
-            Lifetime::Positive(_) => Class::Positive,
-            Lifetime::Negative(_) | Lifetime::None => Class::Negative,
+            ResponseTtl::Positive(_) => Class::Positive,
+            ResponseTtl::Negative(_) | ResponseTtl::Uncacheable => Class::Negative,
         };
-        let stored = kept::words(response, self.clock(now))
+        let stored = entry::words(response, self.clock(now))
             .is_some_and(|words| self.answers.insert(self.answers.hash(kept), kept, &words, class));
         if !stored {
             self.remove(kept);

@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::answer::Age;
-use crate::packet::Name;
-use crate::packet::numbers::{class, ede, rtype};
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::answer::TtlView;
+use crate::dns::codes::{class, ede, rtype};
+use crate::dns::question::Question;
 
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 600 };
 
@@ -42,13 +42,13 @@ fn an_answer_is_fresh_for_its_ttl_due_in_the_last_tenth_of_it_then_stale_then_go
     let key = Key::new(1, &question);
     let start = Instant::now();
     cache.insert(&key, &positive(&question, 300), start);
-    assert!(matches!(cache.get(&key, start + after(269), &POLICY), Found::Fresh(_)), "there is time");
-    let Found::Due(answer) = cache.get(&key, start + after(299), &POLICY) else { panic!("not due") };
-    assert_eq!(answer.age, Age::Kept { age: 299, cap: 3600 });
-    let Found::Stale(answer) = cache.get(&key, start + after(300), &POLICY) else { panic!("not stale") };
-    assert_eq!((answer.age, answer.ede), (Age::Stale, Some(ede::STALE_ANSWER)));
-    assert!(matches!(cache.get(&key, start + after(899), &POLICY), Found::Stale(_)));
-    assert!(matches!(cache.get(&key, start + after(900), &POLICY), Found::Nothing));
+    assert!(matches!(cache.get(&key, start + after(269), &POLICY), Lookup::Fresh(_)), "there is time");
+    let Lookup::RefreshDue(answer) = cache.get(&key, start + after(299), &POLICY) else { panic!("not due") };
+    assert_eq!(answer.age, TtlView::Cached { age: 299, cap: 3600 });
+    let Lookup::Stale(answer) = cache.get(&key, start + after(300), &POLICY) else { panic!("not stale") };
+    assert_eq!((answer.age, answer.ede), (TtlView::Stale, Some(ede::STALE_ANSWER)));
+    assert!(matches!(cache.get(&key, start + after(899), &POLICY), Lookup::Stale(_)));
+    assert!(matches!(cache.get(&key, start + after(900), &POLICY), Lookup::Miss));
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn a_lowered_cap_applies_to_what_is_kept_already() {
     let start = Instant::now();
     cache.insert(&key, &positive(&question, 300), start);
     let lowered = Policy { max_ttl: 60, serve_stale: 0, ..POLICY };
-    let Found::Due(answer) = cache.get(&key, start + after(59), &lowered) else { panic!("not fresh") };
-    assert_eq!(answer.age, Age::Kept { age: 59, cap: 60 });
-    assert!(matches!(cache.get(&key, start + after(60), &lowered), Found::Nothing));
+    let Lookup::RefreshDue(answer) = cache.get(&key, start + after(59), &lowered) else { panic!("not fresh") };
+    assert_eq!(answer.age, TtlView::Cached { age: 59, cap: 60 });
+    assert!(matches!(cache.get(&key, start + after(60), &lowered), Lookup::Miss));
 }
 
 #[test]
@@ -74,10 +74,12 @@ fn a_denial_lives_for_the_least_of_ttl_minimum_and_cap() {
             let start = Instant::now();
             cache.insert(&key, &negative(&question, code, ttl, minimum), start);
             assert!(
-                matches!(cache.get(&key, start + after(life - 1), &POLICY), Found::Fresh(_) | Found::Due(_)),
+                matches!(cache.get(&key, start + after(life - 1), &POLICY), Lookup::Fresh(_) | Lookup::RefreshDue(_)),
                 "{ttl} {minimum}"
             );
-            let Found::Stale(answer) = cache.get(&key, start + after(life), &POLICY) else { panic!("{ttl} {minimum}") };
+            let Lookup::Stale(answer) = cache.get(&key, start + after(life), &POLICY) else {
+                panic!("{ttl} {minimum}")
+            };
             let denied = code == rcode::NXDOMAIN;
             assert_eq!(answer.ede, Some(if denied { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER }));
         }
@@ -94,12 +96,12 @@ fn what_must_not_be_kept_is_not_and_ends_what_was_known() {
         let cache = Cache::new(1 << 20);
         cache.insert(&key, &positive(&question, 300), now);
         cache.insert(&key, &uncacheable, now);
-        assert!(matches!(cache.get(&key, now, &POLICY), Found::Nothing), "{uncacheable:?}");
+        assert!(matches!(cache.get(&key, now, &POLICY), Lookup::Miss), "{uncacheable:?}");
     }
     let cache = Cache::new(1 << 20);
     cache.insert(&key, &positive(&question, 300), now);
     cache.insert(&key, &received(&question, &Response::empty(&question, rcode::SERVFAIL)), now);
-    assert!(matches!(cache.get(&key, now, &POLICY), Found::Fresh(_)), "a failure ends nothing");
+    assert!(matches!(cache.get(&key, now, &POLICY), Lookup::Fresh(_)), "a failure ends nothing");
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn answers_of_different_scopes_and_flags_are_kept_apart() {
     let asked = question("a.example");
     let now = Instant::now();
     cache.insert(&Key::new(1, &asked), &positive(&asked, 300), now);
-    assert!(matches!(cache.get(&Key::new(1, &question("A.EXAMPLE")), now, &POLICY), Found::Fresh(_)));
+    assert!(matches!(cache.get(&Key::new(1, &question("A.EXAMPLE")), now, &POLICY), Lookup::Fresh(_)));
     let others = [
         Key::new(2, &asked),
         Key::new(1, &Question { dnssec_ok: true, ..asked.clone() }),
@@ -117,7 +119,7 @@ fn answers_of_different_scopes_and_flags_are_kept_apart() {
         Key::new(1, &Question { class: class::CH, ..asked.clone() }),
     ];
     for other in others {
-        assert!(matches!(cache.get(&other, now, &POLICY), Found::Nothing), "{other:?}");
+        assert!(matches!(cache.get(&other, now, &POLICY), Lookup::Miss), "{other:?}");
     }
 }
 
@@ -128,11 +130,11 @@ fn a_stale_answer_of_another_cache_gains_no_second_window() {
     let cache = Cache::new(1 << 20);
     let now = Instant::now();
     let mut wire = positive(&question, 30).wire().to_vec();
-    crate::packet::Edns { ede: Some(ede::STALE_ANSWER), ..crate::packet::Edns::default() }.append(&mut wire);
+    crate::dns::Edns { ede: Some(ede::STALE_ANSWER), ..crate::dns::Edns::default() }.append(&mut wire);
     let second_hand = Arc::new(Response::read(&wire, 0, &question).unwrap());
     cache.insert(&key, &second_hand, now);
-    assert!(matches!(cache.get(&key, now + after(29), &POLICY), Found::Due(_)));
-    assert!(matches!(cache.get(&key, now + after(30), &POLICY), Found::Nothing));
+    assert!(matches!(cache.get(&key, now + after(29), &POLICY), Lookup::RefreshDue(_)));
+    assert!(matches!(cache.get(&key, now + after(30), &POLICY), Lookup::Miss));
 }
 
 #[test]
@@ -176,11 +178,11 @@ fn a_name_that_does_not_exist_has_nothing_of_any_type() {
     let (a, mx) = (question("a.example"), Question { rtype: rtype::AAAA, ..question("a.example") });
     let (of_a, of_mx) = (Key::new(1, &a), Key::new(1, &mx));
     let now = Instant::now();
-    let fresh = |key: &Key, seconds| matches!(cache.get(key, now + after(seconds), &POLICY), Found::Fresh(_));
+    let fresh = |key: &Key, seconds| matches!(cache.get(key, now + after(seconds), &POLICY), Lookup::Fresh(_));
     cache.insert(&of_mx, &positive(&mx, 10), now);
     cache.insert(&of_a, &negative(&a, rcode::NXDOMAIN, 900, 900), now);
     assert!(fresh(&of_a, 1) && fresh(&of_mx, 1), "what was told of the other type lasts as long as it was told to");
-    let Found::Fresh(answer) = cache.get(&of_mx, now + after(11), &POLICY) else { panic!("it is news") };
+    let Lookup::Fresh(answer) = cache.get(&of_mx, now + after(11), &POLICY) else { panic!("it is news") };
     assert_eq!(answer.response.rcode(), rcode::NXDOMAIN);
     cache.insert(&of_mx, &negative(&mx, rcode::NOERROR, 900, 900), now);
     assert!(fresh(&of_mx, 1) && !fresh(&of_a, 1), "a name with another answer exists");

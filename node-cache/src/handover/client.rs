@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
-use crate::cookies::Secrets;
+use crate::dns::cookie_secret::Secrets;
 
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(100);

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use frame::FrameError;
 
-use crate::cookies::Secret;
+use crate::dns::cookie_secret::Secret;
 
 /// The version of the messages. Both sides come from one pod, so a difference means a pod put together wrongly.
 pub const VERSION: u32 = 2;
@@ -121,8 +121,8 @@ mod tests {
     use super::client::Client;
     use super::server::Server;
     use super::*;
-    use crate::cookies::Told;
-    use crate::packet::Cookie;
+    use crate::dns::Cookie;
+    use crate::dns::cookie_secret::CookieReply;
 
     const SOON: Duration = Duration::from_secs(3);
 
@@ -223,7 +223,7 @@ mod tests {
     }
 
     /// Whether a secret is known, and one that none of these cookies was made with.
-    fn told_other(told: Option<Told>, cookies: &[Cookie]) -> bool {
+    fn told_other(told: Option<CookieReply>, cookies: &[Cookie]) -> bool {
         told.is_some_and(|told| !cookies.contains(&told.cookie))
     }
 

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{FrameError, HeldSocket, Message, VERSION, borrowed, frame, held, names};
-use crate::cookies::Secret;
+use crate::dns::cookie_secret::Secret;
 
 /// The most connections at one time: eight instances, and as many that were just replaced.
 const MAX_CONNECTIONS: usize = 16;

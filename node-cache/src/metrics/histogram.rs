@@ -27,6 +27,14 @@ impl<const LOWEST: u64, const BUCKETS: usize> Default for Histogram<LOWEST, BUCK
     }
 }
 
+/// A copy of the counts at one moment.
+impl<const LOWEST: u64, const BUCKETS: usize> Clone for Histogram<LOWEST, BUCKETS> {
+    fn clone(&self) -> Self {
+        let copy = |count: &AtomicU64| AtomicU64::new(count.load(Ordering::Relaxed));
+        Self { counts: self.counts.each_ref().map(copy), nanoseconds: copy(&self.nanoseconds) }
+    }
+}
+
 impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
     /// Counts one time.
     #[inline]

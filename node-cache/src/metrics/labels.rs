@@ -2,7 +2,7 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-use crate::query::Transport;
+use crate::dns::query::Transport;
 
 /// In the place of a scope: what a process answers out of itself. Most of it are health checks.
 pub const OWN: &str = "own";
@@ -15,7 +15,7 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
-            Self::Itself => "itself",
+            Self::Internal => "internal",
         }
     }
 }

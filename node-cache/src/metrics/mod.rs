@@ -1,9 +1,10 @@
 //! Counters of one process, and the text in which they are read.
 
+mod exposition;
+mod gauges;
 mod histogram;
 mod labels;
 mod tally;
-mod text;
 
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use node_cache_config::status::Traffic;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use crate::answer::{Answer, Origin};
-use crate::packet::numbers::rcode;
-use crate::query::Transport;
+use crate::dns::answer::{Answer, Source};
+use crate::dns::codes::rcode;
+use crate::dns::query::Transport;
 
+pub use exposition::text;
+pub use gauges::{ClassUsage, Gauges, ResponseTimes};
 pub use histogram::{HitSeconds, WaitSeconds};
 use labels::{AnswerLabels, REFUSED};
 pub use labels::{Dropped, OWN};
 pub use tally::{ScopeAnswers, Tally};
-pub use text::{Levels, text};
 
 /// What is counted.
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ impl Metrics {
             Transport::Tcp => {
                 self.tcp.inc();
             }
-            Transport::Itself => {}
+            Transport::Internal => {}
         }
     }
 
@@ -80,17 +82,17 @@ impl Metrics {
         took: Duration,
     ) {
         match answer.origin {
-            Origin::Memory => {
+            Source::Cache => {
                 self.hits.inc();
                 self.hit_seconds.observe(took);
             }
-            Origin::Stale | Origin::Upstream | Origin::Failure => {
+            Source::StaleCache | Source::Upstream | Source::Failure => {
                 self.misses.inc();
                 self.miss_seconds.observe(took);
             }
-            Origin::Local => {}
+            Source::Local => {}
         }
-        if answer.origin == Origin::Stale {
+        if answer.origin == Source::StaleCache {
             self.stale.inc();
         }
         if scope == OWN {

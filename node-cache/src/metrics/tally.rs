@@ -4,7 +4,7 @@ use std::ptr;
 
 use prometheus_client::metrics::counter::Counter;
 
-use crate::packet::numbers::rcode;
+use crate::dns::codes::rcode;
 
 /// Counters of one scope's usual answers in datagrams, found once and then only counted up.
 #[derive(Debug)]

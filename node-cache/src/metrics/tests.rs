@@ -3,14 +3,13 @@ use std::sync::Arc;
 use node_cache_config::status::UpstreamStatus;
 
 use super::*;
-use crate::cache::Held;
-use crate::packet::Name;
-use crate::packet::Response;
-use crate::packet::numbers::rtype;
-use crate::packet::question::Question;
+use crate::dns::Name;
+use crate::dns::Response;
+use crate::dns::codes::rtype;
+use crate::dns::question::Question;
 
 fn shown(metrics: &Arc<Metrics>) -> String {
-    text("cache-0", metrics, Levels::default())
+    text("cache-0", metrics, Gauges::default())
 }
 
 #[track_caller]
@@ -32,9 +31,9 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         sent: 7,
         timeouts: 1,
     };
-    let held = vec![Held { class: "negative", bytes: 5, entries: 1 }];
-    let levels = Levels { upstreams: vec![upstream], held, datagrams: vec![3, 4], ..Levels::default() };
-    let text = text("cache-0", &metrics, levels);
+    let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
+    let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };
+    let text = text("cache-0", &metrics, gauges);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
     }
@@ -77,7 +76,7 @@ fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
     let name = Name::from_text("www.example").unwrap();
     for (number, (scope, code)) in answers.enumerate() {
         let response = Response::empty(&Question::plain(&name, rtype::A), code);
-        let answer = Answer { origin: Origin::Memory, ..Answer::local(response, None) };
+        let answer = Answer { origin: Source::Cache, ..Answer::local(response, None) };
         one_by_one.question(Transport::Udp);
         // With counters that are known and with such that have to be found.
         let counters = (number % 3 == 0).then(|| one_by_one.scope_answers(scopes[scope]));
@@ -110,7 +109,7 @@ fn an_answer_past_its_time_is_a_miss_that_took_as_long_as_it_took() {
     let metrics = Arc::new(Metrics::default());
     let name = Name::from_text("www.example").unwrap();
     let response = Response::empty(&Question::plain(&name, rtype::A), rcode::NOERROR);
-    let answer = Answer { origin: Origin::Stale, ..Answer::local(response, None) };
+    let answer = Answer { origin: Source::StaleCache, ..Answer::local(response, None) };
     metrics.answer("outside", None, Transport::Tcp, &answer, Duration::from_millis(3));
     assert_has(
         &shown(&metrics),

@@ -4,10 +4,10 @@
 //! volume (files) ──► choose (pure) ──► watch (every 200 ms) ──► InForce
 //! ```
 
-mod choose;
+mod select;
 mod volume;
 mod watch;
 
-pub use choose::{InForce, next};
-pub use volume::{Seen, read};
+pub use select::{ActiveRevision, select};
+pub use volume::{VolumeContents, read};
 pub use watch::watch;

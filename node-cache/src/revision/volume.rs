@@ -6,7 +6,7 @@ use node_cache_config::names::{REVISION_FILE, STABLE_REVISION, ZONE_FILE, ZONE_L
 
 /// One look at the volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct VolumeContents {
     /// The revision that the pod's annotation names.
     pub asked: Option<String>,
     /// The file of that revision.
@@ -20,7 +20,7 @@ pub struct Seen {
 
 /// Reads the volume. What is missing is absent from the result, what cannot be read is treated as missing.
 #[must_use]
-pub fn read(dir: &Path) -> Seen {
+pub fn read(dir: &Path) -> VolumeContents {
     // The kubelet swaps the symlink `..data` when everything below it is complete; going through it once makes this
     // look at one version of the volume.
     let dir = std::fs::read_link(dir.join("..data")).map_or_else(|_| dir.to_owned(), |version| dir.join(version));
@@ -30,7 +30,7 @@ pub fn read(dir: &Path) -> Seen {
     let zone = line(dir.join(ZONE_FILE))
         .or_else(|| line(dir.join(ZONE_LABEL_FILE)))
         .or_else(|| asked.is_some().then(String::new));
-    Seen { asked, asked_content, stable_content, zone }
+    VolumeContents { asked, asked_content, stable_content, zone }
 }
 
 /// Which version of the volume is mounted; none where the directory is not a projected volume.

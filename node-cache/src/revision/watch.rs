@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{InForce, next, read, volume};
+use super::{ActiveRevision, read, select, volume};
 
 /// How often the volume is looked at.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -16,16 +16,16 @@ const PERIOD: Duration = Duration::from_millis(200);
 ///
 /// Must be called inside a Tokio runtime.
 #[must_use]
-pub fn watch(dir: &Path) -> watch::Receiver<Arc<InForce>> {
+pub fn watch(dir: &Path) -> watch::Receiver<Arc<ActiveRevision>> {
     let version = volume::version(dir);
-    let first = next(&InForce::default(), &read(dir));
-    tell(&InForce::default(), &first);
+    let first = select(&ActiveRevision::default(), &read(dir));
+    tell(&ActiveRevision::default(), &first);
     let (sender, receiver) = watch::channel(Arc::new(first));
     tokio::spawn(look(dir.to_owned(), version, sender));
     receiver
 }
 
-async fn look(dir: PathBuf, mut version: Option<PathBuf>, sender: watch::Sender<Arc<InForce>>) {
+async fn look(dir: PathBuf, mut version: Option<PathBuf>, sender: watch::Sender<Arc<ActiveRevision>>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
@@ -37,7 +37,7 @@ async fn look(dir: PathBuf, mut version: Option<PathBuf>, sender: watch::Sender<
         }
         version = current_version;
         let current = sender.borrow().clone();
-        let after = next(&current, &read(&dir));
+        let after = select(&current, &read(&dir));
         if after != *current {
             tell(&current, &after);
             sender.send_replace(Arc::new(after));
@@ -45,7 +45,7 @@ async fn look(dir: PathBuf, mut version: Option<PathBuf>, sender: watch::Sender<
     }
 }
 
-fn tell(before: &InForce, after: &InForce) {
+fn tell(before: &ActiveRevision, after: &ActiveRevision) {
     if before.revision.in_force != after.revision.in_force {
         tracing::info!("revision {} is in force", after.revision.in_force.as_deref().unwrap_or("none"));
     }
@@ -60,7 +60,7 @@ fn tell(before: &InForce, after: &InForce) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::choose::tests::json;
+    use super::super::select::tests::json;
     use super::*;
 
     #[tokio::test]

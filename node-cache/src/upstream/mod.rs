@@ -1,35 +1,23 @@
-//! Other servers, and how they are asked.
+//! Upstreams: the servers that are queried on a cache miss, and how they are found, selected and queried.
 //!
 //! ```text
-//! Pool (tiers: own zone, then the others) ──► plan (pure) ──► race of attempts ──► exchange (UDP, or the server's connection)
-//!   └─ Group (one set of servers) ◄── discovery (SRV, A, AAAA from the cluster DNS)
-//!        └─ Server ── Health, Latencies (pure), Sockets
+//! discovery   registry of groups; servers of a headless Service (SRV, A, AAAA from the cluster DNS) and of resolv.conf
+//!    ▼
+//! pool        tiers of groups (own zone, then the others): selection (power of two choices), hedging,
+//!    ▼        probing of down servers
+//! server      one server: circuit breaker, p95 latency, forwarding-loop detection; groups of servers
+//!    ▼
+//! transport   one exchange: UDP (socket pool, random ports, 0x20) or TCP (RFC 7766); the single timer of a thread
 //! ```
 
-mod alarm;
-mod attempt;
-mod book;
-mod commons;
-mod connection;
-pub mod discovery;
-pub(crate) mod exchange;
-mod group;
-mod health;
-mod latencies;
-mod loops;
-mod plan;
+pub(crate) mod discovery;
+mod error;
 mod pool;
-mod race;
-pub mod resolv_conf;
-mod revival;
 mod server;
-pub(crate) mod sockets;
-pub(crate) mod spares;
+pub(crate) mod transport;
 
-pub use book::Book;
-pub use commons::{Commons, Numbers};
-pub use group::Group;
-pub use loops::Loops;
-pub use plan::Order;
-pub use pool::{Pool, Unanswered};
-pub use server::Server;
+pub use discovery::GroupRegistry;
+pub use error::NoAnswer;
+pub use pool::{Pool, Selection};
+pub use server::group::Group;
+pub use server::{LoopProbes, Server, ServerIds, UpstreamContext};

@@ -297,7 +297,7 @@ fn rules_that_somebody_removed_are_put_back() {
     wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
     node.network.nft("flush chain inet dnstier_test prerouting");
     wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
-    let metrics = node.control(node_cache::control::Command::Metrics).unwrap();
+    let metrics = node.control(node_cache::admin::Command::Metrics).unwrap();
     assert!(metrics.contains("dnstier_agent_rule_reasserts_total 2\n"), "{metrics}");
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use node_cache::control;
+use node_cache::admin;
 use node_cache_config::status::{CaptureState, CapturedAddress, NodeStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -79,14 +79,14 @@ impl Node {
         self.agent = start_agent(&self.network, self.config_dir.path(), self.run_dir.path());
     }
 
-    pub(crate) fn control(&self, command: control::Command) -> Option<String> {
-        let path = control::socket_path(self.run_dir.path(), "agent");
+    pub(crate) fn control(&self, command: admin::Command) -> Option<String> {
+        let path = admin::socket_path(self.run_dir.path(), "agent");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(control::ask(&path, command, Duration::from_secs(2))).ok()
+        runtime.block_on(admin::ask(&path, command, Duration::from_secs(2))).ok()
     }
 
     pub(crate) fn status(&self) -> Option<NodeStatus> {
-        self.control(control::Command::Status).map(|text| serde_json::from_str(&text).unwrap())
+        self.control(admin::Command::Status).map(|text| serde_json::from_str(&text).unwrap())
     }
 
     pub(crate) fn captured(&self, address: &str) -> Option<CapturedAddress> {

@@ -167,8 +167,8 @@ fn chained(pointers: usize, octets: usize) -> Vec<u8> {
 
 #[test]
 fn a_name_is_followed_through_no_more_pointers_than_it_can_have_labels() {
-    use node_cache::packet::question::Question;
-    use node_cache::packet::{Name, Response};
+    use node_cache::dns::question::Question;
+    use node_cache::dns::{Name, Response};
     let question = Question::plain(&Name::from_text("www.example").unwrap(), 1);
     let read = |pointers, octets| {
         let mut packet = chained(pointers, octets);

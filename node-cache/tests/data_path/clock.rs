@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache::answer::Age;
-use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::cache::{Cache, Key, Lookup, Policy};
+use node_cache::dns::answer::TtlView;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::test_runner::Config;
@@ -43,15 +43,16 @@ proptest! {
             // Also at the moments that the jump has skipped: the first and the last of each state.
             for at in [passed, life.saturating_sub(1), life, end.saturating_sub(1), end] {
                 match cache.get(&key, start + Duration::from_millis(at), &policy) {
-                    Found::Fresh(response) | Found::Due(response) => {
+                    Lookup::Fresh(response) | Lookup::RefreshDue(response) => {
                         assert!(at < life, "late: {at} of {life}");
-                        assert_eq!(response.age, Age::Kept { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
+                        let age = u32::try_from(at / 1000).unwrap();
+                        assert_eq!(response.age, TtlView::Cached { age, cap: max_ttl });
                     }
-                    Found::Stale(response) => {
+                    Lookup::Stale(response) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(response.age, Age::Stale);
+                        assert_eq!(response.age, TtlView::Stale);
                     }
-                    Found::Nothing => assert!(at >= end, "early: {at} of {end}"),
+                    Lookup::Miss => assert!(at >= end, "early: {at} of {end}"),
                 }
             }
         }

@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsOption;
-use node_cache::cookies::Secret;
+use node_cache::dns::cookie_secret::Secret;
 
 use crate::support::{Action, Authority, Tier, exchange, exchange_over_tcp, query_for};
 

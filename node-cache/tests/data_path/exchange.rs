@@ -418,7 +418,7 @@ async fn a_report_that_nobody_listens_moves_a_question_on_at_once() {
 async fn a_resolv_conf_that_names_only_captured_addresses_is_told_and_fails_with_a_reason() {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     config.resolver.upstreams = UpstreamSource::ResolvConf;
-    let mut book = node_cache::upstream::Book::default();
+    let mut book = node_cache::upstream::GroupRegistry::default();
     let snapshot = node_cache::snapshot::Snapshot::for_zone_resolver(&config, "nameserver 169.254.20.10\n", &mut book);
     assert!(snapshot.upstream_problem.as_ref().unwrap().contains("169.254.20.10"));
     let tier = Tier::start(Default::default());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use node_cache::control::Command;
+use node_cache::admin::Command;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{Action, Authority, Tier, config, empty_response, exchange, negative_response, query_for, route};

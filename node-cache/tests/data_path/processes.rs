@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use node_cache::control;
+use node_cache::admin;
 use node_cache::handover::server::Server;
 use node_cache::handover::{self, HeldSocket, Protocol};
 use node_cache_config::status::{Instance, ResolverStatus};
@@ -42,13 +42,13 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    async fn control(&self, name: &str, command: control::Command) -> Option<String> {
-        let path = control::socket_path(self.run_dir(), name);
-        control::ask(&path, command, Duration::from_secs(2)).await.ok()
+    async fn control(&self, name: &str, command: admin::Command) -> Option<String> {
+        let path = admin::socket_path(self.run_dir(), name);
+        admin::ask(&path, command, Duration::from_secs(2)).await.ok()
     }
 
     async fn instance(&self, name: &str) -> Option<Instance> {
-        serde_json::from_str(&self.control(name, control::Command::Status).await?).ok()
+        serde_json::from_str(&self.control(name, admin::Command::Status).await?).ok()
     }
 }
 
@@ -360,7 +360,7 @@ impl NodeCache {
         let process = start(env!("CARGO_BIN_EXE_node-cache"), dir, &["--instance", "cache-0"]);
         let cache = Self { process, agent: Some(agent), dns };
         wait_until("it is ready", Duration::from_secs(5), async || {
-            cache.process.control("cache-0", control::Command::Ready).await.as_deref() == Some(control::OK)
+            cache.process.control("cache-0", admin::Command::Ready).await.as_deref() == Some(admin::OK)
         })
         .await;
         cache
@@ -459,7 +459,7 @@ async fn a_cache_shows_who_it_is_and_what_it_counts() {
     assert_eq!((instance.name.as_str(), instance.alive), ("cache-0", true));
     assert_eq!((instance.traffic.queries, instance.traffic.hits), (3, 1));
     assert!(instance.upstreams.iter().any(|upstream| upstream.scope == "zone/zone-a" && upstream.sent > 0));
-    let metrics = cache.process.control("cache-0", control::Command::Metrics).await.unwrap();
+    let metrics = cache.process.control("cache-0", admin::Command::Metrics).await.unwrap();
     assert!(metrics.contains(
         "dnstier_cache_answers_total{instance=\"cache-0\",transport=\"udp\",scope=\"outside\",rcode=\"NOERROR\"} 2"
     ));

@@ -2,9 +2,9 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use node_cache::packet::Name;
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::query::Query;
+use node_cache::dns::Name;
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::query::Query;
 
 use crate::support::{
     Action, Authority, ReceivedQuery, Tier, address_record, config, exchange, negative_response, query_for,

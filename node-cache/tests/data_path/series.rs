@@ -1,13 +1,13 @@
 //! Cardinality of metrics: no client can add time series.
 
 use hickory_proto::rr::RecordType;
-use node_cache::packet::Name;
-use node_cache::query::{Query, Transport};
+use node_cache::dns::Name;
+use node_cache::dns::query::{Query, Transport};
 
 use crate::support::{Action, Authority, Tier, config, exchange, exchange_over_tcp, exchange_raw, query_for, route};
 
 fn series(tier: &Tier) -> Vec<String> {
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.levels());
+    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }

@@ -2,9 +2,9 @@
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::dns::codes::rtype;
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;

@@ -2,12 +2,12 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::answer::{Origin, Way};
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::{Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{ReplyTransport, Source};
+use node_cache::dns::codes::rtype;
+use node_cache::dns::query::Query;
+use node_cache::dns::{Name, Response};
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::support::{Action, Authority, Tier, config, exchange, query_for, route};
@@ -30,7 +30,7 @@ fn forwarding(servers: &[&str]) -> Config {
 }
 
 fn snapshot(servers: &[&str]) -> Snapshot {
-    Snapshot::for_zone_resolver(&forwarding(servers), "", &mut Book::default())
+    Snapshot::for_zone_resolver(&forwarding(servers), "", &mut GroupRegistry::default())
 }
 
 fn internal_query(name: &str, kind: u16) -> Query {
@@ -44,8 +44,8 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
         for name in PRIVATE_REVERSE_NAMES {
             let query = internal_query(name, rtype::PTR);
             let response = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(response.origin, Origin::Local);
-            let response = Message::from_vec(&response.to_wire(&query, Way::Udp)).unwrap();
+            assert_eq!(response.origin, Source::Local);
+            let response = Message::from_vec(&response.to_wire(&query, ReplyTransport::Udp)).unwrap();
             assert_eq!(
                 (response.metadata.response_code, response.answers.len()),
                 (ResponseCode::NXDomain, 0),
@@ -64,7 +64,8 @@ async fn an_empty_zone_has_its_own_records_and_nothing_else() {
     let snapshot = snapshot(&PUBLIC_SERVERS);
     let response = |kind| {
         let query = internal_query("10.in-addr.arpa", kind);
-        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, Way::Udp)).unwrap()
+        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp))
+            .unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
         let response = response(kind.into());
@@ -122,7 +123,7 @@ async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
             }
             assert_eq!(cluster.query_count(name), 0, "{name}");
         }
-        let text = tier.resolver.inspect(node_cache::control::Inspection::Explain {
+        let text = tier.resolver.inspect(node_cache::admin::Inspection::Explain {
             name: Name::from_text("printer.local").unwrap(),
             rtype: rtype::A,
         });
@@ -156,7 +157,7 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let snapshot = snapshot(&PUBLIC_SERVERS);
     let query = internal_query(PRIVATE_REVERSE_NAMES[0], rtype::PTR);
-    let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, Way::Udp);
+    let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
-    assert_eq!(read.lifetime(), node_cache::packet::Lifetime::Negative(10_800));
+    assert_eq!(read.lifetime(), node_cache::dns::ResponseTtl::Negative(10_800));
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsOption;
-use node_cache::tap;
+use node_cache::dnstap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
@@ -27,15 +27,15 @@ async fn start() -> (Authority, Tier) {
 /// Serves the tap at a socket of this directory, as the process `cache-0` does.
 fn serve_tap(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
     std::fs::write(run_dir.join("cache-0.sock"), "").unwrap();
-    let path = tap::socket_path(run_dir, "cache-0");
+    let path = dnstap::socket_path(run_dir, "cache-0");
     let tap = tier.resolver.tap().clone();
-    tokio::spawn(async move { tap::serve(&path, tap).await.unwrap() })
+    tokio::spawn(async move { dnstap::serve(&path, tap).await.unwrap() })
 }
 
 async fn connect(run_dir: &Path, options: &str) -> UnixStream {
     let started = Instant::now();
     let mut stream = loop {
-        match UnixStream::connect(tap::socket_path(run_dir, "cache-0")).await {
+        match UnixStream::connect(dnstap::socket_path(run_dir, "cache-0")).await {
             Ok(stream) => break stream,
             Err(error) => assert!(started.elapsed() < TAP_TIMEOUT, "{error}"),
         }
@@ -191,7 +191,7 @@ async fn a_reader_that_stands_still_costs_no_answer() {
         let response = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
         assert_eq!(response.answers.len(), 1);
     }
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.levels());
+    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
     let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");

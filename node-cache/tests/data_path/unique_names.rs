@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use node_cache::cache::{Cache, Found, Key, Policy};
-use node_cache::packet::numbers::{rcode, rtype};
-use node_cache::packet::question::Question;
-use node_cache::packet::{Name, Response};
+use node_cache::cache::{Cache, Key, Lookup, Policy};
+use node_cache::dns::codes::{rcode, rtype};
+use node_cache::dns::question::Question;
+use node_cache::dns::{Name, Response};
 
 const BYTES: u64 = 4 << 20;
 const HOT: usize = 1_000;
@@ -25,7 +25,7 @@ fn flood(count: usize) {
     let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
     let hot: Vec<Key> = (0..HOT).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
     for key in hot.iter().chain(&hot) {
-        if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
+        if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
             cache.insert(key, &response, now);
         }
     }
@@ -36,7 +36,7 @@ fn flood(count: usize) {
         if number % UNIQUE_PER_LOOKUP == 0 {
             let key = &hot[number / UNIQUE_PER_LOOKUP % HOT];
             lookups += 1;
-            if matches!(cache.get(key, now, &POLICY), Found::Nothing) {
+            if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
                 misses += 1;
                 cache.insert(key, &response, now);
             }

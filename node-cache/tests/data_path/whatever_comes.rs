@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
-use node_cache::answer::{Answer, Way};
-use node_cache::packet::numbers::rtype;
-use node_cache::packet::plain::Plain;
-use node_cache::packet::question::Question;
-use node_cache::packet::request::{self, Rejected};
-use node_cache::packet::{Name, Response};
-use node_cache::query::Query;
+use node_cache::dns::answer::{Answer, ReplyTransport};
+use node_cache::dns::codes::rtype;
+use node_cache::dns::fast_query::FastQuery;
+use node_cache::dns::query::Query;
+use node_cache::dns::question::Question;
+use node_cache::dns::request::{self, Rejection};
+use node_cache::dns::{Name, Response};
 
 use crate::support::{
     ReceivedQuery, address_record, name, negative_response, query_for, response_with, srv_record, unknown_record,
@@ -68,7 +68,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
         if random.below(4) > 0 {
             mutate(&mut random, &mut packet);
         }
-        let plain = Plain::read(&packet);
+        let plain = FastQuery::read(&packet);
         match request::read(&packet) {
             Ok(query) => {
                 read += 1;
@@ -81,11 +81,11 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                     );
                 }
             }
-            Err(Rejected::With(response, _)) => {
+            Err(Rejection::Respond(response, _)) => {
                 refused += 1;
                 assert!(response.len() >= 12 && response[..2] == packet[..2] && response[2] & 0x80 != 0, "{packet:?}");
             }
-            Err(Rejected::Silently) => {
+            Err(Rejection::Drop) => {
                 ignored += 1;
                 assert!(!plain.is_some_and(|plain| is_name(plain.name(&packet))), "{packet:?}");
             }
@@ -141,7 +141,8 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             continue;
         };
         let query = Query { id: 9, ..Query::plain(Name::from_text("WWW.Shop.example").unwrap(), rtype::A) };
-        let reply = Answer::local(response, None).to_wire(&query, Way::Tcp { idle: Duration::from_secs(10) });
+        let reply =
+            Answer::local(response, None).to_wire(&query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
         if is_intact {
             intact += 1;
             let reply = Message::from_vec(&reply).unwrap();

@@ -1,20 +1,143 @@
-//! Something that is wrong, with the sentence that people read.
+//! Finding: a problem of a tier, with the reason and the message of a condition.
 
 use dnstier_crds::conditions::Reason;
 
-/// Something that is wrong.
+use crate::error::{Error, request_failure};
+
+/// A problem of a tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Its place in the documented list of reasons.
-    pub reason: Reason,
-    /// One sentence: what is wrong, where, and what would help.
-    pub message: String,
+pub(crate) struct Finding {
+    /// Reason, from the documented list.
+    pub(crate) reason: Reason,
+    /// One sentence: the problem, its place, and the remedy.
+    pub(crate) message: String,
 }
 
 impl Finding {
-    /// A finding with its sentence.
+    /// Builds a finding.
     #[must_use]
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
+    }
+}
+
+impl From<&Error> for Finding {
+    /// Converts an error. A denied permission comes with the `kubectl` command that grants it.
+    fn from(error: &Error) -> Self {
+        let sentence = match error {
+            Error::Request { .. } => format!("The operator {error}"),
+            Error::AnnotationsDropped { .. } | Error::Serialize { .. } => error.to_string(),
+        };
+        let message = match error {
+            Error::Request { source, .. } if error.is_forbidden() => request_failure(source),
+            _ => return Self::new(Reason::ApplyFailed, format!("{sentence}.")),
+        };
+        if message.contains("violates PodSecurity") {
+            return Self::new(Reason::PodSecurity, format!("{sentence}."));
+        }
+        let remedy = MissingGrant::parse(&message).map(|grant| format!("; {}", grant.remedy())).unwrap_or_default();
+        Self::new(Reason::Forbidden, format!("{sentence}{remedy}."))
+    }
+}
+
+/// Permission that RBAC denies, from a message of this form:
+/// `… User "system:serviceaccount:NS:NAME" cannot VERB resource "R" in API group "G" in the namespace "NS"`.
+struct MissingGrant<'a> {
+    account_namespace: &'a str,
+    account: &'a str,
+    verb: &'a str,
+    /// Resource as `kubectl create role --resource` takes it: `resource.group/subresource`.
+    resource: String,
+    /// Namespace of the resource; `None` at cluster scope.
+    namespace: Option<&'a str>,
+}
+
+impl<'a> MissingGrant<'a> {
+    /// Parses a message of the API server; `None` for any other form, such as that of an exceeded quota.
+    fn parse(message: &'a str) -> Option<Self> {
+        let user = quoted_after(message, "User \"")?;
+        let (account_namespace, account) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let verb = message.split_once("\" cannot ")?.1.split_whitespace().next()?;
+        let resource = quoted_after(message, "resource \"")?;
+        let group = quoted_after(message, "API group \"").unwrap_or_default();
+        let (resource, subresource) = resource.split_once('/').map_or((resource, ""), |(kind, sub)| (kind, sub));
+        let mut resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        if !subresource.is_empty() {
+            resource = format!("{resource}/{subresource}");
+        }
+        Some(Self { account_namespace, account, verb, resource, namespace: quoted_after(message, "namespace \"") })
+    }
+
+    /// Returns the advice with the `kubectl` commands that grant the permission.
+    fn remedy(&self) -> String {
+        let Self { account_namespace, account, verb, resource, namespace } = self;
+        let verbs = if resource == "services" { "get,list,watch,create,patch,delete" } else { verb };
+        match namespace {
+            Some(namespace) => format!(
+                "grant it with `kubectl -n {namespace} create role dnstier-extra --verb={verbs} \
+                 --resource={resource} && kubectl -n {namespace} create rolebinding dnstier-extra --role=dnstier-extra \
+                 --serviceaccount={account_namespace}:{account}`"
+            ),
+            None => format!(
+                "grant it with `kubectl create clusterrole dnstier-extra --verb={verbs} --resource={resource} && \
+                 kubectl create clusterrolebinding dnstier-extra --clusterrole=dnstier-extra \
+                 --serviceaccount={account_namespace}:{account}`"
+            ),
+        }
+    }
+}
+
+/// Returns the text between `prefix`, which ends with a quotation mark, and the next quotation mark.
+fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(prefix)?;
+    rest.split_once('"').map(|(quoted, _)| quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn finding_of(code: u16, message: &str) -> Finding {
+        let status = Status { code, message: message.to_owned(), ..Status::default() };
+        let source = kube::Error::Api(status.boxed());
+        Finding::from(&Error::request("apply", "Service kube-system/dnstier-default-cluster-dns", source))
+    }
+
+    #[test]
+    fn a_refusal_by_rbac_comes_with_the_command_that_grants_it() {
+        let finding = finding_of(
+            403,
+            "services \"dnstier-default-cluster-dns\" is forbidden: User \
+             \"system:serviceaccount:dnstier-system:dnstier-operator\" cannot patch resource \"services\" in API group \
+             \"\" in the namespace \"kube-system\"",
+        );
+        assert_eq!(finding.reason, Reason::Forbidden);
+        for part in [
+            "kubectl -n kube-system create role",
+            "--resource=services ",
+            "--serviceaccount=dnstier-system:dnstier-operator",
+        ] {
+            assert!(finding.message.contains(part), "{}", finding.message);
+        }
+    }
+
+    #[test]
+    fn a_group_and_a_subresource_are_named_as_kubectl_wants_them() {
+        let finding = finding_of(
+            403,
+            "x is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \"dnstiers/status\" in API group \
+             \"dnstier.io\" at the cluster scope",
+        );
+        assert!(finding.message.contains("--resource=dnstiers.dnstier.io/status"), "{}", finding.message);
+        assert!(finding.message.contains("create clusterrole "), "{}", finding.message);
+    }
+
+    #[test]
+    fn the_message_of_an_exceeded_quota_is_passed_on() {
+        let finding =
+            finding_of(403, "exceeded quota: small, requested: services=1, used: services=5, limited: services=5");
+        assert_eq!(finding.reason, Reason::Forbidden);
+        assert!(finding.message.ends_with("services=5."), "{}", finding.message);
     }
 }

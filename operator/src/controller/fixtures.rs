@@ -1,23 +1,23 @@
-//! Clusters for tests, made by the real steps: what a pass builds is what the next one finds.
+//! Clusters for tests, made by the real steps: each reconciliation observes the objects that the last one applied.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dnstier_crds::DnsTier;
-use k8s_openapi::api::apps::v1::{DaemonSetStatus, DeploymentStatus};
+use k8s_openapi::api::apps::v1::{DaemonSetStatus, Deployment, DeploymentStatus};
 use k8s_openapi::api::core::v1::Service;
 use node_cache_config::names::ZONE_LABEL;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 
-use crate::controller::build::{self, Desired, labels};
-use crate::controller::children::Children;
-use crate::controller::observe::Observed;
-use crate::controller::validate::{Validated, validate};
-use crate::pods::{Component, TierPod};
-use crate::poll::{Answer, Report, Reports};
+use crate::controller::desired::{self, Desired};
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::{PodReport, PodReports, PodStatus};
+use crate::controller::observe::{ClusterDnsLookup, Observed};
+use crate::controller::owned::{OwnedObjects, labels};
+use crate::controller::validate::validate;
 use crate::settings::Settings;
 
-/// The settings of a plain installation.
+/// Returns the settings of a default installation.
 pub(super) fn settings() -> Settings {
     Settings {
         namespace: "dnstier-system".to_owned(),
@@ -31,17 +31,17 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-/// A tier of this name with this spec, written as YAML.
+/// Returns a tier of this name, creation time and spec, which is YAML.
 pub(super) fn tier(name: &str, created: &str, spec: &str) -> DnsTier {
     let spec = spec.lines().map(|line| format!("  {line}\n")).collect::<String>();
     let text = format!(
-        "apiVersion: dnstier.io/v1alpha1\nkind: DnsTier\nmetadata:\n  name: {name}\n  uid: uid-of-{name}\n  generation: 1\n  \
-         creationTimestamp: \"{created}\"\nspec:\n{spec}"
+        "apiVersion: dnstier.io/v1alpha1\nkind: DnsTier\nmetadata:\n  name: {name}\n  uid: uid-of-{name}\n  \
+         generation: 1\n  creationTimestamp: \"{created}\"\nspec:\n{spec}"
     );
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// The cluster DNS of a cluster with both families.
+/// Returns the cluster DNS Service of a dual-stack cluster.
 pub(super) fn kube_dns() -> Service {
     serde_saphyr::from_str(
         "
@@ -59,7 +59,7 @@ spec:
     .unwrap()
 }
 
-/// A cluster of three nodes in three zones and a tier that nothing was done for yet.
+/// Returns a cluster of three nodes in three zones with a tier before its first reconciliation.
 pub(super) fn cluster(spec: &str) -> Observed {
     let node = |letter: char| {
         let labels = [(ZONE_LABEL.to_owned(), format!("zone-{letter}"))];
@@ -67,30 +67,28 @@ pub(super) fn cluster(spec: &str) -> Observed {
     };
     Observed {
         tier: Arc::new(tier("default", "2026-01-01T00:00:00Z", spec)),
-        others: Vec::new(),
+        other_tiers: Vec::new(),
         nodes: ['a', 'b', 'c'].map(node).into_iter().collect(),
-        cluster_dns: Ok(Some(kube_dns())),
-        children: Children::default(),
+        cluster_dns: ClusterDnsLookup::Found(Box::new(kube_dns())),
+        owned: OwnedObjects::default(),
         pods: Vec::new(),
         reports: Arc::default(),
-        creation_failure: None,
+        pod_creation_failure: None,
         now: "2026-01-02T00:00:00Z".parse().unwrap(),
     }
 }
 
-/// What a pass builds.
-pub(super) fn built(observed: &Observed) -> (Validated, Desired) {
+/// Returns the desired state of a valid tier.
+pub(super) fn build_desired(observed: &Observed) -> Desired {
     let settings = settings();
-    let validated = validate(observed, &settings).unwrap();
-    let named: Vec<String> = observed.pods.iter().filter_map(|pod| pod.revision.clone()).collect();
-    let desired = build::build(&validated.tier, &settings, &observed.children, &named).unwrap();
-    (validated, desired)
+    let tier = validate(observed, &settings).unwrap();
+    desired::build(&tier, &settings, &observed.owned, &observed.annotated_revisions()).unwrap()
 }
 
-/// Does what the API server and its controllers do with what a pass built.
-pub(super) fn applied(observed: &mut Observed, desired: Desired) {
-    let mut children = desired.children;
-    for (index, service) in children.services.iter_mut().enumerate() {
+/// Replaces the observed objects by the desired ones, with the fields that the API server and its controllers fill in.
+pub(super) fn apply_to(observed: &mut Observed, desired: Desired) {
+    let mut objects = desired.objects;
+    for (index, service) in objects.services.iter_mut().enumerate() {
         let spec = service.spec.get_or_insert_default();
         if spec.cluster_ip.is_none() {
             let addresses = vec![format!("10.96.1.{}", index + 1), format!("fd00:96::1:{}", index + 1)];
@@ -98,7 +96,7 @@ pub(super) fn applied(observed: &mut Observed, desired: Desired) {
             spec.cluster_ips = Some(addresses);
         }
     }
-    for daemon_set in &mut children.daemon_sets {
+    for daemon_set in &mut objects.daemon_sets {
         daemon_set.metadata.generation = Some(1);
         daemon_set.status = Some(DaemonSetStatus {
             observed_generation: Some(1),
@@ -109,7 +107,7 @@ pub(super) fn applied(observed: &mut Observed, desired: Desired) {
             ..DaemonSetStatus::default()
         });
     }
-    for deployment in &mut children.deployments {
+    for deployment in &mut objects.deployments {
         deployment.metadata.generation = Some(1);
         deployment.status = Some(DeploymentStatus {
             observed_generation: Some(1),
@@ -119,18 +117,18 @@ pub(super) fn applied(observed: &mut Observed, desired: Desired) {
             ..DeploymentStatus::default()
         });
     }
-    observed.children = children;
+    observed.owned = objects;
 }
 
-/// A cluster in which everything was built, runs, and answers.
+/// Returns a cluster in which the tier is in force and every pod reports so.
 pub(super) fn serving(spec: &str) -> Observed {
     let mut observed = cluster(spec);
-    let first = built(&observed).1;
-    applied(&mut observed, first);
-    let second = built(&observed).1;
-    let revision = second.revision.as_ref().unwrap().revision.clone();
-    applied(&mut observed, second);
-    let mut reports = Reports::new();
+    let first = build_desired(&observed);
+    apply_to(&mut observed, first);
+    let second = build_desired(&observed);
+    let revision = second.revision.as_ref().unwrap().id.clone();
+    apply_to(&mut observed, second);
+    let mut reports = PodReports::new();
     for letter in ['a', 'b', 'c'] {
         let (pod, report) = node_pod(letter, &revision);
         reports.insert(pod.uid.clone(), report);
@@ -145,22 +143,37 @@ pub(super) fn serving(spec: &str) -> Observed {
     observed
 }
 
-/// Changes what a pod said.
-pub(super) fn says(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut Answer)) {
+/// Changes the status that the agent of a node pod reports.
+pub(super) fn change_node_status(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut NodeStatus)) {
+    match reported_status(observed, pod) {
+        PodStatus::Node(status) => change(status),
+        PodStatus::Resolver(_) => panic!("{pod} is a zone resolver"),
+    }
+}
+
+/// Changes the status that a zone resolver reports.
+pub(super) fn change_resolver_status(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut ResolverStatus)) {
+    match reported_status(observed, pod) {
+        PodStatus::Resolver(status) => change(status),
+        PodStatus::Node(_) => panic!("{pod} is a node pod"),
+    }
+}
+
+fn reported_status<'a>(observed: &'a mut Observed, pod: &str) -> &'a mut PodStatus {
     let uid = format!("uid-of-{pod}");
     let reports = Arc::make_mut(&mut observed.reports);
-    change(reports.get_mut(&uid).unwrap().known.as_mut().unwrap());
+    reports.get_mut(&uid).unwrap().last_status.as_mut().unwrap()
 }
 
 fn instance(name: &str, revision: &Revision) -> Instance {
     Instance { name: name.to_owned(), alive: true, revision: revision.clone(), ..Instance::default() }
 }
 
-fn on(revision: &str) -> Revision {
+fn in_force(revision: &str) -> Revision {
     Revision { asked: Some(revision.to_owned()), in_force: Some(revision.to_owned()), refusal: None }
 }
 
-fn node_pod(letter: char, revision: &str) -> (TierPod, Report) {
+fn node_pod(letter: char, revision: &str) -> (TierPod, PodReport) {
     let name = format!("node-pod-{letter}");
     let captured = ["10.96.0.10", "fd00:96::a", "169.254.20.10"].map(|address| CapturedAddress {
         address: address.parse().unwrap(),
@@ -171,30 +184,30 @@ fn node_pod(letter: char, revision: &str) -> (TierPod, Report) {
         pod_uid: format!("uid-of-{name}"),
         node: format!("node-{letter}"),
         zone: Some(format!("zone-{letter}")),
-        revision: on(revision),
+        revision: in_force(revision),
         captured: captured.to_vec(),
-        instances: vec![instance("cache-0", &on(revision)), instance("cache-1", &on(revision))],
+        instances: vec![instance("cache-0", &in_force(revision)), instance("cache-1", &in_force(revision))],
     };
     let pod = pod(&name, letter, Component::NodeCache, revision);
-    (pod, Report::first(Answer::Node(status)))
+    (pod, PodReport::with_status(PodStatus::Node(status)))
 }
 
-fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, Report) {
+fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, PodReport) {
     let name = format!("resolver-{letter}-{index}");
     let status = ResolverStatus {
         pod_uid: format!("uid-of-{name}"),
         node: format!("node-{letter}"),
         zone: Some(format!("zone-{letter}")),
         ready: true,
-        instance: instance("zone-resolver", &on(revision)),
+        instance: instance("zone-resolver", &in_force(revision)),
     };
     let pod = TierPod {
         namespace: "dnstier-system".to_owned(),
-        resolver_of: Some(format!("zone-{letter}")),
+        resolver_zone: Some(format!("zone-{letter}")),
         metrics_port: 9153,
         ..pod(&name, letter, Component::ZoneResolver, revision)
     };
-    (pod, Report::first(Answer::Resolver(status)))
+    (pod, PodReport::with_status(PodStatus::Resolver(status)))
 }
 
 fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPod {
@@ -204,25 +217,23 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         uid: format!("uid-of-{name}"),
         tier: "default".to_owned(),
         component,
-        resolver_of: None,
+        resolver_zone: None,
         node: Some(format!("node-{letter}")),
         address: None,
         metrics_port: 9353,
         ready: true,
-        leaving: false,
-        revision: Some(revision.to_owned()),
-        zone: Some(format!("zone-{letter}")),
-        waiting: None,
+        terminating: false,
+        annotated_revision: Some(revision.to_owned()),
+        annotated_zone: Some(format!("zone-{letter}")),
+        waiting_reason: None,
     }
 }
 
-/// The zone's Deployment.
-pub(super) fn deployment_of<'a>(
-    observed: &'a mut Observed,
-    zone: &str,
-) -> &'a mut k8s_openapi::api::apps::v1::Deployment {
-    let of_zone = |deployment: &&mut k8s_openapi::api::apps::v1::Deployment| {
-        deployment.metadata.labels.as_ref().and_then(|all| all.get(labels::ZONE)).map(String::as_str) == Some(zone)
+/// Returns the Deployment of a zone.
+pub(super) fn deployment_of<'a>(observed: &'a mut Observed, zone: &str) -> &'a mut Deployment {
+    let is_of_zone = |deployment: &&mut Deployment| {
+        deployment.metadata.labels.as_ref().and_then(|labels| labels.get(labels::ZONE)).map(String::as_str)
+            == Some(zone)
     };
-    observed.children.deployments.iter_mut().find(of_zone).unwrap()
+    observed.owned.deployments.iter_mut().find(is_of_zone).unwrap()
 }

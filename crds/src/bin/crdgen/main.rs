@@ -1,4 +1,4 @@
-//! Writes what follows from the Rust types: the CustomResourceDefinition and the API reference.
+//! Generates the CustomResourceDefinition and the API reference from the Rust types.
 //!
 //! `crdgen` writes both files into the repository, `crdgen yaml` and `crdgen reference` print one of them.
 
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use dnstier_crds::v1alpha1::definition;
 
-/// A file of the repository and what should be in it.
+/// Generated file of the repository.
 struct Generated {
     path: &'static str,
     content: fn() -> io::Result<String>,
@@ -23,13 +23,13 @@ const REFERENCE: Generated =
     Generated { path: "docs/reference/api.md", content: || Ok(reference::render(&definition())) };
 
 fn main() -> ExitCode {
-    let done = match std::env::args().nth(1).as_deref() {
+    let result = match std::env::args().nth(1).as_deref() {
         None => [YAML, REFERENCE].iter().try_for_each(Generated::write),
         Some("yaml") => YAML.print(),
         Some("reference") => REFERENCE.print(),
         Some(other) => Err(io::Error::other(format!("{other:?} is not yaml or reference"))),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crdgen: {error}");

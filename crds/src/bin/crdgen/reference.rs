@@ -20,12 +20,13 @@ namespace. Nothing in its spec is required: `spec: {}` is a working tier. The sa
 - **Names** are in lower case and without a final dot.
 - A field that does not exist is refused by `kubectl` (its `--validate=strict` is the default).
 
-The API server refuses what breaks one of the *rules* below, with their sentence. What only the cluster can know, such as
+The API server refuses what breaks one of the *rules* below, with their sentence. What only the cluster can know, \
+such as
 a Service that does not exist, becomes a [condition](#conditions), and what was in force before stays in force.
 ";
 
-/// Types of Kubernetes itself, which its own reference explains.
-const BORROWED: [(&str, &str); 3] = [
+/// Fields with a type of Kubernetes, and links to its reference.
+const KUBERNETES_TYPES: [(&str, &str); 3] = [
     ("affinity", "[Affinity](https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.33/#affinity-v1-core)"),
     (
         "tolerations",
@@ -37,13 +38,13 @@ const BORROWED: [(&str, &str); 3] = [
     ),
 ];
 
-/// The reference for every version of the definition.
+/// Renders the reference of every version of the definition.
 pub(crate) fn render(definition: &CustomResourceDefinition) -> String {
     let mut text = HEAD.to_owned();
     for version in &definition.spec.versions {
         let root = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
         if let Some(root) = root {
-            rules_of_the_object(root, &mut text);
+            root_rules(root, &mut text);
             for part in ["spec", "status"] {
                 if let Some(schema) = root.properties.as_ref().and_then(|properties| properties.get(part)) {
                     object(part, schema, &mut text);
@@ -56,12 +57,12 @@ pub(crate) fn render(definition: &CustomResourceDefinition) -> String {
     text
 }
 
-fn rules_of_the_object(root: &JSONSchemaProps, text: &mut String) {
+fn root_rules(root: &JSONSchemaProps, text: &mut String) {
     text.push_str("\n## metadata\n\n");
     rules("metadata", root, text);
 }
 
-/// A section for an object, and after it those of the objects in it.
+/// Renders the section of an object, then those of the objects in it.
 fn object(path: &str, schema: &JSONSchemaProps, text: &mut String) {
     let Some(properties) = &schema.properties else { return };
     let level = if path.contains('.') { "###" } else { "##" };
@@ -76,12 +77,12 @@ fn object(path: &str, schema: &JSONSchemaProps, text: &mut String) {
     let mut lines = String::new();
     rules(path, schema, &mut lines);
     for (name, property) in properties {
-        rules_of_a_field(&format!("{path}.{name}"), property, &mut lines);
+        field_rules(&format!("{path}.{name}"), property, &mut lines);
     }
     if !lines.is_empty() {
         text.push_str(&format!("\nRules:\n\n{lines}"));
     }
-    for (name, property) in properties.iter().filter(|(name, _)| borrowed(name).is_none()) {
+    for (name, property) in properties.iter().filter(|(name, _)| kubernetes_type(name).is_none()) {
         let (path, inner) = match items(property) {
             Some(items) => (format!("{path}.{name}[]"), items),
             None => (format!("{path}.{name}"), property),
@@ -102,7 +103,7 @@ fn row(path: &str, name: &str, property: &JSONSchemaProps, parent: &JSONSchemaPr
 }
 
 fn kind(path: &str, name: &str, property: &JSONSchemaProps) -> String {
-    if let Some(link) = borrowed(name) {
+    if let Some(link) = kubernetes_type(name) {
         return link.to_owned();
     }
     let path = format!("{path}.{name}");
@@ -127,12 +128,12 @@ fn kind(path: &str, name: &str, property: &JSONSchemaProps) -> String {
     }
     let kind = property.type_.clone().unwrap_or_default();
     match (property.minimum, property.maximum) {
-        (Some(least), Some(most)) => format!("{kind}, {least} to {most}"),
+        (Some(minimum), Some(maximum)) => format!("{kind}, {minimum} to {maximum}"),
         _ => kind,
     }
 }
 
-fn rules_of_a_field(path: &str, property: &JSONSchemaProps, text: &mut String) {
+fn field_rules(path: &str, property: &JSONSchemaProps, text: &mut String) {
     if property.properties.is_none() {
         rules(path, property, text);
     }
@@ -180,11 +181,11 @@ fn items(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
     }
 }
 
-fn borrowed(name: &str) -> Option<&'static str> {
-    BORROWED.iter().find(|(field, _)| *field == name).map(|(_, link)| *link)
+fn kubernetes_type(name: &str) -> Option<&'static str> {
+    KUBERNETES_TYPES.iter().find(|(field, _)| *field == name).map(|(_, link)| *link)
 }
 
-/// The fragment under which Markdown renderers find a heading.
+/// Returns the fragment that Markdown renderers give to a heading.
 fn anchor(path: &str) -> String {
     path.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect()
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use node_cache_machine::fetch;
+use node_cache_sys::prefetch;
 use smallvec::SmallVec;
 
 /// Words of a record before its key: lengths.
@@ -69,8 +69,8 @@ impl Arena {
 
     /// Has the beginning of the record at this place fetched: as much as most take.
     #[inline]
-    pub(super) fn approach(&self, place: usize) {
-        fetch::lines_ahead(&self.0, place, LINES);
+    pub(super) fn prefetch_entry(&self, place: usize) {
+        prefetch::lines_ahead(&self.0, place, LINES);
     }
 
     /// The value of the record at this place if its key is this one. Whoever has no lock may find a place where

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use node_cache_machine::line::{self, Line};
+use node_cache_sys::cache_line::{self, Line};
 
 use super::arena::Arena;
 
 /// Slots of a bucket: what a line of the processor's cache holds.
-const BUCKET: usize = line::WORDS;
+const BUCKET: usize = cache_line::WORDS;
 
 /// Tag (14 bits of the hash), number of hits up to 3 (2 bits), lap of the ring (16 bits), place (32 bits). Zero is empty:
 /// no record is at place 0.
@@ -60,7 +60,7 @@ pub(super) struct Index(Box<[Line]>);
 impl Index {
     /// An index of at least so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        Self(line::zeroed(slots.div_ceil(BUCKET).next_power_of_two()))
+        Self(cache_line::zeroed(slots.div_ceil(BUCKET).next_power_of_two()))
     }
 
     pub(super) const fn slots(&self) -> usize {

@@ -17,19 +17,19 @@
 //! chance: a reader would have to stand still while its ring is written 65,536 times.
 
 mod arena;
+mod eviction;
 mod ghost;
 mod hash;
 mod index;
-mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
+use eviction::Writer;
 pub(super) use hash::Secret;
 use index::{Buckets, Index, Slot};
-use node_cache_machine::fetch;
-use writer::Writer;
+use node_cache_sys::prefetch;
 
 /// Buckets of one sweep: readers never wait for it, writers no longer than this takes.
 const SWEEP: usize = 512;
@@ -77,12 +77,12 @@ impl Candidate<'_> {
 
 /// The first of the four steps of a look-up, for a number of keys at a time so that each waits for memory while the others work.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Preparer<'a> {
+pub(super) struct Prefetcher<'a> {
     secret: Secret,
     buckets: Buckets<'a>,
 }
 
-impl Preparer<'_> {
+impl Prefetcher<'_> {
     /// What keys are hashed with.
     #[inline]
     pub(super) const fn secret(&self) -> &Secret {
@@ -93,7 +93,7 @@ impl Preparer<'_> {
     #[inline]
     pub(super) fn prepare(&self, hash: u64) {
         for bucket in self.buckets.of(hash).into_iter().flatten() {
-            fetch::ahead(bucket);
+            prefetch::ahead(bucket);
         }
     }
 }
@@ -134,18 +134,18 @@ impl Table {
 
     /// What the first of the four steps of a look-up needs, at hand for a number of keys.
     #[inline]
-    pub(super) const fn preparer(&self) -> Preparer<'_> {
-        Preparer { secret: self.secret, buckets: self.index.buckets_at_hand() }
+    pub(super) const fn prefetcher(&self) -> Prefetcher<'_> {
+        Prefetcher { secret: self.secret, buckets: self.index.buckets_at_hand() }
     }
 
     /// Second step: finds what may be the record and has it fetched.
     #[inline]
-    pub(super) fn approach(&self, hash: u64) -> Option<Candidate<'_>> {
+    pub(super) fn prefetch_entry(&self, hash: u64) -> Option<Candidate<'_>> {
         for bucket in self.index.buckets_of(hash).into_iter().flatten() {
             for cell in &bucket.0 {
                 let slot = Slot(cell.load(Ordering::Acquire));
                 if slot.has_tag(hash) {
-                    self.arena.approach(slot.place());
+                    self.arena.prefetch_entry(slot.place());
                     return Some(Candidate { cell, slot });
                 }
             }

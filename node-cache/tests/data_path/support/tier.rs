@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use node_cache::cookies::Secrets;
+use node_cache::dns::cookie_secret::Secrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
-use node_cache::resolve::Resolver;
-use node_cache::serve::{Serving, TcpLimits};
+use node_cache::resolver::Resolver;
+use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
-use node_cache::upstream::Book;
+use node_cache::upstream::GroupRegistry;
 use node_cache_config::{
     Cache, Captured, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, Route, Upstream, UpstreamSource, Zone,
 };
@@ -23,10 +23,10 @@ pub(crate) struct Tier {
     pub(crate) resolver: Arc<Resolver>,
     /// Secrets of DNS cookies; none at the start.
     pub(crate) secrets: watch::Sender<Secrets>,
-    pub(crate) serving: Serving,
+    pub(crate) serving: Server,
     /// Listening sockets; one for UDP and one for TCP at the start.
     pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
-    book: Mutex<Book>,
+    book: Mutex<GroupRegistry>,
 }
 
 impl Tier {
@@ -62,9 +62,9 @@ impl Tier {
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
-        let book = Mutex::new(Book::new(resolver.tap().clone()));
+        let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
         let (secrets, known) = watch::channel(Secrets::default());
-        let serving = Serving::start(workers, resolver.clone(), limits, sockets, known).unwrap();
+        let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }
     }
 

@@ -1,4 +1,4 @@
-//! What is so: counted, and not yet judged.
+//! Facts: counts and lists from the observed state, from which conditions are computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,222 +6,259 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::ResourceExt;
 use node_cache_config::status::CaptureState;
 
-use super::{Outcome, count, sentences};
-use crate::controller::build::{labels, names};
+use crate::controller::apply::ApplyOutcome;
 use crate::controller::observe::Observed;
-use crate::pods::{Component, TierPod};
-use crate::poll::Answer;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::PodStatus;
+use crate::controller::owned::{labels, names};
+use crate::controller::status::text::{join_some, sanitize};
 use crate::settings::Settings;
 
-/// What is so.
+/// Number of failed polls in sequence from which a ready pod counts as unreachable.
+const MIN_FAILED_POLLS: u32 = 2;
+
+/// Facts about a tier.
 pub(super) struct Facts {
+    /// Facts about the nodes.
     pub(super) nodes: NodeFacts,
-    /// The zones that have nodes, ordered by name.
+    /// Facts about the zones that have nodes, ordered by name.
     pub(super) zones: Vec<ZoneFacts>,
-    /// What pods said about a revision that they do not put in force.
+    /// Messages of pods that refused a revision, each with its pods.
     pub(super) refusals: Vec<String>,
-    /// Addresses that somebody else put on a node.
-    pub(super) foreign: Vec<String>,
-    /// Pods that are ready and do not say how they are.
-    pub(super) silent: Vec<String>,
-    /// Caching resolvers that did not answer their agent.
-    pub(super) dead_instances: Vec<String>,
+    /// Addresses that are on a node already and were not assigned by the tier.
+    pub(super) foreign_addresses: Vec<String>,
+    /// Pods that are ready, but whose status polls fail.
+    pub(super) unreachable_pods: Vec<String>,
+    /// Caching resolvers that do not respond to the agent of their node.
+    pub(super) unresponsive_instances: Vec<String>,
 }
 
-/// The nodes.
+/// Facts about the nodes.
 #[derive(Default)]
 pub(super) struct NodeFacts {
+    /// Number of nodes that should run a pod.
     pub(super) desired: u32,
+    /// Number of nodes that answer through their caches.
     pub(super) ready: u32,
+    /// Number of nodes with the newest pod template and the revision in force.
     pub(super) updated: u32,
-    /// Whether the DaemonSet replaces pods, or has not looked at its newest template yet.
-    pub(super) rolling: bool,
-    /// Nodes that do not answer, and why, as far as that is known.
+    /// Whether the DaemonSet is in a rollout, or has not observed its newest template yet.
+    pub(super) rolling_out: bool,
+    /// Nodes that do not answer through their caches, with the reason where it is known.
     pub(super) not_ready: Vec<String>,
 }
 
-/// One zone.
+/// Facts about a zone.
 pub(super) struct ZoneFacts {
+    /// Name of the zone.
     pub(super) name: String,
+    /// Number of nodes in the zone.
     pub(super) nodes: u32,
+    /// Number of resolvers that the zone should have.
     pub(super) desired: u32,
+    /// Number of ready resolvers.
     pub(super) ready: u32,
-    /// Whether the Deployment replaces pods, or has not looked at its newest template yet.
-    pub(super) rolling: bool,
-    /// Why pods of the zone cannot be created, as the Deployment says it.
-    pub(super) failure: Option<String>,
-    /// Whether all of its pods have the newest revision in force.
-    pub(super) on_target: bool,
+    /// Whether the Deployment is in a rollout, or has not observed its newest template yet.
+    pub(super) rolling_out: bool,
+    /// Message of the Deployment about pods that cannot be created.
+    pub(super) creation_failure: Option<String>,
+    /// Whether all pods of the zone have the revision in force.
+    pub(super) is_on_revision: bool,
 }
 
 impl Facts {
-    pub(super) fn gather(observed: &Observed, settings: &Settings, outcome: &Outcome) -> Self {
-        let target = match outcome {
-            Outcome::Refused { in_force, .. } => in_force.as_deref(),
-            Outcome::Built { revision, .. } => revision.as_deref(),
+    /// Collects the facts about a tier.
+    pub(super) fn collect(observed: &Observed, settings: &Settings, outcome: &ApplyOutcome) -> Self {
+        let revision = match outcome {
+            ApplyOutcome::Invalid { active_revision, .. } => active_revision.as_deref(),
+            ApplyOutcome::Valid { revision, .. } => revision.as_deref(),
         };
         let mut facts = Self {
-            nodes: nodes(observed, settings, target),
-            zones: zones(observed, settings, target),
+            nodes: node_facts(observed, settings, revision),
+            zones: zones_facts(observed, settings, revision),
             refusals: Vec::new(),
-            foreign: Vec::new(),
-            silent: Vec::new(),
-            dead_instances: Vec::new(),
+            foreign_addresses: Vec::new(),
+            unreachable_pods: Vec::new(),
+            unresponsive_instances: Vec::new(),
         };
-        let mut refusals: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for pod in observed.pods.iter().filter(|pod| !pod.leaving) {
-            facts.hear(observed, pod, &mut refusals);
+        let mut pods_by_refusal: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
+            facts.add_report(observed, pod, &mut pods_by_refusal);
         }
-        facts.refusals = refusals
+        facts.refusals = pods_by_refusal
             .into_iter()
-            .map(|(refusal, pods)| format!("Refused by {}: {refusal}", sentences::some_of(&Vec::from_iter(pods))))
+            .map(|(refusal, pods)| format!("Refused by {}: {refusal}", join_some(&Vec::from_iter(pods))))
             .collect();
         facts
     }
 
+    /// Returns the number of resolvers that all zones should have.
     pub(super) fn resolvers_desired(&self) -> u32 {
         self.zones.iter().map(|zone| zone.desired).sum()
     }
 
+    /// Returns the number of ready resolvers of all zones.
     pub(super) fn resolvers_ready(&self) -> u32 {
         self.zones.iter().map(|zone| zone.ready).sum()
     }
 
-    /// Takes in what one pod says.
-    fn hear(&mut self, observed: &Observed, pod: &TierPod, refusals: &mut BTreeMap<String, BTreeSet<String>>) {
+    /// Adds the facts from the report of one pod.
+    fn add_report(
+        &mut self,
+        observed: &Observed,
+        pod: &TierPod,
+        pods_by_refusal: &mut BTreeMap<String, BTreeSet<String>>,
+    ) {
         let Some(report) = observed.reports.get(&pod.uid) else { return };
-        let Some(answer) = report.answer() else {
-            if let Some(silence) = report.silence.as_ref().filter(|_| pod.ready && report.failures > 1) {
-                self.silent.push(format!("{} ({})", place(pod), sentences::bounded(silence)));
+        let Some(status) = report.current_status() else {
+            let is_unreachable = pod.ready && report.failures >= MIN_FAILED_POLLS;
+            if let Some(error) = report.poll_error.as_ref().filter(|_| is_unreachable) {
+                self.unreachable_pods.push(format!("{} ({})", place(pod), sanitize(error)));
             }
             return;
         };
-        let agent = match answer {
-            Answer::Node(status) => Some(&status.revision),
-            Answer::Resolver(_) => None,
+        let agent_revision = match status {
+            PodStatus::Node(status) => Some(&status.revision),
+            PodStatus::Resolver(_) => None,
         };
-        for revision in answer.instances().iter().map(|instance| &instance.revision).chain(agent) {
+        for revision in status.instances().iter().map(|instance| &instance.revision).chain(agent_revision) {
             if let Some(refusal) = &revision.refusal {
-                refusals.entry(sentences::bounded(refusal)).or_default().insert(place(pod));
+                pods_by_refusal.entry(sanitize(refusal)).or_default().insert(place(pod));
             }
         }
-        if let Answer::Node(status) = answer {
+        if let PodStatus::Node(status) = status {
             let foreign = status.captured.iter().filter(|captured| captured.state == CaptureState::Foreign);
-            self.foreign.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
-            let dead = status.instances.iter().filter(|instance| !instance.alive);
-            self.dead_instances
-                .extend(dead.map(|instance| format!("{} on {}", sentences::bounded(&instance.name), place(pod))));
+            self.foreign_addresses.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
+            let unresponsive = status.instances.iter().filter(|instance| !instance.alive);
+            self.unresponsive_instances
+                .extend(unresponsive.map(|instance| format!("{} on {}", sanitize(&instance.name), place(pod))));
         }
     }
 }
 
-fn nodes(observed: &Observed, settings: &Settings, target: Option<&str>) -> NodeFacts {
+/// Converts a count to the type of the status, saturating.
+pub(super) fn to_count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> NodeFacts {
     let name = names::node_cache(&observed.tier.name_any());
-    let Some(daemon_set) = observed.children.daemon_set(&settings.node_namespace, &name) else {
+    let Some(daemon_set) = observed.owned.daemon_set(&settings.node_namespace, &name) else {
         return NodeFacts::default();
     };
     let status = daemon_set.status.clone().unwrap_or_default();
-    let pods: Vec<&TierPod> = of(observed, Component::NodeCache).collect();
-    let (ready, waiting): (Vec<&TierPod>, Vec<&TierPod>) = pods.iter().partition(|pod| answers(observed, pod));
-    let on_target = pods.iter().filter(|pod| is_on(observed, pod, target)).count();
-    let desired = unsigned(status.desired_number_scheduled);
-    let updated = unsigned(status.updated_number_scheduled.unwrap_or_default());
-    let mut not_ready: Vec<String> = waiting.into_iter().map(|pod| why(observed, pod)).collect();
-    let missing = desired.saturating_sub(count(pods.len()));
+    let pods: Vec<&TierPod> = pods_of(observed, Component::NodeCache).collect();
+    let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) = pods.iter().partition(|pod| is_serving(observed, pod));
+    let on_revision = pods.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
+    let desired = non_negative(status.desired_number_scheduled);
+    let updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
+    let mut not_ready: Vec<String> = not_ready.into_iter().map(|pod| describe_not_ready(observed, pod)).collect();
+    let missing = desired.saturating_sub(to_count(pods.len()));
     if missing > 0 {
         not_ready.push(format!("{missing} without a pod"));
     }
     NodeFacts {
         desired,
-        ready: count(ready.len()).min(desired),
-        updated: count(on_target).min(updated).min(desired),
-        rolling: is_behind(daemon_set) || updated < desired,
+        ready: to_count(ready.len()).min(desired),
+        updated: to_count(on_revision).min(updated).min(desired),
+        rolling_out: is_behind(daemon_set) || updated < desired,
         not_ready,
     }
 }
 
-fn zones(observed: &Observed, settings: &Settings, target: Option<&str>) -> Vec<ZoneFacts> {
-    let inhabited = observed.nodes.zones();
+fn zones_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> Vec<ZoneFacts> {
+    let nodes_per_zone = observed.nodes.nodes_per_zone();
     let mut zones: Vec<ZoneFacts> = observed
-        .children
+        .owned
         .deployments
         .iter()
         .filter(|deployment| deployment.namespace().as_deref() == Some(&settings.namespace))
         .filter_map(|deployment| {
             let name = deployment.labels().get(labels::ZONE)?;
-            let nodes = inhabited.get(name)?;
-            Some(zone(observed, deployment, name, count(*nodes), target))
+            let nodes = nodes_per_zone.get(name)?;
+            Some(zone_facts(observed, deployment, name, to_count(*nodes), revision))
         })
         .collect();
     zones.sort_by(|one, other| one.name.cmp(&other.name));
     zones
 }
 
-fn zone(observed: &Observed, deployment: &Deployment, name: &str, nodes: u32, target: Option<&str>) -> ZoneFacts {
+fn zone_facts(
+    observed: &Observed,
+    deployment: &Deployment,
+    name: &str,
+    nodes: u32,
+    revision: Option<&str>,
+) -> ZoneFacts {
     let status = deployment.status.clone().unwrap_or_default();
-    let desired = unsigned(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default());
-    let updated = unsigned(status.updated_replicas.unwrap_or_default());
-    let behind = status.observed_generation < deployment.metadata.generation;
-    let failure = status
+    let desired = non_negative(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default());
+    let replicas = non_negative(status.replicas.unwrap_or_default());
+    let updated = non_negative(status.updated_replicas.unwrap_or_default());
+    let is_behind = status.observed_generation < deployment.metadata.generation;
+    let creation_failure = status
         .conditions
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
-    let mut pods = of(observed, Component::ZoneResolver).filter(|pod| pod.resolver_of.as_deref() == Some(name));
+    let mut pods = pods_of(observed, Component::ZoneResolver).filter(|pod| pod.resolver_zone.as_deref() == Some(name));
     ZoneFacts {
         name: name.to_owned(),
         nodes,
         desired,
-        ready: unsigned(status.ready_replicas.unwrap_or_default()).min(desired),
-        rolling: behind || updated < desired || unsigned(status.replicas.unwrap_or_default()) > desired,
-        failure: failure.and_then(|condition| condition.message.clone()),
-        on_target: pods.all(|pod| is_on(observed, pod, target)),
+        ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
+        rolling_out: is_behind || updated < desired || replicas > desired,
+        creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
+        is_on_revision: pods.all(|pod| has_in_force(observed, pod, revision)),
     }
 }
 
+/// Returns whether the controller has not observed the newest template of a DaemonSet yet.
 fn is_behind(daemon_set: &DaemonSet) -> bool {
-    let seen = daemon_set.status.as_ref().and_then(|status| status.observed_generation);
-    seen < daemon_set.metadata.generation
+    let observed_generation = daemon_set.status.as_ref().and_then(|status| status.observed_generation);
+    observed_generation < daemon_set.metadata.generation
 }
 
-fn of(observed: &Observed, component: Component) -> impl Iterator<Item = &TierPod> {
-    observed.pods.iter().filter(move |pod| pod.component == component && !pod.leaving)
+fn pods_of(observed: &Observed, component: Component) -> impl Iterator<Item = &TierPod> {
+    observed.pods.iter().filter(move |pod| pod.component == component && !pod.terminating)
 }
 
-fn is_on(observed: &Observed, pod: &TierPod, target: Option<&str>) -> bool {
-    let known = observed.reports.get(&pod.uid).and_then(|report| report.known.as_ref());
-    known.zip(target).is_some_and(|(known, target)| known.is_on(target))
+/// Returns whether a pod had this revision in force at its last successful poll.
+fn has_in_force(observed: &Observed, pod: &TierPod, revision: Option<&str>) -> bool {
+    let last_status = observed.reports.get(&pod.uid).and_then(|report| report.last_status.as_ref());
+    last_status.zip(revision).is_some_and(|(status, revision)| status.has_in_force(revision))
 }
 
-/// Whether pods of the node are answered by this pod: the kubelet finds it ready, and it captured every address.
-fn answers(observed: &Observed, pod: &TierPod) -> bool {
-    let answer = observed.answer(pod);
-    let captured = match answer {
-        Some(Answer::Node(status)) => status.captured.iter().all(|one| one.state == CaptureState::Captured),
+/// Returns whether a node answers through its caches: the kubelet finds the pod ready, and the pod has captured every
+/// address.
+fn is_serving(observed: &Observed, pod: &TierPod) -> bool {
+    let has_captured_all = match observed.status_of(pod) {
+        Some(PodStatus::Node(status)) => {
+            status.captured.iter().all(|captured| captured.state == CaptureState::Captured)
+        }
         _ => true,
     };
-    pod.ready && captured
+    pod.ready && has_captured_all
 }
 
-/// A node that does not answer, and the reason that is nearest to the cause.
-fn why(observed: &Observed, pod: &TierPod) -> String {
-    let answer = observed.answer(pod);
-    let withdrawn = match answer {
-        Some(Answer::Node(status)) => {
-            status.captured.iter().find(|one| one.state != CaptureState::Captured).map(|one| match &one.reason {
-                Some(reason) => format!("{}: {}", one.address, sentences::bounded(reason)),
-                None => format!("{} is not captured", one.address),
-            })
+/// Returns the text for a node that does not answer, with the reason that is closest to the cause.
+fn describe_not_ready(observed: &Observed, pod: &TierPod) -> String {
+    let not_captured = match observed.status_of(pod) {
+        Some(PodStatus::Node(status)) => {
+            status.captured.iter().find(|captured| captured.state != CaptureState::Captured)
         }
         _ => None,
     };
-    match pod.waiting.clone().or(withdrawn) {
+    let not_captured = not_captured.map(|captured| match &captured.reason {
+        Some(reason) => format!("{}: {}", captured.address, sanitize(reason)),
+        None => format!("{} is not captured", captured.address),
+    });
+    match pod.waiting_reason.clone().or(not_captured) {
         Some(reason) => format!("{} ({reason})", place(pod)),
         None => place(pod),
     }
 }
 
-/// Where a pod is, in the words that fit a sentence.
+/// Returns the place of a pod in a message: the node of a node pod, the name of any other.
 fn place(pod: &TierPod) -> String {
     match (pod.component, &pod.node) {
         (Component::NodeCache, Some(node)) => node.clone(),
@@ -229,6 +266,6 @@ fn place(pod: &TierPod) -> String {
     }
 }
 
-fn unsigned(number: i32) -> u32 {
+fn non_negative(number: i32) -> u32 {
     u32::try_from(number).unwrap_or_default()
 }

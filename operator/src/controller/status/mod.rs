@@ -1,10 +1,12 @@
-//! What a tier says of itself: facts in, conditions and counters out; then the one write of them.
+//! Status: computes the status of a tier from the observed state and the outcome, and writes it.
 
+mod conditions;
+mod events;
 mod facts;
-mod sentences;
+mod findings;
+mod text;
 mod traffic;
 mod upstreams;
-mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -17,63 +19,46 @@ use dnstier_crds::{DnsTier, FIELD_MANAGER};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::events::Recorder;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
+use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::tier::ValidatedTier;
+use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
+use crate::controller::status::facts::{Facts, to_count};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use facts::Facts;
 
-/// How the earlier steps of a pass ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// Nothing was touched.
-    Refused {
-        /// Why.
-        findings: Vec<Finding>,
-        /// The revision that stays in force.
-        in_force: Option<String>,
-    },
-    /// Everything was built and written, up to a failure.
-    Built {
-        /// What was built.
-        tier: Box<ValidatedTier>,
-        /// The revision that applies; none while addresses are missing.
-        revision: Option<String>,
-        /// How many objects and pods were not as they should be.
-        written: usize,
-        /// What failed.
-        failure: Option<Finding>,
-    },
-}
-
-/// The status of a tier. It holds nothing that changes by itself, so that writing it does not wake anybody.
+/// Computes the status of a tier.
+///
+/// The status has no field that changes without a change of the tier, so that its write triggers no further
+/// reconciliation.
 #[must_use]
-pub fn assess(observed: &Observed, settings: &Settings, outcome: &Outcome) -> DnsTierStatus {
-    let facts = Facts::gather(observed, settings, outcome);
-    let verdict = verdict::judge(observed, outcome, &facts);
+pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyOutcome) -> DnsTierStatus {
+    let facts = Facts::collect(observed, settings, outcome);
+    let conditions = ConditionSet::compute(observed, outcome, &facts);
     let previous = observed.tier.status.clone().unwrap_or_default();
+    let generation = observed.tier.meta().generation;
     let target = match outcome {
-        Outcome::Refused { in_force, .. } => in_force.clone(),
-        Outcome::Built { revision, .. } => revision.clone(),
+        ApplyOutcome::Invalid { active_revision, .. } => active_revision.clone(),
+        ApplyOutcome::Valid { revision, .. } => revision.clone(),
     };
-    let everywhere = facts.nodes.desired > 0 && facts.nodes.updated == facts.nodes.desired;
-    let before = previous.revision.and_then(|revision| revision.current);
-    let current = if everywhere && target.is_some() { target.clone() } else { before };
+    let all_updated = facts.nodes.desired > 0 && facts.nodes.updated == facts.nodes.desired;
+    let previous_revision = previous.revision.and_then(|revision| revision.current);
+    let current = if all_updated && target.is_some() { target.clone() } else { previous_revision };
     DnsTierStatus {
-        observed_generation: observed.tier.meta().generation,
+        observed_generation: generation,
         summary: Some(SummaryStatus {
             ready: format!("{}/{}", facts.nodes.ready, facts.nodes.desired),
             resolvers: format!("{}/{}", facts.resolvers_ready(), facts.resolvers_desired()),
-            zones: count(facts.zones.len()),
+            zones: to_count(facts.zones.len()),
             updated: format!("{}/{}", facts.nodes.updated, facts.nodes.desired),
-            message: verdict.message,
+            message: conditions.summary,
         }),
-        conditions: merge(&previous.conditions, &verdict.reports, observed.tier.meta().generation, &Time(observed.now)),
+        conditions: merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now)),
         revision: (current.is_some() || target.is_some()).then_some(RevisionStatus { current, target }),
         nodes: Some(NodesStatus {
             desired: facts.nodes.desired,
@@ -86,52 +71,56 @@ pub fn assess(observed: &Observed, settings: &Settings, outcome: &Outcome) -> Dn
             .iter()
             .map(|zone| ZoneStatus { name: zone.name.clone(), nodes: zone.nodes, resolvers_ready: zone.ready })
             .collect(),
-        traffic: traffic::settled(previous.traffic, &traffic::flows(observed)),
+        traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
     }
 }
 
-/// The status of a tier in a cluster that may not be read: the counters of before, and why they are not renewed.
+/// Computes the status of a tier in a cluster that the operator is denied to read: the previous counters, and the
+/// finding in every condition.
 #[must_use]
-pub fn unreadable(tier: &DnsTier, finding: &Finding, now: Timestamp) -> DnsTierStatus {
+pub(crate) fn compute_unreadable(tier: &DnsTier, finding: &Finding, now: Timestamp) -> DnsTierStatus {
     let mut status = tier.status.clone().unwrap_or_default();
     let generation = tier.meta().generation;
     status.observed_generation = generation;
-    status.conditions = merge(&status.conditions, &verdict::unknown(finding), generation, &Time(now));
+    status.conditions = merge(&status.conditions, &unknown_conditions(finding), generation, &Time(now));
     status.summary.get_or_insert_default().message.clone_from(&finding.message);
     status
 }
 
-/// Writes the status, unless it stands there already.
-///
-/// # Errors
-///
-/// When the API server refuses it.
-pub async fn write(
-    client: &Client,
-    tier: &DnsTier,
-    status: &DnsTierStatus,
-    metrics: &Arc<Metrics>,
-) -> Result<(), Error> {
-    if tier.status.as_ref() == Some(status) {
-        return Ok(());
-    }
-    let name = tier.name_any();
-    let patch = json!({
-        "apiVersion": DnsTier::api_version(&()),
-        "kind": DnsTier::kind(&()),
-        "metadata": {"name": name, "uid": tier.uid()},
-        "status": status,
-    });
-    metrics.wrote("DnsTier", "status");
-    let tiers: Api<DnsTier> = Api::all(client.clone());
-    match tiers.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        // The tier is gone, or another one of this name is there by now.
-        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
-        Err(source) => Err(Error::refused("write the status of", format!("DnsTier {name}"), source)),
-    }
+/// Writes the status of tiers and publishes their events.
+pub(crate) struct StatusWriter {
+    /// Client of the API server.
+    pub(crate) client: Client,
+    /// Publisher of events.
+    pub(crate) recorder: Recorder,
+    /// Metrics of the writes.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
+impl StatusWriter {
+    /// Publishes an event for each changed condition, and writes the status unless it is unchanged.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses the status. A tier that was deleted or recreated in between is no error.
+    pub(crate) async fn write(&self, tier: &DnsTier, status: &DnsTierStatus) -> Result<(), Error> {
+        events::publish_transitions(&self.recorder, tier, status).await;
+        if tier.status.as_ref() == Some(status) {
+            return Ok(());
+        }
+        let name = tier.name_any();
+        let patch = json!({
+            "apiVersion": DnsTier::api_version(&()),
+            "kind": DnsTier::kind(&()),
+            "metadata": {"name": name, "uid": tier.uid()},
+            "status": status,
+        });
+        self.metrics.record_write("DnsTier", "status");
+        let tiers: Api<DnsTier> = Api::all(self.client.clone());
+        match tiers.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(source) => Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
+        }
+    }
 }

@@ -1,55 +1,60 @@
-//! Numbers of the traffic, steady enough to stand in a status.
+//! Traffic of a tier, with hysteresis, so that small changes cause no write of the status.
 
 use dnstier_crds::v1alpha1::TrafficStatus;
 
 use crate::controller::observe::Observed;
-use crate::pods::Component;
-use crate::poll::Flow;
+use crate::controller::observe::pods::Component;
+use crate::controller::observe::poll::TrafficRates;
 
-/// By how many percent points a share has to change before it is written.
-const POINTS: f64 = 3.0;
-/// By which share of itself a rate has to change before it is written.
-const SHARE: f64 = 0.1;
-/// Below so many questions a second shares say nothing.
-const FEW: f64 = 0.2;
+/// Minimum change of a share that is written, in percentage points.
+const PERCENT_HYSTERESIS: f64 = 3.0;
+/// Minimum change of the query rate that is written, as a fraction of the rate.
+const RATE_HYSTERESIS: f64 = 0.1;
+/// Minimum change of the query rate that is written, in queries per second.
+const MIN_RATE_HYSTERESIS: f64 = 2.0;
+/// Query rate, in queries per second, below which shares are not computed.
+const MIN_RATE_FOR_SHARES: f64 = 0.2;
 
-/// What the node pods did within the last minute.
-pub(super) fn flows(observed: &Observed) -> Vec<Flow> {
+/// Returns the rates of the node pods over the last minute.
+pub(super) fn node_rates(observed: &Observed) -> Vec<TrafficRates> {
     observed
         .pods
         .iter()
         .filter(|pod| pod.component == Component::NodeCache)
-        .filter_map(|pod| observed.reports.get(&pod.uid)?.flow)
+        .filter_map(|pod| observed.reports.get(&pod.uid)?.rates)
         .collect()
 }
 
-/// The numbers as they are shown: those that were shown before, unless they are clearly different by now.
-pub(super) fn settled(before: Option<TrafficStatus>, flows: &[Flow]) -> Option<TrafficStatus> {
-    if flows.is_empty() {
-        return before;
+/// Returns the traffic of all nodes. A number stays at its previous value until it differs clearly; without any rates,
+/// all numbers stay.
+pub(super) fn with_hysteresis(previous: Option<TrafficStatus>, rates: &[TrafficRates]) -> Option<TrafficStatus> {
+    if rates.is_empty() {
+        return previous;
     }
-    let sum = |part: fn(&Flow) -> f64| flows.iter().map(part).sum::<f64>();
-    let queries = sum(|flow| flow.queries);
-    let share = |old: Option<u32>, part: f64| {
-        let percent = if queries < FEW { old.map_or(0.0, f64::from) } else { 100.0 * part / queries };
-        settle(old, percent.min(100.0), POINTS)
+    let sum = |rate: fn(&TrafficRates) -> f64| rates.iter().map(rate).sum::<f64>();
+    let previous = |number: fn(&TrafficStatus) -> u32| previous.as_ref().map(number);
+    let queries = sum(|rates| rates.queries);
+    let percent = |previous: Option<u32>, rate: f64| {
+        let percent =
+            if queries < MIN_RATE_FOR_SHARES { previous.map_or(0.0, f64::from) } else { 100.0 * rate / queries };
+        unless_close(previous, percent.min(100.0), PERCENT_HYSTERESIS)
     };
-    let old = |part: fn(&TrafficStatus) -> u32| before.as_ref().map(part);
-    let old_rate = old(|traffic| traffic.queries_per_second);
+    let previous_queries = previous(|traffic| traffic.queries_per_second);
+    let rate_hysteresis = (RATE_HYSTERESIS * previous_queries.map_or(0.0, f64::from)).max(MIN_RATE_HYSTERESIS);
     Some(TrafficStatus {
-        queries_per_second: settle(old_rate, queries, (SHARE * old_rate.map_or(0.0, f64::from)).max(2.0)),
-        hit_percent: share(old(|traffic| traffic.hit_percent), sum(|flow| flow.hits)),
-        stale_percent: share(old(|traffic| traffic.stale_percent), sum(|flow| flow.stale)),
-        servfail_percent: share(old(|traffic| traffic.servfail_percent), sum(|flow| flow.servfail)),
+        queries_per_second: unless_close(previous_queries, queries, rate_hysteresis),
+        hit_percent: percent(previous(|traffic| traffic.hit_percent), sum(|rates| rates.hits)),
+        stale_percent: percent(previous(|traffic| traffic.stale_percent), sum(|rates| rates.stale)),
+        servfail_percent: percent(previous(|traffic| traffic.servfail_percent), sum(|rates| rates.servfail)),
     })
 }
 
-/// The old number while the new one is within `step` of it.
-fn settle(old: Option<u32>, new: f64, step: f64) -> u32 {
-    match old {
-        Some(old) if (f64::from(old) - new).abs() < step => old,
+/// Returns the current number, or the previous one if they differ by less than `hysteresis`.
+fn unless_close(previous: Option<u32>, current: f64, hysteresis: f64) -> u32 {
+    match previous {
+        Some(previous) if (f64::from(previous) - current).abs() < hysteresis => previous,
         // Rates and shares are never negative, and the cast saturates.
-        _ => new.round() as u32,
+        _ => current.round() as u32,
     }
 }
 
@@ -57,37 +62,37 @@ fn settle(old: Option<u32>, new: f64, step: f64) -> u32 {
 mod tests {
     use super::*;
 
-    fn flow(queries: f64, hits: f64) -> Flow {
-        Flow { queries, hits, ..Flow::default() }
+    fn rates(queries: f64, hits: f64) -> TrafficRates {
+        TrafficRates { queries, hits, ..TrafficRates::default() }
     }
 
     #[test]
     fn all_nodes_add_up() {
-        let traffic = settled(None, &[flow(100.0, 90.0), flow(300.0, 150.0)]).unwrap();
+        let traffic = with_hysteresis(None, &[rates(100.0, 90.0), rates(300.0, 150.0)]).unwrap();
         assert_eq!((traffic.queries_per_second, traffic.hit_percent), (400, 60));
     }
 
     #[test]
     fn small_changes_are_not_shown_and_large_ones_are() {
-        let before = settled(None, &[flow(1_000.0, 900.0)]);
-        assert_eq!(settled(before, &[flow(1_050.0, 960.0)]), before);
-        let after = settled(before, &[flow(1_200.0, 600.0)]).unwrap();
+        let before = with_hysteresis(None, &[rates(1_000.0, 900.0)]);
+        assert_eq!(with_hysteresis(before, &[rates(1_050.0, 960.0)]), before);
+        let after = with_hysteresis(before, &[rates(1_200.0, 600.0)]).unwrap();
         assert_eq!((after.queries_per_second, after.hit_percent), (1_200, 50));
     }
 
     #[test]
-    fn an_idle_tier_says_the_same_for_hours() {
-        let mut shown = settled(None, &[flow(0.4, 0.4)]);
-        let first = shown;
+    fn an_idle_tier_shows_the_same_numbers_for_hours() {
+        let mut traffic = with_hysteresis(None, &[rates(0.4, 0.4)]);
+        let first = traffic;
         for step in 0..100 {
-            shown = settled(shown, &[flow(f64::from(step % 10) / 5.0, 0.1)]);
+            traffic = with_hysteresis(traffic, &[rates(f64::from(step % 10) / 5.0, 0.1)]);
         }
-        assert_eq!(shown.map(|traffic| traffic.queries_per_second), first.map(|traffic| traffic.queries_per_second));
+        assert_eq!(traffic.map(|traffic| traffic.queries_per_second), first.map(|traffic| traffic.queries_per_second));
     }
 
     #[test]
-    fn nodes_that_say_nothing_do_not_erase_what_was_known() {
-        let before = settled(None, &[flow(10.0, 5.0)]);
-        assert_eq!(settled(before, &[]), before);
+    fn nodes_without_rates_do_not_erase_the_last_numbers() {
+        let before = with_hysteresis(None, &[rates(10.0, 5.0)]);
+        assert_eq!(with_hysteresis(before, &[]), before);
     }
 }

@@ -1,4 +1,4 @@
-//! Upstreams that do not answer, told once for all who ask them.
+//! Findings about upstreams that do not answer, aggregated over the pods that query them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -6,109 +6,115 @@ use std::net::SocketAddr;
 use dnstier_crds::conditions::Reason;
 use node_cache_config::status::{Instance, UpstreamStatus};
 
-use super::sentences;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::poll::Answer;
+use crate::controller::observe::poll::PodStatus;
+use crate::controller::status::text::{join_some, sanitize, zone_text};
 
-/// Who asks and who of them gets no answer.
+/// Health of an upstream in the reports of the pods that query it.
 #[derive(Default)]
-struct Askers {
-    all: usize,
-    unanswered: BTreeSet<String>,
+struct UpstreamReports {
+    /// Number of pods that query the upstream.
+    total: usize,
+    /// Pods that report the upstream as down, or their nodes.
+    down: BTreeSet<String>,
 }
 
-impl Askers {
-    /// Half of those who ask have to say so: one that has just started, or a lost packet, is no dead upstream.
-    fn mostly_unanswered(&self) -> bool {
-        !self.unanswered.is_empty() && 2 * self.unanswered.len() >= self.all
+impl UpstreamReports {
+    /// Returns whether at least half of the pods report the upstream as down. Fewer are no outage: a pod may have just
+    /// started, or may have lost a packet.
+    fn is_outage(&self) -> bool {
+        !self.down.is_empty() && 2 * self.down.len() >= self.total
     }
 }
 
-/// What is wrong with what the tier asks.
+/// Returns the findings about the upstreams of a tier.
 pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
-    let mut findings = problems(observed);
-    findings.extend(forwarders(observed));
-    findings.extend(scopes(observed));
+    let mut findings = unusable_sources(observed);
+    findings.extend(forwarder_outages(observed));
+    findings.extend(scope_outages(observed));
     findings
 }
 
-/// Sources of upstreams that are of no use, such as a resolv.conf that names a captured address.
-fn problems(observed: &Observed) -> Vec<Finding> {
-    let mut problems: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+/// Finds unusable sources of upstreams, such as a resolv.conf that names a captured address.
+fn unusable_sources(observed: &Observed) -> Vec<Finding> {
+    let mut places_by_problem: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (place, instance) in instances(observed) {
         if let Some(problem) = &instance.upstream_problem {
-            problems.entry(sentences::bounded(problem)).or_default().insert(place);
+            places_by_problem.entry(sanitize(problem)).or_default().insert(place);
         }
     }
-    problems
+    places_by_problem
         .into_iter()
         .map(|(problem, places)| {
-            let places = sentences::some_of(&Vec::from_iter(places));
+            let places = join_some(&Vec::from_iter(places));
             Finding::new(Reason::UpstreamLoop, format!("{problem} ({places})."))
         })
         .collect()
 }
 
-/// Servers that the resolvers of a zone forward to: each by itself, since its share of the questions is late.
-fn forwarders(observed: &Observed) -> Vec<Finding> {
-    let mut askers: BTreeMap<(String, SocketAddr), Askers> = BTreeMap::new();
-    for pod in observed.pods.iter().filter(|pod| !pod.leaving) {
-        let Some(Answer::Resolver(status)) = observed.answer(pod) else { continue };
-        let zone = pod.resolver_of.clone().unwrap_or_default();
+/// Finds outages of the servers that resolvers forward to. Each server counts by itself, because its share of the
+/// queries is late even while the others answer.
+fn forwarder_outages(observed: &Observed) -> Vec<Finding> {
+    let mut reports: BTreeMap<(String, SocketAddr), UpstreamReports> = BTreeMap::new();
+    for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
+        let Some(PodStatus::Resolver(status)) = observed.status_of(pod) else { continue };
+        let zone = pod.resolver_zone.clone().unwrap_or_default();
         for upstream in status.instance.upstreams.iter().filter(|upstream| upstream.scope == "forward") {
-            let entry = askers.entry((zone.clone(), upstream.address)).or_default();
-            entry.all += 1;
+            let entry = reports.entry((zone.clone(), upstream.address)).or_default();
+            entry.total += 1;
             if !upstream.healthy {
-                entry.unanswered.insert(pod.name.clone());
+                entry.down.insert(pod.name.clone());
             }
         }
     }
-    let mut zones: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
-    for ((zone, address), _) in askers.iter().filter(|(_, askers)| askers.mostly_unanswered()) {
-        zones.entry(*address).or_default().push(zone_text(zone));
+    let mut zones_by_address: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
+    for ((zone, address), _) in reports.iter().filter(|(_, reports)| reports.is_outage()) {
+        zones_by_address.entry(*address).or_default().push(zone_text(zone));
     }
-    zones
+    zones_by_address
         .into_iter()
         .map(|(address, zones)| {
-            let zones = sentences::some_of(&zones);
+            let zones = join_some(&zones);
             let message = format!("Upstream {address} does not answer the resolvers of {zones}.");
             Finding::new(Reason::UpstreamUnreachable, message)
         })
         .collect()
 }
 
-/// What nodes ask: a group of servers is dead for a node only when none of them answers.
-fn scopes(observed: &Observed) -> Vec<Finding> {
-    let mut askers: BTreeMap<String, Askers> = BTreeMap::new();
-    for pod in observed.pods.iter().filter(|pod| !pod.leaving) {
-        let Some(Answer::Node(status)) = observed.answer(pod) else { continue };
-        let upstreams: Vec<&UpstreamStatus> =
-            status.instances.iter().filter(|instance| instance.alive).flat_map(|one| &one.upstreams).collect();
-        let names: BTreeSet<&str> = upstreams.iter().map(|upstream| upstream.scope.as_str()).collect();
-        for scope in names {
-            let entry = askers.entry(sentences::bounded(scope)).or_default();
-            entry.all += 1;
+/// Finds outages of the upstreams of node caches, by scope. A scope is down for a node only when all of its servers
+/// are.
+fn scope_outages(observed: &Observed) -> Vec<Finding> {
+    let mut reports: BTreeMap<String, UpstreamReports> = BTreeMap::new();
+    for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
+        let Some(PodStatus::Node(status)) = observed.status_of(pod) else { continue };
+        let alive = status.instances.iter().filter(|instance| instance.alive);
+        let upstreams: Vec<&UpstreamStatus> = alive.flat_map(|instance| &instance.upstreams).collect();
+        let scopes: BTreeSet<&str> = upstreams.iter().map(|upstream| upstream.scope.as_str()).collect();
+        for scope in scopes {
+            let entry = reports.entry(sanitize(scope)).or_default();
+            entry.total += 1;
             if upstreams.iter().filter(|upstream| upstream.scope == scope).all(|upstream| !upstream.healthy) {
-                entry.unanswered.insert(pod.node.clone().unwrap_or_else(|| pod.name.clone()));
+                entry.down.insert(pod.node.clone().unwrap_or_else(|| pod.name.clone()));
             }
         }
     }
-    askers
+    reports
         .into_iter()
-        .filter(|(_, askers)| askers.mostly_unanswered())
-        .map(|(scope, askers)| {
-            let nodes = sentences::some_of(&Vec::from_iter(askers.unanswered));
+        .filter(|(_, reports)| reports.is_outage())
+        .map(|(scope, reports)| {
+            let nodes = join_some(&Vec::from_iter(reports.down));
             Finding::new(Reason::UpstreamUnreachable, format!("{} answer to nothing from {nodes}.", scope_text(&scope)))
         })
         .collect()
 }
 
+/// Returns the processes that answer queries, each with its node or its pod.
 fn instances(observed: &Observed) -> impl Iterator<Item = (String, &Instance)> {
-    observed.pods.iter().filter(|pod| !pod.leaving).flat_map(|pod| {
-        let answer = observed.answer(pod);
+    observed.pods.iter().filter(|pod| !pod.terminating).flat_map(|pod| {
+        let status = observed.status_of(pod);
         let place = pod.node.clone().unwrap_or_else(|| pod.name.clone());
-        answer.into_iter().flat_map(Answer::instances).map(move |instance| (place.clone(), instance))
+        status.into_iter().flat_map(PodStatus::instances).map(move |instance| (place.clone(), instance))
     })
 }
 
@@ -119,8 +125,4 @@ fn scope_text(scope: &str) -> String {
         _ if scope == "cluster" => "The pods of the cluster DNS".to_owned(),
         _ => format!("The upstreams of {scope}"),
     }
-}
-
-fn zone_text(zone: &str) -> String {
-    if zone.is_empty() { "the nodes without a zone".to_owned() } else { zone.to_owned() }
 }

@@ -1,26 +1,24 @@
 use dnstier_crds::v1alpha1::DnsTierSpec;
+use node_cache_config::UpstreamSource;
 
 use super::*;
 use crate::controller::fixtures::{cluster, kube_dns, settings, tier};
+use crate::controller::observe::ClusterDnsLookup;
 
-fn refused(observed: &Observed) -> Vec<(Reason, String)> {
-    let findings = validate(observed, &settings()).expect_err("a refusal");
-    findings.into_iter().map(|finding| (finding.reason, finding.message)).collect()
-}
-
+/// Asserts that validation fails with exactly one finding, of this reason and with these parts in its message.
 #[track_caller]
-fn only(observed: &Observed, reason: Reason, parts: &[&str]) {
-    let refused = refused(observed);
-    assert_eq!(refused.len(), 1, "{refused:?}");
-    assert_eq!(refused[0].0, reason);
+fn assert_only_finding(observed: &Observed, reason: Reason, parts: &[&str]) {
+    let findings = validate(observed, &settings()).expect_err("findings");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].reason, reason);
     for part in parts {
-        assert!(refused[0].1.contains(part), "{part} is not in {}", refused[0].1);
+        assert!(findings[0].message.contains(part), "{part} is not in {}", findings[0].message);
     }
 }
 
 #[test]
 fn an_empty_spec_is_a_working_tier() {
-    let validated = validate(&cluster("{}"), &settings()).unwrap().tier;
+    let validated = validate(&cluster("{}"), &settings()).unwrap();
     let addresses: Vec<String> = validated.captured.iter().map(|captured| captured.address.to_string()).collect();
     assert_eq!(addresses, ["10.96.0.10", "fd00:96::a", "169.254.20.10"]);
     assert_eq!(validated.captured.iter().filter(|captured| captured.service).count(), 2);
@@ -37,41 +35,41 @@ fn the_fixtures_empty_spec_is_the_default_one() {
 #[test]
 fn a_cluster_dns_that_is_not_there_is_named() {
     let mut observed = cluster("clusterDns: {namespace: dns, name: corp-dns}");
-    observed.cluster_dns = Ok(None);
-    only(&observed, Reason::ClusterDnsNotFound, &["spec.clusterDns", "dns/corp-dns"]);
+    observed.cluster_dns = ClusterDnsLookup::NotFound;
+    assert_only_finding(&observed, Reason::ClusterDnsNotFound, &["spec.clusterDns", "dns/corp-dns"]);
 }
 
 #[test]
-fn a_cluster_dns_that_cannot_be_twinned_says_what_it_lacks() {
+fn a_cluster_dns_that_cannot_be_shadowed_says_what_it_lacks() {
     let mut observed = cluster("{}");
-    let with = |change: fn(&mut k8s_openapi::api::core::v1::ServiceSpec)| {
+    let changed = |change: fn(&mut k8s_openapi::api::core::v1::ServiceSpec)| {
         let mut service = kube_dns();
         change(service.spec.get_or_insert_default());
-        Ok(Some(service))
+        ClusterDnsLookup::Found(Box::new(service))
     };
-    observed.cluster_dns = with(|spec| {
+    observed.cluster_dns = changed(|spec| {
         spec.cluster_ip = Some("None".to_owned());
         spec.cluster_ips = Some(vec!["None".to_owned()]);
     });
-    only(&observed, Reason::ClusterDnsUnusable, &["ClusterIP"]);
-    observed.cluster_dns = with(|spec| spec.selector = None);
-    only(&observed, Reason::ClusterDnsUnusable, &["selector"]);
-    observed.cluster_dns = with(|spec| {
+    assert_only_finding(&observed, Reason::ClusterDnsUnusable, &["ClusterIP"]);
+    observed.cluster_dns = changed(|spec| spec.selector = None);
+    assert_only_finding(&observed, Reason::ClusterDnsUnusable, &["selector"]);
+    observed.cluster_dns = changed(|spec| {
         spec.ports.get_or_insert_default().remove(0);
     });
-    only(&observed, Reason::ClusterDnsUnusable, &["port 53"]);
+    assert_only_finding(&observed, Reason::ClusterDnsUnusable, &["port 53"]);
 }
 
 #[test]
 fn a_service_that_may_not_be_read_is_a_finding_and_no_crash() {
     let mut observed = cluster("{}");
-    observed.cluster_dns = Err(Finding::new(Reason::Forbidden, "no."));
-    only(&observed, Reason::Forbidden, &["no."]);
+    observed.cluster_dns = ClusterDnsLookup::Forbidden(Finding::new(Reason::Forbidden, "no."));
+    assert_only_finding(&observed, Reason::Forbidden, &["no."]);
 }
 
 #[test]
-fn twins_keep_the_target_ports_of_the_original() {
-    let tier = validate(&cluster("{}"), &settings()).unwrap().tier;
+fn shadow_services_keep_the_target_ports_of_the_original() {
+    let tier = validate(&cluster("{}"), &settings()).unwrap();
     let targets: Vec<_> = tier.cluster_dns.ports.iter().map(|port| port.target_port.clone()).collect();
     let original = kube_dns().spec.unwrap().ports.unwrap();
     assert_eq!(targets, [original[0].target_port.clone(), original[1].target_port.clone()]);
@@ -80,43 +78,43 @@ fn twins_keep_the_target_ports_of_the_original() {
 #[test]
 fn the_younger_of_two_tiers_gives_way() {
     let mut observed = cluster("nodeCache: {metricsPort: 9400}");
-    observed.others = vec![tier("older", "2025-01-01T00:00:00Z", "{}")];
-    only(&observed, Reason::AddressTaken, &["older", "169.254.20.10", "ClusterIPs", "nodeSelector"]);
-    observed.others = vec![tier("younger", "2026-06-01T00:00:00Z", "{}")];
+    observed.other_tiers = vec![tier("older", "2025-01-01T00:00:00Z", "{}")];
+    assert_only_finding(&observed, Reason::AddressTaken, &["older", "169.254.20.10", "ClusterIPs", "nodeSelector"]);
+    observed.other_tiers = vec![tier("younger", "2026-06-01T00:00:00Z", "{}")];
     assert!(validate(&observed, &settings()).is_ok());
 }
 
 #[test]
 fn tiers_of_the_same_second_are_ordered_by_name() {
     let mut observed = cluster("{}");
-    observed.others = vec![tier("aaa", "2026-01-01T00:00:00Z", "{}")];
+    observed.other_tiers = vec![tier("aaa", "2026-01-01T00:00:00Z", "{}")];
     assert!(validate(&observed, &settings()).is_err());
-    observed.others = vec![tier("zzz", "2026-01-01T00:00:00Z", "{}")];
+    observed.other_tiers = vec![tier("zzz", "2026-01-01T00:00:00Z", "{}")];
     assert!(validate(&observed, &settings()).is_ok());
 }
 
 #[test]
 fn tiers_on_disjoint_nodes_may_capture_the_same_addresses() {
     let mut observed = cluster("nodeCache: {nodeSelector: {pool: blue}}");
-    observed.others = vec![tier("older", "2025-01-01T00:00:00Z", "nodeCache: {nodeSelector: {pool: green}}")];
+    observed.other_tiers = vec![tier("older", "2025-01-01T00:00:00Z", "nodeCache: {nodeSelector: {pool: green}}")];
     assert!(validate(&observed, &settings()).is_ok());
-    observed.others = vec![tier("older", "2025-01-01T00:00:00Z", "nodeCache: {nodeSelector: {disk: fast}}")];
+    observed.other_tiers = vec![tier("older", "2025-01-01T00:00:00Z", "nodeCache: {nodeSelector: {disk: fast}}")];
     assert!(validate(&observed, &settings()).is_err(), "a node may carry both labels");
 }
 
 #[test]
 fn tiers_with_different_addresses_still_need_different_ports() {
     let mut observed = cluster("nodeCache: {capture: {addresses: [169.254.20.11]}}");
-    observed.others = vec![tier("older", "2025-01-01T00:00:00Z", "{}")];
-    only(&observed, Reason::AddressTaken, &["metricsPort", "9353"]);
+    observed.other_tiers = vec![tier("older", "2025-01-01T00:00:00Z", "{}")];
+    assert_only_finding(&observed, Reason::AddressTaken, &["metricsPort", "9353"]);
 }
 
 #[test]
 fn an_upstream_that_is_the_captured_cluster_ip_is_a_loop() {
     let observed = cluster("resolvers: {upstreams: [{addresses: [192.0.2.1, 10.96.0.10]}]}");
-    only(&observed, Reason::UpstreamLoop, &["spec.resolvers.upstreams[0]", "10.96.0.10"]);
+    assert_only_finding(&observed, Reason::UpstreamLoop, &["spec.resolvers.upstreams[0]", "10.96.0.10"]);
     let observed = cluster("routes: [{suffix: corp.example, upstreams: [{addresses: ['fd00:96::a']}]}]");
-    only(&observed, Reason::UpstreamLoop, &["spec.routes[corp.example]", "fd00:96::a"]);
+    assert_only_finding(&observed, Reason::UpstreamLoop, &["spec.routes[corp.example]", "fd00:96::a"]);
 }
 
 #[test]
@@ -129,7 +127,7 @@ fn the_cluster_ip_is_a_fine_upstream_where_it_is_not_captured() {
 
 #[test]
 fn a_named_zone_without_nodes_is_a_warning_and_the_others_are_built() {
-    let tier = validate(&cluster("resolvers: {zones: [zone-a, zone-x]}"), &settings()).unwrap().tier;
+    let tier = validate(&cluster("resolvers: {zones: [zone-a, zone-x]}"), &settings()).unwrap();
     assert_eq!(tier.zones.len(), 1);
     assert_eq!(tier.warnings[0].reason, Reason::ZoneWithoutNodes);
     assert!(tier.warnings[0].message.contains("zone-x"));
@@ -137,7 +135,7 @@ fn a_named_zone_without_nodes_is_a_warning_and_the_others_are_built() {
 
 #[test]
 fn nodes_are_never_shut_out_of_their_own_resolvers() {
-    let tier = validate(&cluster("nodeCache: {allowFrom: [203.0.113.0/24]}"), &settings()).unwrap().tier;
+    let tier = validate(&cluster("nodeCache: {allowFrom: [203.0.113.0/24]}"), &settings()).unwrap();
     assert_eq!(tier.node_cache.allow_from, ["203.0.113.0/24".parse().unwrap()]);
     assert!(tier.resolvers.allow_from.contains(&"10.0.0.0/8".parse().unwrap()));
     assert!(tier.resolvers.allow_from.contains(&"203.0.113.0/24".parse().unwrap()));
@@ -145,9 +143,11 @@ fn nodes_are_never_shut_out_of_their_own_resolvers() {
 
 #[test]
 fn every_server_of_an_upstream_is_asked_in_the_order_written() {
-    let spec = "resolvers: {upstreams: [{addresses: [192.0.2.2, 192.0.2.1], port: 5353, protocol: TCP}, {addresses: [192.0.2.3]}]}";
-    let tier = validate(&cluster(spec), &settings()).unwrap().tier;
+    let spec = "resolvers: {upstreams: [{addresses: [192.0.2.2, 192.0.2.1], port: 5353, protocol: TCP}, \
+                {addresses: [192.0.2.3]}]}";
+    let tier = validate(&cluster(spec), &settings()).unwrap();
     let UpstreamSource::Servers(servers) = tier.resolvers.upstreams else { panic!("servers") };
-    let shown: Vec<String> = servers.iter().map(|one| format!("{} {:?}", one.address, one.protocol)).collect();
-    assert_eq!(shown, ["192.0.2.2:5353 Tcp", "192.0.2.1:5353 Tcp", "192.0.2.3:53 Udp"]);
+    let servers: Vec<String> =
+        servers.iter().map(|server| format!("{} {:?}", server.address, server.protocol)).collect();
+    assert_eq!(servers, ["192.0.2.2:5353 Tcp", "192.0.2.1:5353 Tcp", "192.0.2.3:53 Udp"]);
 }

@@ -1,0 +1,429 @@
+//! Reconciler of a node: compares the desired addresses with the observed ones and acts on the difference, pass by pass.
+//! The decisions are in [`lease`](super::lease); this file carries them out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use node_cache_config::Config;
+use node_cache_config::status::{CaptureState, CapturedAddress};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::interface::{Interface, Presence};
+use super::lease::{Effect, Lease, LeaseInputs};
+use super::metrics::Metrics;
+use super::nft::RuleSync;
+use super::readiness::AgentState;
+use super::rules::Rules;
+use super::self_query::SelfQuery;
+use super::sockets::{BindError, Sockets};
+use super::startup_names::StartupNames;
+use crate::handover::server::Server;
+use crate::revision::ActiveRevision;
+
+/// Interval at which a captured address is checked by a self-query and renewed.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of passes while an address is about to be captured or withdrawn.
+const TRANSIT_INTERVAL: Duration = Duration::from_millis(100);
+/// Time for which the rules for responses stay after an address was removed. A cache may still send a late response, over
+/// IPv6 even from an address that is no longer on the node; conntrack would create a connection for it, assign further
+/// queries of that client to this connection, and they would be lost.
+const LATE_RESPONSE_TIME: Duration = Duration::from_secs(10);
+/// Interval of self-queries over TCP.
+const TCP_SELF_QUERY_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for which the caches create cookies with one secret.
+const SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// One address, desired or still on the node.
+#[derive(Debug)]
+struct Address {
+    lease: Lease,
+    /// Whether the configuration names it.
+    desired: bool,
+    /// Time until which late responses may leave it: it was on the node not long ago.
+    late_responses_until: Option<Instant>,
+    next_self_query: Instant,
+    next_tcp_self_query: Instant,
+    /// Reason why the last self-query failed; `None` if it succeeded.
+    self_query_error: Option<String>,
+    /// Reason why the address could not be added or removed.
+    interface_error: Option<String>,
+}
+
+impl Address {
+    fn new(now: Instant, lease: Lease) -> Self {
+        Self {
+            lease,
+            desired: true,
+            late_responses_until: None,
+            next_self_query: now,
+            next_tcp_self_query: now,
+            self_query_error: None,
+            interface_error: None,
+        }
+    }
+
+    /// Returns whether a late response may still leave the address.
+    fn has_late_responses(&self, now: Instant) -> bool {
+        self.late_responses_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Reconciler of one node.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    pub(crate) interface: Interface,
+    pub(crate) rule_sync: RuleSync,
+    pub(crate) server: Server,
+    pub(crate) sockets: Sockets,
+    self_query: SelfQuery,
+    metrics: Arc<Metrics>,
+    state: watch::Sender<AgentState>,
+    addresses: BTreeMap<IpAddr, Address>,
+    present: BTreeMap<IpAddr, Presence>,
+    bind_errors: BTreeMap<IpAddr, BindError>,
+    names: StartupNames,
+    names_task: Option<JoinHandle<StartupNames>>,
+    next_names_query: Option<Instant>,
+    sockets_published: bool,
+    secret_since: Instant,
+    stopping: bool,
+}
+
+impl Reconciler {
+    /// Returns a reconciler that knows of no captured address.
+    pub(crate) fn new(
+        interface: Interface,
+        rule_sync: RuleSync,
+        server: Server,
+        self_query: SelfQuery,
+        metrics: Arc<Metrics>,
+        state: watch::Sender<AgentState>,
+    ) -> Self {
+        Self {
+            interface,
+            rule_sync,
+            server,
+            sockets: Sockets::default(),
+            self_query,
+            metrics,
+            state,
+            addresses: BTreeMap::new(),
+            present: BTreeMap::new(),
+            bind_errors: BTreeMap::new(),
+            names: StartupNames::default(),
+            names_task: None,
+            next_names_query: None,
+            sockets_published: false,
+            secret_since: Instant::now(),
+            stopping: false,
+        }
+    }
+
+    /// Adopts the addresses that an earlier agent left on the node, as far as its table names them. The redirect rule of an
+    /// address stays as it is, so that no query is lost between the two agents.
+    pub(crate) async fn adopt_addresses(&mut self, installed: &Rules) {
+        match self.interface.presence_of(&installed.served).await {
+            Ok(present) => self.present = present,
+            Err(error) => tracing::warn!(%error, "the addresses of the node cannot be read"),
+        }
+        let now = Instant::now();
+        for (&address, presence) in &self.present {
+            let Some(remaining) = presence.remaining else { continue };
+            let redirected = installed.redirected.contains(&address);
+            tracing::info!(%address, redirected, "adopted an address of an earlier agent");
+            let lease = Lease::adopted(now, true, remaining, redirected);
+            self.addresses.insert(address, Address::new(now, lease));
+        }
+    }
+
+    /// Withdraws all addresses in the passes that follow.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Returns whether no address is on the node any more.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.addresses.values().all(|address| !address.lease.holds())
+    }
+
+    /// Makes one pass. Returns when the next one is due.
+    pub(crate) async fn reconcile(&mut self, active: &ActiveRevision) -> Instant {
+        if let Some(config) = &active.config {
+            self.apply_config(config);
+            self.observe_addresses().await;
+            self.apply_sockets();
+            let answered = self.run_self_queries().await;
+            self.resolve_startup_names(config).await;
+            self.advance_leases(&answered).await;
+            self.apply_rules(config);
+        }
+        self.renew_secret();
+        self.publish(active);
+        self.requeue_at()
+    }
+
+    /// Marks the addresses that the configuration names as desired; the others are withdrawn.
+    fn apply_config(&mut self, config: &Config) {
+        let now = Instant::now();
+        for address in self.addresses.values_mut() {
+            address.desired = false;
+        }
+        for captured in &config.node_cache.captured {
+            let address = self
+                .addresses
+                .entry(captured.address)
+                .or_insert_with(|| Address::new(now, Lease::new(now, captured.service)));
+            address.lease.set_service(captured.service);
+            address.desired = !self.stopping;
+        }
+        let metrics = &self.metrics;
+        let stopping = self.stopping;
+        self.addresses.retain(|&ip, address| {
+            let keep = address.desired || address.lease.holds() || address.has_late_responses(now) || stopping;
+            if !keep {
+                metrics.forget(ip);
+            }
+            keep
+        });
+    }
+
+    /// Observes which addresses are on the node. When the kernel does not answer, the last observation stays.
+    async fn observe_addresses(&mut self) {
+        match self.interface.presence_of(&self.addresses.keys().copied().collect()).await {
+            Ok(present) => self.present = present,
+            Err(error) => tracing::warn!(%error, "the addresses of the node cannot be read"),
+        }
+    }
+
+    fn is_foreign(&self, ip: IpAddr) -> bool {
+        self.present.get(&ip).is_some_and(|presence| presence.foreign_link.is_some())
+    }
+
+    /// Binds the sockets that are needed and publishes them to the caches. No socket is bound for an address of another
+    /// program, which may want to bind it; the sockets of an address that is being withdrawn stay until it is removed.
+    fn apply_sockets(&mut self) {
+        let needed: BTreeSet<IpAddr> = self
+            .addresses
+            .iter()
+            .filter(|(ip, address)| address.lease.holds() || (address.desired && !self.is_foreign(**ip)))
+            .map(|(ip, _)| *ip)
+            .collect();
+        let changes = self.sockets.apply(&needed);
+        for (ip, error) in &changes.errors {
+            if self.bind_errors.get(ip) != Some(error) {
+                tracing::warn!(address = %ip, %error, "an address has no sockets");
+            }
+        }
+        self.bind_errors = changes.errors;
+        if changes.changed || !self.sockets_published {
+            self.server.publish(self.sockets.held().to_vec());
+            self.sockets_published = true;
+        }
+    }
+
+    /// Hands the caches a new secret for DNS cookies when the current one is a day old (RFC 7873 §7.1).
+    fn renew_secret(&mut self) {
+        if self.secret_since.elapsed() >= SECRET_LIFETIME {
+            self.server.renew_secret();
+            self.secret_since = Instant::now();
+        }
+    }
+
+    /// Makes the self-queries that are due, all at the same time. Returns which addresses were queried, and whether with
+    /// success.
+    async fn run_self_queries(&mut self) -> BTreeMap<IpAddr, bool> {
+        let now = Instant::now();
+        let due: Vec<(IpAddr, bool)> = self
+            .addresses
+            .iter()
+            .filter(|(_, address)| address.lease.wants_self_query() && address.next_self_query <= now)
+            .map(|(ip, address)| (*ip, address.next_tcp_self_query <= now))
+            .collect();
+        let self_query = &self.self_query;
+        let queries = due.into_iter().map(async |(ip, tcp)| (ip, tcp, self_query.check(ip, tcp).await));
+        let mut answered = BTreeMap::new();
+        for (ip, tcp, result) in join_all(queries).await {
+            let Some(address) = self.addresses.get_mut(&ip) else { continue };
+            answered.insert(ip, result.is_ok());
+            let interval = if address.lease.in_transit() { 2 * TRANSIT_INTERVAL } else { RENEWAL_INTERVAL };
+            address.next_self_query = now + interval;
+            match result {
+                Ok(()) if tcp => address.next_tcp_self_query = now + TCP_SELF_QUERY_INTERVAL,
+                Ok(()) => {}
+                Err(_) => {
+                    self.metrics.count_failure(ip);
+                    if address.self_query_error.is_none() {
+                        self.rule_sync.check_now();
+                    }
+                }
+            }
+            address.self_query_error = result.err().map(|error| error.to_string());
+        }
+        answered
+    }
+
+    /// Resolves the startup names while an address waits for them, in a task of their own: an upstream may be slow, and
+    /// renewals must not wait for it.
+    async fn resolve_startup_names(&mut self, config: &Config) {
+        if self.names_task.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(task) = self.names_task.take()
+        {
+            self.names = task.await.unwrap_or(self.names);
+        }
+        let now = Instant::now();
+        let resolved = self.names.all_resolved();
+        let waiting = self.addresses.iter().find(|(_, address)| address.lease.waits_for_names(resolved));
+        let Some((&ip, _)) = waiting else { return };
+        if self.names_task.is_none() && self.next_names_query.is_none_or(|at| at <= now) {
+            self.next_names_query = Some(now + RENEWAL_INTERVAL);
+            self.names_task = Some(tokio::spawn(self.names.resolve_missing(ip, config.cluster_domain.clone())));
+        }
+    }
+
+    /// Advances each lease and carries out its effect on the address.
+    async fn advance_leases(&mut self, answered: &BTreeMap<IpAddr, bool>) {
+        let cache_connected = !self.server.connected().borrow().is_empty();
+        let installed = self.rule_sync.installed().borrow().rules.clone().unwrap_or_default();
+        let names_resolved = self.names.all_resolved();
+        for (&ip, address) in &mut self.addresses {
+            let presence = self.present.get(&ip);
+            let inputs = LeaseInputs {
+                desired: address.desired,
+                foreign: presence.is_some_and(|presence| presence.foreign_link.is_some()),
+                remaining: presence.and_then(|presence| presence.remaining),
+                listening: !self.bind_errors.contains_key(&ip),
+                cache_connected,
+                served: installed.served.contains(&ip),
+                redirected: installed.redirected.contains(&ip),
+                answered: answered.get(&ip).copied(),
+                names_resolved,
+            };
+            let wanted_redirect = address.lease.wants_redirect();
+            let result = match address.lease.step(Instant::now(), &inputs) {
+                Some(Effect::Put) => {
+                    self.metrics.count_renewal(ip);
+                    self.interface.put(ip, address.lease.lifetime()).await
+                }
+                Some(Effect::Remove) => self.interface.remove(ip).await,
+                None => Ok(()),
+            };
+            if address.lease.holds() {
+                address.late_responses_until = Some(Instant::now() + LATE_RESPONSE_TIME);
+            }
+            let redirect = address.lease.wants_redirect();
+            if wanted_redirect != redirect {
+                tracing::info!(address = %ip, redirect, "the redirect rule of an address changes");
+            }
+            if let Err(error) = &result {
+                tracing::warn!(address = %ip, %error, "an address cannot be added or removed");
+            }
+            address.interface_error = result.err().map(|error| error.to_string());
+        }
+    }
+
+    /// Sets the desired packet rules.
+    fn apply_rules(&self, config: &Config) {
+        let now = Instant::now();
+        let served = |(ip, address): (&IpAddr, &Address)| {
+            let may_be_captured = address.desired && !self.is_foreign(*ip) && !self.bind_errors.contains_key(ip);
+            (address.lease.holds() || may_be_captured || address.has_late_responses(now)).then_some(*ip)
+        };
+        self.rule_sync.set_desired(&Rules {
+            tier: config.tier.clone(),
+            served: self.addresses.iter().filter_map(served).collect(),
+            redirected: self
+                .addresses
+                .iter()
+                .filter(|(_, address)| address.lease.wants_redirect())
+                .map(|(ip, _)| *ip)
+                .collect(),
+        });
+    }
+
+    /// Publishes the state and the metrics of the pass.
+    fn publish(&self, active: &ActiveRevision) {
+        let now = Instant::now();
+        let captured: Vec<CapturedAddress> = active
+            .config
+            .iter()
+            .flat_map(|config| &config.node_cache.captured)
+            .map(|captured| self.captured_address(captured.address, active))
+            .collect();
+        for address in &captured {
+            self.metrics.set_captured(address.address, address.state == CaptureState::Captured);
+        }
+        let revision = &active.revision;
+        self.metrics.set_revision(revision.asked.as_deref(), revision.in_force.as_deref());
+        self.metrics.set_connected(self.server.connected().borrow().len());
+        self.metrics.set_reasserts(self.rule_sync.installed().borrow().restored);
+        self.state.send_modify(|state| {
+            let is_behind = revision.asked.is_some() && revision.asked != revision.in_force;
+            let since = state.behind_since.filter(|_| state.revision.asked == revision.asked);
+            *state = AgentState {
+                at: now,
+                zone: active.zone.clone(),
+                revision: revision.clone(),
+                behind_since: is_behind.then(|| since.unwrap_or(now)),
+                captured,
+                stopping: self.stopping,
+            };
+        });
+    }
+
+    /// Returns the capture state of an address.
+    fn captured_address(&self, ip: IpAddr, active: &ActiveRevision) -> CapturedAddress {
+        if let Some(link) = self.present.get(&ip).and_then(|presence| presence.foreign_link.as_ref()) {
+            let reason = format!("somebody else has put this address on the link {link}; it is left alone");
+            return CapturedAddress { address: ip, state: CaptureState::Foreign, reason: Some(reason) };
+        }
+        match self.withdrawal_reason(ip, active) {
+            None => CapturedAddress { address: ip, state: CaptureState::Captured, reason: None },
+            Some(reason) => CapturedAddress { address: ip, state: CaptureState::Withdrawn, reason: Some(reason) },
+        }
+    }
+
+    /// Returns why an address is not captured: the first cause that applies; `None` if it is captured.
+    fn withdrawal_reason(&self, ip: IpAddr, active: &ActiveRevision) -> Option<String> {
+        let address = self.addresses.get(&ip)?;
+        let installed = self.rule_sync.installed();
+        let installed = installed.borrow();
+        let redirected = installed.rules.as_ref().is_some_and(|rules| rules.redirected.contains(&ip));
+        // The rules in the kernel count, not the desired ones.
+        if address.lease.holds() && redirected {
+            return None;
+        }
+        if self.stopping {
+            return Some("the agent is stopping".to_owned());
+        }
+        if let Some(error) = self.bind_errors.get(&ip) {
+            return Some(error.to_string());
+        }
+        let domain = active.config.as_ref().map(|config| config.cluster_domain.as_str()).unwrap_or_default();
+        let missing_names =
+            || self.names.missing(domain).filter(|_| address.lease.waits_for_names(self.names.all_resolved()));
+        if self.server.connected().borrow().is_empty() {
+            return Some("no cache is running on this node".to_owned());
+        }
+        let problem = installed
+            .problem
+            .clone()
+            .or_else(|| address.interface_error.clone())
+            .or_else(|| address.self_query_error.clone());
+        Some(problem.or_else(missing_names).unwrap_or_else(|| "it is about to be captured".to_owned()))
+    }
+
+    /// Returns when the next pass is due.
+    fn requeue_at(&self) -> Instant {
+        let now = Instant::now();
+        if self.addresses.values().any(|address| address.lease.in_transit()) {
+            return now + TRANSIT_INTERVAL;
+        }
+        let latest = now + RENEWAL_INTERVAL;
+        let queried = self.addresses.values().filter(|address| address.lease.wants_self_query());
+        queried.map(|address| address.next_self_query).min().unwrap_or(latest).min(latest)
+    }
+}

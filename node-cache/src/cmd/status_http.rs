@@ -1,0 +1,73 @@
+//! HTTP server of all three programs: `/status` as JSON and `/metrics` as Prometheus text. Programs add their own routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+use crate::admin::http_limits::LimitedListener;
+
+/// Media type of the Prometheus text format with its closing line.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Pause between two tries to listen at an address that is taken or not there yet.
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Source of the two pages.
+pub(super) trait StatusPages: Send + Sync + 'static {
+    /// JSON document of `/status`.
+    type Status: Serialize + Send;
+
+    /// Returns the status.
+    fn status(&self) -> impl Future<Output = Self::Status> + Send;
+
+    /// Returns the metrics as Prometheus text.
+    fn metrics(&self) -> impl Future<Output = String> + Send;
+}
+
+/// Returns a router with `/status` and `/metrics`.
+pub(super) fn routes<S: StatusPages>() -> Router<Arc<S>> {
+    Router::new().route("/status", get(status::<S>)).route("/metrics", get(metrics::<S>))
+}
+
+async fn status<S: StatusPages>(State(pages): State<Arc<S>>) -> Json<S::Status> {
+    Json(pages.status().await)
+}
+
+async fn metrics<S: StatusPages>(State(pages): State<Arc<S>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, OPENMETRICS)], pages.metrics().await)
+}
+
+/// Serves requests until it is dropped.
+pub(super) async fn serve(listener: TcpListener, router: Router) {
+    if let Err(error) = axum::serve(LimitedListener::new(listener), router).await {
+        tracing::error!(%error, "the status server ended");
+    }
+}
+
+/// Listens at `address` and serves. Waits as long as another process has the port: an earlier pod may still be about to
+/// end, and the leases do not depend on this server.
+pub(super) async fn serve_when_free(address: SocketAddr, router: Router) {
+    let mut is_logged = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "serving status and metrics");
+                serve(listener, router.clone()).await;
+            }
+            Err(error) if !is_logged => {
+                tracing::warn!(%address, %error, "cannot listen for status and metrics; trying again");
+                is_logged = true;
+            }
+            Err(_) => {}
+        }
+        sleep(LISTEN_RETRY_INTERVAL).await;
+    }
+}

@@ -1,0 +1,88 @@
+//! Status, metrics and probes of a resolving process, for its control socket and its HTTP server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use node_cache_config::status::{Instance, ResolverStatus};
+use tokio::sync::watch;
+
+use super::readiness::Readiness;
+use super::status_http::StatusPages;
+use crate::admin::{Command, OK, Report};
+use crate::metrics::{Gauges, text};
+use crate::resolver::Resolver;
+use crate::revision::ActiveRevision;
+use crate::server::Workers;
+
+/// Time that each worker has to prove that it reads, when the kubelet probes, which waits for 3 s.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that each worker has where an agent waits for the status, which it does for 400 ms.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Reporter of one process.
+#[derive(Debug)]
+pub(super) struct StatusReporter<R> {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) revision: watch::Receiver<Arc<ActiveRevision>>,
+    pub(super) readiness: R,
+    pub(super) workers: Arc<Workers>,
+}
+
+impl<R: Readiness> StatusReporter<R> {
+    /// Returns why this process is not live: a worker that does not read its sockets.
+    pub(super) async fn not_live(&self) -> Option<String> {
+        self.workers.all_read(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
+    }
+
+    /// Returns the status of this process.
+    async fn instance(&self) -> Instance {
+        let snapshot = self.resolver.snapshot();
+        let cache = self.resolver.cache();
+        Instance {
+            name: self.resolver.identity().instance.clone(),
+            alive: self.workers.all_read(STATUS_TIMEOUT).await.is_ok(),
+            revision: self.revision.borrow().revision.clone(),
+            traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
+            upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            upstream_problem: snapshot.and_then(|snapshot| snapshot.upstream_problem.clone()),
+        }
+    }
+
+    /// Returns the metrics of this process as Prometheus text.
+    fn metrics_text(&self) -> String {
+        let gauges = Gauges { worker_datagrams: self.workers.datagrams(), ..self.resolver.gauges() };
+        text(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
+    }
+}
+
+impl<R: Readiness> Report for StatusReporter<R> {
+    async fn answer(&self, command: Command) -> String {
+        match command {
+            Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),
+            Command::Live => self.not_live().await.unwrap_or_else(|| OK.to_owned()),
+            Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
+            Command::Metrics => self.metrics_text(),
+            Command::Answers(inspection) => self.resolver.inspect(inspection).await,
+        }
+    }
+}
+
+impl<R: Readiness> StatusPages for StatusReporter<R> {
+    type Status = ResolverStatus;
+
+    async fn status(&self) -> ResolverStatus {
+        let identity = self.resolver.identity();
+        let zone = self.revision.borrow().zone.clone();
+        ResolverStatus {
+            pod_uid: identity.pod_uid.clone(),
+            node: identity.node.clone(),
+            zone,
+            ready: self.readiness.missing().await.is_none(),
+            instance: self.instance().await,
+        }
+    }
+
+    async fn metrics(&self) -> String {
+        self.metrics_text()
+    }
+}

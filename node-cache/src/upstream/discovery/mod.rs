@@ -1,0 +1,8 @@
+//! Discovery of servers: headless Services of the cluster, and resolv.conf.
+
+pub(crate) mod headless;
+mod registry;
+pub(crate) mod resolv_conf;
+
+pub use registry::GroupRegistry;
+pub(crate) use registry::RegistryUpdate;

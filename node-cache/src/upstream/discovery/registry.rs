@@ -1,0 +1,189 @@
+//! Registry of all server groups of a process. A group that a new revision requests again is reused with the health,
+//! latency and counters of its servers; groups that it does not request are dropped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use node_cache_config::{Protocol, Upstream};
+use tokio::task::JoinHandle;
+
+use super::headless::{self, RefreshInterval};
+use crate::dnstap::Tap;
+use crate::upstream::pool::recovery::probe_down_servers;
+use crate::upstream::pool::{Pool, Selection};
+use crate::upstream::server::UpstreamContext;
+use crate::upstream::server::group::Group;
+
+/// Identity of a group across revisions.
+#[derive(Clone, Debug)]
+struct GroupKey {
+    scope: String,
+    servers: Vec<Upstream>,
+    service: Option<String>,
+    cluster_dns: Option<Arc<Group>>,
+}
+
+impl PartialEq for GroupKey {
+    fn eq(&self, other: &Self) -> bool {
+        let cluster_dns = |key: &Self| key.cluster_dns.as_ref().map(Arc::as_ptr);
+        (&self.scope, &self.servers, &self.service) == (&other.scope, &other.servers, &other.service)
+            && cluster_dns(self) == cluster_dns(other)
+    }
+}
+
+/// A group and the task that discovers its servers, which ends when this is dropped.
+#[derive(Debug)]
+struct GroupHandle {
+    group: Arc<Group>,
+    refresh_task: Option<JoinHandle<()>>,
+}
+
+impl Drop for GroupHandle {
+    fn drop(&mut self) {
+        if let Some(task) = &self.refresh_task {
+            task.abort();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: GroupKey,
+    handle: GroupHandle,
+    /// Whether the current update has requested the group.
+    is_requested: bool,
+}
+
+/// Registry of the server groups in use.
+#[derive(Debug, Default)]
+pub struct GroupRegistry {
+    entries: Vec<Entry>,
+    context: Arc<UpstreamContext>,
+}
+
+impl GroupRegistry {
+    /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
+    #[must_use]
+    pub fn new(tap: Arc<Tap>) -> Self {
+        Self { entries: Vec::new(), context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }) }
+    }
+
+    /// Returns the state shared by the servers of all groups.
+    #[must_use]
+    pub const fn context(&self) -> &Arc<UpstreamContext> {
+        &self.context
+    }
+
+    /// Applies a new revision: `request_groups` requests the groups of the revision, and all other groups are dropped
+    /// afterwards. Returns its result.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub fn apply<T>(&mut self, request_groups: impl FnOnce(&mut RegistryUpdate<'_>) -> T) -> T {
+        for entry in &mut self.entries {
+            entry.is_requested = false;
+        }
+        let result = request_groups(&mut RegistryUpdate { registry: self });
+        self.entries.retain(|entry| entry.is_requested);
+        result
+    }
+}
+
+/// Update of a [`GroupRegistry`] to a new revision.
+#[derive(Debug)]
+pub struct RegistryUpdate<'a> {
+    registry: &'a mut GroupRegistry,
+}
+
+impl RegistryUpdate<'_> {
+    /// Requests the group of these servers.
+    pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
+        let key = GroupKey { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
+        self.request(key, |group| GroupHandle { group, refresh_task: None })
+    }
+
+    /// Requests the group of the servers behind a headless Service, discovered through `cluster_dns`. `None` stands
+    /// for the group itself: the cluster DNS is discovered through its own bootstrap servers.
+    pub(crate) fn discovered(
+        &mut self,
+        scope: &str,
+        bootstrap: &[SocketAddr],
+        service: &str,
+        cluster_dns: Option<&Arc<Group>>,
+        interval: RefreshInterval,
+    ) -> Arc<Group> {
+        let servers = bootstrap.iter().map(|address| Upstream { address: *address, protocol: Protocol::Udp }).collect();
+        let key = GroupKey {
+            scope: scope.to_owned(),
+            servers,
+            service: Some(service.to_owned()),
+            cluster_dns: cluster_dns.cloned(),
+        };
+        self.request(key, |group| {
+            let weak = Arc::downgrade(&group);
+            let queried = cluster_dns.unwrap_or(&group).clone();
+            let pool = Pool::new(vec![vec![queried]], Selection::PowerOfTwo);
+            let task = tokio::spawn(headless::refresh(weak, pool, service.to_owned(), interval));
+            GroupHandle { group, refresh_task: Some(task) }
+        })
+    }
+
+    fn request(&mut self, key: GroupKey, start: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
+        let GroupRegistry { entries, context } = &mut *self.registry;
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
+            entry.is_requested = true;
+            return entry.handle.group.clone();
+        }
+        // With other bootstrap addresses the Service is still the same, and so are the servers behind it.
+        let discovered = entries
+            .iter()
+            .find(|entry| key.service.is_some() && entry.key.service == key.service)
+            .map(|entry| entry.handle.group.discovered());
+        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), context);
+        let handle = start(Arc::new(group));
+        tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
+        let group = handle.group.clone();
+        entries.push(Entry { key, handle, is_requested: true });
+        group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::headless::LOCAL_ZONE;
+    use super::*;
+
+    const SERVICE: &str = "dns.example.svc.cluster.local";
+
+    fn upstream(address: &str) -> Upstream {
+        Upstream { address: address.parse().unwrap(), protocol: Protocol::Udp }
+    }
+
+    #[tokio::test]
+    async fn a_group_that_is_requested_again_is_the_same_and_others_are_dropped() {
+        let mut registry = GroupRegistry::default();
+        let one = [upstream("192.0.2.1:53")];
+        let two = [upstream("192.0.2.2:53")];
+        let first = registry.apply(|update| [update.fixed("one", &one), update.fixed("two", &two)]);
+        let dropped = Arc::downgrade(&first[1]);
+        let second = registry.apply(|update| update.fixed("one", &one));
+        assert!(Arc::ptr_eq(&first[0], &second));
+        drop(first);
+        assert!(dropped.upgrade().is_none());
+        assert!(!Arc::ptr_eq(&second, &registry.apply(|update| update.fixed("one", &two))));
+    }
+
+    #[tokio::test]
+    async fn other_bootstrap_addresses_make_another_group_with_the_discovered_servers() {
+        let mut registry = GroupRegistry::default();
+        let bootstrap = ["192.0.2.1:53", "192.0.2.2:53"].map(|address| address.parse::<SocketAddr>().unwrap());
+        let mut discovered = |bootstrap: SocketAddr| {
+            registry.apply(|update| update.discovered("cluster", &[bootstrap], SERVICE, None, LOCAL_ZONE))
+        };
+        let first = discovered(bootstrap[0]);
+        let addresses = ["192.0.2.3:53".parse().unwrap()];
+        first.set_discovered(&addresses);
+        let second = discovered(bootstrap[1]);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!(second.discovered(), addresses);
+    }
+}

@@ -1,0 +1,278 @@
+//! One attempt: a query to one server, repeated over TCP after truncation or a response that does not echo the 0x20
+//! case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
+//! breaker.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use node_cache_config::Protocol;
+use tokio::time::{Instant, timeout};
+
+use crate::dns::Response;
+use crate::dns::question::Question;
+use crate::upstream::server::Server;
+use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
+use crate::upstream::transport::tcp::{self, TcpExchange};
+use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
+
+/// Timeout of the query over TCP to a server whose response over UDP does not echo the 0x20 case.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Interval at which a server that timed out is checked for a forwarding loop.
+const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// Number of those checks. Together they last as long as a loop probe is valid.
+const LOOP_CHECKS: u32 = 5;
+
+/// Event of an attempt.
+#[derive(Debug)]
+pub(super) enum AttemptEvent {
+    /// The server is slower than usual: it is time to hedge. The response may still come.
+    HedgeDue,
+    /// The server has timed out, which counts as a failure. The response may still come.
+    TimedOut,
+    /// A response with any rcode. No event follows.
+    Response(Response),
+    /// There will be no response. No event follows.
+    Failed,
+}
+
+/// Timeouts of an attempt, from its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttemptTimeouts {
+    /// Time after which another server is queried in parallel (hedging).
+    pub(super) hedge_after: Duration,
+    /// Time after which the attempt counts as a failure and the next server is queried.
+    pub(super) fail_after: Duration,
+}
+
+impl AttemptTimeouts {
+    /// Creates timeouts without hedging.
+    pub(super) const fn without_hedging(fail_after: Duration) -> Self {
+        Self { hedge_after: fail_after, fail_after }
+    }
+}
+
+/// Timeouts of an attempt that have passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TimeoutStage {
+    InTime,
+    HedgeDue,
+    TimedOut,
+    /// The checks for a forwarding loop are over too.
+    Exhausted,
+}
+
+/// An attempt at a query with one server. It keeps listening after its timeouts, and after an ICMP error, which can be
+/// spoofed.
+pub(super) struct Attempt {
+    server: Arc<Server>,
+    question: Arc<Question>,
+    started: Instant,
+    timeouts: AttemptTimeouts,
+    stage: TimeoutStage,
+    /// When the attempt counted as a failure.
+    failed_at: Option<Instant>,
+    /// Checks for a forwarding loop since then.
+    loop_checks: u32,
+    format: QueryFormat,
+    over_tcp: bool,
+    exchange: Exchange,
+}
+
+/// Exchange that an attempt is in.
+enum Exchange {
+    NotSent,
+    Udp(UdpQuery),
+    /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
+    Tcp(BoxFuture<io::Result<TcpExchange>>),
+    /// A query over TCP, after a response over UDP that does not echo the 0x20 case.
+    Confirmation(BoxFuture<Option<ExchangeOutcome>>),
+    /// The attempt has a response or has failed.
+    Done,
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl Attempt {
+    /// Starts an attempt at `now`. The query is sent when the attempt is first polled.
+    pub(super) fn start(server: Arc<Server>, question: Arc<Question>, timeouts: AttemptTimeouts, now: Instant) -> Self {
+        server.count_sent();
+        let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
+        let over_tcp = server.protocol() == Protocol::Tcp;
+        Self {
+            server,
+            question,
+            started: now,
+            timeouts,
+            stage: TimeoutStage::InTime,
+            failed_at: None,
+            loop_checks: 0,
+            format,
+            over_tcp,
+            exchange: Exchange::NotSent,
+        }
+    }
+
+    /// Returns the server that is queried.
+    pub(super) const fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Returns whether no event follows.
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self.exchange, Exchange::Done)
+    }
+
+    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`].
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
+        loop {
+            match ready!(self.poll_exchange(context)) {
+                Ok(SocketEvent::Outcome(outcome)) => {
+                    if let Some(response) = self.apply_outcome(outcome) {
+                        let now = Instant::now();
+                        self.server.record_response(now - self.started, now.into_std());
+                        return Poll::Ready(AttemptEvent::Response(response));
+                    }
+                }
+                Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
+                Ok(SocketEvent::Unreachable) => {}
+                Err(error) => {
+                    tracing::debug!(upstream = %self.server.address(), %error, "query to upstream failed");
+                    self.record_failure();
+                    self.exchange = Exchange::Done;
+                    return Poll::Ready(AttemptEvent::Failed);
+                }
+            }
+        }
+    }
+
+    /// Sends the query if it is not sent, and polls for the next event of its exchange.
+    fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
+        let Self { server, question, format, .. } = self;
+        if let Exchange::NotSent = self.exchange {
+            self.exchange = if self.over_tcp {
+                Exchange::Tcp(query_over_tcp(server.clone(), question.clone(), *format))
+            } else {
+                Exchange::Udp(UdpQuery::send(server.sockets(), question, *format, server.tap())?)
+            };
+        }
+        let outcome = match &mut self.exchange {
+            Exchange::Udp(query) => {
+                return query.poll_event(context, server.address(), question, server.tap());
+            }
+            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?.outcome,
+            Exchange::Confirmation(query) => match ready!(query.as_mut().poll(context)) {
+                Some(outcome) => outcome,
+                None => {
+                    // Whoever forged the response has to guess ID and port once more.
+                    self.format.case_0x20 = false;
+                    self.exchange = Exchange::NotSent;
+                    return self.poll_exchange(context);
+                }
+            },
+            Exchange::NotSent | Exchange::Done => return Poll::Pending,
+        };
+        Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
+    }
+
+    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
+    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<Response> {
+        let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
+        let was_confirmation = matches!(exchange, Exchange::Confirmation(_));
+        if let Exchange::Udp(query) = exchange {
+            query.finish(self.server.sockets(), &outcome);
+        }
+        match outcome {
+            ExchangeOutcome::Response(response) => {
+                self.exchange = Exchange::Done;
+                return Some(response);
+            }
+            ExchangeOutcome::Truncated => self.over_tcp = true,
+            ExchangeOutcome::CaseNotEchoed => {
+                let confirmation = confirm_over_tcp(self.server.clone(), self.question.clone(), self.format);
+                self.exchange = Exchange::Confirmation(Box::pin(confirmation));
+            }
+            // For this query only: a forged FORMERR must not turn EDNS off for the server.
+            ExchangeOutcome::FormatError => {
+                self.format.edns = false;
+                self.over_tcp |= was_confirmation;
+            }
+        }
+        None
+    }
+
+    /// Advances to the timeouts that have passed at `now`. Returns the event of a timeout, if one is due.
+    pub(super) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        match self.stage {
+            TimeoutStage::InTime if now < self.started + self.timeouts.fail_after => {
+                self.stage = TimeoutStage::HedgeDue;
+                Some(AttemptEvent::HedgeDue)
+            }
+            TimeoutStage::InTime | TimeoutStage::HedgeDue => {
+                self.record_failure();
+                Some(AttemptEvent::TimedOut)
+            }
+            TimeoutStage::TimedOut if self.loop_checks < LOOP_CHECKS => {
+                self.loop_checks += 1;
+                None
+            }
+            TimeoutStage::TimedOut | TimeoutStage::Exhausted => {
+                self.stage = TimeoutStage::Exhausted;
+                None
+            }
+        }
+    }
+
+    /// Returns when [`Self::advance`] is due next; `None` when all timeouts have passed or the attempt is done.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match self.stage {
+            _ if self.is_done() => None,
+            TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),
+            TimeoutStage::HedgeDue => Some(self.started + self.timeouts.fail_after),
+            // The hedged query checks at these times for a forwarding loop.
+            TimeoutStage::TimedOut => self.failed_at.map(|at| at + LOOP_CHECK_INTERVAL * (1 + self.loop_checks)),
+            TimeoutStage::Exhausted => None,
+        }
+    }
+
+    /// Records a failure of the server, once per attempt. Returns whether this is the first.
+    fn record_failure(&mut self) -> bool {
+        let is_first = self.failed_at.is_none();
+        if is_first {
+            self.stage = TimeoutStage::TimedOut;
+            self.failed_at = Some(Instant::now());
+            self.server.record_failure(&self.question);
+        }
+        is_first
+    }
+}
+
+/// Repeats a query over TCP after a response that does not echo the 0x20 case; `None` when the server does not respond
+/// over TCP within a second.
+async fn confirm_over_tcp(
+    server: Arc<Server>,
+    question: Arc<Question>,
+    format: QueryFormat,
+) -> Option<ExchangeOutcome> {
+    let query = query_over_tcp(server.clone(), question, format);
+    let TcpExchange { outcome, case_echoed } = timeout(CONFIRMATION_TIMEOUT, query).await.ok()?.ok()?;
+    // A response over UDP can be forged. Only one over TCP proves that the server itself does not echo the case.
+    if !case_echoed {
+        server.record_case_not_echoed();
+    }
+    Some(outcome)
+}
+
+fn query_over_tcp(
+    server: Arc<Server>,
+    question: Arc<Question>,
+    format: QueryFormat,
+) -> BoxFuture<io::Result<TcpExchange>> {
+    Box::pin(async move { tcp::query(server.connection(), &question, format, server.tap()).await })
+}

@@ -1,0 +1,188 @@
+//! Hedging of a query: the first server is queried, the next one in parallel when the ones before it are slower than
+//! usual, time out or fail, and the first good response wins. One future with a single timer, however many servers
+//! take part.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::attempt::{Attempt, AttemptEvent, AttemptTimeouts};
+use super::select::MAX_SENDS;
+use crate::dns::Response;
+use crate::dns::question::Question;
+use crate::upstream::error::NoAnswer;
+use crate::upstream::server::Server;
+use crate::upstream::transport::timer::Timer;
+
+/// Timeouts of the first, second and third attempt of a query. When one passes, the attempt counts as a failure and the
+/// next server is queried. The last one is the longest, as no server is left after it.
+pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
+    [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
+
+/// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
+const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
+
+/// Servers in the order in which they are queried.
+pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
+
+/// A query with hedging, as a future: the first good response of any server; the first bad one if there is no good
+/// one by the deadline; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
+/// servers. Dropping the future releases its sockets, which can wait until the response is sent.
+pub(super) struct HedgedQuery {
+    question: Arc<Question>,
+    started_at: Instant,
+    deadline: Instant,
+    /// Servers that are not queried yet, in reverse order.
+    remaining: Servers,
+    /// Number of attempts started.
+    started: usize,
+    attempts: SmallVec<[Attempt; 1]>,
+    /// The first response, if it was a bad one.
+    bad_response: Option<Box<Response>>,
+    timer: Timer,
+}
+
+impl HedgedQuery {
+    /// Creates a query to these servers, in this order, that starts at `started_at` and ends at the deadline.
+    pub(super) fn new(question: Arc<Question>, started_at: Instant, deadline: Instant, mut servers: Servers) -> Self {
+        servers.reverse();
+        Self {
+            question,
+            started_at,
+            deadline,
+            remaining: servers,
+            started: 0,
+            attempts: SmallVec::new(),
+            bad_response: None,
+            timer: Timer::at(deadline),
+        }
+    }
+
+    /// Probes a server that is down: queries it alone, for its health only.
+    pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, fail_after: Duration, deadline: Instant) {
+        let now = Instant::now();
+        let attempt = Attempt::start(server, question.clone(), AttemptTimeouts::without_hedging(fail_after), now);
+        let mut query = Self::new(question, now, deadline, Servers::new());
+        query.attempts.push(attempt);
+        query.drain_losers().await;
+    }
+
+    /// Starts an attempt with the next server, if one remains.
+    fn start_next(&mut self, now: Instant) {
+        self.remaining.retain(|server| !server.is_in_forwarding_loop());
+        let Some(server) = self.remaining.pop() else { return };
+        let fail_after = ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)];
+        // Hedging pays only with another server: the same one would just be queried twice.
+        let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
+        let p95 = if next_is_other { server.p95() } else { None };
+        let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(MIN_HEDGE_DELAY, fail_after));
+        let attempt = Attempt::start(server, self.question.clone(), AttemptTimeouts { hedge_after, fail_after }, now);
+        self.attempts.push(attempt);
+        self.started += 1;
+    }
+
+    /// Returns whether the last of the remaining servers is queried already.
+    fn would_repeat(&self) -> bool {
+        self.remaining
+            .first()
+            .is_some_and(|last| self.in_flight().any(|attempt| last.has_same_endpoint(attempt.server())))
+    }
+
+    /// Returns the attempts that may still have a response.
+    fn in_flight(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|attempt| !attempt.is_done())
+    }
+
+    /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
+    fn finish(&mut self) {
+        self.remaining.clear();
+        if self.in_flight().next().is_none() {
+            return;
+        }
+        let losers = Self {
+            attempts: std::mem::take(&mut self.attempts),
+            ..Self::new(self.question.clone(), self.started_at, self.deadline, Servers::new())
+        };
+        tokio::spawn(losers.drain_losers());
+    }
+
+    /// Waits for the attempts in flight, so that their results reach the circuit breakers.
+    async fn drain_losers(mut self) {
+        while poll_fn(|context| self.poll_next(context)).await.is_some() {}
+    }
+
+    /// Polls for the next event of any attempt; `None` when no attempt is in flight or the deadline has passed.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Arc<Server>, AttemptEvent)>> {
+        if self.in_flight().next().is_none() {
+            return Poll::Ready(None);
+        }
+        for attempt in &mut self.attempts {
+            if let Poll::Ready(event) = attempt.poll(context) {
+                return Poll::Ready(Some((attempt.server().clone(), event)));
+            }
+        }
+        self.timer.set(self.next_deadline());
+        while self.timer.poll(context).is_ready() {
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Poll::Ready(None);
+            }
+            // In a forwarding loop the query comes back here and waits for itself.
+            let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
+            if let Some(server) = looping.map(|attempt| attempt.server().clone()) {
+                self.attempts.retain(|attempt| !attempt.server().is_in_forwarding_loop());
+                return Poll::Ready(Some((server, AttemptEvent::Failed)));
+            }
+            for attempt in &mut self.attempts {
+                if let Some(event) = attempt.advance(now) {
+                    return Poll::Ready(Some((attempt.server().clone(), event)));
+                }
+            }
+            self.timer.set(self.next_deadline());
+        }
+        Poll::Pending
+    }
+
+    /// Returns the earliest deadline of the attempts and the query.
+    fn next_deadline(&self) -> Instant {
+        self.attempts.iter().filter_map(Attempt::next_deadline).fold(self.deadline, Instant::min)
+    }
+}
+
+impl Future for HedgedQuery {
+    type Output = Result<Response, NoAnswer>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let query = self.get_mut();
+        if query.started == 0 {
+            query.start_next(query.started_at);
+        }
+        while let Some((server, event)) = ready!(query.poll_next(context)) {
+            match event {
+                AttemptEvent::Response(mut response) if !response.is_failure() => {
+                    response.set_upstream(server.id());
+                    query.finish();
+                    return Poll::Ready(Ok(response));
+                }
+                // Another server may have a good response.
+                AttemptEvent::Response(response) => {
+                    query.bad_response.get_or_insert_with(|| Box::new(response));
+                    // A second query to this server would have the same result.
+                    query.remaining.retain(|other| !other.has_same_endpoint(&server));
+                }
+                // The loop probe is a query too: it replaces the repeated query to a server.
+                AttemptEvent::TimedOut if query.would_repeat() && server.probe_for_loop(&query.question) => {
+                    query.remaining.remove(0);
+                }
+                AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
+            }
+            query.start_next(Instant::now());
+        }
+        Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
+    }
+}

@@ -1,0 +1,120 @@
+//! Tiers of server groups, and queries to them: selection, hedging and probing of down servers.
+
+mod attempt;
+mod hedge;
+pub(super) mod recovery;
+mod select;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+
+use crate::dns::Response;
+use crate::dns::question::Question;
+use crate::upstream::error::NoAnswer;
+use crate::upstream::server::Server;
+use crate::upstream::server::group::Group;
+use crate::upstream::server::health::Health;
+use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
+pub use select::Selection;
+use select::{Candidate, Candidates, QueryPlan, select};
+
+/// Groups of servers in tiers, the nearest first.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    tiers: Vec<Vec<Arc<Group>>>,
+    selection: Selection,
+}
+
+impl Pool {
+    /// Creates a pool of these tiers, the nearest first.
+    #[must_use]
+    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
+        Self { tiers, selection }
+    }
+
+    /// Returns the groups, the nearest first.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.tiers.iter().flatten()
+    }
+
+    /// Returns whether no server is up, or there is none.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        let now = Instant::now();
+        let mut any_up = false;
+        for group in self.groups() {
+            group.for_each_candidate(now, |_, health| any_up |= health == Health::Up);
+        }
+        !any_up
+    }
+
+    /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
+    #[must_use]
+    pub fn recovered_at(&self) -> Option<Instant> {
+        self.groups().filter_map(|group| group.recovered_at()).max()
+    }
+
+    /// Returns the highest p95 latency of the servers that are up; `None` while it is not known of any.
+    #[must_use]
+    pub fn p95(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut highest = None;
+        for group in self.groups() {
+            group.for_each_candidate(now, |server, health| {
+                highest = highest.max(if health == Health::Up { server.p95() } else { None });
+            });
+        }
+        highest
+    }
+
+    /// Queries the servers from `now` on with hedging: the next one when the ones before it are slow, time out or fail.
+    /// The future returns the first good response of any of them, or the first bad one if there is no good one within
+    /// `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoAnswer`] without any response within `timeout`.
+    pub fn query(
+        &self,
+        question: Arc<Question>,
+        now: tokio::time::Instant,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, NoAnswer>> + Send + Unpin + use<> {
+        let deadline = now + timeout;
+        let QueryPlan { sends, probe } = self.plan(now.into_std());
+        if let Some(ByEndpoint(server)) = probe {
+            tokio::spawn(HedgedQuery::probe(server, question.clone(), ATTEMPT_TIMEOUTS[0], deadline));
+        }
+        let servers = sends.into_iter().map(|ByEndpoint(server)| server).collect();
+        HedgedQuery::new(question, now, deadline, servers)
+    }
+
+    fn plan(&self, now: Instant) -> QueryPlan<ByEndpoint> {
+        let mut candidates = Candidates::new();
+        for (tier, groups) in self.tiers.iter().enumerate() {
+            for group in groups {
+                group.for_each_candidate(now, |server, health| {
+                    let latency = server.latency();
+                    candidates.push(Candidate { tier, health, latency, server: ByEndpoint(server.clone()) });
+                });
+            }
+        }
+        let plan = select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()));
+        if let Some(ByEndpoint(server)) = &plan.probe {
+            server.record_probe(now);
+        }
+        plan
+    }
+}
+
+/// A server that is equal to another one with the same address and protocol.
+#[derive(Clone, Debug)]
+struct ByEndpoint(Arc<Server>);
+
+impl PartialEq for ByEndpoint {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.has_same_endpoint(&other.0)
+    }
+}

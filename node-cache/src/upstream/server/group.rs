@@ -1,0 +1,154 @@
+//! A group of equivalent servers: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use node_cache_config::status::UpstreamStatus;
+use node_cache_config::{Protocol, Upstream};
+use tokio::sync::Notify;
+
+use super::health::Health;
+use super::{Server, UpstreamContext};
+use crate::dns::question::Question;
+use crate::upstream::transport::sockets::PortPolicy;
+
+/// A group of equivalent servers. Discovered servers are pods of this project or of the cluster DNS and are queried
+/// from reused ports. Bootstrap servers may be foreign, or stand for several pods, and are queried from fresh ports.
+/// They are used while no server was discovered or all of those are down.
+#[derive(Debug)]
+pub struct Group {
+    scope: String,
+    discovered: ArcSwap<Vec<Arc<Server>>>,
+    bootstrap: Vec<Arc<Server>>,
+    went_down: Arc<Notify>,
+    context: Arc<UpstreamContext>,
+}
+
+impl Group {
+    /// Creates a group of these bootstrap servers and initially discovered ones. `scope` is its name in status and
+    /// metrics.
+    pub(in crate::upstream) fn new(
+        scope: &str,
+        bootstrap: &[Upstream],
+        discovered: &[SocketAddr],
+        context: &Arc<UpstreamContext>,
+    ) -> Self {
+        let went_down = Arc::new(Notify::new());
+        let new_server = |address, protocol, port_policy| {
+            Arc::new(Server::new(address, protocol, port_policy, went_down.clone(), context.clone()))
+        };
+        let bootstrap = bootstrap
+            .iter()
+            .map(|upstream| new_server(upstream.address, upstream.protocol, PortPolicy::Fresh))
+            .collect();
+        let discovered =
+            discovered.iter().map(|address| new_server(*address, Protocol::Udp, PortPolicy::Reuse)).collect();
+        Self {
+            scope: scope.to_owned(),
+            discovered: ArcSwap::from_pointee(discovered),
+            bootstrap,
+            went_down,
+            context: context.clone(),
+        }
+    }
+
+    /// Returns the name in status and metrics.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// Calls `visit` with each server that may be selected now, and its health: the discovered ones, and the bootstrap
+    /// servers if none of those is up.
+    pub(in crate::upstream) fn for_each_candidate(&self, now: Instant, mut visit: impl FnMut(&Arc<Server>, Health)) {
+        let mut any_up = false;
+        for server in self.discovered.load().iter() {
+            let health = server.health(now);
+            any_up |= health == Health::Up;
+            visit(server, health);
+        }
+        if !any_up {
+            self.bootstrap.iter().for_each(|server| visit(server, server.health(now)));
+        }
+    }
+
+    /// Returns when a server last came up again after it was down.
+    pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
+        self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
+    }
+
+    /// Closes idle sockets that have reached the maximum age, also those of servers without queries.
+    pub(in crate::upstream) fn close_expired_sockets(&self, now: Instant) {
+        self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
+    }
+
+    /// Returns the servers that are down and due for a probe, each with the question of its probe, and records the
+    /// probes.
+    pub(in crate::upstream) fn take_probes(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
+        let discovered = self.discovered.load();
+        let servers = discovered.iter().chain(&self.bootstrap);
+        servers.filter_map(|server| Some((server.clone(), server.take_probe(now)?))).collect()
+    }
+
+    /// Returns the addresses of the discovered servers.
+    #[must_use]
+    pub fn discovered(&self) -> Vec<SocketAddr> {
+        self.discovered.load().iter().map(|server| server.address()).collect()
+    }
+
+    /// Replaces the discovered servers. Servers that remain keep their health, latency and counters. An empty set
+    /// changes nothing: the last known servers are a better choice than none.
+    pub(in crate::upstream) fn set_discovered(&self, addresses: &[SocketAddr]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let previous = self.discovered.load();
+        let new_server = |address| {
+            let went_down = self.went_down.clone();
+            Arc::new(Server::new(address, Protocol::Udp, PortPolicy::Reuse, went_down, self.context.clone()))
+        };
+        let servers: Vec<Arc<Server>> = addresses
+            .iter()
+            .map(|address| {
+                let known = previous.iter().find(|server| server.address() == *address);
+                known.map_or_else(|| new_server(*address), Arc::clone)
+            })
+            .collect();
+        let is_known = |server: &Arc<Server>| previous.iter().any(|known| Arc::ptr_eq(known, server));
+        let is_changed = servers.len() != previous.len() || !servers.iter().all(is_known);
+        if is_changed {
+            tracing::info!(scope = self.scope, servers = servers.len(), "discovered servers have changed");
+            self.discovered.store(Arc::new(servers));
+        }
+    }
+
+    /// Waits until a server of the group goes down.
+    pub(in crate::upstream) async fn wait_until_server_down(&self) {
+        self.went_down.notified().await;
+    }
+
+    /// Returns health and counters of [`Self::servers`].
+    #[must_use]
+    pub fn status(&self) -> Vec<UpstreamStatus> {
+        let status = |server: Arc<Server>| UpstreamStatus {
+            scope: self.scope.clone(),
+            address: server.address(),
+            healthy: server.is_up(),
+            sent: server.sent(),
+            timeouts: server.timeouts(),
+        };
+        self.servers().into_iter().map(status).collect()
+    }
+
+    /// Returns the servers, each address once. Bootstrap servers are included while no server was discovered or after
+    /// they were queried.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        let discovered = self.discovered.load();
+        let is_discovered = |server: &Server| discovered.iter().any(|other| other.address() == server.address());
+        let bootstrap = self.bootstrap.iter().filter(|server| discovered.is_empty() || server.sent() > 0);
+        discovered.iter().chain(bootstrap.filter(|server| !is_discovered(server))).cloned().collect()
+    }
+}

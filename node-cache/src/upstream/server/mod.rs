@@ -1,0 +1,255 @@
+//! One server that is queried: address, protocol, sockets, health and counters.
+
+mod context;
+pub(super) mod group;
+pub(super) mod health;
+mod latency;
+mod loop_probe;
+mod state;
+
+pub use context::{ServerIds, UpstreamContext};
+pub use loop_probe::LoopProbes;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use node_cache_config::Protocol;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::dns::question::Question;
+use crate::dnstap::Tap;
+use crate::metrics::WaitSeconds;
+use crate::upstream::transport::query_format::QueryFormat;
+use crate::upstream::transport::sockets::{PortPolicy, Sockets};
+use crate::upstream::transport::tcp::Connection;
+use crate::upstream::transport::udp;
+use health::Health;
+use loop_probe::{LoopState, PROBE_TIMEOUT, random_label};
+use state::{ProbeQuestion, ServerState};
+
+/// A server that is queried.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    /// ID of the address.
+    id: u16,
+    protocol: Protocol,
+    sockets: Sockets,
+    connection: Connection,
+    sent: AtomicU64,
+    timeouts: AtomicU64,
+    round_trips: WaitSeconds,
+    state: Mutex<ServerState>,
+    loop_state: Arc<LoopState>,
+    went_down: Arc<Notify>,
+    context: Arc<UpstreamContext>,
+}
+
+impl Server {
+    /// Creates a server that is up and has no history. `went_down` is notified each time it goes down.
+    pub(in crate::upstream) fn new(
+        address: SocketAddr,
+        protocol: Protocol,
+        port_policy: PortPolicy,
+        went_down: Arc<Notify>,
+        context: Arc<UpstreamContext>,
+    ) -> Self {
+        Self {
+            address,
+            id: context.server_ids.id(address),
+            protocol,
+            sockets: Sockets::new(address, port_policy),
+            connection: Connection::new(address),
+            sent: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            round_trips: WaitSeconds::default(),
+            state: Mutex::default(),
+            loop_state: Arc::new(LoopState::new(address)),
+            went_down,
+            context,
+        }
+    }
+
+    /// Returns the address and port.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the ID of the address; 0 when all IDs are in use.
+    pub(in crate::upstream) const fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Returns the protocol of queries. Over UDP, truncated responses are queried again over TCP.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Returns whether both have the same address and protocol.
+    pub(in crate::upstream) fn has_same_endpoint(&self, other: &Self) -> bool {
+        (self.address, self.protocol) == (other.address, other.protocol)
+    }
+
+    /// Returns whether the server is up now.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.health(Instant::now()) == Health::Up
+    }
+
+    /// Returns the number of queries sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of queries without a response in time.
+    #[must_use]
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
+    /// Returns the histogram of round-trip times, late responses included.
+    #[must_use]
+    pub const fn round_trips(&self) -> &WaitSeconds {
+        &self.round_trips
+    }
+
+    /// Returns the tap (dnstap) for messages to and from the server.
+    pub(in crate::upstream) fn tap(&self) -> &Tap {
+        &self.context.tap
+    }
+
+    /// Returns the health at `now`.
+    pub(in crate::upstream) fn health(&self, now: Instant) -> Health {
+        self.state().health(now)
+    }
+
+    /// Returns the smoothed latency; zero before the first response.
+    pub(in crate::upstream) fn latency(&self) -> Duration {
+        self.state().latency()
+    }
+
+    /// Returns the p95 latency; `None` with fewer than 16 samples.
+    #[must_use]
+    pub fn p95(&self) -> Option<Duration> {
+        self.state().p95()
+    }
+
+    /// Counts a query that is sent.
+    pub(in crate::upstream) fn count_sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records a response with any rcode after this round-trip time.
+    pub(in crate::upstream) fn record_response(&self, round_trip: Duration, now: Instant) {
+        self.round_trips.observe(round_trip);
+        let recovers = self.state().record_response(round_trip, now);
+        if recovers {
+            tracing::info!(upstream = %self.address, "upstream is up again");
+        }
+    }
+
+    /// Returns when the server last came up again after it was down.
+    pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
+        self.state().recovered_at()
+    }
+
+    /// Records a query without a response in time, and closes the idle sockets.
+    pub(in crate::upstream) fn record_failure(&self, question: &Arc<Question>) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.sockets.close_all();
+        let went_down = self.state().record_failure(question, Instant::now());
+        if went_down {
+            tracing::warn!(upstream = %self.address, "upstream is down");
+            self.went_down.notify_one();
+        }
+    }
+
+    /// Records that a probe is sent: the next one is due a second later.
+    pub(in crate::upstream) fn record_probe(&self, now: Instant) {
+        self.state().record_probe(now);
+    }
+
+    /// Returns the question of the probe that is due at `now`, and records the probe. `None` while the server is up or
+    /// before the next probe is due. At most every 30 s the probe repeats the question that the server did not answer;
+    /// otherwise the name gets a random label in front, so that servers behind this one are not sent the same query
+    /// again and again.
+    pub(in crate::upstream) fn take_probe(&self, now: Instant) -> Option<Arc<Question>> {
+        let probe = self.state().take_probe(now)?;
+        match probe {
+            ProbeQuestion::Same(question) => Some(question),
+            ProbeQuestion::Below(question) => question.below(&random_label()).map(Arc::new),
+        }
+    }
+
+    /// Sends a probe for a forwarding loop after a timeout of `question`, unless one was sent less than 5 s ago.
+    /// Returns whether one was due; over TCP none is. Nothing waits for the probe's response, but a missing one
+    /// counts as a failure as for any other query.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>, question: &Arc<Question>) -> bool {
+        let now = Instant::now();
+        let is_due = self.protocol == Protocol::Udp && self.loop_state.start_probe(now);
+        if is_due {
+            self.send_loop_probe(question, now);
+        }
+        is_due
+    }
+
+    fn send_loop_probe(self: &Arc<Self>, question: &Arc<Question>, now: Instant) {
+        let label = random_label();
+        let Some(probe) = question.below(&label) else { return };
+        if !self.context.loop_probes.register(label, &self.loop_state, now) {
+            return;
+        }
+        let server = self.clone();
+        let question = question.clone();
+        tokio::spawn(async move {
+            let format = QueryFormat { edns: true, case_0x20: false };
+            server.count_sent();
+            let response = udp::query(&server.sockets, &probe, format, server.tap());
+            // A failure of a server that is down would put off its next regular probe.
+            if timeout(PROBE_TIMEOUT, response).await.is_err() && server.is_up() {
+                server.record_failure(&question);
+            }
+        });
+    }
+
+    /// Returns whether a forwarding loop through the server was detected less than 10 s ago. Such a server is not
+    /// queried: its responses come from this process.
+    pub(in crate::upstream) fn is_in_forwarding_loop(&self) -> bool {
+        self.loop_state.is_looping(Instant::now())
+    }
+
+    /// Returns the TCP connection.
+    pub(in crate::upstream) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Returns the UDP sockets.
+    pub(in crate::upstream) const fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// Returns whether the server echoes the 0x20 case of names, as far as is known.
+    pub(in crate::upstream) fn echoes_case(&self) -> bool {
+        self.state().echoes_case(Instant::now())
+    }
+
+    /// Records that the server does not echo the case of names: it is queried without 0x20 for ten minutes.
+    pub(in crate::upstream) fn record_case_not_echoed(&self) {
+        let is_first = self.state().record_case_not_echoed(Instant::now());
+        if is_first {
+            tracing::info!(upstream = %self.address, "upstream does not echo 0x20 case and is queried in lower case");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, ServerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

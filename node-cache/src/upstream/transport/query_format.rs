@@ -1,0 +1,48 @@
+//! Wire form of a query to a server: EDNS or not, 0x20 case randomization or not, and the outcome of its exchange.
+
+use crate::dns::Response;
+use crate::dns::question::{self, Question};
+
+/// Wire form of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueryFormat {
+    /// Adds an OPT record.
+    pub(crate) edns: bool,
+    /// Randomizes the case of the name's letters (0x20, draft-vixie-dnsext-dns0x20). The response has to echo it:
+    /// whoever forges a response has to guess one bit more for each letter.
+    pub(crate) case_0x20: bool,
+}
+
+/// Outcome of one exchange: a response, or the reason to repeat the query in another way.
+#[derive(Debug)]
+pub(crate) enum ExchangeOutcome {
+    /// A response, its name in lower case again. Its rcode may be a failure.
+    Response(Response),
+    /// The response does not fit into a datagram (TC, or longer than the advertised EDNS size): repeat the query over
+    /// TCP.
+    Truncated,
+    /// The response does not echo the 0x20 case but is right otherwise: forged, or from a server that changes the case.
+    CaseNotEchoed,
+    /// The server could not parse the query (FORMERR): it may not know EDNS.
+    FormatError,
+}
+
+impl QueryFormat {
+    /// Encodes `question` as a message with this ID.
+    pub(super) fn encode(self, question: &Question, id: u16) -> Vec<u8> {
+        let mut message = question.to_wire(id, self.edns);
+        if self.case_0x20 {
+            question::randomize_case(&mut message, question.name.as_bytes().len(), rand::random);
+        }
+        message
+    }
+
+    /// Restores lower case in a response to `message`, whose name is `name_len` octets long. The response is unchanged
+    /// when the query was sent without 0x20.
+    pub(super) fn restore_case(self, mut response: Response, message: &[u8], name_len: usize) -> Response {
+        if self.case_0x20 {
+            response.restore_case(question::question_name(message, name_len));
+        }
+        response
+    }
+}

@@ -1,0 +1,221 @@
+//! UDP sockets for queries to one server. Each is connected, so that the kernel drops packets from other addresses,
+//! has a random source port picked by the kernel (RFC 5452), and carries one query at a time.
+
+use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
+
+use super::socket_pool::{self, AsyncSocket};
+
+/// Most idle sockets for one server.
+const MAX_IDLE_PER_SERVER: usize = 64;
+/// Most idle sockets for all servers of the process.
+const MAX_IDLE: usize = 1024;
+/// Queries after which a socket is closed.
+const MAX_QUERIES_PER_SOCKET: u32 = 256;
+/// Age at which a socket is closed. A connection-tracking entry on the way to a server that was replaced lives for as
+/// long as packets of its flow are sent.
+const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
+
+/// Idle sockets of the process.
+static IDLE_SOCKETS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the source port of a query may be that of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortPolicy {
+    /// A fresh random port for each query: whoever forges a response has to guess the port anew. For all servers that
+    /// are not our own.
+    Fresh,
+    /// One port for many queries, one after the other, for some seconds.
+    Reuse,
+}
+
+/// UDP sockets for queries to one server.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    server: SocketAddr,
+    port_policy: PortPolicy,
+    idle: Mutex<Vec<IdleSocket>>,
+}
+
+/// A connected socket and its use so far. Dropping it gives its port up and returns it to the socket pool.
+#[derive(Debug)]
+pub(super) struct PooledSocket {
+    socket: AsyncSocket,
+    server: SocketAddr,
+    /// Thread whose runtime watches the socket.
+    thread: ThreadId,
+    opened_at: Instant,
+    queries: u32,
+    /// A socket error was reported. Tokio considers the write side closed from then on, for good.
+    had_error: bool,
+}
+
+impl Drop for PooledSocket {
+    fn drop(&mut self) {
+        if !self.had_error && self.thread == std::thread::current().id() {
+            socket_pool::release(self.socket.clone(), self.server);
+        }
+    }
+}
+
+/// A socket without a query, counted in [`IDLE_SOCKETS`].
+#[derive(Debug)]
+struct IdleSocket(Option<PooledSocket>);
+
+impl Drop for IdleSocket {
+    fn drop(&mut self) {
+        IDLE_SOCKETS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Sockets {
+    /// Creates the set of sockets for `server`. None is open yet.
+    pub(crate) const fn new(server: SocketAddr, port_policy: PortPolicy) -> Self {
+        Self { server, port_policy, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Returns the address that the sockets are connected to.
+    pub(super) const fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Acquires a socket for one query: a random idle one of this thread with [`PortPolicy::Reuse`], or else one with a
+    /// fresh port.
+    ///
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// No socket can be opened, or there is no route to the server.
+    pub(super) fn acquire(&self) -> io::Result<PooledSocket> {
+        let thread = std::thread::current().id();
+        let mut socket = match self.take_idle(thread) {
+            Some(socket) => socket,
+            None => {
+                let socket = socket_pool::acquire(self.server)?;
+                PooledSocket {
+                    socket,
+                    server: self.server,
+                    thread,
+                    opened_at: Instant::now(),
+                    queries: 0,
+                    had_error: false,
+                }
+            }
+        };
+        socket.queries += 1;
+        Ok(socket)
+    }
+
+    /// Releases a socket whose query was answered. With [`PortPolicy::Reuse`] it becomes idle, otherwise its port is
+    /// given up.
+    pub(super) fn release(&self, socket: PooledSocket) {
+        if self.port_policy == PortPolicy::Fresh || socket.is_worn_out() {
+            return;
+        }
+        socket_pool::clear_readiness(&socket.socket);
+        let socket = IdleSocket(Some(socket));
+        let idle_of_process = IDLE_SOCKETS.fetch_add(1, Ordering::Relaxed);
+        let mut idle = self.idle();
+        if idle_of_process < MAX_IDLE && idle.len() < MAX_IDLE_PER_SERVER {
+            idle.push(socket);
+        }
+    }
+
+    /// Closes idle sockets that have reached the maximum age.
+    pub(in crate::upstream) fn close_expired(&self, now: Instant) {
+        let is_young = |socket: &PooledSocket| now.saturating_duration_since(socket.opened_at) < MAX_SOCKET_AGE;
+        self.idle().retain(|idle| idle.0.as_ref().is_some_and(is_young));
+    }
+
+    /// Closes all idle sockets. For a server that failed: it may have been replaced.
+    pub(in crate::upstream) fn close_all(&self) {
+        self.idle().clear();
+    }
+
+    /// Takes a random idle socket of this thread; `None` with [`PortPolicy::Fresh`].
+    fn take_idle(&self, thread: ThreadId) -> Option<PooledSocket> {
+        if self.port_policy == PortPolicy::Fresh {
+            return None;
+        }
+        let mut idle = self.idle();
+        let is_usable = |idle: &IdleSocket| idle.0.as_ref().is_some_and(|socket| socket.thread == thread);
+        let usable = idle.iter().filter(|idle| is_usable(idle)).count();
+        let chosen = if usable > 1 { rand::random_range(0..usable) } else { 0 };
+        let index = idle.iter().enumerate().filter(|(_, idle)| is_usable(idle)).nth(chosen)?.0;
+        idle.swap_remove(index).0.take()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleSocket>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PooledSocket {
+    /// Returns the local address and source port.
+    ///
+    /// # Errors
+    ///
+    /// `getsockname` fails.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.get_ref().local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
+    }
+
+    /// Sends a query. A pending ICMP error about an earlier packet does not prevent that.
+    ///
+    /// # Errors
+    ///
+    /// The packet cannot be sent.
+    pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
+        // The kernel reports a pending error once, instead of sending.
+        let socket = self.socket.get_ref();
+        if socket.send(message).is_err() {
+            socket.send(message)?;
+        }
+        Ok(())
+    }
+
+    /// Polls until a packet or the first socket error may be read, and returns which of them.
+    ///
+    /// # Errors
+    ///
+    /// The runtime shuts down.
+    pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+        if let Poll::Ready(readable) = self.socket.poll_read_ready(context) {
+            return Poll::Ready(readable.map(|_| Interest::READABLE));
+        }
+        if !self.had_error {
+            // Tokio reports an error without a packet as a closed write side.
+            drop(ready!(self.socket.poll_write_ready(context))?);
+            self.had_error = true;
+            return Poll::Ready(Ok(Interest::ERROR));
+        }
+        Poll::Pending
+    }
+
+    /// Receives one packet, after [`Self::poll_ready`] returned this interest.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is no packet. Other errors are ICMP errors about packets that were sent.
+    pub(super) fn recv<'b>(&self, interest: Interest, buffer: &'b mut [MaybeUninit<u8>]) -> io::Result<&'b [u8]> {
+        let ((packet, _), _) = self.socket.try_io(interest, |socket| Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?))?;
+        Ok(packet)
+    }
+
+    fn is_worn_out(&self) -> bool {
+        self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= MAX_SOCKET_AGE
+    }
+}
+
+#[cfg(test)]
+mod tests;

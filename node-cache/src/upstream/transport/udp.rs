@@ -1,0 +1,139 @@
+//! One query over UDP, with a random ID and port and 0x20 case (RFC 5452), and its response.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::Interest;
+
+use super::query_format::{ExchangeOutcome, QueryFormat};
+use super::sockets::{PooledSocket, Sockets};
+use crate::dns::edns::UDP_SIZE;
+use crate::dns::query::Transport;
+use crate::dns::question::{self, Question};
+use crate::dns::{Response, ResponseError};
+use crate::dnstap::{Sampled, Side, Tap};
+
+/// Octets that are read of a datagram. Longer than the advertised EDNS size, so that an oversized response is noticed.
+const RECEIVE_BUF_LEN: usize = 4096;
+
+/// Event on the socket of a query that was sent.
+pub(in crate::upstream) enum SocketEvent {
+    /// The exchange is over. No event follows.
+    Outcome(ExchangeOutcome),
+    /// An ICMP error (port or host unreachable). It can be spoofed, so the socket keeps listening.
+    Unreachable,
+}
+
+/// A query that was sent in a datagram and waits for its response without a timeout. Packets that do not match its ID,
+/// port and question are ignored.
+pub(in crate::upstream) struct UdpQuery {
+    socket: PooledSocket,
+    message: Vec<u8>,
+    format: QueryFormat,
+    sampled: Option<Box<Sampled>>,
+}
+
+impl UdpQuery {
+    /// Sends a query with a random ID from a pooled socket.
+    ///
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// No socket can be opened or connected, or the datagram cannot be sent.
+    pub(in crate::upstream) fn send(
+        sockets: &Sockets,
+        question: &Question,
+        format: QueryFormat,
+        tap: &Tap,
+    ) -> io::Result<Self> {
+        let socket = sockets.acquire()?;
+        let message = format.encode(question, rand::random());
+        let local = || socket.local_addr();
+        let sampled = tap.sample_query(Side::Forwarder, Transport::Udp, local, || Ok(sockets.server()), &message);
+        socket.send(&message)?;
+        Ok(Self { socket, message, format, sampled })
+    }
+
+    /// Polls for the next event. `server`, `question` and `tap` are those of [`Self::send`].
+    ///
+    /// # Errors
+    ///
+    /// The runtime shuts down.
+    pub(in crate::upstream) fn poll_event(
+        &mut self,
+        context: &mut Context<'_>,
+        server: SocketAddr,
+        question: &Question,
+        tap: &Tap,
+    ) -> Poll<io::Result<SocketEvent>> {
+        loop {
+            let interest = ready!(self.socket.poll_ready(context))?;
+            if let Some(event) = self.receive(interest, server, question, tap) {
+                return Poll::Ready(Ok(event));
+            }
+        }
+    }
+
+    /// Ends the query after this outcome and releases its socket for reuse where that is safe.
+    pub(in crate::upstream) fn finish(self, sockets: &Sockets, outcome: &ExchangeOutcome) {
+        // The other outcomes may be forged, and then the true response is still to come.
+        if matches!(outcome, ExchangeOutcome::Response(_) | ExchangeOutcome::Truncated) {
+            sockets.release(self.socket);
+        }
+    }
+
+    /// Receives one packet; `None` when there is none or it is ignored. The buffer is on the stack, so that a waiting
+    /// query does not hold one.
+    fn receive(&self, interest: Interest, server: SocketAddr, question: &Question, tap: &Tap) -> Option<SocketEvent> {
+        let mut buffer = [const { MaybeUninit::uninit() }; RECEIVE_BUF_LEN];
+        let packet = match self.socket.recv(interest, &mut buffer) {
+            Ok(packet) => packet,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => return Some(SocketEvent::Unreachable),
+        };
+        let Self { message, format, sampled, .. } = self;
+        let response = Response::read(packet, question::number(message), question);
+        let name_len = question.name.as_bytes().len();
+        if let (Some(sampled), Ok(_) | Err(ResponseError::Unreadable)) = (sampled, &response) {
+            tap.answer(sampled, packet);
+        }
+        let outcome = match response {
+            Ok(_) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {
+                ExchangeOutcome::CaseNotEchoed
+            }
+            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => ExchangeOutcome::Truncated,
+            Ok(response) => ExchangeOutcome::Response(format.restore_case(response, message, name_len)),
+            Err(ResponseError::Unreadable) if format.edns => ExchangeOutcome::FormatError,
+            Err(error) => {
+                tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
+                return None;
+            }
+        };
+        Some(SocketEvent::Outcome(outcome))
+    }
+}
+
+/// Queries a server over UDP and waits for the outcome without a timeout. ICMP errors are ignored.
+///
+/// # Errors
+///
+/// No socket can be opened or connected, or the datagram cannot be sent.
+pub(crate) async fn query(
+    sockets: &Sockets,
+    question: &Question,
+    format: QueryFormat,
+    tap: &Tap,
+) -> io::Result<ExchangeOutcome> {
+    let mut query = UdpQuery::send(sockets, question, format, tap)?;
+    loop {
+        let event = poll_fn(|context| query.poll_event(context, sockets.server(), question, tap)).await?;
+        if let SocketEvent::Outcome(outcome) = event {
+            query.finish(sockets, &outcome);
+            return Ok(outcome);
+        }
+    }
+}

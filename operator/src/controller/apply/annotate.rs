@@ -1,0 +1,162 @@
+//! Annotations of pods: the revision that applies to a pod and the zone of its node.
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use kube::core::Status;
+use kube::{Api, Client, ResourceExt};
+use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
+use serde_json::json;
+
+use crate::controller::observe::nodes::Nodes;
+use crate::controller::observe::pods::TierPod;
+use crate::error::Error;
+
+/// Maximum number of pods that are annotated at a time.
+const MAX_CONCURRENT_ANNOTATIONS: usize = 16;
+
+/// Annotations to write to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodAnnotations {
+    /// Namespace of the pod.
+    pub(super) namespace: String,
+    /// Name of the pod.
+    pub(super) pod: String,
+    /// UID of the pod: another pod of this name is not annotated.
+    pub(super) uid: String,
+    /// Revision for the pod; `None` before the first.
+    pub(super) revision: Option<String>,
+    /// Zone of the pod's node; `None` until the node is known.
+    pub(super) zone: Option<String>,
+}
+
+/// Returns the annotations of the pods whose revision or zone differs.
+#[must_use]
+pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<PodAnnotations> {
+    pods.iter()
+        .filter(|pod| !pod.terminating)
+        .filter_map(|pod| {
+            let zone = pod.node.as_deref().and_then(|node| nodes.zone_of(node)).map(str::to_owned);
+            let revision = revision.map(str::to_owned);
+            let revision_differs = revision.is_some() && revision != pod.annotated_revision;
+            let zone_differs = zone.is_some() && zone != pod.annotated_zone;
+            (revision_differs || zone_differs).then(|| PodAnnotations {
+                namespace: pod.namespace.clone(),
+                pod: pod.name.clone(),
+                uid: pod.uid.clone(),
+                revision,
+                zone,
+            })
+        })
+        .collect()
+}
+
+/// Annotates pods.
+///
+/// The patch is a patch of `pods/status`: this permission suffices for annotations and cannot change an image.
+///
+/// # Errors
+///
+/// The first failure, after an attempt for every pod. A pod that no longer exists is not a failure.
+pub(super) async fn annotate_pods(client: &Client, annotations: Vec<PodAnnotations>) -> Result<(), Error> {
+    let results: Vec<Result<(), Error>> = stream::iter(annotations)
+        .map(|annotations| annotate_pod(client, annotations))
+        .buffer_unordered(MAX_CONCURRENT_ANNOTATIONS)
+        .collect()
+        .await;
+    results.into_iter().collect()
+}
+
+async fn annotate_pod(client: &Client, annotations: PodAnnotations) -> Result<(), Error> {
+    let PodAnnotations { namespace, pod: name, uid, revision, zone } = annotations;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let mut desired = serde_json::Map::new();
+    for (key, value) in [(REVISION_ANNOTATION, &revision), (ZONE_ANNOTATION, &zone)] {
+        if let Some(value) = value {
+            desired.insert(key.to_owned(), json!(value));
+        }
+    }
+    tracing::debug!(pod = name, namespace, revision, zone, "annotating a pod");
+    let patch = json!({"metadata": {"uid": uid, "annotations": desired}});
+    let object = || format!("Pod {namespace}/{name}");
+    let pod = match pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(pod) => pod,
+        Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(()),
+        Err(source) => return Err(Error::request("annotate", object(), source)),
+    };
+    let was_kept = desired.iter().all(|(key, value)| pod.annotations().get(key).map(String::as_str) == value.as_str());
+    if was_kept { Ok(()) } else { Err(Error::AnnotationsDropped { object: object() }) }
+}
+
+/// Returns whether a response says that the pod no longer exists, or that another pod has its name.
+fn is_replaced(status: &Status) -> bool {
+    matches!(status.code, 404 | 409) || (status.code == 422 && status.message.contains("metadata.uid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::observe::pods::Component;
+
+    fn pod(name: &str, node: Option<&str>, revision: Option<&str>, zone: Option<&str>) -> TierPod {
+        TierPod {
+            namespace: "dnstier-node".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            tier: "default".to_owned(),
+            component: Component::NodeCache,
+            resolver_zone: None,
+            node: node.map(str::to_owned),
+            address: None,
+            metrics_port: 9353,
+            ready: false,
+            terminating: false,
+            annotated_revision: revision.map(str::to_owned),
+            annotated_zone: zone.map(str::to_owned),
+            waiting_reason: None,
+        }
+    }
+
+    fn nodes() -> Nodes {
+        let labels = [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into();
+        [("node-a", labels), ("node-b", Default::default())].into_iter().collect()
+    }
+
+    #[test]
+    fn a_new_pod_is_annotated_with_its_revision_and_its_zone() {
+        let plan = plan_annotations(&[pod("new", Some("node-a"), None, None)], &nodes(), Some("1a2b"));
+        assert_eq!(plan.len(), 1);
+        assert_eq!(plan[0].revision.as_deref(), Some("1a2b"));
+        assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
+    }
+
+    #[test]
+    fn a_pod_with_the_right_annotations_is_left_alone() {
+        let pods = [
+            pod("a", Some("node-a"), Some("1a2b"), Some("zone-a")),
+            pod("b", Some("node-b"), Some("1a2b"), Some("")),
+            pod("pending", None, Some("1a2b"), None),
+        ];
+        assert_eq!(plan_annotations(&pods, &nodes(), Some("1a2b")), []);
+    }
+
+    #[test]
+    fn a_pod_whose_node_moved_to_another_zone_is_annotated() {
+        let pods = [pod("a", Some("node-a"), Some("1a2b"), Some("zone-old"))];
+        let plan = plan_annotations(&pods, &nodes(), Some("1a2b"));
+        assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
+    }
+
+    #[test]
+    fn a_terminating_pod_keeps_its_annotations() {
+        let mut terminating = pod("a", Some("node-a"), Some("old"), Some("zone-a"));
+        terminating.terminating = true;
+        assert_eq!(plan_annotations(&[terminating], &nodes(), Some("new")), []);
+    }
+
+    #[test]
+    fn without_a_revision_the_zone_is_annotated_all_the_same() {
+        let plan = plan_annotations(&[pod("a", Some("node-a"), None, None)], &nodes(), None);
+        assert_eq!((plan[0].revision.as_deref(), plan[0].zone.as_deref()), (None, Some("zone-a")));
+    }
+}

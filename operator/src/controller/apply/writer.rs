@@ -1,0 +1,191 @@
+//! Writer: applies objects in the order of their dependencies and deletes orphans.
+
+use std::fmt::Debug;
+
+use dnstier_crds::FIELD_MANAGER;
+use futures::{StreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::controller::apply::annotate::{PodAnnotations, annotate_pods};
+use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
+use crate::controller::desired::Desired;
+use crate::controller::owned::OwnedObjects;
+use crate::error::Error;
+use crate::metrics::Metrics;
+
+/// Maximum number of objects of a kind that are written at a time.
+const MAX_CONCURRENT_WRITES: usize = 8;
+
+/// Writes to the cluster.
+pub(super) struct Writer<'a> {
+    /// Client of the API server.
+    pub(super) client: &'a Client,
+    /// Metrics of the writes.
+    pub(super) metrics: &'a Metrics,
+}
+
+/// Number of writes of a reconciliation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WriteCounts {
+    /// Objects that were applied or deleted.
+    pub(super) objects: usize,
+    /// Pods that were annotated.
+    pub(super) pods: usize,
+}
+
+impl WriteCounts {
+    /// Returns the number of all writes.
+    pub(super) fn total(self) -> usize {
+        self.objects + self.pods
+    }
+}
+
+impl Writer<'_> {
+    /// Writes the desired state: accounts, policies and Services, then the revisions, then the annotations of pods that
+    /// name a revision, then workloads. Orphans are deleted last.
+    ///
+    /// # Errors
+    ///
+    /// The first failure of a step. Later steps depend on earlier ones and are left out.
+    pub(super) async fn apply(
+        &self,
+        desired: &Desired,
+        existing: &OwnedObjects,
+        annotations: Vec<PodAnnotations>,
+    ) -> Result<WriteCounts, Error> {
+        let objects = &desired.objects;
+        let mut counts = WriteCounts::default();
+        counts.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
+        counts.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
+        counts.objects += self.apply_all(&objects.services, &existing.services).await?;
+        counts.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
+        if desired.revision.is_none() {
+            return Ok(counts);
+        }
+        counts.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
+        counts.pods = self.annotate(annotations).await?;
+        counts.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
+        counts.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
+        counts.objects += self.prune(objects, existing).await?;
+        Ok(counts)
+    }
+
+    /// Annotates pods and returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The first failure.
+    pub(super) async fn annotate(&self, annotations: Vec<PodAnnotations>) -> Result<usize, Error> {
+        let count = annotations.len();
+        for _ in &annotations {
+            self.metrics.record_write("Pod", "annotate");
+        }
+        annotate_pods(self.client, annotations).await.map(|()| count)
+    }
+
+    /// Deletes orphans and returns their number. Workloads are first: a Service outlives the pods behind it.
+    async fn prune(&self, desired: &OwnedObjects, existing: &OwnedObjects) -> Result<usize, Error> {
+        let mut deleted = 0;
+        deleted += self.delete_orphans(&desired.deployments, &existing.deployments).await?;
+        deleted += self.delete_orphans(&desired.daemon_sets, &existing.daemon_sets).await?;
+        deleted += self.delete_orphans(&desired.config_maps, &existing.config_maps).await?;
+        deleted += self.delete_orphans(&desired.disruption_budgets, &existing.disruption_budgets).await?;
+        deleted += self.delete_orphans(&desired.services, &existing.services).await?;
+        deleted += self.delete_orphans(&desired.network_policies, &existing.network_policies).await?;
+        deleted += self.delete_orphans(&desired.service_accounts, &existing.service_accounts).await?;
+        Ok(deleted)
+    }
+
+    /// Applies the objects of one kind and returns the number of writes.
+    async fn apply_all<K: OwnedKind>(&self, desired: &[K], existing: &[K]) -> Result<usize, Error> {
+        let writes: Vec<_> = desired
+            .iter()
+            .map(|object| self.apply_one(object, existing.iter().find(|other| is_same_object(object, *other))))
+            .collect();
+        let results: Vec<Result<usize, Error>> =
+            stream::iter(writes).buffer_unordered(MAX_CONCURRENT_WRITES).collect().await;
+        results.into_iter().sum()
+    }
+
+    /// Applies one object, unless it is up to date, and returns the number of writes.
+    async fn apply_one<K: OwnedKind>(&self, object: &K, existing: Option<&K>) -> Result<usize, Error> {
+        let to_json = |object: &K| {
+            serde_json::to_value(object).map_err(|source| Error::Serialize { object: describe(object), source })
+        };
+        let mut desired = to_json(object)?;
+        stamp_applied_hash(&mut desired);
+        if let Some(existing) = existing
+            && is_up_to_date(&desired, &to_json(existing)?)
+        {
+            return Ok(0);
+        }
+        let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        self.metrics.record_write(K::KIND, "apply");
+        tracing::info!(kind = K::KIND, namespace = object.namespace(), name = object.name_any(), "applying an object");
+        let patch: Patch<&Value> = Patch::Apply(&desired);
+        match api.patch(&object.name_any(), &params, &patch).await {
+            Ok(_) => Ok(1),
+            Err(source) => Err(Error::request("apply", describe(object), source)),
+        }
+    }
+
+    /// Deletes the objects of one kind that are not desired, and returns their number.
+    async fn delete_orphans<K: OwnedKind>(&self, desired: &[K], existing: &[K]) -> Result<usize, Error> {
+        let mut deleted = 0;
+        for orphan in orphans(desired, existing) {
+            let api: Api<K> = Api::namespaced(self.client.clone(), &orphan.namespace().unwrap_or_default());
+            // With the UID, an object that was recreated under this name in between is not deleted.
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: orphan.uid(), resource_version: None }),
+                ..DeleteParams::background()
+            };
+            self.metrics.record_write(K::KIND, "delete");
+            tracing::info!(
+                kind = K::KIND,
+                namespace = orphan.namespace(),
+                name = orphan.name_any(),
+                "deleting an orphan"
+            );
+            match api.delete(&orphan.name_any(), &params).await {
+                Ok(_) => deleted += 1,
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(source) => return Err(Error::request("delete", describe(orphan), source)),
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// A kind of object that a tier owns.
+trait OwnedKind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + ApiObject {}
+
+impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + ApiObject> OwnedKind for K {}
+
+/// An object that the client reads and writes.
+trait ApiObject: k8s_openapi::Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync {}
+
+impl<K: k8s_openapi::Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync> ApiObject for K {}
+
+/// Returns the existing objects that are not desired and are not being deleted.
+fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec<&'a K> {
+    existing
+        .iter()
+        .filter(|object| object.meta().deletion_timestamp.is_none())
+        .filter(|object| !desired.iter().any(|other| is_same_object(*object, other)))
+        .collect()
+}
+
+fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {
+    one.meta().name == other.meta().name && one.meta().namespace == other.meta().namespace
+}
+
+/// Returns kind, namespace and name of an object, for an error.
+fn describe<K: OwnedKind>(object: &K) -> String {
+    format!("{} {}/{}", K::KIND, object.namespace().unwrap_or_default(), object.name_any())
+}

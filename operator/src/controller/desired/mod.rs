@@ -1,0 +1,66 @@
+//! Desired: builds the objects of a validated tier, without a client or a clock. One file for each kind of object.
+
+mod accounts;
+mod config;
+mod config_map;
+mod disruption;
+mod meta;
+mod network_policy;
+mod node_cache;
+mod pod;
+mod services;
+#[cfg(test)]
+mod tests;
+mod zone_resolver;
+
+pub(crate) use config_map::active_revision;
+
+use crate::controller::desired::config::RenderedRevision;
+use crate::controller::finding::Finding;
+use crate::controller::owned::OwnedObjects;
+use crate::controller::validate::tier::ValidatedTier;
+use crate::settings::Settings;
+
+/// Desired state of a tier.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    /// Desired objects.
+    pub(crate) objects: OwnedObjects,
+    /// Revision for every pod.
+    ///
+    /// `None` until the shadow Services of the cluster DNS and the Services of at least one zone have ClusterIPs: a
+    /// configuration without these addresses would not work. ConfigMaps and workloads are not in `objects` until then.
+    pub(crate) revision: Option<RenderedRevision>,
+}
+
+/// Builds the desired state of a tier.
+///
+/// `existing` provides the ClusterIPs of Services and the older revisions. Those that the annotation of a pod names
+/// (`annotated_revisions`) stay in the ConfigMap.
+///
+/// # Errors
+///
+/// A [`Finding`] when the data plane would refuse the configuration, or when it is too large.
+pub(crate) fn build(
+    tier: &ValidatedTier,
+    settings: &Settings,
+    existing: &OwnedObjects,
+    annotated_revisions: &[String],
+) -> Result<Desired, Finding> {
+    let mut services: Vec<_> = services::shadow_services(tier).into();
+    services.extend(tier.zones.iter().flat_map(|zone| services::zone_services(tier, zone, settings)));
+    let mut objects = OwnedObjects {
+        service_accounts: accounts::service_accounts(tier, settings),
+        network_policies: vec![network_policy::network_policy(tier, settings)],
+        services,
+        disruption_budgets: tier.zones.iter().map(|zone| disruption::disruption_budget(tier, zone, settings)).collect(),
+        ..OwnedObjects::default()
+    };
+    let revision = config::render(tier, settings, existing)?;
+    if let Some(revision) = &revision {
+        objects.config_maps = config_map::config_maps(tier, settings, revision, existing, annotated_revisions);
+        objects.daemon_sets = vec![node_cache::daemon_set(tier, settings)];
+        objects.deployments = tier.zones.iter().map(|zone| zone_resolver::deployment(tier, zone, settings)).collect();
+    }
+    Ok(Desired { objects, revision })
+}

@@ -1,0 +1,182 @@
+use dnstier_crds::conditions::Reason;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use node_cache_config::Config;
+
+use super::*;
+use crate::controller::fixtures::{apply_to, build_desired, cluster, serving, settings};
+use crate::controller::owned::labels;
+use crate::controller::validate::validate;
+
+const EVERYTHING: &str = "
+clusterDomain: example.internal
+nodeCache:
+  instances: 3
+  capture: {clusterDns: Enabled, addresses: [169.254.20.11, 'fd00::53']}
+  cache: {size: 1.5Gi, maxTtl: 30m, negativeMaxTtl: 10s, serveStale: 0s}
+  allowFrom: [10.1.0.0/16]
+  metricsPort: 9400
+  image: mirror.example/node-cache:2
+  nodeSelector: {pool: blue}
+  tolerations: [{key: dedicated, operator: Exists}]
+  priorityClassName: important
+  podLabels: {team: dns, app.kubernetes.io/name: other}
+  podAnnotations: {note: hello, dnstier.io/revision: forged}
+resolvers:
+  replicasPerZone: 3
+  zones: [zone-a]
+  upstreams: [{addresses: [192.0.2.53], port: 5353, protocol: TCP}]
+  cache: {size: 100M}
+  resources: {requests: {cpu: '1'}, limits: {cpu: '2'}}
+routes:
+- {suffix: corp.example, upstreams: [{addresses: [10.0.0.53]}]}
+";
+
+fn yaml(value: &impl serde::Serialize) -> String {
+    serde_saphyr::to_string(value).unwrap()
+}
+
+/// Returns the desired state of the second reconciliation, which knows the ClusterIPs of the Services from the first.
+fn settled(spec: &str) -> Desired {
+    let mut observed = cluster(spec);
+    let first = build_desired(&observed);
+    apply_to(&mut observed, first);
+    build_desired(&observed)
+}
+
+fn config(desired: &Desired) -> Config {
+    Config::from_json(desired.revision.as_ref().unwrap().json.as_bytes()).unwrap()
+}
+
+#[test]
+fn an_empty_spec_gives_these_objects() {
+    insta::assert_snapshot!(yaml(&settled("{}").objects));
+}
+
+#[test]
+fn a_spec_that_says_everything_gives_these_objects() {
+    insta::assert_snapshot!(yaml(&settled(EVERYTHING).objects));
+}
+
+#[test]
+fn an_empty_spec_gives_this_configuration() {
+    insta::assert_snapshot!(serde_json::to_string_pretty(&config(&settled("{}"))).unwrap());
+}
+
+#[test]
+fn a_spec_that_says_everything_gives_this_configuration() {
+    insta::assert_snapshot!(serde_json::to_string_pretty(&config(&settled(EVERYTHING))).unwrap());
+}
+
+#[test]
+fn without_the_addresses_of_its_services_a_tier_has_no_workload_yet() {
+    let desired = build_desired(&cluster("{}"));
+    assert!(desired.revision.is_none());
+    assert!(desired.objects.daemon_sets.is_empty() && desired.objects.config_maps.is_empty());
+    assert_eq!(desired.objects.services.len(), 8);
+}
+
+#[test]
+fn a_new_zone_joins_the_configuration_once_its_service_has_an_address() {
+    let mut observed = serving("{}");
+    let before = build_desired(&observed).revision.unwrap().id;
+    observed.nodes = observed
+        .nodes
+        .nodes_per_zone()
+        .into_keys()
+        .chain(["zone-d".to_owned()])
+        .map(|zone| (format!("node-in-{zone}"), [("topology.kubernetes.io/zone".to_owned(), zone)].into()))
+        .collect();
+    let first = build_desired(&observed);
+    assert_eq!(first.revision.as_ref().unwrap().id, before, "the others are not kept waiting");
+    assert_eq!(first.objects.deployments.len(), 4);
+    apply_to(&mut observed, first);
+    assert_eq!(config(&build_desired(&observed)).zones.len(), 4);
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    assert_eq!(yaml(&settled(EVERYTHING).objects), yaml(&settled(EVERYTHING).objects));
+}
+
+#[test]
+fn every_object_is_owned_labelled_and_never_blocks_a_deletion() {
+    let objects = settled("{}").objects;
+    let mut count = 0;
+    let mut check = |meta: &ObjectMeta| {
+        let owner = &meta.owner_references.as_ref().unwrap()[0];
+        assert_eq!((owner.kind.as_str(), owner.name.as_str(), owner.controller), ("DnsTier", "default", Some(true)));
+        assert_eq!(owner.block_owner_deletion, None);
+        let labels = meta.labels.as_ref().unwrap();
+        for key in ["name", "instance", "component", "part-of", "managed-by"] {
+            assert!(labels.contains_key(&format!("app.kubernetes.io/{key}")), "{meta:?}");
+        }
+        count += 1;
+    };
+    objects.service_accounts.iter().for_each(|object| check(object.meta()));
+    objects.network_policies.iter().for_each(|object| check(object.meta()));
+    objects.services.iter().for_each(|object| check(object.meta()));
+    objects.disruption_budgets.iter().for_each(|object| check(object.meta()));
+    objects.config_maps.iter().for_each(|object| check(object.meta()));
+    objects.daemon_sets.iter().for_each(|object| check(object.meta()));
+    objects.deployments.iter().for_each(|object| check(object.meta()));
+    assert_eq!(count, 2 + 1 + 8 + 3 + 2 + 1 + 3);
+}
+
+#[test]
+fn what_only_the_configuration_says_does_not_touch_the_pods() {
+    let templates = |spec: &str| {
+        let objects = settled(spec).objects;
+        (yaml(&objects.daemon_sets), yaml(&objects.deployments))
+    };
+    let before = templates("{}");
+    for spec in [
+        "routes: [{suffix: corp.example, upstreams: [{addresses: [10.0.0.53]}]}]",
+        "nodeCache: {cache: {maxTtl: 5m}}",
+        "nodeCache: {allowFrom: [10.0.0.0/8]}",
+        "nodeCache: {capture: {addresses: [169.254.20.11]}}",
+        "resolvers: {upstreams: [{addresses: [192.0.2.53]}]}",
+    ] {
+        assert_eq!(templates(spec), before, "{spec}");
+    }
+}
+
+#[test]
+fn a_zone_that_lost_its_nodes_carries_the_time() {
+    let mut observed = serving("{}");
+    observed.nodes =
+        [("node-a", [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into())].into_iter().collect();
+    let desired = build_desired(&observed);
+    let since: Vec<_> = desired
+        .objects
+        .deployments
+        .iter()
+        .map(|deployment| deployment.annotations().get(labels::EMPTY_SINCE).cloned())
+        .collect();
+    let now = Some("2026-01-02T00:00:00Z".to_owned());
+    assert_eq!(since, [None, now.clone(), now]);
+    assert_eq!(config(&desired).zones.len(), 3, "a zone that may come back changes no configuration");
+}
+
+#[test]
+fn a_configuration_that_is_too_large_is_refused_with_its_size() {
+    let mut spec = String::from("routes:\n");
+    for index in 0..250 {
+        let suffix = format!("{}.{}.x{index}.example", "a".repeat(60), "b".repeat(60));
+        let upstream = |third: u8| {
+            let addresses: Vec<String> = (1..=8).map(|last| format!("192.0.{third}.{last}")).collect();
+            format!("{{addresses: [{}]}}", addresses.join(", "))
+        };
+        spec.push_str(&format!("- {{suffix: {suffix}, upstreams: [{}, {}]}}\n", upstream(2), upstream(3)));
+    }
+    let mut observed = cluster("{}");
+    let first = build_desired(&observed);
+    apply_to(&mut observed, first);
+    let owned = observed.owned.clone();
+    let mut observed = cluster(&spec);
+    observed.owned = owned;
+    let tier = validate(&observed, &settings()).unwrap();
+    let Err(finding) = build(&tier, &settings(), &observed.owned, &[]) else { panic!("it is refused") };
+    assert_eq!(finding.reason, Reason::RevisionTooLarge);
+    assert!(finding.message.contains("150 KiB") && finding.message.contains("spec.routes"), "{}", finding.message);
+}

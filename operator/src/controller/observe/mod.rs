@@ -1,0 +1,242 @@
+//! Observe: reads the state of the cluster that a reconciliation needs.
+//!
+//! A list that fails fails the reconciliation: no decision is based on partial state.
+
+pub(crate) mod nodes;
+pub(crate) mod pods;
+pub(crate) mod poll;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use dnstier_crds::DnsTier;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::controller::finding::Finding;
+use crate::controller::observe::nodes::{NodeMeta, Nodes};
+use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::poll::{PodReports, PodStatus};
+use crate::controller::owned::{OwnedObjects, labels, names};
+use crate::error::Error;
+use crate::settings::Settings;
+
+/// Maximum number of objects in a page of a list.
+const LIST_PAGE_SIZE: u32 = 500;
+/// Age above which an event no longer explains a missing pod.
+const MAX_EVENT_AGE: SignedDuration = SignedDuration::from_mins(20);
+
+/// A tier as the watch delivers it: a tier that cannot be deserialized does not hide the others.
+pub(crate) type WatchedTier = DeserializeGuard<DnsTier>;
+
+/// State of the cluster in one reconciliation.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    /// The tier.
+    pub(crate) tier: Arc<DnsTier>,
+    /// All other tiers.
+    pub(crate) other_tiers: Vec<DnsTier>,
+    /// The Nodes.
+    pub(crate) nodes: Nodes,
+    /// The Service that `clusterDns` names.
+    pub(crate) cluster_dns: ClusterDnsLookup,
+    /// Objects that the tier owns.
+    pub(crate) owned: OwnedObjects,
+    /// Pods of the tier, ordered by namespace and name.
+    pub(crate) pods: Vec<TierPod>,
+    /// Reports of the status polls.
+    pub(crate) reports: Arc<PodReports>,
+    /// Message of the DaemonSet controller about node pods that it cannot create; `None` while no pod is missing.
+    pub(crate) pod_creation_failure: Option<String>,
+    /// Time of the reconciliation, in whole seconds.
+    pub(crate) now: Timestamp,
+}
+
+/// Result of reading the Service that `clusterDns` names.
+#[derive(Clone, Debug)]
+pub(crate) enum ClusterDnsLookup {
+    /// The Service.
+    Found(Box<Service>),
+    /// No such Service exists.
+    NotFound,
+    /// The operator is denied to read the Service.
+    Forbidden(Finding),
+}
+
+impl Observed {
+    /// Returns the status of a pod from the last poll; `None` when that poll failed.
+    #[must_use]
+    pub(crate) fn status_of(&self, pod: &TierPod) -> Option<&PodStatus> {
+        self.reports.get(&pod.uid)?.current_status()
+    }
+
+    /// Returns the revisions that the annotations of the tier's pods name.
+    #[must_use]
+    pub(crate) fn annotated_revisions(&self) -> Vec<String> {
+        self.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect()
+    }
+}
+
+/// Reads the state of the cluster, from the stores of the watches and from the API server.
+pub(crate) struct Observer {
+    /// Client of the API server.
+    pub(crate) client: Client,
+    /// Settings of the operator.
+    pub(crate) settings: Arc<Settings>,
+    /// All tiers.
+    pub(crate) tiers: Store<WatchedTier>,
+    /// All Nodes.
+    pub(crate) nodes: Store<NodeMeta>,
+    /// Pods of all tiers, one store for each namespace.
+    pub(crate) pods: Vec<Store<Pod>>,
+    /// Reports of the status polls.
+    pub(crate) reports: watch::Receiver<Arc<PodReports>>,
+}
+
+impl Observer {
+    /// Reads the state of the cluster for a reconciliation of `tier`.
+    ///
+    /// # Errors
+    ///
+    /// The first read that fails.
+    pub(crate) async fn observe(&self, tier: Arc<DnsTier>) -> Result<Observed, Error> {
+        let name = tier.name_any();
+        let now = now();
+        let cluster_dns = self.look_up_cluster_dns(&tier).await?;
+        let cluster_dns_is_readable = !matches!(cluster_dns, ClusterDnsLookup::Forbidden(_));
+        let owned = self.list_owned(&tier, cluster_dns_is_readable).await?;
+        let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
+        Ok(Observed {
+            other_tiers: self.other_tiers(&name),
+            nodes: self.nodes.state().iter().map(|node| (node.name_any(), node.labels().clone())).collect(),
+            reports: self.reports.borrow().clone(),
+            pods: self.pods_of(&name),
+            tier,
+            cluster_dns,
+            owned,
+            pod_creation_failure,
+            now,
+        })
+    }
+
+    /// Returns the tiers of other names that can be deserialized.
+    fn other_tiers(&self, name: &str) -> Vec<DnsTier> {
+        let tiers = self.tiers.state();
+        let readable = tiers.iter().filter_map(|tier| tier.0.as_ref().ok());
+        readable.filter(|tier| tier.name_any() != name).cloned().collect()
+    }
+
+    fn pods_of(&self, tier: &str) -> Vec<TierPod> {
+        let mut pods: Vec<TierPod> = self
+            .pods
+            .iter()
+            .flat_map(|store| store.state())
+            .filter_map(|pod| TierPod::from_pod(&pod))
+            .filter(|pod| pod.tier == tier)
+            .collect();
+        pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+        pods
+    }
+
+    async fn look_up_cluster_dns(&self, tier: &DnsTier) -> Result<ClusterDnsLookup, Error> {
+        let reference = &tier.spec.cluster_dns;
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &reference.namespace);
+        match services.get_opt(&reference.name).await {
+            Ok(Some(service)) => Ok(ClusterDnsLookup::Found(Box::new(service))),
+            Ok(None) => Ok(ClusterDnsLookup::NotFound),
+            Err(source) => {
+                let object = format!("Service {}/{}", reference.namespace, reference.name);
+                let error = Error::request("read", object, source);
+                if error.is_forbidden() { Ok(ClusterDnsLookup::Forbidden(Finding::from(&error))) } else { Err(error) }
+            }
+        }
+    }
+
+    async fn list_owned(&self, tier: &DnsTier, cluster_dns_is_readable: bool) -> Result<OwnedObjects, Error> {
+        let settings = &self.settings;
+        let pod_namespaces = settings.pod_namespaces();
+        let resolver_namespace = [settings.namespace.as_str()];
+        let node_namespace = [settings.node_namespace.as_str()];
+        let mut service_namespaces = settings.service_namespaces();
+        let cluster_dns_namespace = tier.spec.cluster_dns.namespace.as_str();
+        if cluster_dns_is_readable && !service_namespaces.contains(&cluster_dns_namespace) {
+            service_namespaces.push(cluster_dns_namespace);
+        }
+        let name = tier.name_any();
+        Ok(OwnedObjects {
+            service_accounts: self.list(&name, &pod_namespaces).await?,
+            network_policies: self.list(&name, &resolver_namespace).await?,
+            services: self.list(&name, &service_namespaces).await?,
+            disruption_budgets: self.list(&name, &resolver_namespace).await?,
+            config_maps: self.list(&name, &pod_namespaces).await?,
+            daemon_sets: self.list(&name, &node_namespace).await?,
+            deployments: self.list(&name, &resolver_namespace).await?,
+        })
+    }
+
+    /// Lists the objects of one kind that a tier owns.
+    async fn list<K>(&self, tier: &str, namespaces: &[&str]) -> Result<Vec<K>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let mut objects = Vec::new();
+        for namespace in namespaces {
+            let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+            let mut params = ListParams::default().labels(&labels::query_tier(tier)).limit(LIST_PAGE_SIZE);
+            loop {
+                let page = api
+                    .list(&params)
+                    .await
+                    .map_err(|source| Error::request("list", format!("{} in {namespace}", K::plural(&())), source))?;
+                let continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+                objects.extend(page);
+                let Some(token) = continue_token else { break };
+                params = params.continue_token(&token);
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Returns the reason why pods of the DaemonSet are missing: a DaemonSet has no condition for this, but its
+    /// controller emits an event.
+    async fn pod_creation_failure(
+        &self,
+        owned: &OwnedObjects,
+        tier: &str,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let namespace = &self.settings.node_namespace;
+        let name = names::node_cache(tier);
+        let status = owned.daemon_set(namespace, &name).and_then(|daemon_set| daemon_set.status.as_ref());
+        if status.is_none_or(|status| status.current_number_scheduled >= status.desired_number_scheduled) {
+            return Ok(None);
+        }
+        let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let events = events
+            .list(&ListParams::default().fields(&fields))
+            .await
+            .map_err(|source| Error::request("list", format!("events in {namespace}"), source))?;
+        let time = |event: &Event| {
+            let last = event.last_timestamp.as_ref().map(|time| time.0);
+            last.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        };
+        let recent =
+            events.items.into_iter().filter(|event| time(event).is_some_and(|time| time + MAX_EVENT_AGE > now));
+        Ok(recent.max_by_key(time).and_then(|event| event.message))
+    }
+}
+
+/// Returns the time in whole seconds, the precision of the API.
+#[must_use]
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,92 @@
+//! Labels and annotations of a tier's objects, and the selectors over them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+/// Label with the name of the tier.
+pub(crate) const INSTANCE: &str = "app.kubernetes.io/instance";
+/// Label with the part of the tier: one of the `COMPONENT_*` values.
+pub(crate) const COMPONENT: &str = "app.kubernetes.io/component";
+/// Label with the zone, on every object of one zone.
+pub(crate) const ZONE: &str = "dnstier.io/zone";
+/// Annotation of a zone's Deployment: the time (RFC 3339) since which the zone has no node.
+pub(crate) const EMPTY_SINCE: &str = "dnstier.io/empty-since";
+/// Annotation of a pod: the port of its `/status`.
+pub(crate) const METRICS_PORT: &str = "dnstier.io/metrics-port";
+/// Annotation of the ConfigMap: its revisions from the newest to the oldest, separated by commas.
+pub(crate) const REVISIONS: &str = "dnstier.io/revisions";
+/// Annotation of every object: a hash of the desired object of the last apply.
+pub(crate) const APPLIED: &str = "dnstier.io/applied";
+/// Prefix of the annotations and labels that only this operator sets.
+pub(crate) const PREFIX: &str = "dnstier.io/";
+
+/// Component of the node pods.
+pub(crate) const COMPONENT_NODE_CACHE: &str = "node-cache";
+/// Component of the zones' resolvers.
+pub(crate) const COMPONENT_ZONE_RESOLVER: &str = "zone-resolver";
+/// Component of the shadow Services of the cluster DNS Service.
+pub(crate) const COMPONENT_CLUSTER_DNS: &str = "cluster-dns";
+
+const NAME: &str = "app.kubernetes.io/name";
+const PART_OF: &str = "app.kubernetes.io/part-of";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const DNSTIER: &str = "dnstier";
+const OPERATOR: &str = "dnstier-operator";
+
+/// Returns the labels of an object of a tier.
+#[must_use]
+pub(crate) fn component_labels(tier: &str, component: &str) -> BTreeMap<String, String> {
+    to_map([(NAME, DNSTIER), (INSTANCE, tier), (COMPONENT, component), (PART_OF, DNSTIER), (MANAGED_BY, OPERATOR)])
+}
+
+/// Returns the labels of an object of one zone of a tier.
+#[must_use]
+pub(crate) fn zone_labels(tier: &str, zone: &str) -> BTreeMap<String, String> {
+    let mut labels = component_labels(tier, COMPONENT_ZONE_RESOLVER);
+    labels.insert(ZONE.to_owned(), zone.to_owned());
+    labels
+}
+
+/// Returns the labels that select the pods of a component. A workload's selector is immutable, so these labels never
+/// change between releases.
+#[must_use]
+pub(crate) fn component_selector(tier: &str, component: &str) -> BTreeMap<String, String> {
+    to_map([(NAME, DNSTIER), (INSTANCE, tier), (COMPONENT, component)])
+}
+
+/// Returns the labels that select the resolvers of one zone.
+#[must_use]
+pub(crate) fn zone_selector(tier: &str, zone: &str) -> BTreeMap<String, String> {
+    let mut labels = component_selector(tier, COMPONENT_ZONE_RESOLVER);
+    labels.insert(ZONE.to_owned(), zone.to_owned());
+    labels
+}
+
+/// Converts labels to the selector type of workloads, budgets and policies.
+#[must_use]
+pub(crate) fn label_selector(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+/// Returns the list query for the objects of all tiers.
+#[must_use]
+pub(crate) fn query_managed() -> String {
+    format!("{MANAGED_BY}={OPERATOR}")
+}
+
+/// Returns the list query for the objects of one tier.
+#[must_use]
+pub(crate) fn query_tier(tier: &str) -> String {
+    format!("{MANAGED_BY}={OPERATOR},{INSTANCE}={tier}")
+}
+
+/// Returns the list query for the pods of all tiers.
+#[must_use]
+pub(crate) fn query_pods() -> String {
+    format!("{NAME}={DNSTIER},{PART_OF}={DNSTIER},{MANAGED_BY}={OPERATOR}")
+}
+
+fn to_map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}

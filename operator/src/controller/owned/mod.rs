@@ -1,0 +1,71 @@
+//! The objects that a tier owns, by kind, with their names and labels. Desired and observed state have this shape.
+
+pub(crate) mod labels;
+pub(crate) mod names;
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
+use serde::Serialize;
+
+/// The objects that a tier owns.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OwnedObjects {
+    /// Accounts of the pods, without token.
+    pub(crate) service_accounts: Vec<ServiceAccount>,
+    /// Ingress policy of the zones' resolvers.
+    pub(crate) network_policies: Vec<NetworkPolicy>,
+    /// Services of the zones, and shadow Services of the cluster DNS Service.
+    pub(crate) services: Vec<Service>,
+    /// Disruption budgets of the zones' resolvers.
+    pub(crate) disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Revisions of the configuration.
+    pub(crate) config_maps: Vec<ConfigMap>,
+    /// Workload of the node pods.
+    pub(crate) daemon_sets: Vec<DaemonSet>,
+    /// Workloads of the zones' resolvers.
+    pub(crate) deployments: Vec<Deployment>,
+}
+
+impl OwnedObjects {
+    /// Returns the Service of this name in this namespace.
+    #[must_use]
+    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        find(&self.services, namespace, name)
+    }
+
+    /// Returns the ConfigMap of this name in this namespace.
+    #[must_use]
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {
+        find(&self.config_maps, namespace, name)
+    }
+
+    /// Returns the DaemonSet of this name in this namespace.
+    #[must_use]
+    pub(crate) fn daemon_set(&self, namespace: &str, name: &str) -> Option<&DaemonSet> {
+        find(&self.daemon_sets, namespace, name)
+    }
+}
+
+fn find<'a, K: ResourceExt>(objects: &'a [K], namespace: &str, name: &str) -> Option<&'a K> {
+    objects
+        .iter()
+        .find(|object| object.meta().name.as_deref() == Some(name) && object.namespace().as_deref() == Some(namespace))
+}
+
+/// Returns the ClusterIPs of a Service; empty for a headless Service and before one is allocated.
+#[must_use]
+pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let addresses = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(addresses), _) => addresses.clone(),
+        (None, Some(address)) => vec![address.clone()],
+        (None, None) => Vec::new(),
+    };
+    addresses.iter().filter_map(|address| address.parse().ok()).collect()
+}

@@ -1,0 +1,138 @@
+//! Conditions of a tier, computed from the facts and the outcome of the apply step.
+
+use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report};
+
+use crate::controller::apply::ApplyOutcome;
+use crate::controller::finding::Finding;
+use crate::controller::observe::Observed;
+use crate::controller::status::facts::{Facts, to_count};
+use crate::controller::status::findings::{
+    blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings,
+};
+use crate::controller::status::text::plural;
+
+/// Maximum number of findings in the message of a condition.
+const MAX_FINDINGS: usize = 3;
+
+/// Conditions of a tier.
+pub(super) struct ConditionSet {
+    /// Reports of the conditions that are present.
+    pub(super) reports: Vec<Report>,
+    /// Message of the most important condition.
+    pub(super) summary: String,
+}
+
+impl ConditionSet {
+    /// Computes the conditions of a tier.
+    pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
+        let blocking = blocking_findings(observed, outcome);
+        let degraded = degraded_findings(observed, outcome, facts);
+        let progress = progress_finding(observed, outcome, facts);
+        // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
+        let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
+            not_ready_findings(facts, progress.as_ref())
+        } else {
+            Vec::new()
+        };
+
+        let ready = ready_condition(&blocking, &not_ready, facts);
+        let degraded = degraded_condition(&blocking, degraded, not_ready);
+        let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling_findings(&blocking));
+        let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { progress.into_iter().collect() };
+        let progressing = progressing_condition(&progress, stalled.as_ref());
+        let reconciling = report_findings(ConditionType::Reconciling, ConditionStatus::True, &progress);
+
+        let most_important = [&ready, &degraded, &progressing].into_iter().find(|report| !is_good(report));
+        let summary = most_important.unwrap_or(&ready).message.clone();
+        let mut reports = vec![ready, progressing, degraded];
+        reports.extend(reconciling);
+        reports.extend(stalled);
+        Self { reports, summary }
+    }
+}
+
+/// Returns the conditions of a tier in a cluster that the operator is denied to read.
+pub(super) fn unknown_conditions(finding: &Finding) -> Vec<Report> {
+    let condition = |type_, status| report(type_, status, finding.reason, &finding.message);
+    vec![
+        condition(ConditionType::Ready, ConditionStatus::Unknown),
+        condition(ConditionType::Progressing, ConditionStatus::False),
+        condition(ConditionType::Degraded, ConditionStatus::True),
+        condition(ConditionType::Stalled, ConditionStatus::True),
+    ]
+}
+
+fn ready_condition(blocking: &[Finding], not_ready: &[Finding], facts: &Facts) -> Report {
+    let findings = [blocking, not_ready].concat();
+    report_findings(ConditionType::Ready, ConditionStatus::False, &findings).unwrap_or_else(|| {
+        report(ConditionType::Ready, ConditionStatus::True, Reason::Serving, &serving_message(facts))
+    })
+}
+
+fn degraded_condition(blocking: &[Finding], degraded: Vec<Finding>, not_ready: Vec<Finding>) -> Report {
+    let mut findings = blocking.to_vec();
+    findings.extend(degraded);
+    // Nodes and resolvers that start or roll out are expected to be missing; others are not.
+    findings.extend(
+        not_ready.into_iter().filter(|finding| !matches!(finding.reason, Reason::Starting | Reason::RollingOut)),
+    );
+    report_findings(ConditionType::Degraded, ConditionStatus::True, &findings).unwrap_or_else(|| {
+        report(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong.")
+    })
+}
+
+fn progressing_condition(progress: &[Finding], stalled: Option<&Report>) -> Report {
+    if let Some(report) = report_findings(ConditionType::Progressing, ConditionStatus::True, progress) {
+        return report;
+    }
+    match stalled {
+        Some(stalled) => {
+            Report { type_: ConditionType::Progressing, status: ConditionStatus::False, ..stalled.clone() }
+        }
+        None => report(
+            ConditionType::Progressing,
+            ConditionStatus::False,
+            Reason::Settled,
+            "What the spec asks for is in force everywhere.",
+        ),
+    }
+}
+
+/// Returns the message of a ready tier.
+fn serving_message(facts: &Facts) -> String {
+    let resolvers = facts.resolvers_ready();
+    let zones = to_count(facts.zones.len());
+    format!(
+        "{} through their caches, {} in {} behind them.",
+        if facts.nodes.ready == 1 {
+            "1 node answers".to_owned()
+        } else {
+            format!("{} nodes answer", facts.nodes.ready)
+        },
+        plural(resolvers, "resolver"),
+        plural(zones, "zone")
+    )
+}
+
+/// Returns whether a condition has the status of a tier without problems.
+fn is_good(report: &Report) -> bool {
+    match report.type_ {
+        ConditionType::Ready => report.status == ConditionStatus::True,
+        _ => report.status == ConditionStatus::False,
+    }
+}
+
+/// Returns a condition with the reason of the first finding and the messages of the first few; `None` without findings.
+fn report_findings(type_: ConditionType, status: ConditionStatus, findings: &[Finding]) -> Option<Report> {
+    let first = findings.first()?;
+    let mut messages: Vec<&str> = findings.iter().take(MAX_FINDINGS).map(|finding| finding.message.as_str()).collect();
+    let omitted = format!("({} more.)", findings.len().saturating_sub(MAX_FINDINGS));
+    if findings.len() > MAX_FINDINGS {
+        messages.push(&omitted);
+    }
+    Some(report(type_, status, first.reason, &messages.join(" ")))
+}
+
+fn report(type_: ConditionType, status: ConditionStatus, reason: Reason, message: &str) -> Report {
+    Report { type_, status, reason, message: message.to_owned() }
+}

@@ -1,0 +1,108 @@
+//! Events of a tier: one for each reason for which conditions changed.
+
+use dnstier_crds::DnsTier;
+use dnstier_crds::conditions::ConditionType;
+use dnstier_crds::v1alpha1::DnsTierStatus;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Resource, ResourceExt};
+
+/// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
+const MAX_NOTE_BYTES: usize = 1_000;
+/// Conditions whose changes are published. `Reconciling` repeats `Progressing`.
+const PUBLISHED: [ConditionType; 4] =
+    [ConditionType::Ready, ConditionType::Progressing, ConditionType::Degraded, ConditionType::Stalled];
+
+/// Publishes an event for each changed condition. A failure is only logged: the status has the same messages.
+pub(super) async fn publish_transitions(recorder: &Recorder, tier: &DnsTier, status: &DnsTierStatus) {
+    let previous = tier.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    for event in transitions(previous, &status.conditions) {
+        if let Err(error) = recorder.publish(&event, &tier.object_ref(&())).await {
+            tracing::warn!(tier = tier.name_any(), reason = event.reason, %error, "an event cannot be published");
+        }
+    }
+}
+
+/// Returns an event for each condition whose status or reason changed.
+fn transitions(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for condition in current {
+        let Some(type_) = PUBLISHED.into_iter().find(|type_| type_.name() == condition.type_) else { continue };
+        let changed = match previous.iter().find(|previous| previous.type_ == condition.type_) {
+            Some(previous) => previous.status != condition.status || previous.reason != condition.reason,
+            None => true,
+        };
+        // Several conditions may have changed for one reason, which makes one event.
+        if changed && events.iter().all(|event| event.reason != condition.reason) {
+            events.push(event(type_, condition));
+        }
+    }
+    events
+}
+
+fn event(type_: ConditionType, condition: &Condition) -> Event {
+    let is_warning = match type_ {
+        ConditionType::Ready => condition.status != "True",
+        ConditionType::Degraded | ConditionType::Stalled => condition.status == "True",
+        ConditionType::Progressing | ConditionType::Reconciling => false,
+    };
+    let char_ends = condition.message.char_indices().map(|(start, char)| start + char.len_utf8());
+    let note_len = char_ends.take_while(|end| *end <= MAX_NOTE_BYTES).last().unwrap_or_default();
+    let note = condition.message[..note_len].to_owned();
+    Event {
+        type_: if is_warning { EventType::Warning } else { EventType::Normal },
+        reason: condition.reason.clone(),
+        note: Some(note),
+        action: format!("{}{}", condition.type_, condition.status),
+        secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    #[test]
+    fn only_a_change_of_status_or_reason_is_an_event() {
+        let previous =
+            [condition("Ready", "True", "Serving", "3 nodes"), condition("Degraded", "False", "Healthy", "")];
+        let current =
+            [condition("Ready", "True", "Serving", "4 nodes"), condition("Degraded", "True", "AddressForeign", "x")];
+        let events = transitions(&previous, &current);
+        assert_eq!(events.len(), 1);
+        assert_eq!((events[0].reason.as_str(), events[0].type_), ("AddressForeign", EventType::Warning));
+    }
+
+    #[test]
+    fn one_reason_is_one_event_however_many_conditions_it_changes() {
+        let current = [
+            condition("Ready", "False", "ClusterDnsNotFound", "x"),
+            condition("Progressing", "False", "ClusterDnsNotFound", "x"),
+            condition("Degraded", "True", "ClusterDnsNotFound", "x"),
+            condition("Stalled", "True", "ClusterDnsNotFound", "x"),
+        ];
+        let events = transitions(&[], &current);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].type_, EventType::Warning);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let message = "ü".repeat(2_000);
+        let events = transitions(&[], &[condition("Ready", "False", "Starting", &message)]);
+        assert!(events[0].note.as_ref().is_some_and(|note| note.len() <= MAX_NOTE_BYTES));
+    }
+}

@@ -1,0 +1,188 @@
+//! Findings about a tier, computed from the facts and the outcome of the apply step.
+
+use dnstier_crds::conditions::Reason;
+use kube::ResourceExt;
+
+use crate::controller::apply::ApplyOutcome;
+use crate::controller::finding::Finding;
+use crate::controller::observe::Observed;
+use crate::controller::status::facts::{Facts, ZoneFacts};
+use crate::controller::status::text::{join_some, plural, sanitize, zone_text};
+use crate::controller::status::upstreams;
+
+/// Returns the findings that keep the newest spec from being in force.
+pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
+    let mut blocking = match outcome {
+        ApplyOutcome::Invalid { findings, active_revision } => findings
+            .iter()
+            .map(|finding| match active_revision {
+                Some(revision) => Finding::new(
+                    finding.reason,
+                    format!("{} Configuration {revision} stays in force.", finding.message),
+                ),
+                None => finding.clone(),
+            })
+            .collect(),
+        ApplyOutcome::Valid { failure, .. } => failure.iter().cloned().collect::<Vec<_>>(),
+    };
+    blocking.extend(observed.pod_creation_failure.as_ref().map(|message| creation_failure(message, observed)));
+    blocking
+}
+
+/// Returns the finding for node pods that cannot be created, with the command that helps where there is one.
+fn creation_failure(message: &str, observed: &Observed) -> Finding {
+    let message = sanitize(message);
+    if !message.contains("violates PodSecurity") {
+        let reason = if message.contains("forbidden") { Reason::Forbidden } else { Reason::ApplyFailed };
+        return Finding::new(reason, format!("Node pods cannot be created: {message}."));
+    }
+    let daemon_set = observed.owned.daemon_sets.first();
+    let namespace = daemon_set.and_then(ResourceExt::namespace).unwrap_or_default();
+    Finding::new(
+        Reason::PodSecurity,
+        format!(
+            "Node pods need the host network and NET_ADMIN, which namespace {namespace} does not permit: allow it with \
+             `kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite`."
+        ),
+    )
+}
+
+/// Returns the blocking findings that only a change of the spec or of the cluster resolves. The others are retried.
+pub(super) fn stalling_findings(blocking: &[Finding]) -> Vec<Finding> {
+    blocking.iter().filter(|finding| finding.reason != Reason::ApplyFailed).cloned().collect()
+}
+
+/// Returns the findings about missing nodes and resolvers. Those that progress explains have its reason.
+pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
+    let nodes = &facts.nodes;
+    let with_progress_reason = |finding: Finding| match progress {
+        Some(progress) => Finding::new(progress.reason, finding.message),
+        None => finding,
+    };
+    let mut findings = Vec::new();
+    if nodes.desired == 0 {
+        findings.push(with_progress_reason(Finding::new(
+            Reason::NoNodes,
+            "No node runs the caches yet; when this stays, look at spec.nodeCache.nodeSelector and affinity.",
+        )));
+    } else if nodes.ready < nodes.desired {
+        let message = format!(
+            "The caches of {} of {} do not answer: {}.",
+            nodes.desired - nodes.ready,
+            plural(nodes.desired, "node"),
+            join_some(&nodes.not_ready)
+        );
+        let finding = Finding::new(Reason::NodesNotReady, message);
+        let starting = progress.is_some_and(|progress| progress.reason == Reason::Starting);
+        findings.push(if nodes.rolling_out || starting { with_progress_reason(finding) } else { finding });
+    }
+    let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
+    if facts.zones.is_empty() || zones_down.len() == facts.zones.len() {
+        let message = "No resolver of any zone is ready; names outside of the cluster are answered from memory only.";
+        findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
+    } else if !zones_down.is_empty() {
+        let zones: Vec<String> = zones_down.iter().map(|zone| zone_text(&zone.name)).collect();
+        let message = format!("No resolver of {} is ready; its nodes ask other zones.", join_some(&zones));
+        let finding = Finding::new(Reason::ResolversNotReady, message);
+        let rolling_out = zones_down.iter().all(|zone| zone.rolling_out);
+        findings.push(if rolling_out {
+            with_progress_reason(finding)
+        } else {
+            with_starting_reason(progress, finding)
+        });
+    }
+    findings
+}
+
+/// Replaces the reason of a finding while the tier is starting.
+fn with_starting_reason(progress: Option<&Finding>, finding: Finding) -> Finding {
+    match progress {
+        Some(progress) if progress.reason == Reason::Starting => Finding::new(Reason::Starting, finding.message),
+        _ => finding,
+    }
+}
+
+/// Returns the findings about problems that may exist while all queries are answered.
+pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Vec<Finding> {
+    let mut findings = match outcome {
+        ApplyOutcome::Invalid { .. } => Vec::new(),
+        ApplyOutcome::Valid { warnings, .. } => warnings.clone(),
+    };
+    for refusal in &facts.refusals {
+        findings.push(Finding::new(Reason::RevisionRefused, format!("{refusal}.")));
+    }
+    if !facts.foreign_addresses.is_empty() {
+        findings.push(Finding::new(
+            Reason::AddressForeign,
+            format!(
+                "{} was put there by somebody else and is left alone; remove what did that (NodeLocal DNSCache, \
+                 kube-proxy in IPVS mode) or capture other addresses.",
+                join_some(&facts.foreign_addresses)
+            ),
+        ));
+    }
+    findings.extend(facts.zones.iter().filter_map(|zone| {
+        let message = sanitize(zone.creation_failure.as_ref()?);
+        let reason = match &message {
+            text if text.contains("violates PodSecurity") => Reason::PodSecurity,
+            text if text.contains("forbidden") => Reason::Forbidden,
+            _ => Reason::ResolversNotReady,
+        };
+        Some(Finding::new(reason, format!("Resolvers of {} cannot be created: {message}.", zone_text(&zone.name))))
+    }));
+    findings.extend(upstreams::findings(observed));
+    let incomplete_zones: Vec<String> = facts
+        .zones
+        .iter()
+        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling_out)
+        .map(|zone| format!("{} ({} of {})", zone_text(&zone.name), zone.ready, zone.desired))
+        .collect();
+    if !incomplete_zones.is_empty() {
+        let message = format!("Resolvers are missing in {}.", join_some(&incomplete_zones));
+        findings.push(Finding::new(Reason::ResolversNotReady, message));
+    }
+    if !facts.unresponsive_instances.is_empty() {
+        let message = format!("{} did not answer their agent.", join_some(&facts.unresponsive_instances));
+        findings.push(Finding::new(Reason::NodesNotReady, message));
+    }
+    if !facts.unreachable_pods.is_empty() {
+        let message = format!("These pods run but do not say how they are: {}.", join_some(&facts.unreachable_pods));
+        findings.push(Finding::new(Reason::StatusUnknown, message));
+    }
+    findings
+}
+
+/// Returns the finding about a start or a rollout in progress; `None` when the spec is in force everywhere.
+pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Option<Finding> {
+    let has_served =
+        observed.tier.status.as_ref().and_then(|status| status.revision.as_ref()?.current.as_ref()).is_some();
+    let nodes = &facts.nodes;
+    let reason = if has_served { Reason::RollingOut } else { Reason::Starting };
+    if !has_served && (nodes.desired == 0 || nodes.ready < nodes.desired) {
+        let message = format!("{} of {} answer through their caches.", nodes.ready, plural(nodes.desired, "node"));
+        return Some(Finding::new(reason, message));
+    }
+    let ApplyOutcome::Valid { revision, writes, .. } = outcome else { return None };
+    let rolling_zones: Vec<String> = facts
+        .zones
+        .iter()
+        .filter(|zone| zone.rolling_out || !zone.is_on_revision)
+        .map(|zone| zone_text(&zone.name))
+        .collect();
+    let nodes_behind = nodes.desired.saturating_sub(nodes.updated);
+    let message = match revision {
+        None => "The addresses of the tier's own Services are not known yet.".to_owned(),
+        Some(revision) if nodes_behind > 0 => {
+            format!(
+                "Configuration {revision} and the newest pod template are not everywhere yet: {nodes_behind} of {} to \
+                 go.",
+                plural(nodes.desired, "node")
+            )
+        }
+        Some(_) if nodes.rolling_out => "Node pods are being replaced.".to_owned(),
+        Some(_) if !rolling_zones.is_empty() => format!("Resolvers of {} take over.", join_some(&rolling_zones)),
+        Some(_) if *writes > 0 => "Objects were written and have yet to take effect.".to_owned(),
+        Some(_) => return None,
+    };
+    Some(Finding::new(reason, message))
+}

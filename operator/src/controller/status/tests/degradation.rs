@@ -1,0 +1,56 @@
+//! Condition `Degraded`.
+
+use node_cache_config::status::CaptureState;
+
+use super::*;
+use crate::controller::fixtures::{change_node_status, deployment_of};
+
+#[test]
+fn a_foreign_address_is_named_with_its_node() {
+    let mut observed = settled();
+    change_node_status(&mut observed, "node-pod-c", |status| {
+        status.captured[2].state = CaptureState::Foreign;
+    });
+    assert_condition(
+        &reconciled_status(&observed),
+        "Degraded",
+        "True",
+        Reason::AddressForeign,
+        &["169.254.20.10 on node-c"],
+    );
+}
+
+#[test]
+fn a_zone_that_misses_one_of_two_resolvers_is_degraded_and_ready() {
+    let mut observed = settled();
+    deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+    assert_condition(&status, "Degraded", "True", Reason::ResolversNotReady, &["zone-b (1 of 2)"]);
+}
+
+#[test]
+fn a_ready_pod_is_reported_after_two_failed_polls() {
+    let mut observed = settled();
+    let before = observed.reports["uid-of-node-pod-a"].clone();
+    let failed = |failures| {
+        let mut report = before.clone();
+        report.failures = failures;
+        report.poll_error = Some("no answer within 2 s".to_owned());
+        report
+    };
+    Arc::make_mut(&mut observed.reports).insert("uid-of-node-pod-a".to_owned(), failed(1));
+    assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
+    Arc::make_mut(&mut observed.reports).insert("uid-of-node-pod-a".to_owned(), failed(2));
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Degraded", "True", Reason::StatusUnknown, &["node-a (no answer within 2 s)"]);
+    assert_eq!(status.summary.unwrap().updated, "3/3", "what it had in force it has still");
+}
+
+#[test]
+fn a_named_zone_without_nodes_is_degraded() {
+    let observed = serving("resolvers: {zones: [zone-a, zone-b, zone-c, zone-x]}");
+    let status = reconciled_status(&observed);
+    let observed = with_status(observed, status);
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ZoneWithoutNodes, &["zone-x"]);
+}

@@ -1,0 +1,50 @@
+//! Condition `Degraded` for upstreams that do not answer.
+
+use node_cache_config::status::UpstreamStatus;
+
+use super::*;
+use crate::controller::fixtures::{change_node_status, change_resolver_status};
+
+fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
+    UpstreamStatus { scope: scope.to_owned(), address: address.parse().unwrap(), healthy, sent: 10, timeouts: 3 }
+}
+
+#[test]
+fn a_dead_upstream_is_a_condition_and_never_unreadiness() {
+    let mut observed = settled();
+    for pod in ["resolver-a-0", "resolver-a-1", "resolver-b-0", "resolver-b-1"] {
+        let healthy = pod.starts_with("resolver-b");
+        change_resolver_status(&mut observed, pod, |status| {
+            status.instance.upstreams = vec![upstream("forward", "192.0.2.53:53", healthy)];
+        });
+    }
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Degraded", "True", Reason::UpstreamUnreachable, &["192.0.2.53:53", "zone-a"]);
+    assert!(!condition(&status, "Degraded").unwrap().message.contains("zone-b"));
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+    assert!(status.summary.unwrap().message.contains("192.0.2.53:53"));
+}
+
+#[test]
+fn one_dead_server_of_a_group_is_no_dead_group() {
+    let mut observed = settled();
+    for pod in ["node-pod-a", "node-pod-b", "node-pod-c"] {
+        change_node_status(&mut observed, pod, |status| {
+            status.instances[0].upstreams =
+                vec![upstream("cluster", "10.0.0.1:53", false), upstream("cluster", "10.0.0.2:53", true)];
+        });
+    }
+    assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
+    for pod in ["node-pod-a", "node-pod-b"] {
+        change_node_status(&mut observed, pod, |status| {
+            status.instances[0].upstreams[1].healthy = false;
+        });
+    }
+    assert_condition(
+        &reconciled_status(&observed),
+        "Degraded",
+        "True",
+        Reason::UpstreamUnreachable,
+        &["cluster DNS", "node-a and node-b"],
+    );
+}

@@ -1,0 +1,132 @@
+//! Validate: checks a spec against the state of the cluster and resolves it to a [`ValidatedTier`], or to findings.
+//!
+//! The API server has already refused everything that a spec alone shows to be invalid.
+
+mod allow_from;
+mod cluster_dns;
+mod conflicts;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tier;
+mod upstreams;
+mod zones;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dnstier_crds::conditions::Reason;
+use dnstier_crds::v1alpha1 as api;
+use kube::{Resource, ResourceExt};
+use node_cache_config::{Cache, Captured};
+
+use crate::controller::finding::Finding;
+use crate::controller::observe::Observed;
+use crate::controller::owned::{cluster_ips, labels};
+use crate::controller::validate::allow_from::{allow_from_or_default, with_private_networks};
+use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
+use crate::controller::validate::conflicts::conflicts_with_older_tiers;
+use crate::controller::validate::tier::{NodeCache, Resolvers, ValidatedTier};
+use crate::controller::validate::upstreams::{route, upstream_loops, upstream_source};
+use crate::controller::validate::zones::{ZonePlan, plan_zones};
+use crate::settings::Settings;
+
+/// Validates a tier against the state of the cluster.
+///
+/// # Errors
+///
+/// All findings that keep the tier from being applied; never empty.
+pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<ValidatedTier, Vec<Finding>> {
+    let tier = &*observed.tier;
+    let spec = &tier.spec;
+    let service = cluster_dns_service(observed).map_err(|finding| vec![finding])?;
+    let cluster_dns = cluster_dns(observed, service).map_err(|finding| vec![finding])?;
+    let captured = captured_addresses(&spec.node_cache.capture, &cluster_ips(service));
+    let mut findings = conflicts_with_older_tiers(tier, &observed.other_tiers);
+    findings.extend(upstream_loops(tier, &captured));
+    let Some(owner) = tier.controller_owner_ref(&()).filter(|_| findings.is_empty()) else {
+        return Err(findings);
+    };
+    let plan = plan_zones(
+        &observed.nodes,
+        &spec.resolvers.zones,
+        &spec.resolvers.pod.node_selector,
+        &deployed_zones(observed),
+        observed.now,
+        settings.zone_prune_delay,
+    );
+    let allow_from = allow_from_or_default(&spec.node_cache.allow_from);
+    Ok(ValidatedTier {
+        name: tier.name_any(),
+        owner,
+        cluster_domain: spec.cluster_domain.clone(),
+        cluster_dns,
+        captured,
+        node_cache: NodeCache {
+            instances: u32::from(spec.node_cache.instances),
+            cache_size: spec.node_cache.cache_size().bytes(),
+            cache: cache_bounds(&spec.node_cache.cache),
+            allow_from: allow_from.clone(),
+            metrics_port: spec.node_cache.metrics_port,
+            pods: spec.node_cache.pod.clone(),
+        },
+        resolvers: Resolvers {
+            replicas_per_zone: i32::from(spec.resolvers.replicas_per_zone),
+            cache_size: spec.resolvers.cache_size().bytes(),
+            cache: cache_bounds(&spec.resolvers.cache),
+            allow_from: with_private_networks(allow_from),
+            upstreams: upstream_source(&spec.resolvers),
+            pods: spec.resolvers.pod.clone(),
+        },
+        routes: spec.routes.iter().map(route).collect(),
+        warnings: zone_warnings(&plan),
+        zones: plan.zones,
+        next_prune: plan.next_prune,
+    })
+}
+
+/// Returns the zones that have a Deployment, with the time (RFC 3339) since which they have no node.
+fn deployed_zones(observed: &Observed) -> BTreeMap<String, Option<String>> {
+    observed
+        .owned
+        .deployments
+        .iter()
+        .filter_map(|deployment| {
+            let zone = deployment.labels().get(labels::ZONE)?.clone();
+            Some((zone, deployment.annotations().get(labels::EMPTY_SINCE).cloned()))
+        })
+        .collect()
+}
+
+fn zone_warnings(plan: &ZonePlan) -> Vec<Finding> {
+    if plan.without_nodes.is_empty() {
+        return Vec::new();
+    }
+    vec![Finding::new(
+        Reason::ZoneWithoutNodes,
+        format!(
+            "spec.resolvers.zones: no Node has the label topology.kubernetes.io/zone={}; name zones that have nodes.",
+            plan.without_nodes.join(" or ")
+        ),
+    )]
+}
+
+fn cache_bounds(cache: &api::Cache) -> Cache {
+    Cache {
+        max_ttl: cache.max_ttl.seconds(),
+        negative_max_ttl: cache.negative_max_ttl.seconds(),
+        serve_stale: cache.serve_stale.seconds(),
+    }
+}
+
+/// Returns the addresses to capture, each once: the ClusterIPs of the cluster DNS, then those of the spec.
+fn captured_addresses(capture: &api::Capture, cluster_ips: &[IpAddr]) -> Vec<Captured> {
+    let cluster_ips = if capture.takes_cluster_dns() { cluster_ips } else { &[] };
+    let mut captured: Vec<Captured> =
+        cluster_ips.iter().map(|address| Captured { address: *address, service: true }).collect();
+    for address in &capture.addresses {
+        if !cluster_ips.contains(address) {
+            captured.push(Captured { address: *address, service: false });
+        }
+    }
+    captured
+}

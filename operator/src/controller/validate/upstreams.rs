@@ -1,0 +1,58 @@
+//! Upstreams of the resolvers and of routes, and those of them that would make a forwarding loop.
+
+use dnstier_crds::DnsTier;
+use dnstier_crds::conditions::Reason;
+use dnstier_crds::v1alpha1 as api;
+use node_cache_config::{Captured, Protocol, Route, Upstream, UpstreamSource};
+
+use crate::controller::finding::Finding;
+
+pub(super) fn upstream_source(resolvers: &api::Resolvers) -> UpstreamSource {
+    match resolvers.mode {
+        api::Mode::Forward if resolvers.upstreams.is_empty() => UpstreamSource::ResolvConf,
+        api::Mode::Forward => UpstreamSource::Servers(servers(&resolvers.upstreams)),
+    }
+}
+
+/// Returns every address of the upstreams as a server, in the order of the spec.
+fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
+    let protocol = |protocol| match protocol {
+        api::Protocol::Udp => Protocol::Udp,
+        api::Protocol::Tcp => Protocol::Tcp,
+    };
+    upstreams
+        .iter()
+        .flat_map(|upstream| {
+            upstream.servers().map(|address| Upstream { address, protocol: protocol(upstream.protocol) })
+        })
+        .collect()
+}
+
+pub(super) fn route(route: &api::Route) -> Route {
+    Route { suffix: route.suffix.clone(), upstreams: servers(&route.upstreams) }
+}
+
+/// Finds upstreams whose queries would return to the tier, because nodes capture their address.
+pub(super) fn upstream_loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Finding> {
+    let default_upstreams = tier.spec.resolvers.upstreams.iter().enumerate();
+    let mut upstreams_by_field: Vec<(String, &api::Upstream)> =
+        default_upstreams.map(|(index, upstream)| (format!("spec.resolvers.upstreams[{index}]"), upstream)).collect();
+    for route in &tier.spec.routes {
+        let upstreams = route.upstreams.iter();
+        upstreams_by_field.extend(upstreams.map(|upstream| (format!("spec.routes[{}]", route.suffix), upstream)));
+    }
+    upstreams_by_field
+        .into_iter()
+        .flat_map(|(field, upstream)| upstream.addresses.iter().map(move |address| (field.clone(), *address)))
+        .filter(|(_, address)| captured.iter().any(|captured| captured.address == *address))
+        .map(|(field, address)| {
+            Finding::new(
+                Reason::UpstreamLoop,
+                format!(
+                    "{field}: {address} is an address that this tier captures, so its questions would come back; name \
+                     the server behind it."
+                ),
+            )
+        })
+        .collect()
+}

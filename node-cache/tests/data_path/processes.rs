@@ -83,7 +83,7 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
-        .env("DNSTIER_LOG", "warn")
+        .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdin(Stdio::null())
         .spawn()
         .unwrap();

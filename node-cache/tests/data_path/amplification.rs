@@ -11,7 +11,7 @@ use crate::support::{
     unknown_record,
 };
 
-const LIMIT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Script of a server that tries to have more queries sent than necessary.
 type Trick = fn(&ReceivedQuery) -> Action;
@@ -74,7 +74,8 @@ async fn no_datagram_is_longer_than_1232_octets_whatever_a_client_says_that_it_t
         for checking_disabled in [false, true] {
             big.edns.as_mut().unwrap().set_max_payload(size);
             big.metadata.checking_disabled = checking_disabled;
-            let response = exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), LIMIT).await.unwrap();
+            let response =
+                exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), RESPONSE_TIMEOUT).await.unwrap();
             assert!(response.len() <= usize::from(size.clamp(512, 1232)), "{size}: {}", response.len());
         }
     }

@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::support::{Action, Authority, Tier, address_record, ede, exchange, query_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Names that are queried before the server is known to be down.
 const NAMES_BEFORE_DOWN: usize = 20;
 
@@ -30,7 +30,7 @@ async fn blackout(names: usize, duration: Duration) {
     });
     join_all(lookups).await;
     while tier.resolver.snapshot().unwrap().upstreams()[0].healthy {
-        assert!(started.elapsed() < LIMIT, "it is known to be dead");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be dead");
         exchange(tier.address, &query_for(&names[0], RecordType::A)).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -60,7 +60,7 @@ async fn blackout(names: usize, duration: Duration) {
         while exchange(tier.address, &query_for(name, RecordType::A)).await.answers[0].data
             != address_record("x", 0, "192.0.2.2").data
         {
-            assert!(up_since.elapsed() < LIMIT, "{name} is not fresh");
+            assert!(up_since.elapsed() < RECOVERY_TIMEOUT, "{name} is not fresh");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

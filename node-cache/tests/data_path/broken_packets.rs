@@ -6,7 +6,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::support::{Action, Authority, ReceivedQuery, Tier, address_record, exchange, exchange_raw, query_for};
 
-const SOON: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Name, type and class in the question section of every packet here.
 const WWW: &[u8] = b"\x03www\x07example\x00";
 const A_IN: &[u8] = &[0, 1, 0, 1];
@@ -103,7 +103,7 @@ async fn broken_questions_are_malformed_and_reach_nobody() {
         packets.push((mistake, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
     }
     for (mistake, packet) in packets {
-        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await;
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, RESPONSE_TIMEOUT).await;
         let response = response.unwrap_or_else(|| panic!("{mistake}: no answer"));
         assert_eq!((response.len(), response[2] & 0x80, response[3] & 0x0f), (12, 0x80, 1), "{mistake}");
     }

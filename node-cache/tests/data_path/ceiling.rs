@@ -13,11 +13,11 @@ use crate::processes::ZoneResolver;
 use crate::require::{open_files, require};
 use crate::support::{Action, Authority, ReceivedQuery, config, exchange, query_for, response_with, unknown_record};
 
-const CONTAINER: u64 = 128 << 20;
+const CONTAINER_BYTES: u64 = 128 << 20;
 /// Limit of a process's memory in bytes: a cache of 4 MiB and 16 MiB beside it. An optimized process took 15 MB with
 /// one worker and 18 with four. Unoptimized code is twice as long and takes more memory: 21 and 23 MB.
-const CEILING: u64 = if cfg!(debug_assertions) { 28 << 20 } else { 20 << 20 };
-const LONG: RecordType = RecordType::Unknown(65_280);
+const MAX_MEMORY_BYTES: u64 = if cfg!(debug_assertions) { 28 << 20 } else { 20 << 20 };
+const LONG_RTYPE: RecordType = RecordType::Unknown(65_280);
 
 /// Memory cgroup (version 1), removed on drop.
 struct Container(PathBuf);
@@ -36,7 +36,7 @@ impl Container {
         }
         let container = Self(cgroups.join(format!("dnstier-test-{process}")));
         std::fs::create_dir(&container.0).ok()?;
-        std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER.to_string()).unwrap();
+        std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER_BYTES.to_string()).unwrap();
         std::fs::write(container.0.join("cgroup.procs"), process.to_string()).unwrap();
         Some(container)
     }
@@ -65,7 +65,7 @@ fn upstream(query: &ReceivedQuery) -> Action {
     let name = query.name().to_ascii().to_ascii_lowercase();
     match name.as_bytes()[0] {
         b'n' => Action::Ignore,
-        b'l' if query.rtype() == LONG => {
+        b'l' if query.rtype() == LONG_RTYPE => {
             let count = if query.tcp { 63 } else { 1 };
             let mut message =
                 response_with(query, (0..count).map(|_| unknown_record(&name, 65_280, &[7; 1000])).collect());
@@ -127,7 +127,7 @@ async fn load(workers: &str, duration: Duration) {
         for _ in 0..600 {
             number += 1;
             for socket in &sockets {
-                let unique = query_for(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
+                let unique = query_for(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG_RTYPE);
                 let _ = socket.try_send_to(&unique.to_vec().unwrap(), resolver.dns);
             }
             if number.is_multiple_of(20) {
@@ -136,7 +136,7 @@ async fn load(workers: &str, duration: Duration) {
         }
         for part in 0..40 {
             let source = format!("127.0.0.{}:0", 10 + part % 20);
-            let long = query_for(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
+            let long = query_for(&format!("l{number}-{part}.example"), LONG_RTYPE).to_vec().unwrap();
             let framed = [&u16::try_from(long.len()).unwrap().to_be_bytes()[..], &long].concat().repeat(32);
             connections.extend(send_unread(&source, resolver.dns, &framed).await);
             for _ in 0..8 {
@@ -151,7 +151,7 @@ async fn load(workers: &str, duration: Duration) {
         max_anon = max_anon.max(status_kb(process, "RssAnon"));
     }
     let peak = status_kb(process, "VmHWM");
-    assert!(1024 * peak <= CEILING, "{peak} kB, {max_anon} kB of its own");
+    assert!(1024 * peak <= MAX_MEMORY_BYTES, "{peak} kB, {max_anon} kB of its own");
 }
 
 #[tokio::test]

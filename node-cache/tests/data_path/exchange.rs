@@ -105,15 +105,15 @@ fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
 
 /// Sends this many forged responses, always before the true one.
 async fn forge(count: usize) {
-    const EACH: usize = 200;
+    const FORGERIES_PER_QUERY: usize = 200;
     let authority = Authority::start(|query| {
-        let mut packets: Vec<_> = forgeries(query).iter().cycle().take(EACH).cloned().collect();
+        let mut packets: Vec<_> = forgeries(query).iter().cycle().take(FORGERIES_PER_QUERY).cloned().collect();
         packets.push(query.default_response(300, 1).to_vec().unwrap());
         Action::SendRaw(packets)
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    for number in 0..count / EACH {
+    for number in 0..count / FORGERIES_PER_QUERY {
         authority.clear_queries();
         let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
         assert_eq!(response.answers[0].data, address_record("x", 0, "192.0.2.1").data, "n{number}.example");

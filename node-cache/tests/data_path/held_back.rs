@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
-const SENT: usize = 5_000;
+const QUERY_COUNT: usize = 5_000;
 /// Limit of queries in flight for one client.
 const MAX_IN_FLIGHT: usize = 1_024;
 
@@ -30,7 +30,7 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     victim.connect(tier.address).await.unwrap();
     let started = Instant::now();
-    for number in 0..SENT {
+    for number in 0..QUERY_COUNT {
         victim.send(&query_for(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
         // Waits until the worker has read them; a full socket buffer would lose some.
         while number % 50 == 0 && tier.serving.workers().datagrams()[0] <= number as u64 {
@@ -47,5 +47,5 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     }
     assert!(burst > 0 && burst <= MAX_IN_FLIGHT, "{burst}");
     let dropped = tier.resolver.metrics().traffic(0, 0).dropped;
-    assert!(dropped > SENT as u64 / 4, "{dropped}");
+    assert!(dropped > QUERY_COUNT as u64 / 4, "{dropped}");
 }

@@ -13,7 +13,7 @@ use crate::support::{
     exchange_raw, negative_response, query_for, response_with, txt_strings, unknown_record,
 };
 
-const SOON: Duration = Duration::from_millis(300);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 
 async fn start() -> (Authority, Tier) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
@@ -42,8 +42,8 @@ async fn responses_are_never_answered() {
     let (authority, tier) = start().await;
     let mut response = query_for("www.example", RecordType::A);
     response.metadata.message_type = MessageType::Response;
-    assert_eq!(exchange_from("127.0.0.1:0", tier.address, &response, SOON).await, None);
-    assert_eq!(exchange_raw(tier.address, "127.0.0.1:0", b"short", SOON).await, None);
+    assert_eq!(exchange_from("127.0.0.1:0", tier.address, &response, RESPONSE_TIMEOUT).await, None);
+    assert_eq!(exchange_raw(tier.address, "127.0.0.1:0", b"short", RESPONSE_TIMEOUT).await, None);
     assert_eq!(authority.queries().len(), 0);
     assert_eq!(tier.resolver.metrics().traffic(0, 0).dropped, 2);
 }
@@ -92,12 +92,12 @@ async fn whatever_is_cut_off_is_malformed_and_nothing_stops_the_server() {
     let (_authority, tier) = start().await;
     let packet = query_for("www.example", RecordType::A).to_vec().unwrap();
     for length in 12..packet.len() {
-        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet[..length], SOON).await.unwrap();
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet[..length], RESPONSE_TIMEOUT).await.unwrap();
         assert_eq!(response[3] & 0x0f, 1, "cut after {length}");
     }
     let mut looping = packet.clone();
     looping[12..14].copy_from_slice(&[0xc0, 12]);
-    let response = exchange_raw(tier.address, "127.0.0.1:0", &looping, SOON).await.unwrap();
+    let response = exchange_raw(tier.address, "127.0.0.1:0", &looping, RESPONSE_TIMEOUT).await.unwrap();
     assert_eq!(response[3] & 0x0f, 1);
     exchange(tier.address, &query_for("www.example", RecordType::A)).await;
 }
@@ -106,16 +106,19 @@ async fn whatever_is_cut_off_is_malformed_and_nothing_stops_the_server() {
 async fn only_those_who_may_ask_get_an_answer() {
     let (authority, tier) = start().await;
     let query = query_for("www.example", RecordType::A);
-    assert_eq!(exchange_from("127.0.0.9:0", tier.address, &query, SOON).await, None);
+    assert_eq!(exchange_from("127.0.0.9:0", tier.address, &query, RESPONSE_TIMEOUT).await, None);
     assert_eq!(authority.queries().len(), 0);
-    assert!(exchange_from("127.0.0.1:0", tier.address, &query, SOON).await.is_some());
+    assert!(exchange_from("127.0.0.1:0", tier.address, &query, RESPONSE_TIMEOUT).await.is_some());
     assert_eq!(tier.resolver.metrics().traffic(0, 0).dropped, 1);
 }
 
 #[tokio::test]
 async fn nobody_is_answered_before_there_is_a_configuration_but_the_host_itself_about_the_process() {
     let tier = Tier::start(Default::default());
-    assert_eq!(exchange_from("127.0.0.9:0", tier.address, &query_for("www.example", RecordType::A), SOON).await, None);
+    assert_eq!(
+        exchange_from("127.0.0.9:0", tier.address, &query_for("www.example", RecordType::A), RESPONSE_TIMEOUT).await,
+        None
+    );
     let mut identity = query_for("id.server", RecordType::TXT);
     identity.queries[0].set_query_class(DNSClass::CH);
     assert_eq!(txt_strings(&exchange(tier.address, &identity).await)[0], "instance=cache-0");
@@ -310,7 +313,7 @@ async fn an_answer_too_long_for_the_client_is_cut_between_records_and_whole_over
             }
         }
         let packet = query.to_vec().unwrap();
-        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await.unwrap();
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, RESPONSE_TIMEOUT).await.unwrap();
         assert!(response.len() <= limit && response.len() > limit - 60, "{size:?}: {}", response.len());
         let response = Message::from_vec(&response).unwrap();
         assert!(response.metadata.truncation && !response.answers.is_empty());
@@ -372,7 +375,7 @@ async fn every_opcode_but_that_of_questions_is_not_implemented_and_goes_nowhere(
     for opcode in 1..16 {
         let mut packet = packet.clone();
         packet[2] = (packet[2] & 0x87) | (opcode << 3);
-        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await.unwrap();
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, RESPONSE_TIMEOUT).await.unwrap();
         assert_eq!((response.len(), (response[2] >> 3) & 0x0f, response[3] & 0x0f), (12, opcode, 4));
     }
     assert_eq!(authority.queries().len(), 0);

@@ -7,7 +7,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::support::{Action, Authority, Tier, ede, exchange, query_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence() {
@@ -26,7 +26,7 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
         if !healthy() && authority.query_count("n0.example") >= 9 && before > 0 {
             break;
         }
-        assert!(started.elapsed() < LIMIT, "it is known to be dead");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be dead");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let response = exchange(tier.address, &query(0)).await;
@@ -37,7 +37,7 @@ async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence
     );
     authority.set_script(|query| Action::Respond(query.default_response(300, 1)));
     while !healthy() {
-        assert!(started.elapsed() < LIMIT, "it is known to be well");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be well");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // At once, not when the cached failures expire.

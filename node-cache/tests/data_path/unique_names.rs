@@ -9,7 +9,7 @@ use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
 
 const BYTES: u64 = 4 << 20;
-const HOT: usize = 1_000;
+const HOT_NAMES: usize = 1_000;
 /// Names of the flood between two lookups of a name in use.
 const UNIQUE_PER_LOOKUP: usize = 20;
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
@@ -23,7 +23,7 @@ fn flood(count: usize) {
     let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
     // The records are the same for all of them.
     let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
-    let hot: Vec<Key> = (0..HOT).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
+    let hot: Vec<Key> = (0..HOT_NAMES).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
     for key in hot.iter().chain(&hot) {
         if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
             cache.insert(key, &response, now);
@@ -34,7 +34,7 @@ fn flood(count: usize) {
     for number in 0..count {
         cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
         if number % UNIQUE_PER_LOOKUP == 0 {
-            let key = &hot[number / UNIQUE_PER_LOOKUP % HOT];
+            let key = &hot[number / UNIQUE_PER_LOOKUP % HOT_NAMES];
             lookups += 1;
             if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
                 misses += 1;

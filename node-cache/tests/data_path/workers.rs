@@ -17,11 +17,11 @@ use crate::support::{
     Action, Authority, Tier, address_record, config, exchange, exchange_from, exchange_over_tcp, query_for, route,
 };
 
-const WORKERS: usize = 4;
+const WORKER_COUNT: usize = 4;
 
 /// Starts the cache of a node with four workers, whose cluster DNS is `cluster`; `outside` serves `example`.
 fn tier(cluster: SocketAddr, outside: SocketAddr) -> Tier {
-    let tier = Tier::with_workers(WORKERS, Default::default());
+    let tier = Tier::with_workers(WORKER_COUNT, Default::default());
     let mut config = config(cluster);
     config.routes = vec![route("example", &[outside])];
     tier.apply_on_node(&config, None);

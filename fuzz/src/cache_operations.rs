@@ -1,5 +1,6 @@
-//! The cache beside a model of it, over any sequence of operations. What is found is what was put in last and is said
-//! for exactly as long as it may be; in a small cache it may be gone. There are never more bytes than allowed.
+//! Operations on the cache, beside a model of it. A lookup finds the response that was inserted last, for exactly as
+//! long as its TTL and the policy allow; in a small cache it may have been evicted. The cache never has more bytes
+//! than allowed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +12,16 @@ use node_cache::dns::codes::{rcode, rtype};
 use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
 
-const SMALL: u64 = 24 << 10;
-const LARGE: u64 = 512 << 10;
-/// As long as no more bytes came in, nothing has to leave a large cache.
-const NOTHING_LEAVES: usize = 24 << 10;
-/// More of them show nothing that fewer do not.
-const MOST_OPERATIONS: usize = 300;
+/// Sizes of caches in bytes.
+const SMALL_CACHE: u64 = 24 << 10;
+const LARGE_CACHE: u64 = 512 << 10;
+/// Bytes of inserted responses up to which a large cache evicts nothing.
+const MAX_BYTES_WITHOUT_EVICTION: usize = 24 << 10;
+/// Longer sequences show nothing that shorter ones do not.
+const MAX_OPERATIONS: usize = 300;
+/// TTLs in seconds, also those that count as zero (RFC 2181 §8).
 const TTLS: [u32; 8] = [1, 2, 30, 300, 5000, 0x7fff_ffff, 0x8000_0000, 0];
-/// Milliseconds that pass: none at all, next to nothing, the bounds of things, a day, longer than 32 bits count.
+/// Milliseconds that pass: none, one, values around the limits, an hour, a day, more than 32 bits.
 const PAUSES: [u64; 8] = [0, 1, 899, 1_000, 29_999, 3_600_000, 86_400_000, 1 << 33];
 const POLICIES: [Policy; 4] = [
     Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 },
@@ -27,7 +30,7 @@ const POLICIES: [Policy; 4] = [
     Policy { max_ttl: 0, negative_max_ttl: 0, serve_stale: 10 },
 ];
 
-/// Bytes as a sequence of choices; zeros follow when there are no more.
+/// Reader of choices, one from each byte; zeros follow the last byte.
 struct Choices<'a>(&'a [u8]);
 
 impl Choices<'_> {
@@ -38,22 +41,22 @@ impl Choices<'_> {
     }
 }
 
-/// What is asked: one of sixteen names, two types, two scopes.
+/// Key of a cache entry: one of sixteen names, two types, two scopes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Asked {
+struct EntryKey {
     name: usize,
     rtype: u16,
     scope: u64,
 }
 
-impl Asked {
+impl EntryKey {
     fn choose(choices: &mut Choices<'_>) -> Self {
         let choice = choices.next();
         let rtype = if choice & 0x10 == 0 { rtype::A } else { rtype::AAAA };
         Self { name: choice & 0x0f, rtype, scope: u64::from(choice & 0x20 == 0) }
     }
 
-    /// What is true of the name whatever is asked is kept under type 0.
+    /// Returns the key of a denial of the name (NXDOMAIN), which holds for all types: type 0.
     fn of_any_type(self) -> Self {
         Self { rtype: 0, ..self }
     }
@@ -71,75 +74,82 @@ impl Asked {
     }
 }
 
-struct Kept {
+/// Entry of the model.
+struct ModelEntry {
     response: Arc<Response>,
-    at: u64,
+    inserted_at: u64,
     ttl: u32,
     negative: bool,
 }
 
+/// Freshness of an entry, with its age in seconds and the upper bound of the TTL that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Freshness {
     Fresh(u64, u32),
-    /// The last tenth begins with this millisecond, and with one of the ticks in it: it may be due or not.
-    NearlyDue(u64, u32),
-    Due(u64, u32),
+    /// The last tenth of the TTL begins with this millisecond, and with one of the cache's ticks in it: a refresh may
+    /// be due or not.
+    MaybeDue(u64, u32),
+    RefreshDue(u64, u32),
     Stale,
-    Over,
+    Expired,
 }
 
-impl Kept {
-    fn at(&self, now: u64, policy: &Policy) -> State {
-        let most = if self.negative { policy.negative_max_ttl } else { policy.max_ttl };
-        let life = 1000 * u64::from(self.ttl.min(most));
-        let cap = if self.negative { self.ttl.min(most) } else { most };
-        let age = now.saturating_sub(self.at);
+impl ModelEntry {
+    fn freshness(&self, now: u64, policy: &Policy) -> Freshness {
+        let max_ttl = if self.negative { policy.negative_max_ttl } else { policy.max_ttl };
+        let ttl = 1000 * u64::from(self.ttl.min(max_ttl));
+        let cap = if self.negative { self.ttl.min(max_ttl) } else { max_ttl };
+        let age = now.saturating_sub(self.inserted_at);
         match () {
-            () if age < life && 10 * age < 9 * life => State::Fresh(age / 1000, cap),
-            () if age < life && 10 * age == 9 * life => State::NearlyDue(age / 1000, cap),
-            () if age < life => State::Due(age / 1000, cap),
-            () if age < life + 1000 * u64::from(policy.serve_stale) => State::Stale,
-            () => State::Over,
+            () if age < ttl && 10 * age < 9 * ttl => Freshness::Fresh(age / 1000, cap),
+            () if age < ttl && 10 * age == 9 * ttl => Freshness::MaybeDue(age / 1000, cap),
+            () if age < ttl => Freshness::RefreshDue(age / 1000, cap),
+            () if age < ttl + 1000 * u64::from(policy.serve_stale) => Freshness::Stale,
+            () => Freshness::Expired,
         }
     }
 }
 
-struct Failed {
-    at: u64,
-    lasts: u64,
+/// Cached failure (RFC 9520): its time, and for how many milliseconds it is cached.
+struct ModelFailure {
+    failed_at: u64,
+    duration: u64,
 }
 
+/// Cache under test, and the model of what it holds. Times are milliseconds since `started`.
 struct Model {
     cache: Cache,
-    began: Instant,
-    bytes: u64,
+    started: Instant,
+    max_bytes: u64,
     now: u64,
     policy: Policy,
-    kept: HashMap<Asked, Kept>,
-    failed: HashMap<Asked, Failed>,
-    came_in: usize,
-    number: u32,
+    entries: HashMap<EntryKey, ModelEntry>,
+    failures: HashMap<EntryKey, ModelFailure>,
+    /// Bytes of all responses that were inserted, at most.
+    inserted_bytes: usize,
+    /// Number of the last response, which makes it different from all others.
+    serial: u32,
 }
 
 /// Runs a sequence of operations.
 pub fn run(data: &[u8]) {
     let mut choices = Choices(data);
     let first = choices.next();
-    let bytes = if first & 1 == 0 { LARGE } else { SMALL };
-    let cache = Cache::new(bytes);
-    let began = Instant::now();
+    let max_bytes = if first & 1 == 0 { LARGE_CACHE } else { SMALL_CACHE };
+    let cache = Cache::new(max_bytes);
+    let started = Instant::now();
     let mut model = Model {
         cache,
-        began,
-        bytes,
+        started,
+        max_bytes,
         now: 0,
         policy: POLICIES[(first >> 1) % POLICIES.len()],
-        kept: HashMap::new(),
-        failed: HashMap::new(),
-        came_in: 0,
-        number: 0,
+        entries: HashMap::new(),
+        failures: HashMap::new(),
+        inserted_bytes: 0,
+        serial: 0,
     };
-    for _ in 0..MOST_OPERATIONS {
+    for _ in 0..MAX_OPERATIONS {
         if choices.0.is_empty() {
             break;
         }
@@ -147,7 +157,7 @@ pub fn run(data: &[u8]) {
     }
     let mut next = Some(0);
     while let Some(from) = next {
-        next = model.cache.flush(from, |_| true).1;
+        next = model.cache.flush(from, |_| true).next;
     }
     assert_eq!(model.cache.entries(), 0);
 }
@@ -157,21 +167,21 @@ impl Model {
         match choices.next() % 10 {
             0 => self.now += PAUSES[choices.next() % PAUSES.len()],
             1 => self.policy = POLICIES[choices.next() % POLICIES.len()],
-            2 => self.fail(choices),
-            3 => self.flush(Asked::choose(choices)),
+            2 => self.insert_failure(choices),
+            3 => self.flush(EntryKey::choose(choices)),
             4..=7 => self.insert(choices),
-            _ => self.check(Asked::choose(choices), self.now),
+            _ => self.check(EntryKey::choose(choices)),
         }
-        assert!(self.cache.bytes() <= self.bytes, "{} of {}", self.cache.bytes(), self.bytes);
+        assert!(self.cache.bytes() <= self.max_bytes, "{} of {}", self.cache.bytes(), self.max_bytes);
     }
 
-    fn time(&self, now: u64) -> Instant {
-        // The cache began a little earlier. What is whole milliseconds apart here is so there.
-        self.began + Duration::from_millis(now)
+    fn instant(&self) -> Instant {
+        // The cache started a little earlier. Times that are whole milliseconds apart here are so there.
+        self.started + Duration::from_millis(self.now)
     }
 
     fn insert(&mut self, choices: &mut Choices<'_>) {
-        let asked = Asked::choose(choices);
+        let key = EntryKey::choose(choices);
         let choice = choices.next();
         let ttl = TTLS[choice % TTLS.len()];
         let (code, negative) =
@@ -179,114 +189,121 @@ impl Model {
                 [(choice >> 3) % 4];
         let of_type = choice & 0x20 != 0;
         let records = if choice & 0x40 == 0 { 1 } else { 1 + choices.next() };
-        self.number += 1;
-        let response = response(&asked.question(), code, negative, ttl, records, self.number);
-        let now = self.time(self.now);
+        self.serial += 1;
+        let response = response(&key.question(), code, negative, ttl, records, self.serial);
+        let now = self.instant();
         match of_type {
-            true => self.cache.insert_for_type(&asked.key(), &response, now),
-            false => self.cache.insert(&asked.key(), &response, now),
+            true => self.cache.insert_for_type(&key.key(), &response, now),
+            false => self.cache.insert(&key.key(), &response, now),
         }
-        self.came_in += response.wire().len() + 2 * response.ttl_offsets().len() + 128;
+        self.inserted_bytes += response.wire().len() + 2 * response.ttl_offsets().len() + 128;
         if code != rcode::SERVFAIL {
-            self.failed.remove(&asked);
-            let denied = code == rcode::NXDOMAIN && !of_type;
-            let (kept, ended) = match denied {
-                true => (asked.of_any_type(), asked),
-                false => (asked, asked.of_any_type()),
-            };
-            self.kept.remove(&ended);
-            self.kept.remove(&kept);
+            self.failures.remove(&key);
+            let is_denial = code == rcode::NXDOMAIN && !of_type;
+            let inserted = if is_denial { key.of_any_type() } else { key };
+            let replaced = if is_denial { key } else { key.of_any_type() };
+            self.entries.remove(&replaced);
+            self.entries.remove(&inserted);
             if (1..0x8000_0000).contains(&ttl) {
-                self.kept.insert(kept, Kept { response, at: self.now, ttl, negative });
+                self.entries.insert(inserted, ModelEntry { response, inserted_at: self.now, ttl, negative });
             }
         }
-        self.check(asked, self.now);
+        self.check(key);
     }
 
-    fn fail(&mut self, choices: &mut Choices<'_>) {
-        let asked = Asked::choose(choices);
-        self.cache.insert_failure(&asked.key(), None, self.time(self.now));
-        let before = self.failed.get(&asked).filter(|failed| self.now - failed.at < 15_000);
-        let lasts = before.map_or(1000, |failed| (2 * failed.lasts).min(5000));
-        self.failed.insert(asked, Failed { at: self.now, lasts });
-        self.check(asked, self.now);
+    fn insert_failure(&mut self, choices: &mut Choices<'_>) {
+        let key = EntryKey::choose(choices);
+        self.cache.insert_failure(&key.key(), None, self.instant());
+        let previous = self.failures.get(&key).filter(|failure| self.now - failure.failed_at < 15_000);
+        let duration = previous.map_or(1000, |failure| (2 * failure.duration).min(5000));
+        self.failures.insert(key, ModelFailure { failed_at: self.now, duration });
+        self.check(key);
     }
 
-    fn flush(&mut self, asked: Asked) {
-        let (name, mut next) = (asked.name(), Some(0));
+    fn flush(&mut self, key: EntryKey) {
+        let name = key.name();
+        let mut next = Some(0);
         while let Some(from) = next {
-            next = self.cache.flush(from, |parts| parts.name == name).1;
+            next = self.cache.flush(from, |parts| parts.name == name).next;
         }
-        self.kept.retain(|kept, _| kept.name != asked.name);
-        self.failed.retain(|failed, _| failed.name != asked.name);
-        self.check(asked, self.now);
+        self.entries.retain(|entry, _| entry.name != key.name);
+        self.failures.retain(|failure, _| failure.name != key.name);
+        self.check(key);
     }
 
-    fn check(&self, asked: Asked, now: u64) {
-        let nothing_left = self.bytes == LARGE && self.came_in < NOTHING_LEAVES;
-        let failure = self.cache.failure(&asked.key(), self.time(now)).is_some();
-        let failed = self.failed.get(&asked).is_some_and(|failed| now - failed.at < failed.lasts);
-        assert!(failure == failed || !nothing_left && !failure, "failures");
-        let found = self.cache.get(&asked.key(), self.time(now), &self.policy);
-        let (exact, denial) = (self.kept.get(&asked), self.kept.get(&asked.of_any_type()));
-        // Either may have left a cache that is full.
-        let possible: &[_] = match nothing_left {
+    /// Asserts that the cache returns for a key what the model has for it.
+    fn check(&self, key: EntryKey) {
+        let evicts_nothing = self.max_bytes == LARGE_CACHE && self.inserted_bytes < MAX_BYTES_WITHOUT_EVICTION;
+        let has_failure = self.cache.failure(&key.key(), self.instant()).is_some();
+        let expected = self.failures.get(&key).is_some_and(|failure| self.now - failure.failed_at < failure.duration);
+        assert!(has_failure == expected || !evicts_nothing && !has_failure, "failures");
+        let found = self.cache.get(&key.key(), self.instant(), &self.policy);
+        let exact = self.entries.get(&key);
+        let denial = self.entries.get(&key.of_any_type());
+        // A full cache may have evicted either.
+        let possible: &[_] = match evicts_nothing {
             true => &[(exact, denial)],
             false => &[(exact, denial), (exact, None), (None, denial), (None, None)],
         };
-        let allowed = possible.iter().any(|(exact, denial)| self.says(&found, *exact, *denial, now));
-        assert!(allowed, "{found:?} at {now}");
+        let is_allowed = possible.iter().any(|(exact, denial)| self.is_expected(&found, *exact, *denial));
+        assert!(is_allowed, "{found:?} at {}", self.now);
     }
 
-    /// Whether this is what should be found when these are kept: the exact answer in its time, else that the name does
-    /// not exist, else what is past its time.
-    fn says(&self, found: &Lookup, exact: Option<&Kept>, denial: Option<&Kept>, now: u64) -> bool {
-        let state = |kept: Option<&Kept>| kept.map_or(State::Over, |kept| kept.at(now, &self.policy));
-        let in_time = |state| matches!(state, State::Fresh(..) | State::NearlyDue(..) | State::Due(..));
-        let (of_exact, of_denial) = (state(exact), state(denial));
-        let denial_counts = in_time(of_denial) || of_exact == State::Over;
-        let (state, kept) = match in_time(of_exact) || !denial_counts {
+    /// Returns whether this should be found in a cache with these entries: the exact entry before it expires, else a
+    /// denial of the name, else a stale entry.
+    fn is_expected(&self, found: &Lookup, exact: Option<&ModelEntry>, denial: Option<&ModelEntry>) -> bool {
+        let freshness = |entry: Option<&ModelEntry>| {
+            entry.map_or(Freshness::Expired, |entry| entry.freshness(self.now, &self.policy))
+        };
+        let is_fresh =
+            |freshness| matches!(freshness, Freshness::Fresh(..) | Freshness::MaybeDue(..) | Freshness::RefreshDue(..));
+        let of_exact = freshness(exact);
+        let of_denial = freshness(denial);
+        let denial_counts = is_fresh(of_denial) || of_exact == Freshness::Expired;
+        let (freshness, entry) = match is_fresh(of_exact) || !denial_counts {
             true => (of_exact, exact),
             false => (of_denial, denial),
         };
-        let (shown, answer) = match (found, state) {
-            (Lookup::Miss, State::Over) => return true,
-            (Lookup::Fresh(answer), State::Fresh(age, cap) | State::NearlyDue(age, cap))
-            | (Lookup::RefreshDue(answer), State::NearlyDue(age, cap) | State::Due(age, cap)) => {
+        let (age, answer) = match (found, freshness) {
+            (Lookup::Miss, Freshness::Expired) => return true,
+            (Lookup::Fresh(answer), Freshness::Fresh(age, cap) | Freshness::MaybeDue(age, cap))
+            | (Lookup::RefreshDue(answer), Freshness::MaybeDue(age, cap) | Freshness::RefreshDue(age, cap)) => {
                 (TtlView::Cached { age: age.try_into().unwrap_or(u32::MAX), cap }, answer)
             }
-            (Lookup::Stale(answer), State::Stale) => (TtlView::Stale, answer),
+            (Lookup::Stale(answer), Freshness::Stale) => (TtlView::Stale, answer),
             _ => return false,
         };
-        answer.age == shown && kept.is_some_and(|kept| are_same(&answer.response, &kept.response))
+        answer.ttl_view == age && entry.is_some_and(|entry| are_equal(&answer.response, &entry.response))
     }
 }
 
-/// Whether two responses say the same. A denial repeats the type that is asked for, whichever it was told for.
-fn are_same(one: &Response, other: &Response) -> bool {
-    let told = |response: &Response| {
-        let (head, behind) = response.wire().split_at(12);
-        let (name, _) = Name::read_plain(response.wire(), 12).unwrap();
-        [head, name.as_bytes(), &behind[name.as_bytes().len() + 4..]].concat()
+/// Returns whether two responses are equal but for the type in the question: a denial has the type of the query that
+/// finds it, not that of the query for which it was inserted.
+fn are_equal(one: &Response, other: &Response) -> bool {
+    let without_type = |response: &Response| {
+        let (header, behind) = response.wire().split_at(12);
+        let (name, _) = Name::read_uncompressed(response.wire(), 12).unwrap();
+        [header, name.as_bytes(), &behind[name.as_bytes().len() + 4..]].concat()
     };
-    told(one) == told(other) && one.ttl_offsets() == other.ttl_offsets() && one.lifetime() == other.lifetime()
+    let is_wire_equal = without_type(one) == without_type(other);
+    is_wire_equal && one.ttl_offsets() == other.ttl_offsets() && one.ttl() == other.ttl()
 }
 
-/// A response as a server sends it, unlike all others by its number.
-fn response(asked: &Question, code: u16, negative: bool, ttl: u32, records: usize, number: u32) -> Arc<Response> {
+/// Returns a response as an upstream sends it; its serial makes it different from all others.
+fn response(question: &Question, code: u16, negative: bool, ttl: u32, records: usize, serial: u32) -> Arc<Response> {
     let mut wire = match negative {
         true => {
-            // Two roots, then five numbers: serial, refresh, retry, expire, minimum.
-            let soa = [&[0, 0][..], &number.to_be_bytes(), &[0; 12], &ttl.to_be_bytes()].concat();
-            Response::with_records(asked, code, &[(rtype::SOA, ttl, soa)]).wire().to_vec()
+            // Two root names, then five numbers: serial, refresh, retry, expire, minimum.
+            let soa = [&[0, 0][..], &serial.to_be_bytes(), &[0; 12], &ttl.to_be_bytes()].concat();
+            Response::with_records(question, code, &[(rtype::SOA, ttl, soa)]).wire().to_vec()
         }
         false => {
-            let data = number.to_be_bytes().repeat(if asked.rtype == rtype::A { 1 } else { 4 });
-            Response::with_records(asked, code, &vec![(asked.rtype, ttl, data); records]).wire().to_vec()
+            let data = serial.to_be_bytes().repeat(if question.rtype == rtype::A { 1 } else { 4 });
+            Response::with_records(question, code, &vec![(question.rtype, ttl, data); records]).wire().to_vec()
         }
     };
     if negative {
         wire[6..10].copy_from_slice(&[0, 0, 0, 1]);
     }
-    Arc::new(Response::read(&wire, 0, asked).unwrap())
+    Arc::new(Response::read(&wire, 0, question).unwrap())
 }

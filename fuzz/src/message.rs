@@ -1,81 +1,88 @@
-//! A reader of messages that shares no code with the one that is tested, and is as simple as it can be.
+//! Reader of messages that shares no code with the one under test, and is as simple as it can be.
 
 use std::collections::HashSet;
 
-/// A record, with its owner written out in lower case; none where the owner cannot be read. So are the names in its data.
+/// Record of a message, with its names written out in lower case.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct ReadRecord {
+    /// Section: 0 answer, 1 authority, 2 additional.
     pub(crate) section: usize,
+    /// Owner name; `None` where it cannot be read.
     pub(crate) owner: Option<Vec<u8>>,
     pub(crate) rtype: u16,
     pub(crate) class: u16,
     pub(crate) ttl: u32,
+    /// Data with names written out, or as they stand in the message where a name cannot be read.
     pub(crate) data: Vec<u8>,
-    /// Whether the names in its data can be read; if not, its data are the octets.
+    /// Whether the names in the data can be read.
     pub(crate) is_readable: bool,
-    /// The data as they stand in the message.
+    /// Data as they stand in the message.
     pub(crate) octets: Vec<u8>,
 }
 
-/// However their names are written down.
-impl PartialEq for Told {
+/// Equality whatever compression the names have.
+impl PartialEq for ReadRecord {
     fn eq(&self, other: &Self) -> bool {
-        let said = |told: &Self| (told.section, told.rtype, told.class, told.ttl);
-        said(self) == said(other) && self.owner == other.owner && self.data == other.data
+        let fixed = |record: &Self| (record.section, record.rtype, record.class, record.ttl);
+        fixed(self) == fixed(other) && self.owner == other.owner && self.data == other.data
     }
 }
 
-impl Told {
-    /// What is said in the place of this record, to be compared with it. What was nobody's name where it came from is
-    /// whatever it is: it may lead into the question, which is in another case now. Its octets are the same.
-    pub(crate) fn beside(&self, said: Self) -> Self {
-        let owner = said.owner.filter(|_| self.owner.is_some());
-        let data = if self.is_readable { said.data } else { said.octets.clone() };
-        Self { owner, data, ..said }
+impl ReadRecord {
+    /// Returns the record that was sent in place of this one, so that both can be compared. A name that cannot be read
+    /// here may be readable there: it may point into the question, which has another case there. Then the octets are
+    /// compared.
+    pub(crate) fn comparable(&self, sent: Self) -> Self {
+        let owner = sent.owner.filter(|_| self.owner.is_some());
+        let data = if self.is_readable { sent.data } else { sent.octets.clone() };
+        Self { owner, data, ..sent }
     }
 }
 
 pub(crate) const OPT: u16 = 41;
 
-pub(crate) fn u16_at(message: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?))
+pub(crate) fn u16_at(message: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(message.get(offset..offset + 2)?.try_into().ok()?))
 }
 
-/// The names of a message, read from its beginning to its end.
-struct Names<'a> {
+/// Reader of the names of a message, from its beginning to its end.
+struct NameReader<'a> {
     message: &'a [u8],
-    /// Where the labels of those begin that were read.
+    /// Offsets of the labels of names read so far.
     labels: HashSet<usize>,
 }
 
-impl Names<'_> {
-    /// The name at a place, written out, and the place behind it. It ends no later than at `limit` and points to labels of
-    /// names before it, or it is nobody's name: the octets that it would be made of have another meaning, and may change
-    /// with that.
+impl NameReader<'_> {
+    /// Reads the name at an offset: the name written out, and the offset behind it. The name is `None` where it ends
+    /// after `limit`, or points to anything but labels of earlier names: these octets have another meaning, and may
+    /// change with that.
     fn read(&mut self, start: usize, limit: usize) -> Option<(Option<Vec<u8>>, usize)> {
-        let (mut name, mut labels) = (Vec::new(), Vec::new());
-        let (mut at, mut end) = (start, None);
-        // Pointers lead to names before this one, so they come to an end.
+        let mut name = Vec::new();
+        let mut labels = Vec::new();
+        let mut offset = start;
+        let mut end = None;
+        // Pointers lead to earlier names only, so the loop ends.
         loop {
-            let length = usize::from(*self.message.get(at)?);
+            let length = usize::from(*self.message.get(offset)?);
             if length >= 0xc0 {
-                let behind = *end.get_or_insert(at + 2);
-                at = usize::from(u16_at(self.message, at)? & 0x3fff);
-                if !self.labels.contains(&at) {
+                let behind = *end.get_or_insert(offset + 2);
+                offset = usize::from(u16_at(self.message, offset)? & 0x3fff);
+                if !self.labels.contains(&offset) {
                     return Some((None, behind));
                 }
                 continue;
             }
             if end.is_none() {
-                labels.push(at);
+                labels.push(offset);
             }
-            name.extend(self.message.get(at..at + 1 + length).filter(|_| length < 64)?.to_ascii_lowercase());
-            at += 1 + length;
+            let label = self.message.get(offset..offset + 1 + length).filter(|_| length < 64)?;
+            name.extend(label.to_ascii_lowercase());
+            offset += 1 + length;
             if length == 0 {
                 break;
             }
         }
-        let end = end.unwrap_or(at);
+        let end = end.unwrap_or(offset);
         if end > limit {
             return Some((None, end));
         }
@@ -84,35 +91,37 @@ impl Names<'_> {
     }
 }
 
-/// The records of a message with one question, up to where it breaks off, and whether it does not.
-pub(crate) fn records(message: &[u8]) -> (Vec<Told>, bool) {
+/// Reads the records of a message with one question, up to where it is truncated; returns whether it is complete.
+pub(crate) fn records(message: &[u8]) -> (Vec<ReadRecord>, bool) {
     let mut records = Vec::new();
-    let is_whole = read_records(message, &mut records).is_some();
-    (records, is_whole)
+    let is_complete = read_records(message, &mut records).is_some();
+    (records, is_complete)
 }
 
-fn read_records(message: &[u8], records: &mut Vec<Told>) -> Option<()> {
-    let mut names = Names { message, labels: HashSet::new() };
-    let (asked, end) = names.read(12, message.len())?;
-    let mut at = asked.map(|_| end + 4)?;
+fn read_records(message: &[u8], records: &mut Vec<ReadRecord>) -> Option<()> {
+    let mut names = NameReader { message, labels: HashSet::new() };
+    let (question_name, end) = names.read(12, message.len())?;
+    let mut offset = question_name.map(|_| end + 4)?;
     for section in 0..3 {
         for _ in 0..u16_at(message, 6 + 2 * section)? {
-            let (owner, end) = names.read(at, message.len())?;
-            at = end;
-            let (rtype, class) = (u16_at(message, at)?, u16_at(message, at + 2)?);
-            let ttl = u32::from_be_bytes(message.get(at + 4..at + 8)?.try_into().ok()?);
-            let length = usize::from(u16_at(message, at + 8)?);
-            let octets = message.get(at + 10..at + 10 + length)?;
-            let (written_out, octets) = (written_out(&mut names, at + 10, length, rtype), octets.to_vec());
-            at += 10 + length;
-            let (is_readable, data) = (written_out.is_some(), written_out.unwrap_or_else(|| octets.clone()));
-            records.push(Told { section, owner, rtype, class, ttl, data, is_readable, octets });
+            let (owner, end) = names.read(offset, message.len())?;
+            offset = end;
+            let rtype = u16_at(message, offset)?;
+            let class = u16_at(message, offset + 2)?;
+            let ttl = u32::from_be_bytes(message.get(offset + 4..offset + 8)?.try_into().ok()?);
+            let length = usize::from(u16_at(message, offset + 8)?);
+            let octets = message.get(offset + 10..offset + 10 + length)?.to_vec();
+            let decompressed = decompress(&mut names, offset + 10, length, rtype);
+            offset += 10 + length;
+            let is_readable = decompressed.is_some();
+            let data = decompressed.unwrap_or_else(|| octets.clone());
+            records.push(ReadRecord { section, owner, rtype, class, ttl, data, is_readable, octets });
         }
     }
     Some(())
 }
 
-/// Octets before the names in the data of a type, and the number of names.
+/// Returns the octets before the names in the data of a type, and the number of these names.
 const fn names_in(rtype: u16) -> (usize, usize) {
     match rtype {
         2..=5 | 7..=9 | 12 | 39 | 47 => (0, 1),
@@ -124,39 +133,39 @@ const fn names_in(rtype: u16) -> (usize, usize) {
     }
 }
 
-/// Data with their names written out in lower case; none where they cannot be read.
-fn written_out(names: &mut Names<'_>, start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
+/// Returns data with their names written out in lower case; `None` where a name cannot be read.
+fn decompress(names: &mut NameReader<'_>, start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
     let (before, count) = names_in(rtype);
-    let mut at = start + before;
-    let mut data = names.message.get(start..at)?.to_vec();
+    let mut offset = start + before;
+    let mut data = names.message.get(start..offset)?.to_vec();
     for _ in 0..count {
-        let (name, end) = names.read(at, start + length)?;
+        let (name, end) = names.read(offset, start + length)?;
         data.extend(name?);
-        at = end;
+        offset = end;
     }
-    data.extend(names.message.get(at..start + length)?);
+    data.extend(names.message.get(offset..start + length)?);
     Some(data)
 }
 
-/// The records of a message that we said, which must be whole and end where they end; without OPT.
-pub(crate) fn said(message: &[u8]) -> Vec<Told> {
-    let (mut records, is_whole) = records(message);
-    assert!(is_whole, "what we say breaks off");
+/// Reads the records of a message of ours, which must be complete; without OPT.
+pub(crate) fn sent_records(message: &[u8]) -> Vec<ReadRecord> {
+    let (mut records, is_complete) = records(message);
+    assert!(is_complete, "a message of ours is truncated");
     records.retain(|record| record.rtype != OPT);
     records
 }
 
-/// What is said in the place of these records, each beside the one that it stands for.
-pub(crate) fn said_of(message: &[u8], told: &[Told]) -> Vec<Told> {
-    let mut said = said(message);
-    for (said, told) in said.iter_mut().zip(told) {
-        *said = told.beside(said.clone());
+/// Reads the records of a message of ours so that they can be compared with the received records that they pass on.
+pub(crate) fn comparable_records(message: &[u8], received: &[ReadRecord]) -> Vec<ReadRecord> {
+    let mut sent = sent_records(message);
+    for (sent, received) in sent.iter_mut().zip(received) {
+        *sent = received.comparable(sent.clone());
     }
-    said
+    sent
 }
 
-/// The same records whatever their TTLs are.
-pub(crate) fn without_ttls(mut records: Vec<Told>) -> Vec<Told> {
+/// Sets all TTLs to 0.
+pub(crate) fn without_ttls(mut records: Vec<ReadRecord>) -> Vec<ReadRecord> {
     records.iter_mut().for_each(|record| record.ttl = 0);
     records
 }

@@ -1,39 +1,39 @@
-//! The shapes to begin with, as they are seen on real wires. `cargo run -p dnstier-fuzz --bin seeds` writes them to the
-//! corpora.
+//! Seeds: packets as they are seen on real networks, and sequences of cache operations. `cargo run -p dnstier-fuzz
+//! --bin seeds` writes them to the corpora.
 
 use node_cache::dns::question::Question;
 use node_cache::dns::{Edns, Name};
 
-/// A seed: its target, its name, its bytes.
+/// Seed: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
 
-/// Type, class and TTL of records that are used often.
+/// Type, class and TTL of records.
 const A: &[u8] = &[0, 1, 0, 1, 0, 0, 14, 16];
 const CNAME: &[u8] = &[0, 5, 0, 1, 0, 0, 14, 16];
 const SRV: &[u8] = &[0, 33, 0, 1, 0, 0, 14, 16];
 const TXT: &[u8] = &[0, 16, 0, 1, 0, 0, 14, 16];
 const SOA: &[u8] = &[0, 6, 0, 1, 0, 0, 14, 16];
-/// A pointer to the name in the question.
-const ASKED: &[u8] = &[0xc0, 12];
-/// An OPT record of a server, and one with an Extended DNS Error.
+/// Pointer to the name in the question.
+const QUESTION_NAME: &[u8] = &[0xc0, 12];
+/// OPT record of an upstream, and one with an extended error (EDE).
 const OPT: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
 const OPT_WITH_EDE: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 3];
 
-/// Every seed.
+/// Returns all seeds.
 #[must_use]
 pub fn all() -> Vec<Seed> {
     let mut seeds = Vec::new();
-    for (name, packet) in questions() {
+    for (name, packet) in client_packets() {
         seeds.push(("client_packet", name, packet));
     }
-    for (name, flags, counts, behind) in answers() {
+    for (name, flags, counts, behind) in responses() {
         let www = question("www.example", 1).section();
         let [answers, authorities, additionals] = counts;
-        let head = [0x12, 0x34, flags[0], flags[1], 0, 1, 0, answers, 0, authorities, 0, additionals];
-        seeds.push(("upstream_answer", name, [&head[..], &www, &behind].concat()));
-        let asked = question("www.example", 1).to_wire(7, true);
-        let length = [u8::try_from(asked.len()).unwrap()];
-        seeds.push(("exchange", name, [&length[..], &asked, &flags, &counts, &behind].concat()));
+        let header = [0x12, 0x34, flags[0], flags[1], 0, 1, 0, answers, 0, authorities, 0, additionals];
+        seeds.push(("upstream_answer", name, [&header[..], &www, &behind].concat()));
+        let query = question("www.example", 1).to_wire(7, true);
+        let length = [u8::try_from(query.len()).unwrap()];
+        seeds.push(("exchange", name, [&length[..], &query, &flags, &counts, &behind].concat()));
     }
     for (name, operations) in operations() {
         seeds.push(("cache_operations", name, operations));
@@ -45,8 +45,8 @@ fn question(name: &str, rtype: u16) -> Question {
     Question::plain(&Name::from_text(name).unwrap(), rtype)
 }
 
-/// What clients send.
-fn questions() -> Vec<(&'static str, Vec<u8>)> {
+/// Packets of clients.
+fn client_packets() -> Vec<(&'static str, Vec<u8>)> {
     let longest = ["x"; 127].join(".");
     let with = |mut packet: Vec<u8>, offset: usize, octet: u8| {
         packet[offset] = octet;
@@ -85,15 +85,15 @@ fn record(owner: &[u8], fixed: &[u8], data: &[u8]) -> Vec<u8> {
     [owner, fixed, &u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat()
 }
 
-/// Name, flags, counts, and what stands behind the question.
-type Told = (&'static str, [u8; 2], [u8; 3], Vec<u8>);
+/// Response as a seed: its name, flags, counts, and everything behind the question.
+type SeedResponse = (&'static str, [u8; 2], [u8; 3], Vec<u8>);
 
-/// What servers send to `www.example. A`.
-fn answers() -> Vec<Told> {
+/// Responses of upstreams to `www.example. A`.
+fn responses() -> Vec<SeedResponse> {
     const GOOD: [u8; 2] = [0x81, 0x80];
-    let address = record(ASKED, A, &[192, 0, 2, 1]);
+    let address = record(QUESTION_NAME, A, &[192, 0, 2, 1]);
     let soa = record(&[0xc0, 16], SOA, &[&[2, b'n', b's', 0xc0, 16, 0xc0, 16][..], &[0, 0, 14, 16].repeat(5)].concat());
-    let text = record(ASKED, TXT, &[&[200][..], &[b'x'; 200]].concat());
+    let text = record(QUESTION_NAME, TXT, &[&[200][..], &[b'x'; 200]].concat());
     vec![
         ("address", GOOD, [1, 0, 0], address.clone()),
         ("address-edns", GOOD, [1, 0, 1], [&address, OPT].concat()),
@@ -101,7 +101,8 @@ fn answers() -> Vec<Told> {
             "alias",
             GOOD,
             [2, 0, 0],
-            [record(ASKED, CNAME, &[3, b'c', b'd', b'n', 0xc0, 16]), record(&[0xc0, 41], A, &[192, 0, 2, 2])].concat(),
+            [record(QUESTION_NAME, CNAME, &[3, b'c', b'd', b'n', 0xc0, 16]), record(&[0xc0, 41], A, &[192, 0, 2, 2])]
+                .concat(),
         ),
         (
             "service",
@@ -109,7 +110,7 @@ fn answers() -> Vec<Told> {
             [1, 0, 1],
             [
                 record(
-                    ASKED,
+                    QUESTION_NAME,
                     SRV,
                     &[0, 0, 0, 100, 0, 53, 2, b'n', b's', 7, b'e', b'x', b'a', b'm', b'p', b'l', b'e', 0],
                 ),
@@ -129,18 +130,24 @@ fn answers() -> Vec<Told> {
     ]
 }
 
-/// Sequences of operations of the cache; the first octet chooses its size and its bounds.
+/// Sequences of operations on the cache; the first octet chooses its size and its policy.
 fn operations() -> Vec<(&'static str, Vec<u8>)> {
-    let put = |asked, what| [4, asked, what];
-    let (look, wait) = (|asked| [9, asked], |how| [0, how]);
-    let through = [put(0, 2).to_vec(), look(0).to_vec(), wait(4).to_vec(), look(0).to_vec(), wait(5).to_vec()];
-    let through = [&[0][..], &through.concat(), &look(0), &wait(6), &look(0)].concat();
-    let denied = [&[0][..], &put(0, 3), &put(16, 19), &look(0), &wait(5), &look(0), &look(16), &put(0, 2)].concat();
-    let failing = [&[0][..], &[2, 5], &wait(3), &[2, 5], &wait(3), &look(5), &put(5, 3), &look(5)].concat();
+    let insert = |key, response| [4, key, response];
+    let look_up = |key| [9, key];
+    let wait = |pause| [0, pause];
+    let aging =
+        [&[0][..], &insert(0, 2), &look_up(0), &wait(4), &look_up(0), &wait(5), &look_up(0), &wait(6), &look_up(0)]
+            .concat();
+    let denied =
+        [&[0][..], &insert(0, 3), &insert(16, 19), &look_up(0), &wait(5), &look_up(0), &look_up(16), &insert(0, 2)]
+            .concat();
+    let failing = [&[0][..], &[2, 5], &wait(3), &[2, 5], &wait(3), &look_up(5), &insert(5, 3), &look_up(5)].concat();
     let full: Vec<u8> = (0..200).flat_map(|number| [4, number, 0x43, number, 9, number / 2]).collect();
-    let bounds = [&[6][..], &put(1, 5), &look(1), &wait(7), &look(1), &[1, 1], &look(1), &[3, 1], &look(1)].concat();
+    let bounds =
+        [&[6][..], &insert(1, 5), &look_up(1), &wait(7), &look_up(1), &[1, 1], &look_up(1), &[3, 1], &look_up(1)]
+            .concat();
     vec![
-        ("through-its-time", through),
+        ("through-its-time", aging),
         ("denied", denied),
         ("failing", failing),
         ("full", [vec![1], full].concat()),

@@ -1,103 +1,113 @@
-//! What another server sends. Whatever is taken for an answer is said as it was told, but for TTLs, number, case and
-//! OPT, in whole or up to the end of a record.
+//! Packets from an upstream. Whatever is taken for a response is passed on as it was received, but for TTLs, ID, case
+//! and OPT, completely or up to the end of a record.
 
 use std::time::Duration;
 
-use node_cache::dns::answer::{Answer, ReplyTransport, TtlView};
+use node_cache::dns::answer::{Answer, TtlView};
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
 use node_cache::dns::{Edns, Name, Response, ResponseTtl};
 
-use crate::message::{OPT, Told, records, said, said_of, u16_at};
+use crate::message::{OPT, ReadRecord, comparable_records, records, sent_records, u16_at};
 
-const TCP: ReplyTransport = ReplyTransport::Tcp { idle: Duration::from_secs(10) };
-/// Types whose data hold no names: behind OPT only they are passed on.
-const WITHOUT_NAMES: [u16; 3] = [1, 28, 16];
+const TCP: Duration = Duration::from_secs(10);
+/// Types whose data hold no names (A, AAAA, TXT): behind OPT only records of these are passed on.
+const TYPES_WITHOUT_NAMES: [u16; 3] = [1, 28, 16];
 
-/// Takes a packet for the answer to the question that it repeats.
+/// Takes a packet for the response to the question that it repeats.
 pub fn run(packet: &[u8]) {
     let Some(id) = u16_at(packet, 0) else { return };
-    let question = repeated(packet).unwrap_or_else(|| Question::plain(&Name::from_text("www.example").unwrap(), 1));
+    let question =
+        repeated_question(packet).unwrap_or_else(|| Question::plain(&Name::from_text("www.example").unwrap(), 1));
     let Ok(response) = Response::read(packet, id, &question) else { return };
-    assert!(Response::read(packet, !id, &question).is_err(), "under another number");
+    assert!(Response::read(packet, !id, &question).is_err(), "with another ID");
     let other = Question { rtype: !question.rtype, ..question.clone() };
     assert!(Response::read(packet, id, &other).is_err(), "to another question");
-    let (told, is_whole) = records(packet);
-    let (told, is_all_passed_on) = passed_on(&told);
-    // Nobody looks at what is left out anyway.
-    assert!(is_whole || !is_all_passed_on, "what is believed breaks off");
-    assert_said(&response, &question, &told);
-    assert_lifetime(&response, &told);
-    changed(response, packet, &told);
+    let (received, is_complete) = records(packet);
+    let PassedOn { records, is_all } = passed_on(&received);
+    // What is not passed on is not validated either.
+    assert!(is_complete || !is_all, "a truncated packet is taken for a response");
+    assert_sent(&response, &question, &records);
+    assert_lifetime(&response, &records);
+    assert_rewritten(response, packet, &records);
 }
 
-/// The question of a packet, whatever else it is.
-fn repeated(packet: &[u8]) -> Option<Question> {
-    let (name, end) = Name::read_plain(packet, 12).ok()?;
+/// Returns the question of a packet, whatever else the packet is.
+fn repeated_question(packet: &[u8]) -> Option<Question> {
+    let (name, end) = Name::read_uncompressed(packet, 12).ok()?;
     let question = Question::plain(&name, u16_at(packet, end)?);
     Some(Question { class: u16_at(packet, end + 2)?, ..question })
 }
 
-/// What is passed on: everything before OPT, and behind it what can be; whether that is all but OPT.
-fn passed_on(told: &[Told]) -> (Vec<Told>, bool) {
-    let before = told.iter().position(|record| record.rtype == OPT).unwrap_or(told.len());
-    let behind = told.get(before + 1..).unwrap_or_default();
-    let without_names = behind.iter().take_while(|record| WITHOUT_NAMES.contains(&record.rtype));
-    let passed_on: Vec<_> = told[..before].iter().chain(without_names).cloned().collect();
-    let is_all = passed_on.len() == before + behind.len();
-    (passed_on, is_all)
+/// Records that are passed on to clients.
+struct PassedOn {
+    records: Vec<ReadRecord>,
+    /// Whether these are all records but OPT.
+    is_all: bool,
 }
 
-fn assert_said(response: &Response, question: &Question, told: &[Told]) {
-    let upper = Name::read_plain(&question.name.as_bytes().to_ascii_uppercase(), 0).unwrap().0;
+/// Returns the records that are passed on: all before OPT, and behind it those without names, up to the first other
+/// one.
+fn passed_on(received: &[ReadRecord]) -> PassedOn {
+    let before = received.iter().position(|record| record.rtype == OPT).unwrap_or(received.len());
+    let behind = received.get(before + 1..).unwrap_or_default();
+    let without_names = behind.iter().take_while(|record| TYPES_WITHOUT_NAMES.contains(&record.rtype));
+    let records: Vec<_> = received[..before].iter().chain(without_names).cloned().collect();
+    let is_all = records.len() == before + behind.len();
+    PassedOn { records, is_all }
+}
+
+/// Asserts that a response has the received records, over TCP all of them, over UDP as many as fit.
+fn assert_sent(response: &Response, question: &Question, received: &[ReadRecord]) {
+    let upper = Name::read_uncompressed(&question.name.as_bytes().to_ascii_uppercase(), 0).unwrap().0;
     let plain = Query { id: 9, class: question.class, ..Query::plain(upper, question.rtype) };
     let with_edns = Query { edns: Some(Edns { udp_size: 800, ..Edns::default() }), ..plain.clone() };
     for query in [plain, with_edns] {
         for age in [TtlView::Original, TtlView::Cached { age: 100, cap: 3600 }, TtlView::Stale] {
-            let answer = Answer { age, ..Answer::local(response.clone(), Some(3)) };
-            let whole = answer.to_wire(&query, TCP);
-            let shown = |told: &Told| Told { ttl: age.shown(told.ttl), ..told.clone() };
-            let expected: Vec<_> = told.iter().map(shown).collect();
-            let said_whole = said_of(&whole, &expected);
-            assert_eq!(said_whole, expected);
-            let cut = answer.to_wire(&query, ReplyTransport::Udp);
-            assert!(cut.len() <= if query.edns.is_some() { 800 } else { 512 });
-            let said_cut = said_of(&cut, &expected);
-            assert_eq!(said_cut, said_whole[..said_cut.len()]);
-            let missing = &said_whole[said_cut.len()..];
-            let cut_off = missing.iter().any(|record| record.section < 2);
-            assert!(!cut_off || cut[2] & 0x02 != 0, "TC");
-            assert_eq!(whole[2] & 0x06, response.wire()[2] & 0x06, "AA and TC");
-            assert!(whole[3] & 0x80 != 0 && whole[2] & 0x80 != 0, "RA and QR");
-            assert_eq!(whole[..2], [0, 9]);
-            assert!(whole[12..].starts_with(query.name.as_bytes()));
+            let answer = Answer { ttl_view: age, ..Answer::local(response.clone(), Some(3)) };
+            let complete = answer.to_tcp_wire(&query, TCP);
+            let aged = |record: &ReadRecord| ReadRecord { ttl: age.apply(record.ttl), ..record.clone() };
+            let expected: Vec<_> = received.iter().map(aged).collect();
+            let sent = comparable_records(&complete, &expected);
+            assert_eq!(sent, expected);
+            let truncated = answer.to_udp_wire(&query);
+            assert!(truncated.len() <= if query.edns.is_some() { 800 } else { 512 });
+            let sent_truncated = comparable_records(&truncated, &expected);
+            assert_eq!(sent_truncated, sent[..sent_truncated.len()]);
+            let missing = &sent[sent_truncated.len()..];
+            let is_tc_due = missing.iter().any(|record| record.section < 2);
+            assert!(!is_tc_due || truncated[2] & 0x02 != 0, "TC");
+            assert_eq!(complete[2] & 0x06, response.wire()[2] & 0x06, "AA and TC");
+            assert!(complete[3] & 0x80 != 0 && complete[2] & 0x80 != 0, "RA and QR");
+            assert_eq!(complete[..2], [0, 9]);
+            assert!(complete[12..].starts_with(query.name.as_bytes()));
         }
     }
 }
 
-/// It is kept no longer than its shortest TTL, and not at all when one counts as zero.
-fn assert_lifetime(response: &Response, told: &[Told]) {
-    let shortest = told.iter().map(|record| if record.ttl > 0x7fff_ffff { 0 } else { record.ttl }).min();
-    match response.lifetime() {
-        ResponseTtl::Positive(life) => assert_eq!(Some(life), shortest.filter(|shortest| *shortest > 0)),
-        ResponseTtl::Negative(life) => assert!(life > 0 && shortest.is_some_and(|shortest| life <= shortest)),
+/// Asserts that a response is cached no longer than its shortest TTL, and not at all when one counts as zero.
+fn assert_lifetime(response: &Response, received: &[ReadRecord]) {
+    let shortest = received.iter().map(|record| if record.ttl > 0x7fff_ffff { 0 } else { record.ttl }).min();
+    match response.ttl() {
+        ResponseTtl::Positive(ttl) => assert_eq!(Some(ttl), shortest.filter(|shortest| *shortest > 0)),
+        ResponseTtl::Negative(ttl) => assert!(ttl > 0 && shortest.is_some_and(|shortest| ttl <= shortest)),
         ResponseTtl::Uncacheable => {}
     }
-    assert_eq!(response.ttl_offsets().len(), told.len());
+    assert_eq!(response.ttl_offsets().len(), received.len());
 }
 
-/// What is done with an answer before it is kept changes nothing but what it should.
-fn changed(mut response: Response, packet: &[u8], told: &[Told]) {
-    let (asked, _) = Name::read_plain(response.wire(), 12).unwrap();
-    let below = Question::plain(&Name::from_text("a.b.example").unwrap(), 28);
-    if let Some(denial) = response.below(&below) {
-        assert_eq!((denial.rcode(), denial.lifetime()), (3, response.lifetime()));
-        assert_eq!(said(denial.wire()).len(), 1);
+/// Asserts that rewriting a response before it is cached changes nothing but what it should.
+fn assert_rewritten(mut response: Response, packet: &[u8], received: &[ReadRecord]) {
+    let (question_name, _) = Name::read_uncompressed(response.wire(), 12).unwrap();
+    let descendant = Question::plain(&Name::from_text("a.b.example").unwrap(), 28);
+    if let Some(denial) = response.nxdomain_for(&descendant) {
+        assert_eq!((denial.rcode(), denial.ttl()), (3, response.ttl()));
+        assert_eq!(sent_records(denial.wire()).len(), 1);
     }
-    response.restore_case(&packet[12..12 + asked.as_bytes().len() - 1]);
+    response.restore_case(&packet[12..12 + question_name.as_bytes().len() - 1]);
     response.clear_authentic_data();
     assert!(response.wire()[3] & 0x20 == 0);
-    let octets = |told: &Told| Told { data: told.data.to_ascii_lowercase(), ..told.clone() };
-    let lower = |records: &[Told]| records.iter().map(octets).collect::<Vec<_>>();
-    assert_eq!(lower(&said_of(response.wire(), told)), lower(told));
+    let lower_case = |record: &ReadRecord| ReadRecord { data: record.data.to_ascii_lowercase(), ..record.clone() };
+    let lower = |records: &[ReadRecord]| records.iter().map(lower_case).collect::<Vec<_>>();
+    assert_eq!(lower(&comparable_records(response.wire(), received)), lower(received));
 }

@@ -1,4 +1,4 @@
-//! Every input of the corpora, once: shapes to begin with, and what was found.
+//! Replay of the corpora: every seed, and every input that was found, once.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

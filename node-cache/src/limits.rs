@@ -1,6 +1,6 @@
-//! Something of which there is a bounded number, in all and for each client: questions that wait for other servers,
-//! connections, octets that wait to be written. What comes beyond is turned away: clients ask again, memory stays bounded, and one client cannot take what
-//! others need.
+//! Concurrency limits, in total and per client address: open queries, connections, bytes that wait to be written.
+//! Requests over a limit are rejected at once: clients retry, memory stays bounded, and one client cannot starve the
+//! others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,93 +9,95 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
-/// How many are taken, and by whom.
+/// Counting limiter with one bound in total and one per client address. IPv4-mapped IPv6 addresses count as IPv4.
 #[derive(Debug)]
 pub(crate) struct ClientLimiter {
-    most: usize,
-    most_of_one: usize,
-    taken: Mutex<Taken>,
-    none: Notify,
+    max_total: usize,
+    max_per_client: usize,
+    in_use: Mutex<InUse>,
+    idle: Notify,
 }
 
+/// Units in use.
 #[derive(Debug, Default)]
-struct Taken {
+struct InUse {
     total: usize,
+    /// Units of each client that has any.
     by_client: HashMap<IpAddr, usize, RandomState>,
 }
 
-/// Why there is none for a client.
+/// The bound that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LimitExceeded {
-    /// All are taken.
+    /// The total of all clients.
     Global,
-    /// This client has as many as one may have.
+    /// The bound of one client.
     PerClient,
 }
 
 impl ClientLimiter {
-    /// This many in all, and this many of them for one address.
-    pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_of_one, taken: Mutex::default(), none: Notify::new() })
+    /// Creates a limiter of `max_total` units, of which one client address gets at most `max_per_client`.
+    pub(crate) fn new(max_total: usize, max_per_client: usize) -> Arc<Self> {
+        Arc::new(Self { max_total, max_per_client, in_use: Mutex::default(), idle: Notify::new() })
     }
 
-    /// Takes another one.
-    pub(crate) fn take(self: &Arc<Self>, client: SocketAddr) -> Result<Permit, LimitExceeded> {
+    /// Acquires one unit for `client`.
+    pub(crate) fn acquire(self: &Arc<Self>, client: SocketAddr) -> Result<Permit, LimitExceeded> {
         self.acquire_many(client, 1)
     }
 
-    /// Takes so many more, all or none.
+    /// Acquires `count` units for `client`, all or none.
     pub(crate) fn acquire_many(self: &Arc<Self>, client: SocketAddr, count: usize) -> Result<Permit, LimitExceeded> {
         let client = client.ip().to_canonical();
-        let mut taken = self.taken();
-        if taken.total + count > self.most {
+        let mut in_use = self.in_use();
+        if in_use.total + count > self.max_total {
             return Err(LimitExceeded::Global);
         }
-        let of_client = taken.by_client.get(&client).copied().unwrap_or_default();
-        if of_client + count > self.most_of_one {
+        let of_client = in_use.by_client.get(&client).copied().unwrap_or_default();
+        if of_client + count > self.max_per_client {
             return Err(LimitExceeded::PerClient);
         }
-        taken.by_client.insert(client, of_client + count);
-        taken.total += count;
-        Ok(Permit { shares: self.clone(), client, count })
+        in_use.by_client.insert(client, of_client + count);
+        in_use.total += count;
+        Ok(Permit { limiter: self.clone(), client, count })
     }
 
-    /// Waits until none is taken.
-    pub(crate) async fn none(&self) {
+    /// Waits until no unit is in use.
+    pub(crate) async fn wait_idle(&self) {
         loop {
-            let notified = self.none.notified();
-            if self.taken().total == 0 {
+            let notified = self.idle.notified();
+            if self.in_use().total == 0 {
                 return;
             }
             notified.await;
         }
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_use(&self) -> MutexGuard<'_, InUse> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One or more of them, until it is dropped.
+/// Acquired units of a [`ClientLimiter`]. Dropping it releases them.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    shares: Arc<ClientLimiter>,
+    limiter: Arc<ClientLimiter>,
     client: IpAddr,
     count: usize,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.shares.taken();
-        taken.total -= self.count;
-        match taken.by_client.get_mut(&self.client) {
+        let mut in_use = self.limiter.in_use();
+        in_use.total -= self.count;
+        match in_use.by_client.get_mut(&self.client) {
             Some(count) if *count > self.count => *count -= self.count,
             _ => {
-                taken.by_client.remove(&self.client);
+                in_use.by_client.remove(&self.client);
             }
         }
-        if taken.total == 0 {
-            self.shares.none.notify_waiters();
+        if in_use.total == 0 {
+            self.limiter.idle.notify_waiters();
         }
     }
 }

@@ -57,8 +57,9 @@ fn imports(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
     let mut imports = BTreeSet::new();
     for (start, keyword) in [("crate::", "crate"), ("super::", "super")] {
         for (at, _) in code.match_indices(start) {
-            let before = code[..at].chars().next_back();
-            if before.is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':') {
+            let before = &code[..at];
+            let is_visibility = before.ends_with("pub(in ");
+            if is_visibility || before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
                 continue;
             }
             let mut base = if keyword == "crate" { Vec::new() } else { module.to_vec() };

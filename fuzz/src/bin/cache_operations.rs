@@ -1,4 +1,4 @@
-//! Work of the cache.
+//! Fuzz target of operations on the cache.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Packets of clients.
+//! Fuzz target of packets from clients.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Whole exchanges.
+//! Fuzz target of whole exchanges: query, response, and cache hit.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Writes the seeds to the corpora.
+//! Program that writes the seeds to the corpora.
 
 use std::path::Path;
 

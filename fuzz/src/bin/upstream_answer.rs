@@ -1,4 +1,4 @@
-//! Answers of servers.
+//! Fuzz target of packets from upstreams.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asking a process of the same pod how it is.
+//! Client of a control socket: sends one command to a process of the same pod and reads the response.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,75 +6,75 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{Command, OK};
+use super::command::{Command, OK};
 
-/// The longest answer that is read, in bytes.
-const LONGEST_ANSWER: u64 = 4 << 20;
+/// Longest response that is read, in bytes; the rest of a longer one is left out.
+const MAX_RESPONSE_LEN: u64 = 4 << 20;
 
-/// Why a process could not be asked.
+/// Failure of a command that was sent to a control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// It did not answer in time.
-    #[error("{path}: no answer within {limit:?}")]
-    Silent {
-        /// Its control socket.
+pub enum ControlError {
+    /// The process did not respond in time.
+    #[error("{path}: no response within {limit:?}")]
+    Timeout {
+        /// Path of the control socket.
         path: String,
-        /// How long it had.
+        /// Time limit of the command.
         limit: Duration,
     },
-    /// The socket cannot be used.
+    /// The socket cannot be connected to, written or read.
     #[error("{path}: {source}")]
     Socket {
-        /// Its control socket.
+        /// Path of the control socket.
         path: String,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The answer is not text, or is empty.
-    #[error("{path}: the answer is not text")]
-    NotText {
-        /// Its control socket.
+    /// The response is empty, or is not UTF-8.
+    #[error("{path}: the response is not text")]
+    InvalidResponse {
+        /// Path of the control socket.
         path: String,
     },
-    /// A probe's answer is not `ok`; this is what it says.
+    /// The response to a probe is not `ok`; it is a sentence that says what is missing.
     #[error("{0}")]
-    Missing(String),
+    ProbeFailed(String),
 }
 
-/// Sends a command to the control socket at `path` and gives back the answer.
+/// Sends `command` to the control socket at `path` and returns the response.
 ///
 /// # Errors
 ///
-/// [`AskError`] when there is no answer within `limit`, or none that is text.
-pub async fn ask(path: &Path, command: Command, limit: Duration) -> Result<String, AskError> {
-    let name = || path.display().to_string();
+/// [`ControlError`] when there is no response within `limit`, or one that is not text.
+pub async fn send_command(path: &Path, command: Command, limit: Duration) -> Result<String, ControlError> {
+    let display_path = || path.display().to_string();
     let bytes = tokio::time::timeout(limit, exchange(path, command))
         .await
-        .map_err(|_| AskError::Silent { path: name(), limit })?
-        .map_err(|source| AskError::Socket { path: name(), source })?;
+        .map_err(|_| ControlError::Timeout { path: display_path(), limit })?
+        .map_err(|source| ControlError::Socket { path: display_path(), source })?;
     match String::from_utf8(bytes) {
         Ok(text) if !text.is_empty() => Ok(text),
-        _ => Err(AskError::NotText { path: name() }),
+        _ => Err(ControlError::InvalidResponse { path: display_path() }),
     }
 }
 
-/// Asks `live` or `ready` as a probe does.
+/// Sends `live` or `ready` and checks that the response is `ok`, as a liveness or readiness probe does.
 ///
 /// # Errors
 ///
-/// [`AskError`] when there is no answer or when it is not `ok`.
-pub async fn probe(path: &Path, command: Command, limit: Duration) -> Result<(), AskError> {
-    let answer = ask(path, command, limit).await?;
-    if answer.trim() == OK {
+/// [`ControlError`] when there is no response within `limit`, or another one than `ok`.
+pub async fn probe(path: &Path, command: Command, limit: Duration) -> Result<(), ControlError> {
+    let response = send_command(path, command, limit).await?;
+    if response.trim() == OK {
         return Ok(());
     }
-    Err(AskError::Missing(answer.trim().to_owned()))
+    Err(ControlError::ProbeFailed(response.trim().to_owned()))
 }
 
 async fn exchange(path: &Path, command: Command) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path).await?;
-    stream.write_all(format!("{}\n", command.line()).as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
-    Ok(answer)
+    stream.write_all(format!("{}\n", command.to_line()).as_bytes()).await?;
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE_LEN).read_to_end(&mut response).await?;
+    Ok(response)
 }

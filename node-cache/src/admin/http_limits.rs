@@ -1,5 +1,5 @@
-//! Bounds for those who connect over HTTP. The port is open to the whole cluster, and a process needs its file descriptors
-//! for other things; nobody may keep the kubelet from asking whether it lives.
+//! Limits of HTTP connections to the status port. The port is open to the whole cluster, while a process needs its file
+//! descriptors for DNS, and no client may keep the kubelet from its probes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,29 +16,31 @@ use tokio::time::{Sleep, sleep};
 
 use crate::limits::{ClientLimiter, Permit};
 
-/// How many are attended to at one time; more of them wait outside.
-const AT_ONCE: usize = 32;
-/// How many of them may come from one address; more of those are sent away at once.
-const AT_ONCE_OF_ONE: usize = 4;
-/// How long a connection may last, busy or not.
-const STAY: Duration = Duration::from_secs(10);
-/// The most octets that are read of one. A request has a few hundred, and a connection serves a few.
-const MOST_READ: usize = 16 << 10;
+/// Connections at one time; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 32;
+/// Connections of one client address at one time; further ones are closed at once.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 4;
+/// Longest duration of a connection, busy or idle.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes that are read from one connection. A request has a few hundred, and a connection serves a few requests.
+const MAX_READ_BYTES: usize = 16 << 10;
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A listener that lets in a bounded number, each for a bounded time.
+/// TCP listener that bounds the number of connections, in total and per client address, and the duration of each.
 #[derive(Debug)]
 pub(crate) struct LimitedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
-    shares: Arc<ClientLimiter>,
+    connections: Arc<Semaphore>,
+    per_client: Arc<ClientLimiter>,
 }
 
 impl LimitedListener {
     pub(crate) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
-            shares: ClientLimiter::new(AT_ONCE, AT_ONCE_OF_ONE),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            per_client: ClientLimiter::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT),
         }
     }
 }
@@ -48,21 +50,24 @@ impl Listener for LimitedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (LimitedStream, SocketAddr) {
-        // The semaphore is never closed.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        // Acquiring fails on a closed semaphore only, and this one is never closed.
+        let total_permit = Arc::clone(&self.connections).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
-                    let Ok(share) = self.shares.take(address) else { continue };
-                    let closing_time = Box::pin(sleep(STAY));
-                    return (
-                        LimitedStream { stream, closing_time, left: MOST_READ, _place: place, _share: share },
-                        address,
-                    );
+                    let Ok(client_permit) = self.per_client.acquire(address) else { continue };
+                    let limited = LimitedStream {
+                        stream,
+                        deadline: Box::pin(sleep(CONNECTION_TIMEOUT)),
+                        remaining_bytes: MAX_READ_BYTES,
+                        _client_permit: client_permit,
+                        _total_permit: total_permit,
+                    };
+                    return (limited, address);
                 }
                 Err(error) => {
-                    tracing::debug!("status and metrics: {error}");
-                    sleep(Duration::from_millis(100)).await;
+                    tracing::debug!(%error, "cannot accept an HTTP connection to the status port");
+                    sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -73,20 +78,22 @@ impl Listener for LimitedListener {
     }
 }
 
-/// A connection that ends when its time is over.
+/// TCP stream with a deadline and a bound on the bytes read. Past the deadline every operation fails with `TimedOut`,
+/// past the bound reads fail with `QuotaExceeded`.
 #[derive(Debug)]
 pub(crate) struct LimitedStream {
     stream: TcpStream,
-    closing_time: Pin<Box<Sleep>>,
-    left: usize,
-    _share: Permit,
-    _place: Option<OwnedSemaphorePermit>,
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes that may still be read.
+    remaining_bytes: usize,
+    _client_permit: Permit,
+    _total_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LimitedStream {
-    /// The stream, as long as there is time.
-    fn stream(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
-        match self.closing_time.as_mut().poll(context) {
+    /// Returns the stream, or `TimedOut` past the deadline.
+    fn before_deadline(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
+        match self.deadline.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(Pin::new(&mut self.stream)),
         }
@@ -100,9 +107,9 @@ impl AsyncRead for LimitedStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = self.stream(context)?.poll_read(context, buffer);
-        match self.left.checked_sub(buffer.filled().len() - before) {
-            Some(left) => self.left = left,
+        let read = self.before_deadline(context)?.poll_read(context, buffer);
+        match self.remaining_bytes.checked_sub(buffer.filled().len() - before) {
+            Some(remaining) => self.remaining_bytes = remaining,
             None => {
                 buffer.set_filled(before);
                 return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
@@ -114,11 +121,11 @@ impl AsyncRead for LimitedStream {
 
 impl AsyncWrite for LimitedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream(context)?.poll_write(context, bytes)
+        self.before_deadline(context)?.poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream(context)?.poll_flush(context)
+        self.before_deadline(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -134,74 +141,75 @@ mod tests {
 
     use super::*;
 
-    /// A connection from one of many addresses.
-    async fn call(number: usize, address: SocketAddr) -> TcpStream {
+    /// Connects from the client address with this index.
+    async fn connect_from(client: usize, server: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 9, 1 + number as u8], 0))).unwrap();
-        socket.connect(address).await.unwrap()
+        socket.bind(SocketAddr::from(([127, 0, 9, 1 + client as u8], 0))).unwrap();
+        socket.connect(server).await.unwrap()
     }
 
     #[tokio::test]
-    async fn one_address_cannot_take_the_places_of_the_others() {
+    async fn one_client_address_cannot_take_the_connections_of_the_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut visitors = LimitedListener::new(listener);
-        let (mut callers, mut inside) = (Vec::new(), Vec::new());
-        for _ in 0..AT_ONCE_OF_ONE {
-            callers.push(call(0, address).await);
-            inside.push(visitors.accept().await);
+        let mut listener = LimitedListener::new(listener);
+        let mut clients = Vec::new();
+        let mut accepted = Vec::new();
+        for _ in 0..MAX_CONNECTIONS_PER_CLIENT {
+            clients.push(connect_from(0, address).await);
+            accepted.push(listener.accept().await);
         }
         for _ in 0..100 {
-            callers.push(call(0, address).await);
+            clients.push(connect_from(0, address).await);
         }
-        callers.push(call(1, address).await);
-        let (_visitor, from) = timeout(Duration::from_secs(5), visitors.accept()).await.unwrap();
-        assert_eq!(from.ip(), callers.last().unwrap().local_addr().unwrap().ip());
-        let sent_away = &mut callers[AT_ONCE_OF_ONE];
-        assert!(timeout(Duration::from_secs(5), sent_away.read_u8()).await.unwrap().is_err());
+        clients.push(connect_from(1, address).await);
+        let (_stream, from) = timeout(Duration::from_secs(5), listener.accept()).await.unwrap();
+        assert_eq!(from.ip(), clients.last().unwrap().local_addr().unwrap().ip());
+        let rejected = &mut clients[MAX_CONNECTIONS_PER_CLIENT];
+        assert!(timeout(Duration::from_secs(5), rejected.read_u8()).await.unwrap().is_err());
     }
 
     #[tokio::test]
-    async fn a_visitor_who_talks_too_much_is_sent_away() {
+    async fn a_connection_that_sends_too_much_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut visitor, _) = LimitedListener::new(listener).accept().await;
-        let talking = tokio::spawn(async move { caller.write_all(&vec![b'x'; MOST_READ + 1]).await });
-        let mut heard = Vec::new();
-        let error = visitor.read_to_end(&mut heard).await.unwrap_err();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = LimitedListener::new(listener).accept().await;
+        let sending = tokio::spawn(async move { client.write_all(&vec![b'x'; MAX_READ_BYTES + 1]).await });
+        let mut received = Vec::new();
+        let error = stream.read_to_end(&mut received).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
-        drop(visitor);
-        // It may have written all before it was cut off.
-        let _ = talking.await.unwrap();
+        drop(stream);
+        // The client may have written everything before the connection was closed.
+        let _ = sending.await.unwrap();
     }
 
     #[tokio::test]
-    async fn one_more_visitor_waits_until_a_place_is_free() {
+    async fn one_more_connection_waits_until_another_one_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut visitors = LimitedListener::new(listener);
-        let mut inside = Vec::new();
-        let mut callers = Vec::new();
-        for number in 0..AT_ONCE {
-            callers.push(call(number / AT_ONCE_OF_ONE, address).await);
-            inside.push(visitors.accept().await);
+        let mut listener = LimitedListener::new(listener);
+        let mut accepted = Vec::new();
+        let mut clients = Vec::new();
+        for number in 0..MAX_CONNECTIONS {
+            clients.push(connect_from(number / MAX_CONNECTIONS_PER_CLIENT, address).await);
+            accepted.push(listener.accept().await);
         }
-        callers.push(call(AT_ONCE, address).await);
-        assert!(timeout(Duration::from_millis(50), visitors.accept()).await.is_err());
-        drop(inside.pop());
-        timeout(Duration::from_secs(3), visitors.accept()).await.unwrap();
+        clients.push(connect_from(MAX_CONNECTIONS, address).await);
+        assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
+        drop(accepted.pop());
+        timeout(Duration::from_secs(3), listener.accept()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_visitor_who_stays_too_long_is_sent_away() {
+    async fn a_connection_that_lasts_too_long_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut caller = TcpStream::connect(address).await.unwrap();
-        let (mut visitor, _) = LimitedListener::new(listener).accept().await;
-        caller.write_all(b"G").await.unwrap();
-        assert_eq!(visitor.read_u8().await.unwrap(), b'G');
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut stream, _) = LimitedListener::new(listener).accept().await;
+        client.write_all(b"G").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'G');
         tokio::time::pause();
-        let error = visitor.read_u8().await.unwrap_err();
+        let error = stream.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -1,19 +1,21 @@
-//! Several Prometheus texts made into one, with each family described once and its samples together, as the format
-//! demands.
+//! Merges Prometheus texts of several processes into one, with each metric family described once and its samples
+//! together, as the format demands.
 
 use std::collections::BTreeMap;
 
-/// What a family's descriptor line begins with, in the order in which they are written.
+/// Prefixes of the descriptor lines of a metric family, in the order in which the lines are written.
 const DESCRIPTORS: [&str; 3] = ["# HELP ", "# TYPE ", "# UNIT "];
 
+/// Lines of one metric family.
 #[derive(Default)]
 struct Family<'a> {
     descriptors: Vec<&'a str>,
     samples: Vec<&'a str>,
 }
 
-/// Puts texts together. A text is taken as far as it can be read: samples belong to the family whose descriptor stands
-/// above them, and lines that are neither are left out.
+/// Merges texts. Families are sorted by name, descriptors come from the first text that has them, and `# EOF` ends the
+/// result. A text is used as far as it can be parsed: samples belong to the family of the descriptor above them, and
+/// all other lines are left out.
 #[must_use]
 pub fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();
@@ -23,7 +25,7 @@ pub fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
             if let Some(name) = family_name(line) {
                 current = Some(name);
                 let family = families.entry(name).or_default();
-                if !family.descriptors.iter().any(|known| kind(known) == kind(line)) {
+                if !family.descriptors.iter().any(|known| descriptor_index(known) == descriptor_index(line)) {
                     family.descriptors.push(line);
                 }
             } else if let Some(name) = current.filter(|name| line.starts_with(name)) {
@@ -42,12 +44,13 @@ pub fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     merged
 }
 
+/// Returns the family that a descriptor line describes; `None` for other lines.
 fn family_name(line: &str) -> Option<&str> {
     let rest = DESCRIPTORS.iter().find_map(|descriptor| line.strip_prefix(descriptor))?;
     rest.split(' ').next()
 }
 
-fn kind(line: &str) -> Option<usize> {
+fn descriptor_index(line: &str) -> Option<usize> {
     DESCRIPTORS.iter().position(|descriptor| line.starts_with(descriptor))
 }
 
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_was_cut_leaves_the_others_whole() {
+    fn a_truncated_text_leaves_the_others_whole() {
         assert_eq!(merge(["# TYPE a gau", "# TYPE b gauge\nb 1\n"]), "# TYPE b gauge\nb 1\n# EOF\n");
     }
 }

@@ -1,4 +1,4 @@
-//! The listening side of a control socket.
+//! Listening side of a control socket.
 
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
@@ -10,111 +10,116 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::Command;
+use super::command::Command;
 
-/// Everybody in the pod's group may ask, nobody else.
-const MODE: u32 = 0o660;
-/// The longest command, in bytes: a word, a name of which every octet is escaped, and a type.
-const LONGEST_COMMAND: u64 = 1200;
-/// How long a client may take from connecting to having read its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How many clients are served at once; further ones wait to be accepted.
-const CLIENTS: usize = 16;
+/// Mode of the socket: the pod's user and group may connect, others not.
+const SOCKET_MODE: u32 = 0o660;
+/// Longest command line, in bytes: a word, a name of which every octet is escaped, and a type.
+const MAX_COMMAND_LEN: u64 = 1200;
+/// Longest time from connecting to the end of the response.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are served at one time; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 16;
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a process says of itself.
-pub trait Report: Send + Sync + 'static {
-    /// The answer to a command.
-    fn answer(&self, command: Command) -> impl Future<Output = String> + Send;
+/// Implementation of the control commands of one process.
+pub trait CommandHandler: Send + Sync + 'static {
+    /// Returns the response to a command, as text.
+    fn handle(&self, command: Command) -> impl Future<Output = String> + Send;
 }
 
-/// Listens at `path` and answers until it is dropped. A socket left there by a former process is replaced.
+/// Serves commands at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
+/// left there.
 ///
 /// # Errors
 ///
-/// When the socket cannot be created.
-pub async fn serve<R: Report>(path: &Path, report: Arc<R>) -> std::io::Result<()> {
+/// Any error of creating the socket.
+pub async fn serve<H: CommandHandler>(path: &Path, handler: Arc<H>) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-    let clients = Arc::new(Semaphore::new(CLIENTS));
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(permit) = clients.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("{}: {error}", path.display());
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tracing::warn!(path = %path.display(), %error, "cannot accept a control connection");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
-        let report = report.clone();
+        let handler = handler.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            match tokio::time::timeout(PATIENCE, converse(stream, &*report)).await {
+            match tokio::time::timeout(CONNECTION_TIMEOUT, serve_connection(stream, &*handler)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("control socket: {error}"),
-                Err(_) => tracing::debug!("control socket: a client took longer than {PATIENCE:?}"),
+                Ok(Err(error)) => tracing::debug!(%error, "control connection failed"),
+                Err(_) => tracing::debug!(limit = ?CONNECTION_TIMEOUT, "control connection timed out"),
             }
         });
     }
 }
 
-async fn converse<R: Report>(mut stream: UnixStream, report: &R) -> std::io::Result<()> {
+async fn serve_connection<H: CommandHandler>(mut stream: UnixStream, handler: &H) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(LONGEST_COMMAND)).read_line(&mut line).await?;
-    let answer = match Command::from_line(&line) {
-        Ok(command) => report.answer(command).await,
+    BufReader::new(read.take(MAX_COMMAND_LEN)).read_line(&mut line).await?;
+    let response = match Command::from_line(&line) {
+        Ok(command) => handler.handle(command).await,
         Err(error) => error.to_string(),
     };
-    write.write_all(answer.as_bytes()).await?;
+    write.write_all(response.as_bytes()).await?;
     write.shutdown().await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AskError, OK, ask, probe};
+    use super::super::client::{ControlError, probe, send_command};
+    use super::super::command::OK;
     use super::*;
 
-    struct Half;
+    /// A process that is live and not ready.
+    struct NotReady;
 
-    impl Report for Half {
-        async fn answer(&self, command: Command) -> String {
+    impl CommandHandler for NotReady {
+        async fn handle(&self, command: Command) -> String {
             match command {
                 Command::Live => OK.to_owned(),
                 Command::Ready => "no name was resolved yet".to_owned(),
-                command => command.line(),
+                command => command.to_line(),
             }
         }
     }
 
     #[tokio::test]
-    async fn a_process_answers_on_its_control_socket_and_replaces_the_one_of_its_predecessor() {
+    async fn a_process_serves_its_control_socket_and_replaces_that_of_its_predecessor() {
         let dir = tempfile::tempdir().unwrap();
-        let path = super::super::socket_path(dir.path(), "cache-0");
+        let path = crate::admin::socket_path(dir.path(), "cache-0");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let serving = tokio::spawn({
             let path = path.clone();
-            async move { serve(&path, Arc::new(Half)).await }
+            async move { serve(&path, Arc::new(NotReady)).await }
         });
-        let second = Duration::from_secs(1);
-        while ask(&path, Command::Status, second).await.is_err() {
+        let limit = Duration::from_secs(1);
+        while send_command(&path, Command::Status, limit).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(ask(&path, Command::Status, second).await.unwrap(), "status");
-        probe(&path, Command::Live, second).await.unwrap();
-        let refused = probe(&path, Command::Ready, second).await.unwrap_err();
-        assert!(matches!(&refused, AskError::Missing(text) if text == "no name was resolved yet"), "{refused}");
+        assert_eq!(send_command(&path, Command::Status, limit).await.unwrap(), "status");
+        probe(&path, Command::Live, limit).await.unwrap();
+        let error = probe(&path, Command::Ready, limit).await.unwrap_err();
+        assert!(matches!(&error, ControlError::ProbeFailed(text) if text == "no name was resolved yet"), "{error}");
         serving.abort();
     }
 
     #[tokio::test]
-    async fn a_process_that_is_gone_is_told_from_one_that_lacks_something() {
+    async fn a_process_that_is_gone_is_told_from_one_that_is_not_ready() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = probe(&dir.path().join("none.sock"), Command::Live, Duration::from_secs(1)).await.unwrap_err();
-        assert!(matches!(refused, AskError::Socket { .. }), "{refused}");
+        let error = probe(&dir.path().join("none.sock"), Command::Live, Duration::from_secs(1)).await.unwrap_err();
+        assert!(matches!(error, ControlError::Socket { .. }), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::admin::{AskError, Command, ask, socket_path};
+use crate::admin::{Command, ControlError, send_command, socket_path};
 
 /// Time that a cache has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
@@ -46,7 +46,7 @@ impl Instances {
     }
 
     async fn status_of(&self, name: &str) -> Instance {
-        let answer = ask(&socket_path(&self.run_dir, name), Command::Status, ANSWER_TIMEOUT).await;
+        let answer = send_command(&socket_path(&self.run_dir, name), Command::Status, ANSWER_TIMEOUT).await;
         match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
             Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
             Ok(Err(error)) => {
@@ -64,7 +64,8 @@ impl Instances {
     pub(crate) async fn wait_until_gone(&self) {
         for name in &self.names {
             let path = socket_path(&self.run_dir, name);
-            while !matches!(ask(&path, Command::Live, ANSWER_TIMEOUT).await, Err(AskError::Socket { .. })) {
+            while !matches!(send_command(&path, Command::Live, ANSWER_TIMEOUT).await, Err(ControlError::Socket { .. }))
+            {
                 sleep(GONE_POLL_INTERVAL).await;
             }
         }
@@ -73,7 +74,7 @@ impl Instances {
     /// Returns the Prometheus text of each cache; empty for one that does not answer.
     pub(crate) async fn metrics(&self) -> Vec<String> {
         let texts = self.names.iter().map(async |name| {
-            ask(&socket_path(&self.run_dir, name), Command::Metrics, ANSWER_TIMEOUT).await.unwrap_or_default()
+            send_command(&socket_path(&self.run_dir, name), Command::Metrics, ANSWER_TIMEOUT).await.unwrap_or_default()
         });
         join_all(texts).await
     }
@@ -84,12 +85,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admin::{Report, serve};
+    use crate::admin::{CommandHandler, serve};
 
     struct Cache;
 
-    impl Report for Cache {
-        async fn answer(&self, command: Command) -> String {
+    impl CommandHandler for Cache {
+        async fn handle(&self, command: Command) -> String {
             match command {
                 Command::Status => r#"{"name":"cache-0","alive":true,"traffic":{"queries":7}}"#.to_owned(),
                 _ => "# TYPE q counter\nq_total 7\n".to_owned(),

@@ -18,7 +18,7 @@ use super::readiness::AgentState;
 use super::self_query::query_name;
 use super::startup_names::{ROOT, cluster_name};
 use crate::admin::merge::merge;
-use crate::admin::{Command, OK, Report};
+use crate::admin::{Command, CommandHandler, OK};
 use crate::dns::codes::rtype;
 use crate::identity::Identity;
 use crate::revision::ActiveRevision;
@@ -117,15 +117,15 @@ fn probe_names(config: &Config) -> Vec<String> {
     always.into_iter().chain(config.routes.iter().map(|route| route.suffix.clone())).collect()
 }
 
-impl Report for NodeStatusReporter {
-    async fn answer(&self, command: Command) -> String {
+impl CommandHandler for NodeStatusReporter {
+    async fn handle(&self, command: Command) -> String {
         let or_ok = |reason: Option<String>| reason.unwrap_or_else(|| OK.to_owned());
         match command {
             Command::Live => or_ok(self.state.borrow().not_live(Instant::now())),
             Command::Ready => or_ok(self.state.borrow().not_ready(Instant::now())),
             Command::Status => serde_json::to_string(&self.node_status().await).unwrap_or_default(),
             Command::Metrics => self.metrics_text().await,
-            Command::Answers(_) => "an agent keeps no answers; ask a cache of this node".to_owned(),
+            Command::Inspect(_) => "an agent keeps no answers; ask a cache of this node".to_owned(),
         }
     }
 }

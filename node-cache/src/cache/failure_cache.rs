@@ -1,4 +1,5 @@
-//! Questions that nobody could answer a moment ago (RFC 9520): they are not asked again at once.
+//! Resolution failure cache (RFC 9520): a query that no upstream could answer is not sent again at once, with
+//! exponential back-off while failures repeat.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,117 +8,135 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
+use super::key::Key;
 use crate::dns::Response;
 
-use super::Key;
+/// How long the first failure of a key is cached. Each further one in a row doubles the duration, up to
+/// [`MAX_BACKOFF`].
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// Far below the five minutes that RFC 9520 §3.2 allows, so that an upstream that recovers is soon queried again.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Failures further apart than this are not in a row: the back-off starts anew.
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(15);
+/// Bytes of an entry beside its key, which is there twice, and its response: slots of the map and of the queue,
+/// overhead of the allocations. Rounded up.
+const ENTRY_OVERHEAD: usize = 256;
 
-/// How long the first failure of a question is remembered. Each further one in a row doubles it up to [`LONGEST`].
-const FIRST: Duration = Duration::from_secs(1);
-/// Far below the five minutes that RFC 9520 §3.2 allows: a server that comes back is soon asked again.
-const LONGEST: Duration = Duration::from_secs(5);
-/// Failures further apart than this are not in a row.
-const ROW: Duration = Duration::from_secs(15);
-/// Bytes of a failure beside its key, which is there twice, and its response: the slots of the map and of the queue,
-/// and the allocations' own. A generous sum of their sizes.
-const OVERHEAD: usize = 256;
+/// Cached resolution failure.
+#[derive(Clone, Debug)]
+pub struct CachedFailure {
+    /// Failing response of an upstream, such as SERVFAIL; `None` when no upstream responded.
+    pub response: Option<Arc<Response>>,
+}
 
 #[derive(Clone, Debug)]
-struct Failure {
+struct Entry {
     response: Option<Arc<Response>>,
-    at: Instant,
-    lasts: Duration,
+    failed_at: Instant,
+    backoff: Duration,
     bytes: usize,
 }
 
-/// Failures, the oldest forgotten first when there are too many.
+impl Entry {
+    /// Ends the back-off. The entry stays in the queue, and its bytes count, until it is the oldest: removing it here
+    /// would take a search of the queue.
+    fn clear(&mut self) {
+        self.backoff = Duration::ZERO;
+        self.response = None;
+    }
+}
+
+/// Failure cache of bounded size; evicts the oldest entries first.
 #[derive(Debug)]
-pub(super) struct Failures {
-    most_bytes: usize,
-    known: Mutex<Known>,
-    /// Whether there ever was one.
-    any: AtomicBool,
+pub(super) struct FailureCache {
+    max_bytes: usize,
+    entries: Mutex<Entries>,
+    /// Whether a failure was ever inserted: without one, lookups take no lock.
+    is_used: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    failures: HashMap<Key, Failure, RandomState>,
-    /// In the order in which they became known first. One that was cleared leaves its place until it is the oldest.
-    order: VecDeque<Key>,
+struct Entries {
+    by_key: HashMap<Key, Entry, RandomState>,
+    /// Keys in the order of their first insertion.
+    queue: VecDeque<Key>,
     bytes: usize,
 }
 
-impl Failures {
-    pub(super) fn new(most_bytes: usize) -> Self {
-        Self { most_bytes, known: Mutex::default(), any: AtomicBool::new(false) }
+impl FailureCache {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, entries: Mutex::default(), is_used: AtomicBool::new(false) }
     }
 
-    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
-        if !self.any.load(Ordering::Acquire) {
+    /// Returns the failure of a key while its back-off lasts.
+    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<CachedFailure> {
+        if !self.is_used.load(Ordering::Acquire) {
             return None;
         }
-        let known = self.known();
-        let failure = known.failures.get(key)?;
-        (now.saturating_duration_since(failure.at) < failure.lasts).then(|| failure.response.clone())
+        let entries = self.entries();
+        let entry = entries.by_key.get(key)?;
+        let is_backing_off = now.saturating_duration_since(entry.failed_at) < entry.backoff;
+        is_backing_off.then(|| CachedFailure { response: entry.response.clone() })
     }
 
+    /// Inserts a failure of a key at `now`. The back-off doubles if the key failed less than 15 s ago.
     pub(super) fn insert(&self, key: &Key, response: Option<Arc<Response>>, now: Instant) {
-        let answer = response.as_ref().map_or(0, |response| response.wire().len() + 2 * response.ttl_offsets().len());
-        let bytes = OVERHEAD + 2 * size_of_val(key.as_words()) + answer;
-        self.any.store(true, Ordering::Release);
-        let mut known = self.known();
-        let before = known.failures.get(key).filter(|failure| now.saturating_duration_since(failure.at) < ROW);
-        let lasts = before.map_or(FIRST, |failure| (failure.lasts * 2).clamp(FIRST, LONGEST));
-        match known.failures.insert(key.clone(), Failure { response, at: now, lasts, bytes }) {
-            Some(old) => known.bytes -= old.bytes,
-            None => known.order.push_back(key.clone()),
+        let response_bytes =
+            response.as_ref().map_or(0, |response| response.wire().len() + 2 * response.ttl_offsets().len());
+        let bytes = ENTRY_OVERHEAD + 2 * size_of_val(key.as_words()) + response_bytes;
+        self.is_used.store(true, Ordering::Release);
+        let mut entries = self.entries();
+        let is_in_row = |entry: &&Entry| now.saturating_duration_since(entry.failed_at) < BACKOFF_RESET_AFTER;
+        let previous = entries.by_key.get(key).filter(is_in_row);
+        let backoff = previous.map_or(INITIAL_BACKOFF, |entry| (entry.backoff * 2).clamp(INITIAL_BACKOFF, MAX_BACKOFF));
+        match entries.by_key.insert(key.clone(), Entry { response, failed_at: now, backoff, bytes }) {
+            Some(replaced) => entries.bytes -= replaced.bytes,
+            None => entries.queue.push_back(key.clone()),
         }
-        known.bytes += bytes;
-        while known.bytes > self.most_bytes {
-            let Some(oldest) = known.order.pop_front() else { break };
-            known.bytes -= known.failures.remove(&oldest).map_or(0, |failure| failure.bytes);
+        entries.bytes += bytes;
+        while entries.bytes > self.max_bytes {
+            let Some(oldest) = entries.queue.pop_front() else { break };
+            entries.bytes -= entries.by_key.remove(&oldest).map_or(0, |entry| entry.bytes);
         }
     }
 
-    /// Forgets a failure: it lasts no longer, and the next one is the first.
+    /// Clears the failure of a key, so that the next one starts with the initial back-off.
     pub(super) fn clear(&self, key: &Key) {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.is_used.load(Ordering::Acquire) {
             return;
         }
-        let mut known = self.known();
-        if let Some(failure) = known.failures.get_mut(key) {
-            // It keeps its place and its bytes until it is the oldest, so that nothing has to be searched for.
-            failure.lasts = Duration::ZERO;
-            failure.response = None;
+        if let Some(entry) = self.entries().by_key.get_mut(key) {
+            entry.clear();
         }
     }
 
-    /// The same if it was remembered before this time.
+    /// Clears the failure of a key if it is from before `time`.
     pub(super) fn clear_before(&self, key: &Key, time: Instant) {
-        let mut known = self.known();
-        if let Some(failure) = known.failures.get_mut(key).filter(|failure| failure.at < time) {
-            (failure.lasts, failure.response) = (Duration::ZERO, None);
+        if let Some(entry) = self.entries().by_key.get_mut(key).filter(|entry| entry.failed_at < time) {
+            entry.clear();
         }
     }
 
-    /// Forgets the failures of these keys.
-    pub(super) fn clear_where(&self, mut meant: impl FnMut(&[u64]) -> bool) {
-        for (key, failure) in &mut self.known().failures {
-            if meant(key.as_words()) {
-                (failure.lasts, failure.response) = (Duration::ZERO, None);
+    /// Clears the failures of the keys for which `predicate` returns true.
+    pub(super) fn clear_where(&self, mut predicate: impl FnMut(&[u64]) -> bool) {
+        for (key, entry) in &mut self.entries().by_key {
+            if predicate(key.as_words()) {
+                entry.clear();
             }
         }
     }
 
+    /// Returns the bytes of all entries, cleared and expired ones included.
     pub(super) fn bytes(&self) -> usize {
-        self.known().bytes
+        self.entries().bytes
     }
 
-    /// How many there are, those included that last no longer and still have their place.
-    pub(super) fn entries(&self) -> usize {
-        self.known().failures.len()
+    /// Returns the number of entries, cleared and expired ones included.
+    pub(super) fn entry_count(&self) -> usize {
+        self.entries().by_key.len()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

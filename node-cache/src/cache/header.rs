@@ -1,11 +1,11 @@
-//! What is known of an answer as it lies in the table, and how long it lives.
+//! Header of a cache entry: what is known of a response beside its records, and the freshness that follows from it.
 //!
 //! ```text
-//! word 0          length of the message │ number of records │ code │ EDE
-//! word 1          number of the server that it came from │ when it came in, in ticks (48 bits)
-//! word 2          life in seconds │ form of the records, kind │ number of additional records
-//! word 3          as in the header of a message: flags but for those of a client │ number of questions (1), of answers, of authorities
-//! next words      the records, as their form says (see [`super::entry`])
+//! word 0          length of the message │ number of records │ rcode │ EDE
+//! word 1          ID of the upstream │ time of storing, in ticks (48 bits)
+//! word 2          TTL in seconds │ layout of the records, flags │ number of additional records
+//! word 3          as in the header of a message: flags without those of a client │ QDCOUNT (1), ANCOUNT, NSCOUNT
+//! next words      the records, in the layout of word 2 (see [`super::entry`])
 //! ```
 
 use std::sync::Arc;
@@ -16,73 +16,84 @@ use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode};
 use crate::dns::{Header, Response, ResponseTtl, flag};
 
-/// Words before the records.
-pub(super) const HEAD: usize = 4;
-/// Kinds of answers, bits of their word.
+/// Words of the header.
+pub(super) const HEADER_WORDS: usize = 4;
+/// Flags of word 2.
 const NEGATIVE: u64 = 1 << 16;
-const ONE_TTL: u64 = 1 << 17;
-/// Where the form of the records stands in it.
-const FORM: u32 = 18;
-/// Ticks of a second: the time of the cache, so that seconds are told by a shift.
-pub(super) const SECOND: u64 = 1024;
+const UNIFORM_TTL: u64 = 1 << 17;
+/// Position of the record layout (2 bits) in word 2.
+const LAYOUT_SHIFT: u32 = 18;
+/// Ticks of a second. The cache counts time in ticks, so that a shift turns it into seconds.
+pub(super) const TICKS_PER_SECOND: u64 = 1024;
 /// Bits of a time: some thousand years.
-const TIME: u32 = 48;
-const MOST_TICKS: u64 = (1 << TIME) - 1;
-/// In the place of an Extended DNS Error: there is none.
+const TIME_BITS: u32 = 48;
+const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+/// Value in the field of the Extended DNS Error when there is none.
 const NO_EDE: u16 = u16::MAX;
 
-/// Bounds on how long answers live. They are applied on reading, so that a change has its effect on what is there.
+/// Bounds of TTLs and of serve-stale. They are applied on lookup, so that a change also affects the entries that are
+/// cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The longest life of an answer, and the longest TTL that is shown, in seconds.
+    /// Longest TTL of a positive response, both for expiry and as shown to clients, in seconds.
     pub max_ttl: u32,
-    /// The same for answers that say there is nothing.
+    /// Longest TTL of a negative response (RFC 2308), both for expiry and as shown to clients, in seconds.
     pub negative_max_ttl: u32,
-    /// Seconds after that life in which the answer may still serve while others fail; 0: never.
+    /// Seconds after expiry in which a response may still be served while upstreams fail (serve-stale, RFC 8767); 0:
+    /// never.
     pub serve_stale: u32,
 }
 
 impl Policy {
-    /// The life of an answer in seconds, and the longest TTL that it shows.
+    /// Returns the TTL after which a response expires and the cap of the TTLs that it shows, both in seconds.
     #[must_use]
-    pub fn ttl_and_cap(&self, lifetime: ResponseTtl) -> (u32, u32) {
-        match lifetime {
+    pub fn ttl_and_cap(&self, response_ttl: ResponseTtl) -> (u32, u32) {
+        match response_ttl {
             ResponseTtl::Positive(ttl) => (ttl.min(self.max_ttl), self.max_ttl),
-            // The SOA record's TTL would outlive what it denies (RFC 2308 §5).
+            // The TTL of the SOA record may be longer than that of the denial (RFC 2308 §5).
             ResponseTtl::Negative(ttl) => (ttl.min(self.negative_max_ttl), ttl.min(self.negative_max_ttl)),
             ResponseTtl::Uncacheable => (0, self.max_ttl),
         }
     }
 
-    /// An answer that has just come in.
+    /// Returns the answer for a response that an upstream has just sent.
     #[must_use]
     pub fn new_answer(&self, response: Arc<Response>) -> Answer {
-        let (_, cap) = self.ttl_and_cap(response.lifetime());
-        Answer { response, age: TtlView::Cached { age: 0, cap }, ede: None, origin: Source::Upstream }
+        let (_, cap) = self.ttl_and_cap(response.ttl());
+        Answer { response, ttl_view: TtlView::Cached { age: 0, cap }, ede: None, source: Source::Upstream }
     }
 }
 
-/// Whether an answer may be said.
+/// Freshness of a cache entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// It is in its time and shows its TTLs like this.
+    /// Fresh: within its TTL. Shows its TTLs like this.
     Fresh(TtlView),
-    /// The same, but its time is nearly over: it is time to ask again.
+    /// Fresh, and in the last tenth of its TTL, so that a hit prefetches a new response.
     RefreshDue(TtlView),
-    /// It is past its time but inside the window of RFC 8767, with the Extended DNS Error that says so.
+    /// Stale: expired, but within the serve-stale window (RFC 8767). Carries the Extended DNS Error that says so.
     Stale(u16),
-    /// It is not.
+    /// Expired, and past the serve-stale window.
     Expired,
 }
 
-/// What is known of an answer beside its bytes: its first words, read where that is asked for.
+/// Durations, in seconds, in which an entry may be served under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryHeader([u64; HEAD]);
+pub(super) struct Windows {
+    /// From storing to expiry: the capped TTL.
+    pub(super) fresh: u64,
+    /// From expiry to the end of serve-stale.
+    pub(super) stale: u64,
+}
+
+/// Header of a cache entry, as its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHeader([u64; HEADER_WORDS]);
 
 impl EntryHeader {
-    /// The head of an answer that came in at this time, in ticks; none when it is not to be kept.
-    pub(super) fn of(response: &Response, now: u64, form: RecordLayout) -> Option<Self> {
-        let (life, kind) = match response.lifetime() {
+    /// Creates the header of a response that is stored at `now`, in ticks; `None` when it is uncacheable.
+    pub(super) fn new(response: &Response, now: u64, layout: RecordLayout) -> Option<Self> {
+        let (ttl, negative) = match response.ttl() {
             ResponseTtl::Positive(seconds) => (seconds, 0),
             ResponseTtl::Negative(seconds) => (seconds, NEGATIVE),
             ResponseTtl::Uncacheable => return None,
@@ -92,134 +103,136 @@ impl EntryHeader {
         let ede = response.ede().unwrap_or(NO_EDE);
         let header = Header::read(response.wire())?;
         let [_, answers, authorities, additional] = header.counts;
-        let kind = kind | ((form as u64) << FORM) | if response.has_one_ttl() { ONE_TTL } else { 0 };
-        let sixteen = |parts: [u16; 4]| parts.iter().fold(0, |word, part| (word << 16) | u64::from(*part));
+        let uniform_ttl = if response.has_uniform_ttl() { UNIFORM_TTL } else { 0 };
+        let flags = negative | ((layout as u64) << LAYOUT_SHIFT) | uniform_ttl;
+        let pack = |fields: [u16; 4]| fields.iter().fold(0, |word, field| (word << 16) | u64::from(*field));
         Some(Self([
-            sixteen([length, records, response.rcode(), ede]),
-            (u64::from(response.from()) << TIME) | (now & MOST_TICKS),
-            (u64::from(life) << 32) | kind | u64::from(additional),
-            sixteen([flag::kept(header.flags), 1, answers, authorities]),
+            pack([length, records, response.rcode(), ede]),
+            (u64::from(response.upstream_id()) << TIME_BITS) | (now & TIME_MASK),
+            (u64::from(ttl) << 32) | flags | u64::from(additional),
+            pack([flag::cacheable(header.flags), 1, answers, authorities]),
         ]))
     }
 
-    /// Reads the head of an answer where it lies.
+    /// Loads the header of an entry in the table.
     #[inline]
-    pub(super) fn read(words: &[AtomicU64]) -> Option<Self> {
-        Some(Self(words.first_chunk::<HEAD>()?.each_ref().map(|word| word.load(Ordering::Relaxed))))
+    pub(super) fn load(words: &[AtomicU64]) -> Option<Self> {
+        Some(Self(words.first_chunk::<HEADER_WORDS>()?.each_ref().map(|word| word.load(Ordering::Relaxed))))
     }
 
-    /// The same of one that was copied out of the table.
-    pub(super) fn of_copy(words: &[u64]) -> Option<Self> {
-        words.first_chunk().map(|head| Self(*head))
+    /// Reads the header of an entry that was copied out of the table.
+    pub(super) fn from_words(words: &[u64]) -> Option<Self> {
+        words.first_chunk().map(|header| Self(*header))
     }
 
-    pub(super) const fn as_words(&self) -> &[u64; HEAD] {
+    pub(super) const fn as_words(&self) -> &[u64; HEADER_WORDS] {
         &self.0
     }
 
-    /// Octets of the message, its question included.
+    /// Returns the length of the message in octets, question included.
     #[must_use]
     #[inline]
-    pub const fn length(&self) -> usize {
+    pub const fn message_len(&self) -> usize {
         (self.0[0] >> 48) as usize
     }
 
-    /// Number of its records, each of which has a TTL.
+    /// Returns the number of records with a TTL.
     #[must_use]
     #[inline]
-    pub const fn records(&self) -> usize {
+    pub const fn record_count(&self) -> usize {
         (self.0[0] >> 32) as u16 as usize
     }
 
-    /// Its code.
+    /// Returns the rcode.
     #[must_use]
     #[inline]
     pub const fn rcode(&self) -> u16 {
         (self.0[0] >> 16) as u16
     }
 
-    /// The Extended DNS Error that came with it.
+    /// Returns the Extended DNS Error of the response, if it has one.
     #[must_use]
     #[inline]
     pub fn ede(&self) -> Option<u16> {
         Some(self.0[0] as u16).filter(|ede| *ede != NO_EDE)
     }
 
-    /// The number of the server that it came from; 0 for none.
+    /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     #[inline]
-    pub const fn from(&self) -> u16 {
-        (self.0[1] >> TIME) as u16
+    pub const fn server_id(&self) -> u16 {
+        (self.0[1] >> TIME_BITS) as u16
     }
 
-    /// How long it says that it lives, in seconds. Where its records are kept as a set, it is the TTL of all of them.
+    /// Returns the TTL of the response in seconds, before any cap. It is the TTL of each record if the layout is not
+    /// [`RecordLayout::Message`].
     #[must_use]
     #[inline]
-    pub const fn life(&self) -> u32 {
+    pub const fn ttl(&self) -> u32 {
         (self.0[2] >> 32) as u32
     }
 
-    /// The same, and whether it is a denial.
+    /// Returns the TTL of the response, positive or negative, before any cap.
     #[must_use]
     #[inline]
-    pub const fn lifetime(&self) -> ResponseTtl {
-        if self.0[2] & NEGATIVE == 0 { ResponseTtl::Positive(self.life()) } else { ResponseTtl::Negative(self.life()) }
+    pub const fn response_ttl(&self) -> ResponseTtl {
+        if self.0[2] & NEGATIVE == 0 { ResponseTtl::Positive(self.ttl()) } else { ResponseTtl::Negative(self.ttl()) }
     }
 
-    /// Whether all of its TTLs are the same.
+    /// Returns whether all records have the same TTL.
     #[must_use]
     #[inline]
-    pub const fn has_one_ttl(&self) -> bool {
-        self.0[2] & ONE_TTL != 0
+    pub const fn has_uniform_ttl(&self) -> bool {
+        self.0[2] & UNIFORM_TTL != 0
     }
 
-    /// How its records are kept.
+    /// Returns the layout of the records.
     #[must_use]
     #[inline]
-    pub const fn form(&self) -> RecordLayout {
-        RecordLayout::from_bits((self.0[2] >> FORM) as u8)
+    pub const fn layout(&self) -> RecordLayout {
+        RecordLayout::from_bits((self.0[2] >> LAYOUT_SHIFT) as u8)
     }
 
-    /// Number of its additional records.
+    /// Returns the number of records in the additional section.
     #[must_use]
     #[inline]
-    pub const fn additional(&self) -> u16 {
+    pub const fn additional_count(&self) -> u16 {
         self.0[2] as u16
     }
 
-    /// Its header from the flags to the number of authorities, the flags in the highest bits.
+    /// Returns flags, QDCOUNT, ANCOUNT and NSCOUNT of the message, 16 bits each, the flags in the highest bits.
     #[must_use]
     #[inline]
-    pub const fn front(&self) -> u64 {
+    pub const fn flags_and_counts(&self) -> u64 {
         self.0[3]
     }
 
-    /// Ticks since the answer came in.
+    /// Returns the ticks since the response was stored.
     pub(super) const fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.0[1] & MOST_TICKS)
+        now.saturating_sub(self.0[1] & TIME_MASK)
     }
 
-    /// Seconds in which the answer is in its time, and seconds after them in which it may serve while others fail.
-    pub(super) fn windows(&self, policy: &Policy) -> (u64, u64) {
-        let (life, _) = policy.ttl_and_cap(self.lifetime());
-        // What was stale already where it came from has no second window here.
-        let second_hand = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
-        (life.into(), if second_hand { 0 } else { policy.serve_stale.into() })
+    /// Returns how long the entry may be served under `policy`.
+    pub(super) fn windows(&self, policy: &Policy) -> Windows {
+        let (ttl, _) = policy.ttl_and_cap(self.response_ttl());
+        // A response that was stale at the upstream already has no serve-stale window here.
+        let is_stale_upstream = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
+        Windows { fresh: ttl.into(), stale: if is_stale_upstream { 0 } else { policy.serve_stale.into() } }
     }
 
-    /// Whether the answer may be said at this time, in ticks.
+    /// Returns the freshness of the entry at `now`, in ticks.
     #[must_use]
     #[inline]
-    pub fn at(&self, now: u64, policy: &Policy) -> Freshness {
-        let (life, cap) = policy.ttl_and_cap(self.lifetime());
+    pub fn freshness(&self, now: u64, policy: &Policy) -> Freshness {
+        let (ttl, cap) = policy.ttl_and_cap(self.response_ttl());
         let age = self.age(now);
-        let seconds = age / SECOND;
-        if seconds < life.into() {
-            let shown = TtlView::Cached { age: seconds as u32, cap };
-            let is_due = 10 * age >= 9 * SECOND * u64::from(life);
-            return if is_due { Freshness::RefreshDue(shown) } else { Freshness::Fresh(shown) };
+        let seconds = age / TICKS_PER_SECOND;
+        if seconds < ttl.into() {
+            let view = TtlView::Cached { age: seconds as u32, cap };
+            let is_due = 10 * age >= 9 * TICKS_PER_SECOND * u64::from(ttl);
+            return if is_due { Freshness::RefreshDue(view) } else { Freshness::Fresh(view) };
         }
-        if seconds >= u64::from(life) + self.windows(policy).1 {
+        if seconds >= u64::from(ttl) + self.windows(policy).stale {
             return Freshness::Expired;
         }
         Freshness::Stale(if self.rcode() == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER })

@@ -1,8 +1,9 @@
-//! Answers kept in memory, within a number of bytes. Pure: the time is a parameter.
+//! Response cache of bounded size. Pure: time is a parameter.
 //!
-//! Whole answers are kept under the question that brought them and under nothing else, so that what an answer claims
-//! beside the question is never believed. Each route has its own scope in the key: one server cannot plant what another
-//! one is asked for. That a name does not exist is kept for every type at once (RFC 2308 §5).
+//! A response is cached as a whole under the question that it answers, and under nothing else, so that claims of a
+//! response about other names are never believed. The key contains the scope of the route: an upstream of one route
+//! cannot plant entries for the names of another route. NXDOMAIN is cached for all types of its name at once (negative
+//! caching, RFC 2308 §5).
 
 mod entry;
 mod failure_cache;
@@ -22,198 +23,212 @@ use crate::dns::codes::rcode;
 use crate::dns::{Response, ResponseTtl};
 
 pub use entry::EntryRef;
-use failure_cache::Failures;
-use header::SECOND;
+pub use failure_cache::CachedFailure;
+use failure_cache::FailureCache;
+use header::TICKS_PER_SECOND;
 pub use header::{EntryHeader, Freshness, Policy};
-pub use inspect::EntryInfo;
+pub use inspect::{EntryInfo, FlushStep};
 pub use key::{Key, KeyBuf, KeyParts, KeySuffix, NAME_BUF_LEN};
 pub use rrset::RecordLayout;
 use table::{Candidate, Class, Table};
 
-/// The failure cache gets this share of all bytes, and no more than [`MOST_FAILURE_BYTES`].
-const FAILURE_SHARE: usize = 16;
-const MOST_FAILURE_BYTES: usize = 1 << 20;
+/// The failure cache gets one part in this many of all bytes, at most [`MAX_FAILURE_CACHE_BYTES`].
+const FAILURE_CACHE_SHARE: usize = 16;
+const MAX_FAILURE_CACHE_BYTES: usize = 1 << 20;
 
-/// What is in memory for a question.
+/// Result of a cache lookup.
 #[derive(Clone, Debug)]
 pub enum Lookup {
-    /// An answer in its time.
+    /// Cache hit: the answer is within its TTL.
     Fresh(Answer),
-    /// The same, in the last tenth of its time: if somebody asks for it now, somebody will when it is over.
+    /// Cache hit in the last tenth of the TTL. A query at this time makes another one after expiry likely, so that the
+    /// entry is worth a prefetch.
     RefreshDue(Answer),
-    /// An answer past its time but inside the window of RFC 8767.
+    /// Expired answer within the serve-stale window (RFC 8767).
     Stale(Answer),
-    /// Nothing that may be said.
+    /// Cache miss.
     Miss,
 }
 
-/// What may be the answer to a key, and, once it is known to be, its words.
+/// State of a lookup between its steps: a candidate, and the words of its entry once the key has matched.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CacheProbe<'a> {
     candidate: Option<Candidate<'a>>,
     value: &'a [AtomicU64],
 }
 
-/// The first step of a look-up.
+/// First step of the lookups of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Prefetcher<'a>(table::Prefetcher<'a>);
 
 impl Prefetcher<'_> {
-    /// Writes a key, of a name of this length that begins a room, in any case.
+    /// Writes a key and its hash, and prefetches the buckets in which the key may be. The name is the first `length`
+    /// octets of `name`, in any case.
     #[inline]
-    pub fn prepare(&self, key: &mut KeyBuf, scope: u64, room: &[u8; NAME_BUF_LEN], length: NonZeroU8, last: KeySuffix) {
-        key.write(self.0.secret(), scope, room, length, last);
-        self.0.prepare(key.hash);
+    pub fn hash_and_prefetch(
+        &self,
+        key: &mut KeyBuf,
+        scope: u64,
+        name: &[u8; NAME_BUF_LEN],
+        length: NonZeroU8,
+        suffix: KeySuffix,
+    ) {
+        key.write(self.0.secret(), scope, name, length, suffix);
+        self.0.prefetch_buckets(key.hash);
     }
 }
 
-/// The cache.
+/// Response cache, with the resolution failure cache beside it.
 #[derive(Debug)]
 pub struct Cache {
     answers: Table,
-    failures: Failures,
-    began: Instant,
+    failures: FailureCache,
+    created_at: Instant,
 }
 
 impl Cache {
-    /// A cache that holds this many bytes at the most, its bookkeeping included.
+    /// Creates a cache that takes at most `bytes` bytes, bookkeeping included.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let failure_bytes = (bytes / FAILURE_SHARE).min(MOST_FAILURE_BYTES);
+        let failure_bytes = (bytes / FAILURE_CACHE_SHARE).min(MAX_FAILURE_CACHE_BYTES);
         Self {
             answers: Table::new(bytes - failure_bytes),
-            failures: Failures::new(failure_bytes),
-            began: Instant::now(),
+            failures: FailureCache::new(failure_bytes),
+            created_at: Instant::now(),
         }
     }
 
-    /// A time as the cache counts it: ticks since it was made, 1024 in a second.
-    #[must_use]
-    pub fn clock(&self, now: Instant) -> u64 {
-        let microseconds = now.saturating_duration_since(self.began).as_micros();
-        u64::try_from(microseconds).map_or(u64::MAX, Self::ticks)
+    /// Returns a time in ticks since the cache was created, 1024 ticks a second.
+    fn ticks_at(&self, now: Instant) -> u64 {
+        let microseconds = now.saturating_duration_since(self.created_at).as_micros();
+        u64::try_from(microseconds).map_or(u64::MAX, Self::ticks_from_micros)
     }
 
-    /// So many microseconds in ticks.
+    /// Converts microseconds to ticks of the cache, 1024 a second.
     #[must_use]
     #[inline]
-    pub const fn ticks(microseconds: u64) -> u64 {
-        microseconds.saturating_mul(SECOND) / 1_000_000
+    pub const fn ticks_from_micros(microseconds: u64) -> u64 {
+        microseconds.saturating_mul(TICKS_PER_SECOND) / 1_000_000
     }
 
-    /// First of the four steps of a look-up that locks and allocates nothing. Each step is for a number of keys, so that
-    /// one waits for memory while others work.
+    /// First of the four steps of a lookup without locks and allocations: hashing and prefetching the buckets. Each
+    /// step is run for a batch of keys, so that the memory accesses of one key overlap with the work for the others.
     #[inline]
     #[must_use]
     pub const fn prefetcher(&self) -> Prefetcher<'_> {
         Prefetcher(self.answers.prefetcher())
     }
 
-    /// Second step: finds what may be the answer.
+    /// Second step of a lookup: finds a candidate and prefetches its entry.
     #[inline]
-    pub fn prefetch_entry<'a>(&'a self, key: &KeyBuf, approached: &mut CacheProbe<'a>) {
-        approached.candidate = self.answers.prefetch_entry(key.hash);
+    pub fn prefetch_entry<'a>(&'a self, key: &KeyBuf, probe: &mut CacheProbe<'a>) {
+        probe.candidate = self.answers.prefetch_entry(key.hash);
     }
 
-    /// Third step: sees whether it is.
+    /// Third step of a lookup: drops the candidate if its entry has another key.
     #[inline]
-    pub fn match_key<'a>(&'a self, key: &KeyBuf, approached: &mut CacheProbe<'a>) {
-        let Some(candidate) = &approached.candidate else { return };
-        match self.answers.value_of(candidate, key.as_slice()) {
-            Some(value) => approached.value = value,
-            None => approached.candidate = None,
+    pub fn match_key<'a>(&'a self, key: &KeyBuf, probe: &mut CacheProbe<'a>) {
+        let Some(candidate) = &probe.candidate else { return };
+        match self.answers.value_of(candidate, key.as_words()) {
+            Some(value) => probe.value = value,
+            None => probe.candidate = None,
         }
     }
 
-    /// Last step: shows the answer, whether it is in its time or not. While it is shown others may write there, so that
-    /// what `view` makes of it counts only if it is given back; none when there is no answer, or nothing is made of it.
+    /// Last step of a lookup: passes the entry, fresh or not, to `view`. Writers may overwrite the entry meanwhile, so
+    /// that the result of `view` counts only if it is returned. Returns `None` without a candidate, when `view` does,
+    /// or when the entry was overwritten.
     #[inline]
-    pub fn view<R>(&self, recognised: &CacheProbe<'_>, view: impl FnOnce(EntryRef<'_>) -> Option<R>) -> Option<R> {
-        let CacheProbe { candidate, value } = recognised;
+    pub fn view<R>(&self, probe: &CacheProbe<'_>, view: impl FnOnce(EntryRef<'_>) -> Option<R>) -> Option<R> {
+        let CacheProbe { candidate, value } = probe;
         candidate.as_ref()?.visit(value, |words| view(EntryRef::read(words)?))
     }
 
-    /// The same when the first that looked like the answer is not: for one behind it, or one of any type. The key may be
-    /// changed.
+    /// Looks up a key in one step when the first candidate was not its entry: over all candidates, then for an entry
+    /// that holds for all types of the name. May clear the type in `key`.
     pub fn view_fallback<R>(&self, key: &mut KeyBuf, mut view: impl FnMut(EntryRef<'_>) -> Option<R>) -> Option<R> {
         let mut view = |words: &[AtomicU64]| view(EntryRef::read(words)?);
-        self.answers.visit(key.hash, key.as_slice(), &mut view).or_else(|| {
+        self.answers.visit(key.hash, key.as_words(), &mut view).or_else(|| {
             key.clear_type(self.answers.secret());
-            self.answers.visit(key.hash, key.as_slice(), view)
+            self.answers.visit(key.hash, key.as_words(), view)
         })
     }
 
-    /// What is there for this key now.
+    /// Looks up a key: its own entry, and NXDOMAIN for its name. A fresh entry wins over a stale one.
     #[must_use]
     pub fn get(&self, key: &Key, now: Instant, policy: &Policy) -> Lookup {
-        match self.find(key.as_words(), key, now, policy) {
+        match self.lookup(key.as_words(), key, now, policy) {
             fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
-            // That the name does not exist is news to an answer past its time.
-            past => match self.find(key.of_any_type().as_words(), key, now, policy) {
+            // A fresh NXDOMAIN is newer than a stale answer.
+            stale_or_miss => match self.lookup(key.typeless().as_words(), key, now, policy) {
                 fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
-                Lookup::Stale(answer) if matches!(past, Lookup::Miss) => Lookup::Stale(answer),
-                _ => past,
+                Lookup::Stale(answer) if matches!(stale_or_miss, Lookup::Miss) => Lookup::Stale(answer),
+                _ => stale_or_miss,
             },
         }
     }
 
-    /// What is there under these words, said to the question of this key.
-    fn find(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Lookup {
-        let now = self.clock(now);
-        let found = self.answers.visit(self.answers.hash(words), words, |words| {
-            let kept = EntryRef::read(words)?;
+    /// Looks up the entry under these words and decodes it as an answer to the question of `key`.
+    fn lookup(&self, words: &[u64], key: &Key, now: Instant, policy: &Policy) -> Lookup {
+        let now = self.ticks_at(now);
+        let lookup = self.answers.visit(self.answers.hash(words), words, |words| {
+            let entry = EntryRef::read(words)?;
             let answer = |age, ede, origin| {
-                let response = Arc::new(kept.response(&key.section())?);
-                Some(Answer { response, age, ede, origin })
+                let response = Arc::new(entry.decode(&key.question_section())?);
+                Some(Answer { response, ttl_view: age, ede, source: origin })
             };
-            match kept.head.at(now, policy) {
-                Freshness::Fresh(age) => answer(age, None, Source::Cache).map(Lookup::Fresh),
-                Freshness::RefreshDue(age) => answer(age, None, Source::Cache).map(Lookup::RefreshDue),
+            match entry.header.freshness(now, policy) {
+                Freshness::Fresh(view) => answer(view, None, Source::Cache).map(Lookup::Fresh),
+                Freshness::RefreshDue(view) => answer(view, None, Source::Cache).map(Lookup::RefreshDue),
                 Freshness::Stale(ede) => answer(TtlView::Stale, Some(ede), Source::StaleCache).map(Lookup::Stale),
                 Freshness::Expired => None,
             }
         });
-        found.unwrap_or(Lookup::Miss)
+        lookup.unwrap_or(Lookup::Miss)
     }
 
-    /// Whether an answer is kept under exactly this key, in its time or not, that does not deny the name: it was there.
+    /// Returns whether exactly this key has an entry, expired or not, that is not NXDOMAIN: the name existed.
     #[must_use]
     pub fn name_known_to_exist(&self, key: &Key) -> bool {
-        let (words, rcode) = (key.as_words(), |kept: EntryRef<'_>| kept.head.rcode());
-        let said = self.answers.visit(self.answers.hash(words), words, |words| EntryRef::read(words).map(rcode));
-        said.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
+        let words = key.as_words();
+        let read_rcode = |words: &[AtomicU64]| EntryRef::read(words).map(|entry| entry.header.rcode());
+        let rcode = self.answers.visit(self.answers.hash(words), words, read_rcode);
+        rcode.is_some_and(|rcode| rcode != rcode::NXDOMAIN)
     }
 
-    /// Keeps an answer for as long as it says. A good one that must not be kept still ends what was known before.
+    /// Stores a response, NXDOMAIN for all types of its name. A successful response that is uncacheable still replaces
+    /// the previous entry: nothing is cached afterwards. A failure changes nothing.
     pub fn insert(&self, key: &Key, response: &Arc<Response>, now: Instant) {
-        // An alias whose end does not exist is itself there.
-        let covers_all = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
-        self.insert_covering(key, response, now, covers_all);
+        // NXDOMAIN with an alias is about the target: the alias itself exists.
+        let covers_all_types = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
+        self.store(key, response, now, covers_all_types);
     }
 
-    /// The same where servers deny a name for one type and have it for another: a denial is one of this type alone.
+    /// Stores a response like [`Self::insert`], but NXDOMAIN for its own type only. For upstreams that deny a name for
+    /// one type and have it for another.
     pub fn insert_for_type(&self, key: &Key, response: &Arc<Response>, now: Instant) {
-        self.insert_covering(key, response, now, false);
+        self.store(key, response, now, false);
     }
 
-    fn insert_covering(&self, key: &Key, response: &Arc<Response>, now: Instant, covers_all: bool) {
+    fn store(&self, key: &Key, response: &Arc<Response>, now: Instant, covers_all_types: bool) {
         if response.is_failure() {
             return;
         }
         self.failures.clear(key);
-        let any_type = key.of_any_type();
-        let (exact, any_type) = (key.as_words(), any_type.as_words());
-        let (kept, ended) = if covers_all { (any_type, exact) } else { (exact, any_type) };
-        self.remove(ended);
-        let class = match response.lifetime() {
+        let typeless_key = key.typeless();
+        let exact = key.as_words();
+        let typeless = typeless_key.as_words();
+        let (stored_key, outdated_key) = if covers_all_types { (typeless, exact) } else { (exact, typeless) };
+        self.remove(outdated_key);
+        let class = match response.ttl() {
             ResponseTtl::Positive(_) => Class::Positive,
             ResponseTtl::Negative(_) | ResponseTtl::Uncacheable => Class::Negative,
         };
-        let stored = entry::words(response, self.clock(now))
-            .is_some_and(|words| self.answers.insert(self.answers.hash(kept), kept, &words, class));
-        if !stored {
-            self.remove(kept);
+        let is_stored = entry::encode(response, self.ticks_at(now))
+            .is_some_and(|words| self.answers.insert(self.answers.hash(stored_key), stored_key, &words, class));
+        if !is_stored {
+            self.remove(stored_key);
         }
     }
 
@@ -221,29 +236,29 @@ impl Cache {
         self.answers.remove(self.answers.hash(words), words);
     }
 
-    /// Remembers for a moment that nobody could answer (RFC 9520): the failing response, or none when all were silent.
+    /// Caches a resolution failure (RFC 9520): the failing response, or `None` when no upstream responded.
     pub fn insert_failure(&self, key: &Key, response: Option<Arc<Response>>, now: Instant) {
         self.failures.insert(key, response, now);
     }
 
-    /// The failure that is remembered for this key: the failing response, or none inside when all were silent.
+    /// Returns the resolution failure that is cached for a key, while its back-off lasts (RFC 9520).
     #[must_use]
-    pub fn failure(&self, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
+    pub fn failure(&self, key: &Key, now: Instant) -> Option<CachedFailure> {
         self.failures.get(key, now)
     }
 
-    /// Forgets a failure that became known before this time, since when somebody answers again.
-    pub fn forget_failure_before(&self, key: &Key, time: Instant) {
+    /// Clears the resolution failure of a key if it is from before `time`, when an upstream recovered.
+    pub fn clear_failure_before(&self, key: &Key, time: Instant) {
         self.failures.clear_before(key, time);
     }
 
-    /// Bytes that hold something: answers with what is kept for each, and failures.
+    /// Returns the bytes in use: entries with their overhead, and failures.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (self.answers.usage().bytes + self.failures.bytes()) as u64
     }
 
-    /// Number of answers held.
+    /// Returns the number of entries, without failures.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.answers.usage().entries as u64

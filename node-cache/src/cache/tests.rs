@@ -12,26 +12,27 @@ fn question(name: &str) -> Question {
     Question::plain(&Name::from_text(name).unwrap(), rtype::A)
 }
 
-/// A response with one address and this TTL, as another server sends it.
+/// Returns a response of an upstream with one address and this TTL.
 fn positive(question: &Question, ttl: u32) -> Arc<Response> {
     received(question, &Response::with_records(question, rcode::NOERROR, &[(rtype::A, ttl, vec![192, 0, 2, 1])]))
 }
 
+/// Returns a response as it is after it was received from an upstream.
 fn received(question: &Question, response: &Response) -> Arc<Response> {
     Arc::new(Response::read(response.wire(), 0, question).unwrap())
 }
 
-/// A denial with an SOA record of this TTL and minimum.
-fn negative(question: &Question, code: u16, ttl: u32, minimum: u32) -> Arc<Response> {
+/// Returns a negative response of an upstream with an SOA record of this TTL and minimum.
+fn negative(question: &Question, rcode: u16, ttl: u32, minimum: u32) -> Arc<Response> {
     let mut soa = vec![0, 0];
     soa.extend([0; 16]);
     soa.extend(minimum.to_be_bytes());
-    let mut wire = Response::with_records(question, code, &[(rtype::SOA, ttl, soa)]).wire().to_vec();
+    let mut wire = Response::with_records(question, rcode, &[(rtype::SOA, ttl, soa)]).wire().to_vec();
     wire[6..10].copy_from_slice(&[0, 0, 0, 1]);
     Arc::new(Response::read(&wire, 0, question).unwrap())
 }
 
-fn after(seconds: u64) -> Duration {
+const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -42,57 +43,60 @@ fn an_answer_is_fresh_for_its_ttl_due_in_the_last_tenth_of_it_then_stale_then_go
     let key = Key::new(1, &question);
     let start = Instant::now();
     cache.insert(&key, &positive(&question, 300), start);
-    assert!(matches!(cache.get(&key, start + after(269), &POLICY), Lookup::Fresh(_)), "there is time");
-    let Lookup::RefreshDue(answer) = cache.get(&key, start + after(299), &POLICY) else { panic!("not due") };
-    assert_eq!(answer.age, TtlView::Cached { age: 299, cap: 3600 });
-    let Lookup::Stale(answer) = cache.get(&key, start + after(300), &POLICY) else { panic!("not stale") };
-    assert_eq!((answer.age, answer.ede), (TtlView::Stale, Some(ede::STALE_ANSWER)));
-    assert!(matches!(cache.get(&key, start + after(899), &POLICY), Lookup::Stale(_)));
-    assert!(matches!(cache.get(&key, start + after(900), &POLICY), Lookup::Miss));
+    assert!(matches!(cache.get(&key, start + seconds(269), &POLICY), Lookup::Fresh(_)), "no refresh is due");
+    let Lookup::RefreshDue(answer) = cache.get(&key, start + seconds(299), &POLICY) else { panic!("not due") };
+    assert_eq!(answer.ttl_view, TtlView::Cached { age: 299, cap: 3600 });
+    let Lookup::Stale(answer) = cache.get(&key, start + seconds(300), &POLICY) else { panic!("not stale") };
+    assert_eq!((answer.ttl_view, answer.ede), (TtlView::Stale, Some(ede::STALE_ANSWER)));
+    assert!(matches!(cache.get(&key, start + seconds(899), &POLICY), Lookup::Stale(_)));
+    assert!(matches!(cache.get(&key, start + seconds(900), &POLICY), Lookup::Miss));
 }
 
 #[test]
-fn a_lowered_cap_applies_to_what_is_kept_already() {
+fn a_lowered_cap_applies_to_entries_that_are_cached_already() {
     let cache = Cache::new(1 << 20);
     let question = question("a.example");
     let key = Key::new(1, &question);
     let start = Instant::now();
     cache.insert(&key, &positive(&question, 300), start);
     let lowered = Policy { max_ttl: 60, serve_stale: 0, ..POLICY };
-    let Lookup::RefreshDue(answer) = cache.get(&key, start + after(59), &lowered) else { panic!("not fresh") };
-    assert_eq!(answer.age, TtlView::Cached { age: 59, cap: 60 });
-    assert!(matches!(cache.get(&key, start + after(60), &lowered), Lookup::Miss));
+    let Lookup::RefreshDue(answer) = cache.get(&key, start + seconds(59), &lowered) else { panic!("not fresh") };
+    assert_eq!(answer.ttl_view, TtlView::Cached { age: 59, cap: 60 });
+    assert!(matches!(cache.get(&key, start + seconds(60), &lowered), Lookup::Miss));
 }
 
 #[test]
-fn a_denial_lives_for_the_least_of_ttl_minimum_and_cap() {
+fn a_negative_response_expires_after_the_least_of_ttl_minimum_and_cap() {
     let question = question("a.example");
     let key = Key::new(1, &question);
-    for (ttl, minimum, life) in [(20, 900, 20), (900, 10, 10), (900, 900, 30)] {
-        for code in [rcode::NXDOMAIN, rcode::NOERROR] {
+    for (ttl, minimum, expiry) in [(20, 900, 20), (900, 10, 10), (900, 900, 30)] {
+        for rcode in [rcode::NXDOMAIN, rcode::NOERROR] {
             let cache = Cache::new(1 << 20);
             let start = Instant::now();
-            cache.insert(&key, &negative(&question, code, ttl, minimum), start);
+            cache.insert(&key, &negative(&question, rcode, ttl, minimum), start);
             assert!(
-                matches!(cache.get(&key, start + after(life - 1), &POLICY), Lookup::Fresh(_) | Lookup::RefreshDue(_)),
+                matches!(
+                    cache.get(&key, start + seconds(expiry - 1), &POLICY),
+                    Lookup::Fresh(_) | Lookup::RefreshDue(_)
+                ),
                 "{ttl} {minimum}"
             );
-            let Lookup::Stale(answer) = cache.get(&key, start + after(life), &POLICY) else {
+            let Lookup::Stale(answer) = cache.get(&key, start + seconds(expiry), &POLICY) else {
                 panic!("{ttl} {minimum}")
             };
-            let denied = code == rcode::NXDOMAIN;
-            assert_eq!(answer.ede, Some(if denied { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER }));
+            let is_nxdomain = rcode == rcode::NXDOMAIN;
+            assert_eq!(answer.ede, Some(if is_nxdomain { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER }));
         }
     }
 }
 
 #[test]
-fn what_must_not_be_kept_is_not_and_ends_what_was_known() {
+fn an_uncacheable_response_is_not_cached_and_removes_the_previous_entry() {
     let question = question("a.example");
     let key = Key::new(1, &question);
     let now = Instant::now();
-    let unvouched = received(&question, &Response::empty(&question, rcode::NXDOMAIN));
-    for uncacheable in [positive(&question, 0), positive(&question, 0x8000_0000), unvouched] {
+    let without_soa = received(&question, &Response::empty(&question, rcode::NXDOMAIN));
+    for uncacheable in [positive(&question, 0), positive(&question, 0x8000_0000), without_soa] {
         let cache = Cache::new(1 << 20);
         cache.insert(&key, &positive(&question, 300), now);
         cache.insert(&key, &uncacheable, now);
@@ -101,22 +105,22 @@ fn what_must_not_be_kept_is_not_and_ends_what_was_known() {
     let cache = Cache::new(1 << 20);
     cache.insert(&key, &positive(&question, 300), now);
     cache.insert(&key, &received(&question, &Response::empty(&question, rcode::SERVFAIL)), now);
-    assert!(matches!(cache.get(&key, now, &POLICY), Lookup::Fresh(_)), "a failure ends nothing");
+    assert!(matches!(cache.get(&key, now, &POLICY), Lookup::Fresh(_)), "a failure removes nothing");
 }
 
 #[test]
 fn answers_of_different_scopes_and_flags_are_kept_apart() {
     let cache = Cache::new(1 << 20);
-    let asked = question("a.example");
+    let question_a = question("a.example");
     let now = Instant::now();
-    cache.insert(&Key::new(1, &asked), &positive(&asked, 300), now);
+    cache.insert(&Key::new(1, &question_a), &positive(&question_a, 300), now);
     assert!(matches!(cache.get(&Key::new(1, &question("A.EXAMPLE")), now, &POLICY), Lookup::Fresh(_)));
     let others = [
-        Key::new(2, &asked),
-        Key::new(1, &Question { dnssec_ok: true, ..asked.clone() }),
-        Key::new(1, &Question { checking_disabled: true, ..asked.clone() }),
-        Key::new(1, &Question { rtype: rtype::AAAA, ..asked.clone() }),
-        Key::new(1, &Question { class: class::CH, ..asked.clone() }),
+        Key::new(2, &question_a),
+        Key::new(1, &Question { dnssec_ok: true, ..question_a.clone() }),
+        Key::new(1, &Question { checking_disabled: true, ..question_a.clone() }),
+        Key::new(1, &Question { rtype: rtype::AAAA, ..question_a.clone() }),
+        Key::new(1, &Question { class: class::CH, ..question_a.clone() }),
     ];
     for other in others {
         assert!(matches!(cache.get(&other, now, &POLICY), Lookup::Miss), "{other:?}");
@@ -124,17 +128,17 @@ fn answers_of_different_scopes_and_flags_are_kept_apart() {
 }
 
 #[test]
-fn a_stale_answer_of_another_cache_gains_no_second_window() {
+fn a_stale_answer_key_another_cache_gains_no_second_window() {
     let question = question("a.example");
     let key = Key::new(1, &question);
     let cache = Cache::new(1 << 20);
     let now = Instant::now();
     let mut wire = positive(&question, 30).wire().to_vec();
     crate::dns::Edns { ede: Some(ede::STALE_ANSWER), ..crate::dns::Edns::default() }.append(&mut wire);
-    let second_hand = Arc::new(Response::read(&wire, 0, &question).unwrap());
-    cache.insert(&key, &second_hand, now);
-    assert!(matches!(cache.get(&key, now + after(29), &POLICY), Lookup::RefreshDue(_)));
-    assert!(matches!(cache.get(&key, now + after(30), &POLICY), Lookup::Miss));
+    let stale_at_upstream = Arc::new(Response::read(&wire, 0, &question).unwrap());
+    cache.insert(&key, &stale_at_upstream, now);
+    assert!(matches!(cache.get(&key, now + seconds(29), &POLICY), Lookup::RefreshDue(_)));
+    assert!(matches!(cache.get(&key, now + seconds(30), &POLICY), Lookup::Miss));
 }
 
 #[test]
@@ -173,17 +177,19 @@ fn the_cache_stays_within_its_bytes() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_has_nothing_of_any_type() {
+fn nxdomain_holds_for_all_types_of_its_name() {
     let cache = Cache::new(1 << 20);
-    let (a, mx) = (question("a.example"), Question { rtype: rtype::AAAA, ..question("a.example") });
-    let (of_a, of_mx) = (Key::new(1, &a), Key::new(1, &mx));
+    let a = question("a.example");
+    let aaaa = Question { rtype: rtype::AAAA, ..question("a.example") };
+    let key_a = Key::new(1, &a);
+    let key_aaaa = Key::new(1, &aaaa);
     let now = Instant::now();
-    let fresh = |key: &Key, seconds| matches!(cache.get(key, now + after(seconds), &POLICY), Lookup::Fresh(_));
-    cache.insert(&of_mx, &positive(&mx, 10), now);
-    cache.insert(&of_a, &negative(&a, rcode::NXDOMAIN, 900, 900), now);
-    assert!(fresh(&of_a, 1) && fresh(&of_mx, 1), "what was told of the other type lasts as long as it was told to");
-    let Lookup::Fresh(answer) = cache.get(&of_mx, now + after(11), &POLICY) else { panic!("it is news") };
+    let is_fresh = |key: &Key, age| matches!(cache.get(key, now + seconds(age), &POLICY), Lookup::Fresh(_));
+    cache.insert(&key_aaaa, &positive(&aaaa, 10), now);
+    cache.insert(&key_a, &negative(&a, rcode::NXDOMAIN, 900, 900), now);
+    assert!(is_fresh(&key_a, 1) && is_fresh(&key_aaaa, 1), "the entry of the other type stays until it expires");
+    let Lookup::Fresh(answer) = cache.get(&key_aaaa, now + seconds(11), &POLICY) else { panic!("not NXDOMAIN") };
     assert_eq!(answer.response.rcode(), rcode::NXDOMAIN);
-    cache.insert(&of_mx, &negative(&mx, rcode::NOERROR, 900, 900), now);
-    assert!(fresh(&of_mx, 1) && !fresh(&of_a, 1), "a name with another answer exists");
+    cache.insert(&key_aaaa, &negative(&aaaa, rcode::NOERROR, 900, 900), now);
+    assert!(is_fresh(&key_aaaa, 1) && !is_fresh(&key_a, 1), "a name with another answer exists");
 }

@@ -142,7 +142,7 @@ mod tests {
             let mut packet = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut packet) {
                 let header = Header::read(&packet[..length]).unwrap();
-                let (name, end) = Name::read_plain(&packet[..length], Header::LENGTH).unwrap();
+                let (name, end) = Name::read_uncompressed(&packet[..length], Header::LENGTH).unwrap();
                 let u16_at = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
                 let question = Question { class: u16_at(end + 2), ..Question::plain(&name, u16_at(end)) };
                 let (code, records) = answer(question.rtype);

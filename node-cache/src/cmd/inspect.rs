@@ -49,7 +49,7 @@ impl Inspect {
         let mut first_error = None;
         for name in names {
             let path = admin::socket_path(run_dir, name);
-            match admin::ask(&path, command.clone(), INSPECT_TIMEOUT).await {
+            match admin::send_command(&path, command.clone(), INSPECT_TIMEOUT).await {
                 Ok(text) => write!(std::io::stdout(), "{name}:\n{text}").map_err(ProgramError::Output)?,
                 Err(error) => {
                     first_error.get_or_insert(error);

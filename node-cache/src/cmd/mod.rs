@@ -23,7 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::admin::{AskError as ControlError, BadCommand};
+use crate::admin::{CommandError, ControlError};
 use crate::agent::interface::InterfaceError;
 use crate::dns::NameError;
 use crate::dnstap::TapError;
@@ -74,7 +74,7 @@ pub enum ProgramError {
     Control(#[from] ControlError),
     /// A question of people is not valid.
     #[error(transparent)]
-    Command(#[from] BadCommand),
+    Command(#[from] CommandError),
     /// A name was not resolved.
     #[error(transparent)]
     Ask(#[from] AskError),

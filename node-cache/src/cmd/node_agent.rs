@@ -108,7 +108,7 @@ impl Args {
 
 /// Captures the addresses of this node until SIGTERM or SIGINT, then withdraws them.
 async fn run(args: RunArgs) -> Result<(), ProgramError> {
-    let identity = Identity::of(NAME);
+    let identity = Identity::from_env(NAME);
     if identity.pod_uid.is_empty() {
         return Err(ProgramError::NoPodUid);
     }
@@ -206,7 +206,7 @@ async fn adopt_sockets(reconciler: &mut Reconciler, instances: usize, shutdown: 
     let mut offered_by = BTreeSet::new();
     while offered_by.len() < instances {
         let offer = tokio::select! {
-            offer = timeout_at(deadline, reconciler.server.offer()) => offer,
+            offer = timeout_at(deadline, reconciler.server.next_offer()) => offer,
             () = shutdown.requested() => return,
         };
         let Ok(Some(offer)) = offer else { return };

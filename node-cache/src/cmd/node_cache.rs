@@ -117,7 +117,7 @@ fn running_caches(run_dir: &Path) -> Vec<String> {
 /// Runs a cache until SIGTERM, and on until the agent has withdrawn the addresses.
 async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let mut shutdown = Shutdown::listen().map_err(ProgramError::Start)?;
-    let identity = Identity::of(&args.instance);
+    let identity = Identity::from_env(&args.instance);
     let cache_bytes = usable_cache_bytes(args.cache_size, args.workers)?;
     let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
     let active = revision::watch(&args.config_dir);
@@ -145,7 +145,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
             shutdown.requested().await;
             tracing::info!("shutdown requested; answering until the addresses are withdrawn");
             wait_until_withdrawn(&resolver, &mut agent.connected()).await;
-            server.finish().await;
+            server.drain().await;
         } => {}
     }
     tracing::info!("stopped");

@@ -58,11 +58,11 @@ pub(super) async fn wait_until_withdrawn(resolver: &Arc<Resolver>, agent_connect
         return;
     }
     let deadline = Instant::now() + LEASE_TIMEOUT;
-    let mut last_count = resolver.metrics().questions();
+    let mut last_count = resolver.metrics().queries();
     let mut idle_since = Instant::now();
     while idle_since.elapsed() < IDLE_TIME && Instant::now() < deadline {
         sleep(IDLE_POLL_INTERVAL).await;
-        let count = resolver.metrics().questions();
+        let count = resolver.metrics().queries();
         if count != last_count {
             last_count = count;
             idle_since = Instant::now();
@@ -88,7 +88,7 @@ mod tests {
                 agent.send_replace(false);
                 for _ in 0..10 {
                     sleep(Duration::from_millis(200)).await;
-                    metrics.question(Transport::Udp);
+                    metrics.count_query(Transport::Udp);
                 }
             }
         });

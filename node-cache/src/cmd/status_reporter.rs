@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use super::readiness::Readiness;
 use super::status_http::StatusPages;
-use crate::admin::{Command, OK, Report};
-use crate::metrics::{Gauges, text};
+use crate::admin::{Command, CommandHandler, OK};
+use crate::metrics::{Gauges, render};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
 use crate::server::Workers;
@@ -31,7 +31,7 @@ pub(super) struct StatusReporter<R> {
 impl<R: Readiness> StatusReporter<R> {
     /// Returns why this process is not live: a worker that does not read its sockets.
     pub(super) async fn not_live(&self) -> Option<String> {
-        self.workers.all_read(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
+        self.workers.check_readers(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
     }
 
     /// Returns the status of this process.
@@ -40,7 +40,7 @@ impl<R: Readiness> StatusReporter<R> {
         let cache = self.resolver.cache();
         Instance {
             name: self.resolver.identity().instance.clone(),
-            alive: self.workers.all_read(STATUS_TIMEOUT).await.is_ok(),
+            alive: self.workers.check_readers(STATUS_TIMEOUT).await.is_ok(),
             revision: self.revision.borrow().revision.clone(),
             traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
@@ -51,18 +51,18 @@ impl<R: Readiness> StatusReporter<R> {
     /// Returns the metrics of this process as Prometheus text.
     fn metrics_text(&self) -> String {
         let gauges = Gauges { worker_datagrams: self.workers.datagrams(), ..self.resolver.gauges() };
-        text(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
+        render(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
     }
 }
 
-impl<R: Readiness> Report for StatusReporter<R> {
-    async fn answer(&self, command: Command) -> String {
+impl<R: Readiness> CommandHandler for StatusReporter<R> {
+    async fn handle(&self, command: Command) -> String {
         match command {
             Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),
             Command::Live => self.not_live().await.unwrap_or_else(|| OK.to_owned()),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics_text(),
-            Command::Answers(inspection) => self.resolver.inspect(inspection).await,
+            Command::Inspect(inspection) => self.resolver.inspect(inspection).await,
         }
     }
 }

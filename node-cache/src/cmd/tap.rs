@@ -60,7 +60,7 @@ impl Tap {
                 () = sleep_if(self.during) => {}
             }
         };
-        let options = TapOptions { sample_rate: self.sample, what };
+        let options = TapOptions { sample_rate: self.sample, filter: what };
         Ok(dnstap::copy(&sources, options, self.count.unwrap_or(u64::MAX), end, io::stdout()).await?)
     }
 }

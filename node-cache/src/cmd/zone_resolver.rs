@@ -26,7 +26,7 @@ use super::shutdown::Shutdown;
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
 use super::{ProgramError, block_on, status_http, usable_cache_bytes};
-use crate::dns::cookie_secret::Secrets;
+use crate::dns::cookie_secret::CookieSecrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
 use crate::resolver::Resolver;
@@ -121,11 +121,11 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let BoundSockets { sockets, addresses } = bind_all(&listen)?;
     let workers = args.workers.unwrap_or_else(default_workers);
     let cache_bytes = usable_cache_bytes(args.cache_size, workers)?;
-    let resolver = Arc::new(Resolver::new(Identity::of(NAME), cache_bytes, Arc::default()));
+    let resolver = Arc::new(Resolver::new(Identity::from_env(NAME), cache_bytes, Arc::default()));
     let active = revision::watch(&args.config_dir);
     let (_sockets, sockets) = watch::channel(sockets);
     // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
-    let (_secrets, no_secrets) = watch::channel(Secrets::default());
+    let (_secrets, no_secrets) = watch::channel(CookieSecrets::default());
     let server = Server::start(workers, resolver.clone(), TcpLimits::default(), sockets, no_secrets)
         .map_err(ProgramError::Start)?;
     let (stage, current_stage) = watch::channel(Stage::Starting);
@@ -150,7 +150,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         tracing::info!(drain = ?args.drain, "shutdown requested; answering for the drain time");
         stage.send_replace(Stage::Draining);
         tokio::time::sleep(args.drain).await;
-        server.finish().await;
+        server.drain().await;
     };
     tokio::select! {
         () = apply_revisions(resolver.clone(), active, Role::ZoneResolver) => {}

@@ -1,126 +1,117 @@
-//! What is said to a question, as a plain value, and how it becomes bytes.
+//! The answer to a client's query, and how it becomes a response in wire format.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dns::edns::{Edns, UDP_SIZE};
+use crate::dns::edns::{ADVERTISED_UDP_SIZE, Edns};
 use crate::dns::query::Query;
-use crate::dns::{Header, Response, flag, truncate};
+use crate::dns::{Header, MAX_MESSAGE_LEN, Response, flag, truncate};
 
-/// The TTL of every record in an answer past its time (RFC 8767 §4).
+/// TTL in seconds of every record in a stale response (RFC 8767 §4).
 pub const STALE_TTL: u32 = 30;
-/// The longest datagram that a client without EDNS takes (RFC 1035 §2.3.4).
-const SMALLEST_UDP: u16 = 512;
+/// The maximum length of a UDP response to a client without EDNS, in octets (RFC 1035 §2.3.4).
+const MIN_UDP_LIMIT: u16 = 512;
 
-/// The longest message over a connection (RFC 1035 §4.2.2).
-const LONGEST: usize = u16::MAX as usize;
-
-/// Which TTLs an answer shows.
+/// Rule by which the TTLs of a response are rewritten for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TtlView {
-    /// As they are written.
+    /// TTLs as they are in the response.
     Original,
-    /// Lowered to `cap` first and then by the seconds since the answer came in.
+    /// TTLs lowered to `cap` first, and then by `age`.
     Cached {
-        /// Seconds since it came in.
+        /// Seconds since the response was received.
         age: u32,
-        /// The longest TTL to start from.
+        /// The maximum TTL in seconds.
         cap: u32,
     },
-    /// [`STALE_TTL`].
+    /// [`STALE_TTL`] for every record.
     Stale,
 }
 
 impl TtlView {
-    /// The TTL that is shown for one that is written.
+    /// Returns the TTL that a client gets for a TTL of the response, in seconds.
     #[must_use]
     #[inline]
-    pub fn shown(self, written: u32) -> u32 {
+    pub fn apply(self, ttl: u32) -> u32 {
         match self {
-            Self::Original => written,
-            Self::Cached { age, cap } => written.min(cap).saturating_sub(age),
+            Self::Original => ttl,
+            Self::Cached { age, cap } => ttl.min(cap).saturating_sub(age),
             Self::Stale => STALE_TTL,
         }
     }
 }
 
-/// Where an answer comes from.
+/// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// Out of the process itself.
+    /// Local data: names that the process itself answers, and rejections.
     Local,
-    /// From memory.
+    /// A cache hit.
     Cache,
-    /// From memory, past its time.
+    /// A stale cache entry (serve-stale, RFC 8767).
     StaleCache,
-    /// From another server, just now.
+    /// An upstream's response, received for this query.
     Upstream,
-    /// From nowhere: nobody answered.
+    /// A failure: no upstream answered.
     Failure,
 }
 
-/// How an answer goes to its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplyTransport {
-    /// In a datagram, which is as long as the client says that it may be.
-    Udp,
-    /// Over a connection, which is kept open for so long without a question (RFC 7828); a client that asks hears of it.
-    Tcp {
-        /// That time.
-        idle: Duration,
-    },
-}
-
-/// An answer to a question.
+/// An answer to a client's query: a response, and how it is adapted to the client.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// What is said.
+    /// The response, shared by all clients that get it.
     pub response: Arc<Response>,
-    /// Which TTLs it shows.
-    pub age: TtlView,
-    /// An Extended DNS Error that explains it.
+    /// How the TTLs of the response are rewritten.
+    pub ttl_view: TtlView,
+    /// Info-code of the Extended DNS Error (RFC 8914) that explains the answer.
     pub ede: Option<u16>,
-    /// Where it comes from.
-    pub origin: Source,
+    /// Where the response comes from.
+    pub source: Source,
 }
 
 impl Answer {
-    /// An answer out of the process itself.
+    /// Makes an answer of this process itself.
     #[must_use]
     pub fn local(response: Response, ede: Option<u16>) -> Self {
-        Self { response: Arc::new(response), age: TtlView::Original, ede, origin: Source::Local }
+        Self { response: Arc::new(response), ttl_view: TtlView::Original, ede, source: Source::Local }
     }
 
-    /// The bytes for this client: its number, its case, RD and CD; a fresh OPT if it sent one (RFC 6891 §6.1.1); AD
-    /// only if it asked (RFC 6840 §5.8); no longer than its way allows.
+    /// Writes the UDP response to a query, truncated to the length that the client accepts.
     #[must_use]
-    pub fn to_wire(&self, query: &Query, way: ReplyTransport) -> Vec<u8> {
+    pub fn to_udp_wire(&self, query: &Query) -> Vec<u8> {
+        self.to_wire(query, udp_limit(query.edns.map(|edns| edns.udp_size)), None)
+    }
+
+    /// Writes the TCP response to a query, without the two octets of its length. A client that asks for it is told how
+    /// long the connection may be idle (RFC 7828).
+    #[must_use]
+    pub fn to_tcp_wire(&self, query: &Query, idle_timeout: Duration) -> Vec<u8> {
+        let keepalive = query.edns.and_then(|edns| edns.keepalive).map(|_| tenths_of_a_second(idle_timeout));
+        self.to_wire(query, MAX_MESSAGE_LEN, keepalive)
+    }
+
+    /// Writes the response in wire format: with the query's ID, case, RD and CD; a new OPT record if the query has one
+    /// (RFC 6891 §6.1.1); AD only if the client asked for it (RFC 6840 §5.8); at most `limit` octets.
+    fn to_wire(&self, query: &Query, limit: usize, keepalive: Option<u16>) -> Vec<u8> {
         let mut message = Vec::with_capacity(self.response.wire().len() + 17);
         message.extend_from_slice(self.response.wire());
-        self.put_ttls(&mut message);
+        self.rewrite_ttls(&mut message);
         put_question(&mut message, query);
         if let Some(mut header) = Header::read(&message) {
             header.id = query.id;
-            let shown = ClientFlags::to(query.flags(), query.dnssec_ok());
-            header.flags = flag::kept(header.flags) & !shown.hidden | shown.echoed;
+            let client = ClientFlags::new(query.flags(), query.dnssec_ok());
+            header.flags = flag::cacheable(header.flags) & !client.cleared | client.echoed;
             header.write(&mut message);
         }
-        let edns = query.edns.map(|asked| Edns {
-            udp_size: UDP_SIZE,
+        let edns = query.edns.map(|query_edns| Edns {
+            udp_size: ADVERTISED_UDP_SIZE,
             extended_rcode: u8::try_from(self.response.rcode() >> 4).unwrap_or_default(),
             version: 0,
-            dnssec_ok: asked.dnssec_ok,
+            dnssec_ok: query_edns.dnssec_ok,
             ede: self.ede.or_else(|| self.response.ede()),
-            keepalive: match way {
-                ReplyTransport::Udp => None,
-                ReplyTransport::Tcp { idle } => asked.keepalive.map(|_| tenths(idle)),
-            },
-            cookie: query.told_cookie,
+            keepalive,
+            cookie: query.reply_cookie,
         });
-        let limit = match way {
-            ReplyTransport::Udp => udp_limit(query.edns.map(|edns| edns.udp_size)),
-            ReplyTransport::Tcp { .. } => LONGEST,
-        };
         truncate::to_limit(&mut message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
         if let Some(edns) = edns {
             edns.append(&mut message);
@@ -128,53 +119,55 @@ impl Answer {
         message
     }
 
-    fn put_ttls(&self, message: &mut [u8]) {
+    fn rewrite_ttls(&self, message: &mut [u8]) {
         for offset in self.response.ttl_offsets() {
-            let Some(bytes) = message.get_mut(usize::from(*offset)..usize::from(*offset) + 4) else { continue };
-            let written = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            bytes.copy_from_slice(&self.age.shown(written).to_be_bytes());
+            let Some(octets) = message.get_mut(usize::from(*offset)..usize::from(*offset) + 4) else { continue };
+            let ttl = u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]);
+            octets.copy_from_slice(&self.ttl_view.apply(ttl).to_be_bytes());
         }
     }
 }
 
-/// What a client does not get to see of [`flag::kept`], and what it gets back of its own.
+/// Header bits cleared for this client, and bits echoed from its query. Applied to [`flag::cacheable`].
 #[derive(Clone, Copy, Debug)]
 pub struct ClientFlags {
-    /// AD, unless it wants to know it: by its own AD or by DO (RFC 6840 §5.8).
-    pub hidden: u16,
-    /// RD and CD, as it sent them.
+    /// AD, unless the client asks for it by its own AD or by DO (RFC 6840 §5.8).
+    pub cleared: u16,
+    /// RD and CD, as in the query.
     pub echoed: u16,
 }
 
 impl ClientFlags {
-    /// To a client that sent these flags.
+    /// Makes the flags for a client whose query has these flags.
     #[must_use]
     #[inline]
-    pub const fn to(asked: u16, dnssec_ok: bool) -> Self {
-        let hidden = if dnssec_ok { 0 } else { !asked & flag::AD };
-        Self { hidden, echoed: asked & (flag::RD | flag::CD) }
+    pub const fn new(query_flags: u16, dnssec_ok: bool) -> Self {
+        let cleared = if dnssec_ok { 0 } else { !query_flags & flag::AD };
+        Self { cleared, echoed: query_flags & (flag::RD | flag::CD) }
     }
 }
 
-fn tenths(time: Duration) -> u16 {
+fn tenths_of_a_second(time: Duration) -> u16 {
     u16::try_from(time.as_millis() / 100).unwrap_or(u16::MAX)
 }
 
-/// The longest datagram for a client that says it takes this much, or says nothing.
+/// Returns the maximum length of a UDP response, in octets, for the size that a client advertises with EDNS: between
+/// 512 and [`ADVERTISED_UDP_SIZE`]; 512 without EDNS.
 #[must_use]
 #[inline]
 pub fn udp_limit(advertised: Option<u16>) -> usize {
-    usize::from(advertised.map_or(SMALLEST_UDP, |size| size.clamp(SMALLEST_UDP, UDP_SIZE)))
+    usize::from(advertised.map_or(MIN_UDP_LIMIT, |size| size.clamp(MIN_UDP_LIMIT, ADVERTISED_UDP_SIZE)))
 }
 
-/// The question exactly as the client wrote it. Its name has as many octets as the one that is replaced: both are the
-/// same name, save for its case.
+/// Writes the question exactly as it is in the query. The name has as many octets as the one it replaces: the two
+/// differ in case only.
 fn put_question(message: &mut [u8], query: &Query) {
     let name = query.name.as_bytes();
-    let (name_end, fixed) = (Header::LENGTH + name.len(), [query.rtype, query.class].map(u16::to_be_bytes));
+    let name_end = Header::LENGTH + name.len();
+    let type_and_class = [query.rtype, query.class].map(u16::to_be_bytes);
     if let Some(section) = message.get_mut(Header::LENGTH..name_end + 4) {
-        let (place, fixed_place) = section.split_at_mut(name.len());
-        place.copy_from_slice(name);
-        fixed_place.copy_from_slice(fixed.as_flattened());
+        let (name_octets, fixed_octets) = section.split_at_mut(name.len());
+        name_octets.copy_from_slice(name);
+        fixed_octets.copy_from_slice(type_and_class.as_flattened());
     }
 }

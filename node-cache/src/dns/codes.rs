@@ -1,20 +1,20 @@
 //! Numbers from the IANA registries of DNS parameters.
 
-/// Types of records.
+/// Record types (RR TYPE).
 pub mod rtype {
     /// IPv4 address.
     pub const A: u16 = 1;
-    /// Authoritative server.
+    /// Authoritative name server.
     pub const NS: u16 = 2;
     /// Alias.
     pub const CNAME: u16 = 5;
     /// Start of authority.
     pub const SOA: u16 = 6;
-    /// Name of an address.
+    /// Pointer to a name; in reverse zones the name of an address.
     pub const PTR: u16 = 12;
-    /// Host information; what is left of it is the answer to [`ANY`] (RFC 8482).
+    /// Host information; in use today as the response to [`ANY`] (RFC 8482).
     pub const HINFO: u16 = 13;
-    /// Where mail goes.
+    /// Mail exchanger.
     pub const MX: u16 = 15;
     /// Text.
     pub const TXT: u16 = 16;
@@ -22,20 +22,20 @@ pub mod rtype {
     pub const AAAA: u16 = 28;
     /// Host and port of a service (RFC 2782).
     pub const SRV: u16 = 33;
-    /// EDNS (RFC 6891).
+    /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
     /// Incremental zone transfer.
     pub const IXFR: u16 = 251;
     /// Zone transfer.
     pub const AXFR: u16 = 252;
-    /// Obsolete relatives of the zone transfer (RFC 1035 §3.2.3).
+    /// Obsolete query for mailbox records, treated as a zone transfer (RFC 1035 §3.2.3).
     pub const MAILB: u16 = 253;
-    /// The same.
+    /// Obsolete query for mail agent records, treated as a zone transfer (RFC 1035 §3.2.3).
     pub const MAILA: u16 = 254;
-    /// Whatever there is.
+    /// All types of a name.
     pub const ANY: u16 = 255;
 
-    /// The types that people write by name.
+    /// Types that have a mnemonic here.
     const NAMES: [(&str, u16); 20] = [
         ("A", A),
         ("NS", NS),
@@ -59,50 +59,50 @@ pub mod rtype {
         ("CAA", 257),
     ];
 
-    /// The type that a text names, in any case, or as `TYPE` and its number (RFC 3597 §5).
+    /// Parses a type: a mnemonic in any case, or `TYPE` and a number (RFC 3597 §5).
     #[must_use]
     pub fn from_text(text: &str) -> Option<u16> {
         let upper = text.to_ascii_uppercase();
-        let known = NAMES.iter().find(|(name, _)| *name == upper).map(|(_, number)| *number);
+        let known = NAMES.iter().find(|(name, _)| *name == upper).map(|(_, code)| *code);
         known.or_else(|| upper.strip_prefix("TYPE")?.parse().ok())
     }
 
-    /// What people call a type.
+    /// Returns the mnemonic of a type, or `TYPE` and its number (RFC 3597 §5).
     #[must_use]
     pub fn to_text(rtype: u16) -> String {
-        let known = NAMES.iter().find(|(_, number)| *number == rtype);
+        let known = NAMES.iter().find(|(_, code)| *code == rtype);
         known.map_or_else(|| format!("TYPE{rtype}"), |(name, _)| (*name).to_owned())
     }
 }
 
-/// Classes.
+/// Record classes (RR CLASS).
 pub mod class {
     /// Internet.
     pub const IN: u16 = 1;
-    /// Chaos: where servers tell of themselves (RFC 4892).
+    /// Chaos, in which servers identify themselves (RFC 4892).
     pub const CH: u16 = 3;
 }
 
-/// Codes of a response. Those above 15 need EDNS.
+/// Response codes (RCODE). Codes above 15 need EDNS.
 pub mod rcode {
     /// No error.
     pub const NOERROR: u16 = 0;
-    /// The question could not be read.
+    /// Format error: the server could not parse the query.
     pub const FORMERR: u16 = 1;
-    /// The server failed.
+    /// Server failure.
     pub const SERVFAIL: u16 = 2;
-    /// There is no such name.
+    /// The name does not exist.
     pub const NXDOMAIN: u16 = 3;
-    /// This kind of question is not known.
+    /// The server does not implement this kind of query.
     pub const NOTIMP: u16 = 4;
-    /// The server will not say.
+    /// The server refuses to answer.
     pub const REFUSED: u16 = 5;
-    /// This version of EDNS is not known (RFC 6891 §9).
+    /// The server does not implement this EDNS version (RFC 6891 §9).
     pub const BADVERS: u16 = 16;
-    /// The server's part of the cookie is not one that it made (RFC 7873 §8).
+    /// The server cookie is not valid (RFC 7873 §8).
     pub const BADCOOKIE: u16 = 23;
 
-    /// How a code is called in metrics and logs; `other` where it has no name here.
+    /// Returns the mnemonic of an rcode for metrics and logs; `other` for those not listed here.
     #[must_use]
     pub const fn name(rcode: u16) -> &'static str {
         match rcode {
@@ -121,18 +121,18 @@ pub mod rcode {
 
 /// Info-codes of Extended DNS Errors (RFC 8914 §4).
 pub mod ede {
-    /// The answer is past its time.
+    /// The response is stale.
     pub const STALE_ANSWER: u16 = 3;
-    /// The failure is remembered.
+    /// The failure comes from the cache.
     pub const CACHED_ERROR: u16 = 13;
-    /// The server has just been started and is not ready.
+    /// The server has just started and is not ready.
     pub const NOT_READY: u16 = 14;
-    /// The "no such name" is past its time.
+    /// The NXDOMAIN response is stale.
     pub const STALE_NXDOMAIN: u16 = 19;
-    /// Asked not to recurse, and has nothing in memory.
+    /// The query does not desire recursion, and the cache has no entry for it.
     pub const NOT_AUTHORITATIVE: u16 = 20;
-    /// Not one of the things this server does.
+    /// The server does not support the operation.
     pub const NOT_SUPPORTED: u16 = 21;
-    /// No server answered.
+    /// No upstream answered.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
 }

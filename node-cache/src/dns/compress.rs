@@ -1,130 +1,132 @@
-//! Owner names that a server writes out in full, made pointers to the question (RFC 1035 §4.1.4): what is kept is shorter.
+//! Name compression (RFC 1035 §4.1.4) of owner names that an upstream writes out in full: they become pointers to the
+//! question, so that the cache entry is smaller.
 //!
-//! Everything behind a name that got shorter moves, and with it whatever other names point at. So all names of a message
-//! are rewritten or none: a message with a record of unknown layout, or with a name that points to anything but a name,
-//! stays as it came.
+//! Everything behind a name that becomes shorter moves, and with it the targets of other pointers. So either all names
+//! of a message are rewritten or none: a message with a record of unknown layout, or with a pointer to anything but a
+//! name, stays as it is.
 
 use std::collections::HashMap;
 
-use super::rdata::{Layout, layout};
+use super::rdata::{RdataLayout, rdata_layout};
 use super::{Header, Name, Record, Records, put_u16, u16_at};
 
-/// The first two bits of a pointer.
-const POINTER: u16 = 0xc000;
-/// The first offset that no pointer reaches.
-const UNREACHABLE: usize = 0x4000;
+/// The two upper bits of a pointer.
+const POINTER_BITS: u16 = 0xc000;
+/// Pointers reach offsets below this one only.
+const MAX_POINTER_TARGET: usize = 0x4000;
 
-/// The message with shorter owner names; none when there is nothing to gain or it has to stay as it is. It has no OPT
-/// record, its records can be walked over, and its question ends at `question_end`. Where no owner is written out there is
-/// nothing to gain.
+/// Returns the message with compressed owner names; `None` when it would not become shorter or has to stay as it is.
+/// The message must have no OPT record, all its records must be readable, and its question must end at `question_end`.
+/// A message without an owner name written out cannot become shorter.
 pub(super) fn compress(wire: &[u8], question_end: usize) -> Option<Vec<u8>> {
     let header = Header::read(wire)?;
     let records: Vec<Record> = Records::new(wire, &header, question_end).collect::<Result<_, _>>().ok()?;
-    let mut shorter = Compressor::begin(wire, question_end)?;
+    let mut compressor = Compressor::new(wire, question_end)?;
     for record in &records {
-        shorter.record(record)?;
+        compressor.write_record(record)?;
     }
-    (shorter.out.len() < wire.len()).then_some(shorter.out)
+    (compressor.out.len() < wire.len()).then_some(compressor.out)
 }
 
 struct Compressor<'a> {
     wire: &'a [u8],
-    /// The name of the question, in wire form.
-    asked: &'a [u8],
+    /// The name in the question, in wire format.
+    qname: &'a [u8],
     out: Vec<u8>,
-    /// Where the labels that pointers may lead to stand now.
-    moved: HashMap<usize, usize>,
+    /// Offsets of labels in `wire`, each with its offset in `out`.
+    label_offsets: HashMap<usize, usize>,
 }
 
 impl<'a> Compressor<'a> {
-    fn begin(wire: &'a [u8], question_end: usize) -> Option<Self> {
-        let asked = wire.get(Header::LENGTH..question_end.checked_sub(4)?)?;
+    fn new(wire: &'a [u8], question_end: usize) -> Option<Self> {
+        let qname = wire.get(Header::LENGTH..question_end.checked_sub(4)?)?;
         let mut out = Vec::with_capacity(wire.len());
         out.extend_from_slice(wire.get(..question_end)?);
-        let mut moved = HashMap::new();
-        let mut at = Header::LENGTH;
-        while let Some(length) = wire.get(at).filter(|_| at < question_end - 4) {
-            moved.insert(at, at);
-            at += 1 + usize::from(*length);
+        let mut label_offsets = HashMap::new();
+        let mut offset = Header::LENGTH;
+        while let Some(length) = wire.get(offset).filter(|_| offset < question_end - 4) {
+            label_offsets.insert(offset, offset);
+            offset += 1 + usize::from(*length);
         }
-        Some(Self { wire, asked, out, moved })
+        Some(Self { wire, qname, out, label_offsets })
     }
 
-    fn record(&mut self, record: &Record) -> Option<()> {
-        let Layout { before, names, .. } = layout(record.rtype)?;
-        // In addresses there is nothing to look for.
-        let before = if names == 0 { 0 } else { before };
+    fn write_record(&mut self, record: &Record) -> Option<()> {
+        let RdataLayout { prefix_len, name_count, .. } = rdata_layout(record.rtype)?;
+        // Data without names are copied whole.
+        let prefix_len = if name_count == 0 { 0 } else { prefix_len };
         let owner = Name::read(self.wire, record.start).ok()?;
-        if self.name(record.start, Some(owner.as_bytes()))? + 4 != record.ttl_offset {
+        if self.write_name(record.start, Some(owner.as_bytes()))? + 4 != record.ttl_offset {
             return None;
         }
-        // Type, class, TTL and the length of the data, which is put right when they are written.
+        // Type, class, TTL and the length of the data, which is corrected below.
         self.out.extend_from_slice(self.wire.get(record.ttl_offset - 4..record.data.start)?);
-        let start = self.out.len();
-        let mut at = record.data.start + before;
-        self.out.extend_from_slice(self.wire.get(record.data.start..at)?);
-        for _ in 0..names {
-            at = self.name(at, None)?;
+        let data_start = self.out.len();
+        let mut offset = record.data.start + prefix_len;
+        self.out.extend_from_slice(self.wire.get(record.data.start..offset)?);
+        for _ in 0..name_count {
+            offset = self.write_name(offset, None)?;
         }
-        // Nothing when a name did not end with its record.
-        self.out.extend_from_slice(self.wire.get(at..record.data.end)?);
-        let length = u16::try_from(self.out.len() - start).ok()?;
-        put_u16(&mut self.out, start - 2, length);
+        // Fails when a name did not end within its record.
+        self.out.extend_from_slice(self.wire.get(offset..record.data.end)?);
+        let length = u16::try_from(self.out.len() - data_start).ok()?;
+        put_u16(&mut self.out, data_start - 2, length);
         Some(())
     }
 
-    /// Copies the name at this offset, with pointers that lead where they should, and gives the offset behind it. Of an
-    /// owner, given whole, only what the name of the question does not end with is written out.
-    fn name(&mut self, start: usize, owner: Option<&[u8]>) -> Option<usize> {
-        let mut at = start;
-        // Where in the question the rest of the name stands.
+    /// Copies the name at an offset, with its pointer corrected, and returns the offset behind it. An owner name,
+    /// passed decompressed, becomes a pointer from its longest suffix of the question's name on.
+    fn write_name(&mut self, start: usize, owner: Option<&[u8]>) -> Option<usize> {
+        let mut offset = start;
+        // Offset in the question of the rest of the name.
         let mut in_question = None;
         loop {
-            let length = usize::from(*self.wire.get(at)?);
+            let length = usize::from(*self.wire.get(offset)?);
             if let (None, Some(owner)) = (in_question, owner)
-                && let Some(place) = owner.get(at - start..).and_then(|rest| self.place_in_question(rest))
+                && let Some(target) = owner.get(offset - start..).and_then(|rest| self.offset_in_question(rest))
             {
-                in_question = Some(place);
-                self.point_to(place);
+                in_question = Some(target);
+                self.write_pointer(target);
             }
             match (length, in_question) {
                 (64..192, _) => return None,
                 (0, None) => self.out.push(0),
                 (0, Some(_)) => {}
                 (64.., None) => {
-                    let target = usize::from(u16_at(self.wire, at)? & !POINTER);
-                    let target = *self.moved.get(&target).filter(|target| **target < UNREACHABLE)?;
-                    self.point_to(target);
+                    let target = usize::from(u16_at(self.wire, offset)? & !POINTER_BITS);
+                    let target = *self.label_offsets.get(&target).filter(|target| **target < MAX_POINTER_TARGET)?;
+                    self.write_pointer(target);
                 }
                 (64.., Some(_)) => {}
                 (_, None) => {
-                    self.moved.insert(at, self.out.len());
-                    self.out.extend_from_slice(self.wire.get(at..=at + length)?);
+                    self.label_offsets.insert(offset, self.out.len());
+                    self.out.extend_from_slice(self.wire.get(offset..=offset + length)?);
                 }
-                (_, Some(place)) => {
-                    self.moved.insert(at, place);
-                    in_question = Some(place + 1 + length);
+                (_, Some(target)) => {
+                    self.label_offsets.insert(offset, target);
+                    in_question = Some(target + 1 + length);
                 }
             }
-            at += if length >= 64 { 2 } else { 1 + length };
+            offset += if length >= 64 { 2 } else { 1 + length };
             if length == 0 || length >= 64 {
-                return Some(at);
+                return Some(offset);
             }
         }
     }
 
-    fn point_to(&mut self, target: usize) {
-        // Below 0x4000: it is looked at before.
-        self.out.extend_from_slice(&(POINTER | target as u16).to_be_bytes());
+    /// Writes a pointer; `target` must be below [`MAX_POINTER_TARGET`].
+    fn write_pointer(&mut self, target: usize) {
+        self.out.extend_from_slice(&(POINTER_BITS | target as u16).to_be_bytes());
     }
 
-    /// Where in the question this end of a name stands, if its name ends like that. The root is nothing to point at.
-    fn place_in_question(&self, rest: &[u8]) -> Option<usize> {
-        let start = self.asked.len().checked_sub(rest.len())?;
-        let place = Header::LENGTH + start;
-        let same = rest.len() > 1
-            && self.moved.get(&place) == Some(&place)
-            && self.asked.get(start..)?.eq_ignore_ascii_case(rest);
-        same.then_some(place)
+    /// Returns the offset of a suffix in the question's name; `None` when the name has no such suffix, or for the root,
+    /// for which a pointer would be longer.
+    fn offset_in_question(&self, suffix: &[u8]) -> Option<usize> {
+        let start = self.qname.len().checked_sub(suffix.len())?;
+        let offset = Header::LENGTH + start;
+        let is_suffix = suffix.len() > 1
+            && self.label_offsets.get(&offset) == Some(&offset)
+            && self.qname.get(start..)?.eq_ignore_ascii_case(suffix);
+        is_suffix.then_some(offset)
     }
 }

@@ -1,37 +1,37 @@
 //! EDNS (RFC 6891) and the options that are read and written: Extended DNS Errors (RFC 8914), TCP keepalive (RFC 7828)
-//! and cookies (RFC 7873). It belongs to a hop: it is read, taken away, and made anew.
+//! and cookies (RFC 7873). An OPT record belongs to one hop: it is read, removed, and never forwarded.
 
 use super::codes::rtype;
 use super::{Cookie, Header, Malformed, Record, put_u16, u16_at};
 
-/// The size that is advertised: what fits one frame everywhere (RFC 9715 §3).
-pub const UDP_SIZE: u16 = 1232;
+/// UDP payload size that we advertise, in octets: fits one frame on every network (RFC 9715 §3).
+pub const ADVERTISED_UDP_SIZE: u16 = 1232;
 const DNSSEC_OK: u32 = 0x8000;
 const EDE_OPTION: u16 = 15;
 const COOKIE_OPTION: u16 = 10;
 const KEEPALIVE_OPTION: u16 = 11;
-/// Octets of an OPT record without options (RFC 6891 §6.1.2).
-pub const BARE: usize = 11;
-/// Octets before the data of an option.
-const OPTION_HEADER: usize = 4;
-/// Octets of an option whose data are one number.
-const NUMBER_OPTION: usize = OPTION_HEADER + 2;
+/// Length in octets of an OPT record without options (RFC 6891 §6.1.2).
+pub const OPT_LEN: usize = 11;
+/// Octets of an option before its data: code and length.
+const OPTION_HEADER_LEN: usize = 4;
+/// Length in octets of an option whose data are 16 bits.
+const U16_OPTION_LEN: usize = OPTION_HEADER_LEN + 2;
 
-/// What an OPT record says.
+/// Content of an OPT record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Edns {
-    /// The longest datagram that its sender takes.
+    /// The maximum UDP payload size that the sender accepts, in octets.
     pub udp_size: u16,
-    /// Upper eight bits of the code of the response.
+    /// Upper eight bits of the rcode.
     pub extended_rcode: u8,
-    /// Version; only 0 exists.
+    /// EDNS version; only 0 exists.
     pub version: u8,
-    /// Whether DNSSEC records are wanted (DO).
+    /// DO: whether the sender wants DNSSEC records.
     pub dnssec_ok: bool,
     /// Info-code of the first Extended DNS Error.
     pub ede: Option<u16>,
-    /// Of a client: whether it asks how long it may keep a connection open (any value). Of a server: how long without a
-    /// question, in tenths of a second.
+    /// TCP keepalive. In a query any value asks for the idle timeout; in a response the idle timeout of the connection,
+    /// in tenths of a second.
     pub keepalive: Option<u16>,
     /// The first cookie, well formed or not.
     pub cookie: Option<Cookie>,
@@ -42,58 +42,59 @@ impl Edns {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when its options do not fill its data exactly.
+    /// [`Malformed`] when the options do not fill the data of the record exactly.
     pub fn read(message: &[u8], record: &Record) -> Result<Self, Malformed> {
         let [extended_rcode, version, ..] = record.ttl.to_be_bytes();
         let dnssec_ok = record.ttl & DNSSEC_OK != 0;
         let mut edns = Self { udp_size: record.class, extended_rcode, version, dnssec_ok, ..Self::default() };
-        let mut at = record.data.start;
-        while at < record.data.end {
-            let code = u16_at(message, at).ok_or(Malformed)?;
-            let length = usize::from(u16_at(message, at + 2).ok_or(Malformed)?);
-            at += 4;
-            if at + length > record.data.end {
+        let mut offset = record.data.start;
+        while offset < record.data.end {
+            let code = u16_at(message, offset).ok_or(Malformed)?;
+            let length = usize::from(u16_at(message, offset + 2).ok_or(Malformed)?);
+            offset += OPTION_HEADER_LEN;
+            if offset + length > record.data.end {
                 return Err(Malformed);
             }
             if code == EDE_OPTION && length >= 2 && edns.ede.is_none() {
-                edns.ede = u16_at(message, at);
+                edns.ede = u16_at(message, offset);
             }
             if code == KEEPALIVE_OPTION {
-                edns.keepalive = Some(if length >= 2 { u16_at(message, at).unwrap_or_default() } else { 0 });
+                edns.keepalive = Some(if length >= 2 { u16_at(message, offset).unwrap_or_default() } else { 0 });
             }
             if code == COOKIE_OPTION && edns.cookie.is_none() {
-                edns.cookie = message.get(at..at + length).map(Cookie::read);
+                edns.cookie = message.get(offset..offset + length).map(Cookie::read);
             }
-            at += length;
+            offset += length;
         }
         Ok(edns)
     }
 
-    /// Octets that [`Self::append`] adds.
+    /// Returns the number of octets that [`Self::append`] adds.
     #[must_use]
     pub const fn length(&self) -> usize {
-        BARE + self.options_length()
+        OPT_LEN + self.options_length()
     }
 
     const fn options_length(&self) -> usize {
-        let numbers = self.ede.is_some() as usize + self.keepalive.is_some() as usize;
+        let u16_options = self.ede.is_some() as usize + self.keepalive.is_some() as usize;
         let cookie = match &self.cookie {
-            Some(cookie) => OPTION_HEADER + cookie.as_octets().len(),
+            Some(cookie) => OPTION_HEADER_LEN + cookie.as_octets().len(),
             None => 0,
         };
-        NUMBER_OPTION * numbers + cookie
+        U16_OPTION_LEN * u16_options + cookie
     }
 
-    /// Adds an OPT record to the end of a message and counts it.
+    /// Appends an OPT record to a message, and counts it in the header.
     pub fn append(&self, message: &mut Vec<u8>) {
-        let flags =
-            u32::from_be_bytes([self.extended_rcode, self.version, 0, 0]) | if self.dnssec_ok { DNSSEC_OK } else { 0 };
+        let dnssec_ok = if self.dnssec_ok { DNSSEC_OK } else { 0 };
+        let ttl = u32::from_be_bytes([self.extended_rcode, self.version, 0, 0]) | dnssec_ok;
         let [type_high, type_low] = rtype::OPT.to_be_bytes();
-        let ([size_high, size_low], [first, second, third, fourth]) =
-            (self.udp_size.to_be_bytes(), flags.to_be_bytes());
-        let [high, low] = (self.options_length() as u16).to_be_bytes();
-        let bare: [u8; BARE] = [0, type_high, type_low, size_high, size_low, first, second, third, fourth, high, low];
-        message.extend_from_slice(&bare);
+        let [size_high, size_low] = self.udp_size.to_be_bytes();
+        let [ttl_0, ttl_1, ttl_2, ttl_3] = ttl.to_be_bytes();
+        let [length_high, length_low] = (self.options_length() as u16).to_be_bytes();
+        let opt: [u8; OPT_LEN] =
+            [0, type_high, type_low, size_high, size_low, ttl_0, ttl_1, ttl_2, ttl_3, length_high, length_low];
+        message.extend_from_slice(&opt);
         for (code, value) in [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)] {
             let Some(value) = value else { continue };
             message.extend_from_slice(&[code, 2, value].map(u16::to_be_bytes).concat());

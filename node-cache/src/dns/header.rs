@@ -1,12 +1,12 @@
-//! The first twelve octets of a message (RFC 1035 §4.1.1).
+//! The header of a message: its first twelve octets (RFC 1035 §4.1.1).
 
 use super::{put_u16, u16_at};
 
-/// Bits of the second pair of octets.
+/// Bits of the header's second pair of octets.
 pub mod flag {
-    /// A response.
+    /// The message is a response.
     pub const QR: u16 = 0x8000;
-    /// The answer of an authority.
+    /// Authoritative answer.
     pub const AA: u16 = 0x0400;
     /// Truncated.
     pub const TC: u16 = 0x0200;
@@ -19,30 +19,30 @@ pub mod flag {
     /// Checking disabled (RFC 4035 §3.2.2).
     pub const CD: u16 = 0x0010;
 
-    /// What is kept of the flags of a response that came in: what does not depend on a client. RA is always set: whoever
-    /// answers a client recurses for it.
+    /// Returns the flags of a response that may be cached, because they do not depend on a client. RA is always set,
+    /// since this process recurses for its clients.
     #[must_use]
-    pub const fn kept(flags: u16) -> u16 {
+    pub const fn cacheable(flags: u16) -> u16 {
         flags & (QR | AA | TC | AD | 0x000f) | RA
     }
 }
 
-/// A header.
+/// Header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The number that ties an answer to its question.
+    /// ID: matches a response to its query.
     pub id: u16,
-    /// [`flag`]s, opcode and code of the response.
+    /// [`flag`]s, opcode and the lower four bits of the rcode.
     pub flags: u16,
-    /// Numbers of questions and of records in the answer, authority and additional sections.
+    /// Number of questions, and of records in the answer, authority and additional sections.
     pub counts: [u16; 4],
 }
 
 impl Header {
-    /// Length in octets.
+    /// Length of a header in octets.
     pub const LENGTH: usize = 12;
 
-    /// Reads the header of a message; none when the message is shorter than one.
+    /// Reads the header of a message; `None` when the message is shorter than a header.
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Self> {
         Some(Self {
@@ -52,7 +52,7 @@ impl Header {
         })
     }
 
-    /// Puts this header in the place of the one of a message of at least [`Self::LENGTH`] octets.
+    /// Overwrites the header of a message of at least [`Self::LENGTH`] octets.
     pub fn write(&self, message: &mut [u8]) {
         put_u16(message, 0, self.id);
         put_u16(message, 2, self.flags);
@@ -61,19 +61,19 @@ impl Header {
         }
     }
 
-    /// What the message is for: 0 is an ordinary question.
+    /// Returns the opcode: 0 (QUERY) for an ordinary query.
     #[must_use]
     pub const fn opcode(&self) -> u8 {
         ((self.flags >> 11) & 0x0f) as u8
     }
 
-    /// The lower four bits of the code of the response.
+    /// Returns the lower four bits of the rcode.
     #[must_use]
     pub const fn rcode(&self) -> u16 {
         self.flags & 0x000f
     }
 
-    /// Whether all these [`flag`]s are set.
+    /// Returns whether all these [`flag`]s are set.
     #[must_use]
     pub const fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags

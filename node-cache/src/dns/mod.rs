@@ -1,10 +1,19 @@
-//! DNS messages as bytes (RFC 1035 §4). Nothing here knows a socket or a clock, and nothing that a message holds can
-//! make it panic or work longer than the message is long.
+//! DNS messages in wire format (RFC 1035 §4). No socket and no clock is used here. No message can cause a panic, or
+//! work out of proportion to its length.
 //!
-//! In: [`fast_query::FastQuery`] reads the usual question in place, [`request::read`] makes a [`Query`](crate::dns::query::Query) of
-//! whatever a client sent, [`Response::read`] checks and
-//! cleans what another server sent. Out: [`question`] is what another server is asked, [`Response`] carries what a
-//! client gets, [`truncate`] makes it fit.
+//! Modules in the order in which a query passes them:
+//!
+//! 1. A client's query. [`fast_query`] parses the usual shape in place; [`request`] parses every shape into a
+//!    [`Query`](query::Query) and rejects what is not served; [`cookie`] and [`cookie_secret`] verify and make DNS
+//!    cookies.
+//! 2. The query to an upstream. [`question`] writes it, in random case (0x20).
+//! 3. The upstream's response. `validate` checks it and removes OPT, with `record` for its records, `rdata` for their
+//!    layouts and `ttl` for how long it may be cached (negative caching included); `compress` makes it shorter;
+//!    [`Response`] holds the result, or a response of this process itself.
+//! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
+//!    makes it fit.
+//!
+//! All of them share [`Name`], [`Header`], [`edns`] and [`codes`], the numbers of the IANA registries.
 
 pub mod answer;
 pub mod codes;
@@ -14,7 +23,6 @@ pub mod cookie_secret;
 pub mod edns;
 pub mod fast_query;
 mod header;
-mod lifetime;
 pub(crate) mod name;
 pub mod query;
 pub mod question;
@@ -23,34 +31,38 @@ mod record;
 pub mod request;
 mod response;
 pub mod truncate;
+mod ttl;
 mod validate;
 
 pub use cookie::Cookie;
 pub use edns::Edns;
 pub use header::{Header, flag};
-pub use lifetime::ResponseTtl;
 pub use name::{Name, NameError};
 pub use record::{Record, Records, Section};
 pub use response::{Response, ResponseError};
+pub use ttl::ResponseTtl;
 
-/// A message breaks off, or points or counts to where nothing is.
+/// The maximum length of a message in octets (RFC 1035 §4.2.2).
+const MAX_MESSAGE_LEN: usize = u16::MAX as usize;
+
+/// Message is truncated, or a pointer or count runs past its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message")]
 pub struct Malformed;
 
-/// Two octets at `offset`, if they are there.
+/// Reads two octets at `offset`; `None` past the end.
 fn u16_at(message: &[u8], offset: usize) -> Option<u16> {
-    message.get(offset..offset + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    message.get(offset..offset + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]))
 }
 
-/// Four octets at `offset`, if they are there.
+/// Reads four octets at `offset`; `None` past the end.
 fn u32_at(message: &[u8], offset: usize) -> Option<u32> {
-    message.get(offset..offset + 4).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    message.get(offset..offset + 4).map(|octets| u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]))
 }
 
-/// Overwrites two octets; does nothing where the message is shorter.
+/// Overwrites two octets at `offset`; does nothing past the end.
 fn put_u16(message: &mut [u8], offset: usize, value: u16) {
-    if let Some(bytes) = message.get_mut(offset..offset + 2) {
-        bytes.copy_from_slice(&value.to_be_bytes());
+    if let Some(octets) = message.get_mut(offset..offset + 2) {
+        octets.copy_from_slice(&value.to_be_bytes());
     }
 }

@@ -1,18 +1,18 @@
-//! Domain names in wire form (RFC 1035 §3.1).
+//! Domain names in wire format (RFC 1035 §3.1).
 
 use std::fmt;
 
 use super::{Header, Malformed};
 
-/// The longest name in octets, with its final zero (RFC 1035 §3.1).
-pub(crate) const LONGEST: usize = 255;
-/// The two upper bits of a length octet: a pointer to the rest of the name (RFC 1035 §4.1.4).
-const POINTER: u8 = 0xc0;
-/// The most pointers in a name: no more than it can have labels. Without this a chain of them may be as long as a
-/// message, for each of its records.
-const MOST_POINTERS: usize = 127;
+/// The maximum length of a name in octets, with its final zero (RFC 1035 §3.1).
+pub(crate) const MAX_NAME_LEN: usize = 255;
+/// The two upper bits of a length octet, set in a compression pointer (RFC 1035 §4.1.4).
+const POINTER_BITS: u8 = 0xc0;
+/// The maximum number of compression pointers in a name: as many as a name can have labels. Without a limit each record
+/// could have a chain of pointers as long as the message.
+const MAX_POINTERS: usize = 127;
 
-/// A domain name in wire form: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
+/// A domain name in wire format: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
 /// is by octet; names that differ in case only are equal after [`Name::lower`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Name(Box<[u8]>);
@@ -23,11 +23,11 @@ pub struct Name(Box<[u8]>);
 pub struct NameError(String);
 
 impl Name {
-    /// The name that labels in text form stand for, with or without a final dot. Backslashes have no special meaning.
+    /// Parses labels separated by dots, with or without a final dot. Backslashes have no special meaning.
     ///
     /// # Errors
     ///
-    /// A label is empty or longer than 63 octets, or the whole is longer than 255.
+    /// [`NameError`] when a label is empty or longer than 63 octets, or the name is longer than 255.
     pub fn from_text(text: &str) -> Result<Self, NameError> {
         let mut wire = Vec::with_capacity(text.len() + 2);
         for label in text.strip_suffix('.').unwrap_or(text).split('.').filter(|_| !matches!(text, "" | ".")) {
@@ -36,18 +36,18 @@ impl Name {
             wire.extend_from_slice(label.as_bytes());
         }
         wire.push(0);
-        if wire.len() > LONGEST {
+        if wire.len() > MAX_NAME_LEN {
             return Err(NameError(text.to_owned()));
         }
         Ok(Self(wire.into()))
     }
 
-    /// Reads a name that may not be compressed, as in a question. Gives the name and the offset behind it.
+    /// Reads a name that may not be compressed, as in a question. Returns the name and the offset behind it.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when it is compressed, too long or breaks off.
-    pub fn read_plain(message: &[u8], offset: usize) -> Result<(Self, usize), Malformed> {
+    /// [`Malformed`] when the name is compressed, too long or truncated.
+    pub fn read_uncompressed(message: &[u8], offset: usize) -> Result<(Self, usize), Malformed> {
         let mut end = offset;
         loop {
             let length = *message.get(end).ok_or(Malformed)?;
@@ -55,7 +55,7 @@ impl Name {
                 return Err(Malformed);
             }
             end += 1 + usize::from(length);
-            if end - offset > LONGEST {
+            if end - offset > MAX_NAME_LEN {
                 return Err(Malformed);
             }
             if length == 0 {
@@ -69,20 +69,20 @@ impl Name {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] when it is too long, breaks off, has more pointers than a name can have labels, or points anywhere but backwards to what stands behind the header:
-    /// that is no name, and another one at each hop.
+    /// [`Malformed`] when the name is too long or truncated, has more pointers than a name can have labels, or points
+    /// anywhere but backwards and behind the header. A header is no name, and differs at each hop.
     pub fn read(message: &[u8], offset: usize) -> Result<Self, Malformed> {
         let mut wire = Vec::with_capacity(32);
         let (mut at, mut lowest) = (offset, offset);
         let mut pointers = 0;
         loop {
             let length = *message.get(at).ok_or(Malformed)?;
-            if length & POINTER == POINTER {
+            if length & POINTER_BITS == POINTER_BITS {
                 let target =
-                    (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
-                // Strictly backwards each time: a chain of pointers ends by itself.
+                    (usize::from(length & !POINTER_BITS) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
+                // Each pointer leads strictly backwards, so that a chain of pointers ends.
                 pointers += 1;
-                if target >= lowest || target < Header::LENGTH || pointers > MOST_POINTERS {
+                if target >= lowest || target < Header::LENGTH || pointers > MAX_POINTERS {
                     return Err(Malformed);
                 }
                 (at, lowest) = (target, target);
@@ -93,7 +93,7 @@ impl Name {
             }
             let end = at + 1 + usize::from(length);
             wire.extend_from_slice(message.get(at..end).ok_or(Malformed)?);
-            if wire.len() > LONGEST {
+            if wire.len() > MAX_NAME_LEN {
                 return Err(Malformed);
             }
             if length == 0 {
@@ -103,17 +103,17 @@ impl Name {
         }
     }
 
-    /// The offset behind a name that may be compressed.
+    /// Returns the offset behind a name that may be compressed. Does not follow pointers.
     pub(super) fn skip(message: &[u8], offset: usize) -> Result<usize, Malformed> {
         let mut at = offset;
         loop {
             let length = *message.get(at).ok_or(Malformed)?;
-            if length & POINTER == POINTER {
+            if length & POINTER_BITS == POINTER_BITS {
                 let target =
-                    (usize::from(length & !POINTER) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
+                    (usize::from(length & !POINTER_BITS) << 8) | usize::from(*message.get(at + 1).ok_or(Malformed)?);
                 return if (Header::LENGTH..offset).contains(&target) { Ok(at + 2) } else { Err(Malformed) };
             }
-            if length >= 64 || at - offset > LONGEST {
+            if length >= 64 || at - offset > MAX_NAME_LEN {
                 return Err(Malformed);
             }
             at += 1 + usize::from(length);
@@ -123,38 +123,38 @@ impl Name {
         }
     }
 
-    /// The wire form.
+    /// Returns the name in wire format.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The same name in lower case. Length octets are below 64 and so never letters.
+    /// Returns the name in lower case. Length octets are below 64, and so are never letters.
     #[must_use]
     pub fn lower(&self) -> Self {
         Self(self.0.to_ascii_lowercase().into())
     }
 
-    /// The name directly below this one, or below the nearest name above it for which that is not too long. None when the
-    /// label is empty or longer than 63 octets.
+    /// Prepends a label to the name; when the result would be too long, to the nearest ancestor for which it is not.
+    /// `None` when the label is empty or longer than 63 octets.
     #[must_use]
     pub fn with_label(&self, label: &str) -> Option<Self> {
         let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
-        let above = self.suffixes().find(|above| 1 + label.len() + above.len() <= LONGEST)?;
-        Some(Self([&[length], label.as_bytes(), above].concat().into()))
+        let parent = self.suffixes().find(|suffix| 1 + label.len() + suffix.len() <= MAX_NAME_LEN)?;
+        Some(Self([&[length], label.as_bytes(), parent].concat().into()))
     }
 
-    /// Whether this is `zone` or a name below it. Both are in lower case.
+    /// Returns whether the name is `zone` or below it. Both must be in lower case.
     #[must_use]
     pub fn is_within(&self, zone: &Self) -> bool {
         self.suffixes().any(|suffix| *suffix == *zone.0)
     }
 
-    /// The names above this one and below `zone`, the shortest first; none when this one is not below `zone`.
+    /// Returns the ancestors of the name below `zone`, the shortest first; none when the name is not below `zone`.
     #[must_use]
-    pub fn above_in(&self, zone: &Self) -> Vec<Self> {
-        let above: Vec<&[u8]> = self.suffixes().skip(1).take_while(|suffix| suffix.len() >= zone.0.len()).collect();
-        match above.split_last() {
+    pub fn ancestors_within(&self, zone: &Self) -> Vec<Self> {
+        let ancestors: Vec<&[u8]> = self.suffixes().skip(1).take_while(|suffix| suffix.len() >= zone.0.len()).collect();
+        match ancestors.split_last() {
             Some((last, between)) if **last == *zone.0 => {
                 between.iter().rev().map(|name| Self((*name).into())).collect()
             }
@@ -162,7 +162,7 @@ impl Name {
         }
     }
 
-    /// The wire forms of the name and of everything above it, the longest first, the root last.
+    /// Returns the name and its ancestors in wire format, the longest first, the root last.
     pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = Some(&*self.0);
         std::iter::from_fn(move || {
@@ -177,18 +177,18 @@ impl Name {
 }
 
 impl fmt::Display for Name {
-    /// Writes the name with its final dot and everything that is not plain as `\DDD` (RFC 1035 §5.1).
+    /// Writes the name with its final dot; octets that are not printable ASCII as `\DDD` (RFC 1035 §5.1).
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self.0 == [0] {
             return formatter.write_str(".");
         }
         for suffix in self.suffixes() {
             let Some((length, rest)) = suffix.split_first().filter(|(length, _)| **length > 0) else { break };
-            for byte in rest.iter().take(usize::from(*length)) {
-                match byte {
-                    b'.' | b'\\' => write!(formatter, "\\{}", char::from(*byte))?,
-                    0x21..=0x7e => write!(formatter, "{}", char::from(*byte))?,
-                    _ => write!(formatter, "\\{byte:03}")?,
+            for octet in rest.iter().take(usize::from(*length)) {
+                match octet {
+                    b'.' | b'\\' => write!(formatter, "\\{}", char::from(*octet))?,
+                    0x21..=0x7e => write!(formatter, "{}", char::from(*octet))?,
+                    _ => write!(formatter, "\\{octet:03}")?,
                 }
             }
             formatter.write_str(".")?;
@@ -214,20 +214,20 @@ mod tests {
         assert_eq!(name.to_string(), "WWW.Example.");
         assert_eq!(name.lower(), Name::from_text("www.example.").unwrap());
         assert_eq!(Name::from_text(".").unwrap().as_bytes(), b"\0");
-        assert_eq!(Name::read_plain(b"\x04a.b\x01\x00", 0).unwrap().0.to_string(), "a\\.b\\001.");
+        assert_eq!(Name::read_uncompressed(b"\x04a.b\x01\x00", 0).unwrap().0.to_string(), "a\\.b\\001.");
         for bad in ["a..b", &"x".repeat(64), &["a"; 128].join(".")] {
             assert!(Name::from_text(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn a_name_below_a_long_one_is_below_one_above_it() {
-        let below = |name: &Name| name.with_label("x").map(|name| name.to_string());
-        assert_eq!(below(&Name::from_text("www.example").unwrap()).as_deref(), Some("x.www.example."));
-        assert_eq!(below(&Name::from_text(".").unwrap()).as_deref(), Some("x."));
+    fn a_label_below_a_name_of_maximum_length_is_put_below_an_ancestor() {
+        let with_x = |name: &Name| name.with_label("x").map(|name| name.to_string());
+        assert_eq!(with_x(&Name::from_text("www.example").unwrap()).as_deref(), Some("x.www.example."));
+        assert_eq!(with_x(&Name::from_text(".").unwrap()).as_deref(), Some("x."));
         let longest = Name::from_text(&["a"; 127].join(".")).unwrap();
-        assert_eq!(longest.as_bytes().len(), LONGEST);
-        assert_eq!(longest.with_label("x").unwrap().as_bytes().len(), LONGEST);
+        assert_eq!(longest.as_bytes().len(), MAX_NAME_LEN);
+        assert_eq!(longest.with_label("x").unwrap().as_bytes().len(), MAX_NAME_LEN);
         assert_eq!(longest.with_label(""), None);
         assert_eq!(longest.with_label(&"x".repeat(64)), None);
     }
@@ -240,45 +240,49 @@ mod tests {
     }
 
     #[test]
-    fn the_names_between_a_name_and_its_zone_come_shortest_first() {
-        let above = |name: &str, zone: &str| {
-            let names = Name::from_text(name).unwrap().above_in(&Name::from_text(zone).unwrap());
+    fn the_ancestors_of_a_name_within_its_zone_come_shortest_first() {
+        let ancestors = |name: &str, zone: &str| {
+            let names = Name::from_text(name).unwrap().ancestors_within(&Name::from_text(zone).unwrap());
             names.iter().map(Name::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(above("a.b.c.cluster.local", "cluster.local"), ["c.cluster.local.", "b.c.cluster.local."]);
+        assert_eq!(ancestors("a.b.c.cluster.local", "cluster.local"), ["c.cluster.local.", "b.c.cluster.local."]);
         for outside in ["a.cluster.local", "cluster.local", "local", "a.b.c.xcluster.local", "a.b.c.example"] {
-            assert!(above(outside, "cluster.local").is_empty(), "{outside}");
+            assert!(ancestors(outside, "cluster.local").is_empty(), "{outside}");
         }
     }
 
     #[test]
-    fn a_compressed_name_is_put_together() {
+    fn a_compressed_name_is_decompressed() {
         let message = [&[0; Header::LENGTH][..], b"\x07example\x00\x03www\xc0\x0c\xc0\x15"].concat();
         assert_eq!(Name::read(&message, 21).unwrap().to_string(), "www.example.");
         assert_eq!(Name::read(&message, 27).unwrap().to_string(), "www.example.");
         assert_eq!(Name::skip(&message, 21), Ok(27));
-        assert_eq!(Name::read_plain(&message, 21), Err(Malformed));
+        assert_eq!(Name::read_uncompressed(&message, 21), Err(Malformed));
     }
 
     #[test]
-    fn loops_forward_pointers_those_into_the_header_and_broken_names_are_refused() {
+    fn pointer_loops_forward_pointers_pointers_to_the_header_and_truncated_names_fail() {
         for name in [
             &b"\xc0\x0c"[..],              // to itself
             b"\x01a\xc0\x10\x01b\xc0\x0c", // forwards
             b"\x01a\xc0\x0c",              // into its own label
-            b"\xc0\x00",                   // into the number
+            b"\xc0\x00",                   // into the ID
             b"\x01a\xc0\x0b",              // into the last count
-            b"\x05abc",                    // breaks off
-            b"\x80a\x00",                  // reserved
+            b"\x05abc",                    // truncated
+            b"\x80a\x00",                  // reserved bits
             b"\xc0",                       // half a pointer
         ] {
             let message = [&[0; Header::LENGTH][..], name].concat();
             assert_eq!(Name::read(&message, Header::LENGTH), Err(Malformed), "{name:?}");
-            assert_eq!(Name::read_plain(&message, Header::LENGTH), Err(Malformed), "{name:?}");
+            assert_eq!(Name::read_uncompressed(&message, Header::LENGTH), Err(Malformed), "{name:?}");
         }
         let into_header = [&[0; Header::LENGTH][..], b"\x01a\xc0\x0b"].concat();
         assert_eq!(Name::skip(&into_header, Header::LENGTH), Err(Malformed));
         let long = b"\x01a".repeat(128);
-        assert!(Name::read(&long, 0).is_err() && Name::read_plain(&long, 0).is_err() && Name::skip(&long, 0).is_err());
+        assert!(
+            Name::read(&long, 0).is_err()
+                && Name::read_uncompressed(&long, 0).is_err()
+                && Name::skip(&long, 0).is_err()
+        );
     }
 }

@@ -1,47 +1,47 @@
-//! What is asked, as a plain value.
+//! A client's query as a plain value.
 
 use crate::dns::codes::class;
 use crate::dns::question::Question;
 use crate::dns::{Cookie, Edns, Name, flag};
 
-/// How a question came.
+/// Transport over which a query arrives or is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// In a datagram.
+    /// UDP datagram.
     Udp,
-    /// Over a connection.
+    /// TCP connection.
     Tcp,
-    /// From the process itself.
+    /// A query of this process itself, without a transport.
     Internal,
 }
 
-/// A question of a client.
+/// A client's query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// The number that the client gave it.
+    /// ID, chosen by the client.
     pub id: u16,
-    /// The name, in the client's case.
+    /// Name of the question, in the client's case.
     pub name: Name,
-    /// The type of the records asked for.
+    /// Type of the question.
     pub rtype: u16,
-    /// The class.
+    /// Class of the question.
     pub class: u16,
-    /// RD: whether other servers may be asked for the answer.
+    /// RD: whether upstreams may be queried.
     pub recursion_desired: bool,
     /// AD: whether the client wants to know if the data are authentic (RFC 6840 §5.7).
     pub authentic_data: bool,
-    /// CD: whether validation shall be left to the client.
+    /// CD: whether the upstream shall not validate.
     pub checking_disabled: bool,
-    /// EDNS, if the client speaks it.
+    /// EDNS; `None` when the client does not use it.
     pub edns: Option<Edns>,
-    /// How it came.
+    /// Transport over which the query arrived.
     pub transport: Transport,
-    /// The cookie that it is told, its own part and ours (RFC 7873 §5.2).
-    pub told_cookie: Option<Cookie>,
+    /// Cookie for the response: the client cookie and our server cookie (RFC 7873 §5.2).
+    pub reply_cookie: Option<Cookie>,
 }
 
 impl Query {
-    /// A question for records of the internet as a client without EDNS asks it, from the process itself.
+    /// Makes an internal query of class IN, with recursion desired and without EDNS.
     #[must_use]
     pub const fn plain(name: Name, rtype: u16) -> Self {
         Self {
@@ -54,25 +54,27 @@ impl Query {
             checking_disabled: false,
             edns: None,
             transport: Transport::Internal,
-            told_cookie: None,
+            reply_cookie: None,
         }
     }
 
-    /// RD, AD and CD in their places in a header.
+    /// Returns the header bits RD, AD and CD.
     #[must_use]
     pub const fn flags(&self) -> u16 {
-        let [rd, ad, cd] = [self.recursion_desired, self.authentic_data, self.checking_disabled];
-        (flag::RD * rd as u16) | (flag::AD * ad as u16) | (flag::CD * cd as u16)
+        let rd = flag::RD * self.recursion_desired as u16;
+        let ad = flag::AD * self.authentic_data as u16;
+        let cd = flag::CD * self.checking_disabled as u16;
+        rd | ad | cd
     }
 
-    /// DO: whether the client wants DNSSEC records.
+    /// Returns whether DO is set: the client wants DNSSEC records.
     #[must_use]
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// What another server is asked on behalf of this client. Equal for clients that differ only in what belongs to
-    /// their own hop: number, case, options.
+    /// Returns the question for an upstream. Equal for queries that differ only in what belongs to the client's hop:
+    /// ID, case and EDNS options.
     #[must_use]
     pub fn question(&self) -> Question {
         Question {

@@ -1,107 +1,109 @@
-//! What another server is asked.
+//! The question of a query, and the query to an upstream in wire format, in random case (0x20).
 
-use super::edns::{BARE, Edns, UDP_SIZE};
+use super::edns::{ADVERTISED_UDP_SIZE, Edns, OPT_LEN};
 use super::{Header, Name, flag};
 
-use node_cache_sys::octets::case_of_small_letters;
+use node_cache_sys::ascii::lowercase_mask;
 
-/// A question as it goes on the wire, without what belongs to one hop.
+/// A question for an upstream, without anything that belongs to one hop. Its clients share one query (single-flight)
+/// and one cache entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
-    /// The name, in lower case.
+    /// Name, in lower case.
     pub name: Name,
-    /// The type of the records asked for.
+    /// Type.
     pub rtype: u16,
-    /// The class.
+    /// Class.
     pub class: u16,
-    /// Whether DNSSEC records are wanted.
+    /// DO: whether DNSSEC records are wanted.
     pub dnssec_ok: bool,
-    /// Whether the other server shall not validate.
+    /// CD: whether the upstream shall not validate.
     pub checking_disabled: bool,
 }
 
 impl Question {
-    /// A question for records of the internet, without DNSSEC.
+    /// Makes a question of class IN, without DNSSEC.
     #[must_use]
     pub fn plain(name: &Name, rtype: u16) -> Self {
         Self { name: name.lower(), rtype, class: super::codes::class::IN, dnssec_ok: false, checking_disabled: false }
     }
 
-    /// The same about the name with this label below it, as [`Name::with_label`] makes it.
+    /// Returns the question with a label prepended to its name, as by [`Name::with_label`].
     #[must_use]
-    pub fn below(&self, label: &str) -> Option<Self> {
+    pub fn with_label(&self, label: &str) -> Option<Self> {
         let name = self.name.with_label(label)?;
         Some(Self { name, ..self.clone() })
     }
 
-    /// The message with this number, with recursion desired, and with EDNS unless the other server cannot bear it.
+    /// Writes the query in wire format, with recursion desired. `with_edns` is false for an upstream that does not
+    /// support EDNS.
     #[must_use]
     pub fn to_wire(&self, id: u16, with_edns: bool) -> Vec<u8> {
         let flags = flag::RD | if self.checking_disabled { flag::CD } else { 0 };
-        let mut message = Vec::with_capacity(Header::LENGTH + self.name.as_bytes().len() + 4 + BARE);
+        let mut message = Vec::with_capacity(Header::LENGTH + self.name.as_bytes().len() + 4 + OPT_LEN);
         message.extend_from_slice(&[0; Header::LENGTH]);
         Header { id, flags, counts: [1, 0, 0, 0] }.write(&mut message);
-        self.put_section(&mut message);
+        self.append_section(&mut message);
         if with_edns {
-            Edns { udp_size: UDP_SIZE, dnssec_ok: self.dnssec_ok, ..Edns::default() }.append(&mut message);
+            Edns { udp_size: ADVERTISED_UDP_SIZE, dnssec_ok: self.dnssec_ok, ..Edns::default() }.append(&mut message);
         }
         message
     }
 
-    /// The question section.
+    /// Returns the question section in wire format.
     #[must_use]
     pub fn section(&self) -> Vec<u8> {
         let mut section = Vec::with_capacity(self.name.as_bytes().len() + 4);
-        self.put_section(&mut section);
+        self.append_section(&mut section);
         section
     }
 
-    fn put_section(&self, out: &mut Vec<u8>) {
+    fn append_section(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(&self.rtype.to_be_bytes());
         out.extend_from_slice(&self.class.to_be_bytes());
     }
 }
 
-/// Puts each letter of the name of a message's question, which has so many octets and is in lower case, into the case that a
-/// random bit says.
-pub fn randomize_case(message: &mut [u8], name: usize, mut random: impl FnMut() -> u128) {
-    const CHUNK: usize = 16;
-    let end = (Header::LENGTH + name).min(message.len());
+/// Randomizes the case of the name in a query's question (0x20), one random bit for each letter. The name has
+/// `name_len` octets and is in lower case.
+pub fn randomize_case(message: &mut [u8], name_len: usize, mut random: impl FnMut() -> u128) {
+    const CHUNK_LEN: usize = 16;
+    let end = (Header::LENGTH + name_len).min(message.len());
     let name = message.get_mut(Header::LENGTH..end).unwrap_or_default();
     let mut bits = 0;
-    // Length octets are below 64 and so never letters.
-    let mut mix = |index: usize, octets: [u8; CHUNK]| {
-        // One bit of each octet counts: turned by one, they are others.
+    // Length octets are below 64, and so are never letters.
+    let mut randomize = |index: usize, octets: [u8; CHUNK_LEN]| {
+        // One bit of each octet is used: a number serves eight chunks, rotated by one bit for each.
         bits = if index.is_multiple_of(8) { random() } else { bits.rotate_right(1) };
         let octets = u128::from_le_bytes(octets);
-        (octets ^ (case_of_small_letters(octets) & bits)).to_le_bytes()
+        (octets ^ (lowercase_mask(octets) & bits)).to_le_bytes()
     };
     let (chunks, rest) = name.as_chunks_mut();
     for (index, chunk) in chunks.iter_mut().enumerate() {
-        *chunk = mix(index, *chunk);
+        *chunk = randomize(index, *chunk);
     }
-    let mut last = [0; CHUNK];
+    let mut last = [0; CHUNK_LEN];
     last[..rest.len()].copy_from_slice(rest);
-    rest.copy_from_slice(&mix(chunks.len(), last)[..rest.len()]);
+    rest.copy_from_slice(&randomize(chunks.len(), last)[..rest.len()]);
 }
 
-/// The number of a message; 0 when it is shorter than that.
+/// Returns the ID of a message; 0 when the message is too short to have one.
 #[must_use]
-pub fn number(message: &[u8]) -> u16 {
+pub fn message_id(message: &[u8]) -> u16 {
     super::u16_at(message, 0).unwrap_or(0)
 }
 
-/// The name in the question of a message, which has so many octets, as it is written there.
+/// Returns the name of `name_len` octets in the question of a message, in its case there.
 #[must_use]
-pub fn question_name(message: &[u8], length: usize) -> &[u8] {
-    message.get(Header::LENGTH..Header::LENGTH + length).unwrap_or_default()
+pub fn question_name(message: &[u8], name_len: usize) -> &[u8] {
+    message.get(Header::LENGTH..Header::LENGTH + name_len).unwrap_or_default()
 }
 
-/// Whether a response repeats the name in the question of a message, which has so many octets, octet by octet.
+/// Returns whether a response echoes the name in the question of its query octet by octet, case included (0x20).
 #[must_use]
-pub fn echoes_question(message: &[u8], name: usize, response: &[u8]) -> bool {
-    question_name(message, name) == question_name(response, name)
+pub fn echoes_question(message: &[u8], name_len: usize, response: &[u8]) -> bool {
+    question_name(message, name_len) == question_name(response, name_len)
 }
 
 #[cfg(test)]
@@ -110,15 +112,16 @@ mod tests {
     use crate::dns::codes::rtype;
 
     #[test]
-    fn a_question_in_mixed_case_is_the_same_question_and_tells_who_repeats_it() {
+    fn a_question_in_random_case_stays_the_same_and_its_echo_is_recognized() {
         let question = Question::plain(&Name::from_text("www.shop-1.example").unwrap(), rtype::A);
         let plain = question.to_wire(7, true);
-        let (mut mixed, name) = (plain.clone(), question.name.as_bytes().len());
-        randomize_case(&mut mixed, name, || 0x2000_2020_2020_2020);
+        let mut mixed = plain.clone();
+        let name_len = question.name.as_bytes().len();
+        randomize_case(&mut mixed, name_len, || 0x2000_2020_2020_2020);
         assert_eq!(&mixed[12..19], b"\x03WWW\x06Sh");
-        assert!(mixed.eq_ignore_ascii_case(&plain) && mixed[12 + name..] == plain[12 + name..]);
-        assert!(echoes_question(&mixed, name, &mixed) && !echoes_question(&mixed, name, &plain));
-        assert!(!echoes_question(&mixed, name, &mixed[..20]));
+        assert!(mixed.eq_ignore_ascii_case(&plain) && mixed[12 + name_len..] == plain[12 + name_len..]);
+        assert!(echoes_question(&mixed, name_len, &mixed) && !echoes_question(&mixed, name_len, &plain));
+        assert!(!echoes_question(&mixed, name_len, &mixed[..20]));
         let root = Question::plain(&Name::from_text(".").unwrap(), rtype::NS).to_wire(7, false);
         let mut mixed = root.clone();
         randomize_case(&mut mixed, 1, || u128::MAX);
@@ -128,20 +131,20 @@ mod tests {
     #[test]
     fn each_letter_of_the_longest_name_has_a_bit_of_its_own() {
         let question = Question::plain(&Name::from_text(&["a"; 127].join(".")).unwrap(), rtype::A);
-        let name = question.name.as_bytes().len();
-        let mut asked = 0_u128;
+        let name_len = question.name.as_bytes().len();
+        let mut calls = 0_u128;
         let mut mixed = question.to_wire(7, false);
-        // The second number is another one.
-        randomize_case(&mut mixed, name, || {
-            asked += 1;
-            if asked == 1 { 0 } else { u128::MAX }
+        // The second random number differs from the first.
+        randomize_case(&mut mixed, name_len, || {
+            calls += 1;
+            if calls == 1 { 0 } else { u128::MAX }
         });
-        assert_eq!(asked, 2);
+        assert_eq!(calls, 2);
         assert_eq!(mixed[13..].iter().filter(|octet| **octet == b'A').count(), 127 - 64);
         for bit in 0..128 {
             let mut mixed = question.to_wire(7, false);
-            randomize_case(&mut mixed, name, || 1 << bit);
-            let changed = question_name(&mixed, name).iter().filter(|octet| **octet == b'A').count();
+            randomize_case(&mut mixed, name_len, || 1 << bit);
+            let changed = question_name(&mixed, name_len).iter().filter(|octet| **octet == b'A').count();
             assert!(changed <= 2, "{bit}: {changed} letters");
         }
     }

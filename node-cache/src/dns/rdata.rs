@@ -1,23 +1,23 @@
-//! What stands in the data of the types that hold names. Others are octets (RFC 3597 §2).
+//! Layouts of the data of types whose data hold names. Data of unknown types are opaque octets (RFC 3597 §2).
 
 use super::codes::{class, rtype};
 use super::{Name, Record};
 
-/// What stands before, between and behind the names in the data of a type.
+/// Layout of the data of a type: fixed octets, names, fixed or any octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct RdataLayout {
     /// Octets before the first name.
-    pub(super) before: usize,
-    /// Names, one behind the other.
-    pub(super) names: usize,
-    /// Octets behind the last name; none when there may be any number.
-    behind: Option<usize>,
+    pub(super) prefix_len: usize,
+    /// Number of names, which follow each other directly.
+    pub(super) name_count: usize,
+    /// Octets behind the last name; `None` when there may be any number.
+    suffix_len: Option<usize>,
 }
 
-/// How the data of a type are laid out; none when that is not known. In types that came after RFC 3597 names may not be
-/// compressed, but they may still be pointed at.
-pub(super) const fn layout(rtype: u16) -> Option<Layout> {
-    let (before, names, behind) = match rtype {
+/// Returns the layout of the data of a type; `None` for unknown types. Names in types that are newer than RFC 3597 may
+/// not be compressed, but pointers may still lead to them.
+pub(super) const fn rdata_layout(rtype: u16) -> Option<RdataLayout> {
+    let (prefix_len, name_count, suffix_len) = match rtype {
         // And MD, MF, MB, MG, MR, DNAME.
         rtype::NS | rtype::CNAME | rtype::PTR | 3 | 4 | 7..=9 | 39 => (0, 1, Some(0)),
         // And MINFO, RP.
@@ -36,23 +36,22 @@ pub(super) const fn layout(rtype: u16) -> Option<Layout> {
         rtype::HINFO | rtype::TXT | 29 | 43 | 44 | 48 | 50..=53 | 59..=61 | 63 | 256 | 257 => (0, 0, None),
         _ => return None,
     };
-    Some(Layout { before, names, behind })
+    Some(RdataLayout { prefix_len, name_count, suffix_len })
 }
 
-/// Whether the data of a record are what its type says, as far as it is known: names that can be read and end where they
-/// should, addresses of the right length. What is not could confuse whoever gets it (RFC 9267).
-pub(super) fn is_sound(message: &[u8], record: &Record) -> bool {
-    let Some(Layout { before, names, behind }) = layout(record.rtype).filter(|_| record.class == class::IN) else {
-        return true;
-    };
-    let mut at = record.data.start + before;
-    for _ in 0..names {
-        let end = Name::read(message, at).and_then(|_| Name::skip(message, at));
+/// Returns whether the data of a record fit the layout of its type, as far as it is known: names can be read and end
+/// where they should, addresses have the right length. Data that do not fit could confuse clients (RFC 9267).
+pub(super) fn is_valid(message: &[u8], record: &Record) -> bool {
+    let layout = rdata_layout(record.rtype).filter(|_| record.class == class::IN);
+    let Some(RdataLayout { prefix_len, name_count, suffix_len }) = layout else { return true };
+    let mut offset = record.data.start + prefix_len;
+    for _ in 0..name_count {
+        let end = Name::read(message, offset).and_then(|_| Name::skip(message, offset));
         let Ok(end) = end else { return false };
-        at = end;
+        offset = end;
     }
-    match behind {
-        Some(behind) => at + behind == record.data.end,
-        None => at <= record.data.end,
+    match suffix_len {
+        Some(suffix_len) => offset + suffix_len == record.data.end,
+        None => offset <= record.data.end,
     }
 }

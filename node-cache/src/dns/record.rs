@@ -1,71 +1,73 @@
-//! Walking over the records of a message (RFC 1035 §4.1.3).
+//! Iterator over the records of a message (RFC 1035 §4.1.3).
 
 use std::ops::Range;
 
 use super::{Header, Malformed, Name, u16_at, u32_at};
 
-/// Where a record stands.
+/// Section of a message that holds records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
-    /// What was asked for.
+    /// Records that answer the question.
     Answer,
-    /// Who is in charge.
+    /// Records about the authority of the zone: NS, and SOA in a negative response.
     Authority,
-    /// What may be useful too.
+    /// Additional records, OPT among them.
     Additional,
 }
 
-/// One record. Offsets count from the start of the message.
+/// A resource record. Offsets are in octets from the start of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Where it stands.
+    /// Section of the record.
     pub section: Section,
-    /// Where its owner name begins.
+    /// Offset of the owner name, which is the start of the record.
     pub start: usize,
-    /// Its type.
+    /// Type.
     pub rtype: u16,
-    /// Its class.
+    /// Class.
     pub class: u16,
-    /// Its time to live in seconds, as written.
+    /// TTL in seconds, as in the message.
     pub ttl: u32,
-    /// Where its time to live stands.
+    /// Offset of the TTL.
     pub ttl_offset: usize,
-    /// Its data. Their end is the end of the record.
+    /// Offsets of the data (RDATA). Their end is the end of the record.
     pub data: Range<usize>,
 }
 
-/// The records of a message in order. After the first [`Malformed`] there are no more.
+/// Iterator over the records of a message, in order. Ends after the first [`Malformed`].
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     message: &'a [u8],
-    at: usize,
-    left: [u16; 3],
+    offset: usize,
+    /// Records that remain in the answer, authority and additional sections.
+    remaining: [u16; 3],
 }
 
 impl<'a> Records<'a> {
-    /// The records of a message that begin at `offset`, which is behind its questions.
+    /// Makes an iterator over the records of a message that begin at `offset`, the end of the question section.
     #[must_use]
     pub const fn new(message: &'a [u8], header: &Header, offset: usize) -> Self {
         let [_, answer, authority, additional] = header.counts;
-        Self { message, at: offset, left: [answer, authority, additional] }
+        Self { message, offset, remaining: [answer, authority, additional] }
     }
 
-    /// The offset behind the last record that was given.
+    /// Returns the offset behind the record returned last.
     #[must_use]
     pub const fn offset(&self) -> usize {
-        self.at
+        self.offset
     }
 
     fn read(&self, section: Section) -> Result<Record, Malformed> {
-        let fixed = Name::skip(self.message, self.at)?;
+        let fixed = Name::skip(self.message, self.offset)?;
         let field = |offset| u16_at(self.message, offset).ok_or(Malformed);
-        let (rtype, class) = (field(fixed)?, field(fixed + 2)?);
+        let rtype = field(fixed)?;
+        let class = field(fixed + 2)?;
         let ttl = u32_at(self.message, fixed + 4).ok_or(Malformed)?;
         let data = fixed + 10..fixed + 10 + usize::from(field(fixed + 8)?);
         if data.end > self.message.len() {
             return Err(Malformed);
         }
-        Ok(Record { section, start: self.at, rtype, class, ttl, ttl_offset: fixed + 4, data })
+        Ok(Record { section, start: self.offset, rtype, class, ttl, ttl_offset: fixed + 4, data })
     }
 }
 
@@ -74,12 +76,12 @@ impl Iterator for Records<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let sections = [Section::Answer, Section::Authority, Section::Additional];
-        let index = self.left.iter().position(|left| *left > 0)?;
-        self.left[index] -= 1;
+        let index = self.remaining.iter().position(|remaining| *remaining > 0)?;
+        self.remaining[index] -= 1;
         let record = self.read(sections[index]);
         match &record {
-            Ok(record) => self.at = record.data.end,
-            Err(Malformed) => self.left = [0; 3],
+            Ok(record) => self.offset = record.data.end,
+            Err(Malformed) => self.remaining = [0; 3],
         }
         Some(record)
     }

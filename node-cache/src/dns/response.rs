@@ -1,39 +1,39 @@
-//! A response as it is kept: the bytes of another server or of our own, without what belongs to one hop.
+//! A response as the cache stores it: of an upstream or of this process itself, without anything that belongs to one
+//! hop.
 
 use super::codes::{class, rcode, rtype};
 use super::compress::compress;
-use super::lifetime::ResponseTtl;
 use super::question::Question;
-use super::validate::{LONGEST, ValidatedRecords, WithoutOpt, validate, without_opt};
-use super::{Header, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
+use super::ttl::ResponseTtl;
+use super::validate::{StrippedMessage, ValidatedRecords, strip_opt, validate};
+use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
-/// Octets of the five numbers at the end of an SOA record (RFC 1035 §3.3.13).
-const SOA_NUMBERS: usize = 20;
+/// Octets of the five numbers at the end of an SOA record's data (RFC 1035 §3.3.13).
+const SOA_NUMBERS_LEN: usize = 20;
 
-/// A response in wire form with number 0 and without EDNS, checked once when it came in: everything in it can be
-/// walked over.
+/// A response in wire format with ID 0 and without EDNS. Validated once, when it is made: all its records can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     wire: Vec<u8>,
     ttl_offsets: Box<[u16]>,
     question_end: u16,
     rcode: u16,
-    lifetime: ResponseTtl,
+    ttl: ResponseTtl,
     ede: Option<u16>,
-    from: u16,
-    /// Whether names may be written out in its records.
-    names: bool,
+    upstream_id: u16,
+    /// Whether the records may hold uncompressed names.
+    may_hold_names: bool,
 }
 
-/// Why a packet is not the answer that is being waited for.
+/// Reason for which a packet is not the response to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
-    /// Not a response to this question under this number. It says nothing about anything.
+    /// The packet is no valid response to this question with this ID, and may be spoofed: it must be ignored.
     #[error("not a response to this question")]
     Unrelated,
-    /// A response that says it could not read the question, as servers do that do not know EDNS.
-    #[error("the server could not read the question")]
-    Unreadable,
+    /// FORMERR without EDNS: the server could not parse the query, as a server that does not support EDNS.
+    #[error("the server could not parse the query (FORMERR)")]
+    FormatError,
 }
 
 impl From<Malformed> for ResponseError {
@@ -43,58 +43,72 @@ impl From<Malformed> for ResponseError {
 }
 
 impl Response {
-    /// Checks and cleans a packet that came from a server which was asked `question` under the number `id`.
+    /// Validates a packet as the response to the query with this ID and question, and strips what belongs to one hop.
     ///
     /// # Errors
     ///
-    /// [`ResponseError`]; the caller goes on waiting for the true one.
+    /// [`ResponseError`]. After [`ResponseError::Unrelated`] the caller goes on waiting for the true response.
     pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, ResponseError> {
         let header = Header::read(packet).ok_or(ResponseError::Unrelated)?;
-        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 || packet.len() > LONGEST {
+        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 || packet.len() > MAX_MESSAGE_LEN {
             return Err(ResponseError::Unrelated);
         }
         if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
-            return Err(ResponseError::Unreadable);
+            return Err(ResponseError::FormatError);
         }
         let name = question.name.as_bytes();
         let name_end = Header::LENGTH + name.len();
-        let echoed = packet.get(Header::LENGTH..name_end).ok_or(ResponseError::Unrelated)?;
+        let echoed_name = packet.get(Header::LENGTH..name_end).ok_or(ResponseError::Unrelated)?;
         if header.counts[0] != 1
-            || !echoed.eq_ignore_ascii_case(name)
+            || !echoed_name.eq_ignore_ascii_case(name)
             || u16_at(packet, name_end) != Some(question.rtype)
             || u16_at(packet, name_end + 2) != Some(question.class)
         {
             return Err(ResponseError::Unrelated);
         }
         let question_end = name_end + 4;
-        let (WithoutOpt { mut wire, edns, written_out }, checked) = match validate(packet, &header, question_end)? {
-            Some((message, checked)) => (message, Some(checked)),
-            None => (without_opt(packet, &header, question_end)?, None),
-        };
-        // Names of records may point at it, and nobody shall see in which case it was asked.
+        let (StrippedMessage { mut wire, edns, is_compressible }, records) =
+            match validate(packet, &header, question_end)? {
+                Some((message, records)) => (message, Some(records)),
+                None => (strip_opt(packet, &header, question_end)?, None),
+            };
+        // Owner names may point to the question, and no client shall see the random case of the query (0x20).
         wire[Header::LENGTH..name_end].copy_from_slice(name);
         if header.rcode() == rcode::FORMERR && edns.is_none() {
-            return Err(ResponseError::Unreadable);
+            return Err(ResponseError::FormatError);
         }
-        let code = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
+        let rcode = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
         let ede = edns.and_then(|edns| edns.ede);
-        let shorter = if written_out { compress(&wire, question_end) } else { None };
-        Ok(match (shorter, checked) {
-            (None, Some(checked)) => Self::of_checked(wire, checked, question_end, code, ede)?,
-            (shorter, _) => Self::from_wire(shorter.unwrap_or(wire), question_end, code, ede)?,
+        let compressed = if is_compressible { compress(&wire, question_end) } else { None };
+        Ok(match (compressed, records) {
+            (None, Some(records)) => Self::from_validated(wire, records, question_end, rcode, ede)?,
+            (compressed, _) => Self::from_wire(compressed.unwrap_or(wire), question_end, rcode, ede)?,
         })
     }
 
-    /// A response to this question that holds no record.
+    /// Assembles a response from the parts of one that was validated before.
     #[must_use]
-    pub fn empty(question: &Question, code: u16) -> Self {
-        Self::with_records(question, code, &[])
+    pub(crate) const fn from_parts(
+        wire: Vec<u8>,
+        ttl_offsets: Box<[u16]>,
+        question_end: u16,
+        rcode: u16,
+        ttl: ResponseTtl,
+        ede: Option<u16>,
+    ) -> Self {
+        Self { wire, ttl_offsets, question_end, rcode, ttl, ede, upstream_id: 0, may_hold_names: true }
     }
 
-    /// A response of our own: each record is the answer's owner name, of this type, TTL and data (65,535 octets at the
-    /// most).
+    /// Makes a response to a question without records.
     #[must_use]
-    pub fn with_records(question: &Question, code: u16, records: &[(u16, u32, Vec<u8>)]) -> Self {
+    pub fn empty(question: &Question, rcode: u16) -> Self {
+        Self::with_records(question, rcode, &[])
+    }
+
+    /// Makes a response to a question with these records in the answer section: type, TTL in seconds and data (65,535
+    /// octets at most) of each. Their owner is the name of the question.
+    #[must_use]
+    pub fn with_records(question: &Question, rcode: u16, records: &[(u16, u32, Vec<u8>)]) -> Self {
         let section = question.section();
         let mut wire = vec![0; Header::LENGTH];
         wire.extend_from_slice(&section);
@@ -109,24 +123,16 @@ impl Response {
             wire.extend_from_slice(data);
         }
         let count = u16::try_from(records.len()).unwrap_or(u16::MAX);
-        Header { id: 0, flags: flag::QR | (code & 0x0f), counts: [1, count, 0, 0] }.write(&mut wire);
-        Self {
-            wire,
-            ttl_offsets: ttl_offsets.into(),
-            question_end: u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX),
-            rcode: code,
-            lifetime: ResponseTtl::Uncacheable,
-            ede: None,
-            from: 0,
-            names: true,
-        }
+        Header { id: 0, flags: flag::QR | (rcode & 0x0f), counts: [1, count, 0, 0] }.write(&mut wire);
+        let question_end = u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX);
+        Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ResponseTtl::Uncacheable, None)
     }
 
-    /// A denial of our own, for which the SOA record of this zone with these data (65,535 octets at the most) vouches
-    /// (RFC 2308 §2).
+    /// Makes a negative response (RFC 2308 §2) with the SOA record of `zone` in the authority section. `ttl` is in
+    /// seconds, `soa` the data of the record (65,535 octets at most).
     #[must_use]
-    pub fn denied(question: &Question, code: u16, zone: &Name, ttl: u32, soa: &[u8]) -> Self {
-        let Self { mut wire, question_end, .. } = Self::empty(question, code);
+    pub fn negative(question: &Question, rcode: u16, zone: &Name, ttl: u32, soa: &[u8]) -> Self {
+        let Self { mut wire, question_end, .. } = Self::empty(question, rcode);
         put_u16(&mut wire, 8, 1);
         wire.extend_from_slice(zone.as_bytes());
         wire.extend_from_slice(&[rtype::SOA, class::IN].map(u16::to_be_bytes).concat());
@@ -134,22 +140,14 @@ impl Response {
         wire.extend_from_slice(&ttl.to_be_bytes());
         wire.extend_from_slice(&u16::try_from(soa.len()).unwrap_or(u16::MAX).to_be_bytes());
         wire.extend_from_slice(soa);
-        Self {
-            wire,
-            ttl_offsets,
-            question_end,
-            rcode: code,
-            lifetime: ResponseTtl::Uncacheable,
-            ede: None,
-            from: 0,
-            names: true,
-        }
+        Self::from_parts(wire, ttl_offsets, question_end, rcode, ResponseTtl::Uncacheable, None)
     }
 
-    /// This denial for a name below the one that it denies (RFC 8020 §2): NXDOMAIN with the same SOA record, in which
-    /// every name is written out. None when this is no denial of a name, or nobody vouches for it.
+    /// Makes the NXDOMAIN response for a name below the one that this response denies (NXDOMAIN cut, RFC 8020 §2), with
+    /// the same SOA record, uncompressed. `None` when this response is not NXDOMAIN, has records in the answer section
+    /// (a CNAME chain), or has no SOA record.
     #[must_use]
-    pub fn below(&self, question: &Question) -> Option<Self> {
+    pub fn nxdomain_for(&self, question: &Question) -> Option<Self> {
         if self.rcode != rcode::NXDOMAIN || self.has_answer() {
             return None;
         }
@@ -160,164 +158,152 @@ impl Response {
         let data = [
             Name::read(&self.wire, soa.data.start).ok()?.as_bytes(),
             Name::read(&self.wire, contact).ok()?.as_bytes(),
-            self.wire.get(soa.data.end.checked_sub(SOA_NUMBERS)?..soa.data.end)?,
+            self.wire.get(soa.data.end.checked_sub(SOA_NUMBERS_LEN)?..soa.data.end)?,
         ]
         .concat();
-        let denial = Self::denied(question, rcode::NXDOMAIN, &self.owner(&soa)?, soa.ttl, &data);
-        Some(Self { lifetime: self.lifetime, ede: self.ede, ..denial })
+        let negative = Self::negative(question, rcode::NXDOMAIN, &self.owner(&soa)?, soa.ttl, &data);
+        Some(Self { ttl: self.ttl, ede: self.ede, ..negative })
     }
 
-    fn from_wire(wire: Vec<u8>, question_end: usize, code: u16, ede: Option<u16>) -> Result<Self, Malformed> {
+    fn from_wire(wire: Vec<u8>, question_end: usize, rcode: u16, ede: Option<u16>) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let mut checked = ValidatedRecords::begin(&wire, &header, question_end);
+        let mut records = ValidatedRecords::new(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
-            checked.add(&wire, &record?);
+            records.add(&wire, &record?);
         }
-        Self::of_checked(wire, checked, question_end, code, ede)
+        Self::from_validated(wire, records, question_end, rcode, ede)
     }
 
-    fn of_checked(
+    fn from_validated(
         wire: Vec<u8>,
-        checked: ValidatedRecords,
+        records: ValidatedRecords,
         question_end: usize,
-        code: u16,
+        rcode: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let ValidatedRecords { ttl_offsets, lives, names, sound } = checked;
-        let (header, question_end) = (Header::read(&wire).ok_or(Malformed)?, u16::try_from(question_end));
-        let question_end = question_end.ok().filter(|_| sound).ok_or(Malformed)?;
-        let lifetime = lives.lifetime(&header, code);
-        Ok(Self { wire, ttl_offsets: ttl_offsets.into(), question_end, rcode: code, lifetime, ede, from: 0, names })
+        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, is_valid } = records;
+        let header = Header::read(&wire).ok_or(Malformed)?;
+        let question_end = u16::try_from(question_end).ok().filter(|_| is_valid).ok_or(Malformed)?;
+        let ttl = ttl_summary.ttl(&header, rcode);
+        let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
+        Ok(Self { may_hold_names, ..response })
     }
 
-    /// A response that was checked when it came in and has been kept since, from its parts.
-    #[must_use]
-    pub(crate) const fn kept(
-        wire: Vec<u8>,
-        ttl_offsets: Box<[u16]>,
-        question_end: u16,
-        rcode: u16,
-        lifetime: ResponseTtl,
-        ede: Option<u16>,
-    ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, lifetime, ede, from: 0, names: true }
-    }
-
-    /// Where the question section ends.
+    /// Returns the offset behind the question section.
     #[must_use]
     pub const fn question_end(&self) -> u16 {
         self.question_end
     }
 
-    /// The bytes: a whole message with number 0.
+    /// Returns the response in wire format, with ID 0.
     #[must_use]
     pub fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// Where in the bytes a TTL stands.
+    /// Returns the offset of each record's TTL.
     #[must_use]
     pub fn ttl_offsets(&self) -> &[u16] {
         &self.ttl_offsets
     }
 
-    /// Whether all of its TTLs are the same.
+    /// Returns whether all records have the same TTL.
     #[must_use]
-    pub fn has_one_ttl(&self) -> bool {
+    pub fn has_uniform_ttl(&self) -> bool {
         let mut ttls = self.ttl_offsets.iter().map(|offset| u32_at(&self.wire, usize::from(*offset)));
         let first = ttls.next();
         ttls.all(|ttl| Some(ttl) == first)
     }
 
-    /// The code, with the upper bits that EDNS adds.
+    /// Returns the rcode, with the upper bits that EDNS adds.
     #[must_use]
     pub const fn rcode(&self) -> u16 {
         self.rcode
     }
 
-    /// Whether it says neither what there is nor that there is nothing.
+    /// Returns whether the response is a failure: neither NOERROR nor NXDOMAIN.
     #[must_use]
     pub const fn is_failure(&self) -> bool {
         !matches!(self.rcode, rcode::NOERROR | rcode::NXDOMAIN)
     }
 
-    /// How long it may be kept.
+    /// Returns how long the response may be cached.
     #[must_use]
-    pub const fn lifetime(&self) -> ResponseTtl {
-        self.lifetime
+    pub const fn ttl(&self) -> ResponseTtl {
+        self.ttl
     }
 
-    /// The Extended DNS Error that came with it.
+    /// Returns the info-code of the upstream's Extended DNS Error.
     #[must_use]
     pub const fn ede(&self) -> Option<u16> {
         self.ede
     }
 
-    /// The number of the server that it came from; 0 for none.
+    /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
-    pub const fn from(&self) -> u16 {
-        self.from
+    pub const fn upstream_id(&self) -> u16 {
+        self.upstream_id
     }
 
-    /// It came from the server with this number.
-    pub const fn set_upstream(&mut self, server: u16) {
-        self.from = server;
+    /// Sets the ID of the upstream that sent the response.
+    pub const fn set_upstream_id(&mut self, upstream_id: u16) {
+        self.upstream_id = upstream_id;
     }
 
-    /// Whether it was cut off.
+    /// Returns whether the response is truncated (TC).
     #[must_use]
-    pub fn truncated(&self) -> bool {
+    pub fn is_truncated(&self) -> bool {
         Header::read(&self.wire).is_some_and(|header| header.has(flag::TC))
     }
 
-    /// Whether it holds any record that was asked for, or an alias.
+    /// Returns whether the answer section has any record, a CNAME record included.
     #[must_use]
     pub fn has_answer(&self) -> bool {
         Header::read(&self.wire).is_some_and(|header| header.counts[1] > 0)
     }
 
-    /// Takes AD away: from a server that does not validate for us it means nothing.
+    /// Clears AD, which means nothing in the response of a server that we do not trust to validate.
     pub fn clear_authentic_data(&mut self) {
         self.wire[3] &= !u8::try_from(flag::AD).unwrap_or_default();
     }
 
-    /// Puts labels into lower case that repeat those of a question in random case: nobody shall see what belongs to a hop.
-    /// `asked` is the name as it was sent. Nothing changes its length.
-    pub fn restore_case(&mut self, asked: &[u8]) {
-        if !self.names {
+    /// Converts labels to lower case that repeat those of a question in random case (0x20), which belongs to one hop.
+    /// `sent_name` is the name in the case in which it was sent. No length changes.
+    pub fn restore_case(&mut self, sent_name: &[u8]) {
+        if !self.may_hold_names {
             return;
         }
         for record in self.records() {
-            // What a type holds in another class nobody knows.
-            let in_data = match record.rtype {
+            // Layouts are known for class IN only.
+            let name_in_data = match record.rtype {
                 _ if record.class != class::IN => None,
                 rtype::NS | rtype::CNAME | rtype::PTR | rtype::SOA => Some(record.data.start),
                 rtype::MX => Some(record.data.start + 2),
                 rtype::SRV => Some(record.data.start + 6),
                 _ => None,
             };
-            // The second name of an SOA record stands behind the first (RFC 1035 §3.3.13).
-            let contact = in_data.filter(|_| record.rtype == rtype::SOA);
+            // The second name of an SOA record follows the first (RFC 1035 §3.3.13).
+            let contact = name_in_data.filter(|_| record.rtype == rtype::SOA);
             let contact = contact.and_then(|first| Name::skip(&self.wire, first).ok());
-            for start in [Some(record.start), in_data, contact].into_iter().flatten() {
-                self.forget_case_at(start, asked);
+            for start in [Some(record.start), name_in_data, contact].into_iter().flatten() {
+                self.restore_case_at(start, sent_name);
             }
         }
     }
 
-    /// The same for the labels of one name up to a pointer, which leads to a name that was seen before.
-    fn forget_case_at(&mut self, start: usize, asked: &[u8]) {
-        let mut at = start;
-        while let Some(length @ 1..=63) = self.wire.get(at).map(|length| usize::from(*length)) {
-            let Some(label) = self.wire.get_mut(at..at + 1 + length) else { return };
-            if labels(asked).any(|asked| asked == label) {
+    /// Restores the case of one name's labels up to a pointer, which leads to a name that was restored before.
+    fn restore_case_at(&mut self, start: usize, sent_name: &[u8]) {
+        let mut offset = start;
+        while let Some(length @ 1..=63) = self.wire.get(offset).map(|length| usize::from(*length)) {
+            let Some(label) = self.wire.get_mut(offset..offset + 1 + length) else { return };
+            if labels(sent_name).any(|sent| sent == label) {
                 label.make_ascii_lowercase();
             }
-            at += 1 + length;
+            offset += 1 + length;
         }
     }
 
-    /// Its records.
+    /// Returns all records of the response.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         let header = Header::read(&self.wire);
@@ -325,20 +311,20 @@ impl Response {
         records.into_iter().flatten().filter_map(Result::ok).collect()
     }
 
-    /// The owner name of one of its records.
+    /// Returns the owner name of a record of the response.
     #[must_use]
     pub fn owner(&self, record: &Record) -> Option<Name> {
         Name::read(&self.wire, record.start).ok()
     }
 }
 
-/// The labels of a name that is not compressed, each with its length octet.
+/// Returns the labels of an uncompressed name, each with its length octet.
 fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = name;
     std::iter::from_fn(move || {
         let length = usize::from(*rest.first().filter(|length| **length > 0)?);
-        let (label, behind) = rest.split_at_checked(1 + length)?;
-        rest = behind;
+        let (label, remainder) = rest.split_at_checked(1 + length)?;
+        rest = remainder;
         Some(label)
     })
 }

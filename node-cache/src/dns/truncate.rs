@@ -1,15 +1,15 @@
-//! Making a response fit.
+//! Truncation of a response to the length that a client accepts.
 
 use super::{Header, Name, Records, Section, flag};
 
-/// Cuts a response without EDNS down to `limit` octets, at the end of a record. TC says so unless only additional
-/// records are missing (RFC 2181 §9). A header and a question always stay.
+/// Truncates a response without EDNS to `limit` octets, at the end of a record. Sets TC unless only additional records
+/// are dropped (RFC 2181 §9). The header and the question are always kept.
 pub fn to_limit(message: &mut Vec<u8>, limit: usize) {
     if message.len() <= limit {
         return;
     }
     let Some(mut header) = Header::read(message) else { return };
-    let Ok((_, name_end)) = Name::read_plain(message, Header::LENGTH) else { return };
+    let Ok((_, name_end)) = Name::read_uncompressed(message, Header::LENGTH) else { return };
     let mut end = name_end + 4;
     let mut counts = [header.counts[0], 0, 0, 0];
     for record in Records::new(message, &header, end) {

@@ -1,62 +1,62 @@
-//! What a packet from another server holds, learned in one walk over its records: without OPT, which belongs to one hop, and
-//! with what has to be known of each of the others before it is kept.
+//! Validation of an upstream's response in one pass over its records: removes OPT, which belongs to one hop, and
+//! collects from the other records what the cache needs.
 
 use super::codes::rtype;
 use super::edns::Edns;
-use super::lifetime::TtlSummary;
-use super::rdata::is_sound;
-use super::{Header, Malformed, Name, Record, Records, Section, flag, u16_at};
+use super::rdata;
+use super::ttl::TtlSummary;
+use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, u16_at};
 
-/// The longest message there can be (RFC 1035 §4.2.2).
-pub(super) const LONGEST: usize = u16::MAX as usize;
-
-/// What a walk over the records of a message tells of them.
+/// Properties of the records of a message, OPT excluded.
 pub(super) struct ValidatedRecords {
+    /// Offset of each record's TTL.
     pub(super) ttl_offsets: Vec<u16>,
-    pub(super) lives: TtlSummary,
-    /// Whether names may be written out.
-    pub(super) names: bool,
-    /// Whether their data are what their types say.
-    pub(super) sound: bool,
+    pub(super) ttl_summary: TtlSummary,
+    /// Whether the records may hold uncompressed names, of which labels may have a hop's random case.
+    pub(super) may_hold_names: bool,
+    /// Whether the data of all records fit the layouts of their types.
+    pub(super) is_valid: bool,
 }
 
 impl ValidatedRecords {
-    pub(super) fn begin(wire: &[u8], header: &Header, question_end: usize) -> Self {
-        let asked = u16_at(wire, question_end - 4).unwrap_or_default();
-        let ttl_offsets = Vec::with_capacity(most_records(wire, header));
-        Self { ttl_offsets, lives: TtlSummary::new(asked), names: false, sound: true }
+    pub(super) fn new(wire: &[u8], header: &Header, question_end: usize) -> Self {
+        let qtype = u16_at(wire, question_end - 4).unwrap_or_default();
+        let ttl_offsets = Vec::with_capacity(max_record_count(wire, header));
+        Self { ttl_offsets, ttl_summary: TtlSummary::new(qtype), may_hold_names: false, is_valid: true }
     }
 
     pub(super) fn add(&mut self, wire: &[u8], record: &Record) {
-        self.sound = self.sound && is_sound(wire, record);
-        // No message is so long that it would not fit.
+        self.is_valid = self.is_valid && rdata::is_valid(wire, record);
+        // Offsets fit: a message has 65,535 octets at most.
         self.ttl_offsets.push(record.ttl_offset as u16);
-        self.lives.add(wire, record);
-        self.names |= owner_is_written_out(wire, record) || !holds_no_name(record.rtype);
+        self.ttl_summary.add(wire, record);
+        self.may_hold_names |= has_uncompressed_owner(wire, record) || !has_data_without_names(record.rtype);
     }
 }
 
-/// A message with number 0 and without its OPT record.
-pub(super) struct WithoutOpt {
+/// A message with ID 0 and without its OPT record.
+pub(super) struct StrippedMessage {
     pub(super) wire: Vec<u8>,
-    /// What that said.
+    /// Content of the OPT record.
     pub(super) edns: Option<Edns>,
-    /// Whether owners are written out, which may be shorter.
-    pub(super) written_out: bool,
+    /// Whether there are uncompressed owner names, which compression may make shorter.
+    pub(super) is_compressible: bool,
 }
 
-/// The message without its OPT record, and what there is to know of the others, from one walk; none when others stand behind
-/// it, which is rare.
+/// Validates the records of a response and removes OPT, in one pass. Returns `None` when records follow OPT, which is
+/// rare: [`strip_opt`] is for those.
 pub(super) fn validate(
     packet: &[u8],
     header: &Header,
     question_end: usize,
-) -> Result<Option<(WithoutOpt, ValidatedRecords)>, Malformed> {
+) -> Result<Option<(StrippedMessage, ValidatedRecords)>, Malformed> {
     let [questions, answers, authorities, additional] = header.counts;
-    // One of the additional ones is most likely OPT.
-    let likely = Header { counts: [questions, answers, authorities, additional.saturating_sub(1)], ..*header };
-    let mut checked = ValidatedRecords::begin(packet, &likely, question_end);
-    let (mut edns, mut written_out, mut end) = (None, false, question_end);
+    // One of the additional records is most likely OPT.
+    let without_one = Header { counts: [questions, answers, authorities, additional.saturating_sub(1)], ..*header };
+    let mut records = ValidatedRecords::new(packet, &without_one, question_end);
+    let mut edns = None;
+    let mut is_compressible = false;
+    let mut end = question_end;
     for record in Records::new(packet, header, question_end) {
         let record = record?;
         if edns.is_some() {
@@ -66,17 +66,17 @@ pub(super) fn validate(
             edns = Some(read_opt(packet, &record)?);
             continue;
         }
-        checked.add(packet, &record);
-        written_out |= owner_is_written_out(packet, &record);
+        records.add(packet, &record);
+        is_compressible |= has_uncompressed_owner(packet, &record);
         end = record.data.end;
     }
     let mut wire = packet[..end].to_vec();
-    let Header { counts, .. } = if edns.is_some() { likely } else { *header };
-    Header { id: 0, flags: flag::kept(header.flags), counts }.write(&mut wire);
-    Ok(Some((WithoutOpt { wire, edns, written_out }, checked)))
+    let Header { counts, .. } = if edns.is_some() { without_one } else { *header };
+    Header { id: 0, flags: flag::cacheable(header.flags), counts }.write(&mut wire);
+    Ok(Some((StrippedMessage { wire, edns, is_compressible }, records)))
 }
 
-/// What an OPT record says, which stands where it may (RFC 6891 §6.1.1).
+/// Reads an OPT record, which must be an additional record of the root (RFC 6891 §6.1.1).
 fn read_opt(packet: &[u8], record: &Record) -> Result<Edns, Malformed> {
     if record.section != Section::Additional || packet.get(record.start) != Some(&0) {
         return Err(Malformed);
@@ -84,12 +84,12 @@ fn read_opt(packet: &[u8], record: &Record) -> Result<Edns, Malformed> {
     Edns::read(packet, record)
 }
 
-/// The message without its OPT record, and what that said. Records behind OPT are kept; so that names in them still
-/// point to the right place, theirs are followed by hand where only the owner can be compressed, and from the first
-/// other one on they are left out (they are additional ones, which nobody may rely on).
-pub(super) fn without_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<WithoutOpt, Malformed> {
-    let mut header = Header { id: 0, flags: flag::kept(header.flags), ..*header };
-    let mut written_out = false;
+/// Removes OPT from a response in which records follow it. Those records move, so their owner names are decompressed.
+/// From the first record on whose data may hold names, the rest is dropped: it is additional data, on which no client may
+/// rely.
+pub(super) fn strip_opt(packet: &[u8], header: &Header, question_end: usize) -> Result<StrippedMessage, Malformed> {
+    let mut header = Header { id: 0, flags: flag::cacheable(header.flags), ..*header };
+    let mut is_compressible = false;
     let mut wire = Vec::with_capacity(packet.len());
     wire.extend_from_slice(&packet[..question_end]);
     let mut edns = None;
@@ -103,42 +103,42 @@ pub(super) fn without_opt(packet: &[u8], header: &Header, question_end: usize) -
             continue;
         }
         if edns.is_some() {
-            if !holds_no_name(record.rtype) {
+            if !has_data_without_names(record.rtype) {
                 break;
             }
             let owner = Name::read(packet, record.start)?;
-            // Names that are written out may make a message longer than there can be.
-            if wire.len() + owner.as_bytes().len() + record.data.end - record.ttl_offset + 4 > LONGEST {
+            // Decompressed names may make the message longer than a message can be.
+            if wire.len() + owner.as_bytes().len() + record.data.end - record.ttl_offset + 4 > MAX_MESSAGE_LEN {
                 break;
             }
             wire.extend_from_slice(owner.as_bytes());
             wire.extend_from_slice(&packet[record.ttl_offset - 4..record.data.end]);
-            written_out = true;
+            is_compressible = true;
         } else {
             wire.extend_from_slice(&packet[record.start..record.data.end]);
-            written_out |= owner_is_written_out(packet, &record);
+            is_compressible |= has_uncompressed_owner(packet, &record);
         }
         additional += u16::from(record.section == Section::Additional);
     }
     header.counts[3] = additional;
     header.write(&mut wire);
-    Ok(WithoutOpt { wire, edns, written_out })
+    Ok(StrippedMessage { wire, edns, is_compressible })
 }
 
-/// Whether the owner of a record begins with a label: it is no pointer, and not the root.
-fn owner_is_written_out(wire: &[u8], record: &Record) -> bool {
+/// Returns whether the owner name of a record begins with a label: neither a pointer nor the root.
+fn has_uncompressed_owner(wire: &[u8], record: &Record) -> bool {
     matches!(wire.get(record.start), Some(1..=63))
 }
 
-/// Whether the data of a type are known to hold no name in which somebody else's case may stand.
-const fn holds_no_name(rtype: u16) -> bool {
+/// Returns whether the data of a type are known to hold no names, and so no labels in another hop's random case.
+const fn has_data_without_names(rtype: u16) -> bool {
     matches!(rtype, rtype::A | rtype::AAAA | rtype::TXT)
 }
 
-/// The number of records that a message says it has, or for which it has room if that is less.
-fn most_records(wire: &[u8], header: &Header) -> usize {
-    /// Octets of the shortest one: a name, four fields.
-    const SHORTEST: usize = 11;
-    let said = header.counts[1..].iter().map(|count| usize::from(*count)).sum::<usize>();
-    said.min(wire.len() / SHORTEST)
+/// Returns the number of records that the header announces, or for which the message has space if that is less.
+fn max_record_count(wire: &[u8], header: &Header) -> usize {
+    /// Octets of the shortest record: the root and the fixed fields.
+    const MIN_RECORD_LEN: usize = 11;
+    let announced = header.counts[1..].iter().map(|count| usize::from(*count)).sum::<usize>();
+    announced.min(wire.len() / MIN_RECORD_LEN)
 }

@@ -1,4 +1,4 @@
-//! The reading side: the frames of all processes of a pod as one stream.
+//! Reading side of a tap: merges the frames of all processes of a pod into one Frame Streams file.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -9,80 +9,80 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::TapOptions;
 use super::frames::{self, Frame};
+use super::tap::TapOptions;
 
-/// How long a process has to begin its stream.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Frames that may wait to be written.
-const WAITING: usize = 64;
+/// Longest time from the request to the START frame of a process.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Number of frames, of all sources together, that may wait to be written.
+const FRAME_QUEUE_LEN: usize = 64;
 
-/// A process whose messages are wanted.
+/// Tap socket of one process.
 #[derive(Clone, Debug)]
 pub struct TapSource {
-    /// Its name.
+    /// Name of the process.
     pub name: String,
-    /// Where it lets readers in.
+    /// Path of its tap socket.
     pub path: PathBuf,
 }
 
-/// Why there is nothing to see of a process, or nothing to see it with.
+/// Failure of one tap source, or of the output.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// There is no process.
+    /// The list of sources is empty.
     #[error("no process of this pod offers a tap")]
-    Nobody,
-    /// It cannot be connected to, or what it says is no stream.
+    NoSource,
+    /// The socket cannot be connected to, or its content is not a dnstap stream.
     #[error("{name}: {source}")]
     Socket {
-        /// Its name.
+        /// Name of the process.
         name: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// It did not begin to talk in time, or not at all.
-    #[error("{name} begins no stream: it may have as many readers as it can have")]
-    NoStream {
-        /// Its name.
+    /// No START frame arrived within 5 s, or the process closed the connection without one.
+    #[error("{name} sends no stream: it may have its maximum of readers already")]
+    NotStarted {
+        /// Name of the process.
         name: String,
     },
-    /// The stream cannot be written.
+    /// The merged stream cannot be written.
     #[error("standard output: {0}")]
     Output(#[source] io::Error),
 }
 
-/// Writes the frames of these processes to `out` as one stream, until there were `count` of them, `over` is, all processes
-/// are gone, or nobody takes the stream any more.
+/// Copies the data frames of `sources` to `out` as one stream. Ends after `count` frames, when `stop` completes, when
+/// all sources have ended, or when the reader of `out` closes it.
 ///
 /// # Errors
 ///
-/// [`TapError`] of the first process that could not be heard; the others were.
+/// [`TapError`] of the first source that could not be read; the frames of the others are written nevertheless.
 pub async fn copy(
     sources: &[TapSource],
-    wanted: TapOptions,
+    options: TapOptions,
     count: u64,
-    over: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
     out: impl Write,
 ) -> Result<(), TapError> {
-    let (sender, mut frames) = mpsc::channel(WAITING);
-    let mut failed = if sources.is_empty() { Some(TapError::Nobody) } else { None };
+    let (sender, mut frames) = mpsc::channel(FRAME_QUEUE_LEN);
+    let mut first_error = if sources.is_empty() { Some(TapError::NoSource) } else { None };
     for source in sources {
-        match begin(source, wanted).await {
+        match open(source, options).await {
             Ok(stream) => drop(tokio::spawn(forward(stream, sender.clone()))),
-            Err(error) => drop(failed.get_or_insert(error)),
+            Err(error) => drop(first_error.get_or_insert(error)),
         }
     }
     drop(sender);
     let mut out = BufWriter::new(out);
     let written = async {
         out.write_all(&frames::start())?;
-        let mut over = std::pin::pin!(over);
+        let mut stop = std::pin::pin!(stop);
         for _ in 0..count {
             if frames.is_empty() {
                 out.flush()?;
             }
             let frame: Vec<u8> = tokio::select! {
-                () = &mut over => break,
+                () = &mut stop => break,
                 frame = frames.recv() => match frame {
                     Some(frame) => frame,
                     None => break,
@@ -96,27 +96,27 @@ pub async fn copy(
         out.flush()
     };
     match written.await {
-        // Whoever took the stream has seen enough.
+        // The reader of the stream has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.map_err(TapError::Output)?,
     }
-    failed.map_or(Ok(()), Err)
+    first_error.map_or(Ok(()), Err)
 }
 
-/// Asks a process for its stream and waits until it begins.
-async fn begin(source: &TapSource, wanted: TapOptions) -> Result<BufReader<UnixStream>, TapError> {
-    let failed = |error| TapError::Socket { name: source.name.clone(), source: error };
-    let mut stream = UnixStream::connect(&source.path).await.map_err(failed)?;
-    stream.write_all(wanted.line().as_bytes()).await.map_err(failed)?;
+/// Requests the stream of a process and waits for its START frame.
+async fn open(source: &TapSource, options: TapOptions) -> Result<BufReader<UnixStream>, TapError> {
+    let socket_error = |error| TapError::Socket { name: source.name.clone(), source: error };
+    let mut stream = UnixStream::connect(&source.path).await.map_err(socket_error)?;
+    stream.write_all(options.to_line().as_bytes()).await.map_err(socket_error)?;
     let mut stream = BufReader::new(stream);
-    match timeout(PATIENCE, frames::read(&mut stream)).await {
+    match timeout(START_TIMEOUT, frames::read(&mut stream)).await {
         Ok(Ok(Some(Frame::Start))) => Ok(stream),
-        Ok(Err(error)) => Err(failed(error)),
-        Ok(Ok(_)) | Err(_) => Err(TapError::NoStream { name: source.name.clone() }),
+        Ok(Err(error)) => Err(socket_error(error)),
+        Ok(Ok(_)) | Err(_) => Err(TapError::NotStarted { name: source.name.clone() }),
     }
 }
 
-/// Hands on data frames until the stream ends, in whatever way, or nobody wants them.
+/// Forwards data frames until the stream ends or fails, or the receiver is gone.
 async fn forward(mut stream: BufReader<UnixStream>, frames: mpsc::Sender<Vec<u8>>) {
     while let Ok(Some(Frame::Data(frame))) = frames::read(&mut stream).await {
         if frames.send(frame).await.is_err() {

@@ -1,4 +1,4 @@
-//! The listening side of a tap: a line that says what is wanted, and frames until the reader has gone.
+//! Listening side of a tap: a request line from each reader, then frames until the reader disconnects.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,92 +11,97 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{MessageFilter, READERS, Tap, TapOptions, frames};
+use super::frames;
+use super::tap::{MAX_READERS, MessageFilter, Tap, TapOptions};
 
-/// Everybody in the pod's group may look, nobody else.
-const MODE: u32 = 0o660;
-/// How long a reader has to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A reader that takes nothing for this long is sent away, so that another one has its place.
-const STALL: Duration = Duration::from_secs(30);
-/// The longest line, in octets.
-const LONGEST_LINE: u64 = 64;
-/// Connections at one time, those included that have not said yet what they want; further ones wait to be accepted.
-const CONNECTIONS: usize = 2 * READERS;
+/// Mode of the socket: the pod's user and group may connect, others not.
+const SOCKET_MODE: u32 = 0o660;
+/// Longest time from connecting to the end of the request line.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that one write may take. A reader that does not read is then disconnected, which frees its slot.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest request line, in bytes.
+const MAX_REQUEST_LEN: u64 = 64;
+/// Connections at one time, those without a request yet included; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 2 * MAX_READERS;
+/// Wait after a failed `accept`, such as one for lack of file descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 impl TapOptions {
-    /// The line on the wire: a number, and which messages.
-    pub(super) fn line(self) -> String {
-        let what = match self.what {
+    /// Returns the request line on the wire: sample rate, space, message filter, line feed.
+    pub(super) fn to_line(self) -> String {
+        let filter = match self.filter {
             MessageFilter::Both => "both",
             MessageFilter::Queries => "queries",
             MessageFilter::Responses => "responses",
         };
-        format!("{} {what}\n", self.sample_rate)
+        format!("{} {filter}\n", self.sample_rate)
     }
 
     fn from_line(line: &str) -> Option<Self> {
-        let (number, what) = line.strip_suffix('\n')?.split_once(' ')?;
-        let what = match what {
+        let (sample_rate, filter) = line.strip_suffix('\n')?.split_once(' ')?;
+        let filter = match filter {
             "both" => MessageFilter::Both,
             "queries" => MessageFilter::Queries,
             "responses" => MessageFilter::Responses,
             _ => return None,
         };
-        Some(Self { sample_rate: number.parse().ok()?, what })
+        Some(Self { sample_rate: sample_rate.parse().ok()?, filter })
     }
 }
 
-/// Lets readers in at `path` until it is dropped. A socket left there by a former process is replaced.
+/// Serves tap readers at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
+/// left there.
 ///
 /// # Errors
 ///
-/// When the socket cannot be created.
+/// Any error of creating the socket.
 pub async fn serve(path: &Path, tap: Arc<Tap>) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let tap = tap.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = attend(stream, &tap).await {
-                        tracing::debug!("a reader of the tap: {error}");
+                    if let Err(error) = serve_reader(stream, &tap).await {
+                        tracing::debug!(%error, "tap reader disconnected");
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!("{}: {error}", path.display());
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tracing::warn!(path = %path.display(), %error, "cannot accept a tap reader");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
             }
         }
     }
 }
 
-/// Hears what a reader wants and gives it frames until it has gone. One that finds no place is closed without a frame.
-async fn attend(mut stream: UnixStream, tap: &Arc<Tap>) -> io::Result<()> {
+/// Reads the request of one reader and writes frames until it disconnects. Closes the connection without a frame when
+/// all reader slots are taken.
+async fn serve_reader(mut stream: UnixStream, tap: &Arc<Tap>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     let mut line = String::new();
-    timeout(PATIENCE, (&mut read).take(LONGEST_LINE).read_line(&mut line)).await??;
-    let wanted = TapOptions::from_line(&line).ok_or(io::ErrorKind::InvalidData)?;
-    let Some(seat) = tap.sit_down(wanted) else { return Ok(()) };
-    timeout(STALL, write.write_all(&frames::start())).await??;
+    timeout(REQUEST_TIMEOUT, (&mut read).take(MAX_REQUEST_LEN).read_line(&mut line)).await??;
+    let options = TapOptions::from_line(&line).ok_or(io::ErrorKind::InvalidData)?;
+    let Some(reader) = tap.attach(options) else { return Ok(()) };
+    timeout(WRITE_TIMEOUT, write.write_all(&frames::start())).await??;
     loop {
         let frames = tokio::select! {
-            // It has nothing more to say; whatever comes is its end.
+            // A reader sends nothing after its request: end of file or any byte ends the stream.
             _ = read.read_u8() => break,
-            frames = seat.frames() => frames,
+            frames = reader.next_frames() => frames,
         };
-        timeout(STALL, write.write_all(&frames)).await??;
+        timeout(WRITE_TIMEOUT, write.write_all(&frames)).await??;
     }
-    timeout(STALL, write.write_all(&frames::stop())).await??;
+    timeout(WRITE_TIMEOUT, write.write_all(&frames::stop())).await??;
     write.shutdown().await
 }

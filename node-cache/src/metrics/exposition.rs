@@ -1,4 +1,4 @@
-//! The text that Prometheus reads.
+//! Exposition of metrics and gauges in the text format of Prometheus (OpenMetrics).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ClassUsage, Dropped, Gauges, Metrics};
+use super::{ClassUsage, DropReason, Gauges, Metrics};
 
-/// The text for the process of this name. Metrics begin with `dnstier_cache_`.
+/// Renders the metrics and gauges of the process `instance`. All names begin with `dnstier_cache_`.
 #[must_use]
-pub fn text(instance: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
+pub fn render(instance: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
     let labels = [("instance".into(), instance.to_owned().into())];
     let mut registry = Registry::with_prefix_and_labels("dnstier_cache", labels.into_iter());
     registry.register_collector(Box::new(Exposition { metrics: metrics.clone(), gauges }));
@@ -41,45 +41,45 @@ impl Collector for Exposition {
 
 impl Metrics {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let questions = [("udp", &self.udp), ("tcp", &self.tcp)];
-        counters(encoder, "queries", "Questions taken in", "transport", questions)?;
+        let queries = [("udp", &self.udp_queries), ("tcp", &self.tcp_queries)];
+        counters(encoder, "queries", "Queries received", "transport", queries)?;
         for (name, help, counter) in [
-            ("hits", "Answers from memory in their time", &self.hits),
-            ("misses", "Questions that memory could not answer in its time", &self.misses),
-            ("stale", "Answers from memory past their time", &self.stale),
-            ("refreshes", "Questions asked again before their answer was past its time", &self.refreshes),
+            ("hits", "Cache hits: responses from the cache that were not stale", &self.hits),
+            ("misses", "Cache misses, stale responses included", &self.misses),
+            ("stale", "Stale responses from the cache", &self.stale),
+            ("refreshes", "Cache entries refreshed before they expired", &self.refreshes),
         ] {
             metric(encoder, name, help, None, counter)?;
         }
-        let drops = Dropped::ALL.map(|reason| (reason.label(), self.dropped_for(reason)));
-        counters(encoder, "dropped", "Questions that got no answer", "reason", drops)?;
-        metric(encoder, "answers", "Answers", None, &self.answers)?;
+        let drops = DropReason::ALL.map(|reason| (reason.label(), self.drop_counter(reason)));
+        counters(encoder, "dropped", "Queries dropped without a response", "reason", drops)?;
+        metric(encoder, "answers", "Responses", None, &self.responses)?;
         let seconds = Some(&Unit::Seconds);
-        let help = "Time to answer from memory; in datagrams from reading a batch to sending its answers";
+        let help = "Response time of cache hits; over UDP from receiving a batch to sending its responses";
         metric(encoder, "hit", help, seconds, &self.hit_seconds)?;
-        metric(encoder, "miss", "Time to answer what memory could not", seconds, &self.miss_seconds)
+        metric(encoder, "miss", "Response time of cache misses", seconds, &self.miss_seconds)
     }
 }
 
 impl Gauges {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, value) in [
-            ("bytes", "Bytes that the cache holds", (|held| held.bytes) as fn(&ClassUsage) -> u64),
-            ("entries", "Answers that the cache holds", |held| held.entries),
+            ("bytes", "Bytes in the cache", (|usage| usage.bytes) as fn(&ClassUsage) -> u64),
+            ("entries", "Entries in the cache", |usage| usage.entries),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for held in &self.classes {
-                gauge(value(held)).encode(family.encode_family(&[("class", held.class)])?)?;
+            for usage in &self.classes {
+                gauge(value(usage)).encode(family.encode_family(&[("class", usage.class)])?)?;
             }
         }
-        let help = "Datagrams that a worker has read";
+        let help = "Datagrams received by a worker";
         let mut family = encoder.encode_descriptor("worker_datagrams", help, None, MetricType::Counter)?;
-        for (worker, number) in self.worker_datagrams.iter().enumerate() {
-            ConstCounter::new(*number).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+        for (worker, datagrams) in self.worker_datagrams.iter().enumerate() {
+            ConstCounter::new(*datagrams).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
         }
-        metric(encoder, "tap_readers", "Readers of the tap", None, &gauge(self.tap_readers))?;
-        metric(encoder, "tap_shown", "Messages shown to readers", None, &ConstCounter::new(self.tap_shown))?;
-        let help = "Messages that a reader of the tap was too slow for";
+        metric(encoder, "tap_readers", "Readers of the tap (dnstap)", None, &gauge(self.tap_readers))?;
+        metric(encoder, "tap_shown", "Messages written to tap readers", None, &ConstCounter::new(self.tap_shown))?;
+        let help = "Messages dropped because a tap reader was too slow";
         metric(encoder, "tap_lost", help, None, &ConstCounter::new(self.tap_lost))?;
         self.encode_upstreams(encoder)
     }
@@ -90,27 +90,27 @@ impl Gauges {
         for (name, help, value) in [
             (
                 "upstream_queries",
-                "Questions sent to a server",
+                "Queries sent to an upstream",
                 (|upstream| upstream.sent) as fn(&UpstreamStatus) -> u64,
             ),
-            ("upstream_timeouts", "Questions that a server did not answer in time", |upstream| upstream.timeouts),
+            ("upstream_timeouts", "Queries to an upstream that timed out", |upstream| upstream.timeouts),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for upstream in &self.upstreams {
                 ConstCounter::new(value(upstream)).encode(family.encode_family(&labels(upstream))?)?;
             }
         }
-        let help = "Whether a server answers";
+        let help = "Whether an upstream is up (1) or down (0)";
         let mut family = encoder.encode_descriptor("upstream_healthy", help, None, MetricType::Gauge)?;
         for upstream in &self.upstreams {
             gauge(upstream.healthy.into()).encode(family.encode_family(&labels(upstream))?)?;
         }
-        let help = "Time from a question to a server to its answer";
+        let help = "Response time of an upstream";
         let mut family = encoder.encode_descriptor("upstream", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        // Most servers of other zones are never asked.
-        for server in self.response_times.iter().filter(|server| server.seconds.count() > 0) {
-            let labels = [("scope", server.scope.clone()), ("upstream", server.address.to_string())];
-            server.seconds.encode(family.encode_family(&labels)?)?;
+        // Most upstreams of other zones are never queried.
+        for times in self.response_times.iter().filter(|times| times.seconds.count() > 0) {
+            let labels = [("scope", times.scope.clone()), ("upstream", times.address.to_string())];
+            times.seconds.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ fn metric(
     metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
 }
 
-/// Counters that one label tells apart.
+/// Encodes counters that differ in the value of one label.
 fn counters<const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,

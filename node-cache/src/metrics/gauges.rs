@@ -1,4 +1,5 @@
-//! Values that are read when metrics are scraped, as opposed to counters. Plain values: whoever scrapes collects them.
+//! Values that are read when metrics are scraped, as opposed to counters. They are plain values, which the caller
+//! collects.
 
 use std::net::SocketAddr;
 
@@ -15,13 +16,13 @@ pub struct Gauges {
     pub response_times: Vec<ResponseTimes>,
     /// Bytes and entries of the cache, by class of entry.
     pub classes: Vec<ClassUsage>,
-    /// Datagrams read by each worker, by the worker's index.
+    /// Datagrams received by each worker, by the worker's index.
     pub worker_datagrams: Vec<u64>,
-    /// Clients that read the tap (dnstap).
+    /// Number of tap readers (dnstap).
     pub tap_readers: u64,
     /// Messages written to tap readers.
     pub tap_shown: u64,
-    /// Messages that a tap reader was too slow for.
+    /// Messages dropped because a tap reader was too slow.
     pub tap_lost: u64,
 }
 

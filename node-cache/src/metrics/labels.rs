@@ -1,16 +1,17 @@
-//! What series are told apart by. All of it comes from fixed lists or the configuration: a client can make up none.
+//! Labels of metrics. Their values come from fixed lists or the configuration, so that no client can add series.
 
 use prometheus_client::encoding::EncodeLabelSet;
 
 use crate::dns::query::Transport;
 
-/// In the place of a scope: what a process answers out of itself. Most of it are health checks.
-pub const OWN: &str = "own";
+/// Value of the label `scope` for responses of this process itself. Most of them answer health checks.
+pub const LOCAL_SCOPE: &str = "own";
 
-/// In the place of a scope: what is refused before it is looked up anywhere.
-pub(super) const REFUSED: &str = "refused";
+/// Value of the label `scope` for queries refused before they are resolved.
+pub(super) const REFUSED_SCOPE: &str = "refused";
 
 impl Transport {
+    /// Returns the value of the label `transport`.
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -20,58 +21,59 @@ impl Transport {
     }
 }
 
-/// Why a question got no answer.
+/// Reason for which a query is dropped without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dropped {
-    /// Its source may not ask.
+pub enum DropReason {
+    /// The ACL does not permit the client's address.
     NotAllowed,
-    /// It is not a request.
-    NotARequest,
-    /// It came from port 0, to which nothing can be sent.
-    NoWayBack,
-    /// Too many questions are being answered.
-    Busy,
-    /// Too many of one client are.
-    Greedy,
-    /// Too many connections are open, in total or from its source.
-    Connections,
-    /// The rest of it did not come in time over its connection.
+    /// The packet is no query.
+    NotAQuery,
+    /// The source port is 0, to which no response can be sent.
+    SourcePortZero,
+    /// Too many queries are in flight in total.
+    GlobalLimit,
+    /// Too many queries of the client are in flight.
+    ClientLimit,
+    /// Too many connections are open, in total or from the client.
+    ConnectionLimit,
+    /// A query over TCP was not complete before the timeout.
     Incomplete,
-    /// There is an answer, but it could not be sent: there was no room for it, or its client did not take it.
+    /// The response could not be sent: the socket's buffer was full, or the client did not read.
     Unsent,
 }
 
-impl Dropped {
-    /// All of them.
+impl DropReason {
+    /// All reasons.
     pub const ALL: [Self; 8] = [
         Self::NotAllowed,
-        Self::NotARequest,
-        Self::NoWayBack,
-        Self::Busy,
-        Self::Greedy,
-        Self::Connections,
+        Self::NotAQuery,
+        Self::SourcePortZero,
+        Self::GlobalLimit,
+        Self::ClientLimit,
+        Self::ConnectionLimit,
         Self::Incomplete,
         Self::Unsent,
     ];
 
-    /// How it is called.
+    /// Returns the value of the label `reason`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::NotAllowed => "not_allowed",
-            Self::NotARequest => "not_a_request",
-            Self::NoWayBack => "no_way_back",
-            Self::Busy => "busy",
-            Self::Greedy => "greedy",
-            Self::Connections => "connections",
+            Self::NotAQuery => "not_a_request",
+            Self::SourcePortZero => "no_way_back",
+            Self::GlobalLimit => "busy",
+            Self::ClientLimit => "greedy",
+            Self::ConnectionLimit => "connections",
             Self::Incomplete => "incomplete",
             Self::Unsent => "unsent",
         }
     }
 }
 
+/// Labels of a response counter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct AnswerLabels {
+pub(super) struct ResponseLabels {
     pub(super) transport: &'static str,
     pub(super) scope: String,
     pub(super) rcode: &'static str,

@@ -1,4 +1,7 @@
-//! Counters of one process, and the text in which they are read.
+//! Counters and histograms of one process, and their exposition for Prometheus.
+//!
+//! [`Metrics`] counts while queries are handled; [`Tally`] collects the cache hits of one batch of datagrams first.
+//! [`Gauges`] are values that are read when metrics are scraped. [`render`] writes both as text.
 
 mod exposition;
 mod gauges;
@@ -16,165 +19,165 @@ use crate::dns::answer::{Answer, Source};
 use crate::dns::codes::rcode;
 use crate::dns::query::Transport;
 
-pub use exposition::text;
+pub use exposition::render;
 pub use gauges::{ClassUsage, Gauges, ResponseTimes};
 pub use histogram::{HitSeconds, WaitSeconds};
-use labels::{AnswerLabels, REFUSED};
-pub use labels::{Dropped, OWN};
-pub use tally::{ScopeAnswers, Tally};
+pub use labels::{DropReason, LOCAL_SCOPE};
+use labels::{REFUSED_SCOPE, ResponseLabels};
+pub use tally::{ScopeCounters, Tally};
 
-/// What is counted.
+/// Counters and histograms of one process.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    udp: Counter,
-    tcp: Counter,
-    own: Counter,
+    udp_queries: Counter,
+    tcp_queries: Counter,
+    local: Counter,
     hits: Counter,
     misses: Counter,
     stale: Counter,
     refreshes: Counter,
     servfail: Counter,
-    answers: Family<AnswerLabels, Counter>,
-    dropped: [Counter; Dropped::ALL.len()],
+    responses: Family<ResponseLabels, Counter>,
+    drops: [Counter; DropReason::ALL.len()],
     hit_seconds: HitSeconds,
     miss_seconds: WaitSeconds,
 }
 
 impl Metrics {
-    /// Counts a question that was taken in.
-    pub fn question(&self, transport: Transport) {
+    /// Counts a query that was received.
+    pub fn count_query(&self, transport: Transport) {
         match transport {
             Transport::Udp => {
-                self.udp.inc();
+                self.udp_queries.inc();
             }
             Transport::Tcp => {
-                self.tcp.inc();
+                self.tcp_queries.inc();
             }
             Transport::Internal => {}
         }
     }
 
-    /// The number of questions that were taken in.
+    /// Returns the number of queries received over UDP and TCP.
     #[must_use]
-    pub fn questions(&self) -> u64 {
-        self.udp.get() + self.tcp.get()
+    pub fn queries(&self) -> u64 {
+        self.udp_queries.get() + self.tcp_queries.get()
     }
 
-    /// Adds the answers from memory of a batch of datagrams, and their questions. Each of them took no longer than so many
-    /// nanoseconds, which is the time from reading the batch to sending its answers.
+    /// Adds the cache hits of one batch of datagrams, and their queries. `nanoseconds` is the time from receiving the
+    /// batch to sending its responses, and counts for each of them.
     #[inline]
-    pub fn add(&self, tally: &Tally<'_>, nanoseconds: u64) {
+    pub fn add_batch(&self, tally: &Tally<'_>, nanoseconds: u64) {
         if tally.total() > 0 {
             tally.add_to_scope();
-            self.udp.inc_by(tally.total().into());
+            self.udp_queries.inc_by(tally.total().into());
             self.hit_seconds.observe_many(nanoseconds, tally.total().into());
         }
     }
 
-    /// Counts what was said to a question in this scope ([`OWN`] for what never reaches one), of which these may be the
-    /// counters, and how long it took to know it.
-    pub fn answer(
+    /// Counts the response to a query, and the time until its answer was known. `scope` is the name of the query's
+    /// scope, or [`LOCAL_SCOPE`]; `counters` are those of the scope, if they are known.
+    pub fn count_response(
         &self,
         scope: &str,
-        counters: Option<&ScopeAnswers>,
+        counters: Option<&ScopeCounters>,
         transport: Transport,
         answer: &Answer,
-        took: Duration,
+        elapsed: Duration,
     ) {
-        match answer.origin {
+        match answer.source {
             Source::Cache => {
                 self.hits.inc();
-                self.hit_seconds.observe(took);
+                self.hit_seconds.observe(elapsed);
             }
             Source::StaleCache | Source::Upstream | Source::Failure => {
                 self.misses.inc();
-                self.miss_seconds.observe(took);
+                self.miss_seconds.observe(elapsed);
             }
             Source::Local => {}
         }
-        if answer.origin == Source::StaleCache {
+        if answer.source == Source::StaleCache {
             self.stale.inc();
         }
-        if scope == OWN {
-            self.own.inc();
+        if scope == LOCAL_SCOPE {
+            self.local.inc();
         }
-        let code = answer.response.rcode();
-        match counters.filter(|_| transport == Transport::Udp).and_then(|counters| counters.of(code)) {
+        let rcode = answer.response.rcode();
+        match counters.filter(|_| transport == Transport::Udp).and_then(|counters| counters.for_rcode(rcode)) {
             Some(counter) => {
                 counter.inc();
             }
-            None => self.said(scope, transport, code),
+            None => self.count_rcode(scope, transport, rcode),
         }
     }
 
-    /// Counts a question that was refused with this code before it was looked up anywhere.
-    pub fn refused(&self, transport: Transport, code: u16) {
-        self.said(REFUSED, transport, code);
+    /// Counts a query that was refused with this rcode before it was resolved.
+    pub fn count_refusal(&self, transport: Transport, rcode: u16) {
+        self.count_rcode(REFUSED_SCOPE, transport, rcode);
     }
 
-    fn said(&self, scope: &str, transport: Transport, code: u16) {
-        if code == rcode::SERVFAIL {
+    fn count_rcode(&self, scope: &str, transport: Transport, rcode: u16) {
+        if rcode == rcode::SERVFAIL {
             self.servfail.inc();
         }
-        self.answers.get_or_create(&labels_of(scope, transport, code)).inc();
+        self.responses.get_or_create(&response_labels(scope, transport, rcode)).inc();
     }
 
-    /// The counters of a scope's usual answers in datagrams.
+    /// Returns the counters of a scope's usual UDP responses.
     #[must_use]
-    pub fn scope_answers(&self, scope: &str) -> ScopeAnswers {
-        let counter = |code| self.answers.get_or_create(&labels_of(scope, Transport::Udp, code)).clone();
-        ScopeAnswers { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
+    pub fn scope_counters(&self, scope: &str) -> ScopeCounters {
+        let counter = |rcode| self.responses.get_or_create(&response_labels(scope, Transport::Udp, rcode)).clone();
+        ScopeCounters { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
     }
 
-    /// Counts a question that is asked again before its answer is past its time.
-    pub fn refresh(&self) {
+    /// Counts a refresh (prefetch): an upstream query for a cache entry before it expires.
+    pub fn count_refresh(&self) {
         self.refreshes.inc();
     }
 
-    /// How many questions were asked again before their answer was past its time.
+    /// Returns the number of refreshes.
     #[must_use]
     pub fn refreshes(&self) -> u64 {
         self.refreshes.get()
     }
 
-    /// How many questions memory could not answer in its time.
+    /// Returns the number of cache misses, stale responses included.
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.misses.get()
     }
 
-    /// Counts a question that gets no answer.
-    pub fn dropped(&self, reason: Dropped) {
-        self.dropped_for(reason).inc();
+    /// Counts a query that is dropped without a response.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.drop_counter(reason).inc();
     }
 
-    /// How many questions got no answer for this reason.
+    /// Returns the number of queries dropped for a reason.
     #[must_use]
-    pub fn drops(&self, reason: Dropped) -> u64 {
-        self.dropped_for(reason).get()
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drop_counter(reason).get()
     }
 
-    const fn dropped_for(&self, reason: Dropped) -> &Counter {
-        &self.dropped[reason as usize]
+    const fn drop_counter(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
     }
 
-    /// The counters as the status tells them.
+    /// Returns the counters of the process's status. Queries answered by this process itself are excluded.
     #[must_use]
     pub fn traffic(&self, cache_bytes: u64, cache_entries: u64) -> Traffic {
         Traffic {
-            queries: self.questions().saturating_sub(self.own.get()),
+            queries: self.queries().saturating_sub(self.local.get()),
             hits: self.hits.get(),
             stale: self.stale.get(),
             servfail: self.servfail.get(),
-            dropped: Dropped::ALL.iter().map(|reason| self.drops(*reason)).sum(),
+            dropped: DropReason::ALL.iter().map(|reason| self.drops(*reason)).sum(),
             cache_bytes,
             cache_entries,
         }
     }
 }
 
-fn labels_of(scope: &str, transport: Transport, code: u16) -> AnswerLabels {
-    AnswerLabels { transport: transport.label(), scope: scope.to_owned(), rcode: rcode::name(code) }
+fn response_labels(scope: &str, transport: Transport, rcode: u16) -> ResponseLabels {
+    ResponseLabels { transport: transport.label(), scope: scope.to_owned(), rcode: rcode::name(rcode) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Answers from memory, counted for a batch of datagrams without touching what others read, and added once a batch.
+//! Cache hits of one batch of datagrams, counted without touching shared counters and added to them once a batch.
 
 use std::ptr;
 
@@ -6,78 +6,80 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::dns::codes::rcode;
 
-/// Counters of one scope's usual answers in datagrams, found once and then only counted up.
+/// Counters of one scope's usual UDP responses, looked up once.
 #[derive(Debug)]
-pub struct ScopeAnswers {
+pub struct ScopeCounters {
     pub(super) hits: Counter,
     pub(super) noerror: Counter,
     pub(super) nxdomain: Counter,
 }
 
-impl ScopeAnswers {
-    /// The counter of answers with this code; none when it is an unusual one.
-    pub(super) const fn of(&self, code: u16) -> Option<&Counter> {
-        match code {
+impl ScopeCounters {
+    /// Returns the counter of responses with an rcode; `None` for all but NOERROR and NXDOMAIN.
+    pub(super) const fn for_rcode(&self, rcode: u16) -> Option<&Counter> {
+        match rcode {
             rcode::NOERROR => Some(&self.noerror),
             rcode::NXDOMAIN => Some(&self.nxdomain),
             _ => None,
         }
     }
 
-    /// Adds answers from memory.
+    /// Adds cache hits.
     #[inline]
-    fn add(&self, noerror: u32, nxdomain: u32) {
+    fn add_hits(&self, noerror: u32, nxdomain: u32) {
         self.hits.inc_by(u64::from(noerror) + u64::from(nxdomain));
-        for (counter, number) in [(&self.noerror, noerror), (&self.nxdomain, nxdomain)] {
-            if number > 0 {
-                counter.inc_by(number.into());
+        for (counter, hits) in [(&self.noerror, noerror), (&self.nxdomain, nxdomain)] {
+            if hits > 0 {
+                counter.inc_by(hits.into());
             }
         }
     }
 }
 
-/// The answers from memory of one batch of datagrams. What is not added with [`super::Metrics::add`] was never counted.
+/// Cache hits of one batch of datagrams. They count only after [`super::Metrics::add_batch`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally<'a> {
-    total: u32,
-    /// The scope of the last ones, which are counted here until another one comes: most batches have only one.
-    scope: Option<&'a ScopeAnswers>,
+    /// Hits in earlier scopes, which are added to their counters already.
+    added: u32,
+    /// Scope of the latest hits. They are counted here until a hit in another scope follows: most batches have one
+    /// scope.
+    scope: Option<&'a ScopeCounters>,
     hits: u32,
-    /// The sum of their codes, each of which is one of two.
-    codes: u32,
+    /// Sum of the hits' rcodes, each of which is NOERROR (0) or NXDOMAIN.
+    rcode_sum: u32,
 }
 
 const _: () = assert!(rcode::NOERROR == 0 && rcode::NXDOMAIN > 0);
 
 impl<'a> Tally<'a> {
-    /// Counts a question in a datagram and its answer from memory, which is NOERROR or NXDOMAIN.
+    /// Counts a cache hit over UDP; `rcode` must be NOERROR or NXDOMAIN.
     #[inline]
-    pub fn hit(&mut self, scope: &'a ScopeAnswers, code: u16) {
-        if !self.scope.is_some_and(|known| ptr::eq(known, scope)) {
-            self.turn_to(scope);
+    pub fn count_hit(&mut self, scope: &'a ScopeCounters, rcode: u16) {
+        if !self.scope.is_some_and(|current| ptr::eq(current, scope)) {
+            self.change_scope(scope);
         }
         self.hits += 1;
-        self.codes += u32::from(code);
+        self.rcode_sum += u32::from(rcode);
     }
 
     #[cold]
-    fn turn_to(&mut self, scope: &'a ScopeAnswers) {
+    fn change_scope(&mut self, scope: &'a ScopeCounters) {
         self.add_to_scope();
-        *self = Self { total: self.total + self.hits, scope: Some(scope), hits: 0, codes: 0 };
+        *self = Self { added: self.added + self.hits, scope: Some(scope), hits: 0, rcode_sum: 0 };
     }
 
-    /// How many were counted.
+    /// Returns the number of hits counted.
     #[must_use]
     #[inline]
     pub const fn total(&self) -> u32 {
-        self.total + self.hits
+        self.added + self.hits
     }
 
-    /// Adds those of the last scope to its counters.
+    /// Adds the hits in the current scope to its counters.
     pub(super) fn add_to_scope(&self) {
         if let Some(scope) = self.scope {
-            let nxdomain = self.codes / u32::from(rcode::NXDOMAIN);
-            scope.add(self.hits.saturating_sub(nxdomain), nxdomain);
+            let nxdomain = self.rcode_sum / u32::from(rcode::NXDOMAIN);
+            scope.add_hits(self.hits.saturating_sub(nxdomain), nxdomain);
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::dns::Response;
 use crate::dns::codes::rtype;
 use crate::dns::question::Question;
 
-fn shown(metrics: &Arc<Metrics>) -> String {
-    text("cache-0", metrics, Gauges::default())
+fn rendered(metrics: &Arc<Metrics>) -> String {
+    render("cache-0", metrics, Gauges::default())
 }
 
 #[track_caller]
@@ -22,8 +22,8 @@ fn assert_has(text: &str, lines: &[&str]) {
 #[test]
 fn every_metric_names_its_instance_and_begins_with_our_prefix() {
     let metrics = Arc::new(Metrics::default());
-    metrics.question(Transport::Udp);
-    metrics.dropped(Dropped::Busy);
+    metrics.count_query(Transport::Udp);
+    metrics.count_drop(DropReason::GlobalLimit);
     let upstream = UpstreamStatus {
         scope: "zone/zone-a".into(),
         address: "10.0.0.1:1053".parse().unwrap(),
@@ -33,7 +33,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
     };
     let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
     let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };
-    let text = text("cache-0", &metrics, gauges);
+    let text = render("cache-0", &metrics, gauges);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
     }
@@ -54,44 +54,45 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
 #[test]
 fn each_reason_has_a_counter_of_its_own() {
     let metrics = Metrics::default();
-    for (number, reason) in (1..).zip(Dropped::ALL) {
-        (0..number).for_each(|_| metrics.dropped(reason));
+    for (count, reason) in (1..).zip(DropReason::ALL) {
+        (0..count).for_each(|_| metrics.count_drop(reason));
     }
-    assert_eq!(Dropped::ALL.map(|reason| metrics.drops(reason)), std::array::from_fn(|number| number as u64 + 1));
+    assert_eq!(DropReason::ALL.map(|reason| metrics.drops(reason)), std::array::from_fn(|index| index as u64 + 1));
 }
 
 #[test]
-fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
-    let (in_batch, one_by_one) = (Arc::new(Metrics::default()), Arc::new(Metrics::default()));
+fn a_batch_counts_as_its_responses_one_by_one_in_any_number_of_scopes() {
+    let in_batch = Arc::new(Metrics::default());
+    let one_by_one = Arc::new(Metrics::default());
     let scopes = ["cluster", "outside", "route/a", "route/b", "route/c", "route/d"];
-    let took = Duration::from_micros(30);
-    let answers = (0..32).map(|number| (number * 7 % scopes.len(), [rcode::NOERROR, rcode::NXDOMAIN][number % 2]));
-    let handles = scopes.map(|scope| in_batch.scope_answers(scope));
+    let elapsed = Duration::from_micros(30);
+    let responses = (0..32).map(|number| (number * 7 % scopes.len(), [rcode::NOERROR, rcode::NXDOMAIN][number % 2]));
+    let counters = scopes.map(|scope| in_batch.scope_counters(scope));
     let mut tally = Tally::default();
-    for (scope, code) in answers.clone() {
-        tally.hit(&handles[scope], code);
+    for (scope, rcode) in responses.clone() {
+        tally.count_hit(&counters[scope], rcode);
     }
     assert_eq!(tally.total(), 32);
-    in_batch.add(&tally, took.as_nanos() as u64);
+    in_batch.add_batch(&tally, elapsed.as_nanos() as u64);
     let name = Name::from_text("www.example").unwrap();
-    for (number, (scope, code)) in answers.enumerate() {
-        let response = Response::empty(&Question::plain(&name, rtype::A), code);
-        let answer = Answer { origin: Source::Cache, ..Answer::local(response, None) };
-        one_by_one.question(Transport::Udp);
-        // With counters that are known and with such that have to be found.
-        let counters = (number % 3 == 0).then(|| one_by_one.scope_answers(scopes[scope]));
-        one_by_one.answer(scopes[scope], counters.as_ref(), Transport::Udp, &answer, took);
+    for (number, (scope, rcode)) in responses.enumerate() {
+        let response = Response::empty(&Question::plain(&name, rtype::A), rcode);
+        let answer = Answer { source: Source::Cache, ..Answer::local(response, None) };
+        one_by_one.count_query(Transport::Udp);
+        // With the scope's counters, and without them so that they have to be looked up.
+        let scope_counters = (number % 3 == 0).then(|| one_by_one.scope_counters(scopes[scope]));
+        one_by_one.count_response(scopes[scope], scope_counters.as_ref(), Transport::Udp, &answer, elapsed);
     }
-    // A scope's counters are there as soon as it is known, the others when they are first counted up.
+    // A scope's counters appear as soon as they are looked up, all others when they first count.
     let sorted = |metrics| {
-        let text = shown(metrics);
+        let text = rendered(metrics);
         let mut lines: Vec<_> = text.lines().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect();
         lines.sort_unstable();
         lines
     };
     assert_eq!(sorted(&in_batch), sorted(&one_by_one));
     assert_has(
-        &shown(&in_batch),
+        &rendered(&in_batch),
         &["hits_total{instance=\"cache-0\"} 32", "hit_seconds_count{instance=\"cache-0\"} 32"],
     );
 }
@@ -99,20 +100,20 @@ fn a_batch_counts_as_its_answers_one_by_one_would_in_however_many_scopes() {
 #[test]
 fn an_empty_batch_counts_as_nothing() {
     let metrics = Arc::new(Metrics::default());
-    let before = shown(&metrics);
-    metrics.add(&Tally::default(), 1_000_000_000);
-    assert_eq!(shown(&metrics), before);
+    let before = rendered(&metrics);
+    metrics.add_batch(&Tally::default(), 1_000_000_000);
+    assert_eq!(rendered(&metrics), before);
 }
 
 #[test]
-fn an_answer_past_its_time_is_a_miss_that_took_as_long_as_it_took() {
+fn a_stale_response_counts_as_a_miss_with_its_response_time() {
     let metrics = Arc::new(Metrics::default());
     let name = Name::from_text("www.example").unwrap();
     let response = Response::empty(&Question::plain(&name, rtype::A), rcode::NOERROR);
-    let answer = Answer { origin: Source::StaleCache, ..Answer::local(response, None) };
-    metrics.answer("outside", None, Transport::Tcp, &answer, Duration::from_millis(3));
+    let answer = Answer { source: Source::StaleCache, ..Answer::local(response, None) };
+    metrics.count_response("outside", None, Transport::Tcp, &answer, Duration::from_millis(3));
     assert_has(
-        &shown(&metrics),
+        &rendered(&metrics),
         &[
             "hits_total{instance=\"cache-0\"} 0",
             "misses_total{instance=\"cache-0\"} 1",

@@ -1,10 +1,12 @@
-//! The shortest way of a question: a usual packet whose answer is in memory. The answer is copied to where it will be
-//! sent from and patched there; nothing is locked, allocated or parsed twice. Whatever is unusual (another shape of
-//! packet, an answer past its time, too long, or with an Extended DNS Error) goes the whole way.
+//! Fast path of a cache hit: a common query over UDP whose fresh answer is in the cache. The answer is copied to the
+//! buffer from which it is sent, and patched there; nothing is locked, allocated or parsed twice. Everything else (a
+//! query of another shape, a stale or too long answer, an Extended DNS Error) takes the slow path,
+//! [`Resolver::resolve_from_cache`].
 //!
-//! It has five steps, [`FastLookup::read`], [`KeyHasher::seek`], [`Resolver::prefetch_entry`], [`Resolver::match_key`] and [`Resolver::hit`],
-//! each for all packets of a batch: two of them have the processor fetch what the next one reads, and meanwhile work for the other
-//! packets. What each step remembers finds room in the processor's registers.
+//! The fast path has five steps, [`FastLookup::parse`], [`KeyHasher::hash`], [`Resolver::prefetch_entry`],
+//! [`Resolver::match_key`] and [`Resolver::hit`], each for all queries of a batch. Two of them let the processor
+//! prefetch what the next step reads, while it works on the other queries. The state of each step fits the processor's
+//! registers.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -19,304 +21,314 @@ use crate::cache::{
 };
 use crate::dns::Header;
 use crate::dns::answer::{ClientFlags, TtlView, udp_limit};
-use crate::dns::edns::{self, UDP_SIZE};
-use crate::dns::fast_query::FastQuery;
-use crate::metrics::ScopeAnswers;
+use crate::dns::edns::{self, ADVERTISED_UDP_SIZE};
+use crate::dns::fast_query::{FastEdns, FastQuery};
+use crate::metrics::ScopeCounters;
 use crate::snapshot::{Scope, Snapshot};
 
-/// The room of a packet: longer ones are cut off and so malformed. A name, a type and some options fit well.
+/// Length of a query buffer, in bytes. A longer query is cut off and so malformed; a name, a type and some options
+/// fit.
 pub const QUERY_BUF_LEN: usize = 1232;
-/// The room that an answer takes here. All that is sent lies in [`UDP_SIZE`]; whatever a number of [`OFFSET`] bits is taken
-/// for the place of a TTL, it lies in the room.
-pub const RESPONSE_BUF_LEN: usize = (1 << OFFSET) + 16;
-/// Bits of the place of a TTL.
-const OFFSET: u32 = 11;
+/// Length of a response buffer, in bytes. Responses have [`ADVERTISED_UDP_SIZE`] bytes at most. The buffer is longer, so that
+/// any number of `TTL_OFFSET_BITS` bits, taken for the offset of a TTL, lies inside it.
+pub const RESPONSE_BUF_LEN: usize = (1 << TTL_OFFSET_BITS) + 16;
+/// Bits of the offset of a TTL in a response.
+const TTL_OFFSET_BITS: u32 = 11;
 
-const _: () = assert!(UDP_SIZE as usize <= 1 << OFFSET);
+const _: () = assert!(ADVERTISED_UDP_SIZE as usize <= 1 << TTL_OFFSET_BITS);
 
-/// What is in force and how late it is, looked up once for a number of packets.
+/// Snapshot and time shared by all queries of one batch.
 #[derive(Debug)]
 pub struct BatchContext {
     snapshot: Guard<Option<Arc<Snapshot>>>,
-    /// As [`nanoseconds`] tells.
-    began: u64,
-    /// As the cache counts.
+    /// Start of the batch, in [`nanoseconds`].
+    started: u64,
+    /// Start of the batch, in ticks of the cache.
     now: u64,
-    /// How many flights had landed.
-    landed: u64,
+    /// Generation of upstream queries before the batch's cache lookups.
+    generation: u64,
 }
 
 impl BatchContext {
-    /// The revision in force.
+    /// Returns the snapshot of the active revision.
     #[must_use]
     #[inline]
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_deref()
     }
 
-    /// What is known of a question of which memory knows nothing.
+    /// Returns the proof that the cache has no entry for a query of this batch.
     #[must_use]
     #[inline]
-    pub const fn unknown(&self) -> KnownMiss {
-        KnownMiss { landed: self.landed }
+    pub const fn known_miss(&self) -> KnownMiss {
+        KnownMiss { generation: self.generation }
     }
 
-    /// How long ago it was, in nanoseconds.
+    /// Returns the time since the start of the batch, in nanoseconds.
     #[must_use]
     #[inline]
-    pub fn age(&self) -> u64 {
-        nanoseconds().saturating_sub(self.began)
+    pub fn elapsed_nanoseconds(&self) -> u64 {
+        nanoseconds().saturating_sub(self.started)
     }
 }
 
-/// Memory knew nothing of a question. It may know what flights have brought that landed since.
+/// Proof that the cache had no entry for a query. Upstream queries that have completed since may have stored one.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownMiss {
-    /// How many flights had landed before.
-    pub(super) landed: u64,
+    /// Generation of upstream queries before the lookup.
+    pub(super) generation: u64,
 }
 
-/// A question of the plain shape on its way to its answer.
+/// Cache lookup of one common query, on the fast path.
 #[derive(Clone, Copy, Debug)]
 pub struct FastLookup<'a> {
-    plain: FastQuery,
+    query: FastQuery,
     scope: &'a Scope,
-    approached: CacheProbe<'a>,
+    probe: CacheProbe<'a>,
 }
 
 impl<'a> FastLookup<'a> {
-    /// First step: reads a packet, of which so many octets of a room were read. None when it is not of the plain shape.
+    /// First step: parses a query, which has the first `length` bytes of the buffer. Returns `None` for a query that
+    /// takes the slow path.
     #[must_use]
     #[inline]
-    pub fn read(snapshot: &'a Snapshot, room: &[u8; QUERY_BUF_LEN], length: usize) -> Option<Self> {
-        let plain = FastQuery::read(room.get(..length)?)?;
-        let scope = snapshot.routes.find_in_place(plain.name(room));
-        Some(Self { plain, scope, approached: CacheProbe::default() })
+    pub fn parse(snapshot: &'a Snapshot, buf: &[u8; QUERY_BUF_LEN], length: usize) -> Option<Self> {
+        let query = FastQuery::read(buf.get(..length)?)?;
+        let scope = snapshot.routes.find_in_place(query.name(buf));
+        Some(Self { query, scope, probe: CacheProbe::default() })
     }
 }
 
-/// The second step.
+/// Second step: writes and hashes the keys of queries, and prefetches where they are in the cache's index.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyHasher<'a>(Prefetcher<'a>);
 
 impl KeyHasher<'_> {
-    /// Writes the key of a question, whose packet this is.
+    /// Writes and hashes the key of a query. `buf` is the one that the query was parsed from.
     #[inline]
-    pub fn seek(&self, sought: &FastLookup<'_>, room: &[u8; QUERY_BUF_LEN], key: &mut KeyBuf) {
-        let FastLookup { plain, scope, .. } = sought;
-        let (dnssec_ok, checking_disabled) = (plain.dnssec_ok(), plain.checking_disabled());
-        let last = KeySuffix { type_and_class: plain.type_and_class, dnssec_ok, checking_disabled };
-        let Some(name) = room.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
-        self.0.prepare(key, scope.id, name, plain.name_length, last);
+    pub fn hash(&self, lookup: &FastLookup<'_>, buf: &[u8; QUERY_BUF_LEN], key: &mut KeyBuf) {
+        let FastLookup { query, scope, .. } = lookup;
+        let dnssec_ok = query.dnssec_ok();
+        let checking_disabled = query.checking_disabled();
+        let suffix = KeySuffix { type_and_class: query.type_and_class, dnssec_ok, checking_disabled };
+        let Some(name) = buf.get(Header::LENGTH..).and_then(<[u8]>::first_chunk) else { return };
+        self.0.hash_and_prefetch(key, scope.id, name, query.name_length, suffix);
     }
 }
 
-/// An answer out of memory.
+/// Response to a cache hit, in its response buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Its octets, at the beginning of the room that it was given.
+    /// Bytes of the response, from the start of its buffer.
     pub length: NonZeroU16,
-    /// Whether its time is nearly over, so that [`Resolver::refresh`] should be called for its question.
-    pub due: bool,
-    /// What it says: NOERROR or NXDOMAIN.
+    /// Whether the answer is in the last tenth of its TTL: call [`Resolver::refresh`] with the query (prefetch).
+    pub refresh_due: bool,
+    /// NOERROR or NXDOMAIN.
     pub rcode: u16,
 }
 
 impl Resolver {
-    /// Begins a number of packets.
+    /// Starts a batch of queries.
     #[must_use]
     pub fn batch_context(&self) -> BatchContext {
-        let (began, landed) = (nanoseconds(), self.flights.landed());
-        let now = Cache::ticks(began.saturating_sub(self.began) / 1000);
-        BatchContext { snapshot: self.snapshot.load(), began, now, landed }
+        let started = nanoseconds();
+        let generation = self.in_flight.generation();
+        let now = Cache::ticks_from_micros(started.saturating_sub(self.clock_start) / 1000);
+        BatchContext { snapshot: self.snapshot.load(), started, now, generation }
     }
 
-    /// Second step, for a number of packets.
+    /// Returns the second step, for all queries of a batch.
     #[must_use]
     #[inline]
     pub fn key_hasher(&self) -> KeyHasher<'_> {
         KeyHasher(self.cache.prefetcher())
     }
 
-    /// Third step: finds what may be the answer.
+    /// Third step: finds the cache entry that may have this key, and prefetches it.
     #[inline]
-    pub fn prefetch_entry<'a>(&'a self, sought: &mut FastLookup<'a>, key: &KeyBuf) {
-        self.cache.prefetch_entry(key, &mut sought.approached);
+    pub fn prefetch_entry<'a>(&'a self, lookup: &mut FastLookup<'a>, key: &KeyBuf) {
+        self.cache.prefetch_entry(key, &mut lookup.probe);
     }
 
-    /// Fourth step: sees whether it is.
+    /// Fourth step: compares the key of that entry.
     #[inline]
-    pub fn match_key<'a>(&'a self, sought: &mut FastLookup<'a>, key: &KeyBuf) {
-        self.cache.match_key(key, &mut sought.approached);
+    pub fn match_key<'a>(&'a self, lookup: &mut FastLookup<'a>, key: &KeyBuf) {
+        self.cache.match_key(key, &mut lookup.probe);
     }
 
-    /// Last step: the answer out of memory, at the beginning of `out`; none when it takes more than memory. The key is forgotten
-    /// when memory knows nothing of it. `question` is the room of the packet. A function of its own, so that nothing else needs
-    /// the processor's registers meanwhile.
+    /// Last step: writes the response from the cache to the start of `response`. Returns `None` for a query that takes
+    /// the slow path; its key is cleared when the cache has no entry for it.
+    ///
+    /// A function of its own, which leaves it all of the processor's registers.
     #[must_use]
     #[inline(never)]
     pub fn hit(
         &self,
-        moment: &BatchContext,
-        sought: &FastLookup<'_>,
+        context: &BatchContext,
+        lookup: &FastLookup<'_>,
         key: &mut KeyBuf,
-        question: &[u8; QUERY_BUF_LEN],
-        out: &mut [u8; RESPONSE_BUF_LEN],
+        query_buf: &[u8; QUERY_BUF_LEN],
+        response: &mut [u8; RESPONSE_BUF_LEN],
     ) -> Option<Hit> {
-        let FastLookup { plain, approached, .. } = sought;
-        let policy = &moment.snapshot.as_deref()?.policy;
-        let now = moment.now;
-        let first = self.cache.view(approached, |kept| Some(answer(kept, policy, now, plain, question, out)));
-        first.unwrap_or_else(|| self.hit_fallback(policy, now, sought, key, question, out))
+        let FastLookup { query, probe, .. } = lookup;
+        let policy = &context.snapshot.as_deref()?.policy;
+        let now = context.now;
+        let first =
+            self.cache.view(probe, |entry| Some(write_response(entry, policy, now, query, query_buf, response)));
+        first.unwrap_or_else(|| self.hit_fallback(policy, now, lookup, key, query_buf, response))
     }
 
-    /// Where a hit of this question is counted.
+    /// Returns the counters for a hit of this lookup.
     #[must_use]
     #[inline]
-    pub fn hits_in<'a>(&self, sought: &FastLookup<'a>) -> &'a ScopeAnswers {
-        self.answers_in(sought.scope)
+    pub fn hit_counters<'a>(&self, lookup: &FastLookup<'a>) -> &'a ScopeCounters {
+        self.scope_counters(lookup.scope)
     }
 
-    /// What is there when the first that looked like the answer is not it: one behind it, or one of any type.
+    /// Last step when the first entry with this hash has another key: looks for a later one, and for one of any type
+    /// (NXDOMAIN).
     #[cold]
     #[inline(never)]
     fn hit_fallback(
         &self,
         policy: &Policy,
         now: u64,
-        sought: &FastLookup<'_>,
+        lookup: &FastLookup<'_>,
         key: &mut KeyBuf,
-        question: &[u8; QUERY_BUF_LEN],
-        out: &mut [u8; RESPONSE_BUF_LEN],
+        query_buf: &[u8; QUERY_BUF_LEN],
+        response: &mut [u8; RESPONSE_BUF_LEN],
     ) -> Option<Hit> {
-        let mut is_known = false;
-        let hit = self.cache.view_fallback(key, |kept| {
-            is_known = true;
-            Some(answer(kept, policy, now, &sought.plain, question, out))
+        let mut is_cached = false;
+        let hit = self.cache.view_fallback(key, |entry| {
+            is_cached = true;
+            Some(write_response(entry, policy, now, &lookup.query, query_buf, response))
         });
-        if !is_known {
+        if !is_cached {
             key.clear();
         }
         hit.flatten()
     }
 }
 
-/// Makes the message that is said out of what is kept; none when that takes more.
+/// Writes the response from a cache entry; `None` when that takes the slow path.
 #[inline(always)]
-fn answer(
-    kept: EntryRef<'_>,
+fn write_response(
+    entry: EntryRef<'_>,
     policy: &Policy,
     now: u64,
-    plain: &FastQuery,
-    question: &[u8; QUERY_BUF_LEN],
-    out: &mut [u8; RESPONSE_BUF_LEN],
+    query: &FastQuery,
+    query_buf: &[u8; QUERY_BUF_LEN],
+    response: &mut [u8; RESPONSE_BUF_LEN],
 ) -> Option<Hit> {
-    let head = &kept.head;
-    let (age, due) = match head.at(now, policy) {
-        Freshness::Fresh(age) => (age, false),
-        Freshness::RefreshDue(age) => (age, true),
+    let head = &entry.header;
+    let (ttls, refresh_due) = match head.freshness(now, policy) {
+        Freshness::Fresh(ttls) => (ttls, false),
+        Freshness::RefreshDue(ttls) => (ttls, true),
         Freshness::Stale(_) | Freshness::Expired => return None,
     };
-    let opt = if plain.edns.is_some() { edns::BARE } else { 0 };
-    let length = head.length() + opt;
-    if head.ede().is_some() || length > udp_limit(plain.edns.map(|(size, _)| size)) {
+    let opt = if query.edns.is_some() { edns::OPT_LEN } else { 0 };
+    let length = head.message_len() + opt;
+    if head.ede().is_some() || length > udp_limit(query.edns.map(|edns| edns.udp_size)) {
         return None;
     }
-    // Each part may write some octets too many, over which the next one goes.
-    let records = Header::LENGTH + plain.section_length();
-    put_question(out, question, records);
-    put_header(out, plain, head);
-    if head.form() == RecordLayout::Ipv4 {
-        kept.write_fours(plain.type_and_class, age.shown(head.life()), out.get_mut(records..)?);
+    // Each part may write some bytes too many, which the next part overwrites.
+    let records = Header::LENGTH + query.section_length();
+    copy_question(response, query_buf, records);
+    write_header(response, query, head);
+    if head.layout() == RecordLayout::Ipv4 {
+        entry.write_ipv4(query.type_and_class, ttls.apply(head.ttl()), response.get_mut(records..)?);
     } else {
-        let TtlView::Cached { age, cap } = age else { return None };
-        put_others(out, kept.words(), plain.type_and_class, records, age, cap)?;
+        let TtlView::Cached { age, cap } = ttls else { return None };
+        write_records(response, entry.words(), query.type_and_class, records, age, cap)?;
     }
-    if let Some((_, dnssec_ok)) = plain.edns {
-        put_opt(out.get_mut(..length)?, dnssec_ok)?;
+    if let Some(FastEdns { dnssec_ok, .. }) = query.edns {
+        write_opt(response.get_mut(..length)?, dnssec_ok)?;
     }
-    Some(Hit { length: NonZeroU16::new(length as u16)?, due, rcode: head.rcode() })
+    Some(Hit { length: NonZeroU16::new(length as u16)?, refresh_due, rcode: head.rcode() })
 }
 
-/// Octets of header and question that are copied in any case: most have no more.
-const MOST_COPIED: usize = 64;
+/// Bytes of header and question that are copied in any case: most queries have no more.
+const MIN_COPY_LEN: usize = 64;
 
-/// Copies header and question, and maybe some octets more.
+/// Copies header and question, which have `end` bytes, and maybe some bytes more.
 #[inline]
-fn put_question(out: &mut [u8; RESPONSE_BUF_LEN], question: &[u8; QUERY_BUF_LEN], end: usize) {
-    out[..MOST_COPIED].copy_from_slice(&question[..MOST_COPIED]);
-    if end > MOST_COPIED
-        && let (Some(out), Some(question)) = (out.get_mut(MOST_COPIED..end), question.get(MOST_COPIED..end))
+fn copy_question(response: &mut [u8; RESPONSE_BUF_LEN], query_buf: &[u8; QUERY_BUF_LEN], end: usize) {
+    response[..MIN_COPY_LEN].copy_from_slice(&query_buf[..MIN_COPY_LEN]);
+    if end > MIN_COPY_LEN
+        && let (Some(to), Some(from)) = (response.get_mut(MIN_COPY_LEN..end), query_buf.get(MIN_COPY_LEN..end))
     {
-        out.copy_from_slice(question);
+        to.copy_from_slice(from);
     }
 }
 
-/// Writes records that are not a set of four octets each. A function of its own, which is given values and reads the answer once
-/// more, so that nothing has to be in memory on the usual way.
+/// Writes the records of an entry in any layout but [`RecordLayout::Ipv4`], from `offset` on.
+///
+/// A function of its own, which takes values and reads the entry once more, so that the common layout keeps everything
+/// in registers.
 #[inline(never)]
-fn put_others(
-    message: &mut [u8; RESPONSE_BUF_LEN],
+fn write_records(
+    response: &mut [u8; RESPONSE_BUF_LEN],
     words: &[AtomicU64],
     type_and_class: u32,
-    place: usize,
+    offset: usize,
     age: u32,
     cap: u32,
 ) -> Option<()> {
-    let kept = EntryRef::read(words)?;
-    let Some(written) = kept.written() else {
-        let shown = TtlView::Cached { age, cap }.shown(kept.head.life());
-        return kept.write_set(type_and_class, shown, message, place);
+    let entry = EntryRef::read(words)?;
+    let Some(raw) = entry.raw_records() else {
+        let ttl = TtlView::Cached { age, cap }.apply(entry.header.ttl());
+        return entry.write_uniform(type_and_class, ttl, response, offset);
     };
-    written.copy_records(message.get_mut(place..)?)?;
-    if !kept.head.has_one_ttl() {
-        return show_each_ttl(message, written.ttl_offsets().flatten().take(kept.head.records()), age, cap);
+    raw.copy_records(response.get_mut(offset..)?)?;
+    if !entry.header.has_uniform_ttl() {
+        return patch_ttls(response, raw.ttl_offsets().flatten().take(entry.header.record_count()), age, cap);
     }
     let mut shown = None;
-    for offsets in written.ttl_offsets() {
-        let [first, others @ ..] = offsets.map(|offset| usize::from(offset) % (1 << OFFSET));
-        let place = message.get_mut(first..)?.first_chunk_mut()?;
-        let new = || TtlView::Cached { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+    for offsets in raw.ttl_offsets() {
+        let [first, others @ ..] = offsets.map(|offset| usize::from(offset) % (1 << TTL_OFFSET_BITS));
+        let field = response.get_mut(first..)?.first_chunk_mut()?;
+        let new = || TtlView::Cached { age, cap }.apply(u32::from_be_bytes(*field)).to_be_bytes();
         let ttl = *shown.get_or_insert_with(new);
-        *place = ttl;
+        *field = ttl;
         for offset in others {
-            *message.get_mut(offset..)?.first_chunk_mut()? = ttl;
+            *response.get_mut(offset..)?.first_chunk_mut()? = ttl;
         }
     }
     Some(())
 }
 
-/// The same where they differ.
-fn show_each_ttl(
-    message: &mut [u8; RESPONSE_BUF_LEN],
+/// Patches the TTLs of records that do not all have the same one.
+fn patch_ttls(
+    response: &mut [u8; RESPONSE_BUF_LEN],
     offsets: impl Iterator<Item = u16>,
     age: u32,
     cap: u32,
 ) -> Option<()> {
     for offset in offsets {
-        let place = message.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
-        *place = TtlView::Cached { age, cap }.shown(u32::from_be_bytes(*place)).to_be_bytes();
+        let field = response.get_mut(usize::from(offset)..)?.first_chunk_mut()?;
+        *field = TtlView::Cached { age, cap }.apply(u32::from_be_bytes(*field)).to_be_bytes();
     }
     Some(())
 }
 
-/// The client's number and flags, the counts of the answer: in the place of the header of the question, which is there already.
+/// Writes flags and counts over those of the query's header, whose ID stays.
 #[inline]
-fn put_header(out: &mut [u8; RESPONSE_BUF_LEN], plain: &FastQuery, head: &EntryHeader) {
-    const FLAGS: u32 = 48;
-    let ClientFlags { hidden, echoed } = ClientFlags::to(plain.flags, plain.dnssec_ok());
-    let front = (head.front() & !(u64::from(hidden) << FLAGS)) | (u64::from(echoed) << FLAGS);
-    // No message has room for so many that one more is too much.
-    let additional = head.additional().wrapping_add(u16::from(plain.edns.is_some()));
-    out[2..10].copy_from_slice(&front.to_be_bytes());
-    out[10..Header::LENGTH].copy_from_slice(&additional.to_be_bytes());
+fn write_header(response: &mut [u8; RESPONSE_BUF_LEN], query: &FastQuery, head: &EntryHeader) {
+    const FLAGS_SHIFT: u32 = 48;
+    let ClientFlags { cleared, echoed } = ClientFlags::new(query.flags, query.dnssec_ok());
+    let flags_and_counts =
+        (head.flags_and_counts() & !(u64::from(cleared) << FLAGS_SHIFT)) | (u64::from(echoed) << FLAGS_SHIFT);
+    // No message has so many records that one more wraps.
+    let additional = head.additional_count().wrapping_add(u16::from(query.edns.is_some()));
+    response[2..10].copy_from_slice(&flags_and_counts.to_be_bytes());
+    response[10..Header::LENGTH].copy_from_slice(&additional.to_be_bytes());
 }
 
-/// An OPT record at the end of a message (RFC 6891 §6.1.2).
+/// Writes an OPT record to the end of a message (RFC 6891 §6.1.2).
 #[inline]
-fn put_opt(message: &mut [u8], dnssec_ok: bool) -> Option<()> {
-    let [high, low] = UDP_SIZE.to_be_bytes();
+fn write_opt(message: &mut [u8], dnssec_ok: bool) -> Option<()> {
+    let [high, low] = ADVERTISED_UDP_SIZE.to_be_bytes();
     let flags = if dnssec_ok { 0x80 } else { 0 };
-    *message.last_chunk_mut::<{ edns::BARE }>()? = [0, 0, 41, high, low, 0, 0, flags, 0, 0, 0];
+    *message.last_chunk_mut::<{ edns::OPT_LEN }>()? = [0, 0, 41, high, low, 0, 0, flags, 0, 0, 0];
     Some(())
 }

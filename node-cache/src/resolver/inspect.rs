@@ -1,4 +1,4 @@
-//! What would be said to a question and why, and what is in memory: for whoever looks after a tier.
+//! Text of the inspection commands `stats`, `explain`, `dump` and `flush`, and the gauges of `/metrics`.
 
 use std::fmt::Write;
 
@@ -7,19 +7,19 @@ use tokio::time::Instant;
 use super::local_names;
 use super::{Resolver, nxdomain_cut};
 use crate::admin::Inspection;
-use crate::cache::{EntryInfo, Key, KeyParts};
+use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts};
 use crate::dns::Name;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::{Dropped, Gauges, ResponseTimes};
+use crate::metrics::{DropReason, Gauges, ResponseTimes};
 use crate::snapshot::{Scope, Snapshot};
 
-/// The most answers that one dump shows.
-const MOST_SHOWN: usize = 10_000;
+/// Cache entries that one `dump` lists, at most.
+const MAX_DUMPED_ENTRIES: usize = 10_000;
 
 impl Resolver {
-    /// The text for whoever asks.
+    /// Returns the text of an inspection command.
     pub async fn inspect(&self, inspection: Inspection) -> String {
         match inspection {
             Inspection::Stats => self.stats(),
@@ -42,56 +42,60 @@ impl Resolver {
         Gauges {
             response_times: response_times.collect(),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
-            classes: self.cache.held().to_vec(),
+            classes: self.cache.usage_by_class().to_vec(),
             worker_datagrams: Vec::new(),
-            tap_readers: self.tap.readers().into(),
-            tap_shown: self.tap.told(),
-            tap_lost: self.tap.lost(),
+            tap_readers: self.tap.reader_count().into(),
+            tap_shown: self.tap.frames_written(),
+            tap_lost: self.tap.frames_lost(),
         }
     }
 
     fn stats(&self) -> String {
         let traffic = self.metrics.traffic(self.cache.bytes(), self.cache.entries());
         let mut text = String::new();
-        for (what, number) in [
-            ("questions", traffic.queries),
-            ("from memory", traffic.hits),
-            ("past their time", traffic.stale),
-            ("asked of others", self.metrics.misses()),
-            ("asked again", self.metrics.refreshes()),
-            ("failed", traffic.servfail),
+        for (label, count) in [
+            ("queries", traffic.queries),
+            ("hits", traffic.hits),
+            ("stale", traffic.stale),
+            ("misses", self.metrics.misses()),
+            ("refreshes", self.metrics.refreshes()),
+            ("servfail", traffic.servfail),
         ] {
-            line(&mut text, what, number);
+            write_line(&mut text, label, count);
         }
-        line(&mut text, "dropped", self.drops(traffic.dropped));
-        line(&mut text, "answers kept", traffic.cache_entries);
-        line(&mut text, "bytes of them", traffic.cache_bytes);
-        for held in self.cache.held() {
-            line(&mut text, held.class, format!("{} in {} bytes", held.entries, held.bytes));
+        write_line(&mut text, "dropped", self.drops(traffic.dropped));
+        write_line(&mut text, "cache entries", traffic.cache_entries);
+        write_line(&mut text, "cache bytes", traffic.cache_bytes);
+        for usage in self.cache.usage_by_class() {
+            write_line(&mut text, usage.class, format!("{} entries, {} bytes", usage.entries, usage.bytes));
         }
-        line(&mut text, "looked at by", format!("{} readers, {} lost", self.tap.readers(), self.tap.lost()));
+        let tap = format!("{}, {} messages lost", self.tap.reader_count(), self.tap.frames_lost());
+        write_line(&mut text, "tap readers", tap);
         for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
-            let health = health(server.is_up());
-            let mut value =
-                format!("{} {health}: {} sent, {} late", server.address(), server.sent(), server.timeouts());
+            let address = server.address();
+            let health = health_text(server.is_up());
+            let sent = server.sent();
+            let timeouts = server.timeouts();
+            let mut value = format!("{address} ({scope}) {health}: {sent} sent, {timeouts} timeouts");
             if let Some(p95) = server.p95() {
-                value.push_str(&format!(", 95 of 100 answers within {:.1} ms", 1000.0 * p95.as_secs_f64()));
+                value.push_str(&format!(", p95 {:.1} ms", 1000.0 * p95.as_secs_f64()));
             }
-            line(&mut text, &scope, value);
+            write_line(&mut text, "upstream", value);
         }
         text
     }
 
-    /// A number, and of which reasons it is made up.
+    /// Returns the number of dropped queries, followed by the number for each reason.
     fn drops(&self, total: u64) -> String {
-        let by_reason = Dropped::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
-        let reasons: Vec<_> = by_reason.iter().filter(|(_, number)| *number > 0).collect();
+        let by_reason = DropReason::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
+        let reasons: Vec<_> = by_reason
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
         match reasons.as_slice() {
             [] => total.to_string(),
-            some => {
-                let some: Vec<_> = some.iter().map(|(reason, number)| format!("{reason} {number}")).collect();
-                format!("{total} ({})", some.join(", "))
-            }
+            reasons => format!("{total} ({})", reasons.join(", ")),
         }
     }
 
@@ -99,113 +103,121 @@ impl Resolver {
         let mut text = format!("{name} {}\n", rtype::to_text(rtype));
         let query = Query::plain(name.clone(), rtype);
         if local_names::answer(&query.question(), &self.identity).is_some() {
-            line(&mut text, "route", "answered here, whatever the configuration is (RFC 6761)");
+            write_line(&mut text, "route", "local: this process answers it in any configuration (RFC 6761)");
             return text;
         }
         let Some(snapshot) = self.snapshot() else {
-            line(&mut text, "route", "none: there is no configuration yet");
+            write_line(&mut text, "route", "none: there is no configuration yet");
             return text;
         };
-        if let Some(zone) = snapshot.empty.find(name) {
-            line(&mut text, "route", format!("denied here: nobody outside knows names in {zone} (RFC 6303)"));
+        if let Some(zone) = snapshot.empty_zones.find(name) {
+            write_line(&mut text, "route", format!("empty zone {zone}: never forwarded (RFC 6303)"));
             return text;
         }
         let scope = snapshot.routes.find(name);
-        line(&mut text, "route", &scope.name);
+        write_line(&mut text, "route", &scope.name);
         for upstream in scope.pool.groups().flat_map(|group| group.status()) {
-            let health = health(upstream.healthy);
-            line(&mut text, "asks", format!("{} ({}), which {health}", upstream.address, upstream.scope));
+            let health = health_text(upstream.healthy);
+            write_line(&mut text, "upstream", format!("{} ({}) {health}", upstream.address, upstream.scope));
         }
-        self.explain_memory(&mut text, &snapshot, scope, &query.question());
+        self.explain_cache(&mut text, &snapshot, scope, &query.question());
         text
     }
 
-    fn explain_memory(&self, text: &mut String, snapshot: &Snapshot, scope: &Scope, question: &Question) {
+    fn explain_cache(&self, text: &mut String, snapshot: &Snapshot, scope: &Scope, question: &Question) {
         let now = Instant::now().into_std();
-        let mut nothing = true;
+        let mut has_entry = false;
         for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true), (true, true)] {
             let question = Question { dnssec_ok, checking_disabled, ..question.clone() };
             let key = Key::new(scope.id, &question);
-            let flags = flags(dnssec_ok, checking_disabled);
-            let mut show = |what: &str, seen: Option<EntryInfo>| {
-                if let Some(seen) = seen {
-                    let from = snapshot.context.server_ids.address(seen.from);
-                    let from = from.map(|server| format!(", from {server}")).unwrap_or_default();
-                    line(text, "memory", format!("{what}{flags}: {seen}{from}"));
-                    nothing = false;
+            let flags = flags_text(dnssec_ok, checking_disabled);
+            let mut write_entry = |subject: &str, entry: Option<EntryInfo>| {
+                if let Some(entry) = entry {
+                    let server = snapshot.context.server_ids.address(entry.server_id);
+                    let from = server.map(|server| format!(", from {server}")).unwrap_or_default();
+                    write_line(text, "cache", format!("{subject}{flags}: {entry}{from}"));
+                    has_entry = true;
                 }
             };
-            show("this question", self.cache.see(&key, now, &snapshot.policy));
-            show("the name", self.cache.covering_denial(&key, now, &snapshot.policy));
-            for above in scope.zone.iter().flat_map(|zone| nxdomain_cut::above(&question.name, zone)) {
-                let key = Key::new(scope.id, &nxdomain_cut::question_about(above.clone(), &question));
-                let denial = self.cache.see(&key, now, &snapshot.policy).filter(|seen| seen.rcode == rcode::NXDOMAIN);
-                show(&above.to_string(), denial);
+            write_entry("this query", self.cache.inspect(&key, now, &snapshot.policy));
+            write_entry("any type", self.cache.covering_denial(&key, now, &snapshot.policy));
+            let ancestors = scope.zone.iter().flat_map(|zone| nxdomain_cut::covering_ancestors(&question.name, zone));
+            for ancestor in ancestors {
+                let key = Key::new(scope.id, &nxdomain_cut::probe_question(ancestor.clone(), &question));
+                let entry = self.cache.inspect(&key, now, &snapshot.policy);
+                write_entry(&ancestor.to_string(), entry.filter(|entry| entry.rcode == rcode::NXDOMAIN));
             }
-            match self.failed(scope, &key, Instant::from_std(now)) {
-                Some(Some(response)) => {
-                    line(text, "failure", format!("{}{flags} a moment ago", rcode::name(response.rcode())));
+            match self.failure_of(scope, &key, Instant::from_std(now)) {
+                Some(CachedFailure { response: Some(response) }) => {
+                    write_line(text, "failure", format!("{}{flags}", rcode::name(response.rcode())));
                 }
-                Some(None) => line(text, "failure", format!("nobody answered{flags} a moment ago")),
+                Some(CachedFailure { response: None }) => {
+                    write_line(text, "failure", format!("no upstream responded{flags}"))
+                }
                 None => {}
             }
         }
-        if nothing {
-            line(text, "memory", "nothing");
+        if !has_entry {
+            write_line(text, "cache", "no entry");
         }
     }
 
     async fn flush(&self, name: &Name, below: bool) -> String {
-        let meant = |parts: &KeyParts| if below { parts.name.is_within(name) } else { parts.name == *name };
-        let (mut forgotten, mut from) = (0, Some(0));
-        while let Some(at) = from {
-            let (count, next) = self.cache.flush(at, meant);
-            forgotten += count;
-            from = next;
-            // Questions go first.
+        let is_flushed = |parts: &KeyParts| if below { parts.name.is_within(name) } else { parts.name == *name };
+        let mut flushed = 0;
+        let mut position = Some(0);
+        while let Some(from) = position {
+            let FlushStep { removed: count, next } = self.cache.flush(from, is_flushed);
+            flushed += count;
+            position = next;
+            // Queries take precedence.
             tokio::task::yield_now().await;
         }
-        format!("{forgotten} answers forgotten\n")
+        format!("{flushed} entries flushed\n")
     }
 
     async fn dump(&self, below: &Name) -> String {
         let Some(snapshot) = self.snapshot() else { return "there is no configuration yet\n".to_owned() };
         let scopes = snapshot.scopes();
-        let (mut text, mut shown, mut more, mut from) = (String::new(), 0, 0, Some(0));
-        while let Some(at) = from {
+        let mut text = String::new();
+        let mut listed = 0;
+        let mut omitted = 0;
+        let mut position = Some(0);
+        while let Some(from) = position {
             let now = Instant::now().into_std();
-            from = self.cache.visit(at, now, &snapshot.policy, |parts, seen| {
+            position = self.cache.visit(from, now, &snapshot.policy, |parts, entry| {
                 if !parts.name.is_within(below) {
                     return;
                 }
-                if shown == MOST_SHOWN {
-                    more += 1;
+                if listed == MAX_DUMPED_ENTRIES {
+                    omitted += 1;
                     return;
                 }
-                shown += 1;
-                let scope = scopes.iter().find(|scope| scope.id == parts.scope).map_or("(gone)", |scope| &scope.name);
-                let kind = parts.rtype.map_or_else(|| "(any)".to_owned(), rtype::to_text);
-                let flags = flags(parts.dnssec_ok, parts.checking_disabled);
-                // Writing to a String does not fail.
-                let _ = writeln!(text, "{} {kind}{flags} [{scope}]: {seen}", parts.name);
+                listed += 1;
+                let scope = scopes.iter().find(|scope| scope.id == parts.scope);
+                let scope = scope.map_or("(removed)", |scope| &scope.name);
+                let rtype = parts.rtype.map_or_else(|| "(any)".to_owned(), rtype::to_text);
+                let flags = flags_text(parts.dnssec_ok, parts.checking_disabled);
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{} {rtype}{flags} [{scope}]: {entry}", parts.name);
             });
             tokio::task::yield_now().await;
         }
-        if more > 0 {
-            let _ = writeln!(text, "and {more} more; name a suffix to see fewer");
+        if omitted > 0 {
+            let _ = writeln!(text, "and {omitted} more entries; name a suffix to list fewer");
         }
         if text.is_empty() {
-            text.push_str("nothing\n");
+            text.push_str("no entries\n");
         }
         text
     }
 }
 
-const fn health(healthy: bool) -> &'static str {
-    if healthy { "answers" } else { "does not answer" }
+const fn health_text(healthy: bool) -> &'static str {
+    if healthy { "up" } else { "down" }
 }
 
-const fn flags(dnssec_ok: bool, checking_disabled: bool) -> &'static str {
+const fn flags_text(dnssec_ok: bool, checking_disabled: bool) -> &'static str {
     match (dnssec_ok, checking_disabled) {
         (false, false) => "",
         (true, false) => " with DO",
@@ -214,7 +226,7 @@ const fn flags(dnssec_ok: bool, checking_disabled: bool) -> &'static str {
     }
 }
 
-fn line(text: &mut String, what: &str, value: impl std::fmt::Display) {
-    // Writing to a String does not fail.
-    let _ = writeln!(text, "  {what:<16}{value}");
+fn write_line(text: &mut String, label: &str, value: impl std::fmt::Display) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {label:<16}{value}");
 }

@@ -1,5 +1,5 @@
-//! The long way of a question: what failed a moment ago, the one outstanding question, other servers, what is past its time,
-//! failure.
+//! Cache misses: cached failure (RFC 9520), NXDOMAIN cut, single-flight, upstream query, serve-stale (RFC 8767),
+//! SERVFAIL. Also the minimal response to ANY (RFC 8482).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,81 +8,84 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::servfail::{failure, is_bogus, remembered};
-use super::single_flight::{Join, Leader, StoreResult, UpstreamResult, Work, landing};
+use super::servfail::{cached_failure, failure, is_bogus};
+use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
 use super::{CacheLookup, CacheMiss, Resolver};
-use crate::cache::{Cache, Key, Lookup};
+use crate::cache::{Cache, CachedFailure, Key, Lookup};
 use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::OWN;
+use crate::metrics::LOCAL_SCOPE;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::NoAnswer;
 
-/// The longest that a client waits for other servers before it gets an answer past its time, if there is one (RFC 8767 §5).
-const CLIENT_TIMER: Duration = Duration::from_millis(1800);
-/// It waits no longer than so many times what nearly all answers take: what takes longer is unusual.
-const UNUSUAL: u32 = 3;
-/// How long the answer of RFC 8482 may be kept, in seconds.
+/// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
+/// answer, if there is one.
+const CLIENT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1800);
+/// The client response timer in multiples of the upstreams' p95, at most: a slower response is unusual.
+const MAX_P95_MULTIPLE: u32 = 3;
+/// Time beyond the deadline in which a leader reports its result to followers.
+const FOLLOWER_GRACE: Duration = Duration::from_millis(100);
+/// TTL of the HINFO record of RFC 8482, in seconds.
 const ANY_TTL: u32 = 3600;
 
-/// What a flight has brought.
+/// Cached result of an upstream query.
 pub(super) enum FlightOutcome {
-    /// An answer in its time.
+    /// A fresh answer.
     Answer(Answer),
-    /// One whose time is nearly over.
-    Due(Answer),
-    /// A failure, and what was said if anybody said anything.
-    Failure(Option<Arc<Response>>),
+    /// A fresh answer in the last tenth of its TTL.
+    RefreshDue(Answer),
+    /// A failure (RFC 9520): the upstream's response, or `None` when no upstream responded.
+    Failure(CachedFailure),
 }
 
-/// How a question waits for what its flight brings.
+/// How a query waits for the upstream query that it needs.
 enum FlightWait {
-    /// It is its own.
+    /// As the leader, without a time limit: the upstream query ends at the deadline of its scope.
     Leader(Leader<CacheSink>),
-    /// It is not, or is not waited for until it lands.
-    Otherwise(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
-    /// There is no flight: this is the answer.
-    Known(Answer),
+    /// As a follower, or as a leader that detaches the upstream query at its time limit.
+    Bounded(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
+    /// Not at all: this is the answer.
+    Answered(Answer),
 }
 
-/// Where flights put what they bring.
+/// Stores the results of upstream queries in the cache.
 pub(super) struct CacheSink {
     cache: Arc<Cache>,
     scope: Arc<Scope>,
-    began: Instant,
+    started: Instant,
 }
 
 impl StoreResult for CacheSink {
-    fn keep(&self, key: &Key, landed: &UpstreamResult) {
-        let Self { cache, scope, began } = self;
+    fn store(&self, key: &Key, result: &UpstreamResult) {
+        let Self { cache, scope, started } = self;
         let now = Instant::now().into_std();
-        match landed {
+        match result {
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
-            // CoreDNS denies a namespace for TXT and has it for A.
+            // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
             Ok(response) => cache.insert(key, response, now),
-            // It was asked of the dead, and one of them answers by now.
-            Err(NoAnswer) if scope.pool.recovered_at().is_some_and(|at| at > began.into_std()) => {}
+            // The upstreams were down during the query, and one of them has recovered since: no failure to cache.
+            Err(NoAnswer) if scope.pool.recovered_at().is_some_and(|at| at > started.into_std()) => {}
             Err(NoAnswer) => cache.insert_failure(key, None, now),
         }
     }
 }
 
-/// A question to other servers. It keeps what that took until it is dropped.
-struct Asked<F> {
-    asked: F,
-    /// Whether they may say that an answer is authentic.
+/// An upstream query, and the future of its response. Keeps the memory of the query until it is dropped.
+struct PendingAnswer<F> {
+    query: F,
+    /// Whether the upstreams are trusted to set AD (authentic data).
     trusted: bool,
 }
 
-impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for Asked<F> {
+impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
     type Output = UpstreamResult;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let mut response = ready!(Pin::new(&mut self.asked).poll(context))?;
+        let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
         if !self.trusted {
             response.clear_authentic_data();
         }
@@ -90,187 +93,201 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for Asked<F>
     }
 }
 
-/// Puts an answer into memory and tells those who wait for the same one, when it is dropped: who has asked for it need not
-/// wait for that.
-#[must_use = "what is dropped at once keeps the client waiting"]
+/// On drop, stores the answer and wakes followers; hold it until the reply is sent.
+#[must_use = "dropped at once, it delays the reply to the client"]
 pub struct DeferredStore {
-    _flight: Option<Leader<CacheSink>>,
+    _leader: Option<Leader<CacheSink>>,
+}
+
+/// Result of a cache miss.
+struct Resolution {
+    /// `None` before the first snapshot.
+    scope: Option<Arc<Scope>>,
+    answer: Answer,
+    store: DeferredStore,
+}
+
+impl Resolution {
+    /// Returns the resolution of a query whose answer is not to be stored.
+    const fn stored(scope: Option<Arc<Scope>>, answer: Answer) -> Self {
+        Self { scope, answer, store: DeferredStore { _leader: None } }
+    }
+
+    /// Returns the resolution of a query that arrives before the first snapshot.
+    fn not_ready(query: &Query) -> Self {
+        Self::stored(None, failure(query, rcode::SERVFAIL, ede::NOT_READY))
+    }
 }
 
 impl Resolver {
-    /// Asks other servers, unless memory knows that it is of no use. What is left to be done is given beside the answer.
-    #[allow(
-        clippy::manual_async_fn,
-        reason = "an `async fn` has room for its arguments twice, in each question that waits"
-    )]
+    /// Resolves a query that [`Self::resolve_from_cache`] could not answer, by querying upstreams unless a cached
+    /// failure or an NXDOMAIN cut makes that pointless. Takes no longer than the deadline of the name's scope. The
+    /// answer is stored when the [`DeferredStore`] is dropped.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, in each query that waits")]
     pub fn resolve_miss<'a>(
         &'a self,
         query: &'a Query,
-        unresolved: CacheMiss,
+        miss: CacheMiss,
     ) -> impl Future<Output = (Answer, DeferredStore)> + Send + 'a {
         async move {
-            let (scope, (answer, afterwards)) = match &unresolved.looked {
+            let Resolution { scope, answer, store } = match &miss.lookup {
                 _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
-                Some(looked) => (Some(&looked.scope).cloned(), self.answer(query, looked).await),
-                None => (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY))),
+                Some(lookup) => self.answer(query, lookup).await,
+                None => Resolution::not_ready(query),
             };
-            let name = scope.as_ref().map_or(OWN, |scope| &scope.name);
-            let counters = scope.as_deref().map(|scope| self.answers_in(scope));
-            self.metrics.answer(name, counters, query.transport, &answer, unresolved.started.elapsed());
-            (answer, afterwards)
+            let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
+            let counters = scope.as_deref().map(|scope| self.scope_counters(scope));
+            self.metrics.count_response(name, counters, query.transport, &answer, miss.started.elapsed());
+            (answer, store)
         }
     }
 
-    /// As little as there can be (RFC 8482), without hiding that a name does not exist: what there is of type A, else
-    /// a note.
-    async fn answer_any(&self, query: &Query) -> (Option<Arc<Scope>>, (Answer, DeferredStore)) {
-        let address = Query { rtype: rtype::A, ..query.clone() };
-        let Some(snapshot) = self.snapshot() else {
-            return (None, at_once(failure(query, rcode::SERVFAIL, ede::NOT_READY)));
-        };
-        let looked = self.look_up(snapshot, Arc::new(address.question()), Instant::now(), None);
-        let (mut answer, afterwards) = self.answer(&address, &looked).await;
-        if answer.response.rcode() == rcode::NOERROR && !answer.response.has_answer() {
-            let note = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
-            answer = Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[note]), None);
+    /// Answers ANY with as little as possible (RFC 8482), without hiding NXDOMAIN: the records of type A, or else one
+    /// HINFO record.
+    async fn answer_any(&self, query: &Query) -> Resolution {
+        let query_a = Query { rtype: rtype::A, ..query.clone() };
+        let Some(snapshot) = self.snapshot() else { return Resolution::not_ready(query) };
+        let lookup = self.look_up(snapshot, Arc::new(query_a.question()), Instant::now(), None);
+        let mut resolution = self.answer(&query_a, &lookup).await;
+        let response = &resolution.answer.response;
+        if response.rcode() == rcode::NOERROR && !response.has_answer() {
+            let hinfo = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
+            resolution.answer =
+                Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[hinfo]), None);
         }
-        (Some(looked.scope), (answer, afterwards))
+        resolution
     }
 
-    /// The answer of memory, if it is in its time, or of other servers.
-    #[allow(
-        clippy::manual_async_fn,
-        reason = "an `async fn` has room for its arguments twice, in each question that waits"
-    )]
-    fn answer<'a>(
-        &'a self,
-        query: &'a Query,
-        looked: &'a CacheLookup,
-    ) -> impl Future<Output = (Answer, DeferredStore)> + Send + 'a {
+    /// Answers a query whose cache lookup is done.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, in each query that waits")]
+    fn answer<'a>(&'a self, query: &'a Query, lookup: &'a CacheLookup) -> impl Future<Output = Resolution> + Send + 'a {
         async move {
-            let deadline = looked.at + looked.scope.deadline;
-            if let Some(answer) = self.without_asking(query, looked) {
-                return at_once(answer);
+            let scope = Some(lookup.scope.clone());
+            let deadline = lookup.started + lookup.scope.deadline;
+            if let Some(answer) = self.answer_without_upstream(query, lookup) {
+                return Resolution::stored(scope, answer);
             }
-            if looked.scope.zone.is_some()
-                && let Some(denial) = Box::pin(self.ask_above(&looked.snapshot, &looked.scope, &looked.question)).await
+            if lookup.scope.zone.is_some()
+                && let Some(cut) =
+                    Box::pin(self.probe_ancestors(&lookup.snapshot, &lookup.scope, &lookup.question)).await
             {
-                return at_once(denial);
+                return Resolution::stored(scope, cut);
             }
-            let mut own = None;
-            let landed = match self.join_or_lead(query, looked, deadline) {
-                FlightWait::Leader(flight) => own.insert(flight).await,
-                FlightWait::Otherwise(waiting) => waiting.await,
-                FlightWait::Known(answer) => return at_once(answer),
+            let mut leader = None;
+            let result = match self.join_or_lead(query, lookup, deadline) {
+                FlightWait::Leader(own) => leader.insert(own).await,
+                FlightWait::Bounded(wait) => wait.await,
+                FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
             };
-            let answer = match landed {
-                Ok(response) if response.is_failure() => match looked.stale() {
+            let answer = match result {
+                Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, age: TtlView::Original, ede: None, origin: Source::Failure },
+                    _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
-                Ok(response) => looked.snapshot.policy.new_answer(response),
-                Err(NoAnswer) => looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
+                Ok(response) => lookup.snapshot.policy.new_answer(response),
+                Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };
-            (answer, DeferredStore { _flight: own })
+            Resolution { scope, answer, store: DeferredStore { _leader: leader } }
         }
     }
 
-    /// What is said to a question about which nobody shall be asked.
-    fn without_asking(&self, query: &Query, looked: &CacheLookup) -> Option<Answer> {
-        if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) = &looked.found {
+    /// Returns the answer that needs no upstream query: a fresh cached answer, REFUSED without RD, a stale answer while
+    /// all upstreams are down, or a cached failure (RFC 9520).
+    fn answer_without_upstream(&self, query: &Query, lookup: &CacheLookup) -> Option<Answer> {
+        if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) = &lookup.cached {
             return Some(answer.clone());
         }
         if !query.recursion_desired {
             return Some(failure(query, rcode::REFUSED, ede::NOT_AUTHORITATIVE));
         }
-        // Dead servers are looked after by themselves: nobody has to ask them the same again and again.
-        if let Some(stale) = looked.stale()
-            && looked.scope.pool.is_down()
+        // Upstreams that are down are probed on their own: queries of clients need not repeat that.
+        if let Some(stale) = lookup.stale()
+            && lookup.scope.pool.is_down()
         {
             return Some(stale);
         }
-        let failed = self.failed(&looked.scope, &looked.key, looked.at)?;
-        Some(looked.stale_or(|| remembered(query, failed)))
+        let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
+        Some(lookup.stale_or(|| cached_failure(query, cached)))
     }
 
-    /// Joins a flight, or begins one.
-    fn join_or_lead(&self, query: &Query, looked: &CacheLookup, deadline: Instant) -> FlightWait {
-        let CacheLookup { snapshot, scope, question, key, landed, .. } = looked;
-        let patience = match (looked.stale(), &scope.zone) {
-            // What takes longer is unusual, where there is something to say anyway.
+    /// Joins the query in flight for the key of this lookup, or starts and leads one.
+    fn join_or_lead(&self, query: &Query, lookup: &CacheLookup, deadline: Instant) -> FlightWait {
+        let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
+        let wait_limit = match (lookup.stale(), &scope.zone) {
+            // Serve-stale: the client response timer applies.
             (Some(_), _) => {
-                let usual = scope.pool.p95().map_or(CLIENT_TIMER, |p95| CLIENT_TIMER.min(UNUSUAL * p95));
-                Some(Instant::now() + usual)
+                let timer = scope
+                    .pool
+                    .p95()
+                    .map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
+                Some(Instant::now() + timer)
             }
-            // Names above have taken some of its time.
+            // Probes of ancestors have used some of the time.
             (None, Some(_)) => Some(deadline),
-            // It ends by itself.
+            // The upstream query ends at the deadline by itself.
             (None, None) => None,
         };
-        match (self.ask(snapshot, scope, key, *landed, question.clone()), patience) {
-            (Join::Leader(flight), None) => FlightWait::Leader(flight),
-            (Join::Leader(flight), Some(patience)) => FlightWait::Otherwise(Box::pin(flight.until(patience))),
-            (Join::Follower(seat), patience) => {
-                // The bit more lets the flight tell what it found.
-                let patience = patience.unwrap_or(deadline + Duration::from_millis(100));
-                let landing = async move { timeout_at(patience, landing(seat)).await.unwrap_or(Err(NoAnswer)) };
-                FlightWait::Otherwise(Box::pin(landing))
+        let join = self.join_query(snapshot, scope, key, *generation, question.clone());
+        match (join, wait_limit) {
+            (Join::Leader(leader), None) => FlightWait::Leader(leader),
+            (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
+            (Join::Follower(follower), limit) => {
+                let limit = limit.unwrap_or(deadline + FOLLOWER_GRACE);
+                let wait = async move { timeout_at(limit, follower.wait()).await.unwrap_or(Err(NoAnswer)) };
+                FlightWait::Bounded(Box::pin(wait))
             }
-            (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::Due(answer)), _) => {
-                FlightWait::Known(answer)
+            (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => {
+                FlightWait::Answered(answer)
             }
-            (Join::AlreadyCached(FlightOutcome::Failure(failed)), _) => {
-                FlightWait::Known(looked.stale_or(|| remembered(query, failed)))
+            (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
+                FlightWait::Answered(lookup.stale_or(|| cached_failure(query, cached)))
             }
             (Join::AtCapacity, _) => {
-                FlightWait::Known(looked.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
+                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
             }
         }
     }
 
-    /// What failed a moment ago: the failing response, or none inside when all were silent. That a dead server answers again
-    /// ends it at once.
-    pub(super) fn failed(&self, scope: &Scope, key: &Key, now: Instant) -> Option<Option<Arc<Response>>> {
-        let failed = self.cache.failure(key, now.into_std())?;
-        let Some(at) = scope.pool.recovered_at() else { return Some(failed) };
-        self.cache.forget_failure_before(key, at);
+    /// Returns the cached failure (RFC 9520) of a key: the upstream's response, or `CachedFailure { response: None }` when no upstream
+    /// responded. The recovery of an upstream ends all failures from before it.
+    pub(super) fn failure_of(&self, scope: &Scope, key: &Key, now: Instant) -> Option<CachedFailure> {
+        let failure = self.cache.failure(key, now.into_std())?;
+        let Some(recovered_at) = scope.pool.recovered_at() else { return Some(failure) };
+        self.cache.clear_failure_before(key, recovered_at);
         self.cache.failure(key, now.into_std())
     }
 
-    /// Begins or joins the flight for this key, unless memory has got what it brought since so many flights had landed.
-    pub(super) fn ask(
+    /// Joins the query in flight for a key, or starts one, unless the cache has got a result since this generation.
+    pub(super) fn join_query(
         &self,
         snapshot: &Snapshot,
         scope: &Arc<Scope>,
         key: &Key,
-        landed: u64,
+        generation: u64,
         question: Arc<Question>,
     ) -> Join<FlightOutcome, CacheSink> {
-        self.flights.join(key, landed, || self.brought(snapshot, scope, key), || self.flight(scope, question))
+        let cached = || self.cached_outcome(snapshot, scope, key);
+        self.in_flight.join(key, generation, cached, || self.start_query(scope, question))
     }
 
-    /// What the last flight for this key brought, while it counts.
-    pub(super) fn brought(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<FlightOutcome> {
+    /// Returns the cached result of the last upstream query for a key, while it is fresh.
+    pub(super) fn cached_outcome(&self, snapshot: &Snapshot, scope: &Scope, key: &Key) -> Option<FlightOutcome> {
         let now = Instant::now();
-        if let Some(failed) = self.failed(scope, key, now) {
-            return Some(FlightOutcome::Failure(failed));
+        if let Some(cached) = self.failure_of(scope, key, now) {
+            return Some(FlightOutcome::Failure(cached));
         }
         match self.cache.get(key, now.into_std(), &snapshot.policy) {
             Lookup::Fresh(answer) => Some(FlightOutcome::Answer(answer)),
-            Lookup::RefreshDue(answer) => Some(FlightOutcome::Due(answer)),
+            Lookup::RefreshDue(answer) => Some(FlightOutcome::RefreshDue(answer)),
             Lookup::Stale(_) | Lookup::Miss => None,
         }
     }
 
-    pub(super) fn flight(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (Work, CacheSink) {
-        let began = Instant::now();
-        let memory = CacheSink { cache: self.cache.clone(), scope: scope.clone(), began };
-        let (asked, trusted) = (scope.pool.query(question, began, scope.deadline), scope.trusted);
-        (Box::pin(Asked { asked, trusted }), memory)
+    /// Makes an upstream query, which starts when it is polled, and the sink for its result.
+    pub(super) fn start_query(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (UpstreamQuery, CacheSink) {
+        let started = Instant::now();
+        let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), started };
+        let query = scope.pool.query(question, started, scope.deadline);
+        (Box::pin(PendingAnswer { query, trusted: scope.trusted }), sink)
     }
-}
-
-/// An answer after which nothing is left to be done.
-const fn at_once(answer: Answer) -> (Answer, DeferredStore) {
-    (answer, DeferredStore { _flight: None })
 }

@@ -1,5 +1,18 @@
-//! From a question to its answer: own names, route, memory, the one outstanding question, other servers, what is past
-//! its time, failure. This is the seam of the data plane: it knows no socket, and whoever serves knows only this.
+//! Resolves a query: local names, route, cache, single-flight, upstream, stale answer, SERVFAIL.
+//!
+//! | behaviour | file |
+//! | --- | --- |
+//! | local names: `id.server` (RFC 4892), `localhost`, `invalid` (RFC 6761), `onion`, `resolver.arpa` | `local_names` |
+//! | fast path of a cache hit over UDP | `hit` |
+//! | prefetch: refresh of a cached answer in the last tenth of its TTL | [`Resolver::refresh`] |
+//! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
+//! | single-flight: leader and followers of one upstream query | `single_flight` |
+//! | NXDOMAIN cut (RFC 8020) | `nxdomain_cut` |
+//! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
+//! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
+//! | text of `explain`, `stats`, `dump` and `flush` | `inspect` |
+//!
+//! The resolver knows no sockets of clients: [`crate::server`] reads queries and sends responses.
 
 mod hit;
 mod inspect;
@@ -23,182 +36,195 @@ use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::identity::Identity;
-use crate::metrics::{Metrics, OWN, ScopeAnswers};
+use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
 use crate::snapshot::{Scope, Snapshot};
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
 use single_flight::{InFlight, Join};
 
-/// What one process answers with.
+/// The resolver of one process: its cache, upstream queries in flight, and the snapshot of the active revision.
 #[derive(Debug)]
 pub struct Resolver {
     identity: Identity,
     cache: Arc<Cache>,
-    flights: Arc<InFlight>,
+    in_flight: Arc<InFlight>,
     snapshot: ArcSwapOption<Snapshot>,
     metrics: Arc<Metrics>,
     tap: Arc<Tap>,
-    /// When the cache's clock began, as [`nanoseconds`] tells.
-    began: u64,
+    /// Start of the cache's clock, in [`nanoseconds`].
+    clock_start: u64,
 }
 
-/// What is known of a question before anybody else is asked.
+/// Cache lookup of one query.
 #[derive(Debug)]
 struct CacheLookup {
     snapshot: Arc<Snapshot>,
     scope: Arc<Scope>,
     question: Arc<Question>,
     key: Key,
-    found: Lookup,
-    /// When it was looked up.
-    at: Instant,
-    /// How many flights had landed before.
-    landed: u64,
+    /// Result of the lookup; an NXDOMAIN cut counts as a fresh answer.
+    cached: Lookup,
+    started: Instant,
+    /// Generation of [`InFlight`] before the lookup.
+    generation: u64,
 }
 
 impl CacheLookup {
-    /// An answer past its time.
+    /// Returns the stale answer, if the cache has one.
     fn stale(&self) -> Option<Answer> {
-        match &self.found {
+        match &self.cached {
             Lookup::Stale(answer) => Some(answer.clone()),
             Lookup::Fresh(_) | Lookup::RefreshDue(_) | Lookup::Miss => None,
         }
     }
 
-    /// That, or what there is instead.
-    fn stale_or(&self, instead: impl FnOnce() -> Answer) -> Answer {
-        self.stale().unwrap_or_else(instead)
+    /// Returns the stale answer, or the one of `fallback` if the cache has none.
+    fn stale_or(&self, fallback: impl FnOnce() -> Answer) -> Answer {
+        self.stale().unwrap_or_else(fallback)
     }
 }
 
-/// A question that is not answered at once: others have to be asked.
+/// A query that the cache cannot answer, for [`Resolver::resolve_miss`].
 #[derive(Debug)]
 pub struct CacheMiss {
     started: Instant,
-    /// What is known of it, if that was looked up.
-    looked: Option<CacheLookup>,
+    /// `None` for ANY, and before the first snapshot.
+    lookup: Option<CacheLookup>,
 }
 
 impl Resolver {
-    /// A resolver whose cache holds this many bytes. Until it has a [`Snapshot`] it knows its own names only.
+    /// Returns a resolver whose cache takes `cache_bytes` at most. Without a [`Snapshot`] it answers local names only,
+    /// and SERVFAIL to everything else.
     #[must_use]
     pub fn new(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
-        let (cache, tap) = (Arc::new(Cache::new(cache_bytes)), Arc::new(Tap::new(&identity)));
-        let (snapshot, began) = (ArcSwapOption::empty(), nanoseconds());
-        Self { identity, cache, flights: Arc::default(), snapshot, metrics, tap, began }
+        let cache = Arc::new(Cache::new(cache_bytes));
+        let tap = Arc::new(Tap::new(&identity));
+        let clock_start = nanoseconds();
+        Self { identity, cache, in_flight: Arc::default(), snapshot: ArcSwapOption::empty(), metrics, tap, clock_start }
     }
 
-    /// Puts a revision in force, for what is asked from now on.
+    /// Applies a revision to all later queries.
     pub fn apply(&self, snapshot: Snapshot) {
         self.snapshot.store(Some(Arc::new(snapshot)));
     }
 
-    /// The revision in force.
+    /// Returns the snapshot of the active revision.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
     }
 
-    /// Who this process is.
+    /// Returns the identity of this process.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Its counters.
+    /// Returns the counters of this process.
     #[must_use]
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Where its messages can be looked at.
+    /// Returns the dnstap of this process.
     #[must_use]
     pub const fn tap(&self) -> &Arc<Tap> {
         &self.tap
     }
 
-    /// Its memory.
+    /// Returns the cache.
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// Where usual answers in this scope are counted.
+    /// Returns the counters of NOERROR and NXDOMAIN responses in a scope.
     #[inline]
-    fn answers_in<'a>(&self, scope: &'a Scope) -> &'a ScopeAnswers {
-        scope.answers.get_or_init(|| self.metrics.scope_answers(&scope.name))
+    fn scope_counters<'a>(&self, scope: &'a Scope) -> &'a ScopeCounters {
+        scope.counters.get_or_init(|| self.metrics.scope_counters(&scope.name))
     }
 
-    /// Answers a question. Takes no longer than the deadline of the name's scope.
+    /// Resolves a query of the process itself. Takes no longer than the deadline of the name's scope.
     pub async fn resolve(&self, query: &Query) -> Answer {
         match self.resolve_from_cache(query, None) {
             Ok(answer) => answer,
-            Err(unresolved) => self.resolve_miss(query, unresolved).await.0,
+            Err(miss) => self.resolve_miss(query, miss).await.0,
         }
     }
 
-    /// The answer to a question for which nobody else need be asked. If memory is known to know nothing of it, nobody looks again.
+    /// Resolves a query without an upstream: from local names, empty zones or the cache. With a [`KnownMiss`] the cache
+    /// is not searched for the name again. Starts a prefetch when the cached answer is in the last tenth of its TTL.
     ///
     /// # Errors
     ///
-    /// All others, for [`Self::resolve_miss`].
-    pub fn resolve_from_cache(&self, query: &Query, unknown: Option<KnownMiss>) -> Result<Answer, CacheMiss> {
+    /// [`CacheMiss`] for every other query, for [`Self::resolve_miss`].
+    pub fn resolve_from_cache(&self, query: &Query, known_miss: Option<KnownMiss>) -> Result<Answer, CacheMiss> {
         let started = Instant::now();
-        let (snapshot, question) = (self.snapshot(), Arc::new(query.question()));
-        let empty = || snapshot.as_ref().and_then(|snapshot| snapshot.empty.answer(&question));
-        if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty) {
-            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
+        let snapshot = self.snapshot();
+        let question = Arc::new(query.question());
+        let empty_zone = || snapshot.as_ref().and_then(|snapshot| snapshot.empty_zones.answer(&question));
+        if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty_zone) {
+            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if snapshot
             .as_ref()
             .is_some_and(|snapshot| snapshot.context.loop_probes.detect_loop(&question.name, started.into_std()))
         {
-            // Whoever has passed it on need not wait.
+            // A probe of this process has come back: an upstream forwards to it. Reply at once, so that the upstream
+            // need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
-            self.metrics.answer(OWN, None, query.transport, &answer, started.elapsed());
+            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }
         if query.rtype == rtype::ANY {
-            return Err(CacheMiss { started, looked: None });
+            return Err(CacheMiss { started, lookup: None });
         }
-        let looked = snapshot.map(|snapshot| self.look_up(snapshot, question, started, unknown));
-        let Some(CacheLookup { scope, found: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. }) = &looked else {
-            return Err(CacheMiss { started, looked });
+        let lookup = snapshot.map(|snapshot| self.look_up(snapshot, question, started, known_miss));
+        let Some(CacheLookup { scope, cached: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. }) = &lookup
+        else {
+            return Err(CacheMiss { started, lookup });
         };
-        self.metrics.answer(&scope.name, Some(self.answers_in(scope)), query.transport, answer, started.elapsed());
+        self.metrics.count_response(
+            &scope.name,
+            Some(self.scope_counters(scope)),
+            query.transport,
+            answer,
+            started.elapsed(),
+        );
         let answer = answer.clone();
-        looked.iter().for_each(|looked| self.ask_again_if_due(looked, query.recursion_desired));
+        lookup.iter().for_each(|lookup| self.refresh_if_due(lookup, query.recursion_desired));
         Ok(answer)
     }
 
-    /// Asks again for what is in memory and nearly past its time, so that nobody has to wait for it. Nobody waits for
-    /// this either; a failure of a moment ago is not repeated.
+    /// Prefetches the answer to a query: refreshes a cached answer in the last tenth of its TTL, so that no client has
+    /// to wait when it expires. Returns at once. A cached failure (RFC 9520) is not repeated.
     pub fn refresh(&self, query: &Query) {
         if let Some(snapshot) = self.snapshot() {
-            let looked = self.look_up(snapshot, Arc::new(query.question()), Instant::now(), None);
-            self.ask_again_if_due(&looked, query.recursion_desired);
+            let lookup = self.look_up(snapshot, Arc::new(query.question()), Instant::now(), None);
+            self.refresh_if_due(&lookup, query.recursion_desired);
         }
     }
 
-    fn ask_again_if_due(&self, looked: &CacheLookup, recursion_desired: bool) {
-        let CacheLookup { snapshot, scope, question, key, found: Lookup::RefreshDue(_), landed, .. } = looked else {
+    fn refresh_if_due(&self, lookup: &CacheLookup, recursion_desired: bool) {
+        let CacheLookup { snapshot, scope, question, key, cached: Lookup::RefreshDue(_), generation, .. } = lookup
+        else {
             return;
         };
         if !recursion_desired {
             return;
         }
-        let renewed = || match self.brought(snapshot, scope, key) {
-            Some(FlightOutcome::Due(_)) | None => None,
-            fresh_or_failed => fresh_or_failed,
+        let refreshed = || match self.cached_outcome(snapshot, scope, key) {
+            Some(FlightOutcome::RefreshDue(_)) | None => None,
+            fresh_or_failure => fresh_or_failure,
         };
-        let joined = self.flights.join(key, *landed, renewed, || {
-            self.metrics.refresh();
-            self.flight(scope, question.clone())
+        let join = self.in_flight.join(key, *generation, refreshed, || {
+            self.metrics.count_refresh();
+            self.start_query(scope, question.clone())
         });
-        if let Join::Leader(flight) = joined {
-            flight.leave();
+        if let Join::Leader(leader) = join {
+            leader.detach();
         }
     }
 
@@ -206,17 +232,17 @@ impl Resolver {
         &self,
         snapshot: Arc<Snapshot>,
         question: Arc<Question>,
-        at: Instant,
-        unknown: Option<KnownMiss>,
+        started: Instant,
+        known_miss: Option<KnownMiss>,
     ) -> CacheLookup {
-        let landed = unknown.map_or_else(|| self.flights.landed(), |unknown| unknown.landed);
+        let generation = known_miss.map_or_else(|| self.in_flight.generation(), |miss| miss.generation);
         let scope = snapshot.routes.find(&question.name).clone();
         let key = Key::new(scope.id, &question);
-        let known = || self.cache.get(&key, at.into_std(), &snapshot.policy);
-        let found = match unknown.map_or_else(known, |_| Lookup::Miss) {
+        let get = || self.cache.get(&key, started.into_std(), &snapshot.policy);
+        let cached = match known_miss.map_or_else(get, |_| Lookup::Miss) {
             fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
-            past => self.denied_above(&snapshot, &scope, &question).map_or(past, Lookup::Fresh),
+            stale_or_miss => self.cached_cut(&snapshot, &scope, &question).map_or(stale_or_miss, Lookup::Fresh),
         };
-        CacheLookup { snapshot, scope, question, key, found, at, landed }
+        CacheLookup { snapshot, scope, question, key, cached, started, generation }
     }
 }

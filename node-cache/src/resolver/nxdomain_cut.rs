@@ -1,10 +1,11 @@
-//! What is known of the names above a name. A pod with a search path asks for `www.example.com.shop.svc.cluster.local` and
-//! two names like it before it asks for what it means. In the cluster's own zone a name that does not exist has nothing
-//! below it (RFC 8020), so that the absence of `com.shop.svc.cluster.local` answers for everything in `com`.
+//! NXDOMAIN cut (RFC 8020): when a name does not exist, no name below it does.
 //!
-//! Names above are asked for first, the shortest one first, until it is known whether they exist. That one of them was
-//! there is believed for as long as memory holds it: it saves a question and decides nothing. What is taken for a denial
-//! is in its time.
+//! A pod with a search path queries `www.example.com.shop.svc.cluster.local` and two names like it before the name that
+//! it means. In the cluster's own zone the NXDOMAIN of `com.shop.svc.cluster.local` answers for every name below it.
+//!
+//! On a miss, ancestors are queried before the name itself, the shortest first, until it is known whether they exist.
+//! The existence of an ancestor is believed for as long as the cache holds an entry for it, also a stale one: that
+//! saves a query and decides nothing. An NXDOMAIN counts only while it is fresh.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Resolver;
 use super::miss::FlightOutcome;
-use super::single_flight::{Join, landing};
+use super::single_flight::Join;
 use crate::cache::{Key, Lookup};
 use crate::dns::answer::Answer;
 use crate::dns::codes::rtype;
@@ -21,84 +22,90 @@ use crate::dns::question::Question;
 use crate::dns::{Name, Response};
 use crate::snapshot::{Scope, Snapshot};
 
-/// The most names above that are asked for before the name itself: with it, no more than three questions.
-const MOST_ASKED: usize = 2;
-/// How long each of them may keep a client waiting.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Ancestors that are queried before the name itself, at most: three upstream queries with it.
+const MAX_PROBES: usize = 2;
+/// Time for which each probe may delay the client's response.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The names above `name` in `zone` whose absence counts, the shortest first.
-pub(super) fn above(name: &Name, zone: &Name) -> impl Iterator<Item = Name> {
+/// Returns the ancestors of `name` in `zone` whose NXDOMAIN covers `name`, the shortest first.
+pub(super) fn covering_ancestors(name: &Name, zone: &Name) -> impl Iterator<Item = Name> {
     let zone_length = zone.as_bytes().len();
-    name.above_in(zone).into_iter().filter(move |above| {
-        let label = above.as_bytes();
-        // They are there in every cluster (Kubernetes DNS specification §2.3), whatever a server says of them.
-        let fixed = label.len() == zone_length + 4 && matches!(&label[..4], b"\x03svc" | b"\x03pod");
-        // CoreDNS denies `_tcp.web.shop.svc` although `_http._tcp.web.shop.svc` is there.
-        let underscored = label.get(1) == Some(&b'_');
-        !fixed && !underscored
+    name.ancestors_within(zone).into_iter().filter(move |ancestor| {
+        let labels = ancestor.as_bytes();
+        // `svc` and `pod` exist in every cluster (Kubernetes DNS specification §2.3), whatever a server responds.
+        let always_exists = labels.len() == zone_length + 4 && matches!(&labels[..4], b"\x03svc" | b"\x03pod");
+        // CoreDNS responds NXDOMAIN for `_tcp.web.shop.svc` although `_http._tcp.web.shop.svc` exists.
+        let is_underscored = labels.get(1) == Some(&b'_');
+        !always_exists && !is_underscored
     })
 }
 
-/// What is asked about a name above. Other types do not count: CoreDNS denies every namespace for TXT.
-pub(super) fn question_about(above: Name, question: &Question) -> Question {
-    Question { name: above, rtype: rtype::A, ..question.clone() }
+/// Returns the question that probes an ancestor: type A, because CoreDNS responds NXDOMAIN to TXT for every namespace.
+pub(super) fn probe_question(ancestor: Name, question: &Question) -> Question {
+    Question { name: ancestor, rtype: rtype::A, ..question.clone() }
 }
 
 impl Resolver {
-    /// The denial that memory holds of a name above.
-    pub(super) fn denied_above(&self, snapshot: &Snapshot, scope: &Scope, question: &Question) -> Option<Answer> {
+    /// Returns the NXDOMAIN answer that follows from a fresh cached NXDOMAIN of an ancestor.
+    pub(super) fn cached_cut(&self, snapshot: &Snapshot, scope: &Scope, question: &Question) -> Option<Answer> {
         let zone = scope.zone.as_ref()?;
         let now = Instant::now().into_std();
-        above(&question.name, zone).find_map(|name| {
-            let key = Key::new(scope.id, &question_about(name, question));
+        covering_ancestors(&question.name, zone).find_map(|ancestor| {
+            let key = Key::new(scope.id, &probe_question(ancestor, question));
             match self.cache.get(&key, now, &snapshot.policy) {
-                Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => denial(answer, question),
+                Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => cut_below(answer, question),
                 Lookup::Stale(_) | Lookup::Miss => None,
             }
         })
     }
 
-    /// Asks for names above of which nothing is known, and gives the denial of the first one that does not exist.
-    pub(super) async fn ask_above(
+    /// Queries ancestors that the cache does not know to exist, [`MAX_PROBES`] at most. Returns the NXDOMAIN answer
+    /// that follows from the first ancestor that does not exist.
+    pub(super) async fn probe_ancestors(
         &self,
         snapshot: &Snapshot,
         scope: &Arc<Scope>,
         question: &Question,
     ) -> Option<Answer> {
         let zone = scope.zone.as_ref()?;
-        let mut asked = 0;
-        for name in above(&question.name, zone) {
-            let about = question_about(name, question);
-            let key = Key::new(scope.id, &about);
-            let landed = self.flights.landed();
+        let mut probes = 0;
+        for ancestor in covering_ancestors(&question.name, zone) {
+            let probe = probe_question(ancestor, question);
+            let key = Key::new(scope.id, &probe);
+            let generation = self.in_flight.generation();
             if self.cache.name_known_to_exist(&key) {
                 continue;
             }
-            if asked == MOST_ASKED || self.failed(scope, &key, Instant::now()).is_some() {
+            if probes == MAX_PROBES || self.failure_of(scope, &key, Instant::now()).is_some() {
                 return None;
             }
-            asked += 1;
-            let answer = match self.ask(snapshot, scope, &key, landed, Arc::new(about)) {
-                Join::Leader(flight) => snapshot.policy.new_answer(flight.until(Instant::now() + PATIENCE).await.ok()?),
-                Join::Follower(seat) => snapshot.policy.new_answer(timeout(PATIENCE, landing(seat)).await.ok()?.ok()?),
-                Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::Due(answer)) => answer,
+            probes += 1;
+            let answer = match self.join_query(snapshot, scope, &key, generation, Arc::new(probe)) {
+                Join::Leader(leader) => {
+                    let deadline = Instant::now() + PROBE_TIMEOUT;
+                    snapshot.policy.new_answer(leader.wait_until(deadline).await.ok()?)
+                }
+                Join::Follower(follower) => {
+                    snapshot.policy.new_answer(timeout(PROBE_TIMEOUT, follower.wait()).await.ok()?.ok()?)
+                }
+                Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)) => answer,
                 Join::AlreadyCached(FlightOutcome::Failure(_)) | Join::AtCapacity => return None,
             };
             if answer.response.is_failure() {
                 return None;
             }
-            if let Some(denial) = denial(answer, question) {
-                return Some(denial);
+            if let Some(cut) = cut_below(answer, question) {
+                return Some(cut);
             }
         }
         None
     }
 }
 
-/// What a denial of a name says of one below it.
-fn denial(of_above: Answer, question: &Question) -> Option<Answer> {
-    let response: Response = of_above.response.below(question)?;
-    Some(Answer { response: Arc::new(response), ..of_above })
+/// Returns the NXDOMAIN answer to `question` that follows from an ancestor's; `None` unless the ancestor's is NXDOMAIN.
+fn cut_below(ancestor: Answer, question: &Question) -> Option<Answer> {
+    let response: Response = ancestor.response.nxdomain_for(question)?;
+    Some(Answer { response: Arc::new(response), ..ancestor })
 }
 
 #[cfg(test)]
@@ -106,23 +113,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_must_exist_and_labels_with_an_underscore_are_not_asked_for() {
+    fn ancestors_that_must_exist_and_labels_with_an_underscore_are_not_probed() {
         let zone = Name::from_text("cluster.local").unwrap();
-        let above = |name: &str| {
+        let ancestors = |name: &str| {
             let name = Name::from_text(name).unwrap();
-            above(&name, &zone).map(|name| name.to_string()).collect::<Vec<_>>()
+            covering_ancestors(&name, &zone).map(|name| name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(
-            above("www.example.com.shop.svc.cluster.local"),
+            ancestors("www.example.com.shop.svc.cluster.local"),
             ["shop.svc.cluster.local.", "com.shop.svc.cluster.local.", "example.com.shop.svc.cluster.local."]
         );
-        assert_eq!(above("web.shop.svc.cluster.local"), ["shop.svc.cluster.local."]);
-        assert_eq!(above("10-0-0-1.shop.pod.cluster.local"), ["shop.pod.cluster.local."]);
+        assert_eq!(ancestors("web.shop.svc.cluster.local"), ["shop.svc.cluster.local."]);
+        assert_eq!(ancestors("10-0-0-1.shop.pod.cluster.local"), ["shop.pod.cluster.local."]);
         assert_eq!(
-            above("_http._tcp.web.shop.svc.cluster.local"),
+            ancestors("_http._tcp.web.shop.svc.cluster.local"),
             ["shop.svc.cluster.local.", "web.shop.svc.cluster.local."]
         );
-        assert_eq!(above("www.com.cluster.local"), ["com.cluster.local."]);
-        assert_eq!(above("www.example.com"), [""; 0]);
+        assert_eq!(ancestors("www.com.cluster.local"), ["com.cluster.local."]);
+        assert_eq!(ancestors("www.example.com"), [""; 0]);
     }
 }

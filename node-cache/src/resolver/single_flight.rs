@@ -1,4 +1,5 @@
-//! One outstanding question for each key, however many clients wait for its answer.
+//! Single-flight: at most one upstream query is in flight for a key. Its leader polls the query, followers wait for the
+//! result.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,158 +16,172 @@ use crate::cache::Key;
 use crate::dns::Response;
 use crate::upstream::NoAnswer;
 
-/// The most questions that are outstanding at one time. It bounds sockets and memory.
-const MOST: usize = 1024;
+/// Upstream queries in flight at one time, at most. Bounds sockets and memory.
+const MAX_IN_FLIGHT: usize = 1024;
 
-/// What came of a flight.
+/// Classes of names, by hash. For each class, [`InFlight`] knows when an upstream query last completed.
+const NAME_CLASSES: usize = 64;
+
+/// Result of one upstream query.
 pub(super) type UpstreamResult = Result<Arc<Response>, NoAnswer>;
 
-/// What a flight does.
-pub(super) type Work = Pin<Box<dyn Future<Output = UpstreamResult> + Send>>;
+/// Future of one upstream query.
+pub(super) type UpstreamQuery = Pin<Box<dyn Future<Output = UpstreamResult> + Send>>;
 
-/// Where a flight puts what it has brought.
+/// Sink for the result of an upstream query.
 pub(super) trait StoreResult {
-    /// Does so, under this key, so that who comes later finds it.
-    fn keep(&self, key: &Key, landed: &UpstreamResult);
+    /// Stores the result under this key, where later queries find it.
+    fn store(&self, key: &Key, result: &UpstreamResult);
 }
 
-/// A seat on a flight that somebody else pilots.
-pub(super) type Follower = watch::Receiver<Option<UpstreamResult>>;
-
-/// Names are in so many classes, of each of which it is known when a flight last landed.
-const CLASSES: usize = 64;
-
-/// The questions that are outstanding, and how many there have been.
+/// Upstream queries in flight, and the generation: the number of upstream queries that have completed.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    running: Mutex<Running>,
-    landed: AtomicU64,
+    queries: Mutex<Queries>,
+    generation: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Running {
-    /// Each with those who wait for its answer beside who asks it.
-    all: HashMap<Key, Option<watch::Sender<Option<UpstreamResult>>>, RandomState>,
-    /// How many had landed when the last one of a class had.
-    last: [u64; CLASSES],
+struct Queries {
+    /// Result channel of each query in flight; `None` while it has no follower.
+    channels: HashMap<Key, Option<watch::Sender<Option<UpstreamResult>>>, RandomState>,
+    /// Generation of the last query to complete, by class of its name.
+    last_completed: [u64; NAME_CLASSES],
 }
 
-impl Default for Running {
+impl Default for Queries {
     fn default() -> Self {
-        Self { all: HashMap::default(), last: [0; CLASSES] }
+        Self { channels: HashMap::default(), last_completed: [0; NAME_CLASSES] }
     }
 }
 
-/// What comes of wanting to know what a flight brings.
-pub(super) enum Join<T, K: StoreResult> {
-    /// It has just begun, and is whose who wanted it.
-    Leader(Leader<K>),
-    /// Somebody else's is under way.
+/// Result of joining the in-flight query for a key.
+pub(super) enum Join<T, S: StoreResult> {
+    /// No query was in flight: the caller leads a new one.
+    Leader(Leader<S>),
+    /// A query is in flight already: the caller follows it.
     Follower(Follower),
-    /// None is needed: the flight has landed, and this is what it brought.
+    /// A query has completed since the caller's cache lookup, and the cache now holds this result of it.
     AlreadyCached(T),
-    /// None is to be had: there are too many flights.
+    /// [`MAX_IN_FLIGHT`] queries are in flight.
     AtCapacity,
 }
 
 impl InFlight {
-    /// How many have landed.
-    pub(super) fn landed(&self) -> u64 {
-        self.landed.load(Ordering::Acquire)
+    /// Returns the number of upstream queries that have completed.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// Joins the flight for this key, or begins one. If one for its name, or for another name of its class, has landed since so
-    /// many had, which was before the caller looked into memory, it looks once more whether what is wanted is `known`.
-    pub(super) fn join<T, K: StoreResult>(
+    /// Joins the query in flight for this key, or starts one.
+    ///
+    /// `generation` is the one from before the caller's cache lookup. If a query for the same name, or for another name
+    /// of its class, has completed since, `cached` repeats the lookup, and no query is started when it finds a result.
+    pub(super) fn join<T, S: StoreResult>(
         self: &Arc<Self>,
         key: &Key,
-        landed: u64,
-        known: impl FnOnce() -> Option<T>,
-        begin: impl FnOnce() -> (Work, K),
-    ) -> Join<T, K> {
-        let mut running = self.running();
-        let (enough, is_known) = (running.all.len() >= MOST, running.last[key.class_of_name::<CLASSES>()] > landed);
-        match running.all.entry(key.clone()) {
-            Entry::Occupied(mut others) => {
-                let others = others.get_mut().get_or_insert_with(|| watch::channel(None).0);
-                Join::Follower(others.subscribe())
+        generation: u64,
+        cached: impl FnOnce() -> Option<T>,
+        start: impl FnOnce() -> (UpstreamQuery, S),
+    ) -> Join<T, S> {
+        let mut queries = self.queries();
+        let at_capacity = queries.channels.len() >= MAX_IN_FLIGHT;
+        let may_be_cached = queries.last_completed[key.name_shard::<NAME_CLASSES>()] > generation;
+        match queries.channels.entry(key.clone()) {
+            Entry::Occupied(mut channel) => {
+                let channel = channel.get_mut().get_or_insert_with(|| watch::channel(None).0);
+                Join::Follower(Follower(channel.subscribe()))
             }
-            Entry::Vacant(place) => match if is_known { known() } else { None } {
-                Some(known) => Join::AlreadyCached(known),
-                None if enough => Join::AtCapacity,
+            Entry::Vacant(entry) => match if may_be_cached { cached() } else { None } {
+                Some(cached) => Join::AlreadyCached(cached),
+                None if at_capacity => Join::AtCapacity,
                 None => {
-                    place.insert(None);
-                    let (work, keep) = begin();
-                    Join::Leader(Leader { work, keep, flights: self.clone(), key: key.clone(), landed: None })
+                    entry.insert(None);
+                    let (query, sink) = start();
+                    Join::Leader(Leader { query, sink, in_flight: self.clone(), key: key.clone(), result: None })
                 }
             },
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queries(&self) -> MutexGuard<'_, Queries> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A flight in the hands of who polls it. What it has brought is kept, and those who have a seat hear of it, when it is dropped:
-/// who has piloted it may answer before. If it has not landed by then, they hear that there is no answer.
-pub(super) struct Leader<K: StoreResult> {
-    work: Work,
-    keep: K,
-    flights: Arc<InFlight>,
+/// The leader of an in-flight query, and the future of its result. Dropping it stores the result and wakes followers,
+/// so the leader can reply first. A leader that is dropped before the result is there gives followers [`NoAnswer`].
+pub(super) struct Leader<S: StoreResult> {
+    query: UpstreamQuery,
+    sink: S,
+    in_flight: Arc<InFlight>,
     key: Key,
-    landed: Option<UpstreamResult>,
+    result: Option<UpstreamResult>,
 }
 
-impl<K: StoreResult + Send + Unpin + 'static> Leader<K> {
-    /// Waits for it until this time; then it goes on by itself.
-    pub(super) async fn until(mut self, patience: Instant) -> UpstreamResult {
-        match timeout_at(patience, &mut self).await {
-            Ok(landed) => landed,
+impl<S: StoreResult + Send + Unpin + 'static> Leader<S> {
+    /// Waits for the result until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoAnswer`] at the deadline, after which the query continues in a task of its own.
+    pub(super) async fn wait_until(mut self, deadline: Instant) -> UpstreamResult {
+        match timeout_at(deadline, &mut self).await {
+            Ok(result) => result,
             Err(_) => {
-                self.leave();
+                self.detach();
                 Err(NoAnswer)
             }
         }
     }
 
-    /// It goes on by itself.
-    pub(super) fn leave(self) {
+    /// Continues the query in a task of its own, with no client waiting for it.
+    pub(super) fn detach(self) {
         tokio::spawn(async move { self.await.map(drop) });
     }
 }
 
-impl<K: StoreResult + Unpin> Future for Leader<K> {
+impl<S: StoreResult + Unpin> Future for Leader<S> {
     type Output = UpstreamResult;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let landed = ready!(self.work.as_mut().poll(context));
-        self.landed = Some(landed.clone());
-        Poll::Ready(landed)
+        let result = ready!(self.query.as_mut().poll(context));
+        self.result = Some(result.clone());
+        Poll::Ready(result)
     }
 }
 
-impl<K: StoreResult> Drop for Leader<K> {
+impl<S: StoreResult> Drop for Leader<S> {
     fn drop(&mut self) {
-        if let Some(landed) = &self.landed {
-            self.keep.keep(&self.key, landed);
+        if let Some(result) = &self.result {
+            self.sink.store(&self.key, result);
         }
-        let others = {
-            let mut running = self.flights.running();
-            running.last[self.key.class_of_name::<CLASSES>()] = self.flights.landed.fetch_add(1, Ordering::Release) + 1;
-            running.all.remove(&self.key).flatten()
+        let followers = {
+            let mut queries = self.in_flight.queries();
+            let generation = self.in_flight.generation.fetch_add(1, Ordering::Release) + 1;
+            queries.last_completed[self.key.name_shard::<NAME_CLASSES>()] = generation;
+            queries.channels.remove(&self.key).flatten()
         };
-        if let (Some(others), Some(landed)) = (others, self.landed.take()) {
-            others.send_replace(Some(landed));
+        if let (Some(followers), Some(result)) = (followers, self.result.take()) {
+            followers.send_replace(Some(result));
         }
     }
 }
 
-/// Waits for somebody else's flight to land.
-pub(super) async fn landing(mut seat: Follower) -> UpstreamResult {
-    match seat.wait_for(Option::is_some).await {
-        Ok(landed) => landed.clone().unwrap_or(Err(NoAnswer)),
-        Err(_) => Err(NoAnswer),
+/// A follower of an in-flight query that another caller leads.
+pub(super) struct Follower(watch::Receiver<Option<UpstreamResult>>);
+
+impl Follower {
+    /// Waits for the leader's result.
+    ///
+    /// # Errors
+    ///
+    /// [`NoAnswer`] also when the leader is dropped without a result.
+    pub(super) async fn wait(mut self) -> UpstreamResult {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Err(NoAnswer)),
+            Err(_) => Err(NoAnswer),
+        }
     }
 }
 
@@ -190,102 +205,106 @@ mod tests {
         Key::new(1, &question())
     }
 
-    /// Lands when it is told to.
-    fn waiting_for(word: &Arc<Notify>) -> Work {
-        let word = word.clone();
+    /// An upstream query that completes on notification.
+    fn query_until(respond: &Arc<Notify>) -> UpstreamQuery {
+        let respond = respond.clone();
         Box::pin(async move {
-            word.notified().await;
+            respond.notified().await;
             Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)))
         })
     }
 
-    /// Counts what was to be kept.
-    type Kept = Arc<AtomicU64>;
+    /// Counts stored results.
+    type StoreCount = Arc<AtomicU64>;
 
-    impl StoreResult for Kept {
-        fn keep(&self, _: &Key, _: &UpstreamResult) {
+    impl StoreResult for StoreCount {
+        fn store(&self, _: &Key, _: &UpstreamResult) {
             self.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn begin(flights: &Arc<InFlight>, work: Work) -> (Leader<Kept>, Kept) {
-        let kept = Kept::default();
-        let begin = || (work, kept.clone());
-        let Join::Leader(flight) = flights.join(&key(), flights.landed(), || None::<()>, begin) else {
-            panic!("it does not begin");
+    fn lead(in_flight: &Arc<InFlight>, query: UpstreamQuery) -> (Leader<StoreCount>, StoreCount) {
+        let stored = StoreCount::default();
+        let start = || (query, stored.clone());
+        let Join::Leader(leader) = in_flight.join(&key(), in_flight.generation(), || None::<()>, start) else {
+            panic!("no query is started");
         };
-        (flight, kept)
+        (leader, stored)
     }
 
-    fn nobody_is_asked() -> (Work, Kept) {
-        panic!("somebody is asked");
+    fn no_query() -> (UpstreamQuery, StoreCount) {
+        panic!("an upstream is queried");
     }
 
-    fn seat(flights: &Arc<InFlight>) -> Follower {
-        match flights.join(&key(), flights.landed(), || None::<()>, nobody_is_asked) {
-            Join::Follower(seat) => seat,
-            _ => panic!("there is no seat"),
+    fn follow(in_flight: &Arc<InFlight>) -> Follower {
+        match in_flight.join(&key(), in_flight.generation(), || None::<()>, no_query) {
+            Join::Follower(follower) => follower,
+            _ => panic!("no query is in flight"),
         }
     }
 
     #[tokio::test]
-    async fn who_comes_later_hears_the_same_and_the_next_one_looks_into_memory_first() {
-        let (flights, word) = (Arc::<InFlight>::default(), Arc::<Notify>::default());
-        let before = flights.landed();
-        let (mut flight, kept) = begin(&flights, waiting_for(&word));
-        let [first, second] = [seat(&flights), seat(&flights)];
-        word.notify_one();
-        let landed = (&mut flight).await.unwrap();
-        // Its pilot may answer before anything is kept; who comes now has to wait until it is.
-        let third = seat(&flights);
-        assert_eq!((first.borrow().is_none(), kept.load(Ordering::Relaxed)), (true, 0));
-        drop(flight);
-        assert_eq!(kept.load(Ordering::Relaxed), 1);
-        for seat in [first, second, third] {
-            assert!(Arc::ptr_eq(&landing(seat).await.unwrap(), &landed));
+    async fn followers_get_the_leaders_result_and_the_next_query_looks_into_the_cache_first() {
+        let in_flight = Arc::<InFlight>::default();
+        let respond = Arc::<Notify>::default();
+        let before = in_flight.generation();
+        let (mut leader, stored) = lead(&in_flight, query_until(&respond));
+        let [first, second] = [follow(&in_flight), follow(&in_flight)];
+        respond.notify_one();
+        let response = (&mut leader).await.unwrap();
+        // The leader can reply before the result is stored; a query that joins meanwhile waits until it is.
+        let third = follow(&in_flight);
+        assert_eq!((first.0.borrow().is_none(), stored.load(Ordering::Relaxed)), (true, 0));
+        drop(leader);
+        assert_eq!(stored.load(Ordering::Relaxed), 1);
+        for follower in [first, second, third] {
+            assert!(Arc::ptr_eq(&follower.wait().await.unwrap(), &response));
         }
-        let known = flights.join(&key(), before, || Some("it is in memory"), nobody_is_asked);
-        assert!(matches!(known, Join::AlreadyCached("it is in memory")));
+        let cached = in_flight.join(&key(), before, || Some("cached"), no_query);
+        assert!(matches!(cached, Join::AlreadyCached("cached")));
     }
 
     #[tokio::test]
-    async fn only_what_has_landed_for_the_same_name_is_a_reason_to_look_into_memory_again() {
-        let (flights, before) = (Arc::<InFlight>::default(), 0);
-        let (mut flight, _) = begin(&flights, Box::pin(async { Err(NoAnswer) }));
-        assert_eq!((&mut flight).await, Err(NoAnswer));
-        drop(flight);
+    async fn only_a_completed_query_for_the_same_name_repeats_the_cache_lookup() {
+        let in_flight = Arc::<InFlight>::default();
+        let before = 0;
+        let (mut leader, _) = lead(&in_flight, Box::pin(async { Err(NoAnswer) }));
+        assert_eq!((&mut leader).await, Err(NoAnswer));
+        drop(leader);
         let join = |name: &str, rtype| {
             let key = Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype));
-            let begin = || (Box::pin(pending()) as Work, Kept::default());
-            flights.join(&key, before, || Some("it is in memory"), begin)
+            let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
+            in_flight.join(&key, before, || Some("cached"), start)
         };
         assert!(
             matches!(join("www.example", rtype::AAAA), Join::AlreadyCached(_)),
-            "what denies a name denies all of its types"
+            "NXDOMAIN for a name holds for all of its types"
         );
-        // One in 64 of them is in the same class.
+        // One in 64 of the names is in the same class.
         let others: Vec<_> = (0..256).map(|other| join(&format!("{other}.example"), rtype::A)).collect();
-        assert!(others.iter().filter(|joined| matches!(joined, Join::Leader(_))).count() > 200);
+        assert!(others.iter().filter(|join| matches!(join, Join::Leader(_))).count() > 200);
     }
 
     #[tokio::test]
-    async fn a_flight_that_is_not_waited_for_goes_on_by_itself() {
-        let (flights, word) = (Arc::<InFlight>::default(), Arc::<Notify>::default());
-        let (flight, kept) = begin(&flights, waiting_for(&word));
-        assert_eq!(flight.until(Instant::now() + Duration::from_millis(1)).await, Err(NoAnswer));
-        let seat = seat(&flights);
-        word.notify_one();
-        assert!(landing(seat).await.is_ok());
-        assert_eq!((flights.landed(), kept.load(Ordering::Relaxed)), (1, 1));
+    async fn a_query_whose_client_stops_waiting_continues_and_stores_its_result() {
+        let in_flight = Arc::<InFlight>::default();
+        let respond = Arc::<Notify>::default();
+        let (leader, stored) = lead(&in_flight, query_until(&respond));
+        assert_eq!(leader.wait_until(Instant::now() + Duration::from_millis(1)).await, Err(NoAnswer));
+        let follower = follow(&in_flight);
+        respond.notify_one();
+        assert!(follower.wait().await.is_ok());
+        assert_eq!((in_flight.generation(), stored.load(Ordering::Relaxed)), (1, 1));
     }
 
     #[tokio::test]
-    async fn a_flight_that_is_dropped_is_told_to_all_who_wait_and_the_next_one_begins() {
-        let flights = Arc::<InFlight>::default();
-        let ((flight, kept), seat) = (begin(&flights, Box::pin(pending())), seat(&flights));
-        drop(flight);
-        assert_eq!(landing(seat).await, Err(NoAnswer));
-        assert_eq!(kept.load(Ordering::Relaxed), 0);
-        drop(begin(&flights, Box::pin(pending())));
+    async fn a_leader_that_is_dropped_wakes_its_followers_and_the_next_query_starts() {
+        let in_flight = Arc::<InFlight>::default();
+        let (leader, stored) = lead(&in_flight, Box::pin(pending()));
+        let follower = follow(&in_flight);
+        drop(leader);
+        assert_eq!(follower.wait().await, Err(NoAnswer));
+        assert_eq!(stored.load(Ordering::Relaxed), 0);
+        drop(lead(&in_flight, Box::pin(pending())));
     }
 }

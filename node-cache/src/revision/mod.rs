@@ -1,13 +1,12 @@
-//! Which configuration applies: from the projected volume to the one in force.
+//! Active revision of the configuration: from the projected volume to the configuration that this process runs.
 //!
 //! ```text
-//! volume (files) ──► choose (pure) ──► watch (every 200 ms) ──► InForce
+//! volume::read (files) ──► select (pure) ──► watch (polls every 200 ms) ──► ActiveRevision
 //! ```
 
 mod select;
 mod volume;
 mod watch;
 
-pub use select::{ActiveRevision, select};
-pub use volume::{VolumeContents, read};
+pub use select::ActiveRevision;
 pub use watch::watch;

@@ -1,73 +1,74 @@
-//! Which configuration follows from what the volume holds and what is in force.
+//! Selection of the active revision from the volume contents and the revision that is active now.
 
 use std::sync::Arc;
 
 use node_cache_config::{Config, fingerprint, status};
 
-use super::VolumeContents;
+use super::volume::VolumeContents;
 
-/// What is in force.
+/// Revision that this process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActiveRevision {
-    /// The configuration; none before the first.
+    /// Configuration; `None` before the first.
     pub config: Option<Arc<Config>>,
-    /// The zone that the pod believes to be in; none while it does not know.
+    /// Zone of the pod as far as the pod knows; `None` before it knows.
     pub zone: Option<String>,
-    /// What is said of it.
+    /// Names of the desired and the active revision, as the pod's status reports them.
     pub revision: status::Revision,
 }
 
-/// What is in force after a look at the volume.
+/// Returns the revision that is active after `volume` was read.
 ///
-/// The revision asked wins. While its file is missing or invalid, what runs stays; before anything runs, the revision
-/// for pods that nobody has annotated applies.
+/// The desired revision wins. While its file is missing or invalid, the current revision stays active; before any
+/// revision is active, the stable one (for pods without an annotation) is used.
 #[must_use]
-pub fn select(current: &ActiveRevision, seen: &VolumeContents) -> ActiveRevision {
-    let zone = seen.zone.clone().or_else(|| current.zone.clone());
-    let Some(asked) = &seen.asked else {
-        return stable(current, seen, zone, None);
+pub(super) fn select(current: &ActiveRevision, volume: &VolumeContents) -> ActiveRevision {
+    let zone = volume.zone.clone().or_else(|| current.zone.clone());
+    let Some(desired) = &volume.desired else {
+        return select_stable(current, volume, zone, None);
     };
-    let refusal = match &seen.asked_content {
-        None => format!("revision {asked} is not in the volume yet"),
+    let refusal = match &volume.desired_content {
+        None => format!("revision {desired} is not in the volume yet"),
         Some(content) => match Config::from_json(content) {
             Ok(config) => {
                 let revision =
-                    status::Revision { asked: Some(asked.clone()), in_force: Some(asked.clone()), refusal: None };
-                return ActiveRevision { config: Some(same_or_new(current, config)), zone, revision };
+                    status::Revision { asked: Some(desired.clone()), in_force: Some(desired.clone()), refusal: None };
+                return ActiveRevision { config: Some(reuse_if_equal(current, config)), zone, revision };
             }
-            Err(invalid) => format!("revision {asked} is refused: {invalid}"),
+            Err(invalid) => format!("revision {desired} is refused: {invalid}"),
         },
     };
     if current.config.is_some() {
-        return kept(current, zone, seen.asked.clone(), Some(refusal));
+        return keep_current(current, zone, volume.desired.clone(), Some(refusal));
     }
-    stable(current, seen, zone, Some(refusal))
+    select_stable(current, volume, zone, Some(refusal))
 }
 
-fn stable(
+fn select_stable(
     current: &ActiveRevision,
-    seen: &VolumeContents,
+    volume: &VolumeContents,
     zone: Option<String>,
     refusal: Option<String>,
 ) -> ActiveRevision {
-    let asked = seen.asked.clone();
-    match seen.stable_content.as_deref().map(Config::from_json) {
+    let asked = volume.desired.clone();
+    match volume.stable_content.as_deref().map(Config::from_json) {
         Some(Ok(config)) => {
             let in_force = Some(fingerprint(&config));
             ActiveRevision {
-                config: Some(same_or_new(current, config)),
+                config: Some(reuse_if_equal(current, config)),
                 zone,
                 revision: status::Revision { asked, in_force, refusal },
             }
         }
         Some(Err(invalid)) => {
-            kept(current, zone, asked, refusal.or_else(|| Some(format!("the stable revision is refused: {invalid}"))))
+            let refusal = refusal.or_else(|| Some(format!("the stable revision is refused: {invalid}")));
+            keep_current(current, zone, asked, refusal)
         }
-        None => kept(current, zone, asked, refusal),
+        None => keep_current(current, zone, asked, refusal),
     }
 }
 
-fn kept(
+fn keep_current(
     current: &ActiveRevision,
     zone: Option<String>,
     asked: Option<String>,
@@ -77,8 +78,9 @@ fn kept(
     ActiveRevision { config: current.config.clone(), zone, revision: status::Revision { asked, in_force, refusal } }
 }
 
-/// Keeps the value that runs when the new one equals it, so that a new name alone changes nothing downstream.
-fn same_or_new(current: &ActiveRevision, config: Config) -> Arc<Config> {
+/// Returns the current `Arc` when the new configuration equals it, so that a new revision name alone changes nothing
+/// downstream.
+fn reuse_if_equal(current: &ActiveRevision, config: Config) -> Arc<Config> {
     match &current.config {
         Some(running) if **running == config => running.clone(),
         _ => Arc::new(config),
@@ -89,7 +91,7 @@ fn same_or_new(current: &ActiveRevision, config: Config) -> Arc<Config> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn json(tier: &str) -> Vec<u8> {
+    pub(crate) fn config_json(tier: &str) -> Vec<u8> {
         format!(
             r#"{{"tier":"{tier}","clusterDomain":"cluster.local",
             "clusterDns":{{"bootstrap":["10.96.0.99:53"],"service":"pods.kube-system.svc.cluster.local"}},
@@ -102,59 +104,63 @@ pub(crate) mod tests {
         .into_bytes()
     }
 
-    fn seen(asked: Option<&str>, asked_content: Option<Vec<u8>>, stable_content: Option<Vec<u8>>) -> VolumeContents {
-        VolumeContents { asked: asked.map(str::to_owned), asked_content, stable_content, zone: None }
+    fn volume(desired: Option<&str>, desired_content: Option<Vec<u8>>, stable: Option<Vec<u8>>) -> VolumeContents {
+        VolumeContents { desired: desired.map(str::to_owned), desired_content, stable_content: stable, zone: None }
     }
 
-    fn tier(in_force: &ActiveRevision) -> &str {
-        &in_force.config.as_ref().unwrap().tier
+    fn tier(active: &ActiveRevision) -> &str {
+        &active.config.as_ref().unwrap().tier
     }
 
     #[test]
-    fn the_revision_asked_wins_over_the_stable_one() {
-        let after = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), Some(json("stable"))));
+    fn the_desired_revision_wins_over_the_stable_one() {
+        let after = select(
+            &ActiveRevision::default(),
+            &volume(Some("r1"), Some(config_json("one")), Some(config_json("stable"))),
+        );
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         assert_eq!(after.revision.refusal, None);
     }
 
     #[test]
-    fn a_pod_that_nobody_annotated_runs_the_stable_revision_under_its_true_name() {
-        let after = select(&ActiveRevision::default(), &seen(None, None, Some(json("stable"))));
+    fn a_pod_without_annotation_runs_the_stable_revision_under_its_true_name() {
+        let after = select(&ActiveRevision::default(), &volume(None, None, Some(config_json("stable"))));
         assert_eq!(tier(&after), "stable");
         assert_eq!(after.revision.asked, None);
         assert_eq!(after.revision.in_force, Some(fingerprint(after.config.as_ref().unwrap())));
     }
 
     #[test]
-    fn a_revision_that_is_missing_keeps_what_runs_and_says_so() {
-        let running = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), None));
-        let after = select(&running, &seen(Some("r2"), None, Some(json("stable"))));
+    fn a_missing_revision_leaves_the_active_one_and_gives_the_reason() {
+        let running = select(&ActiveRevision::default(), &volume(Some("r1"), Some(config_json("one")), None));
+        let after = select(&running, &volume(Some("r2"), None, Some(config_json("stable"))));
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         assert_eq!(after.revision.refusal.as_deref(), Some("revision r2 is not in the volume yet"));
-        let fresh = select(&ActiveRevision::default(), &seen(Some("r2"), None, Some(json("stable"))));
+        let fresh = select(&ActiveRevision::default(), &volume(Some("r2"), None, Some(config_json("stable"))));
         assert_eq!(tier(&fresh), "stable");
         assert!(fresh.revision.refusal.is_some());
     }
 
     #[test]
-    fn a_revision_that_is_invalid_is_kept_out_and_told() {
-        let running = select(&ActiveRevision::default(), &seen(Some("r1"), Some(json("one")), None));
-        let bad = String::from_utf8(json("two")).unwrap().replace("cluster.local", "Cluster.Local.").into_bytes();
-        let after = select(&running, &seen(Some("r2"), Some(bad), None));
+    fn an_invalid_revision_leaves_the_active_one_and_gives_the_reason() {
+        let running = select(&ActiveRevision::default(), &volume(Some("r1"), Some(config_json("one")), None));
+        let bad =
+            String::from_utf8(config_json("two")).unwrap().replace("cluster.local", "Cluster.Local.").into_bytes();
+        let after = select(&running, &volume(Some("r2"), Some(bad), None));
         assert_eq!(tier(&after), "one");
         assert_eq!(after.revision.asked.as_deref(), Some("r2"));
         assert_eq!(after.revision.in_force.as_deref(), Some("r1"));
         let refusal = after.revision.refusal.clone().unwrap();
         assert!(refusal.starts_with("revision r2 is refused: clusterDomain:"), "{refusal}");
-        let good = select(&after, &seen(Some("r3"), Some(json("three")), None));
+        let good = select(&after, &volume(Some("r3"), Some(config_json("three")), None));
         assert_eq!((tier(&good), &good.revision.refusal), ("three", &None));
     }
 
     #[test]
     fn an_emptied_volume_changes_nothing() {
-        let mut before = seen(Some("r1"), Some(json("one")), None);
+        let mut before = volume(Some("r1"), Some(config_json("one")), None);
         before.zone = Some("zone-a".into());
         let running = select(&ActiveRevision::default(), &before);
         let after = select(&running, &VolumeContents::default());

@@ -1,9 +1,8 @@
-//! The questions of one thread that wait for other servers. A task of the runtime for each of them would take twice the
-//! memory, most of it to be aligned, and twice the time to begin and to end.
+//! Tasks of the queries of one worker that wait for upstreams. A task of the Tokio runtime for each query would take
+//! twice the memory, most of it for alignment, and twice the time to start and to end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,55 +13,57 @@ use futures::stream::FuturesUnordered;
 
 use crate::upstream::transport::socket_pool::PoolGuard;
 
-/// Pieces of work that begin before sockets are read again: answers from memory shall not wait for all that others want.
-const MOST_NEW: usize = 8;
-/// How often it is looked whether work that has just been done has made more of it possible.
-const MOST_ROUNDS: usize = 3;
+/// Tasks that start before sockets are read again, at most: cache hits do not wait for a burst of misses.
+const MAX_STARTS: usize = 8;
+/// Rounds of polling in a row, at most, as long as each round makes more tasks ready.
+const MAX_ROUNDS: usize = 3;
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+type QueryTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-thread_local! {
-    /// What has not begun.
-    static PENDING: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
-    /// What has, while [`run`] looks after it.
-    static RUNNING: RefCell<Option<RunningTasks>> = const { RefCell::new(None) };
+/// Query tasks of one worker. A driver task of the worker's runtime polls [`Self::poll_driver`].
+pub(super) struct QueryTasks {
+    /// Tasks that have not started.
+    pending: RefCell<VecDeque<QueryTask>>,
+    /// Tasks that have started; `None` before [`Self::start`] and after [`Self::stop`].
+    running: RefCell<Option<RunningTasks>>,
 }
 
-/// Work that has begun.
+/// Tasks that have started. The fields drop in this order: tasks that end release their sockets to the pool.
 struct RunningTasks {
-    all: FuturesUnordered<Work>,
-    sockets: PoolGuard,
-    bell: Arc<CoalescingWaker>,
+    tasks: FuturesUnordered<QueryTask>,
+    socket_pool: PoolGuard,
+    waker: Arc<CoalescingWaker>,
 }
 
-/// Has [`run`] woken, unless somebody is at work anyway and looks himself. That matters with little to do:
-/// [`FuturesUnordered`] calls each time it has polled all there is, and to wake a task takes a look at all sockets.
+/// Wakes the driver task only if the tasks are not already being polled. That matters under low load:
+/// [`FuturesUnordered`] wakes each time it has polled all tasks, and waking a task of the runtime makes it look at all
+/// sockets.
 struct CoalescingWaker {
-    run: Waker,
-    is_rung: AtomicBool,
-    at_work: AtomicBool,
+    driver: Waker,
+    is_woken: AtomicBool,
+    is_polling: AtomicBool,
 }
 
 impl CoalescingWaker {
-    fn new(run: &Waker) -> Arc<Self> {
-        Arc::new(Self { run: run.clone(), is_rung: false.into(), at_work: false.into() })
+    fn new(driver: &Waker) -> Arc<Self> {
+        Arc::new(Self { driver: driver.clone(), is_woken: false.into(), is_polling: false.into() })
     }
 
-    /// Does some work, again when the bell was rung meanwhile, but not for ever.
-    fn at_work(self: &Arc<Self>, mut work: impl FnMut(&mut Context<'_>)) {
+    /// Calls `poll`, and again when it was woken meanwhile, [`MAX_ROUNDS`] times at most.
+    fn poll_rounds(self: &Arc<Self>, mut poll: impl FnMut(&mut Context<'_>)) {
         let waker = self.clone().into();
-        self.at_work.store(true, Ordering::SeqCst);
-        for _ in 0..MOST_ROUNDS {
-            self.is_rung.store(false, Ordering::SeqCst);
-            work(&mut Context::from_waker(&waker));
-            if !self.is_rung.load(Ordering::SeqCst) {
+        self.is_polling.store(true, Ordering::SeqCst);
+        for _ in 0..MAX_ROUNDS {
+            self.is_woken.store(false, Ordering::SeqCst);
+            poll(&mut Context::from_waker(&waker));
+            if !self.is_woken.load(Ordering::SeqCst) {
                 break;
             }
         }
-        // Who rings sees that nobody is at work any more, or is seen here.
-        self.at_work.store(false, Ordering::SeqCst);
-        if self.is_rung.load(Ordering::SeqCst) {
-            self.run.wake_by_ref();
+        // A wake-up from now on either sees that nothing is polled, or is seen here.
+        self.is_polling.store(false, Ordering::SeqCst);
+        if self.is_woken.load(Ordering::SeqCst) {
+            self.driver.wake_by_ref();
         }
     }
 }
@@ -73,177 +74,120 @@ impl Wake for CoalescingWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_rung.store(true, Ordering::SeqCst);
-        if !self.at_work.load(Ordering::SeqCst) {
-            self.run.wake_by_ref();
+        self.is_woken.store(true, Ordering::SeqCst);
+        if !self.is_polling.load(Ordering::SeqCst) {
+            self.driver.wake_by_ref();
         }
     }
 }
 
-/// Adds work that must run in this thread. It begins with [`go`], at the latest.
-pub(super) fn add(work: impl Future<Output = ()> + Send + 'static) {
-    PENDING.with_borrow_mut(|coming| coming.push_back(Box::pin(work)));
-}
+impl QueryTasks {
+    pub(super) const fn new() -> Self {
+        Self { pending: RefCell::new(VecDeque::new()), running: RefCell::new(None) }
+    }
 
-/// Begins what was added, and goes on with what can: without a turn of the runtime in between, which would look at all
-/// sockets first. What is too much begins later.
-pub(super) fn go() {
-    RUNNING.with(|going| {
-        // Who is at it already comes to what was added meanwhile.
-        let Ok(mut going) = going.try_borrow_mut() else { return };
-        let Some(RunningTasks { all, sockets, bell }) = &mut *going else { return };
-        let (mut new, mut is_more) = (0, false);
-        // The answers are sent when sockets are made ready for the next question.
-        sockets.with_deferred_returns(|| bell.at_work(|context| is_more = poll(all, &mut new, context)));
-        if is_more {
-            bell.run.wake_by_ref();
-        }
-    });
-}
+    /// Starts the worker's pool of upstream sockets, and allows tasks to start. Must be called inside the worker's
+    /// runtime.
+    pub(super) fn start(&self) {
+        let tasks = FuturesUnordered::new();
+        let socket_pool = PoolGuard::new();
+        // The first poll of the driver replaces the waker, and polls all tasks that are ready.
+        let waker = CoalescingWaker::new(Waker::noop());
+        self.running.replace(Some(RunningTasks { tasks, socket_pool, waker }));
+    }
 
-/// Goes on with the work of this thread for as long as its runtime lives.
-pub(super) async fn run() {
-    let _end = End;
-    poll_fn(|context| {
-        RUNNING.with_borrow_mut(|going| match going {
-            Some(going) if going.bell.run.will_wake(context.waker()) => {}
-            Some(going) => going.bell = CoalescingWaker::new(context.waker()),
-            None => {
-                let (all, sockets, bell) =
-                    (FuturesUnordered::new(), PoolGuard::new(), CoalescingWaker::new(context.waker()));
-                *going = Some(RunningTasks { all, sockets, bell });
-            }
+    /// Drops all tasks, and then the pool of upstream sockets.
+    pub(super) fn stop(&self) {
+        drop(self.pending.take());
+        drop(self.running.take());
+    }
+
+    /// Adds a task of this worker. The next [`Self::drive`] or poll of the driver starts it.
+    pub(super) fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.pending.borrow_mut().push_back(Box::pin(task));
+    }
+
+    /// Starts pending tasks, [`MAX_STARTS`] at most, and polls all that are ready. Does so without a turn of the
+    /// runtime, which would look at all sockets first. Does nothing when called by a task that is being polled.
+    pub(super) fn drive(&self) {
+        // A poll in progress comes to tasks that it adds.
+        let Ok(mut running) = self.running.try_borrow_mut() else { return };
+        let Some(RunningTasks { tasks, socket_pool, waker }) = &mut *running else { return };
+        let mut starts = 0;
+        let mut has_pending = false;
+        // Responses leave first; released sockets are made ready for their next query afterwards.
+        socket_pool.with_deferred_returns(|| {
+            waker.poll_rounds(|context| has_pending = self.poll_tasks(tasks, &mut starts, context));
         });
-        go();
+        if has_pending {
+            waker.driver.wake_by_ref();
+        }
+    }
+
+    /// Drives the tasks, and has the driver task woken when more are ready. Never completes.
+    pub(super) fn poll_driver(&self, context: &Context<'_>) -> Poll<()> {
+        if let Some(running) = &mut *self.running.borrow_mut()
+            && !running.waker.driver.will_wake(context.waker())
+        {
+            running.waker = CoalescingWaker::new(context.waker());
+        }
+        self.drive();
         Poll::Pending
-    })
-    .await
-}
-
-/// Goes on with what can, after so many new pieces have begun; whether more wait to begin.
-fn poll(all: &mut FuturesUnordered<Work>, new: &mut usize, context: &mut Context<'_>) -> bool {
-    loop {
-        PENDING.with_borrow_mut(|coming| {
-            let some = coming.len().min(MOST_NEW - *new);
-            *new += some;
-            all.extend(coming.drain(..some));
-        });
-        if !matches!(all.poll_next_unpin(context), Poll::Ready(Some(()))) {
-            // What is done may have added some.
-            return PENDING.with_borrow(|coming| !coming.is_empty());
-        }
     }
-}
 
-/// The runtime has ended, and what belongs to it goes too.
-struct End;
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let _ = RUNNING.try_with(|going| going.borrow_mut().take());
+    /// Polls all tasks that are ready, and starts pending ones until `starts` reaches [`MAX_STARTS`]. Returns whether
+    /// more are pending.
+    fn poll_tasks(
+        &self,
+        tasks: &mut FuturesUnordered<QueryTask>,
+        starts: &mut usize,
+        context: &mut Context<'_>,
+    ) -> bool {
+        loop {
+            {
+                let mut pending = self.pending.borrow_mut();
+                let count = pending.len().min(MAX_STARTS - *starts);
+                *starts += count;
+                tasks.extend(pending.drain(..count));
+            }
+            if !matches!(tasks.poll_next_unpin(context), Poll::Ready(Some(()))) {
+                // Polled tasks may have added some.
+                return !self.pending.borrow().is_empty();
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
-    #[tokio::test]
-    async fn work_that_begins_work_is_done_whenever_it_begins() {
-        let done = Arc::<AtomicUsize>::default();
-        let count = |done: &AtomicUsize| {
-            done.fetch_add(1, Ordering::Relaxed);
-        };
-        let first = done.clone();
-        add(async move {
-            tokio::task::yield_now().await;
-            let second = first.clone();
-            add(async move { count(&second) });
-            go();
-            count(&first);
-        });
-        let running = tokio::spawn(run());
-        until(|| done.load(Ordering::Relaxed) == 2).await;
-        let third = done.clone();
-        add(async move { count(&third) });
-        go();
-        assert_eq!(done.load(Ordering::Relaxed), 3, "at once");
-        let (dropped, held) = (Arc::downgrade(&done), done.clone());
-        add(async move {
-            std::future::pending::<()>().await;
-            drop(held);
-        });
-        go();
-        running.abort();
-        assert!(running.await.is_err());
-        drop(done);
-        assert!(dropped.upgrade().is_none(), "the work goes with the runtime's task");
-    }
-
-    /// Waits for this, for a minute at the most.
-    async fn until(is_so: impl Fn() -> bool) {
-        let waiting = async {
-            while !is_so() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_others_make_possible_at_any_moment_is_done() {
-        const TIMES: usize = 10_000;
-        let running = tokio::spawn(run());
-        let (sender, receiver) = std::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>();
-        let other = std::thread::spawn(move || receiver.into_iter().for_each(|word| word.send(()).unwrap()));
-        let done = Arc::<AtomicUsize>::default();
-        for time in 0..TIMES {
-            let (word, told) = tokio::sync::oneshot::channel();
-            let count = done.clone();
-            add(async move {
-                told.await.unwrap();
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-            sender.send(word).unwrap();
-            go();
-            // Some are waited for one by one, so that nothing else has them looked after.
-            if time % 2 == 0 {
-                until(|| done.load(Ordering::Relaxed) > time).await;
-            }
-        }
-        until(|| done.load(Ordering::Relaxed) == TIMES).await;
-        drop(sender);
-        other.join().unwrap();
-        running.abort();
-    }
-
     #[test]
-    fn the_bell_wakes_nobody_who_is_at_work_and_sees_himself_and_nobody_works_for_ever() {
-        /// Counts how often it is woken.
+    fn a_wake_up_while_polling_does_not_wake_the_driver_and_polling_comes_to_an_end() {
+        /// Counts wake-ups.
         #[derive(Default)]
-        struct Sleeper(AtomicUsize);
-        impl Wake for Sleeper {
+        struct WakeCount(AtomicUsize);
+        impl Wake for WakeCount {
             fn wake(self: Arc<Self>) {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let sleeper = Arc::<Sleeper>::default();
-        let woken = || sleeper.0.load(Ordering::Relaxed);
-        let bell = CoalescingWaker::new(&sleeper.clone().into());
-        bell.wake_by_ref();
-        assert_eq!(woken(), 1, "nobody was at work");
+        let driver = Arc::<WakeCount>::default();
+        let wakes = || driver.0.load(Ordering::Relaxed);
+        let waker = CoalescingWaker::new(&driver.clone().into());
+        waker.wake_by_ref();
+        assert_eq!(wakes(), 1, "nothing was being polled");
         let mut rounds = 0;
-        bell.at_work(|context| {
+        waker.poll_rounds(|context| {
             rounds += 1;
-            if rounds < MOST_ROUNDS {
+            if rounds < MAX_ROUNDS {
                 context.waker().wake_by_ref();
             }
         });
-        assert_eq!((rounds, woken()), (MOST_ROUNDS, 1));
-        bell.at_work(|context| context.waker().wake_by_ref());
-        assert_eq!(woken(), 2, "it goes on later");
+        assert_eq!((rounds, wakes()), (MAX_ROUNDS, 1));
+        waker.poll_rounds(|context| context.waker().wake_by_ref());
+        assert_eq!(wakes(), 2, "the driver polls later");
     }
 }

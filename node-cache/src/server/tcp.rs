@@ -1,4 +1,4 @@
-//! Connections (RFC 7766): many questions at once, answered in the order in which the answers come.
+//! DNS over TCP (RFC 7766): pipelined queries, answered out of order, as soon as each response is there.
 
 mod connection;
 mod framing;
@@ -11,123 +11,125 @@ use std::time::Duration;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Shared;
-use super::query_tasks;
-use crate::dns::answer::ReplyTransport;
+use super::shared::Shared;
+use super::worker_context;
+
 use crate::dns::query::Transport;
 use crate::dns::request::Rejection;
-use crate::metrics::Dropped;
-use connection::Connection;
+use crate::metrics::DropReason;
+use connection::{Connection, UnwrittenResponse};
 
-/// After an error of accepting (no descriptor left, say), before the next try.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time between an error of accepting (no descriptor left, say) and the next try.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Answers on the connections that come in at `listener`. Other processes may accept there too.
+/// Serves the connections of a listener. Other workers, and other processes, may accept there too.
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, source)) => accept(&shared, stream, source),
+            Ok((stream, client)) => accept(&shared, stream, client),
             Err(error) => {
-                tracing::debug!("accepting: {error}");
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
             }
         }
     }
 }
 
-fn accept(shared: &Arc<Shared>, stream: TcpStream, source: SocketAddr) {
-    let Ok(own) = stream.local_addr() else { return };
-    if !shared.permits(source, own.ip()) {
+fn accept(shared: &Arc<Shared>, stream: TcpStream, client: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    if !shared.permits(client, local.ip()) {
         return;
     }
-    let Ok(share) = shared.connections.take(source) else {
-        return shared.metrics().dropped(Dropped::Connections);
+    let Ok(permit) = shared.connections.acquire(client) else {
+        return shared.metrics().count_drop(DropReason::ConnectionLimit);
     };
-    let conversation = Connection::new(shared.clone(), source);
+    let connection = Connection::new(shared.clone(), client);
     tokio::spawn(async move {
-        if let Err(error) = converse(&conversation, stream).await {
-            tracing::debug!("{source}: {error}");
+        if let Err(error) = serve_connection(&connection, stream).await {
+            tracing::debug!(%client, %error, "connection failed");
         }
-        drop(share);
+        drop(permit);
     });
 }
 
-/// Reads questions until the client has no more, and writes answers until the last is written.
-async fn converse(conversation: &Arc<Connection>, mut stream: TcpStream) -> io::Result<()> {
+/// Reads queries until the client sends no more, and writes responses until the last one is written.
+async fn serve_connection(connection: &Arc<Connection>, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // Both halves stay open until both are done: closing one could reset away what is written.
-    let (mut read, write) = stream.split();
-    let reading = async {
-        let read = read_all(conversation, &mut read).await;
-        conversation.stop_reading();
-        read
+    // Both halves stay open until both are done: closing one could reset the connection before all is delivered.
+    let (mut read_half, write_half) = stream.split();
+    let read = async {
+        let result = read_queries(connection, &mut read_half).await;
+        connection.stop_reading();
+        result
     };
-    let (read, written) = tokio::join!(reading, write_all(conversation, write));
-    written.and(read)
+    let (read_result, write_result) = tokio::join!(read, write_responses(connection, write_half));
+    write_result.and(read_result)
 }
 
-async fn read_all(conversation: &Arc<Connection>, read: &mut ReadHalf<'_>) -> io::Result<()> {
-    let limits = &conversation.shared.limits;
-    let mut patience = limits.first_byte;
-    while conversation.may_read().await {
+async fn read_queries(connection: &Arc<Connection>, read_half: &mut ReadHalf<'_>) -> io::Result<()> {
+    let limits = &connection.shared.limits;
+    let mut first_byte_timeout = limits.first_byte_timeout;
+    while connection.wait_until_readable().await {
         let message = tokio::select! {
-            message = framing::read(read, patience, limits.whole_message) => message,
-            () = conversation.reading_stopped() => return Ok(()),
+            message = framing::read_message(read_half, first_byte_timeout, limits.message_timeout) => message,
+            () = connection.reading_stopped() => return Ok(()),
         };
-        let message = message.inspect_err(|_| conversation.shared.metrics().dropped(Dropped::Incomplete))?;
+        let message = message.inspect_err(|_| connection.shared.metrics().count_drop(DropReason::Incomplete))?;
         let Some(message) = message else { return Ok(()) };
-        if !take(conversation, &message, read) {
+        if !handle_query(connection, &message, read_half) {
             return Ok(());
         }
-        patience = limits.idle;
+        first_byte_timeout = limits.idle_timeout;
     }
     Ok(())
 }
 
-/// Answers what can be answered at once; what takes longer goes on by itself. False when there will be no answer, so that
-/// the client is better off without the connection.
-fn take(conversation: &Arc<Connection>, message: &[u8], read: &ReadHalf<'_>) -> bool {
-    let Connection { shared, source, .. } = &**conversation;
-    let show = || shared.show(message, *source, || read.local_addr(), Transport::Tcp);
-    let query = match shared.read(message, *source, Transport::Tcp) {
+/// Handles a query. Adds a query task when it has to wait for upstreams. Returns `false` when it gets no response: the
+/// connection is closed then, so that the client does not wait for one.
+fn handle_query(connection: &Arc<Connection>, message: &[u8], read_half: &ReadHalf<'_>) -> bool {
+    let Connection { shared, client, .. } = &**connection;
+    let sample = || shared.tap_query(message, *client, || read_half.local_addr(), Transport::Tcp);
+    let query = match shared.parse(message, *client, Transport::Tcp) {
         Ok(query) => query,
         Err(Rejection::Drop) => return false,
-        Err(Rejection::Respond(answer, _)) => {
-            conversation.begin();
-            conversation.answer(answer, show().as_deref());
+        Err(Rejection::Respond { message: response, .. }) => {
+            connection.query_started();
+            connection.queue_response(response, sample().as_deref());
             return true;
         }
     };
-    let (shown, way) = (show(), ReplyTransport::Tcp { idle: shared.limits.idle });
-    let unresolved = match shared.resolver.resolve_from_cache(&query, None) {
+    let sampled = sample();
+    let transport = shared.limits.idle_timeout;
+    let miss = match shared.resolver.resolve_from_cache(&query, None) {
         Ok(answer) => {
-            conversation.begin();
-            conversation.answer(answer.to_wire(&query, way), shown.as_deref());
+            connection.query_started();
+            connection.queue_response(answer.to_tcp_wire(&query, transport), sampled.as_deref());
             return true;
         }
-        Err(unresolved) => unresolved,
+        Err(miss) => miss,
     };
-    let Some(working) = shared.begin(*source) else { return false };
-    conversation.begin();
-    let conversation = conversation.clone();
-    query_tasks::add(async move {
-        let (answer, _afterwards) = conversation.shared.resolver.resolve_miss(&query, unresolved).await;
-        conversation.answer(answer.to_wire(&query, way), shown.as_deref());
-        drop(working);
+    let Some(permit) = shared.acquire_waiting_query(*client) else { return false };
+    connection.query_started();
+    let connection = connection.clone();
+    worker_context::spawn_query_task(async move {
+        let (answer, _deferred_store) = connection.shared.resolver.resolve_miss(&query, miss).await;
+        connection.queue_response(answer.to_tcp_wire(&query, transport), sampled.as_deref());
+        drop(permit);
     });
-    query_tasks::go();
+    worker_context::drive_query_tasks();
     true
 }
 
-/// Writes answers until there is none any more, or one that the client does not take.
-async fn write_all(conversation: &Connection, mut write: WriteHalf<'_>) -> io::Result<()> {
-    let limit = conversation.shared.limits.whole_message;
-    while let Some((message, _room)) = conversation.next().await {
-        if let Err(error) = framing::write(&mut write, &message, limit).await {
-            conversation.abort_writes();
+/// Writes responses until there will be no more, or until the client does not take one in time.
+async fn write_responses(connection: &Connection, mut write_half: WriteHalf<'_>) -> io::Result<()> {
+    let timeout = connection.shared.limits.message_timeout;
+    while let Some(UnwrittenResponse { message, permit }) = connection.next_unwritten().await {
+        if let Err(error) = framing::write_message(&mut write_half, &message, timeout).await {
+            connection.abort_writes();
             return Err(error);
         }
-        conversation.written();
+        connection.response_written();
+        drop(permit);
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! Datagrams.
+//! DNS over UDP: reads queries in batches, answers cache hits in five steps, and hands all others to the slow path.
 
-use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,335 +9,354 @@ use node_cache_sys::datagrams::Family;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::batch::{Batch, Room, SIZE};
-use super::query_tasks;
-use super::{Shared, allow};
+use super::batch::{BATCH_SIZE, Batch, BatchDatagrams};
+use super::shared::{Shared, acl_of};
+use super::worker_context;
 use crate::cache::KeyBuf;
-use crate::dns::answer::ReplyTransport;
+
 use crate::dns::query::Transport;
 use crate::dns::request::{self, Rejection};
 use crate::dnstap::Sampled;
-use crate::metrics::{Dropped, Tally};
+use crate::metrics::{DropReason, Tally};
 use crate::resolver::{BatchContext, FastLookup, KnownMiss};
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
 
-/// Full batches that one socket may read in a row before others have their turn.
-const MOST_IN_A_ROW: usize = 4;
+/// Full batches that are read from one socket in a row, at most, before other tasks have their turn.
+const MAX_BATCHES_IN_A_ROW: usize = 4;
 
-thread_local! {
-    /// One room for all sockets of a family in a thread: each is done with it before another one begins.
-    static IPV4: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V4));
-    static IPV6: RefCell<Box<Batch>> = RefCell::new(Batch::new(Family::V6));
-}
+/// UDP socket that is registered with the runtime for readability.
+type RegisteredSocket = AsyncFd<Arc<UdpSocket>>;
 
-/// A socket that is watched: the runtime says when there is something to read.
-type Watched = AsyncFd<Arc<UdpSocket>>;
-
-/// Watches a socket, which must not block.
+/// Registers a non-blocking socket with the runtime.
 ///
 /// # Errors
 ///
-/// It cannot be watched.
-#[allow(deprecated, reason = "what is said of it concerns descriptors that may change; a socket keeps its own")]
-pub(super) fn watch(socket: Arc<UdpSocket>) -> io::Result<Watched> {
+/// The kernel refuses to poll it.
+#[allow(deprecated, reason = "the deprecation concerns descriptors that may change; a socket keeps its own")]
+pub(super) fn register(socket: Arc<UdpSocket>) -> io::Result<RegisteredSocket> {
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
-/// Answers what comes in at a socket and counts it. The socket may be read by others too, workers of this process and
-/// of other ones, each datagram by one of them.
-pub(super) async fn serve(shared: Arc<Shared>, watched: Watched, count: Arc<AtomicU64>) {
-    let socket = watched.get_ref().clone();
-    if let Err(error) = answer_all(&shared, &socket, watched, &count).await {
-        tracing::error!("{:?}: {error}", socket.local_addr());
-    }
-}
-
-/// Of each datagram that leaves a watched socket the kernel tells the watcher that there is room for another one (`sock_wfree`), asked or
-/// not, which is a twentieth of what an answer takes. So a socket that is never empty is not watched: it is read again and again,
-/// in turn with all other work, until it is empty.
-async fn answer_all(
-    shared: &Arc<Shared>,
-    socket: &Arc<UdpSocket>,
-    watched: Watched,
-    count: &AtomicU64,
-) -> io::Result<()> {
-    let own = socket.local_addr()?.ip();
-    let mut watched = Some(watched);
+/// Answers the queries that arrive at a socket, and adds the datagrams to `count`. Other workers of this process, and
+/// other processes, may read the socket too; each datagram is read by one of them.
+///
+/// For each datagram that leaves a registered socket, the kernel reports to the runtime that there is room for another
+/// one (`sock_wfree`), wanted or not, which takes a twentieth of the time of a response. A socket that is never drained
+/// is therefore not registered: it is read again and again, in turn with all other tasks, until it is drained.
+///
+/// # Errors
+///
+/// The socket cannot be registered. Errors of single datagrams do not end it.
+pub(super) async fn serve(shared: Arc<Shared>, registered: RegisteredSocket, count: Arc<AtomicU64>) -> io::Result<()> {
+    let socket = registered.get_ref().clone();
+    let local = socket.local_addr()?.ip();
+    let mut registered = Some(registered);
     loop {
-        let told = match &watched {
-            Some(watched) => Some(watched.readable().await?),
+        let readable = match &registered {
+            Some(registered) => Some(registered.readable().await?),
             None => None,
         };
-        let emptied = (0..MOST_IN_A_ROW).any(|_| is_emptied(shared, socket, own, count));
-        match (told, emptied) {
-            (Some(mut told), true) => told.clear_ready(),
-            // What has come since is told of.
-            (None, true) => watched = Some(watch(socket.clone())?),
+        let is_drained = (0..MAX_BATCHES_IN_A_ROW).any(|_| serve_batch(&shared, &socket, local, &count));
+        match (readable, is_drained) {
+            (Some(mut readable), true) => readable.clear_ready(),
+            // Datagrams that have arrived since are reported.
+            (None, true) => registered = Some(register(socket.clone())?),
             (_, false) => {
-                watched = None;
-                // An empty socket lets the others have their turn by itself.
+                registered = None;
+                // A drained socket yields in `readable`.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-/// Reads a batch and answers it; whether there was no more.
-fn is_emptied(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, count: &AtomicU64) -> bool {
-    let read = match own {
-        IpAddr::V4(_) => IPV4.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
-        IpAddr::V6(_) => IPV6.with_borrow_mut(|batch| take_batch(shared, socket, own, batch)),
+/// Reads one batch and answers it. Returns whether the socket is drained.
+fn serve_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, local: IpAddr, count: &AtomicU64) -> bool {
+    let family = match local {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
     };
-    match read {
+    match worker_context::with_batch(family, |batch| take_batch(shared, socket, local, batch)) {
         Ok(read) => {
             count.fetch_add(read as u64, Ordering::Relaxed);
-            // A batch that is not full has emptied the socket; to say so saves the call that would find it empty. (To read
-            // again at once after all but small batches costs 3 % more for each answer under full load: the batches become
-            // smaller.)
-            read < SIZE
+            // A batch that is not full has drained the socket: that saves the system call that would find it empty. (To
+            // read again at once after all but small batches costs 3 % more for each response under full load: the
+            // batches become smaller.)
+            read < BATCH_SIZE
         }
         Err(error) => {
-            let emptied = error.kind() == ErrorKind::WouldBlock;
-            if !emptied {
-                // An error of a packet sent before (a client that is gone), or of the moment.
-                tracing::debug!("{own}: {error}");
+            let is_drained = error.kind() == ErrorKind::WouldBlock;
+            if !is_drained {
+                // An error of a datagram sent before (the client is gone), or a temporary one.
+                tracing::debug!(address = %local, %error, "cannot read a batch of datagrams");
             }
-            emptied
+            is_drained
         }
     }
 }
 
-/// Reads a number of datagrams, answers out of memory what can be, and sets the rest going. The benchmark counts the
-/// instructions of this function, by its name.
+/// Reads a batch of datagrams, answers cache hits, and starts all other queries. Returns the number of datagrams.
+///
+/// The benchmark counts the instructions of this function, by its name. Each step is a function of its own: the state
+/// of all steps together would not fit the processor's registers.
 #[inline(never)]
-fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, own: IpAddr, batch: &mut Batch) -> io::Result<usize> {
+fn take_batch(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, local: IpAddr, batch: &mut Batch) -> io::Result<usize> {
     let read = batch.datagrams.receive(&**socket)?;
-    let (moment, mut room) = (shared.resolver.batch_context(), std::array::from_fn::<_, SIZE, _>(|_| None));
-    let sought = room.get_mut(..read).unwrap_or_default();
-    let mut left = read_all(shared, own, moment.snapshot(), batch, sought);
-    seek(shared, batch, sought);
-    prefetch_entry(shared, batch, sought);
-    match_key(shared, batch, sought);
-    let tally = answer(shared, socket, &moment, batch, sought, &mut left);
+    let context = shared.resolver.batch_context();
+    let mut lookups = std::array::from_fn::<_, BATCH_SIZE, _>(|_| None);
+    let lookups = lookups.get_mut(..read).unwrap_or_default();
+    let mut deferred = parse_all(shared, local, context.snapshot(), batch, lookups);
+    hash_all(shared, batch, lookups);
+    prefetch_all(shared, batch, lookups);
+    match_all(shared, batch, lookups);
+    let tally = respond_all(shared, socket, &context, batch, lookups, &mut deferred);
     batch.datagrams.send(&**socket, |error| {
-        shared.metrics().dropped(Dropped::Unsent);
-        tracing::debug!("an answer cannot be sent: {error}");
+        shared.metrics().count_drop(DropReason::Unsent);
+        tracing::debug!(address = %local, %error, "cannot send a response");
     });
-    shared.metrics().add(&tally, moment.age());
-    // What takes longer begins when the answers of the others are under way.
-    if !left.is_empty() {
-        for (row, is_unknown) in left {
-            let (question, source) = (batch.datagrams.question(row), batch.datagrams.source(row));
-            take(shared, socket, question, source, is_unknown.then(|| moment.unknown()));
+    shared.metrics().add_batch(&tally, context.elapsed_nanoseconds());
+    // Slow queries start after the responses to the hits have left.
+    if !deferred.is_empty() {
+        for DeferredRow { row, is_known_miss } in deferred.rows() {
+            let query = batch.datagrams.query(row);
+            let client = batch.datagrams.client_address(row);
+            handle_slow(shared, socket, query, client, is_known_miss.then(|| context.known_miss()));
         }
-        query_tasks::go();
+        worker_context::drive_query_tasks();
     }
     Ok(read)
 }
 
-// Each step is a function of its own: in one, what each has to remember would not find room in the processor's registers.
-
-/// Rows that go the whole way: a bit for each.
+/// Rows of a batch that take the slow path, one bit for each.
 #[derive(Clone, Copy, Debug, Default)]
 struct DeferredRows {
     rows: u32,
-    /// Those of them of which memory knows nothing.
-    unknown: u32,
+    /// Subset for which the cache has no entry.
+    known_misses: u32,
 }
 
-const _: () = assert!(SIZE <= u32::BITS as usize);
+/// One row of [`DeferredRows`].
+struct DeferredRow {
+    row: usize,
+    /// Whether the cache has no entry for it.
+    is_known_miss: bool,
+}
+
+const _: () = assert!(BATCH_SIZE <= u32::BITS as usize);
 
 impl DeferredRows {
     #[inline]
-    const fn add(&mut self, row: usize, is_unknown: bool) {
+    const fn add(&mut self, row: usize, is_known_miss: bool) {
         self.rows |= 1 << row;
-        self.unknown |= (is_unknown as u32) << row;
+        self.known_misses |= (is_known_miss as u32) << row;
     }
 
     #[inline]
     const fn is_empty(self) -> bool {
         self.rows == 0
     }
-}
 
-/// Each row, and whether memory knows nothing of it.
-impl Iterator for DeferredRows {
-    type Item = (usize, bool);
-
+    /// Returns the rows in ascending order.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let row = (self.rows != 0).then(|| self.rows.trailing_zeros())?;
-        self.rows &= self.rows - 1;
-        Some((row as usize, self.unknown & (1 << row) != 0))
+    fn rows(self) -> impl Iterator<Item = DeferredRow> {
+        let mut remaining = self.rows;
+        std::iter::from_fn(move || {
+            let row = (remaining != 0).then(|| remaining.trailing_zeros())?;
+            remaining &= remaining - 1;
+            Some(DeferredRow { row: row as usize, is_known_miss: self.known_misses & (1 << row) != 0 })
+        })
     }
 }
 
-/// First step: reads usual questions of those who may ask; what is unusual is left.
+/// First step: checks the ACL and parses common queries. Returns the rows of all other permitted queries.
 #[inline(never)]
-fn read_all<'a>(
+fn parse_all<'a>(
     shared: &Shared,
-    own: IpAddr,
+    local: IpAddr,
     snapshot: Option<&'a Snapshot>,
     batch: &Batch,
-    sought: &mut [Option<FastLookup<'a>>],
+    lookups: &mut [Option<FastLookup<'a>>],
 ) -> DeferredRows {
-    let (datagrams, allow, mut left) = (&batch.datagrams, allow(snapshot), DeferredRows::default());
+    let datagrams = &batch.datagrams;
+    let acl = acl_of(snapshot);
+    let mut deferred = DeferredRows::default();
     let Some(snapshot) = snapshot else {
-        (0..sought.len())
-            .filter(|row| may_ask(shared, allow, datagrams, *row, own))
-            .for_each(|row| left.add(row, false));
-        return left;
+        (0..lookups.len())
+            .filter(|row| may_query(shared, acl, datagrams, *row, local))
+            .for_each(|row| deferred.add(row, false));
+        return deferred;
     };
-    for (row, sought) in sought.iter_mut().enumerate() {
-        if !may_ask(shared, allow, datagrams, row, own) {
+    for (row, lookup) in lookups.iter_mut().enumerate() {
+        if !may_query(shared, acl, datagrams, row, local) {
             continue;
         }
-        let (room, length) = datagrams.question_room(row);
-        let Some(read) = FastLookup::read(snapshot, room, length) else {
-            left.add(row, false);
+        let (buf, length) = datagrams.query_buf(row);
+        let Some(parsed) = FastLookup::parse(snapshot, buf, length) else {
+            deferred.add(row, false);
             continue;
         };
-        *sought = Some(read);
+        *lookup = Some(parsed);
     }
-    left
+    deferred
 }
 
-/// Whether who has sent this datagram gets an answer; counts it when not.
+/// Returns whether the client of this row may get a response; counts a drop if not.
 #[inline(always)]
-fn may_ask(shared: &Shared, allow: &Acl, datagrams: &Room, row: usize, own: IpAddr) -> bool {
-    let (source, port) = datagrams.asker(row);
+fn may_query(shared: &Shared, acl: &Acl, datagrams: &BatchDatagrams, row: usize, local: IpAddr) -> bool {
+    let (client, port) = datagrams.client(row);
     // Nothing can be sent to port 0.
     if port == 0 {
-        shared.metrics().dropped(Dropped::NoWayBack);
+        shared.metrics().count_drop(DropReason::SourcePortZero);
         return false;
     }
-    shared.permits_by(allow, source, own)
+    shared.permits_by(acl, client, local)
 }
 
-/// Second step: writes their keys.
+/// Second step: writes and hashes the cache keys.
 #[inline(never)]
-fn seek(shared: &Shared, batch: &mut Batch, sought: &[Option<FastLookup<'_>>]) {
-    let (Batch { datagrams, keys }, key_hasher) = (batch, shared.resolver.key_hasher());
-    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
-        if let Some(sought) = sought {
-            key_hasher.seek(sought, datagrams.question_room(row).0, key);
-        }
-    }
-}
-/// Third step: finds what may be the answers.
-#[inline(never)]
-fn prefetch_entry<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<FastLookup<'a>>]) {
-    for (key, sought) in batch.keys.iter().zip(sought) {
-        if let Some(sought) = sought {
-            shared.resolver.prefetch_entry(sought, key);
+fn hash_all(shared: &Shared, batch: &mut Batch, lookups: &[Option<FastLookup<'_>>]) {
+    let Batch { datagrams, keys } = batch;
+    let key_hasher = shared.resolver.key_hasher();
+    for (row, (key, lookup)) in keys.iter_mut().zip(lookups).enumerate() {
+        if let Some(lookup) = lookup {
+            key_hasher.hash(lookup, datagrams.query_buf(row).0, key);
         }
     }
 }
 
-/// Fourth step: sees which of them are.
+/// Third step: finds and prefetches the cache entries that may have these keys.
 #[inline(never)]
-fn match_key<'a>(shared: &'a Shared, batch: &Batch, sought: &mut [Option<FastLookup<'a>>]) {
-    for (key, sought) in batch.keys.iter().zip(sought) {
-        if let Some(sought) = sought {
-            shared.resolver.match_key(sought, key);
+fn prefetch_all<'a>(shared: &'a Shared, batch: &Batch, lookups: &mut [Option<FastLookup<'a>>]) {
+    for (key, lookup) in batch.keys.iter().zip(lookups) {
+        if let Some(lookup) = lookup {
+            shared.resolver.prefetch_entry(lookup, key);
         }
     }
 }
 
-/// Last step: makes the answers ready, and counts them; what memory does not know is left.
+/// Fourth step: compares the keys of these entries.
 #[inline(never)]
-fn answer<'a>(
+fn match_all<'a>(shared: &'a Shared, batch: &Batch, lookups: &mut [Option<FastLookup<'a>>]) {
+    for (key, lookup) in batch.keys.iter().zip(lookups) {
+        if let Some(lookup) = lookup {
+            shared.resolver.match_key(lookup, key);
+        }
+    }
+}
+
+/// Last step: writes and counts the responses to hits, and adds all other rows to `deferred`.
+#[inline(never)]
+fn respond_all<'a>(
     shared: &'a Shared,
     socket: &UdpSocket,
-    moment: &BatchContext,
+    context: &BatchContext,
     batch: &mut Batch,
-    sought: &[Option<FastLookup<'a>>],
-    left: &mut DeferredRows,
+    lookups: &[Option<FastLookup<'a>>],
+    deferred: &mut DeferredRows,
 ) -> Tally<'a> {
     let Batch { datagrams, keys } = batch;
-    let (mut tally, shown) = (Tally::default(), shared.resolver.tap().wanted());
-    for (row, (key, sought)) in keys.iter_mut().zip(sought).enumerate() {
-        let Some(sought) = sought else { continue };
-        let mut reply = datagrams.answer(row);
-        let (question, room) = reply.rooms();
-        if let Some(hit) = shared.resolver.hit(moment, sought, key, question, room) {
-            reply.ready(usize::from(hit.length.get()));
-            tally.hit(shared.resolver.hits_in(sought), hit.rcode);
-            if shown | hit.due {
-                beside(shared, socket, row, datagrams, shown, hit.due);
+    let mut tally = Tally::default();
+    let is_tapped = shared.resolver.tap().has_readers();
+    for (row, (key, lookup)) in keys.iter_mut().zip(lookups).enumerate() {
+        let Some(lookup) = lookup else { continue };
+        let mut reply = datagrams.begin_response(row);
+        let (query_buf, response_buf) = reply.buffers();
+        if let Some(hit) = shared.resolver.hit(context, lookup, key, query_buf, response_buf) {
+            reply.commit(usize::from(hit.length.get()));
+            tally.count_hit(shared.resolver.hit_counters(lookup), hit.rcode);
+            if is_tapped | hit.refresh_due {
+                refresh_and_tap(shared, socket, row, datagrams, is_tapped, hit.refresh_due);
             }
         } else {
-            leave(left, row, key);
+            defer(deferred, row, key);
         }
     }
     tally
 }
 
-/// Leaves a row whose key this is. A function of its own, so that its work needs no registers where there are answers.
+/// Defers a row to the slow path. `key` is its key. A function of its own, so that it takes no registers from hits.
 #[cold]
 #[inline(never)]
-fn leave(left: &mut DeferredRows, row: usize, key: &KeyBuf) {
-    left.add(row, key.is_cleared());
+fn defer(deferred: &mut DeferredRows, row: usize, key: &KeyBuf) {
+    deferred.add(row, key.is_cleared());
 }
 
-/// What else there is to do about an answer that was written: somebody looks, or it is due to be asked for again.
+/// Does the rare work of a hit whose response was just written: dnstap, and prefetch in the last tenth of the TTL.
 #[cold]
 #[inline(never)]
-fn beside(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room, shown: bool, due: bool) {
-    if shown {
-        show(shared, socket, row, datagrams);
+fn refresh_and_tap(
+    shared: &Shared,
+    socket: &UdpSocket,
+    row: usize,
+    datagrams: &BatchDatagrams,
+    is_tapped: bool,
+    refresh_due: bool,
+) {
+    if is_tapped {
+        tap(shared, socket, row, datagrams);
     }
-    if due {
-        refresh(shared, datagrams.question(row));
+    if refresh_due {
+        refresh(shared, datagrams.query(row));
     }
 }
 
-/// Shows a question and its answer, which is the last one that was written, to those who look.
-fn show(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &Room) {
-    let (question, source) = (datagrams.question(row), datagrams.source(row));
-    let picked = shared.show(question, source, || socket.local_addr(), Transport::Udp);
-    shared.show_answer(picked.as_deref(), datagrams.last_answer());
+/// Samples the query of this row and the response that was written last, for dnstap.
+fn tap(shared: &Shared, socket: &UdpSocket, row: usize, datagrams: &BatchDatagrams) {
+    let query = datagrams.query(row);
+    let sampled = shared.tap_query(query, datagrams.client_address(row), || socket.local_addr(), Transport::Udp);
+    shared.tap_response(sampled.as_deref(), datagrams.last_response());
 }
 
-/// Sees to it that the answer is there when its time is over.
-fn refresh(shared: &Shared, packet: &[u8]) {
-    if let Ok(query) = request::read(packet) {
+/// Prefetches the answer to a query.
+fn refresh(shared: &Shared, message: &[u8]) {
+    if let Ok(query) = request::read(message) {
         shared.resolver.refresh(&query);
     }
 }
 
-/// Answers what is not a usual question with a usual answer in memory; what takes longer goes on by itself.
-fn take(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, packet: &[u8], source: SocketAddr, unknown: Option<KnownMiss>) {
-    let show = || shared.show(packet, source, || socket.local_addr(), Transport::Udp);
-    let query = match shared.read(packet, source, Transport::Udp) {
+/// Handles a query on the slow path. Adds a query task when it has to wait for upstreams.
+fn handle_slow(
+    shared: &Arc<Shared>,
+    socket: &Arc<UdpSocket>,
+    message: &[u8],
+    client: SocketAddr,
+    known_miss: Option<KnownMiss>,
+) {
+    let sample = || shared.tap_query(message, client, || socket.local_addr(), Transport::Udp);
+    let query = match shared.parse(message, client, Transport::Udp) {
         Ok(query) => query,
         Err(Rejection::Drop) => return,
-        Err(Rejection::Respond(answer, _)) => return send(shared, socket, &answer, source, show().as_deref()),
-    };
-    let shown = show();
-    let unresolved = match shared.resolver.resolve_from_cache(&query, unknown) {
-        Ok(answer) => {
-            return send(shared, socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
+        Err(Rejection::Respond { message: response, .. }) => {
+            return send_response(shared, socket, &response, client, sample().as_deref());
         }
-        Err(unresolved) => unresolved,
     };
-    let Some(working) = shared.begin(source) else { return };
-    let (shared, socket) = (shared.clone(), socket.clone());
-    query_tasks::add(async move {
-        let (answer, _afterwards) = shared.resolver.resolve_miss(&query, unresolved).await;
-        send(&shared, &socket, &answer.to_wire(&query, ReplyTransport::Udp), source, shown.as_deref());
-        drop(working);
+    let sampled = sample();
+    let miss = match shared.resolver.resolve_from_cache(&query, known_miss) {
+        Ok(answer) => {
+            let response = answer.to_udp_wire(&query);
+            return send_response(shared, socket, &response, client, sampled.as_deref());
+        }
+        Err(miss) => miss,
+    };
+    let Some(permit) = shared.acquire_waiting_query(client) else { return };
+    let shared = shared.clone();
+    let socket = socket.clone();
+    worker_context::spawn_query_task(async move {
+        let (answer, _deferred_store) = shared.resolver.resolve_miss(&query, miss).await;
+        let response = answer.to_udp_wire(&query);
+        send_response(&shared, &socket, &response, client, sampled.as_deref());
+        drop(permit);
     });
 }
 
-/// Sends without waiting: a full send buffer loses a datagram as any other queue on its way would.
-fn send(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, shown: Option<&Sampled>) {
+/// Sends a response without waiting: a full send buffer loses a datagram, as any other queue on its way would.
+fn send_response(shared: &Shared, socket: &UdpSocket, message: &[u8], client: SocketAddr, sampled: Option<&Sampled>) {
     match socket.send_to(message, client) {
-        Ok(_) => shared.show_answer(shown, message),
+        Ok(_) => shared.tap_response(sampled, message),
         Err(error) => {
-            shared.metrics().dropped(Dropped::Unsent);
-            tracing::debug!("{client}: {error}");
+            shared.metrics().count_drop(DropReason::Unsent);
+            tracing::debug!(%client, %error, "cannot send a response");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Workers: threads with a runtime of their own, each of which reads every socket and answers what it has read, hit or
-//! miss, without handing it on. What they share is the resolver, and so its memory and the questions that are outstanding.
+//! Workers: threads with a runtime of their own. Each worker reads every socket and answers what it reads itself, hit
+//! or miss. Workers share the resolver, and with it the cache and the upstream queries in flight.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,174 +11,200 @@ use futures::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time;
 
-use super::{Shared, query_tasks, tcp, udp};
+use super::shared::Shared;
+use super::worker_context::WorkerContext;
+use super::{tcp, udp};
 use crate::handover::{HeldSocket, Protocol};
 
-/// How long a worker has to lay its sockets down before the process ends without it.
-const REST_LIMIT: Duration = Duration::from_secs(1);
+/// Time in which a worker stops reading, before the process ends without it.
+const STOP_READING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A worker that does not read what it should.
+/// Fault of a worker that does not read every socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorkerFault {
-    /// Its thread is gone.
+    /// The worker's thread has ended.
     #[error("worker {0} has ended")]
     Ended(usize),
-    /// It is stuck.
-    #[error("worker {worker} did not react within {limit:?}")]
+    /// The worker's thread hangs.
+    #[error("worker {worker} did not react within {timeout:?}")]
     Hung {
-        /// Its number, from 0.
+        /// Index of the worker, from 0.
         worker: usize,
-        /// How long it had.
-        limit: Duration,
+        /// Time in which it did not react.
+        timeout: Duration,
     },
-    /// It reacts, but a socket is not read.
+    /// The worker reacts, but does not read a socket.
     #[error("worker {worker} does not read {protocol:?} at {address}")]
     Socket {
-        /// Its number, from 0.
+        /// Index of the worker, from 0.
         worker: usize,
-        /// Where the socket is bound.
+        /// Address of the socket.
         address: IpAddr,
-        /// What it carries.
+        /// Protocol of the socket.
         protocol: Protocol,
     },
 }
 
-/// The workers of a process. They end when this is dropped.
+/// The workers of a process. Dropping it ends them.
 #[derive(Debug)]
 pub struct Workers(Vec<Worker>);
 
 impl Workers {
     pub(super) fn start(
-        number: usize,
+        count: usize,
         shared: &Arc<Shared>,
         sockets: &watch::Receiver<Vec<HeldSocket>>,
     ) -> io::Result<Self> {
-        let start = |number| Worker::start(number, shared.clone(), sockets.clone());
-        Ok(Self((0..number.max(1)).map(start).collect::<io::Result<_>>()?))
+        let start = |index| Worker::start(index, shared.clone(), sockets.clone());
+        Ok(Self((0..count.max(1)).map(start).collect::<io::Result<_>>()?))
     }
 
-    /// Whether every worker reads every socket. Each has `limit` to say so.
+    /// Checks that every worker reads every socket. Each has `timeout` to report.
     ///
     /// # Errors
     ///
-    /// [`WorkerFault`] tells of the first that does not.
-    pub async fn all_read(&self, limit: Duration) -> Result<(), WorkerFault> {
-        join_all(self.0.iter().map(|worker| worker.reads(limit))).await.into_iter().collect()
+    /// [`WorkerFault`] of the first worker that does not.
+    pub async fn check_readers(&self, timeout: Duration) -> Result<(), WorkerFault> {
+        join_all(self.0.iter().map(|worker| worker.check_readers(timeout))).await.into_iter().collect()
     }
 
-    /// Datagrams that each has read so far.
+    /// Returns the number of datagrams that each worker has read.
     #[must_use]
     pub fn datagrams(&self) -> Vec<u64> {
         self.0.iter().map(|worker| worker.datagrams.load(Ordering::Relaxed)).collect()
     }
 
-    /// Has all of them lay their sockets down. A batch that one of them is at is answered before it does. What is in work goes on.
-    pub(super) async fn rest(&self) {
-        join_all(self.0.iter().map(|worker| worker.ask(Command::StopReading, REST_LIMIT))).await;
+    /// Stops reading on all workers; queries already read are still answered.
+    pub(super) async fn stop_reading(&self) {
+        join_all(self.0.iter().map(|worker| worker.request(Command::StopReading, STOP_READING_TIMEOUT))).await;
     }
 }
 
 #[derive(Debug)]
 struct Worker {
-    number: usize,
-    words: mpsc::Sender<Command>,
+    index: usize,
+    commands: mpsc::Sender<Command>,
     datagrams: Arc<AtomicU64>,
 }
 
-/// What is said to a worker.
+/// Command to a worker, with the channel for its reply.
 enum Command {
-    /// Say which socket is not read.
+    /// Report a socket that is not read, if there is one.
     ReportUnread(oneshot::Sender<Option<HeldSocket>>),
-    /// Read no more.
+    /// Stop reading all sockets.
     StopReading(oneshot::Sender<()>),
-    /// Do this.
+    /// Run a function in the worker's thread.
     #[cfg(test)]
-    Do(Box<dyn FnOnce() + Send>),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// Reply of a worker to a [`Command`].
+enum Reply<T> {
+    Received(T),
+    WorkerEnded,
+    TimedOut,
 }
 
 impl Worker {
-    fn start(number: usize, shared: Arc<Shared>, sockets: watch::Receiver<Vec<HeldSocket>>) -> io::Result<Self> {
-        // Where there is always something to do, sockets would else be looked at after 61 tasks. After each one they would be looked
-        // at once more before the thread goes to sleep, which looks as well.
+    fn start(index: usize, shared: Arc<Shared>, sockets: watch::Receiver<Vec<HeldSocket>>) -> io::Result<Self> {
+        // Under constant load the runtime would look at sockets only after 61 tasks. With an interval of 1 it would
+        // look once more after the last task, just before the thread sleeps, which looks at them as well.
         let runtime = Builder::new_current_thread().event_interval(2).enable_all().build()?;
-        let (words, heard) = mpsc::channel(8);
+        let (commands, received_commands) = mpsc::channel(8);
         let datagrams = Arc::<AtomicU64>::default();
-        let reading = Reading { shared, datagrams: datagrams.clone(), wanted: Vec::new(), loops: Vec::new() };
-        let name = format!("worker-{number}");
-        std::thread::Builder::new().name(name).spawn(move || live(&runtime, reading, sockets, heard))?;
-        Ok(Self { number, words, datagrams })
+        let readers = SocketReaders {
+            worker: index,
+            shared,
+            datagrams: datagrams.clone(),
+            sockets: Vec::new(),
+            readers: Vec::new(),
+        };
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || worker_main(&runtime, readers, sockets, received_commands))?;
+        Ok(Self { index, commands, datagrams })
     }
 
-    async fn reads(&self, limit: Duration) -> Result<(), WorkerFault> {
-        let worker = self.number;
-        let told = self.ask(Command::ReportUnread, limit).await;
-        match told.ok_or(WorkerFault::Hung { worker, limit })?.ok_or(WorkerFault::Ended(worker))? {
-            None => Ok(()),
-            Some(HeldSocket { address, protocol, .. }) => Err(WorkerFault::Socket { worker, address, protocol }),
+    async fn check_readers(&self, timeout: Duration) -> Result<(), WorkerFault> {
+        let worker = self.index;
+        match self.request(Command::ReportUnread, timeout).await {
+            Reply::Received(None) => Ok(()),
+            Reply::Received(Some(HeldSocket { address, protocol, .. })) => {
+                Err(WorkerFault::Socket { worker, address, protocol })
+            }
+            Reply::WorkerEnded => Err(WorkerFault::Ended(worker)),
+            Reply::TimedOut => Err(WorkerFault::Hung { worker, timeout }),
         }
     }
 
-    /// Its reply; none within the limit, or `Some(None)` when there is nobody to give one.
-    async fn ask<T>(&self, word: impl FnOnce(oneshot::Sender<T>) -> Command, limit: Duration) -> Option<Option<T>> {
-        let (reply, replied) = oneshot::channel();
-        let asked = async {
-            self.words.send(word(reply)).await.ok()?;
-            replied.await.ok()
+    /// Sends a command and waits for the reply.
+    async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command, timeout: Duration) -> Reply<T> {
+        let (reply, received_reply) = oneshot::channel();
+        let exchange = async {
+            self.commands.send(command(reply)).await.ok()?;
+            received_reply.await.ok()
         };
-        timeout(limit, asked).await.ok()
+        match time::timeout(timeout, exchange).await {
+            Ok(Some(reply)) => Reply::Received(reply),
+            Ok(None) => Reply::WorkerEnded,
+            Err(_) => Reply::TimedOut,
+        }
     }
 }
 
-/// All that a worker's thread does. The benchmark counts the instructions of this function, by its name.
+/// Main function of a worker's thread. The benchmark counts its instructions, by its name.
 #[inline(never)]
-fn live(
+fn worker_main(
     runtime: &Runtime,
-    reading: Reading,
+    readers: SocketReaders,
     sockets: watch::Receiver<Vec<HeldSocket>>,
-    heard: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
 ) {
     runtime.block_on(async {
-        tokio::spawn(query_tasks::run());
-        reading.follow(sockets, heard).await;
+        let _context = WorkerContext::start();
+        readers.run(sockets, commands).await;
     });
 }
 
-/// What a worker does.
-struct Reading {
+/// The sockets of a worker, with one reader task for each.
+struct SocketReaders {
+    /// Index of the worker.
+    worker: usize,
     shared: Arc<Shared>,
     datagrams: Arc<AtomicU64>,
-    wanted: Vec<HeldSocket>,
-    loops: Vec<(HeldSocket, Loop)>,
+    /// Sockets that the worker should read.
+    sockets: Vec<HeldSocket>,
+    readers: Vec<(HeldSocket, ReaderTask)>,
 }
 
-impl Reading {
-    /// Keeps one loop for each socket until nobody can say anything any more.
-    async fn follow(mut self, mut sockets: watch::Receiver<Vec<HeldSocket>>, mut heard: mpsc::Receiver<Command>) {
-        self.read(sockets.borrow_and_update().clone());
-        let mut changes = true;
+impl SocketReaders {
+    /// Follows the set of sockets and obeys commands, until [`Workers`] is dropped.
+    async fn run(mut self, mut sockets: watch::Receiver<Vec<HeldSocket>>, mut commands: mpsc::Receiver<Command>) {
+        self.set_sockets(sockets.borrow_and_update().clone());
+        let mut follows_changes = true;
         loop {
             tokio::select! {
-                // Whoever asks hears of the set as it was when he asked.
+                // A command sees every change of the set that was made before it.
                 biased;
-                changed = sockets.changed(), if changes => match changed {
-                    Ok(()) => self.read(sockets.borrow_and_update().clone()),
-                    // Nobody will change the set any more; it stays as it is.
-                    Err(_) => changes = false,
+                changed = sockets.changed(), if follows_changes => match changed {
+                    Ok(()) => self.set_sockets(sockets.borrow_and_update().clone()),
+                    // The sender is gone: the set stays as it is.
+                    Err(_) => follows_changes = false,
                 },
-                word = heard.recv() => match word {
-                    // Whoever asked may have given up, here and below.
+                command = commands.recv() => match command {
+                    // The receiver of a reply may have given up, here and below.
                     Some(Command::ReportUnread(reply)) => {
-                        let _ = reply.send(self.unread());
+                        let _ = reply.send(self.first_unread());
                     }
                     Some(Command::StopReading(reply)) => {
-                        changes = false;
-                        self.read(Vec::new());
+                        follows_changes = false;
+                        self.set_sockets(Vec::new());
                         let _ = reply.send(());
                     }
                     #[cfg(test)]
-                    Some(Command::Do(work)) => work(),
+                    Some(Command::Run(function)) => function(),
                     None => return,
                 },
             }
@@ -186,29 +212,36 @@ impl Reading {
     }
 
     /// Reads these sockets and no others.
-    fn read(&mut self, wanted: Vec<HeldSocket>) {
-        let is_wanted = |held: &HeldSocket| wanted.iter().any(|socket| Arc::ptr_eq(&socket.fd, &held.fd));
-        self.loops.retain(|(held, running)| is_wanted(held) && !running.0.is_finished());
-        for socket in &wanted {
+    fn set_sockets(&mut self, sockets: Vec<HeldSocket>) {
+        let is_in_set = |held: &HeldSocket| sockets.iter().any(|socket| Arc::ptr_eq(&socket.fd, &held.fd));
+        self.readers.retain(|(held, reader)| is_in_set(held) && !reader.0.is_finished());
+        for socket in &sockets {
             if self.is_read(socket) {
                 continue;
             }
-            match self.start(socket) {
-                Ok(running) => self.loops.push((socket.clone(), running)),
-                Err(error) => tracing::error!("{} {:?}: {error}", socket.address, socket.protocol),
+            match self.start_reader(socket) {
+                Ok(reader) => self.readers.push((socket.clone(), reader)),
+                Err(error) => self.log_unreadable(socket, &error),
             }
         }
-        self.wanted = wanted;
+        self.sockets = sockets;
     }
 
-    fn start(&self, socket: &HeldSocket) -> io::Result<Loop> {
+    fn start_reader(&self, socket: &HeldSocket) -> io::Result<ReaderTask> {
         let fd = socket.fd.try_clone()?;
         let shared = self.shared.clone();
         let task = match socket.protocol {
             Protocol::Udp => {
-                let socket = std::net::UdpSocket::from(fd);
-                socket.set_nonblocking(true)?;
-                tokio::spawn(udp::serve(shared, udp::watch(Arc::new(socket))?, self.datagrams.clone()))
+                let udp_socket = std::net::UdpSocket::from(fd);
+                udp_socket.set_nonblocking(true)?;
+                let serve = udp::serve(shared, udp::register(Arc::new(udp_socket))?, self.datagrams.clone());
+                let worker = self.worker;
+                let address = socket.address;
+                tokio::spawn(async move {
+                    if let Err(error) = serve.await {
+                        tracing::error!(worker, %address, protocol = "UDP", %error, "cannot read a socket");
+                    }
+                })
             }
             Protocol::Tcp => {
                 let listener = std::net::TcpListener::from(fd);
@@ -216,24 +249,29 @@ impl Reading {
                 tokio::spawn(tcp::serve(shared, tokio::net::TcpListener::from_std(listener)?))
             }
         };
-        Ok(Loop(task))
+        Ok(ReaderTask(task))
     }
 
-    /// A socket that should be read and is not.
-    fn unread(&self) -> Option<HeldSocket> {
-        self.wanted.iter().find(|socket| !self.is_read(socket)).cloned()
+    fn log_unreadable(&self, socket: &HeldSocket, error: &io::Error) {
+        let HeldSocket { address, protocol, .. } = socket;
+        tracing::error!(worker = self.worker, %address, ?protocol, %error, "cannot read a socket");
+    }
+
+    /// Returns a socket that should be read and is not.
+    fn first_unread(&self) -> Option<HeldSocket> {
+        self.sockets.iter().find(|socket| !self.is_read(socket)).cloned()
     }
 
     fn is_read(&self, socket: &HeldSocket) -> bool {
-        self.loops.iter().any(|(held, running)| Arc::ptr_eq(&held.fd, &socket.fd) && !running.0.is_finished())
+        self.readers.iter().any(|(held, reader)| Arc::ptr_eq(&held.fd, &socket.fd) && !reader.0.is_finished())
     }
 }
 
-/// The loop of one socket, until it is dropped.
+/// Reader task of one socket. Dropping it ends the task.
 #[derive(Debug)]
-struct Loop(JoinHandle<()>);
+struct ReaderTask(JoinHandle<()>);
 
-impl Drop for Loop {
+impl Drop for ReaderTask {
     fn drop(&mut self) {
         self.0.abort();
     }

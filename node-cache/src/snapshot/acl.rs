@@ -1,55 +1,57 @@
-//! Who may ask. Everybody else gets no answer at all: not even a refusal can be sent to a forged address.
+//! Access control list: the networks whose queries are answered. Queries from all other addresses are dropped without a
+//! response, so that not even a refusal is sent to a forged address.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The networks that may ask, and the process's own addresses, which always may.
+/// Access control list by source network. Our own addresses are always permitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
-    ipv4: Vec<Masked<u32>>,
-    ipv6: Vec<Masked<u128>>,
+    ipv4: Vec<Network<u32>>,
+    ipv6: Vec<Network<u128>>,
 }
 
-/// The bits of a network, and which bits they are.
+/// Network address and mask as integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Masked<T> {
-    network: T,
+struct Network<T> {
+    address: T,
     mask: T,
 }
 
 impl Acl {
-    /// Lets no network ask.
+    /// Permits no network.
     pub const DENY_ALL: Self = Self { ipv4: Vec::new(), ipv6: Vec::new() };
 
-    /// Lets these networks ask.
+    /// Permits these networks.
     #[must_use]
     pub fn new(networks: &[IpNet]) -> Self {
-        let mut allow = Self::DENY_ALL;
+        let mut acl = Self::DENY_ALL;
         for network in networks {
             match network.trunc() {
-                IpNet::V4(net) => {
-                    allow.ipv4.push(Masked { network: net.network().to_bits(), mask: net.netmask().to_bits() });
+                IpNet::V4(network) => {
+                    acl.ipv4.push(Network { address: network.network().to_bits(), mask: network.netmask().to_bits() });
                 }
-                IpNet::V6(net) => {
-                    allow.ipv6.push(Masked { network: net.network().to_bits(), mask: net.netmask().to_bits() });
+                IpNet::V6(network) => {
+                    acl.ipv6.push(Network { address: network.network().to_bits(), mask: network.netmask().to_bits() });
                 }
             }
         }
-        allow
+        acl
     }
 
-    /// Whether a source may ask at one of our addresses. A source that *is* the address asked is this host itself (the
-    /// agent's self-query among others) and may, whatever the networks are; from elsewhere such a packet cannot come.
+    /// Returns whether a query from `source` to `destination`, one of our addresses, is permitted. A source equal to
+    /// its destination is this host itself (the agent's self-query among others) and always permitted: such a packet
+    /// cannot come from another host.
     #[must_use]
     #[inline]
-    pub fn permits(&self, source: IpAddr, asked: IpAddr) -> bool {
+    pub fn permits(&self, source: IpAddr, destination: IpAddr) -> bool {
         let source = source.to_canonical();
         let permitted = match source {
-            IpAddr::V4(source) => self.ipv4.iter().any(|allowed| source.to_bits() & allowed.mask == allowed.network),
-            IpAddr::V6(source) => self.ipv6.iter().any(|allowed| source.to_bits() & allowed.mask == allowed.network),
+            IpAddr::V4(source) => self.ipv4.iter().any(|network| source.to_bits() & network.mask == network.address),
+            IpAddr::V6(source) => self.ipv6.iter().any(|network| source.to_bits() & network.mask == network.address),
         };
-        permitted || source == asked.to_canonical()
+        permitted || source == destination.to_canonical()
     }
 }
 
@@ -57,13 +59,13 @@ impl Acl {
 mod tests {
     use super::*;
 
-    fn permits(source: &str, asked: &str) -> bool {
-        let allow = Acl::new(&["10.1.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
-        allow.permits(source.parse().unwrap(), asked.parse().unwrap())
+    fn permits(source: &str, destination: &str) -> bool {
+        let acl = Acl::new(&["10.1.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        acl.permits(source.parse().unwrap(), destination.parse().unwrap())
     }
 
     #[test]
-    fn only_the_networks_of_the_configuration_may_ask() {
+    fn only_the_configured_networks_are_permitted() {
         assert!(permits("10.1.2.3", "169.254.20.10"));
         assert!(permits("fd12::1", "fd00::10"));
         assert!(!permits("11.1.2.3", "169.254.20.10"));
@@ -71,13 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_mapped_source_is_judged_by_its_ipv4_address() {
+    fn an_ipv4_mapped_source_is_matched_by_its_ipv4_address() {
         assert!(permits("::ffff:10.1.2.3", "fd00::10"));
         assert!(!permits("::ffff:11.1.2.3", "fd00::10"));
     }
 
     #[test]
-    fn the_host_itself_may_always_ask() {
+    fn the_host_itself_is_always_permitted() {
         assert!(permits("169.254.20.10", "169.254.20.10"));
         assert!(permits("fd00:1::1", "fd00:1::1"));
         assert!(!permits("169.254.20.11", "169.254.20.10"));

@@ -1,4 +1,8 @@
-//! One revision made ready for use: routes with their servers, bounds, and who may ask. Never changed, only replaced.
+//! Snapshot of one revision for one process: routes to upstreams, empty zones, cache policy and ACL. Immutable: a new
+//! revision replaces the snapshot.
+//!
+//! [`Routes`] chooses the [`Scope`] of a name by its longest suffix, [`EmptyZones`] are the locally served zones (RFC
+//! 6303), [`Acl`] permits clients.
 
 pub mod acl;
 pub mod empty_zones;
@@ -14,118 +18,142 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
-use crate::metrics::ScopeAnswers;
+use crate::metrics::ScopeCounters;
+use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
-use crate::upstream::discovery::{RegistryUpdate, resolv_conf};
+use crate::upstream::discovery::resolv_conf;
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
-use empty_zones::{EmptyZones, is_inside};
+use empty_zones::{EmptyZones, is_private};
 use routes::{Routes, private_reverse_zones};
 
-/// The longest that a cache waits for other servers. Clients give up after five seconds.
+/// Deadline of a cache's upstream queries, retries included. Clients time out after five seconds.
 const NODE_DEADLINE: Duration = Duration::from_millis(3800);
-/// The longest that a zone resolver waits: it has said that nobody answers before a cache gives it up.
+/// Deadline of a zone resolver's upstream queries, retries included. Shorter than a cache's, so that the cache receives
+/// the SERVFAIL before its own deadline.
 const RESOLVER_DEADLINE: Duration = Duration::from_millis(2800);
 
-/// Names that the same servers know.
+/// Scope of names that are resolved by the same upstreams.
 #[derive(Debug)]
 pub struct Scope {
-    /// What it is called in metrics: `cluster`, `route/<suffix>`, `outside`, `forward` or `inside`.
+    /// Name in metrics: `cluster`, `route/<suffix>`, `outside`, `forward` or `inside`.
     pub name: String,
-    /// Its number in keys of the cache. It is the same in another revision exactly if the same servers answer.
+    /// ID in cache keys. Two revisions have the same ID for a scope exactly if its upstreams are the same.
     pub id: u64,
-    /// Who is asked.
+    /// Upstreams of the scope.
     pub pool: Pool,
-    /// The longest that an answer is waited for.
+    /// Deadline of upstream queries, retries included.
     pub deadline: Duration,
-    /// Whether these servers are ours, so that what they say of authenticity (AD) may be passed on.
+    /// Whether the upstreams are resolvers of this tier, whose AD flag is passed on to clients.
     pub trusted: bool,
-    /// The zone in which a name that does not exist has nothing below it (RFC 8020).
+    /// Zone in which an NXDOMAIN response denies all names below its name too (NXDOMAIN cut, RFC 8020).
     pub zone: Option<Name>,
-    /// Where its usual answers are counted, once there was one.
-    pub answers: OnceLock<ScopeAnswers>,
+    /// Counters of usual responses, looked up for the first response.
+    pub counters: OnceLock<ScopeCounters>,
 }
 
-/// One revision, for one process.
+impl Scope {
+    fn new(name: &str, upstreams: &impl Hash, pool: Pool, deadline: Duration, kind: UpstreamKind<'_>) -> Arc<Self> {
+        let mut hasher = DefaultHasher::new();
+        (name, upstreams).hash(&mut hasher);
+        let zone = match kind {
+            UpstreamKind::Cluster(domain) => Name::from_text(domain).ok().map(|domain| domain.lower()),
+            UpstreamKind::Tier | UpstreamKind::Foreign => None,
+        };
+        Arc::new(Self {
+            name: name.to_owned(),
+            id: hasher.finish(),
+            pool,
+            deadline,
+            trusted: matches!(kind, UpstreamKind::Tier),
+            zone,
+            counters: OnceLock::new(),
+        })
+    }
+}
+
+/// Snapshot of one revision for one process.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Who is asked for which name.
+    /// Scope of each name, by longest suffix.
     pub routes: Routes<Arc<Scope>>,
-    /// Which names nobody is asked for.
-    pub empty: EmptyZones,
-    /// How long answers are kept.
+    /// Locally served zones, for which no upstream is queried (RFC 6303).
+    pub empty_zones: EmptyZones,
+    /// TTL caps and serve-stale of the cache.
     pub policy: Policy,
-    /// Who may ask.
-    pub allow: Acl,
-    /// What is wrong with the sources of upstreams, in one sentence.
+    /// Networks whose queries are answered.
+    pub acl: Acl,
+    /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
-    /// What all servers share.
+    /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
     scopes: Vec<Arc<Scope>>,
 }
 
 impl Snapshot {
-    /// What a revision means on a node in this zone: names of the cluster are asked of the cluster DNS, suffixes of
-    /// their routes, all others of the resolvers of the zone and, when those do not answer, of the other zones. Where
-    /// the zone is not known all zones are the same.
+    /// Makes the snapshot of a cache on a node in `zone`. Names of the cluster domain and private reverse zones are
+    /// routed to the cluster DNS, suffixes to their routes, all others to the resolvers of the zone and, when those do
+    /// not respond, of the other zones. When the zone is unknown, all zones have the same rank.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
-    pub fn for_node(config: &Config, zone: Option<&str>, book: &mut GroupRegistry) -> Self {
-        let (routes, scopes) = book.apply(|groups| {
+    pub fn for_node(config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Self {
+        let (routes, scopes) = registry.apply(|update| {
             let cluster_dns = &config.cluster_dns;
-            let cluster = groups.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
-            let (mut own, mut others) = (Vec::new(), Vec::new());
-            let zone_is_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
-            for each in &config.zones {
-                let near = !zone_is_known || Some(each.name.as_str()) == zone;
-                let scope = format!("zone/{}", each.name);
-                let interval = if near { LOCAL_ZONE } else { REMOTE_ZONE };
-                let group = groups.discovered(&scope, &each.bootstrap, &each.service, Some(&cluster), interval);
-                if near { own.push(group) } else { others.push(group) }
+            let cluster = update.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
+            let mut own_zone = Vec::new();
+            let mut other_zones = Vec::new();
+            let is_zone_known = config.zones.iter().any(|each| Some(each.name.as_str()) == zone);
+            for resolvers in &config.zones {
+                let is_local = !is_zone_known || Some(resolvers.name.as_str()) == zone;
+                let scope = format!("zone/{}", resolvers.name);
+                let interval = if is_local { LOCAL_ZONE } else { REMOTE_ZONE };
+                let group =
+                    update.discovered(&scope, &resolvers.bootstrap, &resolvers.service, Some(&cluster), interval);
+                if is_local { own_zone.push(group) } else { other_zones.push(group) }
             }
-            let outside =
-                scope("outside", &(), Pool::new(vec![own, others], Selection::PowerOfTwo), NODE_DEADLINE, Kind::Ours);
+            let pool = Pool::new(vec![own_zone, other_zones], Selection::PowerOfTwo);
+            let outside = Scope::new("outside", &(), pool, NODE_DEADLINE, UpstreamKind::Tier);
             let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
-            let servers = (&config.cluster_domain, &cluster_dns.service);
-            let kind = Kind::Cluster(&config.cluster_domain);
-            let cluster = scope("cluster", &servers, pool, NODE_DEADLINE, kind);
+            let upstreams = (&config.cluster_domain, &cluster_dns.service);
+            let kind = UpstreamKind::Cluster(&config.cluster_domain);
+            let cluster = Scope::new("cluster", &upstreams, pool, NODE_DEADLINE, kind);
             let mut routes = Routes::new(outside.clone());
             let mut scopes = vec![cluster.clone(), outside];
             for suffix in private_reverse_zones() {
-                add(&mut routes, &suffix, &cluster);
+                add_route(&mut routes, &suffix, &cluster);
             }
             for route in &config.routes {
                 let name = format!("route/{}", route.suffix);
-                let pool = Pool::new(vec![vec![groups.fixed(&name, &route.upstreams)]], Selection::Ordered);
-                let scope = scope(&name, &route.upstreams, pool, NODE_DEADLINE, Kind::Foreign);
-                add(&mut routes, &route.suffix, &scope);
+                let pool = Pool::new(vec![vec![update.fixed(&name, &route.upstreams)]], Selection::Ordered);
+                let scope = Scope::new(&name, &route.upstreams, pool, NODE_DEADLINE, UpstreamKind::Foreign);
+                add_route(&mut routes, &route.suffix, &scope);
                 scopes.push(scope);
             }
-            add(&mut routes, &config.cluster_domain, &cluster);
+            add_route(&mut routes, &config.cluster_domain, &cluster);
             (routes, scopes)
         });
-        let mut empty = EmptyZones::new();
+        let mut empty_zones = EmptyZones::new();
         let suffixes = config.routes.iter().map(|route| &route.suffix).chain([&config.cluster_domain]);
-        // Those that are no names have been told of.
-        suffixes.for_each(|suffix| drop(empty.except(suffix)));
+        // Suffixes that are no domain names have been logged by `add_route`.
+        suffixes.for_each(|suffix| drop(empty_zones.exclude(suffix)));
         Self {
             routes,
-            empty,
+            empty_zones,
             policy: policy(&config.node_cache.cache),
-            allow: Acl::new(&config.node_cache.allow_from),
+            acl: Acl::new(&config.node_cache.allow_from),
             upstream_problem: None,
-            context: book.context().clone(),
+            context: registry.context().clone(),
             scopes,
         }
     }
 
-    /// What a revision means for a resolver of a zone: every name is asked of its upstreams, in their order, but the names of
-    /// private addresses only of those upstreams that are inside themselves. Where there are none those zones are empty.
+    /// Makes the snapshot of a zone's resolver. Every name is routed to its upstreams, in their order; private reverse
+    /// zones only to upstreams with a private address themselves. Without such upstreams those zones are empty.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
-    pub fn for_zone_resolver(config: &Config, resolv_conf: &str, book: &mut GroupRegistry) -> Self {
+    pub fn for_zone_resolver(config: &Config, resolv_conf: &str, registry: &mut GroupRegistry) -> Self {
         let captured: Vec<IpAddr> = config.node_cache.captured.iter().map(|captured| captured.address).collect();
         let (upstreams, upstream_problem) = match &config.resolver.upstreams {
             UpstreamSource::Servers(servers) => (servers.clone(), None),
@@ -134,89 +162,71 @@ impl Snapshot {
                 (servers.upstreams, servers.problem)
             }
         };
-        let mut empty = EmptyZones::new();
-        let (routes, scopes) = book.apply(|groups| {
-            let mut scopes = vec![forwarding("forward", &upstreams, groups)];
+        let mut empty_zones = EmptyZones::new();
+        let (routes, scopes) = registry.apply(|update| {
+            let mut scopes = vec![forwarding_scope("forward", &upstreams, update)];
             let mut routes = Routes::new(scopes[0].clone());
-            let inside: Vec<_> =
-                upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
-            if inside.is_empty() && !upstreams.is_empty() {
-                private_reverse_zones().iter().for_each(|zone| drop(empty.add(zone)));
-            } else if !inside.is_empty() && inside.len() < upstreams.len() {
-                let scope = forwarding("inside", &inside, groups);
-                private_reverse_zones().iter().for_each(|zone| add(&mut routes, zone, &scope));
+            let private: Vec<_> =
+                upstreams.iter().filter(|upstream| is_private(upstream.address.ip())).cloned().collect();
+            if private.is_empty() && !upstreams.is_empty() {
+                private_reverse_zones().iter().for_each(|zone| drop(empty_zones.add(zone)));
+            } else if !private.is_empty() && private.len() < upstreams.len() {
+                let scope = forwarding_scope("inside", &private, update);
+                private_reverse_zones().iter().for_each(|zone| add_route(&mut routes, zone, &scope));
                 scopes.push(scope);
             }
             (routes, scopes)
         });
         Self {
             routes,
-            empty,
+            empty_zones,
             policy: policy(&config.resolver.cache),
-            allow: Acl::new(&config.resolver.allow_from),
+            acl: Acl::new(&config.resolver.allow_from),
             upstream_problem,
-            context: book.context().clone(),
+            context: registry.context().clone(),
             scopes,
         }
     }
 
-    /// Its scopes, each once.
+    /// Returns all scopes, each once.
     #[must_use]
     pub fn scopes(&self) -> &[Arc<Scope>] {
         &self.scopes
     }
 
-    /// The servers, each with the name under which it is told of.
+    /// Returns all upstreams, each with the name of its scope in metrics and status.
     #[must_use]
     pub fn servers(&self) -> Vec<(String, Arc<Server>)> {
         let groups = self.scopes.iter().flat_map(|scope| scope.pool.groups());
         groups.flat_map(|group| group.servers().into_iter().map(|server| (group.scope().to_owned(), server))).collect()
     }
 
-    /// How the servers do, each once.
+    /// Returns the status of all upstreams, each once.
     #[must_use]
     pub fn upstreams(&self) -> Vec<UpstreamStatus> {
         self.scopes.iter().flat_map(|scope| scope.pool.groups()).flat_map(|group| group.status()).collect()
     }
 }
 
-/// What kind of servers answer in a scope.
+/// Kind of a scope's upstreams.
 #[derive(Clone, Copy, Debug)]
-enum Kind<'a> {
+enum UpstreamKind<'a> {
     /// Resolvers of this tier.
-    Ours,
-    /// The DNS of the cluster, whose own names are below this domain.
+    Tier,
+    /// The cluster DNS, authoritative for this domain.
     Cluster(&'a str),
-    /// Somebody else's.
+    /// Any other server.
     Foreign,
 }
 
-fn scope(name: &str, servers: &impl Hash, pool: Pool, deadline: Duration, kind: Kind<'_>) -> Arc<Scope> {
-    let mut hasher = DefaultHasher::new();
-    (name, servers).hash(&mut hasher);
-    let zone = match kind {
-        Kind::Cluster(domain) => Name::from_text(domain).ok().map(|domain| domain.lower()),
-        Kind::Ours | Kind::Foreign => None,
-    };
-    Arc::new(Scope {
-        name: name.to_owned(),
-        id: hasher.finish(),
-        pool,
-        deadline,
-        trusted: matches!(kind, Kind::Ours),
-        zone,
-        answers: OnceLock::new(),
-    })
+fn forwarding_scope(name: &str, upstreams: &[Upstream], update: &mut RegistryUpdate<'_>) -> Arc<Scope> {
+    let pool = Pool::new(vec![vec![update.fixed(name, upstreams)]], Selection::Ordered);
+    Scope::new(name, &upstreams, pool, RESOLVER_DEADLINE, UpstreamKind::Foreign)
 }
 
-fn forwarding(name: &str, upstreams: &[Upstream], groups: &mut RegistryUpdate<'_>) -> Arc<Scope> {
-    let pool = Pool::new(vec![vec![groups.fixed(name, upstreams)]], Selection::Ordered);
-    scope(name, &upstreams, pool, RESOLVER_DEADLINE, Kind::Foreign)
-}
-
-fn add(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {
+fn add_route(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {
     if let Err(error) = routes.add(suffix, scope.clone()) {
-        tracing::warn!("{}: {error}", scope.name);
+        tracing::warn!(scope = scope.name, %error, "route ignored");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which servers know a name: the longest suffix wins.
+//! Routing of names to scopes by their longest suffix.
 
 use std::collections::HashMap;
 
@@ -6,31 +6,31 @@ use foldhash::fast::RandomState;
 
 use crate::dns::{Name, NameError, name};
 
-/// The last octets of a suffix, eight at the most, in lower case where they are letters.
+/// The last octets of a suffix, eight at most, with the case bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Top {
+struct SuffixTail {
     octets: u64,
     mask: u64,
 }
 
-impl Top {
-    /// A letter in lower case has this bit set, and what differs from it in this bit alone is a letter in upper case, or
-    /// else looked up in vain.
-    const CASE: u64 = 0x2020_2020_2020_2020;
+impl SuffixTail {
+    /// ASCII case bit of each octet. An octet that differs from a letter in this bit only is the letter in upper case,
+    /// or a false positive whose lookup finds nothing. A zero becomes 0x20, which is no letter.
+    const CASE_BITS: u64 = 0x2020_2020_2020_2020;
 
     fn of(suffix: &[u8]) -> Self {
-        // The final zero of names is so told from a letter.
+        // Covers the octets of the suffix only.
         let mask = u64::MAX.checked_shl(64 - 8 * suffix.len().min(8) as u32).unwrap_or_default();
-        Self { octets: (last_eight(suffix) | Self::CASE) & mask, mask }
+        Self { octets: (last_eight(suffix) | Self::CASE_BITS) & mask, mask }
     }
 
     #[inline]
-    fn ends(self, name: &[u8]) -> bool {
-        (last_eight(name) | Self::CASE) & self.mask == self.octets
+    fn matches(self, name: &[u8]) -> bool {
+        (last_eight(name) | Self::CASE_BITS) & self.mask == self.octets
     }
 }
 
-/// The last eight octets, the last of all in the highest place; zeros where there are fewer.
+/// Returns the last eight octets, the last one in the highest byte; zeros in place of missing ones.
 #[inline]
 fn last_eight(octets: &[u8]) -> u64 {
     match octets.last_chunk::<8>() {
@@ -44,92 +44,96 @@ fn last_eight(octets: &[u8]) -> u64 {
     }
 }
 
-/// The bit of a name's last letter: the lowest bits of its octet, which case does not change. All bits for the root.
+/// Returns one bit for the last letter of a name, chosen by the lowest five bits of the octet, which case does not
+/// change. All bits for the root.
 #[inline]
-fn letter(name: &[u8]) -> u32 {
+fn last_letter_bit(name: &[u8]) -> u32 {
     match name {
         [.., letter, _] => 1_u32.wrapping_shl((*letter).into()),
         _ => u32::MAX,
     }
 }
 
-/// Something for each of some suffixes, and something for all other names.
+/// Table of targets by suffix, with a default target for all other names.
 #[derive(Clone, Debug)]
 pub struct Routes<T> {
     by_suffix: HashMap<Box<[u8]>, T, RandomState>,
-    /// The ends of all suffixes. Most names of the outside have none of them and need not be looked up.
-    tops: Vec<Top>,
-    /// A bit for each last letter of a suffix. With most names of the outside it is enough to look at theirs.
-    letters: u32,
-    otherwise: T,
+    /// Last octets of all suffixes, a filter before the lookup: most external names match none of them.
+    tails: Vec<SuffixTail>,
+    /// Bits of the last letters of all suffixes, a filter before `tails`: most external names fail it.
+    last_letters: u32,
+    default: T,
 }
 
 impl<T> Routes<T> {
-    /// Sends every name to `otherwise`.
+    /// Makes a table that routes every name to `default`.
     #[must_use]
-    pub fn new(otherwise: T) -> Self {
-        Self { by_suffix: HashMap::default(), tops: Vec::new(), letters: 0, otherwise }
+    pub fn new(default: T) -> Self {
+        Self { by_suffix: HashMap::default(), tails: Vec::new(), last_letters: 0, default }
     }
 
-    /// Sends a suffix, itself and everything below it, elsewhere. The last call for a suffix wins.
+    /// Routes a suffix and all names below it to `target`. The last call for a suffix wins.
     ///
     /// # Errors
     ///
     /// `suffix` is not a domain name.
     pub fn add(&mut self, suffix: &str, target: T) -> Result<(), NameError> {
         let name = Name::from_text(suffix)?.lower();
-        let top = Top::of(name.as_bytes());
-        if !self.tops.contains(&top) {
-            self.tops.push(top);
+        let tail = SuffixTail::of(name.as_bytes());
+        if !self.tails.contains(&tail) {
+            self.tails.push(tail);
         }
-        self.letters |= letter(name.as_bytes());
+        self.last_letters |= last_letter_bit(name.as_bytes());
         self.by_suffix.insert(name.as_bytes().into(), target);
         Ok(())
     }
 
-    /// Whether a name in wire form may have one of the suffixes.
+    /// Returns whether a name in wire format may have one of the suffixes. False positives are possible.
     #[inline]
     fn may_have_suffix(&self, name: &[u8]) -> bool {
-        self.letters & letter(name) != 0 && self.tops.iter().any(|top| top.ends(name))
+        self.last_letters & last_letter_bit(name) != 0 && self.tails.iter().any(|tail| tail.matches(name))
     }
 
-    /// Where a name in lower case goes.
+    /// Returns the target of a name, which must be in lower case.
     #[must_use]
     pub fn find(&self, name: &Name) -> &T {
         if !self.may_have_suffix(name.as_bytes()) {
-            return &self.otherwise;
+            return &self.default;
         }
-        name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.otherwise)
+        name.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).unwrap_or(&self.default)
     }
 
-    /// Where a name in wire form and any case goes. Does not allocate. What is no name goes anywhere.
+    /// Returns the target of a name in wire format, in any case. Does not allocate. For an invalid name the result is
+    /// any target.
     #[must_use]
     #[inline]
     pub fn find_in_place(&self, name: &[u8]) -> &T {
-        if self.may_have_suffix(name) { self.find_by_suffix(name) } else { &self.otherwise }
+        if self.may_have_suffix(name) { self.find_by_suffix(name) } else { &self.default }
     }
 
+    /// Looks up every suffix of the name, the longest first.
     #[inline(never)]
     fn find_by_suffix(&self, name: &[u8]) -> &T {
-        let mut buffer = [0; name::LONGEST];
-        let Some(lower) = buffer.get_mut(..name.len()) else { return &self.otherwise };
+        let mut buffer = [0; name::MAX_NAME_LEN];
+        let Some(lower) = buffer.get_mut(..name.len()) else { return &self.default };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         let mut rest = &*lower;
         loop {
-            if let Some(found) = self.by_suffix.get(rest) {
-                return found;
+            if let Some(target) = self.by_suffix.get(rest) {
+                return target;
             }
             match rest.first() {
-                None | Some(0) => return &self.otherwise,
+                None | Some(0) => return &self.default,
                 Some(length) => rest = rest.get(1 + usize::from(*length)..).unwrap_or_default(),
             }
         }
     }
 }
 
-/// The reverse zones of addresses that mean something inside a cluster only: RFC 1918, RFC 6598, link-local and unique
-/// local ones (RFC 6303 §4). They are asked of the cluster DNS, which knows its Services and pods, and never leave.
+/// Returns the reverse zones of addresses that have a meaning inside a cluster only: private (RFC 1918), shared (RFC
+/// 6598), link-local and unique local ones (RFC 6303 §4). They are routed to the cluster DNS, which knows its Services
+/// and pods, and never leave the cluster.
 #[must_use]
 pub fn private_reverse_zones() -> Vec<String> {
     let mut zones = vec!["10.in-addr.arpa".to_owned(), "168.192.in-addr.arpa".into(), "254.169.in-addr.arpa".into()];
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn reverse_names_of_private_addresses_stay_inside_and_all_others_go_out() {
+    fn reverse_names_of_private_addresses_stay_in_the_cluster() {
         for inside in ["1.0.0.10.in-addr.arpa", "1.0.16.172.in-addr.arpa", "1.0.31.172.in-addr.arpa"] {
             assert_eq!(target(inside), "cluster", "{inside}");
         }

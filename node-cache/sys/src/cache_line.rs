@@ -1,28 +1,28 @@
-//! Lines of the processor's cache.
+//! Memory in units of one cache line of the processor.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::sync::atomic::AtomicU64;
 
-/// Words of a line.
-pub const WORDS: usize = 8;
+/// 64-bit words of one cache line.
+pub const WORDS_PER_LINE: usize = 8;
 
-/// Words that begin where a line of the processor's cache does, and fill it.
+/// Eight words, aligned to a cache line of the processor, which they fill.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Line(pub [AtomicU64; WORDS]);
+pub struct Line(pub [AtomicU64; WORDS_PER_LINE]);
 
-/// Lines of zeros. Pages that nothing was written to take no memory yet. Where so many lines cannot be had, the process ends,
-/// as with every allocation.
+/// Allocates `lines` cache lines of zeros. Pages that nothing was written to take no memory yet. When the allocation
+/// fails the process is aborted, as with every allocation.
 #[must_use]
 #[allow(unsafe_code)]
 pub fn zeroed(lines: usize) -> Box<[Line]> {
-    // More than there can be addresses for.
+    // Fails when the size exceeds the address space.
     let Ok(layout) = Layout::array::<Line>(lines) else { handle_alloc_error(Layout::new::<Line>()) };
     if lines == 0 {
         return Box::default();
     }
-    // SAFETY: the layout is not empty; it is that of so many lines, for which all zeros are a value, and from here on the
-    // box alone owns them and frees them with the same layout.
+    // SAFETY: the layout is not empty and is the layout of `lines` lines, for which all zeros are a valid value. From
+    // here on the box is the only owner, and it frees the memory with the same layout.
     unsafe {
         let first = alloc_zeroed(layout);
         if first.is_null() {

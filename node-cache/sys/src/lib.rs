@@ -1,15 +1,15 @@
-//! The few things on the way of an answer that safe Rust cannot say. All `unsafe` of the project is here.
+//! System calls and processor instructions that safe Rust cannot express. All `unsafe` code of the project is here.
 //!
-//! * [`clock`]: the time, as a number.
-//! * [`datagrams`]: many datagrams for one system call, in memory that never moves.
-//! * [`prefetch`]: a line of memory that the processor shall fetch while it does something else.
-//! * [`malloc`]: one for all threads.
-//! * [`cache_line`]: words that fill a line of the processor's cache.
-//! * [`octets`]: sixteen octets at a time.
+//! * [`datagrams`]: receives and sends a batch of UDP datagrams with one system call each, in buffers that never move.
+//! * [`ascii`]: ASCII case of sixteen bytes at a time, with vector instructions.
+//! * [`prefetch`]: prefetches memory into the processor's cache.
+//! * [`cache_line`]: memory in units of one cache line of the processor.
+//! * [`clock`]: the monotonic clock as a number of nanoseconds.
+//! * [`malloc`]: one allocation arena for all threads.
 
+pub mod ascii;
 pub mod cache_line;
 pub mod clock;
 pub mod datagrams;
 pub mod malloc;
-pub mod octets;
 pub mod prefetch;

@@ -1,11 +1,12 @@
-//! The C library's heap.
+//! Settings of the C library's allocator.
 
-/// Has all threads share one arena. By itself glibc gives each thread its own, and what one has freed no other one uses. To be
-/// called before there are threads; does nothing where the library is another one.
+/// Makes all threads share one arena of glibc's allocator. By default glibc gives each thread an arena of its own, and
+/// memory that one thread frees is not reused by another. Must be called before the first thread is started; does
+/// nothing with another C library.
 pub fn share_one_arena() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code)]
-    // SAFETY: this sets a number of the allocator (mallopt(3)), which takes its own lock for it.
+    // SAFETY: mallopt(3) sets a parameter of the allocator and takes the allocator's lock for it.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }

@@ -1,33 +1,33 @@
-//! Fetching ahead.
+//! Prefetching into the processor's cache.
 
-/// Octets of a line of the processor's cache.
-const LINE: usize = 64;
+/// Bytes of one cache line of the processor.
+const CACHE_LINE_LEN: usize = 64;
 
-/// Asks the processor to bring what is at this place near. It is a hint: it reads nothing, and does nothing on processors
-/// for which the compiler has no such instruction.
+/// Prefetches the cache line at the start of `target`. A hint: it reads nothing, and does nothing on processors for
+/// which the compiler has no prefetch instruction.
 #[inline]
-pub fn ahead<T>(place: &T) {
-    ahead_of(place);
+pub fn line<T>(target: &T) {
+    prefetch(target);
 }
 
-/// The same for a number of lines, from an element of a list on. Those that lie behind the end of the list do no harm.
+/// Prefetches `lines` cache lines from element `index` of a slice on. Lines behind the end of the slice do no harm.
 #[inline]
-pub fn lines_ahead<T>(list: &[T], element: usize, lines: usize) {
-    let first = list.as_ptr().wrapping_add(element).cast::<u8>();
+pub fn lines<T>(slice: &[T], index: usize, lines: usize) {
+    let first = slice.as_ptr().wrapping_add(index).cast::<u8>();
     for line in 0..lines {
-        ahead_of(first.wrapping_add(line * LINE));
+        prefetch(first.wrapping_add(line * CACHE_LINE_LEN));
     }
 }
 
 #[inline]
 #[allow(unsafe_code)]
-fn ahead_of<T>(place: *const T) {
+fn prefetch<T>(pointer: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction is in every x86-64 processor, reads nothing, and faults nowhere, whatever lies at the place.
+    // SAFETY: every x86-64 processor has this instruction. It reads nothing and never faults, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+        _mm_prefetch::<_MM_HINT_T0>(pointer.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
+    let _ = pointer;
 }

@@ -82,7 +82,7 @@ impl Node {
     pub(crate) fn control(&self, command: admin::Command) -> Option<String> {
         let path = admin::socket_path(self.run_dir.path(), "agent");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(admin::ask(&path, command, Duration::from_secs(2))).ok()
+        runtime.block_on(admin::send_command(&path, command, Duration::from_secs(2))).ok()
     }
 
     pub(crate) fn status(&self) -> Option<NodeStatus> {

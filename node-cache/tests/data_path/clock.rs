@@ -46,11 +46,11 @@ proptest! {
                     Lookup::Fresh(response) | Lookup::RefreshDue(response) => {
                         assert!(at < life, "late: {at} of {life}");
                         let age = u32::try_from(at / 1000).unwrap();
-                        assert_eq!(response.age, TtlView::Cached { age, cap: max_ttl });
+                        assert_eq!(response.ttl_view, TtlView::Cached { age, cap: max_ttl });
                     }
                     Lookup::Stale(response) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(response.age, TtlView::Stale);
+                        assert_eq!(response.ttl_view, TtlView::Stale);
                     }
                     Lookup::Miss => assert!(at >= end, "early: {at} of {end}"),
                 }

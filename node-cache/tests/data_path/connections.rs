@@ -69,9 +69,9 @@ async fn a_client_that_has_asked_and_closed_its_side_still_gets_its_answer() {
 #[tokio::test]
 async fn idle_halting_and_silent_connections_are_closed() {
     let limits = TcpLimits {
-        first_byte: Duration::from_millis(200),
-        whole_message: Duration::from_millis(300),
-        idle: Duration::from_millis(400),
+        first_byte_timeout: Duration::from_millis(200),
+        message_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(400),
         ..TcpLimits::default()
     };
     let (_authority, tier) = tier(limits).await;
@@ -89,7 +89,7 @@ async fn idle_halting_and_silent_connections_are_closed() {
 
 #[tokio::test]
 async fn one_source_cannot_take_all_connections_and_all_sources_no_more_than_there_are() {
-    let limits = TcpLimits { connections: 6, connections_per_source: 4, ..TcpLimits::default() };
+    let limits = TcpLimits { max_connections: 6, max_connections_per_client: 4, ..TcpLimits::default() };
     let (_authority, tier) = tier(limits).await;
     let www = query_for("www.example", RecordType::A).to_vec().unwrap();
     let mut connections = Vec::new();
@@ -119,7 +119,7 @@ async fn a_source_that_may_not_ask_is_closed_unheard() {
 #[tokio::test]
 async fn many_idle_connections_do_not_touch_datagrams() {
     require!(open_files(8192));
-    let (_authority, tier) = tier(TcpLimits { connections_per_source: 512, ..TcpLimits::default() }).await;
+    let (_authority, tier) = tier(TcpLimits { max_connections_per_client: 512, ..TcpLimits::default() }).await;
     let idle = join_all((0..400).map(|_| TcpStream::connect(tier.address))).await;
     assert!(idle.iter().all(Result::is_ok));
     exchange(tier.address, &query_for("www.example", RecordType::A)).await;
@@ -205,7 +205,7 @@ async fn a_client_that_reads_none_of_its_answers_is_left_and_others_are_served()
     assert_eq!(exchange_over_tcp(tier.address, &long).await.answers.len(), 63);
     let packet = long.to_vec().unwrap();
     let framed = [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], &packet].concat().repeat(64);
-    let greedy = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let greedy = || node_cache::metrics::render("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
     let mut connections = Vec::new();
     // Socket buffers in the kernel hold some of the unread responses.
@@ -251,9 +251,9 @@ async fn ten_thousand_connections_that_say_nothing_or_half_a_word_take_nothing_f
 #[tokio::test]
 async fn when_all_connections_are_taken_by_those_who_say_nothing_a_new_client_is_served_after_their_time() {
     let limits = TcpLimits {
-        connections: 50,
-        connections_per_source: 10,
-        first_byte: Duration::from_millis(500),
+        max_connections: 50,
+        max_connections_per_client: 10,
+        first_byte_timeout: Duration::from_millis(500),
         ..TcpLimits::default()
     };
     let (_authority, tier) = with_long_answers(limits).await;

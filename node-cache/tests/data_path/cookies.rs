@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsOption;
-use node_cache::dns::cookie_secret::Secret;
+use node_cache::dns::cookie_secret::CookieSecret;
 
 use crate::support::{Action, Authority, Tier, exchange, exchange_over_tcp, query_for};
 
@@ -14,7 +14,7 @@ async fn with_secret() -> (Authority, Tier) {
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     tier.secrets.send_modify(|secrets| {
-        secrets.renew(Secret::random());
+        secrets.rotate(CookieSecret::random());
     });
     (authority, tier)
 }

@@ -12,7 +12,7 @@ use crate::support::{Action, Authority, Tier, config, empty_response, exchange, 
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn inspect(tier: &Tier, line: &str) -> String {
-    let Ok(Command::Answers(inspection)) = Command::from_line(line) else { panic!("{line}") };
+    let Ok(Command::Inspect(inspection)) = Command::from_line(line) else { panic!("{line}") };
     tier.resolver.inspect(inspection).await
 }
 
@@ -48,7 +48,7 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     query.edns.as_mut().unwrap().set_dnssec_ok(true);
     exchange(tier.address, &query).await;
     let from = format!("s more, then stale for 3600 s, from {}", authority.address);
-    let parts = ["this question: NOERROR, 50 octets, came ", "this question with DO: NOERROR", &from];
+    let parts = ["this question: NOERROR, 50 octets, age ", "this question with DO: NOERROR", &from];
     inspect_until(&tier, "explain www.CORP.example A", &parts).await;
     assert!(inspect(&tier, "explain localhost").await.contains("answered here"));
 }

@@ -44,7 +44,7 @@ async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
     let authority = Authority::start(|query| Action::Respond(query.default_response(2, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let query = query_for("www.example", RecordType::A);
-    let metrics = || node_cache::metrics::text("cache-0", tier.resolver.metrics(), Default::default());
+    let metrics = || node_cache::metrics::render("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
     while !metrics().contains("dnstier_cache_refreshes_total{instance=\"cache-0\"} 1") {
         assert!(started.elapsed() < Duration::from_secs(30), "{}", metrics());

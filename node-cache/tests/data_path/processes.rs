@@ -44,7 +44,7 @@ impl Process {
 
     async fn control(&self, name: &str, command: admin::Command) -> Option<String> {
         let path = admin::socket_path(self.run_dir(), name);
-        admin::ask(&path, command, Duration::from_secs(2)).await.ok()
+        admin::send_command(&path, command, Duration::from_secs(2)).await.ok()
     }
 
     async fn instance(&self, name: &str) -> Option<Instance> {

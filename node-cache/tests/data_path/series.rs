@@ -7,7 +7,7 @@ use node_cache::dns::query::{Query, Transport};
 use crate::support::{Action, Authority, Tier, config, exchange, exchange_over_tcp, exchange_raw, query_for, route};
 
 fn series(tier: &Tier) -> Vec<String> {
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
+    let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }
@@ -46,7 +46,7 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
         // Labels of any octets: line ends, quotes and braces too.
         let [a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
         let wire = [&[9, a, b, c, d, b'"', b'\n', b'}', b' ', b'1'], suffix[number as usize % 4]].concat();
-        let (name, _) = Name::read_plain(&wire, 0).unwrap();
+        let (name, _) = Name::read_uncompressed(&wire, 0).unwrap();
         resolve_without_recursion(name, 2 + number % 240).await;
     }
     query_every_kind().await;

@@ -2,7 +2,7 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
-use node_cache::dns::answer::{ReplyTransport, Source};
+use node_cache::dns::answer::Source;
 use node_cache::dns::codes::rtype;
 use node_cache::dns::query::Query;
 use node_cache::dns::{Name, Response};
@@ -43,9 +43,9 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
         let snapshot = snapshot(servers);
         for name in PRIVATE_REVERSE_NAMES {
             let query = internal_query(name, rtype::PTR);
-            let response = snapshot.empty.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(response.origin, Source::Local);
-            let response = Message::from_vec(&response.to_wire(&query, ReplyTransport::Udp)).unwrap();
+            let response = snapshot.empty_zones.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(response.source, Source::Local);
+            let response = Message::from_vec(&response.to_udp_wire(&query)).unwrap();
             assert_eq!(
                 (response.metadata.response_code, response.answers.len()),
                 (ResponseCode::NXDomain, 0),
@@ -55,7 +55,7 @@ async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside
             assert!(matches!(&soa.data, RData::SOA(data) if data.minimum == 10_800 && data.mname == soa.name));
             assert!(soa.name.zone_of(response.queries[0].name()));
         }
-        assert!(snapshot.empty.answer(&internal_query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
+        assert!(snapshot.empty_zones.answer(&internal_query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
     }
 }
 
@@ -64,8 +64,7 @@ async fn an_empty_zone_has_its_own_records_and_nothing_else() {
     let snapshot = snapshot(&PUBLIC_SERVERS);
     let response = |kind| {
         let query = internal_query("10.in-addr.arpa", kind);
-        Message::from_vec(&snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp))
-            .unwrap()
+        Message::from_vec(&snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query)).unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
         let response = response(kind.into());
@@ -84,7 +83,7 @@ async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outsi
         let snapshot = snapshot(&servers);
         for name in PRIVATE_REVERSE_NAMES {
             let name = Name::from_text(name).unwrap();
-            assert_eq!(snapshot.empty.find(&name), None);
+            assert_eq!(snapshot.empty_zones.find(&name), None);
             let query = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
             assert_eq!(query.map(|server| server.address).collect::<Vec<_>>(), [inside.address], "{name}");
         }
@@ -157,7 +156,7 @@ async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
     let snapshot = snapshot(&PUBLIC_SERVERS);
     let query = internal_query(PRIVATE_REVERSE_NAMES[0], rtype::PTR);
-    let wire = snapshot.empty.answer(&query.question()).unwrap().to_wire(&query, ReplyTransport::Udp);
+    let wire = snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
-    assert_eq!(read.lifetime(), node_cache::dns::ResponseTtl::Negative(10_800));
+    assert_eq!(read.ttl(), node_cache::dns::ResponseTtl::Negative(10_800));
 }

@@ -143,7 +143,7 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("it reads", TAP_TIMEOUT, async || tier.resolver.tap().wanted()).await;
+    wait_until("it reads", TAP_TIMEOUT, async || tier.resolver.tap().has_readers()).await;
     exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
     wait_until("it ends", TAP_TIMEOUT, async || program.try_wait().unwrap().is_some_and(|status| status.success()))
@@ -180,23 +180,23 @@ async fn a_reader_that_stands_still_costs_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let serving = serve_tap(&tier, dir.path());
     let idle = connect(dir.path(), "1 both\n").await;
-    wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().wanted()).await;
+    wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().has_readers()).await;
     let mut padded = query_for("www.example", RecordType::A);
     padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 1_100]));
     let padded = padded.to_vec().unwrap();
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let started = Instant::now();
-    while tier.resolver.tap().lost() < 10 {
+    while tier.resolver.tap().frames_lost() < 10 {
         assert!(started.elapsed() < TAP_TIMEOUT, "nothing is lost");
         let response = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
         assert_eq!(response.answers.len(), 1);
     }
-    let text = node_cache::metrics::text("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
+    let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
-    let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().lost());
+    let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().frames_lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");
     drop(idle);
-    wait_until("it is forgotten", TAP_TIMEOUT, async || !tier.resolver.tap().wanted()).await;
+    wait_until("it is forgotten", TAP_TIMEOUT, async || !tier.resolver.tap().has_readers()).await;
     serving.abort();
 }
 
@@ -208,7 +208,7 @@ async fn a_reader_too_many_and_one_that_wants_nothing_known_are_closed_without_a
     let mut inside = Vec::new();
     for number in 1..=4 {
         inside.push(connect(dir.path(), "64 queries\n").await);
-        wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().readers() == number).await;
+        wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().reader_count() == number).await;
     }
     for line in ["64 both\n", "everything\n", "-1 both\n"] {
         let mut refused = connect(dir.path(), line).await;

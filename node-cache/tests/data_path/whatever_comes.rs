@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
-use node_cache::dns::answer::{Answer, ReplyTransport};
+use node_cache::dns::answer::Answer;
 use node_cache::dns::codes::rtype;
 use node_cache::dns::fast_query::FastQuery;
 use node_cache::dns::query::Query;
@@ -53,7 +53,7 @@ fn mutate(random: &mut Random, packet: &mut Vec<u8>) {
 /// Returns whether all of this is a name. The fast reader does not validate the octets in the name's place: no cached
 /// name equals an invalid one.
 fn is_name(octets: &[u8]) -> bool {
-    Name::read_plain(octets, 0).is_ok_and(|(_, end)| end == octets.len())
+    Name::read_uncompressed(octets, 0).is_ok_and(|(_, end)| end == octets.len())
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn both_readers_of_questions_agree_on_whatever_a_client_sends() {
                     );
                 }
             }
-            Err(Rejection::Respond(response, _)) => {
+            Err(Rejection::Respond { message: response, .. }) => {
                 refused += 1;
                 assert!(response.len() >= 12 && response[..2] == packet[..2] && response[2] & 0x80 != 0, "{packet:?}");
             }
@@ -141,8 +141,7 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             continue;
         };
         let query = Query { id: 9, ..Query::plain(Name::from_text("WWW.Shop.example").unwrap(), rtype::A) };
-        let reply =
-            Answer::local(response, None).to_wire(&query, ReplyTransport::Tcp { idle: Duration::from_secs(10) });
+        let reply = Answer::local(response, None).to_tcp_wire(&query, Duration::from_secs(10));
         if is_intact {
             intact += 1;
             let reply = Message::from_vec(&reply).unwrap();

@@ -110,7 +110,7 @@ async fn all_workers_are_used() {
         let queries: Vec<_> = (0..200).map(|client| query_of(client, "www.example")).collect();
         join_all(queries.iter().map(|query| exchange_with_retries(tier.address, query))).await;
     }
-    tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
+    tier.serving.workers().check_readers(Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]
@@ -159,5 +159,5 @@ async fn all_is_answered_while_sockets_and_configuration_change() {
     done.store(true, Ordering::Relaxed);
     assert!(changing.await.unwrap() > 10, "sockets and configuration have changed");
     assert_eq!(authority.query_count("www.example"), 1);
-    tier.serving.workers().all_read(Duration::from_secs(5)).await.unwrap();
+    tier.serving.workers().check_readers(Duration::from_secs(5)).await.unwrap();
 }

@@ -1,29 +1,31 @@
-//! Which keys were pushed out not long ago.
+//! Ghost queue of S3-FIFO: keys that were evicted from the small ring not long ago.
 
-/// Fingerprints of hashes, each in the one place that it can have; a newer one takes the place of an older one.
+/// Fingerprints of hashes in a direct-mapped table: each has one position, and a newer fingerprint overwrites an older
+/// one.
 #[derive(Debug)]
 pub(super) struct Ghosts(Box<[u32]>);
 
 impl Ghosts {
-    /// Room for a number of them that is a power of two.
-    pub(super) fn new(number: usize) -> Self {
-        Self(vec![0; number].into())
+    /// Creates a table for `capacity` fingerprints, a power of two or 0.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self(vec![0; capacity].into())
     }
 
-    pub(super) fn remember(&mut self, hash: u64) {
-        if let Some(place) = self.place(hash) {
-            *place = fingerprint(hash);
+    /// Records the eviction of the key with this hash.
+    pub(super) fn insert(&mut self, hash: u64) {
+        if let Some(entry) = self.entry(hash) {
+            *entry = fingerprint(hash);
         }
     }
 
-    /// Whether this one was pushed out not long ago. It is told once.
+    /// Removes the key with this hash and returns whether it was there.
     pub(super) fn take(&mut self, hash: u64) -> bool {
-        self.place(hash).is_some_and(|place| {
-            let known = *place == fingerprint(hash);
-            if known {
-                *place = 0;
+        self.entry(hash).is_some_and(|entry| {
+            let is_known = *entry == fingerprint(hash);
+            if is_known {
+                *entry = 0;
             }
-            known
+            is_known
         })
     }
 
@@ -32,13 +34,13 @@ impl Ghosts {
         4 * self.0.len()
     }
 
-    fn place(&mut self, hash: u64) -> Option<&mut u32> {
+    fn entry(&mut self, hash: u64) -> Option<&mut u32> {
         let mask = self.0.len().wrapping_sub(1);
         self.0.get_mut(hash as usize & mask)
     }
 }
 
-/// Never zero, which means an empty place.
+/// Returns the fingerprint of a hash. Zero marks an empty position, so that a fingerprint never is zero.
 const fn fingerprint(hash: u64) -> u32 {
     (hash >> 32) as u32 | 1
 }

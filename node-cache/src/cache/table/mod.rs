@@ -1,20 +1,21 @@
-//! A table from words to words: any number of readers without a lock, one writer at a time, and never more bytes than it
-//! was made with. It knows neither DNS nor time.
+//! Hash table from words to words: any number of lock-free readers, one writer at a time, and never more bytes than it
+//! was created with. Knows neither DNS nor time.
 //!
 //! ```text
 //! index    buckets of eight slots; a key may be in one of two buckets
-//!            slot: tag │ hits │ lap │ place of the record in the arena
-//! arena    three rings of records, each a queue: what comes in at the head pushes out what is at the tail
+//!            slot: tag │ hits │ generation │ offset of the record in the arena
+//! arena    three rings of records, each a FIFO queue: a record written at the head evicts those at the tail
 //!            record: lengths │ key │ value
 //! ```
 //!
-//! Which record goes follows S3-FIFO (Yang et al., SOSP 2023): new keys pass through a small queue and reach the main one only
-//! if they were asked for meanwhile, or come back soon after they were pushed out. Keys that are asked for once never
-//! push out what is asked for all the time. Negative answers have a ring of their own.
+//! Eviction follows S3-FIFO (Yang et al., SOSP 2023): new keys enter a small ring and reach the main one only if they
+//! were hit meanwhile, or come back soon after their eviction. Keys that are looked up once never evict those that are
+//! looked up all the time. Negative answers have a ring of their own.
 //!
-//! A reader takes no lock. It copies a record word by word and then looks whether the slot is still the same; a writer
-//! takes the slot away before it touches a word of the record. Laps keep a slot from ever being the same again by
-//! chance: a reader would have to stand still while its ring is written 65,536 times.
+//! A reader takes no lock (as with a seqlock, it validates afterwards): it reads the record word by word and then
+//! checks that the slot is still the same. A writer empties the slot before it touches a word of the record.
+//! Generations keep a slot from becoming the same again by chance: a reader would have to pause while its ring is
+//! written 65,536 times.
 
 mod arena;
 mod eviction;
@@ -27,32 +28,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arena::Arena;
 use eviction::Writer;
+pub(super) use eviction::{Class, Usage};
 pub(super) use hash::Secret;
 use index::{Buckets, Index, Slot};
 use node_cache_sys::prefetch;
 
-/// Buckets of one sweep: readers never wait for it, writers no longer than this takes.
-const SWEEP: usize = 512;
+/// Buckets of one sweep. Readers never wait for a sweep, writers at most for one.
+const SWEEP_BUCKETS: usize = 512;
 
-/// What kind of answer a value is. Each kind has its own part of the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// It says what there is.
-    Positive,
-    /// It says that there is nothing.
-    Negative,
-}
-
-/// What is in a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    /// Bytes of records that can be found.
-    pub(super) bytes: usize,
-    /// Records that can be found.
-    pub(super) entries: usize,
-}
-
-/// What may be the record of a key: its tag is the same.
+/// Slot whose tag matches the hash of a key, so that it may be the slot of that key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'a> {
     cell: &'a AtomicU64,
@@ -60,22 +44,24 @@ pub(super) struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Last step: shows its value, and counts a hit if there is something to be said about it. While it is shown others may
-    /// write there, so that any words may be seen: what `visit` makes of them counts only if it is given back.
+    /// Last of the four steps of a lookup: passes the value to `visit`, and counts a hit if `visit` returns something.
+    /// Writers may overwrite the value meanwhile, so that `visit` may see any words: its result counts only if it is
+    /// returned.
     #[inline]
     pub(super) fn visit<R>(&self, value: &[AtomicU64], visit: impl FnOnce(&[AtomicU64]) -> Option<R>) -> Option<R> {
-        let made = visit(value)?;
-        // What was seen, and the key before it, is whole if the record was still in the table afterwards.
+        let result = visit(value)?;
+        // The value that was read, and the key before it, are of one record if the slot is still the same afterwards.
         fence(Ordering::Acquire);
         if !self.slot.is_same_record(Slot(self.cell.load(Ordering::Relaxed))) {
             return None;
         }
         self.slot.count_hit(self.cell);
-        Some(made)
+        Some(result)
     }
 }
 
-/// The first of the four steps of a look-up, for a number of keys at a time so that each waits for memory while the others work.
+/// First of the four steps of a lookup, for a batch of keys: each step is run for all keys, so that the memory accesses
+/// of one key overlap with the work for the others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prefetcher<'a> {
     secret: Secret,
@@ -83,22 +69,22 @@ pub(super) struct Prefetcher<'a> {
 }
 
 impl Prefetcher<'_> {
-    /// What keys are hashed with.
+    /// Returns the secret that keys are hashed with.
     #[inline]
     pub(super) const fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// Has the buckets of a key fetched.
+    /// Prefetches the buckets of the key with this hash.
     #[inline]
-    pub(super) fn prepare(&self, hash: u64) {
+    pub(super) fn prefetch_buckets(&self, hash: u64) {
         for bucket in self.buckets.of(hash).into_iter().flatten() {
-            prefetch::ahead(bucket);
+            prefetch::line(bucket);
         }
     }
 }
 
-/// The table.
+/// Table of bounded size.
 #[derive(Debug)]
 pub(super) struct Table {
     arena: Arena,
@@ -108,11 +94,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table that takes at most this many bytes, everything included.
+    /// Creates a table that takes at most `bytes` bytes, everything included.
     pub(super) fn new(bytes: usize) -> Self {
-        // One for each entry of a usual length, as a power of two.
+        // One slot for each record of usual length, rounded up to a power of two.
         let index = Index::new((bytes / 128).max(8));
-        let ghosts = index.slots() / 2;
+        let ghosts = index.slot_count() / 2;
         let fixed = index.bytes() + 4 * ghosts + size_of::<Self>();
         let arena = Arena::new(bytes.saturating_sub(fixed) / 8);
         let secret = Secret::new();
@@ -120,32 +106,32 @@ impl Table {
         Self { arena, index, secret, writer }
     }
 
-    /// What keys are hashed with: nobody outside can choose keys that share a bucket.
+    /// Returns the secret that keys are hashed with: no client can choose keys that share a bucket.
     #[inline]
     pub(super) const fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// The hash of a key.
+    /// Returns the hash of a key.
     #[inline]
     pub(super) fn hash(&self, key: &[u64]) -> u64 {
         self.secret.hash(key)
     }
 
-    /// What the first of the four steps of a look-up needs, at hand for a number of keys.
+    /// Returns the prefetcher for the first step of the lookups of a batch.
     #[inline]
     pub(super) const fn prefetcher(&self) -> Prefetcher<'_> {
-        Prefetcher { secret: self.secret, buckets: self.index.buckets_at_hand() }
+        Prefetcher { secret: self.secret, buckets: self.index.buckets() }
     }
 
-    /// Second step: finds what may be the record and has it fetched.
+    /// Second step of a lookup: finds the first slot whose tag matches and prefetches its record.
     #[inline]
     pub(super) fn prefetch_entry(&self, hash: u64) -> Option<Candidate<'_>> {
         for bucket in self.index.buckets_of(hash).into_iter().flatten() {
             for cell in &bucket.0 {
                 let slot = Slot(cell.load(Ordering::Acquire));
                 if slot.has_tag(hash) {
-                    self.arena.prefetch_entry(slot.place());
+                    self.arena.prefetch_entry(slot.offset());
                     return Some(Candidate { cell, slot });
                 }
             }
@@ -153,13 +139,13 @@ impl Table {
         None
     }
 
-    /// Third step: its value, if it is the record of this key.
+    /// Third step of a lookup: returns the value of a candidate if it is the record of `key`.
     #[inline]
     pub(super) fn value_of(&self, candidate: &Candidate<'_>, key: &[u64]) -> Option<&[AtomicU64]> {
-        self.arena.value_of(candidate.slot.place(), key)
+        self.arena.value_of(candidate.slot.offset(), key)
     }
 
-    /// All steps at once.
+    /// Looks up a key in one step, over all candidates.
     pub(super) fn visit<R>(
         &self,
         hash: u64,
@@ -172,51 +158,51 @@ impl Table {
         })
     }
 
-    /// A copy of a key's value.
+    /// Returns a copy of the value of a key.
     #[cfg(test)]
     pub(super) fn get(&self, hash: u64, key: &[u64]) -> Option<Vec<u64>> {
         self.visit(hash, key, |value| Some(value.iter().map(|word| word.load(Ordering::Relaxed)).collect()))
     }
 
-    /// Puts a value in the place of whatever the key had; false, and nothing changes, when it is too long.
+    /// Inserts or replaces the value of a key. Returns false, and changes nothing, when it is too long.
     pub(super) fn insert(&self, hash: u64, key: &[u64], value: &[u64], class: Class) -> bool {
         self.writer().insert(&self.arena, &self.index, hash, key, value, class)
     }
 
-    /// Forgets a key; whether it was there.
+    /// Removes a key. Returns whether it was there.
     pub(super) fn remove(&self, hash: u64, key: &[u64]) -> bool {
         self.writer().remove(&self.arena, &self.index, hash, key)
     }
 
-    /// Shows the keys and values of some buckets, from this one on, and forgets those for which `visit` says so. Gives the
-    /// bucket to go on from, until all were seen. Nobody can write meanwhile.
+    /// Passes the keys and values of 512 buckets, from bucket `from` on, to `visit`, and removes those for which it
+    /// returns true. Returns the bucket to continue from; `None` at the end. Holds the writers' lock.
     pub(super) fn sweep(&self, from: usize, mut visit: impl FnMut(&[u64], &[u64]) -> bool) -> Option<usize> {
         let mut writer = self.writer();
-        for cell in self.index.cells(from, SWEEP) {
+        for cell in self.index.cells(from, SWEEP_BUCKETS) {
             let slot = Slot(cell.load(Ordering::Relaxed));
             if slot == Slot::EMPTY {
                 continue;
             }
-            let lengths = self.arena.lengths(slot.place());
-            let key = self.arena.key(slot.place(), lengths);
-            if visit(&key, &self.arena.value(slot.place(), lengths)) {
+            let lengths = self.arena.lengths(slot.offset());
+            let key = self.arena.key(slot.offset(), lengths);
+            if visit(&key, &self.arena.value(slot.offset(), lengths)) {
                 writer.remove(&self.arena, &self.index, self.hash(&key), &key);
             }
         }
-        (from + SWEEP < self.index.buckets()).then_some(from + SWEEP)
+        (from + SWEEP_BUCKETS < self.index.bucket_count()).then_some(from + SWEEP_BUCKETS)
     }
 
-    /// What is in it now.
+    /// Returns the current usage of all classes together.
     pub(super) fn usage(&self) -> Usage {
         self.writer().usage()
     }
 
-    /// What of one class is in it now.
+    /// Returns the current usage of one class.
     pub(super) fn usage_of(&self, class: Class) -> Usage {
         self.writer().usage_of(class)
     }
 
-    /// Bytes that it takes, full or not.
+    /// Returns the bytes that the table takes, full or empty.
     #[cfg(test)]
     fn bytes(&self) -> usize {
         size_of::<Self>() + self.index.bytes() + 8 * self.arena.words() + self.writer().ghost_bytes()
@@ -228,14 +214,14 @@ impl Table {
 }
 
 /// Words that are copied at a time.
-const GROUP: usize = 8;
+const COPY_GROUP: usize = 8;
 
-/// Copies words to the beginning of `out`; gives their length in bytes, none when `out` is too short.
+/// Copies words to the beginning of `out`. Returns their length in bytes; `None` when `out` is too short.
 #[inline]
-pub(super) fn copy(words: &[AtomicU64], out: &mut [u8]) -> Option<usize> {
+pub(super) fn copy_words(words: &[AtomicU64], out: &mut [u8]) -> Option<usize> {
     let (out, _) = out.as_chunks_mut::<8>();
-    let (out_groups, out_rest) = out.get_mut(..words.len())?.as_chunks_mut::<GROUP>();
-    let (groups, rest) = words.as_chunks::<GROUP>();
+    let (out_groups, out_rest) = out.get_mut(..words.len())?.as_chunks_mut::<COPY_GROUP>();
+    let (groups, rest) = words.as_chunks::<COPY_GROUP>();
     let copy = |(to, from): (&mut [u8; 8], &AtomicU64)| *to = from.load(Ordering::Relaxed).to_ne_bytes();
     for (to, from) in out_groups.iter_mut().zip(groups) {
         to.iter_mut().zip(from).for_each(copy);

@@ -10,7 +10,7 @@ fn key(number: u64) -> Vec<u64> {
     (0..2 + number % 4).map(|word| number.wrapping_mul(word + 3)).chain([number]).collect()
 }
 
-/// A value that says whose it is and whether it is whole.
+/// Returns a value whose every word tells its key and version, so that a torn read shows.
 fn value(number: u64, version: u64) -> Vec<u64> {
     (0..4 + (number + version) % 29).map(|word| (number << 32) ^ (version << 8) ^ word).collect()
 }
@@ -30,8 +30,8 @@ fn remove(table: &Table, number: u64) -> bool {
     table.remove(table.hash(&key), &key)
 }
 
-/// Numbers that are the same in each run.
-fn random() -> SmallRng {
+/// Returns a generator with a fixed seed.
+fn seeded_rng() -> SmallRng {
     SmallRng::seed_from_u64(2026)
 }
 
@@ -40,15 +40,16 @@ fn class(number: u64) -> Class {
 }
 
 #[test]
-fn what_is_found_is_what_was_put_in_last_over_a_million_random_operations() {
+fn a_hit_is_the_last_value_inserted_over_a_million_random_operations() {
     for bytes in [4 << 10, 64 << 10, 1 << 20] {
         let table = Table::new(bytes);
         let mut model = HashMap::new();
-        let mut random = random();
-        let (mut found, mut live) = (0, 0);
+        let mut rng = seeded_rng();
+        let mut found = 0;
+        let mut max_entries = 0;
         for version in 0..400_000 {
-            let number = random.random_range(0..2_000);
-            match random.random_range(0..10) {
+            let number = rng.random_range(0..2_000);
+            match rng.random_range(0..10) {
                 0..4 => {
                     if put(&table, number, version, class(number)) {
                         model.insert(number, version);
@@ -66,13 +67,13 @@ fn what_is_found_is_what_was_put_in_last_over_a_million_random_operations() {
                     }
                 }
             }
-            live = live.max(table.usage().entries);
+            max_entries = max_entries.max(table.usage().entries);
         }
         let usage = table.usage();
-        assert!(found > 1_000 && live > 5, "{bytes}: {found} {live}");
+        assert!(found > 1_000 && max_entries > 5, "{bytes}: {found} {max_entries}");
         assert!(usage.bytes <= bytes, "{usage:?}");
-        let there = (0..2_000).filter(|number| get(&table, *number).is_some()).count();
-        assert_eq!(there, usage.entries);
+        let remaining = (0..2_000).filter(|number| get(&table, *number).is_some()).count();
+        assert_eq!(remaining, usage.entries);
         for number in 0..2_000 {
             remove(&table, number);
         }
@@ -81,7 +82,7 @@ fn what_is_found_is_what_was_put_in_last_over_a_million_random_operations() {
 }
 
 #[test]
-fn a_table_takes_no_more_bytes_than_it_was_made_with() {
+fn a_table_takes_no_more_bytes_than_it_was_created_with() {
     for bytes in [4 << 10, 100_000, 1 << 20, (64 << 20) + 13] {
         let table = Table::new(bytes);
         assert!(table.bytes() <= bytes, "{} of {bytes}", table.bytes());
@@ -110,7 +111,7 @@ fn hot_keys_outlive_a_scan_of_twenty_times_the_table() {
 }
 
 #[test]
-fn negative_answers_push_out_no_positive_one() {
+fn negative_answers_evict_no_positive_one() {
     let table = Table::new(1 << 20);
     for number in 1..1_000 {
         put(&table, number, 0, Class::Positive);
@@ -118,33 +119,33 @@ fn negative_answers_push_out_no_positive_one() {
     for number in 1..100_000 {
         put(&table, 1_000_000 + number, 0, Class::Negative);
     }
-    let there = (1..1_000).filter(|number| get(&table, *number).is_some()).count();
-    assert!(there > 980, "{there}");
+    let remaining = (1..1_000).filter(|number| get(&table, *number).is_some()).count();
+    assert!(remaining > 980, "{remaining}");
 }
 
 #[test]
-fn keys_that_come_back_soon_are_kept_longer_than_those_that_never_do() {
+fn keys_that_come_back_soon_stay_longer_than_those_that_never_do() {
     let table = Table::new(1 << 20);
     let mut scan = 1_000_000..;
-    let mut push_out = |number: usize| {
-        for number in scan.by_ref().take(number) {
+    let mut insert_others = |count: usize| {
+        for number in scan.by_ref().take(count) {
             put(&table, number, 0, Class::Positive);
         }
     };
-    let there = || (0..50).filter(|number| get(&table, *number).is_some()).count();
-    push_out(12_000);
+    let remaining = || (0..50).filter(|number| get(&table, *number).is_some()).count();
+    insert_others(12_000);
     for (version, expected) in [(0, 0..=0), (1, 25..=50)] {
         for number in 0..50 {
             put(&table, number, version, Class::Positive);
         }
-        push_out(1_000);
-        // A few are forgotten because others had the same place among the ghosts.
-        assert!(expected.contains(&there()), "{} of 50 in round {version}", there());
+        insert_others(1_000);
+        // A few are evicted because later keys overwrote their ghost entries.
+        assert!(expected.contains(&remaining()), "{} of 50 in round {version}", remaining());
     }
 }
 
 #[test]
-fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
+fn a_value_that_is_too_long_is_rejected_and_changes_nothing() {
     let table = Table::new(64 << 10);
     put(&table, 1, 0, Class::Positive);
     let key = key(1);
@@ -154,7 +155,7 @@ fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn keys_with_the_same_hash_are_told_apart() {
+fn keys_with_the_same_hash_are_distinguished() {
     let table = Table::new(64 << 10);
     for number in 0..12 {
         assert!(table.insert(7, &key(number), &value(number, 0), Class::Positive));
@@ -165,7 +166,7 @@ fn keys_with_the_same_hash_are_told_apart() {
 }
 
 #[test]
-fn a_reader_never_sees_half_of_a_value_while_others_write() {
+fn readers_never_see_a_torn_value_while_others_write() {
     let table = Table::new(8 << 10);
     let done = AtomicBool::new(false);
     let found: usize = std::thread::scope(|scope| {
@@ -173,9 +174,9 @@ fn a_reader_never_sees_half_of_a_value_while_others_write() {
             .map(|writer| {
                 let table = &table;
                 scope.spawn(move || {
-                    let mut random = SmallRng::seed_from_u64(writer);
+                    let mut rng = SmallRng::seed_from_u64(writer);
                     for version in 0..150_000 {
-                        let number = u64::from(random.next_u32() % 64);
+                        let number = u64::from(rng.next_u32() % 64);
                         put(table, number, version, class(number));
                     }
                 })
@@ -183,12 +184,13 @@ fn a_reader_never_sees_half_of_a_value_while_others_write() {
             .collect();
         let readers: Vec<_> = (0..2)
             .map(|reader| {
-                let (table, done) = (&table, &done);
+                let table = &table;
+                let done = &done;
                 scope.spawn(move || {
-                    let mut random = SmallRng::seed_from_u64(100 + reader);
+                    let mut rng = SmallRng::seed_from_u64(100 + reader);
                     let mut found = 0;
                     while !done.load(Ordering::Relaxed) {
-                        let number = u64::from(random.next_u32() % 64);
+                        let number = u64::from(rng.next_u32() % 64);
                         let Some(content) = get(table, number) else { continue };
                         let version = ((content[0] ^ (number << 32)) >> 8) & 0xff_ffff;
                         assert_eq!(content, value(number, version));

@@ -1,4 +1,4 @@
-//! What a connection's reader and writer and the questions in between know of each other. All of it stands in one place: queues
+//! State of one TCP connection, which its reader, its writer and its queries share. One mutex holds all of it: queues
 //! and counters of their own would take a kilobyte for each of a thousand connections.
 
 use std::collections::VecDeque;
@@ -9,110 +9,115 @@ use std::task::{Poll, Waker};
 
 use crate::dnstap::Sampled;
 use crate::limits::Permit;
-use crate::metrics::Dropped;
-use crate::server::Shared;
+use crate::metrics::DropReason;
+use crate::server::shared::Shared;
 
-/// An answer and its share of all octets that may wait to be written.
-type Unwritten = (Vec<u8>, Permit);
+/// Response that waits to be written, and its permit among all bytes that may wait.
+#[derive(Debug)]
+pub(super) struct UnwrittenResponse {
+    pub(super) message: Vec<u8>,
+    pub(super) permit: Permit,
+}
 
-/// The conversation with a client.
+/// TCP connection of a client.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
-    pub(super) source: SocketAddr,
+    pub(super) client: SocketAddr,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Questions whose answers are not written yet.
-    open: usize,
-    unwritten: VecDeque<Unwritten>,
-    /// Nothing is read any more.
-    is_heard_out: bool,
-    /// Nothing can be written any more.
-    is_broken: bool,
-    /// The connection's task, which both reads and writes.
+    /// Queries whose responses are not written yet.
+    unanswered: usize,
+    unwritten: VecDeque<UnwrittenResponse>,
+    /// No more queries are read.
+    reading_stopped: bool,
+    /// No more responses can be written.
+    writes_aborted: bool,
+    /// Waker of the connection's task, which both reads and writes.
     task: Option<Waker>,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, source: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { shared, source, state: Mutex::default() })
+    pub(super) fn new(shared: Arc<Shared>, client: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { shared, client, state: Mutex::default() })
     }
 
-    /// Waits until fewer questions are open than may be; false when nothing is to be read any more.
-    pub(super) async fn may_read(&self) -> bool {
-        let most = self.shared.limits.pipelined;
+    /// Waits until fewer queries are unanswered than the limit. Returns `false` when no more queries are to be read.
+    pub(super) async fn wait_until_readable(&self) -> bool {
+        let limit = self.shared.limits.max_pipelined_queries;
         self.wait_for(|state| match () {
-            () if state.is_heard_out => Some(false),
-            () => (state.open < most).then_some(true),
+            () if state.reading_stopped => Some(false),
+            () => (state.unanswered < limit).then_some(true),
         })
         .await
     }
 
-    /// Waits until nothing is to be read any more.
+    /// Waits until no more queries are to be read.
     pub(super) async fn reading_stopped(&self) {
-        self.wait_for(|state| state.is_heard_out.then_some(())).await;
+        self.wait_for(|state| state.reading_stopped.then_some(())).await;
     }
 
-    /// Says that nothing is to be read any more.
+    /// Stops reading: no more queries are to be read.
     pub(super) fn stop_reading(&self) {
-        self.change(|state| state.is_heard_out = true);
+        self.change(|state| state.reading_stopped = true);
     }
 
-    /// A question was read that will be answered.
-    pub(super) fn begin(&self) {
-        self.state().open += 1;
+    /// Counts a query that gets a response.
+    pub(super) fn query_started(&self) {
+        self.state().unanswered += 1;
     }
 
-    /// Its answer is to be written. A client that does not read what it asked for, so that there is no room for one more, is
-    /// heard no further.
-    pub(super) fn answer(&self, message: Vec<u8>, shown: Option<&Sampled>) {
-        let room = self.shared.room(self.source, message.len());
-        self.change(|state| match room {
-            Some(_) if state.is_broken => self.shared.metrics().dropped(Dropped::Unsent),
-            Some(room) => {
-                self.shared.show_answer(shown, &message);
-                state.unwritten.push_back((message, room));
+    /// Queues a response for writing. At the limit of unwritten bytes it is dropped and reading stops: the client does
+    /// not read what it asked for.
+    pub(super) fn queue_response(&self, message: Vec<u8>, sampled: Option<&Sampled>) {
+        let permit = self.shared.acquire_unwritten(self.client, message.len());
+        self.change(|state| match permit {
+            Some(_) if state.writes_aborted => self.shared.metrics().count_drop(DropReason::Unsent),
+            Some(permit) => {
+                self.shared.tap_response(sampled, &message);
+                state.unwritten.push_back(UnwrittenResponse { message, permit });
             }
             None => {
-                state.open -= 1;
-                state.is_heard_out = true;
+                state.unanswered -= 1;
+                state.reading_stopped = true;
             }
         });
     }
 
-    /// Waits for what is to be written next; none when there will be nothing any more.
-    pub(super) async fn next(&self) -> Option<Unwritten> {
+    /// Waits for the next response to write; `None` when there will be no more.
+    pub(super) async fn next_unwritten(&self) -> Option<UnwrittenResponse> {
         self.wait_for(|state| match state.unwritten.pop_front() {
-            None if state.is_heard_out && state.open == 0 => Some(None),
+            None if state.reading_stopped && state.unanswered == 0 => Some(None),
             None => None,
             next => Some(next),
         })
         .await
     }
 
-    /// One was written.
-    pub(super) fn written(&self) {
-        self.change(|state| state.open -= 1);
+    /// Counts a response as written.
+    pub(super) fn response_written(&self) {
+        self.change(|state| state.unanswered -= 1);
     }
 
-    /// Nothing can be written any more.
+    /// Drops all responses after a failed write, and stops reading.
     pub(super) fn abort_writes(&self) {
         self.change(|state| {
-            // One was being written.
+            // One more was being written.
             let unsent = 1 + state.unwritten.drain(..).count();
-            (0..unsent).for_each(|_| self.shared.metrics().dropped(Dropped::Unsent));
-            (state.is_broken, state.is_heard_out) = (true, true);
+            (0..unsent).for_each(|_| self.shared.metrics().count_drop(DropReason::Unsent));
+            state.writes_aborted = true;
+            state.reading_stopped = true;
         });
     }
 
-    async fn wait_for<T>(&self, mut wanted: impl FnMut(&mut State) -> Option<T>) -> T {
+    async fn wait_for<T>(&self, mut condition: impl FnMut(&mut State) -> Option<T>) -> T {
         poll_fn(|context| {
             let mut state = self.state();
-            match wanted(&mut state) {
-                Some(found) => Poll::Ready(found),
+            match condition(&mut state) {
+                Some(value) => Poll::Ready(value),
                 None => {
                     state.task.get_or_insert_with(|| context.waker().clone()).clone_from(context.waker());
                     Poll::Pending

@@ -165,7 +165,7 @@ impl Future for HedgedQuery {
         while let Some((server, event)) = ready!(query.poll_next(context)) {
             match event {
                 AttemptEvent::Response(mut response) if !response.is_failure() => {
-                    response.set_upstream(server.id());
+                    response.set_upstream_id(server.id());
                     query.finish();
                     return Poll::Ready(Ok(response));
                 }

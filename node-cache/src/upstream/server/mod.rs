@@ -183,7 +183,7 @@ impl Server {
         let probe = self.state().take_probe(now)?;
         match probe {
             ProbeQuestion::Same(question) => Some(question),
-            ProbeQuestion::Below(question) => question.below(&random_label()).map(Arc::new),
+            ProbeQuestion::Below(question) => question.with_label(&random_label()).map(Arc::new),
         }
     }
 
@@ -203,7 +203,7 @@ impl Server {
 
     fn send_loop_probe(self: &Arc<Self>, question: &Arc<Question>, now: Instant) {
         let label = random_label();
-        let Some(probe) = question.below(&label) else { return };
+        let Some(probe) = question.with_label(&label) else { return };
         if !self.context.loop_probes.register(label, &self.loop_state, now) {
             return;
         }

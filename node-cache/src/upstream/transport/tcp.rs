@@ -158,7 +158,7 @@ impl Connection {
         writer.send(framed).await.ok()?;
         let response = (&mut pending.response).await.ok()?;
         if let Some(sampled) = &sampled {
-            tap.answer(sampled, &response);
+            tap.sample_response(sampled, &response);
         }
         Some(response)
     }
@@ -187,7 +187,7 @@ pub(in crate::upstream) async fn query(
 ) -> io::Result<TcpExchange> {
     let message = format.encode(question, 0);
     let packet = connection.exchange(&message, tap).await?;
-    let id = question::number(&packet);
+    let id = question::message_id(&packet);
     let name_len = question.name.as_bytes().len();
     let case_echoed = question::echoes_question(&message, name_len, &packet);
     match Response::read(&packet, id, question) {
@@ -195,7 +195,7 @@ pub(in crate::upstream) async fn query(
             let response = format.restore_case(response, &message, name_len);
             Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed })
         }
-        Err(ResponseError::Unreadable) if format.edns => {
+        Err(ResponseError::FormatError) if format.edns => {
             Ok(TcpExchange { outcome: ExchangeOutcome::FormatError, case_echoed: true })
         }
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
@@ -231,7 +231,7 @@ async fn read_responses(mut reader: OwnedReadHalf, in_flight: &InFlight) -> io::
         if message.len() < MIN_MESSAGE_LEN {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let sender = in_flight.by_id().remove(&question::number(&message));
+        let sender = in_flight.by_id().remove(&question::message_id(&message));
         let yields = if message.len() > LARGE_MESSAGE_LEN { LARGE_MESSAGE_YIELDS } else { 0 };
         if let Some(sender) = sender {
             // The query may have been dropped meanwhile.

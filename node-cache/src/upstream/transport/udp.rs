@@ -10,7 +10,7 @@ use tokio::io::Interest;
 
 use super::query_format::{ExchangeOutcome, QueryFormat};
 use super::sockets::{PooledSocket, Sockets};
-use crate::dns::edns::UDP_SIZE;
+use crate::dns::edns::ADVERTISED_UDP_SIZE;
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Response, ResponseError};
@@ -96,18 +96,20 @@ impl UdpQuery {
             Err(_) => return Some(SocketEvent::Unreachable),
         };
         let Self { message, format, sampled, .. } = self;
-        let response = Response::read(packet, question::number(message), question);
+        let response = Response::read(packet, question::message_id(message), question);
         let name_len = question.name.as_bytes().len();
-        if let (Some(sampled), Ok(_) | Err(ResponseError::Unreadable)) = (sampled, &response) {
-            tap.answer(sampled, packet);
+        if let (Some(sampled), Ok(_) | Err(ResponseError::FormatError)) = (sampled, &response) {
+            tap.sample_response(sampled, packet);
         }
         let outcome = match response {
             Ok(_) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {
                 ExchangeOutcome::CaseNotEchoed
             }
-            Ok(response) if response.truncated() || packet.len() > usize::from(UDP_SIZE) => ExchangeOutcome::Truncated,
+            Ok(response) if response.is_truncated() || packet.len() > usize::from(ADVERTISED_UDP_SIZE) => {
+                ExchangeOutcome::Truncated
+            }
             Ok(response) => ExchangeOutcome::Response(format.restore_case(response, message, name_len)),
-            Err(ResponseError::Unreadable) if format.edns => ExchangeOutcome::FormatError,
+            Err(ResponseError::FormatError) if format.edns => ExchangeOutcome::FormatError,
             Err(error) => {
                 tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
                 return None;

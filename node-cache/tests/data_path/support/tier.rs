@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use node_cache::dns::cookie_secret::Secrets;
+use node_cache::dns::cookie_secret::CookieSecrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
 use node_cache::resolver::Resolver;
@@ -21,8 +21,8 @@ use tokio::sync::watch;
 pub(crate) struct Tier {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
-    /// Secrets of DNS cookies; none at the start.
-    pub(crate) secrets: watch::Sender<Secrets>,
+    /// CookieSecrets of DNS cookies; none at the start.
+    pub(crate) secrets: watch::Sender<CookieSecrets>,
     pub(crate) serving: Server,
     /// Listening sockets; one for UDP and one for TCP at the start.
     pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
@@ -63,7 +63,7 @@ impl Tier {
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
         let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
-        let (secrets, known) = watch::channel(Secrets::default());
+        let (secrets, known) = watch::channel(CookieSecrets::default());
         let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }
     }
@@ -71,7 +71,7 @@ impl Tier {
     /// Waits until the metrics count every response sent so far. A worker counts a batch after sending its responses,
     /// and reports that it has read everything only after that.
     pub(crate) async fn wait_until_counted(&self) {
-        self.serving.workers().all_read(Duration::from_secs(10)).await.unwrap();
+        self.serving.workers().check_readers(Duration::from_secs(10)).await.unwrap();
     }
 
     pub(crate) fn apply_forwarding(&self, config: &Config) {

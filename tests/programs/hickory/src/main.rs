@@ -1,5 +1,6 @@
-//! hickory-server as a forwarder: listens on a port of 127.0.0.1, forwards to another one, and caches this many names.
-//! One thread does all of it, which costs one processor the least.
+//! hickory-server as a forwarder with a cache, for the benchmark. Its arguments are its port of 127.0.0.1, the port
+//! of its upstream, and the number of responses that its cache holds; without them it prints its version. It has one
+//! thread, which is the fastest configuration for one processor.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,25 +14,27 @@ use tokio::net::UdpSocket;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, upstream, names] = &arguments[..] else {
+    let [port, upstream_port, cache_size] = &arguments[..] else {
         println!("{}", env!("CARGO_PKG_VERSION"));
         return Ok(());
     };
-    let (port, upstream, names) = (port.parse()?, upstream.parse()?, names.parse()?);
+    let port = port.parse()?;
+    let upstream_port = upstream_port.parse()?;
+    let cache_size = cache_size.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
-        let mut server = Server::new(forwarder(upstream, names)?);
+        let mut server = Server::new(forwarder(upstream_port, cache_size)?);
         server.register_socket(UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await?);
         Ok(server.block_until_done().await?)
     })
 }
 
-/// Forwards every query to one server over UDP, without retries, and caches the responses.
-fn forwarder(port: u16, names: u64) -> Result<Catalog, String> {
+/// Creates the catalog of a forwarder to one upstream, over UDP and without parallel queries.
+fn forwarder(upstream_port: u16, cache_size: u64) -> Result<Catalog, String> {
     let mut connection = ConnectionConfig::udp();
-    connection.port = port;
+    connection.port = upstream_port;
     let mut options = ResolverOpts::default();
-    options.cache_size = names;
+    options.cache_size = cache_size;
     options.num_concurrent_reqs = 1;
     options.edns0 = false;
     let config = ForwardConfig {

@@ -1,0 +1,57 @@
+//! Processors: servers run on the first one, clients on the second one.
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Processor of the servers.
+pub(crate) const SERVER_CPU: usize = 0;
+/// Processor of the clients, and of the upstream where the server is to have its own processor to itself.
+pub(crate) const CLIENT_CPU: usize = 1;
+
+/// Pins the calling thread, and every child that it starts from now on, to one processor.
+pub(crate) fn pin_current_thread(processor: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(processor);
+    sched_setaffinity(None, &cpus).expect("the machine has two processors");
+}
+
+/// Returns the beginning of a command line that runs a program on the servers' processor alone, and has the kernel kill
+/// it when this process ends, however this process ends.
+pub(crate) fn server_command() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "taskset", "--cpu-list"]).arg(SERVER_CPU.to_string());
+    command
+}
+
+/// Raises the priority of this process and of every child that it starts from now on, so that other programs of the
+/// machine disturb the measurement less.
+pub(crate) fn raise_priority() {
+    const NICE: i32 = -15;
+    if let Err(error) = setpriority_process(None, NICE) {
+        println!("other programs may disturb the measurement: {error}");
+    }
+}
+
+/// Returns the ticks of all processors that the hypervisor gave to other virtual machines (proc(5)).
+pub(crate) fn stolen_ticks() -> u64 {
+    parse_stolen_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn parse_stolen_ticks(stat: &str) -> u64 {
+    let all_processors = stat.lines().next().unwrap_or_default();
+    all_processors.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_stolen_ticks;
+
+    #[test]
+    fn stolen_ticks_are_the_eighth_number_of_all_processors() {
+        let stat = "cpu  1 2 3 4 5 6 7 88 9 10\ncpu0 1 2 3 4 5 6 7 44 9 10\n";
+        assert_eq!((parse_stolen_ticks(stat), parse_stolen_ticks("")), (88, 0));
+    }
+}

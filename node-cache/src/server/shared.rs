@@ -1,0 +1,196 @@
+//! State that all sockets of all workers share: the resolver, the limiters of clients, the cookie secrets.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+use crate::dns::Cookie;
+use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
+use crate::dns::query::{Query, Transport};
+use crate::dns::request::{self, CookieOnlyQuery, Rejection};
+use crate::dnstap::{Sampled, Side};
+use crate::limits::{ClientLimiter, LimitExceeded, Permit};
+use crate::metrics::{DropReason, Metrics};
+use crate::resolver::Resolver;
+use crate::snapshot::Snapshot;
+use crate::snapshot::acl::Acl;
+
+/// Queries that wait for upstreams at one time, at most; hits do not count.
+const MAX_WAITING_QUERIES: usize = 2048;
+/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time.
+const MAX_WAITING_QUERIES_PER_CLIENT: usize = 512;
+
+/// Bytes of responses that wait to be written to TCP connections at one time, at most: those that clients have asked
+/// for and do not read.
+const MAX_UNWRITTEN_BYTES: usize = 1 << 20;
+/// Bytes of responses to one client that wait to be written, at most.
+const MAX_UNWRITTEN_BYTES_PER_CLIENT: usize = MAX_UNWRITTEN_BYTES / 2;
+
+/// Limits of TCP connections of clients.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpLimits {
+    /// Connections at one time, at most.
+    pub max_connections: usize,
+    /// Connections of one client address, at most.
+    pub max_connections_per_client: usize,
+    /// Unanswered queries of one connection, at most; the next query is read when one is answered.
+    pub max_pipelined_queries: usize,
+    /// Time from accepting a connection to its first byte.
+    pub first_byte_timeout: Duration,
+    /// Time from the first byte of a message to its last, and for writing a message.
+    pub message_timeout: Duration,
+    /// Time between two messages of a connection.
+    pub idle_timeout: Duration,
+}
+
+impl Default for TcpLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_connections_per_client: 128,
+            max_pipelined_queries: 64,
+            first_byte_timeout: Duration::from_secs(3),
+            message_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// State that all sockets of all workers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) limits: TcpLimits,
+    /// Limits TCP connections.
+    pub(super) connections: Arc<ClientLimiter>,
+    /// Limits queries that wait for upstreams.
+    pub(super) waiting_queries: Arc<ClientLimiter>,
+    /// Limits bytes of responses that wait to be written to TCP connections.
+    unwritten_bytes: Arc<ClientLimiter>,
+    cookie_secrets: watch::Receiver<CookieSecrets>,
+}
+
+/// Returns the ACL of a snapshot. Before the first snapshot, only the host itself may query.
+pub(super) fn acl_of(snapshot: Option<&Snapshot>) -> &Acl {
+    static DENY_ALL: Acl = Acl::DENY_ALL;
+    snapshot.map_or(&DENY_ALL, |snapshot| &snapshot.acl)
+}
+
+impl Shared {
+    pub(super) fn new(
+        resolver: Arc<Resolver>,
+        limits: TcpLimits,
+        cookie_secrets: watch::Receiver<CookieSecrets>,
+    ) -> Self {
+        Self {
+            resolver,
+            limits,
+            connections: ClientLimiter::new(limits.max_connections, limits.max_connections_per_client),
+            waiting_queries: ClientLimiter::new(MAX_WAITING_QUERIES, MAX_WAITING_QUERIES_PER_CLIENT),
+            unwritten_bytes: ClientLimiter::new(MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_BYTES_PER_CLIENT),
+            cookie_secrets,
+        }
+    }
+
+    /// Returns whether the ACL permits `client` to query the address `local`; counts a drop if not.
+    pub(super) fn permits(&self, client: SocketAddr, local: IpAddr) -> bool {
+        let snapshot = self.resolver.snapshot();
+        self.permits_by(acl_of(snapshot.as_deref()), client.ip(), local)
+    }
+
+    /// Returns whether `acl` permits `client` to query the address `local`; counts a drop if not.
+    #[inline]
+    pub(super) fn permits_by(&self, acl: &Acl, client: IpAddr, local: IpAddr) -> bool {
+        let permitted = acl.permits(client, local);
+        if !permitted {
+            self.metrics().count_drop(DropReason::NotAllowed);
+        }
+        permitted
+    }
+
+    /// Parses a client's message and makes the cookie for the response. Counts the query, or a drop if it gets no
+    /// response.
+    pub(super) fn parse(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
+        let parsed = self.parse_with_cookie(message, client, transport);
+        match &parsed {
+            Ok(_) => self.metrics().count_query(transport),
+            Err(Rejection::Respond { rcode, .. }) => {
+                self.metrics().count_query(transport);
+                self.metrics().count_refusal(transport, *rcode);
+            }
+            Err(Rejection::Drop) => self.metrics().count_drop(DropReason::NotAQuery),
+        }
+        parsed
+    }
+
+    fn parse_with_cookie(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Result<Query, Rejection> {
+        match request::read(message) {
+            Ok(mut query) => {
+                query.transport = transport;
+                let cookie = query.edns.and_then(|edns| edns.cookie);
+                query.reply_cookie =
+                    cookie.and_then(|cookie| self.cookie_reply(&cookie, client)).map(|reply| reply.cookie);
+                Ok(query)
+            }
+            Err(rejection) => {
+                let cookie_only = CookieOnlyQuery::read(message);
+                let response =
+                    cookie_only.and_then(|query| Some(query.respond(&self.cookie_reply(&query.cookie, client)?)));
+                Err(response.map_or(rejection, |(response, rcode)| Rejection::Respond { message: response, rcode }))
+            }
+        }
+    }
+
+    fn cookie_reply(&self, cookie: &Cookie, client: SocketAddr) -> Option<CookieReply> {
+        // CLOCK_BOOTTIME is the same in all processes of a node, whatever happens to the wall clock.
+        let now = clock_gettime(ClockId::Boottime).tv_sec;
+        self.cookie_secrets.borrow().reply(cookie, client.ip(), now as u32)
+    }
+
+    /// Acquires the permit of a query that has to wait for upstreams; counts a drop at the limit.
+    pub(super) fn acquire_waiting_query(&self, client: SocketAddr) -> Option<Permit> {
+        self.count_exceeded(self.waiting_queries.acquire(client))
+    }
+
+    /// Acquires the permit of a response of so many bytes that waits to be written; counts a drop at the limit.
+    pub(super) fn acquire_unwritten(&self, client: SocketAddr, bytes: usize) -> Option<Permit> {
+        self.count_exceeded(self.unwritten_bytes.acquire_many(client, bytes))
+    }
+
+    fn count_exceeded(&self, acquired: Result<Permit, LimitExceeded>) -> Option<Permit> {
+        let reason = match acquired {
+            Ok(permit) => return Some(permit),
+            Err(LimitExceeded::Global) => DropReason::GlobalLimit,
+            Err(LimitExceeded::PerClient) => DropReason::ClientLimit,
+        };
+        self.metrics().count_drop(reason);
+        None
+    }
+
+    /// Samples a client's query for dnstap. `local` returns the address that it was sent to, and is called only while
+    /// there are readers.
+    pub(super) fn tap_query(
+        &self,
+        message: &[u8],
+        client: SocketAddr,
+        local: impl FnOnce() -> io::Result<SocketAddr>,
+        transport: Transport,
+    ) -> Option<Box<Sampled>> {
+        self.resolver.tap().sample_query(Side::Client, transport, || Ok(client), local, message)
+    }
+
+    /// Sends the response to a sampled query to the dnstap readers.
+    pub(super) fn tap_response(&self, sampled: Option<&Sampled>, response: &[u8]) {
+        if let Some(sampled) = sampled {
+            self.resolver.tap().sample_response(sampled, response);
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.resolver.metrics()
+    }
+}

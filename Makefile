@@ -1,4 +1,5 @@
-# What can be done here. `make up` and `make test` need root, Rust and Go; everything else they fetch by themselves.
+# What can be done here. `make up` and `make test` need root, Rust and Go, and fetch everything else by themselves;
+# `make test-quick`, `make resolver` and `make lint` need Rust alone.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,6 +28,11 @@ LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
   exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
   loops::a_million_responses_are_answered_with_nothing \
   unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
+# Test programs that use a cluster, and those that need root otherwise.
+CLUSTER_TESTS := cluster
+ROOT_TESTS := agent lab
+# What `make test-quick` leaves out: they take the longest, seven seconds and more.
+SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
 
 .PHONY: help
@@ -45,18 +51,44 @@ down: require ## Remove it without a trace
 status: require ## Say how it is
 	@$(lab) --name $(LAB) status
 
+# Its configuration, and where it listens: for DNS, and for /metrics and /status.
+CONFIG ?= examples/config.json
+LISTEN ?= 127.0.0.1:5353
+HTTP ?= 127.0.0.1:9153
+resolver_program = $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/zone-resolver
+resolver_dir = $(or $(CARGO_TARGET_DIR),target)/resolver/$(subst :,-,$(LISTEN))
+
+.PHONY: resolver
+resolver: ## Run one resolver in the foreground on LISTEN, with the configuration CONFIG
+	$(CARGO) build $(CRATES) --bin zone-resolver
+	@# The files of a pod's volume: a revision, and its name.
+	@mkdir -p $(resolver_dir)
+	@cp $(CONFIG) $(resolver_dir)/by-hand.json
+	@echo by-hand >$(resolver_dir)/revision
+	@echo "$(resolver_program) answers on $(LISTEN), over UDP and TCP: dig @$(subst :, -p ,$(LISTEN)) example.com"
+	@echo "Metrics: curl http://$(HTTP)/metrics. Configuration, read again when it changes: $(resolver_dir)/by-hand.json"
+	@exec $(resolver_program) run --listen $(LISTEN) --http $(HTTP) --cache-size 16777216 --drain 0s \
+	  --config-dir $(resolver_dir) --run-dir $(resolver_dir)
+
 .PHONY: images
 images: require ## Build the images, as archives in target/images
 	@$(lab) images --release
 
+.PHONY: test-quick
+test-quick: ## Run the tests that need neither root nor a cluster
+	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
+	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(ROOT_TESTS),$(TEST_BINARIES))) -- $(addprefix --skip ,$(SLOW_TESTS))
+
+# A test that finds its requirements missing is skipped everywhere but here, where it fails.
 .PHONY: test
+test: export DNSTIER_TESTS_REQUIRE_ALL := 1
 test: require ## Run every test: unit tests, and the whole tier in a cluster of its own
-	@# What those who wrote Frame Streams read them with.
+	@# The reader of Frame Streams by the authors of the format.
 	@command -v fstrm_dump >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends fstrm-bin
 	$(CARGO) test $(CRATES) --no-run
-	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out cluster,$(TEST_BINARIES)))
+	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
-	$(CARGO) test $(CRATES) --no-fail-fast --test cluster -- --test-threads=1
+	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 
 .PHONY: test-long
 test-long: ## Run the long forms of tests, one after the other, two hours at the most
@@ -124,7 +156,7 @@ clean-tests: require ## Remove the labs that tests have left
 	done
 
 .PHONY: lint
-lint: fmt-check deny ## Check format, lints and dependencies
+lint: fmt-check line-lengths deny ## Check format, lints and dependencies
 	$(CARGO) clippy $(CRATES) --all-targets -- -D warnings
 	@# No process that parses packets talks to the API server, and the lab stays small.
 	@for package in node-cache dnstier-tests; do \
@@ -141,6 +173,13 @@ fmt: ## Format the code
 .PHONY: fmt-check
 fmt-check:
 	$(CARGO) fmt --all -- --check
+
+# rustfmt leaves comments and strings alone.
+.PHONY: line-lengths
+line-lengths:
+	@if LC_ALL=C.UTF-8 grep -rnE --include='*.rs' --exclude-dir=target '^.{121,}' .; then \
+	  echo "The lines above are longer than 120 columns: break them."; exit 1; \
+	fi
 
 .PHONY: crds
 crds: ## Generate the CustomResourceDefinition and the API reference from the Rust types

@@ -38,3 +38,7 @@ mod stub_client;
 
 mod agent;
 pub mod cmd;
+
+#[cfg(test)]
+#[path = "../tests/require/mod.rs"]
+mod require;

@@ -1,7 +1,7 @@
-//! An open-loop flood: one try for each question, at a steady rate, whatever becomes of the ones before.
+//! Open-loop flood: one try for each query, at a steady rate, whatever becomes of earlier queries.
 //!
-//! Nothing is asked twice, so that every loss shows. The questions go out of a pool of connected sockets that are
-//! replaced all the time, so that old and new flows are met alike by packet rules and connection tracking.
+//! No query is retried, so that every loss is counted. Queries are sent from a pool of connected sockets that are
+//! replaced all the time, so that packet rules and connection tracking meet old and new flows.
 
 mod pool;
 mod tally;
@@ -13,89 +13,90 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::{Name, RecordType};
 use serde::{Deserialize, Serialize};
 
-use crate::dns::Question;
-use crate::names::Turns;
+use crate::dns::Query;
+use crate::names::NameCycle;
 use pool::Pool;
 use tally::Tally;
 
-/// An answer that takes longer counts as lost. A little less than a pod waits before it asks again (5 s, resolv.conf(5)):
-/// a machine with too few processors for its cluster answers late, which is no loss.
-pub const PATIENCE: Duration = Duration::from_millis(4500);
-/// No flood lasts longer.
+/// Time after which a query counts as lost. A little less than the retry interval of a pod (5 s, resolv.conf(5)): a
+/// machine with too few processors for its cluster responds late, which is no loss.
+pub const LOSS_TIMEOUT: Duration = Duration::from_millis(4500);
+/// Longest duration of a flood.
 pub const MAX_DURATION: Duration = Duration::from_secs(300);
-/// No flood sends faster, in questions a second.
+/// Highest rate of a flood, in queries a second.
 pub const MAX_RATE: u32 = 20_000;
 
-/// What to send.
+/// Queries of a flood.
 #[derive(Clone, Debug)]
 pub struct Flood {
-    /// The servers, asked in turn.
+    /// Servers, queried in turn.
     pub servers: Vec<SocketAddr>,
-    /// Questions a second, at most [`MAX_RATE`].
+    /// Queries a second, at most [`MAX_RATE`].
     pub rate: u32,
-    /// How long to send, at most [`MAX_DURATION`].
+    /// Duration, at most [`MAX_DURATION`].
     pub duration: Duration,
-    /// The names, asked in turn for their A records; a first label `*` becomes a new one each time.
+    /// Names, queried in turn for their A records; a first label `*` becomes a new one each time.
     pub names: Vec<Name>,
 }
 
-/// What became of a flood, as `ask flood --json` prints it.
+/// Result of a flood, as `ask flood --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Questions sent.
+    /// Queries sent.
     pub sent: u64,
-    /// Questions answered within [`PATIENCE`], whatever the answer says.
+    /// Queries answered within [`LOSS_TIMEOUT`], whatever the response code.
     pub answered: u64,
-    /// Questions not answered within [`PATIENCE`].
+    /// Queries not answered within [`LOSS_TIMEOUT`].
     pub lost: u64,
-    /// How often a socket was told that nobody listens at the server's port (ICMP). Those questions are lost, too.
+    /// ICMP errors "port unreachable". Those queries are lost, too.
     pub refused: u64,
-    /// Packets that answer no question that is open: a second answer or one that came too late.
+    /// Packets that answer no pending query: duplicates and late responses.
     pub unexpected: u64,
-    /// Answers by the mnemonic of their response code.
+    /// Responses by the mnemonic of their response code.
     pub rcodes: std::collections::BTreeMap<String, u64>,
-    /// The longest time without any answer, in milliseconds, from the first question on.
+    /// Longest time without any response, in milliseconds, from the first query on.
     pub max_gap_ms: u64,
-    /// When the first question that is lost was sent, in milliseconds from the start.
+    /// When the first lost query was sent, in milliseconds from the start.
     pub first_lost_ms: Option<u64>,
-    /// When the last question that is lost was sent, in milliseconds from the start.
+    /// When the last lost query was sent, in milliseconds from the start.
     pub last_lost_ms: Option<u64>,
 }
 
 impl Flood {
-    /// Sends until the time is over or `stop` is set, then waits for the answers that are still due.
+    /// Sends until the duration is over or `stop` is set, then waits for pending responses.
     ///
     /// # Errors
-    /// A socket could not be made, or the flood asks for nothing or for too much.
+    /// When a socket cannot be made, or the flood has no server or name, or is too fast or too long.
     pub fn run(&self, stop: &AtomicBool) -> std::io::Result<Report> {
         self.check()?;
         let start = Instant::now();
         let end = start + self.duration;
         let mut pool = Pool::open(&self.servers)?;
         let mut tally = Tally::new(start);
-        let mut questions = Turns::new(&self.names).map(|name| Question::new(name, RecordType::A));
-        let pause = Duration::from_secs(1) / self.rate;
+        let mut queries = NameCycle::new(&self.names).map(|name| Query::new(name, RecordType::A));
+        let interval = Duration::from_secs(1) / self.rate;
         let mut due = start;
-        let mut sending = true;
+        let mut is_sending = true;
 
-        while sending || pool.awaits_answers() {
+        while is_sending || pool.has_pending() {
             let now = Instant::now();
-            sending = sending && now < end && !stop.load(Ordering::Relaxed);
-            while sending && due <= now {
-                if let Some(question) = questions.next() {
-                    pool.send(question, now, &mut tally)?;
+            is_sending = is_sending && now < end && !stop.load(Ordering::Relaxed);
+            while is_sending && due <= now {
+                if let Some(query) = queries.next() {
+                    pool.send(query, now, &mut tally)?;
                 }
-                due += pause;
+                due += interval;
             }
-            pool.give_up_before(now.checked_sub(PATIENCE), &mut tally);
-            let wait = if sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(5) };
+            pool.expire_sent_before(now.checked_sub(LOSS_TIMEOUT), &mut tally);
+            let wait =
+                if is_sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(5) };
             pool.receive(wait, &mut tally)?;
         }
         Ok(tally.report())
     }
 
     fn check(&self) -> std::io::Result<()> {
-        let wrong = if self.servers.is_empty() || self.names.is_empty() {
+        let mistake = if self.servers.is_empty() || self.names.is_empty() {
             "a flood needs at least one server and one name".to_owned()
         } else if !(1..=MAX_RATE).contains(&self.rate) {
             format!("a flood sends 1 to {MAX_RATE} questions a second")
@@ -104,7 +105,7 @@ impl Flood {
         } else {
             return Ok(());
         };
-        Err(std::io::Error::other(wrong))
+        Err(std::io::Error::other(mistake))
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers by sending every question back with QR set, but leaves out one in `skip`.
+    /// Echoes every query with QR set, except one in `skip`.
     fn echo(skip: usize) -> (SocketAddr, std::sync::Arc<AtomicBool>, std::thread::JoinHandle<()>) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();

@@ -1,23 +1,23 @@
-//! Names to ask for in turn, some of them new each time.
+//! Endless sequence of names to query.
 
 use hickory_proto::rr::Name;
 
-/// A list of names without end: the given ones in turn, with a first label `*` replaced by one that nobody has asked
-/// for before, so that no cache can know the answer.
-pub(crate) struct Turns<'a> {
+/// Iterator over the given names in turn, without end. A first label `*` is replaced by a unique one, so that no cache
+/// has the answer.
+pub(crate) struct NameCycle<'a> {
     names: &'a [Name],
     run: u32,
     next: usize,
 }
 
-impl<'a> Turns<'a> {
+impl<'a> NameCycle<'a> {
     /// Begins with the first of `names`.
     pub(crate) fn new(names: &'a [Name]) -> Self {
         Self { names, run: rand::random(), next: 0 }
     }
 }
 
-impl Iterator for Turns<'_> {
+impl Iterator for NameCycle<'_> {
     type Item = Name;
 
     fn next(&mut self) -> Option<Name> {
@@ -27,8 +27,8 @@ impl Iterator for Turns<'_> {
         if !name.is_wildcard() {
             return Some(name.clone());
         }
-        let fresh = format!("n{number}-{:08x}", self.run);
-        Some(name.base_name().prepend_label(fresh).unwrap_or_else(|_| name.clone()))
+        let label = format!("n{number}-{:08x}", self.run);
+        Some(name.base_name().prepend_label(label).unwrap_or_else(|_| name.clone()))
     }
 }
 
@@ -39,15 +39,15 @@ mod tests {
     #[test]
     fn a_star_becomes_a_new_name_each_time() {
         let names = ["a.example.", "*.example."].map(|name| Name::from_ascii(name).unwrap());
-        let asked: Vec<_> = Turns::new(&names).take(4).collect();
-        assert_eq!(asked[0], names[0]);
-        assert_eq!(asked[2], names[0]);
-        assert!(asked[1] != asked[3] && names[1].base_name().zone_of(&asked[1]), "{asked:?}");
-        assert_ne!(asked[1], Turns::new(&names).nth(1).unwrap());
+        let cycle: Vec<_> = NameCycle::new(&names).take(4).collect();
+        assert_eq!(cycle[0], names[0]);
+        assert_eq!(cycle[2], names[0]);
+        assert!(cycle[1] != cycle[3] && names[1].base_name().zone_of(&cycle[1]), "{cycle:?}");
+        assert_ne!(cycle[1], NameCycle::new(&names).nth(1).unwrap());
     }
 
     #[test]
     fn no_names_are_no_turns() {
-        assert!(Turns::new(&[]).next().is_none());
+        assert!(NameCycle::new(&[]).next().is_none());
     }
 }

@@ -1,74 +1,72 @@
-//! What the chart renders, for several sets of values. The cluster's tests show that it is accepted.
+//! Objects that the chart renders, for several sets of values. The cluster's tests show that they are accepted.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::LazyLock;
 
-use dnstier_tests::lab::{Programs, Progress};
+use dnstier_tests::require;
 use serde_json::Value;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-static HELM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let programs = Programs::locate().unwrap();
-    programs.build(&Progress::to_stdout()).unwrap();
-    programs.path("helm")
-});
-
-/// Runs helm; its output, or what it complains of.
+/// Runs Helm; returns its output, or its standard error when it fails.
 fn helm(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(&*HELM).args(arguments).current_dir(REPOSITORY).output().unwrap();
+    let output = Command::new(require::helm().unwrap()).args(arguments).current_dir(REPOSITORY).output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// What the chart renders for a release `dnstier` in the namespace `dnstier-system`.
+/// Renders the chart for a release `dnstier` in the namespace `dnstier-system`.
 fn template(arguments: &[&str]) -> Result<String, String> {
     let standard = ["template", "dnstier", "charts/dnstier", "--namespace", "dnstier-system"];
     helm(&[&standard, arguments].concat())
 }
 
-/// The rendered objects.
+/// Parses the rendered objects.
 fn objects(rendered: &str) -> Vec<Value> {
     let documents = rendered.split("\n---\n").filter(|document| document.lines().any(|line| line.starts_with("kind:")));
     documents.map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
 
-/// The rendered text as it is kept: a new version of the chart changes no snapshot.
+/// Replaces the version in rendered text: a new version of the chart changes no snapshot.
 fn unversioned(rendered: &str) -> String {
     rendered.replace(env!("CARGO_PKG_VERSION"), "VERSION")
 }
 
 #[test]
 fn helm_finds_nothing_to_complain_of() {
+    require!(require::helm());
     helm(&["lint", "--strict", "charts/dnstier"]).unwrap();
 }
 
 #[test]
 fn the_default_values_render_this() {
+    require!(require::helm());
     let rendered = template(&["--set", "crds.install=false"]).unwrap();
     insta::assert_snapshot!(unversioned(&rendered));
 }
 
 #[test]
 fn a_demanding_cluster_gets_what_it_asks_for() {
+    require!(require::helm());
     let values = Path::new(REPOSITORY).join("charts/dnstier/ci/demanding-values.yaml");
     let rendered = template(&["--values", values.to_str().unwrap(), "--show-only", "templates/deployment.yaml"]);
     insta::assert_snapshot!(unversioned(&rendered.unwrap()));
-    let whole = objects(&template(&["--values", values.to_str().unwrap()]).unwrap());
-    let named: Vec<_> = whole.iter().filter(|object| object["metadata"]["namespace"] == "dns-system").collect();
-    assert_eq!(named.len(), 2, "a Role and its binding beside the second cluster DNS");
+    let all_objects = objects(&template(&["--values", values.to_str().unwrap()]).unwrap());
+    let in_dns_system: Vec<_> =
+        all_objects.iter().filter(|object| object["metadata"]["namespace"] == "dns-system").collect();
+    assert_eq!(in_dns_system.len(), 2, "a Role and its binding beside the second cluster DNS");
     for absent in ["Namespace", "CustomResourceDefinition"] {
-        assert!(whole.iter().all(|object| object["kind"] != absent), "{absent}");
+        assert!(all_objects.iter().all(|object| object["kind"] != absent), "{absent}");
     }
 }
 
 #[test]
 fn a_misspelt_value_is_refused_with_its_name() {
-    let complaint = template(&["--set", "operator.loglevel=debug"]).unwrap_err();
-    assert!(complaint.contains("loglevel"), "{complaint}");
+    require!(require::helm());
+    let error = template(&["--set", "operator.loglevel=debug"]).unwrap_err();
+    assert!(error.contains("loglevel"), "{error}");
     for wrong in ["operator.logLevel=loud", "operator.pollInterval=5", "image.pullPolicy=Sometimes", "crds.keep=maybe"]
     {
         template(&["--set", wrong]).unwrap_err();
@@ -77,12 +75,14 @@ fn a_misspelt_value_is_refused_with_its_name() {
 
 #[test]
 fn an_older_kubernetes_is_refused() {
-    let complaint = template(&["--kube-version", "1.32.0"]).unwrap_err();
-    assert!(complaint.contains(">=1.33.0-0"), "{complaint}");
+    require!(require::helm());
+    let error = template(&["--kube-version", "1.32.0"]).unwrap_err();
+    assert!(error.contains(">=1.33.0-0"), "{error}");
 }
 
 #[test]
 fn the_crd_is_the_generated_one_and_is_kept() {
+    require!(require::helm());
     let crd = |arguments: &[&str]| {
         let all = objects(&template(arguments).unwrap());
         all.into_iter().find(|object| object["kind"] == "CustomResourceDefinition").unwrap()
@@ -90,23 +90,24 @@ fn the_crd_is_the_generated_one_and_is_kept() {
     let generated = std::fs::read_to_string(Path::new(REPOSITORY).join("charts/dnstier/files/dnstiers.yaml")).unwrap();
     let generated: Value = serde_saphyr::from_str(&generated).unwrap();
     let rendered = crd(&[]);
-    assert!(in_floats(&rendered["spec"]) == in_floats(&generated["spec"]), "the chart renders another CRD");
+    assert!(with_floats(&rendered["spec"]) == with_floats(&generated["spec"]), "the chart renders another CRD");
     assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     assert_eq!(crd(&["--set", "crds.keep=false"])["metadata"]["annotations"], Value::Null);
 }
 
-/// The same with every number in one form: Helm writes 1.0 as 1.
-fn in_floats(value: &Value) -> Value {
+/// Converts every number to a float: Helm writes 1.0 as 1.
+fn with_floats(value: &Value) -> Value {
     match value {
         Value::Number(number) => number.as_f64().into(),
-        Value::Array(values) => values.iter().map(in_floats).collect(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), in_floats(value))).collect(),
+        Value::Array(values) => values.iter().map(with_floats).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), with_floats(value))).collect(),
         other => other.clone(),
     }
 }
 
 #[test]
 fn no_permission_is_a_wildcard() {
+    require!(require::helm());
     let roles = objects(&template(&[]).unwrap()).into_iter().filter(|object| object["rules"].is_array());
     let rules: Vec<_> = roles.flat_map(|role| role["rules"].as_array().unwrap().clone()).collect();
     assert!(rules.len() > 10);

@@ -1,5 +1,5 @@
-//! What the lab promises by itself, before anything of ours runs in it: it comes up, it leaves nothing, and labs do not
-//! touch each other. Needs root.
+//! Promises of the lab itself, without DnsTier in it: it comes up, it leaves nothing, and labs do not touch each other.
+//! Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -11,17 +11,18 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use dnstier_tests::lab::{self, KubeProxyMode, Lab, Layout, NODES, Options, STATE_ROOT};
+use dnstier_tests::require;
 
-/// One test at a time: each needs the whole machine.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Runs one test at a time: each needs the whole machine.
+fn exclusive_machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a lab away when a test ends, also one that fails in the middle.
-struct Gone(&'static str);
+/// Guard that removes a lab when a test ends, also one that fails in the middle.
+struct RemoveOnDrop(&'static str);
 
-impl Drop for Gone {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         if let Err(error) = lab::down(self.0) {
             eprintln!("lab {} stays: {error:#}", self.0);
@@ -39,9 +40,10 @@ fn lab_program(arguments: &[&str]) -> Output {
 
 #[test]
 fn a_start_killed_at_any_moment_leaves_nothing() {
-    let _turn = turn();
-    let _gone = Gone("killed");
-    // What the first start on a machine installs stays there.
+    require!(require::lab());
+    let _machine = exclusive_machine();
+    let _removal = RemoveOnDrop("killed");
+    // Packages that the first start on a machine installs stay there.
     Lab::up(&bare("killed")).unwrap();
     lab::down("killed").unwrap();
     let common = common_places();
@@ -63,36 +65,40 @@ fn a_start_killed_at_any_moment_leaves_nothing() {
 
 #[test]
 fn labs_live_side_by_side_and_one_goes_without_the_other() {
-    let _turn = turn();
-    let (_one_gone, _other_gone) = (Gone("one"), Gone("other"));
-    let (links, common) = (links(), common_places());
+    require!(require::lab());
+    let _machine = exclusive_machine();
+    let _one_removal = RemoveOnDrop("one");
+    let _other_removal = RemoveOnDrop("other");
+    let links = links();
+    let common = common_places();
 
     let one = Lab::up(&bare("one")).unwrap();
     let other = Lab::up(&bare("other")).unwrap();
     assert_eq!(self::links(), links, "a link appeared in the machine's own network");
     for lab in [&one, &other] {
-        NODES.iter().for_each(|node| resolves(lab, node.name));
+        NODES.iter().for_each(|node| assert_resolves(lab, node.name));
     }
 
     lab::down("one").unwrap();
     assert_eq!(traces("one"), Vec::<String>::new());
-    NODES.iter().for_each(|node| resolves(&other, node.name));
+    NODES.iter().for_each(|node| assert_resolves(&other, node.name));
     assert_eq!(common_places(), common);
 }
 
 #[test]
 fn a_lab_that_runs_is_kept_and_serves_its_commands() {
-    let _turn = turn();
-    let _gone = Gone("kept");
+    require!(require::lab());
+    let _machine = exclusive_machine();
+    let _removal = RemoveOnDrop("kept");
     let lab = Lab::up(&bare("kept")).unwrap();
     let processes = |lab: &Lab| lab.processes().unwrap().iter().map(|record| record.identity).collect::<Vec<_>>();
 
     let started = Instant::now();
-    let again = Lab::up(&bare("kept")).unwrap();
+    let reopened = Lab::up(&bare("kept")).unwrap();
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
-    assert_eq!(processes(&again), processes(&lab));
-    let otherwise = Options { kube_proxy: Some([KubeProxyMode::Iptables; 3]), ..bare("kept") };
-    let refused = Lab::up(&otherwise).unwrap_err().to_string();
+    assert_eq!(processes(&reopened), processes(&lab));
+    let other_modes = Options { kube_proxy: Some([KubeProxyMode::Iptables; 3]), ..bare("kept") };
+    let refused = Lab::up(&other_modes).unwrap_err().to_string();
     assert!(refused.contains("node-a works with nftables"), "{refused}");
 
     let kubectl = |arguments: &[&str]| lab_program(&[&["--name", "kept", "kubectl"], arguments].concat());
@@ -112,13 +118,14 @@ fn a_lab_that_runs_is_kept_and_serves_its_commands() {
 
 fn a_stopped_kubelet_starts_again(lab: &Lab) {
     let node = lab.node("node-b").unwrap();
-    let pid = || lab.processes().unwrap().into_iter().find(|record| record.daemon.name == "kubelet-node-b").unwrap();
-    let before = pid().identity;
+    let kubelet =
+        || lab.processes().unwrap().into_iter().find(|record| record.daemon.name == "kubelet-node-b").unwrap();
+    let before = kubelet().identity;
     node.stop_kubelet().unwrap();
     assert!(!before.is_alive());
-    resolves(lab, "node-b");
+    assert_resolves(lab, "node-b");
     node.start_kubelet().unwrap();
-    assert!(pid().identity.is_alive());
+    assert!(kubelet().identity.is_alive());
 }
 
 fn a_container_is_found_by_its_pod(lab: &Lab, pod: &str) {
@@ -126,8 +133,8 @@ fn a_container_is_found_by_its_pod(lab: &Lab, pod: &str) {
     let uid = lab.kubectl(&["get", "pod", "-n", "lab", pod, "-o", "jsonpath={.metadata.uid}"]).unwrap();
     let found = node.pid_of_container(&uid, "toolbox").unwrap();
     assert!(found.contains(&node.toolbox_pid().unwrap()), "{found:?}");
-    let whole = node.pids_of_pod(&uid);
-    assert_eq!(whole.len(), found.len() + 1, "the pod's pause process is missing in {whole:?}");
+    let pod_processes = node.pids_of_pod(&uid);
+    assert_eq!(pod_processes.len(), found.len() + 1, "the pod's pause process is missing in {pod_processes:?}");
     assert!(node.pid_of_container(&uid, "nobody").is_err());
     assert!(node.kill(std::process::id(), lab::Signal::KILL).is_err(), "this test is no process of the node");
 }
@@ -144,13 +151,13 @@ fn a_silent_provider_speaks_again(lab: &Lab) {
 fn a_dead_process_is_seen(lab: &Lab) {
     let proxy = lab.processes().unwrap().into_iter().find(|record| record.daemon.name == "kube-proxy-node-a").unwrap();
     lab.node("node-a").unwrap().stop_kube_proxy().unwrap();
-    let said = lab_program(&["--name", "kept", "status"]);
-    assert!(String::from_utf8_lossy(&said.stdout).contains("has ended"), "{said:?}");
+    let status = lab_program(&["--name", "kept", "status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("has ended"), "{status:?}");
     assert!(!proxy.identity.is_alive());
 }
 
-/// A name of the cluster and one of the outside have their addresses in a pod of the node.
-fn resolves(lab: &Lab, node: &str) {
+/// Asserts that a name of the cluster and one of the outside resolve in a pod of the node.
+fn assert_resolves(lab: &Lab, node: &str) {
     for (name, address) in
         [("kubernetes.default.svc.cluster.local.", "10.96.0.1"), ("www.shop.example.", "203.0.113.20")]
     {
@@ -159,7 +166,7 @@ fn resolves(lab: &Lab, node: &str) {
     }
 }
 
-/// What there is of a lab, looked for in another way than the lab itself does.
+/// Returns what is left of a lab, found in another way than the lab itself does.
 fn traces(name: &str) -> Vec<String> {
     let state = Path::new(STATE_ROOT).join(name);
     let folder = format!("{}/", state.display());
@@ -168,7 +175,7 @@ fn traces(name: &str) -> Vec<String> {
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let read =
             |file: &str| String::from_utf8_lossy(&fs::read(process.path().join(file)).unwrap_or_default()).into_owned();
-        // What only waits to be reaped by the machine's first process runs no more.
+        // A zombie, which waits to be reaped by the machine's first process, runs no more.
         if read("stat").rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z')) {
             continue;
         }
@@ -191,7 +198,7 @@ fn traces(name: &str) -> Vec<String> {
     found
 }
 
-/// Names of the links in the machine's own network.
+/// Returns the names of the links in the machine's own network.
 fn links() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir("/sys/class/net")
         .unwrap()
@@ -202,7 +209,7 @@ fn links() -> Vec<String> {
     names
 }
 
-/// What there is at the places where container programs leave things behind.
+/// Returns the files at the places where container programs leave some.
 fn common_places() -> Vec<String> {
     let inner = ["/run/containerd", "/run/runc", "/var/lib/cni", "/etc/cni", "/var/log/containers", "/var/log/pods"];
     let places = inner.into_iter().chain(["/run", "/etc", "/var/lib", "/var/log", "/var/tmp"]);

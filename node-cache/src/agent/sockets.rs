@@ -161,8 +161,9 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+    use crate::require::{port_53, require};
 
-    // An address of the loopback network that nothing else listens on; no root is needed to be refused.
+    // An address of the loopback network that nothing else listens on.
     const ADDRESS: &str = "127.53.53.53";
 
     fn desired(addresses: &[&str]) -> BTreeSet<IpAddr> {
@@ -171,6 +172,7 @@ mod tests {
 
     #[test]
     fn sockets_follow_the_addresses_and_outlive_the_agent_that_bound_them() {
+        require!(port_53());
         let mut first = Sockets::default();
         let SocketChanges { changed, errors } = first.apply(&desired(&[ADDRESS, "fd53::53"]));
         assert!(changed && errors.is_empty(), "{errors:?}");
@@ -203,6 +205,7 @@ mod tests {
 
     #[test]
     fn nobody_can_filter_what_arrives_at_a_socket() {
+        require!(port_53());
         let held = bind("127.53.53.54".parse().unwrap(), Protocol::Udp).unwrap();
         let drop_all = socket2::SockFilter::new(0x06, 0, 0, 0);
         let refused = socket2::SockRef::from(&held).attach_filter(&[drop_all]).unwrap_err();
@@ -211,6 +214,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_taken_is_told_in_one_sentence() {
+        require!(port_53());
         let taken: IpAddr = "127.53.53.55".parse().unwrap();
         let _other = UdpSocket::bind((taken, DNS_PORT)).unwrap();
         let mut sockets = Sockets::default();

@@ -1,4 +1,4 @@
-//! Questions at a steady rate, one try each, so that every loss shows; and single questions.
+//! Queries at a steady rate, one try each, so that every loss is counted; and single queries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -11,32 +11,41 @@ use std::time::{Duration, Instant};
 use crate::dns;
 use crate::network::Namespace;
 
-/// Questions a second.
-const RATE: u32 = 1000;
-/// An answer that takes longer counts as lost.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Rate of a flood.
+const QUERIES_PER_SECOND: u32 = 1000;
+/// Time after which a query counts as lost.
+const LOSS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sockets in use; each is replaced after a while, so that old and new flows meet every change.
-const SOCKETS: usize = 8;
+const SOCKET_COUNT: usize = 8;
 
-/// What became of a flood.
+/// Result of a flood.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) sent: usize,
     pub(crate) lost: usize,
     pub(crate) from_cache: usize,
     pub(crate) from_cluster_dns: usize,
-    /// For each flow that lost something: the server, how many questions, and when the first and the last of them were
-    /// sent, in milliseconds from the start.
-    pub(crate) losses: BTreeMap<String, (usize, u128, u128)>,
+    /// Losses by flow: the server and the client's address.
+    pub(crate) losses: BTreeMap<String, Losses>,
 }
 
-/// A question that was not answered yet.
-struct Open {
+/// Lost queries of one flow.
+#[derive(Debug)]
+pub(crate) struct Losses {
+    pub(crate) count: usize,
+    /// When the first of them was sent, in milliseconds from the start.
+    pub(crate) first_ms: u128,
+    /// When the last of them was sent, in milliseconds from the start.
+    pub(crate) last_ms: u128,
+}
+
+/// Query without a response so far.
+struct PendingQuery {
     sent: Instant,
     flow: String,
 }
 
-/// A flood that goes on until it is asked for its report.
+/// Flood that runs until its report is taken.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Report>,
@@ -61,64 +70,70 @@ impl Flood {
 
 fn flood(servers: &[SocketAddr], stopped: &AtomicBool) -> Report {
     let mut report = Report::default();
-    let mut open: HashMap<u16, Open> = HashMap::new();
-    let mut sockets: Vec<UdpSocket> = (0..SOCKETS).map(|number| connected(servers[number % servers.len()])).collect();
+    let mut pending: HashMap<u16, PendingQuery> = HashMap::new();
+    let mut sockets: Vec<UdpSocket> =
+        (0..SOCKET_COUNT).map(|number| connected(servers[number % servers.len()])).collect();
     let mut retired: Vec<(Instant, UdpSocket)> = Vec::new();
     let start = Instant::now();
     let mut last = None;
-    while last.is_none_or(|last: Instant| last.elapsed() < PATIENCE) {
+    while last.is_none_or(|last: Instant| last.elapsed() < LOSS_TIMEOUT) {
         if stopped.load(Ordering::Relaxed) {
             last = last.or_else(|| Some(Instant::now()));
         }
-        let due =
-            if last.is_some() { report.sent } else { start.elapsed().as_millis() as usize * RATE as usize / 1000 };
+        let due = if last.is_some() {
+            report.sent
+        } else {
+            start.elapsed().as_millis() as usize * QUERIES_PER_SECOND as usize / 1000
+        };
         while report.sent < due {
-            let number = report.sent % SOCKETS;
-            if report.sent % 160 < SOCKETS && (report.sent / 160) % SOCKETS == number {
+            let number = report.sent % SOCKET_COUNT;
+            if report.sent % 160 < SOCKET_COUNT && (report.sent / 160) % SOCKET_COUNT == number {
                 let fresh = connected(servers[number % servers.len()]);
                 retired.push((Instant::now(), std::mem::replace(&mut sockets[number], fresh)));
             }
             let id = report.sent as u16;
             let flow = format!("{} {:?}", servers[number % servers.len()].ip(), sockets[number].local_addr());
-            let question = Open { sent: Instant::now(), flow };
-            match sockets[number].send(&dns::question(id, "name.example")) {
-                Ok(_) => lose(&mut report, open.insert(id, question), start),
-                Err(_) => lose(&mut report, Some(question), start),
+            let query = PendingQuery { sent: Instant::now(), flow };
+            match sockets[number].send(&dns::query(id, "name.example")) {
+                Ok(_) => count_lost(&mut report, pending.insert(id, query), start),
+                Err(_) => count_lost(&mut report, Some(query), start),
             }
             report.sent += 1;
         }
         for socket in sockets.iter().chain(retired.iter().map(|(_, socket)| socket)) {
-            receive(socket, &mut open, &mut report, start);
+            receive(socket, &mut pending, &mut report, start);
         }
-        retired.retain(|(at, _)| at.elapsed() < PATIENCE);
+        retired.retain(|(at, _)| at.elapsed() < LOSS_TIMEOUT);
         std::thread::sleep(Duration::from_millis(1));
     }
-    for question in open.into_values() {
-        lose(&mut report, Some(question), start);
+    for query in pending.into_values() {
+        count_lost(&mut report, Some(query), start);
     }
     report
 }
 
-fn lose(report: &mut Report, question: Option<Open>, start: Instant) {
-    let Some(Open { sent, flow }) = question else { return };
+fn count_lost(report: &mut Report, query: Option<PendingQuery>, start: Instant) {
+    let Some(PendingQuery { sent, flow }) = query else { return };
     let at = (sent - start).as_millis();
-    let (count, first, last) = report.losses.entry(flow).or_insert((0, at, at));
-    (*count, *first, *last) = (*count + 1, at.min(*first), at.max(*last));
+    let losses = report.losses.entry(flow).or_insert(Losses { count: 0, first_ms: at, last_ms: at });
+    losses.count += 1;
+    losses.first_ms = losses.first_ms.min(at);
+    losses.last_ms = losses.last_ms.max(at);
     report.lost += 1;
 }
 
-fn receive(socket: &UdpSocket, open: &mut HashMap<u16, Open>, report: &mut Report, start: Instant) {
+fn receive(socket: &UdpSocket, pending: &mut HashMap<u16, PendingQuery>, report: &mut Report, start: Instant) {
     let mut bytes = [0; 512];
     while let Ok(length) = socket.recv(&mut bytes) {
         if length < 12 {
             continue;
         }
-        let Some(question) = open.remove(&dns::id_of(&bytes)) else { continue };
-        if question.sent.elapsed() > PATIENCE {
-            lose(report, Some(question), start);
+        let Some(query) = pending.remove(&dns::id(&bytes)) else { continue };
+        if query.sent.elapsed() > LOSS_TIMEOUT {
+            count_lost(report, Some(query), start);
             continue;
         }
-        match dns::rcode_of(&bytes) {
+        match dns::rcode(&bytes) {
             dns::FROM_CACHE => report.from_cache += 1,
             _ => report.from_cluster_dns += 1,
         }
@@ -133,34 +148,34 @@ fn connected(server: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Asks once over UDP and gives the response code; none if nothing comes within a second.
-pub(crate) fn ask(from: &Namespace, server: &str) -> Option<u8> {
+/// Sends one query over UDP and returns the response code; `None` without a response within a second.
+pub(crate) fn query_rcode(from: &Namespace, server: &str) -> Option<u8> {
     let server = SocketAddr::new(server.parse().unwrap(), 53);
     from.inside(move || {
         let socket = connected(server);
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        socket.send(&dns::question(7, "name.example")).ok()?;
+        socket.send(&dns::query(7, "name.example")).ok()?;
         let mut bytes = [0; 512];
-        socket.recv(&mut bytes).ok().map(|_| dns::rcode_of(&bytes))
+        socket.recv(&mut bytes).ok().map(|_| dns::rcode(&bytes))
     })
 }
 
-/// The same over TCP.
-pub(crate) fn ask_tcp(from: &Namespace, server: &str) -> Option<u8> {
+/// Sends one query over TCP and returns the response code; `None` without a response within a second.
+pub(crate) fn query_rcode_over_tcp(from: &Namespace, server: &str) -> Option<u8> {
     let server = SocketAddr::new(server.parse().unwrap(), 53);
     from.inside(move || {
         let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(1)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let question = dns::question(7, "name.example");
-        stream.write_all(&[&(question.len() as u16).to_be_bytes()[..], &question].concat()).ok()?;
+        let query = dns::query(7, "name.example");
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).ok()?;
         let mut bytes = [0; 14];
         stream.read_exact(&mut bytes).ok()?;
-        Some(dns::rcode_of(&bytes[2..]))
+        Some(dns::rcode(&bytes[2..]))
     })
 }
 
-/// Fetches a path over HTTP and gives status line and body.
+/// Fetches a path over HTTP and returns status line and body.
 pub(crate) fn get(from: &Namespace, server: SocketAddr, path: &str) -> Option<(String, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
     from.inside(move || {

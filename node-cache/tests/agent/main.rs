@@ -1,5 +1,5 @@
-//! What the agent promises on a node: the real process in a network namespace with a Service and a cluster DNS, two
-//! caches that are handed its sockets, and a pod that asks. Needs root.
+//! Promises of the agent on a node: the real process in a network namespace with a Service and a cluster DNS, two
+//! caches that receive its sockets, and a pod that sends queries. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,6 +7,8 @@ mod dns;
 mod flood;
 mod network;
 mod process;
+#[path = "../require/mod.rs"]
+mod require;
 mod servers;
 
 use std::net::SocketAddr;
@@ -15,43 +17,46 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use dns::{FROM_CACHE, FROM_CLUSTER_DNS};
-use flood::{Flood, ask, ask_tcp};
+use flood::{Flood, query_rcode, query_rcode_over_tcp};
 use node_cache_config::status::CaptureState;
-use process::{METRICS_PORT, Node, config, within, write_revision};
+use process::{METRICS_PORT, Node, config, wait_until, write_revision};
+use require::{network_namespaces, require};
 use rustix::process::Signal;
 
 const SERVICE4: &str = "10.96.0.10";
 const SERVICE6: &str = "fd96::a";
 const LINK_LOCAL: &str = "169.254.20.10";
-const ALL: [(&str, bool); 3] = [(SERVICE4, true), (SERVICE6, true), (LINK_LOCAL, false)];
+const ALL_ADDRESSES: [(&str, bool); 3] = [(SERVICE4, true), (SERVICE6, true), (LINK_LOCAL, false)];
 /// Long enough for a machine that compiles something else.
-const SOON: Duration = Duration::from_secs(10);
-/// The lifetime of an address and the second in which nobody minds.
-const LEASE_AND_A_SECOND: Duration = Duration::from_secs(6);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lease of a captured address (5 s) and a second of tolerance.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(6);
 
-fn capture(node: &Node, addresses: &[&str]) {
+fn wait_until_captured(node: &Node, addresses: &[&str]) {
     for address in addresses {
-        within(SOON, &format!("{address} is captured"), || node.is_captured(address));
+        wait_until(&format!("{address} is captured"), SETTLE_TIMEOUT, || node.is_captured(address));
     }
 }
 
 #[test]
 fn a_captured_address_is_answered_on_the_node_over_every_transport_and_family() {
-    let mut node = Node::without_caches(&ALL);
-    within(SOON, "the agent tells its status", || node.status().is_some());
-    assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
-    assert_eq!(ask(&node.network.pod, SERVICE6), Some(FROM_CLUSTER_DNS));
-    within(SOON, "it is told what is missing", || {
-        node.captured(SERVICE4).and_then(|told| told.reason).as_deref() == Some("no cache is running on this node")
+    require!(network_namespaces());
+    let mut node = Node::without_caches(&ALL_ADDRESSES);
+    wait_until("the agent tells its status", SETTLE_TIMEOUT, || node.status().is_some());
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
+    assert_eq!(query_rcode(&node.network.pod, SERVICE6), Some(FROM_CLUSTER_DNS));
+    wait_until("it is told what is missing", SETTLE_TIMEOUT, || {
+        node.captured(SERVICE4).and_then(|captured| captured.reason).as_deref()
+            == Some("no cache is running on this node")
     });
     assert!(!node.probe("ready").0 && node.probe("live").0);
 
     node.start_caches();
-    capture(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
     for from in [&node.network.pod, &node.network.node] {
         for address in [SERVICE4, SERVICE6, LINK_LOCAL] {
-            assert_eq!(ask(from, address), Some(FROM_CACHE), "{address}");
-            assert_eq!(ask_tcp(from, address), Some(FROM_CACHE), "{address} over TCP");
+            assert_eq!(query_rcode(from, address), Some(FROM_CACHE), "{address}");
+            assert_eq!(query_rcode_over_tcp(from, address), Some(FROM_CACHE), "{address} over TCP");
         }
     }
     let (ready, message) = node.probe("ready");
@@ -60,35 +65,40 @@ fn a_captured_address_is_answered_on_the_node_over_every_transport_and_family() 
 
 #[test]
 fn when_everything_is_killed_the_service_answers_again_after_the_lease() {
-    let mut node = Node::start(&ALL);
-    capture(&node, &[SERVICE4, SERVICE6]);
+    require!(network_namespaces());
+    let mut node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6]);
     node.agent.kill();
     node.caches.clear();
     for address in [SERVICE4, SERVICE6] {
-        within(LEASE_AND_A_SECOND, &format!("{address} is answered by the Service"), || {
-            ask(&node.network.pod, address) == Some(FROM_CLUSTER_DNS)
+        wait_until(&format!("{address} is answered by the Service"), LEASE_TIMEOUT, || {
+            query_rcode(&node.network.pod, address) == Some(FROM_CLUSTER_DNS)
         });
     }
-    let left = node.network.loopback();
-    assert!(!left.contains(SERVICE4) && !left.contains(SERVICE6), "{left}");
+    let addresses = node.network.loopback();
+    assert!(!addresses.contains(SERVICE4) && !addresses.contains(SERVICE6), "{addresses}");
     assert!(node.network.table().is_some(), "the rules are left, and harmless");
 }
 
 #[test]
 fn capture_and_withdrawal_lose_no_query_and_leave_nothing() {
-    let mut node = Node::without_caches(&ALL);
+    require!(network_namespaces());
+    let mut node = Node::without_caches(&ALL_ADDRESSES);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     sleep(Duration::from_millis(300));
     for _ in 0..3 {
         node.start_caches();
-        capture(&node, &[SERVICE4, SERVICE6]);
+        wait_until_captured(&node, &[SERVICE4, SERVICE6]);
         sleep(Duration::from_millis(500));
         let (status, took) = node.agent.terminate();
         assert!(status.success() && took < Duration::from_secs(3), "{status} after {took:?}");
-        // The caches answer for as long as the agent is there.
+        // The caches serve as long as the agent runs.
         node.caches.clear();
-        let left = node.network.loopback();
-        assert!(!left.contains(SERVICE4) && !left.contains(SERVICE6) && !left.contains(LINK_LOCAL), "{left}");
+        let addresses = node.network.loopback();
+        assert!(
+            !addresses.contains(SERVICE4) && !addresses.contains(SERVICE6) && !addresses.contains(LINK_LOCAL),
+            "{addresses}"
+        );
         assert_eq!(node.network.table(), None);
         node.restart_agent();
     }
@@ -99,14 +109,15 @@ fn capture_and_withdrawal_lose_no_query_and_leave_nothing() {
 
 #[test]
 fn an_agent_that_is_killed_and_started_anew_loses_no_query() {
-    let mut node = Node::start(&ALL);
-    capture(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
+    require!(network_namespaces());
+    let mut node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6, LINK_LOCAL]);
     for calm in [1000, 6500] {
         node.agent.kill();
         sleep(Duration::from_millis(1000));
         node.restart_agent();
-        capture(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
+        wait_until_captured(&node, &[SERVICE4, SERVICE6, LINK_LOCAL]);
         sleep(Duration::from_millis(calm));
     }
     let report = flood.report();
@@ -116,8 +127,9 @@ fn an_agent_that_is_killed_and_started_anew_loses_no_query() {
 
 #[test]
 fn a_cache_that_hangs_or_dies_is_made_up_for_by_the_other() {
-    let mut node = Node::start(&ALL);
-    capture(&node, &[SERVICE4, SERVICE6]);
+    require!(network_namespaces());
+    let mut node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     node.caches[0].pause(true);
     sleep(Duration::from_millis(3000));
@@ -131,53 +143,55 @@ fn a_cache_that_hangs_or_dies_is_made_up_for_by_the_other() {
 
 #[test]
 fn a_real_cache_that_is_stopped_or_killed_takes_nothing_with_it() {
+    require!(network_namespaces());
     let node = Node::without_caches(&[(SERVICE4, true)]);
     let [stopped, mut killed] = node.start_cache_processes();
-    capture(&node, &[SERVICE4]);
+    wait_until_captured(&node, &[SERVICE4]);
     let alive = || node.status().unwrap().instances.iter().map(|instance| instance.alive).collect::<Vec<_>>();
     assert_eq!(alive(), [true, true]);
 
-    let during = Flood::start(&node.network.pod, &[SERVICE4]);
+    let flood = Flood::start(&node.network.pod, &[SERVICE4]);
     sleep(Duration::from_millis(500));
     stopped.signal(Signal::STOP);
     sleep(Duration::from_millis(500));
-    let report = during.report();
+    let report = flood.report();
     assert!(report.lost < report.sent / 10, "more than what it was just about to answer: {report:?}");
 
-    let after = Flood::start(&node.network.pod, &[SERVICE4]);
+    let flood = Flood::start(&node.network.pod, &[SERVICE4]);
     sleep(Duration::from_millis(3000));
     assert_eq!(alive(), [false, true]);
     assert!(node.is_captured(SERVICE4) && node.probe("ready").0);
-    assert_eq!(after.report().lost, 0);
+    assert_eq!(flood.report().lost, 0);
 
     stopped.signal(Signal::CONT);
-    within(SOON, "the stopped one answers again", || alive() == [true, true]);
+    wait_until("the stopped one answers again", SETTLE_TIMEOUT, || alive() == [true, true]);
     killed.kill();
-    let after = Flood::start(&node.network.pod, &[SERVICE4]);
+    let flood = Flood::start(&node.network.pod, &[SERVICE4]);
     sleep(Duration::from_millis(3000));
     assert_eq!(alive(), [true, false]);
-    assert_eq!(after.report().lost, 0);
+    assert_eq!(flood.report().lost, 0);
     let answered = node.status().unwrap().instances[0].traffic.queries;
     assert!(answered > 2000, "{answered}");
 }
 
 #[test]
 fn a_pod_that_is_told_to_stop_and_replaced_loses_no_query() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true), (SERVICE6, true)]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     for _ in 0..2 {
         let mut caches = node.start_cache_processes();
-        capture(&node, &[SERVICE4, SERVICE6]);
+        wait_until_captured(&node, &[SERVICE4, SERVICE6]);
         sleep(Duration::from_millis(1000));
-        // The kubelet tells all containers at once.
+        // The kubelet sends SIGTERM to all containers at once.
         for process in caches.iter().chain([&node.agent]) {
             process.signal(Signal::TERM);
         }
         for process in caches.iter_mut().chain([&mut node.agent]) {
             assert!(process.wait().success());
         }
-        let left = node.network.loopback();
-        assert!(!left.contains(SERVICE4) && !left.contains(SERVICE6), "{left}");
+        let addresses = node.network.loopback();
+        assert!(!addresses.contains(SERVICE4) && !addresses.contains(SERVICE6), "{addresses}");
         node.restart_agent();
     }
     let report = flood.report();
@@ -186,39 +200,46 @@ fn a_pod_that_is_told_to_stop_and_replaced_loses_no_query() {
 
 #[test]
 fn while_all_caches_hang_the_service_answers() {
-    let node = Node::start(&ALL);
-    capture(&node, &[SERVICE4]);
+    require!(network_namespaces());
+    let node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4]);
     for cache in &node.caches {
         cache.pause(true);
     }
-    within(Duration::from_secs(5), "the switch is off", || !node.is_captured(SERVICE4));
-    assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
+    wait_until("the switch is off", Duration::from_secs(5), || !node.is_captured(SERVICE4));
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
     let reason = node.captured(SERVICE4).unwrap().reason.unwrap();
     assert_eq!(reason, "the caches of this pod do not answer");
     for cache in &node.caches {
         cache.pause(false);
     }
-    capture(&node, &[SERVICE4]);
-    assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CACHE));
+    wait_until_captured(&node, &[SERVICE4]);
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CACHE));
 }
 
 #[test]
 fn when_the_last_cache_is_gone_the_service_answers_at_once() {
-    let mut node = Node::start(&ALL);
-    capture(&node, &[SERVICE4]);
+    require!(network_namespaces());
+    let mut node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4]);
     node.caches.clear();
-    let took = within(SOON, "the Service answers", || ask(&node.network.pod, SERVICE4) == Some(FROM_CLUSTER_DNS));
+    let took = wait_until("the Service answers", SETTLE_TIMEOUT, || {
+        query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CLUSTER_DNS)
+    });
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[test]
 fn an_address_of_somebody_else_is_left_alone() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true), (SERVICE6, true)]);
     node.network.node.ip("addr add 10.96.0.10/32 dev to2");
     node.network.node.ip("addr add fd96::a/128 dev lo nodad");
     node.start_caches();
     for (address, link) in [(SERVICE4, "to2"), (SERVICE6, "lo")] {
-        within(SOON, "it is told", || node.captured(address).is_some_and(|told| told.state == CaptureState::Foreign));
+        wait_until("it is told", SETTLE_TIMEOUT, || {
+            node.captured(address).is_some_and(|captured| captured.state == CaptureState::Foreign)
+        });
         let reason = node.captured(address).unwrap().reason.unwrap();
         assert_eq!(reason, format!("somebody else has put this address on the link {link}; it is left alone"));
     }
@@ -230,29 +251,35 @@ fn an_address_of_somebody_else_is_left_alone() {
 
 #[test]
 fn an_address_that_somebody_brings_later_is_given_up() {
+    require!(network_namespaces());
     let node = Node::start(&[(SERVICE4, true), (SERVICE6, true)]);
-    capture(&node, &[SERVICE4, SERVICE6]);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6]);
     node.network.node.ip("addr add 10.96.0.10/32 dev to2");
-    within(SOON, "it is told", || node.captured(SERVICE4).is_some_and(|told| told.state == CaptureState::Foreign));
-    within(SOON, "ours is gone", || !node.network.loopback().contains(SERVICE4));
+    wait_until("it is told", SETTLE_TIMEOUT, || {
+        node.captured(SERVICE4).is_some_and(|captured| captured.state == CaptureState::Foreign)
+    });
+    wait_until("ours is gone", SETTLE_TIMEOUT, || !node.network.loopback().contains(SERVICE4));
     assert!(node.is_captured(SERVICE6));
     node.network.node.ip("addr del 10.96.0.10/32 dev to2");
-    capture(&node, &[SERVICE4]);
+    wait_until_captured(&node, &[SERVICE4]);
 }
 
 #[test]
 fn addresses_follow_the_configuration_without_losing_a_query() {
+    require!(network_namespaces());
     let node = Node::start(&[(SERVICE4, true)]);
-    capture(&node, &[SERVICE4]);
+    wait_until_captured(&node, &[SERVICE4]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     write_revision(node.config_dir.path(), "r2", &config(&[(SERVICE6, true)]));
-    capture(&node, &[SERVICE6]);
-    within(SOON, "the address is off the node", || !node.network.loopback().contains(SERVICE4));
-    assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
-    assert_eq!(ask(&node.network.pod, SERVICE6), Some(FROM_CACHE));
+    wait_until_captured(&node, &[SERVICE6]);
+    wait_until("the address is off the node", SETTLE_TIMEOUT, || !node.network.loopback().contains(SERVICE4));
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
+    assert_eq!(query_rcode(&node.network.pod, SERVICE6), Some(FROM_CACHE));
 
     write_revision(node.config_dir.path(), "r3", &config(&[]));
-    within(SOON, "the refusal is told", || node.status().is_some_and(|status| status.revision.refusal.is_some()));
+    wait_until("the refusal is told", SETTLE_TIMEOUT, || {
+        node.status().is_some_and(|status| status.revision.refusal.is_some())
+    });
     let status = node.status().unwrap();
     assert_eq!(status.revision.in_force.as_deref(), Some("r2"));
     assert!(node.is_captured(SERVICE6), "what was in force stays");
@@ -262,56 +289,60 @@ fn addresses_follow_the_configuration_without_losing_a_query() {
 
 #[test]
 fn rules_that_somebody_removed_are_put_back() {
-    let node = Node::start(&ALL);
-    capture(&node, &[SERVICE4]);
+    require!(network_namespaces());
+    let node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4]);
     node.network.nft("delete table inet dnstier_test");
-    within(SOON, "the rules are back", || node.network.table().is_some());
-    within(SOON, "the caches answer", || ask(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
+    wait_until("the rules are back", SETTLE_TIMEOUT, || node.network.table().is_some());
+    wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
     node.network.nft("flush chain inet dnstier_test prerouting");
-    within(SOON, "the caches answer", || ask(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
+    wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
     let metrics = node.control(node_cache::admin::Command::Metrics).unwrap();
     assert!(metrics.contains("dnstier_agent_rule_reasserts_total 2\n"), "{metrics}");
 }
 
 #[test]
 fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
-    let mut node = Node::start(&ALL);
-    capture(&node, &[SERVICE4]);
+    require!(network_namespaces());
+    let mut node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4]);
     node.agent.kill();
     node.network.nft("flush chain inet dnstier_test prerouting");
     node.restart_agent();
-    within(SOON, "the table is whole", || {
+    wait_until("the table is whole", SETTLE_TIMEOUT, || {
         node.network.table().is_some_and(|table| table.matches(" notrack").count() == 8)
     });
-    within(SOON, "the caches answer", || ask(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
+    wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
 }
 
 #[test]
 fn a_first_capture_waits_until_an_outside_name_was_resolved() {
+    require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true)]);
     node.start_caches();
-    let dead = |yes| {
+    let set_outside_down = |yes| {
         for cache in &node.caches {
-            cache.behaviour.outside_is_dead.store(yes, Ordering::Relaxed);
+            cache.behaviour.outside_is_down.store(yes, Ordering::Relaxed);
         }
     };
-    dead(true);
-    within(SOON, "it is told what is missing", || {
-        let reason = node.captured(SERVICE4).and_then(|told| told.reason);
+    set_outside_down(true);
+    wait_until("it is told what is missing", SETTLE_TIMEOUT, || {
+        let reason = node.captured(SERVICE4).and_then(|captured| captured.reason);
         reason.is_some_and(|reason| reason == "the caches have not resolved any outside name yet")
     });
-    assert_eq!(ask(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
-    dead(false);
-    capture(&node, &[SERVICE4]);
-    dead(true);
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
+    set_outside_down(false);
+    wait_until_captured(&node, &[SERVICE4]);
+    set_outside_down(true);
     sleep(Duration::from_secs(3));
     assert!(node.is_captured(SERVICE4), "an upstream that dies later withdraws nothing");
 }
 
 #[test]
 fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
-    let node = Node::start(&ALL);
-    capture(&node, &[SERVICE4]);
+    require!(network_namespaces());
+    let node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4]);
     for address in ["10.9.1.1", "fd09:1::1"] {
         let server = SocketAddr::new(address.parse().unwrap(), METRICS_PORT);
         let get = |path| flood::get(&node.network.pod, server, path).unwrap();
@@ -339,8 +370,9 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
 
 #[test]
 fn a_packet_filter_that_hangs_holds_up_no_renewal() {
-    let node = Node::start(&ALL);
-    capture(&node, &[SERVICE4, SERVICE6]);
+    require!(network_namespaces());
+    let node = Node::start(&ALL_ADDRESSES);
+    wait_until_captured(&node, &[SERVICE4, SERVICE6]);
     let flood = Flood::start(&node.network.pod, &[SERVICE4, SERVICE6]);
     node.let_nft_hang();
     sleep(Duration::from_secs(8));

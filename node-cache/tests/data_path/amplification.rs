@@ -1,4 +1,4 @@
-//! How much is sent for how little.
+//! Amplification: how many packets and octets are sent for one that arrives.
 
 use std::time::Duration;
 
@@ -6,47 +6,50 @@ use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::RecordType;
 use tokio::net::UdpSocket;
 
-use crate::support::{Asked, Authority, Reply, Tier, ask, denial, exchange_raw, question, reply, unknown};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, empty_response, exchange, exchange_raw, query_for, response_with,
+    unknown_record,
+};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A way of a server to have more sent to it than it should.
-type Trick = fn(&Asked) -> Reply;
+/// Script of a server that tries to have more queries sent than necessary.
+type Trick = fn(&ReceivedQuery) -> Action;
 
 const TRICKS: [(&str, Trick); 6] = [
-    ("silent", |_| Reply::Silence),
-    ("failing", |asked| Reply::Say(denial(asked, ResponseCode::ServFail))),
-    ("refusing", |asked| Reply::Say(denial(asked, ResponseCode::Refused))),
-    ("always cut", |asked| {
-        let mut message = denial(asked, ResponseCode::NoError);
+    ("silent", |_| Action::Ignore),
+    ("failing", |query| Action::Respond(empty_response(query, ResponseCode::ServFail))),
+    ("refusing", |query| Action::Respond(empty_response(query, ResponseCode::Refused))),
+    ("always cut", |query| {
+        let mut message = empty_response(query, ResponseCode::NoError);
         message.metadata.truncation = true;
-        Reply::Say(message)
+        Action::Respond(message)
     }),
-    ("cut and then failing", |asked| {
-        let mut message = denial(asked, if asked.tcp { ResponseCode::ServFail } else { ResponseCode::NoError });
-        message.metadata.truncation = !asked.tcp;
-        Reply::Say(message)
+    ("cut and then failing", |query| {
+        let mut message = empty_response(query, if query.tcp { ResponseCode::ServFail } else { ResponseCode::NoError });
+        message.metadata.truncation = !query.tcp;
+        Action::Respond(message)
     }),
-    ("an alias of itself", |asked| {
+    ("an alias of itself", |query| {
         let octets = [&[4][..], b"next", &[0xc0, 12]].concat();
-        Reply::Say(reply(asked, vec![unknown(&asked.name().to_ascii(), 5, &octets)]))
+        Action::Respond(response_with(query, vec![unknown_record(&query.name().to_ascii(), 5, &octets)]))
     }),
 ];
 
 #[tokio::test]
 async fn no_question_is_sent_on_more_than_three_times_and_each_once_more_over_tcp_whatever_servers_say() {
-    for (trick, say) in TRICKS {
+    for (trick, script) in TRICKS {
         for servers in [1, 4] {
             let mut authorities = Vec::new();
             for _ in 0..servers {
-                authorities.push(Authority::start(say).await);
+                authorities.push(Authority::start(script).await);
             }
             let addresses: Vec<_> = authorities.iter().map(|authority| authority.address).collect();
             let tier = Tier::forwarding_to(&addresses).await;
-            ask(tier.address, &question("www.example", RecordType::A)).await;
-            let asked: Vec<_> = authorities.iter().flat_map(Authority::asked).collect();
+            exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+            let queries: Vec<_> = authorities.iter().flat_map(Authority::queries).collect();
             let (tcp, udp): (Vec<_>, Vec<_>) =
-                asked.iter().filter(|asked| asked.is("www.example")).partition(|asked| asked.tcp);
+                queries.iter().filter(|query| query.is("www.example")).partition(|query| query.tcp);
             assert!((1..=3).contains(&udp.len()), "{trick}, {servers} servers: {}", udp.len());
             assert!(tcp.len() <= udp.len(), "{trick}, {servers} servers: {} over TCP", tcp.len());
         }
@@ -55,64 +58,67 @@ async fn no_question_is_sent_on_more_than_three_times_and_each_once_more_over_tc
 
 #[tokio::test]
 async fn no_datagram_is_longer_than_1232_octets_whatever_a_client_says_that_it_takes() {
-    let authority = Authority::start(|asked| {
-        let mut message = reply(asked, (0..60).map(|_| unknown("big.example", 65_280, &[7; 250])).collect());
-        if !asked.tcp {
+    let authority = Authority::start(|query| {
+        let mut message =
+            response_with(query, (0..60).map(|_| unknown_record("big.example", 65_280, &[7; 250])).collect());
+        if !query.tcp {
             message = message.truncate();
         }
-        Reply::Say(message)
+        Action::Respond(message)
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let mut big = question("big.example", RecordType::Unknown(65_280));
-    // New, out of memory, and of the shape that takes the long way.
+    let mut big = query_for("big.example", RecordType::Unknown(65_280));
+    // A miss, a hit, and a query that the fast path does not take.
     for size in [0, 511, 1232, 1233, 4096, u16::MAX] {
         for checking_disabled in [false, true] {
             big.edns.as_mut().unwrap().set_max_payload(size);
             big.metadata.checking_disabled = checking_disabled;
-            let answer = exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), LIMIT).await.unwrap();
-            assert!(answer.len() <= usize::from(size.clamp(512, 1232)), "{size}: {}", answer.len());
+            let response =
+                exchange_raw(tier.address, "127.0.0.1:0", &big.to_vec().unwrap(), RESPONSE_TIMEOUT).await.unwrap();
+            assert!(response.len() <= usize::from(size.clamp(512, 1232)), "{size}: {}", response.len());
         }
     }
 }
 
 #[tokio::test]
 async fn strangers_and_responses_get_nothing_and_updates_and_notifications_go_nowhere() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let known = question("www.example", RecordType::A);
-    ask(tier.address, &known).await;
-    authority.forget();
-    let response = |mut message: Message| {
+    let known = query_for("www.example", RecordType::A);
+    exchange(tier.address, &known).await;
+    authority.clear_queries();
+    let as_response = |mut message: Message| {
         message.metadata.message_type = MessageType::Response;
         message
     };
-    let of = |opcode| {
-        let mut message = question("www.example", RecordType::SOA);
+    let query_of = |opcode| {
+        let mut message = query_for("www.example", RecordType::SOA);
         message.metadata.op_code = opcode;
         message
     };
-    let (update, notify) = (of(OpCode::Update), of(OpCode::Notify));
-    let new = question("new.example", RecordType::A);
+    let update = query_of(OpCode::Update);
+    let notify = query_of(OpCode::Notify);
+    let new = query_for("new.example", RecordType::A);
     let stranger = UdpSocket::bind("127.0.0.9:0").await.unwrap();
     let reflecting = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for _ in 0..50 {
-        for message in [&known, &new, &update, &notify, &response(known.clone())] {
+        for message in [&known, &new, &update, &notify, &as_response(known.clone())] {
             stranger.send_to(&message.to_vec().unwrap(), tier.address).await.unwrap();
         }
         for message in [&known, &new, &update, &notify] {
-            reflecting.send_to(&response(message.clone()).to_vec().unwrap(), tier.address).await.unwrap();
+            reflecting.send_to(&as_response(message.clone()).to_vec().unwrap(), tier.address).await.unwrap();
         }
-        // What comes after them is answered when they are done with.
+        // A worker reads in order: once these are answered, it has read the packets before them.
         for message in [&update, &notify] {
-            let answer = ask(tier.address, message).await;
-            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NotImp, 0));
+            let response = exchange(tier.address, message).await;
+            assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NotImp, 0));
         }
     }
-    ask(tier.address, &known).await;
-    for silent in [stranger, reflecting] {
-        let received = silent.try_recv(&mut [0; 1500]);
+    exchange(tier.address, &known).await;
+    for socket in [stranger, reflecting] {
+        let received = socket.try_recv(&mut [0; 1500]);
         assert!(received.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     }
-    assert_eq!(authority.asked().len(), 0);
+    assert_eq!(authority.queries().len(), 0);
 }

@@ -1,4 +1,4 @@
-//! Nobody behind us answers for a long time.
+//! Serve-stale while no upstream responds for a long time (RFC 8767).
 
 use std::time::{Duration, Instant};
 
@@ -6,61 +6,61 @@ use futures::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Authority, Reply, Tier, address, ask, ede, question};
+use crate::support::{Action, Authority, Tier, address_record, ede, exchange, query_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
-/// How many names are asked for while nobody knows yet that the server is dead.
-const ASKED_TO_FIND_OUT: usize = 20;
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Names that are queried before the server is known to be down.
+const NAMES_BEFORE_DOWN: usize = 20;
 
-/// Learns names, has nobody answer for this long, and asks for all of them again and again.
-async fn blackout(names: usize, lasts: Duration) {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(1, 1))).await;
+/// Caches names, stops the only server for this long, and queries all names again and again.
+async fn blackout(names: usize, duration: Duration) {
+    let authority = Authority::start(|query| Action::Respond(query.default_response(1, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let names: Vec<String> = (0..names).map(|number| format!("n{number}.example")).collect();
     for name in &names {
-        ask(tier.address, &question(name, RecordType::A)).await;
+        exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
-    authority.fall_silent();
+    authority.stop_responding();
     let started = Instant::now();
-    // What is past its time serves from the first question on.
+    // Entries are stale from the first query on.
     tokio::time::sleep(Duration::from_millis(1050)).await;
-    let some = names.iter().take(ASKED_TO_FIND_OUT).map(|name| async move {
-        let answer = ask(tier.address, &question(name, RecordType::A)).await;
-        assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::NoError, Some(3)), "{name}");
+    let lookups = names.iter().take(NAMES_BEFORE_DOWN).map(|name| async move {
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!((response.metadata.response_code, ede(&response)), (ResponseCode::NoError, Some(3)), "{name}");
     });
-    join_all(some).await;
+    join_all(lookups).await;
     while tier.resolver.snapshot().unwrap().upstreams()[0].healthy {
-        assert!(started.elapsed() < LIMIT, "it is known to be dead");
-        ask(tier.address, &question(&names[0], RecordType::A)).await;
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be dead");
+        exchange(tier.address, &query_for(&names[0], RecordType::A)).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    authority.forget();
-    let dead = Instant::now();
+    authority.clear_queries();
+    let down_since = Instant::now();
     let mut rounds = 0;
-    while rounds < 3 || dead.elapsed() < lasts {
+    while rounds < 3 || down_since.elapsed() < duration {
         for name in &names {
-            let answer = ask(tier.address, &question(name, RecordType::A)).await;
-            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{name}");
-            assert!(answer.answers[0].ttl <= 30 && ede(&answer) == Some(3), "{name}: {answer}");
+            let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+            assert_eq!((response.metadata.response_code, response.answers.len()), (ResponseCode::NoError, 1), "{name}");
+            assert!(response.answers[0].ttl <= 30 && ede(&response) == Some(3), "{name}: {response}");
         }
         rounds += 1;
     }
-    // Nothing is asked for a client, and a question a second shows whether the server lives. What was asked for before
-    // anybody knew may still be sent twice.
-    let asked = authority.asked().len();
-    let seconds = dead.elapsed().as_secs() as usize;
-    assert!(asked <= 2 * ASKED_TO_FIND_OUT + 2 * (1 + seconds), "{asked} in {seconds} s");
+    // No query is sent for a client; one probe a second shows whether the server is up again. Queries sent before the
+    // server was known to be down may be retried once.
+    let sent = authority.queries().len();
+    let seconds = down_since.elapsed().as_secs() as usize;
+    assert!(sent <= 2 * NAMES_BEFORE_DOWN + 2 * (1 + seconds), "{sent} in {seconds} s");
     for name in &names {
-        let asked = authority.asked_for(name);
-        assert!(asked <= 2 + seconds / 30, "{name}: {asked} in {seconds} s");
+        let sent = authority.query_count(name);
+        assert!(sent <= 2 + seconds / 30, "{name}: {sent} in {seconds} s");
     }
-    authority.change(|asked| Reply::Say(asked.usual_answer(300, 2)));
-    let back = Instant::now();
+    authority.set_script(|query| Action::Respond(query.default_response(300, 2)));
+    let up_since = Instant::now();
     for name in &names {
-        while ask(tier.address, &question(name, RecordType::A)).await.answers[0].data
-            != address("x", 0, "192.0.2.2").data
+        while exchange(tier.address, &query_for(name, RecordType::A)).await.answers[0].data
+            != address_record("x", 0, "192.0.2.2").data
         {
-            assert!(back.elapsed() < LIMIT, "{name} is not fresh");
+            assert!(up_since.elapsed() < RECOVERY_TIMEOUT, "{name} is not fresh");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -68,7 +68,7 @@ async fn blackout(names: usize, lasts: Duration) {
 
 #[tokio::test]
 async fn in_a_blackout_every_known_name_is_answered_no_server_is_pressed_and_all_is_fresh_when_it_ends() {
-    // Long enough to see that the same is not asked again each second.
+    // Long enough to see that no query is repeated every second.
     blackout(500, Duration::from_secs(5)).await;
 }
 

@@ -1,30 +1,31 @@
-//! The mistakes of RFC 9267 and their relatives, from clients and from servers.
+//! Malformed packets, from clients and from servers: the mistakes of RFC 9267 and related ones.
 
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Asked, Authority, Reply, Tier, address, ask, exchange_raw, question};
+use crate::support::{Action, Authority, ReceivedQuery, Tier, address_record, exchange, exchange_raw, query_for};
 
-const SOON: Duration = Duration::from_secs(5);
-/// The name, type and class of the question that all of them carry.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name, type and class in the question section of every packet here.
 const WWW: &[u8] = b"\x03www\x07example\x00";
 const A_IN: &[u8] = &[0, 1, 0, 1];
 
-/// One question, these counts of records, and these octets behind the question.
-fn packet(counts: [u16; 3], behind: &[u8]) -> Vec<u8> {
+/// Builds a packet with one question, these record counts, and these octets after the question section.
+fn packet(counts: [u16; 3], rest: &[u8]) -> Vec<u8> {
     let mut packet = vec![0, 0, 1, 0, 0, 1];
     packet.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
-    [&packet, WWW, A_IN, behind].concat()
+    [&packet, WWW, A_IN, rest].concat()
 }
 
-/// A record with this owner, type and data, whose length is told as this one.
-fn record(owner: &[u8], kind: u16, told: usize, data: &[u8]) -> Vec<u8> {
-    let fixed = [&kind.to_be_bytes()[..], &[0, 1, 0, 0, 1, 44], &u16::try_from(told).unwrap().to_be_bytes()].concat();
+/// Builds a record with this owner, type and data; `rdlength` need not be the length of the data.
+fn record(owner: &[u8], rtype: u16, rdlength: usize, data: &[u8]) -> Vec<u8> {
+    let fixed =
+        [&rtype.to_be_bytes()[..], &[0, 1, 0, 0, 1, 44], &u16::try_from(rdlength).unwrap().to_be_bytes()].concat();
     [owner, &fixed, data].concat()
 }
 
-/// Records that are wrong wherever they stand.
+/// Returns records that are malformed in any section, each with a description.
 fn broken_records() -> Vec<(&'static str, Vec<u8>)> {
     const HERE: u8 = 12 + 13 + 4;
     let a = |owner: &[u8]| record(owner, 1, 4, &[192, 0, 2, 66]);
@@ -49,7 +50,7 @@ fn broken_records() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Records that only who looks into the data sees to be wrong.
+/// Returns records whose data is malformed, which only a check of the data finds.
 fn broken_data() -> Vec<(&'static str, Vec<u8>)> {
     const DATA: u8 = 12 + 13 + 4 + 12;
     let www = [0xc0, 12];
@@ -68,7 +69,7 @@ fn broken_data() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// OPT records that are wrong.
+/// Returns malformed OPT records, each with its record counts.
 fn broken_edns() -> Vec<(&'static str, [u16; 3], Vec<u8>)> {
     let opt = record(&[0], 41, 0, &[]);
     vec![
@@ -83,38 +84,38 @@ fn broken_edns() -> Vec<(&'static str, [u16; 3], Vec<u8>)> {
 
 #[tokio::test]
 async fn broken_questions_are_malformed_and_reach_nobody() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let mut packets: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (what, record) in broken_records() {
+    for (mistake, record) in broken_records() {
         for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
-            packets.push((what, packet(counts, &record)));
+            packets.push((mistake, packet(counts, &record)));
         }
     }
-    packets.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    packets.extend(broken_edns().into_iter().map(|(mistake, counts, record)| (mistake, packet(counts, &record))));
     packets.push(("more records than there are", packet([0xffff; 3], &[])));
-    for (what, name) in [
+    for (mistake, name) in [
         ("a pointer", &[0xc0, 12][..]),
         ("a label of a reserved kind", &[0x40, 0]),
         ("a label longer than the packet", &[63, b'a', 0]),
         ("a name of more than 255 octets", &b"\x01a".repeat(128)),
     ] {
-        packets.push((what, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
+        packets.push((mistake, [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0], A_IN].concat()));
     }
-    for (what, packet) in packets {
-        let answer = exchange_raw(tier.address, "127.0.0.1:0", &packet, SOON).await;
-        let answer = answer.unwrap_or_else(|| panic!("{what}: no answer"));
-        assert_eq!((answer.len(), answer[2] & 0x80, answer[3] & 0x0f), (12, 0x80, 1), "{what}");
+    for (mistake, packet) in packets {
+        let response = exchange_raw(tier.address, "127.0.0.1:0", &packet, RESPONSE_TIMEOUT).await;
+        let response = response.unwrap_or_else(|| panic!("{mistake}: no answer"));
+        assert_eq!((response.len(), response[2] & 0x80, response[3] & 0x0f), (12, 0x80, 1), "{mistake}");
     }
-    assert_eq!(authority.asked().len(), 0);
-    assert_eq!(ask(tier.address, &question("www.example", RecordType::A)).await.answers.len(), 1);
+    assert_eq!(authority.queries().len(), 0);
+    assert_eq!(exchange(tier.address, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
-/// The packet as a response to what was asked.
-fn answered(asked: &Asked, mut packet: Vec<u8>) -> Vec<u8> {
-    packet[..2].copy_from_slice(&asked.message.metadata.id.to_be_bytes());
+/// Turns a packet into a response to this query.
+fn as_response_to(query: &ReceivedQuery, mut packet: Vec<u8>) -> Vec<u8> {
+    packet[..2].copy_from_slice(&query.message.metadata.id.to_be_bytes());
     packet[2..4].copy_from_slice(&[0x81, 0x80]);
-    let name = asked.message.to_vec().unwrap();
+    let name = query.message.to_vec().unwrap();
     packet[12..12 + WWW.len()].copy_from_slice(&name[12..12 + WWW.len()]);
     packet
 }
@@ -122,30 +123,30 @@ fn answered(asked: &Asked, mut packet: Vec<u8>) -> Vec<u8> {
 #[tokio::test]
 async fn broken_answers_are_passed_over_and_the_true_one_is_awaited() {
     let mut broken: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (what, record) in broken_records().into_iter().chain(broken_data()) {
+    for (mistake, record) in broken_records().into_iter().chain(broken_data()) {
         for counts in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
-            broken.push((what, packet(counts, &record)));
+            broken.push((mistake, packet(counts, &record)));
         }
     }
-    broken.extend(broken_edns().into_iter().map(|(what, counts, record)| (what, packet(counts, &record))));
+    broken.extend(broken_edns().into_iter().map(|(mistake, counts, record)| (mistake, packet(counts, &record))));
     broken.push(("more records than there are", packet([0xffff; 3], &[])));
-    for (what, packet) in broken {
+    for (mistake, packet) in broken {
         let sent = packet.clone();
-        let authority = Authority::start(move |asked| {
-            let truth = asked.usual_answer(300, 1).to_vec().unwrap();
-            Reply::Raw(vec![answered(asked, sent.clone()), truth])
+        let authority = Authority::start(move |query| {
+            let true_response = query.default_response(300, 1).to_vec().unwrap();
+            Action::SendRaw(vec![as_response_to(query, sent.clone()), true_response])
         })
         .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
-        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-        assert_eq!(answer.answers, [address("www.example", 300, "192.0.2.1")], "{what}: {packet:?}");
-        assert_eq!(authority.asked().len(), 1, "{what}");
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers, [address_record("www.example", 300, "192.0.2.1")], "{mistake}: {packet:?}");
+        assert_eq!(authority.queries().len(), 1, "{mistake}");
     }
 }
 
-/// Octets up to this many: records whose owners lead through a chain of so many pointers.
+/// Builds a packet of about this many octets, with records whose owners lead through a chain of pointers.
 fn chained(pointers: usize, octets: usize) -> Vec<u8> {
-    // In the data of a record whose layout nobody knows: pointers to the one before each, the first to the question.
+    // The chain is the data of a record of unknown type: each pointer names the one before, the first the question.
     let start = 12 + WWW.len() + A_IN.len() + 12;
     let chain: Vec<u8> = (0..pointers)
         .flat_map(|index| {
@@ -157,7 +158,7 @@ fn chained(pointers: usize, octets: usize) -> Vec<u8> {
     let end = (0xc000 | u16::try_from(start + 2 * (pointers - 1)).unwrap()).to_be_bytes();
     let mut count = 1;
     while records.len() + 14 < octets {
-        // An alias whose target leads through the chain too.
+        // A CNAME whose target leads through the chain as well.
         records.extend(record(&end, 5, 2, &end));
         count += 1;
     }
@@ -174,7 +175,7 @@ fn a_name_is_followed_through_no_more_pointers_than_it_can_have_labels() {
         packet[2] |= 0x80;
         Response::read(&packet, 0, &question)
     };
-    // As long as a message can be: four thousand records, each of which ends the work when its chain is too long.
+    // As long as a message can be: four thousand records, each of which ends parsing when its chain is too long.
     assert!(read(8_000, 64_000).is_err() && read(127, 64_000).is_err());
     assert!(read(126, 64_000).unwrap().records().len() > 4_500);
 }

@@ -1,4 +1,4 @@
-//! How much memory a process takes when everybody wants some of it, in a container of 128 MiB.
+//! Upper bound of a process's memory in a container of 128 MiB, under load from all sides.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,33 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::processes::ZoneResolver;
-use crate::support::{Asked, Authority, Reply, ask, config, question, reply, unknown};
+use crate::require::{open_files, require};
+use crate::support::{Action, Authority, ReceivedQuery, config, exchange, query_for, response_with, unknown_record};
 
-const CONTAINER: u64 = 128 << 20;
-/// The most that a process may hold at any time: a cache of 4 MiB and 16 MiB beside it. An optimized one took 15 MB with one worker and
-/// 18 with four. Code that is not optimized is twice as long, and so is what it needs of it in memory: it took 21 and 23 MB.
-const CEILING: u64 = if cfg!(debug_assertions) { 28 << 20 } else { 20 << 20 };
-const LONG: RecordType = RecordType::Unknown(65_280);
+const CONTAINER_BYTES: u64 = 128 << 20;
+/// Limit of a process's memory in bytes: a cache of 4 MiB and 16 MiB beside it. An optimized process took 15 MB with
+/// one worker and 18 with four. Unoptimized code is twice as long and takes more memory: 21 and 23 MB.
+const MAX_MEMORY_BYTES: u64 = if cfg!(debug_assertions) { 28 << 20 } else { 20 << 20 };
+const LONG_RTYPE: RecordType = RecordType::Unknown(65_280);
 
-/// A memory cgroup (version 1), gone when dropped.
+/// Memory cgroup (version 1), removed on drop.
 struct Container(PathBuf);
 
 impl Container {
-    /// None where there are no such cgroups. Those of processes that are gone, of tests that were killed, go.
-    fn of(process: u32) -> Option<Self> {
-        let all = Path::new("/sys/fs/cgroup/memory");
-        for left in std::fs::read_dir(all).ok()?.flatten() {
-            let name = left.file_name();
-            let of = name.to_str().and_then(|name| name.strip_prefix("dnstier-test-"));
-            if of.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-                let _ = std::fs::remove_dir(left.path());
+    /// Puts a process into a new cgroup; `None` where there is no cgroup version 1. Removes the cgroups that killed
+    /// tests have left.
+    fn hold(process: u32) -> Option<Self> {
+        let cgroups = Path::new("/sys/fs/cgroup/memory");
+        for leftover in std::fs::read_dir(cgroups).ok()?.flatten() {
+            let name = leftover.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix("dnstier-test-"));
+            if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                let _ = std::fs::remove_dir(leftover.path());
             }
         }
-        let container = Self(all.join(format!("dnstier-test-{process}")));
+        let container = Self(cgroups.join(format!("dnstier-test-{process}")));
         std::fs::create_dir(&container.0).ok()?;
-        std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER.to_string()).unwrap();
+        std::fs::write(container.0.join("memory.limit_in_bytes"), CONTAINER_BYTES.to_string()).unwrap();
         std::fs::write(container.0.join("cgroup.procs"), process.to_string()).unwrap();
         Some(container)
     }
@@ -42,7 +44,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The process is gone, or nearly.
+        // The process has ended, or is about to.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -52,28 +54,29 @@ impl Drop for Container {
     }
 }
 
-/// A resolver in its container, which it leaves first.
-struct Contained {
+/// Resolver in its container. The resolver is dropped first.
+struct ContainedResolver {
     resolver: ZoneResolver,
     _container: Option<Container>,
 }
 
-/// Silence for names that nobody asks for twice, 63 KiB over TCP for others, an address for the rest.
-fn upstream(asked: &Asked) -> Reply {
-    let name = asked.name().to_ascii().to_ascii_lowercase();
+/// Ignores queries for unique names, answers 63 KiB over TCP to long ones and an address to all others.
+fn upstream(query: &ReceivedQuery) -> Action {
+    let name = query.name().to_ascii().to_ascii_lowercase();
     match name.as_bytes()[0] {
-        b'n' => Reply::Silence,
-        b'l' if asked.kind() == LONG => {
-            let count = if asked.tcp { 63 } else { 1 };
-            let mut message = reply(asked, (0..count).map(|_| unknown(&name, 65_280, &[7; 1000])).collect());
-            message.metadata.truncation = !asked.tcp;
-            Reply::Say(message)
+        b'n' => Action::Ignore,
+        b'l' if query.rtype() == LONG_RTYPE => {
+            let count = if query.tcp { 63 } else { 1 };
+            let mut message =
+                response_with(query, (0..count).map(|_| unknown_record(&name, 65_280, &[7; 1000])).collect());
+            message.metadata.truncation = !query.tcp;
+            Action::Respond(message)
         }
-        _ => Reply::Say(asked.usual_answer(3600, 1)),
+        _ => Action::Respond(query.default_response(3600, 1)),
     }
 }
 
-fn for_everybody(upstream: SocketAddr) -> Config {
+fn open_config(upstream: SocketAddr) -> Config {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     config.resolver.upstreams =
         UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
@@ -81,15 +84,15 @@ fn for_everybody(upstream: SocketAddr) -> Config {
     config
 }
 
-/// Kilobytes of a line of what the kernel tells of a process.
-fn told(process: u32, line: &str) -> u64 {
+/// Returns a field of `/proc/PID/status` in kB.
+fn status_kb(process: u32, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let found = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
     found.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>().unwrap()
 }
 
-/// Sends this to the resolver over a connection and reads nothing.
-async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
+/// Sends octets to the resolver over a new connection from this source and reads nothing.
+async fn send_unread(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
     socket.bind(source.parse().unwrap()).ok()?;
     let mut stream = socket.connect(resolver).await.ok()?;
@@ -97,70 +100,75 @@ async fn say(source: &str, resolver: SocketAddr, octets: &[u8]) -> Option<TcpStr
     Some(stream)
 }
 
-/// Presses on a resolver with so many workers from all sides for so long.
-async fn press(workers: &str, lasts: Duration) {
+/// Loads a resolver with this many workers for this long: unique names, long responses, connections.
+async fn load(workers: &str, duration: Duration) {
     let authority = Authority::start(upstream).await;
     let mut resolver =
-        ZoneResolver::configured(&for_everybody(authority.address), &["--drain", "0s", "--workers", workers]).await;
-    let process = resolver.running().unwrap();
+        ZoneResolver::configured(&open_config(authority.address), &["--drain", "0s", "--workers", workers]).await;
+    let process = resolver.pid().unwrap();
     let started = Instant::now();
     while !resolver.probe("ready") {
         assert!(started.elapsed() < Duration::from_secs(10), "it is ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut contained = Contained { resolver, _container: Container::of(process) };
+    let mut contained = ContainedResolver { resolver, _container: Container::hold(process) };
     let resolver = &mut contained.resolver;
-    let known = question("www.example", RecordType::A);
-    assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1);
-    let (mut number, mut held, mut most) = (0_usize, Vec::new(), 0);
+    let cached = query_for("www.example", RecordType::A);
+    assert_eq!(exchange(resolver.dns, &cached).await.answers.len(), 1);
+    let mut number = 0_usize;
+    let mut connections = Vec::new();
+    let mut max_anon = 0;
     let sockets = [2, 3, 4, 5].map(|host| std::net::UdpSocket::bind((format!("127.0.0.{host}"), 0)).unwrap());
     let sockets = sockets.map(|socket| {
         socket.set_nonblocking(true).unwrap();
         UdpSocket::from_std(socket).unwrap()
     });
-    while started.elapsed() < lasts || number == 0 {
+    while started.elapsed() < duration || number == 0 {
         for _ in 0..600 {
             number += 1;
             for socket in &sockets {
-                let unique = question(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG);
+                let unique = query_for(&format!("n{number}.{}.example", socket.local_addr().unwrap().ip()), LONG_RTYPE);
                 let _ = socket.try_send_to(&unique.to_vec().unwrap(), resolver.dns);
             }
-            if number % 20 == 0 {
+            if number.is_multiple_of(20) {
                 tokio::task::yield_now().await;
             }
         }
         for part in 0..40 {
             let source = format!("127.0.0.{}:0", 10 + part % 20);
-            let long = question(&format!("l{number}-{part}.example"), LONG).to_vec().unwrap();
+            let long = query_for(&format!("l{number}-{part}.example"), LONG_RTYPE).to_vec().unwrap();
             let framed = [&u16::try_from(long.len()).unwrap().to_be_bytes()[..], &long].concat().repeat(32);
-            held.extend(say(&source, resolver.dns, &framed).await);
+            connections.extend(send_unread(&source, resolver.dns, &framed).await);
             for _ in 0..8 {
-                held.extend(say(&source, resolver.dns, &[&[0xff, 0xff][..], &[0; 3000]].concat()).await);
+                connections.extend(send_unread(&source, resolver.dns, &[&[0xff, 0xff][..], &[0; 3000]].concat()).await);
             }
         }
-        let excess = held.len().saturating_sub(800);
-        held.drain(..excess);
-        authority.forget();
-        assert_eq!(ask(resolver.dns, &known).await.answers.len(), 1, "what is in memory is said");
-        assert_eq!(resolver.running(), Some(process), "nobody ended it");
-        most = most.max(told(process, "RssAnon"));
+        let excess = connections.len().saturating_sub(800);
+        connections.drain(..excess);
+        authority.clear_queries();
+        assert_eq!(exchange(resolver.dns, &cached).await.answers.len(), 1, "what is in memory is said");
+        assert_eq!(resolver.pid(), Some(process), "nobody ended it");
+        max_anon = max_anon.max(status_kb(process, "RssAnon"));
     }
-    let peak = told(process, "VmHWM");
-    assert!(1024 * peak <= CEILING, "{peak} kB, {most} kB of its own");
+    let peak = status_kb(process, "VmHWM");
+    assert!(1024 * peak <= MAX_MEMORY_BYTES, "{peak} kB, {max_anon} kB of its own");
 }
 
 #[tokio::test]
 async fn names_of_no_use_long_answers_and_connections_leave_most_of_a_container_of_128_mib() {
-    press("1", Duration::from_secs(10)).await;
+    require!(open_files(8192));
+    load("1", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 async fn four_workers_leave_as_much_of_it() {
-    press("4", Duration::from_secs(10)).await;
+    require!(open_files(8192));
+    load("4", Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
 #[ignore = "half an hour; run by make test-long"]
 async fn half_an_hour_of_them_leaves_most_of_the_container_too() {
-    press("2", Duration::from_secs(1800)).await;
+    require!(open_files(8192));
+    load("2", Duration::from_secs(1800)).await;
 }

@@ -1,5 +1,5 @@
-//! Time as the cache knows it: a parameter that only ever goes forward, however unevenly. The clock on the wall is asked
-//! by nobody (`clippy.toml`), so that nothing depends on what somebody sets it to.
+//! Time in the cache is a parameter that moves forward only, at any pace. Nothing reads the wall clock (`clippy.toml`
+//! forbids it), so setting the clock changes nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
-/// Milliseconds: none while a process is halted, a moment, a while, a day and more, longer than 32 bits count.
+/// Milliseconds between two lookups: none while a process is stopped, up to a second, minutes, a day and more, more
+/// than 32 bits hold.
 fn jump() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), 1..1_000_u64, 1_000..600_000_u64, 86_000_000..90_000_000_u64, Just(1 << 33)]
 }
@@ -30,7 +31,8 @@ proptest! {
         let records = [(rtype::A, ttl, vec![192, 0, 2, 1])];
         let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
         let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
-        let (cache, key) = (Cache::new(64 << 10), Key::new(1, &question));
+        let cache = Cache::new(64 << 10);
+        let key = Key::new(1, &question);
         let start = Instant::now();
         cache.insert(&key, &response, start);
         let life = 1000 * u64::from(ttl.min(max_ttl));
@@ -38,16 +40,17 @@ proptest! {
         let mut passed = 0;
         for jump in jumps {
             passed += jump;
-            // And at what it leapt over: the last and the first moments of each time.
+            // Also at the moments that the jump has skipped: the first and the last of each state.
             for at in [passed, life.saturating_sub(1), life, end.saturating_sub(1), end] {
                 match cache.get(&key, start + Duration::from_millis(at), &policy) {
-                    Lookup::Fresh(answer) | Lookup::RefreshDue(answer) => {
+                    Lookup::Fresh(response) | Lookup::RefreshDue(response) => {
                         assert!(at < life, "late: {at} of {life}");
-                        assert_eq!(answer.ttl_view, TtlView::Cached { age: u32::try_from(at / 1000).unwrap(), cap: max_ttl });
+                        let age = u32::try_from(at / 1000).unwrap();
+                        assert_eq!(response.ttl_view, TtlView::Cached { age, cap: max_ttl });
                     }
-                    Lookup::Stale(answer) => {
+                    Lookup::Stale(response) => {
                         assert!((life..end).contains(&at), "{at} of {life} and {end}");
-                        assert_eq!(answer.ttl_view, TtlView::Stale);
+                        assert_eq!(response.ttl_view, TtlView::Stale);
                     }
                     Lookup::Miss => assert!(at >= end, "early: {at} of {end}"),
                 }

@@ -1,4 +1,4 @@
-//! One question to another server.
+//! Exchange of one query with one upstream: ID, port, 0x20 case, EDNS, TCP, hedging.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -11,31 +11,34 @@ use node_cache_config::{Protocol, Upstream, UpstreamSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::support::{Asked, Authority, Reply, Tier, address, ask, config, denial, question, reply, service_record};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, address_record, config, empty_response, exchange, query_for, response_with,
+    srv_record,
+};
 
 #[tokio::test]
 async fn every_question_has_a_fresh_number_and_port() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let questions: Vec<_> = (0..300).map(|n| question(&format!("n{n}.example"), RecordType::A)).collect();
-    for some in questions.chunks(50) {
-        join_all(some.iter().map(|question| ask(tier.address, question))).await;
+    let queries: Vec<_> = (0..300).map(|n| query_for(&format!("n{n}.example"), RecordType::A)).collect();
+    for batch in queries.chunks(50) {
+        join_all(batch.iter().map(|query| exchange(tier.address, query))).await;
     }
-    let asked = authority.asked();
-    assert_eq!(asked.len(), 300);
-    let numbers: HashSet<u16> = asked.iter().map(|asked| asked.message.metadata.id).collect();
-    let ports: HashSet<u16> = asked.iter().map(|asked| asked.source.port()).collect();
-    assert!(numbers.len() > 290 && ports.len() > 280, "{} numbers, {} ports", numbers.len(), ports.len());
-    assert!(asked.iter().filter(|asked| asked.message.metadata.id == 4711).count() < 5, "not the client's number");
-    let neighbours = asked.windows(2).filter(|pair| pair[1].source.port() == pair[0].source.port() + 1).count();
+    let queries = authority.queries();
+    assert_eq!(queries.len(), 300);
+    let ids: HashSet<u16> = queries.iter().map(|query| query.message.metadata.id).collect();
+    let ports: HashSet<u16> = queries.iter().map(|query| query.source.port()).collect();
+    assert!(ids.len() > 290 && ports.len() > 280, "{} numbers, {} ports", ids.len(), ports.len());
+    assert!(queries.iter().filter(|query| query.message.metadata.id == 4711).count() < 5, "not the client's number");
+    let neighbours = queries.windows(2).filter(|pair| pair[1].source.port() == pair[0].source.port() + 1).count();
     assert!(neighbours < 20, "ports in sequence: {neighbours}");
 }
 
-/// Packets that are no answer to this question, by kind.
-fn junk(asked: &Asked, kind: usize) -> Option<Vec<u8>> {
-    let lie = asked.usual_answer(300, 66);
-    let mut wrong = lie.clone();
-    let whole = lie.to_vec().unwrap();
+/// Builds a packet of this kind that is no response to the query; `None` beyond the last kind.
+fn junk(query: &ReceivedQuery, kind: usize) -> Option<Vec<u8>> {
+    let forged = query.default_response(300, 66);
+    let mut wrong = forged.clone();
+    let packet = forged.to_vec().unwrap();
     Some(match kind {
         0..=3 => {
             match kind {
@@ -46,9 +49,9 @@ fn junk(asked: &Asked, kind: usize) -> Option<Vec<u8>> {
             }
             wrong.to_vec().unwrap()
         }
-        4 => asked.message.to_vec().unwrap(),
-        5 => whole[..whole.len() - 13].to_vec(),
-        6 => whole[..11].to_vec(),
+        4 => query.message.to_vec().unwrap(),
+        5 => packet[..packet.len() - 13].to_vec(),
+        6 => packet[..11].to_vec(),
         7 => Vec::new(),
         8 => vec![0xff; 64],
         _ => return None,
@@ -57,32 +60,32 @@ fn junk(asked: &Asked, kind: usize) -> Option<Vec<u8>> {
 
 #[tokio::test]
 async fn two_hundred_packets_of_each_kind_that_are_no_answer_are_ignored_and_the_true_one_is_awaited() {
-    let kind_of = |asked: &Asked| asked.name().to_ascii()[1..].split('.').next().unwrap().parse::<usize>().ok();
-    let script = move |asked: &Asked| {
-        let junk = kind_of(asked).and_then(|kind| junk(asked, kind));
+    let kind_of = |query: &ReceivedQuery| query.name().to_ascii()[1..].split('.').next().unwrap().parse::<usize>().ok();
+    let script = move |query: &ReceivedQuery| {
+        let junk = kind_of(query).and_then(|kind| junk(query, kind));
         let mut packets = vec![junk.unwrap_or_default(); 200];
-        packets.push(asked.usual_answer(300, 1).to_vec().unwrap());
-        Reply::Raw(packets)
+        packets.push(query.default_response(300, 1).to_vec().unwrap());
+        Action::SendRaw(packets)
     };
     let authority = Authority::start(script).await;
     let foreign = Tier::forwarding_to(&[authority.address]).await;
-    let (own, _cluster, _resolver) = crate::ports::asking_a_resolver_of_its_zone(script).await;
+    let (own, _cluster, _resolver) = crate::ports::node_with_discovered_resolver(script).await;
     for tier in [foreign, own] {
         for kind in 0..9 {
             let name = format!("k{kind}.example");
-            let answer = ask(tier.address, &question(&name, RecordType::A)).await;
-            assert_eq!(answer.answers, [address(&name, 300, "192.0.2.1")]);
+            let response = exchange(tier.address, &query_for(&name, RecordType::A)).await;
+            assert_eq!(response.answers, [address_record(&name, 300, "192.0.2.1")]);
         }
     }
-    assert_eq!(authority.asked().len(), 9, "nothing was asked twice");
+    assert_eq!(authority.queries().len(), 9, "nothing was asked twice");
 }
 
-/// Answers to this question that are wrong in one field each.
-fn forgeries(asked: &Asked) -> Vec<Vec<u8>> {
-    let lie = asked.usual_answer(300, 66).to_vec().unwrap();
-    let question_end = lie[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
+/// Builds responses that are wrong in one field each.
+fn forgeries(query: &ReceivedQuery) -> Vec<Vec<u8>> {
+    let response = query.default_response(300, 66).to_vec().unwrap();
+    let question_end = response[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
     let with = |offset: usize, change: u8| {
-        let mut packet = lie.clone();
+        let mut packet = response.clone();
         packet[offset] ^= change;
         packet
     };
@@ -95,26 +98,26 @@ fn forgeries(asked: &Asked) -> Vec<Vec<u8>> {
         with(13, 1),                  // another name
         with(question_end - 3, 0x1c), // another type
         with(question_end - 1, 2),    // another class
-        lie[..question_end + 5].to_vec(),
+        response[..question_end + 5].to_vec(),
     ]);
     forged
 }
 
-/// Sends this many of them before the true answers.
+/// Sends this many forged responses, always before the true one.
 async fn forge(count: usize) {
-    const EACH: usize = 200;
-    let authority = Authority::start(|asked| {
-        let mut packets: Vec<_> = forgeries(asked).iter().cycle().take(EACH).cloned().collect();
-        packets.push(asked.usual_answer(300, 1).to_vec().unwrap());
-        Reply::Raw(packets)
+    const FORGERIES_PER_QUERY: usize = 200;
+    let authority = Authority::start(|query| {
+        let mut packets: Vec<_> = forgeries(query).iter().cycle().take(FORGERIES_PER_QUERY).cloned().collect();
+        packets.push(query.default_response(300, 1).to_vec().unwrap());
+        Action::SendRaw(packets)
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    for number in 0..count / EACH {
-        authority.forget();
-        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers[0].data, address("x", 0, "192.0.2.1").data, "n{number}.example");
-        assert_eq!(authority.asked().len(), 1, "nothing was asked twice");
+    for number in 0..count / FORGERIES_PER_QUERY {
+        authority.clear_queries();
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers[0].data, address_record("x", 0, "192.0.2.1").data, "n{number}.example");
+        assert_eq!(authority.queries().len(), 1, "nothing was asked twice");
     }
 }
 
@@ -131,59 +134,60 @@ async fn none_of_ten_million_answers_with_one_wrong_field_is_believed() {
 
 #[tokio::test]
 async fn a_server_is_told_1232_octets_and_a_longer_answer_goes_over_tcp() {
-    let records = |count| (0..count).map(|_| crate::support::unknown("big.example", 65_280, &[7; 240])).collect();
-    // One that cuts, and one that sends what was not asked for.
+    let records =
+        |count| (0..count).map(|_| crate::support::unknown_record("big.example", 65_280, &[7; 240])).collect();
+    // A server that truncates, and one that sends more than EDNS allows.
     for cuts in [true, false] {
-        let authority = Authority::start(move |asked| {
-            let message = reply(asked, records(16));
-            Reply::Say(if asked.tcp || !cuts { message } else { message.truncate() })
+        let authority = Authority::start(move |query| {
+            let message = response_with(query, records(16));
+            Action::Respond(if query.tcp || !cuts { message } else { message.truncate() })
         })
         .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
-        let big = question("big.example", RecordType::Unknown(65_280));
-        let answer = crate::support::ask_over_tcp(tier.address, &big).await;
-        assert_eq!(answer.answers.len(), 16);
-        let asked = authority.asked();
-        assert!(asked.iter().all(|asked| asked.message.edns.as_ref().unwrap().max_payload() == 1232));
-        assert_eq!(asked.iter().map(|asked| asked.tcp).collect::<Vec<_>>(), [false, true], "cuts: {cuts}");
+        let big = query_for("big.example", RecordType::Unknown(65_280));
+        let response = crate::support::exchange_over_tcp(tier.address, &big).await;
+        assert_eq!(response.answers.len(), 16);
+        let queries = authority.queries();
+        assert!(queries.iter().all(|query| query.message.edns.as_ref().unwrap().max_payload() == 1232));
+        assert_eq!(queries.iter().map(|query| query.tcp).collect::<Vec<_>>(), [false, true], "cuts: {cuts}");
     }
 }
 
 #[tokio::test]
 async fn a_server_without_edns_is_asked_again_without_it_and_nothing_is_remembered() {
-    let authority = Authority::start(|asked| {
-        if asked.message.edns.is_some() && !asked.is("new.example") {
-            let mut message = denial(asked, ResponseCode::FormErr);
+    let authority = Authority::start(|query| {
+        if query.message.edns.is_some() && !query.is("new.example") {
+            let mut message = empty_response(query, ResponseCode::FormErr);
             message.edns = None;
-            if asked.is("bare.example") {
+            if query.is("bare.example") {
                 message.queries.clear();
             }
-            Reply::Say(message)
+            Action::Respond(message)
         } else {
-            Reply::Say(asked.usual_answer(300, 1))
+            Action::Respond(query.default_response(300, 1))
         }
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for name in ["old.example", "bare.example", "new.example"] {
-        let answer = ask(tier.address, &question(name, RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1, "{name}");
+        let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1, "{name}");
     }
-    assert_eq!((authority.asked_for("old.example"), authority.asked_for("new.example")), (2, 1));
-    assert!(authority.asked().last().unwrap().message.edns.is_some());
+    assert_eq!((authority.query_count("old.example"), authority.query_count("new.example")), (2, 1));
+    assert!(authority.queries().last().unwrap().message.edns.is_some());
 }
 
 #[tokio::test]
 async fn a_server_of_protocol_tcp_is_asked_over_tcp_alone() {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = over_tcp(authority.address);
-    ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert!(authority.asked().iter().all(|asked| asked.tcp) && authority.asked().len() == 1);
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert!(authority.queries().iter().all(|query| query.tcp) && authority.queries().len() == 1);
 }
 
-/// What a server says that writes every name in lower case.
-fn lowered(asked: &Asked, last_octet: u8) -> Message {
-    let mut message = asked.usual_answer(300, last_octet);
+/// Builds the response of a server that writes every name in lower case.
+fn lowered(query: &ReceivedQuery, last_octet: u8) -> Message {
+    let mut message = query.default_response(300, last_octet);
     let lower = message.queries[0].name().to_lowercase();
     message.queries[0].set_name(lower);
     message
@@ -191,52 +195,52 @@ fn lowered(asked: &Asked, last_octet: u8) -> Message {
 
 #[tokio::test]
 async fn names_are_asked_in_random_case_and_an_answer_in_another_case_is_not_believed() {
-    let authority = Authority::start(|asked| match asked.tcp {
-        true => Reply::Say(asked.usual_answer(300, 1)),
-        false => Reply::Say(lowered(asked, 66)),
+    let authority = Authority::start(|query| match query.tcp {
+        true => Action::Respond(query.default_response(300, 1)),
+        false => Action::Respond(lowered(query, 66)),
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for number in 0..4 {
-        let asked = question(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
-        assert_eq!(ask(tier.address, &asked).await.answers[0].data, address("x", 0, "192.0.2.1").data);
+        let query = query_for(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
+        assert_eq!(exchange(tier.address, &query).await.answers[0].data, address_record("x", 0, "192.0.2.1").data);
     }
-    let asked = authority.asked();
-    let texts: HashSet<String> = asked.iter().map(|asked| asked.name().to_ascii()).collect();
+    let queries = authority.queries();
+    let texts: HashSet<String> = queries.iter().map(|query| query.name().to_ascii()).collect();
     assert!(texts.iter().any(|text| *text != text.to_lowercase()), "{texts:?}");
-    assert_eq!(asked.iter().filter(|asked| asked.tcp).count(), 4, "one forgery is no reason to ask in lower case");
+    assert_eq!(queries.iter().filter(|query| query.tcp).count(), 4, "one forgery is no reason to ask in lower case");
 }
 
 #[tokio::test]
 async fn nobody_sees_the_random_case_in_which_a_name_was_asked() {
-    // As CoreDNS does, it writes names of its records in the case of the question.
-    let authority = Authority::start(|asked| {
-        let target = asked.name().to_ascii();
-        let mut message = reply(asked, vec![service_record(&target, 300, 53, &target)]);
-        message.add_additional(address(&format!("Other.{target}"), 300, "192.0.2.1"));
-        Reply::Say(message)
+    // Like CoreDNS, it copies the case of the question into the names of its records.
+    let authority = Authority::start(|query| {
+        let target = query.name().to_ascii();
+        let mut message = response_with(query, vec![srv_record(&target, 300, 53, &target)]);
+        message.add_additional(address_record(&format!("Other.{target}"), 300, "192.0.2.1"));
+        Action::Respond(message)
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for number in 0..4 {
         let name = format!("a-name-with-many-letters-{number}.example.");
-        let answer = ask(tier.address, &question(&name, RecordType::SRV)).await;
-        assert_eq!(answer.answers[0].data.to_string(), format!("0 100 53 {name}"));
-        assert_eq!(answer.additionals[0].name.to_string(), format!("Other.{name}"), "what was not asked stays");
+        let response = exchange(tier.address, &query_for(&name, RecordType::SRV)).await;
+        assert_eq!(response.answers[0].data.to_string(), format!("0 100 53 {name}"));
+        assert_eq!(response.additionals[0].name.to_string(), format!("Other.{name}"), "what was not asked stays");
     }
 }
 
 #[tokio::test]
 async fn a_server_that_loses_case_over_tcp_too_is_asked_in_lower_case_from_then_on() {
-    let authority = Authority::start(|asked| Reply::Say(lowered(asked, 1))).await;
+    let authority = Authority::start(|query| Action::Respond(lowered(query, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     for number in 0..5 {
-        let asked = question(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
-        assert_eq!(ask(tier.address, &asked).await.answers.len(), 1);
+        let query = query_for(&format!("a-name-with-many-letters-{number}.example"), RecordType::A);
+        assert_eq!(exchange(tier.address, &query).await.answers.len(), 1);
     }
-    let asked = authority.asked();
-    assert_eq!(asked.iter().filter(|asked| asked.tcp).count(), 1);
-    assert!(asked[2..].iter().all(|asked| asked.name().to_ascii() == asked.name().to_ascii().to_lowercase()));
+    let queries = authority.queries();
+    assert_eq!(queries.iter().filter(|query| query.tcp).count(), 1);
+    assert!(queries[2..].iter().all(|query| query.name().to_ascii() == query.name().to_ascii().to_lowercase()));
 }
 
 #[tokio::test]
@@ -248,16 +252,16 @@ async fn a_server_that_loses_case_and_has_no_tcp_is_still_believed() {
         loop {
             let (length, source) = udp.recv_from(&mut buffer).await.unwrap();
             let message = Message::from_vec(&buffer[..length]).unwrap();
-            let asked = Asked { message, source, tcp: false };
-            udp.send_to(&lowered(&asked, 1).to_vec().unwrap(), source).await.unwrap();
+            let query = ReceivedQuery { message, source, tcp: false };
+            udp.send_to(&lowered(&query, 1).to_vec().unwrap(), source).await.unwrap();
         }
     });
     let tier = Tier::forwarding_to(&[server]).await;
-    let answer = ask(tier.address, &question("a-name-with-many-letters.example", RecordType::A)).await;
-    assert_eq!(answer.answers.len(), 1);
+    let response = exchange(tier.address, &query_for("a-name-with-many-letters.example", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
 }
 
-/// A zone resolver that asks this server over TCP alone.
+/// Starts a zone resolver that queries this server over TCP only.
 fn over_tcp(server: SocketAddr) -> Tier {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     let upstream = Upstream { address: server, protocol: Protocol::Tcp };
@@ -273,19 +277,19 @@ async fn questions_over_tcp_share_one_connection_and_wait_for_no_other_answer() 
     let tier = over_tcp(listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
         let (mut stream, source) = listener.accept().await.unwrap();
-        let mut asked = Vec::new();
-        while asked.len() < 50 {
-            asked.push(Asked { message: read_message(&mut stream).await, source, tcp: true });
+        let mut queries = Vec::new();
+        while queries.len() < 50 {
+            queries.push(ReceivedQuery { message: read_message(&mut stream).await, source, tcp: true });
         }
-        // The last question is answered first.
-        for asked in asked.iter().rev() {
-            write_message(&mut stream, &asked.usual_answer(300, 1)).await;
+        // Responses come in reverse order.
+        for query in queries.iter().rev() {
+            write_message(&mut stream, &query.default_response(300, 1)).await;
         }
         stream
     });
-    let questions: Vec<_> = (0..50).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
-    let answers = join_all(questions.iter().map(|question| ask(tier.address, question))).await;
-    assert!(answers.iter().all(|answer| answer.answers.len() == 1));
+    let queries: Vec<_> = (0..50).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+    let responses = join_all(queries.iter().map(|query| exchange(tier.address, query))).await;
+    assert!(responses.iter().all(|response| response.answers.len() == 1));
     server.await.unwrap();
 }
 
@@ -295,16 +299,16 @@ async fn a_connection_that_the_server_closes_costs_no_answer() {
     let tier = over_tcp(listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
-            // One answer for each connection; a second question on it is read and never answered.
+            // One response for each connection; a second query on it is read and never answered.
             let (mut stream, source) = listener.accept().await.unwrap();
-            let asked = Asked { message: read_message(&mut stream).await, source, tcp: true };
-            write_message(&mut stream, &asked.usual_answer(300, 1)).await;
+            let query = ReceivedQuery { message: read_message(&mut stream).await, source, tcp: true };
+            write_message(&mut stream, &query.default_response(300, 1)).await;
             read_message(&mut stream).await;
         }
     });
     for number in 0..4 {
-        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!((number, answer.answers.len()), (number, 1));
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!((number, response.answers.len()), (number, 1));
     }
 }
 
@@ -322,46 +326,46 @@ async fn write_message(stream: &mut TcpStream, message: &Message) {
 
 #[tokio::test]
 async fn the_second_upstream_answers_for_a_silent_first_one_which_is_then_left_alone() {
-    let silent = Authority::start(|_| Reply::Silence).await;
-    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let silent = Authority::start(|_| Action::Ignore).await;
+    let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let tier = Tier::forwarding_to(&[silent.address, second.address]).await;
     for number in 0..3 {
         let started = Instant::now();
-        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }
     let started = Instant::now();
     for number in 10..60 {
-        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-    assert!(silent.asked().len() <= 4, "{}", silent.asked().len());
-    // It comes back, and is preferred again within moments.
-    silent.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
+    assert!(silent.queries().len() <= 4, "{}", silent.queries().len());
+    // The first server recovers, and is preferred again soon.
+    silent.set_script(|query| Action::Respond(query.default_response(300, 1)));
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    ask(tier.address, &question("probe.example", RecordType::A)).await;
+    exchange(tier.address, &query_for("probe.example", RecordType::A)).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let answer = ask(tier.address, &question("back.example", RecordType::A)).await;
-    assert_eq!(answer.answers[0].data, address("back.example", 0, "192.0.2.1").data);
+    let response = exchange(tier.address, &query_for("back.example", RecordType::A)).await;
+    assert_eq!(response.answers[0].data, address_record("back.example", 0, "192.0.2.1").data);
 }
 
 #[tokio::test]
 async fn a_server_that_is_slower_than_usual_is_not_waited_for_and_does_not_count_as_failing() {
-    let first = Authority::start(|asked| match asked.name().to_ascii().to_lowercase().starts_with("slow") {
-        true => Reply::After(Duration::from_millis(200), asked.usual_answer(300, 1)),
-        false => Reply::Say(asked.usual_answer(300, 1)),
+    let first = Authority::start(|query| match query.name().to_ascii().to_lowercase().starts_with("slow") {
+        true => Action::RespondAfter(Duration::from_millis(200), query.default_response(300, 1)),
+        false => Action::Respond(query.default_response(300, 1)),
     })
     .await;
-    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let tier = Tier::forwarding_to(&[first.address, second.address]).await;
     for number in 0..40 {
-        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     let mut by_second = 0;
     for number in 0..5 {
-        let answer = ask(tier.address, &question(&format!("slow{number}.example"), RecordType::A)).await;
-        by_second += usize::from(answer.answers[0].data == address("x", 0, "192.0.2.2").data);
+        let response = exchange(tier.address, &query_for(&format!("slow{number}.example"), RecordType::A)).await;
+        by_second += usize::from(response.answers[0].data == address_record("x", 0, "192.0.2.2").data);
     }
     assert!(by_second > 0, "the second one answers first");
     assert!(tier.resolver.snapshot().unwrap().upstreams()[0].healthy);
@@ -369,13 +373,13 @@ async fn a_server_that_is_slower_than_usual_is_not_waited_for_and_does_not_count
 
 #[tokio::test]
 async fn another_upstream_is_asked_when_one_fails() {
-    for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
-        let failing = Authority::start(move |asked| Reply::Say(denial(asked, code))).await;
-        let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    for rcode in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
+        let failing = Authority::start(move |query| Action::Respond(empty_response(query, rcode))).await;
+        let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
         let tier = Tier::forwarding_to(&[failing.address, second.address]).await;
-        let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
-        assert_eq!((failing.asked().len(), second.asked().len()), (1, 1));
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
+        assert_eq!((failing.queries().len(), second.queries().len()), (1, 1));
         let upstreams = tier.resolver.snapshot().unwrap().upstreams();
         assert!(upstreams.iter().all(|upstream| upstream.healthy && upstream.timeouts == 0), "it answered in time");
     }
@@ -383,11 +387,13 @@ async fn another_upstream_is_asked_when_one_fails() {
 
 #[tokio::test]
 async fn a_slow_answer_still_counts() {
-    let slow = Authority::start(|asked| Reply::After(Duration::from_millis(1200), asked.usual_answer(300, 1))).await;
+    let slow =
+        Authority::start(|query| Action::RespondAfter(Duration::from_millis(1200), query.default_response(300, 1)))
+            .await;
     let tier = Tier::forwarding_to(&[slow.address]).await;
     let started = Instant::now();
-    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert_eq!(answer.answers.len(), 1);
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
@@ -397,12 +403,12 @@ async fn a_report_that_nobody_listens_moves_a_question_on_at_once() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.local_addr().unwrap()
     };
-    let second = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let tier = Tier::forwarding_to(&[gone, second.address]).await;
     let mut fastest = Duration::MAX;
     for name in ["one.example", "two.example"] {
         let started = Instant::now();
-        ask(tier.address, &question(name, RecordType::A)).await;
+        exchange(tier.address, &query_for(name, RecordType::A)).await;
         fastest = fastest.min(started.elapsed());
     }
     assert!(fastest < Duration::from_millis(300), "{fastest:?}");
@@ -418,8 +424,8 @@ async fn a_resolv_conf_that_names_only_captured_addresses_is_told_and_fails_with
     let tier = Tier::start(Default::default());
     tier.resolver.apply(snapshot);
     let started = Instant::now();
-    let answer = ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(crate::support::ede(&answer), Some(22));
+    let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(crate::support::ede(&response), Some(22));
     assert!(started.elapsed() < Duration::from_secs(1));
 }

@@ -1,5 +1,5 @@
-//! Answers that a server holds back and releases all at once (DNSBomb): a client gets no more of them than may be in work
-//! for it, whoever asked in its name.
+//! Responses that a server withholds and releases all at once (DNSBomb): a client receives no more of them than the
+//! limit of its queries in flight, whoever sent the queries in its name.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use hickory_proto::rr::RecordType;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::support::{Authority, Reply, Tier, ask_from, config, question};
+use crate::support::{Action, Authority, Tier, config, exchange_from, query_for};
 
-const ASKED: usize = 5_000;
-/// The most questions of one client in work.
-const CAP: usize = 1_024;
+const QUERY_COUNT: usize = 5_000;
+/// Limit of queries in flight for one client.
+const MAX_IN_FLIGHT: usize = 1_024;
 
 #[tokio::test]
 async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_may_have_in_work() {
     let released = Instant::now() + Duration::from_millis(2_000);
-    let authority = Authority::start(move |asked| {
-        let wait = if asked.is("other.example") { Duration::ZERO } else { released - Instant::now().min(released) };
-        Reply::After(wait, asked.usual_answer(300, 1))
+    let authority = Authority::start(move |query| {
+        let wait = if query.is("other.example") { Duration::ZERO } else { released - Instant::now().min(released) };
+        Action::RespondAfter(wait, query.default_response(300, 1))
     })
     .await;
     let tier = Tier::start(Default::default());
@@ -29,23 +29,23 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     tier.apply_forwarding(&config);
     let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     victim.connect(tier.address).await.unwrap();
-    let began = Instant::now();
-    for number in 0..ASKED {
-        victim.send(&question(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
-        // Lets it read them, which a full buffer would lose.
+    let started = Instant::now();
+    for number in 0..QUERY_COUNT {
+        victim.send(&query_for(&format!("n{number}.example"), RecordType::A).to_vec().unwrap()).await.unwrap();
+        // Waits until the worker has read them; a full socket buffer would lose some.
         while number % 50 == 0 && tier.serving.workers().datagrams()[0] <= number as u64 {
-            assert!(began.elapsed() < Duration::from_secs(30), "it reads on");
+            assert!(started.elapsed() < Duration::from_secs(30), "it reads on");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    let asked = question("other.example", RecordType::A);
-    let other = ask_from("127.0.0.2:0", tier.address, &asked, Duration::from_secs(5));
+    let query = query_for("other.example", RecordType::A);
+    let other = exchange_from("127.0.0.2:0", tier.address, &query, Duration::from_secs(5));
     assert_eq!(other.await.expect("others are answered meanwhile").answers.len(), 1);
     let mut burst = 0;
     while let Ok(Ok(_)) = timeout(Duration::from_secs(4), victim.recv(&mut [0; 1500])).await {
         burst += 1;
     }
-    assert!(burst > 0 && burst <= CAP, "{burst}");
+    assert!(burst > 0 && burst <= MAX_IN_FLIGHT, "{burst}");
     let dropped = tier.resolver.metrics().traffic(0, 0).dropped;
-    assert!(dropped > ASKED as u64 / 4, "{dropped}");
+    assert!(dropped > QUERY_COUNT as u64 / 4, "{dropped}");
 }

@@ -1,5 +1,5 @@
-//! The data path over real sockets on the loopback interface, with an independent implementation of DNS
-//! (hickory-proto) on both ends: as client, and as the servers behind.
+//! The data path over real sockets on the loopback interface, with an independent implementation of DNS (hickory-proto)
+//! on both ends: as client, and as the upstream servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -22,6 +22,8 @@ mod ports;
 mod processes;
 mod recovery;
 mod reload;
+#[path = "../require/mod.rs"]
+mod require;
 mod search_path;
 mod series;
 mod short_owners;

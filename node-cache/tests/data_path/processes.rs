@@ -1,4 +1,4 @@
-//! The real programs: their configuration, their readiness, their end.
+//! The real programs: configuration, readiness, shutdown.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -19,9 +19,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Authority, Reply, address, ask, ask_from, config, question, route, zone};
+use crate::support::{
+    Action, Authority, address_record, config, exchange, exchange_from, query_for, route, wait_until, zone,
+};
 
-/// A process with its directories, ended when dropped.
+/// Process with its directories, killed on drop.
 struct Process {
     child: Child,
     dir: TempDir,
@@ -57,8 +59,8 @@ impl Drop for Process {
     }
 }
 
-/// Puts a revision in force the way the kubelet does: a new directory, and a link swapped to it.
-fn project(dir: &Path, revision: &str, content: &[u8]) {
+/// Installs a revision the way the kubelet does: a new directory, and a link that is swapped to it.
+fn install_revision(dir: &Path, revision: &str, content: &[u8]) {
     let version = format!("..{revision}");
     std::fs::create_dir(dir.join(&version)).unwrap();
     std::fs::write(dir.join(&version).join("revision"), revision).unwrap();
@@ -74,37 +76,28 @@ fn json(config: &Config) -> Vec<u8> {
 
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
-    // It ends with the test, however that ends.
+    // The kernel kills the process when the test ends, however it ends.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program, "run", "--config-dir", &path, "--run-dir", &path])
         .args(if arguments.contains(&"--cache-size") { &[][..] } else { &["--cache-size", "4194304"] })
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
-        .env("DNSTIER_LOG", "warn")
+        .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
     Process { child, dir }
 }
 
-/// An address of this machine that no other test uses.
-fn own_address() -> IpAddr {
+/// Returns an address of the loopback network that no other test uses.
+fn unused_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let run = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, run[2] | 1, run[3], NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Duration {
-    let started = Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < limit, "{what} within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    started.elapsed()
-}
-
-/// The program of a zone resolver.
+/// Process of a zone resolver.
 pub(crate) struct ZoneResolver {
     process: Process,
     pub(crate) dns: SocketAddr,
@@ -116,36 +109,38 @@ impl ZoneResolver {
         Self::with_arguments(upstream, &["--drain", drain]).await
     }
 
-    async fn with_arguments(upstream: SocketAddr, more: &[&str]) -> Self {
+    async fn with_arguments(upstream: SocketAddr, args: &[&str]) -> Self {
         let mut config = config("127.0.0.1:9".parse().unwrap());
         config.resolver.upstreams =
             UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
-        Self::configured(&config, more).await
+        Self::configured(&config, args).await
     }
 
-    pub(crate) async fn configured(config: &Config, more: &[&str]) -> Self {
+    pub(crate) async fn configured(config: &Config, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        project(dir.path(), "r1", &json(config));
-        let own = own_address();
-        let (dns, http) = (SocketAddr::new(own, 1053), SocketAddr::new(own, 9153));
-        let (listen, on) = (dns.to_string(), http.to_string());
-        let arguments = [&["--listen", &listen, "--http", &on], more].concat();
+        install_revision(dir.path(), "r1", &json(config));
+        let address = unused_address();
+        let dns = SocketAddr::new(address, 1053);
+        let http = SocketAddr::new(address, 9153);
+        let listen = dns.to_string();
+        let on = http.to_string();
+        let arguments = [&["--listen", &listen, "--http", &on], args].concat();
         let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
-        eventually("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
+        wait_until("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
         resolver
     }
 
-    /// Its number, while it runs.
-    pub(crate) fn running(&mut self) -> Option<u32> {
+    /// Returns the process ID while the process runs.
+    pub(crate) fn pid(&mut self) -> Option<u32> {
         self.process.is_running().then(|| self.process.child.id())
     }
 
-    /// Runs the program's own probe.
-    pub(crate) fn probe(&self, question: &str) -> bool {
+    /// Runs the program's own probe and returns whether it succeeded.
+    pub(crate) fn probe(&self, check: &str) -> bool {
         let run_dir = self.process.run_dir().to_str().unwrap();
         Command::new(env!("CARGO_BIN_EXE_zone-resolver"))
-            .args(["probe", question, "--run-dir", run_dir])
+            .args(["probe", check, "--run-dir", run_dir])
             .stderr(Stdio::null())
             .status()
             .unwrap()
@@ -169,12 +164,12 @@ impl ZoneResolver {
 
 #[tokio::test]
 async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstream_is_told_but_changes_nothing() {
-    let upstream = Authority::start(|_| Reply::Silence).await;
+    let upstream = Authority::start(|_| Action::Ignore).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
     assert!(!resolver.probe("ready"));
     assert!(!resolver.status().await.ready);
-    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
-    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    upstream.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
     let status = resolver.status().await;
     assert!(status.ready && status.instance.alive);
     assert_eq!(
@@ -184,9 +179,9 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
     assert_eq!(status.instance.revision.in_force.as_deref(), Some("r1"));
 
     let failed_before = status.instance.traffic.servfail;
-    upstream.fall_silent();
+    upstream.stop_responding();
     for number in 0..2 {
-        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(resolver.dns, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     let status = resolver.status().await;
     assert!(status.ready && resolver.probe("ready"));
@@ -202,7 +197,7 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
 
 #[tokio::test]
 async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anything() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
     let from = async |last_octet: u8| {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -212,70 +207,72 @@ async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anythi
     let mut slow = Vec::new();
     for _ in 0..200 {
         let mut stream = from(1).await;
-        // Those beyond what one address may have are closed already.
+        // Connections above the limit of one address are closed already.
         let _ = stream.write_all(b"GET /live HTTP/1.1\r\nx: ").await;
         slow.push(stream);
     }
     let mut talkative = from(2).await;
     let _ = talkative.write_all(&[b"GET /metrics HTTP/1.1\r\nx: ".to_vec(), vec![b'x'; 1 << 20]].concat()).await;
-    let mut heard = Vec::new();
-    let _ =
-        tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut heard)).await.expect("it is closed");
-    assert!(!heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
+    let mut received = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(20), talkative.read_to_end(&mut received))
+        .await
+        .expect("it is closed");
+    assert!(!received.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&received));
     assert_eq!(resolver.get("/live").await, "it answers\n");
-    assert_eq!(ask(resolver.dns, &question("www.example", RecordType::A)).await.answers.len(), 1);
+    assert_eq!(exchange(resolver.dns, &query_for("www.example", RecordType::A)).await.answers.len(), 1);
 }
 
 #[tokio::test]
 async fn a_dead_upstream_is_known_to_be_well_again_although_nobody_asks() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
-    eventually("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
-    upstream.fall_silent();
+    wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    upstream.stop_responding();
     for number in 0..2 {
-        ask(resolver.dns, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(resolver.dns, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     let healthy = async || resolver.status().await.instance.upstreams[0].healthy;
     assert!(!healthy().await);
-    upstream.forget();
-    upstream.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
-    eventually("it is well again", Duration::from_secs(5), healthy).await;
-    assert_eq!(upstream.asked().len(), 1, "one question was enough to know");
+    upstream.clear_queries();
+    upstream.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    wait_until("it is well again", Duration::from_secs(5), healthy).await;
+    assert_eq!(upstream.queries().len(), 1, "one question was enough to know");
 }
 
 #[tokio::test]
 async fn a_zone_resolver_that_is_told_to_stop_is_unready_and_answers_on() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let mut resolver = ZoneResolver::start(upstream.address, "2s").await;
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     resolver.process.terminate();
-    let told = Instant::now();
-    eventually("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
+    let terminated = Instant::now();
+    wait_until("it is unready", Duration::from_secs(1), async || !resolver.probe("ready")).await;
     assert!(resolver.probe("live"));
-    while told.elapsed() < Duration::from_millis(1800) {
-        let name = format!("n{}.example", told.elapsed().as_micros());
-        assert_eq!(ask(resolver.dns, &question(&name, RecordType::A)).await.answers.len(), 1);
+    while terminated.elapsed() < Duration::from_millis(1800) {
+        let name = format!("n{}.example", terminated.elapsed().as_micros());
+        assert_eq!(exchange(resolver.dns, &query_for(&name, RecordType::A)).await.answers.len(), 1);
     }
     let limit = Instant::now() + Duration::from_secs(2);
     while resolver.process.is_running() {
         assert!(Instant::now() < limit, "it ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(told.elapsed() >= Duration::from_secs(2));
+    assert!(terminated.elapsed() >= Duration::from_secs(2));
     assert!(resolver.process.child.wait().unwrap().success());
 }
 
 #[tokio::test]
 async fn memory_stays_near_the_size_of_the_cache() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
-    let before = resident(&resolver.process.child);
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    let before = resident_memory(&resolver.process.child);
     for number in 0..36_000 {
-        upstream.forget();
-        ask(resolver.dns, &question(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A)).await;
+        upstream.clear_queries();
+        exchange(resolver.dns, &query_for(&format!("a-rather-long-name-{number}.of-no-use.example"), RecordType::A))
+            .await;
     }
-    let grown = resident(&resolver.process.child) - before;
+    let grown = resident_memory(&resolver.process.child) - before;
     let traffic = resolver.status().await.instance.traffic;
     assert!(traffic.cache_bytes <= 4 << 20 && traffic.cache_entries > 18_000, "{traffic:?}");
     assert!(traffic.cache_entries < 35_000, "nothing had to be evicted: {traffic:?}");
@@ -284,7 +281,7 @@ async fn memory_stays_near_the_size_of_the_cache() {
 
 #[tokio::test]
 async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
-    let upstream = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::with_arguments(
         upstream.address,
         &["--drain", "0s", "--workers", "64", "--cache-size", "16777216"],
@@ -292,59 +289,59 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     .await;
     let workers = workers_of(&resolver.process.child);
     assert_eq!(workers.len(), 64, "{workers:?}");
-    eventually("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
-    let asked = || async {
-        let questions: Vec<_> = (0..500).map(|number| question(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(questions.iter().map(|question| ask(resolver.dns, question))).await;
+    wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
+    let load = || async {
+        let queries: Vec<_> = (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
+        futures::future::join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
         resolver.get("/metrics").await
     };
-    // Until every worker has used its room.
-    eventually("all have read", Duration::from_secs(60), async || {
-        asked().await.matches("worker_datagrams_total{").count() == 64
-            && !asked().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
+    // Until every worker has used its buffers.
+    wait_until("all have read", Duration::from_secs(60), async || {
+        load().await.matches("worker_datagrams_total{").count() == 64
+            && !load().await.lines().any(|line| line.contains("worker_datagrams_total{") && line.ends_with(" 0"))
     })
     .await;
-    let held = private(&resolver.process.child);
-    assert!(held < 32 << 20, "{held} bytes");
+    let bytes = anonymous_memory(&resolver.process.child);
+    assert!(bytes < 32 << 20, "{bytes} bytes");
 }
 
 #[test]
 fn a_number_of_workers_that_makes_no_sense_is_refused_with_a_sentence() {
-    for (program, rest) in [
+    for (program, other_args) in [
         (env!("CARGO_BIN_EXE_node-cache"), ["--instance", "cache-0"]),
         (env!("CARGO_BIN_EXE_zone-resolver"), ["--drain", "0s"]),
     ] {
         for workers in ["0", "65", "some"] {
             let arguments = ["run", "--cache-size", "4194304", "--workers", workers];
-            let output = Command::new(program).args(arguments).args(rest).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
+            let output = Command::new(program).args(arguments).args(other_args).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success());
-            assert!(said.contains(&format!("{workers:?} is not a number of workers from 1 to 64")), "{said}");
+            assert!(stderr.contains(&format!("{workers:?} is not a number of workers from 1 to 64")), "{stderr}");
         }
     }
 }
 
-/// The names of the threads that answer.
+/// Returns the names of the worker threads.
 fn workers_of(child: &Child) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
     let names = tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm")));
     names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("worker-")).collect()
 }
 
-/// Bytes of memory that a process holds and that are no file's, such as its program.
-fn private(child: &Child) -> u64 {
+/// Returns the anonymous memory of a process in bytes: all but mapped files, such as its program.
+fn anonymous_memory(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Bytes of memory that a process holds.
-fn resident(child: &Child) -> u64 {
+/// Returns the resident memory of a process in bytes.
+fn resident_memory(child: &Child) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id())).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// A node cache, and the agent's side of its sockets.
+/// Process of a node cache, with the agent's side of its sockets.
 struct NodeCache {
     process: Process,
     agent: Option<Server>,
@@ -354,7 +351,7 @@ struct NodeCache {
 impl NodeCache {
     async fn start(config: &Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        project(dir.path(), "r1", &json(config));
+        install_revision(dir.path(), "r1", &json(config));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let dns = socket.local_addr().unwrap();
         let agent = Server::bind(&handover::socket_path(dir.path())).unwrap();
@@ -362,7 +359,7 @@ impl NodeCache {
         agent.publish(vec![HeldSocket { address: dns.ip(), protocol: Protocol::Udp, fd }]);
         let process = start(env!("CARGO_BIN_EXE_node-cache"), dir, &["--instance", "cache-0"]);
         let cache = Self { process, agent: Some(agent), dns };
-        eventually("it is ready", Duration::from_secs(5), async || {
+        wait_until("it is ready", Duration::from_secs(5), async || {
             cache.process.control("cache-0", admin::Command::Ready).await.as_deref() == Some(admin::OK)
         })
         .await;
@@ -370,14 +367,14 @@ impl NodeCache {
     }
 
     async fn answers(&self, name: &str) -> Vec<hickory_proto::rr::RData> {
-        let answer: Message = ask(self.dns, &question(name, RecordType::A)).await;
-        answer.answers.into_iter().map(|record| record.data).collect()
+        let response: Message = exchange(self.dns, &query_for(name, RecordType::A)).await;
+        response.answers.into_iter().map(|record| record.data).collect()
     }
 }
 
 async fn outside_and_corp() -> (Authority, Authority, Config) {
-    let outside = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
-    let corp = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let outside = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let corp = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let mut config = config(outside.address);
     config.zones = vec![zone("zone-a", outside.address)];
     (outside, corp, config)
@@ -387,12 +384,13 @@ async fn outside_and_corp() -> (Authority, Authority, Config) {
 async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_bad_revision_is_kept_out_and_told() {
     let (_outside, corp, mut config) = outside_and_corp().await;
     let mut cache = NodeCache::start(&config).await;
-    let (outside, routed) = (address("x", 0, "192.0.2.1").data, address("x", 0, "192.0.2.2").data);
+    let outside = address_record("x", 0, "192.0.2.1").data;
+    let routed = address_record("x", 0, "192.0.2.2").data;
     assert_eq!(cache.answers("a.corp.example").await, [outside]);
 
     config.routes = vec![route("corp.example", &[corp.address])];
-    project(cache.process.run_dir(), "r2", &json(&config));
-    eventually("the route is in force", Duration::from_secs(2), async || {
+    install_revision(cache.process.run_dir(), "r2", &json(&config));
+    wait_until("the route is in force", Duration::from_secs(2), async || {
         cache.answers("a.corp.example").await == [routed.clone()]
     })
     .await;
@@ -400,8 +398,8 @@ async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_
 
     let mut bad = config.clone();
     bad.routes[0].upstreams.clear();
-    project(cache.process.run_dir(), "r3", &json(&bad));
-    eventually("the refusal is told", Duration::from_secs(2), async || {
+    install_revision(cache.process.run_dir(), "r3", &json(&bad));
+    wait_until("the refusal is told", Duration::from_secs(2), async || {
         cache.process.instance("cache-0").await.is_some_and(|instance| instance.revision.refusal.is_some())
     })
     .await;
@@ -416,17 +414,17 @@ async fn a_cache_that_is_told_to_stop_answers_until_the_agent_has_left() {
     let (_outside, _corp, config) = outside_and_corp().await;
     let mut cache = NodeCache::start(&config).await;
     cache.process.terminate();
-    let told = Instant::now();
-    while told.elapsed() < Duration::from_secs(2) {
-        let name = format!("n{}.example", told.elapsed().as_micros());
+    let terminated = Instant::now();
+    while terminated.elapsed() < Duration::from_secs(2) {
+        let name = format!("n{}.example", terminated.elapsed().as_micros());
         assert_eq!(cache.answers(&name).await.len(), 1);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(cache.process.is_running());
     drop(cache.agent.take());
-    let left = Instant::now();
+    let agent_left = Instant::now();
     while cache.process.is_running() {
-        assert!(left.elapsed() < Duration::from_secs(2), "it ends");
+        assert!(agent_left.elapsed() < Duration::from_secs(2), "it ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(cache.process.child.wait().unwrap().success());
@@ -440,13 +438,13 @@ async fn a_socket_that_the_agent_takes_back_is_closed_and_a_new_one_is_read() {
     let new = socket.local_addr().unwrap();
     let fd = Arc::new(OwnedFd::from(socket));
     cache.agent.as_ref().unwrap().publish(vec![HeldSocket { address: new.ip(), protocol: Protocol::Udp, fd }]);
-    let www = question("www.example", RecordType::A);
+    let www = query_for("www.example", RecordType::A);
     let soon = Duration::from_millis(200);
-    eventually("the new one is read", Duration::from_secs(2), async || {
-        ask_from("127.0.0.1:0", new, &www, soon).await.is_some()
+    wait_until("the new one is read", Duration::from_secs(2), async || {
+        exchange_from("127.0.0.1:0", new, &www, soon).await.is_some()
     })
     .await;
-    eventually("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
+    wait_until("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
 }
 
 #[tokio::test]
@@ -455,7 +453,7 @@ async fn a_cache_shows_who_it_is_and_what_it_counts() {
     let cache = NodeCache::start(&config).await;
     cache.answers("www.example").await;
     cache.answers("www.example").await;
-    let refused = ask(cache.dns, &question("x", RecordType::AXFR)).await;
+    let refused = exchange(cache.dns, &query_for("x", RecordType::AXFR)).await;
     assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
     let instance = cache.process.instance("cache-0").await.unwrap();
     assert_eq!((instance.name.as_str(), instance.alive), ("cache-0", true));

@@ -1,47 +1,51 @@
-//! A dead server answers again.
+//! A server that was down responds again.
 
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use crate::support::{Authority, Reply, Tier, ask, ede, question};
+use crate::support::{Action, Authority, Tier, ede, exchange, query_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_server_that_answers_again_ends_all_that_was_remembered_of_its_silence() {
-    let authority = Authority::start(|_| Reply::Silence).await;
+    let authority = Authority::start(|_| Action::Ignore).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
-    let asked = |number: usize| question(&format!("n{number}.example"), RecordType::A);
+    let query = |number: usize| query_for(&format!("n{number}.example"), RecordType::A);
     let healthy = || tier.resolver.snapshot().unwrap().upstreams()[0].healthy;
     let started = Instant::now();
-    // In a row, so that the failure of the first name is remembered for long.
+    // Repeated failures, so that the failure of the first name is cached for long.
     loop {
-        let answer = ask(tier.address, &asked(0)).await;
-        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-        let before = authority.asked().len();
-        let (again, other) = tokio::join!(tier_asks(&tier, 0), tier_asks(&tier, 1));
+        let response = exchange(tier.address, &query(0)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+        let before = authority.queries().len();
+        let (again, other) = tokio::join!(rcode_for(&tier, 0), rcode_for(&tier, 1));
         assert_eq!((again, other), (ResponseCode::ServFail, ResponseCode::ServFail));
-        if !healthy() && authority.asked_for("n0.example") >= 9 && before > 0 {
+        if !healthy() && authority.query_count("n0.example") >= 9 && before > 0 {
             break;
         }
-        assert!(started.elapsed() < LIMIT, "it is known to be dead");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be dead");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let answer = ask(tier.address, &asked(0)).await;
-    assert_eq!((answer.metadata.response_code, ede(&answer)), (ResponseCode::ServFail, Some(22)), "it is remembered");
-    authority.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
+    let response = exchange(tier.address, &query(0)).await;
+    assert_eq!(
+        (response.metadata.response_code, ede(&response)),
+        (ResponseCode::ServFail, Some(22)),
+        "it is remembered"
+    );
+    authority.set_script(|query| Action::Respond(query.default_response(300, 1)));
     while !healthy() {
-        assert!(started.elapsed() < LIMIT, "it is known to be well");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "it is known to be well");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // At once: not when the time is over for which failures are remembered.
+    // At once, not when the cached failures expire.
     for number in [0, 1] {
-        assert_eq!(tier_asks(&tier, number).await, ResponseCode::NoError, "n{number}");
+        assert_eq!(rcode_for(&tier, number).await, ResponseCode::NoError, "n{number}");
     }
 }
 
-async fn tier_asks(tier: &Tier, number: usize) -> ResponseCode {
-    ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await.metadata.response_code
+async fn rcode_for(tier: &Tier, number: usize) -> ResponseCode {
+    exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await.metadata.response_code
 }

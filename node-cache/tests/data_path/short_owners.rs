@@ -1,4 +1,4 @@
-//! Owner names that a server writes out in full, and what is kept of them.
+//! Owner names without compression, and how they are shortened in the cache.
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
@@ -9,8 +9,8 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
-const ASKED: &str = "www.Shop.example";
-/// Names that have much in common, so that one is written with a pointer to another.
+const QUERIED_NAME: &str = "www.Shop.example";
+/// Names with common suffixes, so that one can be a pointer to another.
 const NAMES: [&str; 10] = [
     "www.shop.example",
     "WWW.shop.Example",
@@ -24,19 +24,19 @@ const NAMES: [&str; 10] = [
     "ww.shop.example",
 ];
 
-/// A server that writes messages with or without compression.
+/// Writer of messages with or without compression.
 struct Writer {
     message: Vec<u8>,
-    /// Names that were written, in lower case, and where.
+    /// Names written so far, in lower case, with their offsets.
     known: Vec<(String, usize)>,
-    /// Each bit says whether one name is compressed.
+    /// Bit mask, one bit for each name in turn: whether it is compressed.
     compress: u64,
 }
 
 impl Writer {
     fn new(compress: u64) -> Self {
         let mut writer = Self { message: vec![0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0], known: Vec::new(), compress };
-        writer.name(ASKED);
+        writer.name(QUERIED_NAME);
         writer.message.extend([0, 1, 0, 1]);
         writer
     }
@@ -61,9 +61,9 @@ impl Writer {
         self.message.push(0);
     }
 
-    fn record(&mut self, section: usize, owner: &str, kind: RecordType, parts: &[Part]) {
+    fn record(&mut self, section: usize, owner: &str, rtype: RecordType, parts: &[Part]) {
         self.name(owner);
-        self.message.extend(u16::from(kind).to_be_bytes());
+        self.message.extend(u16::from(rtype).to_be_bytes());
         self.message.extend([0, 1, 0, 0, 1, 44, 0, 0]);
         let start = self.message.len();
         for part in parts {
@@ -85,14 +85,14 @@ enum Part {
 }
 
 #[derive(Clone, Debug)]
-struct Told {
+struct WrittenRecord {
     section: usize,
     owner: &'static str,
-    kind: RecordType,
+    rtype: RecordType,
     parts: Vec<Part>,
 }
 
-fn told() -> impl Strategy<Value = Told> {
+fn written_record() -> impl Strategy<Value = WrittenRecord> {
     let name = || (0..NAMES.len()).prop_map(|index| NAMES[index]);
     let octets = |octets: &[u8]| Part::Octets(octets.to_vec());
     let data = prop_oneof![
@@ -106,22 +106,27 @@ fn told() -> impl Strategy<Value = Told> {
             RecordType::SOA,
             vec![Part::Name(one), Part::Name(two), Part::Octets(vec![9; 20])]
         )),
-        // Nobody knows what is in it.
+        // A type of unknown layout.
         Just((RecordType::Unknown(65_280), vec![octets(&[0xc0, 30, 0])])),
     ];
-    (0..3_usize, name(), data).prop_map(|(section, owner, (kind, parts))| Told { section, owner, kind, parts })
+    (0..3_usize, name(), data).prop_map(|(section, owner, (rtype, parts))| WrittenRecord {
+        section,
+        owner,
+        rtype,
+        parts,
+    })
 }
 
-fn write(told: &[Told], compress: u64) -> Vec<u8> {
-    let mut told = told.to_vec();
-    told.sort_by_key(|told| told.section);
+fn write(records: &[WrittenRecord], compress: u64) -> Vec<u8> {
+    let mut records = records.to_vec();
+    records.sort_by_key(|record| record.section);
     let mut writer = Writer::new(compress);
-    told.iter().for_each(|told| writer.record(told.section, told.owner, told.kind, &told.parts));
+    records.iter().for_each(|record| writer.record(record.section, record.owner, record.rtype, &record.parts));
     writer.message
 }
 
-fn read(packet: &[u8]) -> Response {
-    let question = Question::plain(&Name::from_text(ASKED).unwrap(), rtype::A);
+fn parse(packet: &[u8]) -> Response {
+    let question = Question::plain(&Name::from_text(QUERIED_NAME).unwrap(), rtype::A);
     Response::read(packet, 7, &question).unwrap()
 }
 
@@ -130,20 +135,22 @@ proptest! {
 
     #[test]
     fn whatever_is_compressed_and_whatever_is_not_means_the_same_when_owners_are_shorter(
-        told in vec(told(), 0..12), compress in any::<u64>(),
+        records in vec(written_record(), 0..12), compress in any::<u64>(),
     ) {
-        let packet = write(&told, compress);
-        let response = read(&packet);
+        let packet = write(&records, compress);
+        let response = parse(&packet);
         assert!(response.wire().len() <= packet.len());
-        let (before, after) = (Message::from_vec(&packet).unwrap(), Message::from_vec(response.wire()).unwrap());
+        let before = Message::from_vec(&packet).unwrap();
+        let after = Message::from_vec(response.wire()).unwrap();
         assert_eq!(before.answers, after.answers);
         assert_eq!(before.authorities, after.authorities);
         assert_eq!(before.additionals, after.additionals);
-        // Where nothing is of unknown layout, no owner that is the question's name is written out.
-        if told.iter().all(|told| told.kind != RecordType::Unknown(65_280)) {
+        // Without records of unknown layout, no owner that equals the question's name is written out.
+        if records.iter().all(|record| record.rtype != RecordType::Unknown(65_280)) {
             for record in response.records() {
-                let own = response.owner(&record).unwrap().lower() == Name::from_text(ASKED).unwrap().lower();
-                assert!(!own || response.wire()[record.start..record.start + 2] == [0xc0, 12]);
+                let owner = response.owner(&record).unwrap();
+                let is_queried_name = owner.lower() == Name::from_text(QUERIED_NAME).unwrap().lower();
+                assert!(!is_queried_name || response.wire()[record.start..record.start + 2] == [0xc0, 12]);
             }
         }
     }
@@ -152,20 +159,21 @@ proptest! {
 #[test]
 fn an_answer_without_any_compression_is_kept_as_short_as_one_with_it() {
     let addresses = vec![
-        Told {
+        WrittenRecord {
             section: 0,
             owner: "www.shop.example",
-            kind: RecordType::A,
+            rtype: RecordType::A,
             parts: vec![Part::Octets(vec![192, 0, 2, 1])]
         };
         4
     ];
-    let (full, short) = (write(&addresses, 0), write(&addresses, u64::MAX));
+    let full = write(&addresses, 0);
+    let short = write(&addresses, u64::MAX);
     assert_eq!((full.len(), short.len()), (34 + 4 * 32, 34 + 4 * 16));
-    assert_eq!(read(&full).wire().len(), short.len());
+    assert_eq!(parse(&full).wire().len(), short.len());
     let soa = [Part::Name("ns.shop.example"), Part::Name("a.www.shop.example"), Part::Octets(vec![0; 20])];
-    let denial = [Told { section: 1, owner: "shop.example", kind: RecordType::SOA, parts: soa.to_vec() }];
-    assert_eq!(read(&write(&denial, 0)).wire().len(), write(&denial, 0).len() - "shop.example".len(), "its zone too");
+    let denial = [WrittenRecord { section: 1, owner: "shop.example", rtype: RecordType::SOA, parts: soa.to_vec() }];
+    assert_eq!(parse(&write(&denial, 0)).wire().len(), write(&denial, 0).len() - "shop.example".len(), "its zone too");
 }
 
 #[test]
@@ -176,7 +184,7 @@ fn names_that_point_where_no_name_stands_leave_a_message_as_it_came() {
     writer.message.extend((0xc000 | inside).to_be_bytes());
     writer.message.extend([0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 1]);
     writer.message[7] += 1;
-    let response = read(&writer.message);
+    let response = parse(&writer.message);
     assert_eq!(response.wire().len(), writer.message.len());
     let records = Message::from_vec(response.wire()).unwrap().answers;
     assert_eq!(records[1].name.to_ascii(), "ab.");

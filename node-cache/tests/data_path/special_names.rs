@@ -1,4 +1,4 @@
-//! Names that nobody outside may be asked for.
+//! Special-use names, which are never sent to public servers (RFC 6761, RFC 6303).
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
@@ -10,11 +10,11 @@ use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
 use node_cache_config::{Config, Upstream, UpstreamSource};
 
-use crate::support::{Authority, Reply, Tier, ask, config, question, route};
+use crate::support::{Action, Authority, Tier, config, exchange, query_for, route};
 
-/// Addresses of the outside. Nobody is asked at them.
-const OUTSIDE: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
-const PRIVATE: [&str; 5] = [
+/// Addresses of public servers. No packet is sent to them.
+const PUBLIC_SERVERS: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
+const PRIVATE_REVERSE_NAMES: [&str; 5] = [
     "1.0.0.10.in-addr.arpa",
     "9.1.168.192.in-addr.arpa",
     "1.0.64.100.in-addr.arpa",
@@ -33,67 +33,71 @@ fn snapshot(servers: &[&str]) -> Snapshot {
     Snapshot::for_zone_resolver(&forwarding(servers), "", &mut GroupRegistry::default())
 }
 
-fn query(name: &str, kind: u16) -> Query {
+fn internal_query(name: &str, kind: u16) -> Query {
     Query::plain(Name::from_text(name).unwrap(), kind)
 }
 
 #[tokio::test]
 async fn names_of_private_addresses_are_denied_where_only_servers_of_the_outside_could_be_asked() {
-    for servers in [&OUTSIDE[..1], &OUTSIDE[1..], &OUTSIDE[..]] {
+    for servers in [&PUBLIC_SERVERS[..1], &PUBLIC_SERVERS[1..], &PUBLIC_SERVERS[..]] {
         let snapshot = snapshot(servers);
-        for name in PRIVATE {
-            let query = query(name, rtype::PTR);
-            let answer = snapshot.empty_zones.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(answer.source, Source::Local);
-            let said = Message::from_vec(&answer.to_udp_wire(&query)).unwrap();
-            assert_eq!((said.metadata.response_code, said.answers.len()), (ResponseCode::NXDomain, 0), "{name}");
-            let [soa] = &said.authorities[..] else { panic!("{:?}", said.authorities) };
+        for name in PRIVATE_REVERSE_NAMES {
+            let query = internal_query(name, rtype::PTR);
+            let response = snapshot.empty_zones.answer(&query.question()).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(response.source, Source::Local);
+            let response = Message::from_vec(&response.to_udp_wire(&query)).unwrap();
+            assert_eq!(
+                (response.metadata.response_code, response.answers.len()),
+                (ResponseCode::NXDomain, 0),
+                "{name}"
+            );
+            let [soa] = &response.authorities[..] else { panic!("{:?}", response.authorities) };
             assert!(matches!(&soa.data, RData::SOA(data) if data.minimum == 10_800 && data.mname == soa.name));
-            assert!(soa.name.zone_of(said.queries[0].name()));
+            assert!(soa.name.zone_of(response.queries[0].name()));
         }
-        assert!(snapshot.empty_zones.answer(&query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
+        assert!(snapshot.empty_zones.answer(&internal_query("8.8.8.8.in-addr.arpa", rtype::PTR).question()).is_none());
     }
 }
 
 #[tokio::test]
 async fn an_empty_zone_has_its_own_records_and_nothing_else() {
-    let snapshot = snapshot(&OUTSIDE);
-    let said = |kind| {
-        let query = query("10.in-addr.arpa", kind);
+    let snapshot = snapshot(&PUBLIC_SERVERS);
+    let response = |kind| {
+        let query = internal_query("10.in-addr.arpa", kind);
         Message::from_vec(&snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query)).unwrap()
     };
     for kind in [RecordType::SOA, RecordType::NS] {
-        let said = said(kind.into());
-        assert_eq!((said.metadata.response_code, said.answers[0].record_type()), (ResponseCode::NoError, kind));
+        let response = response(kind.into());
+        assert_eq!((response.metadata.response_code, response.answers[0].record_type()), (ResponseCode::NoError, kind));
     }
-    let nothing = said(rtype::A);
+    let nothing = response(rtype::A);
     assert_eq!((nothing.metadata.response_code, nothing.answers.len()), (ResponseCode::NoError, 0));
     assert_eq!(nothing.authorities[0].record_type(), RecordType::SOA);
 }
 
 #[tokio::test]
 async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outside_beside_them_are_not() {
-    let inside = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let inside = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let address = inside.address.to_string();
-    for servers in [vec![&*address], vec![OUTSIDE[0], &*address]] {
+    for servers in [vec![&*address], vec![PUBLIC_SERVERS[0], &*address]] {
         let snapshot = snapshot(&servers);
-        for name in PRIVATE {
+        for name in PRIVATE_REVERSE_NAMES {
             let name = Name::from_text(name).unwrap();
             assert_eq!(snapshot.empty_zones.find(&name), None);
-            let asked = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
-            assert_eq!(asked.map(|server| server.address).collect::<Vec<_>>(), [inside.address], "{name}");
+            let query = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
+            assert_eq!(query.map(|server| server.address).collect::<Vec<_>>(), [inside.address], "{name}");
         }
         let www = snapshot.routes.find(&Name::from_text("www.example").unwrap());
         assert_eq!(www.pool.groups().flat_map(|group| group.status()).count(), servers.len());
     }
     let tier = Tier::forwarding_to(&[inside.address]).await;
-    ask(tier.address, &question(PRIVATE[0], RecordType::A)).await;
-    assert_eq!(inside.asked_for(PRIVATE[0]), 1);
+    exchange(tier.address, &query_for(PRIVATE_REVERSE_NAMES[0], RecordType::A)).await;
+    assert_eq!(inside.query_count(PRIVATE_REVERSE_NAMES[0]), 1);
 }
 
 #[tokio::test]
 async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
-    let cluster = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+    let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let node = Tier::on_node(&config(cluster.address), None).await;
     let resolver = Tier::forwarding_to(&[cluster.address]).await;
     let names = [
@@ -109,14 +113,14 @@ async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
     for tier in [&node, &resolver] {
         for name in names {
             for _ in 0..2 {
-                let answer = ask(tier.address, &question(name, RecordType::A)).await;
+                let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
                 let expected = match name {
                     "local" | "_dns.resolver.arpa" | "a.localhost" => ResponseCode::NoError,
                     _ => ResponseCode::NXDomain,
                 };
-                assert_eq!(answer.metadata.response_code, expected, "{name}");
+                assert_eq!(response.metadata.response_code, expected, "{name}");
             }
-            assert_eq!(cluster.asked_for(name), 0, "{name}");
+            assert_eq!(cluster.query_count(name), 0, "{name}");
         }
         let text = tier.resolver.inspect(node_cache::admin::Inspection::Explain {
             name: Name::from_text("printer.local").unwrap(),
@@ -128,30 +132,30 @@ async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
 
 #[tokio::test]
 async fn a_route_is_stronger_than_what_a_name_means_elsewhere() {
-    let cluster = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
-    let corp = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 2))).await;
+    let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let corp = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
     let mut config = config(cluster.address);
     config.routes = ["corp.local", "home.arpa", "lab.test"].map(|suffix| route(suffix, &[corp.address])).into();
     let tier = Tier::on_node(&config, None).await;
     for name in ["dc.corp.local", "nas.home.arpa", "www.lab.test"] {
-        assert_eq!(ask(tier.address, &question(name, RecordType::A)).await.answers.len(), 1, "{name}");
-        assert_eq!(corp.asked_for(name), 1);
+        assert_eq!(exchange(tier.address, &query_for(name, RecordType::A)).await.answers.len(), 1, "{name}");
+        assert_eq!(corp.query_count(name), 1);
     }
-    let elsewhere = ask(tier.address, &question("printer.local", RecordType::A)).await;
+    let elsewhere = exchange(tier.address, &query_for("printer.local", RecordType::A)).await;
     assert_eq!(elsewhere.metadata.response_code, ResponseCode::NXDomain);
-    let own = ask(tier.address, &question("web.shop.svc.cluster.local", RecordType::A)).await;
-    assert_eq!(own.answers.len(), 1, "and so is the cluster's own zone");
+    let in_cluster = exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(in_cluster.answers.len(), 1, "and so is the cluster's own zone");
     config.routes.clear();
     tier.apply_on_node(&config, None);
-    let gone = ask(tier.address, &question("dc.corp.local", RecordType::A)).await;
+    let gone = exchange(tier.address, &query_for("dc.corp.local", RecordType::A)).await;
     assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
 }
 
-/// What is said here can be kept by whoever asked.
+/// A local negative response can be cached by the client.
 #[tokio::test]
 async fn a_denial_of_an_empty_zone_may_be_kept_by_the_next_cache() {
-    let snapshot = snapshot(&OUTSIDE);
-    let query = query(PRIVATE[0], rtype::PTR);
+    let snapshot = snapshot(&PUBLIC_SERVERS);
+    let query = internal_query(PRIVATE_REVERSE_NAMES[0], rtype::PTR);
     let wire = snapshot.empty_zones.answer(&query.question()).unwrap().to_udp_wire(&query);
     let read = Response::read(&wire, 0, &query.question()).unwrap();
     assert_eq!(read.ttl(), node_cache::dns::ResponseTtl::Negative(10_800));

@@ -1,4 +1,4 @@
-//! Looking at the messages themselves, with readers that are not ours.
+//! The dnstap stream, read by independent readers.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,49 +12,45 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::support::{Authority, Reply, Tier, ask, ask_over_tcp, question, tcp_exchange};
+use crate::require::{program, require};
+use crate::support::{Action, Authority, Tier, exchange, exchange_on, exchange_over_tcp, query_for, wait_until};
 
-/// Long enough for a machine with other things to do.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Enough for a busy machine.
+const TAP_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn usual() -> (Authority, Tier) {
-    let authority = Authority::start(|asked| Reply::Say(asked.usual_answer(300, 1))).await;
+async fn start() -> (Authority, Tier) {
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
     (authority, tier)
 }
 
-/// Lets readers in at a socket of this directory, as the process `cache-0` does.
-fn offer(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
+/// Serves the tap at a socket of this directory, as the process `cache-0` does.
+fn serve_tap(tier: &Tier, run_dir: &Path) -> JoinHandle<()> {
     std::fs::write(run_dir.join("cache-0.sock"), "").unwrap();
-    let (path, tap) = (dnstap::socket_path(run_dir, "cache-0"), tier.resolver.tap().clone());
+    let path = dnstap::socket_path(run_dir, "cache-0");
+    let tap = tier.resolver.tap().clone();
     tokio::spawn(async move { dnstap::serve(&path, tap).await.unwrap() })
 }
 
-async fn connect(run_dir: &Path, wanted: &str) -> UnixStream {
+async fn connect(run_dir: &Path, options: &str) -> UnixStream {
     let started = Instant::now();
     let mut stream = loop {
         match UnixStream::connect(dnstap::socket_path(run_dir, "cache-0")).await {
             Ok(stream) => break stream,
-            Err(error) => assert!(started.elapsed() < LIMIT, "{error}"),
+            Err(error) => assert!(started.elapsed() < TAP_TIMEOUT, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    stream.write_all(wanted.as_bytes()).await.unwrap();
+    stream.write_all(options.as_bytes()).await.unwrap();
     stream
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// The data frames of a whole stream, read after the specification.
+/// Returns the data frames of a whole stream, read by the specification of Frame Streams.
 fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     let number = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
-    let (mut at, mut frames, mut controls) = (0, Vec::new(), Vec::new());
+    let mut at = 0;
+    let mut frames = Vec::new();
+    let mut controls = Vec::new();
     while at < stream.len() {
         match number(at) {
             0 => {
@@ -72,13 +68,14 @@ fn data_frames(stream: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Fields, each with its number.
+/// Fields of a message of protocol buffers, each with its field number.
 type Fields<T> = Vec<(u64, T)>;
 
-/// The fields of a message of protocol buffers: numbers, and octets.
+/// Returns the fields of a message of protocol buffers: numbers, and octets.
 fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     fn varint(from: &mut &[u8]) -> u64 {
-        let (mut number, mut shift) = (0, 0);
+        let mut number = 0;
+        let mut shift = 0;
         loop {
             let octet = from[0];
             *from = &from[1..];
@@ -89,7 +86,8 @@ fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
             }
         }
     }
-    let (mut numbers, mut octets) = (Vec::new(), Vec::new());
+    let mut numbers = Vec::new();
+    let mut octets = Vec::new();
     while !message.is_empty() {
         let tag = varint(&mut message);
         match tag & 7 {
@@ -110,8 +108,8 @@ fn fields(mut message: &[u8]) -> (Fields<u64>, Fields<&[u8]>) {
     (numbers, octets)
 }
 
-/// What a frame says: its type, the protocol, both ports, and the name and number of answers of the message.
-fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
+/// Returns of a frame: message type, protocol, both ports, and the message's name and number of answers.
+fn summary(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
     let (numbers, octets) = fields(frame);
     assert_eq!(numbers, [(15, 1)], "a message");
     let one = |field, from: &[(u64, &[u8])]| from.iter().find(|(number, _)| *number == field).unwrap().1.to_vec();
@@ -133,9 +131,10 @@ fn told(frame: &[u8]) -> (u64, u64, u64, u64, String, usize) {
 
 #[tokio::test]
 async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_understands() {
-    let (authority, tier) = usual().await;
+    require!(program("fstrm_dump"));
+    let (authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     drop(connect(dir.path(), "").await);
     let file = dir.path().join("messages.fstrm");
     let mut program = Command::new(env!("CARGO_BIN_EXE_node-cache"))
@@ -144,16 +143,18 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    until("it reads", || tier.resolver.tap().has_readers()).await;
-    ask(tier.address, &question("www.example", RecordType::A)).await;
-    ask_over_tcp(tier.address, &question("www.example", RecordType::A)).await;
-    until("it ends", || program.try_wait().unwrap().is_some_and(|status| status.success())).await;
+    wait_until("it reads", TAP_TIMEOUT, async || tier.resolver.tap().has_readers()).await;
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    exchange_over_tcp(tier.address, &query_for("www.example", RecordType::A)).await;
+    wait_until("it ends", TAP_TIMEOUT, async || program.try_wait().unwrap().is_some_and(|status| status.success()))
+        .await;
     serving.abort();
 
     let stream = std::fs::read(&file).unwrap();
-    let told: Vec<_> = data_frames(&stream).into_iter().map(told).collect();
-    let (own, server) = (u64::from(tier.address.port()), u64::from(authority.address.port()));
-    let shown = told.iter().map(|(kind, protocol, _, to, name, n)| (*kind, *protocol, *to, name.as_str(), *n));
+    let summary: Vec<_> = data_frames(&stream).into_iter().map(summary).collect();
+    let own = u64::from(tier.address.port());
+    let server = u64::from(authority.address.port());
+    let seen = summary.iter().map(|(kind, protocol, _, to, name, n)| (*kind, *protocol, *to, name.as_str(), *n));
     let www = "www.example.";
     let expected = [
         (5, 1, own, www, 0),
@@ -163,10 +164,10 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
         (5, 2, own, www, 0),
         (6, 2, own, www, 1),
     ];
-    assert_eq!(shown.collect::<Vec<_>>(), expected);
-    assert_eq!((told[0].2, told[1].2), (told[3].2, told[2].2), "question and answer have the same ports");
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!((summary[0].2, summary[1].2), (summary[3].2, summary[2].2), "question and answer have the same ports");
 
-    // The reader of those who wrote the specification; `make test` installs it.
+    // The reader by the authors of the specification; `make test` installs it.
     let dump = Command::new("fstrm_dump").arg(&file).output().expect("fstrm_dump, of Debian's fstrm-bin");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
@@ -175,45 +176,45 @@ async fn a_tap_shows_questions_and_answers_that_any_reader_of_frame_streams_unde
 
 #[tokio::test]
 async fn a_reader_that_stands_still_costs_no_answer() {
-    let (_authority, tier) = usual().await;
+    let (_authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     let idle = connect(dir.path(), "1 both\n").await;
-    until("it is let in", || tier.resolver.tap().has_readers()).await;
-    let mut padded = question("www.example", RecordType::A);
+    wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().has_readers()).await;
+    let mut padded = query_for("www.example", RecordType::A);
     padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 1_100]));
     let padded = padded.to_vec().unwrap();
     let mut stream = TcpStream::connect(tier.address).await.unwrap();
     let started = Instant::now();
     while tier.resolver.tap().frames_lost() < 10 {
-        assert!(started.elapsed() < LIMIT, "nothing is lost");
-        let answer = Message::from_vec(&tcp_exchange(&mut stream, &padded).await).unwrap();
-        assert_eq!(answer.answers.len(), 1);
+        assert!(started.elapsed() < TAP_TIMEOUT, "nothing is lost");
+        let response = Message::from_vec(&exchange_on(&mut stream, &padded).await).unwrap();
+        assert_eq!(response.answers.len(), 1);
     }
     let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
     assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
     let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().frames_lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");
     drop(idle);
-    until("it is forgotten", || !tier.resolver.tap().has_readers()).await;
+    wait_until("it is forgotten", TAP_TIMEOUT, async || !tier.resolver.tap().has_readers()).await;
     serving.abort();
 }
 
 #[tokio::test]
 async fn a_reader_too_many_and_one_that_wants_nothing_known_are_closed_without_a_frame() {
-    let (_authority, tier) = usual().await;
+    let (_authority, tier) = start().await;
     let dir = tempfile::tempdir().unwrap();
-    let serving = offer(&tier, dir.path());
+    let serving = serve_tap(&tier, dir.path());
     let mut inside = Vec::new();
     for number in 1..=4 {
         inside.push(connect(dir.path(), "64 queries\n").await);
-        until("it is let in", || tier.resolver.tap().reader_count() == number).await;
+        wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().reader_count() == number).await;
     }
     for line in ["64 both\n", "everything\n", "-1 both\n"] {
         let mut refused = connect(dir.path(), line).await;
-        let mut heard = Vec::new();
-        tokio::time::timeout(LIMIT, refused.read_to_end(&mut heard)).await.unwrap().unwrap();
-        assert_eq!(heard, b"", "{line}");
+        let mut received = Vec::new();
+        tokio::time::timeout(TAP_TIMEOUT, refused.read_to_end(&mut received)).await.unwrap().unwrap();
+        assert_eq!(received, b"", "{line}");
     }
     serving.abort();
 }

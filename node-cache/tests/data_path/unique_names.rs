@@ -1,4 +1,4 @@
-//! A cache that is flooded with names that nobody asks for twice.
+//! A cache flooded with unique names.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
 
 const BYTES: u64 = 4 << 20;
-const HOT: usize = 1_000;
-/// Names of the flood for each question about a name in use.
-const BETWEEN: usize = 20;
+const HOT_NAMES: usize = 1_000;
+/// Names of the flood between two lookups of a name in use.
+const UNIQUE_PER_LOOKUP: usize = 20;
 const POLICY: Policy = Policy { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
 
 fn flood(count: usize) {
@@ -21,29 +21,30 @@ fn flood(count: usize) {
     let question = Question::plain(&Name::from_text("n0000000.flood.example").unwrap(), rtype::A);
     let records = [(rtype::A, 3600, vec![192, 0, 2, 1])];
     let wire = Response::with_records(&question, rcode::NOERROR, &records).wire().to_vec();
-    // What is kept behind the question is the same for all of them.
+    // The records are the same for all of them.
     let response = Arc::new(Response::read(&wire, 0, &question).unwrap());
-    let hot: Vec<Key> = (0..HOT).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
+    let hot: Vec<Key> = (0..HOT_NAMES).map(|number| key(&format!("h{number:07}.in-use.example"))).collect();
     for key in hot.iter().chain(&hot) {
         if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
             cache.insert(key, &response, now);
         }
     }
-    let (mut asked, mut missed) = (0, 0);
+    let mut lookups = 0;
+    let mut misses = 0;
     for number in 0..count {
         cache.insert(&key(&format!("n{number:07}.flood.example")), &response, now);
-        if number % BETWEEN == 0 {
-            let key = &hot[number / BETWEEN % HOT];
-            asked += 1;
+        if number % UNIQUE_PER_LOOKUP == 0 {
+            let key = &hot[number / UNIQUE_PER_LOOKUP % HOT_NAMES];
+            lookups += 1;
             if matches!(cache.get(key, now, &POLICY), Lookup::Miss) {
-                missed += 1;
+                misses += 1;
                 cache.insert(key, &response, now);
             }
         }
     }
     assert!(cache.bytes() <= BYTES, "{}", cache.bytes());
     assert!(cache.entries() < count as u64 / 2, "nothing had to leave: {}", cache.entries());
-    assert!(100 * missed <= asked, "{missed} of {asked} were not there any more");
+    assert!(100 * misses <= lookups, "{misses} of {lookups} were not there any more");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who is asked on a node: cluster DNS, routes, the own zone, the other zones.
+//! Selection of upstreams on a node: cluster DNS, routes, the own zone, other zones.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,56 +6,55 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType;
 
 use crate::support::{
-    Asked, Authority, Reply, Tier, address, ask, config, denial, question, reply, route, service_record, zone,
+    Action, Authority, ReceivedQuery, Tier, address_record, config, empty_response, exchange, query_for, response_with,
+    route, srv_record, wait_until, zone,
 };
 
-/// A cluster DNS that knows one pod behind each headless Service it is told of, and answers all else as usual.
+/// Time in which discovery finds the pods of a headless Service.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Starts a cluster DNS with one pod behind each of these headless Services. All other names get the default response.
 pub(crate) async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authority {
-    Authority::start(move |asked| cluster_answer(asked, &services)).await
+    Authority::start(move |query| cluster_answer(query, &services)).await
 }
 
-fn cluster_answer(asked: &Asked, services: &[(String, SocketAddr)]) -> Reply {
-    let wanted = services.iter().find(|(service, _)| asked.is(&format!("_dns._udp.{service}")));
-    match wanted {
-        Some((service, pod)) if asked.kind() == RecordType::SRV => {
-            let (owner, target) = (format!("_dns._udp.{service}"), format!("pod-0.{service}"));
-            let mut message = reply(asked, vec![service_record(&owner, 5, pod.port(), &target)]);
-            message.add_additional(address(&target, 5, &pod.ip().to_string()));
-            Reply::Say(message)
+fn cluster_answer(query: &ReceivedQuery, services: &[(String, SocketAddr)]) -> Action {
+    let service = services.iter().find(|(service, _)| query.is(&format!("_dns._udp.{service}")));
+    match service {
+        Some((service, pod)) if query.rtype() == RecordType::SRV => {
+            let owner = format!("_dns._udp.{service}");
+            let target = format!("pod-0.{service}");
+            let mut message = response_with(query, vec![srv_record(&owner, 5, pod.port(), &target)]);
+            message.add_additional(address_record(&target, 5, &pod.ip().to_string()));
+            Action::Respond(message)
         }
-        _ if asked.is("pods.kube-system.svc.cluster.local") || asked.name().to_ascii().starts_with("_dns._udp.") => {
-            Reply::Say(denial(asked, hickory_proto::op::ResponseCode::NXDomain))
+        _ if query.is("pods.kube-system.svc.cluster.local") || query.name().to_ascii().starts_with("_dns._udp.") => {
+            Action::Respond(empty_response(query, hickory_proto::op::ResponseCode::NXDomain))
         }
-        _ => Reply::Say(asked.usual_answer(300, 53)),
+        _ => Action::Respond(query.default_response(300, 53)),
     }
 }
 
 async fn resolver(last_octet: u8) -> Authority {
-    Authority::start(move |asked| Reply::Say(asked.usual_answer(300, last_octet))).await
+    Authority::start(move |query| Action::Respond(query.default_response(300, last_octet))).await
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(8), "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn dead() -> SocketAddr {
-    // Nobody reads it, and nobody says so.
+fn unresponsive_address() -> SocketAddr {
+    // Packets to it are neither answered nor rejected.
     "127.0.0.1:9".parse().unwrap()
 }
 
 #[tokio::test]
 async fn names_go_by_the_longest_suffix_and_cluster_names_to_the_cluster_dns_only() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other, corp) = (resolver(1).await, resolver(2).await, resolver(3).await);
+    let own = resolver(1).await;
+    let other = resolver(2).await;
+    let corp = resolver(3).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", own.address), zone("zone-b", other.address)];
     config.routes = vec![route("corp.example", &[corp.address]), route("9.10.in-addr.arpa", &[corp.address])];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    for (asked, authority) in [
+    for (query, authority) in [
         ("kubernetes.default.svc.cluster.local", &cluster),
         ("Cluster.Local", &cluster),
         ("1.0.96.10.in-addr.arpa", &cluster),
@@ -67,10 +66,10 @@ async fn names_go_by_the_longest_suffix_and_cluster_names_to_the_cluster_dns_onl
         ("4.3.2.1.in-addr.arpa", &own),
         ("www.example", &own),
     ] {
-        ask(tier.address, &question(asked, RecordType::A)).await;
+        exchange(tier.address, &query_for(query, RecordType::A)).await;
         for each in [&cluster, &own, &other, &corp] {
             let expected = usize::from(each.address == authority.address);
-            assert_eq!(each.asked_for(asked), expected, "{asked}");
+            assert_eq!(each.query_count(query), expected, "{query}");
         }
     }
 }
@@ -78,64 +77,66 @@ async fn names_go_by_the_longest_suffix_and_cluster_names_to_the_cluster_dns_onl
 #[tokio::test]
 async fn cluster_names_fail_rather_than_leave_the_cluster() {
     let own = resolver(1).await;
-    let silent = Authority::start(|_| Reply::Silence).await;
+    let silent = Authority::start(|_| Action::Ignore).await;
     let mut config = config(silent.address);
     config.zones = vec![zone("zone-a", own.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     let started = Instant::now();
-    let answer = ask(tier.address, &question("kubernetes.default.svc.cluster.local", RecordType::A)).await;
-    assert_eq!(answer.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
+    let response = exchange(tier.address, &query_for("kubernetes.default.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(response.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-    assert_eq!(own.asked().len(), 0);
+    assert_eq!(own.queries().len(), 0);
 }
 
 #[tokio::test]
 async fn the_own_zone_is_asked_and_the_others_are_not() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other) = (resolver(1).await, resolver(2).await);
+    let own = resolver(1).await;
+    let other = resolver(2).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", other.address), zone("zone-b", own.address)];
     let tier = Tier::on_node(&config, Some("zone-b")).await;
     for number in 0..30 {
-        ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+        exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
-    assert_eq!((own.asked().len(), other.asked().len()), (30, 0));
+    assert_eq!((own.queries().len(), other.queries().len()), (30, 0));
 }
 
 #[tokio::test]
 async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() {
     let cluster = cluster_dns(vec![]).await;
-    let (own, other) = (resolver(1).await, resolver(2).await);
-    own.fall_silent();
+    let own = resolver(1).await;
+    let other = resolver(2).await;
+    own.stop_responding();
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", own.address), zone("zone-b", other.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
     for number in 0..3 {
         let started = Instant::now();
-        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        assert_eq!(answer.answers.len(), 1);
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     }
     let mut fastest = Duration::MAX;
     for name in ["a.example", "b.example", "c.example"] {
         let started = Instant::now();
-        ask(tier.address, &question(name, RecordType::A)).await;
+        exchange(tier.address, &query_for(name, RecordType::A)).await;
         fastest = fastest.min(started.elapsed());
     }
     assert!(fastest < Duration::from_millis(300), "{fastest:?}");
     let health = tier.resolver.snapshot().unwrap().upstreams();
     let healthy = |scope: &str| health.iter().find(|upstream| upstream.scope == scope).unwrap().healthy;
     assert!(!healthy("zone/zone-a") && healthy("zone/zone-b"));
-    // Back home as soon as the own zone answers again.
-    own.change(|asked| Reply::Say(asked.usual_answer(300, 1)));
-    let back = Instant::now();
+    // The own zone is preferred again as soon as it responds.
+    own.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    let recovered = Instant::now();
     for number in 100.. {
         let name = format!("n{number}.example");
-        let answer = ask(tier.address, &question(&name, RecordType::A)).await;
-        if answer.answers[0].data == address(&name, 0, "192.0.2.1").data {
+        let response = exchange(tier.address, &query_for(&name, RecordType::A)).await;
+        if response.answers[0].data == address_record(&name, 0, "192.0.2.1").data {
             break;
         }
-        assert!(back.elapsed() < Duration::from_secs(5));
+        assert!(recovered.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -143,96 +144,108 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
 #[tokio::test]
 async fn a_node_that_does_not_know_its_zone_uses_all_of_them() {
     let cluster = cluster_dns(vec![]).await;
-    let (one, two) = (resolver(1).await, resolver(2).await);
+    let one = resolver(1).await;
+    let two = resolver(2).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", one.address), zone("zone-b", two.address)];
     for unknown in [None, Some("zone-x")] {
-        one.forget();
-        two.forget();
+        one.clear_queries();
+        two.clear_queries();
         let tier = Tier::on_node(&config, unknown).await;
         for number in 0..60 {
-            ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
+            exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
         }
-        assert!(!one.asked().is_empty() && !two.asked().is_empty(), "{unknown:?}");
+        assert!(!one.queries().is_empty() && !two.queries().is_empty(), "{unknown:?}");
     }
 }
 
 #[tokio::test]
 async fn pods_are_found_through_headless_services_and_asked_in_place_of_the_bootstrap_address() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    eventually("the pod is found", || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
-    bootstrap.forget();
-    ask(tier.address, &question("www.example", RecordType::A)).await;
-    assert_eq!((pod.asked_for("www.example"), bootstrap.asked().len()), (1, 0));
+    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
+    bootstrap.clear_queries();
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    assert_eq!((pod.query_count("www.example"), bootstrap.queries().len()), (1, 0));
 }
 
 #[tokio::test]
 async fn the_last_known_pods_are_kept_when_discovery_fails_and_the_bootstrap_address_helps_when_they_die() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    eventually("the pod is found", || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
-    cluster.change(|asked| cluster_answer(asked, &[]));
-    cluster.forget();
-    eventually("it is looked for again", || cluster.asked_for("_dns._udp.zone-a.dnstier-system.svc.cluster.local") > 0)
-        .await;
+    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
+    cluster.set_script(|query| cluster_answer(query, &[]));
+    cluster.clear_queries();
+    wait_until("it is looked for again", DISCOVERY_TIMEOUT, async || {
+        cluster.query_count("_dns._udp.zone-a.dnstier-system.svc.cluster.local") > 0
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    bootstrap.forget();
-    ask(tier.address, &question("kept.example", RecordType::A)).await;
-    assert_eq!((pod.asked_for("kept.example"), bootstrap.asked().len()), (1, 0));
-    pod.fall_silent();
+    bootstrap.clear_queries();
+    exchange(tier.address, &query_for("kept.example", RecordType::A)).await;
+    assert_eq!((pod.query_count("kept.example"), bootstrap.queries().len()), (1, 0));
+    pod.stop_responding();
     for number in 0..4 {
-        let answer = ask(tier.address, &question(&format!("n{number}.example"), RecordType::A)).await;
-        assert!(number < 3 || answer.answers.len() == 1, "{answer:?}");
+        let response = exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
+        assert!(number < 3 || response.answers.len() == 1, "{response:?}");
     }
-    assert!(!bootstrap.asked().is_empty());
+    assert!(!bootstrap.queries().is_empty());
 }
 
 #[tokio::test]
 async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
-    let (old, new) = (resolver(1).await, resolver(2).await);
+    let old = resolver(1).await;
+    let new = resolver(2).await;
     let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
     let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
     let mut config = config(cluster.address);
-    config.zones = vec![zone("zone-a", dead())];
+    config.zones = vec![zone("zone-a", unresponsive_address())];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    eventually("the pod is found", || upstreams(&tier, "zone/zone-a").contains(&old.address)).await;
-    old.fall_silent();
+    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&old.address))
+        .await;
+    old.stop_responding();
     let address = new.address;
-    cluster.change(move |asked| cluster_answer(asked, &[(service.clone(), address)]));
+    cluster.set_script(move |query| cluster_answer(query, &[(service.clone(), address)]));
     let started = Instant::now();
-    let questions = ["a.example", "b.example", "c.example"].map(|name| question(name, RecordType::A));
-    tokio::join!(futures::future::join_all(questions.iter().map(|question| ask(tier.address, question))), async {
-        eventually("the new pod is found", || upstreams(&tier, "zone/zone-a").contains(&address)).await;
+    let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
+    tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
+        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || {
+            upstreams(&tier, "zone/zone-a").contains(&address)
+        })
+        .await;
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     });
 }
 
 #[tokio::test]
 async fn what_is_known_of_servers_outlives_a_revision() {
-    let (pod, bootstrap) = (resolver(1).await, resolver(2).await);
+    let pod = resolver(1).await;
+    let bootstrap = resolver(2).await;
     let cluster = cluster_dns(vec![("zone-a.dnstier-system.svc.cluster.local".into(), pod.address)]).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", bootstrap.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
-    eventually("the pod is found", || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
-    config.zones.push(zone("zone-b", dead()));
+    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a") == [pod.address]).await;
+    config.zones.push(zone("zone-b", unresponsive_address()));
     tier.apply_on_node(&config, Some("zone-a"));
     assert_eq!(upstreams(&tier, "zone/zone-a"), [pod.address]);
-    config.zones[0].bootstrap = vec![dead()];
+    config.zones[0].bootstrap = vec![unresponsive_address()];
     tier.apply_on_node(&config, Some("zone-a"));
     assert_eq!(upstreams(&tier, "zone/zone-a"), [pod.address]);
 }
 
 fn upstreams(tier: &Tier, scope: &str) -> Vec<SocketAddr> {
     let status = tier.resolver.snapshot().unwrap().upstreams();
-    let known = status.iter().filter(|upstream| upstream.scope == scope && upstream.address != dead());
-    // A bootstrap server that was asked before is still listed behind the discovered ones.
-    known.map(|upstream| upstream.address).take(1).collect()
+    let upstreams =
+        status.iter().filter(|upstream| upstream.scope == scope && upstream.address != unresponsive_address());
+    // A bootstrap server that was queried before is listed behind the discovered ones.
+    upstreams.map(|upstream| upstream.address).take(1).collect()
 }

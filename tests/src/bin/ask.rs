@@ -1,4 +1,5 @@
-//! `ask`: the DNS client of the lab's toolbox pods. Exit status 0 means that an answer came, whatever it says.
+//! `ask`: the DNS client of the lab's toolbox pods. Exit status 0 means that a response came, whatever its response
+//! code.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +12,13 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use dnstier_tests::compare::Comparison;
 use dnstier_tests::dns::resolv_conf::{self, ResolvConf};
-use dnstier_tests::dns::{Answer, Client, Question, at_port};
+use dnstier_tests::dns::{Client, Query, Response, with_port};
 use dnstier_tests::flood::{self, Flood};
-use dnstier_tests::patience::Watch;
+use dnstier_tests::stub_clients::StubClients;
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use serde::Serialize;
 
-/// Ask DNS servers questions.
+/// Query DNS servers.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Cli {
@@ -31,17 +32,17 @@ struct Cli {
 enum Mode {
     /// Send single tries at a steady rate and count what is lost.
     Flood(FloodArgs),
-    /// Ask two servers the same made-up questions and show where their answers differ.
+    /// Send two servers the same generated queries and show where their responses differ.
     Compare(CompareArgs),
-    /// Ask every 20 ms with two tries one second apart and count the questions that fail.
+    /// Send a query every 20 ms with two tries one second apart and count the queries that fail.
     Patience(PatienceArgs),
 }
 
 #[derive(Args)]
 struct Once {
-    /// The name; it is a full one unless --search is given.
+    /// The name; a full one unless --search is given.
     name: Option<Name>,
-    /// The type of record.
+    /// The record type.
     #[arg(default_value = "A", value_parser = upper::<RecordType>)]
     record_type: RecordType,
     #[command(flatten)]
@@ -61,16 +62,16 @@ struct Once {
     /// The size offered for an answer over UDP, in bytes.
     #[arg(long, default_value_t = 1232)]
     bufsize: u16,
-    /// How long one try waits, in milliseconds.
+    /// The timeout of one try, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     timeout: u64,
-    /// How many tries there are.
+    /// The number of tries.
     #[arg(long, default_value_t = 2)]
     tries: u32,
-    /// Ask the server who it is, too (id.server CH TXT).
+    /// Query the server's identity, too (id.server CH TXT).
     #[arg(long)]
     who: bool,
-    /// Print the answer as one line of JSON.
+    /// Print the response as one line of JSON.
     #[arg(long)]
     json: bool,
     /// Print the data of the records alone, one a line.
@@ -92,7 +93,7 @@ struct Servers {
 struct FloodArgs {
     #[command(flatten)]
     servers: Servers,
-    /// Questions a second.
+    /// Queries a second.
     #[arg(long, default_value_t = 500)]
     qps: u32,
     #[command(flatten)]
@@ -103,13 +104,13 @@ struct FloodArgs {
 struct CompareArgs {
     #[command(flatten)]
     servers: Servers,
-    /// The names that questions are made from, separated by commas.
+    /// The names that queries are made from, separated by commas.
     #[arg(long)]
     names: String,
-    /// How many questions.
+    /// The number of queries.
     #[arg(long, default_value_t = 1000)]
     questions: u32,
-    /// What they are drawn with.
+    /// The seed of the queries.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print the report as one line of JSON.
@@ -121,7 +122,7 @@ struct CompareArgs {
 struct PatienceArgs {
     #[command(flatten)]
     servers: Servers,
-    /// Ask over TCP.
+    /// Use TCP.
     #[arg(long)]
     tcp: bool,
     #[command(flatten)]
@@ -130,14 +131,14 @@ struct PatienceArgs {
 
 #[derive(Args)]
 struct Span {
-    /// The names to ask for in turn, separated by commas, or a file with one a line; a first label `*` becomes a new one
+    /// The names to query in turn, separated by commas, or a file with one a line; a first label `*` becomes a new one
     /// each time.
     #[arg(long, default_value = "kubernetes.default.svc.cluster.local")]
     names: String,
-    /// How long to ask, in seconds; 300 at most.
+    /// The duration in seconds; 300 at most.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Ask until the standard input is closed, 300 s at most.
+    /// Send queries until the standard input is closed, 300 s at most.
     #[arg(long, conflicts_with = "seconds")]
     until_stdin_closes: bool,
     /// Print the report as one line of JSON.
@@ -168,17 +169,20 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         }
         Some(Mode::Compare(args)) => {
             let servers = args.servers.addresses()?.try_into().ok().context("name two servers with --server")?;
-            let (questions, seed) = (args.questions, args.seed);
-            print_report(&Comparison { servers, names: names(&args.names)?, questions, seed }.run(), args.json)
+
+            print_report(
+                &Comparison { servers, names: names(&args.names)?, queries: args.questions, seed: args.seed }.run(),
+                args.json,
+            )
         }
         Some(Mode::Patience(args)) => {
-            let watch = Watch {
+            let clients = StubClients {
                 servers: args.servers.addresses()?,
                 names: args.span.names()?,
                 tcp: args.tcp,
                 duration: args.span.duration(),
             };
-            print_report(&watch.run(&args.span.stop())?, args.span.json)
+            print_report(&clients.run(&args.span.stop())?, args.span.json)
         }
         None => cli.once.run(),
     }
@@ -192,32 +196,32 @@ impl Once {
             timeout: Duration::from_millis(self.timeout),
             tries: self.tries,
         };
-        let mut answer = self.ask(&client)?;
+        let mut response = self.resolve(&client)?;
         if self.who {
-            answer.identity = Client { servers: vec![answer.server], ..client }.identity();
+            response.identity = Client { servers: vec![response.server], ..client }.identity();
         }
         if self.short {
-            return answer.answers.iter().try_for_each(|record| print_line(&record.data));
+            return response.answers.iter().try_for_each(|record| print_line(&record.data));
         }
-        if self.json { print_line(&serde_json::to_string(&answer)?) } else { print_line(&answer.to_string()) }
+        if self.json { print_line(&serde_json::to_string(&response)?) } else { print_line(&response.to_string()) }
     }
 
-    /// The first answer with records, along the search path; else the last answer.
-    fn ask(&self, client: &Client) -> anyhow::Result<Answer> {
+    /// Returns the first response with records, along the search path; else the last response.
+    fn resolve(&self, client: &Client) -> anyhow::Result<Response> {
         let mut last = None;
         for name in self.names()? {
-            let answer = client.ask(&self.question(name.clone())).with_context(|| name.to_string())?;
-            if !answer.answers.is_empty() {
-                return Ok(answer);
+            let response = client.resolve(&self.query(name.clone())).with_context(|| name.to_string())?;
+            if !response.answers.is_empty() {
+                return Ok(response);
             }
-            last = Some(answer);
+            last = Some(response);
         }
         last.context("there is no name to ask for")
     }
 
-    fn question(&self, name: Name) -> Question {
-        let plain = Question::new(name, self.record_type);
-        Question { class: self.class, dnssec: self.dnssec, bufsize: self.bufsize, ..plain }
+    fn query(&self, name: Name) -> Query {
+        let plain = Query::new(name, self.record_type);
+        Query { class: self.class, dnssec: self.dnssec, bufsize: self.bufsize, ..plain }
     }
 
     fn names(&self) -> anyhow::Result<Vec<Name>> {
@@ -233,9 +237,9 @@ impl Once {
 impl Servers {
     fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
         if self.server.is_empty() {
-            return Ok(at_port(&read_resolv_conf()?.nameservers, self.port));
+            return Ok(with_port(&read_resolv_conf()?.nameservers, self.port));
         }
-        Ok(at_port(&self.server, self.port))
+        Ok(with_port(&self.server, self.port))
     }
 }
 
@@ -252,8 +256,8 @@ impl Span {
         names(&text)
     }
 
-    /// Becomes true when the standard input is closed, if that is waited for. Says on the standard error that it began,
-    /// so that whoever started this knows when to begin with the trouble.
+    /// Returns a flag that becomes true when the standard input is closed, if that is waited for. Writes a line to
+    /// standard error, by which the caller knows that queries are sent from now on.
     fn stop(&self) -> Arc<AtomicBool> {
         let stop = Arc::new(AtomicBool::new(false));
         eprintln!("ask: asking");
@@ -274,7 +278,7 @@ fn read_resolv_conf() -> anyhow::Result<ResolvConf> {
     Ok(ResolvConf::parse(&text))
 }
 
-/// Full names, separated by commas or one a line.
+/// Parses full names, separated by commas or one a line.
 fn names(text: &str) -> anyhow::Result<Vec<Name>> {
     let names = text.split(['\n', ',']).map(str::trim).filter(|name| !name.is_empty()).map(|text| {
         let mut name = Name::from_ascii(text).with_context(|| format!("{text} is not a name"))?;

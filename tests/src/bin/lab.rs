@@ -7,13 +7,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use dnstier_tests::lab::{self, Build, Builder, KubeProxyMode, Lab, NODES, Options, Programs, Progress, Set};
+use dnstier_tests::lab::{self, Build, Builder, ImageSet, KubeProxyMode, Lab, NODES, Options, Programs, Progress};
 
 /// A real Kubernetes cluster of three zones on this machine, with a DNS tier in it.
 #[derive(Parser)]
 #[command(disable_help_subcommand = true)]
-struct Arguments {
-    /// Which lab; labs of different names live side by side
+struct Args {
+    /// Name of the lab; labs of different names run side by side
     #[arg(long, global = true, default_value = "demo")]
     name: String,
     #[command(subcommand)]
@@ -22,30 +22,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring the lab up; of one that runs only what has changed
+    /// Bring the lab up; update what has changed in one that runs
     Up {
         /// Only the cluster and its small internet, without DnsTier in it
         #[arg(long)]
         bare: bool,
-        /// How kube-proxy works on all nodes [default: nftables on node-a and node-b, iptables on node-c]
+        /// Mode of kube-proxy on all nodes [default: nftables on node-a and node-b, iptables on node-c]
         #[arg(long, value_name = "MODE")]
         kube_proxy: Option<KubeProxyMode>,
     },
     /// Remove the lab without a trace
     Down,
-    /// Say how the lab is
+    /// Show processes, images, nodes and pods
     Status,
     /// Run kubectl as the cluster's administrator
     #[command(disable_help_flag = true)]
     Kubectl {
-        /// What kubectl is told
+        /// Arguments of kubectl
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Run Helm as the cluster's administrator
     #[command(disable_help_flag = true)]
     Helm {
-        /// What Helm is told
+        /// Arguments of Helm
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -54,18 +54,18 @@ enum Action {
         /// The node
         #[arg(default_value = "node-a")]
         node: String,
-        /// Not in the pod but in the node's own network namespace
+        /// Use the node's own network namespace instead of the pod
         #[arg(long)]
         host: bool,
         /// A command instead of a shell
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Show what a process of the lab has written; without a name, which there are
+    /// Show the log of a process; without a name, list the processes
     Logs {
         /// Such as kubelet-node-a
         process: Option<String>,
-        /// Go on as it writes more
+        /// Follow the log
         #[arg(long, short)]
         follow: bool,
     },
@@ -76,29 +76,29 @@ enum Action {
     },
     /// Build the operator's and the node cache's images as archives
     Images {
-        /// With the release profile, for publishing
+        /// Use the release profile, for publishing
         #[arg(long)]
         release: bool,
-        /// What packs them
+        /// Program that packs the images
         #[arg(long, default_value = "buildah")]
         builder: Builder,
     },
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments) {
+    let args = Args::parse();
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&format!("{error:#}"));
+            print_error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
-    let name = &arguments.name;
-    match &arguments.action {
+fn run(args: &Args) -> Result<()> {
+    let name = &args.name;
+    match &args.action {
         Action::Up { bare, kube_proxy } => up(name, *bare, *kube_proxy),
         Action::Down => Progress::to_stdout().step(&format!("lab {name}: remove it"), || lab::down(name)),
         Action::Status => status(name),
@@ -109,7 +109,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Action::Program { program } => {
             let programs = Programs::locate()?;
             programs.build_one(program, &Progress::silent())?;
-            say(&programs.argument(program))
+            print(&programs.argument(program))
         }
         Action::Images { release, builder } => images(*release, *builder),
     }
@@ -124,7 +124,8 @@ fn up(name: &str, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
     let seconds = started.elapsed().as_secs();
     let program = std::env::args().next().unwrap_or_default();
     let lab = if name == "demo" { program } else { format!("{program} --name {name}") };
-    let (minutes, seconds) = (seconds / 60, seconds % 60);
+    let minutes = seconds / 60;
+    let seconds = seconds % 60;
     progress.say(&format!("\nLab `{name}` is up after {minutes} min {seconds} s. What to do with it:"));
     for rest in ["kubectl get pods -A", "shell node-a", "status", "down"] {
         progress.say(&format!("  {lab} {rest}"));
@@ -134,7 +135,7 @@ fn up(name: &str, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
 
 fn status(name: &str) -> Result<()> {
     let lab = Lab::open(name)?;
-    say(&format!("{:<28} {:>8} {:>10}   {}", "PROCESS", "PID", "MEMORY", "LOG"))?;
+    print(&format!("{:<28} {:>8} {:>10}   {}", "PROCESS", "PID", "MEMORY", "LOG"))?;
     for record in lab.processes()? {
         let pid = record.identity.pid;
         let memory = match resident(pid).filter(|_| record.identity.is_alive()) {
@@ -142,26 +143,26 @@ fn status(name: &str) -> Result<()> {
             None => "has ended".to_owned(),
         };
         let log = lab.layout().log(&record.daemon.name);
-        say(&format!("{:<28} {pid:>8} {memory:>10}   {}", record.daemon.name, log.display()))?;
+        print(&format!("{:<28} {pid:>8} {memory:>10}   {}", record.daemon.name, log.display()))?;
     }
-    say("")?;
+    print("")?;
     for (image, reference) in lab.images() {
-        say(&format!("{image:<28} {reference}"))?;
+        print(&format!("{image:<28} {reference}"))?;
     }
     for node in NODES {
         let mode = lab.node(node.name)?.kube_proxy_mode()?.flag();
-        say(&format!("{:<28} {} in {}, kube-proxy with {mode}", node.name, node.ipv4(), node.zone))?;
+        print(&format!("{:<28} {} in {}, kube-proxy with {mode}", node.name, node.ipv4(), node.zone))?;
     }
-    say("")?;
-    say(lab.kubectl(&["get", "nodes,pods", "--all-namespaces"])?.trim_end())?;
+    print("")?;
+    print(lab.kubectl(&["get", "nodes,pods", "--all-namespaces"])?.trim_end())?;
     if lab.kubectl(&["get", "crd", "dnstiers.dnstier.io"]).is_ok() {
-        say("")?;
-        say(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end())?;
+        print("")?;
+        print(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end())?;
     }
     Ok(())
 }
 
-/// Bytes of memory that a process holds.
+/// Returns the resident memory of a process in bytes.
 fn resident(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -176,14 +177,14 @@ fn shell(name: &str, node: &str, host: bool, command: &[String]) -> Result<()> {
 }
 
 fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
-    // Also of a lab that came up only in part: that is when logs are wanted.
+    // Also for a lab that came up only in part: its logs are wanted most.
     let layout = lab::Layout::new(name)?;
     let Some(process) = process else {
         let folder = fs::read_dir(layout.file("log")).with_context(|| format!("lab `{name}` does not exist"))?;
         let mut names: Vec<String> =
             folder.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
-        return names.iter().try_for_each(|file| say(file.trim_end_matches(".log")));
+        return names.iter().try_for_each(|file| print(file.trim_end_matches(".log")));
     };
     let log = layout.log(process);
     fs::metadata(&log).with_context(|| format!("lab `{name}` has no process `{process}`; `lab logs` names all"))?;
@@ -194,15 +195,15 @@ fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
 
 fn images(release: bool, builder: Builder) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    // The chart asks for its own version unless it is told otherwise.
+    // The chart's default tag is its own version.
     let tag = Some(env!("CARGO_PKG_VERSION").to_owned());
-    let build = Build { set: Set::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
+    let build = Build { set: ImageSet::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
     let images = build.run(&Programs::locate()?, &Progress::to_stdout())?;
-    say("")?;
-    say(lab::table(&images).trim_end())
+    print("")?;
+    print(lab::table(&images).trim_end())
 }
 
-/// Ends this program by becoming another one, whose exit code and terminal are then its own.
+/// Replaces this program by another one, which keeps the terminal and gives the exit code.
 fn become_command(mut command: Command) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot run {}", command.get_program().display()))
 }
@@ -211,11 +212,11 @@ fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-fn say(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-fn say_error(text: &str) {
-    // There is nobody left to tell if even this fails.
+fn print_error(text: &str) {
+    // An error of standard error can be reported nowhere.
     drop(writeln!(std::io::stderr(), "{text}"));
 }

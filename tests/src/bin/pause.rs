@@ -1,6 +1,6 @@
-//! The first process of a pod's namespaces: it waits, and buries what is left to it.
+//! First process of a pod's namespaces: it waits, and reaps orphans.
 //!
-//! It answers no signal: a container that only waits is killed.
+//! No signal is handled: a container that only waits is killed.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rustix::process::{WaitOptions, wait};
 
 fn main() {
     loop {
-        // Fails while there is no child, and who comes here later was orphaned: no hurry.
+        // Fails while there is no child. A child that comes later was orphaned, and can wait.
         if wait(WaitOptions::empty()).is_err() {
             sleep(Duration::from_secs(10));
         }

@@ -1,49 +1,49 @@
-//! Between questions and answers on one side and the bytes of a DNS message on the other.
+//! Conversion between queries and responses and DNS messages.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{self, Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::RData;
 
-use super::{Answer, Exchange, Question, Record, Transport};
+use super::{Exchange, Query, Record, Response, Transport};
 
-/// The bytes of a question; asks for recursion, as every stub resolver does.
-pub(crate) fn encode(question: &Question, id: u16) -> std::io::Result<Vec<u8>> {
+/// Encodes a query with this ID. Recursion is desired, as in every query of a stub resolver.
+pub(crate) fn encode(query: &Query, id: u16) -> std::io::Result<Vec<u8>> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    let mut query = Query::query(question.name.clone(), question.record_type);
-    query.set_query_class(question.class);
-    message.add_query(query);
+    let mut question = op::Query::query(query.name.clone(), query.record_type);
+    question.set_query_class(query.class);
+    message.add_query(question);
     let mut edns = Edns::new();
-    edns.set_max_payload(question.bufsize).set_dnssec_ok(question.dnssec);
+    edns.set_max_payload(query.bufsize).set_dnssec_ok(query.dnssec);
     message.set_edns(edns);
     message.to_vec().map_err(std::io::Error::other)
 }
 
-/// Whether a message answers this very question. A server that could not read the question may leave it out.
-pub(crate) fn answers_question(message: &Message, question: &Question, id: u16) -> bool {
-    let same = |query: &Query| {
-        query.name == question.name && query.query_type == question.record_type && query.query_class == question.class
+/// Returns whether a message is the response to this query. FORMERR responses may lack the question.
+pub(crate) fn is_response_to(message: &Message, query: &Query, id: u16) -> bool {
+    let has_question = |question: &op::Query| {
+        question.name == query.name && question.query_type == query.record_type && question.query_class == query.class
     };
     message.metadata.id == id
         && message.metadata.message_type == MessageType::Response
         && match message.queries.as_slice() {
             [] => message.metadata.response_code == ResponseCode::FormErr,
-            [query] => same(query),
+            [question] => has_question(question),
             _ => false,
         }
 }
 
-pub(super) fn answer(
+pub(super) fn response(
     Exchange { message, size }: Exchange,
     transport: Transport,
     server: SocketAddr,
     tries: u32,
     elapsed: Duration,
-) -> Answer {
+) -> Response {
     let name = message.queries.first().map(|query| query.name.to_string()).unwrap_or_default();
-    Answer {
+    Response {
         name,
         rcode: rcode_name(message.metadata.response_code),
         flags: flags(&message),
@@ -85,7 +85,7 @@ fn record(record: &hickory_proto::rr::Record) -> Record {
     Record { name: record.name.to_string(), record_type: record.record_type().to_string(), ttl: record.ttl, data }
 }
 
-/// The mnemonic of a response code in the registry of DNS parameters.
+/// Returns the mnemonic of a response code in the registry of DNS parameters.
 pub(crate) fn rcode_name(code: ResponseCode) -> String {
     match code {
         ResponseCode::NoError => "NOERROR".to_owned(),
@@ -104,25 +104,25 @@ mod tests {
 
     use super::*;
 
-    fn question() -> Question {
-        Question::new(Name::from_ascii("example.com.").unwrap(), RecordType::A)
+    fn query() -> Query {
+        Query::new(Name::from_ascii("example.com.").unwrap(), RecordType::A)
     }
 
     #[test]
     fn only_an_answer_to_this_very_question_counts() {
-        let mut message = Message::from_vec(&encode(&question(), 7).unwrap()).unwrap();
-        assert!(!answers_question(&message, &question(), 7), "a question is no answer");
+        let mut message = Message::from_vec(&encode(&query(), 7).unwrap()).unwrap();
+        assert!(!is_response_to(&message, &query(), 7), "a question is no answer");
         message.metadata.message_type = MessageType::Response;
-        assert!(answers_question(&message, &question(), 7));
-        assert!(!answers_question(&message, &question(), 8), "another ID");
-        let other = Question { record_type: RecordType::AAAA, ..question() };
-        assert!(!answers_question(&message, &other, 7), "another type");
+        assert!(is_response_to(&message, &query(), 7));
+        assert!(!is_response_to(&message, &query(), 8), "another ID");
+        let other = Query { record_type: RecordType::AAAA, ..query() };
+        assert!(!is_response_to(&message, &other, 7), "another type");
     }
 
     #[test]
     fn a_question_offers_its_buffer_and_asks_for_recursion() {
-        let wanted = Question { dnssec: true, bufsize: 4096, ..question() };
-        let message = Message::from_vec(&encode(&wanted, 1).unwrap()).unwrap();
+        let query = Query { dnssec: true, bufsize: 4096, ..query() };
+        let message = Message::from_vec(&encode(&query, 1).unwrap()).unwrap();
         assert!(message.metadata.recursion_desired);
         let edns = message.edns.unwrap();
         assert_eq!((edns.max_payload(), edns.flags().dnssec_ok), (4096, true));

@@ -1,25 +1,25 @@
-//! What a pod's `/etc/resolv.conf` says, as far as a test needs it.
+//! Reader of `/etc/resolv.conf`, as far as tests need it.
 
 use std::net::IpAddr;
 
 use hickory_proto::rr::Name;
 
-/// Where it lies.
+/// Path of the file.
 pub const PATH: &str = "/etc/resolv.conf";
 
-/// The servers and the search path of a pod (resolv.conf(5)).
+/// Servers and search path of a pod (resolv.conf(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvConf {
-    /// The servers, in their order.
+    /// Servers, in their order.
     pub nameservers: Vec<IpAddr>,
-    /// The suffixes to try, in their order.
+    /// Suffixes to try, in their order.
     pub search: Vec<Name>,
-    /// A name with at least so many dots is tried as it is before the suffixes are.
+    /// Minimum number of dots in a name that is tried without a suffix first.
     pub ndots: usize,
 }
 
 impl ResolvConf {
-    /// Reads the text of such a file; lines that say nothing of use are passed over.
+    /// Parses the file; lines of no use are skipped.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut conf = Self { nameservers: Vec::new(), search: Vec::new(), ndots: 1 };
@@ -40,7 +40,7 @@ impl ResolvConf {
         conf
     }
 
-    /// The full names that a stub resolver would try for a name, in their order.
+    /// Returns the full names that a stub resolver tries for a name, in their order.
     #[must_use]
     pub fn candidates(&self, name: &Name) -> Vec<Name> {
         if name.is_fqdn() {
@@ -55,7 +55,7 @@ impl ResolvConf {
     }
 }
 
-/// The name with its final dot.
+/// Returns the name with its final dot.
 fn absolute(mut name: Name) -> Option<Name> {
     name.set_fqdn(true);
     Some(name)

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
 
-use super::{Question, answers_question, encode};
+use super::{Query, encode, is_response_to};
 
-/// A message that answers the question, and its size in bytes.
+/// Response to a query, and its size in bytes.
 pub(crate) struct Exchange {
     pub(crate) message: Message,
     pub(crate) size: usize,
 }
 
-/// A UDP socket of its own that takes answers from this server alone.
+/// Opens a UDP socket that receives from this server alone.
 pub(crate) fn udp_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -25,50 +25,50 @@ pub(crate) fn udp_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends one question and waits for its answer; whatever else arrives is left aside.
-pub(crate) fn over_udp(question: &Question, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
+/// Sends a query and waits for its response; all other packets are ignored.
+pub(crate) fn exchange_over_udp(query: &Query, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
     let socket = udp_socket(server)?;
     let id = rand::random();
-    socket.send(&encode(question, id)?)?;
+    socket.send(&encode(query, id)?)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
-        socket.set_read_timeout(Some(left(deadline)?))?;
+        socket.set_read_timeout(Some(remaining(deadline)?))?;
         let size = match socket.recv(&mut buffer) {
             Ok(size) => size,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
             Err(error) => return Err(error),
         };
         if let Ok(message) = Message::from_vec(&buffer[..size])
-            && answers_question(&message, question, id)
+            && is_response_to(&message, query, id)
         {
             return Ok(Exchange { message, size });
         }
     }
 }
 
-/// Opens a connection, sends one question, waits for its answer and closes.
-pub(crate) fn over_tcp(question: &Question, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
-    let mut stream = TcpStream::connect_timeout(&server, left(deadline)?)?;
+/// Opens a connection, sends a query, waits for its response and closes.
+pub(crate) fn exchange_over_tcp(query: &Query, server: SocketAddr, deadline: Instant) -> io::Result<Exchange> {
+    let mut stream = TcpStream::connect_timeout(&server, remaining(deadline)?)?;
     stream.set_nodelay(true)?;
     let id = rand::random();
-    let query = encode(question, id)?;
-    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), query.as_slice()].concat())?;
+    let packet = encode(query, id)?;
+    let length = u16::try_from(packet.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), packet.as_slice()].concat())?;
 
     let mut length = [0; 2];
-    read_until(&mut stream, &mut length, deadline)?;
-    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    read_until(&mut stream, &mut answer, deadline)?;
-    let message = Message::from_vec(&answer).map_err(io::Error::other)?;
-    if !answers_question(&message, question, id) {
+    read_before(&mut stream, &mut length, deadline)?;
+    let mut response = vec![0; usize::from(u16::from_be_bytes(length))];
+    read_before(&mut stream, &mut response, deadline)?;
+    let message = Message::from_vec(&response).map_err(io::Error::other)?;
+    if !is_response_to(&message, query, id) {
         return Err(io::Error::other("an answer to another question"));
     }
-    Ok(Exchange { message, size: answer.len() })
+    Ok(Exchange { message, size: response.len() })
 }
 
-fn read_until(stream: &mut TcpStream, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+fn read_before(stream: &mut TcpStream, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !buffer.is_empty() {
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.set_read_timeout(Some(remaining(deadline)?))?;
         match stream.read(buffer) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(size) => buffer = &mut buffer[size..],
@@ -79,9 +79,9 @@ fn read_until(stream: &mut TcpStream, mut buffer: &mut [u8], deadline: Instant) 
     Ok(())
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn remaining(deadline: Instant) -> io::Result<Duration> {
     match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(ErrorKind::TimedOut.into()),
-        left => Ok(left),
+        remaining => Ok(remaining),
     }
 }

@@ -1,4 +1,4 @@
-//! What a flood counts.
+//! Counters of a flood.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use hickory_proto::op::ResponseCode;
 use super::Report;
 use crate::dns::rcode_name;
 
-/// Counts while a flood runs.
+/// Counters of a running flood.
 pub(super) struct Tally {
     start: Instant,
-    last_answer: Instant,
+    last_response: Instant,
     max_gap: Duration,
     rcodes: BTreeMap<u16, u64>,
     report: Report,
@@ -20,7 +20,7 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new(start: Instant) -> Self {
         let report = Report::default();
-        Self { start, last_answer: start, max_gap: Duration::ZERO, rcodes: BTreeMap::new(), report }
+        Self { start, last_response: start, max_gap: Duration::ZERO, rcodes: BTreeMap::new(), report }
     }
 
     pub(super) fn sent(&mut self) {
@@ -31,8 +31,8 @@ impl Tally {
         self.report.answered += 1;
         *self.rcodes.entry(rcode.into()).or_default() += 1;
         let now = Instant::now();
-        self.max_gap = self.max_gap.max(now - self.last_answer);
-        self.last_answer = now;
+        self.max_gap = self.max_gap.max(now - self.last_response);
+        self.last_response = now;
     }
 
     pub(super) fn refused(&mut self) {
@@ -45,9 +45,9 @@ impl Tally {
 
     pub(super) fn lost(&mut self, sent_at: Instant) {
         self.report.lost += 1;
-        let moment = milliseconds(sent_at - self.start);
-        self.report.first_lost_ms.get_or_insert(moment);
-        self.report.last_lost_ms = Some(moment);
+        let offset = milliseconds(sent_at - self.start);
+        self.report.first_lost_ms.get_or_insert(offset);
+        self.report.last_lost_ms = Some(offset);
     }
 
     pub(super) fn report(self) -> Report {

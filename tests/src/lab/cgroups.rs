@@ -16,19 +16,19 @@ const REQUIRED_V2: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 /// The group inside a lab's group that holds its processes; on version 2 only leaves may hold any.
 const PROCESSES: &str = "processes";
 
-/// The control group hierarchies of this machine.
+/// Control group hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchies {
     /// Version 1 or 2.
     version: u8,
-    /// Where each is mounted; exactly one in version 2.
+    /// Mount points of the hierarchies; exactly one in version 2.
     mounted_at: Vec<PathBuf>,
-    /// Where version 2 is mounted beside version 1; runc makes groups there, too.
-    beside: Vec<PathBuf>,
+    /// Mount points of version 2 beside version 1; runc makes groups there, too.
+    unified: Vec<PathBuf>,
 }
 
 impl Hierarchies {
-    /// What this machine has.
+    /// Reads the hierarchies of this machine.
     ///
     /// # Errors
     /// When a controller that the kubelet needs is missing.
@@ -38,35 +38,35 @@ impl Hierarchies {
         Self::from_mounts(&mounts, &controllers)
     }
 
-    /// Reads /proc/self/mounts and the controllers of version 2's root.
+    /// Parses /proc/self/mounts and the controllers of version 2's root.
     fn from_mounts(mounts: &str, controllers: &str) -> Result<Self> {
         let lines: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
         let of_type = |kind: &'static str| lines.iter().filter(move |line| line.get(2) == Some(&kind));
         if of_type("cgroup2").any(|line| line.get(1) == Some(&"/sys/fs/cgroup")) {
-            let has: Vec<&str> = controllers.split_ascii_whitespace().collect();
-            let missing: Vec<&str> = REQUIRED_V2.into_iter().filter(|name| !has.contains(name)).collect();
+            let available: Vec<&str> = controllers.split_ascii_whitespace().collect();
+            let missing: Vec<&str> = REQUIRED_V2.into_iter().filter(|name| !available.contains(name)).collect();
             if !missing.is_empty() {
                 bail!("the kernel has no control group controller for {}", missing.join(", "));
             }
-            return Ok(Self { version: 2, mounted_at: vec![PathBuf::from("/sys/fs/cgroup")], beside: Vec::new() });
+            return Ok(Self { version: 2, mounted_at: vec![PathBuf::from("/sys/fs/cgroup")], unified: Vec::new() });
         }
         let options: Vec<&str> = of_type("cgroup").filter_map(|line| line.get(3).copied()).collect();
-        let is_mounted = |name: &&str| options.iter().any(|of_one| of_one.split(',').any(|option| option == *name));
+        let is_mounted = |name: &&str| options.iter().any(|mounted| mounted.split(',').any(|option| option == *name));
         let missing: Vec<&str> = REQUIRED_V1.into_iter().filter(|name| !is_mounted(name)).collect();
         if !missing.is_empty() {
             bail!("no control group hierarchy is mounted at /sys/fs/cgroup for {}", missing.join(", "));
         }
         let paths = |kind: &'static str| of_type(kind).filter_map(|line| line.get(1).map(PathBuf::from)).collect();
-        Ok(Self { version: 1, mounted_at: paths("cgroup"), beside: paths("cgroup2") })
+        Ok(Self { version: 1, mounted_at: paths("cgroup"), unified: paths("cgroup2") })
     }
 
-    /// Version 1 or 2.
+    /// Returns the version, 1 or 2.
     #[must_use]
     pub(super) fn version(&self) -> u8 {
         self.version
     }
 
-    /// Makes the groups of a lab.
+    /// Creates the groups of a lab.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -88,7 +88,7 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// The file that takes a process into the lab's own group.
+    /// Returns the file that moves a process into the lab's own group.
     #[must_use]
     pub(super) fn processes_file(&self, layout: &Layout) -> PathBuf {
         let memory = self.mounted_at.iter().find(|path| path.ends_with("memory"));
@@ -96,7 +96,7 @@ impl Hierarchies {
         hierarchy.join(layout.cgroup()).join(PROCESSES).join("cgroup.procs")
     }
 
-    /// The processes of the lab's groups, of those below `member` only if one is given; each once.
+    /// Returns the processes of the lab's groups, of those below `member` only if one is given; each once.
     #[must_use]
     pub(super) fn processes(&self, layout: &Layout, member: Option<&str>) -> Vec<u32> {
         let mut found = Vec::new();
@@ -109,11 +109,11 @@ impl Hierarchies {
         found
     }
 
-    /// All groups of the lab that exist, inner ones first.
+    /// Returns all existing groups of the lab, inner ones first.
     #[must_use]
     pub(super) fn groups(&self, layout: &Layout, member: Option<&str>) -> Vec<PathBuf> {
         let mut groups = Vec::new();
-        for hierarchy in self.mounted_at.iter().chain(&self.beside) {
+        for hierarchy in self.mounted_at.iter().chain(&self.unified) {
             let lab = hierarchy.join(layout.cgroup());
             collect(&member.map_or_else(|| lab.clone(), |member| lab.join(member)), &mut groups);
         }
@@ -121,11 +121,12 @@ impl Hierarchies {
     }
 }
 
-/// Makes one group; version 1's cpusets start empty and accept no process until they are filled.
+/// Creates one group. In version 1, cpusets start empty and accept no process until they are filled.
 fn make(parent: &Path, group: &Path) -> Result<()> {
     fs::create_dir_all(group).with_context(|| format!("cannot make the control group {}", group.display()))?;
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let (from, to) = (parent.join(file), group.join(file));
+        let from = parent.join(file);
+        let to = group.join(file);
         if fs::read_to_string(&to).is_ok_and(|text| text.trim().is_empty()) {
             let value = fs::read_to_string(&from).unwrap_or_default();
             if !value.trim().is_empty() {
@@ -136,11 +137,11 @@ fn make(parent: &Path, group: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets the groups below use every controller that `group` has (version 2).
+/// Delegates every controller of `group` to the groups below (version 2).
 fn delegate(group: &Path) {
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_ascii_whitespace() {
-        // One that cannot be delegated is one that the kubelet finds missing and names.
+        // The kubelet reports a controller that could not be delegated.
         drop(fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")));
     }
 }

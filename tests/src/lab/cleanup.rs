@@ -1,6 +1,6 @@
-//! Takes a lab away whatever state it is in: its processes, mounts, namespaces, folders and control groups.
+//! Removal of a lab in any state: its processes, mounts, namespaces, folders and control groups.
 //!
-//! Nothing is believed about how far `up` came. Processes are found by what they cannot shed (control group, network
+//! Nothing is assumed about how far `up` came. Processes are found by what they cannot change (control group, network
 //! namespace, mark in the environment, record), mounts and files by the lab's folder.
 
 use std::collections::BTreeSet;
@@ -13,45 +13,45 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::cgroups::Hierarchies;
-use super::fabric::below;
+use super::fabric::mounts_below;
 use super::layout::{Layout, MARK, STATE_ROOT};
-use super::process::{Identity, Record, Signal, send, within};
+use super::process::{Identity, Record, Signal, send, wait_until};
 use super::requirements;
 
 /// Removes the lab. A lab that does not exist is fine.
 ///
 /// # Errors
-/// When something of it cannot be removed; says what is left.
+/// When a part of it cannot be removed, with what is left.
 pub(super) fn remove(layout: &Layout) -> Result<()> {
-    requirements::forget_policy();
-    let mut left = Vec::new();
+    requirements::remove_policy();
+    let mut leftovers = Vec::new();
     // More than once: a start that was killed while it started a process may show that process only now.
     for _ in 0..3 {
-        empty(layout)?;
+        clear(layout)?;
         drop(fs::remove_dir(layout.state()));
-        // The folder of all labs goes with the last one.
+        // The folder of all labs is removed with the last one.
         drop(fs::remove_dir(STATE_ROOT));
-        left = remains(layout);
-        if left.is_empty() {
+        leftovers = remains(layout);
+        if leftovers.is_empty() {
             return Ok(());
         }
     }
-    bail!("of lab `{}` there is left: {}", layout.name(), left.join(", "))
+    bail!("of lab `{}` there is left: {}", layout.name(), leftovers.join(", "))
 }
 
 /// Removes everything of the lab but its folder, which may be locked.
 ///
 /// # Errors
-/// When something of it cannot be removed.
-pub(super) fn empty(layout: &Layout) -> Result<()> {
+/// When a part of it cannot be removed.
+pub(super) fn clear(layout: &Layout) -> Result<()> {
     end_processes(layout)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    for mount in below(&mounts, &layout.state().display().to_string()) {
+    for mount in mounts_below(&mounts, &layout.state().display().to_string()) {
         unmount(Path::new(&mount), UnmountFlags::DETACH).with_context(|| format!("cannot unmount {mount}"))?;
     }
-    // Files may appear for as long as namespaces fall down.
+    // Files may appear while namespaces are torn down.
     let files = || fs::read_dir(layout.state()).into_iter().flatten().flatten();
-    let gone = within(Duration::from_secs(5), || {
+    let gone = wait_until(Duration::from_secs(5), || {
         for file in files() {
             let path = file.path();
             drop(if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) });
@@ -62,23 +62,23 @@ pub(super) fn empty(layout: &Layout) -> Result<()> {
     remove_groups(layout)
 }
 
-/// Ends every process of the lab at once: nothing in it needs a farewell.
+/// Kills every process of the lab at once: none needs an orderly shutdown.
 fn end_processes(layout: &Layout) -> Result<()> {
-    let mut left = BTreeSet::new();
-    let ended = within(Duration::from_secs(20), || {
-        left = processes(layout);
-        for pid in &left {
+    let mut remaining = BTreeSet::new();
+    let ended = wait_until(Duration::from_secs(20), || {
+        remaining = processes(layout);
+        for pid in &remaining {
             drop(send(*pid, Signal::KILL));
         }
-        left.is_empty().then_some(())
+        remaining.is_empty().then_some(())
     });
     if ended.is_none() {
-        bail!("processes {left:?} of lab `{}` do not end", layout.name());
+        bail!("processes {remaining:?} of lab `{}` do not end", layout.name());
     }
     Ok(())
 }
 
-/// Every process of the lab but this one and its parents.
+/// Returns every process of the lab but this one and its parents.
 #[must_use]
 pub(super) fn processes(layout: &Layout) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
@@ -86,7 +86,9 @@ pub(super) fn processes(layout: &Layout) -> BTreeSet<u32> {
         found.extend(hierarchies.processes(layout, None));
     }
     let records = Record::all(layout).unwrap_or_default();
-    found.extend(records.iter().map(|record| record.identity).filter(|who| who.is_alive()).map(|who| who.pid));
+    found.extend(
+        records.iter().map(|record| record.identity).filter(|process| process.is_alive()).map(|process| process.pid),
+    );
     let namespaces = network_namespaces(layout);
     let mark = format!("{MARK}={}", layout.state().display());
     for pid in all_processes() {
@@ -100,21 +102,21 @@ pub(super) fn processes(layout: &Layout) -> BTreeSet<u32> {
         }
     }
     found.retain(|pid| Identity::of(*pid).is_some());
-    let mut me = Some(std::process::id());
-    while let Some(pid) = me.filter(|pid| *pid > 0) {
+    let mut ancestor = Some(std::process::id());
+    while let Some(pid) = ancestor.filter(|pid| *pid > 0) {
         found.remove(&pid);
-        me = parent(pid);
+        ancestor = parent(pid);
     }
     found
 }
 
-/// Inodes of the network namespaces that the lab has pinned.
+/// Returns the inodes of the network namespaces that the lab has pinned.
 fn network_namespaces(layout: &Layout) -> BTreeSet<u64> {
     let Ok(entries) = fs::read_dir(layout.namespaces()) else { return BTreeSet::new() };
-    // A pin that nothing is mounted on is a plain file, whose number means nothing.
-    let own = fs::metadata(layout.state()).map(|metadata| metadata.dev()).ok();
+    // A pin that nothing is mounted on is a plain file, whose inode means nothing.
+    let device = fs::metadata(layout.state()).map(|metadata| metadata.dev()).ok();
     let metadata = entries.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
-    metadata.filter(|metadata| Some(metadata.dev()) != own).map(|metadata| metadata.ino()).collect()
+    metadata.filter(|metadata| Some(metadata.dev()) != device).map(|metadata| metadata.ino()).collect()
 }
 
 fn namespace_of(pid: u32) -> Option<u64> {
@@ -134,7 +136,7 @@ fn parent(pid: u32) -> Option<u32> {
 /// Removes the lab's control groups; the kernel needs a moment after the last process of one.
 fn remove_groups(layout: &Layout) -> Result<()> {
     let Ok(hierarchies) = Hierarchies::of_machine() else { return Ok(()) };
-    let gone = within(Duration::from_secs(10), || {
+    let gone = wait_until(Duration::from_secs(10), || {
         for group in hierarchies.groups(layout, None).iter().filter(|group| group.exists()) {
             drop(fs::remove_dir(group));
         }
@@ -143,12 +145,14 @@ fn remove_groups(layout: &Layout) -> Result<()> {
     gone.with_context(|| format!("cannot remove the control groups {}", layout.cgroup()))
 }
 
-/// Everything of a lab that is still on the machine, in words; nothing after [`remove`].
+/// Returns everything of a lab that is still on the machine, in words; nothing after [`remove`].
 #[must_use]
 pub fn remains(layout: &Layout) -> Vec<String> {
     let mut found: Vec<String> = processes(layout).iter().map(|pid| format!("process {pid}")).collect();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    found.extend(below(&mounts, &layout.state().display().to_string()).iter().map(|mount| format!("mount {mount}")));
+    found.extend(
+        mounts_below(&mounts, &layout.state().display().to_string()).iter().map(|mount| format!("mount {mount}")),
+    );
     if layout.state().exists() {
         found.push(format!("folder {}", layout.state().display()));
     }

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 
 use super::fabric::{CONTROL_PLANE, SERVICE_RANGES};
 use super::layout::{FABRIC, Layout};
-use super::process::{Daemon, Identity, within};
+use super::process::{Daemon, Identity, wait_until};
 use super::programs::Programs;
 
 /// Starts the four and waits until the API server is ready.
 ///
-/// `kubectl` asks the API server.
+/// `kubectl` runs kubectl with these arguments.
 ///
 /// # Errors
 /// When one cannot be started or the API server is not ready within a minute.
@@ -23,7 +23,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
     start("etcd", etcd(layout))?;
     let server = start("kube-apiserver", api_server(layout))?;
     let ready = || kubectl(&["get", "--raw", "/readyz"]).ok().map(drop).or_else(|| (!server.is_alive()).then_some(()));
-    within(Duration::from_secs(60), ready).filter(|()| server.is_alive()).with_context(|| {
+    wait_until(Duration::from_secs(60), ready).filter(|()| server.is_alive()).with_context(|| {
         format!("the API server did not become ready; its log is {}", layout.log("kube-apiserver").display())
     })?;
     start("kube-controller-manager", controller_manager(layout))?;
@@ -31,7 +31,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
     Ok(())
 }
 
-/// Flags out of names and values.
+/// Builds flags from names and values.
 fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
@@ -42,7 +42,7 @@ fn etcd(layout: &Layout) -> Vec<String> {
         ("listen-client-urls", "http://127.0.0.1:2379"),
         ("advertise-client-urls", "http://127.0.0.1:2379"),
         ("listen-peer-urls", "http://127.0.0.1:2380"),
-        // A lab that loses its machine is started anew.
+        // A lab that loses its machine is created again.
         ("unsafe-no-fsync", "true"),
         ("log-level", "warn"),
     ])
@@ -60,7 +60,7 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("client-ca-file", &pki("ca.crt")),
         ("kubelet-client-certificate", &pki("apiserver-kubelet-client.crt")),
         ("kubelet-client-key", &pki("apiserver-kubelet-client.key")),
-        // Names of nodes are in no DNS.
+        // DNS knows no names of nodes.
         ("kubelet-preferred-address-types", "InternalIP"),
         ("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
         ("service-account-key-file", &pki("service-accounts.pub")),
@@ -69,7 +69,7 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("authorization-mode", "Node,RBAC"),
         ("enable-admission-plugins", "NodeRestriction"),
         ("allow-privileged", "true"),
-        // Pods leave a lost node soon enough for a test to see it.
+        // Pods leave a lost node soon enough for a test to observe it.
         ("default-not-ready-toleration-seconds", "30"),
         ("default-unreachable-toleration-seconds", "30"),
     ])
@@ -86,7 +86,7 @@ fn controller_manager(layout: &Layout) -> Vec<String> {
         ("use-service-account-credentials", "true"),
         ("leader-elect", "false"),
         ("bind-address", "127.0.0.1"),
-        // A lost node is noticed after 12 s; nodes report every 3 s.
+        // A lost node is detected after 12 s; nodes report every 3 s.
         ("node-monitor-grace-period", "12s"),
         ("node-monitor-period", "2s"),
         ("kube-api-qps", "100"),

@@ -1,6 +1,6 @@
-//! The network between the members of a lab: a bridge in a namespace of its own and a namespace for each member.
+//! Network between the members of a lab: a bridge in a namespace of its own and a namespace for each member.
 //!
-//! Nothing of it is in the machine's own network namespace, so labs with the same addresses live side by side.
+//! Nothing of it is in the machine's own network namespace, so labs with the same addresses run side by side.
 
 use std::fs;
 use std::path::Path;
@@ -11,18 +11,18 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use super::layout::{FABRIC, Layout, NODES, STATE_ROOT, WORLD};
 use super::process::{command, inside, run, run_with_input};
 
-/// Addresses of the control plane, which lives in the bridge's namespace.
+/// Addresses of the control plane, which is in the bridge's namespace.
 pub(super) const CONTROL_PLANE: [&str; 2] = ["10.88.0.1", "fd88::1"];
 /// Addresses of the small internet's router.
 pub(super) const WORLD_ROUTER: [&str; 2] = ["10.88.0.254", "fd88::fe"];
-/// Addresses of the nodes, of all pods and of Services.
+/// Addresses of the nodes.
 pub(super) const NODE_RANGES: [&str; 2] = ["10.88.0.0/24", "fd88::/64"];
-/// See [`NODE_RANGES`].
+/// Addresses of all pods.
 pub(super) const POD_RANGES: [&str; 2] = ["10.89.0.0/16", "fd89::/16"];
-/// See [`NODE_RANGES`].
+/// Addresses of Services.
 pub(super) const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd96::/112"];
 
-/// Makes the namespaces, the bridge and the routes.
+/// Creates the namespaces, the bridge and the routes.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -41,12 +41,12 @@ pub(super) fn create(layout: &Layout) -> Result<()> {
         ip(layout, node.name, &pod_routes(Some(node.name)))?;
         masquerade(layout, node.name)?;
     }
-    // The way back to pods, for the API server (webhooks, aggregated APIs) and whoever asks a pod from there.
+    // The way back to pods, for the API server (webhooks, aggregated APIs) and for connections to pods from there.
     ip(layout, FABRIC, &pod_routes(None))
 }
 
-/// Namespaces are pinned by mounts below a private mount: a mount namespace can only be pinned there, and none of the
-/// pins is copied to elsewhere.
+/// Creates the folder of pins. Namespaces are pinned by mounts below a private mount: a mount namespace can only be
+/// pinned there, and no pin is propagated to other mount namespaces.
 fn pin_folder(layout: &Layout) -> Result<()> {
     let folder = layout.namespaces();
     fs::create_dir_all(&folder)?;
@@ -54,7 +54,7 @@ fn pin_folder(layout: &Layout) -> Result<()> {
     mount_change(&folder, MountPropagationFlags::PRIVATE).with_context(|| format!("cannot set up {}", folder.display()))
 }
 
-/// The kernel's settings of a network namespace: it forwards, trusts routes, and waits for no address.
+/// Sets the kernel's parameters of a network namespace: forwarding, no source check, no duplicate address detection.
 fn settings(layout: &Layout, member: &str) -> Result<()> {
     let script = "cd /proc/sys/net && echo 1 > ipv4/ip_forward && echo 0 > ipv4/conf/all/rp_filter && \
                   echo 0 > ipv4/conf/default/rp_filter && \
@@ -76,7 +76,7 @@ fn bridge(layout: &Layout) -> String {
     lines + &default_routes(WORLD_ROUTER)
 }
 
-/// A member's link to the bridge.
+/// Returns the `ip` commands of a member's link to the bridge.
 fn uplink(addresses: [&str; 2], routers: Option<[&str; 2]>) -> String {
     let [ipv4, ipv6] = addresses;
     let lines = format!("address add {ipv4}/24 dev eth0\naddress add {ipv6}/64 dev eth0 nodad\nlink set eth0 up\n");
@@ -87,19 +87,20 @@ fn default_routes([ipv4, ipv6]: [&str; 2]) -> String {
     format!("route add default via {ipv4}\nroute add default via {ipv6}\n")
 }
 
-/// Routes to the pods of all nodes but `of`.
-fn pod_routes(of: Option<&str>) -> String {
-    let others = NODES.iter().filter(|node| Some(node.name) != of);
+/// Returns routes to the pods of all nodes but `excluded`.
+fn pod_routes(excluded: Option<&str>) -> String {
+    let others = NODES.iter().filter(|node| Some(node.name) != excluded);
     others
         .map(|node| {
-            let (ipv4, ipv6) = (node.ipv4(), node.ipv6());
+            let ipv4 = node.ipv4();
+            let ipv6 = node.ipv6();
             format!("route add {} via {ipv4}\nroute add {} via {ipv6}\n", node.pods_ipv4(), node.pods_ipv6())
         })
         .collect()
 }
 
-/// What pods send out of the cluster comes from their node's address: a provider's resolver answers nodes only, and
-/// limits them one by one.
+/// Masquerades packets from pods to outside the cluster by their node's address: a provider's resolver answers nodes
+/// only, and limits them one by one.
 fn masquerade(layout: &Layout, node: &str) -> Result<()> {
     let [pods, pods6] = POD_RANGES;
     let [nodes, nodes6] = NODE_RANGES;
@@ -119,49 +120,49 @@ pub(super) fn ip(layout: &Layout, member: &str, lines: &str) -> Result<()> {
     run_with_input(&mut inside(layout, member, &["ip", "-batch", "-"]), lines).map(drop)
 }
 
-/// Gives a node a mount namespace of its own, in which what programs write to fixed places (`/run/containerd`,
-/// `/var/lib/cni`, `/var/log/containers`) is the node's alone and vanishes with it.
+/// Gives a node a mount namespace of its own, in which the fixed places that programs write to (`/run/containerd`,
+/// `/var/lib/cni`, `/var/log/containers`) belong to the node and vanish with it.
 ///
-/// `kept` are folders that stay visible, wherever they are.
+/// `visible` are folders that stay visible, wherever they are.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(super) fn isolate_files(layout: &Layout, node: &str, kept: &[&Path]) -> Result<()> {
+pub(super) fn isolate_files(layout: &Layout, node: &str, visible: &[&Path]) -> Result<()> {
     let pin = layout.mounts(node);
     fs::write(&pin, "")?;
     let pinned = format!("--mount={}", pin.display());
     run(command(layout, "unshare").args([&pinned, "--propagation", "private", "true"]))?;
-    let within = |arguments: &[&str]| run(command(layout, "nsenter").arg(&pinned).args(arguments));
-    // Copies of pins, ours and other labs', would keep network namespaces alive after their end.
-    for mount in below(&within(&["cat", "/proc/self/mountinfo"])?, STATE_ROOT) {
-        within(&["umount", "--lazy", &mount])?;
+    let run_inside = |arguments: &[&str]| run(command(layout, "nsenter").arg(&pinned).args(arguments));
+    // Copies of pins, this lab's and others', would keep network namespaces alive after their end.
+    for mount in mounts_below(&run_inside(&["cat", "/proc/self/mountinfo"])?, STATE_ROOT) {
+        run_inside(&["umount", "--lazy", &mount])?;
     }
-    within(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
-    // Folders below a hidden one are held by a mount elsewhere in the meantime.
-    let kept: Vec<(String, String)> = kept
+    run_inside(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+    // Folders below a hidden one are bound elsewhere in the meantime.
+    let visible: Vec<(String, String)> = visible
         .iter()
         .enumerate()
         .map(|(number, folder)| (folder.display().to_string(), format!("/run/kept-{number}")))
         .collect();
-    for (folder, held) in &kept {
-        within(&["mkdir", held])?;
-        within(&["mount", "--bind", folder, held])?;
+    for (folder, bind) in &visible {
+        run_inside(&["mkdir", bind])?;
+        run_inside(&["mount", "--bind", folder, bind])?;
     }
     for hidden in ["/var/log", "/var/lib"] {
-        within(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden])?;
+        run_inside(&["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", hidden])?;
     }
-    for (folder, held) in &kept {
-        within(&["mkdir", "-p", folder])?;
-        within(&["mount", "--bind", held, folder])?;
-        within(&["umount", held])?;
+    for (folder, bind) in &visible {
+        run_inside(&["mkdir", "-p", folder])?;
+        run_inside(&["mount", "--bind", bind, folder])?;
+        run_inside(&["umount", bind])?;
     }
-    // Kubelet and containerd pass mounts on to containers that ask for it.
-    within(&["mount", "--make-rshared", "/"]).map(drop)
+    // Kubelet and containerd propagate mounts to containers that request it.
+    run_inside(&["mount", "--make-rshared", "/"]).map(drop)
 }
 
-/// Mount points below `folder` in a mountinfo file, inner ones first.
+/// Returns the mount points below `folder` in a mountinfo file, inner ones first.
 #[must_use]
-pub(super) fn below(mountinfo: &str, folder: &str) -> Vec<String> {
+pub(super) fn mounts_below(mountinfo: &str, folder: &str) -> Vec<String> {
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
     let mut points: Vec<String> =
         points.filter(|point| Path::new(point).starts_with(folder)).map(str::to_owned).collect();
@@ -177,7 +178,7 @@ mod tests {
     fn mounts_are_taken_off_inner_ones_first() {
         let mountinfo = "1 0 0:1 / / rw - ext4 a rw\n2 1 0:1 / /lab rw - ext4 a rw\n\
                          3 2 0:4 net:[1] /lab/x.net rw - nsfs n rw\n4 1 0:1 / /laboratory rw - ext4 a rw\n";
-        assert_eq!(below(mountinfo, "/lab"), ["/lab/x.net", "/lab"]);
+        assert_eq!(mounts_below(mountinfo, "/lab"), ["/lab/x.net", "/lab"]);
     }
 
     #[test]

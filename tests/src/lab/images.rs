@@ -1,5 +1,5 @@
-//! The images: one cargo call for all programs, a folder with an image's files for each, and buildah or docker to pack
-//! it. An image's tag is a hash of what is in it, so that a build without a change is the same image.
+//! Container images: one cargo call for all programs, a folder with an image's files for each, and buildah or docker to
+//! pack it. An image's tag is a hash of its content, so that a build without a change is the same image.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +15,10 @@ use super::process::{build_tool, run};
 use super::programs::{CHECKOUT, Programs, hexadecimal};
 use super::progress::Progress;
 
-/// Registry part of every image's name: nowhere to pull from.
+/// Registry part of every image's name, which nothing can be pulled from.
 pub(super) const REGISTRY: &str = "localhost";
 
-/// What makes an archive out of a Containerfile.
+/// Program that packs an archive from a Containerfile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Builder {
     /// buildah, without any daemon.
@@ -27,90 +27,96 @@ pub enum Builder {
     Docker,
 }
 
-/// Which images.
+/// Selection of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Set {
-    /// What a bare cluster needs: pause, toolbox and coredns.
+pub enum ImageSet {
+    /// Images of a bare cluster: pause, toolbox and coredns.
     Cluster,
-    /// What is installed in a cluster: the operator and the node cache.
+    /// Images that are installed in a cluster: the operator and the node cache.
     Product,
     /// Both.
     All,
 }
 
-/// How to build.
+/// Options of a build.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// Which images.
-    pub set: Set,
-    /// With the release profile, for publishing; otherwise with that of the tests.
+    /// Selection of images.
+    pub set: ImageSet,
+    /// Whether to use the release profile, for publishing; otherwise that of the tests.
     pub release: bool,
-    /// With what.
+    /// Program that packs the images.
     pub builder: Builder,
-    /// A folder for files on the way; whoever gives it removes it.
+    /// Folder for intermediate files; the caller removes it.
     pub scratch: PathBuf,
-    /// The tag of the images; without one, a hash of their content.
+    /// Tag of the images; without one, a hash of their content.
     pub tag: Option<String>,
-    /// The lab for which it is done, if any: what runs carries its mark.
+    /// Lab that the build belongs to, if any: its processes carry the lab's mark.
     pub lab: Option<Layout>,
 }
 
-/// An image in an archive.
+/// Image in an archive.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Its short name, such as `dnstier-operator`.
+    /// Short name, such as `dnstier-operator`.
     pub name: &'static str,
-    /// Its tag.
+    /// Tag.
     pub tag: String,
-    /// The archive that holds it.
+    /// Archive that holds the image.
     pub archive: PathBuf,
-    /// Bytes of its files.
+    /// Size of the files in bytes.
     pub size: u64,
-    /// Whether it was packed just now and not before.
+    /// Whether this build packed it.
     pub is_new: bool,
 }
 
 impl Image {
-    /// The name that pods refer to.
+    /// Returns the name that pods refer to.
     #[must_use]
     pub fn reference(&self) -> String {
         format!("{REGISTRY}/{}:{}", self.name, self.tag)
     }
 }
 
-/// What an image is made of.
+/// Sources of an image.
 struct Recipe {
     name: &'static str,
     /// Folder of its Containerfile in the checkout.
     folder: &'static str,
-    /// Programs of ours, each at the image's root.
+    /// Programs of the workspace, each at the image's root.
     binaries: &'static [&'static str],
-    /// Fills the rest of the image's root.
-    more: fn(&Programs, &Path) -> Result<()>,
+    /// Adds all other files to the image's root.
+    add_files: fn(&Programs, &Path) -> Result<()>,
     product: bool,
 }
 
 const RECIPES: [Recipe; 5] = [
-    Recipe { name: "pause", folder: "tests/pause", binaries: &["pause"], more: |_, _| Ok(()), product: false },
-    Recipe { name: "toolbox", folder: "tests/toolbox", binaries: &["ask", "pause"], more: busybox, product: false },
-    Recipe { name: "coredns", folder: "tests/coredns", binaries: &[], more: coredns, product: false },
+    Recipe { name: "pause", folder: "tests/pause", binaries: &["pause"], add_files: |_, _| Ok(()), product: false },
+    Recipe {
+        name: "toolbox",
+        folder: "tests/toolbox",
+        binaries: &["ask", "pause"],
+        add_files: busybox,
+        product: false,
+    },
+    Recipe { name: "coredns", folder: "tests/coredns", binaries: &[], add_files: coredns, product: false },
     Recipe {
         name: "dnstier-operator",
         folder: "operator",
         binaries: &["dnstier-operator"],
-        more: |_, _| Ok(()),
+        add_files: |_, _| Ok(()),
         product: true,
     },
     Recipe {
         name: "dnstier-node-cache",
         folder: "node-cache",
         binaries: &["node-cache", "node-agent", "zone-resolver"],
-        more: nft,
+        add_files: nft,
         product: true,
     },
 ];
 
-impl Set {
+impl ImageSet {
     fn recipes(self) -> impl Iterator<Item = &'static Recipe> {
         RECIPES.iter().filter(move |recipe| match self {
             Self::Cluster => !recipe.product,
@@ -147,19 +153,22 @@ impl Build {
         })
     }
 
-    /// Builds our programs in one go and returns where each is.
+    /// Builds the programs of the workspace in one call and returns their paths.
     fn compile(&self) -> Result<BTreeMap<String, PathBuf>> {
         let mut cargo = build_tool("cargo", self.lab.as_ref())?;
-        // What an outer cargo sets for its own crate would make an inner one build again.
+        // Variables that an outer cargo sets for its own crate would make an inner one rebuild.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            let of_crate = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
-            if of_crate.iter().any(|prefix| name.starts_with(prefix)) || name == "CARGO" || name == "LD_LIBRARY_PATH" {
+            let crate_variables = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+            if crate_variables.iter().any(|prefix| name.starts_with(prefix))
+                || name == "CARGO"
+                || name == "LD_LIBRARY_PATH"
+            {
                 cargo.env_remove(name);
             }
         }
         cargo.current_dir(CHECKOUT).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
-        // With the whole workspace selected, dependencies have the same features whatever is built, and are built once.
+        // With the whole workspace selected, dependencies have the same features in every build, and are compiled once.
         cargo.arg("--workspace");
         cargo.args(self.set.recipes().flat_map(|recipe| recipe.binaries).map(|name| format!("--bin={name}")));
         if self.release {
@@ -183,14 +192,14 @@ impl Build {
             let built = binaries.get(*name).with_context(|| format!("cargo built no program `{name}`"))?;
             run(build_tool("strip", self.lab.as_ref())?.arg("-o").arg(root.join(name)).arg(built))?;
         }
-        (recipe.more)(programs, &root)?;
+        (recipe.add_files)(programs, &root)?;
         let containerfile = context.join("Containerfile");
         fs::copy(Path::new(CHECKOUT).join(recipe.folder).join("Containerfile"), &containerfile)
             .with_context(|| format!("{} has no Containerfile", recipe.folder))?;
         let mut content = Content::default();
         content.add(&context, "", self.lab.as_ref())?;
         let hash = hexadecimal(&content.hash.finalize(), 12);
-        // An archive that is known by its hash holds what is wanted if it is there.
+        // The name of an archive has the hash of its content: an existing one needs no build.
         let (tag, archive, is_new) = match &self.tag {
             Some(tag) => (tag.clone(), archives.join(format!("{}.tar", recipe.name)), true),
             None => {
@@ -206,7 +215,7 @@ impl Build {
                 Builder::Docker => with_docker(&image, &context, self.lab.as_ref())?,
             }
             if self.tag.is_none() {
-                forget_older(&image, archives)?;
+                remove_older_archives(&image, archives)?;
             }
         }
         fs::remove_dir_all(&context)?;
@@ -250,10 +259,10 @@ fn with_docker(image: &Image, context: &Path, lab: Option<&Layout>) -> Result<()
 }
 
 /// Keeps an image's three newest archives: other labs may be about to import them.
-fn forget_older(image: &Image, archives: &Path) -> Result<()> {
+fn remove_older_archives(image: &Image, archives: &Path) -> Result<()> {
     let prefix = format!("{}-", image.name);
     let is_tag = |text: &str| text.len() == image.tag.len() && text.chars().all(|c| c.is_ascii_hexdigit());
-    let mut of_image: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(archives)?
+    let mut archives_of_image: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(archives)?
         .flatten()
         .filter(|entry| {
             let name = entry.file_name();
@@ -262,11 +271,16 @@ fn forget_older(image: &Image, archives: &Path) -> Result<()> {
         })
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    of_image.sort();
-    of_image.iter().rev().skip(3).try_for_each(|(_, path)| fs::remove_file(path)).context("cannot remove an archive")
+    archives_of_image.sort();
+    archives_of_image
+        .iter()
+        .rev()
+        .skip(3)
+        .try_for_each(|(_, path)| fs::remove_file(path))
+        .context("cannot remove an archive")
 }
 
-/// Names and paths of the programs in cargo's messages.
+/// Returns names and paths of the programs in cargo's messages.
 fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     messages
@@ -277,10 +291,10 @@ fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// Where cargo puts what it builds.
+/// Returns cargo's target folder.
 fn target_folder() -> PathBuf {
     let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(CHECKOUT).join("target"), PathBuf::from);
-    // As somebody would write it.
+    // Without `..`, for messages.
     folder.canonicalize().unwrap_or(folder)
 }
 
@@ -314,7 +328,7 @@ impl Content {
     }
 }
 
-/// busybox under the name of each of its tools.
+/// Installs busybox, with a link for each of its tools.
 fn busybox(_: &Programs, root: &Path) -> Result<()> {
     let bin = root.join("bin");
     fs::create_dir_all(&bin)?;
@@ -331,12 +345,12 @@ fn coredns(programs: &Programs, root: &Path) -> Result<()> {
     fs::copy(programs.path("coredns"), root.join("coredns")).context("cannot copy coredns").map(drop)
 }
 
-/// nft and the libraries that it names, where it looks for them.
+/// Installs nft and its libraries at the paths where it looks for them.
 fn nft(_: &Programs, root: &Path) -> Result<()> {
-    let said = run(Command::new("ldd").arg("/usr/sbin/nft"))?;
-    let libraries = libraries(&said);
+    let output = run(Command::new("ldd").arg("/usr/sbin/nft"))?;
+    let libraries = libraries(&output);
     if libraries.is_empty() {
-        bail!("ldd names no library of /usr/sbin/nft: {}", said.trim());
+        bail!("ldd names no library of /usr/sbin/nft: {}", output.trim());
     }
     for file in libraries.iter().copied().chain(["/usr/sbin/nft"]) {
         let copy = root.join(file.trim_start_matches('/'));
@@ -346,12 +360,12 @@ fn nft(_: &Programs, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Paths in what ldd says: `libx.so.1 => /lib/libx.so.1 (0x…)` and `/lib64/ld-linux.so.2 (0x…)`.
-fn libraries(said: &str) -> Vec<&str> {
-    said.split_ascii_whitespace().filter(|word| word.starts_with('/')).collect()
+/// Returns the paths in the output of ldd: `libx.so.1 => /lib/libx.so.1 (0x…)` and `/lib64/ld-linux.so.2 (0x…)`.
+fn libraries(output: &str) -> Vec<&str> {
+    output.split_ascii_whitespace().filter(|word| word.starts_with('/')).collect()
 }
 
-/// A table of what was built: names, sizes, archives.
+/// Returns a table of images: names, sizes, archives.
 #[must_use]
 pub fn table(images: &[Image]) -> String {
     let mut lines = format!("{:<46} {:>9}   ARCHIVE\n", "IMAGE", "SIZE");
@@ -390,8 +404,8 @@ mod tests {
 
     #[test]
     fn libraries_are_found_in_what_ldd_says() {
-        let said = "\tlinux-vdso.so.1 (0x1)\n\tlibnft.so.1 => /lib/x/libnft.so.1 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
-        assert_eq!(libraries(said), ["/lib/x/libnft.so.1", "/lib64/ld.so.2"]);
+        let output = "\tlinux-vdso.so.1 (0x1)\n\tlibnft.so.1 => /lib/x/libnft.so.1 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
+        assert_eq!(libraries(output), ["/lib/x/libnft.so.1", "/lib64/ld.so.2"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Installs DnsTier in a lab the way a user does: the chart, one object, and then asking.
+//! Installs DnsTier in a lab the way a user does: the chart, one object, and then some queries.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Lab;
 use super::images::REGISTRY;
 use super::layout::NODES;
-use super::process::within;
+use super::process::wait_until;
 use super::programs::CHECKOUT;
 use super::progress::Progress;
 
@@ -39,7 +39,7 @@ pub(super) fn chart(lab: &Lab) -> Result<()> {
     lab.helm(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
 }
 
-/// Uninstalls the chart; what it keeps stays, and so do tiers.
+/// Uninstalls the chart; the resources that it keeps stay, and so do tiers.
 ///
 /// # Errors
 /// When Helm fails or the release is not gone within two minutes.
@@ -48,15 +48,15 @@ pub(crate) fn remove_chart(lab: &Lab) -> Result<()> {
     lab.helm(&["uninstall", RELEASE, &namespace, "--wait", "--timeout=120s"]).map(drop)
 }
 
-/// Applies the example and waits until its tier is ready, with the images that the lab has now.
+/// Applies the example and waits until its tier is ready, with the images of the lab.
 ///
 /// # Errors
-/// When the API server refuses it, or it is not ready within some minutes; says how it is then.
+/// When the API server refuses it, or it is not ready within some minutes, with its state.
 pub(crate) fn example(lab: &Lab) -> Result<()> {
     let file = format!("{CHECKOUT}/examples/dnstier.yaml");
     lab.kubectl(&["apply", "--server-side", "-f", &file])?;
     let ready = || -> Result<()> {
-        renewed(lab)?;
+        wait_until_updated(lab)?;
         lab.kubectl(&["wait", "-f", &file, "--for=condition=Ready", "--timeout=180s"]).map(drop)
     };
     ready().map_err(|error| {
@@ -65,28 +65,29 @@ pub(crate) fn example(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Waits until all pods of the tier are those of the lab's images: a tier that is upgraded was ready before.
-fn renewed(lab: &Lab) -> Result<()> {
+/// Waits until all pods of the tier have the lab's images: a tier that is upgraded was ready before.
+fn wait_until_updated(lab: &Lab) -> Result<()> {
     let image = lab.image("dnstier-node-cache").context("the lab has no image dnstier-node-cache")?;
     let selector = "--selector=app.kubernetes.io/name=dnstier,app.kubernetes.io/managed-by=dnstier-operator";
     for (namespace, kind) in [(NODE_NAMESPACE, "daemonset"), (RELEASE_NAMESPACE, "deployment")] {
         let namespace = format!("--namespace={namespace}");
         let images = "--output=jsonpath={.items[*].spec.template.spec.containers[*].image}";
-        let asked = within(Duration::from_secs(60), || {
+        let has_image = wait_until(Duration::from_secs(60), || {
             let images = lab.kubectl(&["get", kind, &namespace, selector, images]).ok()?;
             let mut images = images.split_whitespace().peekable();
-            (images.peek().is_some() && images.all(|of_one| of_one == image)).then_some(())
+            (images.peek().is_some() && images.all(|other| other == image)).then_some(())
         });
-        asked.with_context(|| format!("the operator asks for no {kind} with the image {image}"))?;
+        has_image.with_context(|| format!("the operator asks for no {kind} with the image {image}"))?;
         lab.kubectl(&["rollout", "status", kind, &namespace, selector, "--timeout=180s"])?;
     }
     Ok(())
 }
 
-/// Shows the tier and, from a pod in each zone, a name of the cluster and one of the outside with who answered.
+/// Shows the tier and, from a pod in each zone, the addresses of a name of the cluster and one of the outside, with the
+/// server that responded.
 ///
 /// # Errors
-/// When a name is not answered.
+/// When a name is not resolved.
 pub(super) fn show(lab: &Lab, progress: &Progress) -> Result<()> {
     progress.say("");
     progress.say(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end());
@@ -94,22 +95,23 @@ pub(super) fn show(lab: &Lab, progress: &Progress) -> Result<()> {
     progress.say(&format!("{:<10} {:<38} {:<38} {}", "FROM", "NAME", "ANSWER", "ANSWERED BY"));
     for node in NODES {
         for name in ["kubernetes.default.svc.cluster.local.", "www.shop.example."] {
-            let said = lab.exec(node.name, &["ask", name, "A", "--who", "--json"])?;
-            let (answer, who) = answer_and_who(&said).with_context(|| format!("{name} from {}: {said}", node.name))?;
-            progress.say(&format!("{:<10} {name:<38} {answer:<38} {who}", node.zone));
+            let output = lab.exec(node.name, &["ask", name, "A", "--who", "--json"])?;
+            let (response, server) =
+                response_and_server(&output).with_context(|| format!("{name} from {}: {output}", node.name))?;
+            progress.say(&format!("{:<10} {name:<38} {response:<38} {server}", node.zone));
         }
     }
     Ok(())
 }
 
-/// The last record and the server's name for itself in what `ask --json --who` says.
-fn answer_and_who(said: &str) -> Option<(String, String)> {
-    let said: serde_json::Value = serde_json::from_str(said).ok()?;
+/// Returns the last record and the server's identity in the output of `ask --json --who`.
+fn response_and_server(output: &str) -> Option<(String, String)> {
+    let output: serde_json::Value = serde_json::from_str(output).ok()?;
     let text = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_str).map(str::to_owned);
-    let last = said.get("answers")?.as_array()?.last();
-    let answer = text(last.and_then(|record| record.get("data")))?;
-    let who = text(said.get("identity")).unwrap_or_else(|| "somebody who does not say who it is".to_owned());
-    Some((answer, who))
+    let last = output.get("answers")?.as_array()?.last();
+    let response = text(last.and_then(|record| record.get("data")))?;
+    let server = text(output.get("identity")).unwrap_or_else(|| "somebody who does not say who it is".to_owned());
+    Some((response, server))
 }
 
 #[cfg(test)]
@@ -118,8 +120,8 @@ mod tests {
 
     #[test]
     fn who_answered_is_read_with_the_answer() {
-        let said = r#"{"answers":[{"type":"CNAME","data":"b."},{"type":"A","data":"10.0.0.1"}],"identity":"node=a"}"#;
-        assert_eq!(answer_and_who(said), Some(("10.0.0.1".to_owned(), "node=a".to_owned())));
-        assert_eq!(answer_and_who(r#"{"answers":[]}"#), None);
+        let output = r#"{"answers":[{"type":"CNAME","data":"b."},{"type":"A","data":"10.0.0.1"}],"identity":"node=a"}"#;
+        assert_eq!(response_and_server(output), Some(("10.0.0.1".to_owned(), "node=a".to_owned())));
+        assert_eq!(response_and_server(r#"{"answers":[]}"#), None);
     }
 }

@@ -1,22 +1,22 @@
-//! Where everything of a lab lies and what it is called: all of it follows from the lab's name, so that labs never
-//! meet and a lab can be found and removed by somebody who knows nothing but its name.
+//! Names and paths of a lab. All follow from the lab's name, so that labs share nothing, and a lab can be found and
+//! removed by its name alone.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-/// Every lab has a folder of its own name in here.
+/// Folder of all labs.
 pub const STATE_ROOT: &str = "/var/lib/dnstier-lab";
 
 /// Name of the environment variable that marks every process of a lab; its value is the lab's folder.
 pub(super) const MARK: &str = "DNSTIER_LAB";
 
-/// The network namespace of the bridge and the control plane.
+/// Name of the network namespace of the bridge and the control plane.
 pub const FABRIC: &str = "fabric";
-/// The network namespace of the small internet and the provider's resolver.
+/// Name of the network namespace of the small internet and the provider's resolver.
 pub const WORLD: &str = "world";
 
-/// A node of the lab: its names and addresses.
+/// Names and addresses of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeName {
     /// Name of the Node object and of the network namespace, such as `node-a`.
@@ -35,25 +35,25 @@ pub const NODES: [NodeName; 3] = [
 ];
 
 impl NodeName {
-    /// The node's address, such as `10.88.0.2`.
+    /// Returns the node's address, such as `10.88.0.2`.
     #[must_use]
     pub fn ipv4(self) -> String {
         format!("10.88.0.{}", self.number)
     }
 
-    /// The node's IPv6 address, such as `fd88::2`.
+    /// Returns the node's IPv6 address, such as `fd88::2`.
     #[must_use]
     pub fn ipv6(self) -> String {
         format!("fd88::{}", self.number)
     }
 
-    /// The addresses of the node's pods, such as `10.89.2.0/24`.
+    /// Returns the addresses of the node's pods, such as `10.89.2.0/24`.
     #[must_use]
     pub fn pods_ipv4(self) -> String {
         format!("10.89.{}.0/24", self.number)
     }
 
-    /// The IPv6 addresses of the node's pods, such as `fd89:2::/64`.
+    /// Returns the IPv6 addresses of the node's pods, such as `fd89:2::/64`.
     #[must_use]
     pub fn pods_ipv6(self) -> String {
         format!("fd89:{}::/64", self.number)
@@ -68,7 +68,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of the lab `name`: 1–20 characters out of a–z, 0–9 and `-`.
+    /// Returns the layout of the lab `name`: 1–20 characters out of a–z, 0–9 and `-`.
     ///
     /// # Errors
     /// When the name has another form.
@@ -81,73 +81,73 @@ impl Layout {
         Ok(Self { name: name.to_owned(), state: Path::new(STATE_ROOT).join(name) })
     }
 
-    /// The lab's name.
+    /// Returns the lab's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The lab's folder.
+    /// Returns the lab's folder.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// A file or folder in the lab's folder.
+    /// Returns a file or folder in the lab's folder.
     #[must_use]
     pub fn file(&self, path: &str) -> PathBuf {
         self.state.join(path)
     }
 
-    /// The folder on which namespaces are pinned by mounts.
+    /// Returns the folder on which namespaces are pinned by mounts.
     #[must_use]
     pub fn namespaces(&self) -> PathBuf {
         self.file("namespaces")
     }
 
-    /// The pinned network namespace of `member`: [`FABRIC`], [`WORLD`] or a node's name.
+    /// Returns the pinned network namespace of `member`: [`FABRIC`], [`WORLD`] or a node's name.
     #[must_use]
     pub fn network(&self, member: &str) -> PathBuf {
         self.namespaces().join(format!("{member}.net"))
     }
 
-    /// The pinned mount namespace of a node.
+    /// Returns the pinned mount namespace of a node.
     #[must_use]
     pub fn mounts(&self, node: &str) -> PathBuf {
         self.namespaces().join(format!("{node}.mnt"))
     }
 
-    /// A file of the lab's public key infrastructure.
+    /// Returns a file of the lab's public key infrastructure.
     #[must_use]
     pub fn pki(&self, file: &str) -> PathBuf {
         self.file("pki").join(file)
     }
 
-    /// The kubeconfig of `user`, such as `admin` or `node-a`.
+    /// Returns the kubeconfig of `user`, such as `admin` or `node-a`.
     #[must_use]
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.pki(&format!("{user}.kubeconfig"))
     }
 
-    /// What the process `process` wrote to its standard output and error.
+    /// Returns the log of a process: its standard output and error.
     #[must_use]
     pub fn log(&self, process: &str) -> PathBuf {
         self.file("log").join(format!("{process}.log"))
     }
 
-    /// The record of the process `process`.
+    /// Returns the record of a process.
     #[must_use]
     pub fn record(&self, process: &str) -> PathBuf {
         self.file("processes").join(format!("{process}.json"))
     }
 
-    /// The folder of a node: images, containers, sockets, pods' volumes.
+    /// Returns the folder of a node: images, containers, sockets, pods' volumes.
     #[must_use]
     pub fn node(&self, node: &str) -> PathBuf {
         self.file(node)
     }
 
-    /// Name of the lab's control group, directly below the root of each hierarchy.
+    /// Returns the name of the lab's control group, directly below the root of each hierarchy.
     #[must_use]
     pub fn cgroup(&self) -> String {
         format!("dnstier-lab-{}", self.name)
@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn labs_share_no_path_and_no_control_group() {
-        let (one, other) = (Layout::new("one").unwrap(), Layout::new("one-2").unwrap());
+        let one = Layout::new("one").unwrap();
+        let other = Layout::new("one-2").unwrap();
         assert!(!other.state().starts_with(one.state()));
         assert_ne!(one.cgroup(), other.cgroup());
     }

@@ -1,7 +1,7 @@
 //! The lab: a real Kubernetes cluster of three zones on one machine, with a small internet beside it.
 //!
-//! `up` walks through the modules in the order in which they are declared. A lab is known by its name; everything of it
-//! lies in one folder and in namespaces and control groups named after it, so labs live side by side and leave nothing.
+//! `up` walks through the modules in the order in which they are declared. A lab is identified by its name; all of it
+//! is in one folder and in namespaces and control groups named after it, so labs run side by side and leave nothing.
 
 mod layout;
 
@@ -38,7 +38,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use cleanup::remains;
-pub use images::{Build, Builder, Image, Set, table};
+pub use images::{Build, Builder, Image, ImageSet, table};
 pub use layout::{FABRIC, Layout, NODES, NodeName, STATE_ROOT, WORLD};
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
@@ -48,72 +48,72 @@ pub use world::{PROVIDER, World};
 
 use process::{inside, run, run_with_input};
 
-/// Modes of kube-proxy in a new lab: both are in use out there.
+/// Modes of kube-proxy in a new lab: clusters use both.
 const KUBE_PROXY: [KubeProxyMode; 3] = [KubeProxyMode::Nftables, KubeProxyMode::Nftables, KubeProxyMode::Iptables];
 
-/// How a lab is brought up.
+/// Options of bringing a lab up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its name; see [`Layout::new`].
+    /// Name of the lab; see [`Layout::new`].
     pub name: String,
-    /// Only the cluster and the world, nothing of ours in it.
+    /// Whether to leave DnsTier out: only the cluster and the world.
     pub bare: bool,
-    /// How the kube-proxy of each node steers packets; without it a new lab has both modes and an old one what it has.
+    /// Mode of kube-proxy on each node; by default a new lab has both modes, and a running one keeps its own.
     pub kube_proxy: Option<[KubeProxyMode; 3]>,
-    /// Where to say how far it is.
+    /// Where progress is reported.
     pub progress: Progress,
 }
 
 impl Options {
-    /// The lab that all tests share.
+    /// Options of the lab that all tests share.
     #[must_use]
     pub fn for_tests() -> Self {
         Self { progress: Progress::to_stdout(), ..Self::new("tests") }
     }
 
-    /// A lab with the whole tier in it, silent.
+    /// Options of a silent lab with the whole tier in it.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), bare: false, kube_proxy: None, progress: Progress::silent() }
     }
 }
 
-/// What is remembered of a lab whose cluster came up.
+/// State of a lab that is kept in its folder (`lab.json`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Memory {
+struct SavedState {
     /// Images in use: short names and references.
     images: BTreeMap<String, String>,
 }
 
-/// A lab that runs.
+/// Running lab.
 #[derive(Clone, Debug)]
 pub struct Lab {
     layout: Layout,
     programs: Programs,
-    memory: Memory,
+    saved: SavedState,
 }
 
 impl Lab {
-    /// Brings a lab up, or what has changed of one that runs.
+    /// Brings a lab up, or updates what has changed in one that runs.
     ///
     /// # Errors
-    /// With what is missing on the machine, or the step that failed. [`down`] removes what there is then.
+    /// With what is missing on the machine, or the step that failed. [`down`] removes what has been started.
     pub fn up(options: &Options) -> Result<Self> {
         let layout = Layout::new(&options.name)?;
         let progress = &options.progress;
         let programs = prepare(&layout, progress)?;
-        let _only_one = lock(&layout, true)?;
-        let set = if options.bare { Set::Cluster } else { Set::All };
-        let lab = match Self::open(&options.name).and_then(Self::whole) {
+        let _lock = lock(&layout, true)?;
+        let set = if options.bare { ImageSet::Cluster } else { ImageSet::All };
+        let lab = match Self::open(&options.name).and_then(Self::if_all_run) {
             Ok(mut lab) => {
-                lab.has_kube_proxies(options.kube_proxy)?;
+                lab.check_kube_proxies(options.kube_proxy)?;
                 let images = lab.build(set, progress)?;
-                lab.renew(&images, progress)?;
+                lab.update_images(&images, progress)?;
                 lab
             }
-            // Whatever there is of it is not worth more than a new one.
+            // An incomplete lab is replaced by a new one.
             Err(_) => {
-                let mut lab = Self { layout, programs, memory: Memory::default() };
+                let mut lab = Self { layout, programs, saved: SavedState::default() };
                 lab.create(set, options)?;
                 lab
             }
@@ -143,33 +143,35 @@ impl Lab {
         install::remove_chart(self)
     }
 
-    /// A lab that runs.
+    /// Opens a running lab.
     ///
     /// # Errors
-    /// When there is none of this name, or it never came up wholly.
+    /// When there is none of this name, or its start was not completed.
     pub fn open(name: &str) -> Result<Self> {
         let layout = Layout::new(name)?;
         let text = fs::read(layout.file("lab.json"))
             .with_context(|| format!("lab `{name}` is not up; `lab up --name {name}` brings it up"))?;
-        let memory = serde_json::from_slice(&text).context("lab.json is damaged")?;
+        let saved = serde_json::from_slice(&text).context("lab.json is damaged")?;
         let programs = Programs::locate()?.for_lab(&layout);
-        Ok(Self { layout, programs, memory })
+        Ok(Self { layout, programs, saved })
     }
 
-    /// This lab, if all of its processes run.
-    fn whole(self) -> Result<Self> {
+    /// Returns the lab if all of its processes run.
+    fn if_all_run(self) -> Result<Self> {
         match self.processes()?.iter().find(|record| !record.identity.is_alive()) {
             Some(record) => bail!("{} of lab `{}` has ended", record.daemon.name, self.layout.name()),
             None => Ok(self),
         }
     }
 
-    /// Refuses modes of kube-proxy that a lab which runs does not have.
-    fn has_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
+    /// Fails when a running lab has other modes of kube-proxy than these.
+    fn check_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
         for (name, wanted) in NODES.into_iter().zip(wanted.into_iter().flatten()) {
             let has = self.node(name.name)?.kube_proxy_mode()?;
             if has != wanted {
-                let (node, has, lab) = (name.name, has.flag(), self.layout.name());
+                let node = name.name;
+                let has = has.flag();
+                let lab = self.layout.name();
                 bail!(
                     "the kube-proxy of {node} works with {has}; remove lab `{lab}` to start one that works otherwise"
                 );
@@ -178,12 +180,12 @@ impl Lab {
         Ok(())
     }
 
-    /// From nothing to a cluster that resolves names.
-    fn create(&mut self, set: Set, options: &Options) -> Result<()> {
+    /// Creates a cluster that resolves names.
+    fn create(&mut self, set: ImageSet, options: &Options) -> Result<()> {
         let progress = &options.progress;
         let layout = self.layout.clone();
         // The folder stays: it is locked.
-        progress.step("cluster: clear what an earlier start has left", || cleanup::empty(&layout))?;
+        progress.step("cluster: clear what an earlier start has left", || cleanup::clear(&layout))?;
         for folder in ["log", "processes"] {
             fs::create_dir_all(layout.file(folder))?;
         }
@@ -193,13 +195,13 @@ impl Lab {
             let images = images.join().map_err(|_| anyhow::anyhow!("the building of images was aborted"))?;
             cluster.and(images)
         })?;
-        self.memory.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
+        self.saved.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
         self.start_nodes(&images, options)?;
         progress.step("cluster: wait for the nodes, the cluster DNS and a toolbox pod on each node", || {
             workloads::apply(self)?;
             workloads::wait(self)
         })?;
-        self.remember()
+        self.save()
     }
 
     fn start_control_plane(&self, progress: &Progress) -> Result<()> {
@@ -225,7 +227,8 @@ impl Lab {
                     .zip(options.kube_proxy.unwrap_or(KUBE_PROXY))
                     .map(|(name, mode)| {
                         let node = Node::new(&self.layout, &self.programs, name);
-                        let (pause, archives) = (&pause, &archives);
+                        let pause = &pause;
+                        let archives = &archives;
                         scope.spawn(move || node.start(pause, archives, mode).with_context(|| name.name))
                     })
                     .collect();
@@ -236,9 +239,9 @@ impl Lab {
         })
     }
 
-    /// Brings images that are new to a lab that runs.
-    fn renew(&mut self, images: &[Image], progress: &Progress) -> Result<()> {
-        // containerd was told its pause image when it started: that one stays.
+    /// Brings new images to a running lab.
+    fn update_images(&mut self, images: &[Image], progress: &Progress) -> Result<()> {
+        // containerd reads the name of its pause image at its start: that one stays.
         let is_new =
             |image: &&Image| image.name != "pause" && self.image(image.name).as_deref() != Some(&image.reference());
         let new: Vec<&Image> = images.iter().filter(is_new).collect();
@@ -251,31 +254,31 @@ impl Lab {
             for name in NODES {
                 self.node(name.name)?.import(&archives)?;
             }
-            self.memory.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
+            self.saved.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
             workloads::apply(self)?;
             workloads::wait(self)?;
-            self.remember()
+            self.save()
         })
     }
 
-    fn build(&self, set: Set, progress: &Progress) -> Result<Vec<Image>> {
+    fn build(&self, set: ImageSet, progress: &Progress) -> Result<Vec<Image>> {
         let scratch = self.layout.file("build");
         fs::create_dir_all(&scratch)?;
         let lab = Some(self.layout.clone());
         Build { set, release: false, builder: Builder::Buildah, scratch, tag: None, lab }.run(&self.programs, progress)
     }
 
-    fn remember(&self) -> Result<()> {
-        process::write_whole(&self.layout.file("lab.json"), &serde_json::to_vec_pretty(&self.memory)?)
+    fn save(&self) -> Result<()> {
+        process::write_atomically(&self.layout.file("lab.json"), &serde_json::to_vec_pretty(&self.saved)?)
     }
 
-    /// Paths and names of the lab.
+    /// Returns the paths and names of the lab.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The lab's processes.
+    /// Returns the lab's processes.
     ///
     /// # Errors
     /// When a record cannot be read.
@@ -283,19 +286,19 @@ impl Lab {
         Record::all(&self.layout)
     }
 
-    /// References of the images in use, by their short names.
+    /// Returns the references of the images in use, by their short names.
     #[must_use]
     pub fn images(&self) -> &BTreeMap<String, String> {
-        &self.memory.images
+        &self.saved.images
     }
 
-    /// The reference of an image in use.
+    /// Returns the reference of an image in use.
     #[must_use]
     pub fn image(&self, name: &str) -> Option<String> {
-        self.memory.images.get(name).cloned()
+        self.saved.images.get(name).cloned()
     }
 
-    /// Gives an image in use a second tag on all nodes, so that pods can be made to change to it; returns the reference.
+    /// Gives an image in use a second tag on all nodes, so that pods can be moved to it; returns the reference.
     ///
     /// # Errors
     /// When a node does not have the image.
@@ -306,7 +309,7 @@ impl Lab {
         Ok(alias)
     }
 
-    /// The node `name`, such as `node-a`.
+    /// Returns the node `name`, such as `node-a`.
     ///
     /// # Errors
     /// When the lab has no such node.
@@ -316,13 +319,13 @@ impl Lab {
         Ok(Node::new(&self.layout, &self.programs, name))
     }
 
-    /// The small internet.
+    /// Returns the small internet.
     #[must_use]
     pub fn world(&self) -> World {
         World::new(&self.layout)
     }
 
-    /// kubectl as the cluster's administrator, not started yet.
+    /// Builds a kubectl command with the administrator's rights, not started yet.
     #[must_use]
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         self.administrator("kubectl", arguments)
@@ -336,7 +339,7 @@ impl Lab {
         run(&mut self.kubectl_command(arguments))
     }
 
-    /// As [`Self::kubectl`], with a standard input, such as a manifest for `apply -f -`.
+    /// Runs kubectl with a standard input, such as a manifest for `apply -f -`, and returns its standard output.
     ///
     /// # Errors
     /// As [`Self::kubectl`].
@@ -344,7 +347,7 @@ impl Lab {
         run_with_input(&mut self.kubectl_command(arguments), input)
     }
 
-    /// Helm as the cluster's administrator, not started yet.
+    /// Builds a Helm command with the administrator's rights, not started yet.
     #[must_use]
     pub fn helm_command(&self, arguments: &[&str]) -> Command {
         self.administrator("helm", arguments)
@@ -358,7 +361,8 @@ impl Lab {
         run(&mut self.helm_command(arguments))
     }
 
-    /// A client of the API server with the administrator's kubeconfig and caches in the lab's folder.
+    /// Builds a command of a client of the API server, with the administrator's kubeconfig and caches in the lab's
+    /// folder.
     fn administrator(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = inside(&self.layout, FABRIC, &[self.programs.path(program)]);
         command.env("KUBECONFIG", self.layout.kubeconfig("admin"));
@@ -372,7 +376,7 @@ impl Lab {
         command
     }
 
-    /// Name of the toolbox pod on a node.
+    /// Returns the name of the toolbox pod on a node.
     ///
     /// # Errors
     /// When there is none.
@@ -384,9 +388,9 @@ impl Lab {
         if found.is_empty() { bail!("no toolbox pod is on {node}") } else { Ok(found) }
     }
 
-    /// A command in the toolbox pod of a node, not started yet: in the pod's network, with the pod's files.
+    /// Builds a command in the toolbox pod of a node, not started yet: in the pod's network, with the pod's files.
     ///
-    /// It enters the pod by the kernel's means and not through the API server, so that tests can ask from pods while
+    /// The command enters the pod's namespaces without the API server, so that tests can send queries from pods while
     /// kubelets, containerd or the API server are down.
     ///
     /// # Errors
@@ -395,7 +399,7 @@ impl Lab {
         let pid = self.node(node)?.toolbox_pid()?.to_string();
         let mut command = process::command(&self.layout, "nsenter");
         command.args(["--target", &pid, "--net", "--mount", "--uts", "--ipc", "--root", "--wd"]);
-        // `env` of the pod finds programs as they are found there.
+        // `env` of the pod looks programs up in the pod's files.
         command.args(["/bin/env", "PATH=/:/bin"]).args(arguments);
         Ok(command)
     }
@@ -419,15 +423,25 @@ impl Lab {
     }
 }
 
-/// Sees to it that the machine has what a lab needs, and that all programs are compiled.
+/// Checks that a lab can be brought up on this machine. Installs and changes nothing.
+///
+/// # Errors
+/// With one sentence for each part that is missing, one a line.
+pub fn check_machine() -> Result<()> {
+    locate_programs().map(drop)
+}
+
+fn locate_programs() -> Result<Programs> {
+    // Without Go nothing can be located; its absence is reported with all others.
+    let programs = Programs::locate();
+    let compiles = programs.as_ref().map_or(true, |programs| !programs.missing().is_empty());
+    requirements::check(compiles, &programs::cache()?)?;
+    programs
+}
+
+/// Installs the packages and compiles the programs that a lab needs.
 fn prepare(layout: &Layout, progress: &Progress) -> Result<Programs> {
-    let programs = progress.step("machine: look for what a lab needs", || {
-        // Without Go nothing can be located; what is missing is said with everything else.
-        let programs = Programs::locate();
-        let compiles = programs.as_ref().map_or(true, |programs| !programs.missing().is_empty());
-        requirements::check(compiles, &programs::cache()?)?;
-        programs
-    })?;
+    let programs = progress.step("machine: look for what a lab needs", locate_programs)?;
     requirements::install_packages(progress)?;
     progress.step("machine: try the kernel's features", || requirements::check_kernel(layout))?;
     let programs = programs.for_lab(layout);
@@ -435,36 +449,36 @@ fn prepare(layout: &Layout, progress: &Progress) -> Result<Programs> {
     Ok(programs)
 }
 
-/// Keeps others from bringing up or removing the same lab for as long as the file lives.
-fn lock(layout: &Layout, patient: bool) -> Result<fs::File> {
+/// Locks a lab against being brought up or removed by others, until the file is dropped.
+fn lock(layout: &Layout, wait: bool) -> Result<fs::File> {
     loop {
         fs::create_dir_all(layout.state()).with_context(|| format!("cannot make {}", layout.state().display()))?;
         let folder = fs::File::open(layout.state())?;
-        if patient {
+        if wait {
             folder.lock()?;
-        // One that was killed may hold it for a moment more, by a child that has not become another program yet.
-        } else if process::within(Duration::from_secs(2), || folder.try_lock().ok()).is_none() {
+        // A killed process may hold the lock for a moment more, by a child that has not called `exec` yet.
+        } else if process::wait_until(Duration::from_secs(2), || folder.try_lock().ok()).is_none() {
             bail!("lab `{}` is just being brought up or removed by another process; end that first", layout.name());
         }
-        // Whoever held it may have removed the folder, and another one may have its name by now.
-        let same = |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
-        if fs::metadata(layout.state()).is_ok_and(|now| folder.metadata().is_ok_and(|then| same(&then, &now))) {
+        // The former owner of the lock may have removed the folder, and another one may have its name by now.
+        let is_same = |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
+        if fs::metadata(layout.state()).is_ok_and(|now| folder.metadata().is_ok_and(|then| is_same(&then, &now))) {
             return Ok(folder);
         }
     }
 }
 
-/// Removes a lab, whatever state it is in; one that does not exist is fine.
+/// Removes a lab in any state; a lab that does not exist is fine.
 ///
 /// # Errors
-/// When something of it cannot be removed, or it is just being brought up.
+/// When a part of it cannot be removed, or it is just being brought up.
 pub fn down(name: &str) -> Result<()> {
     let layout = Layout::new(name)?;
-    let _only_one = if layout.state().exists() { Some(lock(&layout, false)?) } else { None };
+    let _lock = if layout.state().exists() { Some(lock(&layout, false)?) } else { None };
     cleanup::remove(&layout)
 }
 
-/// Names of the labs on this machine.
+/// Returns the names of the labs on this machine.
 #[must_use]
 pub fn names() -> Vec<String> {
     let entries = fs::read_dir(STATE_ROOT).into_iter().flatten().flatten();

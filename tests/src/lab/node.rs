@@ -1,4 +1,4 @@
-//! A node: containerd, kubelet and kube-proxy in namespaces of their own, and what tests do to them.
+//! Node: containerd, kubelet and kube-proxy in namespaces of their own, and the faults that tests inject.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 use super::cgroups::Hierarchies;
 use super::fabric::{self, POD_RANGES};
 use super::layout::{Layout, NodeName};
-use super::process::{Daemon, Record, Signal, command, inside, run, send, within};
+use super::process::{Daemon, Record, Signal, command, inside, run, send, wait_until};
 use super::programs::{Programs, cache};
 
-/// How a kube-proxy steers packets to Services.
+/// Mode of kube-proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum KubeProxyMode {
-    /// With a table of nftables.
+    /// A table of nftables.
     Nftables,
-    /// With rules of iptables.
+    /// Rules of iptables.
     Iptables,
 }
 
 impl KubeProxyMode {
-    /// The value of kube-proxy's flag.
+    /// Returns the value of kube-proxy's flag.
     #[must_use]
     pub fn flag(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl KubeProxyMode {
     }
 }
 
-/// A node of a running lab.
+/// Node of a running lab.
 #[derive(Clone, Debug)]
 pub struct Node {
     layout: Layout,
@@ -48,7 +48,7 @@ impl Node {
         Self { layout: layout.clone(), programs: programs.clone(), name }
     }
 
-    /// Names and addresses of the node.
+    /// Returns the names and addresses of the node.
     #[must_use]
     pub fn name(&self) -> NodeName {
         self.name
@@ -70,7 +70,7 @@ impl Node {
     fn write_configuration(&self, pause: &str) -> Result<()> {
         let folder = self.layout.node(self.name.name);
         fs::create_dir_all(folder.join("cni"))?;
-        // Version 1 of control groups is outdated and refused unless one insists.
+        // The kubelet refuses version 1 of control groups by default.
         let version_1 = Hierarchies::of_machine()?.version() == 1;
         let fill = |template: &str| {
             fill(
@@ -142,20 +142,20 @@ impl Node {
         self.layout.node(self.name.name).join("containerd.sock")
     }
 
-    /// containerd's own client, in the namespace of images and containers that the kubelet uses.
+    /// Runs containerd's own client, in the namespace of images and containers that the kubelet uses.
     fn ctr(&self, arguments: &[&str]) -> Result<String> {
         let mut ctr = command(&self.layout, self.programs.path("ctr"));
         run(ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments))
     }
 
     fn wait_for_containerd(&self) -> Result<()> {
-        within(Duration::from_secs(20), || self.ctr(&["version"]).ok().map(drop)).with_context(|| {
+        wait_until(Duration::from_secs(20), || self.ctr(&["version"]).ok().map(drop)).with_context(|| {
             let log = self.layout.log(&format!("containerd-{}", self.name.name));
             format!("containerd of {} does not answer; its log is {}", self.name.name, log.display())
         })
     }
 
-    /// Imports image archives that containerd does not have yet.
+    /// Imports image archives.
     pub(super) fn import(&self, archives: &[PathBuf]) -> Result<()> {
         for archive in archives {
             self.ctr(&["images", "import", &archive.display().to_string()])?;
@@ -163,7 +163,7 @@ impl Node {
         Ok(())
     }
 
-    /// Gives an image that the node has a second name.
+    /// Gives an image of the node a second name.
     pub(super) fn tag(&self, image: &str, name: &str) -> Result<()> {
         self.ctr(&["images", "tag", "--force", image, name]).map(drop)
     }
@@ -176,16 +176,16 @@ impl Node {
         run(&mut self.command(arguments))
     }
 
-    /// A command in the node's network namespace, for whoever wants to start it in another way.
+    /// Builds a command in the node's network namespace, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         inside(&self.layout, self.name.name, arguments)
     }
 
-    /// Ids of the processes of a container, without those of the pod's pause container.
+    /// Returns the IDs of a container's processes, without those of the pod's pause container.
     ///
     /// # Errors
-    /// When containerd does not answer, or knows no such container that runs.
+    /// When containerd does not respond, or no such container runs.
     pub fn pid_of_container(&self, pod_uid: &str, container: &str) -> Result<Vec<u32>> {
         let filter = format!(
             "labels.\"io.kubernetes.pod.uid\"=={pod_uid},labels.\"io.kubernetes.container.name\"=={container},\
@@ -207,14 +207,14 @@ impl Node {
         Ok(found)
     }
 
-    /// Ids of all processes of a pod, the pause container's among them. Works without containerd.
+    /// Returns the IDs of all processes of a pod, the pause container's among them. Works without containerd.
     #[must_use]
     pub fn pids_of_pod(&self, pod_uid: &str) -> Vec<u32> {
         let Ok(hierarchies) = Hierarchies::of_machine() else { return Vec::new() };
-        let of_pod = format!("pod{pod_uid}");
+        let pod_group = format!("pod{pod_uid}");
         let mut found = Vec::new();
         for group in hierarchies.groups(&self.layout, Some(self.name.name)) {
-            if group.components().any(|part| part.as_os_str() == of_pod.as_str()) {
+            if group.components().any(|part| part.as_os_str() == pod_group.as_str()) {
                 let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
                 found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
             }
@@ -224,33 +224,33 @@ impl Node {
         found
     }
 
-    /// The first process of the node's toolbox pod. Works without kubelet and containerd.
+    /// Returns the ID of the first process of the node's toolbox pod. Works without kubelet and containerd.
     ///
     /// # Errors
     /// When no toolbox runs on the node.
     pub fn toolbox_pid(&self) -> Result<u32> {
         let mark = format!("LAB_TOOLBOX={}", self.name.name);
-        let of_node = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
+        let node_processes = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
         let is_toolbox = |pid: &u32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
         };
-        of_node.into_iter().find(is_toolbox).with_context(|| format!("no toolbox runs on {}", self.name.name))
+        node_processes.into_iter().find(is_toolbox).with_context(|| format!("no toolbox runs on {}", self.name.name))
     }
 
-    /// Sends a signal to a process of the node; one that is already gone is fine.
+    /// Sends a signal to a process of the node; one that has ended already is fine.
     ///
     /// # Errors
-    /// When the process is none of the node's, or the kernel refuses.
+    /// When the process belongs to no pod of the node, or the kernel refuses.
     pub fn kill(&self, pid: u32, signal: Signal) -> Result<()> {
-        let of_node = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
-        if !of_node.contains(&pid) && Path::new(&format!("/proc/{pid}")).exists() {
+        let node_processes = Hierarchies::of_machine()?.processes(&self.layout, Some(self.name.name));
+        if !node_processes.contains(&pid) && Path::new(&format!("/proc/{pid}")).exists() {
             bail!("process {pid} is not in a pod of {}", self.name.name);
         }
         send(pid, signal)
     }
 
-    /// Stops the kubelet; pods go on.
+    /// Stops the kubelet; pods keep running.
     ///
     /// # Errors
     /// When it does not end.
@@ -258,15 +258,15 @@ impl Node {
         self.stop("kubelet")
     }
 
-    /// Starts the kubelet as it was.
+    /// Starts the kubelet again.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_kubelet(&self) -> Result<()> {
-        self.start_again("kubelet")
+        self.restart("kubelet")
     }
 
-    /// Stops containerd; containers go on.
+    /// Stops containerd; containers keep running.
     ///
     /// # Errors
     /// When it does not end.
@@ -274,12 +274,12 @@ impl Node {
         self.stop("containerd")
     }
 
-    /// Starts containerd as it was and waits until it answers.
+    /// Starts containerd again and waits until it responds.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_containerd(&self) -> Result<()> {
-        self.start_again("containerd")?;
+        self.restart("containerd")?;
         self.wait_for_containerd()
     }
 
@@ -291,15 +291,15 @@ impl Node {
         self.stop("kube-proxy")
     }
 
-    /// Starts kube-proxy as it was.
+    /// Starts kube-proxy again.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_kube_proxy(&self) -> Result<()> {
-        self.start_again("kube-proxy")
+        self.restart("kube-proxy")
     }
 
-    /// How the node's kube-proxy steers packets.
+    /// Returns the mode of the node's kube-proxy.
     ///
     /// # Errors
     /// When the lab has no record of it.
@@ -317,7 +317,7 @@ impl Node {
         self.record(program)?.stop(Duration::from_secs(5))
     }
 
-    fn start_again(&self, program: &str) -> Result<()> {
+    fn restart(&self, program: &str) -> Result<()> {
         let record = self.record(program)?;
         if !record.identity.is_alive() {
             record.daemon.start(&self.layout)?;
@@ -326,7 +326,7 @@ impl Node {
     }
 }
 
-/// Fills the `{places}` of a template.
+/// Fills the `{placeholders}` of a template.
 #[must_use]
 pub(super) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     values.iter().fold(template.to_owned(), |text, (place, value)| text.replace(&format!("{{{place}}}"), value))

@@ -1,4 +1,4 @@
-//! Keys, certificates and kubeconfigs: one authority a lab, one identity for each who talks to the API server.
+//! Keys, certificates and kubeconfigs: one authority a lab, one identity for each client of the API server.
 
 use std::fs;
 
@@ -11,10 +11,10 @@ use serde_json::json;
 use super::fabric::CONTROL_PLANE;
 use super::layout::{Layout, NODES};
 
-/// The group whose members may do everything.
+/// Group whose members may do everything.
 const ADMINISTRATORS: &str = "system:masters";
 
-/// Makes everything below the lab's `pki` folder.
+/// Creates everything below the lab's `pki` folder.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -36,7 +36,7 @@ pub(super) fn create(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Names under which the API server is reached, the first addresses of the Service ranges among them.
+/// Returns the names and addresses of the API server, the first addresses of the Service ranges among them.
 fn api_server_names() -> Vec<String> {
     let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
     let addresses = CONTROL_PLANE.into_iter().chain(["127.0.0.1", "10.96.0.1", "fd96::1"]);
@@ -77,16 +77,17 @@ impl<'a> Authority<'a> {
         Ok(())
     }
 
-    /// Writes certificate, key and kubeconfig of somebody who talks to the API server.
+    /// Writes certificate, key and kubeconfig of a client of the API server.
     fn user(&self, file: &str, name: &str, group: Option<&str>) -> Result<()> {
         self.issue(file, name, group, &[])?;
         let at = |kind: &str| self.layout.pki(&format!("{file}.{kind}"));
         let server = format!("https://{}:6443", CONTROL_PLANE[0]);
         let lab = self.layout.name();
+        let authority = self.layout.pki("ca.crt");
         let kubeconfig = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": lab, "cluster": {"server": server, "certificate-authority": self.layout.pki("ca.crt")}}],
+            "clusters": [{"name": lab, "cluster": {"server": server, "certificate-authority": authority}}],
             "users": [{"name": file, "user": {"client-certificate": at("crt"), "client-key": at("key")}}],
             "contexts": [{"name": lab, "context": {"cluster": lab, "user": file}}],
             "current-context": lab,

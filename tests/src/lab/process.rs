@@ -1,5 +1,5 @@
-//! Programs that run for a moment, and processes that stay: started into the lab's control group and namespaces,
-//! recorded by id and start time, found again and ended by them.
+//! Commands that run to their end, and daemons: started into the lab's control group and namespaces, recorded by ID and
+//! start time, by which they are found again and ended.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,44 +17,44 @@ use serde::{Deserialize, Serialize};
 use super::cgroups::Hierarchies;
 use super::layout::{Layout, MARK};
 
-/// Folders in which Debian has its programs; a user's PATH may lack some.
+/// Folders of Debian's programs; a user's PATH may lack some.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A process of a lab that stays, and all that is needed to start it once more.
+/// Long-running process of a lab, with everything that is needed to start it again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Daemon {
-    /// What the lab calls it, such as `kubelet-node-a`.
+    /// Name in the lab, such as `kubelet-node-a`.
     pub name: String,
-    /// The member of the lab whose network namespace it lives in.
+    /// Member of the lab whose network namespace it runs in.
     pub network: String,
-    /// The node whose mount namespace it lives in, if any.
+    /// Node whose mount namespace it runs in, if any.
     pub mounts: Option<String>,
-    /// A folder that comes first in its PATH.
+    /// Folder that comes first in its PATH.
     pub path: Option<PathBuf>,
     /// Program and arguments.
     pub command: Vec<String>,
 }
 
-/// A process by what the kernel cannot give twice: its id and the time of its start.
+/// Identity of a process: its ID and start time, which the kernel never gives twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Process id.
+    /// Process ID.
     pub pid: u32,
     /// Clock ticks from the machine's boot to the start of the process.
     pub started: u64,
 }
 
-/// What stands in a process's record.
+/// Record of a daemon in the lab's folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// How it was started.
+    /// How the process was started.
     pub daemon: Daemon,
-    /// Which process it is.
+    /// Identity of the process.
     pub identity: Identity,
 }
 
 impl Identity {
-    /// The process that has this id now; `None` when there is none or it only waits to be reaped.
+    /// Returns the identity of the process with this ID; `None` when there is none or it is a zombie.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -65,13 +65,13 @@ impl Identity {
         (!matches!(state, "Z" | "X")).then_some(Self { pid, started })
     }
 
-    /// Whether this very process still runs.
+    /// Returns whether this process still runs.
     #[must_use]
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal, if this very process still runs.
+    /// Sends a signal, if this process still runs.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -82,14 +82,14 @@ impl Identity {
         send(self.pid, signal)
     }
 
-    /// Waits until the process is gone; `false` when it is still there after `limit`.
+    /// Waits until the process has ended; `false` when it still runs after `timeout`.
     #[must_use]
-    pub fn wait(self, limit: Duration) -> bool {
-        within(limit, || (!self.is_alive()).then_some(())).is_some()
+    pub fn wait(self, timeout: Duration) -> bool {
+        wait_until(timeout, || (!self.is_alive()).then_some(())).is_some()
     }
 }
 
-/// Sends a signal to a process; one that is already gone is fine.
+/// Sends a signal to a process; one that has ended already is fine.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -105,13 +105,13 @@ impl Daemon {
     /// Starts the process and records it. Its output is appended to its log.
     ///
     /// # Errors
-    /// When it cannot be started; one that ends at once is noticed by whoever waits for it.
+    /// When it cannot be started. A process that ends at once is noticed by the code that waits for it.
     pub fn start(&self, layout: &Layout) -> Result<Identity> {
         let log = layout.log(&self.name);
         let output =
             fs::File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = command(layout, "sh");
-        // Into the control group before anything else, so that the process can be found even if nobody records it.
+        // Into the control group before anything else, so that the process can be found even without a record.
         command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
         command.arg(Hierarchies::of_machine()?.processes_file(layout));
         command.arg("setsid").arg("nsenter").arg(flag("--net=", layout.network(&self.network)));
@@ -127,13 +127,13 @@ impl Daemon {
         let identity = Identity::of(child.id())
             .with_context(|| format!("{} ended at once; its log is {}", self.name, log.display()))?;
         let record = Record { daemon: self.clone(), identity };
-        write_whole(&layout.record(&self.name), &serde_json::to_vec_pretty(&record)?)?;
+        write_atomically(&layout.record(&self.name), &serde_json::to_vec_pretty(&record)?)?;
         Ok(identity)
     }
 }
 
 impl Record {
-    /// The record of the process that the lab calls `name`.
+    /// Reads the record of the process `name`.
     ///
     /// # Errors
     /// When there is none.
@@ -143,7 +143,7 @@ impl Record {
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// All records of the lab, by name; none when the lab does not exist.
+    /// Reads all records of the lab, by name; none when the lab does not exist.
     ///
     /// # Errors
     /// When a record cannot be read.
@@ -156,13 +156,13 @@ impl Record {
         names.iter().map(|name| Self::read(layout, name)).collect()
     }
 
-    /// Ends the process: politely, after `patience` by force.
+    /// Sends SIGTERM to the process, and SIGKILL after `timeout`.
     ///
     /// # Errors
-    /// When it does not even end by force.
-    pub fn stop(&self, patience: Duration) -> Result<()> {
+    /// When the process survives SIGKILL.
+    pub fn stop(&self, timeout: Duration) -> Result<()> {
         self.identity.signal(Signal::TERM)?;
-        if !self.identity.wait(patience) {
+        if !self.identity.wait(timeout) {
             self.identity.signal(Signal::KILL)?;
             ensure!(self.identity.wait(Duration::from_secs(5)), "{} does not end", self.daemon.name);
         }
@@ -170,7 +170,7 @@ impl Record {
     }
 }
 
-/// A command that carries the lab's mark and finds the system's programs.
+/// Builds a command that carries the lab's mark and finds the system's programs.
 #[must_use]
 pub(super) fn command(layout: &Layout, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -178,10 +178,11 @@ pub(super) fn command(layout: &Layout, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A tool that builds something, as the user has it; for a lab, it and its temporary files go when the lab goes.
+/// Builds a command of a build tool with the user's environment; for a lab, it and its temporary files are removed with
+/// the lab.
 ///
 /// # Errors
-/// When there can be no folder for its temporary files.
+/// When the folder for its temporary files cannot be made.
 pub(crate) fn build_tool(program: &str, lab: Option<&Layout>) -> Result<Command> {
     let mut tool = Command::new(program);
     if let Some(lab) = lab {
@@ -192,7 +193,7 @@ pub(crate) fn build_tool(program: &str, lab: Option<&Layout>) -> Result<Command>
     Ok(tool)
 }
 
-/// A command inside the network namespace of a member of the lab.
+/// Builds a command inside the network namespace of a member of the lab.
 #[must_use]
 pub(super) fn inside(layout: &Layout, member: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = command(layout, "nsenter");
@@ -203,10 +204,10 @@ pub(super) fn inside(layout: &Layout, member: &str, arguments: &[impl AsRef<OsSt
 /// Runs a command to its end and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started or ends with another code than 0; the error carries what it wrote to standard error.
+/// When it cannot be started or ends with another code than 0; the error carries its standard error.
 pub(super) fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", name(command)))?;
-    checked(command, &output)
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", display(command)))?;
+    check_output(command, &output)
 }
 
 /// Runs a command with `input` as its standard input and returns its standard output.
@@ -215,27 +216,27 @@ pub(super) fn run(command: &mut Command) -> Result<String> {
 /// As [`run`].
 pub(super) fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", name(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", display(command)))?;
     let mut stdin = child.stdin.take().context("no standard input")?;
-    // A program that ends before it has read everything says why by itself.
+    // A program that ends before it has read everything reports why by itself.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output()?;
-    let text = checked(command, &output)?;
-    written.map(|()| text).with_context(|| format!("{} did not read its input", name(command)))
+    let text = check_output(command, &output)?;
+    written.map(|()| text).with_context(|| format!("{} did not read its input", display(command)))
 }
 
-fn checked(command: &Command, output: &std::process::Output) -> Result<String> {
+fn check_output(command: &Command, output: &std::process::Output) -> Result<String> {
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
-        bail!("{} failed ({}): {}", name(command), output.status, said.trim());
+        let message = String::from_utf8_lossy(&output.stderr);
+        let message = if message.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { message };
+        bail!("{} failed ({}): {}", display(command), output.status, message.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The command as somebody would type it, without the way into a namespace.
-fn name(command: &Command) -> String {
+/// Returns the command for messages, without the way into a namespace.
+fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
     let mut words: Vec<String> = words.map(std::borrow::Cow::into_owned).collect();
     if words.first().is_some_and(|word| word == "nsenter") {
@@ -245,34 +246,34 @@ fn name(command: &Command) -> String {
     if text.len() > 300 { format!("{}…", text.chars().take(300).collect::<String>()) } else { text }
 }
 
-/// An option with a path as its value.
+/// Joins an option and its value, a path.
 fn flag(option: &str, path: PathBuf) -> std::ffi::OsString {
     let mut flag = std::ffi::OsString::from(option);
     flag.push(path);
     flag
 }
 
-/// Asks `question` again and again until it answers or `limit` has passed.
-pub(super) fn within<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
-    let mut pause = Duration::from_millis(10);
+/// Polls until there is a value or `timeout` has passed.
+pub(super) fn wait_until<T>(timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    let mut interval = Duration::from_millis(10);
     loop {
-        if let Some(answer) = question() {
-            return Some(answer);
+        if let Some(value) = poll() {
+            return Some(value);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(250));
+        sleep(interval);
+        interval = (interval * 2).min(Duration::from_millis(250));
     }
 }
 
-/// Writes a file as a whole or not at all.
+/// Writes a file completely or not at all.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn write_whole(path: &std::path::Path, content: &[u8]) -> Result<()> {
+pub(super) fn write_atomically(path: &std::path::Path, content: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, content)
         .and_then(|()| fs::rename(&partial, path))
@@ -299,7 +300,7 @@ mod tests {
     #[test]
     fn a_process_that_only_waits_to_be_reaped_is_not_alive() {
         let mut child = Command::new("true").spawn().unwrap();
-        assert!(within(Duration::from_secs(5), || Identity::of(child.id()).is_none().then_some(())).is_some());
+        assert!(wait_until(Duration::from_secs(5), || Identity::of(child.id()).is_none().then_some(())).is_some());
         child.wait().unwrap();
     }
 }

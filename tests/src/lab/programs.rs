@@ -1,7 +1,8 @@
-//! The Go programs of the lab, compiled from pinned sources into a cache of the user's that all labs share.
+//! Go programs of the lab, compiled from pinned sources into a cache of the user's that all labs share.
 //!
-//! A program's folder is named by everything that decides what comes out: the module's `go.mod` and `go.sum`, the
-//! flags and the version of Go. A program appears there only when it is whole, so a kill costs its compilation at most.
+//! The name of a program's folder depends on everything that decides the result: the module's `go.mod` and `go.sum`,
+//! the flags and the version of Go. A program appears there only when it is complete, so a kill costs its compilation
+//! at most.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +16,10 @@ use super::layout::Layout;
 use super::process::{build_tool, run};
 use super::progress::Progress;
 
-/// The folder of the checkout, known since this program was compiled.
+/// Folder of the checkout, fixed when this program was compiled.
 pub const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// A folder of `tests/programs` with what is built from it.
+/// Folder of `tests/programs` with the programs that are built from it.
 struct Module {
     folder: &'static str,
     /// Programs and their packages, those that a lab needs first before the others.
@@ -50,7 +51,7 @@ const MODULES: [Module; 5] = [
     Module { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")] },
 ];
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Clone, Debug)]
 pub struct Programs {
     lab: Option<Layout>,
@@ -58,7 +59,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Where the programs are or will be.
+    /// Returns where the programs are or will be.
     ///
     /// # Errors
     /// When Go is missing or a module's files cannot be read.
@@ -71,13 +72,13 @@ impl Programs {
         Ok(Self { lab: None, folders })
     }
 
-    /// The same programs; a compilation of them is part of the lab and ends with it.
+    /// Makes a compilation of the programs part of a lab, so that it ends with the lab.
     #[must_use]
     pub(crate) fn for_lab(self, layout: &Layout) -> Self {
         Self { lab: Some(layout.clone()), ..self }
     }
 
-    /// The path of a program.
+    /// Returns the path of a program.
     #[must_use]
     pub fn path(&self, program: &str) -> PathBuf {
         let module = MODULES.iter().find(|module| module.programs.iter().any(|(name, _)| *name == program));
@@ -85,39 +86,39 @@ impl Programs {
         folder.map_or_else(|| PathBuf::from(program), |folder| folder.join(program))
     }
 
-    /// The path of a program as an argument.
+    /// Returns the path of a program as an argument.
     #[must_use]
     pub fn argument(&self, program: &str) -> String {
         self.path(program).display().to_string()
     }
 
-    /// Names of the programs that are not there yet.
+    /// Returns the names of the programs that are not compiled yet.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let all = MODULES.iter().flat_map(|module| module.programs);
         all.map(|(program, _)| *program).filter(|program| !self.path(program).exists()).collect()
     }
 
-    /// Compiles what is missing, one program after the other.
+    /// Compiles all missing programs, one after the other.
     ///
     /// # Errors
     /// When a compilation fails.
     pub fn build(&self, progress: &Progress) -> Result<()> {
-        self.build_those(progress, |_| true)
+        self.build_selected(progress, |_| true)
     }
 
-    /// Compiles one program if it is missing, for whoever needs no cluster.
+    /// Compiles one program if it is missing, without a cluster.
     ///
     /// # Errors
     /// When the lab has no such program, or the compilation fails.
     pub fn build_one(&self, program: &str, progress: &Progress) -> Result<()> {
         let mut names = MODULES.iter().flat_map(|module| module.programs);
         anyhow::ensure!(names.any(|(name, _)| *name == program), "the lab has no program `{program}`");
-        self.build_those(progress, |name| name == program)
+        self.build_selected(progress, |name| name == program)
     }
 
-    fn build_those(&self, progress: &Progress, are_meant: impl Fn(&str) -> bool) -> Result<()> {
-        if !self.missing().into_iter().any(&are_meant) {
+    fn build_selected(&self, progress: &Progress, is_selected: impl Fn(&str) -> bool) -> Result<()> {
+        if !self.missing().into_iter().any(&is_selected) {
             return Ok(());
         }
         fs::create_dir_all(cache()?)?;
@@ -126,7 +127,7 @@ impl Programs {
         for module in &MODULES {
             let folder = self.folders.get(module.folder).context("a module without a folder")?;
             for (program, package) in module.programs {
-                if are_meant(program) && !folder.join(program).exists() {
+                if is_selected(program) && !folder.join(program).exists() {
                     progress.step(&format!("programs: compile {program} {}", module.version()?), || {
                         module.build(package, &folder.join(program), self.lab.as_ref())
                     })?;
@@ -142,14 +143,14 @@ impl Module {
         Path::new(CHECKOUT).join("tests/programs").join(self.folder)
     }
 
-    /// The version of the module that the first program comes from, out of `go.mod`.
+    /// Returns the version of the first program's module, from `go.mod`.
     fn version(&self) -> Result<String> {
         let text = fs::read_to_string(self.sources().join("go.mod"))?;
         let package = self.programs.first().map_or("", |(_, package)| *package);
         required_version(&text, package).with_context(|| format!("{}: no version of {package}", self.folder))
     }
 
-    /// Linker flags: no symbols, and for Kubernetes the version that its parts report.
+    /// Returns the linker flags: no symbols, and for Kubernetes the version that its parts report.
     fn linker_flags(&self) -> Result<String> {
         let mut flags = "-s -w".to_owned();
         if self.folder == "kubernetes" {
@@ -164,7 +165,7 @@ impl Module {
         Ok(flags)
     }
 
-    /// 12 hexadecimal digits that stand for everything that decides what comes out.
+    /// Returns 12 hexadecimal digits of a hash of everything that decides the result of a build.
     fn fingerprint(&self, go: &str) -> Result<String> {
         let mut hash = Sha256::new();
         for file in ["go.mod", "go.sum"] {
@@ -187,17 +188,17 @@ impl Module {
     }
 }
 
-/// The version that `go.mod` requires of the module which `package` is in: the longest path that it begins with.
+/// Returns the version that `go.mod` requires of the module of `package`: the longest matching path.
 fn required_version(go_mod: &str, package: &str) -> Option<String> {
     let requirements = go_mod.lines().filter(|line| !line.contains("=>")).filter_map(|line| {
         let mut words = line.trim().trim_start_matches("require ").split_ascii_whitespace();
         Some((words.next()?, words.next().filter(|version| version.starts_with('v'))?))
     });
-    let of_package = requirements.filter(|(module, _)| package.starts_with(module));
-    of_package.max_by_key(|(module, _)| module.len()).map(|(_, version)| version.to_owned())
+    let matching = requirements.filter(|(module, _)| package.starts_with(module));
+    matching.max_by_key(|(module, _)| module.len()).map(|(_, version)| version.to_owned())
 }
 
-/// The folder of compiled programs: outside the checkout, per user.
+/// Returns the folder of compiled programs: outside the checkout, per user.
 ///
 /// # Errors
 /// When the user has no home.
@@ -207,7 +208,7 @@ pub(super) fn cache() -> Result<PathBuf> {
     Ok(caches.context("neither XDG_CACHE_HOME nor HOME is set")?.join("dnstier/lab"))
 }
 
-/// The first `digits` hexadecimal digits of a hash.
+/// Returns the first `digits` hexadecimal digits of a hash.
 #[must_use]
 pub(super) fn hexadecimal(hash: &[u8], digits: usize) -> String {
     hash.iter()

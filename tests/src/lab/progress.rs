@@ -1,5 +1,5 @@
-//! What somebody sees while a lab comes up: one line a step once it is done, with the time it took; on a terminal
-//! also a last line that says what is being done right now, elsewhere a line every half minute.
+//! Progress report while a lab comes up: one line for each completed step, with the time it took; on a terminal also a
+//! last line with the steps that run now, elsewhere a line every half minute.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// How often something is said about steps that take long where the output is no terminal.
-const REMINDER: Duration = Duration::from_secs(30);
+/// Interval of lines about long steps where the output is no terminal.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Reports steps as they are done; clones share one output.
+/// Reporter of steps; clones share one output.
 #[derive(Clone, Debug)]
 pub struct Progress {
     inner: Arc<Inner>,
@@ -26,19 +26,19 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Running {
-    /// Number, words and start of each step under way.
+    /// Number, description and start of each running step.
     steps: Vec<(u64, String, Instant)>,
     next: u64,
 }
 
 impl Progress {
-    /// Reports to standard output.
+    /// Returns a reporter to standard output.
     #[must_use]
     pub fn to_stdout() -> Self {
         Self::new(false)
     }
 
-    /// Reports nothing.
+    /// Returns a reporter without output.
     #[must_use]
     pub fn silent() -> Self {
         Self::new(true)
@@ -49,20 +49,20 @@ impl Progress {
         let inner = Arc::new(Inner { silent, terminal, running: Mutex::default() });
         if !silent {
             let watched = Arc::downgrade(&inner);
-            std::thread::spawn(move || watch(&watched));
+            std::thread::spawn(move || report_running(&watched));
         }
         Self { inner }
     }
 
-    /// Does `work` and then says how long `what` took; a failure is said, too, and handed on.
+    /// Runs `work` and reports how long it took, or that it failed.
     ///
     /// # Errors
-    /// That of `work`, with `what` before it.
+    /// The error of `work`, with the description of the step before it.
     pub fn step<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.detailed_step(what, || work().map(|value| (value, String::new())))
     }
 
-    /// As [`Self::step`], with a remark that is only known when the work is done.
+    /// Runs `work` like [`Self::step`], with a remark that is only known afterwards.
     ///
     /// # Errors
     /// As [`Self::step`].
@@ -70,21 +70,21 @@ impl Progress {
         let started = Instant::now();
         let number = self.begin(what, started);
         let outcome = work();
-        let took = started.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
         match outcome {
             Ok((value, remark)) => {
                 let words = if remark.is_empty() { what.to_owned() } else { format!("{what}: {remark}") };
-                self.end(number, &format!("{words:<88} {took:>7.1} s"));
+                self.end(number, &format!("{words:<88} {seconds:>7.1} s"));
                 Ok(value)
             }
             Err(error) => {
-                self.end(number, &format!("{:<88} {took:>7.1} s", format!("{what}: FAILED")));
+                self.end(number, &format!("{:<88} {seconds:>7.1} s", format!("{what}: FAILED")));
                 Err(error.context(format!("failed: {what}")))
             }
         }
     }
 
-    /// Prints text as it is, between the steps.
+    /// Prints text unchanged, between the steps.
     pub fn say(&self, text: &str) {
         self.end(u64::MAX, text);
     }
@@ -99,7 +99,7 @@ impl Progress {
 
     fn end(&self, number: u64, line: &str) {
         let mut running = self.inner.lock();
-        running.steps.retain(|(of_step, ..)| *of_step != number);
+        running.steps.retain(|(step, ..)| *step != number);
         if !self.inner.silent {
             let clear = if self.inner.terminal { "\r\x1b[K" } else { "" };
             write(&format!("{clear}{line}\n"));
@@ -121,35 +121,35 @@ impl Drop for Inner {
     }
 }
 
-/// Says what is under way until nobody reports any more.
-fn watch(inner: &Weak<Inner>) {
+/// Reports the running steps until all reporters are dropped.
+fn report_running(inner: &Weak<Inner>) {
     let mut reminded = Instant::now();
     loop {
         sleep(Duration::from_millis(500));
         let Some(inner) = inner.upgrade() else { return };
         let running = inner.lock();
-        let under_way: Vec<String> = running
+        let in_progress: Vec<String> = running
             .steps
             .iter()
             .map(|(_, what, started)| format!("{what} ({} s)", started.elapsed().as_secs()))
             .collect();
-        if under_way.is_empty() {
+        if in_progress.is_empty() {
             continue;
         }
         if inner.terminal {
-            let line: String = under_way.join(", ").chars().take(100).collect();
+            let line: String = in_progress.join(", ").chars().take(100).collect();
             write(&format!("\r\x1b[K… {line}"));
-        } else if reminded.elapsed() >= REMINDER {
+        } else if reminded.elapsed() >= REMINDER_INTERVAL {
             reminded = Instant::now();
-            let long = running.steps.iter().any(|(.., started)| started.elapsed() >= REMINDER);
-            if long {
-                write(&format!("… {}\n", under_way.join(", ")));
+            let is_long = running.steps.iter().any(|(.., started)| started.elapsed() >= REMINDER_INTERVAL);
+            if is_long {
+                write(&format!("… {}\n", in_progress.join(", ")));
             }
         }
     }
 }
 
-/// Progress is a comfort: an output that nobody reads any more stops nothing.
+/// Progress is optional: an output without a reader fails nothing.
 fn write(text: &str) {
     let mut output = std::io::stdout().lock();
     drop(output.write_all(text.as_bytes()).and_then(|()| output.flush()));

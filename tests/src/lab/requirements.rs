@@ -1,4 +1,4 @@
-//! What a machine must have before anything is built, and the Debian packages that can be added to it.
+//! Requirements of a lab on the machine, and the Debian packages that can be installed.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::layout::{Layout, STATE_ROOT};
 use super::process::run;
 use super::progress::Progress;
 
-/// Debian packages and the file by which each is known to be there.
+/// Debian packages, each with a file that shows whether it is installed.
 const PACKAGES: [(&str, &str); 13] = [
     ("runc", "/usr/sbin/runc"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
@@ -28,19 +28,19 @@ const PACKAGES: [(&str, &str); 13] = [
     ("ldnsutils", "/usr/bin/ldns-signzone"),
 ];
 
-/// The oldest Go that compiles the pinned programs.
-const OLDEST_GO: (u32, u32) = (1, 26);
+/// Oldest Go that compiles the pinned programs.
+const MIN_GO: (u32, u32) = (1, 26);
 
-/// Free bytes that a first and a later start need.
-const DISK_COLD: u64 = 15 << 30;
-const DISK_WARM: u64 = 4 << 30;
+/// Free bytes that a first start needs, and a later one.
+const MIN_DISK_COLD: u64 = 15 << 30;
+const MIN_DISK_WARM: u64 = 4 << 30;
 
-/// Says in one sentence each what is missing on this machine and cannot be installed from here.
+/// Checks what cannot be installed from here.
 ///
 /// `compiles` says whether Go programs have to be compiled, which needs Go and more disk.
 ///
 /// # Errors
-/// With all sentences, one a line.
+/// With one sentence for each missing requirement, one a line.
 pub(super) fn check(compiles: bool, caches: &Path) -> Result<()> {
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
@@ -55,41 +55,41 @@ pub(super) fn check(compiles: bool, caches: &Path) -> Result<()> {
     if let Err(error) = Hierarchies::of_machine() {
         missing.push(format!("The kubelet needs control groups, but {error}."));
     }
-    let need = if compiles { DISK_COLD } else { DISK_WARM };
-    missing.extend(disk(STATE_ROOT.as_ref(), DISK_WARM));
-    missing.extend(disk(caches, need));
-    told(missing)
+    let min = if compiles { MIN_DISK_COLD } else { MIN_DISK_WARM };
+    missing.extend(disk(STATE_ROOT.as_ref(), MIN_DISK_WARM));
+    missing.extend(disk(caches, min));
+    report(missing)
 }
 
 fn go() -> Option<String> {
-    let Ok(said) = run(Command::new("go").arg("version")) else {
+    let Ok(output) = run(Command::new("go").arg("version")) else {
         return Some(
             "Kubernetes is compiled from its sources and Go is not in PATH: install Go 1.26 or later.".to_owned(),
         );
     };
-    let version = go_version(&said);
-    version
-        .is_none_or(|found| found < OLDEST_GO)
-        .then(|| format!("Go 1.26 or later is needed to compile Kubernetes, but `go version` says `{}`.", said.trim()))
+    let version = go_version(&output);
+    version.is_none_or(|found| found < MIN_GO).then(|| {
+        format!("Go 1.26 or later is needed to compile Kubernetes, but `go version` says `{}`.", output.trim())
+    })
 }
 
-/// Major and minor version in `go version go1.26.8 linux/amd64`.
-fn go_version(said: &str) -> Option<(u32, u32)> {
-    let mut parts = said.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+/// Returns major and minor version in `go version go1.26.8 linux/amd64`.
+fn go_version(output: &str) -> Option<(u32, u32)> {
+    let mut parts = output.split(' ').nth(2)?.strip_prefix("go")?.split('.');
     let minor: String = parts.clone().nth(1)?.chars().take_while(char::is_ascii_digit).collect();
     Some((parts.next()?.parse().ok()?, minor.parse().ok()?))
 }
 
-/// A sentence if less than `need` bytes are free where `path` lies or will lie.
-fn disk(path: &Path, need: u64) -> Option<String> {
+/// Returns a sentence if less than `min` bytes are free where `path` is or will be.
+fn disk(path: &Path, min: u64) -> Option<String> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
     let free = rustix::fs::statvfs(existing).map(|stat| stat.f_bavail * stat.f_frsize).ok()?;
     let gib = |bytes: u64| bytes >> 30;
-    (free < need)
-        .then(|| format!("{} GiB must be free at {}, but only {} GiB are.", gib(need), path.display(), gib(free)))
+    (free < min)
+        .then(|| format!("{} GiB must be free at {}, but only {} GiB are.", gib(min), path.display(), gib(free)))
 }
 
-/// Installs the Debian packages that are missing.
+/// Installs the missing Debian packages.
 ///
 /// # Errors
 /// On a machine without apt-get, with the list; when apt-get fails.
@@ -107,7 +107,7 @@ pub(super) fn install_packages(progress: &Progress) -> Result<()> {
         let quiet = NoNewServices::begin()?;
         let apt = |arguments: &[&str]| {
             let mut command = Command::new("apt-get");
-            // One that a killed start has left goes on to its end.
+            // An apt-get that a killed start has left runs to its end.
             command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=300"]);
             run(command.args(arguments))
         };
@@ -119,7 +119,7 @@ pub(super) fn install_packages(progress: &Progress) -> Result<()> {
     })
 }
 
-/// While it lives, a package that is installed does not start the service it brings (nsd and unbound do).
+/// Guard that keeps packages from starting their services when they are installed (nsd and unbound do).
 struct NoNewServices {
     ours: bool,
 }
@@ -129,7 +129,7 @@ impl NoNewServices {
     const TEXT: &str = "#!/bin/sh\n# Stands here while the lab of DnsTier installs packages.\nexit 101\n";
 
     fn begin() -> Result<Self> {
-        forget_policy();
+        remove_policy();
         let ours = !Path::new(Self::POLICY).exists();
         if ours {
             use std::os::unix::fs::PermissionsExt;
@@ -140,7 +140,7 @@ impl NoNewServices {
         Ok(Self { ours })
     }
 
-    /// Keeps the services that came with `installed` from starting with the machine, too.
+    /// Keeps the services of the `installed` packages from starting with the machine, too.
     fn end(self, installed: &[&str]) -> Result<()> {
         if Path::new("/run/systemd/system").exists() {
             for service in ["nsd", "unbound"] {
@@ -156,32 +156,34 @@ impl NoNewServices {
 impl Drop for NoNewServices {
     fn drop(&mut self) {
         if self.ours {
-            forget_policy();
+            remove_policy();
         }
     }
 }
 
-/// Removes what a start that was killed while it installed packages has left, and nobody else's.
-pub(super) fn forget_policy() {
+/// Removes the policy of a start that was killed while it installed packages, and no other one.
+pub(super) fn remove_policy() {
     if fs::read_to_string(NoNewServices::POLICY).is_ok_and(|text| text == NoNewServices::TEXT) {
         drop(fs::remove_file(NoNewServices::POLICY));
     }
 }
 
-/// Features of the kernel: how each is tried inside namespaces that vanish at once, and what is said when it fails.
-const KERNEL: [(&str, &str); 6] = [
+/// Features of the kernel: a trial of each, inside namespaces that vanish at once, and the message when it fails.
+const KERNEL_FEATURES: [(&str, &str); 6] = [
     ("true", "The kernel refuses to make network and mount namespaces, in which the nodes live"),
     ("ip link add br0 type bridge", "The kernel has no bridge device, which joins the nodes (modprobe bridge)"),
     ("ip link add one type veth peer name other", "The kernel has no veth devices (modprobe veth)"),
     (
         "ls /proc/sys/net/bridge/bridge-nf-call-iptables",
-        "The kernel does not filter bridged packets, so that Services fail between pods of a node (modprobe br_netfilter)",
+        "The kernel does not filter bridged packets, so that Services fail between pods of a node \
+         (modprobe br_netfilter)",
     ),
     (
         "nft 'add table inet t; add chain inet t n { type nat hook postrouting priority 100; }; add rule inet t n \
          masquerade; add chain inet t r { type filter hook prerouting priority -300; }; add rule inet t r \
          fib daddr type local notrack'",
-        "nftables cannot masquerade, look up routes and skip connection tracking (modprobe nf_tables nft_fib_inet nft_masq nft_ct)",
+        "nftables cannot masquerade, look up routes and skip connection tracking \
+         (modprobe nf_tables nft_fib_inet nft_masq nft_ct)",
     ),
     (
         "cd \"$1\" && mkdir -p lower upper work merged && mount -t overlay overlay \
@@ -190,31 +192,31 @@ const KERNEL: [(&str, &str); 6] = [
     ),
 ];
 
-/// Tries the features of the kernel that the lab stands on.
+/// Tries the features of the kernel that a lab needs.
 ///
 /// # Errors
 /// With one sentence for each that is missing.
 pub(super) fn check_kernel(layout: &Layout) -> Result<()> {
-    // Modules that are not loaded yet are loaded where that is possible; the trials below tell whether it helped.
+    // Loads missing modules where that is possible; the trials below show whether it helped.
     let modules = ["overlay", "br_netfilter", "nf_tables"];
     drop(Command::new("modprobe").args(["--all", "--quiet"]).args(modules).output());
-    // In the lab's folder, where it is removed even if this is killed.
+    // In the lab's folder, where it is removed even if this process is killed.
     let scratch = layout.file("tmp").join("trial");
     fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let mut missing = Vec::new();
-    for (trial, sentence) in KERNEL {
+    for (trial, sentence) in KERNEL_FEATURES {
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", trial, "trial"]).arg(&scratch);
         if let Err(error) = run(&mut command) {
-            let said = error.to_string();
-            missing.push(format!("{sentence}: {}.", said.rsplit(": ").next().unwrap_or_default()));
+            let output = error.to_string();
+            missing.push(format!("{sentence}: {}.", output.rsplit(": ").next().unwrap_or_default()));
         }
     }
     fs::remove_dir_all(&scratch)?;
-    told(missing)
+    report(missing)
 }
 
-fn told(missing: Vec<String>) -> Result<()> {
+fn report(missing: Vec<String>) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { bail!("\n{}", missing.join("\n")) }
 }
 
@@ -231,14 +233,14 @@ mod tests {
 
     #[test]
     fn too_little_disk_is_said_with_both_figures() {
-        let said = disk("/nowhere/at/all".as_ref(), u64::MAX).unwrap();
-        assert!(said.contains("must be free at /nowhere/at/all, but only"), "{said}");
+        let output = disk("/nowhere/at/all".as_ref(), u64::MAX).unwrap();
+        assert!(output.contains("must be free at /nowhere/at/all, but only"), "{output}");
         assert_eq!(disk("/".as_ref(), 0), None);
     }
 
     #[test]
     fn everything_missing_is_said_at_once() {
-        let error = told(vec!["One.".to_owned(), "Two.".to_owned()]).unwrap_err();
+        let error = report(vec!["One.".to_owned(), "Two.".to_owned()]).unwrap_err();
         assert_eq!(error.to_string(), "\nOne.\nTwo.");
     }
 }

@@ -1,7 +1,7 @@
-//! The small internet of a lab: authoritative servers for a root, two top-level domains and what lies below them, and
-//! the provider's resolver that nodes are told to ask.
+//! Small internet of a lab: authoritative servers for a root, two top-level domains and the zones below, and the
+//! provider's resolver in the nodes' resolv.conf.
 //!
-//! The zones are the files of `tests/world`, where a test can look up what an answer must be.
+//! The zones are the files of `tests/world`, which show what a response must be.
 
 use std::fs;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use super::fabric::{CONTROL_PLANE, ip};
 use super::layout::{Layout, WORLD};
 use super::node::fill;
-use super::process::{Daemon, Record, Signal, command, run, within};
+use super::process::{Daemon, Record, Signal, command, run, wait_until};
 
-/// The provider's resolver, as nodes know it.
+/// Address of the provider's resolver in the nodes' resolv.conf.
 pub const PROVIDER: &str = "169.254.169.253";
 
-/// An authoritative server: its name, the last parts of its addresses (192.0.2.x, 2001:db8:53::x) and its zones.
+/// Authoritative server: its name, the last parts of its addresses (192.0.2.x, 2001:db8:53::x) and its zones.
 struct Server {
     name: &'static str,
     addresses: &'static [u8],
@@ -29,7 +29,7 @@ macro_rules! zone {
     };
 }
 
-/// One server would answer for all zones at once; three make a resolver walk from the root as it does outside.
+/// One server could answer for all zones; with three, a resolver follows delegations from the root as on the internet.
 const SERVERS: [Server; 3] = [
     Server { name: "nsd-root", addresses: &[1], zones: &[zone!("root")] },
     Server { name: "nsd-tld", addresses: &[2], zones: &[zone!("example"), zone!("test")] },
@@ -58,10 +58,10 @@ const SERVERS: [Server; 3] = [
     },
 ];
 
-/// The zone that is signed when the world starts.
+/// Zone that is signed when the world starts.
 const SIGNED: &str = "signed.example";
 
-/// The world of a running lab.
+/// World of a running lab.
 #[derive(Clone, Debug)]
 pub struct World {
     layout: Layout,
@@ -72,7 +72,7 @@ impl World {
         Self { layout: layout.clone() }
     }
 
-    /// Silences the provider's resolver: questions arrive and nothing comes back, as when it throttles.
+    /// Stops the provider's resolver: queries arrive and get no response, as when it throttles.
     ///
     /// # Errors
     /// When it does not run.
@@ -80,7 +80,7 @@ impl World {
         self.provider()?.identity.signal(Signal::STOP)
     }
 
-    /// Lets the provider's resolver go on.
+    /// Continues the provider's resolver.
     ///
     /// # Errors
     /// When it does not run.
@@ -92,7 +92,7 @@ impl World {
         Record::read(&self.layout, "unbound")
     }
 
-    /// A command in the world's network namespace, which sends from an address that the provider answers.
+    /// Runs a command in the world's network namespace, which sends from an address that the provider answers.
     ///
     /// # Errors
     /// When it fails; the error carries its standard error.
@@ -129,27 +129,28 @@ impl World {
         let command = arguments.iter().map(|&word| word.to_owned()).collect();
         let daemon = Daemon { name: name.to_owned(), network: WORLD.to_owned(), mounts: None, path: None, command };
         let identity = daemon.start(&self.layout)?;
-        // A server that dislikes its configuration ends within a moment.
-        let ended = within(Duration::from_millis(300), || (!identity.is_alive()).then_some(()));
+        // A server that rejects its configuration ends within a moment.
+        let ended = wait_until(Duration::from_millis(300), || (!identity.is_alive()).then_some(()));
         let log = self.layout.log(name);
         ended.map_or(Ok(()), |()| {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            Err(anyhow::anyhow!("{name} ended: {}", said.trim()))
+            let log_text = fs::read_to_string(&log).unwrap_or_default();
+            Err(anyhow::anyhow!("{name} ended: {}", log_text.trim()))
         })
     }
 
     /// Signs one zone with fresh keys.
     fn sign(&self) -> Result<()> {
         let folder = self.layout.file("world");
-        let keygen = |more: &[&str]| -> Result<String> {
+        let keygen = |args: &[&str]| -> Result<String> {
             let mut keygen = command(&self.layout, "ldns-keygen");
-            keygen.current_dir(&folder).args(["-r", "/dev/urandom", "-a", "ECDSAP256SHA256"]).args(more).arg(SIGNED);
+            keygen.current_dir(&folder).args(["-r", "/dev/urandom", "-a", "ECDSAP256SHA256"]).args(args).arg(SIGNED);
             Ok(run(&mut keygen)?.trim().to_owned())
         };
-        let (zone_key, key_key) = (keygen(&[])?, keygen(&["-k"])?);
+        let zone_signing_key = keygen(&[])?;
+        let key_signing_key = keygen(&["-k"])?;
         let file = format!("{SIGNED}.zone");
         let mut signzone = command(&self.layout, "ldns-signzone");
-        signzone.current_dir(&folder).args(["-f", "signed", &file, &zone_key, &key_key]);
+        signzone.current_dir(&folder).args(["-f", "signed", &file, &zone_signing_key, &key_signing_key]);
         run(&mut signzone)?;
         fs::rename(folder.join("signed"), folder.join(file)).context("ldns-signzone wrote nothing")
     }
@@ -175,7 +176,7 @@ impl Server {
     }
 }
 
-/// Addresses of all servers, and the way back to nodes.
+/// Returns the `ip` commands for the addresses of all servers, and the routes to nodes.
 fn addresses() -> String {
     let servers = SERVERS.iter().flat_map(|server| server.addresses);
     let mut lines: String = servers

@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
+use dnstier_tests::require;
+
 use crate::lab;
-use crate::tier::{CHART, NAMESPACE, kubectl, turn, whole};
+use crate::tier::{CHART, NAMESPACE, exclusive_tier, kubectl, wait_until_ready};
 
 const RELEASE: &str = "dnstier";
 
 #[test]
 fn what_the_chart_renders_is_accepted_strictly() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let values = helm(&["get", "values", RELEASE, "-n", NAMESPACE, "-o", "yaml"]);
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), values).expect("the values are written");
@@ -22,14 +25,16 @@ fn what_the_chart_renders_is_accepted_strictly() {
 
 #[test]
 fn the_charts_own_test_passes() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let report = helm(&["test", RELEASE, "-n", NAMESPACE, "--timeout", "120s"]);
     assert!(report.contains("Succeeded"), "{report}");
 }
 
 #[test]
 fn an_upgrade_brings_the_new_crd() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let columns = || {
         kubectl(&[
             "get",
@@ -42,7 +47,7 @@ fn an_upgrade_brings_the_new_crd() {
     let now = columns();
     assert!(now.contains("Phase") || now.contains("PHASE"), "{now}");
 
-    // An older chart whose CRD knew no column for the phase.
+    // An older chart, whose CRD had no column for the phase.
     let old = tempfile::tempdir().expect("a directory");
     let copied = Command::new("cp").args(["-r", CHART, path(old.path())]).status().expect("cp runs");
     assert!(copied.success());
@@ -54,10 +59,10 @@ fn an_upgrade_brings_the_new_crd() {
 
     lab().install().expect("the upgrade");
     assert_eq!(columns(), now);
-    whole();
+    wait_until_ready();
 }
 
-/// The CRD without the printer column of a name.
+/// Removes the printer column of a name from the CRD.
 fn without_column(crd: &str, name: &str) -> String {
     let mut value: serde_json::Value = serde_saphyr::from_str(crd).expect("YAML");
     let columns = value["spec"]["versions"][0]["additionalPrinterColumns"].as_array_mut().expect("columns");

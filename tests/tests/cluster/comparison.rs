@@ -1,14 +1,15 @@
-//! What a tier says beside what unbound and CoreDNS say to the same questions about the same zones.
+//! Responses of a tier compared with those of unbound and CoreDNS, to the same queries about the same zones.
 
 use dnstier_tests::compare::Report;
+use dnstier_tests::require;
 
 use crate::lab;
-use crate::tier::{GENEROUS, LINK_LOCAL, eventually, kubectl_json, seen, turn};
+use crate::tier::{LINK_LOCAL, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl_json, wait_until};
 
-/// The provider's resolver: unbound, which the resolvers of the zones ask too.
+/// The provider's resolver: unbound, which is the upstream of the zones' resolvers, too.
 const UNBOUND: &str = "169.254.169.253";
-const QUESTIONS: u32 = 100_000;
-/// Names of every zone of the small internet but the one whose aliases go in a circle.
+const QUERIES: u32 = 100_000;
+/// Names of every zone of the small internet but the one with a loop of CNAMEs.
 const NAMES: [&str; 24] = [
     "shop.example",
     "www.shop.example",
@@ -36,7 +37,7 @@ const NAMES: [&str; 24] = [
     "example",
 ];
 
-/// Names that are in the cluster and names of its pods' search path that are not.
+/// Names in the cluster, and names of its pods' search path that do not exist.
 const CLUSTER_NAMES: [&str; 12] = [
     "kubernetes.default.svc.cluster.local",
     "toolboxes.lab.svc.cluster.local",
@@ -54,33 +55,36 @@ const CLUSTER_NAMES: [&str; 12] = [
 
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_unbound_answers_them() {
-    let _turn = turn();
-    let report = compare(UNBOUND, &NAMES, QUESTIONS);
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let report = compare(UNBOUND, &NAMES, QUERIES);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
     assert!(report.different.is_empty(), "{:?}", report.different.keys());
 }
 
 #[test]
 fn a_hundred_thousand_made_up_questions_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
-    let _turn = turn();
-    let report = compare(&coredns(), &NAMES, QUESTIONS);
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let report = compare(&coredns(), &NAMES, QUERIES);
     assert!(report.same.len() >= 2 && report.same.values().all(|count| *count > 100), "{:?}", report.same);
     assert_eq!(unexplained(&report), [""; 0]);
 }
 
 #[test]
 fn questions_about_the_cluster_are_answered_as_coredns_answers_them_save_for_what_is_explained() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let coredns = coredns();
-    // What the zone names as its servers has changed with the tier, and memory knows it for half a minute.
-    eventually("both name the same servers of the cluster's zone", GENEROUS, || {
-        let others = unexplained(&compare(&coredns, &["cluster.local"], 500)).join(", ");
-        seen(others.is_empty(), || others)
+    // The NS records of the zone have changed with the tier, and are cached for half a minute.
+    wait_until("both name the same servers of the cluster's zone", WAIT_TIMEOUT, || {
+        let differences = unexplained(&compare(&coredns, &["cluster.local"], 500)).join(", ");
+        ensure(differences.is_empty(), || differences)
     });
     assert_eq!(unexplained(&compare(&coredns, &CLUSTER_NAMES, 20_000)), [""; 0]);
 }
 
-/// Differences for which docs/decisions.md has no reason.
+/// Returns the differences that docs/decisions/ does not explain.
 fn unexplained(report: &Report) -> Vec<&str> {
     const EXPLAINED: [&str; 4] = [
         "NXDOMAIN against NOERROR for SOA",
@@ -88,25 +92,26 @@ fn unexplained(report: &Report) -> Vec<&str> {
         "flags rd ra against aa rd",
         "flags aa rd ra against aa rd",
     ];
-    report.different.keys().map(String::as_str).filter(|what| !EXPLAINED.contains(what)).collect()
+    report.different.keys().map(String::as_str).filter(|kind| !EXPLAINED.contains(kind)).collect()
 }
 
-/// The address of a pod of the cluster DNS.
+/// Returns the address of a pod of the cluster DNS.
 fn coredns() -> String {
     let pods = kubectl_json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
     pods["items"][0]["status"]["podIP"].as_str().expect("a pod of the cluster DNS").to_owned()
 }
 
-/// Asks this tier and another server the same, and shows what differs.
+/// Compares this tier with another server, and prints the differences.
 fn compare(other: &str, names: &[&str], questions: u32) -> Report {
-    let (servers, number) = (format!("{LINK_LOCAL},{other}"), questions.to_string());
+    let servers = format!("{LINK_LOCAL},{other}");
+    let number = questions.to_string();
     let names = names.join(",");
     let command = ["/ask", "compare", "--json", "--server", &servers, "--names", &names, "--questions", &number];
     let text = lab().exec("node-a", &command).expect("a report");
     let report: Report = serde_json::from_str(text.trim()).expect("a report");
     eprintln!("{} asked, the same: {:?}", report.asked, report.same);
-    for (what, difference) in &report.different {
-        eprintln!("{} times: {what}\n{}", difference.count, difference.example);
+    for (kind, difference) in &report.different {
+        eprintln!("{} times: {kind}\n{}", difference.count, difference.example);
     }
     assert!(report.asked > questions * 9 / 10, "{}", report.asked);
     report

@@ -1,60 +1,64 @@
-//! A changed configuration is in force within seconds and restarts nothing; a bad one is kept out.
+//! A changed configuration is active within seconds and restarts nothing; an invalid one is rejected.
 
 use std::time::{Duration, Instant};
 
+use dnstier_tests::require;
 use node_cache_config::names::{REVISION_ANNOTATION, revision_key};
 
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, answer, eventually, kubectl, kubectl_json, node_pod, node_pods,
-    node_status, patch_tier, seen, turn, whole,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, ensure, exclusive_tier, kubectl, kubectl_json, node_pod,
+    node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
 };
 
-/// Within this time a change is in force on all nodes.
-const IN_FORCE: Duration = Duration::from_secs(5);
+/// Time within which a change is active on all nodes.
+const ACTIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_route_is_in_force_on_every_node_within_five_seconds_and_restarts_nothing() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let before = node_pods();
     let routes = kubectl_json(&["get", "dnstier", "default"])["spec"]["routes"].clone();
-    // Nobody in the lab's world knows this suffix; the cluster DNS answers it with NXDOMAIN, so an answer that is not
+    // No zone of the lab's world has this suffix; the cluster DNS answers it with NXDOMAIN, so a response other than
     // SERVFAIL from an upstream that refuses everything shows the route.
     patch_tier(r#"{"spec":{"routes":[{"suffix":"routed.test","upstreams":[{"addresses":["169.254.169.253"]}]}]}}"#);
-    in_force_everywhere(|config| config["routes"][0]["suffix"] == "routed.test");
+    wait_until_active_everywhere(|config| config["routes"][0]["suffix"] == "routed.test");
     for node in NODES {
         let status = node_status(node).expect("a status");
         let scopes: Vec<_> =
             status.instances.iter().flat_map(|instance| &instance.upstreams).map(|u| &u.scope).collect();
         assert!(scopes.iter().any(|scope| *scope == "route/routed.test"), "{node}: {scopes:?}");
     }
-    unchanged(&before);
+    assert_no_restart(&before);
     patch_tier(&serde_json::json!({"spec": {"routes": routes}}).to_string());
-    whole();
+    wait_until_ready();
 }
 
 #[test]
 fn a_cap_on_ttls_is_in_force_on_every_node_within_five_seconds_and_restarts_nothing() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let before = node_pods();
     for node in NODES {
-        answer(node, &["shop.example", "--server", CLUSTER_DNS]);
+        query(node, &["shop.example", "--server", CLUSTER_DNS]);
     }
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"7s"}}}}"#);
-    in_force_everywhere(|config| config["nodeCache"]["cache"]["maxTtl"] == 7);
+    wait_until_active_everywhere(|config| config["nodeCache"]["cache"]["maxTtl"] == 7);
     for node in NODES {
-        let reply = answer(node, &["shop.example", "--server", CLUSTER_DNS]);
-        assert!(reply.answers.iter().all(|record| record.ttl <= 7), "{node}: {reply:?}");
+        let response = query(node, &["shop.example", "--server", CLUSTER_DNS]);
+        assert!(response.answers.iter().all(|record| record.ttl <= 7), "{node}: {response:?}");
     }
-    unchanged(&before);
+    assert_no_restart(&before);
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":null}}}}"#);
-    whole();
+    wait_until_ready();
 }
 
 #[test]
 fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let in_force = node_status("node-a").expect("a status").revision.in_force;
-    // The operator would never write such a revision, and would take it away again: it has to look away.
+    // The operator never writes such a revision, and would remove it again: it is scaled to zero.
     kubectl(&["scale", "deployment", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--replicas=0"]);
     let broken = serde_json::json!({"data": {revision_key("broken"): "{\"tier\": \"default\"}"}});
     kubectl(&[
@@ -78,36 +82,38 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
         &format!("{REVISION_ANNOTATION}=broken"),
     ]);
 
-    let refusal = eventually("the refusal is told", 3 * IN_FORCE, || {
+    let refusal = wait_until("the refusal is told", 3 * ACTIVE_TIMEOUT, || {
         let revision = node_status("node-a")?.revision;
-        seen(revision.asked.as_deref() == Some("broken") && revision.in_force == in_force, || format!("{revision:?}"))?;
+        ensure(revision.asked.as_deref() == Some("broken") && revision.in_force == in_force, || {
+            format!("{revision:?}")
+        })?;
         revision.refusal.ok_or_else(|| "no refusal".to_owned())
     });
     assert!(refusal.contains("clusterDomain") || refusal.contains("broken"), "{refusal}");
-    assert_eq!(answer("node-a", &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
+    assert_eq!(query("node-a", &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
 
     kubectl(&["scale", "deployment", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--replicas=1"]);
-    whole();
+    wait_until_ready();
 }
 
-/// Waits until a configuration that looks as it should is in force on all nodes, for as long as is promised.
-fn in_force_everywhere(looks_right: impl Fn(&serde_json::Value) -> bool) {
+/// Waits until a configuration with this property is active on all nodes, for as long as is promised.
+fn wait_until_active_everywhere(has_property: impl Fn(&serde_json::Value) -> bool) {
     let start = Instant::now();
-    eventually("the new revision is in force everywhere", IN_FORCE, || {
+    wait_until("the new revision is in force everywhere", ACTIVE_TIMEOUT, || {
         let map = kubectl_json(&["get", "configmap", "-n", NODE_NAMESPACE, "dnstier-default-revisions"]);
         for node in NODES {
             let revision = node_status(node)?.revision.in_force.ok_or("no revision")?;
             let config =
                 map["data"][revision_key(&revision)].as_str().ok_or_else(|| format!("no key for {revision}"))?;
             let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
-            seen(looks_right(&config), || format!("{node} still has {revision}"))?;
+            ensure(has_property(&config), || format!("{node} still has {revision}"))?;
         }
         Ok(())
     });
     eprintln!("in force on all nodes after {:?}", start.elapsed());
 }
 
-fn unchanged(before: &[Pod]) {
+fn assert_no_restart(before: &[Pod]) {
     let after = node_pods();
     let of = |pods: &[Pod]| pods.iter().map(|pod| (pod.uid.clone(), pod.restarts)).collect::<Vec<_>>();
     assert_eq!(of(&after), of(before), "pods and their containers stay as they were");

@@ -1,10 +1,11 @@
-//! The API server refuses what can be known to be bad with a sentence that names the field, accepts the rest, and
-//! explains every field. The tables are in `tests/fixtures/crd`.
+//! The API server rejects invalid objects with a sentence that names the field, accepts valid ones, and explains every
+//! field. The tables are in `tests/fixtures/crd`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use dnstier_tests::require;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,8 +16,8 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crd");
 const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier/files/dnstiers.yaml");
 /// Fields whose types belong to Kubernetes, which explains them itself.
 const BORROWED: [&str; 2] = ["affinity", "tolerations"];
-/// How many objects are asked about at a time.
-const AT_ONCE: usize = 4;
+/// Cases that are checked at a time.
+const MAX_CONCURRENT_CASES: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,9 +50,10 @@ fn good() -> String {
 
 #[test]
 fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
+    require!(require::lab());
     let table: Vec<Bad> = table("bad.yaml");
     assert!(table.len() >= 50);
-    all_hold(&table, |case| {
+    check_all(&table, |case| {
         let Err(refusal) = create(&case.tier, case.spec.as_ref()) else {
             return Err(format!("{}: it was accepted", case.name));
         };
@@ -67,9 +69,10 @@ fn what_is_bad_is_refused_with_a_sentence_that_names_the_field() {
 
 #[test]
 fn what_is_good_is_accepted_and_filled_in() {
+    require!(require::lab());
     let table: Vec<Good> = table("good.yaml");
     assert!(table.len() >= 15);
-    all_hold(&table, |case| {
+    check_all(&table, |case| {
         let created = create(&case.tier, case.spec.as_ref()).map_err(|refusal| format!("{}: {refusal}", case.name))?;
         let created: Value = serde_json::from_str(&created).map_err(|error| format!("{}: {error}", case.name))?;
         match &case.becomes {
@@ -83,6 +86,7 @@ fn what_is_good_is_accepted_and_filled_in() {
 
 #[test]
 fn kubectl_explains_every_field() {
+    require!(require::lab());
     let definition: Value = serde_saphyr::from_str(&read(DEFINITION)).expect("the definition is YAML");
     let root = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let mut objects = Vec::new();
@@ -95,7 +99,7 @@ fn kubectl_explains_every_field() {
         assert!(listed.is_superset(&fields), "not listed: {:?}", fields.difference(&listed).collect::<Vec<_>>());
     }
     assert!(objects.len() >= 10, "{objects:?}");
-    all_hold(&objects, |path| {
+    check_all(&objects, |path| {
         let text = lab().kubectl(&["explain", path]).map_err(|error| format!("{path}: {error:#}"))?;
         let is_manual =
             text.contains("DESCRIPTION:") && !text.contains("<no description>") && !text.contains("<empty>");
@@ -103,7 +107,7 @@ fn kubectl_explains_every_field() {
     });
 }
 
-/// What the API server would store, as JSON, or why it would not.
+/// Returns the object that the API server would store, as JSON, or why it would not.
 fn create(tier: &str, spec: Option<&Value>) -> Result<String, String> {
     let mut object = json!({"apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": tier}});
     if let Some(spec) = spec {
@@ -117,27 +121,27 @@ fn create(tier: &str, spec: Option<&Value>) -> Result<String, String> {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// The lines that kubectl prints for several problems of one object. That rules were not checked because a type was
-/// wrong is no problem of its own.
+/// Returns the lines that kubectl prints for several problems of one object, without the note that rules were not
+/// checked because a type was wrong.
 fn problems(refusal: &str) -> impl Iterator<Item = &str> {
     refusal.lines().filter(|line| line.starts_with("* ") && !line.contains("some validation rules were not checked"))
 }
 
-/// Looks at all cases, some at a time, and says which of them do not hold.
-fn all_hold<T: Sync>(cases: &[T], look: impl Fn(&T) -> Result<(), String> + Sync) {
+/// Checks all cases, some at a time, and panics with those that fail.
+fn check_all<T: Sync>(cases: &[T], check: impl Fn(&T) -> Result<(), String> + Sync) {
     let next = AtomicUsize::new(0);
-    let wrong: Vec<String> = thread::scope(|scope| {
+    let failed: Vec<String> = thread::scope(|scope| {
         let work = || -> Vec<String> {
-            let mine = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
-            mine.filter_map(|case| look(case).err()).collect()
+            let cases_of_worker = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
+            cases_of_worker.filter_map(|case| check(case).err()).collect()
         };
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..MAX_CONCURRENT_CASES).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("no look panics")).collect()
     });
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }
 
-/// Paths of all fields below `path`, and of the objects among them, which have a page of their own.
+/// Collects the paths of all fields below `path`, and of the objects among them, which have a page of their own.
 fn collect_fields(path: &str, schema: &Value, fields: &mut BTreeSet<String>, objects: &mut Vec<String>) {
     let schema = if schema["items"].is_object() { &schema["items"] } else { schema };
     let Some(properties) = schema["properties"].as_object() else { return };
@@ -151,7 +155,7 @@ fn collect_fields(path: &str, schema: &Value, fields: &mut BTreeSet<String>, obj
     }
 }
 
-/// The paths in what `kubectl explain --recursive` prints: each level is indented by two more blanks.
+/// Returns the paths in the output of `kubectl explain --recursive`: each level is indented by two more blanks.
 fn listed_fields(root: &str, printed: &str) -> BTreeSet<String> {
     let mut path = vec![root.to_owned()];
     let mut listed = BTreeSet::new();

@@ -1,52 +1,58 @@
-//! A tier that nobody changes is not written to.
+//! A tier that does not change is not written to.
 
 use std::collections::BTreeMap;
 
+use dnstier_tests::require;
+
 use crate::tier::{
-    GENEROUS, NAMESPACE, NODE_NAMESPACE, TIER, eventually, get, kubectl, kubectl_json, seen, turn, whole,
+    NAMESPACE, NODE_NAMESPACE, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl, kubectl_json, wait_until,
+    wait_until_ready,
 };
 
 #[test]
 fn forced_reconciles_and_a_restart_of_the_operator_write_to_no_child() {
-    let _turn = turn();
-    let before = children();
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let before = owned_objects();
     assert!(before.len() > 15, "{before:?}");
 
     let runs = reconciles();
     for round in 0..20 {
         kubectl(&["annotate", "dnstier", TIER, "--overwrite", &format!("example.com/round={round}")]);
-        eventually("the tier was reconciled", GENEROUS, || {
+        wait_until("the tier was reconciled", WAIT_TIMEOUT, || {
             let now = reconciles();
-            seen(now > runs + round, || format!("{now} runs"))
+            ensure(now > runs + round, || format!("{now} runs"))
         });
     }
     kubectl(&["annotate", "dnstier", TIER, "example.com/round-"]);
-    assert_eq!(changed(&before, &children()), Vec::<String>::new());
+    assert_eq!(changed(&before, &owned_objects()), Vec::<String>::new());
 
     let operator = "deployment/dnstier-operator";
     kubectl(&["rollout", "restart", "-n", NAMESPACE, operator]);
     kubectl(&["rollout", "status", "-n", NAMESPACE, operator, "--timeout=120s"]);
-    eventually("the new operator has reconciled", GENEROUS, || seen(reconciles() > 0, || "no run yet".to_owned()));
-    whole();
-    assert_eq!(changed(&before, &children()), Vec::<String>::new());
+    wait_until("the new operator has reconciled", WAIT_TIMEOUT, || {
+        ensure(reconciles() > 0, || "no run yet".to_owned())
+    });
+    wait_until_ready();
+    assert_eq!(changed(&before, &owned_objects()), Vec::<String>::new());
 }
 
-/// What each child was last written as, by kind, namespace and name.
+/// Returns the resource version of each owned object, by kind, namespace and name.
 ///
-/// Controllers write the status of workloads, so of those the generation counts, which only a changed spec raises.
-fn children() -> BTreeMap<String, String> {
+/// Of workloads, whose status controllers write, the generation counts, which only a changed spec raises.
+fn owned_objects() -> BTreeMap<String, String> {
     let kinds = "serviceaccounts,configmaps,services,poddisruptionbudgets,networkpolicies,daemonsets,deployments";
     let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/managed-by=dnstier-operator");
-    let mut children = BTreeMap::new();
+    let mut owned_objects = BTreeMap::new();
     for namespace in [NAMESPACE, NODE_NAMESPACE, "kube-system"] {
         let list = kubectl_json(&["get", kinds, "-n", namespace, "-l", &selector]);
         for item in list["items"].as_array().expect("a list") {
             let meta = &item["metadata"];
             let key = format!("{} {namespace}/{}", item["kind"], meta["name"]);
-            children.insert(key, meta["resourceVersion"].to_string());
+            owned_objects.insert(key, meta["resourceVersion"].to_string());
         }
     }
-    children
+    owned_objects
 }
 
 fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
@@ -56,7 +62,7 @@ fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) 
     keys
 }
 
-/// How often the running operator has reconciled a tier, from its metrics.
+/// Returns how often the running operator has reconciled a tier, from its metrics.
 fn reconciles() -> u64 {
     let pods = kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator"]);
     let running =

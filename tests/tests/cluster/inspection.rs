@@ -1,24 +1,27 @@
-//! Whoever looks after a tier asks a cache or a resolver in its own container.
+//! Inspection of caches and resolvers with the programs in their own containers.
 
-use crate::tier::{NAMESPACE, NODE_NAMESPACE, answer, kubectl, node_pod, pods, turn};
+use dnstier_tests::require;
+
+use crate::tier::{NAMESPACE, NODE_NAMESPACE, exclusive_tier, kubectl, node_pod, pods, query};
 
 #[test]
 fn caches_and_resolvers_explain_and_forget_answers_in_their_own_containers() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let name = "inspected.wild.example";
-    assert!(!answer("node-a", &[name]).answers.is_empty());
+    assert!(!query("node-a", &[name]).answers.is_empty());
     let pod = node_pod("node-a").expect("a node pod");
     let cache = ["exec", "-n", NODE_NAMESPACE, &pod.name, "-c", "cache-0", "--", "/node-cache"];
-    let say = |words: &[&str]| kubectl(&[&cache, words].concat());
-    let explained = say(&["explain", name]);
+    let run = |words: &[&str]| kubectl(&[&cache, words].concat());
+    let explained = run(&["explain", name]);
     for part in ["cache-0:\n", "cache-1:\n", "  route           outside\n", "(zone/zone-a), which answers\n"] {
         assert!(explained.contains(part), "{part:?} is not in\n{explained}");
     }
     assert!(explained.contains("  memory          this question: NOERROR, "), "{explained}");
-    assert!(say(&["flush", "wild.example", "--below"]).contains(" answers forgotten\n"));
-    let forgotten = say(&["explain", name]);
-    assert_eq!(forgotten.matches("  memory          nothing\n").count(), 2, "{forgotten}");
-    assert!(say(&["stats"]).contains("  questions       "));
+    assert!(run(&["flush", "wild.example", "--below"]).contains(" answers forgotten\n"));
+    let flushed = run(&["explain", name]);
+    assert_eq!(flushed.matches("  memory          nothing\n").count(), 2, "{flushed}");
+    assert!(run(&["stats"]).contains("  questions       "));
 
     let resolvers = pods(NAMESPACE, "zone-resolver");
     let dumps = resolvers

@@ -1,65 +1,70 @@
-//! The tier and the chart are taken away, in either order, while pods ask all the time: nothing fails and nothing is
-//! left behind.
+//! The tier and the chart are removed, in either order, while pods send queries: no query fails and nothing is left
+//! behind.
+
+use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
-    CLUSTER_DNS, GENEROUS, LINK_LOCAL, NAMESPACE, NODE_NAMESPACE, NODES, eventually, kubectl, kubectl_json, seen, turn,
-    whole,
+    CLUSTER_DNS, LINK_LOCAL, NAMESPACE, NODE_NAMESPACE, NODES, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl,
+    kubectl_json, wait_until, wait_until_ready,
 };
-use crate::watch::patient;
+use crate::watch::stub_clients;
 
 #[test]
 fn deleting_the_tier_and_then_the_chart_fails_no_query_and_leaves_nothing() {
-    let _turn = turn();
-    let watch = patient(&NODES, &[CLUSTER_DNS]);
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let watch = stub_clients(&NODES, &[CLUSTER_DNS]);
     kubectl(&["delete", "dnstier", "default", "--wait=true"]);
-    nothing_is_left_on_any_node();
+    wait_until_nodes_are_clean();
     lab().uninstall().expect("the chart goes");
-    nothing_is_left_in_the_cluster();
-    watch.nothing_failed_but_for(2);
+    wait_until_cluster_is_clean();
+    watch.assert_servfail_at_most(2);
     lab().install().expect("the chart comes back");
-    whole();
+    wait_until_ready();
 }
 
 #[test]
 fn uninstalling_the_chart_and_then_deleting_the_tier_fails_no_query_and_leaves_nothing() {
-    let _turn = turn();
-    let watch = patient(&NODES, &[CLUSTER_DNS]);
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let watch = stub_clients(&NODES, &[CLUSTER_DNS]);
     lab().uninstall().expect("the chart goes");
     kubectl(&["delete", "dnstier", "default", "--wait=true"]);
-    nothing_is_left_on_any_node();
-    nothing_is_left_in_the_cluster();
-    watch.nothing_failed_but_for(2);
+    wait_until_nodes_are_clean();
+    wait_until_cluster_is_clean();
+    watch.assert_servfail_at_most(2);
     lab().install().expect("the chart comes back");
-    whole();
+    wait_until_ready();
 }
 
-fn nothing_is_left_on_any_node() {
+fn wait_until_nodes_are_clean() {
     for name in NODES {
         let node = lab().node(name).expect("a node");
         let run = |command: &[&str]| node.run(command).map_err(|error| format!("{error:#}"));
-        eventually("nothing is left on the node", GENEROUS, || {
+        wait_until("nothing is left on the node", WAIT_TIMEOUT, || {
             let addresses = run(&["ip", "-o", "address", "show", "dev", "lo"])?;
-            seen(!addresses.contains(LINK_LOCAL) && !addresses.contains(CLUSTER_DNS), || addresses.clone())?;
+            ensure(!addresses.contains(LINK_LOCAL) && !addresses.contains(CLUSTER_DNS), || addresses.clone())?;
             let tables = run(&["nft", "list", "tables"])?;
-            seen(!tables.contains("dnstier"), || tables.clone())?;
+            ensure(!tables.contains("dnstier"), || tables.clone())?;
             let sockets = run(&["ss", "-lntup"])?;
             let ours = ["node-agent", "node-cache", "zone-resolver"];
-            seen(!ours.iter().any(|process| sockets.contains(process)), || sockets.clone())
+            ensure(!ours.iter().any(|process| sockets.contains(process)), || sockets.clone())
         });
     }
 }
 
-fn nothing_is_left_in_the_cluster() {
-    let kinds = "all,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings";
+fn wait_until_cluster_is_clean() {
+    let kinds = "all,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies,\
+                 roles,rolebindings,clusterroles,clusterrolebindings";
     let labelled = "app.kubernetes.io/part-of=dnstier";
-    eventually("no object is left", GENEROUS, || {
+    wait_until("no object is left", WAIT_TIMEOUT, || {
         for namespace in [NAMESPACE, NODE_NAMESPACE, "kube-system"] {
             let list = kubectl_json(&["get", kinds, "-n", namespace, "-l", labelled]);
             let items = list["items"].as_array().expect("a list");
             let names: Vec<_> =
                 items.iter().map(|item| format!("{} {}", item["kind"], item["metadata"]["name"])).collect();
-            seen(names.is_empty(), || format!("{names:?}"))?;
+            ensure(names.is_empty(), || format!("{names:?}"))?;
         }
         Ok(())
     });

@@ -1,24 +1,26 @@
-//! Names of every kind are answered on every node, over UDP and TCP and both families, by this node's caches and
-//! through this zone's resolvers.
+//! Names of every kind resolve on every node, over UDP and TCP and both families, by this node's caches and through
+//! this zone's resolvers.
 
 use std::net::Ipv4Addr;
 
-use dnstier_tests::dns::{Answer, Transport};
+use dnstier_tests::dns::{Response, Transport};
+use dnstier_tests::require;
 
 use crate::tier::{
-    CLUSTER_DNS, CLUSTER_DNS_V6, LINK_LOCAL, NODES, answer, eventually, kubectl_json, node_status, resolver_statuses,
-    seen, turn, who,
+    CLUSTER_DNS, CLUSTER_DNS_V6, LINK_LOCAL, NODES, ensure, exclusive_tier, kubectl_json, node_status, query,
+    resolver_statuses, responder, wait_until,
 };
 
 const SERVERS: [&str; 3] = [CLUSTER_DNS, CLUSTER_DNS_V6, LINK_LOCAL];
 
 #[test]
 fn the_caches_of_the_own_node_answer_at_every_captured_address() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     for node in NODES {
         for server in SERVERS {
-            let (by, instance) = who(node, server).expect("an identity");
-            assert_eq!(by, node, "asked at {server}");
+            let (responder_node, instance) = responder(node, server).expect("an identity");
+            assert_eq!(responder_node, node, "asked at {server}");
             assert!(instance.starts_with("cache-"), "{instance}");
         }
     }
@@ -26,97 +28,125 @@ fn the_caches_of_the_own_node_answer_at_every_captured_address() {
 
 #[test]
 fn names_of_the_cluster_are_answered_over_udp_and_tcp_and_both_families() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let pod = toolbox_on("node-b");
     let dashed = pod.replace('.', "-");
     let reverse = reverse(&pod);
     for node in NODES {
-        everywhere(node, &["kubernetes.default.svc.cluster.local"], |reply| data(reply, "A") == ["10.96.0.1"]);
-        everywhere(node, &[&format!("{dashed}.lab.pod.cluster.local")], |reply| data(reply, "A") == [pod.as_str()]);
-        everywhere(node, &["toolboxes.lab.svc.cluster.local"], |reply| data(reply, "A").len() == 3);
-        everywhere(node, &["toolboxes.lab.svc.cluster.local", "AAAA"], |reply| data(reply, "AAAA").len() == 3);
-        everywhere(node, &["_web._tcp.toolbox.lab.svc.cluster.local", "SRV"], |reply| data(reply, "SRV").len() == 1);
-        everywhere(node, &["1.0.96.10.in-addr.arpa", "PTR"], |reply| {
-            data(reply, "PTR") == ["kubernetes.default.svc.cluster.local."]
+        assert_at_every_address(node, &["kubernetes.default.svc.cluster.local"], |response| {
+            data(response, "A") == ["10.96.0.1"]
         });
-        everywhere(node, &[&reverse, "PTR"], |reply| !data(reply, "PTR").is_empty());
-        everywhere(node, &["no-such-service.default.svc.cluster.local"], |reply| reply.rcode == "NXDOMAIN");
+        assert_at_every_address(node, &[&format!("{dashed}.lab.pod.cluster.local")], |response| {
+            data(response, "A") == [pod.as_str()]
+        });
+        assert_at_every_address(node, &["toolboxes.lab.svc.cluster.local"], |response| data(response, "A").len() == 3);
+        assert_at_every_address(node, &["toolboxes.lab.svc.cluster.local", "AAAA"], |response| {
+            data(response, "AAAA").len() == 3
+        });
+        assert_at_every_address(node, &["_web._tcp.toolbox.lab.svc.cluster.local", "SRV"], |response| {
+            data(response, "SRV").len() == 1
+        });
+        assert_at_every_address(node, &["1.0.96.10.in-addr.arpa", "PTR"], |response| {
+            data(response, "PTR") == ["kubernetes.default.svc.cluster.local."]
+        });
+        assert_at_every_address(node, &[&reverse, "PTR"], |response| !data(response, "PTR").is_empty());
+        assert_at_every_address(node, &["no-such-service.default.svc.cluster.local"], |response| {
+            response.rcode == "NXDOMAIN"
+        });
     }
 }
 
 #[test]
 fn names_of_the_world_of_every_kind_are_answered_on_every_node() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     for node in NODES {
-        everywhere(node, &["shop.example"], |reply| data(reply, "A") == ["203.0.113.10"]);
-        everywhere(node, &["shop.example", "AAAA"], |reply| data(reply, "AAAA") == ["2001:db8:80::10"]);
-        everywhere(node, &["mail.example", "MX"], |reply| data(reply, "MX").len() == 3);
-        everywhere(node, &["s1._domainkey.mail.example", "TXT"], |reply| data(reply, "TXT")[0].contains("v=DKIM1"));
-        everywhere(node, &["far.shop.example"], |reply| {
-            data(reply, "CNAME").len() == 4 && data(reply, "A") == ["203.0.113.11"]
+        assert_at_every_address(node, &["shop.example"], |response| data(response, "A") == ["203.0.113.10"]);
+        assert_at_every_address(node, &["shop.example", "AAAA"], |response| {
+            data(response, "AAAA") == ["2001:db8:80::10"]
         });
-        everywhere(node, &["gone.shop.example"], |reply| reply.rcode == "NXDOMAIN" && data(reply, "CNAME").len() == 1);
-        everywhere(node, &["some.thing.wild.example"], |reply| data(reply, "A") == ["203.0.113.31"]);
-        everywhere(node, &["25.100.51.198.in-addr.arpa", "PTR"], |reply| data(reply, "PTR") == ["mail.example."]);
-        everywhere(node, &["nowhere.shop.example"], |reply| reply.rcode == "NXDOMAIN");
-        everywhere(node, &["bare.example"], |reply| reply.rcode == "NOERROR" && reply.answers.is_empty());
+        assert_at_every_address(node, &["mail.example", "MX"], |response| data(response, "MX").len() == 3);
+        assert_at_every_address(node, &["s1._domainkey.mail.example", "TXT"], |response| {
+            data(response, "TXT")[0].contains("v=DKIM1")
+        });
+        assert_at_every_address(node, &["far.shop.example"], |response| {
+            data(response, "CNAME").len() == 4 && data(response, "A") == ["203.0.113.11"]
+        });
+        assert_at_every_address(node, &["gone.shop.example"], |response| {
+            response.rcode == "NXDOMAIN" && data(response, "CNAME").len() == 1
+        });
+        assert_at_every_address(node, &["some.thing.wild.example"], |response| data(response, "A") == ["203.0.113.31"]);
+        assert_at_every_address(node, &["25.100.51.198.in-addr.arpa", "PTR"], |response| {
+            data(response, "PTR") == ["mail.example."]
+        });
+        assert_at_every_address(node, &["nowhere.shop.example"], |response| response.rcode == "NXDOMAIN");
+        assert_at_every_address(node, &["bare.example"], |response| {
+            response.rcode == "NOERROR" && response.answers.is_empty()
+        });
     }
 }
 
 #[test]
 fn a_signed_answer_carries_its_signatures_only_when_they_are_asked_for() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     for node in NODES {
-        everywhere(node, &["www.signed.example", "--dnssec"], |reply| {
-            data(reply, "A") == ["203.0.113.51"] && data(reply, "RRSIG").len() == 1
+        assert_at_every_address(node, &["www.signed.example", "--dnssec"], |response| {
+            data(response, "A") == ["203.0.113.51"] && data(response, "RRSIG").len() == 1
         });
-        everywhere(node, &["www.signed.example"], |reply| {
-            data(reply, "A") == ["203.0.113.51"] && data(reply, "RRSIG").is_empty()
+        assert_at_every_address(node, &["www.signed.example"], |response| {
+            data(response, "A") == ["203.0.113.51"] && data(response, "RRSIG").is_empty()
         });
     }
 }
 
 #[test]
 fn an_answer_too_long_for_udp_is_cut_off_and_comes_whole_over_tcp() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     for node in NODES {
         for server in SERVERS {
-            let reply = answer(node, &["text.big.example", "TXT", "--server", server]);
-            assert_eq!(reply.transport, Transport::TcpAfterUdp, "{reply:?}");
-            assert!(reply.size > 1232 && data(&reply, "TXT")[0].contains("20-of-20"), "{reply:?}");
+            let response = query(node, &["text.big.example", "TXT", "--server", server]);
+            assert_eq!(response.transport, Transport::TcpAfterUdp, "{response:?}");
+            assert!(response.size > 1232 && data(&response, "TXT")[0].contains("20-of-20"), "{response:?}");
         }
     }
 }
 
 #[test]
 fn a_pods_search_path_leads_to_services_and_to_the_world() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     for node in NODES {
-        let reply = answer(node, &["kubernetes.default", "--search"]);
-        assert_eq!(data(&reply, "A"), ["10.96.0.1"], "{reply:?}");
-        let reply = answer(node, &["toolbox", "--search"]);
-        assert_eq!(data(&reply, "A").len(), 1, "{reply:?}");
-        let reply = answer(node, &["shop.example", "--search"]);
-        assert_eq!(data(&reply, "A"), ["203.0.113.10"], "{reply:?}");
+        let response = query(node, &["kubernetes.default", "--search"]);
+        assert_eq!(data(&response, "A"), ["10.96.0.1"], "{response:?}");
+        let response = query(node, &["toolbox", "--search"]);
+        assert_eq!(data(&response, "A").len(), 1, "{response:?}");
+        let response = query(node, &["shop.example", "--search"]);
+        assert_eq!(data(&response, "A"), ["203.0.113.10"], "{response:?}");
     }
 }
 
 #[test]
 fn questions_go_through_the_own_nodes_cache_and_the_own_zones_resolvers() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     const COUNT: u64 = 40;
     for (node, zone) in NODES.into_iter().zip(["zone-a", "zone-b", "zone-c"]) {
         let queries_of_zones = || ["zone-a", "zone-b", "zone-c"].map(|zone| (zone, queries_of_zone(zone)));
-        let (before, zones_before) = (queries_of_node(node), queries_of_zones());
+        let before = queries_of_node(node);
+        let zones_before = queries_of_zones();
         for number in 0..COUNT {
             let name = format!("through-{number}-{}.{node}.wild.example", before);
-            assert_eq!(answer(node, &[&name, "--server", CLUSTER_DNS]).rcode, "NOERROR");
+            assert_eq!(query(node, &[&name, "--server", CLUSTER_DNS]).rcode, "NOERROR");
         }
-        let own = eventually("the counters show the questions", crate::tier::GENEROUS, || {
-            let (asked, zones) = (queries_of_node(node) - before, queries_of_zones());
+        let own = wait_until("the counters show the questions", crate::tier::WAIT_TIMEOUT, || {
+            let asked = queries_of_node(node) - before;
+            let zones = queries_of_zones();
             let own = zones.iter().zip(&zones_before).find(|((name, _), _)| *name == zone);
             let own = own.map_or(0, |((_, after), (_, before))| after - before);
-            seen(asked >= COUNT && own >= COUNT, || format!("{node}: {asked} asked, {own} through {zone}"))?;
+            ensure(asked >= COUNT && own >= COUNT, || format!("{node}: {asked} asked, {own} through {zone}"))?;
             Ok(own)
         });
         for ((name, after), (_, before)) in queries_of_zones().into_iter().zip(zones_before) {
@@ -125,19 +155,19 @@ fn questions_go_through_the_own_nodes_cache_and_the_own_zones_resolvers() {
     }
 }
 
-/// Asks at every captured address over UDP and TCP and expects an answer that looks right.
-fn everywhere(node: &str, question: &[&str], looks_right: impl Fn(&Answer) -> bool) {
+/// Sends a query to every captured address over UDP and TCP and asserts a property of the responses.
+fn assert_at_every_address(node: &str, query_args: &[&str], is_expected: impl Fn(&Response) -> bool) {
     for server in SERVERS {
         for transport in [[].as_slice(), &["--tcp"]] {
-            let arguments = [question, &["--server", server], transport].concat();
-            let reply = answer(node, &arguments);
-            assert!(looks_right(&reply), "{} from {node}: {reply:?}", arguments.join(" "));
+            let arguments = [query_args, &["--server", server], transport].concat();
+            let response = query(node, &arguments);
+            assert!(is_expected(&response), "{} from {node}: {response:?}", arguments.join(" "));
         }
     }
 }
 
-fn data<'a>(reply: &'a Answer, record_type: &'a str) -> Vec<&'a str> {
-    reply.data(record_type).collect()
+fn data<'a>(response: &'a Response, record_type: &'a str) -> Vec<&'a str> {
+    response.data(record_type).collect()
 }
 
 fn queries_of_node(node: &str) -> u64 {
@@ -149,7 +179,7 @@ fn queries_of_zone(zone: &str) -> u64 {
     resolver_statuses(zone).iter().map(|status| status.instance.traffic.queries).sum()
 }
 
-/// The IPv4 address of the toolbox pod of a node.
+/// Returns the IPv4 address of the toolbox pod of a node.
 fn toolbox_on(node: &str) -> String {
     let field = format!("--field-selector=spec.nodeName={node}");
     let list = kubectl_json(&["get", "pods", "-n", "lab", "-l", "app=toolbox", &field]);

@@ -1,9 +1,9 @@
-//! What the tests see of the tier, and how they ask it.
+//! Observation of the tier, and queries to it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dnstier_tests::dns::Answer;
+use dnstier_tests::dns::Response;
 use dnstier_tests::lab::Signal;
 use node_cache_config::status::{CaptureState, NodeStatus, ResolverStatus};
 use serde_json::Value;
@@ -13,30 +13,30 @@ use crate::{EXAMPLE, lab};
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 pub(crate) const NODE_NAMESPACE: &str = "dnstier-node";
 pub(crate) const NAMESPACE: &str = "dnstier-system";
-/// The chart of this checkout.
+/// Chart of this checkout.
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier");
 pub(crate) const TIER: &str = "default";
 pub(crate) const CLUSTER_DNS: &str = "10.96.0.10";
 pub(crate) const CLUSTER_DNS_V6: &str = "fd96::a";
 pub(crate) const LINK_LOCAL: &str = "169.254.20.10";
-/// A limit far above anything that is seen, for waits that should end much sooner.
-pub(crate) const GENEROUS: Duration = Duration::from_secs(120);
+/// Timeout far above any observed time, for waits that should end much sooner.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Looks until what is looked for is there, and says what was seen last if it never is.
-pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+/// Polls until there is a value, and panics with the last error if there is none in time.
+pub(crate) fn wait_until<T>(condition: &str, timeout: Duration, mut poll: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
-        match look() {
-            Ok(found) => return found,
-            Err(seen) if start.elapsed() > limit => panic!("{what}: not within {limit:?}; last seen: {seen}"),
+        match poll() {
+            Ok(value) => return value,
+            Err(last) if start.elapsed() > timeout => panic!("{condition}: not within {timeout:?}; last seen: {last}"),
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
 }
 
-/// `Ok` when the condition holds, else what was seen instead.
-pub(crate) fn seen(holds: bool, instead: impl FnOnce() -> String) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(instead()) }
+/// Returns `Ok` when the condition holds, else the actual state.
+pub(crate) fn ensure(holds: bool, actual: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(actual()) }
 }
 
 pub(crate) fn kubectl(arguments: &[&str]) -> String {
@@ -54,7 +54,7 @@ pub(crate) fn patch_tier(patch: &str) {
     kubectl(&["patch", "dnstier", TIER, "--type=merge", "-p", patch]);
 }
 
-/// A pod as far as the tests care.
+/// Properties of a pod that tests need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pod {
     pub(crate) name: String,
@@ -64,7 +64,7 @@ pub(crate) struct Pod {
     pub(crate) ready: bool,
 }
 
-/// The pods of a component of the tier that are not on their way out.
+/// Returns the pods of a component of the tier that are not terminating.
 pub(crate) fn pods(namespace: &str, component: &str) -> Vec<Pod> {
     let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/component={component}");
     let list = kubectl_json(&["get", "pods", "-n", namespace, "-l", &selector]);
@@ -84,25 +84,25 @@ fn pod(pod: &Value) -> Pod {
     }
 }
 
-/// The node pods, in the order of the nodes' names.
+/// Returns the node pods, in the order of the nodes' names.
 pub(crate) fn node_pods() -> Vec<Pod> {
     let mut pods = pods(NODE_NAMESPACE, "node-cache");
     pods.sort_by(|a, b| a.node.cmp(&b.node));
     pods
 }
 
-/// The one node pod of a node.
+/// Returns the node pod of a node.
 pub(crate) fn node_pod(node: &str) -> Result<Pod, String> {
     let pods = node_pods();
     pods.iter().find(|pod| pod.node == node).cloned().ok_or_else(|| format!("no pod on {node} among {pods:?}"))
 }
 
-/// What the agent of a node says of itself.
+/// Fetches the status of a node's agent.
 pub(crate) fn node_status(node: &str) -> Result<NodeStatus, String> {
     status_of(NODE_NAMESPACE, &node_pod(node)?.name, 9353)
 }
 
-/// What the resolvers of a zone say of themselves.
+/// Fetches the statuses of a zone's resolvers.
 pub(crate) fn resolver_statuses(zone: &str) -> Vec<ResolverStatus> {
     let all = pods(NAMESPACE, "zone-resolver");
     let statuses = all.iter().filter_map(|pod| status_of::<ResolverStatus>(NAMESPACE, &pod.name, 9153).ok());
@@ -114,18 +114,18 @@ fn status_of<T: serde::de::DeserializeOwned>(namespace: &str, pod: &str, port: u
     serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))
 }
 
-/// What a pod serves over HTTP.
+/// Fetches a path of a pod over HTTP.
 pub(crate) fn get(namespace: &str, pod: &str, port: u16, path: &str) -> anyhow::Result<String> {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
     lab().kubectl(&["get", "--raw", &path])
 }
 
-/// A condition of the tier: its status, reason and message.
+/// Returns a condition of the tier: its status, reason and message.
 pub(crate) fn condition(kind: &str) -> Result<(String, String, String), String> {
     condition_of(TIER, kind)
 }
 
-/// A condition of a tier of any name.
+/// Returns a condition of a tier of any name.
 pub(crate) fn condition_of(tier: &str, kind: &str) -> Result<(String, String, String), String> {
     let tier = kubectl_json(&["get", "dnstier", tier]);
     let conditions = tier["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -138,28 +138,28 @@ pub(crate) fn condition_of(tier: &str, kind: &str) -> Result<(String, String, St
     Ok((text("status"), text("reason"), text("message")))
 }
 
-/// Waits for this test's turn, and for a tier that is as the example says and whole: what one test breaks, no other one
-/// sees.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+/// Waits until no other test uses the tier, and until it is as in the example and ready: no test sees what another one
+/// has broken.
+pub(crate) fn exclusive_tier() -> MutexGuard<'static, ()> {
+    static TIER_LOCK: Mutex<()> = Mutex::new(());
+    let guard = TIER_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     if lab().kubectl(&["replace", "-f", EXAMPLE]).is_err() {
-        // A test that took it away has failed before it was back.
+        // A test that removed the tier has failed before it was back.
         lab().install().expect("the tier comes back");
     }
-    whole();
-    turn
+    wait_until_ready();
+    guard
 }
 
-/// Waits until the tier is whole: Ready and settled, nothing wrong, and every address captured on every node.
-pub(crate) fn whole() {
-    eventually("the tier is whole", 2 * GENEROUS, || {
+/// Waits until the tier is Ready and settled, nothing is Degraded, and every address is captured on every node.
+pub(crate) fn wait_until_ready() {
+    wait_until("the tier is whole", 2 * WAIT_TIMEOUT, || {
         let ready = condition("Ready")?;
-        seen(ready.0 == "True", || format!("Ready is {ready:?}"))?;
+        ensure(ready.0 == "True", || format!("Ready is {ready:?}"))?;
         let progressing = condition("Progressing")?;
-        seen(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
+        ensure(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
         let degraded = condition("Degraded")?;
-        seen(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
+        ensure(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
         for node in NODES {
             captured(node)?;
             resolves(node)?;
@@ -168,24 +168,24 @@ pub(crate) fn whole() {
     });
 }
 
-/// Whether a name that nobody has asked for before is answered on a node at the first try, so by resolvers and upstream.
+/// Checks that a unique name resolves on a node at the first try, and so by resolvers and upstream.
 fn resolves(node: &str) -> Result<(), String> {
     let name = format!("whole-{:016x}.wild.example", rand::random::<u64>());
-    let reply = ask(node, &[&name, "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "4500"])?;
-    seen(reply.rcode == "NOERROR", || format!("{node}: {reply:?}"))
+    let response = try_query(node, &[&name, "--server", CLUSTER_DNS, "--tries", "1", "--timeout", "4500"])?;
+    ensure(response.rcode == "NOERROR", || format!("{node}: {response:?}"))
 }
 
-/// Whether every address is captured on a node by caches that all live.
+/// Checks that every address is captured on a node by caches that are all alive.
 pub(crate) fn captured(node: &str) -> Result<NodeStatus, String> {
     let status = node_status(node)?;
-    seen(status.captured.len() == 3, || format!("{node}: {:?}", status.captured))?;
-    seen(status.captured.iter().all(|address| address.state == CaptureState::Captured), || {
+    ensure(status.captured.len() == 3, || format!("{node}: {:?}", status.captured))?;
+    ensure(status.captured.iter().all(|address| address.state == CaptureState::Captured), || {
         format!("{node}: {:?}", status.captured)
     })?;
-    seen(status.instances.len() == 2 && status.instances.iter().all(|instance| instance.alive), || {
+    ensure(status.instances.len() == 2 && status.instances.iter().all(|instance| instance.alive), || {
         format!("{node}: {:?}", status.instances)
     })?;
-    seen(status.revision.asked == status.revision.in_force, || format!("{node}: {:?}", status.revision))?;
+    ensure(status.revision.asked == status.revision.in_force, || format!("{node}: {:?}", status.revision))?;
     Ok(status)
 }
 
@@ -203,19 +203,19 @@ pub(crate) fn signal_container(node: &str, pod_uid: &str, container: &str, signa
     pids.into_iter().try_for_each(|pid| node.kill(pid, signal))
 }
 
-/// Puts something right again when a test ends, also one that fails in the middle.
-pub(crate) struct Restore<F: FnMut()>(pub(crate) F);
+/// Guard that repairs something when a test ends, also one that fails in the middle.
+pub(crate) struct RestoreOnDrop<F: FnMut()>(pub(crate) F);
 
-impl<F: FnMut()> Drop for Restore<F> {
+impl<F: FnMut()> Drop for RestoreOnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
     }
 }
 
 /// Stops the kubelet of a node until the guard is dropped.
-pub(crate) fn without_kubelet(node: &'static str) -> Restore<impl FnMut()> {
+pub(crate) fn stop_kubelet_until_drop(node: &'static str) -> RestoreOnDrop<impl FnMut()> {
     lab().node(node).and_then(|node| node.stop_kubelet()).expect("the kubelet stops");
-    Restore(move || {
+    RestoreOnDrop(move || {
         let started = lab().node(node).and_then(|node| node.start_kubelet());
         if let Err(error) = started {
             eprintln!("the kubelet of {node} does not start again: {error:#}");
@@ -223,34 +223,36 @@ pub(crate) fn without_kubelet(node: &'static str) -> Restore<impl FnMut()> {
     })
 }
 
-/// Waits until `Degraded` says this of the tier, and that what was captured stays so.
-pub(crate) fn degraded_by(what: &str, says: &[&str]) {
-    let degraded = eventually(what, GENEROUS, || {
+/// Waits until the tier is `Degraded` with a message that has all of these parts.
+pub(crate) fn wait_until_degraded(expectation: &str, parts: &[&str]) {
+    let degraded = wait_until(expectation, WAIT_TIMEOUT, || {
         let degraded = condition("Degraded")?;
-        let told = degraded.0 == "True" && says.iter().all(|part| degraded.2.contains(part));
-        seen(told, || format!("{degraded:?}"))?;
+        let is_degraded = degraded.0 == "True" && parts.iter().all(|part| degraded.2.contains(part));
+        ensure(is_degraded, || format!("{degraded:?}"))?;
         Ok(degraded)
     });
     eprintln!("{degraded:?}");
 }
 
-/// Asks from the toolbox pod of a node.
-pub(crate) fn ask(node: &str, arguments: &[&str]) -> Result<Answer, String> {
+/// Sends a query from the toolbox pod of a node.
+pub(crate) fn try_query(node: &str, arguments: &[&str]) -> Result<Response, String> {
     let mut command = vec!["/ask", "--json"];
     command.extend(arguments);
     let text = lab().exec(node, &command).map_err(|error| format!("{error:#}"))?;
     serde_json::from_str(text.trim()).map_err(|error| format!("{error} in {text}"))
 }
 
-/// Asks and expects an answer.
-pub(crate) fn answer(node: &str, arguments: &[&str]) -> Answer {
-    ask(node, arguments).unwrap_or_else(|error| panic!("{} from {node}: {error}", arguments.join(" ")))
+/// Sends a query from the toolbox pod of a node, and panics without a response.
+pub(crate) fn query(node: &str, arguments: &[&str]) -> Response {
+    try_query(node, arguments).unwrap_or_else(|error| panic!("{} from {node}: {error}", arguments.join(" ")))
 }
 
-/// Who answers at an address, as its identity says it: `("node-a", "cache-0")`.
-pub(crate) fn who(node: &str, server: &str) -> Result<(String, String), String> {
-    let report =
-        ask(node, &["id.server", "TXT", "--class", "CH", "--server", server, "--timeout", "1000", "--tries", "1"])?;
+/// Returns node and instance of the server at an address, by its identity: `("node-a", "cache-0")`.
+pub(crate) fn responder(node: &str, server: &str) -> Result<(String, String), String> {
+    let report = try_query(
+        node,
+        &["id.server", "TXT", "--class", "CH", "--server", server, "--timeout", "1000", "--tries", "1"],
+    )?;
     let text = report.answers.first().map(|answer| answer.data.clone()).ok_or_else(|| format!("{report:?}"))?;
     let part = |name: &str| {
         let start = text.find(&format!("{name}=")).map(|at| at + name.len() + 1)?;

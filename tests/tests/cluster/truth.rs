@@ -1,15 +1,18 @@
-//! `kubectl get dnstier` and the conditions tell the truth while one part after the other is taken away.
+//! `kubectl get dnstier` and the conditions are correct while one part after the other is removed.
 
 use dnstier_tests::lab::Signal;
+use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
-    GENEROUS, Restore, condition, eventually, kubectl, node_pod, seen, signal_container, turn, whole, without_kubelet,
+    RestoreOnDrop, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pod, signal_container,
+    stop_kubelet_until_drop, wait_until, wait_until_ready,
 };
 
 #[test]
 fn the_columns_count_what_is_there() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let columns = columns();
     let column = |name: &str| columns.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str());
     assert_eq!(column("NAME"), Some("default"));
@@ -23,57 +26,60 @@ fn the_columns_count_what_is_there() {
 
 #[test]
 fn a_node_pod_that_cannot_answer_is_not_counted_as_ready() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     let pod = node_pod("node-b").expect("a node pod");
-    let kubelet = without_kubelet("node-b");
+    let kubelet = stop_kubelet_until_drop("node-b");
     for container in ["cache-0", "cache-1", "agent"] {
         signal_container("node-b", &pod.uid, container, Signal::KILL).expect("the process is there");
     }
-    eventually("the columns say that a node is missing", GENEROUS, || {
+    wait_until("the columns say that a node is missing", WAIT_TIMEOUT, || {
         let columns = columns();
-        seen(columns.contains(&("READY".to_owned(), "2/3".to_owned())), || format!("{columns:?}"))
+        ensure(columns.contains(&("READY".to_owned(), "2/3".to_owned())), || format!("{columns:?}"))
     });
-    let degraded = eventually("the condition says which node", GENEROUS, || {
+    let degraded = wait_until("the condition says which node", WAIT_TIMEOUT, || {
         let degraded = condition("Degraded")?;
-        seen(degraded.0 == "True" && degraded.2.contains("node-b"), || format!("{degraded:?}"))?;
+        ensure(degraded.0 == "True" && degraded.2.contains("node-b"), || format!("{degraded:?}"))?;
         Ok(degraded)
     });
     eprintln!("{degraded:?}");
     drop(kubelet);
-    whole();
+    wait_until_ready();
 }
 
 #[test]
 fn a_dead_upstream_is_a_condition_and_makes_nothing_unready() {
-    let _turn = turn();
+    require!(require::lab());
+    let _tier = exclusive_tier();
     lab().world().stop_provider().expect("the provider's resolver stops");
-    let provider = Restore(|| lab().world().start_provider().expect("the provider's resolver starts"));
-    let mut asked = 0;
-    let degraded = eventually("the condition names the upstream", GENEROUS, || {
-        // Somebody has to ask for the loss to be noticed.
-        asked += 1;
-        let fresh = format!("dead-{asked}.wild.example");
-        let _ = crate::tier::ask("node-a", &[&fresh, "--tries", "1", "--timeout", "200"]);
+    let provider = RestoreOnDrop(|| lab().world().start_provider().expect("the provider's resolver starts"));
+    let mut number = 0;
+    let degraded = wait_until("the condition names the upstream", WAIT_TIMEOUT, || {
+        // Only a query shows the loss.
+        number += 1;
+        let name = format!("dead-{number}.wild.example");
+        let _ = crate::tier::try_query("node-a", &[&name, "--tries", "1", "--timeout", "200"]);
         let degraded = condition("Degraded")?;
-        seen(degraded.0 == "True" && degraded.2.contains("169.254.169.253"), || format!("{degraded:?}"))?;
+        ensure(degraded.0 == "True" && degraded.2.contains("169.254.169.253"), || format!("{degraded:?}"))?;
         Ok(degraded)
     });
     eprintln!("{degraded:?}");
     let ready = condition("Ready").expect("a condition");
     drop(provider);
     assert_eq!(ready.0, "True", "{ready:?}");
-    eventually("the upstream is well again", GENEROUS, || {
+    wait_until("the upstream is well again", WAIT_TIMEOUT, || {
         let degraded = condition("Degraded")?;
-        seen(degraded.0 == "False", || format!("{degraded:?}"))
+        ensure(degraded.0 == "False", || format!("{degraded:?}"))
     });
-    whole();
+    wait_until_ready();
 }
 
-/// The columns of `kubectl get dnstier -o wide`, by their headers.
+/// Returns the columns of `kubectl get dnstier -o wide`, with their headers.
 fn columns() -> Vec<(String, String)> {
     let table = kubectl(&["get", "dnstier", "-o", "wide"]);
     let mut lines = table.lines();
-    let (headers, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let headers = lines.next().unwrap_or_default();
+    let values = lines.next().unwrap_or_default();
     // Columns are aligned: a value stands below its header.
     let starts: Vec<usize> = headers.split_whitespace().filter_map(|header| headers.find(header)).collect();
     let value = |index: usize| {

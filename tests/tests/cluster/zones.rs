@@ -1,16 +1,19 @@
-//! Zones appear with their first node and go some time after their last one.
+//! A zone gets its objects with its first node, and loses them some time after its last one.
 
+use dnstier_tests::require;
 use serde_json::Value;
 
 use crate::lab;
 use crate::tier::{
-    CHART, GENEROUS, NAMESPACE, Restore, eventually, kubectl, kubectl_json, resolver_statuses, seen, turn, whole,
+    CHART, NAMESPACE, RestoreOnDrop, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, kubectl_json, resolver_statuses,
+    wait_until, wait_until_ready,
 };
 
 #[test]
 fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
-    let _turn = turn();
-    // Ten minutes are too long for a test.
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    // The default of ten minutes is too long for a test.
     lab()
         .helm(&[
             "upgrade",
@@ -24,35 +27,35 @@ fn a_new_zone_gets_its_resolvers_and_an_empty_one_is_pruned_after_the_delay() {
             "operator.zonePruneDelay=20s",
         ])
         .expect("the delay is shortened");
-    let _home = Restore(|| {
+    let _restore = RestoreOnDrop(|| {
         kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-c", "--overwrite"]);
         lab().install().expect("the chart is as it was");
     });
     kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-d", "--overwrite"]);
-    eventually("zone-d has a Deployment and its Services", GENEROUS, || {
-        let kinds = children_of_zone("zone-d");
-        seen(kinds == ["Deployment", "PodDisruptionBudget", "Service", "Service"], || format!("{kinds:?}"))
+    wait_until("zone-d has a Deployment and its Services", WAIT_TIMEOUT, || {
+        let kinds = owned_kinds("zone-d");
+        ensure(kinds == ["Deployment", "PodDisruptionBudget", "Service", "Service"], || format!("{kinds:?}"))
     });
-    eventually("zone-d has a resolver that is ready", GENEROUS, || {
+    wait_until("zone-d has a resolver that is ready", WAIT_TIMEOUT, || {
         let statuses = resolver_statuses("zone-d");
-        seen(statuses.iter().any(|status| status.ready), || format!("{statuses:?}"))
+        ensure(statuses.iter().any(|status| status.ready), || format!("{statuses:?}"))
     });
-    assert!(!children_of_zone("zone-c").is_empty(), "zone-c is kept for the delay");
+    assert!(!owned_kinds("zone-c").is_empty(), "zone-c is kept for the delay");
 
-    eventually("zone-c is pruned", GENEROUS, || {
-        let kinds = children_of_zone("zone-c");
-        seen(kinds.is_empty(), || format!("{kinds:?}"))
+    wait_until("zone-c is pruned", WAIT_TIMEOUT, || {
+        let kinds = owned_kinds("zone-c");
+        ensure(kinds.is_empty(), || format!("{kinds:?}"))
     });
     kubectl(&["label", "node", "node-c", "topology.kubernetes.io/zone=zone-c", "--overwrite"]);
-    eventually("zone-d is pruned", GENEROUS, || {
-        let kinds = children_of_zone("zone-d");
-        seen(kinds.is_empty(), || format!("{kinds:?}"))
+    wait_until("zone-d is pruned", WAIT_TIMEOUT, || {
+        let kinds = owned_kinds("zone-d");
+        ensure(kinds.is_empty(), || format!("{kinds:?}"))
     });
-    whole();
+    wait_until_ready();
 }
 
-/// The kinds of the objects that stand for a zone, sorted.
-fn children_of_zone(zone: &str) -> Vec<String> {
+/// Returns the kinds of the objects of a zone, sorted.
+fn owned_kinds(zone: &str) -> Vec<String> {
     let selector = format!("dnstier.io/zone={zone}");
     let list = kubectl_json(&["get", "deployments,services,poddisruptionbudgets", "-n", NAMESPACE, "-l", &selector]);
     let kind = |item: &Value| item["kind"].as_str().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! A server whose answers are a function of the question, and which remembers what it was asked.
+//! Scripted DNS server: its response is a function of the query, and it records every query.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,50 +10,56 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
-/// A question that came in.
+/// Query that an [`Authority`] received.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ReceivedQuery {
     pub(crate) message: Message,
     pub(crate) source: SocketAddr,
     pub(crate) tcp: bool,
 }
 
-impl Asked {
+impl ReceivedQuery {
+    /// Returns the name in the question section.
     pub(crate) fn name(&self) -> &Name {
         self.message.queries[0].name()
     }
 
-    pub(crate) fn kind(&self) -> RecordType {
+    /// Returns the record type in the question section.
+    pub(crate) fn rtype(&self) -> RecordType {
         self.message.queries[0].query_type()
     }
 
+    /// Returns whether the query is for this name, in any case, with or without a final dot.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.name().to_ascii().trim_end_matches('.').eq_ignore_ascii_case(name.trim_end_matches('.'))
     }
 }
 
-/// What is said to it.
+/// Reaction of an [`Authority`] to a query.
 #[derive(Clone, Debug)]
-pub(crate) enum Reply {
-    Silence,
-    Say(Message),
-    After(Duration, Message),
-    /// These bytes, one packet each.
-    Raw(Vec<Vec<u8>>),
+pub(crate) enum Action {
+    /// Sends nothing.
+    Ignore,
+    Respond(Message),
+    RespondAfter(Duration, Message),
+    /// Sends these octets, one packet each.
+    SendRaw(Vec<Vec<u8>>),
 }
 
-type Script = Arc<Mutex<Box<dyn Fn(&Asked) -> Reply + Send>>>;
+type Script = Arc<Mutex<Box<dyn Fn(&ReceivedQuery) -> Action + Send>>>;
+type QueryLog = Arc<Mutex<Vec<ReceivedQuery>>>;
 
+/// Scripted server on a free port of 127.0.0.1, over UDP and TCP. Dropping it stops it.
 pub(crate) struct Authority {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    log: QueryLog,
     script: Script,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Authority {
-    /// A server on a free port of 127.0.0.1, over UDP and TCP.
-    pub(crate) async fn start(script: impl Fn(&Asked) -> Reply + Send + 'static) -> Self {
+    /// Starts a server with this script.
+    pub(crate) async fn start(script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -61,37 +67,38 @@ impl Authority {
             }
         };
         let address = udp.local_addr().unwrap();
-        let asked = Arc::default();
+        let log = QueryLog::default();
         let script: Script = Arc::new(Mutex::new(Box::new(script)));
         let tasks = [
-            tokio::spawn(serve_udp(udp, Arc::clone(&asked), script.clone())),
-            tokio::spawn(serve_tcp(tcp, Arc::clone(&asked), script.clone())),
+            tokio::spawn(serve_udp(udp, log.clone(), script.clone())),
+            tokio::spawn(serve_tcp(tcp, log.clone(), script.clone())),
         ];
-        Self { address, asked, script, tasks }
+        Self { address, log, script, tasks }
     }
 
-    /// Everything it was asked so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// Returns all queries received since the start or the last [`Self::clear_queries`].
+    pub(crate) fn queries(&self) -> Vec<ReceivedQuery> {
+        self.log.lock().unwrap().clone()
     }
 
-    /// How often it was asked for this name.
-    pub(crate) fn asked_for(&self, name: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.is(name)).count()
+    /// Returns the number of queries received for this name.
+    pub(crate) fn query_count(&self, name: &str) -> usize {
+        self.queries().iter().filter(|query| query.is(name)).count()
     }
 
-    pub(crate) fn forget(&self) {
-        self.asked.lock().unwrap().clear();
+    /// Forgets the queries received so far.
+    pub(crate) fn clear_queries(&self) {
+        self.log.lock().unwrap().clear();
     }
 
-    /// From now on it answers like this.
-    pub(crate) fn change(&self, script: impl Fn(&Asked) -> Reply + Send + 'static) {
+    /// Replaces the script.
+    pub(crate) fn set_script(&self, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) {
         *self.script.lock().unwrap() = Box::new(script);
     }
 
-    /// From now on it says nothing.
-    pub(crate) fn fall_silent(&self) {
-        self.change(|_| Reply::Silence);
+    /// Ignores all queries from now on.
+    pub(crate) fn stop_responding(&self) {
+        self.set_script(|_| Action::Ignore);
     }
 }
 
@@ -101,50 +108,52 @@ impl Drop for Authority {
     }
 }
 
-fn take(packet: &[u8], source: SocketAddr, tcp: bool, asked: &Mutex<Vec<Asked>>, script: &Script) -> Reply {
-    let Ok(message) = Message::from_vec(packet) else { return Reply::Silence };
-    let question = Asked { message, source, tcp };
-    let reply = if question.message.queries.is_empty() { Reply::Silence } else { (script.lock().unwrap())(&question) };
-    asked.lock().unwrap().push(question);
-    reply
+/// Logs a query and returns the script's action. Anything that cannot be parsed is ignored and not logged.
+fn receive(packet: &[u8], source: SocketAddr, tcp: bool, log: &QueryLog, script: &Script) -> Action {
+    let Ok(message) = Message::from_vec(packet) else { return Action::Ignore };
+    let query = ReceivedQuery { message, source, tcp };
+    let action = if query.message.queries.is_empty() { Action::Ignore } else { (script.lock().unwrap())(&query) };
+    log.lock().unwrap().push(query);
+    action
 }
 
-async fn packets(reply: Reply) -> Vec<Vec<u8>> {
-    match reply {
-        Reply::Silence => Vec::new(),
-        Reply::Say(message) => vec![message.to_vec().unwrap()],
-        Reply::After(delay, message) => {
+async fn packets(action: Action) -> Vec<Vec<u8>> {
+    match action {
+        Action::Ignore => Vec::new(),
+        Action::Respond(message) => vec![message.to_vec().unwrap()],
+        Action::RespondAfter(delay, message) => {
             tokio::time::sleep(delay).await;
             vec![message.to_vec().unwrap()]
         }
-        Reply::Raw(packets) => packets,
+        Action::SendRaw(packets) => packets,
     }
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, asked: Arc<Mutex<Vec<Asked>>>, script: Script) {
+async fn serve_udp(socket: Arc<UdpSocket>, log: QueryLog, script: Script) {
     let mut buffer = [0; 65_536];
     loop {
         let Ok((length, source)) = socket.recv_from(&mut buffer).await else { continue };
-        let reply = take(&buffer[..length], source, false, &asked, &script);
+        let action = receive(&buffer[..length], source, false, &log, &script);
         let socket = socket.clone();
         tokio::spawn(async move {
-            for packet in packets(reply).await {
+            for packet in packets(action).await {
                 let _ = socket.send_to(&packet, source).await;
             }
         });
     }
 }
 
-async fn serve_tcp(listener: TcpListener, asked: Arc<Mutex<Vec<Asked>>>, script: Script) {
+async fn serve_tcp(listener: TcpListener, log: QueryLog, script: Script) {
     loop {
         let Ok((mut stream, source)) = listener.accept().await else { continue };
-        let (asked, script) = (asked.clone(), script.clone());
+        let log = log.clone();
+        let script = script.clone();
         tokio::spawn(async move {
             while let Ok(length) = stream.read_u16().await {
                 let mut message = vec![0; usize::from(length)];
                 stream.read_exact(&mut message).await.unwrap();
-                let reply = take(&message, source, true, &asked, &script);
-                for packet in packets(reply).await {
+                let action = receive(&message, source, true, &log, &script);
+                for packet in packets(action).await {
                     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
                     stream.write_all(&packet).await.unwrap();
                 }

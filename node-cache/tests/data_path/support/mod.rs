@@ -1,11 +1,17 @@
-//! What the tests stand on: scripted servers, a tier in this process, a client, and a configuration.
+//! Fixtures: scripted servers, a tier in this process, a client, and a configuration.
 
 mod authority;
 mod client;
 mod records;
 mod tier;
+mod wait;
 
-pub(crate) use authority::{Asked, Authority, Reply};
-pub(crate) use client::{ask, ask_from, ask_over_tcp, ede, exchange_raw, question, tcp_exchange, txt_strings};
-pub(crate) use records::{address, denial, denial_with_soa, name, reply, service_record, unknown};
+pub(crate) use authority::{Action, Authority, ReceivedQuery};
+pub(crate) use client::{
+    ede, exchange, exchange_from, exchange_on, exchange_over_tcp, exchange_raw, query_for, txt_strings,
+};
+pub(crate) use records::{
+    address_record, empty_response, name, negative_response, response_with, srv_record, unknown_record,
+};
 pub(crate) use tier::{Tier, config, route, zone};
+pub(crate) use wait::wait_until;

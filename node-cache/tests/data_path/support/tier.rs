@@ -1,4 +1,4 @@
-//! A cache or a zone resolver in this process, on a port of its own.
+//! Node cache or zone resolver in this process, on a port of its own.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -17,36 +17,39 @@ use node_cache_config::{
 };
 use tokio::sync::watch;
 
+/// Node cache or zone resolver in this process.
 pub(crate) struct Tier {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
-    /// Those of cookies; none to begin with.
+    /// CookieSecrets of DNS cookies; none at the start.
     pub(crate) secrets: watch::Sender<CookieSecrets>,
     pub(crate) serving: Server,
-    /// What it answers on, over UDP and over TCP to begin with.
+    /// Listening sockets; one for UDP and one for TCP at the start.
     pub(crate) sockets: watch::Sender<Vec<HeldSocket>>,
     book: Mutex<GroupRegistry>,
 }
 
 impl Tier {
-    /// A zone resolver that forwards to these servers.
+    /// Starts a zone resolver that forwards to these servers.
     pub(crate) async fn forwarding_to(servers: &[SocketAddr]) -> Self {
         let tier = Self::start(TcpLimits::default());
         tier.apply_forwarding(&forwarding(servers));
         tier
     }
 
-    /// The cache of a node in this zone.
+    /// Starts the cache of a node in this zone.
     pub(crate) async fn on_node(config: &Config, zone: Option<&str>) -> Self {
         let tier = Self::start(TcpLimits::default());
         tier.apply_on_node(config, zone);
         tier
     }
 
+    /// Starts one worker without a configuration.
     pub(crate) fn start(limits: TcpLimits) -> Self {
         Self::with_workers(1, limits)
     }
 
+    /// Starts this many workers without a configuration.
     pub(crate) fn with_workers(workers: usize, limits: TcpLimits) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -65,9 +68,9 @@ impl Tier {
         Self { address, resolver, secrets, serving, sockets: sender, book }
     }
 
-    /// Waits until all is counted that was answered: a batch is counted when its answers have been sent, and its worker says
-    /// nothing before that.
-    pub(crate) async fn at_rest(&self) {
+    /// Waits until the metrics count every response sent so far. A worker counts a batch after sending its responses,
+    /// and reports that it has read everything only after that.
+    pub(crate) async fn wait_until_counted(&self) {
         self.serving.workers().check_readers(Duration::from_secs(10)).await.unwrap();
     }
 
@@ -88,7 +91,7 @@ fn forwarding(servers: &[SocketAddr]) -> Config {
     config
 }
 
-/// A configuration without zones and routes, whose cluster DNS is this server.
+/// Builds a configuration without zones and routes, whose cluster DNS is this server.
 pub(crate) fn config(cluster_dns: SocketAddr) -> Config {
     let cache = Cache { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
     let allow_from = vec!["127.0.0.1/32".parse().unwrap()];

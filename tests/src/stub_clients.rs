@@ -1,7 +1,7 @@
-//! Whether a patient client would have noticed anything: every question has two tries, one second apart.
+//! Stub clients with one retry: would anybody have noticed an outage?
 //!
-//! This is the rule by which a query *fails*: two tries one second apart get no answer. A TCP connection that is refused
-//! or reset is one try.
+//! A query *fails* when two tries, one second apart, get no response. A TCP connection that is refused or reset is one
+//! try.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,91 +14,91 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::{Name, RecordType};
 use serde::{Deserialize, Serialize};
 
-use crate::dns::{Exchange, Question, over_tcp, over_udp, rcode_name};
-use crate::names::Turns;
+use crate::dns::{Exchange, Query, exchange_over_tcp, exchange_over_udp, rcode_name};
+use crate::names::NameCycle;
 
-/// Time between two questions.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Time between two queries.
+const QUERY_INTERVAL: Duration = Duration::from_millis(20);
 /// Time from the first try to the second one.
-const BETWEEN_TRIES: Duration = Duration::from_secs(1);
-/// How long the second try waits.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of the second try.
+const SECOND_TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to ask all the time.
+/// Queries that stub clients send all the time.
 #[derive(Clone, Debug)]
-pub struct Watch {
-    /// The servers, asked in turn; both tries of a question go to the same one.
+pub struct StubClients {
+    /// Servers, queried in turn; both tries of a query go to the same one.
     pub servers: Vec<SocketAddr>,
-    /// The names, asked in turn for their A records; a first label `*` becomes a new one each time.
+    /// Names, queried in turn for their A records; a first label `*` becomes a new one each time.
     pub names: Vec<Name>,
-    /// Ask over TCP, with a connection for each try.
+    /// Whether to use TCP, with a connection for each try.
     pub tcp: bool,
-    /// How long to ask, at most [`crate::flood::MAX_DURATION`].
+    /// Duration, at most [`crate::flood::MAX_DURATION`].
     pub duration: Duration,
 }
 
-/// What became of the questions, as `ask patience --json` prints it.
+/// Result of the queries, as `ask patience --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Questions asked.
+    /// Queries sent.
     pub asked: u64,
-    /// Questions that needed their second try.
+    /// Queries that needed a second try.
     pub second_tries: u64,
-    /// Questions that got no answer in both tries.
+    /// Queries without a response in both tries.
     pub failed: u64,
-    /// Answers by the mnemonic of their response code.
+    /// Responses by the mnemonic of their response code.
     pub rcodes: BTreeMap<String, u64>,
-    /// When the first question that failed was asked, in milliseconds from the start.
+    /// When the first failed query was sent, in milliseconds from the start.
     pub first_failed_ms: Option<u64>,
-    /// When the last question that failed was asked, in milliseconds from the start.
+    /// When the last failed query was sent, in milliseconds from the start.
     pub last_failed_ms: Option<u64>,
-    /// What became of the last try that got no answer.
+    /// Error of the last try that failed.
     pub last_error: Option<String>,
 }
 
-impl Watch {
-    /// Asks every 20 ms until the time is over or `stop` is set, each question in a thread of its own.
+impl StubClients {
+    /// Sends a query every 20 ms until the duration is over or `stop` is set, each in a thread of its own.
     ///
     /// # Errors
-    /// The watch asks for nothing or for too long.
+    /// When there is no server or name, or the duration is too long.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Report> {
         if self.servers.is_empty() || self.names.is_empty() || self.duration > crate::flood::MAX_DURATION {
             return Err(io::Error::other("a watch needs a server and a name, and lasts 300 s at most"));
         }
         let start = Instant::now();
         let report = Mutex::new(Report::default());
-        let mut questions = self.servers.iter().cycle().zip(Turns::new(&self.names));
+        let mut queries = self.servers.iter().cycle().zip(NameCycle::new(&self.names));
         thread::scope(|scope| {
             let mut due = start;
             while due < start + self.duration && !stop.load(Ordering::Relaxed) {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                if let Some((server, name)) = questions.next() {
-                    let question = Question::new(name, RecordType::A);
+                if let Some((server, name)) = queries.next() {
+                    let query = Query::new(name, RecordType::A);
                     let report = &report;
-                    scope.spawn(move || self.ask(&question, *server, due - start, report));
+                    scope.spawn(move || self.resolve(&query, *server, due - start, report));
                 }
-                due += PAUSE;
+                due += QUERY_INTERVAL;
             }
         });
         Ok(report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    fn ask(&self, question: &Question, server: SocketAddr, moment: Duration, report: &Mutex<Report>) {
-        let exchange = if self.tcp { over_tcp } else { over_udp };
+    fn resolve(&self, query: &Query, server: SocketAddr, offset: Duration, report: &Mutex<Report>) {
+        let exchange = if self.tcp { exchange_over_tcp } else { exchange_over_udp };
         let start = Instant::now();
-        let first = exchange(question, server, start + BETWEEN_TRIES);
+        let first = exchange(query, server, start + RETRY_INTERVAL);
         let first_error = first.as_ref().err().map(ToString::to_string);
         let outcome = first.or_else(|_| {
-            thread::sleep((start + BETWEEN_TRIES).saturating_duration_since(Instant::now()));
-            exchange(question, server, Instant::now() + LAST_WAIT)
+            thread::sleep((start + RETRY_INTERVAL).saturating_duration_since(Instant::now()));
+            exchange(query, server, Instant::now() + SECOND_TRY_TIMEOUT)
         });
         let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        report.count(first_error, outcome, moment);
+        report.count(first_error, outcome, offset);
     }
 }
 
 impl Report {
-    fn count(&mut self, first_error: Option<String>, outcome: io::Result<Exchange>, moment: Duration) {
+    fn count(&mut self, first_error: Option<String>, outcome: io::Result<Exchange>, offset: Duration) {
         self.asked += 1;
         if let Some(error) = first_error {
             self.second_tries += 1;
@@ -109,10 +109,10 @@ impl Report {
                 *self.rcodes.entry(rcode_name(exchange.message.metadata.response_code)).or_default() += 1;
             }
             Err(error) => {
-                let moment = u64::try_from(moment.as_millis()).unwrap_or(u64::MAX);
+                let offset = u64::try_from(offset.as_millis()).unwrap_or(u64::MAX);
                 self.failed += 1;
-                self.first_failed_ms = Some(self.first_failed_ms.map_or(moment, |first| first.min(moment)));
-                self.last_failed_ms = self.last_failed_ms.max(Some(moment));
+                self.first_failed_ms = Some(self.first_failed_ms.map_or(offset, |first| first.min(offset)));
+                self.last_failed_ms = self.last_failed_ms.max(Some(offset));
                 self.last_error = Some(error.to_string());
             }
         }
@@ -125,9 +125,9 @@ mod tests {
 
     use super::*;
 
-    fn watch(server: SocketAddr) -> Watch {
+    fn clients(server: SocketAddr) -> StubClients {
         let names = vec![Name::from_ascii("a.example.").unwrap()];
-        Watch { servers: vec![server], names, tcp: false, duration: Duration::from_millis(100) }
+        StubClients { servers: vec![server], names, tcp: false, duration: Duration::from_millis(100) }
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
             buffer[2] |= 0x80;
             socket.send_to(&buffer[..size], from).unwrap();
         });
-        let report = Watch { duration: Duration::from_millis(1), ..watch(server) }.run(&AtomicBool::new(false));
+        let report = StubClients { duration: Duration::from_millis(1), ..clients(server) }.run(&AtomicBool::new(false));
         answering.join().unwrap();
         let report = report.unwrap();
         assert_eq!((report.asked, report.second_tries, report.failed), (1, 1, 0), "{report:?}");
@@ -152,7 +152,7 @@ mod tests {
     fn a_server_that_is_gone_fails_every_question() {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         for tcp in [false, true] {
-            let report = Watch { tcp, ..watch(server) }.run(&AtomicBool::new(false)).unwrap();
+            let report = StubClients { tcp, ..clients(server) }.run(&AtomicBool::new(false)).unwrap();
             assert!(report.asked >= 4 && report.failed == report.asked, "{report:?}");
             assert_eq!(report.first_failed_ms, Some(0));
             assert!(report.last_error.is_some());

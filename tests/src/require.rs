@@ -1,0 +1,84 @@
+//! Requirements that tests have of the machine. A test whose requirement is not met is skipped.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::Context;
+
+use crate::lab::{self, Programs, Progress};
+
+/// Environment variable that turns a skipped test into a failed one. `make test` sets it.
+const REQUIRE_ALL: &str = "DNSTIER_TESTS_REQUIRE_ALL";
+
+/// Skips the calling test unless the machine meets these requirements. First line of a test.
+#[macro_export]
+macro_rules! require {
+    ($($requirement:expr),+) => {
+        $(if let Err(missing) = $requirement {
+            fn here() {}
+            $crate::require::skip(std::any::type_name_of_val(&here), &missing);
+            return;
+        })+
+    };
+}
+
+/// Reports a test as skipped, or fails it where `make test` runs it.
+///
+/// `here` is the type name of a function inside the test. The line goes to standard error directly: the test harness
+/// shows nothing that a passing test prints.
+///
+/// # Panics
+/// When `DNSTIER_TESTS_REQUIRE_ALL` is set.
+pub fn skip(here: &str, missing: &str) {
+    let test = here.trim_end_matches("::here").trim_end_matches("::{{closure}}");
+    let test = test.split_once("::").map_or(test, |(_crate, path)| path);
+    let line = format!("skipped: {test}: {missing}");
+    assert!(!all(), "{line} ({REQUIRE_ALL} is set)");
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+fn all() -> bool {
+    std::env::var_os(REQUIRE_ALL).is_some()
+}
+
+/// Requires a machine on which a lab can be brought up.
+///
+/// # Errors
+/// With everything that is missing, in one line. The machine is examined once.
+pub fn lab() -> Result<(), String> {
+    static MACHINE: OnceLock<Result<(), String>> = OnceLock::new();
+    let examine = || lab::check_machine().map_err(|error| one_line(&format!("{error:#}")));
+    MACHINE.get_or_init(examine).clone()
+}
+
+/// Returns the path of the pinned Helm. Compiled where `make test` runs the test; elsewhere it must have been compiled before.
+///
+/// # Errors
+/// When Helm is not there.
+pub fn helm() -> Result<PathBuf, String> {
+    static HELM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let find = || {
+        let programs = Programs::locate()?;
+        if all() {
+            programs.build_one("helm", &Progress::to_stdout())?;
+        }
+        let path = programs.path("helm");
+        path.exists().then_some(path).context("`make test` compiles it, and so does `lab program helm`")
+    };
+    HELM.get_or_init(|| find().map_err(|error| format!("needs Helm: {}", one_line(&format!("{error:#}"))))).clone()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_part_of_a_machine_is_said_in_one_line() {
+        assert_eq!(one_line("\nOne is missing.\nTwo is missing."), "One is missing. Two is missing.");
+    }
+}

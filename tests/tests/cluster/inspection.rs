@@ -14,14 +14,14 @@ fn caches_and_resolvers_explain_and_forget_answers_in_their_own_containers() {
     let cache = ["exec", "-n", NODE_NAMESPACE, &pod.name, "-c", "cache-0", "--", "/node-cache"];
     let run = |words: &[&str]| kubectl(&[&cache, words].concat());
     let explained = run(&["explain", name]);
-    for part in ["cache-0:\n", "cache-1:\n", "  route           outside\n", "(zone/zone-a), which answers\n"] {
+    for part in ["cache-0:\n", "cache-1:\n", "  route           outside\n", "(zone/zone-a) up\n"] {
         assert!(explained.contains(part), "{part:?} is not in\n{explained}");
     }
-    assert!(explained.contains("  memory          this question: NOERROR, "), "{explained}");
-    assert!(run(&["flush", "wild.example", "--below"]).contains(" answers forgotten\n"));
+    assert!(explained.contains("  cache           this query: NOERROR, "), "{explained}");
+    assert!(run(&["flush", "wild.example", "--below"]).contains(" entries flushed\n"));
     let flushed = run(&["explain", name]);
-    assert_eq!(flushed.matches("  memory          nothing\n").count(), 2, "{flushed}");
-    assert!(run(&["stats"]).contains("  questions       "));
+    assert_eq!(flushed.matches("  cache           no entry\n").count(), 2, "{flushed}");
+    assert!(run(&["stats"]).contains("  queries         "));
 
     let resolvers = pods(NAMESPACE, "zone-resolver");
     let dumps = resolvers

@@ -52,7 +52,8 @@ pub fn lab() -> Result<(), String> {
     MACHINE.get_or_init(examine).clone()
 }
 
-/// Returns the path of the pinned Helm. Compiled where `make test` runs the test; elsewhere it must have been compiled before.
+/// Returns the path of the pinned Helm. It is compiled where `make test` runs the test; elsewhere it must be there
+/// already.
 ///
 /// # Errors
 /// When Helm is not there.

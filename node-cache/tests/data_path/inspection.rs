@@ -38,8 +38,7 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     let tier = Tier::on_node(&config, None).await;
     let before = inspect(&tier, "explain www.corp.example").await;
     assert!(before.contains("route           route/corp.example"), "{before}");
-    let upstream = format!("upstream        {} (route/corp.example) up", authority.address);
-    assert!(before.contains(&upstream), "{before}");
+    assert!(before.contains(&format!("upstream        {} (route/corp.example) up", authority.address)), "{before}");
     assert!(before.contains("cache           no entry"), "{before}");
     let mut query = query_for("WWW.corp.example", RecordType::A);
     exchange(tier.address, &query).await;
@@ -48,7 +47,7 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
     let from = format!("s more, then stale for 3600 s, from {}", authority.address);
     let parts = ["this query: NOERROR, 50 octets, age ", "this query with DO: NOERROR", &from];
     inspect_until(&tier, "explain www.CORP.example A", &parts).await;
-    assert!(inspect(&tier, "explain localhost").await.contains("local: this process answers it"));
+    assert!(inspect(&tier, "explain localhost").await.contains("  route           local: "));
 }
 
 #[tokio::test]
@@ -65,7 +64,7 @@ async fn explain_tells_of_denials_of_names_above_and_of_failures() {
         exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
     inspect_until(&tier, "explain mail.com.svc.cluster.local MX", &["com.svc.cluster.local.: NXDOMAIN"]).await;
-    inspect_until(&tier, "explain www.broken.example", &["failure         SERVFAIL"]).await;
+    inspect_until(&tier, "explain www.broken.example", &["failure         SERVFAIL\n"]).await;
     assert_eq!(inspect(&tier, "flush www.broken.example").await, "0 entries flushed\n");
     assert!(!inspect(&tier, "explain www.broken.example").await.contains("failure"), "a failure is forgotten too");
 }
@@ -119,7 +118,7 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
         assert!(stats.contains(part), "{part:?} is not in\n{stats}");
     }
     assert!(
-        stats.contains(&format!("  upstream        {} (forward) up: 1 sent, 0 timeouts", authority.address)),
+        stats.contains(&format!("  upstream        {} (forward) up: 1 sent, 0 timeouts\n", authority.address)),
         "{stats}"
     );
 }

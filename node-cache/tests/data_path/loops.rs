@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use crate::support::{Action, Authority, Tier, config, exchange, query_for};
 
-fn set_upstream(tier: &Tier, to: SocketAddr) {
+fn set_upstream_id(tier: &Tier, to: SocketAddr) {
     let mut config = config("127.0.0.1:9".parse().unwrap());
     config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { address: to, protocol: Default::default() }]);
     tier.apply_forwarding(&config);
@@ -26,9 +26,9 @@ async fn servers_that_forward_to_each_other_fail_each_question_within_a_second_a
     const NAMES: u64 = 20;
     let (one, two, own) =
         (Tier::start(Default::default()), Tier::start(Default::default()), Tier::start(Default::default()));
-    set_upstream(&one, two.address);
-    set_upstream(&two, one.address);
-    set_upstream(&own, own.address);
+    set_upstream_id(&one, two.address);
+    set_upstream_id(&two, one.address);
+    set_upstream_id(&own, own.address);
     let started = Instant::now();
     let queries: Vec<_> = (0..NAMES).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
     let deadline = one.resolver.snapshot().unwrap().scopes()[0].deadline;

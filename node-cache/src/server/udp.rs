@@ -259,17 +259,18 @@ fn respond_all<'a>(
     let mut tally = Tally::default();
     let is_tapped = shared.resolver.tap().has_readers();
     for (row, (key, lookup)) in keys.iter_mut().zip(lookups).enumerate() {
-        let Some(lookup) = lookup else { continue };
-        let mut reply = datagrams.begin_response(row);
-        let (query_buf, response_buf) = reply.buffers();
-        if let Some(hit) = shared.resolver.hit(context, lookup, key, query_buf, response_buf) {
-            reply.commit(usize::from(hit.length.get()));
-            tally.count_hit(shared.resolver.hit_counters(lookup), hit.rcode);
-            if is_tapped | hit.refresh_due {
-                refresh_and_tap(shared, socket, row, datagrams, is_tapped, hit.refresh_due);
+        if let Some(lookup) = lookup {
+            let mut reply = datagrams.begin_response(row);
+            let (query_buf, response_buf) = reply.buffers();
+            if let Some(hit) = shared.resolver.hit(context, lookup, key, query_buf, response_buf) {
+                reply.commit(usize::from(hit.length.get()));
+                tally.count_hit(shared.resolver.hit_counters(lookup), hit.rcode);
+                if is_tapped | hit.refresh_due {
+                    refresh_and_tap(shared, socket, row, datagrams, is_tapped, hit.refresh_due);
+                }
+            } else {
+                defer(deferred, row, key);
             }
-        } else {
-            defer(deferred, row, key);
         }
     }
     tally

@@ -35,6 +35,10 @@ ROOT_TESTS := agent lab
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
 
+# A shell command that installs the packages $(2) where the program $(1) is missing.
+install = command -v $(1) >/dev/null || \
+  { apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $(2); }
+
 .PHONY: help
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -84,7 +88,10 @@ test-quick: ## Run the tests that need neither root nor a cluster
 test: export DNSTIER_TESTS_REQUIRE_ALL := 1
 test: require ## Run every test: unit tests, and the whole tier in a cluster of its own
 	@# The reader of Frame Streams by the authors of the format.
-	@command -v fstrm_dump >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends fstrm-bin
+	@$(call install,fstrm_dump,fstrm-bin)
+	@# The agent's tests make network namespaces and packet rules.
+	@$(call install,nft,nftables)
+	@$(call install,ip,iproute2)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
@@ -114,6 +121,7 @@ BENCH_PACKAGES := iproute2 linux-perf valgrind unbound dnsdist dnsmasq-base knot
 .PHONY: bench
 bench: require ## Measure hits, misses, latency, start, memory, fairness and hit rate beside other resolvers; ONLY="dnsmasq 1000": those hits
 	@# Their services are not started: RUNLEVEL says that the machine is coming up.
+	apt-get update --quiet=2
 	RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends $(BENCH_PACKAGES)
 	$(CARGO) build --locked --release --manifest-path tests/programs/hickory/Cargo.toml --target-dir $(bench_hickory)
 	$(CARGO) build $(CRATES) --bin lab
@@ -126,14 +134,14 @@ bench: require ## Measure hits, misses, latency, start, memory, fairness and hit
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when a hit, a miss or a cache entry takes more instructions or bytes than its limit
-	@command -v valgrind >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends valgrind
+	@$(call install,valgrind,valgrind)
 	$(bench_build)
 	$(bench_program) gate
 
 .PHONY: fuzz
 fuzz: fuzz_dir = $(or $(CARGO_TARGET_DIR),target)/fuzz
 fuzz: ## Look for packets that break a promise, FUZZ_SECONDS for each target, from FUZZ_SEED on
-	@command -v c++ >/dev/null || apt-get install --quiet=2 --yes --no-install-recommends g++
+	@$(call install,c++,g++)
 	@# What rustc takes without a nightly. In the place of the flags of .cargo/config.toml: libFuzzer cannot be static.
 	RUSTFLAGS="-C passes=sancov-module $(addprefix -C llvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
 	  pc-table trace-compares)" $(CARGO) build --locked --package dnstier-fuzz --features libfuzzer \

@@ -18,7 +18,7 @@ use node_cache::resolver::local_names;
 use node_cache::resolver::{FastLookup, Hit, QUERY_BUF_LEN, RESPONSE_BUF_LEN, Resolver};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
-use node_cache_config::{Cache, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, UpstreamSource};
+use node_cache_config::{Cache, Config, UpstreamSource};
 use tokio::runtime::Runtime;
 
 use crate::message::{sent_records, without_ttls};
@@ -139,14 +139,9 @@ fn zero_ttls(message: &[u8], response: &Response) -> Vec<u8> {
 
 /// Returns the configuration of a zone resolver without upstreams.
 fn config() -> Config {
-    let cache = Cache { max_ttl: 86_400, negative_max_ttl: 86_400, serve_stale: 3600 };
-    Config {
-        tier: "fuzz".into(),
-        cluster_domain: "cluster.local".into(),
-        cluster_dns: ClusterDns { bootstrap: vec![], service: "dns.kube-system.svc.cluster.local".into() },
-        node_cache: NodeCache { captured: vec![], cache: cache.clone(), allow_from: vec![] },
-        zones: vec![],
-        resolver: ResolverConfig { upstreams: UpstreamSource::Servers(vec![]), cache, allow_from: vec![] },
-        routes: vec![],
-    }
+    let mut config = Config::example();
+    config.resolver.cache = Cache { max_ttl: 86_400, negative_max_ttl: 86_400, serve_stale: 3600 };
+    config.resolver.upstreams = UpstreamSource::Servers(vec![]);
+    config.resolver.allow_from = vec![];
+    config
 }

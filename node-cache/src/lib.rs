@@ -1,18 +1,22 @@
-//! The data plane of DnsTier: caching resolvers on every node, resolvers in every zone, and the agent of a node.
+//! Data plane of DnsTier: caching resolvers on every node, resolvers in every zone, and the agent of a node.
 //!
-//! A question walks through these rooms from top to bottom:
+//! A query passes through these rooms from top to bottom, and a response comes back the same way:
 //!
 //! ```text
-//! serve ──► packet ──► resolve ──► route ──► cache ──► upstream
-//!   │ sockets  │ bytes     │ the story  │ whose name  │ memory  │ other servers
-//!   └──────────┴─ query, answer: the plain values that pass between them
+//! server      sockets: UDP in batches, TCP, workers, limits of clients
+//! resolver    local names, cache, single-flight, prefetch, serve-stale, NXDOMAIN cut
+//! snapshot    one revision: routes by suffix, empty zones, ACL
+//! upstream    servers: discovery, selection, hedging, circuit breaker, UDP and TCP exchange
+//! cache       responses in a bounded number of bytes
+//! dns         messages as octets; queries and answers as plain values
 //! ```
 //!
-//! Beside that way stand what steers it (`revision` reads the projected volume, `snapshot` makes routes and rules of
-//! it) and what tells of it (`control`, `metrics`, `tap`). `packet`, `query`, `answer`, `cookies`, `own_names`,
-//! `empty_zones`, `route` and `cache` know
-//! neither sockets nor clocks: time is a parameter. `agent` is the only room that changes anything on the node, and
-//! `handover` is how sockets get from it to the caches.
+//! Imports point down only; `docs/architecture.md` has the table of layers. `dns`, `cache` and `snapshot::routes` know
+//! neither sockets nor clocks: time is a parameter.
+//!
+//! Beside the query path, [`admin`] (control socket, HTTP limits), [`metrics`] and [`dnstap`] report, `revision`
+//! watches the configuration, and [`handover`] passes sockets from the agent to the caches. `agent` is the only room
+//! that changes anything on the node. [`cmd`] has the three programs.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +37,7 @@ pub mod dnstap;
 pub mod handover;
 pub mod identity;
 mod limits;
-pub mod revision;
+mod revision;
 mod stub_client;
 
 mod agent;

@@ -17,7 +17,7 @@ struct Family<'a> {
 /// result. A text is used as far as it can be parsed: samples belong to the family of the descriptor above them, and
 /// all other lines are left out.
 #[must_use]
-pub fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn merge<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();
     for text in texts {
         let mut current = None;

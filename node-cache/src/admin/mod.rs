@@ -8,7 +8,7 @@
 mod client;
 mod command;
 pub(crate) mod http_limits;
-pub mod merge;
+pub(crate) mod merge;
 mod server;
 
 pub use client::{ControlError, probe, send_command};

@@ -1,9 +1,9 @@
 //! The data of the COOKIE option (RFC 7873 §4).
 
 /// Length of a client cookie in octets.
-pub const CLIENT_COOKIE_LEN: usize = 8;
+pub(crate) const CLIENT_COOKIE_LEN: usize = 8;
 /// Length in octets of a client cookie with an interoperable server cookie (RFC 9018 §4).
-pub const COOKIE_LEN: usize = 24;
+pub(crate) const COOKIE_LEN: usize = 24;
 /// The maximum length of a client cookie with a server cookie, in octets.
 const MAX_COOKIE_LEN: usize = 40;
 

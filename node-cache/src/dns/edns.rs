@@ -5,13 +5,13 @@ use super::codes::rtype;
 use super::{Cookie, Header, Malformed, Record, put_u16, u16_at};
 
 /// UDP payload size that we advertise, in octets: fits one frame on every network (RFC 9715 §3).
-pub const ADVERTISED_UDP_SIZE: u16 = 1232;
+pub(crate) const ADVERTISED_UDP_SIZE: u16 = 1232;
 const DNSSEC_OK: u32 = 0x8000;
 const EDE_OPTION: u16 = 15;
 const COOKIE_OPTION: u16 = 10;
 const KEEPALIVE_OPTION: u16 = 11;
 /// Length in octets of an OPT record without options (RFC 6891 §6.1.2).
-pub const OPT_LEN: usize = 11;
+pub(crate) const OPT_LEN: usize = 11;
 /// Octets of an option before its data: code and length.
 const OPTION_HEADER_LEN: usize = 4;
 /// Length in octets of an option whose data are 16 bits.

@@ -18,9 +18,9 @@
 pub mod answer;
 pub mod codes;
 mod compress;
-pub mod cookie;
+pub(crate) mod cookie;
 pub mod cookie_secret;
-pub mod edns;
+pub(crate) mod edns;
 pub mod fast_query;
 mod header;
 pub(crate) mod name;
@@ -30,7 +30,7 @@ mod rdata;
 mod record;
 pub mod request;
 mod response;
-pub mod truncate;
+pub(crate) mod truncate;
 mod ttl;
 mod validate;
 

@@ -4,7 +4,7 @@ use super::{Header, Name, Records, Section, flag};
 
 /// Truncates a response without EDNS to `limit` octets, at the end of a record. Sets TC unless only additional records
 /// are dropped (RFC 2181 §9). The header and the question are always kept.
-pub fn to_limit(message: &mut Vec<u8>, limit: usize) {
+pub(crate) fn to_limit(message: &mut Vec<u8>, limit: usize) {
     if message.len() <= limit {
         return;
     }

@@ -8,5 +8,5 @@ mod select;
 mod volume;
 mod watch;
 
-pub use select::ActiveRevision;
-pub use watch::watch;
+pub(crate) use select::ActiveRevision;
+pub(crate) use watch::watch;

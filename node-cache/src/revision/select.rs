@@ -8,7 +8,7 @@ use super::volume::VolumeContents;
 
 /// Revision that this process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ActiveRevision {
+pub(crate) struct ActiveRevision {
     /// Configuration; `None` before the first.
     pub config: Option<Arc<Config>>,
     /// Zone of the pod as far as the pod knows; `None` before it knows.

@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// Must be called inside a Tokio runtime.
 #[must_use]
-pub fn watch(dir: &Path) -> watch::Receiver<Arc<ActiveRevision>> {
+pub(crate) fn watch(dir: &Path) -> watch::Receiver<Arc<ActiveRevision>> {
     let version = volume::version(dir);
     let initial = select(&ActiveRevision::default(), &volume::read(dir));
     log_changes(&ActiveRevision::default(), &initial);

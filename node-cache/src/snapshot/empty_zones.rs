@@ -100,7 +100,7 @@ impl Default for EmptyZones {
 /// Returns whether a server's address is private (RFC 1918, RFC 6598, RFC 4193), link-local or loopback. Only such a
 /// server can know the names of private addresses.
 #[must_use]
-pub const fn is_private(server: IpAddr) -> bool {
+pub(crate) const fn is_private(server: IpAddr) -> bool {
     match server.to_canonical() {
         IpAddr::V4(server) => {
             let [first, second, ..] = server.octets();

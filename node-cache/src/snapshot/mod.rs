@@ -4,9 +4,9 @@
 //! [`Routes`] chooses the [`Scope`] of a name by its longest suffix, [`EmptyZones`] are the locally served zones (RFC
 //! 6303), [`Acl`] permits clients.
 
-pub mod acl;
-pub mod empty_zones;
-pub mod routes;
+pub(crate) mod acl;
+pub(crate) mod empty_zones;
+pub(crate) mod routes;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;

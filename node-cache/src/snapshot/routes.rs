@@ -135,7 +135,7 @@ impl<T> Routes<T> {
 /// 6598), link-local and unique local ones (RFC 6303 §4). They are routed to the cluster DNS, which knows its Services
 /// and pods, and never leave the cluster.
 #[must_use]
-pub fn private_reverse_zones() -> Vec<String> {
+pub(crate) fn private_reverse_zones() -> Vec<String> {
     let mut zones = vec!["10.in-addr.arpa".to_owned(), "168.192.in-addr.arpa".into(), "254.169.in-addr.arpa".into()];
     zones.extend((16..=31).map(|octet| format!("{octet}.172.in-addr.arpa")));
     zones.extend((64..=127).map(|octet| format!("{octet}.100.in-addr.arpa")));

@@ -1,7 +1,7 @@
 //! The real agent on the node of a test, and its configuration.
 
 use std::fs::Permissions;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use node_cache::admin;
 use node_cache_config::status::{CaptureState, CapturedAddress, NodeStatus};
+use node_cache_config::{Captured, Config, Zone};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -199,18 +200,18 @@ fn write_nft(run_dir: &Path) {
 
 /// Builds a configuration that captures these addresses; `true`: a Service answers at the address.
 pub(crate) fn config(captured: &[(&str, bool)]) -> String {
-    let captured: Vec<serde_json::Value> =
-        captured.iter().map(|(address, service)| serde_json::json!({"address": address, "service": service})).collect();
-    let cache = serde_json::json!({"maxTtl": 3600, "negativeMaxTtl": 30, "serveStale": 86400});
-    serde_json::json!({
-        "tier": "test",
-        "clusterDomain": "cluster.local",
-        "clusterDns": {"bootstrap": ["10.9.2.2:53"], "service": "pods.kube-system.svc.cluster.local"},
-        "nodeCache": {"captured": captured, "cache": cache, "allowFrom": ["0.0.0.0/0", "::/0"]},
-        "zones": [{"name": "", "bootstrap": ["10.9.2.2:53"], "service": "zone.dnstier-system.svc.cluster.local"}],
-        "resolver": {"upstreams": "resolvConf", "cache": cache, "allowFrom": ["0.0.0.0/0", "::/0"]},
-    })
-    .to_string()
+    let everywhere: Vec<_> = ["0.0.0.0/0", "::/0"].iter().map(|network| network.parse().unwrap()).collect();
+    let server: SocketAddr = "10.9.2.2:53".parse().unwrap();
+    let mut config = Config { tier: "test".to_owned(), ..Config::example() };
+    config.cluster_dns.bootstrap = vec![server];
+    let captured = captured.iter();
+    config.node_cache.captured =
+        captured.map(|(address, service)| Captured { address: address.parse().unwrap(), service: *service }).collect();
+    config.node_cache.allow_from = everywhere.clone();
+    config.resolver.allow_from = everywhere;
+    let service = "zone.dnstier-system.svc.cluster.local".to_owned();
+    config.zones = vec![Zone { name: String::new(), bootstrap: vec![server], service }];
+    serde_json::to_string(&config).unwrap()
 }
 
 /// Installs a revision and names it as the one to use.

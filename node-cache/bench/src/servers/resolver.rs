@@ -18,7 +18,7 @@ use node_cache::upstream::GroupRegistry;
 use node_cache_config::Config;
 use tokio::sync::watch;
 
-use super::config;
+use super::config::configuration;
 use crate::load::queries::host_question;
 
 /// Octets of the response to a query for a host.
@@ -26,7 +26,7 @@ pub(crate) const RESPONSE_LEN: usize = 118;
 
 /// Returns the configuration of a node whose upstream does not exist.
 pub(super) fn config() -> Config {
-    serde_json::from_value(config::json(([127, 0, 0, 1], 9).into(), 30, 3600)).unwrap()
+    configuration(([127, 0, 0, 1], 9).into(), 30, 3600)
 }
 
 /// Returns the response to a question as an upstream sends it: four addresses.

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use super::config::configuration;
 use super::peers::{PEERS, Peer};
 use super::process::ServerProcess;
+use super::programs;
 use super::upstream::Upstream;
-use super::{config, programs};
 use crate::host::loopback::free_address;
 use crate::host::processors::server_command;
 use crate::load::flow::Flow;
@@ -154,7 +155,8 @@ fn spawn_zone_resolver(
 ) -> Child {
     let folder = folder.join(format!("ours-{}", address.port()));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("stable.json"), config::json(upstream, 3600, 86400).to_string()).unwrap();
+    fs::write(folder.join("stable.json"), serde_json::to_string(&configuration(upstream, 3600, 86400)).unwrap())
+        .unwrap();
     server_command()
         .arg(programs::find("zone-resolver"))
         .arg("run")

@@ -12,9 +12,7 @@ use node_cache::resolver::Resolver;
 use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
-use node_cache_config::{
-    Cache, Captured, ClusterDns, Config, NodeCache, Resolver as ResolverConfig, Route, Upstream, UpstreamSource, Zone,
-};
+use node_cache_config::{Cache, Config, Route, Upstream, UpstreamSource, Zone};
 use tokio::sync::watch;
 
 /// Node cache or zone resolver in this process.
@@ -93,25 +91,13 @@ fn forwarding(servers: &[SocketAddr]) -> Config {
 
 /// Builds a configuration without zones and routes, whose cluster DNS is this server.
 pub(crate) fn config(cluster_dns: SocketAddr) -> Config {
-    let cache = Cache { max_ttl: 3600, negative_max_ttl: 30, serve_stale: 3600 };
-    let allow_from = vec!["127.0.0.1/32".parse().unwrap()];
-    Config {
-        tier: "default".into(),
-        cluster_domain: "cluster.local".into(),
-        cluster_dns: ClusterDns { bootstrap: vec![cluster_dns], service: "pods.kube-system.svc.cluster.local".into() },
-        node_cache: NodeCache {
-            captured: vec![Captured { address: "169.254.20.10".parse().unwrap(), service: false }],
-            cache: cache.clone(),
-            allow_from: allow_from.clone(),
-        },
-        zones: vec![],
-        resolver: ResolverConfig {
-            upstreams: UpstreamSource::Servers(upstreams(&["127.0.0.1:9".parse().unwrap()])),
-            cache,
-            allow_from,
-        },
-        routes: vec![],
-    }
+    // The tests of stale responses know when the window of an hour ends.
+    let cache = Cache { serve_stale: 3600, ..Cache::default() };
+    let mut config = Config::example();
+    config.cluster_dns.bootstrap = vec![cluster_dns];
+    config.node_cache.cache = cache.clone();
+    config.resolver.cache = cache;
+    config
 }
 
 pub(crate) fn zone(name: &str, bootstrap: SocketAddr) -> Zone {

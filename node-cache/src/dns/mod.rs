@@ -28,6 +28,7 @@ pub mod query;
 pub mod question;
 mod rdata;
 mod record;
+mod registered_domain;
 pub mod request;
 mod response;
 pub(crate) mod truncate;

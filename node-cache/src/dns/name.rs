@@ -15,7 +15,7 @@ const MAX_POINTERS: usize = 127;
 /// A domain name in wire format: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
 /// is by octet; names that differ in case only are equal after [`Name::lower`].
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Name(Box<[u8]>);
+pub struct Name(pub(super) Box<[u8]>);
 
 /// Text that is not a domain name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -86,11 +86,11 @@ impl AnsweredQuestions {
         answered.map(|known| known.question.clone()).into_iter().chain([root]).collect()
     }
 
-    /// Returns the question of the next probe of a down server: in turns an answered question, each of them at most
-    /// once in five seconds, and the root. A server that has answered no question is asked for `fallback` in turns with
-    /// the root.
+    /// Returns the question of the next probe of a down server: in turns the root and an answered question, each of those
+    /// at most once in five seconds. A server that has answered no question is asked for `fallback` in turns with the
+    /// root.
     pub(super) fn next_probe(&mut self, fallback: Option<&Arc<Question>>, now: Instant) -> Arc<Question> {
-        let is_turn_of_root = !self.probes.is_multiple_of(2);
+        let is_turn_of_root = self.probes.is_multiple_of(2);
         self.probes = self.probes.wrapping_add(1);
         let is_due = |known: &&mut AnsweredQuestion| {
             known.probed_at.is_none_or(|at| now.saturating_duration_since(at) >= SAME_QUESTION_INTERVAL)
@@ -188,7 +188,7 @@ mod tests {
         answered.record_silence(&question("dead.example"));
         let fallback = question("dead.example");
         let asked = [0, 1, 2, 3, 4, 5, 6, 7].map(|second| answered.next_probe(Some(&fallback), now + second * SECOND));
-        assert_eq!(names(&asked), ["one.test.", ".", "two.test.", ".", ".", ".", "one.test.", "."]);
+        assert_eq!(names(&asked), [".", "one.test.", ".", "two.test.", ".", ".", ".", "one.test."]);
     }
 
     #[test]
@@ -196,6 +196,6 @@ mod tests {
         let mut answered = AnsweredQuestions::default();
         let fallback = question("www.example");
         let asked = [Some(&fallback), Some(&fallback), None].map(|other| answered.next_probe(other, Instant::now()));
-        assert_eq!(names(&asked), ["www.example.", ".", "."]);
+        assert_eq!(names(&asked), [".", "www.example.", "."]);
     }
 }

@@ -143,10 +143,10 @@ mod tests {
         let root = Arc::new(Question::plain(&Name::root(), rtype::NS));
         let mut state = down(&known, &dead, now);
         assert_eq!(state.take_probe(Some(&dead), now), None, "it is too early");
-        assert_eq!(state.take_probe(Some(&dead), now + SECOND), Some(known));
+        assert_eq!(state.take_probe(Some(&dead), now + SECOND), Some(root));
         assert_eq!(state.take_probe(Some(&dead), now + SECOND), None, "one probe at a time");
         state.record_failure(&dead, now + 2 * SECOND);
-        assert_eq!(state.take_probe(Some(&dead), now + 2 * SECOND), Some(root));
+        assert_eq!(state.take_probe(Some(&dead), now + 2 * SECOND), Some(known));
         state.record_response(None, ROUND_TRIP, now + 2 * SECOND);
         assert_eq!(state.take_probe(Some(&dead), now + 4 * SECOND), None, "it is up");
     }

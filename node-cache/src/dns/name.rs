@@ -23,6 +23,12 @@ pub struct Name(pub(super) Box<[u8]>);
 pub struct NameError(String);
 
 impl Name {
+    /// Returns the root: the name without a label.
+    #[must_use]
+    pub fn root() -> Self {
+        Self([0].into())
+    }
+
     /// Parses labels separated by dots, with or without a final dot. Backslashes have no special meaning.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ impl Resolver {
     }
 
     /// Returns the answer that needs no upstream query: a fresh cached answer, REFUSED without RD, a stale answer while
-    /// all upstreams are down, or a cached failure (RFC 9520).
+    /// all upstreams are down, or a cached failure (RFC 9520). A stale answer is refreshed in the background.
     fn answer_without_upstream(&self, query: &Query, lookup: &CacheLookup) -> Option<Answer> {
         if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) = &lookup.cached {
             return Some(answer.clone());
@@ -200,14 +200,27 @@ impl Resolver {
         if !query.recursion_desired {
             return Some(failure(query, rcode::REFUSED, ede::NOT_AUTHORITATIVE));
         }
-        // Upstreams that are down are probed on their own: queries of clients need not repeat that.
         if let Some(stale) = lookup.stale()
             && lookup.scope.pool.is_down()
         {
+            self.refresh_stale(lookup);
             return Some(stale);
         }
         let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
         Some(lookup.stale_or(|| cached_failure(query, cached)))
+    }
+
+    /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names only.
+    /// A cached failure of the name is not repeated (failure recheck timer of RFC 8767 §5): each name is queried once in
+    /// one to five seconds, and all names of a pool together five times a second.
+    fn refresh_stale(&self, lookup: &CacheLookup) {
+        let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
+        if self.failure_of(scope, key, lookup.started).is_some() || !scope.pool.take_stale_refresh() {
+            return;
+        }
+        if let Join::Leader(leader) = self.join_query(snapshot, scope, key, *generation, question.clone()) {
+            leader.detach();
+        }
     }
 
     /// Joins the query in flight for the key of this lookup, or starts and leads one.

@@ -12,6 +12,7 @@ mod connections;
 mod cookies;
 mod exchange;
 mod fairness;
+mod frozen_answers;
 mod held_back;
 mod inspection;
 mod loops;

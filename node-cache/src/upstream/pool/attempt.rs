@@ -11,6 +11,7 @@ use std::time::Duration;
 use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
+use super::recovery::confirm_silence;
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::Server;
@@ -65,11 +66,21 @@ enum TimeoutStage {
     Exhausted,
 }
 
+/// Purpose of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttemptPurpose {
+    /// The response is for a client. Without one in time the server is suspected: the name may be what is silent.
+    Query,
+    /// The response shows the health of the server, and nothing else needs it.
+    Probe,
+}
+
 /// An attempt at a query with one server. It keeps listening after its timeouts, and after an ICMP error, which can be
 /// spoofed.
 pub(super) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
+    purpose: AttemptPurpose,
     started: Instant,
     timeouts: AttemptTimeouts,
     stage: TimeoutStage,
@@ -98,13 +109,20 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 impl Attempt {
     /// Starts an attempt at `now`. The query is sent when the attempt is first polled.
-    pub(super) fn start(server: Arc<Server>, question: Arc<Question>, timeouts: AttemptTimeouts, now: Instant) -> Self {
+    pub(super) fn start(
+        server: Arc<Server>,
+        question: Arc<Question>,
+        purpose: AttemptPurpose,
+        timeouts: AttemptTimeouts,
+        now: Instant,
+    ) -> Self {
         server.count_sent();
         let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
             question,
+            purpose,
             started: now,
             timeouts,
             stage: TimeoutStage::InTime,
@@ -133,7 +151,9 @@ impl Attempt {
                 Ok(SocketEvent::Outcome(outcome)) => {
                     if let Some(response) = self.apply_outcome(outcome) {
                         let now = Instant::now();
-                        self.server.record_response(now - self.started, now.into_std());
+                        let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
+                        let answered = is_answer.then_some(&self.question);
+                        self.server.record_response(answered, now - self.started, now.into_std());
                         return Poll::Ready(AttemptEvent::Response(response));
                     }
                 }
@@ -247,7 +267,13 @@ impl Attempt {
         if is_first {
             self.stage = TimeoutStage::TimedOut;
             self.failed_at = Some(Instant::now());
-            self.server.record_failure(&self.question);
+            match self.purpose {
+                AttemptPurpose::Query => {
+                    self.server.record_failure(&self.question);
+                    confirm_silence(&self.server);
+                }
+                AttemptPurpose::Probe => self.server.record_probe_failure(),
+            }
         }
         is_first
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, AttemptEvent, AttemptTimeouts};
+use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
 use super::select::MAX_SENDS;
 use crate::dns::Response;
 use crate::dns::question::Question;
@@ -63,10 +63,11 @@ impl HedgedQuery {
         }
     }
 
-    /// Probes a server that is down: queries it alone, for its health only.
+    /// Probes a server: queries it alone, for its health only.
     pub(super) async fn probe(server: Arc<Server>, question: Arc<Question>, fail_after: Duration, deadline: Instant) {
         let now = Instant::now();
-        let attempt = Attempt::start(server, question.clone(), AttemptTimeouts::without_hedging(fail_after), now);
+        let timeouts = AttemptTimeouts::without_hedging(fail_after);
+        let attempt = Attempt::start(server, question.clone(), AttemptPurpose::Probe, timeouts, now);
         let mut query = Self::new(question, now, deadline, Servers::new());
         query.attempts.push(attempt);
         query.drain_losers().await;
@@ -81,7 +82,8 @@ impl HedgedQuery {
         let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
         let p95 = if next_is_other { server.p95() } else { None };
         let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(MIN_HEDGE_DELAY, fail_after));
-        let attempt = Attempt::start(server, self.question.clone(), AttemptTimeouts { hedge_after, fail_after }, now);
+        let timeouts = AttemptTimeouts { hedge_after, fail_after };
+        let attempt = Attempt::start(server, self.question.clone(), AttemptPurpose::Query, timeouts, now);
         self.attempts.push(attempt);
         self.started += 1;
     }

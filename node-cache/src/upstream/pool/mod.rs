@@ -3,6 +3,7 @@
 mod attempt;
 mod hedge;
 pub(super) mod recovery;
+mod refresh_pace;
 mod select;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::upstream::server::Server;
 use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
 use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
+use refresh_pace::RefreshPace;
 pub use select::Selection;
 use select::{Candidate, Candidates, QueryPlan, select};
 
@@ -25,13 +27,14 @@ use select::{Candidate, Candidates, QueryPlan, select};
 pub struct Pool {
     tiers: Vec<Vec<Arc<Group>>>,
     selection: Selection,
+    stale_refreshes: Arc<RefreshPace>,
 }
 
 impl Pool {
     /// Creates a pool of these tiers, the nearest first.
     #[must_use]
-    pub const fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
-        Self { tiers, selection }
+    pub fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
+        Self { tiers, selection, stale_refreshes: Arc::default() }
     }
 
     /// Returns the groups, the nearest first.
@@ -48,6 +51,13 @@ impl Pool {
             group.for_each_candidate(now, |_, health| any_up |= health == Health::Up);
         }
         !any_up
+    }
+
+    /// Returns whether a stale answer may be refreshed in the background now, while the pool is down, and records that it
+    /// is: five times a second, however many names are stale.
+    #[must_use]
+    pub fn take_stale_refresh(&self) -> bool {
+        self.stale_refreshes.take(Instant::now())
     }
 
     /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
@@ -84,8 +94,10 @@ impl Pool {
     ) -> impl Future<Output = Result<Response, NoAnswer>> + Send + Unpin + use<> {
         let deadline = now + timeout;
         let QueryPlan { sends, probe } = self.plan(now.into_std());
-        if let Some(ByEndpoint(server)) = probe {
-            tokio::spawn(HedgedQuery::probe(server, question.clone(), ATTEMPT_TIMEOUTS[0], deadline));
+        if let Some(ByEndpoint(server)) = probe
+            && let Some(probe) = server.take_probe(Some(&question), now.into_std())
+        {
+            tokio::spawn(HedgedQuery::probe(server, probe, ATTEMPT_TIMEOUTS[0], deadline));
         }
         let servers = sends.into_iter().map(|ByEndpoint(server)| server).collect();
         HedgedQuery::new(question, now, deadline, servers)
@@ -101,11 +113,7 @@ impl Pool {
                 });
             }
         }
-        let plan = select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()));
-        if let Some(ByEndpoint(server)) = &plan.probe {
-            server.record_probe(now);
-        }
-        plan
+        select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()))
     }
 }
 

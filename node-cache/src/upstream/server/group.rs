@@ -89,7 +89,7 @@ impl Group {
     pub(in crate::upstream) fn take_probes(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
         let discovered = self.discovered.load();
         let servers = discovered.iter().chain(&self.bootstrap);
-        servers.filter_map(|server| Some((server.clone(), server.take_probe(now)?))).collect()
+        servers.filter_map(|server| Some((server.clone(), server.take_probe(None, now)?))).collect()
     }
 
     /// Returns the addresses of the discovered servers.

@@ -1,11 +1,18 @@
 //! Circuit breaker of one server: up, down, or down and due for a probe. Pure: the time is a parameter.
+//!
+//! Queries without a response only make a server suspected: the names themselves may be what is silent. A server that
+//! has answered before is down when a confirmation is silent too, which asks for other domains. Any response ends both.
 
 use std::time::{Duration, Instant};
 
 use super::latency::LatencyHistogram;
 
-/// Consecutive failures after which a server is down.
+/// Consecutive failures after which a server that never answered is down.
 const FAILURE_THRESHOLD: u32 = 3;
+/// Consecutive failures after which a server that has answered is suspected, and a confirmation is due.
+const SUSPICION_THRESHOLD: u32 = 2;
+/// Shortest interval between two confirmations. Longer than one of them lasts.
+const CONFIRMATION_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between probes of a server that is down.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -24,6 +31,9 @@ pub(in crate::upstream) enum Health {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CircuitBreaker {
     consecutive_failures: u32,
+    /// Probes of the confirmation in progress that may still have a response; 0 without one.
+    unconfirmed_probes: usize,
+    last_confirmation: Option<Instant>,
     next_probe: Option<Instant>,
     smoothed_latency: Option<Duration>,
     latencies: LatencyHistogram,
@@ -53,21 +63,57 @@ impl CircuitBreaker {
     /// Records a response with any rcode after this round-trip time. The server is up.
     pub(super) fn record_response(&mut self, round_trip: Duration) {
         self.consecutive_failures = 0;
+        self.unconfirmed_probes = 0;
         self.next_probe = None;
         self.latencies.record(round_trip);
         self.smoothed_latency =
             Some(self.smoothed_latency.map_or(round_trip, |latency| latency - latency / 8 + round_trip / 8));
     }
 
-    /// Records a query without a response in time. Returns whether the server goes down with this failure.
+    /// Records a query without a response in time. Returns whether the server goes down with this failure: only one
+    /// that never answered does. Failures of a server that is down do not put its next probe off.
     pub(super) fn record_failure(&mut self, now: Instant) -> bool {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-        if self.consecutive_failures < FAILURE_THRESHOLD {
+        let is_failing = !self.has_answered() && self.consecutive_failures >= FAILURE_THRESHOLD;
+        is_failing && self.open(now)
+    }
+
+    /// Returns whether a confirmation is due: the server is suspected, and the last one began a second ago or earlier.
+    pub(super) fn is_confirmation_due(&self, now: Instant) -> bool {
+        let has_passed = |at| now.saturating_duration_since(at) >= CONFIRMATION_INTERVAL;
+        self.next_probe.is_none()
+            && self.has_answered()
+            && self.consecutive_failures >= SUSPICION_THRESHOLD
+            && self.last_confirmation.is_none_or(has_passed)
+    }
+
+    /// Records that a confirmation of this many probes begins.
+    pub(super) fn start_confirmation(&mut self, probes: usize, now: Instant) {
+        self.unconfirmed_probes = probes;
+        self.last_confirmation = Some(now);
+    }
+
+    /// Records a probe without a response in time. Returns whether the server goes down with it: it does when all
+    /// probes of a confirmation are silent.
+    pub(super) fn record_probe_failure(&mut self, now: Instant) -> bool {
+        if self.unconfirmed_probes == 0 {
             return false;
         }
-        let went_down = self.next_probe.is_none();
-        self.next_probe = Some(now + PROBE_INTERVAL);
-        went_down
+        self.unconfirmed_probes -= 1;
+        self.unconfirmed_probes == 0 && self.open(now)
+    }
+
+    /// Opens the circuit. Returns whether it was closed.
+    fn open(&mut self, now: Instant) -> bool {
+        let was_closed = self.next_probe.is_none();
+        if was_closed {
+            self.next_probe = Some(now + PROBE_INTERVAL);
+        }
+        was_closed
+    }
+
+    fn has_answered(&self) -> bool {
+        self.smoothed_latency.is_some()
     }
 
     /// Records that a probe is sent: the next one is due an interval later.
@@ -80,30 +126,76 @@ impl CircuitBreaker {
 mod tests {
     use super::*;
 
+    const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+    /// Returns the circuit breaker of a server that has answered once.
+    fn answered_once() -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::default();
+        breaker.record_response(ROUND_TRIP);
+        breaker
+    }
+
     #[test]
-    fn a_server_is_down_after_failures_in_a_row_and_up_with_one_response() {
+    fn a_server_that_never_answered_is_down_after_failures_in_a_row_and_up_with_one_response() {
         let mut breaker = CircuitBreaker::default();
         let now = Instant::now();
         assert!(!breaker.record_failure(now) && !breaker.record_failure(now));
-        breaker.record_response(Duration::from_millis(1));
-        assert!(!breaker.record_failure(now) && !breaker.record_failure(now));
+        assert!(!breaker.is_confirmation_due(now));
         assert_eq!(breaker.health(now), Health::Up);
         assert!(breaker.record_failure(now), "this one opens the circuit");
         assert!(!breaker.record_failure(now), "it is reported once");
         assert_eq!(breaker.health(now), Health::Down);
-        breaker.record_response(Duration::from_millis(1));
+        breaker.record_response(ROUND_TRIP);
         assert_eq!(breaker.health(now), Health::Up);
     }
 
     #[test]
-    fn a_server_that_is_down_is_sent_one_probe_at_a_time() {
+    fn no_number_of_silent_names_makes_a_server_down_that_answers_a_confirmation() {
+        let mut breaker = answered_once();
+        let start = Instant::now();
+        let mut confirmations = 0;
+        for millis in 0..10_000 {
+            let now = start + Duration::from_millis(millis);
+            assert!(!breaker.record_failure(now));
+            if breaker.is_confirmation_due(now) {
+                confirmations += 1;
+                breaker.start_confirmation(2, now);
+                assert!(!breaker.record_probe_failure(now), "one of two");
+                breaker.record_response(ROUND_TRIP);
+                assert!(!breaker.record_probe_failure(now), "it is over");
+            }
+            assert_eq!(breaker.health(now), Health::Up);
+        }
+        assert_eq!(confirmations, 10, "one a second");
+    }
+
+    #[test]
+    fn a_server_that_has_answered_is_down_when_its_confirmation_is_silent() {
+        let mut breaker = answered_once();
+        let now = Instant::now();
+        assert!(!breaker.record_failure(now) && !breaker.is_confirmation_due(now), "one lost packet is no suspicion");
+        assert!(!breaker.record_failure(now) && breaker.is_confirmation_due(now));
+        breaker.start_confirmation(2, now);
+        assert!(!breaker.record_failure(now) && !breaker.is_confirmation_due(now), "one confirmation at a time");
+        assert!(!breaker.record_probe_failure(now));
+        assert_eq!(breaker.health(now), Health::Up, "a suspected server is up");
+        assert!(breaker.record_probe_failure(now));
+        assert_eq!(breaker.health(now), Health::Down);
+        assert!(!breaker.record_probe_failure(now), "it is reported once");
+        breaker.record_response(ROUND_TRIP);
+        assert_eq!(breaker.health(now), Health::Up);
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_sent_one_probe_at_a_time_whatever_else_fails() {
         let mut breaker = CircuitBreaker::default();
         let now = Instant::now();
         (0..3).for_each(|_| {
             breaker.record_failure(now);
         });
         let later = now + PROBE_INTERVAL;
-        assert_eq!(breaker.health(later), Health::ProbeDue);
+        breaker.record_failure(later);
+        assert_eq!(breaker.health(later), Health::ProbeDue, "a failure does not put it off");
         breaker.record_probe(later);
         assert_eq!(breaker.health(later), Health::Down);
         assert_eq!(breaker.health(later + PROBE_INTERVAL), Health::ProbeDue);

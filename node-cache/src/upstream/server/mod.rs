@@ -1,5 +1,6 @@
 //! One server that is queried: address, protocol, sockets, health and counters.
 
+mod answered_questions;
 mod context;
 pub(super) mod group;
 pub(super) mod health;
@@ -28,7 +29,7 @@ use crate::upstream::transport::tcp::Connection;
 use crate::upstream::transport::udp;
 use health::Health;
 use loop_probe::{LoopState, PROBE_TIMEOUT, random_label};
-use state::{ProbeQuestion, ServerState};
+use state::ServerState;
 
 /// A server that is queried.
 #[derive(Debug)]
@@ -145,10 +146,16 @@ impl Server {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records a response with any rcode after this round-trip time.
-    pub(in crate::upstream) fn record_response(&self, round_trip: Duration, now: Instant) {
+    /// Records a response with any rcode after this round-trip time; `answered` is its question when the rcode is
+    /// NOERROR or NXDOMAIN.
+    pub(in crate::upstream) fn record_response(
+        &self,
+        answered: Option<&Arc<Question>>,
+        round_trip: Duration,
+        now: Instant,
+    ) {
         self.round_trips.observe(round_trip);
-        let recovers = self.state().record_response(round_trip, now);
+        let recovers = self.state().record_response(answered, round_trip, now);
         if recovers {
             tracing::info!(upstream = %self.address, "upstream is up again");
         }
@@ -161,30 +168,45 @@ impl Server {
 
     /// Records a query without a response in time, and closes the idle sockets.
     pub(in crate::upstream) fn record_failure(&self, question: &Arc<Question>) {
+        self.count_timeout();
+        let went_down = self.state().record_failure(question, Instant::now());
+        self.report_health(went_down);
+    }
+
+    /// Records a probe without a response in time, and closes the idle sockets.
+    pub(in crate::upstream) fn record_probe_failure(&self) {
+        self.count_timeout();
+        let went_down = self.state().record_probe_failure(Instant::now());
+        self.report_health(went_down);
+    }
+
+    fn count_timeout(&self) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
-        let went_down = self.state().record_failure(question, Instant::now());
+    }
+
+    fn report_health(&self, went_down: bool) {
         if went_down {
             tracing::warn!(upstream = %self.address, "upstream is down");
             self.went_down.notify_one();
         }
     }
 
-    /// Records that a probe is sent: the next one is due a second later.
-    pub(in crate::upstream) fn record_probe(&self, now: Instant) {
-        self.state().record_probe(now);
+    /// Returns the questions that show whether the server is down, when it is suspected, at most once a second:
+    /// [`Self::record_probe_failure`] for all of them makes it down, any response ends the suspicion. None otherwise.
+    pub(in crate::upstream) fn take_confirmation(&self) -> Vec<Arc<Question>> {
+        self.state().take_confirmation(Instant::now())
     }
 
-    /// Returns the question of the probe that is due at `now`, and records the probe. `None` while the server is up or
-    /// before the next probe is due. At most every 30 s the probe repeats the question that the server did not answer;
-    /// otherwise the name gets a random label in front, so that servers behind this one are not sent the same query
-    /// again and again.
-    pub(in crate::upstream) fn take_probe(&self, now: Instant) -> Option<Arc<Question>> {
-        let probe = self.state().take_probe(now)?;
-        match probe {
-            ProbeQuestion::Same(question) => Some(question),
-            ProbeQuestion::Below(question) => question.with_label(&random_label()).map(Arc::new),
-        }
+    /// Returns the question of the probe that is due at `now`, and records the probe: in turns one that the server has
+    /// answered before and the root; `fallback` for a server that has answered no question. `None` while the server is
+    /// up or before the next probe is due.
+    pub(in crate::upstream) fn take_probe(
+        &self,
+        fallback: Option<&Arc<Question>>,
+        now: Instant,
+    ) -> Option<Arc<Question>> {
+        self.state().take_probe(fallback, now)
     }
 
     /// Sends a probe for a forwarding loop after a timeout of `question`, unless one was sent less than 5 s ago.

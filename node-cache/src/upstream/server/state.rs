@@ -1,39 +1,22 @@
-//! State of one server: health, latency, the query to probe it with, 0x20 support. Pure: the time is a parameter.
+//! State of one server: health, latency, the questions to probe it with, 0x20 support. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::answered_questions::AnsweredQuestions;
 use super::health::{CircuitBreaker, Health};
 use crate::dns::question::Question;
 
 /// How long a server that does not echo the case of names is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
-/// Shortest interval between two probes of a down server with the unanswered question itself.
-const SAME_NAME_INTERVAL: Duration = Duration::from_secs(30);
 
 /// State of one server.
 #[derive(Debug, Default)]
 pub(super) struct ServerState {
     breaker: CircuitBreaker,
     recovered_at: Option<Instant>,
-    unanswered: Option<UnansweredQuestion>,
+    answered: AnsweredQuestions,
     case_not_echoed_at: Option<Instant>,
-}
-
-/// The last question that a server did not answer before it went down.
-#[derive(Clone, Debug)]
-struct UnansweredQuestion {
-    question: Arc<Question>,
-    sent_at: Instant,
-}
-
-/// Question of a due probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ProbeQuestion {
-    /// The question itself that the server did not answer.
-    Same(Arc<Question>),
-    /// A name below that of this question, with a random label, so that the query is not repeated.
-    Below(Arc<Question>),
 }
 
 impl ServerState {
@@ -52,10 +35,17 @@ impl ServerState {
         self.breaker.p95()
     }
 
-    /// Records a response. Returns whether the server is up again with it.
-    pub(super) fn record_response(&mut self, round_trip: Duration, now: Instant) -> bool {
+    /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN. Returns whether the server
+    /// is up again with it.
+    pub(super) fn record_response(
+        &mut self,
+        answered: Option<&Arc<Question>>,
+        round_trip: Duration,
+        now: Instant,
+    ) -> bool {
         let recovers = self.breaker.health(now) != Health::Up;
         self.breaker.record_response(round_trip);
+        self.answered.record_response(answered, now);
         if recovers {
             self.recovered_at = Some(now);
         }
@@ -63,17 +53,24 @@ impl ServerState {
     }
 
     /// Records a query without a response in time. Returns whether the server goes down with this failure.
-    pub(super) fn record_failure(&mut self, question: &Arc<Question>, now: Instant) -> bool {
-        // The name of a query to a server that is down may be made up.
-        if self.breaker.health(now) == Health::Up {
-            self.unanswered = Some(UnansweredQuestion { question: question.clone(), sent_at: now });
-        }
+    pub(super) fn record_failure(&mut self, question: &Question, now: Instant) -> bool {
+        self.answered.record_silence(question);
         self.breaker.record_failure(now)
     }
 
-    /// Records that a probe is sent: the next one is due a second later.
-    pub(super) fn record_probe(&mut self, now: Instant) {
-        self.breaker.record_probe(now);
+    /// Records a probe without a response in time. Returns whether the server goes down with this failure.
+    pub(super) fn record_probe_failure(&mut self, now: Instant) -> bool {
+        self.breaker.record_probe_failure(now)
+    }
+
+    /// Returns the questions of the confirmation that is due at `now`, and records it; none while none is due.
+    pub(super) fn take_confirmation(&mut self, now: Instant) -> Vec<Arc<Question>> {
+        if !self.breaker.is_confirmation_due(now) {
+            return Vec::new();
+        }
+        let questions = self.answered.confirmation();
+        self.breaker.start_confirmation(questions.len(), now);
+        questions
     }
 
     /// Returns when the server last came up again after it was down.
@@ -81,19 +78,15 @@ impl ServerState {
         self.recovered_at
     }
 
-    /// Returns the question of the probe that is due at `now`, and records the probe. `None` while the server is up,
-    /// before the next probe is due, or if there is no unanswered question.
-    pub(super) fn take_probe(&mut self, now: Instant) -> Option<ProbeQuestion> {
+    /// Returns the question of the probe that is due at `now`, and records the probe: an answered question or the root,
+    /// or `fallback` for a server that has answered no question. `None` while the server is up or before the next probe
+    /// is due.
+    pub(super) fn take_probe(&mut self, fallback: Option<&Arc<Question>>, now: Instant) -> Option<Arc<Question>> {
         if self.breaker.health(now) != Health::ProbeDue {
             return None;
         }
         self.breaker.record_probe(now);
-        let UnansweredQuestion { question, sent_at } = self.unanswered.as_mut()?;
-        if now.saturating_duration_since(*sent_at) < SAME_NAME_INTERVAL {
-            return Some(ProbeQuestion::Below(question.clone()));
-        }
-        *sent_at = now;
-        Some(ProbeQuestion::Same(question.clone()))
+        Some(self.answered.next_probe(fallback, now))
     }
 
     /// Returns whether the server echoes the 0x20 case of names, as far as is known.
@@ -120,47 +113,42 @@ mod tests {
         Arc::new(Question::plain(&Name::from_text(name).unwrap(), rtype::A))
     }
 
-    /// Returns the state of a server that went down at `now` with `question`.
-    fn down(question: &Arc<Question>, now: Instant) -> ServerState {
+    /// Returns the state of a server that answered one question, and then was silent for this one and for all probes.
+    fn down(answered: &Arc<Question>, silent: &Question, now: Instant) -> ServerState {
         let mut state = ServerState::default();
-        let failures = [(); 3].map(|()| state.record_failure(question, now));
-        assert_eq!(failures, [false, false, true]);
+        state.record_response(Some(answered), ROUND_TRIP, now);
+        let failures = [(); 2].map(|()| state.record_failure(silent, now));
+        let confirmation = state.take_confirmation(now);
+        assert_eq!((failures, confirmation.len()), ([false; 2], 2));
+        assert_eq!(state.take_confirmation(now), [], "one at a time");
+        assert!(!state.record_probe_failure(now) && state.record_probe_failure(now));
         state
     }
 
     #[test]
     fn a_response_brings_a_server_up_and_its_time_is_remembered() {
         let now = Instant::now();
-        let mut state = down(&question("a.example"), now);
+        let mut state = down(&question("a.example"), &question("dead.test"), now);
         assert_eq!((state.health(now), state.recovered_at()), (Health::Down, None));
-        assert!(state.record_response(ROUND_TRIP, now + SECOND));
-        assert!(!state.record_response(ROUND_TRIP, now + 2 * SECOND), "it is up already");
+        assert!(state.record_response(None, ROUND_TRIP, now + SECOND));
+        assert!(!state.record_response(None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
         assert_eq!((state.health(now), state.recovered_at()), (Health::Up, Some(now + SECOND)));
     }
 
     #[test]
-    fn a_server_is_probed_below_the_unanswered_name_and_now_and_then_with_it() {
+    fn a_down_server_is_probed_once_a_second_and_never_with_the_name_that_it_is_silent_for() {
         let now = Instant::now();
-        let first = question("a.example");
-        let mut state = down(&first, now);
-        assert_eq!(state.take_probe(now), None, "it is too early");
-        assert_eq!(state.take_probe(now + SECOND), Some(ProbeQuestion::Below(first.clone())));
-        assert_eq!(state.take_probe(now + SECOND), None, "one probe at a time");
-        // A failure while the server is down does not replace the unanswered question.
-        state.record_failure(&question("made-up.example"), now + SECOND);
-        assert_eq!(state.take_probe(now + 30 * SECOND), Some(ProbeQuestion::Same(first.clone())));
-        assert_eq!(state.take_probe(now + 31 * SECOND), Some(ProbeQuestion::Below(first)));
-        state.record_response(ROUND_TRIP, now + 31 * SECOND);
-        assert_eq!(state.take_probe(now + 32 * SECOND), None, "it is up");
-    }
-
-    #[test]
-    fn a_probe_that_is_recorded_puts_the_next_one_off() {
-        let now = Instant::now();
-        let mut state = down(&question("a.example"), now);
-        state.record_probe(now + SECOND);
-        assert_eq!(state.take_probe(now + SECOND), None);
-        assert!(state.take_probe(now + 2 * SECOND).is_some());
+        let known = question("a.example");
+        let dead = question("dead.test");
+        let root = Arc::new(Question::plain(&Name::root(), rtype::NS));
+        let mut state = down(&known, &dead, now);
+        assert_eq!(state.take_probe(Some(&dead), now), None, "it is too early");
+        assert_eq!(state.take_probe(Some(&dead), now + SECOND), Some(root));
+        assert_eq!(state.take_probe(Some(&dead), now + SECOND), None, "one probe at a time");
+        state.record_failure(&dead, now + 2 * SECOND);
+        assert_eq!(state.take_probe(Some(&dead), now + 2 * SECOND), Some(known));
+        state.record_response(None, ROUND_TRIP, now + 2 * SECOND);
+        assert_eq!(state.take_probe(Some(&dead), now + 4 * SECOND), None, "it is up");
     }
 
     #[test]

@@ -5,31 +5,46 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hickory_proto::rr::RecordType;
+use node_cache::metrics::DropReason;
 use node_cache_config::{Config, Upstream, UpstreamSource};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::support::{Action, Authority, ReceivedQuery, Tier, config, exchange_from, query_for, route, zone};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, config, exchange_from, exchange_over_tcp, query_for, route, zone,
+};
 
-/// Clients that ask for dead names, and dead names of one of them in a second.
-const CROWD: [&str; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
-const RATE: u32 = 500;
+/// Dead names in a second, of all clients that ask for them.
+const RATE: u32 = 1_500;
+/// Clients that ask for dead names: a few, and as many as could take all that clients may have.
+const FEW: u8 = 3;
+const MANY: u8 = 8;
 /// Time in which the crowd fills what it can fill, before the first name of others.
 const LEAD: Duration = Duration::from_millis(1500);
 /// New names of others, of which one may be lost, and the time between two of them.
 const NAMES: usize = 60;
 const MIN_ANSWERED: usize = 59;
 const INTERVAL: Duration = Duration::from_millis(25);
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which a client waits for a response, and its tries: a datagram may be lost on a busy machine.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+const MAX_TRIES: usize = 3;
+
+/// Dead name of a client, by number.
+type DeadName = fn(u8, u32) -> String;
 
 /// Name number `number` of the client `client`, below one domain.
-fn in_one_domain(client: usize, number: u32) -> String {
+fn in_one_domain(client: u8, number: u32) -> String {
     format!("n{number}-{client}.dead.example")
 }
 
 /// Name number `number` of the client `client`, in a domain of its own.
-fn in_many_domains(client: usize, number: u32) -> String {
+fn in_many_domains(client: u8, number: u32) -> String {
     format!("dead{number}-{client}.example")
+}
+
+/// One name for all clients, and another one each second: single-flight, but each client waits.
+fn of_each_second(_: u8, number: u32) -> String {
+    format!("dead{}.example", number * u32::from(MANY) / RATE)
 }
 
 /// Ignores names of the crowd and answers all others.
@@ -44,22 +59,25 @@ fn answer_others(query: &ReceivedQuery) -> Action {
 struct Crowd(Vec<JoinHandle<()>>);
 
 impl Crowd {
-    fn start(server: SocketAddr, clients: &[&str], name: fn(usize, u32) -> String) -> Self {
-        let ask = |(client, address): (usize, &&str)| {
-            let socket = std::net::UdpSocket::bind((*address, 0)).unwrap();
+    fn start(server: SocketAddr, clients: u8, name: DeadName) -> Self {
+        let interval_of_client = Duration::from_secs(1) * clients.into() / RATE;
+        let ask = |client| {
+            let socket = std::net::UdpSocket::bind(format!("127.0.1.{client}:0")).unwrap();
             socket.set_nonblocking(true).unwrap();
-            let started = Instant::now();
+            let mut ticks = interval(interval_of_client);
+            // A machine that stands still for a moment sends no burst after it, which would fill the socket's buffer.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             tokio::spawn(async move {
                 let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
                 for number in 0.. {
-                    sleep_until(started + number * Duration::from_secs(1) / RATE).await;
+                    ticks.tick().await;
                     let query = query_for(&name(client, number), RecordType::A).to_vec().unwrap();
                     // Responses are not read.
                     let _ = socket.try_send_to(&query, server);
                 }
             })
         };
-        Self(clients.iter().enumerate().map(ask).collect())
+        Self((1..=clients).map(ask).collect())
     }
 }
 
@@ -73,8 +91,13 @@ impl Drop for Crowd {
 async fn ask_for_new_names(server: SocketAddr, name: fn(usize) -> String) -> usize {
     let ask = async |number: usize| {
         sleep(INTERVAL * u32::try_from(number).unwrap()).await;
-        let response = exchange_from("127.0.0.9:0", server, &query_for(&name(number), RecordType::A), TIMEOUT).await;
-        usize::from(response.is_some_and(|response| response.answers.len() == 1))
+        let query = query_for(&name(number), RecordType::A);
+        for _ in 0..MAX_TRIES {
+            if let Some(response) = exchange_from("127.0.0.9:0", server, &query, TIMEOUT).await {
+                return response.answers.len();
+            }
+        }
+        0
     };
     join_all((0..NAMES).map(ask)).await.into_iter().sum()
 }
@@ -115,52 +138,63 @@ async fn node(inside: &Authority, outside: SocketAddr) -> Tier {
     Tier::on_node(&config, Some("zone-a")).await
 }
 
-async fn crowd_at_resolver(upstreams: &[&Authority], name: fn(usize, u32) -> String) {
+async fn crowd_at_resolver(upstreams: &[&Authority], clients: u8, name: DeadName) {
     let tier = resolver(upstreams).await;
-    let _crowd = Crowd::start(tier.address, &CROWD, name);
+    let _crowd = Crowd::start(tier.address, clients, name);
     sleep(LEAD).await;
     let answered = ask_for_new_names(tier.address, outside_name).await;
     assert!(answered >= MIN_ANSWERED, "{answered} of {NAMES}");
 }
 
-async fn crowd_at_node(name: fn(usize, u32) -> String) {
+async fn crowd_at_node(clients: u8, name: DeadName) {
     let inside = Authority::start(answer_others).await;
     let outside = Authority::start(answer_others).await;
     let tier = node(&inside, outside.address).await;
-    let _crowd = Crowd::start(tier.address, &CROWD, name);
+    let _crowd = Crowd::start(tier.address, clients, name);
     sleep(LEAD).await;
     let answered = [outside_name, cluster_name, route_name].map(|name| ask_for_new_names(tier.address, name));
     let answered = join_all(answered).await;
     assert!(answered.iter().all(|answered| *answered >= MIN_ANSWERED), "{answered:?} of {NAMES}");
+    assert_eq!(tier.resolver.metrics().drops(DropReason::GlobalLimit), 0);
 }
 
 #[tokio::test]
 async fn a_dead_domain_takes_no_name_of_others_at_a_node() {
-    crowd_at_node(in_one_domain).await;
+    crowd_at_node(FEW, in_one_domain).await;
 }
 
 #[tokio::test]
 async fn dead_domains_without_number_take_no_name_of_others_at_a_node() {
-    crowd_at_node(in_many_domains).await;
+    crowd_at_node(FEW, in_many_domains).await;
+}
+
+#[tokio::test]
+async fn eight_clients_with_dead_domains_without_number_take_no_name_of_others_at_a_node() {
+    crowd_at_node(MANY, in_many_domains).await;
+}
+
+#[tokio::test]
+async fn eight_clients_that_all_wait_for_one_dead_name_leave_room_for_others() {
+    crowd_at_node(MANY, of_each_second).await;
 }
 
 #[tokio::test]
 async fn a_dead_domain_takes_no_name_of_others_at_a_resolver() {
     let upstream = Authority::start(answer_others).await;
-    crowd_at_resolver(&[&upstream], in_one_domain).await;
+    crowd_at_resolver(&[&upstream], FEW, in_one_domain).await;
 }
 
 #[tokio::test]
 async fn a_dead_domain_takes_no_name_of_others_at_a_resolver_of_two_upstreams() {
     let first = Authority::start(answer_others).await;
     let second = Authority::start(answer_others).await;
-    crowd_at_resolver(&[&first, &second], in_one_domain).await;
+    crowd_at_resolver(&[&first, &second], FEW, in_one_domain).await;
 }
 
 #[tokio::test]
 async fn dead_domains_without_number_take_no_name_of_others_at_a_resolver() {
     let upstream = Authority::start(answer_others).await;
-    crowd_at_resolver(&[&upstream], in_many_domains).await;
+    crowd_at_resolver(&[&upstream], FEW, in_many_domains).await;
 }
 
 #[tokio::test]
@@ -169,9 +203,21 @@ async fn a_dead_domain_behind_a_node_takes_no_name_of_others_at_its_resolver() {
     let upstream = Authority::start(answer_others).await;
     let resolver = resolver(&[&upstream]).await;
     let node = node(&inside, resolver.address).await;
-    let _crowd = Crowd::start(node.address, &CROWD, in_one_domain);
+    let _crowd = Crowd::start(node.address, FEW, in_one_domain);
     sleep(LEAD).await;
     let answered = [node.address, resolver.address].map(|server| ask_for_new_names(server, outside_name));
     let answered = join_all(answered).await;
     assert!(answered.iter().all(|answered| *answered >= MIN_ANSWERED), "{answered:?} of {NAMES}");
+}
+
+#[tokio::test]
+async fn a_dead_domain_takes_no_name_of_others_over_tcp() {
+    let upstream = Authority::start(answer_others).await;
+    let tier = resolver(&[&upstream]).await;
+    let _crowd = Crowd::start(tier.address, FEW, in_one_domain);
+    sleep(LEAD).await;
+    for number in 0..NAMES {
+        let query = query_for(&outside_name(number), RecordType::A);
+        assert_eq!(exchange_over_tcp(tier.address, &query).await.answers.len(), 1, "{number}");
+    }
 }

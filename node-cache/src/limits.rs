@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 pub(crate) struct ClientLimiter {
     max_total: usize,
     max_per_client: usize,
+    /// Whether a client gets no more than is left for others.
+    is_sharing: bool,
     in_use: Mutex<InUse>,
     idle: Notify,
 }
@@ -38,7 +40,13 @@ pub(crate) enum LimitExceeded {
 impl ClientLimiter {
     /// Creates a limiter of `max_total` units, of which one client address gets at most `max_per_client`.
     pub(crate) fn new(max_total: usize, max_per_client: usize) -> Arc<Self> {
-        Arc::new(Self { max_total, max_per_client, in_use: Mutex::default(), idle: Notify::new() })
+        Arc::new(Self { max_total, max_per_client, is_sharing: false, in_use: Mutex::default(), idle: Notify::new() })
+    }
+
+    /// Creates a limiter like [`Self::new`], of which one client also gets no more than is left for others (a dynamic
+    /// threshold): `clients` greedy ones leave `max_total / (clients + 1)` units to those that have less.
+    pub(crate) fn sharing(max_total: usize, max_per_client: usize) -> Arc<Self> {
+        Arc::new(Self { max_total, max_per_client, is_sharing: true, in_use: Mutex::default(), idle: Notify::new() })
     }
 
     /// Acquires one unit for `client`.
@@ -54,7 +62,8 @@ impl ClientLimiter {
             return Err(LimitExceeded::Global);
         }
         let of_client = in_use.by_client.get(&client).copied().unwrap_or_default();
-        if of_client + count > self.max_per_client {
+        let left = if self.is_sharing { self.max_total - in_use.total } else { self.max_total };
+        if of_client + count > self.max_per_client.min(left) {
             return Err(LimitExceeded::PerClient);
         }
         in_use.by_client.insert(client, of_client + count);
@@ -99,5 +108,47 @@ impl Drop for Permit {
         if in_use.total == 0 {
             self.limiter.idle.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: u8) -> SocketAddr {
+        (IpAddr::from([10, 0, 0, number]), 53).into()
+    }
+
+    /// Acquires units in turns for clients with these numbers until each of them is refused.
+    fn fill(limiter: &Arc<ClientLimiter>, clients: std::ops::Range<u8>) -> Vec<Permit> {
+        let mut permits = Vec::new();
+        loop {
+            let before = permits.len();
+            permits.extend(clients.clone().filter_map(|number| limiter.acquire(client(number)).ok()));
+            if permits.len() == before {
+                return permits;
+            }
+        }
+    }
+
+    #[test]
+    fn one_client_gets_all_that_one_may_have_and_many_leave_room_for_who_has_nothing() {
+        let limiter = ClientLimiter::sharing(2048, 512);
+        for (clients, expected) in [(1, 512), (3, 1536), (8, 1820), (50, 2000)] {
+            let permits = fill(&limiter, 0..clients);
+            assert!(permits.len().abs_diff(expected) < 10, "{clients}: {}", permits.len());
+            assert_eq!(limiter.acquire(client(0)).unwrap_err(), LimitExceeded::PerClient);
+            let of_new_client = fill(&limiter, 200..201).len();
+            assert!(of_new_client >= 512.min((2048 - permits.len()) / 2), "{clients}: {of_new_client}");
+        }
+        assert_eq!(limiter.in_use().total, 0);
+    }
+
+    #[test]
+    fn without_sharing_the_bounds_are_fixed_and_all_units_may_be_taken() {
+        let limiter = ClientLimiter::new(16, 8);
+        let permits = fill(&limiter, 0..2);
+        assert_eq!(permits.len(), 16);
+        assert_eq!(limiter.acquire(client(2)).unwrap_err(), LimitExceeded::Global);
     }
 }

@@ -1,5 +1,7 @@
 //! A client's query as a plain value.
 
+use std::net::IpAddr;
+
 use crate::dns::codes::class;
 use crate::dns::question::Question;
 use crate::dns::{Cookie, Edns, Name, flag};
@@ -38,6 +40,8 @@ pub struct Query {
     pub transport: Transport,
     /// Cookie for the response: the client cookie and our server cookie (RFC 7873 §5.2).
     pub reply_cookie: Option<Cookie>,
+    /// Address of the client, in canonical form; `None` for a query of this process itself.
+    pub client: Option<IpAddr>,
 }
 
 impl Query {
@@ -55,6 +59,7 @@ impl Query {
             edns: None,
             transport: Transport::Internal,
             reply_cookie: None,
+            client: None,
         }
     }
 

@@ -70,6 +70,7 @@ fn parse(packet: &[u8], header: &Header) -> Result<Query, Malformed> {
         edns,
         transport: Transport::Udp,
         reply_cookie: None,
+        client: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Cache misses: cached failure (RFC 9520), NXDOMAIN cut, single-flight, upstream query, serve-stale (RFC 8767),
 //! SERVFAIL. Also the minimal response to ANY (RFC 8482).
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::admission::FlightOrigin;
 use super::servfail::{cached_failure, failure, is_bogus};
 use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
 use super::{CacheLookup, CacheMiss, Resolver};
@@ -168,8 +170,7 @@ impl Resolver {
                 return Resolution::stored(scope, answer);
             }
             if lookup.scope.zone.is_some()
-                && let Some(cut) =
-                    Box::pin(self.probe_ancestors(&lookup.snapshot, &lookup.scope, &lookup.question)).await
+                && let Some(cut) = Box::pin(self.probe_ancestors(lookup, query.client)).await
             {
                 return Resolution::stored(scope, cut);
             }
@@ -240,7 +241,7 @@ impl Resolver {
             // The upstream query ends at the deadline by itself.
             (None, None) => None,
         };
-        let join = self.join_query(snapshot, scope, key, *generation, question.clone());
+        let join = self.join_query(snapshot, scope, key, *generation, question.clone(), query.client);
         match (join, wait_limit) {
             (Join::Leader(leader), None) => FlightWait::Leader(leader),
             (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
@@ -270,7 +271,8 @@ impl Resolver {
         self.cache.failure(key, now.into_std())
     }
 
-    /// Joins the query in flight for a key, or starts one, unless the cache has got a result since this generation.
+    /// Joins the query in flight for a key, or starts one for `client`, unless the cache has got a result since this
+    /// generation.
     pub(super) fn join_query(
         &self,
         snapshot: &Snapshot,
@@ -278,9 +280,11 @@ impl Resolver {
         key: &Key,
         generation: u64,
         question: Arc<Question>,
+        client: Option<IpAddr>,
     ) -> Join<FlightOutcome, CacheSink> {
+        let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        self.in_flight.join(key, generation, cached, || self.start_query(scope, question))
+        self.in_flight.join(key, generation, origin, cached, || self.start_query(scope, question.clone()))
     }
 
     /// Returns the cached result of the last upstream query for a key, while it is fresh.

@@ -7,6 +7,7 @@
 //! | prefetch: refresh of a cached answer in the last tenth of its TTL | [`Resolver::refresh`] |
 //! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
 //! | single-flight: leader and followers of one upstream query | `single_flight` |
+//! | shares of the queries in flight: scope, registered domain, client | `admission`, `failing_domains` |
 //! | NXDOMAIN cut (RFC 8020) | `nxdomain_cut` |
 //! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
 //! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
@@ -14,6 +15,8 @@
 //!
 //! The resolver knows no sockets of clients: [`crate::server`] reads queries and sends responses.
 
+mod admission;
+mod failing_domains;
 mod hit;
 mod inspect;
 pub mod local_names;
@@ -38,6 +41,7 @@ use crate::dnstap::Tap;
 use crate::identity::Identity;
 use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
 use crate::snapshot::{Scope, Snapshot};
+use admission::FlightOrigin;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
@@ -219,7 +223,8 @@ impl Resolver {
             Some(FlightOutcome::RefreshDue(_)) | None => None,
             fresh_or_failure => fresh_or_failure,
         };
-        let join = self.in_flight.join(key, *generation, refreshed, || {
+        let origin = || FlightOrigin::new(scope, &question.name, None);
+        let join = self.in_flight.join(key, *generation, origin, refreshed, || {
             self.metrics.count_refresh();
             self.start_query(scope, question.clone())
         });

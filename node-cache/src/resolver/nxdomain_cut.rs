@@ -7,14 +7,15 @@
 //! The existence of an ancestor is believed for as long as the cache holds an entry for it, also a stale one: that
 //! saves a query and decides nothing. An NXDOMAIN counts only while it is fresh.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::Resolver;
 use super::miss::FlightOutcome;
 use super::single_flight::Join;
+use super::{CacheLookup, Resolver};
 use crate::cache::{Key, Lookup};
 use crate::dns::answer::Answer;
 use crate::dns::codes::rtype;
@@ -59,14 +60,10 @@ impl Resolver {
         })
     }
 
-    /// Queries ancestors that the cache does not know to exist, [`MAX_PROBES`] at most. Returns the NXDOMAIN answer
-    /// that follows from the first ancestor that does not exist.
-    pub(super) async fn probe_ancestors(
-        &self,
-        snapshot: &Snapshot,
-        scope: &Arc<Scope>,
-        question: &Question,
-    ) -> Option<Answer> {
+    /// Queries ancestors that the cache does not know to exist, [`MAX_PROBES`] at most, for `client`. Returns the
+    /// NXDOMAIN answer that follows from the first ancestor that does not exist.
+    pub(super) async fn probe_ancestors(&self, lookup: &CacheLookup, client: Option<IpAddr>) -> Option<Answer> {
+        let CacheLookup { snapshot, scope, question, .. } = lookup;
         let zone = scope.zone.as_ref()?;
         let mut probes = 0;
         for ancestor in covering_ancestors(&question.name, zone) {
@@ -80,7 +77,7 @@ impl Resolver {
                 return None;
             }
             probes += 1;
-            let answer = match self.join_query(snapshot, scope, &key, generation, Arc::new(probe)) {
+            let answer = match self.join_query(snapshot, scope, &key, generation, Arc::new(probe), client) {
                 Join::Leader(leader) => {
                     let deadline = Instant::now() + PROBE_TIMEOUT;
                     snapshot.policy.new_answer(leader.wait_until(deadline).await.ok()?)

@@ -12,12 +12,10 @@ use foldhash::quality::RandomState;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::admission::{Admission, FlightEnd, FlightOrigin, Place};
 use crate::cache::Key;
 use crate::dns::Response;
 use crate::upstream::NoAnswer;
-
-/// Upstream queries in flight at one time, at most. Bounds sockets and memory.
-const MAX_IN_FLIGHT: usize = 1024;
 
 /// Classes of names, by hash. For each class, [`InFlight`] knows when an upstream query last completed.
 const NAME_CLASSES: usize = 64;
@@ -47,11 +45,12 @@ struct Queries {
     channels: HashMap<Key, Option<watch::Sender<Option<UpstreamResult>>>, RandomState>,
     /// Generation of the last query to complete, by class of its name.
     last_completed: [u64; NAME_CLASSES],
+    admission: Admission,
 }
 
 impl Default for Queries {
     fn default() -> Self {
-        Self { channels: HashMap::default(), last_completed: [0; NAME_CLASSES] }
+        Self { channels: HashMap::default(), last_completed: [0; NAME_CLASSES], admission: Admission::default() }
     }
 }
 
@@ -63,7 +62,7 @@ pub(super) enum Join<T, S: StoreResult> {
     Follower(Follower),
     /// A query has completed since the caller's cache lookup, and the cache now holds this result of it.
     AlreadyCached(T),
-    /// [`MAX_IN_FLIGHT`] queries are in flight.
+    /// Too many queries are in flight for one more of this origin. Nothing is stored for the key.
     AtCapacity,
 }
 
@@ -77,28 +76,32 @@ impl InFlight {
     ///
     /// `generation` is the one from before the caller's cache lookup. If a query for the same name, or for another name
     /// of its class, has completed since, `cached` repeats the lookup, and no query is started when it finds a result.
+    /// `origin` is called when many queries are in flight, to decide whether there is room for this one.
     pub(super) fn join<T, S: StoreResult>(
         self: &Arc<Self>,
         key: &Key,
         generation: u64,
+        origin: impl FnOnce() -> FlightOrigin,
         cached: impl FnOnce() -> Option<T>,
         start: impl FnOnce() -> (UpstreamQuery, S),
     ) -> Join<T, S> {
         let mut queries = self.queries();
-        let at_capacity = queries.channels.len() >= MAX_IN_FLIGHT;
-        let may_be_cached = queries.last_completed[key.name_shard::<NAME_CLASSES>()] > generation;
-        match queries.channels.entry(key.clone()) {
+        let Queries { channels, last_completed, admission } = &mut *queries;
+        let in_flight = channels.len();
+        let may_be_cached = last_completed[key.name_shard::<NAME_CLASSES>()] > generation;
+        match channels.entry(key.clone()) {
             Entry::Occupied(mut channel) => {
                 let channel = channel.get_mut().get_or_insert_with(|| watch::channel(None).0);
                 Join::Follower(Follower(channel.subscribe()))
             }
             Entry::Vacant(entry) => match if may_be_cached { cached() } else { None } {
                 Some(cached) => Join::AlreadyCached(cached),
-                None if at_capacity => Join::AtCapacity,
                 None => {
+                    let Some(place) = admission.admit(in_flight, origin) else { return Join::AtCapacity };
                     entry.insert(None);
                     let (query, sink) = start();
-                    Join::Leader(Leader { query, sink, in_flight: self.clone(), key: key.clone(), result: None })
+                    let in_flight = self.clone();
+                    Join::Leader(Leader { query, sink, in_flight, key: key.clone(), place, result: None })
                 }
             },
         }
@@ -116,6 +119,7 @@ pub(super) struct Leader<S: StoreResult> {
     sink: S,
     in_flight: Arc<InFlight>,
     key: Key,
+    place: Place,
     result: Option<UpstreamResult>,
 }
 
@@ -156,10 +160,18 @@ impl<S: StoreResult> Drop for Leader<S> {
         if let Some(result) = &self.result {
             self.sink.store(&self.key, result);
         }
+        let end = match &self.result {
+            Some(Ok(response)) if !response.is_failure() => FlightEnd::Answered,
+            Some(_) => FlightEnd::Failed,
+            None => FlightEnd::Abandoned,
+        };
         let followers = {
             let mut queries = self.in_flight.queries();
             let generation = self.in_flight.generation.fetch_add(1, Ordering::Release) + 1;
             queries.last_completed[self.key.name_shard::<NAME_CLASSES>()] = generation;
+            if let Place::Shared(shares) = &self.place {
+                queries.admission.release(shares, end, Instant::now().into_std());
+            }
             queries.channels.remove(&self.key).flatten()
         };
         if let (Some(followers), Some(result)) = (followers, self.result.take()) {
@@ -201,6 +213,11 @@ mod tests {
         Question::plain(&Name::from_text("www.example").unwrap(), rtype::A)
     }
 
+    fn origin() -> FlightOrigin {
+        let domain = Some(question().name);
+        FlightOrigin { scope: 1, domain, client: None, recovered_at: None }
+    }
+
     fn key() -> Key {
         Key::new(1, &question())
     }
@@ -226,7 +243,7 @@ mod tests {
     fn lead(in_flight: &Arc<InFlight>, query: UpstreamQuery) -> (Leader<StoreCount>, StoreCount) {
         let stored = StoreCount::default();
         let start = || (query, stored.clone());
-        let Join::Leader(leader) = in_flight.join(&key(), in_flight.generation(), || None::<()>, start) else {
+        let Join::Leader(leader) = in_flight.join(&key(), in_flight.generation(), origin, || None::<()>, start) else {
             panic!("no query is started");
         };
         (leader, stored)
@@ -237,7 +254,7 @@ mod tests {
     }
 
     fn follow(in_flight: &Arc<InFlight>) -> Follower {
-        match in_flight.join(&key(), in_flight.generation(), || None::<()>, no_query) {
+        match in_flight.join(&key(), in_flight.generation(), origin, || None::<()>, no_query) {
             Join::Follower(follower) => follower,
             _ => panic!("no query is in flight"),
         }
@@ -260,7 +277,7 @@ mod tests {
         for follower in [first, second, third] {
             assert!(Arc::ptr_eq(&follower.wait().await.unwrap(), &response));
         }
-        let cached = in_flight.join(&key(), before, || Some("cached"), no_query);
+        let cached = in_flight.join(&key(), before, origin, || Some("cached"), no_query);
         assert!(matches!(cached, Join::AlreadyCached("cached")));
     }
 
@@ -274,7 +291,7 @@ mod tests {
         let join = |name: &str, rtype| {
             let key = Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype));
             let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
-            in_flight.join(&key, before, || Some("cached"), start)
+            in_flight.join(&key, before, origin, || Some("cached"), start)
         };
         assert!(
             matches!(join("www.example", rtype::AAAA), Join::AlreadyCached(_)),
@@ -306,5 +323,25 @@ mod tests {
         assert_eq!(follower.wait().await, Err(NoAnswer));
         assert_eq!(stored.load(Ordering::Relaxed), 0);
         drop(lead(&in_flight, Box::pin(pending())));
+    }
+
+    #[tokio::test]
+    async fn a_key_without_room_has_no_query_and_no_result_and_has_room_when_others_end() {
+        let in_flight = Arc::<InFlight>::default();
+        let join = |name: &str| {
+            let key = Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype::A));
+            let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
+            in_flight.join(&key, in_flight.generation(), origin, || None::<()>, start)
+        };
+        let mut leaders = Vec::new();
+        while let Join::Leader(leader) = join(&format!("n{}.www.example", leaders.len())) {
+            leaders.push(leader);
+        }
+        assert!((256..1024).contains(&leaders.len()), "one domain leaves room for others: {}", leaders.len());
+        assert!(matches!(join("n0.www.example"), Join::Follower(_)));
+        let stored: Vec<StoreCount> = leaders.iter().map(|leader| leader.sink.clone()).collect();
+        drop(leaders);
+        assert!(stored.iter().all(|count| count.load(Ordering::Relaxed) == 0));
+        assert!(matches!(join("last.www.example"), Join::Leader(_)));
     }
 }

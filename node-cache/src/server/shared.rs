@@ -21,7 +21,8 @@ use crate::snapshot::acl::Acl;
 
 /// Queries that wait for upstreams at one time, at most; hits do not count.
 const MAX_WAITING_QUERIES: usize = 2048;
-/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time.
+/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time. Less while
+/// many wait: no more than one more client could have.
 const MAX_WAITING_QUERIES_PER_CLIENT: usize = 512;
 
 /// Bytes of responses that wait to be written to TCP connections at one time, at most: those that clients have asked
@@ -90,7 +91,7 @@ impl Shared {
             resolver,
             limits,
             connections: ClientLimiter::new(limits.max_connections, limits.max_connections_per_client),
-            waiting_queries: ClientLimiter::new(MAX_WAITING_QUERIES, MAX_WAITING_QUERIES_PER_CLIENT),
+            waiting_queries: ClientLimiter::sharing(MAX_WAITING_QUERIES, MAX_WAITING_QUERIES_PER_CLIENT),
             unwritten_bytes: ClientLimiter::new(MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_BYTES_PER_CLIENT),
             cookie_secrets,
         }
@@ -131,6 +132,7 @@ impl Shared {
         match request::read(message) {
             Ok(mut query) => {
                 query.transport = transport;
+                query.client = Some(client.ip().to_canonical());
                 let cookie = query.edns.and_then(|edns| edns.cookie);
                 query.reply_cookie =
                     cookie.and_then(|cookie| self.cookie_reply(&cookie, client)).map(|reply| reply.cookie);

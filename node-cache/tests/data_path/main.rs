@@ -10,6 +10,7 @@ mod ceiling;
 mod clock;
 mod connections;
 mod cookies;
+mod crowding;
 mod exchange;
 mod fairness;
 mod frozen_answers;

@@ -1,0 +1,128 @@
+use std::time::Duration;
+
+use super::*;
+
+const CLUSTER: u64 = 1;
+const OUTSIDE: u64 = 2;
+
+/// Queries in flight, and the time.
+#[derive(Default)]
+struct Flights {
+    admission: Admission,
+    places: Vec<Place>,
+}
+
+impl Flights {
+    fn admit(&mut self, origin: FlightOrigin) -> bool {
+        let place = self.admission.admit(self.places.len(), || origin);
+        let is_admitted = place.is_some();
+        self.places.extend(place);
+        is_admitted
+    }
+
+    /// Admits queries in turns of these origins until all are refused. Returns the number of admitted ones.
+    fn fill(&mut self, mut origins: impl FnMut(usize) -> Vec<FlightOrigin>) -> usize {
+        let before = self.places.len();
+        for turn in 0.. {
+            let at_start = self.places.len();
+            for origin in origins(turn) {
+                self.admit(origin);
+            }
+            if self.places.len() == at_start {
+                break;
+            }
+        }
+        self.places.len() - before
+    }
+
+    fn release(&mut self, places: usize, end: FlightEnd, now: Instant) {
+        for place in self.places.drain(..places) {
+            if let Place::Shared(shares) = place {
+                self.admission.release(&shares, end, now);
+            }
+        }
+    }
+}
+
+fn origin(scope: u64, domain: &str, client: u8) -> FlightOrigin {
+    let domain = (!domain.is_empty()).then(|| Name::from_text(domain).unwrap());
+    FlightOrigin { scope, domain, client: Some(IpAddr::from([10, 0, 0, client])), recovered_at: None }
+}
+
+/// Asks for names of domains that have nothing in flight, as a client that has nothing in flight.
+fn admits_others(flights: &mut Flights, scope: u64) -> usize {
+    (0..60).filter(|number| flights.admit(origin(scope, &format!("other{number}.example"), 250))).count()
+}
+
+#[test]
+fn one_domain_leaves_half_to_others_whatever_the_number_of_clients() {
+    for clients in [1, 3, 100] {
+        let mut flights = Flights::default();
+        let of_domain = flights.fill(|_| (0..clients).map(|client| origin(OUTSIDE, "dead.example", client)).collect());
+        assert!((256..=512).contains(&of_domain), "{clients}: {of_domain}");
+        assert_eq!((admits_others(&mut flights, OUTSIDE), admits_others(&mut flights, CLUSTER)), (60, 60));
+    }
+}
+
+#[test]
+fn clients_that_ask_for_a_new_domain_each_time_leave_room_for_clients_that_have_nothing() {
+    for (clients, room) in [(1, 60), (3, 60), (8, 20)] {
+        let mut flights = Flights::default();
+        let of_clients = flights.fill(|turn| {
+            (0..clients).map(|client| origin(OUTSIDE, &format!("n{turn}-{client}.com"), client)).collect()
+        });
+        assert!(of_clients >= 512, "{clients}: {of_clients}");
+        let others = admits_others(&mut flights, OUTSIDE);
+        assert!(others >= room, "{clients}: {others}");
+        assert_eq!(admits_others(&mut flights, CLUSTER), 60);
+    }
+}
+
+#[test]
+fn names_of_the_cluster_are_shared_between_clients_alone() {
+    let mut flights = Flights::default();
+    let of_client = flights.fill(|_| vec![origin(CLUSTER, "", 1)]);
+    assert!(of_client >= 512, "a node of its own gets half of all: {of_client}");
+    assert_eq!(admits_others(&mut flights, CLUSTER), 60);
+}
+
+#[test]
+fn every_scope_has_room_when_three_others_are_full() {
+    let mut flights = Flights::default();
+    flights.fill(|turn| {
+        let origins = (0..60).map(|client| origin(client.into(), &format!("n{turn}-{client}.com"), client));
+        origins.filter(|origin| origin.scope > OUTSIDE && origin.scope < 6).collect()
+    });
+    assert!(admits_others(&mut flights, CLUSTER) >= 40);
+}
+
+#[test]
+fn a_domain_whose_last_queries_all_failed_gets_few_places_until_one_is_answered() {
+    let now = Instant::now();
+    let mut flights = Flights::default();
+    let dead = || vec![origin(OUTSIDE, "dead.example", 1)];
+    let of_domain = flights.fill(|_| dead());
+    flights.release(of_domain, FlightEnd::Abandoned, now);
+    assert_eq!(flights.fill(|_| dead()), of_domain, "queries that nobody waited for say nothing");
+    flights.release(of_domain, FlightEnd::Failed, now);
+    assert_eq!(flights.fill(|_| dead()), MAX_UNSHARED + MAX_OF_FAILING_DOMAIN);
+    let recovered_at = Some(now + Duration::from_secs(1));
+    assert!(flights.admit(FlightOrigin { recovered_at, ..origin(OUTSIDE, "dead.example", 1) }));
+    assert!(flights.admit(origin(CLUSTER, "dead.example", 1)), "it fails in one scope");
+    let count = flights.places.len();
+    flights.release(count, FlightEnd::Answered, now);
+    assert_eq!(flights.fill(|_| dead()), of_domain);
+}
+
+#[test]
+fn no_more_than_1024_queries_are_in_flight_and_none_is_counted_when_all_have_ended() {
+    let mut flights = Flights::default();
+    flights.fill(|turn| {
+        (0..250_u8).map(|number| origin(number.into(), &format!("n{turn}-{number}.com"), number)).collect()
+    });
+    let count = flights.places.len();
+    assert!(count <= MAX_IN_FLIGHT && count > MAX_IN_FLIGHT * 9 / 10, "{count}");
+    flights.release(count, FlightEnd::Failed, Instant::now());
+    let Admission { shared, by_scope, by_domain, by_client, .. } = flights.admission;
+    assert_eq!((shared, by_scope.0.len(), by_domain.0.len(), by_client.0.len()), (0, 0, 0, 0));
+}

@@ -1,8 +1,8 @@
 //! Table of the open connections of clients: which new ones are admitted, and which open ones are closed for them.
 //!
 //! While the table has room, a client may hold connections up to its bound. Above three quarters of the table the bound
-//! shrinks to the client's share, and a client at its share gives up its own longest idle connection for a new one. When
-//! the table is full, a client that holds the most gives up its longest idle connection (RFC 7766 §6.2.3).
+//! shrinks to the client's share, and a client at its share gives up its own longest idle connection for a new one.
+//! When the table is full, a client that holds the most gives up its longest idle connection (RFC 7766 §6.2.3).
 //!
 //! A client below its share is always admitted while the shares of all clients fit into the table: some client then
 //! holds more than its share. If that client has no idle connection, the one that is busy for longest is closed.
@@ -65,8 +65,8 @@ impl<H> OpenConnections<H> {
         Self { limits, next_id: 0, connections: HashMap::default(), by_client: HashMap::default() }
     }
 
-    /// Admits a connection, which is idle at first. Returns its ID and the handle of the connection that is to be closed
-    /// for it.
+    /// Admits a connection, which is idle at first. Returns its ID and the handle of the connection that is to be
+    /// closed for it.
     fn admit(&mut self, client: IpAddr, now: Instant, handle: H) -> Result<(u64, Option<H>), ConnectionRefused> {
         let evicted = self.choose_victim(client, now)?.and_then(|id| self.remove(id));
         Ok((self.insert(client, now, handle), evicted))

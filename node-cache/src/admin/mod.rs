@@ -9,6 +9,7 @@ mod client;
 mod command;
 pub(crate) mod http_limits;
 pub(crate) mod merge;
+pub(crate) mod node_addresses;
 mod server;
 
 pub use client::{ControlError, probe, send_command};

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::admin::http_limits::LimitedListener;
+use crate::admin::node_addresses;
 
 /// Media type of the Prometheus text format with its closing line.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -48,7 +49,7 @@ async fn metrics<S: StatusPages>(State(pages): State<Arc<S>>) -> impl IntoRespon
 
 /// Serves requests until it is dropped.
 pub(super) async fn serve(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(LimitedListener::new(listener), router).await {
+    if let Err(error) = axum::serve(LimitedListener::new(listener, node_addresses::read()), router).await {
         tracing::error!(%error, "the status server ended");
     }
 }

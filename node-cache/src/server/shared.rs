@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::connection_table::{ConnectionLimits, ConnectionTable};
 use crate::dns::Cookie;
 use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
 use crate::dns::query::{Query, Transport};
@@ -31,12 +32,17 @@ const MAX_UNWRITTEN_BYTES: usize = 1 << 20;
 /// Bytes of responses to one client that wait to be written, at most.
 const MAX_UNWRITTEN_BYTES_PER_CLIENT: usize = MAX_UNWRITTEN_BYTES / 2;
 
+/// Number of clients that the connections are divided among, at most: the share of one never falls below this part.
+const MAX_CONNECTION_SHARES: usize = 128;
+/// Idle time after which a connection is closed for one of a client that does not hold clearly less.
+const MIN_EVICTION_IDLE_TIME: Duration = Duration::from_millis(100);
+
 /// Limits of TCP connections of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpLimits {
     /// Connections at one time, at most.
     pub max_connections: usize,
-    /// Connections of one client address, at most.
+    /// Connections of one client address, at most; fewer while more than three quarters of all are open.
     pub max_connections_per_client: usize,
     /// Unanswered queries of one connection, at most; the next query is read when one is answered.
     pub max_pipelined_queries: usize,
@@ -66,8 +72,8 @@ impl Default for TcpLimits {
 pub(super) struct Shared {
     pub(super) resolver: Arc<Resolver>,
     pub(super) limits: TcpLimits,
-    /// Limits TCP connections.
-    pub(super) connections: Arc<ClientLimiter>,
+    /// Open TCP connections of all workers.
+    pub(super) connections: Arc<ConnectionTable>,
     /// Limits queries that wait for upstreams.
     pub(super) waiting_queries: Arc<ClientLimiter>,
     /// Limits bytes of responses that wait to be written to TCP connections.
@@ -90,7 +96,12 @@ impl Shared {
         Self {
             resolver,
             limits,
-            connections: ClientLimiter::new(limits.max_connections, limits.max_connections_per_client),
+            connections: ConnectionTable::new(ConnectionLimits {
+                max_total: limits.max_connections,
+                max_per_client: limits.max_connections_per_client,
+                min_share: (limits.max_connections / MAX_CONNECTION_SHARES).max(1),
+                min_idle: MIN_EVICTION_IDLE_TIME,
+            }),
             waiting_queries: ClientLimiter::sharing(MAX_WAITING_QUERIES, MAX_WAITING_QUERIES_PER_CLIENT),
             unwritten_bytes: ClientLimiter::new(MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_BYTES_PER_CLIENT),
             cookie_secrets,

@@ -6,7 +6,7 @@ mod framing;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,15 +40,25 @@ fn accept(shared: &Arc<Shared>, stream: TcpStream, client: SocketAddr) {
     if !shared.permits(client, local.ip()) {
         return;
     }
-    let Ok(permit) = shared.connections.acquire(client) else {
+    let Some((permit, eviction)) = shared.connections.admit(client, Instant::now()) else {
         return shared.metrics().count_drop(DropReason::ConnectionLimit);
     };
-    let connection = Connection::new(shared.clone(), client);
+    let connection = Connection::new(shared.clone(), client, permit);
     tokio::spawn(async move {
-        if let Err(error) = serve_connection(&connection, stream).await {
-            tracing::debug!(%client, %error, "connection failed");
+        tokio::select! {
+            biased;
+            () = eviction => {
+                connection.shared.metrics().count_drop(DropReason::ConnectionLimit);
+                connection.close();
+            }
+            result = serve_connection(&connection, stream) => {
+                if let Err(error) = result {
+                    tracing::debug!(%client, %error, "connection failed");
+                }
+            }
         }
-        drop(permit);
+        // Queries in flight may keep the connection's state for longer.
+        connection.permit.release();
     });
 }
 

@@ -8,6 +8,7 @@ mod blackout;
 mod broken_packets;
 mod ceiling;
 mod clock;
+mod connection_pressure;
 mod connections;
 mod cookies;
 mod crowding;

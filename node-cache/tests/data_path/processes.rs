@@ -23,6 +23,9 @@ use crate::support::{
     Action, Authority, address_record, config, exchange, exchange_from, query_for, route, wait_until, zone,
 };
 
+/// Address of the node on which the processes believe to run.
+pub(crate) const NODE_ADDRESS: &str = "127.0.8.1";
+
 /// Process with its directories, killed on drop.
 struct Process {
     child: Child,
@@ -83,6 +86,7 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
+        .env("HOST_IPS", NODE_ADDRESS)
         .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdin(Stdio::null())
         .spawn()
@@ -101,7 +105,7 @@ fn unused_address() -> IpAddr {
 pub(crate) struct ZoneResolver {
     process: Process,
     pub(crate) dns: SocketAddr,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
 }
 
 impl ZoneResolver {

@@ -6,7 +6,9 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
+use crate::connection_table::ConnectionPermit;
 use crate::dnstap::Sampled;
 use crate::limits::Permit;
 use crate::metrics::DropReason;
@@ -24,6 +26,8 @@ pub(super) struct UnwrittenResponse {
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) client: SocketAddr,
+    /// Place among all connections. The connection is busy while a query has no response that is written.
+    pub(super) permit: ConnectionPermit,
     state: Mutex<State>,
 }
 
@@ -41,8 +45,8 @@ struct State {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, client: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { shared, client, state: Mutex::default() })
+    pub(super) fn new(shared: Arc<Shared>, client: SocketAddr, permit: ConnectionPermit) -> Arc<Self> {
+        Arc::new(Self { shared, client, permit, state: Mutex::default() })
     }
 
     /// Waits until fewer queries are unanswered than the limit. Returns `false` when no more queries are to be read.
@@ -67,7 +71,18 @@ impl Connection {
 
     /// Counts a query that gets a response.
     pub(super) fn query_started(&self) {
-        self.state().unanswered += 1;
+        let mut state = self.state();
+        state.unanswered += 1;
+        if state.unanswered == 1 {
+            self.permit.set_busy(Instant::now());
+        }
+    }
+
+    fn query_ended(&self, state: &mut State) {
+        state.unanswered -= 1;
+        if state.unanswered == 0 {
+            self.permit.set_idle(Instant::now());
+        }
     }
 
     /// Queues a response for writing. At the limit of unwritten bytes it is dropped and reading stops: the client does
@@ -81,7 +96,7 @@ impl Connection {
                 state.unwritten.push_back(UnwrittenResponse { message, permit });
             }
             None => {
-                state.unanswered -= 1;
+                self.query_ended(state);
                 state.reading_stopped = true;
             }
         });
@@ -99,15 +114,20 @@ impl Connection {
 
     /// Counts a response as written.
     pub(super) fn response_written(&self) {
-        self.change(|state| state.unanswered -= 1);
+        self.change(|state| self.query_ended(state));
     }
 
     /// Drops all responses after a failed write, and stops reading.
     pub(super) fn abort_writes(&self) {
+        // One more was being written.
+        self.shared.metrics().count_drop(DropReason::Unsent);
+        self.close();
+    }
+
+    /// Drops all responses that are not written, now and later, and stops reading.
+    pub(super) fn close(&self) {
         self.change(|state| {
-            // One more was being written.
-            let unsent = 1 + state.unwritten.drain(..).count();
-            (0..unsent).for_each(|_| self.shared.metrics().count_drop(DropReason::Unsent));
+            state.unwritten.drain(..).for_each(|_| self.shared.metrics().count_drop(DropReason::Unsent));
             state.writes_aborted = true;
             state.reading_stopped = true;
         });

@@ -223,6 +223,7 @@ fn environment() -> Vec<EnvVar> {
         ("POD_NAME", "metadata.name"),
         ("NODE_NAME", "spec.nodeName"),
         ("POD_IPS", "status.podIPs"),
+        ("HOST_IPS", "status.hostIPs"),
     ]
     .map(|(name, path)| EnvVar {
         name: name.to_owned(),

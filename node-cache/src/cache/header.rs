@@ -229,9 +229,7 @@ impl EntryHeader {
     /// Returns how long the entry may be served under `policy`.
     pub(super) fn windows(&self, policy: &Policy) -> Windows {
         let (ttl, _) = policy.ttl_and_cap(self.response_ttl());
-        // A response that was stale at the upstream already has no serve-stale window here.
-        let is_stale_upstream = matches!(self.ede(), Some(ede::STALE_ANSWER | ede::STALE_NXDOMAIN));
-        Windows { fresh: ttl.into(), stale: if is_stale_upstream { 0 } else { policy.serve_stale.into() } }
+        Windows { fresh: ttl.into(), stale: policy.serve_stale.into() }
     }
 
     /// Returns the freshness of the entry at `now`, in ticks.

@@ -198,7 +198,9 @@ impl Cache {
     }
 
     /// Stores a response, NXDOMAIN for all types of its name. A successful response that is uncacheable still replaces
-    /// the previous entry: nothing is cached afterwards. A failure changes nothing.
+    /// the previous entry: nothing is cached afterwards. A failure changes nothing. A response that is stale at the
+    /// upstream is a failure, too, with an answer: the resolution failure cache repeats it for some seconds, and the
+    /// previous entry stays.
     pub fn insert(&self, key: &Key, response: &Arc<Response>, now: Instant) {
         // NXDOMAIN with an alias is about the target: the alias itself exists.
         let covers_all_types = response.rcode() == rcode::NXDOMAIN && !response.has_answer();
@@ -214,6 +216,9 @@ impl Cache {
     fn store(&self, key: &Key, response: &Arc<Response>, now: Instant, covers_all_types: bool) {
         if response.is_failure() {
             return;
+        }
+        if response.is_stale() {
+            return self.failures.insert(key, Some(response.clone()), now);
         }
         self.failures.clear(key);
         let typeless_key = key.typeless();

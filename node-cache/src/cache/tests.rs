@@ -32,6 +32,13 @@ fn negative(question: &Question, rcode: u16, ttl: u32, minimum: u32) -> Arc<Resp
     Arc::new(Response::read(&wire, 0, question).unwrap())
 }
 
+/// Returns a response of an upstream with one address, marked as stale by this Extended DNS Error.
+fn stale(question: &Question, code: u16) -> Arc<Response> {
+    let mut wire = positive(question, 30).wire().to_vec();
+    crate::dns::Edns { ede: Some(code), ..crate::dns::Edns::default() }.append(&mut wire);
+    Arc::new(Response::read(&wire, 0, question).unwrap())
+}
+
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -128,17 +135,31 @@ fn answers_of_different_scopes_and_flags_are_kept_apart() {
 }
 
 #[test]
-fn a_stale_answer_key_another_cache_gains_no_second_window() {
+fn a_stale_answer_of_another_cache_gains_no_second_window() {
     let question = question("a.example");
     let key = Key::new(1, &question);
     let cache = Cache::new(1 << 20);
     let now = Instant::now();
-    let mut wire = positive(&question, 30).wire().to_vec();
-    crate::dns::Edns { ede: Some(ede::STALE_ANSWER), ..crate::dns::Edns::default() }.append(&mut wire);
-    let stale_at_upstream = Arc::new(Response::read(&wire, 0, &question).unwrap());
-    cache.insert(&key, &stale_at_upstream, now);
-    assert!(matches!(cache.get(&key, now + seconds(29), &POLICY), Lookup::RefreshDue(_)));
-    assert!(matches!(cache.get(&key, now + seconds(30), &POLICY), Lookup::Miss));
+    for code in [ede::STALE_ANSWER, ede::STALE_NXDOMAIN] {
+        let stale_at_upstream = stale(&question, code);
+        cache.insert(&key, &stale_at_upstream, now);
+        assert!(matches!(cache.get(&key, now, &POLICY), Lookup::Miss), "fresh or stale here");
+        assert_eq!(cache.failure(&key, now).unwrap().response, Some(stale_at_upstream), "not repeated");
+        assert!(cache.failure(&key, now + seconds(5)).is_none(), "not repeated for long");
+    }
+}
+
+#[test]
+fn a_stale_answer_of_another_cache_removes_nothing() {
+    let question = question("a.example");
+    let key = Key::new(1, &question);
+    let cache = Cache::new(1 << 20);
+    let now = Instant::now();
+    cache.insert(&key, &positive(&question, 300), now);
+    cache.insert(&key, &stale(&question, ede::STALE_ANSWER), now + seconds(299));
+    let Lookup::Stale(answer) = cache.get(&key, now + seconds(899), &POLICY) else { panic!("removed") };
+    assert_eq!(answer.response.wire(), positive(&question, 300).wire());
+    assert!(matches!(cache.get(&key, now + seconds(900), &POLICY), Lookup::Miss), "a second window");
 }
 
 #[test]

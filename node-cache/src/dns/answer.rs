@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use crate::dns::edns::{ADVERTISED_UDP_SIZE, Edns};
 use crate::dns::query::Query;
+use crate::dns::ttl::STALE_TTL;
 use crate::dns::{Header, MAX_MESSAGE_LEN, Response, flag, truncate};
 
-/// TTL in seconds of every record in a stale response (RFC 8767 §4).
-pub const STALE_TTL: u32 = 30;
 /// The maximum length of a UDP response to a client without EDNS, in octets (RFC 1035 §2.3.4).
 const MIN_UDP_LIMIT: u16 = 512;
 

@@ -135,4 +135,10 @@ pub mod ede {
     pub const NOT_SUPPORTED: u16 = 21;
     /// No upstream answered.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+
+    /// Returns whether an Extended DNS Error marks a stale response (RFC 8767).
+    #[must_use]
+    pub const fn is_stale(code: Option<u16>) -> bool {
+        matches!(code, Some(STALE_ANSWER | STALE_NXDOMAIN))
+    }
 }

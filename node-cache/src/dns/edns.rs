@@ -1,7 +1,7 @@
 //! EDNS (RFC 6891) and the options that are read and written: Extended DNS Errors (RFC 8914), TCP keepalive (RFC 7828)
 //! and cookies (RFC 7873). An OPT record belongs to one hop: it is read, removed, and never forwarded.
 
-use super::codes::rtype;
+use super::codes::{ede, rtype};
 use super::{Cookie, Header, Malformed, Record, put_u16, u16_at};
 
 /// UDP payload size that we advertise, in octets: fits one frame on every network (RFC 9715 §3).
@@ -28,7 +28,7 @@ pub struct Edns {
     pub version: u8,
     /// DO: whether the sender wants DNSSEC records.
     pub dnssec_ok: bool,
-    /// Info-code of the first Extended DNS Error.
+    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer.
     pub ede: Option<u16>,
     /// TCP keepalive. In a query any value asks for the idle timeout; in a response the idle timeout of the connection,
     /// in tenths of a second.
@@ -55,8 +55,9 @@ impl Edns {
             if offset + length > record.data.end {
                 return Err(Malformed);
             }
-            if code == EDE_OPTION && length >= 2 && edns.ede.is_none() {
-                edns.ede = u16_at(message, offset);
+            if code == EDE_OPTION && length >= 2 && !ede::is_stale(edns.ede) {
+                let ede = u16_at(message, offset);
+                edns.ede = if ede::is_stale(ede) { ede } else { edns.ede.or(ede) };
             }
             if code == KEEPALIVE_OPTION {
                 edns.keepalive = Some(if length >= 2 { u16_at(message, offset).unwrap_or_default() } else { 0 });

@@ -1,10 +1,10 @@
 //! A response as the cache stores it: of an upstream or of this process itself, without anything that belongs to one
 //! hop.
 
-use super::codes::{class, rcode, rtype};
+use super::codes::{class, ede, rcode, rtype};
 use super::compress::compress;
 use super::question::Question;
-use super::ttl::ResponseTtl;
+use super::ttl::{ResponseTtl, lower_ttls};
 use super::validate::{StrippedMessage, ValidatedRecords, strip_opt, validate};
 use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
@@ -175,7 +175,7 @@ impl Response {
     }
 
     fn from_validated(
-        wire: Vec<u8>,
+        mut wire: Vec<u8>,
         records: ValidatedRecords,
         question_end: usize,
         rcode: u16,
@@ -183,8 +183,16 @@ impl Response {
     ) -> Result<Self, Malformed> {
         let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, is_valid } = records;
         let header = Header::read(&wire).ok_or(Malformed)?;
-        let question_end = u16::try_from(question_end).ok().filter(|_| is_valid).ok_or(Malformed)?;
-        let ttl = ttl_summary.ttl(&header, rcode);
+        if !is_valid {
+            return Err(Malformed);
+        }
+        // Nothing behind this hop takes a stale response for a fresh one.
+        let is_stale = ede::is_stale(ede);
+        let ttl = if is_stale { ResponseTtl::Uncacheable } else { ttl_summary.ttl(&header, rcode) };
+        if is_stale || ttl_summary.has_excessive_ttl() {
+            lower_ttls(&mut wire, &header, question_end, is_stale);
+        }
+        let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
         Ok(Self { may_hold_names, ..response })
     }
@@ -237,6 +245,13 @@ impl Response {
     #[must_use]
     pub const fn ede(&self) -> Option<u16> {
         self.ede
+    }
+
+    /// Returns whether the upstream marks the response as stale (RFC 8767, RFC 8914 §4.4 and §4.20): it could not
+    /// refresh it.
+    #[must_use]
+    pub const fn is_stale(&self) -> bool {
+        ede::is_stale(self.ede)
     }
 
     /// Returns the ID of the upstream that sent the response; 0 for none.

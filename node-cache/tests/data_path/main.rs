@@ -33,6 +33,7 @@ mod short_owners;
 mod special_names;
 mod support;
 mod tap;
+mod ttl_hops;
 mod unique_names;
 mod whatever_comes;
 mod workers;

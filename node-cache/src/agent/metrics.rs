@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     renewals: Family<Labels, Counter>,
     withdrawals: Family<Labels, Counter>,
     reasserts: Counter<u64, AtomicU64>,
+    discarded_sockets: Counter,
     connected: Gauge,
     revision: Family<Labels, Gauge>,
 }
@@ -40,11 +41,27 @@ impl Default for Metrics {
         registry.register("withdrawals", "How often the redirect rule of the address was removed", withdrawals.clone());
         let reasserts = Counter::default();
         registry.register("rule_reasserts", "How often the packet rules had to be put back", reasserts.clone());
+        let discarded_sockets = Counter::default();
+        registry.register(
+            "sockets_discarded",
+            "Sockets bound anew because a process changed them or nothing answered at them",
+            discarded_sockets.clone(),
+        );
         let connected = Gauge::default();
         registry.register("instances_connected", "Caches that hold the sockets of the node", connected.clone());
         let revision = Family::default();
         registry.register("revision", "The revision asked and the one in force, as labels", revision.clone());
-        Self { registry, captured, self_query_failures, renewals, withdrawals, reasserts, connected, revision }
+        Self {
+            registry,
+            captured,
+            self_query_failures,
+            renewals,
+            withdrawals,
+            reasserts,
+            discarded_sockets,
+            connected,
+            revision,
+        }
     }
 }
 
@@ -80,6 +97,10 @@ impl Metrics {
     pub(super) fn set_reasserts(&self, total: u64) {
         let counted = self.reasserts.get();
         self.reasserts.inc_by(total.saturating_sub(counted));
+    }
+
+    pub(super) fn count_discarded_sockets(&self, sockets: usize) {
+        self.discarded_sockets.inc_by(sockets.try_into().unwrap_or(u64::MAX));
     }
 
     pub(super) fn set_connected(&self, instances: usize) {

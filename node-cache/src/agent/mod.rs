@@ -15,7 +15,7 @@
 //! rules that are left behind match nothing any more.
 //!
 //! * [`reconciler`]: one pass over all addresses; [`lease`] decides, and the files below carry out.
-//! * `interface`, `rules` and `nft`, `sockets`: what the agent changes on the node.
+//! * `interface`, `rules` and `nft`, `sockets` and `socket_options`: what the agent changes on the node.
 //! * `self_query`, `startup_names`: what must be answered before an address is captured or renewed.
 //! * `status`, `readiness`, `instances`, `metrics`: what the agent reports.
 
@@ -25,6 +25,7 @@ pub(crate) mod reconciler;
 pub(crate) mod interface;
 pub(crate) mod nft;
 pub(crate) mod rules;
+mod socket_options;
 pub(crate) mod sockets;
 
 pub(crate) mod self_query;

@@ -37,6 +37,16 @@ const TCP_SELF_QUERY_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for which the caches create cookies with one secret.
 const SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
+/// Failed self-queries in a row after which the sockets of an address are bound anew, for the first time.
+const REBIND_AFTER_FAILURES: u32 = 5;
+
+/// Returns whether the sockets of an address are to be bound anew after this many failed self-queries in a row: after
+/// 5, 10, 20, 40, … of them. A process can do more to a socket than can be read from it, and caches that merely hang are
+/// not to be sent sockets again and again.
+fn is_rebind_due(failures: u32) -> bool {
+    failures.is_multiple_of(REBIND_AFTER_FAILURES) && (failures / REBIND_AFTER_FAILURES).is_power_of_two()
+}
+
 /// One address, desired or still on the node.
 #[derive(Debug)]
 struct Address {
@@ -49,6 +59,8 @@ struct Address {
     next_tcp_self_query: Instant,
     /// Reason why the last self-query failed; `None` if it succeeded.
     self_query_error: Option<String>,
+    /// Self-queries that failed one after the other.
+    failed_self_queries: u32,
     /// Reason why the address could not be added or removed.
     interface_error: Option<String>,
 }
@@ -62,6 +74,7 @@ impl Address {
             next_self_query: now,
             next_tcp_self_query: now,
             self_query_error: None,
+            failed_self_queries: 0,
             interface_error: None,
         }
     }
@@ -85,6 +98,8 @@ pub(crate) struct Reconciler {
     addresses: BTreeMap<IpAddr, Address>,
     present: BTreeMap<IpAddr, Presence>,
     bind_errors: BTreeMap<IpAddr, BindError>,
+    /// Addresses whose sockets are bound anew in the next pass, because nothing answers at them.
+    rebinds_due: BTreeSet<IpAddr>,
     names: StartupNames,
     names_task: Option<JoinHandle<StartupNames>>,
     next_names_query: Option<Instant>,
@@ -114,6 +129,7 @@ impl Reconciler {
             addresses: BTreeMap::new(),
             present: BTreeMap::new(),
             bind_errors: BTreeMap::new(),
+            rebinds_due: BTreeSet::new(),
             names: StartupNames::default(),
             names_task: None,
             next_names_query: None,
@@ -212,7 +228,9 @@ impl Reconciler {
             .filter(|(ip, address)| address.lease.holds() || (address.desired && !self.is_foreign(**ip)))
             .map(|(ip, _)| *ip)
             .collect();
+        self.sockets.discard(&std::mem::take(&mut self.rebinds_due));
         let changes = self.sockets.apply(&needed);
+        self.metrics.count_discarded_sockets(changes.discarded);
         for (ip, error) in &changes.errors {
             if self.bind_errors.get(ip) != Some(error) {
                 tracing::warn!(address = %ip, %error, "an address has no sockets");
@@ -252,10 +270,18 @@ impl Reconciler {
             let interval = if address.lease.in_transit() { 2 * TRANSIT_INTERVAL } else { RENEWAL_INTERVAL };
             address.next_self_query = now + interval;
             match result {
-                Ok(()) if tcp => address.next_tcp_self_query = now + TCP_SELF_QUERY_INTERVAL,
-                Ok(()) => {}
+                Ok(()) => {
+                    address.failed_self_queries = 0;
+                    if tcp {
+                        address.next_tcp_self_query = now + TCP_SELF_QUERY_INTERVAL;
+                    }
+                }
                 Err(_) => {
                     self.metrics.count_failure(ip);
+                    address.failed_self_queries = address.failed_self_queries.saturating_add(1);
+                    if is_rebind_due(address.failed_self_queries) {
+                        self.rebinds_due.insert(ip);
+                    }
                     if address.self_query_error.is_none() {
                         self.rule_sync.check_now();
                     }
@@ -425,5 +451,17 @@ impl Reconciler {
         let latest = now + RENEWAL_INTERVAL;
         let queried = self.addresses.values().filter(|address| address.lease.wants_self_query());
         queried.map(|address| address.next_self_query).min().unwrap_or(latest).min(latest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_makes_sockets_anew_soon_and_then_ever_more_rarely() {
+        let due: Vec<u32> = (0..=100).filter(|failures| is_rebind_due(*failures)).collect();
+        assert_eq!(due, [5, 10, 20, 40, 80]);
+        assert!(!is_rebind_due(u32::MAX));
     }
 }

@@ -30,7 +30,7 @@ impl HeldSocket {
 
     /// Returns whether both are the same open socket, bound to the same address and protocol; false when a cookie
     /// cannot be read.
-    pub(super) fn is_same_socket(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_socket(&self, other: &Self) -> bool {
         self.address == other.address
             && self.protocol == other.protocol
             && matches!((self.cookie(), other.cookie()), (Ok(cookie), Ok(other_cookie)) if cookie == other_cookie)

@@ -5,23 +5,28 @@
 
 mod dns;
 mod flood;
+mod hijack;
 mod network;
 mod process;
 #[path = "../require/mod.rs"]
 mod require;
 mod servers;
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
 use dns::{FROM_CACHE, FROM_CLUSTER_DNS};
 use flood::{Flood, query_rcode, query_rcode_over_tcp};
+use hijack::HijackedCache;
+use node_cache::handover::{HeldSocket, Protocol};
 use node_cache_config::status::CaptureState;
-use process::{METRICS_PORT, Node, config, wait_until, write_revision};
+use process::{METRICS_PORT, Node, POD_UID, config, wait_until, write_revision};
 use require::{network_namespaces, require};
 use rustix::process::Signal;
+use servers::Cache;
+use socket2::SockRef;
 
 const SERVICE4: &str = "10.96.0.10";
 const SERVICE6: &str = "fd96::a";
@@ -378,4 +383,60 @@ fn a_packet_filter_that_hangs_holds_up_no_renewal() {
     sleep(Duration::from_secs(8));
     let report = flood.report();
     assert_eq!((report.lost, report.from_cluster_dns), (0, 0), "{report:?}");
+}
+
+/// Waits until three queries of the pod in a row are answered by the caches, over UDP and over TCP.
+fn wait_until_answered(node: &Node, address: &'static str, after: &str) {
+    wait_until(&format!("{address} is answered after {after}"), Duration::from_secs(20), || {
+        let pod = &node.network.pod;
+        (0..3).all(|_| query_rcode(pod, address) == Some(FROM_CACHE))
+            && (0..3).all(|_| query_rcode_over_tcp(pod, address) == Some(FROM_CACHE))
+    });
+}
+
+#[test]
+fn what_a_hijacked_cache_does_to_the_sockets_keeps_no_pod_from_the_other_cache() {
+    require!(network_namespaces());
+    type Change = fn(&HeldSocket);
+    let ways: [(&str, Protocol, Change); 6] = [
+        ("a bound device", Protocol::Udp, |socket| SockRef::from(socket).bind_device(Some(b"lo")).unwrap()),
+        ("a bound device of the listener", Protocol::Tcp, |socket| {
+            SockRef::from(socket).bind_device(Some(b"lo")).unwrap();
+        }),
+        ("a small TTL", Protocol::Udp, |socket| match socket.address {
+            std::net::IpAddr::V4(_) => SockRef::from(socket).set_ttl_v4(1).unwrap(),
+            std::net::IpAddr::V6(_) => SockRef::from(socket).set_unicast_hops_v6(1).unwrap(),
+        }),
+        ("a peer", Protocol::Udp, |socket| {
+            let peer = SocketAddr::new(socket.address, 7);
+            SockRef::from(socket).connect(&peer.into()).unwrap();
+        }),
+        ("the end of the listener", Protocol::Tcp, |socket| {
+            SockRef::from(socket).shutdown(Shutdown::Both).unwrap();
+        }),
+        // The kernel tells nobody: only the silence at the address shows it.
+        ("the end of sending", Protocol::Udp, |socket| {
+            let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+        }),
+    ];
+    let mut node = Node::without_caches(&[(SERVICE6, true), (LINK_LOCAL, false)]);
+    node.caches.push(Cache::start(node.run_dir.path(), "cache-0", POD_UID));
+    let mut hijacked = HijackedCache::start(node.run_dir.path(), "cache-1");
+    wait_until_captured(&node, &[SERVICE6, LINK_LOCAL]);
+    for address in [LINK_LOCAL, SERVICE6] {
+        wait_until_answered(&node, address, "the capture");
+        for (after, protocol, change) in ways {
+            let socket = hijacked.socket(address, protocol);
+            change(&socket);
+            wait_until(&format!("the socket of {address} is replaced after {after}"), Duration::from_secs(20), || {
+                let latest = hijacked.socket(address, protocol);
+                latest.cookie().unwrap() != socket.cookie().unwrap()
+            });
+            wait_until_answered(&node, address, after);
+        }
+    }
+    drop(hijacked);
+    for address in [LINK_LOCAL, SERVICE6] {
+        wait_until_answered(&node, address, "the end of the hijacked cache");
+    }
 }

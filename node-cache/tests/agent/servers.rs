@@ -151,13 +151,13 @@ fn bind(network: &Network, address: IpAddr) -> (std::net::UdpSocket, std::net::T
 }
 
 /// Thread with a runtime; work and thread end on drop.
-struct Background {
+pub(crate) struct Background {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Background {
-    fn run<F: Future>(work: impl FnOnce() -> F + Send + 'static) -> Self {
+    pub(crate) fn run<F: Future>(work: impl FnOnce() -> F + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

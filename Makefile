@@ -92,6 +92,8 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@# The agent's tests make network namespaces and packet rules.
 	@$(call install,nft,nftables)
 	@$(call install,ip,iproute2)
+	@# A resolver of others in a forwarding loop. RUNLEVEL says that the machine is coming up: its service is not started.
+	@export RUNLEVEL=1; $(call install,unbound,unbound)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.

@@ -1,4 +1,4 @@
-//! Resolves a query: local names, route, cache, single-flight, upstream, stale answer, SERVFAIL.
+//! Resolves a query: loop probes, local names, route, cache, single-flight, upstream, stale answer, SERVFAIL.
 //!
 //! | behaviour | file |
 //! | --- | --- |
@@ -167,11 +167,6 @@ impl Resolver {
         let started = Instant::now();
         let snapshot = self.snapshot();
         let question = Arc::new(query.question());
-        let empty_zone = || snapshot.as_ref().and_then(|snapshot| snapshot.empty_zones.answer(&question));
-        if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty_zone) {
-            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
-            return Ok(answer);
-        }
         if snapshot
             .as_ref()
             .is_some_and(|snapshot| snapshot.context.loop_probes.detect_loop(&question.name, started.into_std()))
@@ -179,6 +174,11 @@ impl Resolver {
             // A probe of this process has come back: an upstream forwards to it. Reply at once, so that the upstream
             // need not wait.
             let answer = Answer::local(Response::empty(&question, rcode::NXDOMAIN), None);
+            self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
+            return Ok(answer);
+        }
+        let empty_zone = || snapshot.as_ref().and_then(|snapshot| snapshot.empty_zones.answer(&question));
+        if let Some(answer) = local_names::answer(&question, &self.identity).or_else(empty_zone) {
             self.metrics.count_response(LOCAL_SCOPE, None, query.transport, &answer, started.elapsed());
             return Ok(answer);
         }

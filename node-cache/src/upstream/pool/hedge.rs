@@ -75,7 +75,9 @@ impl HedgedQuery {
 
     /// Starts an attempt with the next server, if one remains.
     fn start_next(&mut self, now: Instant) {
-        self.remaining.retain(|server| !server.is_in_forwarding_loop());
+        if self.remaining.iter().any(|server| server.is_in_forwarding_loop()) && self.has_server_without_loop() {
+            self.remaining.retain(|server| !server.is_in_forwarding_loop());
+        }
         let Some(server) = self.remaining.pop() else { return };
         let fail_after = ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)];
         // Hedging pays only with another server: the same one would just be queried twice.
@@ -93,6 +95,13 @@ impl HedgedQuery {
         self.remaining
             .first()
             .is_some_and(|last| self.in_flight().any(|attempt| last.has_same_endpoint(attempt.server())))
+    }
+
+    /// Returns whether a server of the query that is in no forwarding loop is up: those in a loop are left out then. A
+    /// server that is the only one left is queried whatever was detected.
+    fn has_server_without_loop(&self) -> bool {
+        let in_flight = self.in_flight().map(Attempt::server);
+        in_flight.chain(&self.remaining).any(|server| !server.is_in_forwarding_loop() && server.is_up())
     }
 
     /// Returns the attempts that may still have a response.
@@ -136,7 +145,8 @@ impl HedgedQuery {
             }
             // In a forwarding loop the query comes back here and waits for itself.
             let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
-            if let Some(server) = looping.map(|attempt| attempt.server().clone()) {
+            let looping = looping.map(|attempt| attempt.server().clone());
+            if let Some(server) = looping.filter(|_| self.has_server_without_loop()) {
                 self.attempts.retain(|attempt| !attempt.server().is_in_forwarding_loop());
                 return Poll::Ready(Some((server, AttemptEvent::Failed)));
             }

@@ -113,7 +113,18 @@ impl Pool {
                 });
             }
         }
+        leave_out_loops(&mut candidates);
         select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()))
+    }
+}
+
+/// Removes the servers in a forwarding loop while another one is up.
+fn leave_out_loops(candidates: &mut Candidates<ByEndpoint>) {
+    let is_looping = |candidate: &Candidate<ByEndpoint>| candidate.server.0.is_in_forwarding_loop();
+    if candidates.iter().any(is_looping)
+        && candidates.iter().any(|candidate| candidate.health == Health::Up && !is_looping(candidate))
+    {
+        candidates.retain(|candidate| !is_looping(candidate));
     }
 }
 

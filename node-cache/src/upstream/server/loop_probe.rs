@@ -1,9 +1,14 @@
 //! Detection of forwarding loops: a server that forwards queries back to this process, directly or through others. A
 //! looping query cannot be recognized, because forwarders change all that is hop-by-hop and nothing else. So a server
-//! that exceeds its timeout is sent a probe that no client can send: the name of the query with a label of 128 random
-//! bits in front. A query for that name that arrives here proves a loop.
+//! that exceeds its timeout is sent a probe that no client can send: the NS records of a random top-level domain, whose
+//! only label is 128 random bits. A query for that name that arrives here proves a loop.
 //!
-//! A probe is valid once and for a second, so that whoever observes one cannot use it.
+//! Nobody is in charge of such a name but the operators of the root, so no owner of a domain sees it and can have it
+//! sent back by a client. `invalid` (RFC 6761) would not do: resolvers answer it themselves instead of forwarding it. The
+//! type is NS because some forwarders keep A and AAAA of single labels to themselves (`domain-needed` of dnsmasq,
+//! `ResolveUnicastSingleLabel` of systemd-resolved).
+//!
+//! A probe is valid once and for a second.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::dns::Name;
+use crate::dns::codes::rtype;
+use crate::dns::question::Question;
 
 /// How long a probe is valid.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,13 +25,15 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_OUTSTANDING: usize = 16;
 /// Shortest interval between two loop probes of one server.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a server is not queried after a loop was detected.
+/// How long a server is queried only as a last resort after a loop was detected.
 const LOOP_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Forwarding-loop state of one server.
 #[derive(Debug)]
 pub(super) struct LoopState {
     server: SocketAddr,
+    /// Whether a loop was ever detected: each query looks at this first.
+    has_looped: AtomicBool,
     times: Mutex<LoopTimes>,
 }
 
@@ -37,7 +46,7 @@ struct LoopTimes {
 impl LoopState {
     /// Creates the state of a server that was not probed yet.
     pub(super) fn new(server: SocketAddr) -> Self {
-        Self { server, times: Mutex::default() }
+        Self { server, has_looped: AtomicBool::new(false), times: Mutex::default() }
     }
 
     /// Returns whether a loop probe is due, and records one if so.
@@ -52,12 +61,14 @@ impl LoopState {
 
     /// Returns whether a loop was detected less than 10 s ago. Responses since then do not end it: they come from this
     /// process.
-    pub(super) fn is_looping(&self, now: Instant) -> bool {
-        self.times().last_loop.is_some_and(|last| now.saturating_duration_since(last) < LOOP_BACKOFF)
+    pub(super) fn is_looping(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.has_looped.load(Ordering::Acquire)
+            && self.times().last_loop.is_some_and(|last| now().saturating_duration_since(last) < LOOP_BACKOFF)
     }
 
     fn record_loop(&self, now: Instant) {
         self.times().last_loop = Some(now);
+        self.has_looped.store(true, Ordering::Release);
         tracing::warn!(upstream = %self.server, "upstream forwards queries back to this process: forwarding loop");
     }
 
@@ -75,22 +86,25 @@ pub struct LoopProbes {
 
 #[derive(Debug)]
 struct LoopProbe {
-    label: String,
+    name: Name,
     server: Weak<LoopState>,
     sent_at: Instant,
 }
 
 impl LoopProbes {
-    /// Registers a probe whose name begins with `label`. Returns `false` when too many probes are outstanding.
-    pub(super) fn register(&self, label: String, server: &Arc<LoopState>, now: Instant) -> bool {
+    /// Registers a new probe of a server and returns its question: NS of a random top-level domain. `None` when too many
+    /// probes are outstanding.
+    pub(super) fn register(&self, server: &Arc<LoopState>, now: Instant) -> Option<Question> {
+        let name = Name::from_text(&random_label()).ok()?;
         let mut outstanding = self.outstanding();
         remove_expired(&mut outstanding, now);
         if outstanding.len() >= MAX_OUTSTANDING {
-            return false;
+            return None;
         }
-        outstanding.push(LoopProbe { label, server: Arc::downgrade(server), sent_at: now });
+        let question = Question::plain(&name, rtype::NS);
+        outstanding.push(LoopProbe { name, server: Arc::downgrade(server), sent_at: now });
         self.has_any.store(true, Ordering::Release);
-        true
+        Some(question)
     }
 
     /// Returns whether `name`, in lower case, is that of an outstanding probe, which proves a forwarding loop. Marks
@@ -102,7 +116,7 @@ impl LoopProbes {
         let probe = {
             let mut outstanding = self.outstanding();
             remove_expired(&mut outstanding, now);
-            let index = outstanding.iter().position(|probe| name.as_bytes().get(1..33) == Some(probe.label.as_bytes()));
+            let index = outstanding.iter().position(|probe| probe.name == *name);
             let probe = index.map(|index| outstanding.swap_remove(index));
             self.has_any.store(!outstanding.is_empty(), Ordering::Release);
             probe
@@ -135,35 +149,41 @@ mod tests {
         Arc::new(LoopState::new("192.0.2.53:53".parse().unwrap()))
     }
 
-    fn probe_name(label: &str) -> Name {
-        Name::from_text("www.example").unwrap().with_label(label).unwrap()
-    }
-
     #[test]
     fn a_probe_that_is_queried_here_is_a_loop_for_ten_seconds() {
         let probes = LoopProbes::default();
         let state = state();
         let now = Instant::now();
-        let label = random_label();
-        assert!(probes.register(label.clone(), &state, now));
-        assert!(!probes.detect_loop(&probe_name(&random_label()), now));
-        assert!(!state.is_looping(now));
-        assert!(probes.detect_loop(&probe_name(&label), now));
-        assert!(state.is_looping(now));
-        assert!(!state.is_looping(now + LOOP_BACKOFF));
+        let name = probes.register(&state, now).unwrap().name;
+        assert!(!probes.detect_loop(&Name::from_text(&random_label()).unwrap(), now));
+        assert!(!probes.detect_loop(&name.with_label("www").unwrap(), now), "not a name below it");
+        assert!(!state.is_looping(|| now));
+        assert!(probes.detect_loop(&name, now));
+        assert!(state.is_looping(|| now));
+        assert!(!state.is_looping(|| now + LOOP_BACKOFF));
+    }
+
+    #[test]
+    fn a_probe_is_for_a_random_top_level_domain() {
+        let probes = LoopProbes::default();
+        let probe = || probes.register(&state(), Instant::now()).unwrap();
+        let questions = [probe(), probe()];
+        assert_ne!(questions[0].name, questions[1].name);
+        for question in questions {
+            let name = &question.name;
+            assert_eq!((name.as_bytes().len(), name.as_bytes()[0]), (1 + 32 + 1, 32), "{name}");
+            assert!(question.rtype == rtype::NS && !question.dnssec_ok);
+        }
     }
 
     #[test]
     fn a_probe_is_valid_once_and_for_a_second() {
         let probes = LoopProbes::default();
         let now = Instant::now();
-        let labels = [random_label(), random_label()];
-        for label in &labels {
-            assert!(probes.register(label.clone(), &state(), now));
-        }
-        assert!(probes.detect_loop(&probe_name(&labels[0]), now), "even if its server is gone");
-        assert!(!probes.detect_loop(&probe_name(&labels[0]), now));
-        assert!(!probes.detect_loop(&probe_name(&labels[1]), now + PROBE_TIMEOUT));
+        let names = [(); 2].map(|()| probes.register(&state(), now).unwrap().name);
+        assert!(probes.detect_loop(&names[0], now), "even if its server is gone");
+        assert!(!probes.detect_loop(&names[0], now));
+        assert!(!probes.detect_loop(&names[1], now + PROBE_TIMEOUT));
     }
 
     #[test]
@@ -172,10 +192,10 @@ mod tests {
         let state = state();
         let now = Instant::now();
         for _ in 0..MAX_OUTSTANDING {
-            assert!(probes.register(random_label(), &state, now));
+            assert!(probes.register(&state, now).is_some());
         }
-        assert!(!probes.register(random_label(), &state, now));
-        assert!(probes.register(random_label(), &state, now + PROBE_TIMEOUT));
+        assert!(probes.register(&state, now).is_none());
+        assert!(probes.register(&state, now + PROBE_TIMEOUT).is_some());
         assert!(state.start_probe(now) && !state.start_probe(now));
         assert!(state.start_probe(now + PROBE_INTERVAL));
     }

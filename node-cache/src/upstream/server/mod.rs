@@ -224,11 +224,7 @@ impl Server {
     }
 
     fn send_loop_probe(self: &Arc<Self>, question: &Arc<Question>, now: Instant) {
-        let label = random_label();
-        let Some(probe) = question.with_label(&label) else { return };
-        if !self.context.loop_probes.register(label, &self.loop_state, now) {
-            return;
-        }
+        let Some(probe) = self.context.loop_probes.register(&self.loop_state, now) else { return };
         let server = self.clone();
         let question = question.clone();
         tokio::spawn(async move {
@@ -242,10 +238,10 @@ impl Server {
         });
     }
 
-    /// Returns whether a forwarding loop through the server was detected less than 10 s ago. Such a server is not
-    /// queried: its responses come from this process.
+    /// Returns whether a forwarding loop through the server was detected less than 10 s ago. Such a server is queried
+    /// only while no other one is up: its responses come from this process.
     pub(in crate::upstream) fn is_in_forwarding_loop(&self) -> bool {
-        self.loop_state.is_looping(Instant::now())
+        self.loop_state.is_looping(Instant::now)
     }
 
     /// Returns the TCP connection.

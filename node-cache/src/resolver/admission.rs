@@ -65,7 +65,7 @@ pub(super) enum FlightEnd {
     Answered,
     /// No upstream answered, or one said that it cannot.
     Failed,
-    /// Nobody waited for the end.
+    /// No query waited for the end.
     Abandoned,
 }
 

@@ -219,7 +219,7 @@ impl Resolver {
         if self.failure_of(scope, key, lookup.started).is_some() || !scope.pool.take_stale_refresh() {
             return;
         }
-        if let Join::Leader(leader) = self.join_query(snapshot, scope, key, *generation, question.clone()) {
+        if let Join::Leader(leader) = self.join_query(snapshot, scope, key, *generation, question.clone(), None) {
             leader.detach();
         }
     }

@@ -28,7 +28,7 @@ use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connection;
 use crate::upstream::transport::udp;
 use health::Health;
-use loop_probe::{LoopState, PROBE_TIMEOUT, random_label};
+use loop_probe::{LoopState, PROBE_TIMEOUT};
 use state::ServerState;
 
 /// A server that is queried.

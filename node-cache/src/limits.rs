@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_gets_all_that_one_may_have_and_many_leave_room_for_who_has_nothing() {
+    fn one_client_gets_all_that_one_may_have_and_many_leave_room_for_those_with_none() {
         let limiter = ClientLimiter::sharing(2048, 512);
         for (clients, expected) in [(1, 512), (3, 1536), (8, 1820), (50, 2000)] {
             let permits = fill(&limiter, 0..clients);

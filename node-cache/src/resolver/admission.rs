@@ -1,15 +1,15 @@
 //! Admission of upstream queries: how many of the queries in flight a scope, a registered domain and a client may have.
 //!
 //! Few queries in flight are admitted without being counted, at no cost. Beyond, a bound is not a number but a share of
-//! what is free (a dynamic threshold): the more is taken, the less may anybody have, so that something is always left for
-//! those that have little.
+//! what is free (a dynamic threshold): the more places are taken, the smaller are the bounds, so that places are left
+//! for those that have few.
 //!
-//! | bound | of what is free | alone, at most |
+//! | bounded | share | alone, at most |
 //! | --- | --- | --- |
 //! | a scope | four fifths of all that other scopes leave | 716 |
-//! | a registered domain in a scope; not below the zone of the cluster, which is one domain | as many as are free | 358 |
+//! | a registered domain in a scope, except below the zone of the cluster | as many as are free in the scope | 358 |
 //! | a registered domain whose last 16 queries all failed | | 8 |
-//! | a client in a scope | twice as many as are free | 477 |
+//! | a client in a scope | twice as many as are free in the scope | 477 |
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -24,7 +24,7 @@ use crate::snapshot::Scope;
 
 /// Upstream queries in flight at one time, at most. Bounds sockets and memory.
 pub(super) const MAX_IN_FLIGHT: usize = 1024;
-/// Queries in flight below which every query is admitted and not counted for anybody.
+/// Queries in flight below which every query is admitted and counts in no share.
 const MAX_UNSHARED: usize = 128;
 /// Queries in flight that scopes, domains and clients share.
 const MAX_SHARED: usize = MAX_IN_FLIGHT - MAX_UNSHARED;
@@ -36,7 +36,7 @@ const CLIENT_MULTIPLE: usize = 2;
 /// Queries in flight of a failing domain, at most.
 const MAX_OF_FAILING_DOMAIN: usize = 8;
 
-/// Origin of an upstream query: for whom it is counted.
+/// Origin of an upstream query, which decides in which shares it counts.
 #[derive(Clone, Debug)]
 pub(super) struct FlightOrigin {
     /// ID of the scope.
@@ -65,14 +65,14 @@ pub(super) enum FlightEnd {
     Answered,
     /// No upstream answered, or one said that it cannot.
     Failed,
-    /// No query waited for the end.
+    /// The query was dropped before its end.
     Abandoned,
 }
 
 /// Place of an admitted query among those in flight.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// One of the first [`MAX_UNSHARED`], counted for nobody.
+    /// One of the first [`MAX_UNSHARED`], in no share.
     Unshared,
     /// Counted in these shares.
     Shared(Shares),
@@ -145,14 +145,14 @@ impl Admission {
         }
     }
 
-    /// Returns how many more queries a scope may have in flight.
+    /// Returns the number of queries that a scope may have in flight beside those that it has.
     fn free_in(&self, scope: u64) -> usize {
         let of_scope = self.by_scope.get(scope);
         let of_others = self.shared - of_scope;
         (MAX_SHARED.saturating_sub(of_others) * SCOPE_FIFTHS / 5).saturating_sub(of_scope)
     }
 
-    /// Hashes under a seed that nobody outside knows.
+    /// Hashes a value under the secret seed of this process.
     fn hash(&self, value: impl Hash) -> u64 {
         self.hasher.hash_one(value)
     }

@@ -18,8 +18,8 @@ struct Slot {
     last_failure: Option<Instant>,
 }
 
-/// Failures in a row of registered domains. A domain is a hash under a secret seed, so that nobody chooses which domains
-/// share a slot. A domain that fails often keeps its slot against those that fail once.
+/// Failures in a row of registered domains. A domain is a hash under a secret seed, so that no client chooses which
+/// domains share a slot. A domain that fails often keeps its slot against those that fail once.
 #[derive(Debug)]
 pub(super) struct FailingDomains {
     slots: Vec<Slot>,

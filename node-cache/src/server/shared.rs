@@ -22,8 +22,8 @@ use crate::snapshot::acl::Acl;
 
 /// Queries that wait for upstreams at one time, at most; hits do not count.
 const MAX_WAITING_QUERIES: usize = 2048;
-/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time. Less while
-/// many wait: no more than one more client could have.
+/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time. While
+/// many wait, one client gets no more than is left for others.
 const MAX_WAITING_QUERIES_PER_CLIENT: usize = 512;
 
 /// Bytes of responses that wait to be written to TCP connections at one time, at most: those that clients have asked

@@ -18,6 +18,12 @@ pub(crate) struct ReadRecord {
     pub(crate) is_readable: bool,
     /// Data as they stand in the message.
     pub(crate) octets: Vec<u8>,
+    /// Owner name, wherever its pointers lead; `None` where it cannot be followed.
+    pub(crate) followed_owner: Option<Vec<u8>>,
+    /// Data with names written out, wherever their pointers lead; `None` where one cannot be followed.
+    pub(crate) followed_data: Option<Vec<u8>>,
+    /// Name at the beginning of the data, like `followed_owner`.
+    pub(crate) followed_target: Option<Vec<u8>>,
 }
 
 /// Equality whatever compression the names have.
@@ -36,6 +42,12 @@ impl ReadRecord {
         let owner = sent.owner.filter(|_| self.owner.is_some());
         let data = if self.is_readable { sent.data } else { sent.octets.clone() };
         Self { owner, data, ..sent }
+    }
+
+    /// Returns the record as it is sent where the names of a message are written out. All its names can be followed.
+    pub(crate) fn written_out(self) -> Self {
+        let data = self.followed_data.clone().unwrap();
+        Self { owner: Some(self.followed_owner.clone().unwrap()), data, is_readable: true, ..self }
     }
 }
 
@@ -104,6 +116,7 @@ fn read_records(message: &[u8], records: &mut Vec<ReadRecord>) -> Option<()> {
     let mut offset = question_name.map(|_| end + 4)?;
     for section in 0..3 {
         for _ in 0..u16_at(message, 6 + 2 * section)? {
+            let start = offset;
             let (owner, end) = names.read(offset, message.len())?;
             offset = end;
             let rtype = u16_at(message, offset)?;
@@ -112,10 +125,25 @@ fn read_records(message: &[u8], records: &mut Vec<ReadRecord>) -> Option<()> {
             let length = usize::from(u16_at(message, offset + 8)?);
             let octets = message.get(offset + 10..offset + 10 + length)?.to_vec();
             let decompressed = decompress(&mut names, offset + 10, length, rtype);
+            let followed_owner = follow(message, start).map(|(name, _)| name);
+            let followed_target = follow(message, offset + 10).map(|(name, _)| name);
+            let followed_data = follow_data(message, offset + 10, length, rtype);
             offset += 10 + length;
             let is_readable = decompressed.is_some();
             let data = decompressed.unwrap_or_else(|| octets.clone());
-            records.push(ReadRecord { section, owner, rtype, class, ttl, data, is_readable, octets });
+            records.push(ReadRecord {
+                section,
+                owner,
+                rtype,
+                class,
+                ttl,
+                data,
+                is_readable,
+                octets,
+                followed_owner,
+                followed_data,
+                followed_target,
+            });
         }
     }
     Some(())
@@ -144,6 +172,45 @@ fn decompress(names: &mut NameReader<'_>, start: usize, length: usize, rtype: u1
         offset = end;
     }
     data.extend(names.message.get(offset..start + length)?);
+    Some(data)
+}
+
+/// Reads a name at an offset wherever its pointers lead, backwards and behind the header: the name in lower case, and
+/// the offset behind it.
+fn follow(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
+    let mut name = Vec::new();
+    let (mut offset, mut lowest) = (start, start);
+    let mut end = None;
+    loop {
+        let length = usize::from(*message.get(offset)?);
+        if length >= 0xc0 {
+            end.get_or_insert(offset + 2);
+            offset = usize::from(u16_at(message, offset)? & 0x3fff);
+            if !(12..lowest).contains(&offset) {
+                return None;
+            }
+            lowest = offset;
+            continue;
+        }
+        name.extend(message.get(offset..offset + 1 + length).filter(|_| length < 64)?.to_ascii_lowercase());
+        offset += 1 + length;
+        if length == 0 {
+            return (name.len() <= 255).then(|| (name, end.unwrap_or(offset)));
+        }
+    }
+}
+
+/// Returns data with their names written out like those of [`follow`].
+fn follow_data(message: &[u8], start: usize, length: usize, rtype: u16) -> Option<Vec<u8>> {
+    let (before, count) = names_in(rtype);
+    let mut offset = start + before;
+    let mut data = message.get(start..offset)?.to_vec();
+    for _ in 0..count {
+        let (name, end) = follow(message, offset)?;
+        data.extend(name);
+        offset = end;
+    }
+    data.extend(message.get(offset..start + length)?);
     Some(data)
 }
 

@@ -10,6 +10,7 @@ pub type Seed = (&'static str, &'static str, Vec<u8>);
 /// Type, class and TTL of records.
 const A: &[u8] = &[0, 1, 0, 1, 0, 0, 14, 16];
 const CNAME: &[u8] = &[0, 5, 0, 1, 0, 0, 14, 16];
+const DNAME: &[u8] = &[0, 39, 0, 1, 0, 0, 14, 16];
 const SRV: &[u8] = &[0, 33, 0, 1, 0, 0, 14, 16];
 const TXT: &[u8] = &[0, 16, 0, 1, 0, 0, 14, 16];
 const SOA: &[u8] = &[0, 6, 0, 1, 0, 0, 14, 16];
@@ -93,6 +94,8 @@ fn responses() -> Vec<SeedResponse> {
     const GOOD: [u8; 2] = [0x81, 0x80];
     let address = record(QUESTION_NAME, A, &[192, 0, 2, 1]);
     let soa = record(&[0xc0, 16], SOA, &[&[2, b'n', b's', 0xc0, 16, 0xc0, 16][..], &[0, 0, 14, 16].repeat(5)].concat());
+    // Its owner points into the record before, which is not passed on.
+    let soa_below_other = record(&[0xc0, 29], SOA, &[&[0xc0, 29, 0xc0, 16][..], &[0, 0, 14, 16].repeat(5)].concat());
     let text = record(QUESTION_NAME, TXT, &[&[200][..], &[b'x'; 200]].concat());
     vec![
         ("address", GOOD, [1, 0, 0], address.clone()),
@@ -126,6 +129,25 @@ fn responses() -> Vec<SeedResponse> {
         ("behind-edns", GOOD, [0, 1, 2], [record(&[0], TXT, b"\x01x"), OPT.to_vec(), address.clone()].concat()),
         ("cut", [0x83, 0x80], [1, 0, 0], address.clone()),
         ("long", [0x85, 0xa0], [8, 0, 1], [text.repeat(8), OPT.to_vec()].concat()),
+        (
+            "other-owner",
+            GOOD,
+            [2, 1, 1],
+            [record(b"\x05other\xc0\x10", A, &[192, 0, 2, 66]), address.clone(), soa_below_other, OPT.to_vec()]
+                .concat(),
+        ),
+        (
+            "aliases-of-a-zone",
+            GOOD,
+            [4, 0, 0],
+            [
+                record(b"\x05other\xc0\x10", A, &[192, 0, 2, 66]),
+                record(b"\x03web\x04test\x00", A, &[192, 0, 2, 1]),
+                record(QUESTION_NAME, CNAME, b"\x03www\x04test\x00"),
+                record(&[0xc0, 16], DNAME, b"\x04test\x00"),
+            ]
+            .concat(),
+        ),
         ("loop", GOOD, [1, 0, 0], record(&[0xc0, 29], A, &[192, 0, 2, 1])),
     ]
 }

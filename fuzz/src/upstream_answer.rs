@@ -24,7 +24,8 @@ pub fn run(packet: &[u8]) {
     let other = Question { rtype: !question.rtype, ..question.clone() };
     assert!(Response::read(packet, id, &other).is_err(), "to another question");
     let (received, is_complete) = records(packet);
-    let PassedOn { mut records, is_all } = passed_on(&received);
+    let PassedOn { records, is_all } = passed_on(&received);
+    let Some(mut records) = without_unrelated(records, &question) else { return };
     records.iter_mut().for_each(|record| record.ttl = lowered_ttl(record, response.ede()));
     // What is not passed on is not validated either.
     assert!(is_complete || !is_all, "a truncated packet is taken for a response");
@@ -56,6 +57,53 @@ fn passed_on(received: &[ReadRecord]) -> PassedOn {
     let records: Vec<_> = received[..before].iter().chain(without_names).cloned().collect();
     let is_all = records.len() == before + behind.len();
     PassedOn { records, is_all }
+}
+
+/// Returns the records without answers of names that the question does not lead to; `None` when it leads to more names
+/// than are followed.
+fn without_unrelated(records: Vec<ReadRecord>, question: &Question) -> Option<Vec<ReadRecord>> {
+    const MAX_NAMES: usize = 128;
+    let mut names = vec![question.name.as_bytes().to_vec()];
+    let mut related: Vec<bool> = records.iter().map(|record| record.section != 0).collect();
+    let mut next = 0;
+    while let Some(name) = names.get(next).cloned() {
+        next += 1;
+        let suffixes = Name::read_uncompressed(&name, 0).unwrap().0;
+        for (depth, suffix) in suffixes.suffixes().enumerate() {
+            let is_owner =
+                |record: &ReadRecord| record.section == 0 && record.followed_owner.as_deref() == Some(suffix);
+            let is_alias = |record: &ReadRecord, rtype: u16| {
+                is_owner(record) && (record.rtype, record.class) == (rtype, question.class)
+            };
+            let dname = records.iter().find(|record| is_alias(record, 39) && record.followed_target.is_some());
+            let targets: Vec<Vec<u8>> = match (depth, dname) {
+                (0, _) => {
+                    let aliases = records.iter().filter(|record| is_alias(record, 5));
+                    aliases.filter_map(|record| record.followed_target.clone()).collect()
+                }
+                (_, Some(dname)) => {
+                    vec![[&name[..name.len() - suffix.len()], dname.followed_target.as_ref().unwrap()].concat()]
+                }
+                (_, None) => continue,
+            };
+            for (record, is_related) in records.iter().zip(&mut related) {
+                *is_related |= is_owner(record);
+            }
+            for target in targets {
+                if target.len() <= 255 && !names.contains(&target) {
+                    names.push(target);
+                }
+            }
+        }
+        if names.len() > MAX_NAMES {
+            return None;
+        }
+    }
+    if related.iter().all(|is_related| *is_related) {
+        return Some(records);
+    }
+    let kept = records.into_iter().zip(related).filter(|(_, is_related)| *is_related);
+    Some(kept.map(|(record, _)| record.written_out()).collect())
 }
 
 /// Returns the TTL that is passed on for a received one: 0 for 2³¹ and more, also for an SOA record with such a

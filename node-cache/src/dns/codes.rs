@@ -22,6 +22,8 @@ pub mod rtype {
     pub const AAAA: u16 = 28;
     /// Host and port of a service (RFC 2782).
     pub const SRV: u16 = 33;
+    /// Alias of all names below its owner (RFC 6672).
+    pub const DNAME: u16 = 39;
     /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
     /// Incremental zone transfer.

@@ -8,7 +8,8 @@
 //!    cookies.
 //! 2. The query to an upstream. [`question`] writes it, in random case (0x20).
 //! 3. The upstream's response. `validate` checks it and removes OPT, with `record` for its records, `rdata` for their
-//!    layouts and `ttl` for how long it may be cached (negative caching included); `compress` makes it shorter;
+//!    layouts and `ttl` for how long it may be cached (negative caching included); `owner_filter` drops answer records
+//!    of unrelated names; `compress` makes it shorter;
 //!    [`Response`] holds the result, or a response of this process itself.
 //! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
 //!    makes it fit.
@@ -24,6 +25,7 @@ pub(crate) mod edns;
 pub mod fast_query;
 mod header;
 pub(crate) mod name;
+mod owner_filter;
 pub mod query;
 pub mod question;
 mod rdata;

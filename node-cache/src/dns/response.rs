@@ -3,6 +3,7 @@
 
 use super::codes::{class, ede, rcode, rtype};
 use super::compress::compress;
+use super::owner_filter::drop_unrelated;
 use super::question::Question;
 use super::ttl::{ResponseTtl, lower_ttls};
 use super::validate::{StrippedMessage, ValidatedRecords, strip_opt, validate};
@@ -67,7 +68,7 @@ impl Response {
             return Err(ResponseError::Unrelated);
         }
         let question_end = name_end + 4;
-        let (StrippedMessage { mut wire, edns, is_compressible }, records) =
+        let (StrippedMessage { mut wire, edns, mut is_compressible, has_other_owners }, mut records) =
             match validate(packet, &header, question_end)? {
                 Some((message, records)) => (message, Some(records)),
                 None => (strip_opt(packet, &header, question_end)?, None),
@@ -79,6 +80,14 @@ impl Response {
         }
         let rcode = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
         let ede = edns.and_then(|edns| edns.ede);
+        if records.as_ref().is_some_and(|records| !records.is_valid) {
+            return Err(ResponseError::Unrelated);
+        }
+        if has_other_owners && let Some(filtered) = drop_unrelated(&wire, question_end)? {
+            wire = filtered;
+            records = None;
+            is_compressible = true;
+        }
         let compressed = if is_compressible { compress(&wire, question_end) } else { None };
         Ok(match (compressed, records) {
             (None, Some(records)) => Self::from_validated(wire, records, question_end, rcode, ede)?,

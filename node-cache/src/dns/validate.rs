@@ -3,6 +3,7 @@
 
 use super::codes::rtype;
 use super::edns::Edns;
+use super::owner_filter::has_other_owner;
 use super::rdata;
 use super::ttl::TtlSummary;
 use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, u16_at};
@@ -41,6 +42,8 @@ pub(super) struct StrippedMessage {
     pub(super) edns: Option<Edns>,
     /// Whether there are uncompressed owner names, which compression may make shorter.
     pub(super) is_compressible: bool,
+    /// Whether the answer section has owners other than a pointer to the question.
+    pub(super) has_other_owners: bool,
 }
 
 /// Validates the records of a response and removes OPT, in one pass. Returns `None` when records follow OPT, which is
@@ -56,6 +59,7 @@ pub(super) fn validate(
     let mut records = ValidatedRecords::new(packet, &without_one, question_end);
     let mut edns = None;
     let mut is_compressible = false;
+    let mut has_other_owners = false;
     let mut end = question_end;
     for record in Records::new(packet, header, question_end) {
         let record = record?;
@@ -68,12 +72,13 @@ pub(super) fn validate(
         }
         records.add(packet, &record);
         is_compressible |= has_uncompressed_owner(packet, &record);
+        has_other_owners |= record.section == Section::Answer && has_other_owner(packet, &record);
         end = record.data.end;
     }
     let mut wire = packet[..end].to_vec();
     let Header { counts, .. } = if edns.is_some() { without_one } else { *header };
     Header { id: 0, flags: flag::cacheable(header.flags), counts }.write(&mut wire);
-    Ok(Some((StrippedMessage { wire, edns, is_compressible }, records)))
+    Ok(Some((StrippedMessage { wire, edns, is_compressible, has_other_owners }, records)))
 }
 
 /// Reads an OPT record, which must be an additional record of the root (RFC 6891 §6.1.1).
@@ -122,7 +127,8 @@ pub(super) fn strip_opt(packet: &[u8], header: &Header, question_end: usize) -> 
     }
     header.counts[3] = additional;
     header.write(&mut wire);
-    Ok(StrippedMessage { wire, edns, is_compressible })
+    // Rare enough for a comparison of all owners.
+    Ok(StrippedMessage { wire, edns, is_compressible, has_other_owners: true })
 }
 
 /// Returns whether the owner name of a record begins with a label: neither a pointer nor the root.

@@ -20,6 +20,7 @@ mod inspection;
 mod loops;
 mod manners;
 mod memory;
+mod owners;
 mod plants;
 mod ports;
 mod processes;

@@ -13,6 +13,7 @@ use node_cache::dns::question::Question;
 use node_cache::dns::request::{self, Rejection};
 use node_cache::dns::{Name, Response};
 
+use crate::owners::related_records;
 use crate::support::{
     ReceivedQuery, address_record, name, negative_response, query_for, response_with, srv_record, unknown_record,
 };
@@ -147,7 +148,8 @@ fn what_is_said_is_what_a_server_told_but_for_number_case_and_edns() {
             let reply = Message::from_vec(&reply).unwrap();
             assert_eq!((reply.metadata.id, reply.metadata.response_code), (9, sent.metadata.response_code));
             assert!(reply.queries[0].name().eq_case(&name("WWW.Shop.example")) && reply.edns.is_none());
-            assert_eq!((&reply.answers, &reply.authorities), (&sent.answers, &sent.authorities), "{seed}");
+            assert_eq!(reply.answers, related_records("www.shop.example", &sent.answers), "{seed}");
+            assert_eq!(reply.authorities, sent.authorities, "{seed}");
             assert_eq!(reply.additionals, sent.additionals, "{seed}");
         }
     }

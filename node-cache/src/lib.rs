@@ -39,6 +39,7 @@ pub mod identity;
 mod limits;
 mod revision;
 mod stub_client;
+mod unix_socket;
 
 mod agent;
 pub mod cmd;

@@ -11,6 +11,7 @@ pub(crate) mod http_limits;
 pub(crate) mod merge;
 mod server;
 
+pub(crate) use client::send_command_bounded;
 pub use client::{ControlError, probe, send_command};
 pub use command::{Command, CommandError, Inspection, OK};
 pub use server::{CommandHandler, serve};

@@ -110,12 +110,12 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Option<(Message, Vec<
     Ok(Some((message, fds)))
 }
 
-/// What becomes of the descriptors that a frame carries.
+/// Treatment of the descriptors that a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Descriptors {
-    /// They are taken, at most 64.
+    /// Taken, at most 64.
     Take,
-    /// The kernel closes them; this process never has them.
+    /// Closed by the kernel: this process never has them.
     Drop,
 }
 

@@ -40,6 +40,7 @@ pub mod identity;
 mod limits;
 mod revision;
 mod stub_client;
+mod unix_socket;
 
 mod agent;
 pub mod cmd;

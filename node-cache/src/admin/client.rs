@@ -8,8 +8,8 @@ use tokio::net::UnixStream;
 
 use super::command::{Command, OK};
 
-/// Longest response that is read, in bytes; the rest of a longer one is left out.
-const MAX_RESPONSE_LEN: u64 = 4 << 20;
+/// Longest response that a person gets, in bytes; the rest of a longer one is left out.
+const MAX_RESPONSE_LEN: usize = 4 << 20;
 
 /// Failure of a command that was sent to a control socket.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +47,23 @@ pub enum ControlError {
 ///
 /// [`ControlError`] when there is no response within `limit`, or one that is not text.
 pub async fn send_command(path: &Path, command: Command, limit: Duration) -> Result<String, ControlError> {
+    send_command_bounded(path, command, limit, MAX_RESPONSE_LEN).await
+}
+
+/// Sends `command` to a process that is less trusted than this one: reads at most `max_len` bytes of the response and
+/// leaves the rest out.
+///
+/// # Errors
+///
+/// [`ControlError`] when there is no response within `limit`, or one that is not text.
+pub(crate) async fn send_command_bounded(
+    path: &Path,
+    command: Command,
+    limit: Duration,
+    max_len: usize,
+) -> Result<String, ControlError> {
     let display_path = || path.display().to_string();
-    let bytes = tokio::time::timeout(limit, exchange(path, command))
+    let bytes = tokio::time::timeout(limit, exchange(path, command, max_len))
         .await
         .map_err(|_| ControlError::Timeout { path: display_path(), limit })?
         .map_err(|source| ControlError::Socket { path: display_path(), source })?;
@@ -71,10 +86,10 @@ pub async fn probe(path: &Path, command: Command, limit: Duration) -> Result<(),
     Err(ControlError::ProbeFailed(response.trim().to_owned()))
 }
 
-async fn exchange(path: &Path, command: Command) -> std::io::Result<Vec<u8>> {
+async fn exchange(path: &Path, command: Command, max_len: usize) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path).await?;
     stream.write_all(format!("{}\n", command.to_line()).as_bytes()).await?;
     let mut response = Vec::new();
-    stream.take(MAX_RESPONSE_LEN).read_to_end(&mut response).await?;
+    stream.take(max_len.try_into().unwrap_or(u64::MAX)).read_to_end(&mut response).await?;
     Ok(response)
 }

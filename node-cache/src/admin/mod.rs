@@ -12,6 +12,7 @@ pub(crate) mod merge;
 pub(crate) mod node_addresses;
 mod server;
 
+pub(crate) use client::send_command_bounded;
 pub use client::{ControlError, probe, send_command};
 pub use command::{Command, CommandError, Inspection, OK};
 pub use server::{CommandHandler, serve};

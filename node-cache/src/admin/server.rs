@@ -1,25 +1,25 @@
 //! Listening side of a control socket.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::UnixStream;
+use tokio::task::{AbortHandle, yield_now};
 
 use super::command::Command;
+use crate::unix_socket;
 
-/// Mode of the socket: the pod's user and group may connect, others not.
-const SOCKET_MODE: u32 = 0o660;
 /// Longest command line, in bytes: a word, a name of which every octet is escaped, and a type.
 const MAX_COMMAND_LEN: u64 = 1200;
 /// Longest time from connecting to the end of the response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are served at one time; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections that are served at one time: as many of the user of this process, as probes are, as of all others.
+const MAX_CONNECTIONS: usize = 8;
 /// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -29,22 +29,19 @@ pub trait CommandHandler: Send + Sync + 'static {
     fn handle(&self, command: Command) -> impl Future<Output = String> + Send;
 }
 
-/// Serves commands at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
-/// left there.
+/// Serves commands at the Unix socket `path` until the future is dropped. Replaces what an earlier process left there.
+///
+/// Every connection is accepted at once, so that no flood keeps a probe waiting. When the places are taken, the oldest
+/// connection that has sent no command is closed, or else the oldest one.
 ///
 /// # Errors
 ///
 /// Any error of creating the socket.
 pub async fn serve<H: CommandHandler>(path: &Path, handler: Arc<H>) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listener = unix_socket::bind(path)?;
+    let mut own_user = Connections::default();
+    let mut other_users = Connections::default();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -53,22 +50,60 @@ pub async fn serve<H: CommandHandler>(path: &Path, handler: Arc<H>) -> std::io::
                 continue;
             }
         };
+        let connections = if unix_socket::is_own_user(&stream) { &mut own_user } else { &mut other_users };
+        connections.make_room();
+        let is_silent = Arc::new(AtomicBool::new(true));
         let handler = handler.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
-            match tokio::time::timeout(CONNECTION_TIMEOUT, serve_connection(stream, &*handler)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "control connection failed"),
-                Err(_) => tracing::debug!(limit = ?CONNECTION_TIMEOUT, "control connection timed out"),
+        let task = tokio::spawn({
+            let is_silent = Arc::clone(&is_silent);
+            async move {
+                match tokio::time::timeout(CONNECTION_TIMEOUT, serve_connection(stream, &*handler, &is_silent)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "control connection failed"),
+                    Err(_) => tracing::debug!(limit = ?CONNECTION_TIMEOUT, "control connection timed out"),
+                }
             }
         });
+        connections.0.push_back(Connection { task: task.abort_handle(), is_silent });
+        // A probe sends its command at once: it is read before a flood of others can push it out.
+        yield_now().await;
     }
 }
 
-async fn serve_connection<H: CommandHandler>(mut stream: UnixStream, handler: &H) -> std::io::Result<()> {
+/// Connection that is being served.
+struct Connection {
+    task: AbortHandle,
+    /// Whether no command has arrived.
+    is_silent: Arc<AtomicBool>,
+}
+
+/// Connections of one kind of users, oldest first.
+#[derive(Default)]
+struct Connections(VecDeque<Connection>);
+
+impl Connections {
+    /// Closes a connection when [`MAX_CONNECTIONS`] are served.
+    fn make_room(&mut self) {
+        self.0.retain(|connection| !connection.task.is_finished());
+        if self.0.len() < MAX_CONNECTIONS {
+            return;
+        }
+        let silent = self.0.iter().position(|connection| connection.is_silent.load(Ordering::Relaxed));
+        if let Some(connection) = self.0.remove(silent.unwrap_or(0)) {
+            connection.task.abort();
+        }
+    }
+}
+
+async fn serve_connection<H: CommandHandler>(
+    mut stream: UnixStream,
+    handler: &H,
+    is_silent: &AtomicBool,
+) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     BufReader::new(read.take(MAX_COMMAND_LEN)).read_line(&mut line).await?;
+    is_silent.store(false, Ordering::Relaxed);
     let response = match Command::from_line(&line) {
         Ok(command) => handler.handle(command).await,
         Err(error) => error.to_string(),
@@ -121,5 +156,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = probe(&dir.path().join("none.sock"), Command::Live, Duration::from_secs(1)).await.unwrap_err();
         assert!(matches!(error, ControlError::Socket { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_no_probe_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = crate::admin::socket_path(dir.path(), "agent");
+        let serving = tokio::spawn({
+            let path = path.clone();
+            async move { serve(&path, Arc::new(NotReady)).await }
+        });
+        let limit = Duration::from_millis(900);
+        while probe(&path, Command::Live, limit).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut silent = Vec::new();
+        for _ in 0..6 {
+            for _ in 0..150 {
+                silent.push(UnixStream::connect(&path).await.unwrap());
+            }
+            probe(&path, Command::Live, limit).await.unwrap();
+        }
+        let mut byte = [0];
+        let end = tokio::time::timeout(limit, silent[0].read(&mut byte)).await;
+        assert_eq!(end.unwrap().unwrap(), 0, "the oldest one is closed");
+        serving.abort();
     }
 }

@@ -1,6 +1,8 @@
-//! Caches of the pod, asked over their control sockets. One that hangs or is gone is reported and delays no other.
+//! Caches of the pod, asked over their control sockets. One that hangs or is gone is reported and delays no other, and
+//! one that was taken over costs the agent no more than a fixed number of bytes.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -8,12 +10,18 @@ use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::admin::{Command, ControlError, send_command, socket_path};
+use crate::admin::merge::merge;
+use crate::admin::{Command, ControlError, send_command_bounded, socket_path};
+use crate::unix_socket::printable;
 
 /// Time that a cache has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
-/// Time for which one answer serves all requests; it bounds what a flood of requests costs the caches.
-const STATUS_TTL: Duration = Duration::from_millis(250);
+/// Time for which one answer serves all requests; it bounds what a flood of requests costs the caches and the agent.
+const ANSWER_TTL: Duration = Duration::from_millis(250);
+/// Longest status of a cache that is read, in bytes.
+const MAX_STATUS_LEN: usize = 64 * 1024;
+/// Longest metrics of all caches together that are read, in bytes. Each has an equal share.
+const MAX_METRICS_LEN: usize = 512 * 1024;
 
 /// Interval at which [`Instances::wait_until_gone`] asks.
 const GONE_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -24,6 +32,7 @@ pub(crate) struct Instances {
     run_dir: PathBuf,
     names: Vec<String>,
     last: Mutex<Option<(Instant, Vec<Instance>)>>,
+    last_metrics: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
 impl Instances {
@@ -31,13 +40,13 @@ impl Instances {
     #[must_use]
     pub(crate) fn new(run_dir: PathBuf, count: usize) -> Self {
         let names = (0..count).map(|number| format!("cache-{number}")).collect();
-        Self { run_dir, names, last: Mutex::new(None) }
+        Self { run_dir, names, last: Mutex::new(None), last_metrics: Mutex::new(None) }
     }
 
     /// Returns the status of each cache. Only the name is set for one that does not answer.
     pub(crate) async fn status(&self) -> Vec<Instance> {
         let mut last = self.last.lock().await;
-        if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < STATUS_TTL) {
+        if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
             return instances.clone();
         }
         let instances = join_all(self.names.iter().map(|name| self.status_of(name))).await;
@@ -46,11 +55,13 @@ impl Instances {
     }
 
     async fn status_of(&self, name: &str) -> Instance {
-        let answer = send_command(&socket_path(&self.run_dir, name), Command::Status, ANSWER_TIMEOUT).await;
+        let path = socket_path(&self.run_dir, name);
+        let answer = send_command_bounded(&path, Command::Status, ANSWER_TIMEOUT, MAX_STATUS_LEN).await;
         match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
             Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
             Ok(Err(error)) => {
-                tracing::warn!(instance = name, %error, "the status of a cache cannot be read");
+                let error = printable(&error.to_string());
+                tracing::warn!(instance = name, error, "the status of a cache cannot be read");
                 Instance { name: name.to_owned(), ..Instance::default() }
             }
             Err(error) => {
@@ -64,28 +75,42 @@ impl Instances {
     pub(crate) async fn wait_until_gone(&self) {
         for name in &self.names {
             let path = socket_path(&self.run_dir, name);
-            while !matches!(send_command(&path, Command::Live, ANSWER_TIMEOUT).await, Err(ControlError::Socket { .. }))
-            {
+            loop {
+                let answer = send_command_bounded(&path, Command::Live, ANSWER_TIMEOUT, MAX_STATUS_LEN).await;
+                if matches!(answer, Err(ControlError::Socket { .. })) {
+                    break;
+                }
                 sleep(GONE_POLL_INTERVAL).await;
             }
         }
     }
 
-    /// Returns the Prometheus text of each cache; empty for one that does not answer.
-    pub(crate) async fn metrics(&self) -> Vec<String> {
-        let texts = self.names.iter().map(async |name| {
-            send_command(&socket_path(&self.run_dir, name), Command::Metrics, ANSWER_TIMEOUT).await.unwrap_or_default()
-        });
-        join_all(texts).await
+    /// Returns the metrics of all caches, merged into one Prometheus text without `# EOF`. What is not valid and not a
+    /// cache's own is left out.
+    pub(crate) async fn metrics(&self) -> Arc<str> {
+        let mut last = self.last_metrics.lock().await;
+        if let Some((_, text)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
+            return Arc::clone(text);
+        }
+        let max_len = MAX_METRICS_LEN / self.names.len().max(1);
+        let texts = join_all(self.names.iter().map(async |name| {
+            let path = socket_path(&self.run_dir, name);
+            let answer = send_command_bounded(&path, Command::Metrics, ANSWER_TIMEOUT, max_len).await;
+            (name.as_str(), answer.unwrap_or_default())
+        }))
+        .await;
+        let merged: Arc<str> = merge(texts.iter().map(|(name, text)| (*name, text.as_str()))).into();
+        *last = Some((Instant::now(), Arc::clone(&merged)));
+        merged
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::admin::{CommandHandler, serve};
+
+    const METRICS: &str = "# TYPE dnstier_cache_q counter\ndnstier_cache_q_total{instance=\"cache-0\"} 7\n";
 
     struct Cache;
 
@@ -93,7 +118,7 @@ mod tests {
         async fn handle(&self, command: Command) -> String {
             match command {
                 Command::Status => r#"{"name":"cache-0","alive":true,"traffic":{"queries":7}}"#.to_owned(),
-                _ => "# TYPE q counter\nq_total 7\n".to_owned(),
+                _ => METRICS.to_owned(),
             }
         }
     }
@@ -113,7 +138,35 @@ mod tests {
         let alive: Vec<(&str, bool)> = status.iter().map(|instance| (instance.name.as_str(), instance.alive)).collect();
         assert_eq!(alive, [("cache-0", true), ("cache-1", false), ("cache-2", false)]);
         assert_eq!(status[0].traffic.queries, 7);
-        assert_eq!(instances.metrics().await.concat(), "# TYPE q counter\nq_total 7\n");
+        assert_eq!(&*instances.metrics().await, METRICS);
         serving.abort();
+    }
+
+    /// Cache that was taken over: its metrics are as long as it likes.
+    struct Flooding(&'static str);
+
+    impl CommandHandler for Flooding {
+        async fn handle(&self, _: Command) -> String {
+            let name = self.0;
+            let line = |number| format!("dnstier_cache_q_total{{instance=\"{name}\",label=\"{number}\"}} 7\n");
+            std::iter::once("# TYPE dnstier_cache_q counter\n".to_owned()).chain((0..60_000).map(line)).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn long_metrics_are_cut_and_all_who_ask_share_one_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = ["cache-0", "cache-1"].map(|name| {
+            let path = socket_path(dir.path(), name);
+            tokio::spawn(async move { serve(&path, Arc::new(Flooding(name))).await })
+        });
+        sleep(Duration::from_millis(50)).await;
+        let instances = Instances::new(dir.path().to_owned(), 2);
+        let texts = join_all((0..16).map(|_| instances.metrics())).await;
+        let length = texts[0].len();
+        assert!(length > MAX_METRICS_LEN / 4 && length <= MAX_METRICS_LEN, "{length}");
+        assert!(texts[0].lines().all(|line| line.starts_with("# TYPE ") || line.ends_with("\"} 7")));
+        assert!(texts.iter().skip(1).any(|text| Arc::ptr_eq(text, &texts[0])), "askers share one text");
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

@@ -41,8 +41,8 @@ const SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const REBIND_AFTER_FAILURES: u32 = 5;
 
 /// Returns whether the sockets of an address are to be bound anew after this many failed self-queries in a row: after
-/// 5, 10, 20, 40, … of them. A process can do more to a socket than can be read from it, and caches that merely hang are
-/// not to be sent sockets again and again.
+/// 5, 10, 20, 40, … of them. A process can do more to a socket than can be read from it, and caches that merely hang
+/// are not to be sent sockets again and again.
 fn is_rebind_due(failures: u32) -> bool {
     failures.is_multiple_of(REBIND_AFTER_FAILURES) && (failures / REBIND_AFTER_FAILURES).is_power_of_two()
 }

@@ -4,9 +4,11 @@
 //! socket to one device, cork it, cut its datagrams into segments or connect it: options belong to the socket, so they
 //! would outlast the process. [`SO_LOCK_FILTER`](nix::libc::SO_LOCK_FILTER) guards the packet filters alone.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use nix::libc;
+use nix::sys::socket::sockopt::GetOsString;
 use nix::{getsockopt_impl, sockopt_impl};
 
 // Options that the libc crate does not name, from <asm-generic/socket.h>, <linux/in.h> and <linux/in6.h>.
@@ -73,7 +75,7 @@ options! {
     Transparent = libc::IPPROTO_IP, libc::IP_TRANSPARENT, [i32];
     FreeBind = libc::IPPROTO_IP, libc::IP_FREEBIND, [i32];
     UnicastInterface = libc::IPPROTO_IP, IP_UNICAST_IF, [i32];
-    Options = libc::IPPROTO_IP, libc::IP_OPTIONS, [std::ffi::OsString, nix::sys::socket::sockopt::GetOsString<[u8; 40]>];
+    Options = libc::IPPROTO_IP, libc::IP_OPTIONS, [OsString, GetOsString<[u8; 40]>];
     HopLimit6 = libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, [i32];
     TrafficClass6 = libc::IPPROTO_IPV6, libc::IPV6_TCLASS, [i32];
     MinHopCount6 = libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, [i32];

@@ -286,26 +286,25 @@ mod tests {
         assert!(sockets.held().is_empty());
     }
 
-    /// Ways in which a holder of a UDP socket can change it, without any capability.
-    fn ways_to_change_datagrams() -> Vec<(&'static str, fn(&socket2::SockRef<'_>))> {
-        vec![
-            ("BoundDevice", |socket| socket.bind_device(Some(b"lo")).unwrap()),
-            ("Segment", |socket| set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1)),
-            ("Cork", |socket| set_option(socket, libc::SOL_UDP, libc::UDP_CORK, 1)),
-            ("Encapsulation", |socket| set_option(socket, libc::SOL_UDP, libc::UDP_ENCAP, 2)),
-            ("ReceiveOffload", |socket| set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)),
-            ("ReceiveBuffer", |socket| socket.set_recv_buffer_size(1).unwrap()),
-            ("Ttl", |socket| socket.set_ttl_v4(1).unwrap()),
-            ("Peer", |socket| socket.connect(&SocketAddr::from(([127, 0, 0, 1], 7)).into()).unwrap()),
-        ]
-    }
+    type Change = fn(&socket2::SockRef<'_>);
 
-    fn set_option(socket: &socket2::SockRef<'_>, level: i32, option: i32, value: i32) {
+    /// Ways in which a holder of a UDP socket can change it, without any capability.
+    const WAYS_TO_CHANGE_DATAGRAMS: [(&str, Change); 8] = [
+        ("BoundDevice", |socket| socket.bind_device(Some(b"lo")).unwrap()),
+        ("Segment", |socket| set_udp_option(socket, libc::UDP_SEGMENT, 1)),
+        ("Cork", |socket| set_udp_option(socket, libc::UDP_CORK, 1)),
+        ("Encapsulation", |socket| set_udp_option(socket, libc::UDP_ENCAP, 2)),
+        ("ReceiveOffload", |socket| set_udp_option(socket, libc::UDP_GRO, 1)),
+        ("ReceiveBuffer", |socket| socket.set_recv_buffer_size(1).unwrap()),
+        ("Ttl", |socket| socket.set_ttl_v4(1).unwrap()),
+        ("Peer", |socket| socket.connect(&SocketAddr::from(([127, 0, 0, 1], 7)).into()).unwrap()),
+    ];
+
+    fn set_udp_option(socket: &socket2::SockRef<'_>, option: i32, value: i32) {
         sockopt_impl!(Segment, SetOnly, libc::SOL_UDP, libc::UDP_SEGMENT, i32);
         sockopt_impl!(Cork, SetOnly, libc::SOL_UDP, libc::UDP_CORK, i32);
         sockopt_impl!(Encapsulation, SetOnly, libc::SOL_UDP, libc::UDP_ENCAP, i32);
         sockopt_impl!(Offload, SetOnly, libc::SOL_UDP, libc::UDP_GRO, i32);
-        assert_eq!(level, libc::SOL_UDP);
         let set = match option {
             libc::UDP_SEGMENT => nix::sys::socket::setsockopt(&**socket, Segment, &value),
             libc::UDP_CORK => nix::sys::socket::setsockopt(&**socket, Cork, &value),
@@ -329,7 +328,7 @@ mod tests {
     fn a_socket_that_a_cache_changed_is_made_anew_and_takes_no_query_while_the_cache_holds_it() {
         require!(port_53());
         let address = "127.53.53.56";
-        for (name, change) in ways_to_change_datagrams() {
+        for (name, change) in WAYS_TO_CHANGE_DATAGRAMS {
             let mut sockets = Sockets::default();
             assert!(sockets.apply(&desired(&[address])).changed);
             assert_eq!(sockets.apply(&desired(&[address])).discarded, 0, "nothing was changed");
@@ -350,7 +349,7 @@ mod tests {
     fn a_listener_that_a_cache_ended_or_bound_to_a_device_is_made_anew() {
         require!(port_53());
         let address = "127.53.53.57";
-        let ways: [fn(&socket2::SockRef<'_>); 2] =
+        let ways: [Change; 2] =
             [|socket| socket.shutdown(Shutdown::Both).unwrap(), |socket| socket.bind_device(Some(b"lo")).unwrap()];
         for change in ways {
             let mut sockets = Sockets::default();

@@ -17,7 +17,6 @@ use super::metrics::Metrics;
 use super::readiness::AgentState;
 use super::self_query::query_name;
 use super::startup_names::{ROOT, cluster_name};
-use crate::admin::merge::merge;
 use crate::admin::{Command, CommandHandler, OK};
 use crate::dns::codes::rtype;
 use crate::identity::Identity;
@@ -25,6 +24,9 @@ use crate::revision::ActiveRevision;
 
 /// Time that the tier has to resolve a name for `/probe`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// End of a Prometheus text (OpenMetrics).
+const END: &str = "# EOF\n";
 
 /// Reporter of a node's status.
 #[derive(Debug)]
@@ -78,9 +80,12 @@ impl NodeStatusReporter {
 
     /// Returns the metrics of the agent and of all its caches, merged into one Prometheus text.
     pub(crate) async fn metrics_text(&self) -> String {
-        let own = self.metrics.text();
         let caches = self.instances.metrics().await;
-        merge(std::iter::once(own.as_str()).chain(caches.iter().map(String::as_str)))
+        let mut text = self.metrics.text();
+        text.truncate(text.trim_end_matches(END).len());
+        text.push_str(&caches);
+        text.push_str(END);
+        text
     }
 
     /// Resolves a name of the configuration through the tier, as a pod would.

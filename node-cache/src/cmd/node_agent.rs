@@ -115,8 +115,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     }
     let mut shutdown = Shutdown::listen().map_err(ProgramError::Start)?;
     let handover_path = handover::socket_path(&args.run_dir);
-    let server =
-        Server::bind(&handover_path).map_err(|source| ProgramError::UnixSocket { path: handover_path, source })?;
+    let server = Server::bind(&handover_path, args.instances.into())
+        .map_err(|source| ProgramError::UnixSocket { path: handover_path, source })?;
     let interface = Interface::open().await?;
     let nft = Nft::at(&args.nft);
     let mut active = revision::watch(&args.config_dir);

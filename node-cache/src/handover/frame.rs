@@ -20,6 +20,8 @@ const MAX_JSON_LEN: usize = 64 * 1024;
 const MAX_FDS: usize = 64;
 /// Bytes of a control message with [`MAX_FDS`] descriptors.
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
+/// Longest JSON of a Hello, in bytes: 64 sockets at IPv6 addresses are 5 KiB.
+const MAX_HELLO_LEN: usize = 8 * 1024;
 /// Bytes of the length before the JSON.
 const LENGTH_PREFIX_LEN: usize = 4;
 
@@ -108,6 +110,93 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Option<(Message, Vec<
     Ok(Some((message, fds)))
 }
 
+/// Treatment of the descriptors that a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descriptors {
+    /// Taken, at most 64.
+    Take,
+    /// Closed by the kernel: this process never has them.
+    Drop,
+}
+
+/// Receives the first frame of an instance; `None` when it closed the connection before.
+///
+/// Instances are less trusted than the agent. So nothing is taken, neither a byte nor a descriptor, before the whole
+/// frame has arrived: a frame that is sent in part holds no descriptors of this process. A frame whose bytes do not
+/// arrive together with its descriptors never counts as arrived.
+pub(super) async fn receive_hello(
+    stream: &UnixStream,
+    descriptors: Descriptors,
+) -> Result<Option<(Message, Vec<OwnedFd>)>, FrameError> {
+    let mut bytes = vec![0; LENGTH_PREFIX_LEN + MAX_HELLO_LEN];
+    let length = stream.async_io(Interest::READABLE, || peek_frame(stream, &mut bytes)).await?;
+    let length = match length {
+        ArrivedFrame::Whole(length) => length,
+        ArrivedFrame::TooLong(length) => return Err(FrameError::TooLong(length)),
+        ArrivedFrame::EndOfStream => return Ok(None),
+    };
+    let frame = &mut bytes[..length];
+    let mut fds = Vec::new();
+    let part = match descriptors {
+        Descriptors::Take => receive_part(stream, frame, &mut fds)?,
+        Descriptors::Drop => ReceivedPart { length: receive_bytes(stream, frame)?, is_control_truncated: false },
+    };
+    if part.is_control_truncated || fds.len() > MAX_FDS {
+        return Err(FrameError::UnexpectedFds);
+    }
+    if part.length < length {
+        return Err(FrameError::Truncated);
+    }
+    let message: Message = serde_json::from_slice(&frame[LENGTH_PREFIX_LEN..])?;
+    let named = message.socket_count();
+    if descriptors == Descriptors::Take && named != fds.len() {
+        return Err(FrameError::FdCount { named, carried: fds.len() });
+    }
+    Ok(Some((message, fds)))
+}
+
+/// Waits until the other side closes the connection. Returns whether it sent something instead; descriptors are never
+/// taken.
+pub(super) async fn has_more(stream: &UnixStream) -> Result<bool, FrameError> {
+    Ok(stream.async_io(Interest::READABLE, || receive_bytes(stream, &mut [0])).await? > 0)
+}
+
+/// Progress of a frame of which nothing was received yet.
+enum ArrivedFrame {
+    /// Length of the frame, its prefix included.
+    Whole(usize),
+    /// Length of a JSON that is over [`MAX_HELLO_LEN`].
+    TooLong(usize),
+    EndOfStream,
+}
+
+/// Looks at the frame that arrives. Fails with `WouldBlock` while it is not whole.
+fn peek_frame(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<ArrivedFrame> {
+    let peeked = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(bytes)],
+        &mut RecvAncillaryBuffer::default(),
+        RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let Some(prefix) = bytes[..peeked.bytes].first_chunk::<LENGTH_PREFIX_LEN>() else {
+        return if peeked.bytes == 0 { Ok(ArrivedFrame::EndOfStream) } else { Err(io::ErrorKind::WouldBlock.into()) };
+    };
+    let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+    if length > MAX_HELLO_LEN {
+        return Ok(ArrivedFrame::TooLong(length));
+    }
+    match LENGTH_PREFIX_LEN + length {
+        whole if whole <= peeked.bytes => Ok(ArrivedFrame::Whole(whole)),
+        _ => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Receives bytes alone: the kernel closes descriptors that come with them.
+fn receive_bytes(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut no_descriptors = RecvAncillaryBuffer::default();
+    Ok(recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut no_descriptors, RecvFlags::CMSG_CLOEXEC)?.bytes)
+}
+
 /// Fills `bytes` and appends the descriptors that arrive with them. Returns false when the other side closed the
 /// connection before the first byte.
 async fn receive_exact(stream: &UnixStream, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<bool, FrameError> {
@@ -191,6 +280,44 @@ mod tests {
         });
         assert_eq!(receive(&remote).await.unwrap().unwrap().0, long);
         sender.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hello_is_taken_whole_and_one_sent_in_part_brings_no_descriptor() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (local, remote) = UnixStream::pair().unwrap();
+        send(&local, &hello(1), &[socket.as_fd()]).await.unwrap();
+        let (message, fds) = receive_hello(&remote, Descriptors::Take).await.unwrap().unwrap();
+        assert_eq!((message, fds.len()), (hello(1), 1));
+        drop(fds);
+
+        send(&local, &hello(1), &[socket.as_fd()]).await.unwrap();
+        let (message, fds) = receive_hello(&remote, Descriptors::Drop).await.unwrap().unwrap();
+        assert_eq!((message, fds.len()), (hello(1), 0));
+
+        // The length and a byte, with as many descriptors as the kernel sends at once.
+        let sockets = vec![socket.as_fd(); 64];
+        send_part(&local, &[0, 0, 0, 200, b'{'], &sockets).unwrap();
+        let waiting = receive_hello(&remote, Descriptors::Take);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(50), waiting).await.is_err());
+        let held = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+        let links = held.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let own = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket))).unwrap();
+        assert_eq!(links.filter(|link| *link == own).count(), 1, "no second descriptor of the socket");
+        drop(local);
+        assert!(has_more(&remote).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_is_too_long_is_refused_before_it_is_read() {
+        let (local, remote) = UnixStream::pair().unwrap();
+        send_part(&local, &[0, 1, 0, 0, b'{'], &[]).unwrap();
+        let error = receive_hello(&remote, Descriptors::Take).await.unwrap_err();
+        assert!(matches!(error, FrameError::TooLong(65536)), "{error}");
+        drop(local);
+        let (local, remote) = UnixStream::pair().unwrap();
+        drop(local);
+        assert!(receive_hello(&remote, Descriptors::Take).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -66,7 +66,7 @@ mod tests {
         let path = socket_path(dir.path());
         // An instance may be there before the agent is.
         let first = Client::start(&path, "cache-0");
-        let mut server = Server::bind(&path).unwrap();
+        let mut server = Server::bind(&path, 16).unwrap();
         let second = Client::start(&path, "cache-1");
         for _ in 0..2 {
             assert!(timeout(WAIT_TIMEOUT, server.next_offer()).await.unwrap().unwrap().sockets.is_empty());
@@ -95,7 +95,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path());
         let client = Client::start(&path, "cache-0");
-        let server = Server::bind(&path).unwrap();
+        let server = Server::bind(&path, 16).unwrap();
         let cookie = {
             let bound = bound_socket();
             server.publish(vec![bound.clone()]);
@@ -107,7 +107,7 @@ mod tests {
         wait_until(&mut client.connected(), |connected| !connected).await;
         assert_eq!(client.sockets().borrow().len(), 1, "responses go on while the agent is away");
 
-        let mut server = Server::bind(&path).unwrap();
+        let mut server = Server::bind(&path, 16).unwrap();
         let offer = timeout(WAIT_TIMEOUT, server.next_offer()).await.unwrap().unwrap();
         assert_eq!(offer.instance, "cache-0");
         assert_eq!(offer.sockets[0].cookie().unwrap(), cookie);
@@ -123,7 +123,7 @@ mod tests {
     async fn instances_use_the_cookie_secret_of_the_agent_and_accept_the_previous_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path());
-        let server = Server::bind(&path).unwrap();
+        let server = Server::bind(&path, 16).unwrap();
         let clients = ["cache-0", "cache-1"].map(|name| Client::start(&path, name));
         server.publish(vec![]);
         let reply_to = |client: &Client, cookie: &Cookie| {
@@ -155,7 +155,7 @@ mod tests {
     async fn an_instance_of_another_version_is_rejected_with_a_reason() {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path());
-        let server = Server::bind(&path).unwrap();
+        let server = Server::bind(&path, 16).unwrap();
         server.publish(vec![bound_socket()]);
         let stream = UnixStream::connect(&path).await.unwrap();
         let hello = Message::Hello { version: 1, instance: "cache-0".to_owned(), held: vec![] };
@@ -171,12 +171,92 @@ mod tests {
     async fn connections_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path());
-        let server = Server::bind(&path).unwrap();
+        let server = Server::bind(&path, 16).unwrap();
         let clients: Vec<Client> = (0..16).map(|number| Client::start(&path, &format!("cache-{number}"))).collect();
         wait_until(&mut server.connected(), |connected| connected.len() == 16).await;
-        let stream = UnixStream::connect(&path).await.unwrap();
-        assert!(timeout(WAIT_TIMEOUT, frame::receive(&stream)).await.unwrap().is_ok_and(|frame| frame.is_none()));
-        drop(clients);
+        let silent: Vec<UnixStream> =
+            futures::future::try_join_all((0..100).map(|_| UnixStream::connect(&path))).await.unwrap();
+        let closed = timeout(WAIT_TIMEOUT, frame::receive(&silent[0])).await.unwrap();
+        assert!(closed.is_ok_and(|frame| frame.is_none()));
+        let newcomer = Client::start(&path, "cache-3");
+        server.publish(vec![bound_socket()]);
+        wait_until(&mut newcomer.sockets(), |sockets| sockets.len() == 1).await;
+        drop((clients, newcomer));
         wait_until(&mut server.connected(), |connected| connected.is_empty()).await;
+    }
+
+    /// Says Hello under a name and returns the stream.
+    async fn say_hello(path: &Path, instance: &str, held: &[HeldSocket]) -> UnixStream {
+        let stream = UnixStream::connect(path).await.unwrap();
+        let held_names = message::socket_names(held);
+        let hello = Message::Hello { version: VERSION, instance: instance.to_owned(), held: held_names };
+        frame::send(&stream, &hello, &message::socket_fds(held)).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_name_has_one_place_and_the_newest_connection_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path());
+        let server = Server::bind(&path, 2).unwrap();
+        server.publish(vec![bound_socket()]);
+        let mut hijacked = Vec::new();
+        for _ in 0..32 {
+            hijacked.push(say_hello(&path, "cache-1", &[]).await);
+        }
+        let other = Client::start(&path, "cache-0");
+        wait_until(&mut other.sockets(), |sockets| sockets.len() == 1).await;
+        let restarted = Client::start(&path, "cache-1");
+        wait_until(&mut restarted.sockets(), |sockets| sockets.len() == 1).await;
+        wait_until(&mut server.connected(), |connected| connected.values().eq(&[1, 1])).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_that_no_instance_has_is_rejected() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path());
+        let server = Server::bind(&path, 2).unwrap();
+        server.publish(vec![]);
+        for name in ["", "cache-2", "cache-01", "cache-+1", "cache-", "cache-0\n", "agent", "cache-0\u{1b}[2J"] {
+            let stream = say_hello(&path, name, &[]).await;
+            let (message, _) = timeout(WAIT_TIMEOUT, frame::receive(&stream)).await.unwrap().unwrap().unwrap();
+            let reason = "the name of an instance is cache- with a number below 2".to_owned();
+            assert_eq!(message, Message::Refused { version: VERSION, reason }, "{name:?}");
+        }
+        assert!(server.connected().borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_nobody_wants_any_more_are_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path());
+        let server = Server::bind(&path, 2).unwrap();
+        let offered: Vec<HeldSocket> = (0..64).map(|_| bound_socket()).collect();
+        let mut streams = Vec::new();
+        for round in 0..16 {
+            if round == 8 {
+                server.publish(vec![]);
+            }
+            streams.push(say_hello(&path, "cache-1", &offered).await);
+        }
+        wait_until(&mut server.connected(), |connected| connected.values().eq(&[1])).await;
+        // Offers are in this process as well: each socket is to be open once.
+        let own = offered[0].fd.try_clone().unwrap();
+        let link = |fd: &dyn std::os::fd::AsFd| {
+            std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()))).ok()
+        };
+        let socket = link(&own);
+        drop(own);
+        let open = || {
+            let entries = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+            entries.filter(|entry| std::fs::read_link(entry.path()).ok() == socket).count()
+        };
+        timeout(WAIT_TIMEOUT, async {
+            while open() > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("the agent keeps no descriptor");
     }
 }

@@ -1,30 +1,27 @@
 //! Agent side of the handover: accepts the instances, collects the sockets that they offer, and sends all of them the
 //! same sockets.
 
-use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::frame::{self, FrameError};
+use super::frame::{self, Descriptors, FrameError};
 use super::message::{Message, VERSION, received_sockets, socket_fds, socket_names};
 use super::socket::HeldSocket;
 use crate::dns::cookie_secret::CookieSecret;
+use crate::unix_socket::{self, printable};
 
-/// Connections at one time: eight instances, and as many that were just replaced.
-const MAX_CONNECTIONS: usize = 16;
-/// Longest name of an instance, in bytes.
-const MAX_INSTANCE_NAME_LEN: usize = 63;
-/// Mode of the socket: the owner and the group of the directory may connect, others not.
-const SOCKET_MODE: u32 = 0o660;
+/// Connections at one time that have not said Hello. One more takes the place of the oldest of them.
+const MAX_UNNAMED_CONNECTIONS: usize = 16;
 /// Longest time for one frame from or to an instance, after which its connection is closed.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 /// Wait after a failed `accept`, such as one for lack of file descriptors.
@@ -46,49 +43,50 @@ pub struct Server {
     sockets: watch::Sender<Option<Arc<Vec<HeldSocket>>>>,
     secret: watch::Sender<CookieSecret>,
     connected: watch::Receiver<BTreeMap<String, usize>>,
-    offers: mpsc::Receiver<Offer>,
+    offers: Mutex<mpsc::Receiver<Offer>>,
     accept_task: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens at `path` and replaces the socket of an earlier agent. The owner and the group of the directory (the
-    /// pod's `fsGroup`, if the directory hands its group on) may connect.
+    /// Listens at `path` for the instances `cache-0` to `cache-(instances - 1)` and replaces the socket of an earlier
+    /// agent. The owner and the group of the directory (the pod's `fsGroup`, if the directory hands its group on) may
+    /// connect.
     ///
     /// Must be called inside a Tokio runtime.
     ///
     /// # Errors
     ///
     /// Any error of creating the socket.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    pub fn bind(path: &Path, instances: usize) -> io::Result<Self> {
+        let listener = unix_socket::bind(path)?;
         let (sockets, sockets_receiver) = watch::channel(None);
         let (secret, secret_receiver) = watch::channel(CookieSecret::random());
         let (connected_sender, connected) = watch::channel(BTreeMap::new());
-        let (offer_sender, offers) = mpsc::channel(MAX_CONNECTIONS);
+        let (offer_sender, offers) = mpsc::channel(instances.max(1));
         let channels = Channels {
             sockets: sockets_receiver,
             secret: secret_receiver,
             connected: Arc::new(connected_sender),
             offers: offer_sender,
+            places: Arc::new((0..instances).map(|_| Mutex::default()).collect()),
         };
         let accept_task = tokio::spawn(accept(listener, channels));
-        Ok(Self { path: path.to_owned(), sockets, secret, connected, offers, accept_task })
+        Ok(Self { path: path.to_owned(), sockets, secret, connected, offers: Mutex::new(offers), accept_task })
     }
 
-    /// Waits for the next instance that connects and returns what it offers. At most 16 offers wait; further ones are
-    /// dropped.
+    /// Waits for the next instance that connects and returns what it offers. At most one offer for each instance waits;
+    /// further ones are dropped. There are none after the first [`Server::publish`].
     pub async fn next_offer(&mut self) -> Option<Offer> {
-        self.offers.recv().await
+        self.offers.get_mut().ok()?.recv().await
     }
 
     /// Sends these sockets to every instance, to later ones when they connect. Instances receive nothing before the
-    /// first call.
+    /// first call. What they offer from then on is closed.
     pub fn publish(&self, sockets: Vec<HeldSocket>) {
+        if let Ok(mut offers) = self.offers.lock() {
+            offers.close();
+            while offers.try_recv().is_ok() {}
+        }
         self.sockets.send_replace(Some(Arc::new(sockets)));
     }
 
@@ -120,18 +118,36 @@ struct Channels {
     secret: watch::Receiver<CookieSecret>,
     connected: Arc<watch::Sender<BTreeMap<String, usize>>>,
     offers: mpsc::Sender<Offer>,
+    places: Arc<Vec<Place>>,
+}
+
+/// Place of one instance: dropping the sender ends the connection that has it.
+type Place = Mutex<Option<oneshot::Sender<()>>>;
+
+/// Connection that has not said Hello yet.
+struct UnnamedConnection {
+    /// Closed when the instance has said Hello, and when the connection ends.
+    unnamed: oneshot::Receiver<()>,
+    task: AbortHandle,
 }
 
 async fn accept(listener: UnixListener, channels: Channels) {
     let mut connections = JoinSet::new();
+    let mut unnamed: VecDeque<UnnamedConnection> = VecDeque::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(_) if connections.len() >= MAX_CONNECTIONS => {
-                    tracing::warn!(limit = MAX_CONNECTIONS, "instance rejected: too many connections");
-                }
                 Ok((stream, _)) => {
-                    connections.spawn(handle_connection(stream, channels.clone()));
+                    unnamed.retain_mut(|other| matches!(other.unnamed.try_recv(), Err(TryRecvError::Empty)));
+                    if unnamed.len() >= MAX_UNNAMED_CONNECTIONS && let Some(oldest) = unnamed.pop_front() {
+                        tracing::warn!(limit = MAX_UNNAMED_CONNECTIONS, "closed a connection that says nothing");
+                        oldest.task.abort();
+                    }
+                    let (while_unnamed, receiver) = oneshot::channel();
+                    let task = connections.spawn(handle_connection(stream, channels.clone(), while_unnamed));
+                    unnamed.push_back(UnnamedConnection { unnamed: receiver, task });
+                    // An instance says Hello at once: it is heard before a flood of others can push it out.
+                    yield_now().await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an instance");
@@ -143,16 +159,24 @@ async fn accept(listener: UnixListener, channels: Channels) {
     }
 }
 
-async fn handle_connection(stream: UnixStream, channels: Channels) {
-    match serve_instance(&stream, channels).await {
+async fn handle_connection(stream: UnixStream, channels: Channels, while_unnamed: oneshot::Sender<()>) {
+    match serve_instance(&stream, channels, while_unnamed).await {
         Ok(()) => {}
         Err(ConnectionError::Rejected(reason)) => {
-            tracing::warn!(%reason, "instance rejected");
+            tracing::warn!(reason = printable(&reason), user = peer_user(&stream), "instance rejected");
             let refused = Message::Refused { version: VERSION, reason };
             let _ = timeout(FRAME_TIMEOUT, frame::send(&stream, &refused, &[])).await;
         }
-        Err(ConnectionError::Frame(error)) => tracing::info!(%error, "connection of an instance ended"),
+        Err(ConnectionError::Frame(error)) => {
+            let error = printable(&error.to_string());
+            tracing::info!(error, user = peer_user(&stream), "connection of an instance ended");
+        }
     }
+}
+
+/// Returns the user ID of the process at the other side (`SO_PEERCRED`).
+fn peer_user(stream: &UnixStream) -> Option<u32> {
+    stream.peer_cred().ok().map(|peer| peer.uid())
 }
 
 /// Failure that ends the connection of an instance.
@@ -168,12 +192,26 @@ impl From<FrameError> for ConnectionError {
     }
 }
 
-/// Receives Hello, then sends the sockets and the secret, again at each change, until the instance disconnects.
-async fn serve_instance(stream: &UnixStream, mut channels: Channels) -> Result<(), ConnectionError> {
-    let Some(offer) = receive_hello(stream).await? else { return Ok(()) };
-    let _guard = ConnectedGuard::new(offer.instance.clone(), &channels.connected);
-    // The agent receives no more offers once it has bound the sockets.
-    let _ = channels.offers.try_send(offer);
+/// Receives Hello, then sends the sockets and the secret, again at each change, until the instance disconnects or
+/// connects anew.
+async fn serve_instance(
+    stream: &UnixStream,
+    mut channels: Channels,
+    while_unnamed: oneshot::Sender<()>,
+) -> Result<(), ConnectionError> {
+    // The agent wants no more offers once it has bound the sockets.
+    let is_adopting = channels.sockets.borrow().is_none();
+    let descriptors = if is_adopting { Descriptors::Take } else { Descriptors::Drop };
+    let Some(Hello { place, instance, sockets }) = receive_hello(stream, descriptors, &channels.places).await? else {
+        return Ok(());
+    };
+    drop(while_unnamed);
+    let (while_newest, mut replaced) = oneshot::channel::<()>();
+    if let Some(Ok(mut newest)) = channels.places.get(place).map(Mutex::lock) {
+        *newest = Some(while_newest);
+    }
+    let _guard = ConnectedGuard::new(instance.clone(), &channels.connected);
+    let _ = channels.offers.try_send(Offer { instance, sockets });
     loop {
         let sockets = channels.sockets.borrow_and_update().clone();
         let secret = *channels.secret.borrow_and_update();
@@ -186,18 +224,31 @@ async fn serve_instance(stream: &UnixStream, mut channels: Channels) -> Result<(
         tokio::select! {
             changed = channels.sockets.changed() => if changed.is_err() { return Ok(()) },
             changed = channels.secret.changed() => if changed.is_err() { return Ok(()) },
+            _ = &mut replaced => return Ok(()),
             // An instance sends nothing after Hello: this is the end of the stream, or a violation of the protocol.
-            received = frame::receive(stream) => return match received? {
-                None => Ok(()),
-                Some(_) => Err(ConnectionError::Rejected("one Hello is enough".to_owned())),
+            more = frame::has_more(stream) => return match more? {
+                false => Ok(()),
+                true => Err(ConnectionError::Rejected("one Hello is enough".to_owned())),
             },
         }
     }
 }
 
-/// Receives Hello and returns what the instance offers; `None` when it disconnects first.
-async fn receive_hello(stream: &UnixStream) -> Result<Option<Offer>, ConnectionError> {
-    let received = timeout(FRAME_TIMEOUT, frame::receive(stream))
+/// Content of a valid Hello.
+struct Hello {
+    /// Index of the instance's place.
+    place: usize,
+    instance: String,
+    sockets: Vec<HeldSocket>,
+}
+
+/// Receives Hello; `None` when the instance disconnects first.
+async fn receive_hello(
+    stream: &UnixStream,
+    descriptors: Descriptors,
+    places: &[Place],
+) -> Result<Option<Hello>, ConnectionError> {
+    let received = timeout(FRAME_TIMEOUT, frame::receive_hello(stream, descriptors))
         .await
         .map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()));
     let (message, fds) = match received {
@@ -211,12 +262,21 @@ async fn receive_hello(stream: &UnixStream) -> Result<Option<Offer>, ConnectionE
             "the instance speaks version {version} of the handover and the agent version {VERSION}; \
              use one image for both"
         ))),
-        Message::Hello { instance, .. } if instance.is_empty() || instance.len() > MAX_INSTANCE_NAME_LEN => Err(
-            ConnectionError::Rejected(format!("the name of an instance has 1 to {MAX_INSTANCE_NAME_LEN} characters")),
-        ),
-        Message::Hello { instance, held, .. } => Ok(Some(Offer { instance, sockets: received_sockets(&held, fds) })),
+        Message::Hello { instance, held, .. } => match place_of(&instance, places.len()) {
+            Some(place) => Ok(Some(Hello { place, instance, sockets: received_sockets(&held, fds) })),
+            None => Err(ConnectionError::Rejected(format!(
+                "the name of an instance is cache- with a number below {}",
+                places.len()
+            ))),
+        },
         _ => Err(ConnectionError::Rejected("the first message of an instance is Hello".to_owned())),
     }
+}
+
+/// Returns the index in an instance's name, `cache-0` to `cache-(instances - 1)`; `None` for any other name.
+fn place_of(instance: &str, instances: usize) -> Option<usize> {
+    let index: usize = instance.strip_prefix("cache-")?.parse().ok()?;
+    (index < instances && instance == format!("cache-{index}")).then_some(index)
 }
 
 /// Entry of a connection in the count of connected instances. Dropping it removes the entry.

@@ -440,3 +440,42 @@ fn what_a_hijacked_cache_does_to_the_sockets_keeps_no_pod_from_the_other_cache()
         wait_until_answered(&node, address, "the end of the hijacked cache");
     }
 }
+
+#[test]
+fn an_agent_starts_whatever_caches_put_where_its_sockets_are_to_be() {
+    require!(network_namespaces());
+    let mut node = Node::start(&[(SERVICE4, true)]);
+    wait_until_captured(&node, &[SERVICE4]);
+    assert!(node.agent.terminate().0.success());
+    for name in ["sockets.sock", "agent.sock"] {
+        let path = node.run_dir.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        std::fs::create_dir_all(path.join("below")).unwrap();
+        std::os::unix::fs::chown(&path, Some(65532), Some(65532)).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    node.restart_agent();
+    wait_until_captured(&node, &[SERVICE4]);
+    let (ready, message) = node.probe("ready");
+    assert!(ready, "{message}");
+}
+
+#[test]
+fn connections_that_say_nothing_fail_no_probe_and_keep_no_cache_from_its_sockets() {
+    require!(network_namespaces());
+    let mut node = Node::start(&[(SERVICE4, true)]);
+    wait_until_captured(&node, &[SERVICE4]);
+    let mut silent = Vec::new();
+    for round in 0..6 {
+        for name in ["sockets.sock", "agent.sock"] {
+            let connect = |_| std::os::unix::net::UnixStream::connect(node.run_dir.path().join(name)).unwrap();
+            silent.extend((0..100).map(connect));
+        }
+        let (live, message) = node.probe("live");
+        assert!(live, "{round}: {message}");
+    }
+    node.caches.clear();
+    node.start_caches();
+    wait_until_captured(&node, &[SERVICE4]);
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CACHE));
+}

@@ -358,7 +358,7 @@ impl NodeCache {
         install_revision(dir.path(), "r1", &json(config));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let dns = socket.local_addr().unwrap();
-        let agent = Server::bind(&handover::socket_path(dir.path())).unwrap();
+        let agent = Server::bind(&handover::socket_path(dir.path()), 2).unwrap();
         let fd = Arc::new(OwnedFd::from(socket));
         agent.publish(vec![HeldSocket { address: dns.ip(), protocol: Protocol::Udp, fd }]);
         let process = start(env!("CARGO_BIN_EXE_node-cache"), dir, &["--instance", "cache-0"]);

@@ -30,6 +30,7 @@ mod short_owners;
 mod special_names;
 mod support;
 mod tap;
+mod tcp_late;
 mod unique_names;
 mod whatever_comes;
 mod workers;

@@ -4,8 +4,8 @@
 //! only label is 128 random bits. A query for that name that arrives here proves a loop.
 //!
 //! Nobody is in charge of such a name but the operators of the root, so no owner of a domain sees it and can have it
-//! sent back by a client. `invalid` (RFC 6761) would not do: resolvers answer it themselves instead of forwarding it. The
-//! type is NS because some forwarders keep A and AAAA of single labels to themselves (`domain-needed` of dnsmasq,
+//! sent back by a client. `invalid` (RFC 6761) would not do: resolvers answer it themselves instead of forwarding it.
+//! The type is NS because some forwarders keep A and AAAA of single labels to themselves (`domain-needed` of dnsmasq,
 //! `ResolveUnicastSingleLabel` of systemd-resolved).
 //!
 //! A probe is valid once and for a second.
@@ -92,8 +92,8 @@ struct LoopProbe {
 }
 
 impl LoopProbes {
-    /// Registers a new probe of a server and returns its question: NS of a random top-level domain. `None` when too many
-    /// probes are outstanding.
+    /// Registers a new probe of a server and returns its question: NS of a random top-level domain. `None` when too
+    /// many probes are outstanding.
     pub(super) fn register(&self, server: &Arc<LoopState>, now: Instant) -> Option<Question> {
         let name = Name::from_text(&random_label()).ok()?;
         let mut outstanding = self.outstanding();

@@ -34,6 +34,7 @@ mod short_owners;
 mod special_names;
 mod support;
 mod tap;
+mod tcp_late;
 mod ttl_hops;
 mod unique_names;
 mod whatever_comes;

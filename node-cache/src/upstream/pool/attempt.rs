@@ -300,5 +300,6 @@ fn query_over_tcp(
     question: Arc<Question>,
     format: QueryFormat,
 ) -> BoxFuture<io::Result<TcpExchange>> {
-    Box::pin(async move { tcp::query(server.connection(), &question, format, server.tap()).await })
+    let late_after = tcp::late_after(server.p95());
+    Box::pin(async move { tcp::query(server.connections(), &question, format, late_after, server.tap()).await })
 }

@@ -25,7 +25,7 @@ use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
 use crate::upstream::transport::query_format::QueryFormat;
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
-use crate::upstream::transport::tcp::Connection;
+use crate::upstream::transport::tcp::Connections;
 use crate::upstream::transport::udp;
 use health::Health;
 use loop_probe::{LoopState, PROBE_TIMEOUT};
@@ -39,7 +39,7 @@ pub struct Server {
     id: u16,
     protocol: Protocol,
     sockets: Sockets,
-    connection: Connection,
+    connections: Connections,
     sent: AtomicU64,
     timeouts: AtomicU64,
     round_trips: WaitSeconds,
@@ -63,7 +63,7 @@ impl Server {
             id: context.server_ids.id(address),
             protocol,
             sockets: Sockets::new(address, port_policy),
-            connection: Connection::new(address),
+            connections: Connections::new(address),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             round_trips: WaitSeconds::default(),
@@ -244,9 +244,9 @@ impl Server {
         self.loop_state.is_looping(Instant::now)
     }
 
-    /// Returns the TCP connection.
-    pub(in crate::upstream) const fn connection(&self) -> &Connection {
-        &self.connection
+    /// Returns the TCP connections.
+    pub(in crate::upstream) const fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// Returns the UDP sockets.

@@ -1,31 +1,35 @@
-//! The one TCP connection to a server (RFC 7766 §6.2): opened on demand, shared by many pipelined queries whose
-//! responses may come in any order, and closed when idle.
+//! TCP connections to a server (RFC 7766 §6.2): opened on demand, shared by many pipelined queries whose responses may
+//! come in any order, and closed when idle. One is enough until a response is late; then [`choice`] decides.
 
-use std::collections::HashMap;
+mod choice;
+mod in_flight;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
 use super::query_format::{ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
-use crate::dns::{Response, ResponseError};
+use crate::dns::{Name, Response, ResponseError};
 use crate::dnstap::{Side, Tap};
+pub(in crate::upstream) use choice::late_after;
+use choice::{ConnectionChoice, LearnedOrder, MAX_CONNECTIONS, choose};
+use in_flight::InFlightQueries;
 
 /// A connection on which nothing is received for this long is closed: it has no queries, or the server does not
 /// respond.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most queries in flight on one connection. Further ones fail.
-const MAX_IN_FLIGHT: usize = 1024;
-/// Queries that may wait to be written.
+/// Queries that may wait to be written on one connection.
 const WRITE_QUEUE_LEN: usize = 64;
 /// A message of more octets than this is large: after one, the reader yields [`LARGE_MESSAGE_YIELDS`] times, so that
 /// the response is used before the next one is read. A hundred such messages at once would take 6 MiB, and as much
@@ -36,131 +40,197 @@ const LARGE_MESSAGE_YIELDS: usize = 16;
 /// Octets of a DNS header, the shortest message.
 const MIN_MESSAGE_LEN: usize = 12;
 
-/// The TCP connection to a server, open or not.
+/// The TCP connections to a server, and the order in which it answers the queries of one.
 #[derive(Debug)]
-pub(in crate::upstream) struct Connection {
+pub(in crate::upstream) struct Connections {
     server: SocketAddr,
-    open: Mutex<Option<OpenConnection>>,
+    open: Mutex<Vec<Arc<Connection>>>,
+    order: Arc<Mutex<LearnedOrder>>,
 }
 
-/// An open connection. Its task ends when this is dropped or the connection is closed.
+/// One connection, which its first query opens.
 #[derive(Debug)]
-struct OpenConnection {
+struct Connection {
+    stream: OnceCell<OpenStream>,
+    queries: Arc<ConnectionQueries>,
+}
+
+/// Stream of an open connection. Its task ends when this is dropped or the connection is closed.
+#[derive(Debug)]
+struct OpenStream {
     local: SocketAddr,
     writer: mpsc::Sender<Vec<u8>>,
-    in_flight: Arc<InFlight>,
     task: JoinHandle<()>,
 }
 
-impl Drop for OpenConnection {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Queries in flight on a connection, by message ID.
-#[derive(Debug, Default)]
-struct InFlight(StdMutex<HashMap<u16, oneshot::Sender<Vec<u8>>>>);
+/// Queries in flight on a connection, shared with the task that reads and writes it.
+#[derive(Debug)]
+struct ConnectionQueries {
+    in_flight: Mutex<InFlightQueries<oneshot::Sender<Vec<u8>>>>,
+    is_closed: AtomicBool,
+    order: Arc<Mutex<LearnedOrder>>,
+}
 
-impl InFlight {
-    fn by_id(&self) -> MutexGuard<'_, HashMap<u16, oneshot::Sender<Vec<u8>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl ConnectionQueries {
+    fn in_flight(&self) -> MutexGuard<'_, InFlightQueries<oneshot::Sender<Vec<u8>>>> {
+        lock(&self.in_flight)
+    }
+
+    /// Hands a response to the query that waits for it.
+    fn receive(&self, message: Vec<u8>) {
+        let now = Instant::now();
+        let Some(response) = self.in_flight().receive(question::message_id(&message), now) else { return };
+        if let Some(order) = response.order {
+            lock(&self.order).record(order, now);
+        }
+        if let Some(receiver) = response.receiver {
+            // The query may have been dropped meanwhile.
+            let _ = receiver.send(message);
+        }
+    }
+
+    /// Closes the connection for further queries.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
     }
 }
 
-/// One query in flight. Its ID is free again when this is dropped.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One query in flight. Its ID is free again when the response comes, or soon after this is dropped.
 struct PendingQuery {
+    connection: Arc<Connection>,
     id: u16,
-    in_flight: Arc<InFlight>,
     response: oneshot::Receiver<Vec<u8>>,
+    /// Whether the server is sent the query, if not now then later.
+    is_sent: bool,
 }
 
 impl PendingQuery {
-    /// Registers a query under a random ID that no other query in flight has.
-    fn register(in_flight: &Arc<InFlight>) -> io::Result<Self> {
+    /// Registers a query on a connection.
+    fn register(connection: Arc<Connection>, domain: Name, late_after: Duration, now: Instant) -> io::Result<Self> {
         let (sender, response) = oneshot::channel();
-        let mut by_id = in_flight.by_id();
-        if by_id.len() >= MAX_IN_FLIGHT {
-            return Err(io::Error::other("too many queries in flight on this connection"));
-        }
-        let id = std::iter::repeat_with(rand::random).find(|id| !by_id.contains_key(id)).unwrap_or(0);
-        by_id.insert(id, sender);
-        Ok(Self { id, in_flight: in_flight.clone(), response })
+        let id = connection.queries.in_flight().register(domain, late_after, sender, now);
+        let id = id.ok_or_else(|| io::Error::other("too many queries in flight on this connection"))?;
+        Ok(Self { connection, id, response, is_sent: false })
+    }
+
+    /// Returns whether the connection was open before this query, so that the server may be closing it at this very
+    /// moment.
+    fn is_on_open_connection(&self) -> bool {
+        self.connection.stream.initialized()
     }
 }
 
 impl Drop for PendingQuery {
     fn drop(&mut self) {
-        self.in_flight.by_id().remove(&self.id);
+        let mut in_flight = self.connection.queries.in_flight();
+        if self.is_sent {
+            in_flight.abandon(self.id);
+        } else {
+            in_flight.remove(self.id);
+        }
     }
 }
 
-/// A query registered on an open connection, and the way to write it.
-struct Slot {
-    local: SocketAddr,
-    writer: mpsc::Sender<Vec<u8>>,
-    pending: PendingQuery,
-    /// The connection was open before, so that the server may be closing it at this very moment.
-    is_reused: bool,
-}
-
-impl Connection {
-    /// Creates a connection to `server` that is not open yet.
-    pub(in crate::upstream) const fn new(server: SocketAddr) -> Self {
-        Self { server, open: Mutex::const_new(None) }
+impl Connections {
+    /// Creates the connections to `server`, none of them open.
+    pub(in crate::upstream) fn new(server: SocketAddr) -> Self {
+        Self { server, open: Mutex::default(), order: Arc::default() }
     }
 
-    /// Sends `message` under an ID of its own and returns the message that comes back under that ID; waits without a
-    /// timeout. When the server closes a reused connection before it responds, the query is retried once on another
-    /// one.
+    /// Sends `message`, for a name of this registered domain, under an ID of its own and returns the message that comes
+    /// back under that ID; waits without a timeout. When the server closes a reused connection before it responds, the
+    /// query is retried once on a new one.
     ///
     /// # Errors
     ///
     /// The server cannot be connected to, closes without a response, or too many queries are in flight.
-    async fn exchange(&self, message: &[u8], tap: &Tap) -> io::Result<Vec<u8>> {
-        let slot = self.slot().await?;
-        let is_reused = slot.is_reused;
-        match self.exchange_on(slot, message, tap).await {
+    async fn exchange(&self, message: &[u8], domain: Name, late_after: Duration, tap: &Tap) -> io::Result<Vec<u8>> {
+        let query = self.register(domain.clone(), late_after, choose)?;
+        let is_reused = query.is_on_open_connection();
+        match self.exchange_on(query, message, tap).await? {
             Some(response) => Ok(response),
             None if is_reused => {
-                let slot = self.slot().await?;
-                self.exchange_on(slot, message, tap).await.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+                let query = self.register(domain, late_after, |_, _| ConnectionChoice::New)?;
+                let response = self.exchange_on(query, message, tap).await?;
+                response.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
             }
             None => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
 
-    /// Registers a query on the connection, which is opened if it is not.
-    async fn slot(&self) -> io::Result<Slot> {
-        let mut open = self.open.lock().await;
-        if let Some(open) = open.as_ref().filter(|open| !open.task.is_finished()) {
-            let pending = PendingQuery::register(&open.in_flight)?;
-            return Ok(Slot { local: open.local, writer: open.writer.clone(), pending, is_reused: true });
-        }
-        let stream = TcpStream::connect(self.server).await?;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        let (writer, queue) = mpsc::channel(WRITE_QUEUE_LEN);
-        let in_flight = Arc::<InFlight>::default();
-        let pending = PendingQuery::register(&in_flight)?;
-        let task = tokio::spawn(run(self.server, stream, queue, in_flight.clone()));
-        *open = Some(OpenConnection { local, writer: writer.clone(), in_flight, task });
-        Ok(Slot { local, writer, pending, is_reused: false })
+    /// Registers a query on the connection that `choose` returns, or on any one when there would be too many.
+    fn register(
+        &self,
+        domain: Name,
+        late_after: Duration,
+        choose: impl Fn(&[choice::ConnectionLoad], Option<choice::ResponseOrder>) -> ConnectionChoice,
+    ) -> io::Result<PendingQuery> {
+        let now = Instant::now();
+        let order = lock(&self.order).get(now);
+        let mut open = lock(&self.open);
+        open.retain(|connection| !connection.queries.is_closed.load(Ordering::Acquire));
+        let loads: Vec<_> = open.iter().map(|connection| connection.queries.in_flight().load(&domain, now)).collect();
+        let connection = match choose(&loads, order) {
+            ConnectionChoice::Existing(index) => open.get(index).cloned(),
+            ConnectionChoice::New => open.get(MAX_CONNECTIONS - 1).cloned(),
+        };
+        let connection = connection.unwrap_or_else(|| {
+            let connection = Arc::new(Connection::new(self.order.clone()));
+            open.push(connection.clone());
+            connection
+        });
+        PendingQuery::register(connection, domain, late_after, now)
     }
 
     /// Writes a query and waits for its response; `None` when the connection is closed before.
-    async fn exchange_on(&self, slot: Slot, message: &[u8], tap: &Tap) -> Option<Vec<u8>> {
-        let Slot { local, writer, mut pending, .. } = slot;
-        let length = u16::try_from(message.len()).ok()?;
+    async fn exchange_on(&self, mut query: PendingQuery, message: &[u8], tap: &Tap) -> io::Result<Option<Vec<u8>>> {
+        let length = u16::try_from(message.len()).map_err(io::Error::other)?;
         let mut framed = [&length.to_be_bytes()[..], message].concat();
-        framed[2..4].copy_from_slice(&pending.id.to_be_bytes());
-        let sampled = tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(local), || Ok(self.server), &framed[2..]);
-        writer.send(framed).await.ok()?;
-        let response = (&mut pending.response).await.ok()?;
-        if let Some(sampled) = &sampled {
-            tap.sample_response(sampled, &response);
+        framed[2..4].copy_from_slice(&query.id.to_be_bytes());
+        let connection = query.connection.clone();
+        let OpenStream { local, writer, .. } = connection.open(self.server).await?;
+        let sampled =
+            tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(*local), || Ok(self.server), &framed[2..]);
+        if writer.send(framed).await.is_err() {
+            return Ok(None);
         }
-        Some(response)
+        query.is_sent = true;
+        let response = (&mut query.response).await.ok();
+        if let (Some(sampled), Some(response)) = (&sampled, &response) {
+            tap.sample_response(sampled, response);
+        }
+        Ok(response)
+    }
+}
+
+impl Connection {
+    /// Creates a connection that is not open.
+    fn new(order: Arc<Mutex<LearnedOrder>>) -> Self {
+        let queries = ConnectionQueries { in_flight: Mutex::default(), is_closed: AtomicBool::new(false), order };
+        Self { stream: OnceCell::new(), queries: Arc::new(queries) }
+    }
+
+    /// Opens the connection to `server` if it is not open. Several queries wait for the same connection.
+    async fn open(&self, server: SocketAddr) -> io::Result<&OpenStream> {
+        let connect = || async {
+            let stream = TcpStream::connect(server).await.inspect_err(|_| self.queries.close())?;
+            stream.set_nodelay(true)?;
+            let local = stream.local_addr()?;
+            let (writer, queue) = mpsc::channel(WRITE_QUEUE_LEN);
+            let task = tokio::spawn(run(server, stream, queue, self.queries.clone()));
+            Ok(OpenStream { local, writer, task })
+        };
+        self.stream.get_or_try_init(connect).await
     }
 }
 
@@ -173,20 +243,22 @@ pub(in crate::upstream) struct TcpExchange {
     pub(in crate::upstream) case_echoed: bool,
 }
 
-/// Queries a server over its TCP connection and waits for the outcome without a timeout.
+/// Queries a server over TCP and waits for the outcome without a timeout. A response that takes longer than
+/// `late_after` is late: queries that could be held up by it go to another connection.
 ///
 /// # Errors
 ///
 /// The server cannot be connected to, closes without a response, sends an invalid one, or too many queries are in
 /// flight.
 pub(in crate::upstream) async fn query(
-    connection: &Connection,
+    connections: &Connections,
     question: &Question,
     format: QueryFormat,
+    late_after: Duration,
     tap: &Tap,
 ) -> io::Result<TcpExchange> {
     let message = format.encode(question, 0);
-    let packet = connection.exchange(&message, tap).await?;
+    let packet = connections.exchange(&message, question.name.registered_domain(), late_after, tap).await?;
     let id = question::message_id(&packet);
     let name_len = question.name.as_bytes().len();
     let case_echoed = question::echoes_question(&message, name_len, &packet);
@@ -203,20 +275,21 @@ pub(in crate::upstream) async fn query(
 }
 
 /// Reads and writes an open connection until one side ends, then fails the queries still in flight.
-async fn run(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, in_flight: Arc<InFlight>) {
+async fn run(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, queries: Arc<ConnectionQueries>) {
     let (reader, writer) = stream.into_split();
     let result = tokio::select! {
-        result = read_responses(reader, &in_flight) => result,
-        result = write_queries(writer, queue) => result,
+        result = read_responses(reader, &queries) => result,
+        result = write_queries(writer, queue, &queries) => result,
     };
     if let Err(error) = result {
         tracing::debug!(upstream = %server, %error, "TCP connection to upstream failed");
     }
+    queries.close();
     // Dropping the senders wakes the waiting queries.
-    in_flight.by_id().clear();
+    queries.in_flight().clear();
 }
 
-async fn read_responses(mut reader: OwnedReadHalf, in_flight: &InFlight) -> io::Result<()> {
+async fn read_responses(mut reader: OwnedReadHalf, queries: &ConnectionQueries) -> io::Result<()> {
     loop {
         if timeout(IDLE_TIMEOUT, reader.readable()).await.is_err() {
             return Ok(());
@@ -231,20 +304,21 @@ async fn read_responses(mut reader: OwnedReadHalf, in_flight: &InFlight) -> io::
         if message.len() < MIN_MESSAGE_LEN {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let sender = in_flight.by_id().remove(&question::message_id(&message));
         let yields = if message.len() > LARGE_MESSAGE_LEN { LARGE_MESSAGE_YIELDS } else { 0 };
-        if let Some(sender) = sender {
-            // The query may have been dropped meanwhile.
-            let _ = sender.send(message);
-        }
+        queries.receive(message);
         for _ in 0..yields {
             yield_now().await;
         }
     }
 }
 
-async fn write_queries(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+async fn write_queries(
+    mut writer: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    queries: &ConnectionQueries,
+) -> io::Result<()> {
     while let Some(message) = queue.recv().await {
+        queries.in_flight().record_written(question::message_id(message.get(2..).unwrap_or_default()));
         writer.write_all(&message).await?;
     }
     Ok(())

@@ -53,8 +53,8 @@ impl Pool {
         !any_up
     }
 
-    /// Returns whether a stale answer may be refreshed in the background now, while the pool is down, and records that it
-    /// is: five times a second, however many names are stale.
+    /// Returns whether a stale answer may be refreshed in the background now, while the pool is down, and records that
+    /// it is: five times a second, however many names are stale.
     #[must_use]
     pub fn take_stale_refresh(&self) -> bool {
         self.stale_refreshes.take(Instant::now())

@@ -86,9 +86,9 @@ impl AnsweredQuestions {
         answered.map(|known| known.question.clone()).into_iter().chain([root]).collect()
     }
 
-    /// Returns the question of the next probe of a down server: in turns the root and an answered question, each of those
-    /// at most once in five seconds. A server that has answered no question is asked for `fallback` in turns with the
-    /// root.
+    /// Returns the question of the next probe of a down server: in turns the root and an answered question, each of
+    /// those at most once in five seconds. A server that has answered no question is asked for `fallback` in turns with
+    /// the root.
     pub(super) fn next_probe(&mut self, fallback: Option<&Arc<Question>>, now: Instant) -> Arc<Question> {
         let is_turn_of_root = self.probes.is_multiple_of(2);
         self.probes = self.probes.wrapping_add(1);

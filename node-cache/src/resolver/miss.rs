@@ -210,9 +210,9 @@ impl Resolver {
         Some(lookup.stale_or(|| cached_failure(query, cached)))
     }
 
-    /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names only.
-    /// A cached failure of the name is not repeated (failure recheck timer of RFC 8767 §5): each name is queried once in
-    /// one to five seconds, and all names of a pool together five times a second.
+    /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names
+    /// only. A cached failure of the name is not repeated (failure recheck timer of RFC 8767 §5): each name is queried
+    /// at most once in one to five seconds, and all names of a pool together five times a second.
     fn refresh_stale(&self, lookup: &CacheLookup) {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
         if self.failure_of(scope, key, lookup.started).is_some() || !scope.pool.take_stale_refresh() {

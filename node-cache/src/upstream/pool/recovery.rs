@@ -1,7 +1,7 @@
 //! Probing of suspected and down servers. A suspected server is down when all probes of its confirmation are silent.
 //! Once a second each down server is probed until it responds, so that its recovery is noticed without a query of a
-//! client. Probes ask for names that the server has answered before and for the root, so that a silent name says nothing
-//! about the server. Expired sockets are closed on the same tick.
+//! client. Probes ask for names that the server has answered before and for the root, so that a silent name says
+//! nothing about the server. Expired sockets are closed on the same tick.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

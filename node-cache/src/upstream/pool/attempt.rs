@@ -11,7 +11,6 @@ use std::time::Duration;
 use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
-use super::recovery::confirm_silence;
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::Server;
@@ -268,10 +267,7 @@ impl Attempt {
             self.stage = TimeoutStage::TimedOut;
             self.failed_at = Some(Instant::now());
             match self.purpose {
-                AttemptPurpose::Query => {
-                    self.server.record_failure(&self.question);
-                    confirm_silence(&self.server);
-                }
+                AttemptPurpose::Query => self.server.record_failure(&self.question),
                 AttemptPurpose::Probe => self.server.record_probe_failure(),
             }
         }

@@ -27,6 +27,12 @@ pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
 
+/// Timeout of a probe, after which it counts as a failure.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+/// Time from the start of a probe for which its response is awaited: longer than the timeout, which would not count
+/// otherwise.
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Servers in the order in which they are queried.
 pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
@@ -134,6 +140,9 @@ impl HedgedQuery {
         }
         for attempt in &mut self.attempts {
             if let Poll::Ready(event) = attempt.poll(context) {
+                if !matches!(event, AttemptEvent::Response(_)) {
+                    confirm_silence(attempt.server());
+                }
                 return Poll::Ready(Some((attempt.server().clone(), event)));
             }
         }
@@ -152,6 +161,7 @@ impl HedgedQuery {
             }
             for attempt in &mut self.attempts {
                 if let Some(event) = attempt.advance(now) {
+                    confirm_silence(attempt.server());
                     return Poll::Ready(Some((attempt.server().clone(), event)));
                 }
             }
@@ -197,4 +207,21 @@ impl Future for HedgedQuery {
         }
         Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }
+}
+
+/// Probes a server if its silence is to be confirmed.
+///
+/// Must be called inside a Tokio runtime.
+fn confirm_silence(server: &Arc<Server>) {
+    for question in server.take_confirmation() {
+        spawn_probe(server.clone(), question);
+    }
+}
+
+/// Probes a server in a task of its own.
+///
+/// Must be called inside a Tokio runtime.
+pub(super) fn spawn_probe(server: Arc<Server>, question: Arc<Question>) {
+    let deadline = Instant::now() + PROBE_DEADLINE;
+    tokio::spawn(HedgedQuery::probe(server, question, PROBE_TIMEOUT, deadline));
 }

@@ -129,11 +129,13 @@ fn layers() -> BTreeMap<String, BTreeSet<String>> {
     let (_, section) = page.split_once("## Layers of the data plane").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.map(|row| {
+    let mut layers = BTreeMap::new();
+    for row in rows {
         let (room, allowed) = row.split_once("` |").unwrap();
-        (room.to_owned(), allowed.split('`').skip(1).step_by(2).map(str::to_owned).collect())
-    })
-    .collect()
+        let allowed = allowed.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert!(layers.insert(room.to_owned(), allowed).is_none(), "{room} has two rows");
+    }
+    layers
 }
 
 #[test]

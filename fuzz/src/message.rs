@@ -22,7 +22,7 @@ pub(crate) struct ReadRecord {
     pub(crate) followed_owner: Option<Vec<u8>>,
     /// Data with names written out, wherever their pointers lead; `None` where one cannot be followed.
     pub(crate) followed_data: Option<Vec<u8>>,
-    /// Name at the beginning of the data, like `followed_owner`.
+    /// Name at the beginning of the data, like `followed_owner`; `None` where it does not end within the data.
     pub(crate) followed_target: Option<Vec<u8>>,
 }
 
@@ -126,7 +126,8 @@ fn read_records(message: &[u8], records: &mut Vec<ReadRecord>) -> Option<()> {
             let octets = message.get(offset + 10..offset + 10 + length)?.to_vec();
             let decompressed = decompress(&mut names, offset + 10, length, rtype);
             let followed_owner = follow(message, start).map(|(name, _)| name);
-            let followed_target = follow(message, offset + 10).map(|(name, _)| name);
+            let target = follow(message, offset + 10).filter(|(_, end)| *end <= offset + 10 + length);
+            let followed_target = target.map(|(name, _)| name);
             let followed_data = follow_data(message, offset + 10, length, rtype);
             offset += 10 + length;
             let is_readable = decompressed.is_some();

@@ -141,9 +141,9 @@ fn related(wire: &[u8], class: u16, answers: &[Record]) -> Result<Vec<bool>, Mal
             continue;
         }
         match record.rtype {
-            rtype::CNAME => records.cnames.extend(Name::read(wire, record.data.start).map(|name| name.lower())),
+            rtype::CNAME => records.cnames.extend(target(wire, record)),
             rtype::DNAME if records.dname.is_none() => {
-                records.dname = Name::read(wire, record.data.start).ok().map(|name| name.lower());
+                records.dname = target(wire, record);
                 has_dname |= records.dname.is_some();
             }
             _ => {}
@@ -179,6 +179,14 @@ fn related(wire: &[u8], class: u16, answers: &[Record]) -> Result<Vec<bool>, Mal
         }
     }
     Ok(is_related)
+}
+
+/// Returns the target of an alias, in lower case; `None` when it does not end within the record's data, which are not
+/// validated in classes other than IN.
+fn target(wire: &[u8], record: &Record) -> Option<Name> {
+    let end = Name::skip(wire, record.data.start).ok()?;
+    let is_within = end <= record.data.end;
+    is_within.then(|| Name::read(wire, record.data.start).ok())?.map(|name| name.lower())
 }
 
 /// Appends a record with its owner, and the names in its data as far as its layout is known, written out.

@@ -46,7 +46,11 @@ impl TtlSummary {
             record.section == Section::Answer && (record.rtype == self.qtype || self.qtype == rtype::ANY);
         if let Some(minimum) = soa_minimum(wire, record) {
             self.soa_minimum = Some(seconds(minimum));
-            self.has_excessive_ttl |= minimum > MAX_TTL;
+            if minimum > MAX_TTL {
+                self.has_excessive_ttl = true;
+                // [`lower_ttls`] gives the record this TTL.
+                self.min_ttl = 0;
+            }
         }
     }
 

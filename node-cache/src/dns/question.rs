@@ -28,13 +28,6 @@ impl Question {
         Self { name: name.lower(), rtype, class: super::codes::class::IN, dnssec_ok: false, checking_disabled: false }
     }
 
-    /// Returns the question with a label prepended to its name, as by [`Name::with_label`].
-    #[must_use]
-    pub fn with_label(&self, label: &str) -> Option<Self> {
-        let name = self.name.with_label(label)?;
-        Some(Self { name, ..self.clone() })
-    }
-
     /// Writes the query in wire format, with recursion desired. `with_edns` is false for an upstream that does not
     /// support EDNS.
     #[must_use]

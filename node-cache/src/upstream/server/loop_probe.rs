@@ -3,7 +3,7 @@
 //! that exceeds its timeout is sent a probe that no client can send: the NS records of a random top-level domain, whose
 //! only label is 128 random bits. A query for that name that arrives here proves a loop.
 //!
-//! Nobody is in charge of such a name but the operators of the root, so no owner of a domain sees it and can have it
+//! Only the operators of the root are in charge of such a name, so no owner of a domain sees it and can have it
 //! sent back by a client. `invalid` (RFC 6761) would not do: resolvers answer it themselves instead of forwarding it.
 //! The type is NS because some forwarders keep A and AAAA of single labels to themselves (`domain-needed` of dnsmasq,
 //! `ResolveUnicastSingleLabel` of systemd-resolved).
@@ -133,7 +133,7 @@ impl LoopProbes {
 }
 
 /// Returns a label of 128 random bits, as 32 hexadecimal digits.
-pub(super) fn random_label() -> String {
+fn random_label() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

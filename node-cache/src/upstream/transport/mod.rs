@@ -1,8 +1,8 @@
 //! Exchange of one query with one server: over UDP (socket pool, random ports, 0x20) or TCP (RFC 7766).
 
-pub(crate) mod query_format;
+pub(super) mod query_format;
 pub(crate) mod socket_pool;
-pub(crate) mod sockets;
+pub(super) mod sockets;
 pub(super) mod tcp;
 pub(super) mod timer;
-pub(crate) mod udp;
+pub(super) mod udp;

@@ -24,7 +24,7 @@ use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
-use empty_zones::{EmptyZones, is_private};
+use empty_zones::{EmptyZones, LOCAL_ZONES, is_private};
 use routes::{Routes, private_reverse_zones};
 
 /// Deadline of a cache's upstream queries, retries included. Clients time out after five seconds.
@@ -83,6 +83,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Networks whose queries are answered.
     pub acl: Acl,
+    /// Whether an alias of an outside name may lead to a name of the cluster domain.
+    pub follows_aliases_into_cluster: bool,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
     /// State shared by all upstreams.
@@ -92,8 +94,9 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Makes the snapshot of a cache on a node in `zone`. Names of the cluster domain and private reverse zones are
-    /// routed to the cluster DNS, suffixes to their routes, all others to the resolvers of the zone and, when those do
-    /// not respond, of the other zones. When the zone is unknown, all zones have the same rank.
+    /// routed to the cluster DNS, suffixes to their routes, all others (`local.` and `home.arpa.` too) to the resolvers
+    /// of the zone and, when those do not respond, of the other zones. When the zone is unknown, all zones have the
+    /// same rank.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
@@ -134,14 +137,17 @@ impl Snapshot {
             (routes, scopes)
         });
         let mut empty_zones = EmptyZones::new();
-        let suffixes = config.routes.iter().map(|route| &route.suffix).chain([&config.cluster_domain]);
+        // Resolvers of the zones know whether one of their upstreams may be asked. Nobody can be where there are none.
+        let local_zones = if config.zones.is_empty() { &[][..] } else { &LOCAL_ZONES };
+        let suffixes = config.routes.iter().map(|route| &*route.suffix).chain([&*config.cluster_domain]);
         // Suffixes that are no domain names have been logged by `add_route`.
-        suffixes.for_each(|suffix| drop(empty_zones.exclude(suffix)));
+        suffixes.chain(local_zones.iter().copied()).for_each(|suffix| drop(empty_zones.exclude(suffix)));
         Self {
             routes,
             empty_zones,
             policy: Policy::from(&config.node_cache.cache),
             acl: Acl::new(&config.node_cache.allow_from),
+            follows_aliases_into_cluster: true,
             upstream_problem: None,
             context: registry.context().clone(),
             scopes,
@@ -149,7 +155,8 @@ impl Snapshot {
     }
 
     /// Makes the snapshot of a zone's resolver. Every name is routed to its upstreams, in their order; private reverse
-    /// zones only to upstreams with a private address themselves. Without such upstreams those zones are empty.
+    /// zones, `local.` and `home.arpa.` only to upstreams with a private address themselves. Without such upstreams
+    /// those zones are empty.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
@@ -170,9 +177,14 @@ impl Snapshot {
                 upstreams.iter().filter(|upstream| is_private(upstream.address.ip())).cloned().collect();
             if private.is_empty() && !upstreams.is_empty() {
                 private_reverse_zones().iter().for_each(|zone| drop(empty_zones.add(zone)));
-            } else if !private.is_empty() && private.len() < upstreams.len() {
+            }
+            if !private.is_empty() {
+                LOCAL_ZONES.iter().for_each(|zone| drop(empty_zones.exclude(zone)));
+            }
+            if !private.is_empty() && private.len() < upstreams.len() {
                 let scope = forwarding_scope("inside", &private, update);
-                private_reverse_zones().iter().for_each(|zone| add_route(&mut routes, zone, &scope));
+                let zones = private_reverse_zones().into_iter().chain(LOCAL_ZONES.map(str::to_owned));
+                zones.for_each(|zone| add_route(&mut routes, &zone, &scope));
                 scopes.push(scope);
             }
             (routes, scopes)
@@ -182,6 +194,7 @@ impl Snapshot {
             empty_zones,
             policy: Policy::from(&config.resolver.cache),
             acl: Acl::new(&config.resolver.allow_from),
+            follows_aliases_into_cluster: true,
             upstream_problem,
             context: registry.context().clone(),
             scopes,

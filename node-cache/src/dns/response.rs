@@ -24,6 +24,8 @@ pub struct Response {
     upstream_id: u16,
     /// Whether the records may hold uncompressed names.
     may_hold_names: bool,
+    /// Whether the response ends with an alias whose target other servers know.
+    is_partial: bool,
 }
 
 /// Reason for which a packet is not the response to a query.
@@ -105,7 +107,17 @@ impl Response {
         ttl: ResponseTtl,
         ede: Option<u16>,
     ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, ttl, ede, upstream_id: 0, may_hold_names: true }
+        Self {
+            wire,
+            ttl_offsets,
+            question_end,
+            rcode,
+            ttl,
+            ede,
+            upstream_id: 0,
+            may_hold_names: true,
+            is_partial: false,
+        }
     }
 
     /// Makes a response to a question without records.
@@ -174,7 +186,13 @@ impl Response {
         Some(Self { ttl: self.ttl, ede: self.ede, ..negative })
     }
 
-    fn from_wire(wire: Vec<u8>, question_end: usize, rcode: u16, ede: Option<u16>) -> Result<Self, Malformed> {
+    /// Assembles a response from a message whose records were validated before.
+    pub(super) fn from_wire(
+        wire: Vec<u8>,
+        question_end: usize,
+        rcode: u16,
+        ede: Option<u16>,
+    ) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
         let mut records = ValidatedRecords::new(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
@@ -210,6 +228,18 @@ impl Response {
     #[must_use]
     pub const fn question_end(&self) -> u16 {
         self.question_end
+    }
+
+    /// Returns the name in the question, in wire format.
+    #[must_use]
+    pub fn question_name(&self) -> &[u8] {
+        self.wire.get(Header::LENGTH..usize::from(self.question_end).saturating_sub(4)).unwrap_or_default()
+    }
+
+    /// Returns the type in the question.
+    #[must_use]
+    pub fn question_type(&self) -> Option<u16> {
+        u16_at(&self.wire, usize::from(self.question_end).checked_sub(4)?)
     }
 
     /// Returns the response in wire format, with ID 0.
@@ -272,6 +302,24 @@ impl Response {
     /// Sets the ID of the upstream that sent the response.
     pub const fn set_upstream_id(&mut self, upstream_id: u16) {
         self.upstream_id = upstream_id;
+    }
+
+    /// Returns whether the response is partial: it ends with an alias whose target other servers know
+    /// ([`super::alias`]).
+    #[must_use]
+    pub const fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Marks a response that consists of aliases as partial. It may be cached for the lowest TTL of its records.
+    #[must_use]
+    pub(crate) fn into_partial(mut self, upstream_id: u16) -> Self {
+        let ttls = self.ttl_offsets.iter().filter_map(|offset| u32_at(&self.wire, usize::from(*offset)));
+        self.ttl = match ttls.min() {
+            Some(ttl @ 1..) if !self.is_stale() => ResponseTtl::Positive(ttl),
+            _ => ResponseTtl::Uncacheable,
+        };
+        Self { is_partial: true, upstream_id, ..self }
     }
 
     /// Returns whether the response is truncated (TC).

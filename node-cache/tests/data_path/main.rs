@@ -12,6 +12,7 @@ mod clock;
 mod connection_pressure;
 mod connections;
 mod cookies;
+mod corefile;
 mod crowding;
 mod exchange;
 mod fairness;

@@ -22,7 +22,10 @@ pub fn split(response: &Response, leaves: impl Fn(&Name, bool) -> bool) -> Optio
     }
     let chain = Chain::read(response);
     let has_data = response.rcode() == rcode::NOERROR
-        && chain.answers.iter().any(|answer| Some(answer.record.rtype) == response.question_type());
+        && chain
+            .answers
+            .iter()
+            .any(|answer| Some((answer.record.rtype, class::IN)) == response.question_type_and_class());
     let leaving = chain.links.iter().position(|link| leaves(&link.target, has_data))?;
     let links = chain.links.get(..=leaving)?;
     let owners = || std::iter::once(&chain.name).chain(links.iter().take(leaving).map(|link| &link.target));
@@ -94,7 +97,9 @@ fn has_alias(response: &Response) -> bool {
     let [_, answers, ..] = header.counts;
     let mut records = Records::new(response.wire(), &header, response.question_end().into()).take(answers.into());
     records.any(|record| record.is_ok_and(|record| (record.rtype, record.class) == (rtype::CNAME, class::IN)))
-        && response.question_type() != Some(rtype::CNAME)
+        && response
+            .question_type_and_class()
+            .is_some_and(|(qtype, qclass)| qtype != rtype::CNAME && qclass == class::IN)
 }
 
 /// A record of the answer section with its owner, in lower case.

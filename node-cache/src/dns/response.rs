@@ -236,10 +236,11 @@ impl Response {
         self.wire.get(Header::LENGTH..usize::from(self.question_end).saturating_sub(4)).unwrap_or_default()
     }
 
-    /// Returns the type in the question.
+    /// Returns type and class in the question.
     #[must_use]
-    pub fn question_type(&self) -> Option<u16> {
-        u16_at(&self.wire, usize::from(self.question_end).checked_sub(4)?)
+    pub fn question_type_and_class(&self) -> Option<(u16, u16)> {
+        let end = usize::from(self.question_end);
+        Some((u16_at(&self.wire, end.checked_sub(4)?)?, u16_at(&self.wire, end.checked_sub(2)?)?))
     }
 
     /// Returns the response in wire format, with ID 0.

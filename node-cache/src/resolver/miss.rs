@@ -18,7 +18,7 @@ use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamRes
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
 use crate::dns::answer::{Answer, Source, TtlView};
-use crate::dns::codes::{ede, rcode, rtype};
+use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, Response, ResponseTtl};
@@ -76,7 +76,13 @@ impl CacheSink {
         };
         let Ok((name, _)) = Name::read_uncompressed(response.question_name(), 0) else { return };
         if is_denial(response) {
-            cut_evidence.record_denial(scope.id, &name, zone, response.question_type() == Some(rtype::A), now);
+            cut_evidence.record_denial(
+                scope.id,
+                &name,
+                zone,
+                response.question_type_and_class() == Some((rtype::A, class::IN)),
+                now,
+            );
         } else {
             cut_evidence.record_existence(scope.id, &name, zone, now);
         }

@@ -80,7 +80,8 @@ pub fn join((first, first_ttls): (&Response, TtlView), (rest, rest_ttls): (&Resp
                 Section::Authority => std::ptr::eq(response, rest),
                 Section::Additional => false,
             };
-            if is_kept {
+            // Names in data of other classes are not validated.
+            if is_kept && record.class == class::IN {
                 message.push(response.wire(), &record, ttls)?;
             }
         }
@@ -102,7 +103,7 @@ fn has_alias(response: &Response) -> bool {
             .is_some_and(|(qtype, qclass)| qtype != rtype::CNAME && qclass == class::IN)
 }
 
-/// A record of the answer section with its owner, in lower case.
+/// A record of class IN of the answer section with its owner, in lower case.
 struct Answer {
     record: Record,
     owner: Name,
@@ -128,15 +129,15 @@ impl Chain {
         let wire = response.wire();
         let records = response.records().into_iter().take_while(|record| record.section == Section::Answer);
         let answers: Vec<_> = records
+            .filter(|record| record.class == class::IN)
             .filter_map(|record| Some(Answer { owner: Name::read(wire, record.start).ok()?.lower(), record }))
             .collect();
         let name = Name::read(wire, Header::LENGTH).map_or_else(|_| Name::root(), |name| name.lower());
         let mut links: Vec<Link> = Vec::new();
         while links.len() < MAX_ALIASES {
             let current = links.last().map_or(&name, |link| &link.target);
-            let alias = answers.iter().position(|Answer { record, owner }| {
-                (record.rtype, record.class) == (rtype::CNAME, class::IN) && owner == current
-            });
+            let alias =
+                answers.iter().position(|Answer { record, owner }| record.rtype == rtype::CNAME && owner == current);
             let record = alias.and_then(|answer| Some((answer, &answers.get(answer)?.record)));
             let Some((answer, record)) = record else { break };
             let Ok(target) = Name::read(wire, record.data.start) else { break };

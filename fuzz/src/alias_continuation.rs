@@ -14,7 +14,7 @@ use node_cache::dns::codes::{class, rcode, rtype};
 use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response, ResponseTtl, alias};
 
-use crate::message::{records, u16_at};
+use crate::message::{ReadRecord, records, u16_at};
 use crate::upstream_answer::repeated_question;
 
 /// Answer records of a response, at most, for which every name is followed.
@@ -92,11 +92,14 @@ fn assert_cached(partial: &Response, question: &Question) {
 fn assert_joined(partial: &Response, rest: &Response, question: &Question) {
     let ttls = TtlView::Cached { age: 7, cap: 3600 };
     let Some(whole) = alias::join((partial, TtlView::Original), (rest, ttls)) else {
-        return assert!(partial.wire().len() + rest.wire().len() > SURELY_FITS, "a whole that fits");
+        // A name of the second response may lead nowhere.
+        let is_followed = |record: &ReadRecord| record.followed_owner.is_some() && record.followed_data.is_some();
+        let fits = partial.wire().len() + rest.wire().len() < SURELY_FITS;
+        return assert!(!fits || !records(rest.wire()).0.iter().all(is_followed), "a whole that fits");
     };
     let [of_partial, mut of_rest, of_whole] = [partial, rest, &whole].map(|part| records(part.wire()).0);
     of_rest.retain(|record| record.class == class::IN);
-    let in_sections = |records: &[crate::message::ReadRecord], sections: std::ops::RangeInclusive<usize>| {
+    let in_sections = |records: &[ReadRecord], sections: std::ops::RangeInclusive<usize>| {
         records.iter().filter(|record| sections.contains(&record.section)).count()
     };
     assert_eq!(in_sections(&of_whole, 0..=0), of_partial.len() + in_sections(&of_rest, 0..=0));

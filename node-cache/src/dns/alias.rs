@@ -6,7 +6,7 @@ use super::codes::{class, rcode, rtype};
 use super::compress::compress;
 use super::name::Name;
 use super::owner_filter::write_decompressed;
-use super::{Header, MAX_MESSAGE_LEN, Record, Records, Response, Section, flag, put_u16, u16_at};
+use super::{Header, MAX_MESSAGE_LEN, Record, Response, Section, flag, put_u16, u16_at};
 
 /// The maximum number of aliases that are followed in one response.
 const MAX_ALIASES: usize = 16;
@@ -17,7 +17,7 @@ const MAX_ALIASES: usize = 16;
 /// `None` when there is no such alias.
 #[must_use]
 pub fn split(response: &Response, leaves: impl Fn(&Name, bool) -> bool) -> Option<Response> {
-    if response.is_failure() || !has_alias(response) {
+    if !response.has_alias() || response.is_failure() || !leads_on(response) {
         return None;
     }
     let chain = Chain::read(response);
@@ -92,15 +92,10 @@ pub fn join((first, first_ttls): (&Response, TtlView), (rest, rest_ttls): (&Resp
 
 const RCODE_BITS: u16 = 0x000f;
 
-/// Returns whether the answer section has an alias that is not what the question asks for.
-fn has_alias(response: &Response) -> bool {
-    let Some(header) = Header::read(response.wire()) else { return false };
-    let [_, answers, ..] = header.counts;
-    let mut records = Records::new(response.wire(), &header, response.question_end().into()).take(answers.into());
-    records.any(|record| record.is_ok_and(|record| (record.rtype, record.class) == (rtype::CNAME, class::IN)))
-        && response
-            .question_type_and_class()
-            .is_some_and(|(qtype, qclass)| qtype != rtype::CNAME && qclass == class::IN)
+/// Returns whether an alias is not itself what the question of a response asks for.
+fn leads_on(response: &Response) -> bool {
+    let question = response.question_type_and_class();
+    question.is_some_and(|(qtype, qclass)| qtype != rtype::CNAME && qclass == class::IN)
 }
 
 /// A record of class IN of the answer section with its owner, in lower case.

@@ -24,6 +24,8 @@ pub struct Response {
     upstream_id: u16,
     /// Whether the records may hold uncompressed names.
     may_hold_names: bool,
+    /// Whether the answer section had an alias when the response arrived.
+    has_alias: bool,
     /// Whether the response ends with an alias whose target other servers know.
     is_partial: bool,
 }
@@ -116,6 +118,7 @@ impl Response {
             ede,
             upstream_id: 0,
             may_hold_names: true,
+            has_alias: false,
             is_partial: false,
         }
     }
@@ -208,7 +211,7 @@ impl Response {
         rcode: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, is_valid } = records;
+        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, has_alias, is_valid } = records;
         let header = Header::read(&wire).ok_or(Malformed)?;
         if !is_valid {
             return Err(Malformed);
@@ -221,7 +224,7 @@ impl Response {
         }
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
-        Ok(Self { may_hold_names, ..response })
+        Ok(Self { may_hold_names, has_alias, ..response })
     }
 
     /// Returns the offset behind the question section.
@@ -303,6 +306,12 @@ impl Response {
     /// Sets the ID of the upstream that sent the response.
     pub const fn set_upstream_id(&mut self, upstream_id: u16) {
         self.upstream_id = upstream_id;
+    }
+
+    /// Returns whether the answer section had an alias (CNAME) when the response arrived.
+    #[must_use]
+    pub const fn has_alias(&self) -> bool {
+        self.has_alias
     }
 
     /// Returns whether the response is partial: it ends with an alias whose target other servers know

@@ -23,9 +23,12 @@ pub(super) fn leads_elsewhere(snapshot: &Snapshot, scope_id: u64, target: &Name,
 }
 
 /// Cuts off a response behind an alias that leads into another scope.
-pub(super) fn split_response(snapshot: &Snapshot, scope_id: u64, response: Response) -> Response {
+#[cold]
+pub(super) fn split_response(snapshot: &Snapshot, scope_id: u64, response: &mut Response) {
     let leaves = |target: &Name, has_data: bool| leads_elsewhere(snapshot, scope_id, target, has_data);
-    alias::split(&response, leaves).unwrap_or(response)
+    if let Some(partial) = alias::split(response, leaves) {
+        *response = partial;
+    }
 }
 
 #[cfg(test)]

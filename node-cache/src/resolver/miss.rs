@@ -129,7 +129,10 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
         if !self.trusted {
             response.clear_authentic_data();
         }
-        Poll::Ready(Ok(Arc::new(split_response(&self.snapshot, self.scope, response))))
+        if response.has_alias() {
+            split_response(&self.snapshot, self.scope, &mut response);
+        }
+        Poll::Ready(Ok(Arc::new(response)))
     }
 }
 

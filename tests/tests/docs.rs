@@ -70,6 +70,57 @@ fn every_file_that_the_docs_place_exists() {
     assert!(count > 30, "only {count} files were found in the page");
 }
 
+/// Pages whose claims are shown by tests, and the folders to which the files that they name belong.
+const PAGES_WITH_TESTS: [&str; 2] = ["docs/what-a-packet-cannot-do.md", "SECURITY.md"];
+const FOLDERS_OF_TESTS: [&str; 4] = ["", "node-cache", "node-cache/src", "node-cache/tests/data_path"];
+
+/// Returns the texts in back quotes of a page, in their order.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Returns whether a text in back quotes is the name of a test: a promise of several words, and no metric.
+fn is_test_name(text: &str) -> bool {
+    let is_identifier =
+        text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    is_identifier && text.matches('_').count() >= 3 && !text.starts_with("dnstier_")
+}
+
+#[test]
+fn every_test_that_a_claim_names_is_in_the_file_that_it_names() {
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for page in PAGES_WITH_TESTS {
+        let text = read(&repository().join(page));
+        for line in text.lines() {
+            let mut file = None;
+            for word in quoted(line) {
+                if word.ends_with(".rs") {
+                    let paths = FOLDERS_OF_TESTS.iter().map(|folder| repository().join(folder).join(word));
+                    file = paths.into_iter().find(|path| path.is_file()).map(|path| read(&path));
+                    missing.extend(file.is_none().then(|| format!("{page}: no file {word}")));
+                } else if is_test_name(word) {
+                    count += 1;
+                    let is_there = file.as_ref().is_some_and(|file| file.contains(&format!("fn {word}(")));
+                    missing.extend((!is_there).then(|| format!("{page}: {word}")));
+                }
+            }
+        }
+    }
+    assert!(count > 80, "only {count} names of tests were found");
+    assert!(missing.is_empty(), "not in the file that is named before it on the line:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_claim_about_packets_names_a_test() {
+    let page = read(&repository().join(PAGES_WITH_TESTS[0]));
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let claims: Vec<_> = rows.filter(|row| !row.ends_with("| test |")).collect();
+    assert!(claims.len() > 40, "only {} claims were found", claims.len());
+    for claim in claims {
+        assert!(quoted(claim).any(is_test_name), "no test shows this: {claim}");
+    }
+}
+
 /// Every Rust file that is ours.
 fn rust_files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -77,7 +77,7 @@ reasons! {
     NodesNotReady,
     /// A zone has fewer resolvers than it should; its nodes query the others and other zones.
     ResolversNotReady,
-    /// No resolver of any zone answers; names outside of the cluster are answered from the caches only.
+    /// No resolver of any zone answers; names outside of the cluster are answered from caches only.
     NoResolvers,
     /// No node may run the caches: look at nodeCache.nodeSelector and nodeCache.affinity.
     NoNodes,

@@ -1,5 +1,5 @@
-//! Command-line arguments that programs share, and their value parsers. Each error is a sentence that says what would be
-//! right.
+//! Command-line arguments that programs share, and their value parsers. Each error is a sentence that says what would
+//! be right.
 
 use std::path::PathBuf;
 use std::time::Duration;

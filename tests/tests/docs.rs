@@ -125,6 +125,36 @@ fn every_claim_about_packets_names_a_test() {
     }
 }
 
+#[test]
+fn every_right_of_the_operator_is_in_the_threat_model() {
+    let page = read(&repository().join("SECURITY.md"));
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let list = |line: &str, name: &str| {
+        let items = line.split_once(name).and_then(|(_, rest)| rest.strip_prefix(": [")?.strip_suffix(']'));
+        items.map(|items| items.split(", ").map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut count = 0;
+    for file in std::fs::read_dir(repository().join("charts/dnstier/templates")).unwrap() {
+        let path = file.unwrap().path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rbac-")) {
+            continue;
+        }
+        let mut resources = Vec::new();
+        for line in read(&path).lines() {
+            resources = list(line, "resources").unwrap_or(resources);
+            let Some(verbs) = list(line, "verbs") else { continue };
+            count += 1;
+            let verbs = format!("| {} |", verbs.join(", "));
+            let is_told = |resource: &&String| {
+                rows.iter().any(|row| row.contains(&format!("`{resource}`")) && row.ends_with(&verbs))
+            };
+            let untold: Vec<_> = resources.iter().filter(|resource| !is_told(resource)).collect();
+            assert!(untold.is_empty(), "SECURITY.md does not tell {untold:?} {verbs}, see {}", path.display());
+        }
+    }
+    assert!(count > 10, "only {count} rules were found");
+}
+
 /// Every Rust file that is ours.
 fn rust_files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

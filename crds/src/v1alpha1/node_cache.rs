@@ -15,7 +15,7 @@ use super::{ByteSize, Cache, NODE_CACHE_SIZE, PodSettings, schema};
 #[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY])))]
 pub struct NodeCache {
     /// How many caching resolvers run on every node, 1 to 8. They share the captured addresses, so that one that dies
-    /// or hangs loses no question. Default: 2.
+    /// or hangs loses no query. Default: 2.
     #[schemars(range(min = 1, max = 8))]
     pub instances: u8,
     /// The addresses on which the tier answers on every node. When this object is given, nothing of it is filled in:
@@ -23,7 +23,7 @@ pub struct NodeCache {
     pub capture: Capture,
     /// What each of the caching resolvers keeps.
     pub cache: Cache,
-    /// Who may ask, as networks in CIDR notation (10.0.0.0/8). Others get no answer at all. At most 64. Default,
+    /// Which clients get a response, as networks in CIDR notation (10.0.0.0/8). Others get none. At most 64. Default,
     /// also for an empty list: private addresses (RFC 1918), 100.64.0.0/10, unique local (fc00::/7), link-local and
     /// loopback addresses.
     #[schemars(schema_with = "schema::networks")]

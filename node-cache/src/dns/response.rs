@@ -400,7 +400,8 @@ mod tests {
 
     /// Returns a response to [`question`] with ID 7.
     fn packet() -> Vec<u8> {
-        let mut packet = Response::with_records(&question(), rcode::NOERROR, &[(rtype::A, 300, vec![192, 0, 2, 1])]).wire;
+        let mut packet =
+            Response::with_records(&question(), rcode::NOERROR, &[(rtype::A, 300, vec![192, 0, 2, 1])]).wire;
         put_u16(&mut packet, 0, 7);
         packet
     }

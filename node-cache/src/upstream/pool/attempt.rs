@@ -258,7 +258,8 @@ impl Attempt {
     /// Repeats the query over TCP after its first near miss, unless TCP is closed.
     fn apply_near_miss(&mut self) {
         self.server.count_near_miss();
-        if !std::mem::replace(&mut self.ignores_near_misses, true) && self.server.record_near_miss(&self.question.name) {
+        if !std::mem::replace(&mut self.ignores_near_misses, true) && self.server.record_near_miss(&self.question.name)
+        {
             self.tcp_first = true;
             self.exchange = Exchange::NotSent;
         }

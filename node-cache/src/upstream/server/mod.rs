@@ -300,7 +300,7 @@ impl Server {
             let domain = name.registered_domain();
             tracing::warn!(
                 upstream = %self.address, %domain,
-                "responses from upstream to queries that were not sent: forged, so queries for this domain go over TCP"
+                "responses to other queries than those in flight, maybe forged: this domain is queried over TCP"
             );
         }
         is_tcp_usable

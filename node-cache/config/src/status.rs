@@ -126,4 +126,7 @@ pub struct UpstreamStatus {
     pub sent: u64,
     /// Queries that the server did not answer in time.
     pub timeouts: u64,
+    /// Responses from the server's address to the port of a query in flight that are not responses to it.
+    #[serde(default)]
+    pub near_misses: u64,
 }

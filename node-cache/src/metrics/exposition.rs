@@ -94,6 +94,11 @@ impl Gauges {
                 (|upstream| upstream.sent) as fn(&UpstreamStatus) -> u64,
             ),
             ("upstream_timeouts", "Queries to an upstream that timed out", |upstream| upstream.timeouts),
+            (
+                "upstream_near_misses",
+                "Responses from an upstream's address to a query in flight with another ID, question or case",
+                |upstream| upstream.near_misses,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for upstream in &self.upstreams {

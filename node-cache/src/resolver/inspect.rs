@@ -80,6 +80,10 @@ impl Resolver {
             if let Some(p95) = server.p95() {
                 value.push_str(&format!(", p95 {:.1} ms", 1000.0 * p95.as_secs_f64()));
             }
+            let near_misses = server.near_misses();
+            if near_misses > 0 {
+                value.push_str(&format!(", {near_misses} near misses"));
+            }
             write_line(&mut text, "upstream", value);
         }
         text
@@ -116,9 +120,12 @@ impl Resolver {
         }
         let scope = snapshot.routes.find(name);
         write_line(&mut text, "route", &scope.name);
-        for upstream in scope.pool.groups().flat_map(|group| group.status()) {
-            let health = health_text(upstream.healthy);
-            write_line(&mut text, "upstream", format!("{} ({}) {health}", upstream.address, upstream.scope));
+        for group in scope.pool.groups() {
+            for server in group.servers() {
+                let health = health_text(server.is_up());
+                let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
+                write_line(&mut text, "upstream", format!("{} ({}) {health}{tcp}", server.address(), group.scope()));
+            }
         }
         self.explain_cache(&mut text, &snapshot, scope, &query.question());
         text

@@ -11,7 +11,7 @@ use crate::support::{Action, Authority, Tier, config, empty_response, exchange, 
 
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn inspect(tier: &Tier, line: &str) -> String {
+pub(crate) async fn inspect(tier: &Tier, line: &str) -> String {
     let Ok(Command::Inspect(inspection)) = Command::from_line(line) else { panic!("{line}") };
     tier.resolver.inspect(inspection).await
 }

@@ -20,6 +20,7 @@ mod inspection;
 mod loops;
 mod manners;
 mod memory;
+mod near_misses;
 mod owners;
 mod plants;
 mod ports;

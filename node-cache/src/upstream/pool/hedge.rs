@@ -198,7 +198,7 @@ impl Future for HedgedQuery {
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));
                 }
                 // The loop probe is a query too: it replaces the repeated query to a server.
-                AttemptEvent::TimedOut if query.would_repeat() && server.probe_for_loop(&query.question) => {
+                AttemptEvent::TimedOut if query.would_repeat() && server.probe_for_loop() => {
                     query.remaining.remove(0);
                 }
                 AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}

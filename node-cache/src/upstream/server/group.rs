@@ -138,6 +138,7 @@ impl Group {
             healthy: server.is_up(),
             sent: server.sent(),
             timeouts: server.timeouts(),
+            near_misses: server.near_misses(),
         };
         self.servers().into_iter().map(status).collect()
     }

@@ -22,7 +22,8 @@ pub(crate) enum ExchangeOutcome {
     /// TCP.
     Truncated,
     /// The response does not echo the 0x20 case but is right otherwise: forged, or from a server that changes the case.
-    CaseNotEchoed,
+    /// Boxed as it is rare.
+    CaseNotEchoed(Box<Response>),
     /// The server could not parse the query (FORMERR): it may not know EDNS.
     FormatError,
 }

@@ -147,6 +147,14 @@ impl Connections {
         Self { server, open: Mutex::default(), order: Arc::default() }
     }
 
+    /// Returns whether a connection is open: the server can be reached over TCP, whatever it responds.
+    pub(in crate::upstream) fn has_open(&self) -> bool {
+        let is_open = |connection: &Arc<Connection>| {
+            connection.stream.initialized() && !connection.queries.is_closed.load(Ordering::Acquire)
+        };
+        lock(&self.open).iter().any(is_open)
+    }
+
     /// Sends `message`, for a name of this registered domain, under an ID of its own and returns the message that comes
     /// back under that ID; waits without a timeout. When the server closes a reused connection before it responds, the
     /// query is retried once on a new one.

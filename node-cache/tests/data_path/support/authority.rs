@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
@@ -49,12 +50,14 @@ pub(crate) enum Action {
 type Script = Arc<Mutex<Box<dyn Fn(&ReceivedQuery) -> Action + Send>>>;
 type QueryLog = Arc<Mutex<Vec<ReceivedQuery>>>;
 
-/// Scripted server on a free port of 127.0.0.1, over UDP and TCP. Dropping it stops it.
+/// Scripted server on a free port of a loopback address, over UDP and TCP. Dropping it stops it.
 pub(crate) struct Authority {
     pub(crate) address: SocketAddr,
     log: QueryLog,
     script: Script,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
+    /// Bound socket that keeps the TCP port closed, of a server without TCP.
+    closed_tcp: Option<Socket>,
 }
 
 impl Authority {
@@ -69,11 +72,33 @@ impl Authority {
         let address = udp.local_addr().unwrap();
         let log = QueryLog::default();
         let script: Script = Arc::new(Mutex::new(Box::new(script)));
-        let tasks = [
+        let tasks = vec![
             tokio::spawn(serve_udp(udp, log.clone(), script.clone())),
             tokio::spawn(serve_tcp(tcp, log.clone(), script.clone())),
         ];
-        Self { address, log, script, tasks }
+        Self { address, log, script, tasks, closed_tcp: None }
+    }
+
+    /// Starts a server on this IP address that refuses connections over TCP.
+    pub(crate) async fn without_tcp(ip: &str, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
+        let (udp, closed) = loop {
+            let udp = UdpSocket::bind((ip, 0)).await.unwrap();
+            let address = udp.local_addr().unwrap();
+            let closed = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            if closed.bind(&address.into()).is_ok() {
+                break (Arc::new(udp), closed);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let log = QueryLog::default();
+        let script: Script = Arc::new(Mutex::new(Box::new(script)));
+        let tasks = vec![tokio::spawn(serve_udp(udp, log.clone(), script.clone()))];
+        Self { address, log, script, tasks, closed_tcp: Some(closed) }
+    }
+
+    /// Returns the socket that keeps the TCP port closed; `None` for a server with TCP.
+    pub(crate) const fn closed_tcp(&self) -> Option<&Socket> {
+        self.closed_tcp.as_ref()
     }
 
     /// Returns all queries received since the start or the last [`Self::clear_queries`].

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::Server;
-use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
+use crate::upstream::transport::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use crate::upstream::transport::tcp::{self, TcpExchange};
 use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
@@ -116,7 +116,7 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
+        let format = QueryFormat { edns: server.edns(), case_0x20: server.echoes_case() };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
@@ -216,7 +216,7 @@ impl Attempt {
             }
             // For this query only: a forged FORMERR must not turn EDNS off for the server.
             ExchangeOutcome::FormatError => {
-                self.format.edns = false;
+                self.format.edns = EdnsUse::Absent;
                 self.over_tcp |= was_confirmation;
             }
         }

@@ -369,8 +369,7 @@ mod tests {
         let limits = ConnectionLimits { max_total: 1024, max_per_client: 128, min_share: 8, ..LIMITS };
         let mut open = OpenConnections::new(limits);
         let mut now = Instant::now();
-        let address =
-            |host: usize| -> IpAddr { std::net::Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, host as u16).into() };
+        let address = |host: usize| -> IpAddr { std::net::Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, host as u16).into() };
         for number in 1..=100 {
             (0..4).for_each(|_| drop(open.admit(client(number), now, client(number)).unwrap()));
         }

@@ -149,7 +149,10 @@ mod tests {
     fn an_overload_is_written_with_the_registered_code_first_and_is_read_as_an_overload() {
         let message = written(Edns { ede: Some(ede::OVERLOADED), keepalive: Some(7), ..Edns::default() });
         let options = [[15, 2, 22], [15, 2, 49154], [11, 2, 7]].concat();
-        assert_eq!(message[Header::LENGTH + OPT_LEN..], *options.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>());
+        assert_eq!(
+            message[Header::LENGTH + OPT_LEN..],
+            *options.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>()
+        );
         let edns = read(&message);
         assert_eq!((edns.ede, edns.keepalive), (Some(ede::OVERLOADED), Some(7)));
     }

@@ -209,11 +209,8 @@ const fn health_text(healthy: bool) -> &'static str {
 /// Returns the sum of these counts, followed by the reasons that have any.
 fn count_by_reason(counts: &[(&str, u64)]) -> String {
     let total: u64 = counts.iter().map(|(_, count)| count).sum();
-    let reasons: Vec<_> = counts
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(reason, count)| format!("{reason} {count}"))
-        .collect();
+    let reasons: Vec<_> =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
     match reasons.as_slice() {
         [] => total.to_string(),
         reasons => format!("{total} ({})", reasons.join(", ")),

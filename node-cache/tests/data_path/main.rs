@@ -20,6 +20,7 @@ mod inspection;
 mod loops;
 mod manners;
 mod memory;
+mod overload;
 mod owners;
 mod plants;
 mod ports;

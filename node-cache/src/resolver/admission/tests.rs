@@ -166,5 +166,8 @@ fn a_refusal_names_the_share_that_is_used_up() {
     let mut flights = Flights::default();
     flights.fill(|turn| (0..250).map(|client| origin(OUTSIDE, &format!("n{turn}-{client}.com"), client)).collect());
     assert_eq!(refusal(&mut flights, origin(OUTSIDE, "other.com", 251)), RefusalReason::Scope);
-    assert_eq!(flights.admission.admit(MAX_IN_FLIGHT, || panic!("no share matters")).unwrap_err(), RefusalReason::Total);
+    assert_eq!(
+        flights.admission.admit(MAX_IN_FLIGHT, || panic!("no share matters")).unwrap_err(),
+        RefusalReason::Total
+    );
 }

@@ -1,9 +1,9 @@
-//! Who counts as one client, and how many units of something limited each client holds: queries, connections, bytes.
+//! Clients, and the units of something limited that each of them holds: queries, connections, bytes.
 //!
-//! A client is an address. An IPv6 network of 64 bits in which more than [`MAX_SEPARATE_ADDRESSES`] addresses hold units
-//! at one time counts as one client, whatever the reason: that is more than the pods of a node, and a pod that may
-//! choose its address could be as many clients as it likes. It counts as one until it has had no more than that many
-//! for [`SPLIT_DELAY`]. IPv4-mapped addresses count as IPv4.
+//! A client is an address. An IPv6 network of 64 bits in which more than [`MAX_SEPARATE_ADDRESSES`] addresses hold
+//! units at one time counts as one client: that is more than the pods of a node, and a pod that may choose its address
+//! could be as many clients as it likes. The network counts as one until it has had no more than that many for
+//! [`SPLIT_DELAY`]. IPv4-mapped addresses count as IPv4.
 //!
 //! All state belongs to addresses that hold units, so what limits the units limits the memory.
 

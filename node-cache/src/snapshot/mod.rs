@@ -86,8 +86,8 @@ pub struct Snapshot {
     pub acl: Acl,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
-    /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are the
-    /// clients.
+    /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
+    /// the clients.
     pub overload_ede: u16,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,

@@ -18,8 +18,8 @@ pub(crate) fn own_namespace() -> Requirement {
     require::program("unshare")
 }
 
-/// Runs a test in a network namespace of its own, on threads of its own. All addresses of 127.0.0.0/8, `fd09:0:0:1::/64`
-/// and `fd09:0:0:2::/64` are local there. The namespace ends with the threads and sockets in it.
+/// Runs a test in a network namespace of its own, on threads of its own. All addresses of 127.0.0.0/8 and of
+/// [`LOCAL_NETWORKS`] are local there. The namespace ends with the threads and sockets in it.
 pub(crate) fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         enter_new_namespace();

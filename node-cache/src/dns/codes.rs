@@ -138,6 +138,28 @@ pub mod ede {
     /// No upstream answered.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
 
+    /// A zone resolver has too many queries in flight for this one, which says nothing about the name. One of the codes
+    /// for private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
+    pub const OVERLOADED: u16 = 49154;
+
+    /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
+    /// tier only, and a node never sends it to a client. 49152 and 49153 are reserved for other failures.
+    #[must_use]
+    pub const fn is_of_tier(code: u16) -> bool {
+        matches!(code, 49152..=OVERLOADED)
+    }
+
+    /// Returns what a client may see of a code: instead of one between the processes of a tier, the registered code
+    /// that comes nearest to it, if there is one.
+    #[must_use]
+    pub const fn public(code: u16) -> Option<u16> {
+        match code {
+            OVERLOADED => Some(NO_REACHABLE_AUTHORITY),
+            code if is_of_tier(code) => None,
+            code => Some(code),
+        }
+    }
+
     /// Returns whether an Extended DNS Error marks a stale response (RFC 8767).
     #[must_use]
     pub const fn is_stale(code: Option<u16>) -> bool {

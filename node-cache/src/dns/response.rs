@@ -281,6 +281,12 @@ impl Response {
         ede::is_stale(self.ede)
     }
 
+    /// Returns whether a resolver of this tier refuses the query for lack of room. That says nothing about the name.
+    #[must_use]
+    pub fn is_overload(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::OVERLOADED)
+    }
+
     /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     pub const fn upstream_id(&self) -> u16 {
@@ -326,6 +332,12 @@ impl Response {
     /// Clears AD, which means nothing in the response of a server that we do not trust to validate.
     pub fn clear_authentic_data(&mut self) {
         self.wire[3] &= !u8::try_from(flag::AD).unwrap_or_default();
+    }
+
+    /// Replaces an Extended DNS Error between the processes of a tier by what others may know of it: a server outside
+    /// the tier says nothing with it.
+    pub fn clear_tier_error(&mut self) {
+        self.ede = self.ede.and_then(ede::public);
     }
 
     /// Converts labels to lower case that repeat those of a question in random case (0x20), which belongs to one hop.

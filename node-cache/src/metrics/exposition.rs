@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ClassUsage, DropReason, Gauges, Metrics};
+use super::{ClassUsage, DropReason, Gauges, Metrics, RefusalReason};
 
 /// Renders the metrics and gauges of the process `instance`. All names begin with `dnstier_cache_`.
 #[must_use]
@@ -53,6 +53,9 @@ impl Metrics {
         }
         let drops = DropReason::ALL.map(|reason| (reason.label(), self.drop_counter(reason)));
         counters(encoder, "dropped", "Queries dropped without a response", "reason", drops)?;
+        let refused = RefusalReason::ALL.map(|reason| (reason.label(), self.refused_admission_counter(reason)));
+        let help = "Queries not sent to an upstream because their share of the queries in flight was used up";
+        counters(encoder, "admission_refused", help, "reason", refused)?;
         metric(encoder, "answers", "Responses", None, &self.responses)?;
         let seconds = Some(&Unit::Seconds);
         let help = "Response time of cache hits; over UDP from receiving a batch to sending its responses";

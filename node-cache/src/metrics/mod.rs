@@ -22,7 +22,7 @@ use crate::dns::query::Transport;
 pub use exposition::render;
 pub use gauges::{ClassUsage, Gauges, ResponseTimes};
 pub use histogram::{HitSeconds, WaitSeconds};
-pub use labels::{DropReason, LOCAL_SCOPE};
+pub use labels::{DropReason, LOCAL_SCOPE, RefusalReason};
 use labels::{REFUSED_SCOPE, ResponseLabels};
 pub use tally::{ScopeCounters, Tally};
 
@@ -39,6 +39,7 @@ pub struct Metrics {
     servfail: Counter,
     responses: Family<ResponseLabels, Counter>,
     drops: [Counter; DropReason::ALL.len()],
+    refused_admissions: [Counter; RefusalReason::ALL.len()],
     hit_seconds: HitSeconds,
     miss_seconds: WaitSeconds,
 }
@@ -159,6 +160,21 @@ impl Metrics {
 
     const fn drop_counter(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
+    }
+
+    /// Counts a query that needs an upstream and is not admitted among those in flight.
+    pub fn count_refused_admission(&self, reason: RefusalReason) {
+        self.refused_admission_counter(reason).inc();
+    }
+
+    /// Returns the number of queries that were not admitted among those in flight for a reason.
+    #[must_use]
+    pub fn refused_admissions(&self, reason: RefusalReason) -> u64 {
+        self.refused_admission_counter(reason).get()
+    }
+
+    const fn refused_admission_counter(&self, reason: RefusalReason) -> &Counter {
+        &self.refused_admissions[reason as usize]
     }
 
     /// Returns the counters of the process's status. Queries answered by this process itself are excluded.

@@ -65,6 +65,7 @@ impl StoreResult for CacheSink {
         let Self { cache, scope, started } = self;
         let now = Instant::now().into_std();
         match result {
+            Ok(response) if response.is_overload() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -79,7 +80,7 @@ impl StoreResult for CacheSink {
 /// An upstream query, and the future of its response. Keeps the memory of the query until it is dropped.
 struct PendingAnswer<F> {
     query: F,
-    /// Whether the upstreams are trusted to set AD (authentic data).
+    /// Whether the upstreams are trusted to set AD (authentic data) and errors between the processes of a tier.
     trusted: bool,
 }
 
@@ -90,6 +91,7 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
         let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
         if !self.trusted {
             response.clear_authentic_data();
+            response.clear_tier_error();
         }
         Poll::Ready(Ok(Arc::new(response)))
     }
@@ -256,8 +258,8 @@ impl Resolver {
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
                 FlightWait::Answered(lookup.stale_or(|| cached_failure(query, cached)))
             }
-            (Join::AtCapacity, _) => {
-                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
+            (Join::AtCapacity(_), _) => {
+                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede)))
             }
         }
     }
@@ -284,7 +286,16 @@ impl Resolver {
     ) -> Join<FlightOutcome, CacheSink> {
         let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        self.in_flight.join(key, generation, origin, cached, || self.start_query(scope, question.clone()))
+        let join = self.in_flight.join(key, generation, origin, cached, || self.start_query(scope, question.clone()));
+        self.count_refusal(&join);
+        join
+    }
+
+    /// Counts a query that was not admitted.
+    pub(super) fn count_refusal<T>(&self, join: &Join<T, CacheSink>) {
+        if let Join::AtCapacity(reason) = join {
+            self.metrics.count_refused_admission(*reason);
+        }
     }
 
     /// Returns the cached result of the last upstream query for a key, while it is fresh.

@@ -228,6 +228,7 @@ impl Resolver {
             self.metrics.count_refresh();
             self.start_query(scope, question.clone())
         });
+        self.count_refusal(&join);
         if let Join::Leader(leader) = join {
             leader.detach();
         }

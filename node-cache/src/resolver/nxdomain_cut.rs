@@ -86,7 +86,7 @@ impl Resolver {
                     snapshot.policy.new_answer(timeout(PROBE_TIMEOUT, follower.wait()).await.ok()?.ok()?)
                 }
                 Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)) => answer,
-                Join::AlreadyCached(FlightOutcome::Failure(_)) | Join::AtCapacity => return None,
+                Join::AlreadyCached(FlightOutcome::Failure(_)) | Join::AtCapacity(_) => return None,
             };
             if answer.response.is_failure() {
                 return None;

@@ -18,6 +18,7 @@ use node_cache_config::{Config, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
+use crate::dns::codes::ede;
 use crate::metrics::ScopeCounters;
 use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
@@ -85,6 +86,9 @@ pub struct Snapshot {
     pub acl: Acl,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
+    /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
+    /// the clients.
+    pub overload_ede: u16,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
     scopes: Vec<Arc<Scope>>,
@@ -143,6 +147,7 @@ impl Snapshot {
             policy: Policy::from(&config.node_cache.cache),
             acl: Acl::new(&config.node_cache.allow_from),
             upstream_problem: None,
+            overload_ede: ede::NO_REACHABLE_AUTHORITY,
             context: registry.context().clone(),
             scopes,
         }
@@ -183,6 +188,7 @@ impl Snapshot {
             policy: Policy::from(&config.resolver.cache),
             acl: Acl::new(&config.resolver.allow_from),
             upstream_problem,
+            overload_ede: ede::OVERLOADED,
             context: registry.context().clone(),
             scopes,
         }

@@ -113,6 +113,7 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
         "  hits            2\n",
         "  misses          1\n",
         "  dropped         0\n",
+        "  not admitted    0\n",
         "  cache entries   1\n",
     ] {
         assert!(stats.contains(part), "{part:?} is not in\n{stats}");

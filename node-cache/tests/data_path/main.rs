@@ -21,6 +21,7 @@ mod loops;
 mod manners;
 mod memory;
 mod near_misses;
+mod overload;
 mod owners;
 mod plants;
 mod ports;

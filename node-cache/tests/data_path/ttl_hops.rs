@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use node_cache::cache::{Cache, Key, Lookup, Policy};
 use node_cache::dns::answer::{Answer, Source, TtlView};
 use node_cache::dns::codes::{rcode, rtype};
@@ -16,7 +18,8 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
 use crate::support::{
-    Action, Authority, Tier, address_record, config, ede, exchange, exchange_over_tcp, query_for, response_with, zone,
+    Action, Authority, ReceivedQuery, Tier, address_record, config, ede, exchange, exchange_over_tcp, query_for,
+    response_with, zone,
 };
 
 const HOPS: usize = 3;
@@ -106,7 +109,7 @@ impl Chain {
     /// Asserts that the records of a response end no later than the authority said, or are marked as stale. A TTL is
     /// taken at its face value, as by a client that does not know RFC 2181 §8.
     fn assert_life(&self, wire: &[u8], at: u64) {
-        let response = hickory_proto::op::Message::from_vec(wire).unwrap();
+        let response = Message::from_vec(wire).unwrap();
         if matches!(ede(&response), Some(3 | 19)) {
             let ttls = response.answers.iter().chain(&response.authorities).map(|record| record.ttl);
             return ttls.for_each(|ttl| assert!(ttl <= STALE_TTL, "{ttl} s of a stale answer"));
@@ -279,5 +282,48 @@ async fn a_stale_answer_of_a_resolver_is_never_kept_as_fresh_by_a_node() {
         }
         assert!(up_since.elapsed() < Duration::from_secs(20), "stale for as long as a stale answer's TTL");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Returns a FORMERR as a server sends it that does not know EDNS, and then what `authority` sends.
+fn after_format_error(query: &ReceivedQuery, response: &Message) -> Action {
+    let [high, low] = query.message.metadata.id.to_be_bytes();
+    Action::SendRaw(vec![vec![high, low, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0], response.to_vec().unwrap()])
+}
+
+#[tokio::test]
+async fn a_resolver_of_the_tier_is_never_asked_without_edns_so_that_its_stale_answers_are_marked() {
+    let stale = |query: &ReceivedQuery| {
+        let mut response = response_with(query, vec![address_record("www.example", 30, "192.0.2.1")]);
+        if let Some(edns) = &mut response.edns {
+            edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 3]));
+        }
+        response
+    };
+    let resolver = Authority::start(move |query| after_format_error(query, &stale(query))).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.zones = vec![zone("zone-a", resolver.address)];
+    let node = Tier::on_node(&config, Some("zone-a")).await;
+    for _ in 0..3 {
+        let response = exchange(node.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers, [address_record("www.example", 30, "192.0.2.1")]);
+        assert_eq!(ede(&response), Some(3), "not marked");
+    }
+    assert_eq!(node.resolver.cache().entries(), 0, "kept");
+    assert!(resolver.queries().iter().all(|query| query.message.edns.is_some()));
+}
+
+#[tokio::test]
+async fn a_stale_answer_without_edns_lives_no_longer_than_one_with_a_mark() {
+    let hops = hops(1).await;
+    let mut query = query_for("www.example", RecordType::A);
+    exchange(hops.node.address, &query).await;
+    hops.authority.stop_responding();
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    query.edns = None;
+    for server in [hops.resolver.address, hops.node.address] {
+        let response = exchange(server, &query).await;
+        assert_eq!(response.answers, [address_record("www.example", STALE_TTL, "192.0.2.0")]);
+        assert!(response.edns.is_none());
     }
 }

@@ -15,7 +15,7 @@ use super::case_agreement::{CaseAgreement, CaseVerdict};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::{QueryPath, Server};
-use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
+use crate::upstream::transport::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use crate::upstream::transport::tcp::{self, TcpExchange};
 use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
@@ -124,7 +124,7 @@ impl Attempt {
     ) -> Self {
         server.count_sent();
         let QueryPath { case_0x20, tcp_first } = server.query_path(&question.name, now.into_std());
-        let format = QueryFormat { edns: true, case_0x20 };
+        let format = QueryFormat { edns: server.edns(), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
@@ -225,7 +225,7 @@ impl Attempt {
             ExchangeOutcome::CaseNotEchoed(response) => return self.apply_other_case(response),
             // For this query only: a forged FORMERR must not turn EDNS off for the server.
             ExchangeOutcome::FormatError => {
-                self.format.edns = false;
+                self.format.edns = EdnsUse::Absent;
                 self.over_tcp |= was_tcp_first;
             }
         }

@@ -25,7 +25,7 @@ use crate::dns::Name;
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
-use crate::upstream::transport::query_format::QueryFormat;
+use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connections;
 use crate::upstream::transport::udp;
@@ -41,6 +41,7 @@ pub struct Server {
     /// ID of the address.
     id: u16,
     protocol: Protocol,
+    edns: EdnsUse,
     sockets: Sockets,
     connections: Connections,
     sent: AtomicU64,
@@ -58,6 +59,7 @@ impl Server {
     pub(in crate::upstream) fn new(
         address: SocketAddr,
         protocol: Protocol,
+        edns: EdnsUse,
         port_policy: PortPolicy,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
@@ -66,6 +68,7 @@ impl Server {
             address,
             id: context.server_ids.id(address),
             protocol,
+            edns,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
             sent: AtomicU64::new(0),
@@ -94,6 +97,11 @@ impl Server {
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Returns the use of EDNS in queries.
+    pub(in crate::upstream) const fn edns(&self) -> EdnsUse {
+        self.edns
     }
 
     /// Returns whether both have the same address and protocol.
@@ -246,7 +254,7 @@ impl Server {
         let Some(probe) = self.context.loop_probes.register(&self.loop_state, now) else { return };
         let server = self.clone();
         tokio::spawn(async move {
-            let format = QueryFormat { edns: true, case_0x20: false };
+            let format = QueryFormat { edns: server.edns, case_0x20: false };
             server.count_sent();
             let response = udp::query(&server.sockets, &probe, format, server.tap());
             if timeout(PROBE_TIMEOUT, response).await.is_err() {

@@ -17,7 +17,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-use super::query_format::{ExchangeOutcome, QueryFormat};
+use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Name, Response, ResponseError};
@@ -275,7 +275,7 @@ pub(in crate::upstream) async fn query(
             let response = format.restore_case(response, &message, name_len);
             Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed })
         }
-        Err(ResponseError::FormatError) if format.edns => {
+        Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => {
             Ok(TcpExchange { outcome: ExchangeOutcome::FormatError, case_echoed: true })
         }
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),

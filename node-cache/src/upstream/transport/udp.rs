@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
-use super::query_format::{ExchangeOutcome, QueryFormat};
+use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use super::sockets::{PooledSocket, Sockets};
 use crate::dns::edns::ADVERTISED_UDP_SIZE;
 use crate::dns::query::Transport;
@@ -121,7 +121,7 @@ impl UdpQuery {
                 ExchangeOutcome::Truncated
             }
             Ok(response) => ExchangeOutcome::Response(format.restore_case(response, message, name_len)),
-            Err(ResponseError::FormatError) if format.edns => ExchangeOutcome::FormatError,
+            Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => ExchangeOutcome::FormatError,
             Err(error) => {
                 tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
                 let is_tolerated = !error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss);

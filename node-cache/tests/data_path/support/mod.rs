@@ -2,6 +2,8 @@
 
 mod authority;
 mod client;
+pub(crate) mod crowd;
+pub(crate) mod namespace;
 mod records;
 mod tier;
 mod wait;

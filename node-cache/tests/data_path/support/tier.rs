@@ -1,6 +1,6 @@
 //! Node cache or zone resolver in this process, on a port of its own.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,8 +49,13 @@ impl Tier {
 
     /// Starts this many workers without a configuration.
     pub(crate) fn with_workers(workers: usize, limits: TcpLimits) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST.into(), workers, limits)
+    }
+
+    /// Starts this many workers at an address without a configuration.
+    pub(crate) fn at(address: IpAddr, workers: usize, limits: TcpLimits) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let udp = UdpSocket::bind((address, 0)).unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
                 break (udp, tcp);
             }

@@ -1,6 +1,6 @@
 //! Agreement of responses that do not echo the 0x20 case, from a server that is closed over TCP. One such response may
-//! be forged by somebody who guessed ID and port. Several in a row, each to a query with an ID, a port and a case of its
-//! own, show that the server changes the case.
+//! be forged by somebody who guessed ID and port. Several in a row, each to a query with an ID, a port and a case of
+//! its own, show that the server changes the case.
 
 use crate::dns::Response;
 

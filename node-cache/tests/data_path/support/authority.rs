@@ -1,6 +1,6 @@
 //! Scripted DNS server: its response is a function of the query, and it records every query.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(crate) enum Action {
 type Script = Arc<Mutex<Box<dyn Fn(&ReceivedQuery) -> Action + Send>>>;
 type QueryLog = Arc<Mutex<Vec<ReceivedQuery>>>;
 
-/// Scripted server on a free port of 127.0.0.1, over UDP and TCP. Dropping it stops it.
+/// Scripted server on a free port, over UDP and TCP. Dropping it stops it.
 pub(crate) struct Authority {
     pub(crate) address: SocketAddr,
     log: QueryLog,
@@ -58,10 +58,15 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Starts a server with this script.
+    /// Starts a server on 127.0.0.1 with this script.
     pub(crate) async fn start(script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), script).await
+    }
+
+    /// Starts a server on this address with this script.
+    pub(crate) async fn start_on(ip: IpAddr, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let udp = UdpSocket::bind((ip, 0)).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (Arc::new(udp), tcp);
             }

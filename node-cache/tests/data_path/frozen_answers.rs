@@ -151,7 +151,7 @@ async fn silent_names_of_one_domain_freeze_no_other_on_a_node_with_two_zone_reso
 async fn silent_names_of_a_zone_behind_unbound_freeze_no_other() {
     require!(program("unbound"));
     let servers = start_servers(V4, 2).await;
-    // Unbound keeps no state of the server in charge of the others because of the silent one.
+    // Silence counts against a server in unbound, too, so that the silent zone has one of its own.
     let unbound = Unbound::start(V4, &[(".", servers[0].address), ("dead.example", servers[1].address)]).await;
     let tier = Tier::resolver_on(V4, &[unbound.address], Protocol::Udp);
     changes_show_after_dead_queries(tier.address, &servers, 8).await;

@@ -198,7 +198,8 @@ struct Hops {
     _cluster: Authority,
 }
 
-/// Starts the hops; the resolver queries the authority over this protocol. Each response of the authority has an address of its own.
+/// Starts the hops; the resolver queries the authority over this protocol. Each response of the authority has an
+/// address of its own.
 async fn hops(ttl: u32, protocol: Protocol) -> Hops {
     let authority = Authority::start(|_| Action::Ignore).await;
     respond_with_fresh_addresses(&authority, ttl, 0);

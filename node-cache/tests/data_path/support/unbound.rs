@@ -27,8 +27,8 @@ impl Unbound {
         let port = address.port();
         let mut text = format!(
             "server:\n interface: {ip}@{port}\n port: {port}\n do-not-query-localhost: no\n do-daemonize: no\n \
-             access-control: ::1 allow\n local-zone: \"test.\" nodefault\n username: \"\"\n chroot: \"\"\n directory: \"{folder}\"\n pidfile: \"\"\n \
-             use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n\
+             access-control: ::1 allow\n local-zone: \"test.\" nodefault\n username: \"\"\n chroot: \"\"\n \
+             directory: \"{folder}\"\n pidfile: \"\"\n use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n\
              remote-control:\n control-enable: no\n",
             folder = folder.path().display(),
         );

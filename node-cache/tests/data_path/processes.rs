@@ -78,6 +78,10 @@ fn json(config: &Config) -> Vec<u8> {
 }
 
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
+    start_on_node(NODE_ADDRESS, program, dir, arguments)
+}
+
+fn start_on_node(node_address: &str, program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
     // The kernel kills the process when the test ends, however it ends.
     let child = Command::new("setpriv")
@@ -86,7 +90,7 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
-        .env("HOST_IPS", NODE_ADDRESS)
+        .env("HOST_IPS", node_address)
         .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdin(Stdio::null())
         .spawn()
@@ -109,7 +113,7 @@ pub(crate) struct ZoneResolver {
 }
 
 impl ZoneResolver {
-    async fn start(upstream: SocketAddr, drain: &str) -> Self {
+    pub(crate) async fn start(upstream: SocketAddr, drain: &str) -> Self {
         Self::with_arguments(upstream, &["--drain", drain]).await
     }
 
@@ -121,15 +125,19 @@ impl ZoneResolver {
     }
 
     pub(crate) async fn configured(config: &Config, args: &[&str]) -> Self {
+        Self::configured_on(unused_address(), NODE_ADDRESS.parse().unwrap(), config, args).await
+    }
+
+    /// Starts a zone resolver on this address of a node that has this other address.
+    pub(crate) async fn configured_on(address: IpAddr, node: IpAddr, config: &Config, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         install_revision(dir.path(), "r1", &json(config));
-        let address = unused_address();
         let dns = SocketAddr::new(address, 1053);
         let http = SocketAddr::new(address, 9153);
         let listen = dns.to_string();
         let on = http.to_string();
         let arguments = [&["--listen", &listen, "--http", &on], args].concat();
-        let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
+        let process = start_on_node(&node.to_string(), env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
         wait_until("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
         resolver
@@ -346,14 +354,14 @@ fn resident_memory(child: &Child) -> u64 {
 }
 
 /// Process of a node cache, with the agent's side of its sockets.
-struct NodeCache {
+pub(crate) struct NodeCache {
     process: Process,
     agent: Option<Server>,
-    dns: SocketAddr,
+    pub(crate) dns: SocketAddr,
 }
 
 impl NodeCache {
-    async fn start(config: &Config) -> Self {
+    pub(crate) async fn start(config: &Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         install_revision(dir.path(), "r1", &json(config));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

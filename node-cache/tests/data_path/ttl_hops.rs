@@ -1,6 +1,7 @@
 //! TTLs over several hops: a node, a zone resolver, and an upstream. No hop lets a record live for longer than its
 //! source said, but for stale answers, which are marked.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use node_cache::dns::codes::{rcode, rtype};
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
 use node_cache::dns::{Edns, Name, Response};
+use node_cache_config::Protocol;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
@@ -199,11 +201,12 @@ struct Hops {
     _cluster: Authority,
 }
 
-/// Starts the hops. Each response of the authority has an address of its own.
-async fn hops(ttl: u32) -> Hops {
+/// Starts the hops; the resolver queries the authority over this protocol. Each response of the authority has an
+/// address of its own.
+async fn hops(ttl: u32, protocol: Protocol) -> Hops {
     let authority = Authority::start(|_| Action::Ignore).await;
     respond_with_fresh_addresses(&authority, ttl, 0);
-    let resolver = Tier::forwarding_to(&[authority.address]).await;
+    let resolver = Tier::resolver_on(Ipv4Addr::LOCALHOST.into(), &[authority.address], protocol);
     let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 53))).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", resolver.address)];
@@ -224,8 +227,9 @@ fn respond_with_fresh_addresses(authority: &Authority, ttl: u32, first: u8) {
 #[tokio::test]
 async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
     let query = query_for("www.example", RecordType::A);
-    for ttl in [0, 0x8000_0000, 0x8000_0e10, u32::MAX] {
-        let hops = hops(ttl).await;
+    let ttls = [0, 0x8000_0000, 0x8000_0e10, u32::MAX];
+    for (ttl, protocol) in ttls.into_iter().flat_map(|ttl| [(ttl, Protocol::Udp), (ttl, Protocol::Tcp)]) {
+        let hops = hops(ttl, protocol).await;
         for asked in 1..=3 {
             let response = match asked {
                 3 => exchange_over_tcp(hops.node.address, &query).await,
@@ -234,6 +238,8 @@ async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
             let expected = address_record("www.example", 0, &format!("192.0.2.{}", asked - 1));
             assert_eq!(response.answers, [expected], "TTL {ttl}");
             assert_eq!(hops.authority.query_count("www.example"), asked, "TTL {ttl} is kept");
+            let is_tcp = hops.authority.queries().iter().all(|query| query.tcp == (protocol == Protocol::Tcp));
+            assert!(is_tcp, "all over {protocol:?}");
         }
         assert_eq!(hops.node.resolver.cache().entries() + hops.resolver.resolver.cache().entries(), 0);
     }
@@ -242,15 +248,15 @@ async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
 #[tokio::test]
 async fn a_ttl_counts_down_over_two_hops() {
     let query = query_for("www.example", RecordType::A);
-    for (ttl, longest) in [(3600, 3600), (0x7fff_ffff, 3600)] {
-        let hops = hops(ttl).await;
+    for (ttl, longest, protocol) in [(3600, 3600, Protocol::Udp), (0x7fff_ffff, 3600, Protocol::Tcp)] {
+        let hops = hops(ttl, protocol).await;
         for server in [hops.resolver.address, hops.node.address, hops.node.address] {
             let response = exchange(server, &query).await;
             assert!((longest - 10..=longest).contains(&response.answers[0].ttl), "{response}");
         }
         assert_eq!(hops.authority.query_count("www.example"), 1);
     }
-    let hops = hops(1).await;
+    let hops = hops(1, Protocol::Udp).await;
     let response = exchange(hops.node.address, &query).await;
     assert_eq!(response.answers, [address_record("www.example", 1, "192.0.2.0")]);
     // A second at each of two hops, at most.
@@ -262,7 +268,7 @@ async fn a_ttl_counts_down_over_two_hops() {
 #[tokio::test]
 async fn a_stale_answer_of_a_resolver_is_never_kept_as_fresh_by_a_node() {
     let query = query_for("www.example", RecordType::A);
-    let hops = hops(1).await;
+    let hops = hops(1, Protocol::Udp).await;
     exchange(hops.resolver.address, &query).await;
     hops.authority.stop_responding();
     tokio::time::sleep(Duration::from_millis(1050)).await;

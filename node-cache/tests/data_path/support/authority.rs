@@ -1,6 +1,6 @@
 //! Scripted DNS server: its response is a function of the query, and it records every query.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,10 +61,15 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Starts a server with this script.
+    /// Starts a server on 127.0.0.1 with this script.
     pub(crate) async fn start(script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), script).await
+    }
+
+    /// Starts a server on this address with this script.
+    pub(crate) async fn start_on(ip: IpAddr, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let udp = UdpSocket::bind((ip, 0)).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (Arc::new(udp), tcp);
             }

@@ -23,6 +23,7 @@ mod memory;
 mod owners;
 mod plants;
 mod ports;
+mod private_answers;
 mod processes;
 mod recovery;
 mod reload;

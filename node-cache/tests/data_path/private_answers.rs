@@ -125,7 +125,7 @@ fn refused(tier: &Tier) -> u64 {
     tier.resolver.metrics().private_answers_refused()
 }
 
-/// Asserts that a response is NOERROR without any record, from a server that recurses: stub resolvers take it for final.
+/// Asserts that a response is NOERROR without any record, from a server that recurses: stub resolvers do not ask again.
 fn assert_blocked(response: &Message, subject: &str) {
     assert_eq!(response.metadata.response_code, ResponseCode::NoError, "{subject}: {response:?}");
     let records = response.answers.len() + response.authorities.len() + response.additionals.len();

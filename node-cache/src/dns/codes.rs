@@ -26,6 +26,10 @@ pub mod rtype {
     pub const DNAME: u16 = 39;
     /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Endpoints of a service (RFC 9460).
+    pub const SVCB: u16 = 64;
+    /// Endpoints of an HTTPS origin (RFC 9460).
+    pub const HTTPS: u16 = 65;
     /// Incremental zone transfer.
     pub const IXFR: u16 = 251;
     /// Zone transfer.
@@ -55,8 +59,8 @@ pub mod rtype {
         ("NSEC", 47),
         ("DNSKEY", 48),
         ("TLSA", 52),
-        ("SVCB", 64),
-        ("HTTPS", 65),
+        ("SVCB", SVCB),
+        ("HTTPS", HTTPS),
         ("ANY", ANY),
         ("CAA", 257),
     ];
@@ -129,6 +133,8 @@ pub mod ede {
     pub const CACHED_ERROR: u16 = 13;
     /// The server has just started and is not ready.
     pub const NOT_READY: u16 = 14;
+    /// A policy of the server withholds the answer.
+    pub const BLOCKED: u16 = 15;
     /// The NXDOMAIN response is stale.
     pub const STALE_NXDOMAIN: u16 = 19;
     /// The query does not desire recursion, and the cache has no entry for it.

@@ -48,6 +48,11 @@ impl Metrics {
             ("misses", "Cache misses, stale responses included", &self.misses),
             ("stale", "Stale responses from the cache", &self.stale),
             ("refreshes", "Cache entries refreshed before they expired", &self.refreshes),
+            (
+                "private_answers_refused",
+                "Upstream responses refused because they lead an outside name to a private address",
+                &self.private_answers_refused,
+            ),
         ] {
             metric(encoder, name, help, None, counter)?;
         }

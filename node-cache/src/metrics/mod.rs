@@ -38,6 +38,7 @@ pub struct Metrics {
     refreshes: Counter,
     servfail: Counter,
     responses: Family<ResponseLabels, Counter>,
+    private_answers_refused: Counter,
     drops: [Counter; DropReason::ALL.len()],
     refused_admissions: [Counter; RefusalReason::ALL.len()],
     hit_seconds: HitSeconds,
@@ -139,6 +140,17 @@ impl Metrics {
     #[must_use]
     pub fn refreshes(&self) -> u64 {
         self.refreshes.get()
+    }
+
+    /// Counts a response of an upstream that is refused because it leads an outside name to a private address.
+    pub fn count_private_answer(&self) {
+        self.private_answers_refused.inc();
+    }
+
+    /// Returns the number of responses refused because of a private address.
+    #[must_use]
+    pub fn private_answers_refused(&self) -> u64 {
+        self.private_answers_refused.get()
     }
 
     /// Returns the number of cache misses, stale responses included.

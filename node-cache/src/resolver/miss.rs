@@ -19,7 +19,8 @@ use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::LOCAL_SCOPE;
+use crate::metrics::{LOCAL_SCOPE, Metrics};
+use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::NoAnswer;
 
@@ -82,6 +83,26 @@ struct PendingAnswer<F> {
     query: F,
     /// Whether the upstreams are trusted to set AD (authentic data) and errors between the processes of a tier.
     trusted: bool,
+    /// `None` where the scope has no filter of private answers.
+    private_answers: Option<PrivateAnswerCheck>,
+}
+
+/// The filter of private answers of a scope, and the counter of what it refuses.
+struct PrivateAnswerCheck {
+    scope: Arc<Scope>,
+    metrics: Arc<Metrics>,
+}
+
+impl PrivateAnswerCheck {
+    /// Returns the response that goes to clients and into the cache.
+    fn apply(&self, response: Response) -> Response {
+        let Some(filter) = &self.scope.private_answers else { return response };
+        let FilterResult { response, is_refused } = filter.apply(response);
+        if is_refused {
+            self.metrics.count_private_answer();
+        }
+        response
+    }
 }
 
 impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
@@ -92,6 +113,9 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
         if !self.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
+        }
+        if let Some(check) = &self.private_answers {
+            response = check.apply(response);
         }
         Poll::Ready(Ok(Arc::new(response)))
     }
@@ -316,6 +340,10 @@ impl Resolver {
         let started = Instant::now();
         let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), started };
         let query = scope.pool.query(question, started, scope.deadline);
-        (Box::pin(PendingAnswer { query, trusted: scope.trusted }), sink)
+        let private_answers = scope
+            .private_answers
+            .is_some()
+            .then(|| PrivateAnswerCheck { scope: scope.clone(), metrics: self.metrics.clone() });
+        (Box::pin(PendingAnswer { query, trusted: scope.trusted, private_answers }), sink)
     }
 }

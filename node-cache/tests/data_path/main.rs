@@ -25,6 +25,7 @@ mod overload;
 mod owners;
 mod plants;
 mod ports;
+mod private_answers;
 mod processes;
 mod recovery;
 mod reload;

@@ -8,6 +8,7 @@ mod flood;
 mod hijack;
 mod network;
 mod process;
+mod reachability;
 #[path = "../require/mod.rs"]
 mod require;
 mod servers;
@@ -317,7 +318,7 @@ fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
     wait_until("the table is whole", SETTLE_TIMEOUT, || {
         node.network
             .table()
-            .is_some_and(|table| table.matches(" notrack").count() == 8)
+            .is_some_and(|table| table.split_whitespace().filter(|word| *word == "notrack").count() == 8)
     });
     wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
 }

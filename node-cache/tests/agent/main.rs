@@ -6,6 +6,7 @@
 mod dns;
 mod flood;
 mod hijack;
+mod memory;
 mod network;
 mod process;
 mod reachability;

@@ -62,8 +62,8 @@ impl ForeignSockets {
             |(socket, looks): &(&BoundSocket, &u32)| socket.address == address && **looks >= LOOKS_BEFORE_REPORT;
         let (BoundSocket { protocol, uid, .. }, _) = self.0.iter().find(is_reported)?;
         Some(format!(
-            "another process (user {uid}) has bound a socket to port {DNS_PORT} of this address ({protocol:?}) and takes \
-             a share of the queries"
+            "another process (user {uid}) has bound a socket to port {DNS_PORT} of this address ({protocol:?}) and \
+             takes a share of the queries"
         ))
     }
 }
@@ -73,7 +73,7 @@ fn inode(socket: &HeldSocket) -> Option<u64> {
     file.metadata().ok().map(|metadata| metadata.ino())
 }
 
-/// Reads the sockets of this network namespace that receive at port 53 of one address. Blocks. A table that is not there
+/// Reads the sockets of this network namespace that receive at port 53 of one address. Blocks. A table that is missing
 /// has none.
 pub(super) fn read_bound_sockets() -> Vec<BoundSocket> {
     let mut sockets = Vec::new();

@@ -109,7 +109,7 @@ pub(crate) struct Reconciler {
     foreign_sockets: ForeignSockets,
     socket_look: Option<JoinHandle<Vec<BoundSocket>>>,
     next_socket_look: Instant,
-    /// What is wrong with captured addresses beside their self-queries, as it was logged last.
+    /// Problems of captured addresses that self-queries do not show, as they were logged last.
     logged_problems: BTreeMap<IpAddr, String>,
     metrics: Arc<Metrics>,
     state: watch::Sender<AgentState>,

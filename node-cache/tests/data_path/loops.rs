@@ -138,7 +138,7 @@ async fn loops_over_ipv6_are_found() {
     .await;
 }
 
-/// What stands between the client and the servers in charge of its domain.
+/// Servers between the client and those in charge of its domain.
 #[derive(Clone, Copy, Debug)]
 enum Path {
     Resolver,

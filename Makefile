@@ -25,6 +25,7 @@ TEST_LABS := one other kept killed tests
 # What `make test` does in a short form, as long as it takes to be sure.
 LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
   ceiling::half_an_hour_of_them_leaves_most_of_the_container_too \
+  crowding::response_times_of_others_beside_a_crowd_are_measured \
   exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
   loops::a_million_responses_are_answered_with_nothing \
   unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory

@@ -75,9 +75,9 @@ reasons! {
     RollingOut,
     /// Some nodes do not answer through their caches; pods there are answered by the cluster DNS.
     NodesNotReady,
-    /// A zone has fewer resolvers than it should; its nodes ask the others and other zones.
+    /// A zone has fewer resolvers than it should; its nodes query the others and other zones.
     ResolversNotReady,
-    /// No resolver of any zone answers; names outside of the cluster are answered from memory only.
+    /// No resolver of any zone answers; names outside of the cluster are answered from caches only.
     NoResolvers,
     /// No node may run the caches: look at nodeCache.nodeSelector and nodeCache.affinity.
     NoNodes,
@@ -143,7 +143,7 @@ impl ConditionType {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Ready => "Every node answers through its caches and every zone has resolvers.",
-            Self::Progressing => "The tier is on its way to what the spec asks for.",
+            Self::Progressing => "The tier is being brought to the desired state.",
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
             Self::Reconciling => {
                 "For kstatus (Helm, Flux): the newest spec is not in force everywhere yet. Present only while true."

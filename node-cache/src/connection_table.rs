@@ -19,14 +19,16 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use tokio::sync::oneshot;
 
+use crate::clients::{Client, ClientUnits};
+
 /// Limits of a [`ConnectionTable`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
     /// Connections at one time, at most.
     pub(crate) max_total: usize,
-    /// Connections of one client address, at most.
+    /// Connections of one client, at most.
     pub(crate) max_per_client: usize,
-    /// Connections of one client address that its share never falls below.
+    /// Connections of one client that its share never falls below.
     pub(crate) min_share: usize,
     /// Idle time after which a connection is closed for one of a client that does not hold clearly less.
     pub(crate) min_idle: Duration,
@@ -49,46 +51,42 @@ struct OpenConnections<H> {
     limits: ConnectionLimits,
     next_id: u64,
     connections: HashMap<u64, OpenConnection<H>, RandomState>,
-    /// Number of connections of each client that has any.
-    by_client: HashMap<IpAddr, usize, RandomState>,
+    of_clients: ClientUnits,
 }
 
 #[derive(Debug)]
 struct OpenConnection<H> {
-    client: IpAddr,
+    /// Address of the client.
+    address: IpAddr,
     activity: Activity,
     handle: H,
 }
 
 impl<H> OpenConnections<H> {
     fn new(limits: ConnectionLimits) -> Self {
-        Self { limits, next_id: 0, connections: HashMap::default(), by_client: HashMap::default() }
+        Self { limits, next_id: 0, connections: HashMap::default(), of_clients: ClientUnits::default() }
     }
 
     /// Admits a connection, which is idle at first. Returns its ID and the handle of the connection that is to be
     /// closed for it.
-    fn admit(&mut self, client: IpAddr, now: Instant, handle: H) -> Result<(u64, Option<H>), ConnectionRefused> {
+    fn admit(&mut self, address: IpAddr, now: Instant, handle: H) -> Result<(u64, Option<H>), ConnectionRefused> {
+        let client = self.of_clients.client(address, || now);
         let evicted = self.choose_victim(client, now)?.and_then(|id| self.remove(id));
-        Ok((self.insert(client, now, handle), evicted))
+        Ok((self.insert(address, now, handle), evicted))
     }
 
-    fn insert(&mut self, client: IpAddr, now: Instant, handle: H) -> u64 {
+    fn insert(&mut self, address: IpAddr, now: Instant, handle: H) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.connections.insert(id, OpenConnection { client, activity: Activity::Idle(now), handle });
-        *self.by_client.entry(client).or_default() += 1;
+        self.connections.insert(id, OpenConnection { address, activity: Activity::Idle(now), handle });
+        self.of_clients.add(address, 1, || now);
         id
     }
 
     /// Removes a connection and returns its handle; `None` if it was removed before.
     fn remove(&mut self, id: u64) -> Option<H> {
         let connection = self.connections.remove(&id)?;
-        match self.by_client.get_mut(&connection.client) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                self.by_client.remove(&connection.client);
-            }
-        }
+        self.of_clients.remove(connection.address, 1);
         Some(connection.handle)
     }
 
@@ -99,10 +97,10 @@ impl<H> OpenConnections<H> {
     }
 
     /// Returns the connection that is to be closed for a new one of `client`; `None` while there is room.
-    fn choose_victim(&self, client: IpAddr, now: Instant) -> Result<Option<u64>, ConnectionRefused> {
-        let held = self.held_by(client);
+    fn choose_victim(&self, client: Client, now: Instant) -> Result<Option<u64>, ConnectionRefused> {
+        let held = self.of_clients.held_by(client);
         let share = self.share();
-        let most = self.by_client.values().copied().max().unwrap_or_default();
+        let most = self.of_clients.most();
         let is_full = self.connections.len() >= self.limits.max_total;
         let (victim, is_closable) = if held >= share || (is_full && held >= most) {
             if !self.is_under_pressure() {
@@ -111,7 +109,7 @@ impl<H> OpenConnections<H> {
             let (victim, activity) = self.first_to_close(|holder| holder == client).ok_or(ConnectionRefused)?;
             (victim, matches!(activity, Activity::Idle(_)))
         } else if is_full {
-            let holds_most = |holder| self.held_by(holder) == most;
+            let holds_most = |holder| self.of_clients.held_by(holder) == most;
             let (victim, activity) = self.first_to_close(holds_most).ok_or(ConnectionRefused)?;
             let is_closable = match activity {
                 Activity::Idle(since) => most > held + 1 || now.duration_since(since) >= self.limits.min_idle,
@@ -122,10 +120,6 @@ impl<H> OpenConnections<H> {
             return Ok(None);
         };
         if is_closable { Ok(Some(victim)) } else { Err(ConnectionRefused) }
-    }
-
-    fn held_by(&self, client: IpAddr) -> usize {
-        self.by_client.get(&client).copied().unwrap_or_default()
     }
 
     fn is_under_pressure(&self) -> bool {
@@ -139,12 +133,13 @@ impl<H> OpenConnections<H> {
         if !self.is_under_pressure() {
             return max_per_client;
         }
-        (max_total / (self.by_client.len() + 1)).max(min_share).min(max_per_client)
+        (max_total / (self.of_clients.client_count() + 1)).max(min_share).min(max_per_client)
     }
 
     /// Returns the longest idle connection of these clients, or the one that is busy for longest when none is idle.
-    fn first_to_close(&self, is_candidate: impl Fn(IpAddr) -> bool) -> Option<(u64, Activity)> {
-        let candidates = self.connections.iter().filter(|(_, connection)| is_candidate(connection.client));
+    fn first_to_close(&self, is_candidate: impl Fn(Client) -> bool) -> Option<(u64, Activity)> {
+        let is_candidate = |connection: &OpenConnection<H>| is_candidate(self.of_clients.holder(connection.address));
+        let candidates = self.connections.iter().filter(|(_, connection)| is_candidate(connection));
         let first =
             candidates.min_by(|(id, connection), (other_id, other)| match connection.activity.cmp(&other.activity) {
                 Ordering::Equal => id.cmp(other_id),
@@ -167,10 +162,9 @@ impl ConnectionTable {
     }
 
     /// Admits a new connection, and evicts another one if there is no room; `None` if the new one is refused.
-    /// IPv4-mapped IPv6 addresses count as IPv4.
     pub(crate) fn admit(self: &Arc<Self>, client: SocketAddr, now: Instant) -> Option<(ConnectionPermit, Eviction)> {
         let (sender, receiver) = oneshot::channel();
-        let (id, evicted) = self.open().admit(client.ip().to_canonical(), now, sender).ok()?;
+        let (id, evicted) = self.open().admit(client.ip(), now, sender).ok()?;
         drop(evicted);
         Some((ConnectionPermit { table: self.clone(), id }, Eviction(receiver)))
     }
@@ -263,7 +257,7 @@ mod tests {
         }
 
         fn held_by(&self, number: u8) -> usize {
-            self.open.held_by(client(number))
+            self.open.of_clients.held_by(Client::Address(client(number)))
         }
     }
 
@@ -289,7 +283,7 @@ mod tests {
         // Clients 1 to 3 hold 16 each, client 4 holds 15: client 1 has the longest idle of those with the most.
         assert_eq!(fixture.held_by(4), 15);
         let first_of_2 =
-            fixture.open.connections.iter().filter(|(_, c)| c.client == client(2)).map(|(id, _)| *id).min();
+            fixture.open.connections.iter().filter(|(_, c)| c.address == client(2)).map(|(id, _)| *id).min();
         assert_eq!(fixture.admit(8).unwrap().1, Some(client(1)));
         // Of clients 2 and 3 the first connection of 2 would be next, but it was used since.
         fixture.open.set_activity(first_of_2.unwrap(), Activity::Idle(fixture.now));
@@ -349,7 +343,7 @@ mod tests {
         fixture.fill(32, 64);
         fixture.set_all_busy();
         assert_eq!(fixture.admit(200), Err(ConnectionRefused), "two each is the smallest share");
-        let of_7 = fixture.open.connections.iter().find(|(_, open)| open.client == client(7)).map(|(id, _)| *id);
+        let of_7 = fixture.open.connections.iter().find(|(_, open)| open.address == client(7)).map(|(id, _)| *id);
         fixture.open.set_activity(of_7.unwrap(), Activity::Idle(fixture.now));
         assert_eq!(fixture.admit(200).unwrap().1, Some(client(7)));
     }
@@ -368,6 +362,36 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.fill(64, 64);
         assert_eq!(fixture.admit(3).unwrap().1, Some(client(3)));
+    }
+
+    #[test]
+    fn many_addresses_of_one_ipv6_network_get_the_share_of_one_client_and_close_nothing_of_others() {
+        let limits = ConnectionLimits { max_total: 1024, max_per_client: 128, min_share: 8, ..LIMITS };
+        let mut open = OpenConnections::new(limits);
+        let mut now = Instant::now();
+        let address = |host: usize| -> IpAddr { std::net::Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, host as u16).into() };
+        for number in 1..=100 {
+            for _ in 0..4 {
+                open.admit(client(number), now, client(number)).unwrap();
+            }
+        }
+        let mut closed_of_others = 0;
+        for host in (0..600).cycle().take(3_000) {
+            now += Duration::from_millis(1);
+            let evicted = open.admit(address(host), now, address(host)).ok().and_then(|(_, evicted)| evicted);
+            closed_of_others += usize::from(evicted.is_some_and(|evicted| evicted.is_ipv4()));
+        }
+        let attacker = open.of_clients.client(address(0), || now);
+        assert_eq!((closed_of_others, open.of_clients.held_by(attacker)), (0, 257));
+        assert_eq!(open.of_clients.client_count(), 101);
+        for number in 101..=200 {
+            for _ in 0..5 {
+                open.admit(client(number), now, client(number)).unwrap();
+            }
+        }
+        assert!((100..=200).all(|number| open.of_clients.held_by(Client::Address(client(number))) >= 4));
+        let share = open.share();
+        assert!(open.of_clients.held_by(attacker) < 257, "it gives up what others need; its share is {share}");
     }
 
     #[test]

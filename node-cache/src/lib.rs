@@ -33,6 +33,7 @@ pub mod dns;
 pub mod metrics;
 
 pub mod admin;
+mod clients;
 mod connection_table;
 pub mod dnstap;
 pub mod handover;

@@ -1,15 +1,16 @@
-//! Concurrency limits, in total and per client address: open queries, connections, bytes that wait to be written.
+//! Concurrency limits, in total and per client: open queries, bytes that wait to be written.
 //! Requests over a limit are rejected at once: clients retry, memory stays bounded, and one client cannot starve the
 //! others.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
-/// Counting limiter with one bound in total and one per client address. IPv4-mapped IPv6 addresses count as IPv4.
+use crate::clients::ClientUnits;
+
+/// Counting limiter with one bound in total and one per client.
 #[derive(Debug)]
 pub(crate) struct ClientLimiter {
     max_total: usize,
@@ -24,8 +25,7 @@ pub(crate) struct ClientLimiter {
 #[derive(Debug, Default)]
 struct InUse {
     total: usize,
-    /// Units of each client that has any.
-    by_client: HashMap<IpAddr, usize, RandomState>,
+    of_clients: ClientUnits,
 }
 
 /// The bound that a request would exceed.
@@ -38,7 +38,7 @@ pub(crate) enum LimitExceeded {
 }
 
 impl ClientLimiter {
-    /// Creates a limiter of `max_total` units, of which one client address gets at most `max_per_client`.
+    /// Creates a limiter of `max_total` units, of which one client gets at most `max_per_client`.
     pub(crate) fn new(max_total: usize, max_per_client: usize) -> Arc<Self> {
         Arc::new(Self { max_total, max_per_client, is_sharing: false, in_use: Mutex::default(), idle: Notify::new() })
     }
@@ -56,19 +56,20 @@ impl ClientLimiter {
 
     /// Acquires `count` units for `client`, all or none.
     pub(crate) fn acquire_many(self: &Arc<Self>, client: SocketAddr, count: usize) -> Result<Permit, LimitExceeded> {
-        let client = client.ip().to_canonical();
+        let address = client.ip();
         let mut in_use = self.in_use();
         if in_use.total + count > self.max_total {
             return Err(LimitExceeded::Global);
         }
-        let of_client = in_use.by_client.get(&client).copied().unwrap_or_default();
+        let client = in_use.of_clients.client(address, Instant::now);
+        let of_client = in_use.of_clients.held_by(client);
         let left = if self.is_sharing { self.max_total - in_use.total } else { self.max_total };
         if of_client + count > self.max_per_client.min(left) {
             return Err(LimitExceeded::PerClient);
         }
-        in_use.by_client.insert(client, of_client + count);
+        in_use.of_clients.add(address, count, Instant::now);
         in_use.total += count;
-        Ok(Permit { limiter: self.clone(), client, count })
+        Ok(Permit { limiter: self.clone(), address, count })
     }
 
     /// Waits until no unit is in use.
@@ -91,7 +92,7 @@ impl ClientLimiter {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limiter: Arc<ClientLimiter>,
-    client: IpAddr,
+    address: IpAddr,
     count: usize,
 }
 
@@ -99,12 +100,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut in_use = self.limiter.in_use();
         in_use.total -= self.count;
-        match in_use.by_client.get_mut(&self.client) {
-            Some(count) if *count > self.count => *count -= self.count,
-            _ => {
-                in_use.by_client.remove(&self.client);
-            }
-        }
+        in_use.of_clients.remove(self.address, self.count);
         if in_use.total == 0 {
             self.limiter.idle.notify_waiters();
         }
@@ -142,6 +138,20 @@ mod tests {
             assert!(of_new_client >= 512.min((2048 - permits.len()) / 2), "{clients}: {of_new_client}");
         }
         assert_eq!(limiter.in_use().total, 0);
+    }
+
+    #[test]
+    fn an_attacker_with_many_addresses_of_one_ipv6_network_gets_what_one_client_may_have() {
+        let limiter = ClientLimiter::sharing(2048, 512);
+        let address = |network: u16, host: usize| -> SocketAddr {
+            (std::net::Ipv6Addr::new(0xfd00, 0, 0, network, 0, 0, 0, host as u16), 53).into()
+        };
+        let permits: Vec<_> = (0..2048).filter_map(|host| limiter.acquire(address(1, host)).ok()).collect();
+        assert_eq!(permits.len(), 512);
+        assert_eq!(limiter.acquire(address(1, 0)).unwrap_err(), LimitExceeded::PerClient);
+        let of_others: Vec<_> = (0..200).map(|host| limiter.acquire(address(2, host)).unwrap()).collect();
+        drop((permits, of_others));
+        assert!(limiter.in_use().of_clients.is_empty());
     }
 
     #[test]

@@ -59,15 +59,30 @@ pub fn lab() -> Result<(), String> {
 /// When Helm is not there.
 pub fn helm() -> Result<PathBuf, String> {
     static HELM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    HELM.get_or_init(|| lab_program("helm")).clone()
+}
+
+/// Returns the path of the pinned CoreDNS, compiled as [`helm`] is.
+///
+/// # Errors
+/// When CoreDNS is not there.
+pub fn coredns() -> Result<PathBuf, String> {
+    static COREDNS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    COREDNS.get_or_init(|| lab_program("coredns")).clone()
+}
+
+fn lab_program(name: &str) -> Result<PathBuf, String> {
     let find = || {
         let programs = Programs::locate()?;
         if all() {
-            programs.build_one("helm", &Progress::to_stdout())?;
+            programs.build_one(name, &Progress::to_stdout())?;
         }
-        let path = programs.path("helm");
-        path.exists().then_some(path).context("`make test` compiles it, and so does `lab program helm`")
+        let path = programs.path(name);
+        path.exists()
+            .then_some(path)
+            .with_context(|| format!("`make test` compiles it, and so does `lab program {name}`"))
     };
-    HELM.get_or_init(|| find().map_err(|error| format!("needs Helm: {}", one_line(&format!("{error:#}"))))).clone()
+    find().map_err(|error| format!("needs {name}: {}", one_line(&format!("{error:#}"))))
 }
 
 fn one_line(text: &str) -> String {

@@ -70,6 +70,91 @@ fn every_file_that_the_docs_place_exists() {
     assert!(count > 30, "only {count} files were found in the page");
 }
 
+/// Pages whose claims are shown by tests, and the folders to which the files that they name belong.
+const PAGES_WITH_TESTS: [&str; 2] = ["docs/what-a-packet-cannot-do.md", "SECURITY.md"];
+const FOLDERS_OF_TESTS: [&str; 4] = ["", "node-cache", "node-cache/src", "node-cache/tests/data_path"];
+
+/// Returns the texts in back quotes of a page, in their order.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Returns whether a text in back quotes is the name of a test: a promise of several words, and no metric.
+fn is_test_name(text: &str) -> bool {
+    let is_identifier =
+        text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    is_identifier && text.matches('_').count() >= 3 && !text.starts_with("dnstier_")
+}
+
+#[test]
+fn every_test_that_a_claim_names_is_in_the_file_that_it_names() {
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for page in PAGES_WITH_TESTS {
+        let text = read(&repository().join(page));
+        let mut file = None;
+        for line in text.lines() {
+            // A file stands before its tests in the same row or paragraph.
+            if line.is_empty() || line.starts_with('|') {
+                file = None;
+            }
+            for word in quoted(line) {
+                if word.ends_with(".rs") {
+                    let paths = FOLDERS_OF_TESTS.iter().map(|folder| repository().join(folder).join(word));
+                    file = paths.into_iter().find(|path| path.is_file()).map(|path| read(&path));
+                    missing.extend(file.is_none().then(|| format!("{page}: no file {word}")));
+                } else if is_test_name(word) {
+                    count += 1;
+                    let is_there = file.as_ref().is_some_and(|file| file.contains(&format!("fn {word}(")));
+                    missing.extend((!is_there).then(|| format!("{page}: {word}")));
+                }
+            }
+        }
+    }
+    assert!(count > 80, "only {count} names of tests were found");
+    assert!(missing.is_empty(), "not in the file that is named before it:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_claim_about_packets_names_a_test() {
+    let page = read(&repository().join(PAGES_WITH_TESTS[0]));
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let claims: Vec<_> = rows.filter(|row| !row.ends_with("| test |")).collect();
+    assert!(claims.len() > 40, "only {} claims were found", claims.len());
+    for claim in claims {
+        assert!(quoted(claim).any(is_test_name), "no test shows this: {claim}");
+    }
+}
+
+#[test]
+fn every_right_of_the_operator_is_in_the_threat_model() {
+    let page = read(&repository().join("SECURITY.md"));
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let list = |line: &str, name: &str| {
+        let items = line.split_once(name).and_then(|(_, rest)| rest.strip_prefix(": [")?.strip_suffix(']'));
+        items.map(|items| items.split(", ").map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut count = 0;
+    for file in std::fs::read_dir(repository().join("charts/dnstier/templates")).unwrap() {
+        let path = file.unwrap().path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rbac-")) {
+            continue;
+        }
+        let mut resources = Vec::new();
+        for line in read(&path).lines() {
+            resources = list(line, "resources").unwrap_or(resources);
+            let Some(verbs) = list(line, "verbs") else { continue };
+            count += 1;
+            let verbs = format!("| {} |", verbs.join(", "));
+            let is_told = |resource: &&String| {
+                rows.iter().any(|row| row.contains(&format!("`{resource}`")) && row.ends_with(&verbs))
+            };
+            let untold: Vec<_> = resources.iter().filter(|resource| !is_told(resource)).collect();
+            assert!(untold.is_empty(), "SECURITY.md does not tell {untold:?} {verbs}, see {}", path.display());
+        }
+    }
+    assert!(count > 10, "only {count} rules were found");
+}
+
 /// Every Rust file that is ours.
 fn rust_files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -26,8 +26,8 @@ pub struct Cache {
     /// The same for negative answers, such as a name that does not exist (RFC 2308), 1s to 3h. Default: 30s.
     #[schemars(extend("x-kubernetes-validations" = rules(&[DURATION, NEGATIVE_MAX_TTL])))]
     pub negative_max_ttl: Duration,
-    /// How long after its TTL an answer is still given while nobody who could renew it answers (RFC 8767), 0s to
-    /// 168h. 0s: never. Default: 24h.
+    /// How long after its TTL an answer is still served while no upstream responds that could renew it (RFC 8767),
+    /// 0s to 168h. 0s: never. Default: 24h.
     #[schemars(extend("x-kubernetes-validations" = rules(&[DURATION, SERVE_STALE])))]
     pub serve_stale: Duration,
 }

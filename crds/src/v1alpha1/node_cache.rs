@@ -15,7 +15,7 @@ use super::{ByteSize, Cache, NODE_CACHE_SIZE, PodSettings, schema};
 #[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY])))]
 pub struct NodeCache {
     /// How many caching resolvers run on every node, 1 to 8. They share the captured addresses, so that one that dies
-    /// or hangs loses no question. Default: 2.
+    /// or hangs loses no query. Default: 2.
     #[schemars(range(min = 1, max = 8))]
     pub instances: u8,
     /// The addresses on which the tier answers on every node. When this object is given, nothing of it is filled in:
@@ -23,11 +23,19 @@ pub struct NodeCache {
     pub capture: Capture,
     /// What each of the caching resolvers keeps.
     pub cache: Cache,
-    /// Who may ask, as networks in CIDR notation (10.0.0.0/8). Others get no answer at all. At most 64. Default,
+    /// Which clients get a response, as networks in CIDR notation (10.0.0.0/8). Others get none. At most 64. Default,
     /// also for an empty list: private addresses (RFC 1918), 100.64.0.0/10, unique local (fc00::/7), link-local and
     /// loopback addresses.
     #[schemars(schema_with = "schema::networks")]
     pub allow_from: Vec<IpNet>,
+    /// Whether a name outside of the cluster may have a private address. Allow: answers are passed on as they are.
+    /// Refuse: an answer with a private address is replaced by one without records (NOERROR, Extended DNS Error 15,
+    /// Blocked), so that no outside name leads pods to addresses inside (DNS rebinding). Private are RFC 1918,
+    /// 100.64.0.0/10, link-local and unique local (fc00::/7) addresses, ::1, IPv6 addresses that embed one of these
+    /// IPv4 addresses, and all addresses that this tier captures; not 127.0.0.0/8 and 0.0.0.0, with which block lists
+    /// answer. Names of routes and of the cluster domain are exempt, and those below local and home.arpa. Default:
+    /// Allow.
+    pub private_answers: PrivateAnswers,
     /// TCP port on every node's own address where the node pod serves /metrics and /status over HTTP, 1024 to 65535.
     /// The pods are on the host's network, so nothing else on the nodes may use it. Default: 9353.
     #[schemars(range(min = 1024, max = 65535))]
@@ -44,6 +52,7 @@ impl Default for NodeCache {
             capture: Capture::default(),
             cache: Cache { size: Some(NODE_CACHE_SIZE), ..Cache::default() },
             allow_from: Vec::new(),
+            private_answers: PrivateAnswers::default(),
             metrics_port: 9353,
             pod: PodSettings::default(),
         }
@@ -98,4 +107,14 @@ pub enum Switch {
     Enabled,
     /// The setting is disabled.
     Disabled,
+}
+
+/// Treatment of private addresses in answers for names outside of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PrivateAnswers {
+    /// Answers are passed on as they are.
+    #[default]
+    Allow,
+    /// An answer with a private address is replaced by one without records.
+    Refuse,
 }

@@ -18,7 +18,7 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = rules(&[IMAGE])))]
     pub image: Option<String>,
-    /// Compute resources of each container that answers questions. A memory limit given here takes the place of the
+    /// Compute resources of each container that answers queries. A memory limit given here takes the place of the
     /// one that follows from cache.size, and must be larger than that.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::resources")]

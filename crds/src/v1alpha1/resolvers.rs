@@ -12,17 +12,17 @@ use super::{ByteSize, Cache, PodSettings, RESOLVER_CACHE_SIZE, Upstream, schema}
 #[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY])))]
 pub struct Resolvers {
     /// How many resolvers run in each zone, 1 to 64. With 2 or more, one can be replaced or lost without the nodes
-    /// of the zone having to ask another zone. Default: 2.
+    /// of the zone having to query another zone. Default: 2.
     #[schemars(range(min = 1, max = 64))]
     pub replicas_per_zone: u16,
     /// The zones that get resolvers, by the value of the nodes' label topology.kubernetes.io/zone. Nodes of other
-    /// zones ask the resolvers of these. At most 64. Default, also for an empty list: every zone that a Node names;
+    /// zones query the resolvers of these. At most 64. Default, also for an empty list: every zone that a Node names;
     /// nodes without the label form one zone.
     #[schemars(schema_with = "schema::zones")]
     pub zones: Vec<String>,
-    /// How the resolvers find an answer. Forward: they ask the upstreams. Default: Forward.
+    /// How the resolvers find an answer. Forward: they query the upstreams. Default: Forward.
     pub mode: Mode,
-    /// The servers that the resolvers ask, in this order of preference. At most 8 entries. Default, also for an empty
+    /// The servers that the resolvers query, in this order of preference. At most 8 entries. Default, also for an empty
     /// list: the nameservers in the resolv.conf of the node that a resolver runs on.
     #[schemars(length(max = 8), extend(
         "x-kubernetes-list-type" = "atomic",
@@ -60,7 +60,7 @@ impl Resolvers {
 /// Method by which the resolvers find an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
-    /// They ask the upstreams.
+    /// They query the upstreams.
     #[default]
     Forward,
 }

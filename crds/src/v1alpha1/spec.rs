@@ -23,8 +23,8 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
     shortname = "dt",
     derive = "PartialEq",
     status = "DnsTierStatus",
-    doc = "A DnsTier answers the DNS questions of every pod from memory on the pod's own node, and asks the resolvers \
-           of the node's own zone for what is not there yet.",
+    doc = "A DnsTier answers the DNS queries of every pod from caches on the pod's own node, which query the resolvers \
+           of the node's own zone for what they have not cached.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -66,14 +66,14 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
         name = "QPS",
         type_ = "integer",
         json_path = ".status.traffic.queriesPerSecond",
-        description = "Questions per second, all nodes together.",
+        description = "Queries per second, all nodes together.",
         priority = 1
     ),
     printcolumn(
         name = "Hit%",
         type_ = "integer",
         json_path = ".status.traffic.hitPercent",
-        description = "Questions answered from memory, in percent.",
+        description = "Cache hits, in percent of the queries.",
         priority = 1
     ),
     printcolumn(
@@ -101,11 +101,11 @@ pub struct DnsTierSpec {
     pub cluster_dns: ClusterDns,
     /// The caching resolvers that run on every node.
     pub node_cache: NodeCache,
-    /// The resolvers that run in every zone. The nodes ask them for names outside of the cluster: those of their own
-    /// zone first, those of other zones while these do not answer.
+    /// The resolvers that run in every zone. The nodes query them for names outside of the cluster: those of their own
+    /// zone first, those of other zones while these do not respond.
     pub resolvers: Resolvers,
     /// Domains that are answered elsewhere (stub domains), such as those of a company's own name servers. The
-    /// longest suffix that matches a name wins. Nodes ask these upstreams directly. At most 256 routes.
+    /// longest suffix that matches a name wins. Nodes query these upstreams directly. At most 256 routes.
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["suffix"]))]
     pub routes: Vec<Route>,
 }

@@ -32,7 +32,7 @@ pub struct DnsTierStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub zones: Vec<ZoneStatus>,
-    /// The questions, all nodes together. Not present while no node has said anything.
+    /// The queries, all nodes together. Not present until a node has reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficStatus>,
 }
@@ -60,7 +60,7 @@ pub struct RevisionStatus {
     /// The newest revision that was in force on every node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// The revision that the spec asks for.
+    /// The revision that the spec results in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
@@ -103,12 +103,12 @@ pub struct ZoneStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficStatus {
-    /// Questions per second.
+    /// Queries per second.
     pub queries_per_second: u32,
-    /// Questions answered from memory, in percent.
+    /// Cache hits, in percent of the queries.
     pub hit_percent: u32,
-    /// Questions answered from memory past their TTL, in percent.
+    /// Queries that got a stale answer, in percent.
     pub stale_percent: u32,
-    /// Questions answered with SERVFAIL, in percent.
+    /// Queries that got SERVFAIL, in percent.
     pub servfail_percent: u32,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// One or more servers that are asked in the same way.
+/// One or more servers that are queried in the same way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
@@ -18,7 +18,7 @@ pub struct Upstream {
     #[serde(default = "dns_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// How the servers are asked. UDP: over UDP, and again over TCP when an answer is truncated. TCP: over TCP alone.
+    /// How the servers are queried. UDP: over UDP, and again over TCP after a truncated response. TCP: over TCP alone.
     /// Default: UDP.
     #[serde(default)]
     pub protocol: Protocol,
@@ -38,7 +38,7 @@ fn dns_port() -> u16 {
 /// Transport of queries to an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
-    /// Over UDP, again over TCP when the answer is truncated.
+    /// Over UDP, again over TCP after a truncated response.
     #[default]
     #[serde(rename = "UDP")]
     Udp,

@@ -64,7 +64,7 @@ pub(super) const ROUTES_LEAVE_THE_CLUSTER: Rule = Rule::new(
 pub(super) const UPSTREAMS_ARE_NOT_CAPTURED: Rule = Rule::new(
     "!has(self.nodeCache.capture.addresses) || self.resolvers.upstreams.all(upstream, \
      upstream.addresses.all(address, !(address in self.nodeCache.capture.addresses)))",
-    "resolvers.upstreams must not name an address of nodeCache.capture.addresses: its questions would come back to \
+    "resolvers.upstreams must not name an address of nodeCache.capture.addresses: its queries would come back to \
      this tier; name the server behind it",
 )
 .at(".resolvers.upstreams");
@@ -73,7 +73,7 @@ pub(super) const UPSTREAMS_ARE_NOT_CAPTURED: Rule = Rule::new(
 pub(super) const ROUTES_ARE_NOT_CAPTURED: Rule = Rule::new(
     "!has(self.nodeCache.capture.addresses) || self.routes.all(route, route.upstreams.all(upstream, \
      upstream.addresses.all(address, !(address in self.nodeCache.capture.addresses))))",
-    "routes must not name an address of nodeCache.capture.addresses as an upstream: its questions would come back to \
+    "routes must not name an address of nodeCache.capture.addresses as an upstream: its queries would come back to \
      this tier; name the server behind it",
 )
 .at(".routes");

@@ -50,6 +50,26 @@ pub struct NodeCache {
     pub cache: Cache,
     /// Networks whose clients may query. Other clients get no response at all.
     pub allow_from: Vec<IpNet>,
+    /// Whether answers for names outside of the cluster and of all routes may hold private addresses.
+    #[serde(default, skip_serializing_if = "PrivateAnswers::is_default")]
+    pub private_answers: PrivateAnswers,
+}
+
+/// Treatment of private addresses in answers for names outside of the cluster and of all routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrivateAnswers {
+    /// Answers are passed on as they are.
+    #[default]
+    Allow,
+    /// A response with a private address is replaced by one without records (protection from DNS rebinding).
+    Refuse,
+}
+
+impl PrivateAnswers {
+    /// Returns whether this is the default, which a configuration leaves out.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One captured address.
@@ -180,7 +200,12 @@ impl Default for NodeCache {
     /// Returns settings that capture 169.254.20.10 alone, as a `DnsTier` does by default, and admit only 127.0.0.1.
     fn default() -> Self {
         let link_local = Captured { address: IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), service: false };
-        Self { captured: vec![link_local], cache: Cache::default(), allow_from: loopback() }
+        Self {
+            captured: vec![link_local],
+            cache: Cache::default(),
+            allow_from: loopback(),
+            private_answers: PrivateAnswers::default(),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub const RUN_DIR: &str = "/run/dnstier";
 pub const DNS_PORT: u16 = 53;
 /// Port that a zone resolver listens on; its Service maps [`DNS_PORT`] to it.
 pub const RESOLVER_DNS_PORT: u16 = 1053;
-/// Port of a zone resolver's `/metrics`, `/status` and `/probe`.
+/// Port of a zone resolver's `/metrics`, `/status`, `/live` and `/ready`.
 pub const RESOLVER_METRICS_PORT: u16 = 9153;
 /// Name of the UDP port in every DNS Service of a tier, and so the first label of its SRV name (`_dns._udp`).
 pub const UDP_PORT_NAME: &str = "dns";

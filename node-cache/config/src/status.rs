@@ -58,7 +58,7 @@ pub struct CapturedAddress {
     pub address: IpAddr,
     /// State of the capture.
     pub state: CaptureState,
-    /// Reason why the address is not captured, in one sentence.
+    /// Reason why the address is not captured, or why some queries to a captured one fail, in one sentence.
     #[serde(default)]
     pub reason: Option<String>,
 }
@@ -126,4 +126,7 @@ pub struct UpstreamStatus {
     pub sent: u64,
     /// Queries that the server did not answer in time.
     pub timeouts: u64,
+    /// Responses from the server's address to the port of a query in flight that are not responses to it.
+    #[serde(default)]
+    pub near_misses: u64,
 }

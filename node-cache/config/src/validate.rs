@@ -144,7 +144,7 @@ fn require_servers(field: &str, servers: &[SocketAddr], captured: &HashSet<IpAdd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Captured, ClusterDns, NodeCache, Resolver, Route, Zone};
+    use crate::{Captured, ClusterDns, NodeCache, PrivateAnswers, Resolver, Route, Zone};
 
     const SERVER: &str = "192.0.2.53:53";
 
@@ -187,6 +187,19 @@ mod tests {
         json.as_object_mut().unwrap().remove("routes");
         assert_eq!(Config::from_json(&serde_json::to_vec(&json).unwrap()), Ok(Config::example()));
         assert!(matches!(Config::from_json(b"{}"), Err(Invalid::Syntax(_))));
+    }
+
+    #[test]
+    fn a_configuration_without_private_answers_allows_them_and_one_with_another_word_is_invalid() {
+        let refusing = NodeCache { private_answers: PrivateAnswers::Refuse, ..NodeCache::default() };
+        let mut json = serde_json::to_value(Config { node_cache: refusing.clone(), ..Config::example() }).unwrap();
+        let read = |json: &serde_json::Value| Config::from_json(&serde_json::to_vec(json).unwrap());
+        assert_eq!(json["nodeCache"]["privateAnswers"], "Refuse");
+        assert_eq!(read(&json).map(|config| config.node_cache), Ok(refusing));
+        json["nodeCache"]["privateAnswers"] = "refuse".into();
+        assert!(matches!(read(&json), Err(Invalid::Syntax(_))));
+        json["nodeCache"].as_object_mut().unwrap().remove("privateAnswers");
+        assert_eq!(read(&json), Ok(Config::example()));
     }
 
     #[test]

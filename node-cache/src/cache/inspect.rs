@@ -14,6 +14,8 @@ use crate::metrics::ClassUsage;
 pub struct EntryInfo {
     /// Rcode of the response.
     pub rcode: u16,
+    /// Info-code of the response's Extended DNS Error (RFC 8914).
+    pub ede: Option<u16>,
     /// Length of the message in octets.
     pub message_len: usize,
     /// Seconds since the response was stored.
@@ -31,6 +33,7 @@ impl EntryInfo {
         let Windows { fresh, stale } = header.windows(policy);
         Self {
             rcode: header.rcode(),
+            ede: header.ede(),
             message_len: header.message_len(),
             age: header.age(now) / TICKS_PER_SECOND,
             ttl: fresh,
@@ -42,8 +45,12 @@ impl EntryInfo {
 
 impl std::fmt::Display for EntryInfo {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rcode, message_len, age, ttl, stale_window, .. } = self;
-        write!(formatter, "{}, {message_len} octets, age {age} s, ", rcode::name(*rcode))?;
+        let Self { rcode, ede, message_len, age, ttl, stale_window, .. } = self;
+        formatter.write_str(rcode::name(*rcode))?;
+        if let Some(ede) = ede {
+            write!(formatter, " (EDE {ede})")?;
+        }
+        write!(formatter, ", {message_len} octets, age {age} s, ")?;
         let seconds_until = |end: u64| end.checked_sub(*age).filter(|seconds| *seconds > 0);
         match (seconds_until(*ttl), seconds_until(ttl + stale_window)) {
             (Some(fresh), _) if *stale_window == 0 => write!(formatter, "fresh for {fresh} s more"),

@@ -1,6 +1,22 @@
-//! Value parsers of command-line arguments that programs share. Each error is a sentence that says what would be right.
+//! Command-line arguments that programs share, and their value parsers. Each error is a sentence that says what would
+//! be right.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use clap::Args;
+use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
+
+/// Directories that every running program needs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Directories {
+    /// Directory of the projected volume with the configuration
+    #[arg(long = "config-dir", default_value = CONFIG_DIR, value_name = "CONFIG_DIR")]
+    pub(super) config: PathBuf,
+    /// Directory of the sockets that the containers of the pod share
+    #[arg(long = "run-dir", default_value = RUN_DIR, value_name = "RUN_DIR")]
+    pub(super) run: PathBuf,
+}
 
 /// Most threads of one process that read sockets.
 const MAX_WORKERS: usize = 64;

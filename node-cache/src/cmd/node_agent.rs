@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use clap::{Parser, Subcommand};
-use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
 use node_cache_config::status::NodeStatus;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::args::Directories;
 use super::logging::LogArgs;
 use super::probe::Probe;
 use super::shutdown::Shutdown;
@@ -70,12 +71,8 @@ enum Command {
 /// Arguments of a running agent.
 #[derive(Clone, Debug, clap::Args)]
 struct RunArgs {
-    /// Directory of the projected volume with the configuration
-    #[arg(long, default_value = CONFIG_DIR)]
-    config_dir: PathBuf,
-    /// Directory that the containers of the pod share
-    #[arg(long, default_value = RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    directories: Directories,
     /// How many caches run in this pod
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     instances: u8,
@@ -114,19 +111,19 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         return Err(ProgramError::NoPodUid);
     }
     let mut shutdown = Shutdown::listen().map_err(ProgramError::Start)?;
-    let handover_path = handover::socket_path(&args.run_dir);
+    let handover_path = handover::socket_path(&args.directories.run);
     let server = Server::bind(&handover_path, args.instances.into())
         .map_err(|source| ProgramError::UnixSocket { path: handover_path, source })?;
     let interface = Interface::open().await?;
     let nft = Nft::at(&args.nft);
-    let mut active = revision::watch(&args.config_dir);
+    let mut active = revision::watch(&args.directories.config);
     let metrics = Arc::new(Metrics::default());
     let (state, current_state) = watch::channel(AgentState::initial(std::time::Instant::now()));
     let reporter = Arc::new(NodeStatusReporter {
         identity: identity.clone(),
         state: current_state,
         active: active.clone(),
-        instances: Instances::new(args.run_dir.clone(), args.instances.into()),
+        instances: Instances::new(args.directories.run.clone(), args.instances.into()),
         metrics: Arc::clone(&metrics),
     });
     let _reporting = report(&args, &reporter);
@@ -156,7 +153,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
 /// Serves the control socket and the addresses of the pod until the result is dropped.
 fn report(args: &RunArgs, reporter: &Arc<NodeStatusReporter>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let path = admin::socket_path(&args.run_dir, NAME);
+    let path = admin::socket_path(&args.directories.run, NAME);
     let commands = Arc::clone(reporter);
     tasks.spawn(async move {
         if let Err(error) = admin::serve(&path, commands).await {
@@ -283,11 +280,19 @@ fn routes(reporter: &Arc<NodeStatusReporter>) -> Router {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ProbeParameters {
     name: String,
 }
 
-async fn probe(State(reporter): State<Arc<NodeStatusReporter>>, Query(parameters): Query<ProbeParameters>) -> Response {
+async fn probe(
+    State(reporter): State<Arc<NodeStatusReporter>>,
+    parameters: Result<Query<ProbeParameters>, QueryRejection>,
+) -> Response {
+    let Ok(Query(parameters)) = parameters else {
+        let usage = "a probe has one parameter, `name`, with a name of the configuration";
+        return (StatusCode::BAD_REQUEST, usage).into_response();
+    };
     match reporter.probe(&parameters.name).await {
         Ok(result) => Json(result).into_response(),
         Err(error @ ProbeError::Unknown(_)) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),

@@ -1,15 +1,15 @@
 //! Program `node-cache`: a caching resolver of a node. Its sockets come from the agent; its misses go to the resolvers
 //! of its zone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use node_cache_config::names::{CONFIG_DIR, RUN_DIR};
+use node_cache_config::names::RUN_DIR;
 use node_cache_sys::malloc::share_one_arena;
 
-use super::args::{bytes, workers};
+use super::args::{Directories, bytes, workers};
 use super::ask::Ask;
 use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
@@ -64,12 +64,8 @@ struct RunArgs {
     /// Name of this cache among those of its pod: cache-0, cache-1, …
     #[arg(long)]
     instance: String,
-    /// Where the projected volume with the revisions is mounted
-    #[arg(long, default_value = CONFIG_DIR)]
-    config_dir: PathBuf,
-    /// The directory that the containers of the pod share
-    #[arg(long, default_value = RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    directories: Directories,
     /// Bytes that the cache may hold
     #[arg(long, value_parser = bytes)]
     cache_size: u64,
@@ -120,8 +116,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let identity = Identity::from_env(&args.instance);
     let cache_bytes = usable_cache_bytes(args.cache_size, args.workers)?;
     let resolver = Arc::new(Resolver::new(identity, cache_bytes, Arc::default()));
-    let active = revision::watch(&args.config_dir);
-    let agent = Client::start(&handover::socket_path(&args.run_dir), &args.instance);
+    let active = revision::watch(&args.directories.config);
+    let agent = Client::start(&handover::socket_path(&args.directories.run), &args.instance);
     let limits = TcpLimits::default();
     let server = Server::start(args.workers, resolver.clone(), limits, agent.sockets(), agent.secrets())
         .map_err(ProgramError::Start)?;
@@ -131,8 +127,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         readiness: NodeReadiness { revision: active.clone(), sockets: agent.sockets() },
         workers: server.workers().clone(),
     });
-    let control_path = admin::socket_path(&args.run_dir, &args.instance);
-    let tap_path = dnstap::socket_path(&args.run_dir, &args.instance);
+    let control_path = admin::socket_path(&args.directories.run, &args.instance);
+    let tap_path = dnstap::socket_path(&args.directories.run, &args.instance);
     tokio::select! {
         () = apply_revisions(resolver.clone(), active, Role::NodeCache) => {}
         served = admin::serve(&control_path, reporter) => {

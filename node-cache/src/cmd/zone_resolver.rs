@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clap::{Parser, Subcommand};
-use node_cache_config::names::{CONFIG_DIR, RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
+use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
 use node_cache_sys::malloc::share_one_arena;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
-use super::args::{bytes, seconds, workers};
+use super::args::{Directories, bytes, seconds, workers};
 use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
@@ -68,12 +67,8 @@ enum Command {
 /// Arguments of a running zone resolver.
 #[derive(Clone, Debug, clap::Args)]
 struct RunArgs {
-    /// Where the projected volume with the revisions is mounted
-    #[arg(long, default_value = CONFIG_DIR)]
-    config_dir: PathBuf,
-    /// Directory of the control socket
-    #[arg(long, default_value = RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    directories: Directories,
     /// Bytes that the cache may hold; workers beyond 16 take their room from it
     #[arg(long, value_parser = bytes)]
     cache_size: u64,
@@ -122,7 +117,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let workers = args.workers.unwrap_or_else(default_workers);
     let cache_bytes = usable_cache_bytes(args.cache_size, workers)?;
     let resolver = Arc::new(Resolver::new(Identity::from_env(NAME), cache_bytes, Arc::default()));
-    let active = revision::watch(&args.config_dir);
+    let active = revision::watch(&args.directories.config);
     let (_sockets, sockets) = watch::channel(sockets);
     // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
     let (_secrets, no_secrets) = watch::channel(CookieSecrets::default());
@@ -140,8 +135,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         let listener = listener.map_err(|source| ProgramError::Listen { address, source })?;
         tokio::spawn(status_http::serve(listener, routes(&reporter)));
     }
-    let control_path = admin::socket_path(&args.run_dir, NAME);
-    let tap_path = dnstap::socket_path(&args.run_dir, NAME);
+    let control_path = admin::socket_path(&args.directories.run, NAME);
+    let tap_path = dnstap::socket_path(&args.directories.run, NAME);
     let until_drained = async {
         tokio::select! {
             () = become_ready(&resolver, &stage) => {}

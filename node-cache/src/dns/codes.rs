@@ -28,6 +28,10 @@ pub mod rtype {
     pub const RRSIG: u16 = 46;
     /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Endpoints of a service (RFC 9460).
+    pub const SVCB: u16 = 64;
+    /// Endpoints of an HTTPS origin (RFC 9460).
+    pub const HTTPS: u16 = 65;
     /// Incremental zone transfer.
     pub const IXFR: u16 = 251;
     /// Zone transfer.
@@ -57,8 +61,8 @@ pub mod rtype {
         ("NSEC", 47),
         ("DNSKEY", 48),
         ("TLSA", 52),
-        ("SVCB", 64),
-        ("HTTPS", 65),
+        ("SVCB", SVCB),
+        ("HTTPS", HTTPS),
         ("ANY", ANY),
         ("CAA", 257),
     ];
@@ -133,6 +137,8 @@ pub mod ede {
     pub const CACHED_ERROR: u16 = 13;
     /// The server has just started and is not ready.
     pub const NOT_READY: u16 = 14;
+    /// A policy of the server withholds the answer.
+    pub const BLOCKED: u16 = 15;
     /// The NXDOMAIN response is stale.
     pub const STALE_NXDOMAIN: u16 = 19;
     /// The query does not desire recursion, and the cache has no entry for it.
@@ -141,6 +147,28 @@ pub mod ede {
     pub const NOT_SUPPORTED: u16 = 21;
     /// No upstream answered.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+
+    /// A zone resolver has too many queries in flight for this one, which says nothing about the name. One of the codes
+    /// for private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
+    pub const OVERLOADED: u16 = 49154;
+
+    /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
+    /// tier only, and a node never sends it to a client. 49152 and 49153 are reserved for other failures.
+    #[must_use]
+    pub const fn is_of_tier(code: u16) -> bool {
+        matches!(code, 49152..=OVERLOADED)
+    }
+
+    /// Returns what a client may see of a code: instead of one between the processes of a tier, the registered code
+    /// that comes nearest to it, if there is one.
+    #[must_use]
+    pub const fn public(code: u16) -> Option<u16> {
+        match code {
+            OVERLOADED => Some(NO_REACHABLE_AUTHORITY),
+            code if is_of_tier(code) => None,
+            code => Some(code),
+        }
+    }
 
     /// Returns whether an Extended DNS Error marks a stale response (RFC 8767).
     #[must_use]

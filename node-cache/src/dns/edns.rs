@@ -28,7 +28,8 @@ pub struct Edns {
     pub version: u8,
     /// DO: whether the sender wants DNSSEC records.
     pub dnssec_ok: bool,
-    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer.
+    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer or an overload. An
+    /// overload is written as two errors, of which the first has the code for everybody else.
     pub ede: Option<u16>,
     /// TCP keepalive. In a query any value asks for the idle timeout; in a response the idle timeout of the connection,
     /// in tenths of a second.
@@ -55,9 +56,9 @@ impl Edns {
             if offset + length > record.data.end {
                 return Err(Malformed);
             }
-            if code == EDE_OPTION && length >= 2 && !ede::is_stale(edns.ede) {
+            if code == EDE_OPTION && length >= 2 && !takes_precedence(edns.ede) {
                 let ede = u16_at(message, offset);
-                edns.ede = if ede::is_stale(ede) { ede } else { edns.ede.or(ede) };
+                edns.ede = if takes_precedence(ede) { ede } else { edns.ede.or(ede) };
             }
             if code == KEEPALIVE_OPTION {
                 edns.keepalive = Some(if length >= 2 { u16_at(message, offset).unwrap_or_default() } else { 0 });
@@ -77,12 +78,21 @@ impl Edns {
     }
 
     const fn options_length(&self) -> usize {
-        let u16_options = self.ede.is_some() as usize + self.keepalive.is_some() as usize;
+        let [first, second] = self.errors();
+        let u16_options = first.is_some() as usize + second.is_some() as usize + self.keepalive.is_some() as usize;
         let cookie = match &self.cookie {
             Some(cookie) => OPTION_HEADER_LEN + cookie.as_octets().len(),
             None => 0,
         };
         U16_OPTION_LEN * u16_options + cookie
+    }
+
+    /// Returns the info-codes of the Extended DNS Errors that are written.
+    const fn errors(&self) -> [Option<u16>; 2] {
+        match self.ede {
+            Some(ede::OVERLOADED) => [ede::public(ede::OVERLOADED), self.ede],
+            ede => [ede, None],
+        }
     }
 
     /// Appends an OPT record to a message, and counts it in the header.
@@ -96,7 +106,8 @@ impl Edns {
         let opt: [u8; OPT_LEN] =
             [0, type_high, type_low, size_high, size_low, ttl_0, ttl_1, ttl_2, ttl_3, length_high, length_low];
         message.extend_from_slice(&opt);
-        for (code, value) in [(EDE_OPTION, self.ede), (KEEPALIVE_OPTION, self.keepalive)] {
+        let [first, second] = self.errors();
+        for (code, value) in [(EDE_OPTION, first), (EDE_OPTION, second), (KEEPALIVE_OPTION, self.keepalive)] {
             let Some(value) = value else { continue };
             message.extend_from_slice(&[code, 2, value].map(u16::to_be_bytes).concat());
         }
@@ -107,6 +118,50 @@ impl Edns {
         }
         if let Some(header) = Header::read(message) {
             put_u16(message, 10, header.counts[3].saturating_add(1));
+        }
+    }
+}
+
+/// Returns whether an Extended DNS Error is read instead of those before it: how a response may be used depends on it.
+const fn takes_precedence(code: Option<u16>) -> bool {
+    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::Records;
+
+    fn written(edns: Edns) -> Vec<u8> {
+        let mut message = vec![0; Header::LENGTH];
+        edns.append(&mut message);
+        assert_eq!(message.len(), Header::LENGTH + edns.length());
+        message
+    }
+
+    fn read(message: &[u8]) -> Edns {
+        let header = Header::read(message).unwrap();
+        let record = Records::new(message, &header, Header::LENGTH).next().unwrap().unwrap();
+        Edns::read(message, &record).unwrap()
+    }
+
+    #[test]
+    fn an_overload_is_written_with_the_registered_code_first_and_is_read_as_an_overload() {
+        let message = written(Edns { ede: Some(ede::OVERLOADED), keepalive: Some(7), ..Edns::default() });
+        let options = [[15, 2, 22], [15, 2, 49154], [11, 2, 7]].concat();
+        assert_eq!(
+            message[Header::LENGTH + OPT_LEN..],
+            *options.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>()
+        );
+        let edns = read(&message);
+        assert_eq!((edns.ede, edns.keepalive), (Some(ede::OVERLOADED), Some(7)));
+    }
+
+    #[test]
+    fn every_other_code_is_written_once() {
+        for code in [0, 3, 22, 30, 49151, 49155, u16::MAX] {
+            let message = written(Edns { ede: Some(code), ..Edns::default() });
+            assert_eq!((message.len(), read(&message).ede), (Header::LENGTH + OPT_LEN + U16_OPTION_LEN, Some(code)));
         }
     }
 }

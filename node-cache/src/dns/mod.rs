@@ -10,12 +10,13 @@
 //! 3. The upstream's response. `validate` checks it and removes OPT, with `record` for its records, `rdata` for their
 //!    layouts and `ttl` for how long it may be cached (negative caching included); `owner_filter` drops answer records
 //!    of unrelated names; `compress` makes it shorter; [`alias`] splits it where its aliases lead elsewhere;
-//!    [`Response`] holds the result, or a response of this process itself.
+//!    [`Response`] holds the result, or a response of this process itself. `addresses` finds addresses in it.
 //! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
 //!    makes it fit.
 //!
 //! All of them share [`Name`], [`Header`], [`edns`] and [`codes`], the numbers of the IANA registries.
 
+mod addresses;
 pub mod alias;
 pub mod answer;
 pub mod codes;

@@ -141,15 +141,6 @@ impl Name {
         Self(self.0.to_ascii_lowercase().into())
     }
 
-    /// Prepends a label to the name; when the result would be too long, to the nearest ancestor for which it is not.
-    /// `None` when the label is empty or longer than 63 octets.
-    #[must_use]
-    pub fn with_label(&self, label: &str) -> Option<Self> {
-        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
-        let parent = self.suffixes().find(|suffix| 1 + label.len() + suffix.len() <= MAX_NAME_LEN)?;
-        Some(Self([&[length], label.as_bytes(), parent].concat().into()))
-    }
-
     /// Returns whether the name is `zone` or below it. Both must be in lower case.
     #[must_use]
     pub fn is_within(&self, zone: &Self) -> bool {
@@ -224,18 +215,6 @@ mod tests {
         for bad in ["a..b", &"x".repeat(64), &["a"; 128].join(".")] {
             assert!(Name::from_text(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_label_below_a_name_of_maximum_length_is_put_below_an_ancestor() {
-        let with_x = |name: &Name| name.with_label("x").map(|name| name.to_string());
-        assert_eq!(with_x(&Name::from_text("www.example").unwrap()).as_deref(), Some("x.www.example."));
-        assert_eq!(with_x(&Name::from_text(".").unwrap()).as_deref(), Some("x."));
-        let longest = Name::from_text(&["a"; 127].join(".")).unwrap();
-        assert_eq!(longest.as_bytes().len(), MAX_NAME_LEN);
-        assert_eq!(longest.with_label("x").unwrap().as_bytes().len(), MAX_NAME_LEN);
-        assert_eq!(longest.with_label(""), None);
-        assert_eq!(longest.with_label(&"x".repeat(64)), None);
     }
 
     #[test]

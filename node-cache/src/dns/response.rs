@@ -33,9 +33,15 @@ pub struct Response {
 /// Reason for which a packet is not the response to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
-    /// The packet is no valid response to this question with this ID, and may be spoofed: it must be ignored.
-    #[error("not a response to this question")]
-    Unrelated,
+    /// The packet is a response with another ID: that of an earlier query, or forged by somebody who guesses.
+    #[error("a response with another ID")]
+    WrongId,
+    /// The packet is a response with the ID of the query and another question.
+    #[error("a response to another question")]
+    WrongQuestion,
+    /// The packet is no response, or a response with a fault.
+    #[error("no valid response")]
+    Malformed,
     /// FORMERR without EDNS: the server could not parse the query, as a server that does not support EDNS.
     #[error("the server could not parse the query (FORMERR)")]
     FormatError,
@@ -43,7 +49,15 @@ pub enum ResponseError {
 
 impl From<Malformed> for ResponseError {
     fn from(Malformed: Malformed) -> Self {
-        Self::Unrelated
+        Self::Malformed
+    }
+}
+
+impl ResponseError {
+    /// Returns whether the packet is a near miss: a response whose sender did not know the ID or the question.
+    #[must_use]
+    pub const fn is_near_miss(self) -> bool {
+        matches!(self, Self::WrongId | Self::WrongQuestion)
     }
 }
 
@@ -52,24 +66,28 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// [`ResponseError`]. After [`ResponseError::Unrelated`] the caller goes on waiting for the true response.
+    /// [`ResponseError`]. Unless it is [`ResponseError::FormatError`], the packet may be forged: the true response may
+    /// still come.
     pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, ResponseError> {
-        let header = Header::read(packet).ok_or(ResponseError::Unrelated)?;
-        if header.id != id || !header.has(flag::QR) || header.opcode() != 0 || packet.len() > MAX_MESSAGE_LEN {
-            return Err(ResponseError::Unrelated);
+        let header = Header::read(packet).ok_or(ResponseError::Malformed)?;
+        if !header.has(flag::QR) || header.opcode() != 0 || packet.len() > MAX_MESSAGE_LEN {
+            return Err(ResponseError::Malformed);
+        }
+        if header.id != id {
+            return Err(ResponseError::WrongId);
         }
         if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
             return Err(ResponseError::FormatError);
         }
         let name = question.name.as_bytes();
         let name_end = Header::LENGTH + name.len();
-        let echoed_name = packet.get(Header::LENGTH..name_end).ok_or(ResponseError::Unrelated)?;
+        let echoed_name = packet.get(Header::LENGTH..name_end).ok_or(ResponseError::WrongQuestion)?;
         if header.counts[0] != 1
             || !echoed_name.eq_ignore_ascii_case(name)
             || u16_at(packet, name_end) != Some(question.rtype)
             || u16_at(packet, name_end + 2) != Some(question.class)
         {
-            return Err(ResponseError::Unrelated);
+            return Err(ResponseError::WrongQuestion);
         }
         let question_end = name_end + 4;
         let (StrippedMessage { mut wire, edns, mut is_compressible, has_other_owners }, mut records) =
@@ -85,7 +103,7 @@ impl Response {
         let rcode = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
         let ede = edns.and_then(|edns| edns.ede);
         if records.as_ref().is_some_and(|records| !records.is_valid) {
-            return Err(ResponseError::Unrelated);
+            return Err(ResponseError::Malformed);
         }
         if has_other_owners && let Some(filtered) = drop_unrelated(&wire, question_end)? {
             wire = filtered;
@@ -297,6 +315,12 @@ impl Response {
         ede::is_stale(self.ede)
     }
 
+    /// Returns whether a resolver of this tier refuses the query for lack of room. That says nothing about the name.
+    #[must_use]
+    pub fn is_overload(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::OVERLOADED)
+    }
+
     /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     pub const fn upstream_id(&self) -> u16 {
@@ -344,9 +368,34 @@ impl Response {
         Header::read(&self.wire).is_some_and(|header| header.counts[1] > 0)
     }
 
+    /// Returns whether two responses agree: they have the same rcode, and the same records in the answer section, in
+    /// any order and with any TTLs.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.rcode == other.rcode && self.sorted_answers() == other.sorted_answers()
+    }
+
+    /// Returns type, class, owner name and data of each record in the answer section, in an order of their own.
+    fn sorted_answers(&self) -> Vec<(u16, u16, Option<Name>, &[u8])> {
+        let records = self.records().into_iter().filter(|record| record.section == Section::Answer);
+        let data = |record: &Record| self.wire.get(record.data.clone()).unwrap_or_default();
+        let parts = |record: Record| (record.rtype, record.class, self.owner(&record), data(&record));
+        let mut answers: Vec<_> = records.map(parts).collect();
+        answers.sort_unstable_by(|(rtype, _, _, data), (other_rtype, _, _, other_data)| {
+            (rtype, data).cmp(&(other_rtype, other_data))
+        });
+        answers
+    }
+
     /// Clears AD, which means nothing in the response of a server that we do not trust to validate.
     pub fn clear_authentic_data(&mut self) {
         self.wire[3] &= !u8::try_from(flag::AD).unwrap_or_default();
+    }
+
+    /// Replaces an Extended DNS Error between the processes of a tier by what others may know of it: a server outside
+    /// the tier says nothing with it.
+    pub fn clear_tier_error(&mut self) {
+        self.ede = self.ede.and_then(ede::public);
     }
 
     /// Converts labels to lower case that repeat those of a question in random case (0x20), which belongs to one hop.
@@ -409,4 +458,64 @@ fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = remainder;
         Some(label)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question() -> Question {
+        Question::plain(&Name::from_text("www.example").unwrap(), rtype::A)
+    }
+
+    /// Returns a response to [`question`] with ID 7.
+    fn packet() -> Vec<u8> {
+        let mut packet =
+            Response::with_records(&question(), rcode::NOERROR, &[(rtype::A, 300, vec![192, 0, 2, 1])]).wire;
+        put_u16(&mut packet, 0, 7);
+        packet
+    }
+
+    fn error_after(change: impl FnOnce(&mut Vec<u8>)) -> Option<ResponseError> {
+        let mut packet = packet();
+        change(&mut packet);
+        Response::read(&packet, 7, &question()).err()
+    }
+
+    #[test]
+    fn a_response_with_another_id_or_question_is_a_near_miss_and_a_broken_one_is_not() {
+        assert_eq!(error_after(|_| {}), None);
+        for offset in [0, 1] {
+            assert_eq!(error_after(|packet| packet[offset] ^= 1), Some(ResponseError::WrongId));
+        }
+        let question_end = Header::LENGTH + question().section().len();
+        for offset in [5, 13, question_end - 3, question_end - 1] {
+            assert_eq!(error_after(|packet| packet[offset] ^= 1), Some(ResponseError::WrongQuestion), "{offset}");
+        }
+        // The query itself, another opcode, data that end early, fragments, nothing.
+        for change in [
+            (|packet| packet[2] ^= 0x80) as fn(&mut Vec<u8>),
+            |packet| packet[2] ^= 0x28,
+            |packet| packet.truncate(packet.len() - 1),
+            |packet| packet.truncate(11),
+            Vec::clear,
+        ] {
+            assert_eq!(error_after(change), Some(ResponseError::Malformed));
+        }
+        assert!(ResponseError::WrongId.is_near_miss() && ResponseError::WrongQuestion.is_near_miss());
+        assert!(!ResponseError::Malformed.is_near_miss() && !ResponseError::FormatError.is_near_miss());
+    }
+
+    #[test]
+    fn responses_agree_in_any_order_of_their_records_and_with_any_ttl() {
+        let response = |rcode, addresses: &[u8], ttl| {
+            let records: Vec<_> = addresses.iter().map(|last| (rtype::A, ttl, vec![192, 0, 2, *last])).collect();
+            Response::with_records(&question(), rcode, &records)
+        };
+        let one = response(rcode::NOERROR, &[1, 2], 300);
+        assert!(one.agrees_with(&response(rcode::NOERROR, &[2, 1], 17)));
+        assert!(!one.agrees_with(&response(rcode::NOERROR, &[1], 300)));
+        assert!(!one.agrees_with(&response(rcode::NOERROR, &[1, 3], 300)));
+        assert!(!response(rcode::NOERROR, &[], 300).agrees_with(&response(rcode::NXDOMAIN, &[], 300)));
+    }
 }

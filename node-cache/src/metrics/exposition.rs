@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ClassUsage, DropReason, Gauges, Metrics};
+use super::{ClassUsage, DropReason, Gauges, Metrics, RefusalReason};
 
 /// Renders the metrics and gauges of the process `instance`. All names begin with `dnstier_cache_`.
 #[must_use]
@@ -48,11 +48,19 @@ impl Metrics {
             ("misses", "Cache misses, stale responses included", &self.misses),
             ("stale", "Stale responses from the cache", &self.stale),
             ("refreshes", "Cache entries refreshed before they expired", &self.refreshes),
+            (
+                "private_answers_refused",
+                "Upstream responses refused because they lead an outside name to a private address",
+                &self.private_answers_refused,
+            ),
         ] {
             metric(encoder, name, help, None, counter)?;
         }
         let drops = DropReason::ALL.map(|reason| (reason.label(), self.drop_counter(reason)));
         counters(encoder, "dropped", "Queries dropped without a response", "reason", drops)?;
+        let refused = RefusalReason::ALL.map(|reason| (reason.label(), self.refused_admission_counter(reason)));
+        let help = "Queries not sent to an upstream because their share of the queries in flight was used up";
+        counters(encoder, "admission_refused", help, "reason", refused)?;
         metric(encoder, "answers", "Responses", None, &self.responses)?;
         let seconds = Some(&Unit::Seconds);
         let help = "Response time of cache hits; over UDP from receiving a batch to sending its responses";
@@ -94,6 +102,11 @@ impl Gauges {
                 (|upstream| upstream.sent) as fn(&UpstreamStatus) -> u64,
             ),
             ("upstream_timeouts", "Queries to an upstream that timed out", |upstream| upstream.timeouts),
+            (
+                "upstream_near_misses",
+                "Responses from an upstream's address to a query in flight with another ID, question or case",
+                |upstream| upstream.near_misses,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for upstream in &self.upstreams {

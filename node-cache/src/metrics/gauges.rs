@@ -10,7 +10,7 @@ use super::WaitSeconds;
 /// Gauges of one process at the time of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Health, queries and timeouts of each upstream.
+    /// Health, queries, timeouts and near misses of each upstream.
     pub upstreams: Vec<UpstreamStatus>,
     /// Response times of each upstream.
     pub response_times: Vec<ResponseTimes>,

@@ -71,6 +71,38 @@ impl DropReason {
     }
 }
 
+/// Share of the queries in flight whose use refuses a query that needs an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalReason {
+    /// The total of all queries in flight.
+    Total,
+    /// The share of the scope.
+    Scope,
+    /// The share of the registered domain.
+    Domain,
+    /// The share of a registered domain whose last queries all failed.
+    FailingDomain,
+    /// The share of the client.
+    Client,
+}
+
+impl RefusalReason {
+    /// All reasons.
+    pub const ALL: [Self; 5] = [Self::Total, Self::Scope, Self::Domain, Self::FailingDomain, Self::Client];
+
+    /// Returns the value of the label `reason`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Scope => "scope",
+            Self::Domain => "domain",
+            Self::FailingDomain => "failing_domain",
+            Self::Client => "client",
+        }
+    }
+}
+
 /// Labels of a response counter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ResponseLabels {

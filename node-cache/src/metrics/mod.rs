@@ -22,7 +22,7 @@ use crate::dns::query::Transport;
 pub use exposition::render;
 pub use gauges::{ClassUsage, Gauges, ResponseTimes};
 pub use histogram::{HitSeconds, WaitSeconds};
-pub use labels::{DropReason, LOCAL_SCOPE};
+pub use labels::{DropReason, LOCAL_SCOPE, RefusalReason};
 use labels::{REFUSED_SCOPE, ResponseLabels};
 pub use tally::{ScopeCounters, Tally};
 
@@ -38,7 +38,9 @@ pub struct Metrics {
     refreshes: Counter,
     servfail: Counter,
     responses: Family<ResponseLabels, Counter>,
+    private_answers_refused: Counter,
     drops: [Counter; DropReason::ALL.len()],
+    refused_admissions: [Counter; RefusalReason::ALL.len()],
     hit_seconds: HitSeconds,
     miss_seconds: WaitSeconds,
 }
@@ -140,6 +142,17 @@ impl Metrics {
         self.refreshes.get()
     }
 
+    /// Counts a response of an upstream that is refused because it leads an outside name to a private address.
+    pub fn count_private_answer(&self) {
+        self.private_answers_refused.inc();
+    }
+
+    /// Returns the number of responses refused because of a private address.
+    #[must_use]
+    pub fn private_answers_refused(&self) -> u64 {
+        self.private_answers_refused.get()
+    }
+
     /// Returns the number of cache misses, stale responses included.
     #[must_use]
     pub fn misses(&self) -> u64 {
@@ -159,6 +172,21 @@ impl Metrics {
 
     const fn drop_counter(&self, reason: DropReason) -> &Counter {
         &self.drops[reason as usize]
+    }
+
+    /// Counts a query that needs an upstream and is not admitted among those in flight.
+    pub fn count_refused_admission(&self, reason: RefusalReason) {
+        self.refused_admission_counter(reason).inc();
+    }
+
+    /// Returns the number of queries that were not admitted among those in flight for a reason.
+    #[must_use]
+    pub fn refused_admissions(&self, reason: RefusalReason) -> u64 {
+        self.refused_admission_counter(reason).get()
+    }
+
+    const fn refused_admission_counter(&self, reason: RefusalReason) -> &Counter {
+        &self.refused_admissions[reason as usize]
     }
 
     /// Returns the counters of the process's status. Queries answered by this process itself are excluded.

@@ -30,6 +30,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         healthy: true,
         sent: 7,
         timeouts: 1,
+        near_misses: 9,
     };
     let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
     let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };
@@ -42,6 +43,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         &[
             "queries_total{instance=\"cache-0\",transport=\"udp\"} 1",
             "upstream_queries_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
+            "upstream_near_misses_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 9",
             "dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
             "dropped_total{instance=\"cache-0\",reason=\"greedy\"} 0",
             "bytes{instance=\"cache-0\",class=\"negative\"} 5",

@@ -19,7 +19,9 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::failing_domains::FailingDomains;
+use crate::clients::ClientUnits;
 use crate::dns::Name;
+use crate::metrics::RefusalReason;
 use crate::snapshot::Scope;
 
 /// Upstream queries in flight at one time, at most. Bounds sockets and memory.
@@ -45,6 +47,8 @@ pub(super) struct FlightOrigin {
     pub(super) domain: Option<Name>,
     /// Address of the client; `None` for a query of this process itself.
     pub(super) client: Option<IpAddr>,
+    /// When the query asks for admission.
+    pub(super) asked_at: Instant,
     /// When a server of the scope last came up again.
     pub(super) recovered_at: Option<Instant>,
 }
@@ -54,7 +58,7 @@ impl FlightOrigin {
     pub(super) fn new(scope: &Scope, name: &Name, client: Option<IpAddr>) -> Self {
         let is_in_zone = scope.zone.as_ref().is_some_and(|zone| name.is_within(zone));
         let domain = (!is_in_zone).then(|| name.registered_domain());
-        Self { scope: scope.id, domain, client, recovered_at: scope.pool.recovered_at() }
+        Self { scope: scope.id, domain, client, asked_at: Instant::now(), recovered_at: scope.pool.recovered_at() }
     }
 }
 
@@ -65,7 +69,7 @@ pub(super) enum FlightEnd {
     Answered,
     /// No upstream answered, or one said that it cannot.
     Failed,
-    /// The query was dropped before its end.
+    /// The query was dropped before its end, or refused by a resolver of the tier: that says nothing about the name.
     Abandoned,
 }
 
@@ -84,8 +88,7 @@ pub(super) struct Shares {
     scope: u64,
     /// Hash of scope and registered domain.
     domain: Option<u64>,
-    /// Hash of scope and client.
-    client: Option<u64>,
+    client: Option<IpAddr>,
 }
 
 /// Shares of the queries in flight. Entries of the maps are those of queries in flight, [`MAX_SHARED`] at most.
@@ -95,39 +98,60 @@ pub(super) struct Admission {
     shared: usize,
     by_scope: Counts,
     by_domain: Counts,
-    by_client: Counts,
+    /// Units of the clients of each scope that has any.
+    by_client: HashMap<u64, ClientUnits, RandomState>,
     failing_domains: FailingDomains,
 }
 
 impl Admission {
-    /// Admits a query while `in_flight` others are in flight; `None` when its share is used up. `origin` is called only
-    /// when that depends on it.
-    pub(super) fn admit(&mut self, in_flight: usize, origin: impl FnOnce() -> FlightOrigin) -> Option<Place> {
+    /// Admits a query while `in_flight` others are in flight. `origin` is called only when that depends on it.
+    ///
+    /// # Errors
+    ///
+    /// The share that is used up.
+    pub(super) fn admit(
+        &mut self,
+        in_flight: usize,
+        origin: impl FnOnce() -> FlightOrigin,
+    ) -> Result<Place, RefusalReason> {
         if in_flight < MAX_UNSHARED {
-            return Some(Place::Unshared);
+            return Ok(Place::Unshared);
         }
         if in_flight >= MAX_IN_FLIGHT {
-            return None;
+            return Err(RefusalReason::Total);
         }
-        let FlightOrigin { scope, domain, client, recovered_at } = origin();
+        let FlightOrigin { scope, domain, client, asked_at, recovered_at } = origin();
         let domain = domain.map(|domain| self.hash((scope, domain.as_bytes())));
-        let client = client.map(|client| self.hash((scope, client)));
         let free = self.free_in(scope);
-        let domain_limit = match domain {
-            Some(domain) if self.failing_domains.is_failing(domain, recovered_at) => free.min(MAX_OF_FAILING_DOMAIN),
-            _ => free,
-        };
-        let is_admitted = free > 0
-            && domain.is_none_or(|domain| self.by_domain.get(domain) < domain_limit)
-            && client.is_none_or(|client| self.by_client.get(client) < CLIENT_MULTIPLE * free);
-        if !is_admitted {
-            return None;
+        if free == 0 {
+            return Err(RefusalReason::Scope);
+        }
+        if let Some(domain) = domain {
+            let of_domain = self.by_domain.get(domain);
+            if of_domain >= free {
+                return Err(RefusalReason::Domain);
+            }
+            if of_domain >= MAX_OF_FAILING_DOMAIN && self.failing_domains.is_failing(domain, recovered_at) {
+                return Err(RefusalReason::FailingDomain);
+            }
+        }
+        if client.is_some_and(|client| self.of_client(scope, client, asked_at) >= CLIENT_MULTIPLE * free) {
+            return Err(RefusalReason::Client);
         }
         self.shared += 1;
         self.by_scope.add(scope);
         domain.into_iter().for_each(|domain| self.by_domain.add(domain));
-        client.into_iter().for_each(|client| self.by_client.add(client));
-        Some(Place::Shared(Shares { scope, domain, client }))
+        client.into_iter().for_each(|client| self.by_client.entry(scope).or_default().add(client, 1, || asked_at));
+        Ok(Place::Shared(Shares { scope, domain, client }))
+    }
+
+    /// Returns the number of shared queries in flight of the client that an address belongs to.
+    fn of_client(&mut self, scope: u64, address: IpAddr, now: Instant) -> usize {
+        let units = self.by_client.get_mut(&scope);
+        units.map_or(0, |units| {
+            let client = units.client(address, || now);
+            units.held_by(client)
+        })
     }
 
     /// Releases the place of a query that has ended at `now`.
@@ -135,7 +159,12 @@ impl Admission {
         let Shares { scope, domain, client } = *shares;
         self.shared -= 1;
         self.by_scope.remove(scope);
-        client.into_iter().for_each(|client| self.by_client.remove(client));
+        if let (Some(client), Some(units)) = (client, self.by_client.get_mut(&scope)) {
+            units.remove(client, 1);
+            if units.is_empty() {
+                self.by_client.remove(&scope);
+            }
+        }
         let Some(domain) = domain else { return };
         self.by_domain.remove(domain);
         match end {

@@ -12,7 +12,7 @@ use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, alias};
-use crate::metrics::{DropReason, Gauges, ResponseTimes};
+use crate::metrics::{DropReason, Gauges, RefusalReason, ResponseTimes};
 use crate::snapshot::{Scope, Snapshot};
 
 /// Cache entries that one `dump` lists, at most.
@@ -63,7 +63,10 @@ impl Resolver {
         ] {
             write_line(&mut text, label, count);
         }
-        write_line(&mut text, "dropped", self.drops(traffic.dropped));
+        let drops = DropReason::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
+        write_line(&mut text, "dropped", count_by_reason(&drops));
+        let refused = RefusalReason::ALL.map(|reason| (reason.label(), self.metrics.refused_admissions(reason)));
+        write_line(&mut text, "not admitted", count_by_reason(&refused));
         write_line(&mut text, "cache entries", traffic.cache_entries);
         write_line(&mut text, "cache bytes", traffic.cache_bytes);
         for usage in self.cache.usage_by_class() {
@@ -80,23 +83,13 @@ impl Resolver {
             if let Some(p95) = server.p95() {
                 value.push_str(&format!(", p95 {:.1} ms", 1000.0 * p95.as_secs_f64()));
             }
+            let near_misses = server.near_misses();
+            if near_misses > 0 {
+                value.push_str(&format!(", {near_misses} near misses"));
+            }
             write_line(&mut text, "upstream", value);
         }
         text
-    }
-
-    /// Returns the number of dropped queries, followed by the number for each reason.
-    fn drops(&self, total: u64) -> String {
-        let by_reason = DropReason::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
-        let reasons: Vec<_> = by_reason
-            .iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| format!("{reason} {count}"))
-            .collect();
-        match reasons.as_slice() {
-            [] => total.to_string(),
-            reasons => format!("{total} ({})", reasons.join(", ")),
-        }
     }
 
     fn explain(&self, name: &Name, rtype: u16) -> String {
@@ -116,9 +109,12 @@ impl Resolver {
         }
         let scope = snapshot.routes.find(name);
         write_line(&mut text, "route", &scope.name);
-        for upstream in scope.pool.groups().flat_map(|group| group.status()) {
-            let health = health_text(upstream.healthy);
-            write_line(&mut text, "upstream", format!("{} ({}) {health}", upstream.address, upstream.scope));
+        for group in scope.pool.groups() {
+            for server in group.servers() {
+                let health = health_text(server.is_up());
+                let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
+                write_line(&mut text, "upstream", format!("{} ({}) {health}{tcp}", server.address(), group.scope()));
+            }
         }
         self.explain_cache(&mut text, &snapshot, scope, &query.question());
         text
@@ -220,6 +216,17 @@ impl Resolver {
 
 const fn health_text(healthy: bool) -> &'static str {
     if healthy { "up" } else { "down" }
+}
+
+/// Returns the sum of these counts, followed by the reasons that have any.
+fn count_by_reason(counts: &[(&str, u64)]) -> String {
+    let total: u64 = counts.iter().map(|(_, count)| count).sum();
+    let reasons: Vec<_> =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
+    match reasons.as_slice() {
+        [] => total.to_string(),
+        reasons => format!("{total} ({})", reasons.join(", ")),
+    }
 }
 
 const fn flags_text(dnssec_ok: bool, checking_disabled: bool) -> &'static str {

@@ -22,7 +22,8 @@ use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, Response, ResponseTtl};
-use crate::metrics::LOCAL_SCOPE;
+use crate::metrics::{LOCAL_SCOPE, Metrics};
+use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::NoAnswer;
 
@@ -99,6 +100,7 @@ impl StoreResult for CacheSink {
             self.learn(response, now);
         }
         match result {
+            Ok(response) if response.is_overload() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -113,12 +115,23 @@ impl StoreResult for CacheSink {
 /// An upstream query, and the future of its response. Keeps the memory of the query until it is dropped.
 struct PendingAnswer<F> {
     query: F,
-    /// Whether the upstreams are trusted to set AD (authentic data).
-    trusted: bool,
     /// Routes by which aliases lead into other scopes.
     snapshot: Arc<Snapshot>,
-    /// ID of the scope.
-    scope: u64,
+    scope: Arc<Scope>,
+    metrics: Arc<Metrics>,
+}
+
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache: private addresses are refused where the scope says
+    /// so.
+    fn refuse_private_answers(&self, response: Response) -> Response {
+        let Some(filter) = &self.scope.private_answers else { return response };
+        let FilterResult { response, is_refused } = filter.apply(response);
+        if is_refused {
+            self.metrics.count_private_answer();
+        }
+        response
+    }
 }
 
 impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
@@ -126,12 +139,14 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
         let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
-        if !self.trusted {
+        if !self.scope.trusted {
             response.clear_authentic_data();
+            response.clear_tier_error();
         }
         if response.has_alias() {
-            split_response(&self.snapshot, self.scope, &mut response);
+            split_response(&self.snapshot, self.scope.id, &mut response);
         }
+        let response = self.refuse_private_answers(response);
         Poll::Ready(Ok(Arc::new(response)))
     }
 }
@@ -315,8 +330,8 @@ impl Resolver {
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
                 FlightWait::Answered(lookup.stale_or(|| cached_failure(query, cached)))
             }
-            (Join::AtCapacity, _) => {
-                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)))
+            (Join::AtCapacity(_), _) => {
+                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede)))
             }
         }
     }
@@ -343,7 +358,18 @@ impl Resolver {
     ) -> Join<FlightOutcome, CacheSink> {
         let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        self.in_flight.join(key, generation, origin, cached, || self.start_query(snapshot, scope, question.clone()))
+        let join = self
+            .in_flight
+            .join(key, generation, origin, cached, || self.start_query(snapshot, scope, question.clone()));
+        self.count_refusal(&join);
+        join
+    }
+
+    /// Counts a query that was not admitted.
+    pub(super) fn count_refusal<T>(&self, join: &Join<T, CacheSink>) {
+        if let Join::AtCapacity(reason) = join {
+            self.metrics.count_refused_admission(*reason);
+        }
     }
 
     /// Returns the cached result of the last upstream query for a key, while it is fresh.
@@ -370,7 +396,7 @@ impl Resolver {
         let cut_evidence = self.cut_evidence.clone();
         let sink = CacheSink { cache: self.cache.clone(), cut_evidence, scope: scope.clone(), started };
         let query = scope.pool.query(question, started, scope.deadline);
-        let snapshot = snapshot.clone();
-        (Box::pin(PendingAnswer { query, trusted: scope.trusted, snapshot, scope: scope.id }), sink)
+        let (snapshot, scope, metrics) = (snapshot.clone(), scope.clone(), self.metrics.clone());
+        (Box::pin(PendingAnswer { query, snapshot, scope, metrics }), sink)
     }
 }

@@ -247,6 +247,7 @@ impl Resolver {
             self.metrics.count_refresh();
             self.start_query(snapshot, scope, question.clone())
         });
+        self.count_refusal(&join);
         if let Join::Leader(leader) = join {
             leader.detach();
         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::admission::{Admission, FlightEnd, FlightOrigin, Place};
 use crate::cache::Key;
 use crate::dns::Response;
+use crate::metrics::RefusalReason;
 use crate::upstream::NoAnswer;
 
 /// Classes of names, by hash. For each class, [`InFlight`] knows when an upstream query last completed.
@@ -62,8 +63,8 @@ pub(super) enum Join<T, S: StoreResult> {
     Follower(Follower),
     /// A query has completed since the caller's cache lookup, and the cache now holds this result of it.
     AlreadyCached(T),
-    /// Too many queries are in flight for one more of this origin. Nothing is stored for the key.
-    AtCapacity,
+    /// Too many queries are in flight for one more of this origin, for this reason. Nothing is stored for the key.
+    AtCapacity(RefusalReason),
 }
 
 impl InFlight {
@@ -97,7 +98,10 @@ impl InFlight {
             Entry::Vacant(entry) => match if may_be_cached { cached() } else { None } {
                 Some(cached) => Join::AlreadyCached(cached),
                 None => {
-                    let Some(place) = admission.admit(in_flight, origin) else { return Join::AtCapacity };
+                    let place = match admission.admit(in_flight, origin) {
+                        Ok(place) => place,
+                        Err(reason) => return Join::AtCapacity(reason),
+                    };
                     entry.insert(None);
                     let (query, sink) = start();
                     let in_flight = self.clone();
@@ -162,6 +166,8 @@ impl<S: StoreResult> Drop for Leader<S> {
         }
         let end = match &self.result {
             Some(Ok(response)) if !response.is_failure() => FlightEnd::Answered,
+            // The name was not asked for.
+            Some(Ok(response)) if response.is_overload() => FlightEnd::Abandoned,
             Some(_) => FlightEnd::Failed,
             None => FlightEnd::Abandoned,
         };
@@ -215,7 +221,7 @@ mod tests {
 
     fn origin() -> FlightOrigin {
         let domain = Some(question().name);
-        FlightOrigin { scope: 1, domain, client: None, recovered_at: None }
+        FlightOrigin { scope: 1, domain, client: None, asked_at: Instant::now().into_std(), recovered_at: None }
     }
 
     fn key() -> Key {

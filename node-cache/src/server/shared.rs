@@ -42,7 +42,7 @@ const MIN_EVICTION_IDLE_TIME: Duration = Duration::from_millis(100);
 pub struct TcpLimits {
     /// Connections at one time, at most.
     pub max_connections: usize,
-    /// Connections of one client address, at most; fewer while more than three quarters of all are open.
+    /// Connections of one client, at most; fewer while more than three quarters of all are open.
     pub max_connections_per_client: usize,
     /// Unanswered queries of one connection, at most; the next query is read when one is answered.
     pub max_pipelined_queries: usize,

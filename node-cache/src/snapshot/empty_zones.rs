@@ -11,6 +11,7 @@ use crate::dns::answer::Answer;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::question::Question;
 use crate::dns::{Name, NameError, Response};
+use crate::snapshot::private_addresses::is_private;
 use crate::snapshot::routes::Routes;
 
 /// Zones with a local meaning that a server inside may know: multicast DNS (RFC 6762 §22.1), below which companies have
@@ -105,15 +106,9 @@ impl Default for EmptyZones {
 /// Returns whether a server's address is private (RFC 1918, RFC 6598, RFC 4193), link-local or loopback. Only such a
 /// server can know the names of private addresses.
 #[must_use]
-pub(crate) const fn is_private(server: IpAddr) -> bool {
-    match server.to_canonical() {
-        IpAddr::V4(server) => {
-            let [first, second, ..] = server.octets();
-            let is_shared = first == 100 && second & 0xc0 == 64;
-            server.is_private() || server.is_link_local() || server.is_loopback() || is_shared
-        }
-        IpAddr::V6(server) => server.is_unique_local() || server.is_unicast_link_local() || server.is_loopback(),
-    }
+pub(crate) const fn is_inside(server: IpAddr) -> bool {
+    let server = server.to_canonical();
+    is_private(server) || server.is_loopback()
 }
 
 #[cfg(test)]
@@ -123,13 +118,13 @@ mod tests {
     #[test]
     fn private_addresses_are_distinguished_from_public_ones() {
         for private in ["10.0.0.2", "172.31.0.2", "192.168.1.1", "100.64.0.10", "169.254.169.253", "127.0.0.53"] {
-            assert!(is_private(private.parse().unwrap()), "{private}");
+            assert!(is_inside(private.parse().unwrap()), "{private}");
         }
         for private in ["fd00:ec2::253", "fe80::1", "::1", "::ffff:10.0.0.2"] {
-            assert!(is_private(private.parse().unwrap()), "{private}");
+            assert!(is_inside(private.parse().unwrap()), "{private}");
         }
         for public in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:4860:4860::8888", "::ffff:1.1.1.1"] {
-            assert!(!is_private(public.parse().unwrap()), "{public}");
+            assert!(!is_inside(public.parse().unwrap()), "{public}");
         }
     }
 

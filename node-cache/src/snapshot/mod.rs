@@ -2,10 +2,12 @@
 //! revision replaces the snapshot.
 //!
 //! [`Routes`] chooses the [`Scope`] of a name by its longest suffix, [`EmptyZones`] are the locally served zones (RFC
-//! 6303), [`Acl`] permits clients.
+//! 6303), [`PrivateAnswerFilter`] refuses private addresses of outside names, [`Acl`] permits clients.
 
 pub(crate) mod acl;
 pub(crate) mod empty_zones;
+mod private_addresses;
+pub(crate) mod private_answers;
 pub(crate) mod routes;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,17 +16,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use node_cache_config::status::UpstreamStatus;
-use node_cache_config::{Config, Upstream, UpstreamSource};
+use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
+use crate::dns::codes::ede;
 use crate::metrics::ScopeCounters;
 use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
-use empty_zones::{EmptyZones, LOCAL_ZONES, is_private};
+use empty_zones::{EmptyZones, LOCAL_ZONES, is_inside};
+use private_answers::PrivateAnswerFilter;
 use routes::{Routes, private_reverse_zones};
 
 /// Deadline of a cache's upstream queries, retries included. Clients time out after five seconds.
@@ -38,7 +42,8 @@ const RESOLVER_DEADLINE: Duration = Duration::from_millis(2800);
 pub struct Scope {
     /// Name in metrics: `cluster`, `route/<suffix>`, `outside`, `forward` or `inside`.
     pub name: String,
-    /// ID in cache keys. Two revisions have the same ID for a scope exactly if its upstreams are the same.
+    /// ID in cache keys. Two revisions have the same ID for a scope exactly if its upstreams and its filter of private
+    /// answers are the same.
     pub id: u64,
     /// Upstreams of the scope.
     pub pool: Pool,
@@ -48,6 +53,8 @@ pub struct Scope {
     pub trusted: bool,
     /// Zone in which an NXDOMAIN response denies all names below its name too (NXDOMAIN cut, RFC 8020).
     pub zone: Option<Name>,
+    /// Filter of responses before they are cached; `None` where all are passed on as they are.
+    pub private_answers: Option<PrivateAnswerFilter>,
     /// Counters of usual responses, looked up for the first response.
     pub counters: OnceLock<ScopeCounters>,
 }
@@ -55,18 +62,23 @@ pub struct Scope {
 impl Scope {
     fn new(name: &str, upstreams: &impl Hash, pool: Pool, deadline: Duration, kind: UpstreamKind<'_>) -> Arc<Self> {
         let mut hasher = DefaultHasher::new();
-        (name, upstreams).hash(&mut hasher);
+        let private_answers = match kind {
+            UpstreamKind::Tier(filter) => filter.cloned(),
+            UpstreamKind::Cluster(_) | UpstreamKind::Foreign => None,
+        };
+        (name, upstreams, &private_answers).hash(&mut hasher);
         let zone = match kind {
             UpstreamKind::Cluster(domain) => Name::from_text(domain).ok().map(|domain| domain.lower()),
-            UpstreamKind::Tier | UpstreamKind::Foreign => None,
+            UpstreamKind::Tier(_) | UpstreamKind::Foreign => None,
         };
         Arc::new(Self {
             name: name.to_owned(),
             id: hasher.finish(),
             pool,
             deadline,
-            trusted: matches!(kind, UpstreamKind::Tier),
+            trusted: matches!(kind, UpstreamKind::Tier(_)),
             zone,
+            private_answers,
             counters: OnceLock::new(),
         })
     }
@@ -87,6 +99,9 @@ pub struct Snapshot {
     pub follows_aliases_into_cluster: bool,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
+    /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
+    /// the clients.
+    pub overload_ede: u16,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
     scopes: Vec<Arc<Scope>>,
@@ -96,11 +111,12 @@ impl Snapshot {
     /// Makes the snapshot of a cache on a node in `zone`. Names of the cluster domain and private reverse zones are
     /// routed to the cluster DNS, suffixes to their routes, all others (`local.` and `home.arpa.` too) to the resolvers
     /// of the zone and, when those do not respond, of the other zones. When the zone is unknown, all zones have the
-    /// same rank.
+    /// same rank. A filter of private answers is for those others alone.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn for_node(config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Self {
+        let private_answers = PrivateAnswerFilter::new(&config.node_cache);
         let (routes, scopes) = registry.apply(|update| {
             let cluster_dns = &config.cluster_dns;
             let cluster = update.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
@@ -116,7 +132,8 @@ impl Snapshot {
                 if is_local { own_zone.push(group) } else { other_zones.push(group) }
             }
             let pool = Pool::new(vec![own_zone, other_zones], Selection::PowerOfTwo);
-            let outside = Scope::new("outside", &(), pool, NODE_DEADLINE, UpstreamKind::Tier);
+            let kind = UpstreamKind::Tier(private_answers.as_ref());
+            let outside = Scope::new("outside", &(), pool, NODE_DEADLINE, kind);
             let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
             let upstreams = (&config.cluster_domain, &cluster_dns.service);
             let kind = UpstreamKind::Cluster(&config.cluster_domain);
@@ -147,8 +164,9 @@ impl Snapshot {
             empty_zones,
             policy: Policy::from(&config.node_cache.cache),
             acl: Acl::new(&config.node_cache.allow_from),
-            follows_aliases_into_cluster: true,
+            follows_aliases_into_cluster: config.node_cache.private_answers == PrivateAnswers::Allow,
             upstream_problem: None,
+            overload_ede: ede::NO_REACHABLE_AUTHORITY,
             context: registry.context().clone(),
             scopes,
         }
@@ -174,7 +192,7 @@ impl Snapshot {
             let mut scopes = vec![forwarding_scope("forward", &upstreams, update)];
             let mut routes = Routes::new(scopes[0].clone());
             let private: Vec<_> =
-                upstreams.iter().filter(|upstream| is_private(upstream.address.ip())).cloned().collect();
+                upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
             if private.is_empty() && !upstreams.is_empty() {
                 private_reverse_zones().iter().for_each(|zone| drop(empty_zones.add(zone)));
             }
@@ -196,6 +214,7 @@ impl Snapshot {
             acl: Acl::new(&config.resolver.allow_from),
             follows_aliases_into_cluster: true,
             upstream_problem,
+            overload_ede: ede::OVERLOADED,
             context: registry.context().clone(),
             scopes,
         }
@@ -224,8 +243,8 @@ impl Snapshot {
 /// Kind of a scope's upstreams.
 #[derive(Clone, Copy, Debug)]
 enum UpstreamKind<'a> {
-    /// Resolvers of this tier.
-    Tier,
+    /// Resolvers of this tier, which forward everything outside of the cluster, with a filter of what they respond.
+    Tier(Option<&'a PrivateAnswerFilter>),
     /// The cluster DNS, authoritative for this domain.
     Cluster(&'a str),
     /// Any other server.

@@ -14,7 +14,7 @@ use crate::support::{
 
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn inspect(tier: &Tier, line: &str) -> String {
+pub(crate) async fn inspect(tier: &Tier, line: &str) -> String {
     let Ok(Command::Inspect(inspection)) = Command::from_line(line) else { panic!("{line}") };
     tier.resolver.inspect(inspection).await
 }
@@ -137,6 +137,7 @@ async fn stats_tell_how_many_questions_were_answered_from_where() {
         "  hits            2\n",
         "  misses          1\n",
         "  dropped         0\n",
+        "  not admitted    0\n",
         "  cache entries   1\n",
     ] {
         assert!(stats.contains(part), "{part:?} is not in\n{stats}");

@@ -1,27 +1,30 @@
 //! Forwarding loops, and packets that two servers would send to each other for ever.
 
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use hickory_proto::op::{MessageType, ResponseCode};
 use hickory_proto::rr::RecordType;
-use node_cache_config::{Upstream, UpstreamSource};
-use tokio::net::{TcpStream, UdpSocket};
+use node_cache_config::Protocol;
+use tokio::net::UdpSocket;
 
 use crate::require::{program, require};
-use crate::support::{Action, Authority, Tier, config, empty_response, exchange, query_for, wait_until, zone};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, Unbound, allow_loopback, config, empty_response, exchange, query_for,
+    servers_over, wait_until, zone,
+};
 
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Time within which a forwarding loop has to be detected.
 const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
 fn forward_to(tier: &Tier, servers: &[SocketAddr]) {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = |address: &SocketAddr| Upstream { address: *address, protocol: Default::default() };
-    config.resolver.upstreams = UpstreamSource::Servers(servers.iter().map(upstream).collect());
-    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    config.resolver.upstreams = servers_over(servers, Protocol::Udp);
+    allow_loopback(&mut config);
     tier.apply_forwarding(&config);
 }
 
@@ -86,84 +89,88 @@ async fn a_loop_from_a_node_through_a_zone_back_to_the_node_is_found() {
 
 #[tokio::test]
 async fn a_server_in_a_loop_is_left_out_while_another_one_answers() {
-    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
-    let tier = Tier::start(Default::default());
-    forward_to(&tier, &[tier.address]);
-    exchange(tier.address, &query_for("first.example", RecordType::A)).await;
-    wait_until_loop_is_detected(&tier).await;
-    // The server keeps its state across revisions.
-    forward_to(&tier, &[tier.address, authority.address]);
-    let before = sent(&tier);
-    for number in 0..20 {
-        let query = query_for(&format!("n{number}.example"), RecordType::A);
-        assert_eq!(exchange(tier.address, &query).await.answers.len(), 1);
-    }
-    assert!(sent(&tier) - before <= 2, "{} queries to the server in the loop", sent(&tier) - before);
+    join_all([(V4, 1), (V6, 1), (V4, 2), (V6, 3)].map(async |(ip, other_count)| {
+        let start = |_| Authority::start_on(ip, |query| Action::Respond(query.default_response(300, 1)));
+        let others = join_all((0..other_count).map(start)).await;
+        let tier = Tier::start_on(ip, Default::default());
+        let servers: Vec<_> = [tier.address].into_iter().chain(others.iter().map(|other| other.address)).collect();
+        forward_to(&tier, &servers);
+        let answers = async |name: &str| exchange(tier.address, &query_for(name, RecordType::A)).await.answers.len();
+        assert_eq!(answers("first.example").await, 1);
+        wait_until_loop_is_detected(&tier).await;
+        let before = sent(&tier);
+        for number in 0..20 {
+            assert_eq!(answers(&format!("n{number}.example")).await, 1);
+        }
+        assert!(sent(&tier) - before <= 2, "{ip}: {} queries to the server in the loop", sent(&tier) - before);
+    }))
+    .await;
 }
 
-/// A running unbound that forwards everything to one server. Dropping it stops it.
-struct Unbound {
-    process: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Unbound {
-    /// Starts an unbound on `address`, which must be free.
-    fn start(address: SocketAddr, forward_to: SocketAddr) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("unbound.conf");
-        let (ip, port) = (address.ip(), address.port());
-        let (to_ip, to_port) = (forward_to.ip(), forward_to.port());
-        let text = format!(
-            "server:\n interface: {ip}@{port}\n port: {port}\n do-not-query-localhost: no\n do-daemonize: no\n \
-             username: \"\"\n chroot: \"\"\n directory: \"{folder}\"\n pidfile: \"\"\n use-syslog: no\n \
-             module-config: \"iterator\"\n num-threads: 1\n\
-             remote-control:\n control-enable: no\n\
-             forward-zone:\n name: \".\"\n forward-addr: {to_ip}@{to_port}\n",
-            folder = folder.path().display(),
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut command = Command::new("unbound");
-        let command = command.arg("-d").arg("-p").arg("-c").arg(&config);
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { process, _folder: folder }
-    }
-}
-
-impl Drop for Unbound {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[tokio::test]
-async fn a_loop_through_unbound_is_found() {
-    require!(program("unbound"));
-    let tier = Tier::start(Default::default());
-    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let _unbound = Unbound::start(address, tier.address);
-    wait_until("unbound listens", Duration::from_secs(10), async || TcpStream::connect(address).await.is_ok()).await;
+async fn a_loop_through_unbound_is_found_on(ip: IpAddr) {
+    let tier = Tier::start_on(ip, Default::default());
+    let unbound = Unbound::start(ip, &[(".", tier.address)]).await;
     assert_eq!(loops_detected(&tier), 0);
-    forward_to(&tier, &[address]);
+    forward_to(&tier, &[unbound.address]);
     let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
     wait_until_loop_is_detected(&tier).await;
 }
 
-/// Has a client query slow names of its own domain, this many a second. The server in charge of the domain has each
-/// name that it is asked for sent to the resolver by a client. Returns how many of 20 new names of others are answered,
-/// and the names that the domain's server was asked for.
-async fn attack_with_echoed_names(servers: usize, names_per_second: u32) -> (usize, Vec<String>) {
+#[tokio::test]
+async fn a_loop_through_unbound_is_found() {
+    require!(program("unbound"));
+    tokio::join!(a_loop_through_unbound_is_found_on(V4), a_loop_through_unbound_is_found_on(V6));
+}
+
+#[tokio::test]
+async fn loops_over_ipv6_are_found() {
+    let start = || Tier::start_on(V6, Default::default());
+    let (one, two, own, resolver) = (start(), start(), start(), start());
+    forward_to(&one, &[two.address]);
+    forward_to(&two, &[one.address]);
+    forward_to(&own, &[own.address]);
+    let node = Tier::node_on(V6, &[resolver.address]);
+    forward_to(&resolver, &[node.address]);
+    join_all([&one, &own, &node].map(async |tier| {
+        let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+        wait_until_loop_is_detected(tier).await;
+    }))
+    .await;
+}
+
+/// Servers between the client and those in charge of its domain.
+#[derive(Clone, Copy, Debug)]
+enum Path {
+    Resolver,
+    ResolverAndUnbound,
+    Node,
+}
+
+/// A client that queries slow names of its own domain, this many a second.
+#[derive(Clone, Copy, Debug)]
+struct EchoAttack {
+    ip: IpAddr,
+    path: Path,
+    servers: usize,
+    names_per_second: u32,
+}
+
+/// Has a client query slow names of its own domain. The server in charge of the domain has each name that it is asked
+/// for sent to the resolver by a client. Returns how many of 20 new names of others are answered, and the names that
+/// the domain's server was asked for.
+async fn attack_with_echoed_names(attack: EchoAttack) -> (usize, Vec<String>) {
     const OTHER_NAMES: usize = 20;
+    let EchoAttack { ip, path, servers, names_per_second } = attack;
+    // Another address than that of the others, where there is one.
+    let client_address = |last| if ip == V4 { IpAddr::from([127, 0, 0, last]) } else { ip };
     let resolver = Arc::new(OnceLock::<SocketAddr>::new());
     let mut authorities = Vec::new();
     for _ in 0..servers {
         let resolver = resolver.clone();
-        let client = std::net::UdpSocket::bind("127.0.0.3:0").unwrap();
-        let script = move |query: &crate::support::ReceivedQuery| {
+        let client = std::net::UdpSocket::bind((client_address(3), 0)).unwrap();
+        let script = move |query: &ReceivedQuery| {
             let name = query.name().to_ascii().to_ascii_lowercase();
             if name.ends_with(".attacker.example.") {
                 let echo = query_for(&name, query.rtype()).to_vec().unwrap();
@@ -175,13 +182,19 @@ async fn attack_with_echoed_names(servers: usize, names_per_second: u32) -> (usi
             }
             Action::Respond(empty_response(query, ResponseCode::NXDomain))
         };
-        authorities.push(Authority::start(script).await);
+        authorities.push(Authority::start_on(ip, script).await);
     }
     let addresses: Vec<_> = authorities.iter().map(|authority| authority.address).collect();
-    let tier = Tier::start(Default::default());
-    forward_to(&tier, &addresses);
+    let (tier, _unbound) = match path {
+        Path::Resolver => (Tier::resolver_on(ip, &addresses, Protocol::Udp), None),
+        Path::ResolverAndUnbound => {
+            let unbound = Unbound::start(ip, &[(".", addresses[0])]).await;
+            (Tier::resolver_on(ip, &[unbound.address], Protocol::Udp), Some(unbound))
+        }
+        Path::Node => (Tier::node_on(ip, &addresses), None),
+    };
     resolver.set(tier.address).unwrap();
-    let attacker = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+    let attacker = std::net::UdpSocket::bind((client_address(2), 0)).unwrap();
     let address = tier.address;
     let attack = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / names_per_second);
@@ -205,18 +218,42 @@ async fn attack_with_echoed_names(servers: usize, names_per_second: u32) -> (usi
     (answered, names.filter(|name| name.ends_with(".attacker.example.")).collect())
 }
 
-#[tokio::test]
-async fn a_domain_whose_names_come_back_from_a_client_is_no_loop() {
-    let attacks = [(1, 1), (1, 20), (2, 60), (3, 100)];
-    let results = join_all(attacks.map(|(servers, rate)| attack_with_echoed_names(servers, rate))).await;
-    for ((servers, rate), (answered, names)) in attacks.into_iter().zip(results) {
-        assert_eq!(answered, 20, "{servers} servers, {rate} a second");
-        assert!(names.len() >= 3, "slow names are queried");
+async fn others_are_answered_during(attacks: &[EchoAttack]) {
+    let results = join_all(attacks.iter().map(|attack| attack_with_echoed_names(*attack))).await;
+    for (attack, (answered, names)) in attacks.iter().zip(results) {
+        assert_eq!(answered, 20, "{attack:?}");
+        assert!(names.len() >= 3, "slow names are queried: {attack:?}");
         // One slow name a second takes no server down: nothing but a loop probe could be a name that is made up.
         let has_made_up_name =
             names.iter().any(|name| name.split('.').count() > "n0.attacker.example.".split('.').count());
-        assert!(rate > 1 || !has_made_up_name, "a name was made up below the domain");
+        assert!(attack.names_per_second > 1 || !has_made_up_name, "a name was made up below the domain: {attack:?}");
     }
+}
+
+#[tokio::test]
+async fn a_domain_whose_names_come_back_from_a_client_is_no_loop() {
+    let resolver = |servers, names_per_second| EchoAttack { ip: V4, path: Path::Resolver, servers, names_per_second };
+    let node = |servers, names_per_second| EchoAttack { path: Path::Node, ..resolver(servers, names_per_second) };
+    let over_ipv6 = |attack| EchoAttack { ip: V6, ..attack };
+    others_are_answered_during(&[
+        resolver(1, 1),
+        resolver(1, 20),
+        resolver(2, 60),
+        resolver(3, 100),
+        node(1, 1),
+        node(2, 60),
+        over_ipv6(resolver(1, 1)),
+        over_ipv6(resolver(2, 60)),
+        over_ipv6(node(1, 1)),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_domain_behind_unbound_whose_names_come_back_from_a_client_is_no_loop() {
+    require!(program("unbound"));
+    let unbound = EchoAttack { ip: V4, path: Path::ResolverAndUnbound, servers: 1, names_per_second: 1 };
+    others_are_answered_during(&[unbound, EchoAttack { ip: V6, ..unbound }]).await;
 }
 
 /// Sends this many responses, with queries in between, which are answered.

@@ -14,13 +14,14 @@ use node_cache::admin;
 use node_cache::handover::server::Server;
 use node_cache::handover::{self, HeldSocket, Protocol};
 use node_cache_config::status::{Instance, ResolverStatus};
-use node_cache_config::{Config, Upstream, UpstreamSource};
+use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Action, Authority, address_record, config, exchange, exchange_from, query_for, route, wait_until, zone,
+    Action, Authority, address_record, config, exchange, exchange_from, query_for, response_with, route, wait_until,
+    zone,
 };
 
 /// Address of the node on which the processes believe to run.
@@ -78,6 +79,10 @@ fn json(config: &Config) -> Vec<u8> {
 }
 
 fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
+    start_on_node(NODE_ADDRESS, program, dir, arguments)
+}
+
+fn start_on_node(node_address: &str, program: &str, dir: TempDir, arguments: &[&str]) -> Process {
     let path = dir.path().to_str().unwrap().to_owned();
     // The kernel kills the process when the test ends, however it ends.
     let child = Command::new("setpriv")
@@ -86,7 +91,7 @@ fn start(program: &str, dir: TempDir, arguments: &[&str]) -> Process {
         .args(arguments)
         .env("POD_UID", "uid-7")
         .env("NODE_NAME", "node-a")
-        .env("HOST_IPS", NODE_ADDRESS)
+        .env("HOST_IPS", node_address)
         .env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdin(Stdio::null())
         .spawn()
@@ -109,7 +114,7 @@ pub(crate) struct ZoneResolver {
 }
 
 impl ZoneResolver {
-    async fn start(upstream: SocketAddr, drain: &str) -> Self {
+    pub(crate) async fn start(upstream: SocketAddr, drain: &str) -> Self {
         Self::with_arguments(upstream, &["--drain", drain]).await
     }
 
@@ -121,15 +126,19 @@ impl ZoneResolver {
     }
 
     pub(crate) async fn configured(config: &Config, args: &[&str]) -> Self {
+        Self::configured_on(unused_address(), NODE_ADDRESS.parse().unwrap(), config, args).await
+    }
+
+    /// Starts a zone resolver on this address of a node that has this other address.
+    pub(crate) async fn configured_on(address: IpAddr, node: IpAddr, config: &Config, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         install_revision(dir.path(), "r1", &json(config));
-        let address = unused_address();
         let dns = SocketAddr::new(address, 1053);
         let http = SocketAddr::new(address, 9153);
         let listen = dns.to_string();
         let on = http.to_string();
         let arguments = [&["--listen", &listen, "--http", &on], args].concat();
-        let process = start(env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
+        let process = start_on_node(&node.to_string(), env!("CARGO_BIN_EXE_zone-resolver"), dir, &arguments);
         let resolver = Self { process, dns, http };
         wait_until("it lives", Duration::from_secs(5), async || resolver.probe("live")).await;
         resolver
@@ -346,14 +355,14 @@ fn resident_memory(child: &Child) -> u64 {
 }
 
 /// Process of a node cache, with the agent's side of its sockets.
-struct NodeCache {
+pub(crate) struct NodeCache {
     process: Process,
     agent: Option<Server>,
-    dns: SocketAddr,
+    pub(crate) dns: SocketAddr,
 }
 
 impl NodeCache {
-    async fn start(config: &Config) -> Self {
+    pub(crate) async fn start(config: &Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         install_revision(dir.path(), "r1", &json(config));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -411,6 +420,46 @@ async fn a_route_added_is_in_force_within_two_seconds_in_the_same_process_and_a_
     assert_eq!((revision.asked.as_deref(), revision.in_force.as_deref()), (Some("r3"), Some("r2")));
     assert!(revision.refusal.unwrap().contains("routes[0].upstreams"));
     assert_eq!(cache.answers("b.corp.example").await, [routed]);
+}
+
+#[tokio::test]
+async fn private_answers_are_refused_and_allowed_again_in_the_same_process_and_an_old_revision_allows_them() {
+    let private = address_record("www.example", 300, "10.0.0.1").data;
+    let outside = Authority::start({
+        let records = vec![address_record("www.example", 300, "10.0.0.1")];
+        move |query| Action::Respond(response_with(query, records.clone()))
+    })
+    .await;
+    let mut config = config(outside.address);
+    config.zones = vec![zone("zone-a", outside.address)];
+    config.node_cache.cache.negative_max_ttl = 3600;
+    let mut cache = NodeCache::start(&config).await;
+    config.node_cache.private_answers = PrivateAnswers::Refuse;
+    let refusing = json(&config);
+    // As operators wrote it before the field existed.
+    let mut old: serde_json::Value = serde_json::from_slice(&refusing).unwrap();
+    old["nodeCache"].as_object_mut().unwrap().remove("privateAnswers").unwrap();
+    let old = serde_json::to_vec(&old).unwrap();
+    for (revision, content, expected) in
+        [("r2", &refusing, vec![]), ("r3", &old, vec![private.clone()]), ("r4", &refusing, vec![])]
+    {
+        install_revision(cache.process.run_dir(), revision, content);
+        wait_until(revision, Duration::from_secs(10), async || {
+            let instance = cache.process.instance("cache-0").await;
+            instance.is_some_and(|instance| instance.revision.in_force.as_deref() == Some(revision))
+        })
+        .await;
+        wait_until("it is applied", Duration::from_secs(10), async || cache.answers("www.example").await == expected)
+            .await;
+    }
+    assert!(cache.process.is_running());
+    let metrics = cache.process.control("cache-0", admin::Command::Metrics).await.unwrap();
+    let counter = "dnstier_cache_private_answers_refused_total{instance=\"cache-0\"} 1";
+    assert!(metrics.contains(counter), "{metrics}");
+    let name = node_cache::dns::Name::from_text("www.example").unwrap();
+    let explain = admin::Command::Inspect(admin::Inspection::Explain { name, rtype: 1 });
+    let explanation = cache.process.control("cache-0", explain).await.unwrap();
+    assert!(explanation.contains("this query: NOERROR (EDE 15)"), "{explanation}");
 }
 
 #[tokio::test]

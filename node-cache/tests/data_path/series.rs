@@ -52,3 +52,14 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
     query_every_kind().await;
     assert_eq!(series(&tier), before);
 }
+
+#[tokio::test]
+async fn each_reason_for_a_refused_admission_has_a_series_from_the_start() {
+    let tier = Tier::start(Default::default());
+    let series = series(&tier);
+    let refused: Vec<_> =
+        series.iter().filter(|series| series.starts_with("dnstier_cache_admission_refused_total")).collect();
+    let expected = ["total", "scope", "domain", "failing_domain", "client"]
+        .map(|reason| format!("dnstier_cache_admission_refused_total{{instance=\"cache-0\",reason=\"{reason}\"}}"));
+    assert_eq!(refused, expected.iter().collect::<Vec<_>>());
+}

@@ -2,7 +2,7 @@
 //! order.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use node_cache_config::{Protocol, Upstream, UpstreamSource};
+use node_cache_config::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
-use crate::support::{Action, Authority, ReceivedQuery, Tier, config, empty_response, exchange, query_for, zone};
+use crate::support::{Action, Authority, ReceivedQuery, Tier, empty_response, exchange, query_for};
 
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Number of names of others, one each quarter of a second.
 const NAMES: usize = 12;
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -44,8 +46,8 @@ fn delay(query: &ReceivedQuery) -> Duration {
 }
 
 /// Starts a server that truncates all responses over UDP and answers the queries of a connection in order.
-async fn in_order_server() -> Authority {
-    Authority::start(|query| {
+async fn in_order_server(ip: IpAddr) -> Authority {
+    Authority::start_on(ip, |query| {
         if query.tcp {
             Action::RespondAfter(delay(query), query.default_response(300, 1))
         } else {
@@ -57,8 +59,9 @@ async fn in_order_server() -> Authority {
 
 /// Has a client query slow names of one domain, this many a second.
 fn query_slow_names(tier: &Tier, names_per_second: u32) -> JoinHandle<()> {
-    let client = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
     let address = tier.address;
+    let source = if address.is_ipv4() { "127.0.0.2:0" } else { "[::1]:0" };
+    let client = std::net::UdpSocket::bind(source).unwrap();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / names_per_second);
         for number in 0.. {
@@ -104,43 +107,27 @@ async fn beside_slow_names(tier: &Tier, names_per_second: u32, servers: &[Author
 
 #[tokio::test]
 async fn slow_names_over_tcp_hold_up_no_others_at_a_server_that_answers_in_order() {
-    let cases = [(1, 4), (2, 4), (1, 20)];
-    let results = join_all(cases.map(async |(count, names_per_second)| {
-        let mut servers = Vec::new();
-        for _ in 0..count {
-            servers.push(in_order_server().await);
-        }
+    let cases = [(V4, 1, 4), (V4, 2, 4), (V4, 3, 4), (V4, 1, 20), (V6, 1, 4), (V6, 2, 4)];
+    let results = join_all(cases.map(async |(ip, count, names_per_second)| {
+        let servers = join_all((0..count).map(|_| in_order_server(ip))).await;
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
-        let tier = forwarding_to(&addresses, Protocol::Udp);
+        let tier = Tier::resolver_on(ip, &addresses, Protocol::Udp);
         beside_slow_names(&tier, names_per_second, &servers).await
     }));
-    for ((servers, names_per_second), answered) in cases.into_iter().zip(results.await) {
-        assert_eq!(answered, NAMES, "{servers} servers, {names_per_second} slow names a second");
+    for ((ip, servers, names_per_second), answered) in cases.into_iter().zip(results.await) {
+        assert_eq!(answered, NAMES, "{ip}: {servers} servers, {names_per_second} slow names a second");
     }
 }
 
 #[tokio::test]
 async fn slow_names_over_tcp_hold_up_no_others_at_a_node_or_a_server_of_protocol_tcp() {
-    let servers = [in_order_server().await, in_order_server().await];
-    let mut node_config = config("127.0.0.1:9".parse().unwrap());
-    node_config.node_cache.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
-    node_config.zones = vec![zone("zone-a", servers[0].address)];
-    let node = Tier::on_node(&node_config, Some("zone-a")).await;
-    let resolver = forwarding_to(&[servers[1].address], Protocol::Tcp);
-    let answered =
-        tokio::join!(beside_slow_names(&node, 4, &servers[..1]), beside_slow_names(&resolver, 4, &servers[1..]));
-    assert_eq!(answered, (NAMES, NAMES));
-}
-
-/// Starts a zone resolver that forwards to these servers and serves all loopback addresses.
-fn forwarding_to(servers: &[SocketAddr], protocol: Protocol) -> Tier {
-    let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = |address: &SocketAddr| Upstream { address: *address, protocol };
-    config.resolver.upstreams = UpstreamSource::Servers(servers.iter().map(upstream).collect());
-    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
-    let tier = Tier::start(Default::default());
-    tier.apply_forwarding(&config);
-    tier
+    let results = join_all([V4, V6].map(async |ip| {
+        let servers = [in_order_server(ip).await, in_order_server(ip).await];
+        let node = Tier::node_on(ip, &[servers[0].address]);
+        let resolver = Tier::resolver_on(ip, &[servers[1].address], Protocol::Tcp);
+        tokio::join!(beside_slow_names(&node, 4, &servers[..1]), beside_slow_names(&resolver, 4, &servers[1..]))
+    }));
+    assert_eq!(results.await, [(NAMES, NAMES); 2], "at a node and a resolver, over IPv4 and IPv6");
 }
 
 /// Starts a server that truncates all responses over UDP and answers the queries of a connection in any order. Returns
@@ -188,7 +175,7 @@ async fn any_order_server() -> (SocketAddr, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn a_server_that_answers_in_any_order_is_queried_over_one_connection_whatever_is_slow() {
     let (address, accepted) = any_order_server().await;
-    let tier = forwarding_to(&[address], Protocol::Udp);
+    let tier = Tier::resolver_on(V4, &[address], Protocol::Udp);
     let late = query_for("late.example", RecordType::A);
     let quick = query_for("quick.example", RecordType::A);
     // The quick one is sent after the late one and answered before it.

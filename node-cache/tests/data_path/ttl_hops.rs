@@ -1,22 +1,27 @@
 //! TTLs over several hops: a node, a zone resolver, and an upstream. No hop lets a record live for longer than its
 //! source said, but for stale answers, which are marked.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use node_cache::cache::{Cache, Key, Lookup, Policy};
 use node_cache::dns::answer::{Answer, Source, TtlView};
 use node_cache::dns::codes::{rcode, rtype};
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
 use node_cache::dns::{Edns, Name, Response};
+use node_cache_config::Protocol;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 
 use crate::support::{
-    Action, Authority, Tier, address_record, config, ede, exchange, exchange_over_tcp, query_for, response_with, zone,
+    Action, Authority, ReceivedQuery, Tier, address_record, config, ede, exchange, exchange_over_tcp, query_for,
+    response_with, zone,
 };
 
 const HOPS: usize = 3;
@@ -106,7 +111,7 @@ impl Chain {
     /// Asserts that the records of a response end no later than the authority said, or are marked as stale. A TTL is
     /// taken at its face value, as by a client that does not know RFC 2181 §8.
     fn assert_life(&self, wire: &[u8], at: u64) {
-        let response = hickory_proto::op::Message::from_vec(wire).unwrap();
+        let response = Message::from_vec(wire).unwrap();
         if matches!(ede(&response), Some(3 | 19)) {
             let ttls = response.answers.iter().chain(&response.authorities).map(|record| record.ttl);
             return ttls.for_each(|ttl| assert!(ttl <= STALE_TTL, "{ttl} s of a stale answer"));
@@ -196,11 +201,12 @@ struct Hops {
     _cluster: Authority,
 }
 
-/// Starts the hops. Each response of the authority has an address of its own.
-async fn hops(ttl: u32) -> Hops {
+/// Starts the hops; the resolver queries the authority over this protocol. Each response of the authority has an
+/// address of its own.
+async fn hops(ttl: u32, protocol: Protocol) -> Hops {
     let authority = Authority::start(|_| Action::Ignore).await;
     respond_with_fresh_addresses(&authority, ttl, 0);
-    let resolver = Tier::forwarding_to(&[authority.address]).await;
+    let resolver = Tier::resolver_on(Ipv4Addr::LOCALHOST.into(), &[authority.address], protocol);
     let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 53))).await;
     let mut config = config(cluster.address);
     config.zones = vec![zone("zone-a", resolver.address)];
@@ -221,8 +227,9 @@ fn respond_with_fresh_addresses(authority: &Authority, ttl: u32, first: u8) {
 #[tokio::test]
 async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
     let query = query_for("www.example", RecordType::A);
-    for ttl in [0, 0x8000_0000, 0x8000_0e10, u32::MAX] {
-        let hops = hops(ttl).await;
+    let ttls = [0, 0x8000_0000, 0x8000_0e10, u32::MAX];
+    for (ttl, protocol) in ttls.into_iter().flat_map(|ttl| [(ttl, Protocol::Udp), (ttl, Protocol::Tcp)]) {
+        let hops = hops(ttl, protocol).await;
         for asked in 1..=3 {
             let response = match asked {
                 3 => exchange_over_tcp(hops.node.address, &query).await,
@@ -231,6 +238,8 @@ async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
             let expected = address_record("www.example", 0, &format!("192.0.2.{}", asked - 1));
             assert_eq!(response.answers, [expected], "TTL {ttl}");
             assert_eq!(hops.authority.query_count("www.example"), asked, "TTL {ttl} is kept");
+            let is_tcp = hops.authority.queries().iter().all(|query| query.tcp == (protocol == Protocol::Tcp));
+            assert!(is_tcp, "all over {protocol:?}");
         }
         assert_eq!(hops.node.resolver.cache().entries() + hops.resolver.resolver.cache().entries(), 0);
     }
@@ -239,15 +248,15 @@ async fn a_ttl_that_counts_as_zero_is_zero_at_every_hop() {
 #[tokio::test]
 async fn a_ttl_counts_down_over_two_hops() {
     let query = query_for("www.example", RecordType::A);
-    for (ttl, longest) in [(3600, 3600), (0x7fff_ffff, 3600)] {
-        let hops = hops(ttl).await;
+    for (ttl, longest, protocol) in [(3600, 3600, Protocol::Udp), (0x7fff_ffff, 3600, Protocol::Tcp)] {
+        let hops = hops(ttl, protocol).await;
         for server in [hops.resolver.address, hops.node.address, hops.node.address] {
             let response = exchange(server, &query).await;
             assert!((longest - 10..=longest).contains(&response.answers[0].ttl), "{response}");
         }
         assert_eq!(hops.authority.query_count("www.example"), 1);
     }
-    let hops = hops(1).await;
+    let hops = hops(1, Protocol::Udp).await;
     let response = exchange(hops.node.address, &query).await;
     assert_eq!(response.answers, [address_record("www.example", 1, "192.0.2.0")]);
     // A second at each of two hops, at most.
@@ -259,7 +268,7 @@ async fn a_ttl_counts_down_over_two_hops() {
 #[tokio::test]
 async fn a_stale_answer_of_a_resolver_is_never_kept_as_fresh_by_a_node() {
     let query = query_for("www.example", RecordType::A);
-    let hops = hops(1).await;
+    let hops = hops(1, Protocol::Udp).await;
     exchange(hops.resolver.address, &query).await;
     hops.authority.stop_responding();
     tokio::time::sleep(Duration::from_millis(1050)).await;
@@ -279,5 +288,48 @@ async fn a_stale_answer_of_a_resolver_is_never_kept_as_fresh_by_a_node() {
         }
         assert!(up_since.elapsed() < Duration::from_secs(20), "stale for as long as a stale answer's TTL");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Returns a FORMERR as a server sends it that does not know EDNS, and then what `authority` sends.
+fn after_format_error(query: &ReceivedQuery, response: &Message) -> Action {
+    let [high, low] = query.message.metadata.id.to_be_bytes();
+    Action::SendRaw(vec![vec![high, low, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0], response.to_vec().unwrap()])
+}
+
+#[tokio::test]
+async fn a_resolver_of_the_tier_is_never_asked_without_edns_so_that_its_stale_answers_are_marked() {
+    let stale = |query: &ReceivedQuery| {
+        let mut response = response_with(query, vec![address_record("www.example", 30, "192.0.2.1")]);
+        if let Some(edns) = &mut response.edns {
+            edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 3]));
+        }
+        response
+    };
+    let resolver = Authority::start(move |query| after_format_error(query, &stale(query))).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.zones = vec![zone("zone-a", resolver.address)];
+    let node = Tier::on_node(&config, Some("zone-a")).await;
+    for _ in 0..3 {
+        let response = exchange(node.address, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers, [address_record("www.example", 30, "192.0.2.1")]);
+        assert_eq!(ede(&response), Some(3), "not marked");
+    }
+    assert_eq!(node.resolver.cache().entries(), 0, "kept");
+    assert!(resolver.queries().iter().all(|query| query.message.edns.is_some()));
+}
+
+#[tokio::test]
+async fn a_stale_answer_without_edns_lives_no_longer_than_one_with_a_mark() {
+    let hops = hops(1, Protocol::Udp).await;
+    let mut query = query_for("www.example", RecordType::A);
+    exchange(hops.node.address, &query).await;
+    hops.authority.stop_responding();
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    query.edns = None;
+    for server in [hops.resolver.address, hops.node.address] {
+        let response = exchange(server, &query).await;
+        assert_eq!(response.answers, [address_record("www.example", STALE_TTL, "192.0.2.0")]);
+        assert!(response.edns.is_none());
     }
 }

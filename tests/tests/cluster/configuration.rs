@@ -54,6 +54,41 @@ fn a_cap_on_ttls_is_in_force_on_every_node_within_five_seconds_and_restarts_noth
 }
 
 #[test]
+fn private_answers_are_refused_on_every_node_within_five_seconds_and_allowed_again_and_nothing_restarts() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let before = node_pods();
+    let addresses = |name: &str| {
+        let of_node = |node| {
+            let response = query(node, &[name, "--server", CLUSTER_DNS]);
+            assert_eq!(response.rcode, "NOERROR", "{name} on {node}: {response:?}");
+            response.data("A").map(str::to_owned).collect::<Vec<_>>()
+        };
+        NODES.map(of_node)
+    };
+    let api_server = || NODES.map(|_| vec!["10.96.0.1".to_owned()]);
+    assert_eq!(addresses("inside.partner.test"), api_server(), "by default every answer is passed on");
+
+    patch_tier(r#"{"spec":{"nodeCache":{"privateAnswers":"Refuse"}}}"#);
+    wait_until_active_everywhere(|config| config["nodeCache"]["privateAnswers"] == "Refuse");
+    wait_until("the outside name is refused", ACTIVE_TIMEOUT, || {
+        let found = addresses("inside.partner.test");
+        ensure(found.iter().all(Vec::is_empty), || format!("{found:?}"))
+    });
+    assert_eq!(addresses("partner.test"), NODES.map(|_| vec!["198.51.100.70".to_owned()]));
+    assert_eq!(addresses("kubernetes.default.svc.cluster.local"), api_server(), "names of the cluster are exempt");
+
+    patch_tier(r#"{"spec":{"nodeCache":{"privateAnswers":null}}}"#);
+    wait_until_active_everywhere(|config| config["nodeCache"]["privateAnswers"] == "Allow");
+    wait_until("the outside name is answered", ACTIVE_TIMEOUT, || {
+        let found = addresses("inside.partner.test");
+        ensure(found == api_server(), || format!("{found:?}"))
+    });
+    assert_no_restart(&before);
+    wait_until_ready();
+}
+
+#[test]
 fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     require!(require::lab());
     let _tier = exclusive_tier();

@@ -15,7 +15,7 @@ struct Flights {
 impl Flights {
     fn admit(&mut self, origin: FlightOrigin) -> bool {
         let place = self.admission.admit(self.places.len(), || origin);
-        let is_admitted = place.is_some();
+        let is_admitted = place.is_ok();
         self.places.extend(place);
         is_admitted
     }
@@ -46,7 +46,8 @@ impl Flights {
 
 fn origin(scope: u64, domain: &str, client: u8) -> FlightOrigin {
     let domain = (!domain.is_empty()).then(|| Name::from_text(domain).unwrap());
-    FlightOrigin { scope, domain, client: Some(IpAddr::from([10, 0, 0, client])), recovered_at: None }
+    let client = Some(IpAddr::from([10, 0, 0, client]));
+    FlightOrigin { scope, domain, client, asked_at: Instant::now(), recovered_at: None }
 }
 
 /// Asks for names of domains that have nothing in flight, as a client that has nothing in flight.
@@ -124,5 +125,49 @@ fn no_more_than_1024_queries_are_in_flight_and_none_is_counted_when_all_have_end
     assert!(count <= MAX_IN_FLIGHT && count > MAX_IN_FLIGHT * 9 / 10, "{count}");
     flights.release(count, FlightEnd::Failed, Instant::now());
     let Admission { shared, by_scope, by_domain, by_client, .. } = flights.admission;
-    assert_eq!((shared, by_scope.0.len(), by_domain.0.len(), by_client.0.len()), (0, 0, 0, 0));
+    assert_eq!((shared, by_scope.0.len(), by_domain.0.len(), by_client.len()), (0, 0, 0, 0));
+}
+
+/// Origin of a query of an IPv6 client, for a domain of its own.
+fn ipv6_origin(network: u16, host: usize, number: usize) -> FlightOrigin {
+    let address = std::net::Ipv6Addr::new(0xfd00, 0, 0, network, 0, 0, 0, host as u16);
+    FlightOrigin { client: Some(address.into()), ..origin(OUTSIDE, &format!("n{number}-{host}.com"), 0) }
+}
+
+#[test]
+fn an_attacker_with_many_addresses_of_one_ipv6_network_leaves_what_one_client_leaves() {
+    let mut flights = Flights::default();
+    let of_attacker = flights.fill(|turn| (0..400).map(|host| ipv6_origin(1, host, turn)).collect());
+    assert!(of_attacker <= 128 + 478, "{of_attacker}");
+    assert_eq!((admits_others(&mut flights, OUTSIDE), admits_others(&mut flights, CLUSTER)), (60, 60));
+}
+
+#[test]
+fn one_hostile_pod_leaves_room_for_99_others_of_its_ipv6_network() {
+    let mut flights = Flights::default();
+    flights.fill(|turn| vec![ipv6_origin(1, 0, turn)]);
+    let others = (1..100).filter(|host| flights.admit(ipv6_origin(1, *host, 0))).count();
+    assert_eq!(others, 99);
+}
+
+#[test]
+fn a_refusal_names_the_share_that_is_used_up() {
+    let refusal = |flights: &mut Flights, origin| flights.admission.admit(flights.places.len(), || origin).unwrap_err();
+    let mut flights = Flights::default();
+    flights.fill(|_| vec![origin(OUTSIDE, "dead.example", 1)]);
+    assert_eq!(refusal(&mut flights, origin(OUTSIDE, "dead.example", 2)), RefusalReason::Domain);
+    let count = flights.places.len();
+    flights.release(count, FlightEnd::Failed, Instant::now());
+    flights.fill(|_| vec![origin(OUTSIDE, "dead.example", 1)]);
+    assert_eq!(refusal(&mut flights, origin(OUTSIDE, "dead.example", 2)), RefusalReason::FailingDomain);
+    let mut flights = Flights::default();
+    flights.fill(|turn| vec![origin(OUTSIDE, &format!("n{turn}.com"), 1)]);
+    assert_eq!(refusal(&mut flights, origin(OUTSIDE, "other.com", 1)), RefusalReason::Client);
+    let mut flights = Flights::default();
+    flights.fill(|turn| vec![FlightOrigin { client: None, ..origin(OUTSIDE, &format!("n{turn}.com"), 0) }]);
+    assert_eq!(refusal(&mut flights, origin(OUTSIDE, "other.com", 251)), RefusalReason::Scope);
+    assert_eq!(
+        flights.admission.admit(MAX_IN_FLIGHT, || panic!("no share matters")).unwrap_err(),
+        RefusalReason::Total
+    );
 }

@@ -13,6 +13,7 @@ use crate::upstream::pool::recovery::probe_down_servers;
 use crate::upstream::pool::{Pool, Selection};
 use crate::upstream::server::UpstreamContext;
 use crate::upstream::server::group::Group;
+use crate::upstream::transport::query_format::EdnsUse;
 
 /// Identity of a group across revisions.
 #[derive(Clone, Debug)]
@@ -138,7 +139,9 @@ impl RegistryUpdate<'_> {
             .iter()
             .find(|entry| key.service.is_some() && entry.key.service == key.service)
             .map(|entry| entry.handle.group.discovered());
-        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), context);
+        // What is discovered through the cluster DNS are the resolvers of a zone.
+        let edns = if key.cluster_dns.is_some() { EdnsUse::Required } else { EdnsUse::Preferred };
+        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), edns, context);
         let handle = start(Arc::new(group));
         tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
         let group = handle.group.clone();

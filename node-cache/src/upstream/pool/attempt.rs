@@ -1,5 +1,5 @@
-//! One attempt: a query to one server, repeated over TCP after truncation or a response that does not echo the 0x20
-//! case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
+//! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
+//! the 0x20 case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
 //! breaker.
 
 use std::io;
@@ -11,15 +11,16 @@ use std::time::Duration;
 use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
+use super::case_agreement::{CaseAgreement, CaseVerdict};
 use crate::dns::Response;
 use crate::dns::question::Question;
-use crate::upstream::server::Server;
-use crate::upstream::transport::query_format::{ExchangeOutcome, QueryFormat};
+use crate::upstream::server::{QueryPath, Server};
+use crate::upstream::transport::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use crate::upstream::transport::tcp::{self, TcpExchange};
 use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
-/// Timeout of the query over TCP to a server whose response over UDP does not echo the 0x20 case.
-const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of a query over TCP that is repeated over UDP without a response.
+const TCP_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval at which a server that timed out is checked for a forwarding loop.
 const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -88,7 +89,13 @@ pub(super) struct Attempt {
     /// Checks for a forwarding loop since then.
     loop_checks: u32,
     format: QueryFormat,
+    /// The query goes over TCP alone: by the protocol of the server, or after truncation.
     over_tcp: bool,
+    /// The next exchange is over TCP, and the one after it over UDP if the server does not respond.
+    tcp_first: bool,
+    /// Near misses are only counted from now on: TCP is in use, was tried, or is closed.
+    ignores_near_misses: bool,
+    case_agreement: CaseAgreement,
     exchange: Exchange,
 }
 
@@ -98,8 +105,8 @@ enum Exchange {
     Udp(UdpQuery),
     /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
     Tcp(BoxFuture<io::Result<TcpExchange>>),
-    /// A query over TCP, after a response over UDP that does not echo the 0x20 case.
-    Confirmation(BoxFuture<Option<ExchangeOutcome>>),
+    /// A query over TCP that is repeated over UDP when the server does not respond (`None`).
+    TcpFirst(BoxFuture<Option<ExchangeOutcome>>),
     /// The attempt has a response or has failed.
     Done,
 }
@@ -116,7 +123,8 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let format = QueryFormat { edns: true, case_0x20: server.echoes_case() };
+        let QueryPath { case_0x20, tcp_first } = server.query_path(&question.name, now.into_std());
+        let format = QueryFormat { edns: server.edns(), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
@@ -129,6 +137,9 @@ impl Attempt {
             loop_checks: 0,
             format,
             over_tcp,
+            tcp_first,
+            ignores_near_misses: tcp_first,
+            case_agreement: CaseAgreement::default(),
             exchange: Exchange::NotSent,
         }
     }
@@ -147,15 +158,18 @@ impl Attempt {
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
         loop {
             match ready!(self.poll_exchange(context)) {
-                Ok(SocketEvent::Outcome(outcome)) => {
-                    if let Some(response) = self.apply_outcome(outcome) {
+                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome) {
+                    Some(AttemptEvent::Response(response)) => {
                         let now = Instant::now();
                         let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
                         let answered = is_answer.then_some(&self.question);
                         self.server.record_response(answered, now - self.started, now.into_std());
                         return Poll::Ready(AttemptEvent::Response(response));
                     }
-                }
+                    Some(event) => return Poll::Ready(event),
+                    None => {}
+                },
+                Ok(SocketEvent::NearMiss) => self.apply_near_miss(),
                 Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
                 Ok(SocketEvent::Unreachable) => {}
                 Err(error) => {
@@ -174,6 +188,8 @@ impl Attempt {
         if let Exchange::NotSent = self.exchange {
             self.exchange = if self.over_tcp {
                 Exchange::Tcp(query_over_tcp(server.clone(), question.clone(), *format))
+            } else if std::mem::take(&mut self.tcp_first) {
+                Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
                 Exchange::Udp(UdpQuery::send(server.sockets(), question, *format, server.tap())?)
             };
@@ -183,11 +199,10 @@ impl Attempt {
                 return query.poll_event(context, server.address(), question, server.tap());
             }
             Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?.outcome,
-            Exchange::Confirmation(query) => match ready!(query.as_mut().poll(context)) {
+            Exchange::TcpFirst(query) => match ready!(query.as_mut().poll(context)) {
                 Some(outcome) => outcome,
                 None => {
-                    // Whoever forged the response has to guess ID and port once more.
-                    self.format.case_0x20 = false;
+                    // Whoever forges responses has to guess ID, port and case anew.
                     self.exchange = Exchange::NotSent;
                     return self.poll_exchange(context);
                 }
@@ -197,30 +212,57 @@ impl Attempt {
         Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
     }
 
-    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
-    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<Response> {
+    /// Ends the attempt with its last event, or prepares the query to be repeated in another way (`None`).
+    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<AttemptEvent> {
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
-        let was_confirmation = matches!(exchange, Exchange::Confirmation(_));
+        let was_tcp_first = matches!(exchange, Exchange::TcpFirst(_));
         if let Exchange::Udp(query) = exchange {
             query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
-            ExchangeOutcome::Response(response) => {
-                self.exchange = Exchange::Done;
-                return Some(response);
-            }
+            ExchangeOutcome::Response(response) => return Some(self.finish(AttemptEvent::Response(response))),
             ExchangeOutcome::Truncated => self.over_tcp = true,
-            ExchangeOutcome::CaseNotEchoed => {
-                let confirmation = confirm_over_tcp(self.server.clone(), self.question.clone(), self.format);
-                self.exchange = Exchange::Confirmation(Box::pin(confirmation));
-            }
+            ExchangeOutcome::CaseNotEchoed(response) => return self.apply_other_case(response),
             // For this query only: a forged FORMERR must not turn EDNS off for the server.
             ExchangeOutcome::FormatError => {
-                self.format.edns = false;
-                self.over_tcp |= was_confirmation;
+                self.format.edns = EdnsUse::Absent;
+                self.over_tcp |= was_tcp_first;
             }
         }
         None
+    }
+
+    /// Ends the attempt with an event.
+    fn finish(&mut self, event: AttemptEvent) -> AttemptEvent {
+        self.exchange = Exchange::Done;
+        event
+    }
+
+    /// Repeats the query after a response over UDP that does not echo the 0x20 case: over TCP, or over UDP where TCP is
+    /// closed, until enough responses agree. 0x20 stays on, so a response that echoes the case ends the attempt, too.
+    fn apply_other_case(&mut self, response: Box<Response>) -> Option<AttemptEvent> {
+        self.server.count_near_miss();
+        self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
+        self.ignores_near_misses = true;
+        match self.case_agreement.record(response) {
+            CaseVerdict::Open => None,
+            CaseVerdict::ServerChangesCase(response) => {
+                self.server.record_case_not_echoed();
+                self.over_tcp = response.is_truncated();
+                (!self.over_tcp).then(|| self.finish(AttemptEvent::Response(*response)))
+            }
+            CaseVerdict::Contradiction => Some(self.finish(AttemptEvent::Failed)),
+        }
+    }
+
+    /// Repeats the query over TCP after its first near miss, unless TCP is closed.
+    fn apply_near_miss(&mut self) {
+        self.server.count_near_miss();
+        if !std::mem::replace(&mut self.ignores_near_misses, true) && self.server.record_near_miss(&self.question.name)
+        {
+            self.tcp_first = true;
+            self.exchange = Exchange::NotSent;
+        }
     }
 
     /// Advances to the timeouts that have passed at `now`. Returns the event of a timeout, if one is due.
@@ -275,20 +317,30 @@ impl Attempt {
     }
 }
 
-/// Repeats a query over TCP after a response that does not echo the 0x20 case; `None` when the server does not respond
-/// over TCP within a second.
-async fn confirm_over_tcp(
+/// Queries a server of protocol UDP over TCP; `None` when it does not respond within a second.
+async fn query_over_tcp_first(
     server: Arc<Server>,
     question: Arc<Question>,
     format: QueryFormat,
 ) -> Option<ExchangeOutcome> {
     let query = query_over_tcp(server.clone(), question, format);
-    let TcpExchange { outcome, case_echoed } = timeout(CONFIRMATION_TIMEOUT, query).await.ok()?.ok()?;
-    // A response over UDP can be forged. Only one over TCP proves that the server itself does not echo the case.
-    if !case_echoed {
-        server.record_case_not_echoed();
+    match timeout(TCP_FIRST_TIMEOUT, query).await {
+        Ok(Ok(TcpExchange { outcome, case_echoed })) => {
+            // A response over UDP can be forged. One over TCP proves that the server itself does not echo the case.
+            if !case_echoed {
+                server.record_case_not_echoed();
+            }
+            Some(outcome)
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
+        // A server that is connected and silent is open over TCP: its silence may be that of the name.
+        Ok(Err(_)) | Err(_) => {
+            if !server.connections().has_open() {
+                server.record_tcp_closed();
+            }
+            None
+        }
     }
-    Some(outcome)
 }
 
 fn query_over_tcp(

@@ -1,6 +1,7 @@
 //! Tiers of server groups, and queries to them: selection, hedging and probing of down servers.
 
 mod attempt;
+mod case_agreement;
 mod hedge;
 pub(super) mod recovery;
 mod refresh_pace;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::health::Health;
 use super::{Server, UpstreamContext};
 use crate::dns::question::Question;
+use crate::upstream::transport::query_format::EdnsUse;
 use crate::upstream::transport::sockets::PortPolicy;
 
 /// A group of equivalent servers. Discovered servers are pods of this project or of the cluster DNS and are queried
@@ -20,6 +21,7 @@ use crate::upstream::transport::sockets::PortPolicy;
 #[derive(Debug)]
 pub struct Group {
     scope: String,
+    edns: EdnsUse,
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
     went_down: Arc<Notify>,
@@ -33,11 +35,12 @@ impl Group {
         scope: &str,
         bootstrap: &[Upstream],
         discovered: &[SocketAddr],
+        edns: EdnsUse,
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
         let new_server = |address, protocol, port_policy| {
-            Arc::new(Server::new(address, protocol, port_policy, went_down.clone(), context.clone()))
+            Arc::new(Server::new(address, protocol, edns, port_policy, went_down.clone(), context.clone()))
         };
         let bootstrap = bootstrap
             .iter()
@@ -47,6 +50,7 @@ impl Group {
             discovered.iter().map(|address| new_server(*address, Protocol::Udp, PortPolicy::Reuse)).collect();
         Self {
             scope: scope.to_owned(),
+            edns,
             discovered: ArcSwap::from_pointee(discovered),
             bootstrap,
             went_down,
@@ -107,7 +111,7 @@ impl Group {
         let previous = self.discovered.load();
         let new_server = |address| {
             let went_down = self.went_down.clone();
-            Arc::new(Server::new(address, Protocol::Udp, PortPolicy::Reuse, went_down, self.context.clone()))
+            Arc::new(Server::new(address, Protocol::Udp, self.edns, PortPolicy::Reuse, went_down, self.context.clone()))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()
@@ -138,6 +142,7 @@ impl Group {
             healthy: server.is_up(),
             sent: server.sent(),
             timeouts: server.timeouts(),
+            near_misses: server.near_misses(),
         };
         self.servers().into_iter().map(status).collect()
     }

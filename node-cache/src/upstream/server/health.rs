@@ -78,6 +78,12 @@ impl CircuitBreaker {
         is_failing && self.open(now)
     }
 
+    /// Records a loop probe without a response in time. Returns whether the server goes down with this failure. Only of
+    /// one that never answered does it say anything: others may drop queries for top-level domains that do not exist.
+    pub(super) fn record_loop_probe_failure(&mut self, now: Instant) -> bool {
+        !self.has_answered() && self.record_failure(now)
+    }
+
     /// Returns whether a confirmation is due: the server is suspected, and the last one began a second ago or earlier.
     pub(super) fn is_confirmation_due(&self, now: Instant) -> bool {
         let has_passed = |at| now.saturating_duration_since(at) >= CONFIRMATION_INTERVAL;

@@ -6,6 +6,7 @@ pub(super) mod group;
 pub(super) mod health;
 mod latency;
 mod loop_probe;
+mod near_misses;
 mod state;
 
 pub use context::{ServerIds, UpstreamContext};
@@ -20,15 +21,17 @@ use node_cache_config::Protocol;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::dns::Name;
 use crate::dns::question::Question;
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
-use crate::upstream::transport::query_format::QueryFormat;
+use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connections;
 use crate::upstream::transport::udp;
 use health::Health;
 use loop_probe::{LoopState, PROBE_TIMEOUT};
+pub(super) use state::QueryPath;
 use state::ServerState;
 
 /// A server that is queried.
@@ -38,10 +41,12 @@ pub struct Server {
     /// ID of the address.
     id: u16,
     protocol: Protocol,
+    edns: EdnsUse,
     sockets: Sockets,
     connections: Connections,
     sent: AtomicU64,
     timeouts: AtomicU64,
+    near_misses: AtomicU64,
     round_trips: WaitSeconds,
     state: Mutex<ServerState>,
     loop_state: Arc<LoopState>,
@@ -54,6 +59,7 @@ impl Server {
     pub(in crate::upstream) fn new(
         address: SocketAddr,
         protocol: Protocol,
+        edns: EdnsUse,
         port_policy: PortPolicy,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
@@ -62,10 +68,12 @@ impl Server {
             address,
             id: context.server_ids.id(address),
             protocol,
+            edns,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
+            near_misses: AtomicU64::new(0),
             round_trips: WaitSeconds::default(),
             state: Mutex::default(),
             loop_state: Arc::new(LoopState::new(address)),
@@ -91,6 +99,11 @@ impl Server {
         self.protocol
     }
 
+    /// Returns the use of EDNS in queries.
+    pub(in crate::upstream) const fn edns(&self) -> EdnsUse {
+        self.edns
+    }
+
     /// Returns whether both have the same address and protocol.
     pub(in crate::upstream) fn has_same_endpoint(&self, other: &Self) -> bool {
         (self.address, self.protocol) == (other.address, other.protocol)
@@ -112,6 +125,13 @@ impl Server {
     #[must_use]
     pub fn timeouts(&self) -> u64 {
         self.timeouts.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of near misses: datagrams from the server's address to the port of a query in flight, with
+    /// another ID, question or 0x20 case than the query.
+    #[must_use]
+    pub fn near_misses(&self) -> u64 {
+        self.near_misses.load(Ordering::Relaxed)
     }
 
     /// Returns the histogram of round-trip times, late responses included.
@@ -180,6 +200,13 @@ impl Server {
         self.report_health(went_down);
     }
 
+    /// Records a loop probe without a response in time.
+    fn record_loop_probe_failure(&self) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+        let went_down = self.state().record_loop_probe_failure(Instant::now());
+        self.report_health(went_down);
+    }
+
     fn count_timeout(&self) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
         self.sockets.close_all();
@@ -209,31 +236,29 @@ impl Server {
         self.state().take_probe(fallback, now)
     }
 
-    /// Sends a probe for a forwarding loop after a timeout of `question`, unless one was sent less than 5 s ago.
-    /// Returns whether one was due; over TCP none is. Nothing waits for the probe's response, but a missing one
-    /// counts as a failure as for any other query.
+    /// Sends a probe for a forwarding loop after a timeout, unless one was sent less than 5 s ago. Returns whether one
+    /// was due; over TCP none is. Nothing waits for the probe's response, but a missing one counts as a timeout, and as
+    /// a failure of a server that never answered.
     ///
     /// Must be called inside a Tokio runtime.
-    pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>, question: &Arc<Question>) -> bool {
+    pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>) -> bool {
         let now = Instant::now();
         let is_due = self.protocol == Protocol::Udp && self.loop_state.start_probe(now);
         if is_due {
-            self.send_loop_probe(question, now);
+            self.send_loop_probe(now);
         }
         is_due
     }
 
-    fn send_loop_probe(self: &Arc<Self>, question: &Arc<Question>, now: Instant) {
+    fn send_loop_probe(self: &Arc<Self>, now: Instant) {
         let Some(probe) = self.context.loop_probes.register(&self.loop_state, now) else { return };
         let server = self.clone();
-        let question = question.clone();
         tokio::spawn(async move {
-            let format = QueryFormat { edns: true, case_0x20: false };
+            let format = QueryFormat { edns: server.edns, case_0x20: false };
             server.count_sent();
             let response = udp::query(&server.sockets, &probe, format, server.tap());
-            // A failure of a server that is down would put off its next regular probe.
-            if timeout(PROBE_TIMEOUT, response).await.is_err() && server.is_up() {
-                server.record_failure(&question);
+            if timeout(PROBE_TIMEOUT, response).await.is_err() {
+                server.record_loop_probe_failure();
             }
         });
     }
@@ -254,9 +279,49 @@ impl Server {
         &self.sockets
     }
 
-    /// Returns whether the server echoes the 0x20 case of names, as far as is known.
-    pub(in crate::upstream) fn echoes_case(&self) -> bool {
-        self.state().echoes_case(Instant::now())
+    /// Returns the way of a query for `name` at `now`.
+    pub(in crate::upstream) fn query_path(&self, name: &Name, now: Instant) -> QueryPath {
+        self.state().query_path(name, now)
+    }
+
+    /// Returns whether queries for `name` go over TCP because of near misses for its registered domain.
+    #[must_use]
+    pub fn avoids_udp(&self, name: &Name) -> bool {
+        self.protocol == Protocol::Udp && self.query_path(name, Instant::now()).tcp_first
+    }
+
+    /// Counts a near miss.
+    pub(in crate::upstream) fn count_near_miss(&self) {
+        self.near_misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records a query for `name` that had a near miss, and closes the idle sockets: their ports may be known. Returns
+    /// whether the query can be repeated over TCP.
+    pub(in crate::upstream) fn record_near_miss(&self, name: &Name) -> bool {
+        self.sockets.close_all();
+        let now = Instant::now();
+        let (is_first, is_tcp_usable) = {
+            let mut state = self.state();
+            (state.record_near_miss(name, now), state.is_tcp_usable(now))
+        };
+        if is_first {
+            let domain = name.registered_domain();
+            tracing::warn!(
+                upstream = %self.address, %domain,
+                "responses to other queries than those in flight, maybe forged: this domain is queried over TCP"
+            );
+        }
+        is_tcp_usable
+    }
+
+    /// Returns whether the server is open over TCP, as far as is known.
+    pub(in crate::upstream) fn is_tcp_usable(&self) -> bool {
+        self.state().is_tcp_usable(Instant::now())
+    }
+
+    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s.
+    pub(in crate::upstream) fn record_tcp_closed(&self) {
+        self.state().record_tcp_closed(Instant::now());
     }
 
     /// Records that the server does not echo the case of names: it is queried without 0x20 for ten minutes.

@@ -1,14 +1,20 @@
-//! State of one server: health, latency, the questions to probe it with, 0x20 support. Pure: the time is a parameter.
+//! State of one server: health, latency, the questions to probe it with, 0x20 support, near misses, and whether it is
+//! closed over TCP. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answered_questions::AnsweredQuestions;
 use super::health::{CircuitBreaker, Health};
+use super::near_misses::NearMissDomains;
+use crate::dns::Name;
 use crate::dns::question::Question;
 
 /// How long a server that does not echo the case of names is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
+/// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed. Where packets
+/// to it are dropped, each try costs a second.
+const TCP_CLOSED_PERIOD: Duration = Duration::from_secs(30);
 
 /// State of one server.
 #[derive(Debug, Default)]
@@ -17,6 +23,17 @@ pub(super) struct ServerState {
     recovered_at: Option<Instant>,
     answered: AnsweredQuestions,
     case_not_echoed_at: Option<Instant>,
+    near_misses: NearMissDomains,
+    tcp_closed_at: Option<Instant>,
+}
+
+/// Way in which a query is sent to a server of protocol UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) struct QueryPath {
+    /// Whether the case of the name is randomized (0x20).
+    pub(in crate::upstream) case_0x20: bool,
+    /// Whether the query is sent over TCP, and over UDP only when the server does not respond there.
+    pub(in crate::upstream) tcp_first: bool,
 }
 
 impl ServerState {
@@ -63,6 +80,11 @@ impl ServerState {
         self.breaker.record_probe_failure(now)
     }
 
+    /// Records a loop probe without a response in time. Returns whether the server goes down with this failure.
+    pub(super) fn record_loop_probe_failure(&mut self, now: Instant) -> bool {
+        self.breaker.record_loop_probe_failure(now)
+    }
+
     /// Returns the questions of the confirmation that is due at `now`, and records it; none while none is due.
     pub(super) fn take_confirmation(&mut self, now: Instant) -> Vec<Arc<Question>> {
         if !self.breaker.is_confirmation_due(now) {
@@ -89,9 +111,29 @@ impl ServerState {
         Some(self.answered.next_probe(fallback, now))
     }
 
-    /// Returns whether the server echoes the 0x20 case of names, as far as is known.
-    pub(super) fn echoes_case(&self, now: Instant) -> bool {
-        self.case_not_echoed_at.is_none_or(|at| now.saturating_duration_since(at) >= NO_0X20_PERIOD)
+    /// Returns the way of a query for `name`.
+    pub(super) fn query_path(&self, name: &Name, now: Instant) -> QueryPath {
+        let is_over = |at, period| now.saturating_duration_since(at) >= period;
+        QueryPath {
+            case_0x20: self.case_not_echoed_at.is_none_or(|at| is_over(at, NO_0X20_PERIOD)),
+            tcp_first: self.near_misses.is_over_tcp(name, now) && self.is_tcp_usable(now),
+        }
+    }
+
+    /// Records a query for `name` that had a near miss. Returns whether queries for its domain go over TCP from then
+    /// on, and no queries did before.
+    pub(super) fn record_near_miss(&mut self, name: &Name, now: Instant) -> bool {
+        self.near_misses.record(name, now)
+    }
+
+    /// Returns whether the server is open over TCP, as far as is known.
+    pub(super) fn is_tcp_usable(&self, now: Instant) -> bool {
+        self.tcp_closed_at.is_none_or(|at| now.saturating_duration_since(at) >= TCP_CLOSED_PERIOD)
+    }
+
+    /// Records that no connection to the server could be opened.
+    pub(super) fn record_tcp_closed(&mut self, now: Instant) {
+        self.tcp_closed_at = Some(now);
     }
 
     /// Records that the server does not echo the case of names. Returns whether this is the first time.
@@ -155,9 +197,38 @@ mod tests {
     fn a_server_that_does_not_echo_the_case_is_queried_without_0x20_for_ten_minutes() {
         let now = Instant::now();
         let mut state = ServerState::default();
-        assert!(state.echoes_case(now));
+        let case_0x20 = |state: &ServerState, now| state.query_path(&question("a.example").name, now).case_0x20;
+        assert!(case_0x20(&state, now));
         assert!(state.record_case_not_echoed(now) && !state.record_case_not_echoed(now), "it is reported once");
-        assert!(!state.echoes_case(now + 599 * SECOND));
-        assert!(state.echoes_case(now + 600 * SECOND));
+        assert!(!case_0x20(&state, now + 599 * SECOND));
+        assert!(case_0x20(&state, now + 600 * SECOND));
+    }
+
+    #[test]
+    fn a_domain_that_is_guessed_at_stays_on_udp_while_the_server_is_closed_over_tcp() {
+        let now = Instant::now();
+        let name = &question("www.example").name;
+        let mut state = ServerState::default();
+        while !state.record_near_miss(name, now) {
+            assert!(!state.query_path(name, now).tcp_first);
+        }
+        assert_eq!(state.query_path(name, now), QueryPath { case_0x20: true, tcp_first: true });
+        assert!(!state.query_path(&question("www.test").name, now).tcp_first, "another domain");
+        state.record_tcp_closed(now);
+        assert!(!state.query_path(name, now + 29 * SECOND).tcp_first);
+        assert!(state.query_path(name, now + 30 * SECOND).tcp_first);
+    }
+
+    #[test]
+    fn silent_loop_probes_make_no_server_suspected_that_has_answered() {
+        let now = Instant::now();
+        let mut state = ServerState::default();
+        state.record_response(Some(&question("a.example")), ROUND_TRIP, now);
+        assert!((0..10).all(|_| !state.record_loop_probe_failure(now)));
+        state.record_failure(&question("dead.test"), now);
+        assert_eq!(state.take_confirmation(now), [], "one silent name is no suspicion");
+        let mut unknown = ServerState::default();
+        let failures = [(); 3].map(|()| unknown.record_loop_probe_failure(now));
+        assert_eq!(failures, [false, false, true], "nothing came from this one yet");
     }
 }

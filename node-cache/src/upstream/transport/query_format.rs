@@ -6,11 +6,23 @@ use crate::dns::question::{self, Question};
 /// Wire form of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueryFormat {
-    /// Adds an OPT record.
-    pub(crate) edns: bool,
+    /// Use of EDNS.
+    pub(crate) edns: EdnsUse,
     /// Randomizes the case of the name's letters (0x20, draft-vixie-dnsext-dns0x20). The response has to echo it:
     /// whoever forges a response has to guess one bit more for each letter.
     pub(crate) case_0x20: bool,
+}
+
+/// Use of EDNS in a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EdnsUse {
+    /// With an OPT record, to a server that is known to support EDNS. FORMERR is ignored: it is forged, and a response
+    /// without EDNS could not say that it is stale.
+    Required,
+    /// With an OPT record. After FORMERR the query is repeated without.
+    Preferred,
+    /// Without an OPT record.
+    Absent,
 }
 
 /// Outcome of one exchange: a response, or the reason to repeat the query in another way.
@@ -22,7 +34,8 @@ pub(crate) enum ExchangeOutcome {
     /// TCP.
     Truncated,
     /// The response does not echo the 0x20 case but is right otherwise: forged, or from a server that changes the case.
-    CaseNotEchoed,
+    /// Boxed as it is rare.
+    CaseNotEchoed(Box<Response>),
     /// The server could not parse the query (FORMERR): it may not know EDNS.
     FormatError,
 }
@@ -30,7 +43,7 @@ pub(crate) enum ExchangeOutcome {
 impl QueryFormat {
     /// Encodes `question` as a message with this ID.
     pub(super) fn encode(self, question: &Question, id: u16) -> Vec<u8> {
-        let mut message = question.to_wire(id, self.edns);
+        let mut message = question.to_wire(id, self.edns != EdnsUse::Absent);
         if self.case_0x20 {
             question::randomize_case(&mut message, question.name.as_bytes().len(), rand::random);
         }

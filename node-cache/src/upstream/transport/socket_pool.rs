@@ -203,6 +203,9 @@ mod tests {
 
     use super::*;
 
+    /// Time in which a port that was given up can be bound again, whatever else runs on the machine.
+    const PORT_TIMEOUT: Duration = Duration::from_secs(30);
+
     fn server() -> (UdpSocket, SocketAddr) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
@@ -235,12 +238,31 @@ mod tests {
         });
     }
 
+    /// Keeps the preconnected sockets young, however long this thread has to wait for a processor.
+    fn stop_aging() {
+        SOCKET_POOL.with_borrow_mut(|pool| {
+            let preconnected = pool.iter_mut().flat_map(|pool| &mut pool.preconnected);
+            preconnected.for_each(|other| other.since += Duration::from_secs(3600));
+        });
+    }
+
+    /// Asserts that a port was given up. Another test may have been given it for a moment.
+    #[track_caller]
+    fn assert_is_given_up(local: SocketAddr) {
+        let started = Instant::now();
+        while let Err(error) = UdpSocket::bind(local) {
+            assert!(started.elapsed() < PORT_TIMEOUT, "{local}: {error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[tokio::test]
     async fn a_socket_that_was_used_gets_a_new_port_before_the_next_query() {
         let (server, address) = server();
         let _pool = PoolGuard::new();
         let mut ports = std::collections::HashSet::new();
         for _ in 0..64 {
+            stop_aging();
             let expected = preconnected_port(address);
             let socket = acquire(address).unwrap();
             let local = local_addr(&socket);
@@ -249,7 +271,7 @@ mod tests {
             socket.get_ref().send(b"?").unwrap();
             release(socket, address);
             assert_eq!(pool_len(), (1, 0), "always the same one");
-            UdpSocket::bind(local).unwrap();
+            assert_is_given_up(local);
             assert_eq!(server.recv_from(&mut [0]).unwrap(), (1, local));
         }
         assert!(ports.len() > 56, "{ports:?}");
@@ -266,7 +288,7 @@ mod tests {
         let local_addrs: Vec<_> = used.iter().map(|(socket, _)| local_addr(socket)).collect();
         used.into_iter().for_each(|(socket, address)| release(socket, address));
         assert_eq!(pool_len(), (MAX_PRECONNECTED, MAX_PRECONNECTED + 4));
-        local_addrs.into_iter().for_each(|local| drop(UdpSocket::bind(local).unwrap()));
+        local_addrs.into_iter().for_each(assert_is_given_up);
         let is_preconnected = servers.iter().map(|(_, address)| preconnected_port(*address).is_some());
         assert!(is_preconnected.eq((0..servers.len()).map(|server| server >= 2)), "the first servers are replaced");
     }
@@ -304,7 +326,10 @@ mod tests {
     async fn a_packet_that_is_sent_before_a_query_is_not_read_as_its_response() {
         let (server, address) = server();
         let _pool = PoolGuard::new();
-        let use_once = || release(acquire(address).unwrap(), address);
+        let use_once = || {
+            release(acquire(address).unwrap(), address);
+            stop_aging();
+        };
         let next_is_empty = || has_empty_queue(&acquire(address).unwrap());
         // A late packet for the query before.
         let with_late_packet = || {
@@ -346,7 +371,7 @@ mod tests {
             local
         });
         assert_eq!(pool_len(), (1, MAX_UNBOUND));
-        UdpSocket::bind(local).unwrap();
+        assert_is_given_up(local);
         drop(guard);
         assert_eq!(pool_len(), (0, 0));
     }

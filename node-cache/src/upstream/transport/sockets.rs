@@ -212,6 +212,11 @@ impl PooledSocket {
         Ok(packet)
     }
 
+    /// Returns whether the port served another query before this one, whose response may come once more.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.queries > 1
+    }
+
     fn is_worn_out(&self) -> bool {
         self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= MAX_SOCKET_AGE
     }

@@ -17,7 +17,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-use super::query_format::{ExchangeOutcome, QueryFormat};
+use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Name, Response, ResponseError};
@@ -147,6 +147,14 @@ impl Connections {
         Self { server, open: Mutex::default(), order: Arc::default() }
     }
 
+    /// Returns whether a connection is open: the server can be reached over TCP, whatever it responds.
+    pub(in crate::upstream) fn has_open(&self) -> bool {
+        let is_open = |connection: &Arc<Connection>| {
+            connection.stream.initialized() && !connection.queries.is_closed.load(Ordering::Acquire)
+        };
+        lock(&self.open).iter().any(is_open)
+    }
+
     /// Sends `message`, for a name of this registered domain, under an ID of its own and returns the message that comes
     /// back under that ID; waits without a timeout. When the server closes a reused connection before it responds, the
     /// query is retried once on a new one.
@@ -267,7 +275,7 @@ pub(in crate::upstream) async fn query(
             let response = format.restore_case(response, &message, name_len);
             Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed })
         }
-        Err(ResponseError::FormatError) if format.edns => {
+        Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => {
             Ok(TcpExchange { outcome: ExchangeOutcome::FormatError, case_echoed: true })
         }
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
-use super::query_format::{ExchangeOutcome, QueryFormat};
+use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
 use super::sockets::{PooledSocket, Sockets};
 use crate::dns::edns::ADVERTISED_UDP_SIZE;
 use crate::dns::query::Transport;
@@ -25,15 +25,20 @@ pub(in crate::upstream) enum SocketEvent {
     Outcome(ExchangeOutcome),
     /// An ICMP error (port or host unreachable). It can be spoofed, so the socket keeps listening.
     Unreachable,
+    /// A near miss: a response from the server's address to the port of this query, with another ID or question. The
+    /// socket keeps listening.
+    NearMiss,
 }
 
 /// A query that was sent in a datagram and waits for its response without a timeout. Packets that do not match its ID,
-/// port and question are ignored.
+/// port and question are never taken for the response.
 pub(in crate::upstream) struct UdpQuery {
     socket: PooledSocket,
     message: Vec<u8>,
     format: QueryFormat,
     sampled: Option<Box<Sampled>>,
+    /// A near miss is to be expected: the network may deliver the response to an earlier query of this port twice.
+    tolerates_near_miss: bool,
 }
 
 impl UdpQuery {
@@ -55,7 +60,8 @@ impl UdpQuery {
         let local = || socket.local_addr();
         let sampled = tap.sample_query(Side::Forwarder, Transport::Udp, local, || Ok(sockets.server()), &message);
         socket.send(&message)?;
-        Ok(Self { socket, message, format, sampled })
+        let tolerates_near_miss = socket.is_reused();
+        Ok(Self { socket, message, format, sampled, tolerates_near_miss })
     }
 
     /// Polls for the next event. `server`, `question` and `tap` are those of [`Self::send`].
@@ -88,7 +94,13 @@ impl UdpQuery {
 
     /// Receives one packet; `None` when there is none or it is ignored. The buffer is on the stack, so that a waiting
     /// query does not hold one.
-    fn receive(&self, interest: Interest, server: SocketAddr, question: &Question, tap: &Tap) -> Option<SocketEvent> {
+    fn receive(
+        &mut self,
+        interest: Interest,
+        server: SocketAddr,
+        question: &Question,
+        tap: &Tap,
+    ) -> Option<SocketEvent> {
         let mut buffer = [const { MaybeUninit::uninit() }; RECEIVE_BUF_LEN];
         let packet = match self.socket.recv(interest, &mut buffer) {
             Ok(packet) => packet,
@@ -102,24 +114,25 @@ impl UdpQuery {
             tap.sample_response(sampled, packet);
         }
         let outcome = match response {
-            Ok(_) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {
-                ExchangeOutcome::CaseNotEchoed
+            Ok(response) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {
+                ExchangeOutcome::CaseNotEchoed(Box::new(response))
             }
             Ok(response) if response.is_truncated() || packet.len() > usize::from(ADVERTISED_UDP_SIZE) => {
                 ExchangeOutcome::Truncated
             }
             Ok(response) => ExchangeOutcome::Response(format.restore_case(response, message, name_len)),
-            Err(ResponseError::FormatError) if format.edns => ExchangeOutcome::FormatError,
+            Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => ExchangeOutcome::FormatError,
             Err(error) => {
                 tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
-                return None;
+                let is_tolerated = !error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss);
+                return if is_tolerated { None } else { Some(SocketEvent::NearMiss) };
             }
         };
         Some(SocketEvent::Outcome(outcome))
     }
 }
 
-/// Queries a server over UDP and waits for the outcome without a timeout. ICMP errors are ignored.
+/// Queries a server over UDP and waits for the outcome without a timeout. ICMP errors and near misses are ignored.
 ///
 /// # Errors
 ///

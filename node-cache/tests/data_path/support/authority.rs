@@ -1,11 +1,12 @@
 //! Scripted DNS server: its response is a function of the query, and it records every query.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
@@ -49,19 +50,26 @@ pub(crate) enum Action {
 type Script = Arc<Mutex<Box<dyn Fn(&ReceivedQuery) -> Action + Send>>>;
 type QueryLog = Arc<Mutex<Vec<ReceivedQuery>>>;
 
-/// Scripted server on a free port of 127.0.0.1, over UDP and TCP. Dropping it stops it.
+/// Scripted server on a free port of a loopback address, over UDP and TCP. Dropping it stops it.
 pub(crate) struct Authority {
     pub(crate) address: SocketAddr,
     log: QueryLog,
     script: Script,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
+    /// Bound socket that keeps the TCP port closed, of a server without TCP.
+    closed_tcp: Option<Socket>,
 }
 
 impl Authority {
-    /// Starts a server with this script.
+    /// Starts a server on 127.0.0.1 with this script.
     pub(crate) async fn start(script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), script).await
+    }
+
+    /// Starts a server on this address with this script.
+    pub(crate) async fn start_on(ip: IpAddr, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let udp = UdpSocket::bind((ip, 0)).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (Arc::new(udp), tcp);
             }
@@ -69,11 +77,33 @@ impl Authority {
         let address = udp.local_addr().unwrap();
         let log = QueryLog::default();
         let script: Script = Arc::new(Mutex::new(Box::new(script)));
-        let tasks = [
+        let tasks = vec![
             tokio::spawn(serve_udp(udp, log.clone(), script.clone())),
             tokio::spawn(serve_tcp(tcp, log.clone(), script.clone())),
         ];
-        Self { address, log, script, tasks }
+        Self { address, log, script, tasks, closed_tcp: None }
+    }
+
+    /// Starts a server on this IP address that refuses connections over TCP.
+    pub(crate) async fn without_tcp(ip: &str, script: impl Fn(&ReceivedQuery) -> Action + Send + 'static) -> Self {
+        let (udp, closed) = loop {
+            let udp = UdpSocket::bind((ip, 0)).await.unwrap();
+            let address = udp.local_addr().unwrap();
+            let closed = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            if closed.bind(&address.into()).is_ok() {
+                break (Arc::new(udp), closed);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let log = QueryLog::default();
+        let script: Script = Arc::new(Mutex::new(Box::new(script)));
+        let tasks = vec![tokio::spawn(serve_udp(udp, log.clone(), script.clone()))];
+        Self { address, log, script, tasks, closed_tcp: Some(closed) }
+    }
+
+    /// Returns the socket that keeps the TCP port closed; `None` for a server with TCP.
+    pub(crate) const fn closed_tcp(&self) -> Option<&Socket> {
+        self.closed_tcp.as_ref()
     }
 
     /// Returns all queries received since the start or the last [`Self::clear_queries`].

@@ -25,10 +25,15 @@ pub(crate) fn query_for(name: &str, rtype: RecordType) -> Message {
     message
 }
 
+/// Returns the address, with any port, from which a client queries a server on the loopback interface.
+pub(crate) fn loopback_client(server: SocketAddr) -> &'static str {
+    if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }
+}
+
 /// Sends a query over UDP and returns the response. Panics without one within six seconds.
 pub(crate) async fn exchange(server: SocketAddr, query: &Message) -> Message {
     let packet = query.to_vec().unwrap();
-    let packet = exchange_raw(server, "127.0.0.1:0", &packet, RESPONSE_TIMEOUT).await.expect("an answer");
+    let packet = exchange_raw(server, loopback_client(server), &packet, RESPONSE_TIMEOUT).await.expect("an answer");
     let response = Message::from_vec(&packet).unwrap();
     assert_eq!(response.metadata.id, query.metadata.id);
     assert_eq!(response.metadata.message_type, MessageType::Response);

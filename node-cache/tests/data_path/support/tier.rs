@@ -1,6 +1,6 @@
 //! Node cache or zone resolver in this process, on a port of its own.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use node_cache::resolver::Resolver;
 use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
-use node_cache_config::{Cache, Config, Route, Upstream, UpstreamSource, Zone};
+use node_cache_config::{Cache, Config, Protocol as UpstreamProtocol, Route, Upstream, UpstreamSource, Zone};
 use tokio::sync::watch;
 
 /// Node cache or zone resolver in this process.
@@ -47,10 +47,40 @@ impl Tier {
         Self::with_workers(1, limits)
     }
 
+    /// Starts a zone resolver on this address, for all loopback clients, that forwards to these servers.
+    pub(crate) fn resolver_on(ip: IpAddr, servers: &[SocketAddr], protocol: UpstreamProtocol) -> Self {
+        let mut config = config("127.0.0.1:9".parse().unwrap());
+        config.resolver.upstreams = servers_over(servers, protocol);
+        allow_loopback(&mut config);
+        let tier = Self::start_on(ip, TcpLimits::default());
+        tier.apply_forwarding(&config);
+        tier
+    }
+
+    /// Starts the cache of a node on this address, for all loopback clients, whose zone has these resolvers.
+    pub(crate) fn node_on(ip: IpAddr, resolvers: &[SocketAddr]) -> Self {
+        let mut config = config("127.0.0.1:9".parse().unwrap());
+        config.zones = vec![Zone { bootstrap: resolvers.to_vec(), ..zone("zone-a", resolvers[0]) }];
+        allow_loopback(&mut config);
+        let tier = Self::start_on(ip, TcpLimits::default());
+        tier.apply_on_node(&config, Some("zone-a"));
+        tier
+    }
+
     /// Starts this many workers without a configuration.
     pub(crate) fn with_workers(workers: usize, limits: TcpLimits) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST.into(), workers, limits)
+    }
+
+    /// Starts one worker on this address without a configuration.
+    pub(crate) fn start_on(ip: IpAddr, limits: TcpLimits) -> Self {
+        Self::at(ip, 1, limits)
+    }
+
+    /// Starts this many workers at an address without a configuration.
+    pub(crate) fn at(address: IpAddr, workers: usize, limits: TcpLimits) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let udp = UdpSocket::bind((address, 0)).unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
                 break (udp, tcp);
             }
@@ -110,4 +140,16 @@ pub(crate) fn route(suffix: &str, servers: &[SocketAddr]) -> Route {
 
 fn upstreams(servers: &[SocketAddr]) -> Vec<Upstream> {
     servers.iter().map(|address| Upstream { address: *address, protocol: Default::default() }).collect()
+}
+
+/// Returns these servers as upstreams of a zone resolver.
+pub(crate) fn servers_over(servers: &[SocketAddr], protocol: UpstreamProtocol) -> UpstreamSource {
+    UpstreamSource::Servers(upstreams(servers).into_iter().map(|server| Upstream { protocol, ..server }).collect())
+}
+
+/// Lets every loopback client query a node or a zone resolver, and every client of the documentation's IPv6 network.
+pub(crate) fn allow_loopback(config: &mut Config) {
+    let networks = ["127.0.0.0/8", "::1/128", "2001:db8::/32"].map(|network| network.parse().unwrap());
+    config.node_cache.allow_from = networks.to_vec();
+    config.resolver.allow_from = networks.to_vec();
 }

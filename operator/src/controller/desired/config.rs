@@ -55,6 +55,7 @@ pub(super) fn render(
             captured: tier.captured.clone(),
             cache: tier.node_cache.cache.clone(),
             allow_from: tier.node_cache.allow_from.clone(),
+            private_answers: tier.node_cache.private_answers,
         },
         zones,
         resolver: Resolver {

@@ -15,6 +15,7 @@ nodeCache:
   capture: {clusterDns: Enabled, addresses: [169.254.20.11, 'fd00::53']}
   cache: {size: 1.5Gi, maxTtl: 30m, negativeMaxTtl: 10s, serveStale: 0s}
   allowFrom: [10.1.0.0/16]
+  privateAnswers: Refuse
   metricsPort: 9400
   image: mirror.example/node-cache:2
   nodeSelector: {pool: blue}
@@ -134,6 +135,7 @@ fn what_only_the_configuration_says_does_not_touch_the_pods() {
         "routes: [{suffix: corp.example, upstreams: [{addresses: [10.0.0.53]}]}]",
         "nodeCache: {cache: {maxTtl: 5m}}",
         "nodeCache: {allowFrom: [10.0.0.0/8]}",
+        "nodeCache: {privateAnswers: Refuse}",
         "nodeCache: {capture: {addresses: [169.254.20.11]}}",
         "resolvers: {upstreams: [{addresses: [192.0.2.53]}]}",
     ] {

@@ -78,11 +78,11 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
     }
     let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
     if facts.zones.is_empty() || zones_down.len() == facts.zones.len() {
-        let message = "No resolver of any zone is ready; names outside of the cluster are answered from memory only.";
+        let message = "No resolver of any zone is ready; names outside of the cluster are answered from caches only.";
         findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
     } else if !zones_down.is_empty() {
         let zones: Vec<String> = zones_down.iter().map(|zone| zone_text(&zone.name)).collect();
-        let message = format!("No resolver of {} is ready; its nodes ask other zones.", join_some(&zones));
+        let message = format!("No resolver of {} is ready; its nodes query other zones.", join_some(&zones));
         let finding = Finding::new(Reason::ResolversNotReady, message);
         let rolling_out = zones_down.iter().all(|zone| zone.rolling_out);
         findings.push(if rolling_out {

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
 use kube::{Resource, ResourceExt};
-use node_cache_config::{Cache, Captured};
+use node_cache_config::{Cache, Captured, PrivateAnswers};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
@@ -66,6 +66,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             cache_size: spec.node_cache.cache_size().bytes(),
             cache: cache_bounds(&spec.node_cache.cache),
             allow_from: allow_from.clone(),
+            private_answers: private_answers(spec.node_cache.private_answers),
             metrics_port: spec.node_cache.metrics_port,
             pods: spec.node_cache.pod.clone(),
         },
@@ -115,6 +116,13 @@ fn cache_bounds(cache: &api::Cache) -> Cache {
         max_ttl: cache.max_ttl.seconds(),
         negative_max_ttl: cache.negative_max_ttl.seconds(),
         serve_stale: cache.serve_stale.seconds(),
+    }
+}
+
+const fn private_answers(private_answers: api::PrivateAnswers) -> PrivateAnswers {
+    match private_answers {
+        api::PrivateAnswers::Allow => PrivateAnswers::Allow,
+        api::PrivateAnswers::Refuse => PrivateAnswers::Refuse,
     }
 }
 

@@ -7,7 +7,7 @@ use dnstier_crds::v1alpha1::PodSettings;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use node_cache_config::{Cache, Captured, Route, UpstreamSource};
+use node_cache_config::{Cache, Captured, PrivateAnswers, Route, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
@@ -60,6 +60,8 @@ pub(crate) struct NodeCache {
     pub(crate) cache: Cache,
     /// Networks of permitted clients.
     pub(crate) allow_from: Vec<IpNet>,
+    /// Treatment of private addresses in answers for outside names.
+    pub(crate) private_answers: PrivateAnswers,
     /// Host port of `/metrics` and `/status`.
     pub(crate) metrics_port: u16,
     /// User's settings of the pods. Defaults are filled in where the pod is built.

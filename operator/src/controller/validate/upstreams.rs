@@ -49,7 +49,7 @@ pub(super) fn upstream_loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Findi
             Finding::new(
                 Reason::UpstreamLoop,
                 format!(
-                    "{field}: {address} is an address that this tier captures, so its questions would come back; name \
+                    "{field}: {address} is an address that this tier captures, so its queries would come back; name \
                      the server behind it."
                 ),
             )

@@ -202,6 +202,7 @@ impl PodStatus {
             for upstream in &mut instance.upstreams {
                 upstream.sent = 0;
                 upstream.timeouts = 0;
+                upstream.near_misses = 0;
             }
         }
         status

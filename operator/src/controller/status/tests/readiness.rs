@@ -78,7 +78,7 @@ fn a_zone_without_a_ready_resolver_is_named_and_then_none_at_all() {
     for zone in ["zone-a", "zone-c"] {
         deployment_of(&mut observed, zone).status.as_mut().unwrap().ready_replicas = None;
     }
-    assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::NoResolvers, &["memory"]);
+    assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::NoResolvers, &["caches"]);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use super::*;
 use crate::controller::fixtures::{change_node_status, change_resolver_status};
 
 fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
-    UpstreamStatus { scope: scope.to_owned(), address: address.parse().unwrap(), healthy, sent: 10, timeouts: 3 }
+    let address = address.parse().unwrap();
+    UpstreamStatus { scope: scope.to_owned(), address, healthy, sent: 10, timeouts: 3, near_misses: 0 }
 }
 
 #[test]

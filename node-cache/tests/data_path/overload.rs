@@ -1,0 +1,94 @@
+//! A zone resolver that has no room for a query says so to its nodes: it is no failure of the name or of the resolver,
+//! and clients see a registered Extended DNS Error.
+
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use node_cache::dns::Edns;
+use node_cache::metrics::RefusalReason;
+
+use crate::support::crowd::{Crowd, answer_others, in_one_domain, ipv4};
+use crate::support::{
+    Action, Authority, ReceivedQuery, Tier, config, empty_response, exchange_raw, query_for, route, wait_until, zone,
+};
+
+const OVERLOADED: u16 = 49154;
+const NO_REACHABLE_AUTHORITY: u16 = 22;
+
+/// Returns SERVFAIL as a resolver without room sends it.
+fn overload(query: &ReceivedQuery) -> Action {
+    let mut response = empty_response(query, ResponseCode::ServFail);
+    response.edns = None;
+    let mut packet = response.to_vec().unwrap();
+    Edns { udp_size: 1232, ede: Some(OVERLOADED), ..Edns::default() }.append(&mut packet);
+    Action::SendRaw(vec![packet])
+}
+
+/// Asks for a name and returns rcode, number of answers, and the info-codes of all Extended DNS Errors.
+async fn ask(tier: &Tier, name: &str) -> (ResponseCode, u16, Vec<u16>) {
+    let query = query_for(name, RecordType::A).to_vec().unwrap();
+    let packet = exchange_raw(tier.address, "127.0.0.1:0", &query, Duration::from_secs(6)).await.unwrap();
+    let errors = packet.windows(6).filter_map(|octets| match octets {
+        [0, 15, 0, 2, high, low] => Some(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    });
+    (ResponseCode::from(0, packet[3] & 15), u16::from_be_bytes([packet[6], packet[7]]), errors.collect())
+}
+
+#[tokio::test]
+async fn a_resolver_without_room_says_so_with_a_registered_error_first() {
+    let authority = Authority::start(answer_others).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
+    config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
+    let tier = Tier::start(Default::default());
+    tier.apply_forwarding(&config);
+    let _crowd = Crowd::start(tier.address, 3, ipv4, in_one_domain);
+    let is_full = async || {
+        let refused = |reason: &RefusalReason| tier.resolver.metrics().refused_admissions(*reason);
+        RefusalReason::ALL.iter().map(refused).sum::<u64>() > 100
+    };
+    wait_until("queries are refused", Duration::from_secs(20), is_full).await;
+    let mut number = 0;
+    let is_refused = async || {
+        number += 1;
+        let (code, _, errors) = ask(&tier, &format!("next{number}.dead.example")).await;
+        code == ResponseCode::ServFail && errors == [NO_REACHABLE_AUTHORITY, OVERLOADED]
+    };
+    wait_until("a query of the dead domain is refused at once", Duration::from_secs(30), is_refused).await;
+}
+
+#[tokio::test]
+async fn a_node_forgets_that_its_resolver_had_no_room_and_clients_see_a_registered_error() {
+    let resolver = Authority::start(overload).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.zones = vec![zone("zone-a", resolver.address)];
+    let node = Tier::on_node(&config, Some("zone-a")).await;
+    for asked in 1..=20 {
+        let expected = (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY]);
+        assert_eq!(ask(&node, "www.example").await, expected);
+        assert_eq!(resolver.query_count("www.example"), asked, "the failure is kept");
+    }
+    let upstreams = node.resolver.snapshot().unwrap().upstreams();
+    assert!(upstreams.iter().any(|upstream| upstream.address == resolver.address && upstream.healthy));
+    resolver.set_script(|query| Action::Respond(query.default_response(300, 1)));
+    assert_eq!(ask(&node, "www.example").await, (ResponseCode::NoError, 1, vec![]));
+}
+
+#[tokio::test]
+async fn an_overload_that_another_server_claims_is_a_failure_like_any_other() {
+    let server = Authority::start(overload).await;
+    let mut config = config(server.address);
+    config.routes = vec![route("corp.example", &[server.address])];
+    let node = Tier::on_node(&config, None).await;
+    let resolver = Tier::forwarding_to(&[server.address]).await;
+    for (tier, name) in [(&node, "www.corp.example"), (&node, "web.shop.svc.cluster.local"), (&resolver, "a.example")] {
+        for _ in 0..3 {
+            let (code, answers, errors) = ask(tier, name).await;
+            assert_eq!((code, answers, errors), (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY]), "{name}");
+        }
+        assert!(server.query_count(name) < 3, "the failure of {name} is not kept");
+    }
+}

@@ -1,0 +1,59 @@
+//! Network namespace of a test's own, in which clients may have any address of some IPv6 networks.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::require::{self, Requirement};
+
+/// IPv6 networks of which every address is one of the namespace.
+const LOCAL_NETWORKS: [&str; 2] = ["fd09:0:0:1::/64", "fd09:0:0:2::/64"];
+
+/// Requires what [`in_own_namespace`] needs.
+pub(crate) fn own_namespace() -> Requirement {
+    require::network_namespaces()?;
+    require::program("unshare")
+}
+
+/// Runs a test in a network namespace of its own, on threads of its own. All addresses of 127.0.0.0/8 and of
+/// [`LOCAL_NETWORKS`] are local there. The namespace ends with the threads and sockets in it.
+pub(crate) fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        enter_new_namespace();
+        run("ip", &["link", "set", "lo", "up"]);
+        std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
+        for network in LOCAL_NETWORKS {
+            run("ip", &["-6", "route", "add", "local", network, "dev", "lo"]);
+        }
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Moves this thread into a new network namespace. The program that makes it ends when this process does.
+fn enter_new_namespace() {
+    let mut maker: Child = Command::new("unshare")
+        .args(["--net", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare can be run");
+    // What comes back comes from inside.
+    let mut input = maker.stdin.take().unwrap();
+    input.write_all(b"\n").unwrap();
+    maker.stdout.as_mut().unwrap().read_exact(&mut [0]).expect("a namespace can be made");
+    let namespace = File::open(format!("/proc/{}/ns/net", maker.id())).unwrap();
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("the test is run by root");
+    drop(input);
+    maker.wait().unwrap();
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("the program can be run");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

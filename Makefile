@@ -10,7 +10,7 @@ CARGO ?= cargo
 LAB ?= demo
 CRATES := --workspace --locked
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dnstier/tools
-FUZZ_TARGETS := client_packet upstream_answer cache_operations exchange
+FUZZ_TARGETS := client_packet upstream_answer cache_operations exchange alias_continuation
 FUZZ_SECONDS ?= 60
 # Where the fuzzer begins; 0 for somewhere else each time.
 FUZZ_SEED ?= 0

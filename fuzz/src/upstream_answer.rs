@@ -35,7 +35,7 @@ pub fn run(packet: &[u8]) {
 }
 
 /// Returns the question of a packet, whatever else the packet is.
-fn repeated_question(packet: &[u8]) -> Option<Question> {
+pub(crate) fn repeated_question(packet: &[u8]) -> Option<Question> {
     let (name, end) = Name::read_uncompressed(packet, 12).ok()?;
     let question = Question::plain(&name, u16_at(packet, end)?);
     Some(Question { class: u16_at(packet, end + 2)?, ..question })

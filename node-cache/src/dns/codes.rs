@@ -24,6 +24,8 @@ pub mod rtype {
     pub const SRV: u16 = 33;
     /// Alias of all names below its owner (RFC 6672).
     pub const DNAME: u16 = 39;
+    /// Signature over the records of a type (RFC 4034 §3).
+    pub const RRSIG: u16 = 46;
     /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
     /// Endpoints of a service (RFC 9460).
@@ -55,7 +57,7 @@ pub mod rtype {
         ("SRV", SRV),
         ("NAPTR", 35),
         ("DS", 43),
-        ("RRSIG", 46),
+        ("RRSIG", RRSIG),
         ("NSEC", 47),
         ("DNSKEY", 48),
         ("TLSA", 52),
@@ -127,6 +129,8 @@ pub mod rcode {
 
 /// Info-codes of Extended DNS Errors (RFC 8914 §4).
 pub mod ede {
+    /// An error without a code of its own, such as aliases in a circle.
+    pub const OTHER: u16 = 0;
     /// The response is stale.
     pub const STALE_ANSWER: u16 = 3;
     /// The failure comes from the cache.

@@ -9,7 +9,7 @@
 //! 2. The query to an upstream. [`question`] writes it, in random case (0x20).
 //! 3. The upstream's response. `validate` checks it and removes OPT, with `record` for its records, `rdata` for their
 //!    layouts and `ttl` for how long it may be cached (negative caching included); `owner_filter` drops answer records
-//!    of unrelated names; `compress` makes it shorter;
+//!    of unrelated names; `compress` makes it shorter; [`alias`] splits it where its aliases lead elsewhere;
 //!    [`Response`] holds the result, or a response of this process itself. `addresses` finds addresses in it.
 //! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
 //!    makes it fit.
@@ -17,6 +17,7 @@
 //! All of them share [`Name`], [`Header`], [`edns`] and [`codes`], the numbers of the IANA registries.
 
 mod addresses;
+pub mod alias;
 pub mod answer;
 pub mod codes;
 mod compress;

@@ -24,6 +24,10 @@ pub struct Response {
     upstream_id: u16,
     /// Whether the records may hold uncompressed names.
     may_hold_names: bool,
+    /// Whether the answer section had an alias when the response arrived.
+    has_alias: bool,
+    /// Whether the response ends with an alias whose target other servers know.
+    is_partial: bool,
 }
 
 /// Reason for which a packet is not the response to a query.
@@ -123,7 +127,18 @@ impl Response {
         ttl: ResponseTtl,
         ede: Option<u16>,
     ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, ttl, ede, upstream_id: 0, may_hold_names: true }
+        Self {
+            wire,
+            ttl_offsets,
+            question_end,
+            rcode,
+            ttl,
+            ede,
+            upstream_id: 0,
+            may_hold_names: true,
+            has_alias: false,
+            is_partial: false,
+        }
     }
 
     /// Makes a response to a question without records.
@@ -192,7 +207,13 @@ impl Response {
         Some(Self { ttl: self.ttl, ede: self.ede, ..negative })
     }
 
-    fn from_wire(wire: Vec<u8>, question_end: usize, rcode: u16, ede: Option<u16>) -> Result<Self, Malformed> {
+    /// Assembles a response from a message whose records were validated before.
+    pub(super) fn from_wire(
+        wire: Vec<u8>,
+        question_end: usize,
+        rcode: u16,
+        ede: Option<u16>,
+    ) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
         let mut records = ValidatedRecords::new(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
@@ -208,7 +229,7 @@ impl Response {
         rcode: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, is_valid } = records;
+        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, has_alias, is_valid } = records;
         let header = Header::read(&wire).ok_or(Malformed)?;
         if !is_valid {
             return Err(Malformed);
@@ -221,13 +242,26 @@ impl Response {
         }
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
-        Ok(Self { may_hold_names, ..response })
+        Ok(Self { may_hold_names, has_alias, ..response })
     }
 
     /// Returns the offset behind the question section.
     #[must_use]
     pub const fn question_end(&self) -> u16 {
         self.question_end
+    }
+
+    /// Returns the name in the question, in wire format.
+    #[must_use]
+    pub fn question_name(&self) -> &[u8] {
+        self.wire.get(Header::LENGTH..usize::from(self.question_end).saturating_sub(4)).unwrap_or_default()
+    }
+
+    /// Returns type and class in the question.
+    #[must_use]
+    pub fn question_type_and_class(&self) -> Option<(u16, u16)> {
+        let end = usize::from(self.question_end);
+        Some((u16_at(&self.wire, end.checked_sub(4)?)?, u16_at(&self.wire, end.checked_sub(2)?)?))
     }
 
     /// Returns the response in wire format, with ID 0.
@@ -296,6 +330,30 @@ impl Response {
     /// Sets the ID of the upstream that sent the response.
     pub const fn set_upstream_id(&mut self, upstream_id: u16) {
         self.upstream_id = upstream_id;
+    }
+
+    /// Returns whether the answer section had an alias (CNAME) when the response arrived.
+    #[must_use]
+    pub const fn has_alias(&self) -> bool {
+        self.has_alias
+    }
+
+    /// Returns whether the response is partial: it ends with an alias whose target other servers know
+    /// ([`super::alias`]).
+    #[must_use]
+    pub const fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Marks a response that consists of aliases as partial. It may be cached for the lowest TTL of its records.
+    #[must_use]
+    pub(crate) fn into_partial(mut self, upstream_id: u16) -> Self {
+        let ttls = self.ttl_offsets.iter().filter_map(|offset| u32_at(&self.wire, usize::from(*offset)));
+        self.ttl = match ttls.min() {
+            Some(ttl @ 1..) if !self.is_stale() => ResponseTtl::Positive(ttl),
+            _ => ResponseTtl::Uncacheable,
+        };
+        Self { is_partial: true, upstream_id, ..self }
     }
 
     /// Returns whether the response is truncated (TC).

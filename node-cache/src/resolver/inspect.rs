@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use tokio::time::Instant;
 
+use super::Resolver;
 use super::local_names;
-use super::{Resolver, nxdomain_cut};
 use crate::admin::Inspection;
-use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts};
-use crate::dns::Name;
+use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts, Lookup};
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
+use crate::dns::{Name, alias};
 use crate::metrics::{DropReason, Gauges, RefusalReason, ResponseTimes};
 use crate::snapshot::{Scope, Snapshot};
 
@@ -137,11 +137,16 @@ impl Resolver {
             };
             write_entry("this query", self.cache.inspect(&key, now, &snapshot.policy));
             write_entry("any type", self.cache.covering_denial(&key, now, &snapshot.policy));
-            let ancestors = scope.zone.iter().flat_map(|zone| nxdomain_cut::covering_ancestors(&question.name, zone));
-            for ancestor in ancestors {
-                let key = Key::new(scope.id, &nxdomain_cut::probe_question(ancestor.clone(), &question));
-                let entry = self.cache.inspect(&key, now, &snapshot.policy);
-                write_entry(&ancestor.to_string(), entry.filter(|entry| entry.rcode == rcode::NXDOMAIN));
+            if let Some((ancestor, _)) = self.find_cut(snapshot, scope, &question) {
+                let key = Key::new(scope.id, &Question { name: ancestor.clone(), rtype: rtype::A, ..question.clone() });
+                write_entry(&ancestor.to_string(), self.cache.inspect(&key, now, &snapshot.policy));
+            }
+            if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) | Lookup::Stale(answer) =
+                self.cache.get(&key, now, &snapshot.policy)
+                && let Some(target) = alias::continuation(&answer.response)
+            {
+                let next = &snapshot.routes.find(&target).name;
+                write_line(text, "alias", format!("goes on with {target} ({next}){flags}"));
             }
             match self.failure_of(scope, &key, Instant::from_std(now)) {
                 Some(CachedFailure { response: Some(response) }) => {

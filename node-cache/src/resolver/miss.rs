@@ -10,15 +10,18 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
+use super::alias_routing::split_response;
+use super::cut_evidence::CutEvidence;
+use super::nxdomain_cut::is_denial;
 use super::servfail::{cached_failure, failure, is_bogus};
 use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
-use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
-use crate::dns::codes::{ede, rcode, rtype};
+use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
+use crate::dns::{Name, Response, ResponseTtl};
 use crate::metrics::{LOCAL_SCOPE, Metrics};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
@@ -57,14 +60,45 @@ enum FlightWait {
 /// Stores the results of upstream queries in the cache.
 pub(super) struct CacheSink {
     cache: Arc<Cache>,
+    cut_evidence: Arc<CutEvidence>,
     scope: Arc<Scope>,
     started: Instant,
 }
 
+impl CacheSink {
+    /// Learns from a response, which is no failure, where names exist.
+    fn learn(&self, response: &Response, now: std::time::Instant) {
+        let Self { cut_evidence, scope, .. } = self;
+        let Some(zone) = &scope.zone else {
+            if matches!(response.ttl(), ResponseTtl::Positive(_)) {
+                cut_evidence.record_outside_name(response.question_name());
+            }
+            return;
+        };
+        let Ok((name, _)) = Name::read_uncompressed(response.question_name(), 0) else { return };
+        if is_denial(response) {
+            cut_evidence.record_denial(
+                scope.id,
+                &name,
+                zone,
+                response.question_type_and_class() == Some((rtype::A, class::IN)),
+                now,
+            );
+        } else {
+            cut_evidence.record_existence(scope.id, &name, zone, now);
+        }
+    }
+}
+
 impl StoreResult for CacheSink {
     fn store(&self, key: &Key, result: &UpstreamResult) {
-        let Self { cache, scope, started } = self;
+        let Self { cache, scope, started, .. } = self;
         let now = Instant::now().into_std();
+        if let Ok(response) = result
+            && !response.is_failure()
+        {
+            self.learn(response, now);
+        }
         match result {
             Ok(response) if response.is_overload() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
@@ -81,21 +115,16 @@ impl StoreResult for CacheSink {
 /// An upstream query, and the future of its response. Keeps the memory of the query until it is dropped.
 struct PendingAnswer<F> {
     query: F,
-    /// Whether the upstreams are trusted to set AD (authentic data) and errors between the processes of a tier.
-    trusted: bool,
-    /// `None` where the scope has no filter of private answers.
-    private_answers: Option<PrivateAnswerCheck>,
-}
-
-/// The filter of private answers of a scope, and the counter of what it refuses.
-struct PrivateAnswerCheck {
+    /// Routes by which aliases lead into other scopes.
+    snapshot: Arc<Snapshot>,
     scope: Arc<Scope>,
     metrics: Arc<Metrics>,
 }
 
-impl PrivateAnswerCheck {
-    /// Returns the response that goes to clients and into the cache.
-    fn apply(&self, response: Response) -> Response {
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache: private addresses are refused where the scope says
+    /// so.
+    fn refuse_private_answers(&self, response: Response) -> Response {
         let Some(filter) = &self.scope.private_answers else { return response };
         let FilterResult { response, is_refused } = filter.apply(response);
         if is_refused {
@@ -110,13 +139,14 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
         let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
-        if !self.trusted {
+        if !self.scope.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
         }
-        if let Some(check) = &self.private_answers {
-            response = check.apply(response);
+        if response.has_alias() {
+            split_response(&self.snapshot, self.scope.id, &mut response);
         }
+        let response = self.refuse_private_answers(response);
         Poll::Ready(Ok(Arc::new(response)))
     }
 }
@@ -127,18 +157,23 @@ pub struct DeferredStore {
     _leader: Option<Leader<CacheSink>>,
 }
 
+impl DeferredStore {
+    /// Nothing to store.
+    pub(super) const NOTHING: Self = Self { _leader: None };
+}
+
 /// Result of a cache miss.
-struct Resolution {
+pub(super) struct Resolution {
     /// `None` before the first snapshot.
-    scope: Option<Arc<Scope>>,
-    answer: Answer,
-    store: DeferredStore,
+    pub(super) scope: Option<Arc<Scope>>,
+    pub(super) answer: Answer,
+    pub(super) store: DeferredStore,
 }
 
 impl Resolution {
     /// Returns the resolution of a query whose answer is not to be stored.
     const fn stored(scope: Option<Arc<Scope>>, answer: Answer) -> Self {
-        Self { scope, answer, store: DeferredStore { _leader: None } }
+        Self { scope, answer, store: DeferredStore::NOTHING }
     }
 
     /// Returns the resolution of a query that arrives before the first snapshot.
@@ -160,7 +195,13 @@ impl Resolver {
         async move {
             let Resolution { scope, answer, store } = match &miss.lookup {
                 _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
-                Some(lookup) => self.answer(query, lookup).await,
+                Some(lookup) => {
+                    let resolution = self.answer(query, lookup, false).await;
+                    match resolution.answer.response.is_partial() {
+                        true => Box::pin(self.complete(query, lookup, resolution)).await,
+                        false => resolution,
+                    }
+                }
                 None => Resolution::not_ready(query),
             };
             let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
@@ -176,7 +217,10 @@ impl Resolver {
         let query_a = Query { rtype: rtype::A, ..query.clone() };
         let Some(snapshot) = self.snapshot() else { return Resolution::not_ready(query) };
         let lookup = self.look_up(snapshot, Arc::new(query_a.question()), Instant::now(), None);
-        let mut resolution = self.answer(&query_a, &lookup).await;
+        let mut resolution = self.answer(&query_a, &lookup, false).await;
+        if resolution.answer.response.is_partial() {
+            resolution = self.complete(&query_a, &lookup, resolution).await;
+        }
         let response = &resolution.answer.response;
         if response.rcode() == rcode::NOERROR && !response.has_answer() {
             let hinfo = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
@@ -186,26 +230,30 @@ impl Resolver {
         resolution
     }
 
-    /// Answers a query whose cache lookup is done.
+    /// Answers a query whose cache lookup is done. `is_continuation` says that the query continues an alias of another
+    /// name, whose time it has.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, in each query that waits")]
-    fn answer<'a>(&'a self, query: &'a Query, lookup: &'a CacheLookup) -> impl Future<Output = Resolution> + Send + 'a {
+    pub(super) fn answer<'a>(
+        &'a self,
+        query: &'a Query,
+        lookup: &'a CacheLookup,
+        is_continuation: bool,
+    ) -> impl Future<Output = Resolution> + Send + 'a {
         async move {
             let scope = Some(lookup.scope.clone());
             let deadline = lookup.started + lookup.scope.deadline;
             if let Some(answer) = self.answer_without_upstream(query, lookup) {
                 return Resolution::stored(scope, answer);
             }
-            if lookup.scope.zone.is_some()
-                && let Some(cut) = Box::pin(self.probe_ancestors(lookup, query.client)).await
-            {
-                return Resolution::stored(scope, cut);
-            }
             let mut leader = None;
-            let result = match self.join_or_lead(query, lookup, deadline) {
+            let result = match self.join_or_lead(query, lookup, deadline, is_continuation) {
                 FlightWait::Leader(own) => leader.insert(own).await,
                 FlightWait::Bounded(wait) => wait.await,
                 FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
             };
+            if lookup.scope.zone.is_some() && result.as_ref().is_ok_and(|response| is_denial(response)) {
+                self.probe_cuts(lookup);
+            }
             let answer = match result {
                 Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
@@ -250,23 +298,23 @@ impl Resolver {
         }
     }
 
-    /// Joins the query in flight for the key of this lookup, or starts and leads one.
-    fn join_or_lead(&self, query: &Query, lookup: &CacheLookup, deadline: Instant) -> FlightWait {
+    /// Joins the query in flight for the key of this lookup, or starts and leads one. That of a continuation may end
+    /// later than its client's deadline.
+    fn join_or_lead(
+        &self,
+        query: &Query,
+        lookup: &CacheLookup,
+        deadline: Instant,
+        is_continuation: bool,
+    ) -> FlightWait {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
-        let wait_limit = match (lookup.stale(), &scope.zone) {
-            // Serve-stale: the client response timer applies.
-            (Some(_), _) => {
-                let timer = scope
-                    .pool
-                    .p95()
-                    .map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
-                Some(Instant::now() + timer)
-            }
-            // Probes of ancestors have used some of the time.
-            (None, Some(_)) => Some(deadline),
-            // The upstream query ends at the deadline by itself.
-            (None, None) => None,
-        };
+        // Serve-stale: the client response timer applies. Without it the upstream query ends at the deadline by itself.
+        let timer = lookup.stale().map(|_| {
+            let p95 = scope.pool.p95();
+            let timer = p95.map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
+            Instant::now() + timer
+        });
+        let wait_limit = timer.into_iter().chain(is_continuation.then_some(deadline)).min();
         let join = self.join_query(snapshot, scope, key, *generation, question.clone(), query.client);
         match (join, wait_limit) {
             (Join::Leader(leader), None) => FlightWait::Leader(leader),
@@ -301,7 +349,7 @@ impl Resolver {
     /// generation.
     pub(super) fn join_query(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         scope: &Arc<Scope>,
         key: &Key,
         generation: u64,
@@ -310,7 +358,9 @@ impl Resolver {
     ) -> Join<FlightOutcome, CacheSink> {
         let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        let join = self.in_flight.join(key, generation, origin, cached, || self.start_query(scope, question.clone()));
+        let join = self
+            .in_flight
+            .join(key, generation, origin, cached, || self.start_query(snapshot, scope, question.clone()));
         self.count_refusal(&join);
         join
     }
@@ -336,14 +386,17 @@ impl Resolver {
     }
 
     /// Makes an upstream query, which starts when it is polled, and the sink for its result.
-    pub(super) fn start_query(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (UpstreamQuery, CacheSink) {
+    pub(super) fn start_query(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        scope: &Arc<Scope>,
+        question: Arc<Question>,
+    ) -> (UpstreamQuery, CacheSink) {
         let started = Instant::now();
-        let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), started };
+        let cut_evidence = self.cut_evidence.clone();
+        let sink = CacheSink { cache: self.cache.clone(), cut_evidence, scope: scope.clone(), started };
         let query = scope.pool.query(question, started, scope.deadline);
-        let private_answers = scope
-            .private_answers
-            .is_some()
-            .then(|| PrivateAnswerCheck { scope: scope.clone(), metrics: self.metrics.clone() });
-        (Box::pin(PendingAnswer { query, trusted: scope.trusted, private_answers }), sink)
+        let (snapshot, scope, metrics) = (snapshot.clone(), scope.clone(), self.metrics.clone());
+        (Box::pin(PendingAnswer { query, snapshot, scope, metrics }), sink)
     }
 }

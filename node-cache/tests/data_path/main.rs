@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod aliases;
 mod amplification;
 mod blackout;
 mod broken_packets;
@@ -11,6 +12,7 @@ mod clock;
 mod connection_pressure;
 mod connections;
 mod cookies;
+mod corefile;
 mod crowding;
 mod exchange;
 mod fairness;

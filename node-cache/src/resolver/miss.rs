@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
-use super::servfail::{cached_failure, failure, is_bogus};
+use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
 use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
@@ -66,7 +66,8 @@ impl StoreResult for CacheSink {
         let Self { cache, scope, started } = self;
         let now = Instant::now().into_std();
         match result {
-            Ok(response) if response.is_overload() => {}
+            // A known answer, stale or not, is better than a truncated one.
+            Ok(response) if response.is_overload() || response.is_bare_error() || response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -178,7 +179,7 @@ impl Resolver {
         let lookup = self.look_up(snapshot, Arc::new(query_a.question()), Instant::now(), None);
         let mut resolution = self.answer(&query_a, &lookup).await;
         let response = &resolution.answer.response;
-        if response.rcode() == rcode::NOERROR && !response.has_answer() {
+        if response.rcode() == rcode::NOERROR && !response.has_answer() && !response.is_truncated() {
             let hinfo = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
             resolution.answer =
                 Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[hinfo]), None);
@@ -211,6 +212,7 @@ impl Resolver {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
+                Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
                 Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };

@@ -88,7 +88,7 @@ impl Resolver {
                 Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)) => answer,
                 Join::AlreadyCached(FlightOutcome::Failure(_)) | Join::AtCapacity(_) => return None,
             };
-            if answer.response.is_failure() {
+            if !answer.response.is_conclusive() {
                 return None;
             }
             if let Some(cut) = cut_below(answer, question) {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::dns::codes::{class, rtype};
 use crate::dns::question::Question;
-use crate::dns::{Name, NameError, Response, Section};
+use crate::dns::{Header, Name, NameError, Response, Section, flag};
 
 /// Longest UDP response that is read, in octets.
 const MAX_UDP_RESPONSE_LEN: usize = 4096;
@@ -69,7 +69,20 @@ impl StubClient {
     ///
     /// [`StubError::Timeout`], or [`StubError::Io`] when it cannot be sent.
     pub(crate) async fn query_udp(&self, question: &Question, limit: Duration) -> Result<Response, StubError> {
-        timeout(limit, self.exchange_udp(question)).await.map_err(|_| StubError::Timeout)?
+        let read = |packet: &[u8], id| Response::read(packet, id, question).ok();
+        timeout(limit, self.exchange_udp(question, read)).await.map_err(|_| StubError::Timeout)?
+    }
+
+    /// Sends a query over UDP and returns the rcode of the first response to it. Of a response, which may hold records
+    /// of anybody, header and question are read and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`StubError::Timeout`], or [`StubError::Io`] when it cannot be sent.
+    pub(crate) async fn query_rcode(&self, question: &Question, limit: Duration) -> Result<u16, StubError> {
+        let section = question.section();
+        let read = |packet: &[u8], id| rcode_of(packet, id, &section);
+        timeout(limit, self.exchange_udp(question, read)).await.map_err(|_| StubError::Timeout)?
     }
 
     /// Sends a query over a new TCP connection and returns the response.
@@ -91,7 +104,11 @@ impl StubClient {
         self.query_udp(&question, limit).await.map(|response| character_strings(&response))
     }
 
-    async fn exchange_udp(&self, question: &Question) -> Result<Response, StubError> {
+    async fn exchange_udp<T>(
+        &self,
+        question: &Question,
+        read: impl Fn(&[u8], u16) -> Option<T>,
+    ) -> Result<T, StubError> {
         let socket = self.udp_socket()?;
         let id = rand::random();
         let message = question.to_wire(id, self.edns);
@@ -100,7 +117,7 @@ impl StubClient {
             let mut packet = [0; MAX_UDP_RESPONSE_LEN];
             loop {
                 let length = socket.recv(&mut packet).await?;
-                if let Ok(response) = Response::read(&packet[..length], id, question) {
+                if let Some(response) = read(&packet[..length], id) {
                     return Ok(response);
                 }
             }
@@ -149,6 +166,14 @@ impl StubClient {
         socket.connect(&self.server.into())?;
         UdpSocket::from_std(socket.into())
     }
+}
+
+/// Returns the rcode of a response with this ID and question section; `None` for any other packet.
+fn rcode_of(packet: &[u8], id: u16, section: &[u8]) -> Option<u16> {
+    let header = Header::read(packet)?;
+    let echo = packet.get(Header::LENGTH..Header::LENGTH + section.len())?;
+    let is_response = header.id == id && header.has(flag::QR) && header.counts[0] == 1;
+    (is_response && echo.eq_ignore_ascii_case(section)).then(|| header.rcode())
 }
 
 /// Returns the question `id.server CH TXT` (RFC 4892).
@@ -216,6 +241,24 @@ mod tests {
         let response = client.query_udp(&identity_question().unwrap(), Duration::from_secs(60)).await.unwrap();
         assert_eq!(response.rcode(), rcode::REFUSED);
         responder.await.unwrap();
+    }
+
+    #[test]
+    fn an_rcode_is_read_whatever_follows_the_question_and_only_from_a_response_to_it() {
+        let question = Question::plain(&Name::from_text("www.example").unwrap(), rtype::A);
+        let mut packet = Response::empty(&question, rcode::NXDOMAIN).wire().to_vec();
+        packet[..2].copy_from_slice(&[0, 7]);
+        packet[6..12].copy_from_slice(&[0xff; 6]);
+        packet.extend_from_slice(&[0xc0; 400]);
+        let section = question.section();
+        assert_eq!(rcode_of(&packet, 7, &section), Some(rcode::NXDOMAIN));
+        assert_eq!(rcode_of(&packet, 8, &section), None, "another ID");
+        let other = Question::plain(&Name::from_text("www.examplf").unwrap(), rtype::A);
+        assert_eq!(rcode_of(&packet, 7, &other.section()), None, "another question");
+        assert_eq!(rcode_of(&question.to_wire(7, false), 7, &section), None, "a query");
+        for length in 0..12 + section.len() {
+            assert_eq!(rcode_of(&packet[..length], 7, &section), None, "cut off at {length}");
+        }
     }
 
     #[tokio::test]

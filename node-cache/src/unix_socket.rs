@@ -3,6 +3,8 @@
 //! Any process of the pod may write to that directory, and caches are less trusted than the agent: what is at a path
 //! may be anything, and a peer may be one that was taken over.
 
+pub(crate) mod connections;
+
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -115,3 +115,74 @@ fn no_permission_is_a_wildcard() {
         assert!(!rule.to_string().contains('*'), "{rule}");
     }
 }
+
+/// Returns the rendered objects of a kind.
+fn of_kind(kind: &str, arguments: &[&str]) -> Vec<Value> {
+    objects(&template(arguments).unwrap()).into_iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn every_kind_that_the_operator_may_write_is_bound_by_an_admission_policy() {
+    require!(require::helm());
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let policies = of_kind("ValidatingAdmissionPolicy", &[]);
+    let bound: Vec<(String, String)> = policies
+        .iter()
+        .flat_map(|policy| policy["spec"]["matchConstraints"]["resourceRules"].as_array().unwrap())
+        .flat_map(|rule| texts(&rule["resources"]).into_iter().map(|kind| (texts(&rule["apiGroups"]).concat(), kind)))
+        .collect();
+    let roles = [of_kind("Role", &[]), of_kind("ClusterRole", &[])].concat();
+    let mut checked = 0;
+    for rule in roles.iter().flat_map(|role| role["rules"].as_array().unwrap()) {
+        let group = texts(&rule["apiGroups"]).concat();
+        let writes = texts(&rule["verbs"]).iter().any(|verb| !["get", "list", "watch"].contains(&verb.as_str()));
+        // A status of a tier and an event configure nothing.
+        if !writes || ["dnstier.io", "events.k8s.io"].contains(&group.as_str()) {
+            continue;
+        }
+        for kind in texts(&rule["resources"]) {
+            assert!(bound.contains(&(group.clone(), kind.clone())), "no policy bounds writes of {group}/{kind}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "only {checked} were found in the Roles");
+}
+
+#[test]
+fn the_admission_policies_are_in_force_for_the_operator_alone_until_they_are_turned_off() {
+    require!(require::helm());
+    let policies = of_kind("ValidatingAdmissionPolicy", &[]);
+    let bindings = of_kind("ValidatingAdmissionPolicyBinding", &[]);
+    assert_eq!((policies.len(), bindings.len()), (3, 3));
+    let subject = of_kind("ClusterRoleBinding", &[])[0]["subjects"][0].clone();
+    let text = |field: &str| subject[field].as_str().unwrap().to_owned();
+    let account = format!("system:serviceaccount:{}:{}", text("namespace"), text("name"));
+    for (policy, binding) in policies.iter().zip(&bindings) {
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+        let conditions = policy["spec"]["matchConditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 1);
+        assert_eq!(conditions[0]["expression"], format!("request.userInfo.username == '{account}'"));
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+        assert_eq!(binding["spec"]["validationActions"], serde_json::json!(["Deny"]));
+    }
+    for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+        assert!(of_kind(kind, &["--set", "admissionPolicy.enabled=false"]).is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn an_extra_image_is_a_repository_without_tag_or_pattern() {
+    require!(require::helm());
+    let render = |image: &str| template(&["--set-json", &format!("admissionPolicy.extraImages=[\"{image}\"]")]);
+    for good in ["registry.example", "registry.example:5000/a/b", "registry.example/dns/", "library", "a/b_c/d-e.f"] {
+        let rendered = render(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        assert!(rendered.contains(&format!("['{}'].exists", good.trim_end_matches('/'))), "{good}");
+    }
+    for bad in
+        ["", "*", "registry.example/*", "registry.example/a:1", "registry.example/a@sha256:0", "a'b", "a b", "/a"]
+    {
+        render(bad).expect_err(bad);
+    }
+}

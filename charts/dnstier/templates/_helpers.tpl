@@ -21,11 +21,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* An image without tag and digest: .Values.image.operator. */}}
+{{- define "dnstier.repository" -}}
+{{- with .registry }}{{ . }}/{{ end }}{{ .repository }}
+{{- end }}
+
 {{/* The reference of an image: (list $ .Values.image.operator). */}}
 {{- define "dnstier.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
-{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
+{{- include "dnstier.repository" $image -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* A list of strings in CEL, without slashes at their ends. The values' schema admits no quotation marks. */}}
+{{- define "dnstier.celStrings" -}}
+{{- $quoted := list }}{{ range . }}{{ $quoted = append $quoted (trimSuffix "/" . | squote) }}{{ end -}}
+[{{ join ", " $quoted }}]
 {{- end }}
 
 {{/* What Pod Security at its level `restricted` asks of a pod and of its containers. */}}

@@ -51,7 +51,7 @@ pub struct NodeCache {
     /// Networks whose clients may query. Other clients get no response at all.
     pub allow_from: Vec<IpNet>,
     /// Whether answers for names outside of the cluster and of all routes may hold private addresses.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "PrivateAnswers::is_default")]
     pub private_answers: PrivateAnswers,
 }
 
@@ -63,6 +63,13 @@ pub enum PrivateAnswers {
     Allow,
     /// A response with a private address is replaced by one without records (protection from DNS rebinding).
     Refuse,
+}
+
+impl PrivateAnswers {
+    /// Returns whether this is the default, which a configuration leaves out.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One captured address.

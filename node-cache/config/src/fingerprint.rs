@@ -27,7 +27,8 @@ mod tests {
         assert_ne!(fingerprint(&changed), first);
     }
 
-    /// A changed serialized form would be a new revision for every tier in use.
+    /// A changed serialized form would be a new revision for every tier in use, and pods of the version before refuse a
+    /// field that they do not know. A new field is left out while it has its default.
     #[test]
     fn the_serialized_form_does_not_change() {
         let json = serde_json::to_string(&Config::example()).unwrap();

@@ -58,7 +58,7 @@ pub struct CapturedAddress {
     pub address: IpAddr,
     /// State of the capture.
     pub state: CaptureState,
-    /// Reason why the address is not captured, in one sentence.
+    /// Reason why the address is not captured, or why some queries to a captured one fail, in one sentence.
     #[serde(default)]
     pub reason: Option<String>,
 }

@@ -1,18 +1,16 @@
 //! Listening side of a control socket.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::task::{AbortHandle, yield_now};
 
 use super::command::Command;
 use crate::unix_socket;
+use crate::unix_socket::connections::{Connections, Silence};
 
 /// Longest command line, in bytes: a word, a name of which every octet is escaped, and a type.
 const MAX_COMMAND_LEN: u64 = 1200;
@@ -31,66 +29,30 @@ pub trait CommandHandler: Send + Sync + 'static {
 
 /// Serves commands at the Unix socket `path` until the future is dropped. Replaces what an earlier process left there.
 ///
-/// Every connection is accepted at once, so that no flood keeps a probe waiting. When the places are taken, the oldest
-/// connection that has sent no command is closed, or else the oldest one.
-///
 /// # Errors
 ///
 /// Any error of creating the socket.
 pub async fn serve<H: CommandHandler>(path: &Path, handler: Arc<H>) -> std::io::Result<()> {
     let listener = unix_socket::bind(path)?;
-    let mut own_user = Connections::default();
-    let mut other_users = Connections::default();
+    let mut connections = Connections::new(MAX_CONNECTIONS);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let handler = handler.clone();
+                let serving = |stream, silence| async move {
+                    let served = serve_connection(stream, &*handler, &silence);
+                    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%error, "control connection failed"),
+                        Err(_) => tracing::debug!(limit = ?CONNECTION_TIMEOUT, "control connection timed out"),
+                    }
+                };
+                connections.serve(stream, serving).await;
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot accept a control connection");
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-                continue;
             }
-        };
-        let connections = if unix_socket::is_own_user(&stream) { &mut own_user } else { &mut other_users };
-        connections.make_room();
-        let is_silent = Arc::new(AtomicBool::new(true));
-        let handler = handler.clone();
-        let task = tokio::spawn({
-            let is_silent = Arc::clone(&is_silent);
-            async move {
-                match tokio::time::timeout(CONNECTION_TIMEOUT, serve_connection(stream, &*handler, &is_silent)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "control connection failed"),
-                    Err(_) => tracing::debug!(limit = ?CONNECTION_TIMEOUT, "control connection timed out"),
-                }
-            }
-        });
-        connections.0.push_back(Connection { task: task.abort_handle(), is_silent });
-        // A probe sends its command at once: it is read before a flood of others can push it out.
-        yield_now().await;
-    }
-}
-
-/// Connection that is being served.
-struct Connection {
-    task: AbortHandle,
-    /// Whether no command has arrived.
-    is_silent: Arc<AtomicBool>,
-}
-
-/// Connections of one kind of users, oldest first.
-#[derive(Default)]
-struct Connections(VecDeque<Connection>);
-
-impl Connections {
-    /// Closes a connection when [`MAX_CONNECTIONS`] are served.
-    fn make_room(&mut self) {
-        self.0.retain(|connection| !connection.task.is_finished());
-        if self.0.len() < MAX_CONNECTIONS {
-            return;
-        }
-        let silent = self.0.iter().position(|connection| connection.is_silent.load(Ordering::Relaxed));
-        if let Some(connection) = self.0.remove(silent.unwrap_or(0)) {
-            connection.task.abort();
         }
     }
 }
@@ -98,12 +60,12 @@ impl Connections {
 async fn serve_connection<H: CommandHandler>(
     mut stream: UnixStream,
     handler: &H,
-    is_silent: &AtomicBool,
+    silence: &Silence,
 ) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     BufReader::new(read.take(MAX_COMMAND_LEN)).read_line(&mut line).await?;
-    is_silent.store(false, Ordering::Relaxed);
+    silence.end();
     let response = match Command::from_line(&line) {
         Ok(command) => handler.handle(command).await,
         Err(error) => error.to_string(),

@@ -82,6 +82,11 @@ impl Interface {
         Ok(Self { handle, index: link.header.index, connection })
     }
 
+    /// Returns a handle of the netlink connection, which ends with the interface.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Returns which of these addresses are on any link of the node, and how.
     ///
     /// # Errors

@@ -13,9 +13,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::rules::{Rules, removal_script, table};
+use super::pod_packets::{PacketWatch, PodPackets};
+use super::rules::{Rules, pod_packets, removal_script, table};
 
 /// Time that one run of `nft` may take.
 const NFT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -80,6 +81,12 @@ impl Nft {
         Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
+    /// Returns the packets of pods that a tier's table has counted, IPv4 and IPv6; `None` without a whole table.
+    async fn pod_packets(&self, tier: &str) -> Option<[PodPackets; 2]> {
+        let output = self.run(&["list", "counters", "table", "inet", &table(tier)], "").await.ok()?;
+        pod_packets(&String::from_utf8_lossy(&output.stdout))
+    }
+
     async fn run(&self, arguments: &[&str], input: &str) -> Result<Output, NftError> {
         let start = |source| NftError::Start { program: self.program.display().to_string(), source };
         let mut child = Command::new(&self.program)
@@ -115,6 +122,8 @@ pub(crate) struct InstalledRules {
     pub(crate) problem: Option<String>,
     /// Number of times that the table had to be restored since the start.
     pub(crate) restored: u64,
+    /// Whether packet filters of the node drop what pods send to captured addresses, IPv4 and IPv6.
+    pub(crate) blocked: [bool; 2],
 }
 
 /// Handle of the task that synchronizes the rules. Dropping it ends the task; the rules stay.
@@ -134,8 +143,14 @@ impl RuleSync {
         let (desired, changes) = watch::channel(None);
         let (publisher, installed) = watch::channel(InstalledRules::default());
         let check = Arc::new(Notify::new());
-        let task =
-            RuleSyncTask { nft: nft.clone(), installed: publisher, check: Arc::clone(&check), listing: String::new() };
+        let task = RuleSyncTask {
+            nft: nft.clone(),
+            installed: publisher,
+            check: Arc::clone(&check),
+            listing: String::new(),
+            packets: [PacketWatch::default(); 2],
+            next_count: Instant::now(),
+        };
         Self { nft, desired, installed, check, task: tokio::spawn(task.run(changes)) }
     }
 
@@ -186,6 +201,9 @@ struct RuleSyncTask {
     check: Arc<Notify>,
     /// Listing of the table as it was applied; empty before the first time.
     listing: String,
+    /// Packets of pods, IPv4 and IPv6.
+    packets: [PacketWatch; 2],
+    next_count: Instant,
 }
 
 impl RuleSyncTask {
@@ -208,7 +226,10 @@ impl RuleSyncTask {
     async fn sync(&mut self, rules: &Rules) -> Duration {
         let current = self.installed.borrow().rules.clone();
         let result = match current {
-            Some(current) if current == *rules => self.check_unchanged(rules).await,
+            Some(current) if current == *rules => {
+                self.count_packets(&rules.tier).await;
+                self.check_unchanged(rules).await
+            }
             // A table that was changed is replaced in the next pass.
             Some(current) => self.apply(rules, &rules.update_script(&current)).await,
             None if self.listing.is_empty() && self.adopt(rules).await => return Duration::ZERO,
@@ -248,6 +269,20 @@ impl RuleSyncTask {
             self.installed.send_modify(|installed| installed.rules = Some(adopted));
         }
         is_whole
+    }
+
+    /// Reads the packets of pods and notes where none passes the packet filters of the node.
+    async fn count_packets(&mut self, tier: &str) {
+        if Instant::now() < self.next_count {
+            return;
+        }
+        self.next_count = Instant::now() + CHECK_INTERVAL;
+        let Some(packets) = self.nft.pod_packets(tier).await else { return };
+        for (watch, packets) in self.packets.iter_mut().zip(packets) {
+            watch.record(packets);
+        }
+        let blocked = self.packets.map(|watch| watch.is_blocked());
+        self.installed.send_if_modified(|installed| std::mem::replace(&mut installed.blocked, blocked) != blocked);
     }
 
     async fn check_unchanged(&self, rules: &Rules) -> Result<(), NftError> {

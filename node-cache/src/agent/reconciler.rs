@@ -12,16 +12,20 @@ use node_cache_config::status::{CaptureState, CapturedAddress};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::foreign_sockets::{BoundSocket, ForeignSockets, read_bound_sockets};
 use super::interface::{Interface, Presence};
 use super::lease::{Effect, Lease, LeaseInputs};
 use super::metrics::Metrics;
 use super::nft::RuleSync;
+use super::pod_reachability::PodReachability;
+use super::pod_routes::PodRoutes;
 use super::readiness::AgentState;
 use super::rules::Rules;
 use super::self_query::SelfQuery;
 use super::sockets::{BindError, Sockets};
 use super::startup_names::StartupNames;
 use crate::handover::server::Server;
+use crate::identity::pod_addresses;
 use crate::revision::ActiveRevision;
 
 /// Interval at which a captured address is checked by a self-query and renewed.
@@ -34,6 +38,10 @@ const TRANSIT_INTERVAL: Duration = Duration::from_millis(100);
 const LATE_RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Interval of self-queries over TCP.
 const TCP_SELF_QUERY_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of the route lookups for packets of pods.
+const ROUTE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which the node's sockets are looked through for those of other processes.
+const SOCKET_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for which the caches create cookies with one secret.
 const SECRET_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,6 +69,8 @@ struct Address {
     self_query_error: Option<String>,
     /// Self-queries that failed one after the other.
     failed_self_queries: u32,
+    /// Whether queries of pods are routed to the address.
+    pod_reachability: PodReachability,
     /// Reason why the address could not be added or removed.
     interface_error: Option<String>,
 }
@@ -75,6 +85,7 @@ impl Address {
             next_tcp_self_query: now,
             self_query_error: None,
             failed_self_queries: 0,
+            pod_reachability: PodReachability::default(),
             interface_error: None,
         }
     }
@@ -93,6 +104,13 @@ pub(crate) struct Reconciler {
     pub(crate) server: Server,
     pub(crate) sockets: Sockets,
     self_query: SelfQuery,
+    pod_routes: PodRoutes,
+    next_route_check: Instant,
+    foreign_sockets: ForeignSockets,
+    socket_look: Option<JoinHandle<Vec<BoundSocket>>>,
+    next_socket_look: Instant,
+    /// Problems of captured addresses that self-queries do not show, as they were logged last.
+    logged_problems: BTreeMap<IpAddr, String>,
     metrics: Arc<Metrics>,
     state: watch::Sender<AgentState>,
     addresses: BTreeMap<IpAddr, Address>,
@@ -119,6 +137,12 @@ impl Reconciler {
         state: watch::Sender<AgentState>,
     ) -> Self {
         Self {
+            pod_routes: PodRoutes::new(interface.handle(), pod_addresses()),
+            next_route_check: Instant::now(),
+            foreign_sockets: ForeignSockets::default(),
+            socket_look: None,
+            next_socket_look: Instant::now(),
+            logged_problems: BTreeMap::new(),
             interface,
             rule_sync,
             server,
@@ -172,7 +196,11 @@ impl Reconciler {
             self.apply_config(config);
             self.observe_addresses().await;
             self.apply_sockets();
-            let answered = self.run_self_queries().await;
+            self.check_pod_routes().await;
+            self.look_for_foreign_sockets().await;
+            self.log_hidden_problems();
+            let mut answered = self.run_self_queries().await;
+            self.fail_unreachable(&mut answered);
             self.resolve_startup_names(config).await;
             self.advance_leases(&answered).await;
             self.apply_rules(config);
@@ -292,6 +320,73 @@ impl Reconciler {
         answered
     }
 
+    /// Looks up whether the kernel routes queries of pods to the addresses that are on the node.
+    async fn check_pod_routes(&mut self) {
+        let now = Instant::now();
+        let is_present = |ip| self.present.get(ip).is_some_and(|presence: &Presence| presence.remaining.is_some());
+        let due = self.addresses.iter().filter(|(ip, address)| address.lease.wants_self_query() && is_present(ip));
+        let due: Vec<IpAddr> = due.map(|(ip, _)| *ip).collect();
+        if due.is_empty() || now < self.next_route_check {
+            return;
+        }
+        self.next_route_check = now + ROUTE_CHECK_INTERVAL;
+        for (ip, lookups) in self.pod_routes.look_up(&due).await {
+            let Some(address) = self.addresses.get_mut(&ip) else { continue };
+            address.pod_reachability.record(&lookups);
+        }
+    }
+
+    /// Looks for sockets of other processes at the captured addresses, in a task of its own: the tables of a busy node
+    /// are long.
+    async fn look_for_foreign_sockets(&mut self) {
+        if self.socket_look.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(look) = self.socket_look.take()
+            && let Ok(bound) = look.await
+        {
+            self.foreign_sockets.record(&bound, self.sockets.held());
+        }
+        let now = Instant::now();
+        if self.socket_look.is_none() && now >= self.next_socket_look {
+            self.next_socket_look = now + SOCKET_LOOK_INTERVAL;
+            self.socket_look = Some(tokio::task::spawn_blocking(read_bound_sockets));
+        }
+    }
+
+    /// Returns in one sentence why some queries to an address may fail that self-queries do not show.
+    fn hidden_problem(&self, ip: IpAddr) -> Option<String> {
+        let routes = || self.addresses.get(&ip)?.pod_reachability.problem();
+        let filters = || {
+            let [blocked4, blocked6] = self.rule_sync.installed().borrow().blocked;
+            let is_blocked = if ip.is_ipv4() { blocked4 } else { blocked6 };
+            is_blocked.then(|| "packets of pods arrive, and none passes the packet filters of this node".to_owned())
+        };
+        self.foreign_sockets.problem(ip).or_else(routes).or_else(filters)
+    }
+
+    /// Logs the hidden problems that came or went.
+    fn log_hidden_problems(&mut self) {
+        let problems = |ip: &IpAddr| self.hidden_problem(*ip).map(|problem| (*ip, problem));
+        let problems: BTreeMap<IpAddr, String> = self.addresses.keys().filter_map(problems).collect();
+        for (ip, problem) in problems.iter().filter(|(ip, _)| !self.logged_problems.contains_key(ip)) {
+            tracing::warn!(address = %ip, problem, "queries to an address may fail");
+        }
+        for ip in self.logged_problems.keys().filter(|ip| !problems.contains_key(ip)) {
+            tracing::info!(address = %ip, "queries to an address reach this pod again");
+        }
+        self.logged_problems = problems;
+    }
+
+    /// Lets the self-queries of addresses fail that pods do not reach, whoever answers at them on the node.
+    fn fail_unreachable(&mut self, answered: &mut BTreeMap<IpAddr, bool>) {
+        for (ip, is_answered) in answered {
+            let Some(address) = self.addresses.get_mut(ip) else { continue };
+            if address.pod_reachability.is_lost() && std::mem::replace(is_answered, false) {
+                self.metrics.count_failure(*ip);
+                address.self_query_error = address.pod_reachability.problem();
+            }
+        }
+    }
+
     /// Resolves the startup names while an address waits for them, in a task of their own: an upstream may be slow, and
     /// renewals must not wait for it.
     async fn resolve_startup_names(&mut self, config: &Config) {
@@ -407,7 +502,10 @@ impl Reconciler {
             return CapturedAddress { address: ip, state: CaptureState::Foreign, reason: Some(reason) };
         }
         match self.withdrawal_reason(ip, active) {
-            None => CapturedAddress { address: ip, state: CaptureState::Captured, reason: None },
+            None => {
+                let reason = self.hidden_problem(ip);
+                CapturedAddress { address: ip, state: CaptureState::Captured, reason }
+            }
             Some(reason) => CapturedAddress { address: ip, state: CaptureState::Withdrawn, reason: Some(reason) },
         }
     }
@@ -438,6 +536,7 @@ impl Reconciler {
             .problem
             .clone()
             .or_else(|| address.interface_error.clone())
+            .or_else(|| self.foreign_sockets.problem(ip))
             .or_else(|| address.self_query_error.clone());
         Some(problem.or_else(missing_names).unwrap_or_else(|| "it is about to be captured".to_owned()))
     }

@@ -8,6 +8,8 @@
 //! * Queries that carry [`MARK`] are self-queries of the agent and always reach the caches.
 //! * Queries to an address in the sets `switched4` and `switched6` reach the caches: the redirect rule. One stands in
 //!   the prerouting hook (pods), one in the output hook (processes of the node).
+//! * Queries of pods are counted where they arrive and, in the input hook, where they have passed the packet filters of
+//!   the node.
 //!
 //! Rules for queries match only while their address is on the node (`fib daddr type local`), so that the rules of an
 //! agent that was killed do nothing once the addresses' lifetimes have ended.
@@ -16,15 +18,19 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use super::pod_packets::PodPackets;
+
 /// Packet mark of self-queries. kube-proxy uses 0x4000 and 0x8000 and the usual CNI plugins use bits from 0x80 on; none
 /// uses this one.
 pub(crate) const MARK: u32 = 0x35;
 
 /// Version of the rules, written into the table's comment. Raise it with each change of a rule: a table of another
 /// version that an earlier agent left is replaced, not adopted.
-const LAYOUT: u32 = 1;
-/// Number of rules in the table.
+const LAYOUT: u32 = 2;
+/// Number of rules in the table that act on packets.
 const RULE_COUNT: usize = 8;
+/// Number of rules in the table that count packets.
+const COUNTING_RULE_COUNT: usize = 4;
 
 /// Addresses in the table of one tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,10 +68,27 @@ impl Rules {
             r#"table inet {table} {{
 	comment "DnsTier {tier}, layout {LAYOUT}"
 {sets}
+	counter arrived4 {{ }}
+	counter arrived6 {{ }}
+	counter passed4 {{ }}
+	counter passed6 {{ }}
+	chain queries4 {{
+		iif != "lo" counter name "arrived4"
+		notrack
+	}}
+	chain queries6 {{
+		iif != "lo" counter name "arrived6"
+		notrack
+	}}
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
-		ip daddr @switched4 meta l4proto {{ tcp, udp }} th dport 53 fib daddr type local notrack
-		ip6 daddr @switched6 meta l4proto {{ tcp, udp }} th dport 53 fib daddr type local notrack
+		ip daddr @switched4 meta l4proto {{ tcp, udp }} th dport 53 fib daddr type local goto queries4
+		ip6 daddr @switched6 meta l4proto {{ tcp, udp }} th dport 53 fib daddr type local goto queries6
+	}}
+	chain input {{
+		type filter hook input priority 400; policy accept;
+		ip daddr @switched4 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter name "passed4"
+		ip6 daddr @switched6 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter name "passed6"
 	}}
 	chain output {{
 		type filter hook output priority raw; policy accept;
@@ -110,10 +133,17 @@ impl Rules {
     #[must_use]
     pub(crate) fn are_listed_in(&self, listing: &str) -> bool {
         let layout = format!(", layout {LAYOUT}\"");
-        let has_hooks =
-            [layout.as_str(), "hook prerouting", "hook output"].into_iter().all(|part| listing.contains(part));
-        has_hooks
-            && listing.matches(" notrack").count() == RULE_COUNT
+        let parts = [
+            layout.as_str(),
+            "hook prerouting",
+            "hook input",
+            "hook output",
+            "local goto queries4",
+            "local goto queries6",
+        ];
+        parts.into_iter().all(|part| listing.contains(part))
+            && listing.split_whitespace().filter(|word| *word == "notrack").count() == RULE_COUNT
+            && listing.matches("counter name ").count() == COUNTING_RULE_COUNT
             && Self::from_listing(&self.tier, listing) == *self
     }
 
@@ -131,6 +161,22 @@ impl Rules {
         let both = |name: &str| [4, 6].into_iter().flat_map(|family| elements(listing, name, family)).collect();
         Self { tier: tier.to_owned(), served: both("served"), redirected: both("switched") }
     }
+}
+
+/// Reads the counts of the packets of pods, IPv4 and IPv6, from the output of `nft list counters`; `None` when one is
+/// missing.
+#[must_use]
+pub(super) fn pod_packets(listing: &str) -> Option<[PodPackets; 2]> {
+    let count = |name: &str| {
+        let (_, counter) = listing.split_once(&format!("counter {name} {{"))?;
+        let (_, packets) = counter.split_once('}')?.0.split_once("packets ")?;
+        packets.split_whitespace().next()?.parse().ok()
+    };
+    let of_family = |family: u8| {
+        let arrived = count(&format!("arrived{family}"))?;
+        Some(PodPackets { arrived, passed: count(&format!("passed{family}"))? })
+    };
+    Some([of_family(4)?, of_family(6)?])
 }
 
 fn set(name: &str, family: u8, addresses: &BTreeSet<IpAddr>) -> String {
@@ -170,15 +216,32 @@ mod tests {
         let expected = r#"table inet dnstier_default
 delete table inet dnstier_default
 table inet dnstier_default {
-	comment "DnsTier default, layout 1"
+	comment "DnsTier default, layout 2"
 	set served4 { type ipv4_addr; elements = { 10.96.0.10, 169.254.20.10 }; }
 	set served6 { type ipv6_addr; elements = { fd96::a }; }
 	set switched4 { type ipv4_addr; elements = { 10.96.0.10 }; }
 	set switched6 { type ipv6_addr; }
+	counter arrived4 { }
+	counter arrived6 { }
+	counter passed4 { }
+	counter passed6 { }
+	chain queries4 {
+		iif != "lo" counter name "arrived4"
+		notrack
+	}
+	chain queries6 {
+		iif != "lo" counter name "arrived6"
+		notrack
+	}
 	chain prerouting {
 		type filter hook prerouting priority raw; policy accept;
-		ip daddr @switched4 meta l4proto { tcp, udp } th dport 53 fib daddr type local notrack
-		ip6 daddr @switched6 meta l4proto { tcp, udp } th dport 53 fib daddr type local notrack
+		ip daddr @switched4 meta l4proto { tcp, udp } th dport 53 fib daddr type local goto queries4
+		ip6 daddr @switched6 meta l4proto { tcp, udp } th dport 53 fib daddr type local goto queries6
+	}
+	chain input {
+		type filter hook input priority 400; policy accept;
+		ip daddr @switched4 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter name "passed4"
+		ip6 daddr @switched6 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter name "passed6"
 	}
 	chain output {
 		type filter hook output priority raw; policy accept;
@@ -208,6 +271,19 @@ table inet dnstier_default {
     }
 
     #[test]
+    fn packets_of_pods_are_read_from_a_listing_that_has_all_counters() {
+        let counter = |name: &str, packets| format!("\tcounter {name} {{\n\t\tpackets {packets} bytes 300\n\t}}\n");
+        let counters = [("arrived4", 7), ("arrived6", 5), ("passed4", 3), ("passed6", 0)];
+        let text: Vec<String> = counters.iter().map(|(name, packets)| counter(name, packets)).collect();
+        let listing = format!("table inet dnstier_default {{\n{}}}\n", text.concat());
+        let expected = [PodPackets { arrived: 7, passed: 3 }, PodPackets { arrived: 5, passed: 0 }];
+        assert_eq!(pod_packets(&listing), Some(expected));
+        for missing in text {
+            assert_eq!(pod_packets(&listing.replace(&missing, "")), None, "without {missing}");
+        }
+    }
+
+    #[test]
     fn a_table_that_lost_something_is_noticed() {
         let script = rules().script();
         assert!(rules().are_listed_in(&script));
@@ -215,8 +291,9 @@ table inet dnstier_default {
         for missing in 3..lines.len() {
             let rest: Vec<&str> =
                 lines.iter().enumerate().filter(|(number, _)| *number != missing).map(|(_, line)| *line).collect();
-            let counts =
-                ["notrack", "hook", "elements", "layout"].into_iter().any(|word| lines[missing].contains(word));
+            let counts = ["notrack", "hook", "elements", "layout", "goto", "counter name"]
+                .into_iter()
+                .any(|word| lines[missing].contains(word));
             assert!(!counts || !rules().are_listed_in(&rest.join("\n")), "without {}", lines[missing]);
         }
         assert!(!rules().are_listed_in(""));

@@ -83,19 +83,20 @@ impl SelfQuery {
     }
 }
 
-/// Queries the caches through an address for a name of class IN, as a pod would.
+/// Queries the caches through an address for a name of class IN, as a pod would, and returns the rcode. What the
+/// servers of the name said is not read.
 ///
 /// # Errors
 ///
 /// [`SelfQueryError`] when there is no response within `limit`.
-pub(crate) async fn query_name(
+pub(crate) async fn query_rcode(
     address: IpAddr,
     name: &str,
     rtype: u16,
     limit: Duration,
-) -> Result<Response, SelfQueryError> {
+) -> Result<u16, SelfQueryError> {
     let question = Question::plain(&Name::from_text(name)?, rtype);
-    Ok(client(address).query_udp(&question, limit).await?)
+    Ok(client(address).query_rcode(&question, limit).await?)
 }
 
 fn client(address: IpAddr) -> StubClient {

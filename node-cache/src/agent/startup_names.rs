@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::self_query::query_name;
-use crate::dns::codes::rtype;
+use super::self_query::query_rcode;
+use crate::dns::codes::{rcode, rtype};
 
 /// Time that the caches have to resolve one of the names.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +64,6 @@ async fn is_resolved(already: bool, address: IpAddr, name: &str, rtype: u16) -> 
     if already {
         return true;
     }
-    let response = query_name(address, name, rtype, RESOLVE_TIMEOUT).await;
-    response.is_ok_and(|response| !response.is_failure())
+    let result = query_rcode(address, name, rtype, RESOLVE_TIMEOUT).await;
+    result.is_ok_and(|code| matches!(code, rcode::NOERROR | rcode::NXDOMAIN))
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::instances::Instances;
 use super::metrics::Metrics;
 use super::readiness::AgentState;
-use super::self_query::query_name;
+use super::self_query::query_rcode;
 use super::startup_names::{ROOT, cluster_name};
 use crate::admin::{Command, CommandHandler, OK};
 use crate::dns::codes::rtype;
@@ -102,11 +102,11 @@ impl NodeStatusReporter {
         let address = self.first_captured().ok_or_else(|| ProbeError::Failed("no address is captured".into()))?;
         let rtype = if name == ROOT { rtype::NS } else { rtype::A };
         let start = Instant::now();
-        let response = query_name(address, name, rtype, PROBE_TIMEOUT)
+        let rcode = query_rcode(address, name, rtype, PROBE_TIMEOUT)
             .await
             .map_err(|error| ProbeError::Failed(format!("{name} through {address}: {error}")))?;
         let microseconds = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(ProbeResult { name: name.to_owned(), address, rcode: response.rcode(), microseconds })
+        Ok(ProbeResult { name: name.to_owned(), address, rcode, microseconds })
     }
 
     fn first_captured(&self) -> Option<IpAddr> {

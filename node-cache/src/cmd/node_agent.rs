@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -279,11 +280,19 @@ fn routes(reporter: &Arc<NodeStatusReporter>) -> Router {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ProbeParameters {
     name: String,
 }
 
-async fn probe(State(reporter): State<Arc<NodeStatusReporter>>, Query(parameters): Query<ProbeParameters>) -> Response {
+async fn probe(
+    State(reporter): State<Arc<NodeStatusReporter>>,
+    parameters: Result<Query<ProbeParameters>, QueryRejection>,
+) -> Response {
+    let Ok(Query(parameters)) = parameters else {
+        let usage = "a probe has one parameter, `name`, with a name of the configuration";
+        return (StatusCode::BAD_REQUEST, usage).into_response();
+    };
     match reporter.probe(&parameters.name).await {
         Ok(result) => Json(result).into_response(),
         Err(error @ ProbeError::Unknown(_)) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),

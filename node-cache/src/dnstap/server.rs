@@ -1,28 +1,27 @@
 //! Listening side of a tap: a request line from each reader, then frames until the reader disconnects.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::frames;
 use super::tap::{MAX_READERS, MessageFilter, Tap, TapOptions};
+use crate::unix_socket;
+use crate::unix_socket::connections::{Connections, Silence};
 
-/// Mode of the socket: the pod's user and group may connect, others not.
-const SOCKET_MODE: u32 = 0o660;
 /// Longest time from connecting to the end of the request line.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that one write may take. A reader that does not read is then disconnected, which frees its slot.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest request line, in bytes.
 const MAX_REQUEST_LEN: u64 = 64;
-/// Connections at one time, those without a request yet included; further ones wait to be accepted.
+/// Connections at one time of the user of this process, and as many of all others. More than there are reader slots:
+/// a connection without a request makes room for the next one, and no reader has to.
 const MAX_CONNECTIONS: usize = 2 * MAX_READERS;
 /// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -50,31 +49,25 @@ impl TapOptions {
     }
 }
 
-/// Serves tap readers at the Unix socket `path` until the future is dropped. Replaces a socket that an earlier process
-/// left there.
+/// Serves tap readers at the Unix socket `path` until the future is dropped. Replaces what an earlier process left
+/// there.
 ///
 /// # Errors
 ///
 /// Any error of creating the socket.
 pub async fn serve(path: &Path, tap: Arc<Tap>) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listener = unix_socket::bind(path)?;
+    let mut connections = Connections::new(MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let tap = tap.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = serve_reader(stream, &tap).await {
+                let serving = |stream, silence| async move {
+                    if let Err(error) = serve_reader(stream, &tap, &silence).await {
                         tracing::debug!(%error, "tap reader disconnected");
                     }
-                    drop(permit);
-                });
+                };
+                connections.serve(stream, serving).await;
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot accept a tap reader");
@@ -86,13 +79,14 @@ pub async fn serve(path: &Path, tap: Arc<Tap>) -> io::Result<()> {
 
 /// Reads the request of one reader and writes frames until it disconnects. Closes the connection without a frame when
 /// all reader slots are taken.
-async fn serve_reader(mut stream: UnixStream, tap: &Arc<Tap>) -> io::Result<()> {
+async fn serve_reader(mut stream: UnixStream, tap: &Arc<Tap>, silence: &Silence) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     let mut line = String::new();
     timeout(REQUEST_TIMEOUT, (&mut read).take(MAX_REQUEST_LEN).read_line(&mut line)).await??;
     let options = TapOptions::from_line(&line).ok_or(io::ErrorKind::InvalidData)?;
     let Some(reader) = tap.attach(options) else { return Ok(()) };
+    silence.end();
     timeout(WRITE_TIMEOUT, write.write_all(&frames::start())).await??;
     loop {
         let frames = tokio::select! {

@@ -6,8 +6,10 @@
 mod dns;
 mod flood;
 mod hijack;
+mod memory;
 mod network;
 mod process;
+mod reachability;
 #[path = "../require/mod.rs"]
 mod require;
 mod servers;
@@ -315,7 +317,9 @@ fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
     node.network.nft("flush chain inet dnstier_test prerouting");
     node.restart_agent();
     wait_until("the table is whole", SETTLE_TIMEOUT, || {
-        node.network.table().is_some_and(|table| table.matches(" notrack").count() == 8)
+        node.network
+            .table()
+            .is_some_and(|table| table.split_whitespace().filter(|word| *word == "notrack").count() == 8)
     });
     wait_until("the caches answer", SETTLE_TIMEOUT, || query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CACHE));
 }
@@ -350,7 +354,7 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
     wait_until_captured(&node, &[SERVICE4]);
     for address in ["10.9.1.1", "fd09:1::1"] {
         let server = SocketAddr::new(address.parse().unwrap(), METRICS_PORT);
-        let get = |path| flood::get(&node.network.pod, server, path).unwrap();
+        let get = |path: &str| flood::get(&node.network.pod, server, path).unwrap();
         let status: serde_json::Value = serde_json::from_str(&get("/status").1).unwrap();
         assert_eq!(status["node"], "node-a");
         assert_eq!(status["revision"]["inForce"], "r1");
@@ -370,6 +374,11 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
         let (line, body) = get("/probe?name=bank.example");
         assert_eq!(line, "HTTP/1.1 404 Not Found");
         assert_eq!(body, "only names of the configuration can be asked for: ., kubernetes.default.svc.cluster.local");
+        for parameters in ["", "?", "?type=A", "?name=.&type=TXT", "?name=.&name=bank.example", "?name=.&server=::1"] {
+            let (line, body) = get(&format!("/probe{parameters}"));
+            assert_eq!(line, "HTTP/1.1 400 Bad Request", "{parameters}");
+            assert_eq!(body, "a probe has one parameter, `name`, with a name of the configuration");
+        }
     }
 }
 

@@ -108,6 +108,13 @@ impl Network {
         other.ip(&format!("-6 route add default via fd09:{number}::1"));
     }
 
+    /// Adds a pod at 10.9.`number`.2 and fd09:`number`::2.
+    pub(crate) fn add_pod(&self, number: u8) -> Namespace {
+        let pod = Namespace::new("pod");
+        self.connect(&pod, number);
+        pod
+    }
+
     /// Runs a script of packet rules on the node.
     pub(crate) fn nft(&self, script: &str) {
         use std::io::Write;

@@ -89,10 +89,12 @@ async fn a_loop_from_a_node_through_a_zone_back_to_the_node_is_found() {
 
 #[tokio::test]
 async fn a_server_in_a_loop_is_left_out_while_another_one_answers() {
-    join_all([V4, V6].map(async |ip| {
-        let other = Authority::start_on(ip, |query| Action::Respond(query.default_response(300, 1))).await;
+    join_all([(V4, 1), (V6, 1), (V4, 2), (V6, 3)].map(async |(ip, other_count)| {
+        let start = |_| Authority::start_on(ip, |query| Action::Respond(query.default_response(300, 1)));
+        let others = join_all((0..other_count).map(start)).await;
         let tier = Tier::start_on(ip, Default::default());
-        forward_to(&tier, &[tier.address, other.address]);
+        let servers: Vec<_> = [tier.address].into_iter().chain(others.iter().map(|other| other.address)).collect();
+        forward_to(&tier, &servers);
         let answers = async |name: &str| exchange(tier.address, &query_for(name, RecordType::A)).await.answers.len();
         assert_eq!(answers("first.example").await, 1);
         wait_until_loop_is_detected(&tier).await;
@@ -138,7 +140,7 @@ async fn loops_over_ipv6_are_found() {
     .await;
 }
 
-/// What stands between the client and the servers in charge of its domain.
+/// Servers between the client and those in charge of its domain.
 #[derive(Clone, Copy, Debug)]
 enum Path {
     Resolver,

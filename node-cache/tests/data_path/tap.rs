@@ -218,3 +218,31 @@ async fn a_reader_too_many_and_one_that_wants_nothing_known_are_closed_without_a
     }
     serving.abort();
 }
+
+#[tokio::test]
+async fn connections_that_say_nothing_and_a_directory_at_the_path_keep_no_reader_from_the_tap() {
+    let (_authority, tier) = start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dnstap::socket_path(dir.path(), "cache-0").join("below")).unwrap();
+    let serving = serve_tap(&tier, dir.path());
+    let mut first = connect(dir.path(), "1 both\n").await;
+    wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().reader_count() == 1).await;
+    let mut silent = Vec::new();
+    for number in 2..=4 {
+        for _ in 0..100 {
+            silent.push(connect(dir.path(), "").await);
+        }
+        let mut reader = connect(dir.path(), "1 both\n").await;
+        wait_until("it is let in", TAP_TIMEOUT, async || tier.resolver.tap().reader_count() == number).await;
+        let mut start = [0; 8];
+        tokio::time::timeout(TAP_TIMEOUT, reader.read_exact(&mut start)).await.unwrap().unwrap();
+        silent.push(reader);
+    }
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    let mut frames = [0; 64];
+    tokio::time::timeout(TAP_TIMEOUT, first.read_exact(&mut frames)).await.unwrap().unwrap();
+    let mut received = Vec::new();
+    tokio::time::timeout(TAP_TIMEOUT, silent[0].read_to_end(&mut received)).await.unwrap().unwrap();
+    assert_eq!(received, b"", "the oldest one that says nothing is closed");
+    serving.abort();
+}

@@ -22,7 +22,8 @@ impl Finding {
 }
 
 impl From<&Error> for Finding {
-    /// Converts an error. A denied permission comes with the `kubectl` command that grants it.
+    /// Converts an error. A denied permission comes with the `kubectl` command that grants it, a refused image with the
+    /// field that names it and the value of the chart that admits it.
     fn from(error: &Error) -> Self {
         let sentence = match error {
             Error::Request { .. } => format!("The operator {error}"),
@@ -35,9 +36,32 @@ impl From<&Error> for Finding {
         if message.contains("violates PodSecurity") {
             return Self::new(Reason::PodSecurity, format!("{sentence}."));
         }
+        if let Error::Request { object, .. } = error
+            && let Some(refusal) = refused_image(object, &message)
+        {
+            return Self::new(Reason::Forbidden, refusal);
+        }
         let remedy = MissingGrant::parse(&message).map(|grant| format!("; {}", grant.remedy())).unwrap_or_default();
         Self::new(Reason::Forbidden, format!("{sentence}{remedy}."))
     }
+}
+
+/// Value of the chart that admits further images. The chart's admission policy names it when it refuses one.
+const EXTRA_IMAGES: &str = "admissionPolicy.extraImages";
+
+/// Returns the sentences about an image that the chart's admission policy refused, from a message of this form:
+/// `… denied request: image … is neither from … nor from a prefix in the value admissionPolicy.extraImages …`; `None`
+/// for any other refusal.
+fn refused_image(object: &str, message: &str) -> Option<String> {
+    let (_, refusal) = message.split_once(" denied request: ")?;
+    if !refusal.contains(EXTRA_IMAGES) {
+        return None;
+    }
+    let field = if object.starts_with("DaemonSet ") { "spec.nodeCache.image" } else { "spec.resolvers.image" };
+    Some(format!(
+        "{field}: {refusal}; name an image of that repository, or add this one's repository to {EXTRA_IMAGES} with \
+         `helm upgrade`. {object} stays as it is."
+    ))
 }
 
 /// Permission that RBAC denies, from a message of this form:
@@ -131,6 +155,26 @@ mod tests {
         );
         assert!(finding.message.contains("--resource=dnstiers.dnstier.io/status"), "{}", finding.message);
         assert!(finding.message.contains("create clusterrole "), "{}", finding.message);
+    }
+
+    #[test]
+    fn a_refused_image_comes_with_its_field_and_the_value_that_admits_it() {
+        for (object, field) in [
+            ("DaemonSet dnstier-node/dnstier-default-node-cache", "spec.nodeCache.image: image mirror.example/x:1 "),
+            ("Deployment dnstier-system/dnstier-default-zone-0", "spec.resolvers.image: image mirror.example/x:1 "),
+        ] {
+            let message = "daemonsets.apps \"x\" is forbidden: ValidatingAdmissionPolicy 'dnstier-operator-workloads' \
+                           with binding 'dnstier-operator-workloads' denied request: image mirror.example/x:1 is \
+                           neither from the repository localhost/dnstier-node-cache nor from a prefix in the value \
+                           admissionPolicy.extraImages of the chart";
+            let status = Status { code: 403, message: message.to_owned(), ..Status::default() };
+            let finding = Finding::from(&Error::request("apply", object, kube::Error::Api(status.boxed())));
+            assert_eq!(finding.reason, Reason::Forbidden);
+            assert!(finding.message.starts_with(field), "{}", finding.message);
+            for part in ["add this one's repository to admissionPolicy.extraImages", &format!("{object} stays")] {
+                assert!(finding.message.contains(part), "{}", finding.message);
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod refusals;
 mod removal;
 mod replacement;
 mod resolution;
+mod rights;
 mod survival;
 mod tier;
 mod truth;

@@ -71,6 +71,30 @@ fn a_namespace_that_refuses_node_pods_is_told_with_the_command_that_helps() {
     wait_until_ready();
 }
 
+#[test]
+fn an_image_that_the_admission_policy_refuses_is_told_with_the_value_that_admits_it() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let images = || {
+        let path = "jsonpath={.items[*].spec.template.spec.containers[*].image}";
+        kubectl(&["get", "daemonset", "-n", NODE_NAMESPACE, "-o", path])
+    };
+    let before = images();
+    patch_tier(r#"{"spec":{"nodeCache":{"image":"mirror.example/dnstier-node-cache:1"}}}"#);
+    let image = "image mirror.example/dnstier-node-cache:1 ";
+    wait_until_degraded("the value is named", &["spec.nodeCache.image", image, "admissionPolicy.extraImages"]);
+    let stalled = condition_of("default", "Stalled");
+    assert!(stalled.as_ref().is_ok_and(|stalled| stalled.0 == "True" && stalled.1 == "Forbidden"), "{stalled:?}");
+    assert_eq!(images(), before);
+    assert_tier_serves();
+
+    patch_tier(r#"{"spec":{"nodeCache":{"image":null},"resolvers":{"image":"mirror.example/dnstier-node-cache:1"}}}"#);
+    wait_until_degraded("the value is named", &["spec.resolvers.image", image, "admissionPolicy.extraImages"]);
+    assert_tier_serves();
+    patch_tier(r#"{"spec":{"resolvers":{"image":null}}}"#);
+    wait_until_ready();
+}
+
 fn assert_tier_serves() {
     for node in NODES {
         if let Err(actual) = captured(node) {

@@ -56,7 +56,8 @@ fn wait_until_nodes_are_clean() {
 
 fn wait_until_cluster_is_clean() {
     let kinds = "all,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies,\
-                 roles,rolebindings,clusterroles,clusterrolebindings";
+                 roles,rolebindings,clusterroles,clusterrolebindings,\
+                 validatingadmissionpolicies,validatingadmissionpolicybindings";
     let labelled = "app.kubernetes.io/part-of=dnstier";
     wait_until("no object is left", WAIT_TIMEOUT, || {
         for namespace in [NAMESPACE, NODE_NAMESPACE, "kube-system"] {

@@ -135,9 +135,14 @@ impl HedgedQuery {
         tokio::spawn(losers.drain_losers());
     }
 
-    /// Waits for the attempts in flight, so that their results reach the circuit breakers.
+    /// Waits for the attempts in flight, so that their results reach the circuit breakers. A server that times out is
+    /// probed for a forwarding loop here too: the response of another server must not hide the loop.
     async fn drain_losers(mut self) {
-        while poll_fn(|context| self.poll_next(context)).await.is_some() {}
+        while let Some((server, event)) = poll_fn(|context| self.poll_next(context)).await {
+            if let AttemptEvent::TimedOut = event {
+                server.probe_for_loop();
+            }
+        }
     }
 
     /// Polls for the next event of any attempt; `None` when no attempt is in flight or the deadline has passed.
@@ -211,8 +216,8 @@ impl Future for HedgedQuery {
                     // A second query to this server would have the same result.
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));
                 }
-                // The loop probe is a query too: it replaces the repeated query to a server.
-                AttemptEvent::TimedOut if query.would_repeat() && server.probe_for_loop() => {
+                // The loop probe is a query too: it replaces the repeated query to a server, if there would be one.
+                AttemptEvent::TimedOut if server.probe_for_loop() && query.would_repeat() => {
                     query.remaining.remove(0);
                 }
                 AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}

@@ -556,7 +556,8 @@ mod tests {
         for (owner, rtype) in records {
             packet.extend_from_slice(Name::from_text(owner).unwrap().as_bytes());
             packet.extend_from_slice(&[*rtype, class::IN, 0, 300].map(u16::to_be_bytes).concat());
-            let data = if *rtype == rtype::SOA { [&b"\x00\x00"[..], &[0; 20]].concat() } else { b"\x02ns\x00".to_vec() };
+            let data =
+                if *rtype == rtype::SOA { [&b"\x00\x00"[..], &[0; 20]].concat() } else { b"\x02ns\x00".to_vec() };
             put_data(&mut packet, &data);
         }
         Response::read(&packet, 0, &question()).unwrap().rcode()

@@ -67,9 +67,7 @@ pub(super) fn fault(packet: &[u8], header: &Header, question_end: usize) -> Resp
 
 /// Returns whether an OPT record is anything but an additional record of the root with whole options (RFC 6891 §6.1.1).
 fn is_malformed_opt(packet: &[u8], record: &Record) -> bool {
-    record.section != Section::Additional
-        || packet.get(record.start) != Some(&0)
-        || Edns::read(packet, record).is_err()
+    record.section != Section::Additional || packet.get(record.start) != Some(&0) || Edns::read(packet, record).is_err()
 }
 
 /// Returns whether the record that begins at `start` and cannot be read lacks octets at the end of the packet.
@@ -143,7 +141,11 @@ mod tests {
             let question_end = Header::LENGTH + question(rtype).section().len();
             for length in question_end..packet.len() {
                 let cut = &packet[..length];
-                assert_eq!(Response::read(cut, 0, &question(rtype)), Err(ResponseError::Incomplete), "{rtype} {length}");
+                assert_eq!(
+                    Response::read(cut, 0, &question(rtype)),
+                    Err(ResponseError::Incomplete),
+                    "{rtype} {length}"
+                );
                 let part = Response::read_incomplete(cut, 0, &question(rtype)).unwrap();
                 assert!(part.is_truncated() && !part.is_conclusive(), "{rtype} {length}");
                 assert_eq!(part.ttl(), crate::dns::ResponseTtl::Uncacheable);
@@ -163,7 +165,11 @@ mod tests {
         let question_end = usize::from(packet.question_end());
         let with_owner = |owner: &[u8]| [&packet.wire()[..question_end], owner].concat();
         for owner in [&[0xc0][..], &[0xc0, 12], &[3, b'a'], &[3, b'a', b'b', b'c'], &[0, 0, 1]] {
-            assert_eq!(Response::read(&with_owner(owner), 0, &question(1)), Err(ResponseError::Incomplete), "{owner:?}");
+            assert_eq!(
+                Response::read(&with_owner(owner), 0, &question(1)),
+                Err(ResponseError::Incomplete),
+                "{owner:?}"
+            );
         }
         let rest = [0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 1];
         for owner in [[0xc0, 4], [0xc0, 200], [0x41, b'a'], [0x81, b'a']] {

@@ -46,20 +46,21 @@ fn timeouts(tier: &Tier) -> u64 {
     tier.resolver.snapshot().unwrap().upstreams().iter().map(|upstream| upstream.timeouts).sum()
 }
 
-/// Builds a response of 50 records of the type in the question, more than 1,232 octets.
+/// Builds a response of 50 records of the type in the question, more than 512 octets; no data for other types, which
+/// probes ask for.
 fn long_response(query: &ReceivedQuery) -> Message {
     let owner = query.name().to_ascii();
     let record = |number: u8| match query.rtype() {
-        RecordType::A => address_record(&owner, 300, &format!("192.0.2.{number}")),
-        RecordType::AAAA => address_record(&owner, 300, &format!("2001:db8::{number}")),
-        RecordType::SRV => srv_record(&owner, 300, number.into(), &format!("host-{number}.example")),
+        RecordType::A => Some(address_record(&owner, 300, &format!("192.0.2.{number}"))),
+        RecordType::AAAA => Some(address_record(&owner, 300, &format!("2001:db8::{number}"))),
+        RecordType::SRV => Some(srv_record(&owner, 300, number.into(), &format!("host-{number}.example"))),
         RecordType::TXT => {
             let text = format!("text number {number} of this name, which nobody reads");
-            Record::from_rdata(name(&owner), 300, RData::TXT(TXT::new(vec![text])))
+            Some(Record::from_rdata(name(&owner), 300, RData::TXT(TXT::new(vec![text]))))
         }
-        other => panic!("{other}"),
+        _ => None,
     };
-    response_with(query, (0..50).map(record).collect())
+    response_with(query, (0..50).filter_map(record).collect())
 }
 
 /// Truncates a long response to some records, with TC.
@@ -77,9 +78,10 @@ fn cut(message: &Message, length: usize) -> Vec<u8> {
     packet
 }
 
-/// Returns the length after which a query's response is cut, from a name such as `c512.example`.
+/// Returns the length after which a query's response is cut, from a name such as `c512.example`; the last octet for other
+/// names.
 fn cut_length(query: &ReceivedQuery) -> usize {
-    query.name().to_ascii()[1..].split('.').next().unwrap().parse().unwrap()
+    query.name().to_ascii()[1..].split('.').next().unwrap().parse().unwrap_or(usize::MAX)
 }
 
 fn cut_over_udp(query: &ReceivedQuery) -> Action {
@@ -118,7 +120,10 @@ async fn a_datagram_that_breaks_off_is_asked_again_over_tcp() {
 #[tokio::test]
 async fn a_datagram_longer_than_any_buffer_is_asked_again_over_tcp() {
     let authority = Authority::start(|query| {
-        Action::Respond(response_with(query, (0..60).map(|_| unknown_record("big.example", 65_280, &[7; 200])).collect()))
+        Action::Respond(response_with(
+            query,
+            (0..60).map(|_| unknown_record("big.example", 65_280, &[7; 200])).collect(),
+        ))
     })
     .await;
     let tier = Tier::forwarding_to(&[authority.address]).await;
@@ -131,10 +136,9 @@ async fn a_response_that_breaks_off_over_tcp_is_an_error_of_that_server() {
     let cutting = |query: &ReceivedQuery| Action::SendRaw(vec![cut(&long_response(query), 512)]);
     let first = Authority::start(cutting).await;
     let second = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
-    for tier in [
-        Tier::forwarding_to(&[first.address, second.address]).await,
-        over_tcp_only(&[first.address, second.address]),
-    ] {
+    for tier in
+        [Tier::forwarding_to(&[first.address, second.address]).await, over_tcp_only(&[first.address, second.address])]
+    {
         let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
         assert_eq!((response.answers.len(), response.metadata.truncation), (1, false));
     }

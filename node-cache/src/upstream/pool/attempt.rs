@@ -284,12 +284,13 @@ impl Attempt {
             self.over_tcp = true;
             return None;
         }
-        if response.is_failure() && self.server.may_fail_on_edns(self.format.edns, &response) && take_send() {
+        let is_first_failure = response.is_failure() && self.fallback.is_none();
+        if is_first_failure && self.server.may_fail_on_edns(self.format.edns, &response) && take_send() {
             // For this query only: one forged error must not turn EDNS off for the server.
             self.format.edns = EdnsUse::Absent;
             self.was_edns_rejected = true;
             self.over_tcp |= over_tcp;
-            self.fallback.get_or_insert_with(|| Box::new(response));
+            self.fallback = Some(Box::new(response));
             return None;
         }
         let response = match self.fallback.take() {

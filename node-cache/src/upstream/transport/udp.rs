@@ -161,8 +161,7 @@ impl UdpQuery {
             return Some(SocketEvent::Outcome(ExchangeOutcome::Response(response)));
         }
         tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
-        let is_ignored =
-            !is_bare && (!error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss));
+        let is_ignored = !is_bare && (!error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss));
         if is_ignored { None } else { Some(SocketEvent::NearMiss) }
     }
 }

@@ -13,6 +13,7 @@ const CNAME: &[u8] = &[0, 5, 0, 1, 0, 0, 14, 16];
 const DNAME: &[u8] = &[0, 39, 0, 1, 0, 0, 14, 16];
 const SRV: &[u8] = &[0, 33, 0, 1, 0, 0, 14, 16];
 const TXT: &[u8] = &[0, 16, 0, 1, 0, 0, 14, 16];
+const NS: &[u8] = &[0, 2, 0, 1, 0, 0, 14, 16];
 const SOA: &[u8] = &[0, 6, 0, 1, 0, 0, 14, 16];
 /// Pointer to the name in the question.
 const QUESTION_NAME: &[u8] = &[0xc0, 12];
@@ -166,6 +167,10 @@ fn responses() -> Vec<SeedResponse> {
         ("explained", GOOD, [1, 0, 1], [&address, OPT_WITH_EDE].concat()),
         ("behind-edns", GOOD, [0, 1, 2], [record(&[0], TXT, b"\x01x"), OPT.to_vec(), address.clone()].concat()),
         ("cut", [0x83, 0x80], [1, 0, 0], address.clone()),
+        ("broken-off", GOOD, [2, 0, 1], [&address[..], &address[..7]].concat()),
+        ("referral", [0x81, 0x00], [0, 2, 1], [&record(&[0], NS, b"\x02ns\x00").repeat(2)[..], OPT].concat()),
+        ("error-without-edns", [0x81, 0x84], [0, 0, 0], vec![]),
+        ("edns-among-authorities", GOOD, [0, 1, 0], OPT.to_vec()),
         ("long", [0x85, 0xa0], [8, 0, 1], [text.repeat(8), OPT.to_vec()].concat()),
         (
             "other-owner",

@@ -110,6 +110,12 @@ pub mod rcode {
     /// The server cookie is not valid (RFC 7873 §8).
     pub const BADCOOKIE: u16 = 23;
 
+    /// Returns whether an rcode is a failure: neither NOERROR nor NXDOMAIN.
+    #[must_use]
+    pub const fn is_failure(rcode: u16) -> bool {
+        !matches!(rcode, NOERROR | NXDOMAIN)
+    }
+
     /// Returns the mnemonic of an rcode for metrics and logs; `other` for those not listed here.
     #[must_use]
     pub const fn name(rcode: u16) -> &'static str {

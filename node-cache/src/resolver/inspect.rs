@@ -113,7 +113,10 @@ impl Resolver {
             for server in group.servers() {
                 let health = health_text(server.is_up());
                 let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
-                write_line(&mut text, "upstream", format!("{} ({}) {health}{tcp}", server.address(), group.scope()));
+                let edns = server.edns_absent_for().map(|time| format!(", without EDNS for {} s", time.as_secs()));
+                let closed = if server.is_tcp_usable() { "" } else { ", TCP closed" };
+                let traits = format!("{tcp}{}{closed}", edns.unwrap_or_default());
+                write_line(&mut text, "upstream", format!("{} ({}) {health}{traits}", server.address(), group.scope()));
             }
         }
         self.explain_cache(&mut text, &snapshot, scope, &query.question());

@@ -13,7 +13,7 @@ use super::admission::FlightOrigin;
 use super::alias_routing::split_response;
 use super::cut_evidence::CutEvidence;
 use super::nxdomain_cut::is_denial;
-use super::servfail::{cached_failure, failure, is_bogus};
+use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
 use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
@@ -96,11 +96,13 @@ impl StoreResult for CacheSink {
         let now = Instant::now().into_std();
         if let Ok(response) = result
             && !response.is_failure()
+            && !response.is_truncated()
         {
             self.learn(response, now);
         }
         match result {
-            Ok(response) if response.is_overload() => {}
+            // A known answer, stale or not, is better than a truncated one.
+            Ok(response) if response.is_overload() || response.is_bare_error() || response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -143,7 +145,7 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
             response.clear_authentic_data();
             response.clear_tier_error();
         }
-        if response.has_alias() {
+        if response.has_alias() && !response.is_truncated() {
             split_response(&self.snapshot, self.scope.id, &mut response);
         }
         let response = self.refuse_private_answers(response);
@@ -222,7 +224,7 @@ impl Resolver {
             resolution = self.complete(&query_a, &lookup, resolution).await;
         }
         let response = &resolution.answer.response;
-        if response.rcode() == rcode::NOERROR && !response.has_answer() {
+        if response.rcode() == rcode::NOERROR && !response.has_answer() && !response.is_truncated() {
             let hinfo = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
             resolution.answer =
                 Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[hinfo]), None);
@@ -259,6 +261,7 @@ impl Resolver {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
+                Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
                 Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
             };

@@ -33,6 +33,7 @@ mod recovery;
 mod reload;
 #[path = "../require/mod.rs"]
 mod require;
+mod response_forms;
 mod search_path;
 mod series;
 mod short_owners;

@@ -97,6 +97,9 @@ async fn discover(cluster_dns: &Pool, service: &str) -> Result<DiscoveredServers
     let query =
         |name: &Name, rtype| cluster_dns.query(Arc::new(Question::plain(name, rtype)), Instant::now(), QUERY_TIMEOUT);
     let response = query(&name, rtype::SRV).await?;
+    if response.is_truncated() {
+        return Err(DiscoveryError::NoServers("a truncated response, and none over TCP", name));
+    }
     let mut ttl = u32::MAX;
     let mut ports: HashMap<Name, u16> = HashMap::new();
     let mut hosts: HashMap<Name, Vec<IpAddr>> = HashMap::new();

@@ -1,6 +1,6 @@
 //! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
-//! the 0x20 case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
-//! breaker.
+//! the 0x20 case, and without EDNS after an error that EDNS may be the reason of. Its events go to the hedged query, its
+//! result to the server's circuit breaker.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +21,10 @@ use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
 /// Timeout of a query over TCP that is repeated over UDP without a response.
 const TCP_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time in which a connection to a server has to be open after a truncated response; otherwise TCP counts as closed,
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// and while it does.
+const CLOSED_CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Interval at which a server that timed out is checked for a forwarding loop.
 const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -96,6 +100,11 @@ pub(super) struct Attempt {
     /// Near misses are only counted from now on: TCP is in use, was tried, or is closed.
     ignores_near_misses: bool,
     case_agreement: CaseAgreement,
+    /// The query was repeated without EDNS after an error.
+    was_edns_rejected: bool,
+    /// A response that counts when no better one comes: truncated, or the error to the query with EDNS. Boxed as it is
+    /// rare.
+    fallback: Option<Box<Response>>,
     exchange: Exchange,
 }
 
@@ -123,8 +132,8 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let QueryPath { case_0x20, tcp_first } = server.query_path(&question.name, now.into_std());
-        let format = QueryFormat { edns: server.edns(), case_0x20 };
+        let QueryPath { case_0x20, tcp_first, without_edns } = server.query_path(&question.name, now.into_std());
+        let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
@@ -140,6 +149,8 @@ impl Attempt {
             tcp_first,
             ignores_near_misses: tcp_first,
             case_agreement: CaseAgreement::default(),
+            was_edns_rejected: false,
+            fallback: None,
             exchange: Exchange::NotSent,
         }
     }
@@ -154,32 +165,55 @@ impl Attempt {
         matches!(self.exchange, Exchange::Done)
     }
 
-    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`].
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
+    /// Takes the response that counts when the time is over and no better one came.
+    pub(super) fn take_fallback(&mut self) -> Option<Box<Response>> {
+        self.fallback.take()
+    }
+
+    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`]. `take_send` reserves one of the
+    /// sends that remain to the query, for a repetition without EDNS.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut take_send: impl FnMut() -> bool,
+    ) -> Poll<AttemptEvent> {
         loop {
-            match ready!(self.poll_exchange(context)) {
-                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome) {
-                    Some(AttemptEvent::Response(response)) => {
-                        let now = Instant::now();
-                        let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
-                        let answered = is_answer.then_some(&self.question);
-                        self.server.record_response(answered, now - self.started, now.into_std());
-                        return Poll::Ready(AttemptEvent::Response(response));
-                    }
-                    Some(event) => return Poll::Ready(event),
-                    None => {}
+            let event = match ready!(self.poll_exchange(context)) {
+                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome, &mut take_send) {
+                    Some(event) => event,
+                    None => continue,
                 },
-                Ok(SocketEvent::NearMiss) => self.apply_near_miss(),
-                Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
-                Ok(SocketEvent::Unreachable) => {}
+                Ok(SocketEvent::NearMiss) => {
+                    self.apply_near_miss();
+                    continue;
+                }
+                Ok(SocketEvent::Unreachable) if self.record_failure() => AttemptEvent::TimedOut,
+                Ok(SocketEvent::Unreachable) => continue,
                 Err(error) => {
                     tracing::debug!(upstream = %self.server.address(), %error, "query to upstream failed");
-                    self.record_failure();
-                    self.exchange = Exchange::Done;
-                    return Poll::Ready(AttemptEvent::Failed);
+                    match self.fallback.take() {
+                        // The server has answered: it is TCP that is closed, or the query without EDNS that failed.
+                        Some(response) => self.finish(AttemptEvent::Response(*response)),
+                        None => {
+                            self.record_failure();
+                            self.finish(AttemptEvent::Failed)
+                        }
+                    }
                 }
+            };
+            if let AttemptEvent::Response(response) = &event {
+                self.record_response(response);
             }
+            return Poll::Ready(event);
         }
+    }
+
+    fn record_response(&self, response: &Response) {
+        let now = Instant::now();
+        let is_answer = self.purpose == AttemptPurpose::Query && response.is_conclusive();
+        let answered = is_answer.then_some(&self.question);
+        let edns = (self.format.edns != EdnsUse::Absent).then_some(response.edns_reply());
+        self.server.record_response(answered, edns, now - self.started, now.into_std());
     }
 
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
@@ -187,7 +221,9 @@ impl Attempt {
         let Self { server, question, format, .. } = self;
         if let Exchange::NotSent = self.exchange {
             self.exchange = if self.over_tcp {
-                Exchange::Tcp(query_over_tcp(server.clone(), question.clone(), *format))
+                let query = query_over_tcp(server.clone(), question.clone(), *format);
+                let is_truncated = self.fallback.as_ref().is_some_and(|fallback| fallback.is_truncated());
+                Exchange::Tcp(if is_truncated { Box::pin(with_connect_timeout(server.clone(), query)) } else { query })
             } else if std::mem::take(&mut self.tcp_first) {
                 Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
@@ -213,23 +249,55 @@ impl Attempt {
     }
 
     /// Ends the attempt with its last event, or prepares the query to be repeated in another way (`None`).
-    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<AttemptEvent> {
+    fn apply_outcome(
+        &mut self,
+        outcome: ExchangeOutcome,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
-        let was_tcp_first = matches!(exchange, Exchange::TcpFirst(_));
+        let over_tcp = !matches!(exchange, Exchange::Udp(_));
         if let Exchange::Udp(query) = exchange {
             query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
-            ExchangeOutcome::Response(response) => return Some(self.finish(AttemptEvent::Response(response))),
-            ExchangeOutcome::Truncated => self.over_tcp = true,
-            ExchangeOutcome::CaseNotEchoed(response) => return self.apply_other_case(response),
-            // For this query only: a forged FORMERR must not turn EDNS off for the server.
-            ExchangeOutcome::FormatError => {
-                self.format.edns = EdnsUse::Absent;
-                self.over_tcp |= was_tcp_first;
+            ExchangeOutcome::Response(response) if response.is_conclusive() => {
+                if self.was_edns_rejected {
+                    self.server.record_edns_rejection(&self.question.name);
+                }
+                Some(self.finish(AttemptEvent::Response(response)))
             }
+            ExchangeOutcome::Response(response) => self.apply_bad_response(response, over_tcp, take_send),
+            ExchangeOutcome::CaseNotEchoed(response) => self.apply_other_case(response, take_send),
         }
-        None
+    }
+
+    /// Repeats the query over TCP after a truncated response, and without EDNS after a failure that EDNS may be the
+    /// reason of. Otherwise ends the attempt, with a truncated response rather than a failure.
+    fn apply_bad_response(
+        &mut self,
+        response: Response,
+        over_tcp: bool,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
+        if response.is_truncated() && !over_tcp {
+            self.fallback = Some(Box::new(response));
+            self.over_tcp = true;
+            return None;
+        }
+        let is_first_failure = response.is_failure() && self.fallback.is_none();
+        if is_first_failure && self.server.may_fail_on_edns(self.format.edns, &response) && take_send() {
+            // For this query only: one forged error must not turn EDNS off for the server.
+            self.format.edns = EdnsUse::Absent;
+            self.was_edns_rejected = true;
+            self.over_tcp |= over_tcp;
+            self.fallback = Some(Box::new(response));
+            return None;
+        }
+        let response = match self.fallback.take() {
+            Some(fallback) if !fallback.is_failure() => *fallback,
+            _ => response,
+        };
+        Some(self.finish(AttemptEvent::Response(response)))
     }
 
     /// Ends the attempt with an event.
@@ -240,7 +308,11 @@ impl Attempt {
 
     /// Repeats the query after a response over UDP that does not echo the 0x20 case: over TCP, or over UDP where TCP is
     /// closed, until enough responses agree. 0x20 stays on, so a response that echoes the case ends the attempt, too.
-    fn apply_other_case(&mut self, response: Box<Response>) -> Option<AttemptEvent> {
+    fn apply_other_case(
+        &mut self,
+        response: Box<Response>,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
         self.server.count_near_miss();
         self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
         self.ignores_near_misses = true;
@@ -248,8 +320,12 @@ impl Attempt {
             CaseVerdict::Open => None,
             CaseVerdict::ServerChangesCase(response) => {
                 self.server.record_case_not_echoed();
-                self.over_tcp = response.is_truncated();
-                (!self.over_tcp).then(|| self.finish(AttemptEvent::Response(*response)))
+                if response.is_conclusive() {
+                    return Some(self.finish(AttemptEvent::Response(*response)));
+                }
+                self.format.case_0x20 = false;
+                self.tcp_first = false;
+                self.apply_bad_response(*response, false, take_send)
             }
             CaseVerdict::Contradiction => Some(self.finish(AttemptEvent::Failed)),
         }
@@ -341,6 +417,25 @@ async fn query_over_tcp_first(
             None
         }
     }
+}
+
+/// Ends a query over TCP after a truncated response when no connection is open in time: the server is closed over TCP.
+async fn with_connect_timeout(
+    server: Arc<Server>,
+    mut query: BoxFuture<io::Result<TcpExchange>>,
+) -> io::Result<TcpExchange> {
+    let connect_timeout = if server.is_tcp_usable() { CONNECT_TIMEOUT } else { CLOSED_CONNECT_TIMEOUT };
+    let result = match timeout(connect_timeout, &mut query).await {
+        Ok(result) => result,
+        Err(_) if server.connections().has_open() => return query.await,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionReset)
+        && !server.connections().has_open()
+    {
+        server.record_tcp_closed();
+    }
+    result
 }
 
 fn query_over_tcp(

@@ -36,8 +36,8 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Servers in the order in which they are queried.
 pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
-/// A query with hedging, as a future: the first good response of any server; the first bad one if there is no good
-/// one by the deadline; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
+/// A query with hedging, as a future: the first good response of any server; without one by the deadline, the first
+/// truncated one or else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
 /// servers. Dropping the future releases its sockets, which can wait until the response is sent.
 pub(super) struct HedgedQuery {
     question: Arc<Question>,
@@ -48,7 +48,7 @@ pub(super) struct HedgedQuery {
     /// Number of attempts started.
     started: usize,
     attempts: SmallVec<[Attempt; 1]>,
-    /// The first response, if it was a bad one.
+    /// The first truncated response, or else the first failure.
     bad_response: Option<Box<Response>>,
     timer: Timer,
 }
@@ -115,6 +115,13 @@ impl HedgedQuery {
         self.attempts.iter().filter(|attempt| !attempt.is_done())
     }
 
+    /// Keeps a bad response, a truncated one rather than a failure.
+    fn keep_bad_response(&mut self, response: Box<Response>) {
+        if self.bad_response.as_ref().is_none_or(|kept| kept.is_failure() && !response.is_failure()) {
+            self.bad_response = Some(response);
+        }
+    }
+
     /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
     fn finish(&mut self) {
         self.remaining.clear();
@@ -143,8 +150,15 @@ impl HedgedQuery {
         if self.in_flight().next().is_none() {
             return Poll::Ready(None);
         }
-        for attempt in &mut self.attempts {
-            if let Poll::Ready(event) = attempt.poll(context) {
+        let Self { attempts, remaining, .. } = self;
+        for attempt in attempts {
+            // A repetition without EDNS takes the place of the last send.
+            let take_send = || {
+                let has_send = !remaining.is_empty();
+                remaining.drain(..usize::from(has_send));
+                has_send
+            };
+            if let Poll::Ready(event) = attempt.poll(context, take_send) {
                 if !matches!(event, AttemptEvent::Response(_)) {
                     confirm_silence(attempt.server());
                 }
@@ -191,14 +205,14 @@ impl Future for HedgedQuery {
         }
         while let Some((server, event)) = ready!(query.poll_next(context)) {
             match event {
-                AttemptEvent::Response(mut response) if !response.is_failure() => {
+                AttemptEvent::Response(mut response) if response.is_conclusive() => {
                     response.set_upstream_id(server.id());
                     query.finish();
                     return Poll::Ready(Ok(response));
                 }
                 // Another server may have a good response.
                 AttemptEvent::Response(response) => {
-                    query.bad_response.get_or_insert_with(|| Box::new(response));
+                    query.keep_bad_response(Box::new(response));
                     // A second query to this server would have the same result.
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));
                 }
@@ -209,6 +223,9 @@ impl Future for HedgedQuery {
                 AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
             }
             query.start_next(Instant::now());
+        }
+        for response in std::mem::take(&mut query.attempts).iter_mut().filter_map(Attempt::take_fallback) {
+            query.keep_bad_response(response);
         }
         Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }

@@ -81,8 +81,8 @@ impl Pool {
     }
 
     /// Queries the servers from `now` on with hedging: the next one when the ones before it are slow, time out or fail.
-    /// The future returns the first good response of any of them, or the first bad one if there is no good one within
-    /// `timeout`.
+    /// The future returns the first good response of any of them, or without one within `timeout` the first truncated
+    /// one, or else the first failure.
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 
 mod answered_questions;
 mod context;
+mod edns_support;
 pub(super) mod group;
 pub(super) mod health;
 mod latency;
@@ -21,8 +22,8 @@ use node_cache_config::Protocol;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::dns::Name;
 use crate::dns::question::Question;
+use crate::dns::{EdnsReply, Name, Response};
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
 use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
@@ -99,9 +100,32 @@ impl Server {
         self.protocol
     }
 
-    /// Returns the use of EDNS in queries.
-    pub(in crate::upstream) const fn edns(&self) -> EdnsUse {
-        self.edns
+    /// Returns the use of EDNS in queries, to a server that is known to have none or not.
+    pub(in crate::upstream) const fn edns(&self, without_edns: bool) -> EdnsUse {
+        match self.edns {
+            EdnsUse::Preferred if without_edns => EdnsUse::Absent,
+            edns => edns,
+        }
+    }
+
+    /// Returns whether EDNS may be the reason of a failure to a query with this use of it.
+    pub(in crate::upstream) fn may_fail_on_edns(&self, edns: EdnsUse, failure: &Response) -> bool {
+        edns == EdnsUse::Preferred && self.state().edns().may_be_reason(failure.edns_reply(), Instant::now())
+    }
+
+    /// Records that the server gave an error to the query for `name` with EDNS, and an answer to the one without: after
+    /// three names in a row it is queried without EDNS for ten minutes.
+    pub(in crate::upstream) fn record_edns_rejection(&self, name: &Name) {
+        let is_absent = self.state().record_edns_rejection(name, Instant::now());
+        if is_absent {
+            tracing::info!(upstream = %self.address, "upstream fails with EDNS and is queried without it");
+        }
+    }
+
+    /// Returns how long the server is still queried without EDNS; `None` when it is queried with it.
+    #[must_use]
+    pub fn edns_absent_for(&self) -> Option<Duration> {
+        self.state().edns().absent_for(Instant::now())
     }
 
     /// Returns whether both have the same address and protocol.
@@ -167,15 +191,16 @@ impl Server {
     }
 
     /// Records a response with any rcode after this round-trip time; `answered` is its question when the rcode is
-    /// NOERROR or NXDOMAIN.
+    /// NOERROR or NXDOMAIN, `edns` what it says about EDNS when the query had an OPT record.
     pub(in crate::upstream) fn record_response(
         &self,
         answered: Option<&Arc<Question>>,
+        edns: Option<EdnsReply>,
         round_trip: Duration,
         now: Instant,
     ) {
         self.round_trips.observe(round_trip);
-        let recovers = self.state().record_response(answered, round_trip, now);
+        let recovers = self.state().record_response(answered, edns, round_trip, now);
         if recovers {
             tracing::info!(upstream = %self.address, "upstream is up again");
         }
@@ -315,11 +340,13 @@ impl Server {
     }
 
     /// Returns whether the server is open over TCP, as far as is known.
-    pub(in crate::upstream) fn is_tcp_usable(&self) -> bool {
+    #[must_use]
+    pub fn is_tcp_usable(&self) -> bool {
         self.state().is_tcp_usable(Instant::now())
     }
 
-    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s.
+    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s, and
+    /// truncated responses wait for a connection but a moment.
     pub(in crate::upstream) fn record_tcp_closed(&self) {
         self.state().record_tcp_closed(Instant::now());
     }

@@ -1,19 +1,20 @@
-//! State of one server: health, latency, the questions to probe it with, 0x20 support, near misses, and whether it is
-//! closed over TCP. Pure: the time is a parameter.
+//! State of one server: health, latency, the questions to probe it with, support of 0x20 and EDNS, near misses, and
+//! whether it is closed over TCP. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answered_questions::AnsweredQuestions;
+use super::edns_support::EdnsSupport;
 use super::health::{CircuitBreaker, Health};
 use super::near_misses::NearMissDomains;
-use crate::dns::Name;
 use crate::dns::question::Question;
+use crate::dns::{EdnsReply, Name};
 
 /// How long a server that does not echo the case of names is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
-/// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed. Where packets
-/// to it are dropped, each try costs a second.
+/// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed, and truncated
+/// responses wait for a connection but a moment. Where packets to it are dropped, each try costs a second.
 const TCP_CLOSED_PERIOD: Duration = Duration::from_secs(30);
 
 /// State of one server.
@@ -23,6 +24,7 @@ pub(super) struct ServerState {
     recovered_at: Option<Instant>,
     answered: AnsweredQuestions,
     case_not_echoed_at: Option<Instant>,
+    edns: EdnsSupport,
     near_misses: NearMissDomains,
     tcp_closed_at: Option<Instant>,
 }
@@ -34,6 +36,8 @@ pub(in crate::upstream) struct QueryPath {
     pub(in crate::upstream) case_0x20: bool,
     /// Whether the query is sent over TCP, and over UDP only when the server does not respond there.
     pub(in crate::upstream) tcp_first: bool,
+    /// Whether the server is one without EDNS.
+    pub(in crate::upstream) without_edns: bool,
 }
 
 impl ServerState {
@@ -52,17 +56,21 @@ impl ServerState {
         self.breaker.p95()
     }
 
-    /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN. Returns whether the server
-    /// is up again with it.
+    /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN, `edns` what it says about
+    /// EDNS when the query had an OPT record. Returns whether the server is up again with it.
     pub(super) fn record_response(
         &mut self,
         answered: Option<&Arc<Question>>,
+        edns: Option<EdnsReply>,
         round_trip: Duration,
         now: Instant,
     ) -> bool {
         let recovers = self.breaker.health(now) != Health::Up;
         self.breaker.record_response(round_trip);
         self.answered.record_response(answered, now);
+        if let Some(reply) = edns {
+            self.edns.record_reply(reply, now);
+        }
         if recovers {
             self.recovered_at = Some(now);
         }
@@ -117,7 +125,19 @@ impl ServerState {
         QueryPath {
             case_0x20: self.case_not_echoed_at.is_none_or(|at| is_over(at, NO_0X20_PERIOD)),
             tcp_first: self.near_misses.is_over_tcp(name, now) && self.is_tcp_usable(now),
+            without_edns: self.edns.absent_for(now).is_some(),
         }
+    }
+
+    /// Returns the support of EDNS.
+    pub(super) const fn edns(&self) -> &EdnsSupport {
+        &self.edns
+    }
+
+    /// Records an error to the query for `name` with EDNS, and an answer to the one without. Returns whether the server
+    /// counts as one without EDNS from now on.
+    pub(super) fn record_edns_rejection(&mut self, name: &Name, now: Instant) -> bool {
+        self.edns.record_rejection(name, now)
     }
 
     /// Records a query for `name` that had a near miss. Returns whether queries for its domain go over TCP from then
@@ -158,7 +178,7 @@ mod tests {
     /// Returns the state of a server that answered one question, and then was silent for this one and for all probes.
     fn down(answered: &Arc<Question>, silent: &Question, now: Instant) -> ServerState {
         let mut state = ServerState::default();
-        state.record_response(Some(answered), ROUND_TRIP, now);
+        state.record_response(Some(answered), None, ROUND_TRIP, now);
         let failures = [(); 2].map(|()| state.record_failure(silent, now));
         let confirmation = state.take_confirmation(now);
         assert_eq!((failures, confirmation.len()), ([false; 2], 2));
@@ -172,8 +192,8 @@ mod tests {
         let now = Instant::now();
         let mut state = down(&question("a.example"), &question("dead.test"), now);
         assert_eq!((state.health(now), state.recovered_at()), (Health::Down, None));
-        assert!(state.record_response(None, ROUND_TRIP, now + SECOND));
-        assert!(!state.record_response(None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
+        assert!(state.record_response(None, None, ROUND_TRIP, now + SECOND));
+        assert!(!state.record_response(None, None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
         assert_eq!((state.health(now), state.recovered_at()), (Health::Up, Some(now + SECOND)));
     }
 
@@ -189,7 +209,7 @@ mod tests {
         assert_eq!(state.take_probe(Some(&dead), now + SECOND), None, "one probe at a time");
         state.record_failure(&dead, now + 2 * SECOND);
         assert_eq!(state.take_probe(Some(&dead), now + 2 * SECOND), Some(known));
-        state.record_response(None, ROUND_TRIP, now + 2 * SECOND);
+        state.record_response(None, None, ROUND_TRIP, now + 2 * SECOND);
         assert_eq!(state.take_probe(Some(&dead), now + 4 * SECOND), None, "it is up");
     }
 
@@ -212,7 +232,7 @@ mod tests {
         while !state.record_near_miss(name, now) {
             assert!(!state.query_path(name, now).tcp_first);
         }
-        assert_eq!(state.query_path(name, now), QueryPath { case_0x20: true, tcp_first: true });
+        assert_eq!(state.query_path(name, now), QueryPath { case_0x20: true, tcp_first: true, without_edns: false });
         assert!(!state.query_path(&question("www.test").name, now).tcp_first, "another domain");
         state.record_tcp_closed(now);
         assert!(!state.query_path(name, now + 29 * SECOND).tcp_first);
@@ -223,7 +243,7 @@ mod tests {
     fn silent_loop_probes_make_no_server_suspected_that_has_answered() {
         let now = Instant::now();
         let mut state = ServerState::default();
-        state.record_response(Some(&question("a.example")), ROUND_TRIP, now);
+        state.record_response(Some(&question("a.example")), None, ROUND_TRIP, now);
         assert!((0..10).all(|_| !state.record_loop_probe_failure(now)));
         state.record_failure(&question("dead.test"), now);
         assert_eq!(state.take_confirmation(now), [], "one silent name is no suspicion");

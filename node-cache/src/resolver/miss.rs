@@ -11,7 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
 use super::servfail::{cached_failure, failure, is_bogus};
-use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
+use super::late_flights::LateOrigin;
+use super::single_flight::{
+    FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
+};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
 use crate::dns::Response;
@@ -22,7 +25,7 @@ use crate::dns::question::Question;
 use crate::metrics::{LOCAL_SCOPE, Metrics};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
-use crate::upstream::NoAnswer;
+use crate::upstream::{NoAnswer, QueryEvent};
 
 /// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
 /// answer, if there is one.
@@ -46,10 +49,10 @@ pub(super) enum FlightOutcome {
 
 /// How a query waits for the upstream query that it needs.
 enum FlightWait {
-    /// As the leader, without a time limit: the upstream query ends at the deadline of its scope.
+    /// As the leader, without a time limit: the upstream query has a result at the deadline of its scope.
     Leader(Leader<CacheSink>),
     /// As a follower, or as a leader that detaches the upstream query at its time limit.
-    Bounded(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
+    Bounded(Pin<Box<dyn Future<Output = WaitResult> + Send>>),
     /// Not at all: this is the answer.
     Answered(Answer),
 }
@@ -58,15 +61,16 @@ enum FlightWait {
 pub(super) struct CacheSink {
     cache: Arc<Cache>,
     scope: Arc<Scope>,
+    question: Arc<Question>,
     started: Instant,
 }
 
 impl StoreResult for CacheSink {
     fn store(&self, key: &Key, result: &UpstreamResult) {
-        let Self { cache, scope, started } = self;
+        let Self { cache, scope, started, .. } = self;
         let now = Instant::now().into_std();
         match result {
-            Ok(response) if response.is_overload() => {}
+            Ok(response) if response.is_overload() || response.is_still_in_flight() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -74,6 +78,15 @@ impl StoreResult for CacheSink {
             // The upstreams were down during the query, and one of them has recovered since: no failure to cache.
             Err(NoAnswer) if scope.pool.recovered_at().is_some_and(|at| at > started.into_std()) => {}
             Err(NoAnswer) => cache.insert_failure(key, None, now),
+        }
+    }
+
+    fn late_origin(&self) -> LateOrigin {
+        let Self { scope, question, started, .. } = self;
+        LateOrigin {
+            flight: FlightOrigin::new(scope, &question.name, None),
+            started_at: started.into_std(),
+            is_down: scope.pool.is_down(),
         }
     }
 }
@@ -105,11 +118,9 @@ impl PrivateAnswerCheck {
     }
 }
 
-impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
-    type Output = UpstreamResult;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache.
+    fn admit(&self, mut response: Response) -> Arc<Response> {
         if !self.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
@@ -117,7 +128,20 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
         if let Some(check) = &self.private_answers {
             response = check.apply(response);
         }
-        Poll::Ready(Ok(Arc::new(response)))
+        Arc::new(response)
+    }
+}
+
+impl<F: Future<Output = QueryEvent> + Unpin> Future for PendingAnswer<F> {
+    type Output = FlightEvent;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FlightEvent> {
+        Poll::Ready(match ready!(Pin::new(&mut self.query).poll(context)) {
+            QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.admit(response))),
+            QueryEvent::Deadline(bad_response) => {
+                FlightEvent::Deadline(bad_response.map(|response| self.admit(response)).ok_or(NoAnswer))
+            }
+        })
     }
 }
 
@@ -202,7 +226,11 @@ impl Resolver {
             }
             let mut leader = None;
             let result = match self.join_or_lead(query, lookup, deadline) {
-                FlightWait::Leader(own) => leader.insert(own).await,
+                FlightWait::Leader(own) => {
+                    let result = leader.insert(own).await;
+                    leader.take_if(|own| own.is_late()).into_iter().for_each(Leader::detach);
+                    result
+                }
                 FlightWait::Bounded(wait) => wait.await,
                 FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
             };
@@ -212,7 +240,10 @@ impl Resolver {
                     _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
-                Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
+                Err(WaitError::NoAnswer) => {
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY))
+                }
+                Err(WaitError::InFlight(bad_response)) => late_failure(query, lookup, bad_response),
             };
             Resolution { scope, answer, store: DeferredStore { _leader: leader } }
         }
@@ -273,7 +304,12 @@ impl Resolver {
             (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
             (Join::Follower(follower), limit) => {
                 let limit = limit.unwrap_or(deadline + FOLLOWER_GRACE);
-                let wait = async move { timeout_at(limit, follower.wait()).await.unwrap_or(Err(NoAnswer)) };
+                let wait = async move {
+                    match timeout_at(limit, follower.wait()).await {
+                        Ok(result) => result.map_err(WaitError::from),
+                        Err(_) => Err(WaitError::InFlight(None)),
+                    }
+                };
                 FlightWait::Bounded(Box::pin(wait))
             }
             (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => {
@@ -338,12 +374,23 @@ impl Resolver {
     /// Makes an upstream query, which starts when it is polled, and the sink for its result.
     pub(super) fn start_query(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (UpstreamQuery, CacheSink) {
         let started = Instant::now();
-        let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), started };
+        let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), question: question.clone(), started };
         let query = scope.pool.query(question, started, scope.deadline);
         let private_answers = scope
             .private_answers
             .is_some()
             .then(|| PrivateAnswerCheck { scope: scope.clone(), metrics: self.metrics.clone() });
         (Box::pin(PendingAnswer { query, trusted: scope.trusted, private_answers }), sink)
+    }
+}
+
+/// Returns the answer to a client at its deadline while the upstream query goes on: the stale answer, or else a failure
+/// that is not to be cached, with the failing response if there is one.
+fn late_failure(query: &Query, lookup: &CacheLookup, bad_response: Option<Arc<Response>>) -> Answer {
+    let late_ede = lookup.snapshot.late_ede;
+    match (lookup.stale(), bad_response) {
+        (Some(stale), response) if !response.as_deref().is_some_and(is_bogus) => stale,
+        (_, Some(response)) => Answer { response, ttl_view: TtlView::Original, ede: late_ede, source: Source::Failure },
+        (_, None) => failure(query, rcode::SERVFAIL, late_ede.unwrap_or(ede::NO_REACHABLE_AUTHORITY)),
     }
 }

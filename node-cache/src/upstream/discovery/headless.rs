@@ -94,8 +94,10 @@ pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: Stri
 /// [`DiscoveryError`] when there is no address at all.
 async fn discover(cluster_dns: &Pool, service: &str) -> Result<DiscoveredServers, DiscoveryError> {
     let name = Name::from_text(&format!("_{UDP_PORT_NAME}._udp.{service}"))?;
-    let query =
-        |name: &Name, rtype| cluster_dns.query(Arc::new(Question::plain(name, rtype)), Instant::now(), QUERY_TIMEOUT);
+    let query = async |name: &Name, rtype| {
+        let question = Arc::new(Question::plain(name, rtype));
+        cluster_dns.query(question, Instant::now(), QUERY_TIMEOUT).await.into_result()
+    };
     let response = query(&name, rtype::SRV).await?;
     let mut ttl = u32::MAX;
     let mut ports: HashMap<Name, u16> = HashMap::new();

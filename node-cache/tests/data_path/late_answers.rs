@@ -180,10 +180,11 @@ async fn a_query_repeated_a_second_after_the_deadline_is_sent_anew() {
         if query.is("lost.example") { Action::Ignore } else { Action::Respond(query.default_response(300, 1)) }
     });
     assert_eq!(rcode(tier.address, "lost.example").await, ResponseCode::ServFail);
+    let sent = server.query_count("lost.example");
     server.set_script(|query| Action::Respond(query.default_response(300, 1)));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(rcode(tier.address, "lost.example").await, ResponseCode::NoError);
-    assert_eq!(server.query_count("lost.example"), 4);
+    assert_eq!(server.query_count("lost.example"), sent + 1);
 }
 
 #[tokio::test]
@@ -205,8 +206,8 @@ async fn a_name_that_stays_silent_is_a_cached_failure_in_the_end() {
     wait_until("the failure is cached", WAIT_LIMIT, async || explain().await.contains("no upstream responded")).await;
     assert!(started.elapsed() > Duration::from_secs(9), "{:?}", started.elapsed());
     let sent = server.query_count("dead.example");
-    assert_eq!((rcode(tier.address, "dead.example").await, sent), (ResponseCode::ServFail, 3));
-    assert_eq!(server.query_count("dead.example"), 3, "it is not asked again");
+    assert_eq!(rcode(tier.address, "dead.example").await, ResponseCode::ServFail);
+    assert!(sent <= 3 && server.query_count("dead.example") == sent, "it is not asked again");
 }
 
 #[tokio::test]

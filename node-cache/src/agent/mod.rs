@@ -16,7 +16,7 @@
 //!
 //! * [`reconciler`]: one pass over all addresses; [`lease`] decides, and the files below carry out.
 //! * `interface`, `rules` and `nft`, `sockets` and `socket_options`: what the agent changes on the node.
-//! * `self_query`, `startup_names`: what must be answered before an address is captured or renewed.
+//! * `self_query`, `ways_out`: what must be answered before an address is captured or renewed.
 //! * `status`, `readiness`, `instances`, `metrics`: what the agent reports.
 
 pub(crate) mod lease;
@@ -29,7 +29,7 @@ mod socket_options;
 pub(crate) mod sockets;
 
 pub(crate) mod self_query;
-pub(crate) mod startup_names;
+pub(crate) mod ways_out;
 
 pub(crate) mod instances;
 pub(crate) mod metrics;

@@ -124,7 +124,7 @@ impl Edns {
 
 /// Returns whether an Extended DNS Error is read instead of those before it: how a response may be used depends on it.
 const fn takes_precedence(code: Option<u16>) -> bool {
-    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED))
+    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED | ede::STILL_IN_FLIGHT))
 }
 
 #[cfg(test)]

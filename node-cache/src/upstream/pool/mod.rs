@@ -60,6 +60,12 @@ impl Pool {
         self.stale_refreshes.take(Instant::now())
     }
 
+    /// Returns whether a server has sent any response, whatever its rcode.
+    #[must_use]
+    pub fn has_responded(&self) -> bool {
+        self.groups().any(|group| group.has_responded())
+    }
+
     /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
     #[must_use]
     pub fn recovered_at(&self) -> Option<Instant> {

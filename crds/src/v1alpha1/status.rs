@@ -105,10 +105,14 @@ pub struct ZoneStatus {
 pub struct TrafficStatus {
     /// Queries per second.
     pub queries_per_second: u32,
-    /// Cache hits, in percent of the queries.
-    pub hit_percent: u32,
+    /// Cache hits, in percent of the queries. Not present while there are too few queries for a percentage to mean
+    /// something (fewer than 100 in the last minute), as are the other percentages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hit_percent: Option<u32>,
     /// Queries that got a stale answer, in percent.
-    pub stale_percent: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_percent: Option<u32>,
     /// Queries that got SERVFAIL, in percent.
-    pub servfail_percent: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servfail_percent: Option<u32>,
 }

@@ -16,7 +16,7 @@ use super::instances::Instances;
 use super::metrics::Metrics;
 use super::readiness::AgentState;
 use super::self_query::query_rcode;
-use super::startup_names::{ROOT, cluster_name};
+use super::ways_out::{ROOT, cluster_name};
 use crate::admin::{Command, CommandHandler, OK};
 use crate::dns::codes::rtype;
 use crate::identity::Identity;

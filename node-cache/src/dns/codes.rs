@@ -158,8 +158,12 @@ pub mod ede {
     /// for private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
     pub const OVERLOADED: u16 = 49154;
 
+    /// A zone resolver has no answer by its deadline, and its query goes on: there is no failure to be cached. One of
+    /// the codes between the processes of one tier.
+    pub const STILL_IN_FLIGHT: u16 = 49153;
+
     /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
-    /// tier only, and a node never sends it to a client. 49152 and 49153 are reserved for other failures.
+    /// tier only, and a node never sends it to a client. 49152 is reserved for another failure.
     #[must_use]
     pub const fn is_of_tier(code: u16) -> bool {
         matches!(code, 49152..=OVERLOADED)
@@ -170,7 +174,7 @@ pub mod ede {
     #[must_use]
     pub const fn public(code: u16) -> Option<u16> {
         match code {
-            OVERLOADED => Some(NO_REACHABLE_AUTHORITY),
+            OVERLOADED | STILL_IN_FLIGHT => Some(NO_REACHABLE_AUTHORITY),
             code if is_of_tier(code) => None,
             code => Some(code),
         }

@@ -382,6 +382,13 @@ impl Response {
         self.is_failure() && self.ede == Some(ede::OVERLOADED)
     }
 
+    /// Returns whether a resolver of this tier has no answer yet, while its query goes on. A failure of now, and none
+    /// to be cached.
+    #[must_use]
+    pub fn is_still_in_flight(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::STILL_IN_FLIGHT)
+    }
+
     /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     pub const fn upstream_id(&self) -> u16 {

@@ -77,7 +77,8 @@ impl Metrics {
     }
 
     /// Counts the response to a query, and the time until its answer was known. `scope` is the name of the query's
-    /// scope, or [`LOCAL_SCOPE`]; `counters` are those of the scope, if they are known.
+    /// scope, or [`LOCAL_SCOPE`]; `counters` are those of the scope, if they are known. Queries of this process itself
+    /// are no traffic and count nowhere.
     pub fn count_response(
         &self,
         scope: &str,
@@ -86,6 +87,9 @@ impl Metrics {
         answer: &Answer,
         elapsed: Duration,
     ) {
+        if transport == Transport::Internal {
+            return;
+        }
         match answer.source {
             Source::Cache => {
                 self.hits.inc();

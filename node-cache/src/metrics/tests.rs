@@ -31,6 +31,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         sent: 7,
         timeouts: 1,
         near_misses: 9,
+        responded: true,
     };
     let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
     let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };

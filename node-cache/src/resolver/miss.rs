@@ -12,9 +12,12 @@ use tokio::time::{Instant, timeout_at};
 use super::admission::FlightOrigin;
 use super::alias_routing::split_response;
 use super::cut_evidence::CutEvidence;
+use super::late_flights::LateOrigin;
 use super::nxdomain_cut::is_denial;
 use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
-use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
+use super::single_flight::{
+    FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
+};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
 use crate::dns::answer::{Answer, Source, TtlView};
@@ -25,7 +28,7 @@ use crate::dns::{Name, Response, ResponseTtl};
 use crate::metrics::{LOCAL_SCOPE, Metrics};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
-use crate::upstream::NoAnswer;
+use crate::upstream::{NoAnswer, QueryEvent};
 
 /// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
 /// answer, if there is one.
@@ -49,10 +52,10 @@ pub(super) enum FlightOutcome {
 
 /// How a query waits for the upstream query that it needs.
 enum FlightWait {
-    /// As the leader, without a time limit: the upstream query ends at the deadline of its scope.
+    /// As the leader, without a time limit: the upstream query has a result at the deadline of its scope.
     Leader(Leader<CacheSink>),
     /// As a follower, or as a leader that detaches the upstream query at its time limit.
-    Bounded(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
+    Bounded(Pin<Box<dyn Future<Output = WaitResult> + Send>>),
     /// Not at all: this is the answer.
     Answered(Answer),
 }
@@ -62,6 +65,7 @@ pub(super) struct CacheSink {
     cache: Arc<Cache>,
     cut_evidence: Arc<CutEvidence>,
     scope: Arc<Scope>,
+    question: Arc<Question>,
     started: Instant,
 }
 
@@ -101,8 +105,9 @@ impl StoreResult for CacheSink {
             self.learn(response, now);
         }
         match result {
+            Ok(response) if response.is_overload() || response.is_still_in_flight() || response.is_bare_error() => {}
             // A known answer, stale or not, is better than a truncated one.
-            Ok(response) if response.is_overload() || response.is_bare_error() || response.is_truncated() => {}
+            Ok(response) if response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -110,6 +115,15 @@ impl StoreResult for CacheSink {
             // The upstreams were down during the query, and one of them has recovered since: no failure to cache.
             Err(NoAnswer) if scope.pool.recovered_at().is_some_and(|at| at > started.into_std()) => {}
             Err(NoAnswer) => cache.insert_failure(key, None, now),
+        }
+    }
+
+    fn late_origin(&self) -> LateOrigin {
+        let Self { scope, question, started, .. } = self;
+        LateOrigin {
+            flight: FlightOrigin::new(scope, &question.name, None),
+            started_at: started.into_std(),
+            is_down: scope.pool.is_down(),
         }
     }
 }
@@ -136,11 +150,9 @@ impl<F> PendingAnswer<F> {
     }
 }
 
-impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
-    type Output = UpstreamResult;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache.
+    fn admit(&self, mut response: Response) -> Arc<Response> {
         if !self.scope.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
@@ -148,8 +160,20 @@ impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingA
         if response.has_alias() && !response.is_truncated() {
             split_response(&self.snapshot, self.scope.id, &mut response);
         }
-        let response = self.refuse_private_answers(response);
-        Poll::Ready(Ok(Arc::new(response)))
+        Arc::new(self.refuse_private_answers(response))
+    }
+}
+
+impl<F: Future<Output = QueryEvent> + Unpin> Future for PendingAnswer<F> {
+    type Output = FlightEvent;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FlightEvent> {
+        Poll::Ready(match ready!(Pin::new(&mut self.query).poll(context)) {
+            QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.admit(response))),
+            QueryEvent::Deadline(bad_response) => {
+                FlightEvent::Deadline(bad_response.map(|response| self.admit(response)).ok_or(NoAnswer))
+            }
+        })
     }
 }
 
@@ -249,7 +273,11 @@ impl Resolver {
             }
             let mut leader = None;
             let result = match self.join_or_lead(query, lookup, deadline, is_continuation) {
-                FlightWait::Leader(own) => leader.insert(own).await,
+                FlightWait::Leader(own) => {
+                    let result = leader.insert(own).await;
+                    leader.take_if(|own| own.is_late()).into_iter().for_each(Leader::detach);
+                    result
+                }
                 FlightWait::Bounded(wait) => wait.await,
                 FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
             };
@@ -263,7 +291,10 @@ impl Resolver {
                 },
                 Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
-                Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
+                Err(WaitError::NoAnswer) => {
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY))
+                }
+                Err(WaitError::InFlight(bad_response)) => late_failure(query, lookup, bad_response),
             };
             Resolution { scope, answer, store: DeferredStore { _leader: leader } }
         }
@@ -324,7 +355,12 @@ impl Resolver {
             (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
             (Join::Follower(follower), limit) => {
                 let limit = limit.unwrap_or(deadline + FOLLOWER_GRACE);
-                let wait = async move { timeout_at(limit, follower.wait()).await.unwrap_or(Err(NoAnswer)) };
+                let wait = async move {
+                    match timeout_at(limit, follower.wait()).await {
+                        Ok(result) => result.map_err(WaitError::from),
+                        Err(_) => Err(WaitError::InFlight(None)),
+                    }
+                };
                 FlightWait::Bounded(Box::pin(wait))
             }
             (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => {
@@ -396,10 +432,27 @@ impl Resolver {
         question: Arc<Question>,
     ) -> (UpstreamQuery, CacheSink) {
         let started = Instant::now();
-        let cut_evidence = self.cut_evidence.clone();
-        let sink = CacheSink { cache: self.cache.clone(), cut_evidence, scope: scope.clone(), started };
+        let sink = CacheSink {
+            cache: self.cache.clone(),
+            cut_evidence: self.cut_evidence.clone(),
+            scope: scope.clone(),
+            question: question.clone(),
+            started,
+        };
         let query = scope.pool.query(question, started, scope.deadline);
         let (snapshot, scope, metrics) = (snapshot.clone(), scope.clone(), self.metrics.clone());
         (Box::pin(PendingAnswer { query, snapshot, scope, metrics }), sink)
+    }
+}
+
+/// Returns the answer to a client at its deadline while the upstream query goes on: the stale answer, or else a failure
+/// that is not to be cached, with the failing response if there is one.
+fn late_failure(query: &Query, lookup: &CacheLookup, bad_response: Option<Arc<Response>>) -> Answer {
+    let late_ede = lookup.snapshot.late_ede;
+    match (lookup.stale(), bad_response) {
+        (Some(stale), response) if !response.as_deref().is_some_and(is_bogus) => stale,
+        (_, Some(response)) if response.is_truncated() => truncated_answer(query, response),
+        (_, Some(response)) => Answer { response, ttl_view: TtlView::Original, ede: late_ede, source: Source::Failure },
+        (_, None) => failure(query, rcode::SERVFAIL, late_ede.unwrap_or(ede::NO_REACHABLE_AUTHORITY)),
     }
 }

@@ -7,6 +7,7 @@
 //! | prefetch: refresh of a cached answer in the last tenth of its TTL | [`Resolver::refresh`] |
 //! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
 //! | single-flight: leader and followers of one upstream query | `single_flight` |
+//! | queries that go on after their deadline, for a late answer | `late_flights` |
 //! | shares of the queries in flight: scope, registered domain, client | `admission`, `failing_domains` |
 //! | NXDOMAIN cut (RFC 8020), where it has proved itself | `nxdomain_cut`, `cut_evidence` |
 //! | aliases that lead into another scope (RFC 1034 §5.3.3) | `alias_routing`, `aliases` |
@@ -23,6 +24,7 @@ mod cut_evidence;
 mod failing_domains;
 mod hit;
 mod inspect;
+mod late_flights;
 pub mod local_names;
 mod miss;
 mod nxdomain_cut;

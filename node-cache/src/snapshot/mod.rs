@@ -102,6 +102,9 @@ pub struct Snapshot {
     /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
     /// the clients.
     pub overload_ede: u16,
+    /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes are
+    /// the clients, else that of the failure itself (`None`).
+    pub late_ede: Option<u16>,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
     scopes: Vec<Arc<Scope>>,
@@ -167,6 +170,7 @@ impl Snapshot {
             follows_aliases_into_cluster: config.node_cache.private_answers == PrivateAnswers::Allow,
             upstream_problem: None,
             overload_ede: ede::NO_REACHABLE_AUTHORITY,
+            late_ede: None,
             context: registry.context().clone(),
             scopes,
         }
@@ -215,6 +219,7 @@ impl Snapshot {
             follows_aliases_into_cluster: true,
             upstream_problem,
             overload_ede: ede::OVERLOADED,
+            late_ede: Some(ede::STILL_IN_FLIGHT),
             context: registry.context().clone(),
             scopes,
         }

@@ -19,6 +19,7 @@ mod fairness;
 mod frozen_answers;
 mod held_back;
 mod inspection;
+mod late_answers;
 mod loops;
 mod manners;
 mod memory;

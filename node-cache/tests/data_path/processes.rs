@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use node_cache::admin;
@@ -20,8 +21,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Action, Authority, address_record, config, exchange, exchange_from, query_for, response_with, route, wait_until,
-    zone,
+    Action, Authority, address_record, config, empty_response, exchange, exchange_from, query_for, response_with,
+    route, wait_until, zone,
 };
 
 /// Address of the node on which the processes believe to run.
@@ -209,6 +210,60 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
 }
 
 #[tokio::test]
+async fn any_response_to_any_name_makes_a_zone_resolver_ready_whatever_its_rcode() {
+    let codes = [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NXDomain, ResponseCode::NotImp];
+    join_all(codes.map(async |rcode| {
+        let upstream = Authority::start(move |query| {
+            let root = query.name().is_root();
+            Action::Respond(if root { empty_response(query, rcode) } else { query.default_response(300, 1) })
+        })
+        .await;
+        let resolver = ZoneResolver::start(upstream.address, "0s").await;
+        wait_until(&rcode.to_string(), Duration::from_secs(8), async || resolver.probe("ready")).await;
+        let response = exchange(resolver.dns, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
+        let status = resolver.status().await;
+        assert!(status.ready && status.instance.upstreams[0].responded);
+        assert_eq!(status.instance.traffic.queries, 1, "own queries are no traffic");
+        assert_eq!((status.instance.traffic.servfail, status.instance.traffic.hits), (0, 0));
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_zone_resolver_is_ready_with_one_upstream_of_two() {
+    for silent_first in [true, false] {
+        let silent = Authority::start(|_| Action::Ignore).await;
+        let refusing = Authority::start(|query| Action::Respond(empty_response(query, ResponseCode::Refused))).await;
+        let mut servers = [silent.address, refusing.address];
+        if !silent_first {
+            servers.reverse();
+        }
+        let mut config = config("127.0.0.1:9".parse().unwrap());
+        let upstream = |address| Upstream { address, protocol: Default::default() };
+        config.resolver.upstreams = UpstreamSource::Servers(servers.map(upstream).to_vec());
+        let resolver = ZoneResolver::configured(&config, &["--drain", "0s"]).await;
+        wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_zone_resolver_whose_upstreams_are_silent_is_ready_in_the_end_and_answers_what_they_answer() {
+    // A server for one top-level domain, silent for all others.
+    let upstream = Authority::start(|query| {
+        let is_known = query.name().to_ascii().to_ascii_lowercase().ends_with("corp.");
+        if is_known { Action::Respond(query.default_response(300, 1)) } else { Action::Ignore }
+    })
+    .await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!resolver.probe("ready"), "it may still respond");
+    wait_until("it is ready", Duration::from_secs(60), async || resolver.probe("ready")).await;
+    let response = exchange(resolver.dns, &query_for("www.corp", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
+}
+
+#[tokio::test]
 async fn slow_and_talkative_http_clients_cost_neither_dns_nor_the_kubelet_anything() {
     let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let resolver = ZoneResolver::start(upstream.address, "0s").await;
@@ -305,7 +360,7 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     let load = || async {
         let queries: Vec<_> = (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
+        join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
         resolver.get("/metrics").await
     };
     // Until every worker has used its buffers.

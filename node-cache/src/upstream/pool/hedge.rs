@@ -24,6 +24,10 @@ use crate::upstream::transport::timer::Timer;
 pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
+/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5, which
+/// is longer than any client waits.
+const RESOLUTION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
 
@@ -36,13 +40,41 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Servers in the order in which they are queried.
 pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
-/// A query with hedging, as a future: the first good response of any server; without one by the deadline, the first
-/// truncated one or else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
-/// servers. Dropping the future releases its sockets, which can wait until the response is sent.
+/// Event of a query.
+#[derive(Debug)]
+pub enum QueryEvent {
+    /// The first good response, or the first truncated one, or else the first failure, or none. No event follows.
+    End(Result<Response, NoAnswer>),
+    /// The deadline has passed without a good response; the first truncated one or else the first failure, if any. A late response may still
+    /// come: the future is to be polled again for [`Self::End`], unless nobody needs it.
+    Deadline(Option<Response>),
+}
+
+impl QueryEvent {
+    /// Returns what is known of the response by now.
+    ///
+    /// # Errors
+    ///
+    /// [`NoAnswer`] without any response.
+    pub fn into_result(self) -> Result<Response, NoAnswer> {
+        match self {
+            Self::End(result) => result,
+            Self::Deadline(bad_response) => bad_response.ok_or(NoAnswer),
+        }
+    }
+}
+
+/// A query with hedging, as a future: the first good response of any server; without one, the first truncated one or
+/// else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their servers. When the
+/// deadline passes before, [`QueryEvent::Deadline`] comes first, and the attempts go on listening until the resolution
+/// timeout, without a further query to another server. Dropping the future releases its sockets, which can wait until
+/// the response is sent.
 pub(super) struct HedgedQuery {
     question: Arc<Question>,
     started_at: Instant,
     deadline: Instant,
+    /// The deadline of the clients has passed.
+    is_late: bool,
     /// Servers that are not queried yet, in reverse order.
     remaining: Servers,
     /// Number of attempts started.
@@ -61,6 +93,7 @@ impl HedgedQuery {
             question,
             started_at,
             deadline,
+            is_late: false,
             remaining: servers,
             started: 0,
             attempts: SmallVec::new(),
@@ -125,7 +158,7 @@ impl HedgedQuery {
     /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
     fn finish(&mut self) {
         self.remaining.clear();
-        if self.in_flight().next().is_none() {
+        if self.is_late || self.in_flight().next().is_none() {
             return;
         }
         let losers = Self {
@@ -133,6 +166,19 @@ impl HedgedQuery {
             ..Self::new(self.question.clone(), self.started_at, self.deadline, Servers::new())
         };
         tokio::spawn(losers.drain_losers());
+    }
+
+    /// Returns the event of the query when no event of an attempt follows before the deadline.
+    fn end_or_go_on(&mut self) -> QueryEvent {
+        let fallbacks: SmallVec<[Box<Response>; 1]> = self.attempts.iter_mut().filter_map(Attempt::take_fallback).collect();
+        fallbacks.into_iter().for_each(|response| self.keep_bad_response(response));
+        if !self.is_late && self.in_flight().next().is_some() {
+            self.is_late = true;
+            self.deadline = self.started_at + RESOLUTION_TIMEOUT;
+            self.remaining.clear();
+            return QueryEvent::Deadline(self.bad_response.as_deref().cloned());
+        }
+        QueryEvent::End(self.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }
 
     /// Waits for the attempts in flight, so that their results reach the circuit breakers. A server that times out is
@@ -196,7 +242,7 @@ impl HedgedQuery {
 }
 
 impl Future for HedgedQuery {
-    type Output = Result<Response, NoAnswer>;
+    type Output = QueryEvent;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let query = self.get_mut();
@@ -208,7 +254,7 @@ impl Future for HedgedQuery {
                 AttemptEvent::Response(mut response) if response.is_conclusive() => {
                     response.set_upstream_id(server.id());
                     query.finish();
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(QueryEvent::End(Ok(response)));
                 }
                 // Another server may have a good response.
                 AttemptEvent::Response(response) => {
@@ -224,10 +270,7 @@ impl Future for HedgedQuery {
             }
             query.start_next(Instant::now());
         }
-        for response in std::mem::take(&mut query.attempts).iter_mut().filter_map(Attempt::take_fallback) {
-            query.keep_bad_response(response);
-        }
-        Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
+        Poll::Ready(query.end_or_go_on())
     }
 }
 

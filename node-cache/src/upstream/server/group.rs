@@ -83,6 +83,11 @@ impl Group {
         self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
     }
 
+    /// Returns whether a server of the group has sent any response.
+    pub(in crate::upstream) fn has_responded(&self) -> bool {
+        self.discovered.load().iter().chain(&self.bootstrap).any(|server| server.has_responded())
+    }
+
     /// Closes idle sockets that have reached the maximum age, also those of servers without queries.
     pub(in crate::upstream) fn close_expired_sockets(&self, now: Instant) {
         self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
@@ -140,6 +145,7 @@ impl Group {
             scope: self.scope.clone(),
             address: server.address(),
             healthy: server.is_up(),
+            responded: server.has_responded(),
             sent: server.sent(),
             timeouts: server.timeouts(),
             near_misses: server.near_misses(),

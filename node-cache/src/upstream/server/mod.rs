@@ -139,6 +139,12 @@ impl Server {
         self.health(Instant::now()) == Health::Up
     }
 
+    /// Returns whether the server has sent any response, whatever its rcode.
+    #[must_use]
+    pub fn has_responded(&self) -> bool {
+        self.state().has_responded()
+    }
+
     /// Returns the number of queries sent.
     #[must_use]
     pub fn sent(&self) -> u64 {

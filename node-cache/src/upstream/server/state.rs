@@ -46,6 +46,11 @@ impl ServerState {
         self.breaker.health(now)
     }
 
+    /// Returns whether the server has sent any response.
+    pub(super) const fn has_responded(&self) -> bool {
+        self.breaker.has_answered()
+    }
+
     /// Returns the smoothed latency; zero before the first response.
     pub(super) fn latency(&self) -> Duration {
         self.breaker.latency()

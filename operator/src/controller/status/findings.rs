@@ -1,7 +1,8 @@
 //! Findings about a tier, computed from the facts and the outcome of the apply step.
 
 use dnstier_crds::conditions::Reason;
-use kube::ResourceExt;
+use k8s_openapi::jiff::SignedDuration;
+use kube::{Resource, ResourceExt};
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
@@ -9,6 +10,9 @@ use crate::controller::observe::Observed;
 use crate::controller::status::facts::{Facts, ZoneFacts};
 use crate::controller::status::text::{join_some, plural, sanitize, zone_text};
 use crate::controller::status::upstreams;
+
+/// Time after the creation of a tier in which parts that do not answer yet are no problem.
+const START_PERIOD: SignedDuration = SignedDuration::from_mins(3);
 
 /// Returns the findings that keep the newest spec from being in force.
 pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
@@ -100,6 +104,18 @@ fn with_starting_reason(progress: Option<&Finding>, finding: Finding) -> Finding
         Some(progress) if progress.reason == Reason::Starting => Finding::new(Reason::Starting, finding.message),
         _ => finding,
     }
+}
+
+/// Returns the findings without those that are usual in the first minutes of a tier: parts that do not answer yet.
+pub(super) fn without_start(findings: Vec<Finding>, observed: &Observed) -> Vec<Finding> {
+    let created = observed.tier.meta().creation_timestamp.as_ref();
+    let is_starting = created.is_some_and(|created| observed.now.duration_since(created.0) < START_PERIOD);
+    let is_usual = |finding: &Finding| {
+        let reason = finding.reason;
+        matches!(reason, Reason::NodesNotReady | Reason::ResolversNotReady | Reason::StatusUnknown)
+            || reason == Reason::UpstreamUnreachable
+    };
+    findings.into_iter().filter(|finding| !(is_starting && is_usual(finding))).collect()
 }
 
 /// Returns the findings about problems that may exist while all queries are answered.

@@ -7,7 +7,7 @@ use crate::controller::fixtures::{change_node_status, change_resolver_status};
 
 fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
     let address = address.parse().unwrap();
-    UpstreamStatus { scope: scope.to_owned(), address, healthy, sent: 10, timeouts: 3, near_misses: 0 }
+    UpstreamStatus { scope: scope.to_owned(), address, healthy, responded: true, sent: 10, timeouts: 3, near_misses: 0 }
 }
 
 #[test]

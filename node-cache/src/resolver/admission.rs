@@ -178,8 +178,7 @@ impl Admission {
     /// Returns the registered domain of a query whose deadline has passed, and whether it is a failing one.
     pub(super) fn late_domain(&self, origin: &FlightOrigin) -> LateDomain {
         let domain = origin.domain.as_ref().map(|domain| self.hash((origin.scope, domain.as_bytes())));
-        let is_failing =
-            domain.is_some_and(|domain| self.failing_domains.is_failing(domain, origin.recovered_at));
+        let is_failing = domain.is_some_and(|domain| self.failing_domains.is_failing(domain, origin.recovered_at));
         LateDomain { domain, is_failing }
     }
 

@@ -178,8 +178,9 @@ mod tests {
         let now = Instant::now();
         let mut flights = LateFlights::default();
         let outside = |number| flights_domain(number);
-        let places: Vec<_> =
-            (0..300).filter_map(|number| Some((number, flights.admit(&key(number), &late(now), outside(number))?))).collect();
+        let places: Vec<_> = (0..300)
+            .filter_map(|number| Some((number, flights.admit(&key(number), &late(now), outside(number))?)))
+            .collect();
         assert_eq!(places.len(), MAX_LATE);
         let cluster = LateDomain { domain: None, is_failing: false };
         assert!(flights.admit(&key(999), &late(now), cluster).is_none());

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
-use super::servfail::{cached_failure, failure, is_bogus};
 use super::late_flights::LateOrigin;
+use super::servfail::{cached_failure, failure, is_bogus};
 use super::single_flight::{
     FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
 };

@@ -45,7 +45,13 @@ async fn rcode(server: SocketAddr, name: &str) -> ResponseCode {
 /// Checks that the first query for a slow name fails, that a client who repeats it at once gets the late answer, and that
 /// later ones find it in the cache. The servers are sent no more than three queries for the name, a node's client
 /// causes three for each resolver.
-async fn late_answer_is_kept(server: SocketAddr, name: &str, expected: ResponseCode, servers: &[Authority], most: usize) {
+async fn late_answer_is_kept(
+    server: SocketAddr,
+    name: &str,
+    expected: ResponseCode,
+    servers: &[Authority],
+    most: usize,
+) {
     // A server that has answered is not taken for dead because of one name.
     assert_eq!(rcode(server, &format!("first-{name}")).await, ResponseCode::NoError, "{name}");
     let started = Instant::now();

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Action, Authority, address_record, config, empty_response, exchange, exchange_from, query_for, response_with, route, wait_until,
-    zone,
+    Action, Authority, address_record, config, empty_response, exchange, exchange_from, query_for, response_with,
+    route, wait_until, zone,
 };
 
 /// Address of the node on which the processes believe to run.
@@ -360,7 +360,7 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     let load = || async {
         let queries: Vec<_> = (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
+        join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
         resolver.get("/metrics").await
     };
     // Until every worker has used its buffers.

@@ -114,8 +114,7 @@ fn first_try_delay(error: &DiscoveryError) -> Duration {
 fn question_variant(service: &str, variant: u32) -> Result<(Name, impl Fn(&Name, u16) -> Question + use<>), NameError> {
     let (dnssec_ok, checking_disabled) = (variant & 2 != 0, variant & 4 != 0);
     let port = if variant & 1 == 0 { format!("_{UDP_PORT_NAME}._udp") } else { format!("_{TCP_PORT_NAME}._tcp") };
-    let question =
-        move |name: &Name, rtype| Question { dnssec_ok, checking_disabled, ..Question::plain(name, rtype) };
+    let question = move |name: &Name, rtype| Question { dnssec_ok, checking_disabled, ..Question::plain(name, rtype) };
     Ok((Name::from_text(&format!("{port}.{service}"))?, question))
 }
 

@@ -28,6 +28,7 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         scope: "zone/zone-a".into(),
         address: "10.0.0.1:1053".parse().unwrap(),
         healthy: true,
+        responded: true,
         sent: 7,
         timeouts: 1,
         near_misses: 9,

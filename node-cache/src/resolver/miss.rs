@@ -152,7 +152,7 @@ impl<F> PendingAnswer<F> {
 
 impl<F> PendingAnswer<F> {
     /// Returns the response that goes to clients and into the cache.
-    fn admit(&self, mut response: Response) -> Arc<Response> {
+    fn prepare(&self, mut response: Response) -> Arc<Response> {
         if !self.scope.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
@@ -169,9 +169,9 @@ impl<F: Future<Output = QueryEvent> + Unpin> Future for PendingAnswer<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FlightEvent> {
         Poll::Ready(match ready!(Pin::new(&mut self.query).poll(context)) {
-            QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.admit(response))),
+            QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.prepare(response))),
             QueryEvent::Deadline(bad_response) => {
-                FlightEvent::Deadline(bad_response.map(|response| self.admit(response)).ok_or(NoAnswer))
+                FlightEvent::Deadline(bad_response.map(|response| self.prepare(response)).ok_or(NoAnswer))
             }
         })
     }

@@ -270,10 +270,10 @@ impl<S: StoreResult> Drop for Leader<S> {
     fn drop(&mut self) {
         let late = self.late.take();
         let is_answer = matches!(&self.result, Some(Ok(response)) if !response.is_failure());
-        // A newer query for the key knows better, unless there is an answer.
+        // A newer query for the key that has ended knows better, unless there is an answer.
         let is_stored = is_answer
             || late.as_ref().is_none_or(|late| {
-                !late.is_failure_stored && !self.in_flight.queries().late.is_superseded(&self.key, &late.place)
+                !late.is_failure_stored && self.in_flight.queries().channels.contains_key(&self.key)
             });
         if let Some(result) = self.result.as_ref().filter(|_| is_stored) {
             self.sink.store(&self.key, result);
@@ -484,7 +484,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_answer_reaches_those_who_wait_for_a_newer_query_and_a_late_failure_does_not() {
         let answer = Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)));
-        for (result, is_stored) in [(answer, 1), (Err(NoAnswer), 0)] {
+        for result in [answer, Err(NoAnswer)] {
             let in_flight = Arc::<InFlight>::default();
             let (mut late, stored) = lead(&in_flight, late_query(&Arc::default(), result.clone()));
             assert_eq!((&mut late).await, Err(WaitError::InFlight(None)));
@@ -497,9 +497,9 @@ mod tests {
             let follower = follow(&in_flight);
             late.result = Some(result.clone());
             drop(late);
-            assert_eq!(stored.load(Ordering::Relaxed), is_stored);
+            assert_eq!(stored.load(Ordering::Relaxed), 1);
             assert!(matches!(follow(&in_flight), Follower(_)), "the newer query is in flight");
-            if is_stored == 1 {
+            if result.is_ok() {
                 assert_eq!(follower.wait().await, result);
             } else {
                 assert!(follower.0.borrow().is_none());
@@ -507,6 +507,21 @@ mod tests {
             drop(newer);
             drop(lead(&in_flight, Box::pin(pending())));
         }
+    }
+
+    #[tokio::test]
+    async fn a_late_failure_is_not_stored_after_the_end_of_a_newer_query() {
+        let in_flight = Arc::<InFlight>::default();
+        let (mut late, stored) = lead(&in_flight, late_query(&Arc::default(), Err(NoAnswer)));
+        assert_eq!((&mut late).await, Err(WaitError::InFlight(None)));
+        let recovered = || FlightOrigin { recovered_at: Some(Instant::now().into_std()), ..origin() };
+        let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
+        let newer = in_flight.join(&key(), in_flight.generation(), recovered, || None::<()>, start);
+        assert!(matches!(newer, Join::Leader(_)));
+        drop(newer);
+        late.result = Some(Err(NoAnswer));
+        drop(late);
+        assert_eq!(stored.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

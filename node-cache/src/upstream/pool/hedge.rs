@@ -170,7 +170,8 @@ impl HedgedQuery {
 
     /// Returns the event of the query when no event of an attempt follows before the deadline.
     fn end_or_go_on(&mut self) -> QueryEvent {
-        let fallbacks: SmallVec<[Box<Response>; 1]> = self.attempts.iter_mut().filter_map(Attempt::take_fallback).collect();
+        let fallbacks: SmallVec<[Box<Response>; 1]> =
+            self.attempts.iter_mut().filter_map(Attempt::take_fallback).collect();
         fallbacks.into_iter().for_each(|response| self.keep_bad_response(response));
         if !self.is_late && self.in_flight().next().is_some() {
             self.is_late = true;

@@ -59,7 +59,7 @@ fn a_named_zone_without_nodes_is_degraded() {
 fn parts_that_do_not_answer_in_the_first_minutes_of_a_tier_are_no_problem_yet() {
     let mut observed = settled();
     deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);
-    let created = |text: &str| Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(text.parse().unwrap()));
+    let created = |text: &str| Some(Time(text.parse().unwrap()));
     Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created("2026-01-01T23:58:00Z");
     assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
     Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created("2026-01-01T23:56:00Z");

@@ -1,5 +1,5 @@
 # What can be done here. `make up` and `make test` need root, Rust and Go, and fetch everything else by themselves;
-# `make test-quick`, `make resolver` and `make lint` need Rust alone.
+# `make test-quick`, `make resolver` and `make lint` need Rust alone, `make images` Rust and the package nftables.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -75,9 +75,13 @@ resolver: ## Run one resolver in the foreground on LISTEN, with the configuratio
 	@exec $(resolver_program) run --listen $(LISTEN) --http $(HTTP) --cache-size 16777216 --drain 0s \
 	  --config-dir $(resolver_dir) --run-dir $(resolver_dir)
 
+# A folder with the archives of a machine of another architecture; the new archives have the images of both.
+WITH ?=
+
 .PHONY: images
-images: require ## Build the images, as archives in target/images
-	@$(lab) images --release
+images: ## Build the images, as archives in target/images; needs Rust and nft
+	@command -v cargo >/dev/null || { echo "Rust is needed: install it from https://rustup.rs."; exit 1; }
+	@$(lab) images --release $(if $(WITH),--with $(WITH))
 
 .PHONY: test-quick
 test-quick: ## Run the tests that need neither root nor a cluster

@@ -29,7 +29,7 @@ const LICENSES: [(&str, &str); 14] = [
     ("libnftables1", "GPL-2.0-only"),
     ("libnftnl11", "GPL-2.0-or-later"),
     ("libreadline8", "GPL-3.0-or-later"),
-    ("libtinfo6", "MIT-open-group"),
+    ("libtinfo6", "X11-distribute-modifications-variant"),
     ("libxtables12", "GPL-2.0-or-later"),
     ("nftables", "GPL-2.0-only"),
 ];

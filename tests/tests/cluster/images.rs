@@ -81,7 +81,7 @@ fn load_as_kind(archive: &Path) {
     }
 }
 
-/// Copies an image with all platforms and asserts that its digest stays and that its labels are read.
+/// Copies an image with all platforms and asserts that its digest stays, and that its labels are read in both formats.
 fn copy_with_skopeo(image: &Image, folder: &Path) {
     let copy = folder.join(image.name);
     let source = format!("oci-archive:{}", image.archive.display());
@@ -95,8 +95,15 @@ fn copy_with_skopeo(image: &Image, folder: &Path) {
     let manifest = copy.join("manifest.json");
     let digest = skopeo(&["manifest-digest", manifest.to_str().expect("a path")]);
     assert_eq!(Some(digest.trim()), image.digest.as_deref(), "{}", image.name);
-    let inspected: serde_json::Value = serde_json::from_str(&skopeo(&["inspect", &source])).expect("JSON");
-    assert_eq!(inspected["Labels"]["org.opencontainers.image.version"], image.tag.as_str(), "{inspected}");
+    for format in ["oci-archive", "docker-archive"] {
+        let inspected = skopeo(&["inspect", &format!("{format}:{}", image.archive.display())]);
+        let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+        assert_eq!(
+            inspected["Labels"]["org.opencontainers.image.version"],
+            image.tag.as_str(),
+            "{format}: {inspected}"
+        );
+    }
 }
 
 /// Waits until the pods of the operator and of the tier have these images, and no others.

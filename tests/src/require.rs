@@ -71,6 +71,15 @@ pub fn coredns() -> Result<PathBuf, String> {
     COREDNS.get_or_init(|| lab_program("coredns")).clone()
 }
 
+/// Requires skopeo, which copies images.
+///
+/// # Errors
+/// When it is not installed.
+pub fn skopeo() -> Result<(), String> {
+    let is_there = std::path::Path::new("/usr/bin/skopeo").exists();
+    is_there.then_some(()).ok_or_else(|| "needs skopeo, of the package of this name".to_owned())
+}
+
 fn lab_program(name: &str) -> Result<PathBuf, String> {
     let find = || {
         let programs = Programs::locate()?;

@@ -12,6 +12,7 @@ mod comparison;
 mod configuration;
 mod crd_rules;
 mod idempotence;
+mod images;
 mod inspection;
 mod probes;
 mod refusals;

@@ -37,8 +37,8 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
 /// A query with hedging, as a future: the first good response of any server; without one by the deadline, the first
-/// truncated one or else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
-/// servers. Dropping the future releases its sockets, which can wait until the response is sent.
+/// truncated one or else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for
+/// the health of their servers. Dropping the future releases its sockets, which can wait until the response is sent.
 pub(super) struct HedgedQuery {
     question: Arc<Question>,
     started_at: Instant,

@@ -4,8 +4,9 @@
 use super::codes::rtype;
 use super::{Header, Records, Section};
 
-/// Returns whether a NOERROR response without answers and without recursion is a referral (RFC 2308 §2.2): its authority
-/// section has NS records and no SOA record. The message must be readable, and its question end at `question_end`.
+/// Returns whether a NOERROR response without answers and without recursion is a referral (RFC 2308 §2.2): its
+/// authority section has NS records and no SOA record. The message must be readable, and its question end at
+/// `question_end`.
 #[cold]
 pub(super) fn is_referral(message: &[u8], header: &Header, question_end: usize) -> bool {
     let mut has_servers = false;

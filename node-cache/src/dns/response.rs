@@ -35,7 +35,7 @@ pub struct Response {
     is_bare_error: bool,
 }
 
-/// What a response says about its server's support of EDNS.
+/// Sign in a response of its server's support of EDNS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EdnsReply {
     /// The server supports EDNS: the response has an OPT record.

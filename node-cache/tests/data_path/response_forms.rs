@@ -78,8 +78,8 @@ fn cut(message: &Message, length: usize) -> Vec<u8> {
     packet
 }
 
-/// Returns the length after which a query's response is cut, from a name such as `c512.example`; the last octet for other
-/// names.
+/// Returns the length after which a query's response is cut, from a name such as `c512.example`; the last octet for
+/// other names.
 fn cut_length(query: &ReceivedQuery) -> usize {
     query.name().to_ascii()[1..].split('.').next().unwrap().parse().unwrap_or(usize::MAX)
 }
@@ -314,8 +314,11 @@ fn with_opt_at(query: &ReceivedQuery, counts: [u8; 2], records: &[u8]) -> Vec<u8
     })
 }
 
+/// Error of a server that does not know OPT records, to a query with one.
+type EdnsError = fn(&ReceivedQuery) -> Vec<u8>;
+
 /// Ways in which servers answer a query with an OPT record that they do not know.
-const EDNS_ERRORS: [(&str, fn(&ReceivedQuery) -> Vec<u8>); 13] = [
+const EDNS_ERRORS: [(&str, EdnsError); 13] = [
     ("FORMERR", |query| without_opt(query, ResponseCode::FormErr).to_vec().unwrap()),
     ("FORMERR with the OPT of the query", |query| empty_response(query, ResponseCode::FormErr).to_vec().unwrap()),
     ("FORMERR as a bare header", |query| bare(query, 1)),
@@ -341,7 +344,7 @@ const EDNS_ERRORS: [(&str, fn(&ReceivedQuery) -> Vec<u8>); 13] = [
 ];
 
 /// Answers queries without EDNS, and those with it with this error.
-fn without_edns(error: fn(&ReceivedQuery) -> Vec<u8>) -> impl Fn(&ReceivedQuery) -> Action + Send + 'static {
+fn without_edns(error: EdnsError) -> impl Fn(&ReceivedQuery) -> Action + Send + 'static {
     move |query| match query.message.edns.is_some() {
         true => Action::SendRaw(vec![error(query)]),
         false => Action::Respond(query.default_response(300, 1)),

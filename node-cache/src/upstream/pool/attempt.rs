@@ -1,6 +1,6 @@
 //! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
-//! the 0x20 case, and without EDNS after an error that EDNS may be the reason of. Its events go to the hedged query, its
-//! result to the server's circuit breaker.
+//! the 0x20 case, and without EDNS after an error that EDNS may be the reason of. Its events go to the hedged query,
+//! its result to the server's circuit breaker.
 
 use std::io;
 use std::pin::Pin;

@@ -45,8 +45,8 @@ pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 pub enum QueryEvent {
     /// The first good response, or the first truncated one, or else the first failure, or none. No event follows.
     End(Result<Response, NoAnswer>),
-    /// The deadline has passed without a good response; the first truncated one or else the first failure, if any. A late response may still
-    /// come: the future is to be polled again for [`Self::End`], unless nobody needs it.
+    /// The deadline has passed without a good response; the first truncated one or else the first failure, if any. A
+    /// late response may still come: the future is to be polled again for [`Self::End`], unless nobody needs it.
     Deadline(Option<Response>),
 }
 
@@ -65,10 +65,10 @@ impl QueryEvent {
 }
 
 /// A query with hedging, as a future: the first good response of any server; without one, the first truncated one or
-/// else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their servers. When the
-/// deadline passes before, [`QueryEvent::Deadline`] comes first, and the attempts go on listening until the resolution
-/// timeout, without a further query to another server. Dropping the future releases its sockets, which can wait until
-/// the response is sent.
+/// else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of
+/// their servers. When the deadline passes before, [`QueryEvent::Deadline`] comes first, and the attempts go on
+/// listening until the resolution timeout, without a further query to another server. Dropping the future releases its
+/// sockets, which can wait until the response is sent.
 pub(super) struct HedgedQuery {
     question: Arc<Question>,
     started_at: Instant,

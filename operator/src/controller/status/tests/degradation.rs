@@ -1,5 +1,6 @@
 //! Condition `Degraded`.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use node_cache_config::status::CaptureState;
 
 use super::*;

@@ -321,7 +321,7 @@ async fn a_resolver_of_the_tier_is_never_asked_without_edns_so_that_its_stale_an
 
 #[tokio::test]
 async fn a_stale_answer_without_edns_lives_no_longer_than_one_with_a_mark() {
-    let hops = hops(1).await;
+    let hops = hops(1, Protocol::Udp).await;
     let mut query = query_for("www.example", RecordType::A);
     exchange(hops.node.address, &query).await;
     hops.authority.stop_responding();

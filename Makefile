@@ -95,6 +95,8 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@$(call install,ip,iproute2)
 	@# A resolver of others in a forwarding loop. RUNLEVEL says that the machine is coming up: its service is not started.
 	@export RUNLEVEL=1; $(call install,unbound,unbound)
+	@# It scrapes the lab, and its promtool checks the pages of metrics.
+	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.

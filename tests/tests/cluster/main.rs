@@ -13,6 +13,7 @@ mod configuration;
 mod crd_rules;
 mod idempotence;
 mod inspection;
+mod metrics;
 mod probes;
 mod refusals;
 mod removal;

@@ -159,8 +159,8 @@ impl Rules {
     }
 }
 
-/// Reads the counts of the packets of pods, IPv4 and IPv6, from the listing of a tier's table with its state; `None` when
-/// one is missing.
+/// Reads the counts of the packets of pods, IPv4 and IPv6, from the listing of a tier's table with its state; `None`
+/// when one is missing.
 ///
 /// The counters have no names: named ones need a module of the kernel (`nft_objref`) that some hosts lack, and without
 /// it the kernel refuses the whole table.

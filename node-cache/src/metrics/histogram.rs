@@ -69,8 +69,8 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
         if bucket < BUCKETS { bucket } else { BUCKETS - 1 }
     }
 
-    /// Returns whether the metrics page has the upper bound of a bucket: every second one from the third on, but not the
-    /// longest finite ones, which few durations exceed.
+    /// Returns whether the metrics page has the upper bound of a bucket: every second one from the third on, but not
+    /// the longest finite ones, which few durations exceed.
     const fn has_bound_on_page(bucket: usize) -> bool {
         bucket + 1 == BUCKETS || (bucket >= 2 && bucket.is_multiple_of(2) && bucket + 3 < BUCKETS)
     }

@@ -1,5 +1,5 @@
-//! Response times of upstreams by scope. They belong to the process, not to the servers: a server that goes takes nothing
-//! away, so that no sum ever decreases.
+//! Response times of upstreams by scope. They belong to the process, not to the servers: a server that goes takes
+//! nothing away, so that no sum ever decreases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

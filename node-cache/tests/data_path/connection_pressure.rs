@@ -224,8 +224,8 @@ async fn a_connection_with_a_query_in_flight_outlives_the_idle_ones_of_its_clien
 }
 
 /// Requests a page of the status server from this address; `None` without a response, as where the connection is closed
-/// or not admitted. A response that says that the process is not live is one: on a busy machine a worker may need longer
-/// for its proof than a probe waits, which says nothing of the connections.
+/// or not admitted. A response that says that the process is not live is one: on a busy machine a worker may need
+/// longer for its proof than a probe waits, which says nothing of the connections.
 async fn get(source: SocketAddr, server: SocketAddr, path: &str) -> Option<String> {
     let request = async {
         let mut stream = connect_from(source, server).await.ok()?;

@@ -101,6 +101,8 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@export RUNLEVEL=1; $(call install,unbound,unbound)
 	@# Pushes images to registries.
 	@$(call install,skopeo,skopeo)
+	@# It scrapes the lab, and its promtool checks the pages of metrics.
+	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.

@@ -39,7 +39,7 @@ impl Settings {
     /// Returns the namespaces that hold Services of tiers, each once, in alphabetical order.
     #[must_use]
     pub(crate) fn service_namespaces(&self) -> Vec<&str> {
-        distinct(self.cluster_dns_namespaces.iter().chain([&self.namespace]))
+        distinct(self.cluster_dns_namespaces.iter().chain([&self.namespace, &self.node_namespace]))
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) async fn reconcile_on_changes(
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
+    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), settings.poll_interval));
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
@@ -133,6 +134,18 @@ async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
     }
 }
 
+/// Removes the metrics of tiers that do not exist any more.
+async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, interval: Duration) {
+    if tiers.wait_until_ready().await.is_err() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(interval).await;
+        let names: Vec<String> = tiers.state().iter().filter_map(|tier| tier.meta().name.clone()).collect();
+        metrics.keep_tiers(&names);
+    }
+}
+
 /// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
 /// ended.
 async fn lists_are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
@@ -183,7 +196,9 @@ impl Watches<'_> {
         }
         self.add::<DaemonSet>(&settings.node_namespace, &managed);
         self.add::<Deployment>(&settings.namespace, &managed);
-        self.add::<Service>(&settings.namespace, &managed);
+        for namespace in settings.pod_namespaces() {
+            self.add::<Service>(namespace, &managed);
+        }
         self.add::<PodDisruptionBudget>(&settings.namespace, &managed);
         self.add::<NetworkPolicy>(&settings.namespace, &managed);
         for namespace in settings.shadow_service_namespaces() {

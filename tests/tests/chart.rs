@@ -173,6 +173,34 @@ fn the_admission_policies_are_in_force_for_the_operator_alone_until_they_are_tur
 }
 
 #[test]
+fn a_service_monitor_that_is_asked_for_finds_every_service_of_metrics() {
+    require!(require::helm());
+    assert!(of_kind("ServiceMonitor", &[]).is_empty() && of_kind("Service", &[]).is_empty(), "off by default");
+    let arguments = [
+        "--set",
+        "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.labels.release=prometheus,\
+         nodeNamespace.name=nodes",
+    ];
+    let monitors = of_kind("ServiceMonitor", &arguments);
+    assert_eq!(monitors.len(), 1);
+    let (metadata, spec) = (&monitors[0]["metadata"], &monitors[0]["spec"]);
+    assert_eq!(metadata["labels"]["release"], "prometheus");
+    assert_eq!(spec["namespaceSelector"]["matchNames"], serde_json::json!(["dnstier-system", "nodes"]));
+    assert_eq!(spec["endpoints"][0]["port"], "metrics");
+    assert_eq!(spec["endpoints"][0]["interval"], "15s");
+    // Those of tiers have these labels, too: the operator's unit tests show it.
+    let wanted = serde_json::json!({"app.kubernetes.io/part-of": "dnstier", "dnstier.io/metrics": "true"});
+    assert_eq!(spec["selector"]["matchLabels"], wanted);
+    let services = of_kind("Service", &arguments);
+    let labels = &services[0]["metadata"]["labels"];
+    assert!(wanted.as_object().unwrap().iter().all(|(label, value)| labels[label] == *value), "{labels}");
+    assert_eq!(services[0]["spec"]["ports"][0]["name"], "metrics");
+    let default_interval = of_kind("ServiceMonitor", &["--set", "serviceMonitor.enabled=true"]);
+    assert_eq!(default_interval[0]["spec"]["endpoints"][0].get("interval"), None);
+    template(&["--set", "serviceMonitor.interval=often"]).unwrap_err();
+}
+
+#[test]
 fn an_extra_image_is_a_repository_without_tag_or_pattern() {
     require!(require::helm());
     let render = |image: &str| template(&["--set-json", &format!("admissionPolicy.extraImages=[\"{image}\"]")]);

@@ -16,7 +16,7 @@ use super::foreign_sockets::{BoundSocket, ForeignSockets, read_bound_sockets};
 use super::instances::Instances;
 use super::interface::{Interface, Presence};
 use super::lease::{Effect, Lease, LeaseInputs};
-use super::metrics::Metrics;
+use super::metrics::{HiddenProblem, Metrics};
 use super::nft::RuleSync;
 use super::pod_reachability::PodReachability;
 use super::pod_routes::PodRoutes;
@@ -361,13 +361,20 @@ impl Reconciler {
 
     /// Returns in one sentence why some queries to an address may fail that self-queries do not show.
     fn hidden_problem(&self, ip: IpAddr) -> Option<String> {
-        let routes = || self.addresses.get(&ip)?.pod_reachability.problem();
-        let filters = || {
-            let [blocked4, blocked6] = self.rule_sync.installed().borrow().blocked;
-            let is_blocked = if ip.is_ipv4() { blocked4 } else { blocked6 };
-            is_blocked.then(|| "packets of pods arrive, and none passes the packet filters of this node".to_owned())
-        };
-        self.foreign_sockets.problem(ip).or_else(routes).or_else(filters)
+        HiddenProblem::ALL.into_iter().find_map(|problem| self.hidden_problem_of(problem, ip))
+    }
+
+    /// Returns a problem of this kind in one sentence.
+    fn hidden_problem_of(&self, problem: HiddenProblem, ip: IpAddr) -> Option<String> {
+        match problem {
+            HiddenProblem::ForeignSocket => self.foreign_sockets.problem(ip),
+            HiddenProblem::PodRoute => self.addresses.get(&ip)?.pod_reachability.problem(),
+            HiddenProblem::PodPackets => {
+                let [blocked4, blocked6] = self.rule_sync.installed().borrow().blocked;
+                let is_blocked = if ip.is_ipv4() { blocked4 } else { blocked6 };
+                is_blocked.then(|| "packets of pods arrive, and none passes the packet filters of this node".to_owned())
+            }
+        }
     }
 
     /// Logs the hidden problems that came or went.
@@ -485,6 +492,10 @@ impl Reconciler {
             .flat_map(|config| &config.node_cache.captured)
             .map(|captured| self.captured_address(captured.address))
             .collect();
+        for problem in HiddenProblem::ALL {
+            let has_problem = |address: &&CapturedAddress| self.hidden_problem_of(problem, address.address).is_some();
+            self.metrics.set_hidden_problem(problem, captured.iter().filter(has_problem).count());
+        }
         for address in &captured {
             self.metrics.set_captured(address.address, address.state == CaptureState::Captured);
         }

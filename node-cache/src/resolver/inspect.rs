@@ -12,7 +12,7 @@ use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, alias};
-use crate::metrics::{DropReason, Gauges, RefusalReason, ResponseTimes};
+use crate::metrics::{DropReason, Gauges, RefusalReason};
 use crate::snapshot::{Scope, Snapshot};
 
 /// Cache entries that one `dump` lists, at most.
@@ -29,24 +29,23 @@ impl Resolver {
         }
     }
 
-    /// Returns the gauges of this process. `worker_datagrams` is left empty: the workers know it.
+    /// Returns the gauges of this process, without those of its workers and of the process itself.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let snapshot = self.snapshot();
-        let servers = snapshot.iter().flat_map(|snapshot| snapshot.servers());
-        let response_times = servers.map(|(scope, server)| ResponseTimes {
-            scope,
-            address: server.address(),
-            seconds: server.round_trips().clone(),
-        });
+        let of_snapshot = snapshot.as_ref();
         Gauges {
-            response_times: response_times.collect(),
-            upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            upstreams: of_snapshot.map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            max_shown_upstreams: of_snapshot.map(|snapshot| snapshot.max_shown_upstreams).unwrap_or_default(),
+            response_times: of_snapshot.map(|snapshot| snapshot.context.response_times.clone()),
+            own_zone_scopes: of_snapshot.map(|snapshot| snapshot.own_zone_scopes.clone()).unwrap_or_default(),
             classes: self.cache.usage_by_class().to_vec(),
-            worker_datagrams: Vec::new(),
+            cache_limit: self.cache.limit(),
+            cache_evictions: self.cache.evictions(),
             tap_readers: self.tap.reader_count().into(),
             tap_shown: self.tap.frames_written(),
             tap_lost: self.tap.frames_lost(),
+            ..Gauges::default()
         }
     }
 

@@ -10,6 +10,7 @@ mod private_addresses;
 pub(crate) mod private_answers;
 pub(crate) mod routes;
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +22,7 @@ use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 use crate::cache::Policy;
 use crate::dns::Name;
 use crate::dns::codes::ede;
-use crate::metrics::ScopeCounters;
+use crate::metrics::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER, ScopeCounters};
 use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
@@ -107,6 +108,10 @@ pub struct Snapshot {
     pub late_ede: Option<u16>,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
+    /// Upstreams that have series of their own on the metrics page, at most.
+    pub max_shown_upstreams: usize,
+    /// Names of the upstream groups that are resolvers of the node's own zone; of all zones where it is unknown.
+    pub own_zone_scopes: BTreeSet<String>,
     scopes: Vec<Arc<Scope>>,
 }
 
@@ -120,6 +125,7 @@ impl Snapshot {
     #[must_use]
     pub fn for_node(config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Self {
         let private_answers = PrivateAnswerFilter::new(&config.node_cache);
+        let mut own_zone_scopes = BTreeSet::new();
         let (routes, scopes) = registry.apply(|update| {
             let cluster_dns = &config.cluster_dns;
             let cluster = update.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
@@ -132,7 +138,12 @@ impl Snapshot {
                 let interval = if is_local { LOCAL_ZONE } else { REMOTE_ZONE };
                 let group =
                     update.discovered(&scope, &resolvers.bootstrap, &resolvers.service, Some(&cluster), interval);
-                if is_local { own_zone.push(group) } else { other_zones.push(group) }
+                if is_local {
+                    own_zone.push(group);
+                    own_zone_scopes.insert(scope);
+                } else {
+                    other_zones.push(group);
+                }
             }
             let pool = Pool::new(vec![own_zone, other_zones], Selection::PowerOfTwo);
             let kind = UpstreamKind::Tier(private_answers.as_ref());
@@ -172,6 +183,8 @@ impl Snapshot {
             overload_ede: ede::NO_REACHABLE_AUTHORITY,
             late_ede: None,
             context: registry.context().clone(),
+            max_shown_upstreams: MAX_SHOWN_BY_A_NODE_CACHE,
+            own_zone_scopes,
             scopes,
         }
     }
@@ -221,6 +234,8 @@ impl Snapshot {
             overload_ede: ede::OVERLOADED,
             late_ede: Some(ede::STILL_IN_FLIGHT),
             context: registry.context().clone(),
+            max_shown_upstreams: MAX_SHOWN_BY_A_RESOLVER,
+            own_zone_scopes: BTreeSet::new(),
             scopes,
         }
     }

@@ -404,7 +404,13 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
                 "upstreamProblem": null,
             })
         );
-        assert!(get("/metrics").1.contains("dnstier_agent_captured{address=\"10.96.0.10\"} 1\n"));
+        let metrics = get("/metrics").1;
+        assert!(metrics.contains("dnstier_agent_captured{address=\"10.96.0.10\"} 1\n"), "{metrics}");
+        assert!(metrics.contains("dnstier_build_info{process=\"agent\",version=\""), "{metrics}");
+        assert!(metrics.contains("# TYPE dnstier_agent_rule_reasserts_total counter\n"), "{metrics}");
+        let series = metrics.lines().filter(|line| !line.starts_with('#') && !line.contains("process=\"cache-"));
+        // With three addresses; a fourth one adds four.
+        assert!(series.clone().count() <= 28, "{}", series.collect::<Vec<_>>().join("\n"));
         let (line, body) = get("/probe?name=kubernetes.default.svc.cluster.local");
         assert_eq!(line, "HTTP/1.1 200 OK", "{body}");
         let (line, body) = get("/probe?name=bank.example");

@@ -39,8 +39,10 @@ impl Group {
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
+        let round_trips = context.response_times.of_scope(scope);
         let new_server = |address, protocol, port_policy| {
-            Arc::new(Server::new(address, protocol, edns, port_policy, went_down.clone(), context.clone()))
+            let round_trips = round_trips.clone();
+            Arc::new(Server::new(address, protocol, edns, port_policy, round_trips, went_down.clone(), context.clone()))
         };
         let bootstrap = bootstrap
             .iter()
@@ -115,8 +117,9 @@ impl Group {
         }
         let previous = self.discovered.load();
         let new_server = |address| {
-            let went_down = self.went_down.clone();
-            Arc::new(Server::new(address, Protocol::Udp, self.edns, PortPolicy::Reuse, went_down, self.context.clone()))
+            let (went_down, context) = (self.went_down.clone(), self.context.clone());
+            let round_trips = context.response_times.of_scope(&self.scope);
+            Arc::new(Server::new(address, Protocol::Udp, self.edns, PortPolicy::Reuse, round_trips, went_down, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()

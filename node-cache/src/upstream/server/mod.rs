@@ -48,7 +48,8 @@ pub struct Server {
     sent: AtomicU64,
     timeouts: AtomicU64,
     near_misses: AtomicU64,
-    round_trips: WaitSeconds,
+    /// Response times of the scope.
+    round_trips: Arc<WaitSeconds>,
     state: Mutex<ServerState>,
     loop_state: Arc<LoopState>,
     went_down: Arc<Notify>,
@@ -56,12 +57,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Creates a server that is up and has no history. `went_down` is notified each time it goes down.
+    /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
+    /// included; `went_down` is notified each time it goes down.
     pub(in crate::upstream) fn new(
         address: SocketAddr,
         protocol: Protocol,
         edns: EdnsUse,
         port_policy: PortPolicy,
+        round_trips: Arc<WaitSeconds>,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
     ) -> Self {
@@ -75,7 +78,7 @@ impl Server {
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             near_misses: AtomicU64::new(0),
-            round_trips: WaitSeconds::default(),
+            round_trips,
             state: Mutex::default(),
             loop_state: Arc::new(LoopState::new(address)),
             went_down,
@@ -162,12 +165,6 @@ impl Server {
     #[must_use]
     pub fn near_misses(&self) -> u64 {
         self.near_misses.load(Ordering::Relaxed)
-    }
-
-    /// Returns the histogram of round-trip times, late responses included.
-    #[must_use]
-    pub const fn round_trips(&self) -> &WaitSeconds {
-        &self.round_trips
     }
 
     /// Returns the tap (dnstap) for messages to and from the server.

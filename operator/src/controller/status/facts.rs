@@ -27,6 +27,8 @@ pub(super) struct Facts {
     pub(super) refusals: Vec<String>,
     /// Addresses that are on a node already and were not assigned by the tier.
     pub(super) foreign_addresses: Vec<String>,
+    /// Captured addresses of which some queries fail, each with its node and the reason.
+    pub(super) partly_failing_addresses: Vec<String>,
     /// Pods that are ready, but whose status polls fail.
     pub(super) unreachable_pods: Vec<String>,
     /// Caching resolvers that do not respond to the agent of their node.
@@ -78,6 +80,7 @@ impl Facts {
             zones: zones_facts(observed, settings, revision),
             refusals: Vec::new(),
             foreign_addresses: Vec::new(),
+            partly_failing_addresses: Vec::new(),
             unreachable_pods: Vec::new(),
             unresponsive_instances: Vec::new(),
         };
@@ -129,6 +132,11 @@ impl Facts {
         if let PodStatus::Node(status) = status {
             let foreign = status.captured.iter().filter(|captured| captured.state == CaptureState::Foreign);
             self.foreign_addresses.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
+            let captured = status.captured.iter().filter(|captured| captured.state == CaptureState::Captured);
+            self.partly_failing_addresses.extend(captured.filter_map(|captured| {
+                let reason = sanitize(captured.reason.as_ref()?);
+                Some(format!("{} on {} ({reason})", captured.address, place(pod)))
+            }));
             let unresponsive = status.instances.iter().filter(|instance| !instance.alive);
             self.unresponsive_instances
                 .extend(unresponsive.map(|instance| format!("{} on {}", sanitize(&instance.name), place(pod))));

@@ -137,6 +137,10 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
             ),
         ));
     }
+    if !facts.partly_failing_addresses.is_empty() {
+        let message = format!("Some queries may fail to {}.", join_some(&facts.partly_failing_addresses));
+        findings.push(Finding::new(Reason::NodesNotReady, message));
+    }
     findings.extend(facts.zones.iter().filter_map(|zone| {
         let message = sanitize(zone.creation_failure.as_ref()?);
         let reason = match &message {

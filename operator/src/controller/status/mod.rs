@@ -29,7 +29,7 @@ use crate::controller::observe::Observed;
 use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
 use crate::controller::status::facts::{Facts, to_count};
 use crate::error::Error;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ZoneResolverCount};
 use crate::settings::Settings;
 
 /// Computes the status of a tier.
@@ -73,6 +73,17 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             .collect(),
         traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
     }
+}
+
+/// Returns the numbers of resolvers of each zone that has nodes, for the metrics.
+#[must_use]
+pub(crate) fn resolver_counts(
+    observed: &Observed,
+    settings: &Settings,
+    outcome: &ApplyOutcome,
+) -> Vec<ZoneResolverCount> {
+    let zones = Facts::collect(observed, settings, outcome).zones.into_iter();
+    zones.map(|zone| ZoneResolverCount { zone: zone.name, desired: zone.desired, ready: zone.ready }).collect()
 }
 
 /// Computes the status of a tier in a cluster that the operator is denied to read: the previous counters, and the

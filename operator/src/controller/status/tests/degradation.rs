@@ -22,6 +22,18 @@ fn a_foreign_address_is_named_with_its_node() {
 }
 
 #[test]
+fn a_captured_address_of_which_some_queries_fail_is_named_with_its_node_and_the_reason() {
+    let mut observed = settled();
+    change_node_status(&mut observed, "node-pod-b", |status| {
+        status.captured[0].reason = Some("queries of some pods are not routed to this address".to_owned());
+    });
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+    let parts = ["on node-b (queries of some pods are not routed to this address)"];
+    assert_condition(&status, "Degraded", "True", Reason::NodesNotReady, &parts);
+}
+
+#[test]
 fn a_zone_that_misses_one_of_two_resolvers_is_degraded_and_ready() {
     let mut observed = settled();
     deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);

@@ -96,6 +96,7 @@ fn is_replaced(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::observe::nodes::Labels;
     use crate::controller::observe::pods::Component;
 
     fn pod(name: &str, node: Option<&str>, revision: Option<&str>, zone: Option<&str>) -> TierPod {
@@ -118,8 +119,8 @@ mod tests {
     }
 
     fn nodes() -> Nodes {
-        let labels = [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into();
-        [("node-a", labels), ("node-b", Default::default())].into_iter().collect()
+        let labels: Labels = [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into();
+        [("node-a", labels), ("node-b", Labels::new())].into_iter().collect()
     }
 
     #[test]

@@ -227,6 +227,7 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         component,
         resolver_zone: None,
         node: Some(format!("node-{letter}")),
+        scheduled: true,
         address: None,
         metrics_port: 9353,
         ready: true,

@@ -108,6 +108,7 @@ mod tests {
             component: Component::NodeCache,
             resolver_zone: None,
             node: node.map(str::to_owned),
+            scheduled: node.is_some(),
             address: None,
             metrics_port: 9353,
             ready: false,

@@ -75,6 +75,12 @@ impl Nodes {
         self.0.get(node).map(ClusterNode::zone)
     }
 
+    /// Returns whether a Node of this name exists.
+    #[must_use]
+    pub(crate) fn has(&self, node: &str) -> bool {
+        self.0.contains_key(node)
+    }
+
     /// Returns the nodes, ordered by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &ClusterNode)> {
         self.0.iter().map(|(name, node)| (name.as_str(), node))

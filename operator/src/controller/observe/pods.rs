@@ -36,6 +36,8 @@ pub(crate) struct TierPod {
     /// Node, also the one for which the DaemonSet controller has made a pod that is not scheduled yet; `None` for any
     /// other pod that is not scheduled.
     pub(crate) node: Option<String>,
+    /// Whether the scheduler has bound the pod to its node.
+    pub(crate) scheduled: bool,
     /// IP address for status polls; `None` until one is assigned.
     pub(crate) address: Option<IpAddr>,
     /// Port of `/status`.
@@ -72,6 +74,7 @@ impl TierPod {
             component,
             resolver_zone: pod.labels().get(labels::ZONE).cloned(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone().or_else(|| intended_node(spec))),
+            scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             address: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
             metrics_port: annotations.get(labels::METRICS_PORT)?.parse().ok()?,
             ready: status.is_some_and(is_ready),
@@ -170,7 +173,7 @@ mod tests {
         let mut pod = unscheduled();
         for _ in 0..2 {
             let waiting = TierPod::from_pod(&pod).unwrap();
-            assert_eq!(waiting.node.as_deref(), Some("node-x"));
+            assert_eq!((waiting.node.as_deref(), waiting.scheduled), (Some("node-x"), false));
             let reason = waiting.waiting_reason.unwrap();
             assert_eq!(reason, "not scheduled: 0/4 nodes are available: 1 Insufficient memory");
             trim_pod(&mut pod);

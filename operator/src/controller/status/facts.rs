@@ -173,10 +173,12 @@ fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) 
         return NodeFacts { is_any_eligible, excluded, ..NodeFacts::default() };
     };
     let status = daemon_set.status.clone().unwrap_or_default();
-    let pods: Vec<&TierPod> = pods_of(observed, Component::NodeCache).collect();
+    // The DaemonSet controller does not look again when the node goes for which a pod has waited.
+    let is_orphan = |pod: &&TierPod| !pod.scheduled && pod.node.as_ref().is_some_and(|node| !observed.nodes.has(node));
+    let (orphans, pods): (Vec<&TierPod>, Vec<&TierPod>) = pods_of(observed, Component::NodeCache).partition(is_orphan);
     let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) = pods.iter().partition(|pod| is_serving(observed, pod));
     let on_revision = pods.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
-    let desired = non_negative(status.desired_number_scheduled);
+    let desired = non_negative(status.desired_number_scheduled).saturating_sub(to_count(orphans.len()));
     let updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
     let mut not_ready: Vec<String> = not_ready.into_iter().map(|pod| describe_not_ready(observed, pod)).collect();
     let missing = desired.saturating_sub(to_count(pods.len()));

@@ -139,3 +139,22 @@ fn a_node_that_the_spec_leaves_out_is_told_apart() {
     let names = vec!["node-c".to_owned()];
     assert_eq!(excluded, [ExcludedNodesStatus { reason: "NodeSelector".to_owned(), nodes: 1, names }]);
 }
+
+#[test]
+fn a_pod_that_waits_for_a_node_that_is_gone_is_not_counted() {
+    let mut observed = settled();
+    let before = reconciled_status(&observed);
+    let mut waiting = observed.pods[0].clone();
+    waiting.name = "waiting".to_owned();
+    waiting.uid = "waiting".to_owned();
+    waiting.node = Some("node-gone".to_owned());
+    waiting.scheduled = false;
+    waiting.ready = false;
+    observed.pods.push(waiting);
+    observed.owned.daemon_sets[0].status.as_mut().unwrap().desired_number_scheduled = 4;
+    assert_eq!(reconciled_status(&observed), before);
+
+    observed.pods.last_mut().unwrap().node = Some("node-a".to_owned());
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Ready", "False", Reason::NodesNotReady, &["1 of 4 nodes", "node-a"]);
+}

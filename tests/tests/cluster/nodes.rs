@@ -31,7 +31,7 @@ fn node(name: &str, labels: &[(&str, &str)], taints: &Value) -> Value {
 fn make_until_drop(nodes: &[Value]) -> RestoreOnDrop<impl FnMut() + use<>> {
     let guard = RestoreOnDrop(|| {
         drop(kubectl(&["delete", "node", "--selector", MADE_UP]));
-        // The DaemonSet controller looks again when a pod changes, and not when the node goes for which a pod has waited.
+        // The DaemonSet controller looks again when a pod changes, not when the node goes that a pod waits for.
         let pending = "--field-selector=status.phase=Pending";
         drop(kubectl(&["delete", "pods", "-n", NODE_NAMESPACE, pending, "--wait=false"]));
     });

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
 use crate::controller::observe::WatchedTier;
-use crate::controller::observe::nodes::{self, NodeMeta};
+use crate::controller::observe::nodes;
 use crate::controller::observe::pods;
 use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
@@ -148,7 +148,7 @@ async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, 
 
 /// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
 /// ended.
-async fn lists_are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
+async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
     let mut complete = nodes.wait_until_ready().await.is_ok();
     for store in pods {
         complete &= store.wait_until_ready().await.is_ok();
@@ -165,12 +165,12 @@ struct Watches<'a> {
 }
 
 impl Watches<'_> {
-    /// Watches the metadata of all Nodes.
-    fn add_nodes(&mut self) -> Store<NodeMeta> {
+    /// Watches all Nodes.
+    fn add_nodes(&mut self) -> Store<Node> {
         let (store, writer) = reflector::store();
-        let api: Api<NodeMeta> = Api::all(self.client.clone());
+        let api: Api<Node> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
-        let changes = nodes::label_changes(log_errors::<Node, _>(events.reflect(writer)));
+        let changes = nodes::placement_changes(log_errors::<Node, _>(events.reflect(writer)));
         self.tasks.spawn(notify(changes, self.changed.clone()));
         store
     }

@@ -66,7 +66,7 @@ pub struct RevisionStatus {
 }
 
 /// Numbers of nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodesStatus {
     /// Nodes that should run the caches.
@@ -75,6 +75,24 @@ pub struct NodesStatus {
     pub ready: u32,
     /// Nodes on the newest configuration and pod template.
     pub updated: u32,
+    /// Nodes that cannot run the caches and are not counted, by reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"]))]
+    pub excluded: Vec<ExcludedNodesStatus>,
+}
+
+/// Nodes that cannot run the caches for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExcludedNodesStatus {
+    /// Why: OperatingSystem (not Linux), Architecture (one that the image does not have), Fargate, VirtualNode (a node
+    /// without a machine), or NodeSelector, Affinity and Taint: what nodeCache says.
+    pub reason: String,
+    /// Number of these nodes.
+    pub nodes: u32,
+    /// Names of the first three of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 /// Numbers of resolvers.
@@ -97,6 +115,10 @@ pub struct ZoneStatus {
     pub nodes: u32,
     /// Resolvers of the zone that answer.
     pub resolvers_ready: u32,
+    /// Why the zone has no resolvers: the nodes on which none can be placed, each with its obstacle. Its nodes query
+    /// other zones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_resolvers: Option<String>,
 }
 
 /// Rates of queries and responses.

@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+/// Clause about addresses in every `upstream_problem` that is a forwarding loop.
+pub const CAPTURED_UPSTREAM: &str = "which this tier captures";
+
 /// Status of a node pod, served by its agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -88,7 +91,7 @@ pub struct Instance {
     pub traffic: Traffic,
     /// Servers to which the process can send queries.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Problem with the source of the upstreams, in one sentence (a `resolv.conf` that names a captured address).
+    /// Problem with the source of the upstreams, in one sentence: the lines of a `resolv.conf` that cannot be used.
     pub upstream_problem: Option<String>,
 }
 

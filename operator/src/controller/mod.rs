@@ -10,7 +10,9 @@ mod finding;
 mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
+mod placement;
 mod status;
+mod text;
 mod validate;
 
 use std::sync::Arc;

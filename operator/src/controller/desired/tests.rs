@@ -4,9 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use node_cache_config::Config;
+use node_cache_config::names::ZONE_LABEL;
 
 use super::*;
-use crate::controller::fixtures::{apply_to, build_desired, cluster, serving, settings};
+use crate::controller::fixtures::{apply_to, build_desired, cluster, linux, serving, settings};
 use crate::controller::owned::labels;
 use crate::controller::validate::validate;
 
@@ -83,12 +84,9 @@ fn without_the_addresses_of_its_services_a_tier_has_no_workload_yet() {
 fn a_new_zone_joins_the_configuration_once_its_service_has_an_address() {
     let mut observed = serving("{}");
     let before = build_desired(&observed).revision.unwrap().id;
-    observed.nodes = observed
-        .nodes
-        .nodes_per_zone()
-        .into_keys()
-        .chain(["zone-d".to_owned()])
-        .map(|zone| (format!("node-in-{zone}"), [("topology.kubernetes.io/zone".to_owned(), zone)].into()))
+    observed.nodes = ["zone-a", "zone-b", "zone-c", "zone-d"]
+        .map(|zone| (format!("node-in-{zone}"), linux([(ZONE_LABEL, zone)])))
+        .into_iter()
         .collect();
     let first = build_desired(&observed);
     assert_eq!(first.revision.as_ref().unwrap().id, before, "the others are not kept waiting");
@@ -185,8 +183,7 @@ fn what_only_the_configuration_says_does_not_touch_the_pods() {
 #[test]
 fn a_zone_that_lost_its_nodes_carries_the_time() {
     let mut observed = serving("{}");
-    observed.nodes =
-        [("node-a", [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into())].into_iter().collect();
+    observed.nodes = [("node-a", linux([(ZONE_LABEL, "zone-a")]))].into_iter().collect();
     let desired = build_desired(&observed);
     let since: Vec<_> = desired
         .objects

@@ -9,7 +9,7 @@ use crate::controller::status::facts::{Facts, to_count};
 use crate::controller::status::findings::{
     blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings, without_start,
 };
-use crate::controller::status::text::plural;
+use crate::controller::text::plural;
 
 /// Maximum number of findings in the message of a condition.
 const MAX_FINDINGS: usize = 3;

@@ -156,5 +156,5 @@ fn a_pod_that_waits_for_a_node_that_is_gone_is_not_counted() {
 
     observed.pods.last_mut().unwrap().node = Some("node-a".to_owned());
     let status = reconciled_status(&observed);
-    assert_condition(&status, "Ready", "False", Reason::NodesNotReady, &["1 of 4 nodes", "node-a"]);
+    assert_condition(&status, "Ready", "False", Reason::RollingOut, &["1 of 4 nodes", "node-a"]);
 }

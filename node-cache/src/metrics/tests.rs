@@ -29,7 +29,6 @@ fn every_metric_names_its_process_and_begins_with_our_prefix_or_that_of_all_proc
         scope: "zone/zone-a".into(),
         address: "10.0.0.1:1053".parse().unwrap(),
         healthy: true,
-        responded: true,
         sent: 7,
         timeouts: 1,
         near_misses: 9,

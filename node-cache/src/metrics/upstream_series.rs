@@ -128,6 +128,7 @@ mod tests {
             sent,
             timeouts: sent / 10,
             near_misses: sent / 100,
+            responded: true,
         }
     }
 

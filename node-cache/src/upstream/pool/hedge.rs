@@ -109,7 +109,7 @@ impl HedgedQuery {
         let attempt = Attempt::start(server, question.clone(), AttemptPurpose::Probe, timeouts, now);
         let mut query = Self::new(question, now, deadline, Servers::new());
         query.attempts.push(attempt);
-        query.drain_losers().await;
+        while poll_fn(|context| query.poll_next(context)).await.is_some() {}
     }
 
     /// Starts an attempt with the next server, if one remains.

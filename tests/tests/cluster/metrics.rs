@@ -1,11 +1,14 @@
-//! Metrics of the tier, scraped by a real Prometheus that finds them through the Services of metrics.
+//! Metrics of the tier, scraped by a real Prometheus at the endpoints of the Services of metrics.
+//!
+//! Debian builds Prometheus without the discovery of Kubernetes. The test reads the EndpointSlices in its place, by the
+//! labels and the name of the port by which a ServiceMonitor of the chart selects.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use dnstier_tests::require;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab;
 use crate::tier::{
@@ -20,17 +23,24 @@ const LISTEN: &str = "127.0.0.1:9390";
 /// Series of a node with two caches, at most.
 const MAX_SERIES_OF_NODE: f64 = 300.0;
 
-/// Prometheus with a configuration like the one that a ServiceMonitor of the chart leads to, stopped on drop.
+/// Prometheus that scrapes the endpoints of the Services of metrics, stopped on drop.
 struct Prometheus {
     child: Child,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Prometheus {
     fn start() -> Self {
         let data = tempfile::tempdir().expect("a directory");
         let file = data.path().join("prometheus.yaml");
-        std::fs::write(&file, configuration()).expect("the configuration is written");
+        let targets = data.path().join("targets.json");
+        std::fs::write(&targets, "[]").expect("no targets are written");
+        let configuration = format!(
+            "global: {{scrape_interval: 2s, scrape_timeout: 2s}}\n\
+             scrape_configs: [{{job_name: dnstier, file_sd_configs: [{{files: [{}]}}]}}]\n",
+            targets.display()
+        );
+        std::fs::write(&file, configuration).expect("the configuration is written");
         let child = lab()
             .node(NODE)
             .expect("a node")
@@ -48,7 +58,14 @@ impl Prometheus {
             .stdin(Stdio::null())
             .spawn()
             .expect("Prometheus starts");
-        Self { child, _data: data }
+        Self { child, data }
+    }
+
+    /// Gives it the endpoints of now as targets.
+    fn set_targets(&self) {
+        let new = self.data.path().join("new");
+        std::fs::write(&new, Value::from(endpoints()).to_string()).expect("the targets are written");
+        std::fs::rename(new, self.data.path().join("targets.json")).expect("the targets are replaced");
     }
 
     /// Evaluates an expression over its HTTP API and returns the labels and the value of each series.
@@ -71,25 +88,28 @@ impl Drop for Prometheus {
     }
 }
 
-fn configuration() -> String {
-    let kubeconfig = lab().layout().kubeconfig("admin");
-    format!(
-        r#"global: {{scrape_interval: 2s, scrape_timeout: 2s}}
-scrape_configs:
-  - job_name: dnstier
-    kubernetes_sd_configs:
-      - role: endpointslice
-        kubeconfig_file: {kubeconfig}
-        namespaces: {{names: [{NAMESPACE}, {NODE_NAMESPACE}]}}
-    relabel_configs:
-      - {{source_labels: [__meta_kubernetes_service_label_dnstier_io_metrics], regex: "true", action: keep}}
-      - {{source_labels: [__meta_kubernetes_endpointslice_port_name], regex: metrics, action: keep}}
-      - {{source_labels: [__meta_kubernetes_service_label_app_kubernetes_io_component], target_label: job}}
-      - {{source_labels: [__meta_kubernetes_pod_node_name], target_label: node}}
-      - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
-"#,
-        kubeconfig = kubeconfig.display()
-    )
+/// Returns the endpoints of the ports `metrics` of all Services of metrics, as groups of targets of Prometheus.
+fn endpoints() -> Vec<Value> {
+    let labels = "app.kubernetes.io/part-of=dnstier,dnstier.io/metrics=true";
+    let slices = kubectl_json(&["get", "endpointslices", "--all-namespaces", "-l", labels]);
+    let items = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut groups = Vec::new();
+    for slice in items(&slices["items"]) {
+        let ports = items(&slice["ports"]);
+        let Some(port) = ports.iter().find(|port| port["name"] == "metrics") else { continue };
+        groups.extend(items(&slice["endpoints"]).iter().map(|endpoint| {
+            let address = endpoint["addresses"][0].as_str().unwrap_or_default();
+            json!({
+                "targets": [format!("{address}:{}", port["port"])],
+                "labels": {
+                    "job": slice["metadata"]["labels"]["app.kubernetes.io/component"],
+                    "node": endpoint["nodeName"],
+                    "pod": endpoint["targetRef"]["name"],
+                },
+            })
+        }));
+    }
+    groups
 }
 
 /// Returns the values of one label.
@@ -101,12 +121,13 @@ fn labels(series: &[(Value, f64)], label: &str) -> BTreeSet<String> {
 fn prometheus_finds_every_node_and_every_resolver_through_the_services_of_metrics() {
     require!(require::lab(), require::program("prometheus"));
     let _tier = exclusive_tier();
-    let _prometheus = Prometheus::start();
+    let prometheus = Prometheus::start();
     NODES.iter().for_each(|node| drop(query(node, &["www.example"])));
     let all_pods = || -> BTreeSet<String> {
         node_pods().into_iter().chain(pods(NAMESPACE, "zone-resolver")).map(|pod| pod.name).collect()
     };
     wait_until("every pod is up", WAIT_TIMEOUT, || {
+        prometheus.set_targets();
         let up = Prometheus::query("up")?;
         let expected = all_pods();
         ensure(up.len() == expected.len() && labels(&up, "pod") == expected, || format!("{up:?}, not {expected:?}"))?;

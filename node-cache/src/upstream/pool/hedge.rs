@@ -24,8 +24,8 @@ use crate::upstream::transport::timer::Timer;
 pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
-/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5, which
-/// is longer than any client waits.
+/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5,
+/// which is longer than any client waits.
 const RESOLUTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.

@@ -1,6 +1,8 @@
 //! Nodes that cannot run the tier are left out and counted apart, in a cluster that has some of every kind, and
 //! critical pods are admitted by quota alone.
 
+use std::time::Duration;
+
 use dnstier_tests::require;
 use serde_json::{Value, json};
 
@@ -172,6 +174,11 @@ fn without_the_quota_for_critical_pods_the_condition_names_it_and_the_command_th
     let _tier = exclusive_tier();
     let quota = RestoreOnDrop(|| lab().install().expect("the quota is back"));
     kubectl(&["delete", "resourcequota", "-n", NODE_NAMESPACE, "--all"]);
+    let critical_pod = r#"{"spec":{"priorityClassName":"system-node-critical"}}"#;
+    let try_pod = ["run", "try", "--image=none", "--dry-run=server", "-n", NODE_NAMESPACE, "--overrides", critical_pod];
+    wait_until("the API server knows that the quota is gone", Duration::from_secs(30), || {
+        ensure(lab().kubectl(&try_pod).is_err(), || "it admits a critical pod".to_owned())
+    });
     kubectl(&["delete", "pod", "-n", NODE_NAMESPACE, &node_pod("node-c").expect("a node pod").name]);
     wait_until_degraded("the quota is named", &["ResourceQuota", NODE_NAMESPACE, "resourceQuota.enabled"]);
     let (_, reason, message) = condition("Degraded").expect("a condition");

@@ -24,4 +24,4 @@ pub use spec::{ClusterDns, DnsTier, DnsTierSpec, Route};
 pub use status::{
     DnsTierStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, TrafficStatus, ZoneStatus,
 };
-pub use upstream::{Protocol, Upstream};
+pub use upstream::{CaseRandomization, Protocol, Upstream};

@@ -14,7 +14,7 @@ use node_cache::admin;
 use node_cache::handover::server::Server;
 use node_cache::handover::{self, HeldSocket, Protocol};
 use node_cache_config::status::{Instance, ResolverStatus};
-use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
+use node_cache_config::{Config, PrivateAnswers, UpstreamSource};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,8 +120,7 @@ impl ZoneResolver {
 
     async fn with_arguments(upstream: SocketAddr, args: &[&str]) -> Self {
         let mut config = config("127.0.0.1:9".parse().unwrap());
-        config.resolver.upstreams =
-            UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+        config.resolver.upstreams = UpstreamSource::Servers(vec![upstream.into()]);
         Self::configured(&config, args).await
     }
 

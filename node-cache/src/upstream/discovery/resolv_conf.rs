@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use nix::net::if_::if_nametoindex;
+use node_cache_config::Upstream;
 use node_cache_config::names::DNS_PORT;
-use node_cache_config::{Protocol, Upstream};
 
 /// Path of the file.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
@@ -38,7 +38,7 @@ pub(crate) fn read(text: &str, captured: &[IpAddr]) -> ResolvConf {
         ),
         None => None,
     };
-    let upstreams = usable.into_iter().map(|address| Upstream { address, protocol: Protocol::Udp }).collect();
+    let upstreams = usable.into_iter().map(Upstream::from).collect();
     ResolvConf { upstreams, problem }
 }
 

@@ -14,6 +14,7 @@ use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::metrics::{DropReason, Gauges, RefusalReason, ResponseTimes};
 use crate::snapshot::{Scope, Snapshot};
+use crate::upstream::Server;
 
 /// Cache entries that one `dump` lists, at most.
 const MAX_DUMPED_ENTRIES: usize = 10_000;
@@ -87,6 +88,7 @@ impl Resolver {
             if near_misses > 0 {
                 value.push_str(&format!(", {near_misses} near misses"));
             }
+            value.push_str(&habits_text(&server));
             write_line(&mut text, "upstream", value);
         }
         text
@@ -113,7 +115,9 @@ impl Resolver {
             for server in group.servers() {
                 let health = health_text(server.is_up());
                 let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
-                write_line(&mut text, "upstream", format!("{} ({}) {health}{tcp}", server.address(), group.scope()));
+                let habits = habits_text(&server);
+                let value = format!("{} ({}) {health}{tcp}{habits}", server.address(), group.scope());
+                write_line(&mut text, "upstream", value);
             }
         }
         self.explain_cache(&mut text, &snapshot, scope, &query.question());
@@ -211,6 +215,18 @@ impl Resolver {
 
 const fn health_text(healthy: bool) -> &'static str {
     if healthy { "up" } else { "down" }
+}
+
+/// Returns what is learned or configured about a server that changes how it is queried, each part after a comma.
+fn habits_text(server: &Server) -> String {
+    let mut text = String::new();
+    if let Some(reason) = server.lower_case_reason() {
+        text.push_str(&format!(", in lower case {}", reason.text()));
+    }
+    if let Some(responses) = server.responses_per_connection() {
+        text.push_str(&format!(", closes a TCP connection after {responses} responses"));
+    }
+    text
 }
 
 /// Returns the sum of these counts, followed by the reasons that have any.

@@ -1,6 +1,6 @@
 //! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
-//! the 0x20 case, and without EDNS after FORMERR. Its events go to the hedged query, its result to the server's circuit
-//! breaker.
+//! the 0x20 case, in lower case after a denial, and without EDNS after FORMERR. Its events go to the hedged query, its
+//! result to the server's circuit breaker.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
 use super::case_agreement::{CaseAgreement, CaseVerdict};
+use super::case_check::{CaseCheck, CheckVerdict, is_denial};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::{QueryPath, Server};
@@ -96,6 +97,12 @@ pub(super) struct Attempt {
     /// Near misses are only counted from now on: TCP is in use, was tried, or is closed.
     ignores_near_misses: bool,
     case_agreement: CaseAgreement,
+    /// The server has not shown yet that it knows names in mixed case: its denials are checked.
+    checks_denials: bool,
+    /// The name of the last query had capital letters. Known while denials are checked.
+    is_mixed_case: bool,
+    /// The denial that is being checked. Boxed as it is rare.
+    case_check: Option<Box<CaseCheck>>,
     exchange: Exchange,
 }
 
@@ -106,7 +113,7 @@ enum Exchange {
     /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
     Tcp(BoxFuture<io::Result<TcpExchange>>),
     /// A query over TCP that is repeated over UDP when the server does not respond (`None`).
-    TcpFirst(BoxFuture<Option<ExchangeOutcome>>),
+    TcpFirst(BoxFuture<Option<TcpExchange>>),
     /// The attempt has a response or has failed.
     Done,
 }
@@ -123,7 +130,7 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let QueryPath { case_0x20, tcp_first } = server.query_path(&question.name, now.into_std());
+        let QueryPath { case_0x20, tcp_first, checks_denials } = server.query_path(&question.name, now.into_std());
         let format = QueryFormat { edns: server.edns(), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
@@ -140,6 +147,9 @@ impl Attempt {
             tcp_first,
             ignores_near_misses: tcp_first,
             case_agreement: CaseAgreement::default(),
+            checks_denials: checks_denials && purpose == AttemptPurpose::Query,
+            is_mixed_case: false,
+            case_check: None,
             exchange: Exchange::NotSent,
         }
     }
@@ -160,16 +170,18 @@ impl Attempt {
             match ready!(self.poll_exchange(context)) {
                 Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome) {
                     Some(AttemptEvent::Response(response)) => {
-                        let now = Instant::now();
-                        let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
-                        let answered = is_answer.then_some(&self.question);
-                        self.server.record_response(answered, now - self.started, now.into_std());
+                        self.record_response(&response);
                         return Poll::Ready(AttemptEvent::Response(response));
                     }
                     Some(event) => return Poll::Ready(event),
                     None => {}
                 },
                 Ok(SocketEvent::NearMiss) => self.apply_near_miss(),
+                Ok(SocketEvent::Unreachable) | Err(_) if self.case_check.is_some() => {
+                    if let Some(event) = self.end_case_check() {
+                        return Poll::Ready(event);
+                    }
+                }
                 Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
                 Ok(SocketEvent::Unreachable) => {}
                 Err(error) => {
@@ -182,6 +194,14 @@ impl Attempt {
         }
     }
 
+    /// Records a response for the health of the server.
+    fn record_response(&self, response: &Response) {
+        let now = Instant::now();
+        let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
+        let answered = is_answer.then_some(&self.question);
+        self.server.record_response(answered, now - self.started, now.into_std());
+    }
+
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
     fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
         let Self { server, question, format, .. } = self;
@@ -191,16 +211,20 @@ impl Attempt {
             } else if std::mem::take(&mut self.tcp_first) {
                 Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
-                Exchange::Udp(UdpQuery::send(server.sockets(), question, *format, server.tap())?)
+                let query = UdpQuery::send(server.sockets(), question, *format, server.tap())?;
+                if self.checks_denials {
+                    self.is_mixed_case = query.is_mixed_case(question);
+                }
+                Exchange::Udp(query)
             };
         }
-        let outcome = match &mut self.exchange {
+        let TcpExchange { outcome, is_mixed_case, .. } = match &mut self.exchange {
             Exchange::Udp(query) => {
                 return query.poll_event(context, server.address(), question, server.tap());
             }
-            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?.outcome,
+            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?,
             Exchange::TcpFirst(query) => match ready!(query.as_mut().poll(context)) {
-                Some(outcome) => outcome,
+                Some(exchange) => exchange,
                 None => {
                     // Whoever forges responses has to guess ID, port and case anew.
                     self.exchange = Exchange::NotSent;
@@ -209,6 +233,7 @@ impl Attempt {
             },
             Exchange::NotSent | Exchange::Done => return Poll::Pending,
         };
+        self.is_mixed_case = is_mixed_case;
         Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
     }
 
@@ -216,10 +241,14 @@ impl Attempt {
     fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<AttemptEvent> {
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
         let was_tcp_first = matches!(exchange, Exchange::TcpFirst(_));
+        let was_over_tcp = was_tcp_first || matches!(exchange, Exchange::Tcp(_));
         if let Exchange::Udp(query) = exchange {
             query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
+            ExchangeOutcome::Response(response) if self.checks_denials => {
+                return self.check_denial(response, was_over_tcp);
+            }
             ExchangeOutcome::Response(response) => return Some(self.finish(AttemptEvent::Response(response))),
             ExchangeOutcome::Truncated => self.over_tcp = true,
             ExchangeOutcome::CaseNotEchoed(response) => return self.apply_other_case(response),
@@ -255,6 +284,44 @@ impl Attempt {
         }
     }
 
+    /// Ends the attempt with a response of a server that may compare names by octet, or repeats the query in lower
+    /// case: after a denial of the name in mixed case, and after records over UDP that are to be confirmed.
+    fn check_denial(&mut self, response: Response, is_over_tcp: bool) -> Option<AttemptEvent> {
+        let now = Instant::now().into_std();
+        let Some(mut check) = self.case_check.take() else {
+            if !self.is_mixed_case || !is_denial(&response) {
+                if self.is_mixed_case && response.has_answer() {
+                    self.server.record_known_in_mixed_case();
+                }
+                return Some(self.finish(AttemptEvent::Response(response)));
+            }
+            self.format.case_0x20 = false;
+            self.over_tcp |= is_over_tcp;
+            self.case_check = Some(Box::new(CaseCheck::new(response, now)));
+            return None;
+        };
+        match check.record(response, is_over_tcp, now) {
+            CheckVerdict::Unconfirmed => {
+                self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
+                self.ignores_near_misses = true;
+                self.case_check = Some(check);
+                None
+            }
+            CheckVerdict::Denied(response) => Some(self.finish(AttemptEvent::Response(response))),
+            CheckVerdict::KnownInLowerCase(response) => {
+                self.server.record_known_in_lower_case_only();
+                Some(self.finish(AttemptEvent::Response(response)))
+            }
+        }
+    }
+
+    /// Ends the attempt with the denial that is being checked, if one is.
+    pub(super) fn end_case_check(&mut self) -> Option<AttemptEvent> {
+        let denial = self.case_check.take()?.into_denial();
+        self.record_response(&denial);
+        Some(self.finish(AttemptEvent::Response(denial)))
+    }
+
     /// Repeats the query over TCP after its first near miss, unless TCP is closed.
     fn apply_near_miss(&mut self) {
         self.server.count_near_miss();
@@ -269,6 +336,9 @@ impl Attempt {
     pub(super) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
         if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return None;
+        }
+        if self.case_check.is_some() {
+            return self.end_case_check();
         }
         match self.stage {
             TimeoutStage::InTime if now < self.started + self.timeouts.fail_after => {
@@ -292,6 +362,9 @@ impl Attempt {
 
     /// Returns when [`Self::advance`] is due next; `None` when all timeouts have passed or the attempt is done.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if let Some(check) = &self.case_check {
+            return Some(Instant::from_std(check.until()));
+        }
         match self.stage {
             _ if self.is_done() => None,
             TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),
@@ -322,15 +395,15 @@ async fn query_over_tcp_first(
     server: Arc<Server>,
     question: Arc<Question>,
     format: QueryFormat,
-) -> Option<ExchangeOutcome> {
+) -> Option<TcpExchange> {
     let query = query_over_tcp(server.clone(), question, format);
     match timeout(TCP_FIRST_TIMEOUT, query).await {
-        Ok(Ok(TcpExchange { outcome, case_echoed })) => {
+        Ok(Ok(exchange)) => {
             // A response over UDP can be forged. One over TCP proves that the server itself does not echo the case.
-            if !case_echoed {
+            if !exchange.case_echoed {
                 server.record_case_not_echoed();
             }
-            Some(outcome)
+            Some(exchange)
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
         // A server that is connected and silent is open over TCP: its silence may be that of the name.

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
-use super::select::MAX_SENDS;
+use super::select::{MAX_SENDS, SendCounts, may_send};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
@@ -23,6 +23,11 @@ use crate::upstream::transport::timer::Timer;
 /// next server is queried. The last one is the longest, as no server is left after it.
 pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
+
+/// Timeout of an attempt with others behind it when more than [`MAX_SENDS`] servers are named: of the third one and
+/// later, and of servers that have not answered lately. Eight silent servers are tried within 2.1 s, and the last one
+/// has as long as the deadline leaves.
+const SHORT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
@@ -48,6 +53,8 @@ pub(super) struct HedgedQuery {
     /// Number of attempts started.
     started: usize,
     attempts: SmallVec<[Attempt; 1]>,
+    /// Number of bad responses.
+    bad_responses: usize,
     /// The first response, if it was a bad one.
     bad_response: Option<Box<Response>>,
     timer: Timer,
@@ -64,6 +71,7 @@ impl HedgedQuery {
             remaining: servers,
             started: 0,
             attempts: SmallVec::new(),
+            bad_responses: 0,
             bad_response: None,
             timer: Timer::at(deadline),
         }
@@ -84,8 +92,8 @@ impl HedgedQuery {
         if self.remaining.iter().any(|server| server.is_in_forwarding_loop()) && self.has_server_without_loop() {
             self.remaining.retain(|server| !server.is_in_forwarding_loop());
         }
-        let Some(server) = self.remaining.pop() else { return };
-        let fail_after = ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)];
+        let Some(server) = self.next_server(now) else { return };
+        let fail_after = self.fail_after(&server, now);
         // Hedging pays only with another server: the same one would just be queried twice.
         let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
         let p95 = if next_is_other { server.p95() } else { None };
@@ -94,6 +102,32 @@ impl HedgedQuery {
         let attempt = Attempt::start(server, self.question.clone(), AttemptPurpose::Query, timeouts, now);
         self.attempts.push(attempt);
         self.started += 1;
+    }
+
+    /// Removes the server that is queried next from those that remain. Behind the first [`MAX_SENDS`], servers are left
+    /// out that [`may_send`] excludes.
+    fn next_server(&mut self, now: Instant) -> Option<Arc<Server>> {
+        loop {
+            let server = self.remaining.pop()?;
+            if self.started < MAX_SENDS {
+                return Some(server);
+            }
+            let has_answered = |server: &Server| server.has_answered_lately(now.into_std());
+            let to_answering = self.attempts.iter().filter(|attempt| has_answered(attempt.server())).count();
+            let counts = SendCounts { to_answering, bad_responses: self.bad_responses };
+            if may_send(has_answered(&server), counts) {
+                return Some(server);
+            }
+        }
+    }
+
+    /// Returns the timeout of the next attempt, with a server that is no longer among those that remain.
+    fn fail_after(&self, server: &Server, now: Instant) -> Duration {
+        let is_one_of_many = !self.remaining.is_empty() && self.started + 1 + self.remaining.len() > MAX_SENDS;
+        if is_one_of_many && (self.started + 1 >= MAX_SENDS || !server.has_answered_lately(now.into_std())) {
+            return SHORT_ATTEMPT_TIMEOUT;
+        }
+        ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)]
     }
 
     /// Returns whether the last of the remaining servers is queried already.
@@ -155,7 +189,10 @@ impl HedgedQuery {
         while self.timer.poll(context).is_ready() {
             let now = Instant::now();
             if now >= self.deadline {
-                return Poll::Ready(None);
+                // A denial that could not be checked in time stands.
+                let mut attempts = self.attempts.iter_mut();
+                let checked = attempts.find_map(|attempt| Some((attempt.server().clone(), attempt.end_case_check()?)));
+                return Poll::Ready(checked);
             }
             // In a forwarding loop the query comes back here and waits for itself.
             let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
@@ -198,6 +235,7 @@ impl Future for HedgedQuery {
                 }
                 // Another server may have a good response.
                 AttemptEvent::Response(response) => {
+                    query.bad_responses += 1;
                     query.bad_response.get_or_insert_with(|| Box::new(response));
                     // A second query to this server would have the same result.
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));

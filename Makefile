@@ -1,5 +1,5 @@
 # What can be done here. `make up` and `make test` need root, Rust and Go, and fetch everything else by themselves;
-# `make test-quick`, `make resolver` and `make lint` need Rust alone.
+# `make test-quick`, `make resolver` and `make lint` need Rust alone, `make images` Rust and the package nftables.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,7 +10,7 @@ CARGO ?= cargo
 LAB ?= demo
 CRATES := --workspace --locked
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dnstier/tools
-FUZZ_TARGETS := client_packet upstream_answer cache_operations exchange
+FUZZ_TARGETS := client_packet upstream_answer cache_operations exchange alias_continuation
 FUZZ_SECONDS ?= 60
 # Where the fuzzer begins; 0 for somewhere else each time.
 FUZZ_SEED ?= 0
@@ -75,9 +75,13 @@ resolver: ## Run one resolver in the foreground on LISTEN, with the configuratio
 	@exec $(resolver_program) run --listen $(LISTEN) --http $(HTTP) --cache-size 16777216 --drain 0s \
 	  --config-dir $(resolver_dir) --run-dir $(resolver_dir)
 
+# A folder with the archives of a machine of another architecture; the new archives have the images of both.
+WITH ?=
+
 .PHONY: images
-images: require ## Build the images, as archives in target/images
-	@$(lab) images --release
+images: ## Build the images, as archives in target/images; needs Rust and nft
+	@command -v cargo >/dev/null || { echo "Rust is needed: install it from https://rustup.rs."; exit 1; }
+	@$(lab) images --release $(if $(WITH),--with $(WITH))
 
 .PHONY: test-quick
 test-quick: ## Run the tests that need neither root nor a cluster
@@ -95,16 +99,21 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@$(call install,ip,iproute2)
 	@# A resolver of others in a forwarding loop. RUNLEVEL says that the machine is coming up: its service is not started.
 	@export RUNLEVEL=1; $(call install,unbound,unbound)
+	@# Pushes images to registries.
+	@$(call install,skopeo,skopeo)
+	@# It scrapes the lab, and its promtool checks the pages of metrics.
+	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 
 .PHONY: test-long
-test-long: ## Run the long forms of tests, one after the other, two hours at the most
+test-long: ## Run the long forms of tests, one after the other, four hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
+	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 
 .PHONY: miri
 miri: require ## Run what is unsafe under Miri, which needs a nightly compiler

@@ -69,6 +69,8 @@ reasons! {
     Healthy,
     /// The whole spec is in force everywhere.
     Settled,
+    /// No operator has seen the tier yet.
+    Pending,
     /// The tier was just made; its first nodes do not answer yet.
     Starting,
     /// Nodes or resolvers take over a new configuration or a new pod template.
@@ -79,9 +81,9 @@ reasons! {
     ResolversNotReady,
     /// No resolver of any zone answers; names outside of the cluster are answered from caches only.
     NoResolvers,
-    /// No node may run the caches: look at nodeCache.nodeSelector and nodeCache.affinity.
+    /// No node may run the caches: none is Linux on an architecture that the image has, or nodeCache excludes them all.
     NoNodes,
-    /// resolvers.zones names a zone that no Node is in.
+    /// resolvers.zones names a zone that no Node is in, or no node of a zone may run its resolvers.
     ZoneWithoutNodes,
     /// The Service that clusterDns names does not exist.
     ClusterDnsNotFound,
@@ -93,6 +95,8 @@ reasons! {
     AddressForeign,
     /// The resolv.conf of a node names an address that this tier captures; it is not used as an upstream.
     UpstreamLoop,
+    /// The resolv.conf of a node has lines that cannot be used.
+    UpstreamUnusable,
     /// Upstreams of the resolvers or of a route do not answer.
     UpstreamUnreachable,
     /// A pod refused the newest configuration and keeps the one it has.
@@ -103,6 +107,8 @@ reasons! {
     Forbidden,
     /// The Pod Security level of a namespace refuses the tier's pods.
     PodSecurity,
+    /// A namespace admits the priority class of the tier's pods only with a ResourceQuota, which it does not have.
+    QuotaMissing,
     /// The API server refused an object or could not be reached.
     ApplyFailed,
     /// Pods run but do not say how they are.
@@ -200,6 +206,8 @@ pub fn merge(previous: &[Condition], reports: &[Report], generation: Option<i64>
 fn unchanged_since(previous: &[Condition], report: &Report) -> Option<Time> {
     previous
         .iter()
+        // The conditions of a tier that no operator has seen are no reports, and have no time.
+        .filter(|condition| condition.reason != Reason::Pending.name())
         .find(|condition| condition.type_ == report.type_.name() && condition.status == report.status.name())
         .map(|condition| condition.last_transition_time.clone())
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target reports a failure by panicking")]
 
+pub mod alias_continuation;
 pub mod cache_operations;
 pub mod client_packet;
 pub mod exchange;
@@ -18,9 +19,10 @@ mod message;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All fuzz targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("client_packet", client_packet::run),
     ("upstream_answer", upstream_answer::run),
     ("cache_operations", cache_operations::run),
     ("exchange", exchange::run),
+    ("alias_continuation", alias_continuation::run),
 ];

@@ -13,6 +13,7 @@ const CNAME: &[u8] = &[0, 5, 0, 1, 0, 0, 14, 16];
 const DNAME: &[u8] = &[0, 39, 0, 1, 0, 0, 14, 16];
 const SRV: &[u8] = &[0, 33, 0, 1, 0, 0, 14, 16];
 const TXT: &[u8] = &[0, 16, 0, 1, 0, 0, 14, 16];
+const NS: &[u8] = &[0, 2, 0, 1, 0, 0, 14, 16];
 const SOA: &[u8] = &[0, 6, 0, 1, 0, 0, 14, 16];
 /// Pointer to the name in the question.
 const QUESTION_NAME: &[u8] = &[0xc0, 12];
@@ -36,6 +37,13 @@ pub fn all() -> Vec<Seed> {
         let length = [u8::try_from(query.len()).unwrap()];
         seeds.push(("exchange", name, [&length[..], &query, &flags, &counts, &behind].concat()));
     }
+    for (name, aliases, continuation) in continuations() {
+        let answers = u8::try_from(aliases.len()).unwrap();
+        let header = [0x12, 0x34, 0x81, 0xa0, 0, 1, 0, answers, 0, 0, 0, 0];
+        let packet = [&header[..], &question("www.example", 1).section(), &aliases.concat()].concat();
+        let length = u16::try_from(packet.len()).unwrap().to_be_bytes();
+        seeds.push(("alias_continuation", name, [&length[..], &packet, &continuation].concat()));
+    }
     for (name, operations) in operations() {
         seeds.push(("cache_operations", name, operations));
     }
@@ -44,6 +52,37 @@ pub fn all() -> Vec<Seed> {
 
 fn question(name: &str, rtype: u16) -> Question {
     Question::plain(&Name::from_text(name).unwrap(), rtype)
+}
+
+/// Name of a seed, records of its first response, and its second response.
+type Continuation = (&'static str, Vec<Vec<u8>>, Vec<u8>);
+
+/// Answers with aliases, and the flags, counts and records of the response for the name to which they lead. Names that
+/// begin with `a`, `c` or `e` are in another scope.
+fn continuations() -> Vec<Continuation> {
+    let record = |owner: &[u8], fixed: &[u8], data: &[u8]| {
+        [owner, fixed, &u16::try_from(data.len()).unwrap().to_be_bytes(), data].concat()
+    };
+    let name = |text: &str| Name::from_text(text).unwrap().as_bytes().to_vec();
+    let address = [192, 0, 2, 1];
+    let leaving = record(QUESTION_NAME, CNAME, &name("a.corp"));
+    let inner = record(QUESTION_NAME, CNAME, &name("b.example"));
+    let from_inner = record(&name("b.example"), CNAME, &name("c.corp"));
+    let zone = record(&name("example"), DNAME, &name("corp"));
+    let planted = record(&name("a.corp"), A, &address);
+    let soa = record(&name("corp"), SOA, &[&[0; 2][..], &[0, 0, 0, 9].repeat(5)].concat());
+    let answered = [&[0x81, 0xa0, 1, 0, 0][..], &record(QUESTION_NAME, A, &address)].concat();
+    let denied = [&[0x81, 0x83, 0, 1, 0][..], &soa].concat();
+    let further = [&[0x81, 0x80, 1, 0, 0][..], &record(QUESTION_NAME, CNAME, &name("e.example"))].concat();
+    vec![
+        ("address", vec![leaving.clone()], answered.clone()),
+        ("chain", vec![inner.clone(), from_inner.clone()], answered.clone()),
+        ("chain-in-reverse", vec![from_inner, inner], denied.clone()),
+        ("alias-of-a-zone", vec![zone, leaving.clone()], answered),
+        ("planted", vec![leaving.clone(), planted], denied.clone()),
+        ("denied", vec![leaving.clone()], denied),
+        ("further", vec![leaving], further),
+    ]
 }
 
 /// Packets of clients.
@@ -128,6 +167,10 @@ fn responses() -> Vec<SeedResponse> {
         ("explained", GOOD, [1, 0, 1], [&address, OPT_WITH_EDE].concat()),
         ("behind-edns", GOOD, [0, 1, 2], [record(&[0], TXT, b"\x01x"), OPT.to_vec(), address.clone()].concat()),
         ("cut", [0x83, 0x80], [1, 0, 0], address.clone()),
+        ("broken-off", GOOD, [2, 0, 1], [&address[..], &address[..7]].concat()),
+        ("referral", [0x81, 0x00], [0, 2, 1], [&record(&[0], NS, b"\x02ns\x00").repeat(2)[..], OPT].concat()),
+        ("error-without-edns", [0x81, 0x84], [0, 0, 0], vec![]),
+        ("edns-among-authorities", GOOD, [0, 1, 0], OPT.to_vec()),
         ("long", [0x85, 0xa0], [8, 0, 1], [text.repeat(8), OPT.to_vec()].concat()),
         (
             "other-owner",

@@ -1,12 +1,13 @@
 //! Packets from an upstream. Whatever is taken for a response is passed on as it was received, but for TTLs, ID, case
-//! and OPT, completely or up to the end of a record.
+//! and OPT, completely or up to the end of a record. What breaks off is read up to there, as truncated; a referral of a
+//! server that does not recurse is a failure.
 
 use std::time::Duration;
 
 use node_cache::dns::answer::{Answer, TtlView};
 use node_cache::dns::query::Query;
 use node_cache::dns::question::Question;
-use node_cache::dns::{Edns, Name, Response, ResponseTtl};
+use node_cache::dns::{Edns, Name, Response, ResponseError, ResponseTtl};
 
 use crate::message::{OPT, ReadRecord, comparable_records, records, sent_records, u16_at};
 
@@ -19,11 +20,19 @@ pub fn run(packet: &[u8]) {
     let Some(id) = u16_at(packet, 0) else { return };
     let question =
         repeated_question(packet).unwrap_or_else(|| Question::plain(&Name::from_text("www.example").unwrap(), 1));
-    let Ok(response) = Response::read(packet, id, &question) else { return };
+    let response = match Response::read(packet, id, &question) {
+        Ok(response) => response,
+        Err(ResponseError::Incomplete) => return assert_incomplete(packet, id, &question),
+        Err(_) => return,
+    };
     assert!(Response::read(packet, !id, &question).is_err(), "with another ID");
     let other = Question { rtype: !question.rtype, ..question.clone() };
     assert!(Response::read(packet, id, &other).is_err(), "to another question");
     let (received, is_complete) = records(packet);
+    if is_referral(packet, &received) {
+        assert!(response.rcode() == 2 && response.ede() == Some(22) && response.records().is_empty());
+        return assert_eq!(response.ttl(), ResponseTtl::Uncacheable);
+    }
     let PassedOn { records, is_all } = passed_on(&received);
     let Some(mut records) = without_unrelated(records, &question) else { return };
     records.iter_mut().for_each(|record| record.ttl = lowered_ttl(record, response.ede()));
@@ -34,8 +43,27 @@ pub fn run(packet: &[u8]) {
     assert_rewritten(response, packet, &records);
 }
 
+/// Asserts that a packet which breaks off is never cached, and that its whole records are what is left of it.
+fn assert_incomplete(packet: &[u8], id: u16, question: &Question) {
+    let (received, is_complete) = records(packet);
+    assert!(!is_complete, "all records are there");
+    let Ok(response) = Response::read_incomplete(packet, id, question) else { return };
+    assert!(response.is_truncated() && !response.is_conclusive());
+    assert_eq!(response.ttl(), ResponseTtl::Uncacheable);
+    assert!(response.records().len() <= received.len());
+}
+
+/// Returns whether a packet is a referral of a server that does not recurse: NOERROR without AA, TC, RA and answers,
+/// with NS records and no SOA record in the authority section.
+fn is_referral(packet: &[u8], received: &[ReadRecord]) -> bool {
+    let has = |section, rtype| received.iter().any(|record| (record.section, record.rtype) == (section, rtype));
+    let extended_rcode = received.iter().find(|record| record.rtype == OPT).map_or(0, |opt| opt.ttl >> 24);
+    let is_plain = packet[2] & 0x06 == 0 && packet[3] & 0x8f == 0 && extended_rcode == 0;
+    is_plain && u16_at(packet, 6) == Some(0) && has(1, 2) && !has(1, 6)
+}
+
 /// Returns the question of a packet, whatever else the packet is.
-fn repeated_question(packet: &[u8]) -> Option<Question> {
+pub(crate) fn repeated_question(packet: &[u8]) -> Option<Question> {
     let (name, end) = Name::read_uncompressed(packet, 12).ok()?;
     let question = Question::plain(&name, u16_at(packet, end)?);
     Some(Question { class: u16_at(packet, end + 2)?, ..question })

@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use node_cache_config::metrics_page::TextFormat;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-
-/// Media type of the OpenMetrics text format.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Readiness of the operator, for `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +55,9 @@ async fn get_readyz(State(state): State<AdminState>) -> impl IntoResponse {
     }
 }
 
-async fn get_metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, OPENMETRICS)], state.metrics.encode())
+async fn get_metrics(State(state): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = TextFormat::negotiate(accept);
+    let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
+    (headers, format.convert(state.metrics.encode()))
 }

@@ -34,6 +34,9 @@ pub struct Args {
     /// Image of the data plane for tiers that name none
     #[arg(long, env = "DNSTIER_NODE_CACHE_IMAGE")]
     node_cache_image: String,
+    /// Architectures of the data plane's image, such as amd64,arm64; empty: every one
+    #[arg(long, env = "DNSTIER_ARCHITECTURES", value_delimiter = ',', default_value = "amd64")]
+    architectures: Vec<String>,
     /// imagePullPolicy of the data plane
     #[arg(long, env = "DNSTIER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
@@ -74,6 +77,7 @@ impl Args {
             node_namespace,
             cluster_dns_namespaces,
             node_cache_image,
+            architectures,
             image_pull_policy,
             image_pull_secrets,
             zone_prune_delay,
@@ -88,6 +92,7 @@ impl Args {
             node_namespace,
             cluster_dns_namespaces: non_empty_names(cluster_dns_namespaces),
             image: node_cache_image,
+            architectures: non_empty_names(architectures),
             image_pull_policy,
             image_pull_secrets: non_empty_names(image_pull_secrets),
             zone_prune_delay,
@@ -154,12 +159,14 @@ mod tests {
             "dnstier-operator",
             "--node-cache-image=registry.example/node-cache:1",
             "--image-pull-secrets=one, two,",
+            "--architectures=amd64, arm64",
             "--zone-prune-delay=90s",
         ])
         .unwrap();
         assert_eq!(non_empty_names(args.image_pull_secrets), ["one", "two"]);
         assert_eq!(args.zone_prune_delay, Duration::from_secs(90));
         assert_eq!(args.cluster_dns_namespaces, ["kube-system"]);
+        assert_eq!(non_empty_names(args.architectures), ["amd64", "arm64"]);
     }
 
     #[test]

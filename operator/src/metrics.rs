@@ -1,10 +1,19 @@
-//! Prometheus metrics of the operator's own work.
+//! Prometheus metrics of the operator's own work, and of the state of the tiers.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use dnstier_crds::conditions::ConditionType;
+use dnstier_crds::v1alpha1::DnsTierStatus;
+use node_cache_config::metrics_page::{BuildInfo, END, ProcessUsage, process_text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -27,7 +36,75 @@ struct WriteLabels {
     verb: &'static str,
 }
 
-/// Metrics of the operator's own work.
+/// Numbers of resolvers of a zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ZoneResolverCount {
+    /// Name of the zone.
+    pub(crate) zone: String,
+    /// Number of resolvers that the zone should have.
+    pub(crate) desired: u32,
+    /// Number of ready resolvers.
+    pub(crate) ready: u32,
+}
+
+/// Statuses of a condition.
+const CONDITION_STATUSES: [&str; 3] = ["True", "False", "Unknown"];
+
+/// State of one tier.
+#[derive(Clone, Debug, Default)]
+struct TierState {
+    /// Status of each condition, by its type.
+    conditions: BTreeMap<&'static str, String>,
+    /// Numbers of nodes, by what is true of them.
+    nodes: Vec<(&'static str, u32)>,
+    resolvers: Vec<ZoneResolverCount>,
+}
+
+/// States of the tiers, by name.
+#[derive(Clone, Debug, Default)]
+struct TierStates(Arc<Mutex<BTreeMap<String, TierState>>>);
+
+impl TierStates {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, TierState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for TierStates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let tiers = self.lock();
+        let gauge = |value: u32| ConstGauge::new(i64::from(value));
+        let help = "Whether a condition of a tier has a status";
+        let mut family = encoder.encode_descriptor("condition", help, None, MetricType::Gauge)?;
+        for (tier, state) in &*tiers {
+            for (type_, current) in &state.conditions {
+                for status in CONDITION_STATUSES {
+                    let labels = [("tier", tier.as_str()), ("type", type_), ("status", status)];
+                    gauge((current == status).into()).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let mut family = encoder.encode_descriptor("nodes", "Nodes of a tier", None, MetricType::Gauge)?;
+        for (tier, state) in &*tiers {
+            for (nodes, count) in &state.nodes {
+                gauge(*count).encode(family.encode_family(&[("tier", tier.as_str()), ("state", nodes)])?)?;
+            }
+        }
+        let help = "Resolvers of a zone of a tier";
+        let mut family = encoder.encode_descriptor("zone_resolvers", help, None, MetricType::Gauge)?;
+        for (tier, state) in &*tiers {
+            for ZoneResolverCount { zone, desired, ready } in &state.resolvers {
+                for (resolvers, count) in [("desired", *desired), ("ready", *ready)] {
+                    let labels = [("tier", tier.as_str()), ("zone", zone), ("state", resolvers)];
+                    gauge(count).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Metrics of the operator's own work and of the tiers.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -36,6 +113,7 @@ pub(crate) struct Metrics {
     durations: Histogram,
     polls: Family<PollLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
+    tiers: TierStates,
 }
 
 impl Default for Metrics {
@@ -47,6 +125,7 @@ impl Default for Metrics {
             durations: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
             polls: Family::default(),
             writes: Family::default(),
+            tiers: TierStates::default(),
             registry: Registry::default(),
         };
         registry.register("reconciles", "Reconciliations of a tier", metrics.reconciles.clone());
@@ -54,6 +133,7 @@ impl Default for Metrics {
         registry.register("reconcile_duration_seconds", "Duration of reconciliations", metrics.durations.clone());
         registry.register("polls", "Status polls of pods, by result", metrics.polls.clone());
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
+        registry.register_collector(Box::new(metrics.tiers.clone()));
         Self { registry, ..metrics }
     }
 }
@@ -81,19 +161,90 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { kind, verb }).inc();
     }
 
+    /// Sets the state of a tier.
+    pub(crate) fn set_tier(&self, tier: &str, status: &DnsTierStatus, resolvers: Vec<ZoneResolverCount>) {
+        let nodes = status.nodes.clone().unwrap_or_default();
+        let nodes = vec![("desired", nodes.desired), ("ready", nodes.ready), ("updated", nodes.updated)];
+        let state = TierState { conditions: conditions(status), nodes, resolvers };
+        self.tiers.lock().insert(tier.to_owned(), state);
+    }
+
+    /// Sets the conditions of a tier of which nothing else could be read.
+    pub(crate) fn set_conditions(&self, tier: &str, status: &DnsTierStatus) {
+        self.tiers.lock().entry(tier.to_owned()).or_default().conditions = conditions(status);
+    }
+
+    /// Removes the state of all tiers but these.
+    pub(crate) fn keep_tiers(&self, names: &[String]) {
+        self.tiers.lock().retain(|tier, _| names.contains(tier));
+    }
+
     /// Encodes all metrics in the OpenMetrics text format.
     #[must_use]
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = text::encode(&mut text, &self.registry);
-        text
+        let _ = text::encode_registry(&mut text, &self.registry);
+        text + &process_text(None, BuildInfo::CURRENT, &ProcessUsage::read()) + END
     }
+}
+
+/// Returns the status of each condition; `False` for one that is present only while it is true.
+fn conditions(status: &DnsTierStatus) -> BTreeMap<&'static str, String> {
+    let status_of = |type_: &ConditionType| {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == type_.name());
+        condition.map_or_else(|| "False".to_owned(), |condition| condition.status.clone())
+    };
+    ConditionType::ALL.iter().map(|type_| (type_.name(), status_of(type_))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn status(ready: &str) -> DnsTierStatus {
+        serde_json::from_value(serde_json::json!({
+            "conditions": [{"type": "Ready", "status": ready, "reason": "x", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            "nodes": {"desired": 3, "ready": 2, "updated": 1},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_state_of_a_tier_is_told_until_it_is_gone() {
+        let metrics = Metrics::default();
+        let zone = |ready| ZoneResolverCount { zone: "zone-a".to_owned(), desired: 2, ready };
+        metrics.set_tier("default", &status("False"), vec![zone(0)]);
+        metrics.set_tier("default", &status("True"), vec![zone(1)]);
+        metrics.set_tier("other", &status("Unknown"), Vec::new());
+        let text = metrics.encode();
+        for line in [
+            "dnstier_operator_condition{tier=\"default\",type=\"Ready\",status=\"True\"} 1",
+            "dnstier_operator_condition{tier=\"default\",type=\"Ready\",status=\"False\"} 0",
+            "dnstier_operator_condition{tier=\"default\",type=\"Stalled\",status=\"False\"} 1",
+            "dnstier_operator_condition{tier=\"other\",type=\"Ready\",status=\"Unknown\"} 1",
+            "dnstier_operator_nodes{tier=\"default\",state=\"ready\"} 2",
+            "dnstier_operator_zone_resolvers{tier=\"default\",zone=\"zone-a\",state=\"desired\"} 2",
+            "dnstier_operator_zone_resolvers{tier=\"default\",zone=\"zone-a\",state=\"ready\"} 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.matches("zone=\"zone-a\",state=\"ready\"").count(), 1, "{text}");
+        metrics.keep_tiers(&["other".to_owned()]);
+        let text = metrics.encode();
+        assert!(!text.contains("tier=\"default\"") && text.contains("tier=\"other\""), "{text}");
+    }
+
+    #[test]
+    fn a_tier_that_cannot_be_read_keeps_its_counts() {
+        let metrics = Metrics::default();
+        metrics.set_tier("default", &status("True"), Vec::new());
+        metrics.set_conditions("default", &status("Unknown"));
+        let text = metrics.encode();
+        assert!(text.contains("type=\"Ready\",status=\"Unknown\"} 1"), "{text}");
+        assert!(text.contains("dnstier_operator_nodes{tier=\"default\",state=\"desired\"} 3"), "{text}");
+    }
 
     #[test]
     fn metrics_carry_the_prefix_and_their_labels() {
@@ -107,6 +258,8 @@ mod tests {
             "dnstier_operator_failures_total{kind=\"forbidden\"} 1",
             "dnstier_operator_writes_total{kind=\"Service\",verb=\"apply\"} 1",
             "dnstier_operator_reconcile_duration_seconds_count 1",
+            "dnstier_build_info{version=",
+            "process_resident_memory_bytes ",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_dns_namespaces: Vec<String>,
     /// Image of the data plane, for tiers that name none.
     pub(crate) image: String,
+    /// Architectures of the image, as nodes name them; empty: every one.
+    pub(crate) architectures: Vec<String>,
     /// `imagePullPolicy` of every container.
     pub(crate) image_pull_policy: String,
     /// Names of the pull Secrets, which must exist in both namespaces of pods.
@@ -39,7 +41,7 @@ impl Settings {
     /// Returns the namespaces that hold Services of tiers, each once, in alphabetical order.
     #[must_use]
     pub(crate) fn service_namespaces(&self) -> Vec<&str> {
-        distinct(self.cluster_dns_namespaces.iter().chain([&self.namespace]))
+        distinct(self.cluster_dns_namespaces.iter().chain([&self.namespace, &self.node_namespace]))
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
 use crate::controller::observe::WatchedTier;
-use crate::controller::observe::nodes::{self, NodeMeta};
+use crate::controller::observe::nodes;
 use crate::controller::observe::pods;
 use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
@@ -77,6 +77,7 @@ pub(crate) async fn reconcile_on_changes(
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
+    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), settings.poll_interval));
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
@@ -133,9 +134,21 @@ async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
     }
 }
 
+/// Removes the metrics of tiers that do not exist any more.
+async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, interval: Duration) {
+    if tiers.wait_until_ready().await.is_err() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(interval).await;
+        let names: Vec<String> = tiers.state().iter().filter_map(|tier| tier.meta().name.clone()).collect();
+        metrics.keep_tiers(&names);
+    }
+}
+
 /// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
 /// ended.
-async fn lists_are_complete(nodes: &Store<NodeMeta>, pods: &[Store<Pod>]) -> bool {
+async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
     let mut complete = nodes.wait_until_ready().await.is_ok();
     for store in pods {
         complete &= store.wait_until_ready().await.is_ok();
@@ -152,12 +165,12 @@ struct Watches<'a> {
 }
 
 impl Watches<'_> {
-    /// Watches the metadata of all Nodes.
-    fn add_nodes(&mut self) -> Store<NodeMeta> {
+    /// Watches all Nodes.
+    fn add_nodes(&mut self) -> Store<Node> {
         let (store, writer) = reflector::store();
-        let api: Api<NodeMeta> = Api::all(self.client.clone());
+        let api: Api<Node> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
-        let changes = nodes::label_changes(log_errors::<Node, _>(events.reflect(writer)));
+        let changes = nodes::placement_changes(log_errors::<Node, _>(events.reflect(writer)));
         self.tasks.spawn(notify(changes, self.changed.clone()));
         store
     }
@@ -183,7 +196,9 @@ impl Watches<'_> {
         }
         self.add::<DaemonSet>(&settings.node_namespace, &managed);
         self.add::<Deployment>(&settings.namespace, &managed);
-        self.add::<Service>(&settings.namespace, &managed);
+        for namespace in settings.pod_namespaces() {
+            self.add::<Service>(namespace, &managed);
+        }
         self.add::<PodDisruptionBudget>(&settings.namespace, &managed);
         self.add::<NetworkPolicy>(&settings.namespace, &managed);
         for namespace in settings.shadow_service_namespaces() {

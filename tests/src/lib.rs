@@ -5,5 +5,6 @@ pub mod dns;
 pub mod flood;
 pub mod lab;
 mod names;
+pub mod readme;
 pub mod require;
 pub mod stub_clients;

@@ -71,6 +71,25 @@ pub fn coredns() -> Result<PathBuf, String> {
     COREDNS.get_or_init(|| lab_program("coredns")).clone()
 }
 
+/// Requires skopeo, which copies images.
+///
+/// # Errors
+/// When it is not installed.
+pub fn skopeo() -> Result<(), String> {
+    let is_there = std::path::Path::new("/usr/bin/skopeo").exists();
+    is_there.then_some(()).ok_or_else(|| "needs skopeo, of the package of this name".to_owned())
+}
+
+/// Requires a program in `PATH`.
+///
+/// # Errors
+/// When there is none.
+pub fn program(name: &str) -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    if is_found { Ok(()) } else { Err(format!("needs the program {name}, which is not in PATH")) }
+}
+
 fn lab_program(name: &str) -> Result<PathBuf, String> {
     let find = || {
         let programs = Programs::locate()?;

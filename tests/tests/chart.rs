@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use dnstier_tests::require;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -173,6 +174,34 @@ fn the_admission_policies_are_in_force_for_the_operator_alone_until_they_are_tur
 }
 
 #[test]
+fn a_service_monitor_that_is_asked_for_finds_every_service_of_metrics() {
+    require!(require::helm());
+    assert!(of_kind("ServiceMonitor", &[]).is_empty() && of_kind("Service", &[]).is_empty(), "off by default");
+    let arguments = [
+        "--set",
+        "serviceMonitor.enabled=true,serviceMonitor.interval=15s,serviceMonitor.labels.release=prometheus,\
+         nodeNamespace.name=nodes",
+    ];
+    let monitors = of_kind("ServiceMonitor", &arguments);
+    assert_eq!(monitors.len(), 1);
+    let (metadata, spec) = (&monitors[0]["metadata"], &monitors[0]["spec"]);
+    assert_eq!(metadata["labels"]["release"], "prometheus");
+    assert_eq!(spec["namespaceSelector"]["matchNames"], serde_json::json!(["dnstier-system", "nodes"]));
+    assert_eq!(spec["endpoints"][0]["port"], "metrics");
+    assert_eq!(spec["endpoints"][0]["interval"], "15s");
+    // Those of tiers have these labels, too: the operator's unit tests show it.
+    let wanted = serde_json::json!({"app.kubernetes.io/part-of": "dnstier", "dnstier.io/metrics": "true"});
+    assert_eq!(spec["selector"]["matchLabels"], wanted);
+    let services = of_kind("Service", &arguments);
+    let labels = &services[0]["metadata"]["labels"];
+    assert!(wanted.as_object().unwrap().iter().all(|(label, value)| labels[label] == *value), "{labels}");
+    assert_eq!(services[0]["spec"]["ports"][0]["name"], "metrics");
+    let default_interval = of_kind("ServiceMonitor", &["--set", "serviceMonitor.enabled=true"]);
+    assert_eq!(default_interval[0]["spec"]["endpoints"][0].get("interval"), None);
+    template(&["--set", "serviceMonitor.interval=often"]).unwrap_err();
+}
+
+#[test]
 fn an_extra_image_is_a_repository_without_tag_or_pattern() {
     require!(require::helm());
     let render = |image: &str| template(&["--set-json", &format!("admissionPolicy.extraImages=[\"{image}\"]")]);
@@ -184,5 +213,156 @@ fn an_extra_image_is_a_repository_without_tag_or_pattern() {
         ["", "*", "registry.example/*", "registry.example/a:1", "registry.example/a@sha256:0", "a'b", "a b", "/a"]
     {
         render(bad).expect_err(bad);
+    }
+}
+
+/// Values that this version has introduced: `helm upgrade --reuse-values` brings the values of an older chart, which
+/// lack them.
+const NEW_VALUES: [&str; 4] = ["admissionPolicy", "resourceQuota", "openshift", "image.architectures"];
+
+#[test]
+fn the_values_of_an_older_chart_render_what_the_default_values_render() {
+    require!(require::helm());
+    // As `--reuse-values` does: the values of the chart itself do not count.
+    let folder = tempfile::tempdir().unwrap();
+    let chart = folder.path().join("dnstier");
+    let source = Path::new(REPOSITORY).join("charts/dnstier");
+    let copied = Command::new("cp").arg("-r").arg(&source).arg(&chart).status().unwrap();
+    assert!(copied.success());
+    let mut values: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(source.join("values.yaml")).unwrap()).unwrap();
+    for path in NEW_VALUES {
+        let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let parent = if parent.is_empty() { &mut values } else { &mut values[parent] };
+        assert!(parent.as_object_mut().unwrap().remove(key).is_some(), "{path} is no value");
+    }
+    std::fs::write(chart.join("values.yaml"), values.to_string()).unwrap();
+    let arguments = ["template", "dnstier", chart.to_str().unwrap(), "--namespace", "dnstier-system"];
+    assert_eq!(helm(&arguments).unwrap(), template(&[]).unwrap());
+    let nulls: Vec<String> = NEW_VALUES.map(|path| format!("--set={path}=null")).into();
+    assert_eq!(template(&nulls.iter().map(String::as_str).collect::<Vec<_>>()).unwrap(), template(&[]).unwrap());
+}
+
+#[test]
+fn both_namespaces_have_a_quota_for_every_critical_priority_class_until_it_is_turned_off() {
+    require!(require::helm());
+    let namespaces = |arguments: &[&str]| -> Vec<String> {
+        let quotas = of_kind("ResourceQuota", arguments);
+        quotas.iter().map(|quota| quota["metadata"]["namespace"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(namespaces(&[]), ["dnstier-system", "dnstier-node"]);
+    assert_eq!(namespaces(&["--set", "nodeNamespace.create=false"]), ["dnstier-system", "dnstier-node"]);
+    assert_eq!(namespaces(&["--set", "nodeNamespace.name=dnstier-system"]), ["dnstier-system"]);
+    assert!(namespaces(&["--set", "resourceQuota.enabled=false"]).is_empty());
+    let quota = of_kind("ResourceQuota", &[]).remove(0);
+    let scope = &quota["spec"]["scopeSelector"]["matchExpressions"][0];
+    let objects = operators_objects();
+    let workloads = ["daemonSets", "deployments"].map(|kind| objects[kind].as_array().unwrap().clone()).concat();
+    let mut classes: Vec<Value> =
+        workloads.iter().map(|workload| workload["spec"]["template"]["spec"]["priorityClassName"].clone()).collect();
+    classes.push(of_kind("Deployment", &[])[0]["spec"]["template"]["spec"]["priorityClassName"].clone());
+    assert!(classes.len() >= 3);
+    for class in classes {
+        assert!(scope["values"].as_array().unwrap().contains(&class), "{class}");
+    }
+}
+
+/// Returns the objects that the operator makes of an empty spec, from the snapshot of its test.
+fn operators_objects() -> Value {
+    let path = "operator/src/controller/desired/snapshots/\
+                dnstier_operator__controller__desired__tests__an_empty_spec_gives_these_objects.snap";
+    let snapshot = std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
+    let (_, objects) = snapshot.trim_start_matches("---\n").split_once("\n---\n").unwrap();
+    serde_saphyr::from_str(objects).unwrap()
+}
+
+#[test]
+fn on_openshift_the_node_pods_may_have_exactly_what_the_operator_renders() {
+    require!(require::helm());
+    assert!(of_kind("SecurityContextConstraints", &[]).is_empty());
+    let enabled = ["--set", "openshift.enabled=true"];
+    let constraints = of_kind("SecurityContextConstraints", &enabled).remove(0);
+    let objects = operators_objects();
+    let pod = &objects["daemonSets"][0]["spec"]["template"]["spec"];
+    let containers = pod["containers"].as_array().unwrap();
+    let contexts: Vec<&Value> = containers.iter().map(|container| &container["securityContext"]).collect();
+    let added: BTreeSet<String> = contexts
+        .iter()
+        .filter_map(|context| context["capabilities"]["add"].as_array())
+        .flatten()
+        .map(|capability| capability.as_str().unwrap().to_owned())
+        .collect();
+    let texts = |list: &Value| -> BTreeSet<String> {
+        list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(texts(&constraints["allowedCapabilities"]), added);
+    assert_eq!(constraints["allowHostNetwork"], pod["hostNetwork"]);
+    let is_volume_kind = |kind: &String| ["emptyDir", "projected"].contains(&kind.as_str());
+    let volumes = pod["volumes"].as_array().unwrap().iter();
+    let kinds: BTreeSet<String> = volumes
+        .flat_map(|volume| volume.as_object().unwrap().keys().cloned().collect::<Vec<_>>())
+        .filter(|key| key != "name")
+        .collect();
+    assert!(kinds.iter().all(is_volume_kind), "{kinds:?}");
+    assert_eq!(texts(&constraints["volumes"]), kinds);
+    let range = |field: &str| constraints["runAsUser"][field].as_i64().unwrap();
+    for context in contexts {
+        let user = context["runAsUser"].as_i64().unwrap();
+        assert!((range("uidRangeMin")..=range("uidRangeMax")).contains(&user));
+        for (field, allowed) in [
+            ("allowPrivilegeEscalation", "allowPrivilegeEscalation"),
+            ("readOnlyRootFilesystem", "readOnlyRootFilesystem"),
+        ] {
+            assert_eq!(context[field], constraints[allowed], "{field}");
+        }
+        assert_eq!(context["capabilities"]["drop"], constraints["requiredDropCapabilities"]);
+    }
+    let group = &constraints["fsGroup"]["ranges"][0];
+    assert_eq!(
+        (&group["min"], &group["max"]),
+        (&pod["securityContext"]["fsGroup"], &pod["securityContext"]["fsGroup"])
+    );
+    for forbidden in ["allowHostDirVolumePlugin", "allowHostIPC", "allowHostPID", "allowHostPorts"] {
+        assert_eq!(constraints[forbidden], false, "{forbidden}");
+    }
+    assert_eq!(constraints["allowPrivilegedContainer"], false);
+
+    let grants: Vec<(Value, Value, Value)> = of_kind("Role", &enabled)
+        .iter()
+        .filter(|role| role["rules"][0]["apiGroups"][0] == "security.openshift.io")
+        .map(|role| {
+            let binding = of_kind("RoleBinding", &enabled)
+                .into_iter()
+                .find(|binding| binding["metadata"]["name"] == role["metadata"]["name"])
+                .unwrap();
+            assert_eq!(binding["metadata"]["namespace"], role["metadata"]["namespace"]);
+            let namespace = role["metadata"]["namespace"].clone();
+            (namespace, role["rules"][0]["resourceNames"].clone(), binding["subjects"][0]["name"].clone())
+        })
+        .collect();
+    let expected =
+        [("dnstier-node", constraints["metadata"]["name"].as_str().unwrap()), ("dnstier-system", "nonroot-v2")];
+    let expected = expected.map(|(namespace, name)| {
+        (json!(namespace), json!([name]), json!(format!("system:serviceaccounts:{namespace}")))
+    });
+    assert_eq!(grants, expected);
+}
+
+#[test]
+fn no_pod_of_the_chart_runs_where_its_image_cannot() {
+    require!(require::helm());
+    let pods = |arguments: &[&str]| {
+        let deployment = of_kind("Deployment", arguments).remove(0)["spec"]["template"]["spec"].clone();
+        [deployment, of_kind("Pod", arguments).remove(0)["spec"].clone()]
+    };
+    let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    for pod in pods(&["--set", "image.architectures={amd64,arm64}"]) {
+        assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
+        let expression = json!({"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"]});
+        let expected = json!([{"matchExpressions": [expression]}]);
+        assert_eq!(pod.pointer(terms), Some(&expected));
+    }
+    for pod in pods(&["--set-json", "image.architectures=[]"]) {
+        assert_eq!(pod["affinity"], Value::Null);
     }
 }

@@ -66,3 +66,36 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $role }}}
 subjects:
   - {kind: ServiceAccount, name: {{ include "dnstier.operator" $root }}, namespace: {{ $root.Release.Namespace }}}
 {{- end }}
+
+{{/*
+A switch that may be missing in values, which `helm upgrade --reuse-values` takes from an older chart:
+(list $ "resourceQuota" true) is .Values.resourceQuota.enabled, or true. Empty when it is off.
+*/}}
+{{- define "dnstier.isEnabled" -}}
+{{- $values := index (index . 0).Values (index . 1) | default dict -}}
+{{- $enabled := index . 2 }}{{ if hasKey $values "enabled" }}{{ $enabled = $values.enabled }}{{ end -}}
+{{- if $enabled }}true{{ end }}
+{{- end }}
+
+{{/* The namespaces of pods, each once. */}}
+{{- define "dnstier.podNamespaces" -}}
+{{ list .Release.Namespace .Values.nodeNamespace.name | uniq | toJson }}
+{{- end }}
+
+{{/* The architectures of the images; none: every one. */}}
+{{- define "dnstier.architectures" -}}
+{{- $architectures := list "amd64" }}
+{{- if hasKey .Values.image "architectures" }}{{ $architectures = .Values.image.architectures }}{{ end -}}
+{{ toJson $architectures }}
+{{- end }}
+
+{{/* The affinity to nodes that can run the images. */}}
+{{- define "dnstier.affinity" -}}
+{{- with include "dnstier.architectures" . | fromJsonArray }}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      - matchExpressions:
+          - {key: kubernetes.io/arch, operator: In, values: {{ toJson . }}}
+{{- end }}
+{{- end }}

@@ -4,7 +4,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use kube::CustomResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::conditions::{ConditionStatus, ConditionType, Reason};
 
 use super::validation::{NAME, rules};
 use super::{DnsTier, DnsTierSpec, NODE_CACHE_SIZE, RESOLVER_CACHE_SIZE};
@@ -13,7 +15,8 @@ use super::{DnsTier, DnsTierSpec, NODE_CACHE_SIZE, RESOLVER_CACHE_SIZE};
 ///
 /// * no field that takes `null`: the API server replaces `null` by the default, or drops it;
 /// * a default for every object, so that its fields get their defaults also where the object is missing;
-/// * no default in the status, which the operator alone writes;
+/// * no default in the fields of the status, which the operator alone writes, but one for a status that it has not
+///   written yet;
 /// * integer formats that the API server knows;
 /// * descriptions with one line for each paragraph.
 #[must_use]
@@ -32,9 +35,30 @@ pub fn definition() -> CustomResourceDefinition {
         }
         if let Some(status) = property(root, "status") {
             visit(status, &mut |schema| schema.default = None);
+            status.default = Some(JSON(pending_status()));
         }
     }
     definition
+}
+
+/// Returns the status of a tier that no operator has seen, which says so: kstatus (Helm, Flux) takes an object without
+/// a status for one that is as it should be.
+///
+/// Everything in it is replaced by the first status that the operator writes. `Reconciling` would not be: the operator
+/// removes it by leaving it out, and server-side apply removes only what the operator itself has written. kstatus waits
+/// all the same, because no spec has the generation 0, and because `Ready` is unknown.
+fn pending_status() -> Value {
+    let condition = |type_: ConditionType| {
+        json!({
+            "type": type_.name(),
+            "status": ConditionStatus::Unknown.name(),
+            "reason": Reason::Pending.name(),
+            "message": Reason::Pending.meaning(),
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        })
+    };
+    let conditions = [ConditionType::Ready, ConditionType::Progressing, ConditionType::Degraded].map(condition);
+    json!({"observedGeneration": 0, "conditions": conditions})
 }
 
 /// Adapts one schema to what the API server accepts.
@@ -98,9 +122,11 @@ fn visit(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaPr
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
-    use serde_json::Value;
 
     use super::*;
+    use crate::conditions::{Report, merge};
+    use crate::v1alpha1::DnsTierStatus;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn part(name: &str) -> JSONSchemaProps {
         let definition = definition();
@@ -166,6 +192,30 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_tier_that_no_operator_has_seen_says_so_and_nothing_that_the_operator_would_leave_behind() {
+        let default = part("status").default.unwrap().0;
+        let pending: DnsTierStatus = serde_json::from_value(default.clone()).unwrap();
+        assert_eq!(pending.observed_generation, Some(0));
+        assert_eq!(pending.conditions.len(), 3);
+        for condition in &pending.conditions {
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("Unknown", "Pending"));
+            let type_ = ConditionType::ALL.iter().find(|type_| type_.name() == condition.type_).unwrap();
+            assert!(!type_.only_while_true(), "{} would stay for ever", condition.type_);
+        }
+        let fields: Vec<&String> = default.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["conditions", "observedGeneration"]);
+    }
+
+    #[test]
+    fn the_first_report_of_the_operator_begins_a_new_transition() {
+        let pending: DnsTierStatus = serde_json::from_value(pending_status()).unwrap();
+        let now = Time("2026-01-01T00:00:00Z".parse().unwrap());
+        let (status, reason) = (ConditionStatus::Unknown, Reason::Forbidden);
+        let report = Report { type_: ConditionType::Ready, status, reason, message: "x.".to_owned() };
+        assert_eq!(merge(&pending.conditions, &[report], Some(1), &now)[0].last_transition_time, now);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub use resolvers::{Mode, Resolvers};
 pub use size::{ByteSize, InvalidByteSize};
 pub use spec::{ClusterDns, DnsTier, DnsTierSpec, Route};
 pub use status::{
-    DnsTierStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, TrafficStatus, ZoneStatus,
+    DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, TrafficStatus,
+    ZoneStatus,
 };
 pub use upstream::{CaseRandomization, Protocol, Upstream};

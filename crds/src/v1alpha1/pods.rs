@@ -23,12 +23,12 @@ pub struct PodSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::resources")]
     pub resources: Option<ResourceRequirements>,
-    /// Labels that a node must have to run these pods. At most 32.
+    /// Labels that a node must have to run these pods, in addition to kubernetes.io/os: linux. At most 32.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::node_selector")]
     pub node_selector: BTreeMap<String, String>,
-    /// Scheduling constraints of these pods, in addition to those of the tier itself (a resolver always runs in its
-    /// zone).
+    /// Scheduling constraints of these pods, in addition to those of the tier itself: a resolver always runs in its
+    /// zone, and no pod on an architecture that the image does not have or on a virtual node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
     /// Taints that these pods tolerate. At most 32. Default: node pods tolerate every taint, resolvers none.

@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use super::validation::{
-    ANNOTATIONS, ASKABLE, CAPTURABLE, CAPTURED_ADDRESS, NETWORK, NODE_SELECTOR, NOT_THE_CLOUDS, OWN_ANNOTATIONS,
+    ANNOTATIONS, ASKABLE, CAPTURABLE, CAPTURED_ADDRESS, LINUX, NETWORK, NODE_SELECTOR, NOT_THE_CLOUDS, OWN_ANNOTATIONS,
     OWN_LABELS, POD_LABELS, QUANTITY, REQUESTS_WITHIN_LIMITS, Rule, UPSTREAM_ADDRESS, UPSTREAM_HAS_ADDRESSES, ZONE,
     rules,
 };
@@ -61,7 +61,7 @@ pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
 
 /// Returns the schema of `nodeSelector`.
 pub(super) fn node_selector(_: &mut SchemaGenerator) -> Schema {
-    string_map(63, &[NODE_SELECTOR])
+    string_map(63, &[NODE_SELECTOR, LINUX])
 }
 
 /// Returns the schema of `podLabels`.

@@ -66,7 +66,7 @@ pub struct RevisionStatus {
 }
 
 /// Numbers of nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodesStatus {
     /// Nodes that should run the caches.
@@ -75,6 +75,24 @@ pub struct NodesStatus {
     pub ready: u32,
     /// Nodes on the newest configuration and pod template.
     pub updated: u32,
+    /// Nodes that cannot run the caches and are not counted, by reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"]))]
+    pub excluded: Vec<ExcludedNodesStatus>,
+}
+
+/// Nodes that cannot run the caches for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExcludedNodesStatus {
+    /// Why: OperatingSystem (not Linux), Architecture (one that the image does not have), Fargate, VirtualNode (a node
+    /// without a machine), or NodeSelector, Affinity and Taint: what nodeCache says.
+    pub reason: String,
+    /// Number of these nodes.
+    pub nodes: u32,
+    /// Names of the first three of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 /// Numbers of resolvers.
@@ -97,6 +115,10 @@ pub struct ZoneStatus {
     pub nodes: u32,
     /// Resolvers of the zone that answer.
     pub resolvers_ready: u32,
+    /// Why the zone has no resolvers: the nodes on which none can be placed, each with its obstacle. Its nodes query
+    /// other zones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_resolvers: Option<String>,
 }
 
 /// Rates of queries and responses.
@@ -105,10 +127,14 @@ pub struct ZoneStatus {
 pub struct TrafficStatus {
     /// Queries per second.
     pub queries_per_second: u32,
-    /// Cache hits, in percent of the queries.
-    pub hit_percent: u32,
+    /// Cache hits, in percent of the queries. Not present while there are too few queries for a percentage to mean
+    /// something (fewer than 100 in the last minute), as are the other percentages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hit_percent: Option<u32>,
     /// Queries that got a stale answer, in percent.
-    pub stale_percent: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_percent: Option<u32>,
     /// Queries that got SERVFAIL, in percent.
-    pub servfail_percent: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servfail_percent: Option<u32>,
 }

@@ -266,6 +266,13 @@ pub(super) const NODE_SELECTOR: Rule = Rule::new(
     "nodeSelector must have keys like example.com/name and values of at most 63 letters, digits, '-', '_' and '.'",
 );
 
+/// Node selector: no other operating system than that of the images.
+pub(super) const LINUX: Rule = Rule::new(
+    "!('kubernetes.io/os' in self) || self['kubernetes.io/os'] == 'linux'",
+    "nodeSelector must not ask for another kubernetes.io/os than linux: the images are for Linux, and the tier leaves \
+     other nodes out by itself",
+);
+
 /// Pod labels: labels.
 pub(super) const POD_LABELS: Rule = Rule::new(
     ARE_LABELS,

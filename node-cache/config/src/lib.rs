@@ -8,11 +8,14 @@
 //! The data plane owns the format: the operator renders what this crate can read, and both sides validate with the same
 //! function. An older reader ignores a field that it does not know, and a field that an older writer did not write has
 //! a default, so that a configuration stays readable one release back and one forward.
+//!
+//! Beside the contract, [`metrics_page`] holds what the metrics pages of all programs have in common.
 
 #![forbid(unsafe_code)]
 
 mod config;
 mod fingerprint;
+pub mod metrics_page;
 pub mod names;
 pub mod status;
 mod suffix;

@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+/// Clause about addresses in every `upstream_problem` that is a forwarding loop.
+pub const CAPTURED_UPSTREAM: &str = "which this tier captures";
+
 /// Status of a node pod, served by its agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -32,7 +35,7 @@ pub struct ResolverStatus {
     pub node: String,
     /// Zone of the pod; `None` while it is not known to the pod.
     pub zone: Option<String>,
-    /// Whether a first name was resolved and `id.server` is answered.
+    /// Whether an upstream has responded, or all were silent for long, and `id.server` is answered.
     pub ready: bool,
     /// Status of the process.
     pub instance: Instance,
@@ -88,7 +91,7 @@ pub struct Instance {
     pub traffic: Traffic,
     /// Servers to which the process can send queries.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Problem with the source of the upstreams, in one sentence (a `resolv.conf` that names a captured address).
+    /// Problem with the source of the upstreams, in one sentence: the lines of a `resolv.conf` that cannot be used.
     pub upstream_problem: Option<String>,
 }
 
@@ -96,7 +99,8 @@ pub struct Instance {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Traffic {
-    /// Queries received, without those about the process itself (`id.server`), which are health checks.
+    /// Queries received, without those about the process itself (`id.server`), which are health checks. The queries of
+    /// the process itself count nowhere.
     pub queries: u64,
     /// Cache hits.
     pub hits: u64,
@@ -122,6 +126,9 @@ pub struct UpstreamStatus {
     pub address: SocketAddr,
     /// Whether the server is up.
     pub healthy: bool,
+    /// Whether the server has sent any response, whatever its rcode.
+    #[serde(default)]
+    pub responded: bool,
     /// Queries sent to the server.
     pub sent: u64,
     /// Queries that the server did not answer in time.

@@ -15,7 +15,7 @@ pub enum Command {
     Live,
     /// Readiness: the process can do its work.
     Ready,
-    /// Metrics, as Prometheus text.
+    /// Metrics, in OpenMetrics.
     Metrics,
     /// Inspection or flush of the cache.
     Inspect(Inspection),

@@ -1,14 +1,23 @@
-//! Merges Prometheus texts of the caches of a pod into one, with each metric family described once and its samples
+//! Merges the metrics of the processes of a pod into one text, with each metric family described once and its samples
 //! together, as the format demands.
 //!
-//! A cache may have been taken over, so its text is judged line by line: only families of caches are taken from it, and
-//! only samples that can be parsed and carry its own name. A forged or broken line neither reaches a family of another
-//! process nor spoils the page.
+//! A cache may have been taken over, so its text is judged line by line: only families that a cache has are taken from
+//! it, and only samples that can be parsed and carry its own name. A forged or broken line neither reaches a family of
+//! another process nor spoils the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Beginning of the names of all families that a cache has.
+/// Beginning of the names of the families that only caches have.
 const CACHE_PREFIX: &str = "dnstier_cache_";
+/// Families that every process has.
+const COMMON_FAMILIES: [&str; 6] = [
+    "dnstier_build_info",
+    "process_cpu_seconds",
+    "process_start_time_seconds",
+    "process_resident_memory_bytes",
+    "process_open_fds",
+    "process_max_fds",
+];
 /// Prefixes of the descriptor lines of a metric family, in the order in which the lines are written.
 const DESCRIPTORS: [&str; 3] = ["# HELP ", "# TYPE ", "# UNIT "];
 /// Types of metric families (OpenMetrics).
@@ -25,20 +34,20 @@ struct Family<'a> {
     series: BTreeSet<(&'a str, Vec<(&'a str, &'a str)>)>,
 }
 
-/// Merges the texts of caches, each with the name of its cache. Families are sorted by name, and descriptors come from
-/// the first text that has them. Samples belong to the family of the descriptor above them; all other lines are left
-/// out. The result has no `# EOF`.
+/// Merges the texts of processes, each with the name of its process. Families are sorted by name, and descriptors come
+/// from the first text that has them. Samples belong to the family of the descriptor above them; all other lines are
+/// left out. The result has no `# EOF`.
 #[must_use]
 pub(crate) fn merge<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();
-    for (instance, text) in texts {
+    for (process, text) in texts {
         let mut current = None;
         for line in text.split('\n').filter(|line| !line.contains(char::is_control)) {
             if let Some(descriptor) = Descriptor::parse(line) {
                 current = Some(descriptor.family);
                 families.entry(descriptor.family).or_default().descriptors.entry(descriptor.kind).or_insert(line);
             } else if let Some(sample) = Sample::parse(line)
-                && let Some(name) = current.filter(|family| sample.belongs_to(family, instance))
+                && let Some(name) = current.filter(|family| sample.belongs_to(family, process))
             {
                 let family = families.entry(name).or_default();
                 if family.series.insert((sample.name, sample.labels)) {
@@ -57,7 +66,7 @@ pub(crate) fn merge<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
     merged
 }
 
-/// Line that describes a family of caches.
+/// Line that describes a family that a cache has.
 struct Descriptor<'a> {
     family: &'a str,
     /// Index in [`DESCRIPTORS`].
@@ -74,7 +83,8 @@ impl<'a> Descriptor<'a> {
             1 => TYPES.contains(&text),
             _ => is_name(text),
         };
-        (family.starts_with(CACHE_PREFIX) && is_name(family) && is_valid_text).then_some(Self { family, kind })
+        let is_of_cache = family.starts_with(CACHE_PREFIX) || COMMON_FAMILIES.contains(&family);
+        (is_of_cache && is_name(family) && is_valid_text).then_some(Self { family, kind })
     }
 }
 
@@ -98,10 +108,10 @@ impl<'a> Sample<'a> {
         (is_name(name) && is_number).then_some(Self { name, labels })
     }
 
-    /// Returns whether the sample is one of this family, from this instance.
-    fn belongs_to(&self, family: &str, instance: &str) -> bool {
+    /// Returns whether the sample is one of this family, from this process.
+    fn belongs_to(&self, family: &str, process: &str) -> bool {
         self.name.strip_prefix(family).is_some_and(|suffix| SUFFIXES.contains(&suffix))
-            && self.labels.contains(&("instance", instance))
+            && self.labels.contains(&("process", process))
     }
 }
 
@@ -154,61 +164,66 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use node_cache_config::metrics_page::{BuildInfo, ProcessUsage, process_text};
+
     use super::*;
 
     #[test]
     fn each_family_is_described_once_and_holds_the_samples_of_all() {
-        let text = |instance: &str| {
+        let text = |process: &str| {
             format!(
                 "# HELP dnstier_cache_q Questions.\n# TYPE dnstier_cache_q counter\n\
-                 dnstier_cache_q_total{{instance=\"{instance}\"}} 1\n\
+                 dnstier_cache_q_total{{process=\"{process}\"}} 1\n\
                  # HELP dnstier_cache_h Hits.\n# TYPE dnstier_cache_h counter\n\
-                 dnstier_cache_h_total{{instance=\"{instance}\"}} 2\n# EOF\n"
+                 dnstier_cache_h_total{{process=\"{process}\"}} 2\n# EOF\n"
             )
         };
         let (first, second) = (text("cache-0"), text("cache-1"));
         let merged =
             merge([("cache-0", first.as_str()), ("cache-2", ""), ("cache-1", &second), ("cache-3", "nonsense")]);
         let expected = "# HELP dnstier_cache_h Hits.\n# TYPE dnstier_cache_h counter\n\
-            dnstier_cache_h_total{instance=\"cache-0\"} 2\ndnstier_cache_h_total{instance=\"cache-1\"} 2\n\
+            dnstier_cache_h_total{process=\"cache-0\"} 2\ndnstier_cache_h_total{process=\"cache-1\"} 2\n\
             # HELP dnstier_cache_q Questions.\n# TYPE dnstier_cache_q counter\n\
-            dnstier_cache_q_total{instance=\"cache-0\"} 1\ndnstier_cache_q_total{instance=\"cache-1\"} 1\n";
+            dnstier_cache_q_total{process=\"cache-0\"} 1\ndnstier_cache_q_total{process=\"cache-1\"} 1\n";
         assert_eq!(merged, expected);
     }
 
     #[test]
     fn a_truncated_text_leaves_the_others_whole() {
-        let whole = "# TYPE dnstier_cache_b gauge\ndnstier_cache_b{instance=\"cache-1\"} 1\n";
+        let whole = "# TYPE dnstier_cache_b gauge\ndnstier_cache_b{process=\"cache-1\"} 1\n";
         assert_eq!(merge([("cache-0", "# TYPE dnstier_cache_a gau"), ("cache-1", whole)]), whole);
     }
 
     #[test]
-    fn what_a_cache_forges_reaches_no_other_family_and_no_other_instance() {
-        let good = "dnstier_cache_q_total{instance=\"cache-0\",transport=\"udp\"} 1";
+    fn what_a_cache_forges_reaches_no_other_family_and_no_other_process() {
+        let good = "dnstier_cache_q_total{process=\"cache-0\",transport=\"udp\"} 1";
         for forged in [
-            "# TYPE dnstier_agent_captured gauge\ndnstier_agent_captured{instance=\"cache-0\",forged=\"yes\"} 1",
-            "dnstier_agent_captured{instance=\"cache-0\"} 1",
-            "dnstier_cache_q_total{instance=\"cache-1\",transport=\"udp\"} 9",
+            "# TYPE dnstier_agent_captured gauge\ndnstier_agent_captured{process=\"cache-0\",forged=\"yes\"} 1",
+            "# TYPE process_virtual_memory_bytes gauge\nprocess_virtual_memory_bytes{process=\"cache-0\"} 9 9",
+            "# TYPE process_open_fds gauge\nprocess_open_fds{process=\"agent\"} 9",
+            "# TYPE dnstier_build gauge\ndnstier_build_info{process=\"cache-0\"} 9",
+            "dnstier_agent_captured{process=\"cache-0\"} 1",
+            "dnstier_cache_q_total{process=\"cache-1\",transport=\"udp\"} 9",
             "dnstier_cache_q_total{transport=\"udp\"} 9",
             "dnstier_cache_q_total 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",instance=\"cache-1\"} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",transport=\"udp\"} 9",
-            "dnstier_cache_q_total{transport=\"udp\",instance=\"cache-0\"} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",a=\"b\"c\"} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",a=\"\\x\"} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",a=\"b} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\"} nine",
-            "dnstier_cache_q_total{instance=\"cache-0\"} 9 9",
-            "dnstier_cache_q_total{instance=\"cache-0\"} 9 # {trace=\"1\"} 1",
-            "dnstier_cache_q_total{instance=\"cache-0\"}9",
-            "dnstier_cache_q_total{instance=\"cache-0\",a=\"\u{1b}[2J\"} 9",
-            "dnstier_cache_q_total{instance=\"cache-0\",a=\"\r\"} 9",
-            "dnstier_cache_quite_other_total{instance=\"cache-0\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",process=\"cache-1\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",transport=\"udp\"} 9",
+            "dnstier_cache_q_total{transport=\"udp\",process=\"cache-0\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",a=\"b\"c\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",a=\"\\x\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",a=\"b} 9",
+            "dnstier_cache_q_total{process=\"cache-0\"} nine",
+            "dnstier_cache_q_total{process=\"cache-0\"} 9 9",
+            "dnstier_cache_q_total{process=\"cache-0\"} 9 # {trace=\"1\"} 1",
+            "dnstier_cache_q_total{process=\"cache-0\"}9",
+            "dnstier_cache_q_total{process=\"cache-0\",a=\"\u{1b}[2J\"} 9",
+            "dnstier_cache_q_total{process=\"cache-0\",a=\"\r\"} 9",
+            "dnstier_cache_quite_other_total{process=\"cache-0\"} 9",
             "# EOF",
             "# TYPE dnstier_cache_q gauge",
-            "# TYPE dnstier_cache_r nonsense\ndnstier_cache_r{instance=\"cache-0\"} 9 9",
+            "# TYPE dnstier_cache_r nonsense\ndnstier_cache_r{process=\"cache-0\"} 9 9",
             "# HELP dnstier_cache_",
-            "{instance=\"cache-0\"} 9",
+            "{process=\"cache-0\"} 9",
             "<html>",
         ] {
             let text = format!("# TYPE dnstier_cache_q counter\n{good}\n{forged}\n# EOF\n");
@@ -221,12 +236,19 @@ mod tests {
     fn samples_as_the_caches_write_them_are_taken() {
         let text = "# HELP dnstier_cache_hit_seconds Response time; \"quoted\".\n\
             # TYPE dnstier_cache_hit_seconds histogram\n# UNIT dnstier_cache_hit_seconds seconds\n\
-            dnstier_cache_hit_seconds_sum{instance=\"cache-0\"} 0.25\n\
-            dnstier_cache_hit_seconds_count{instance=\"cache-0\"} 2\n\
-            dnstier_cache_hit_seconds_bucket{le=\"1e-05\",instance=\"cache-0\"} 2\n\
-            dnstier_cache_hit_seconds_bucket{le=\"+Inf\",instance=\"cache-0\"} 2\n\
+            dnstier_cache_hit_seconds_sum{process=\"cache-0\"} 0.25\n\
+            dnstier_cache_hit_seconds_count{process=\"cache-0\"} 2\n\
+            dnstier_cache_hit_seconds_bucket{le=\"1e-05\",process=\"cache-0\"} 2\n\
+            dnstier_cache_hit_seconds_bucket{le=\"+Inf\",process=\"cache-0\"} 2\n\
             # TYPE dnstier_cache_up gauge\n\
-            dnstier_cache_up{instance=\"cache-0\",scope=\"a \\\"b\\\\\",upstream=\"[fd00::1]:53\"} NaN\n";
+            dnstier_cache_up{process=\"cache-0\",scope=\"a \\\"b\\\\\",upstream=\"[fd00::1]:53\"} NaN\n";
         assert_eq!(merge([("cache-0", text)]), text);
+        let usage = ProcessUsage { start_time: Some(1.5), cpu_seconds: Some(2.0), ..ProcessUsage::read() };
+        let common = |process: &str| process_text(Some(process), BuildInfo::CURRENT, &usage);
+        let (agent, cache) = (common("agent"), common("cache-0"));
+        let merged = merge([("agent", agent.as_str()), ("cache-0", &cache)]);
+        let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(samples(&merged), samples(&agent) + samples(&cache), "{merged}");
+        assert_eq!(merged.lines().count() - samples(&merged), agent.lines().count() - samples(&agent), "{merged}");
     }
 }

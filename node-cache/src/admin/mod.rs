@@ -1,7 +1,7 @@
-//! Administration of a process: control socket, limits of the status HTTP server, and merging of Prometheus texts.
+//! Administration of a process: control socket, limits of the status HTTP server, and merging of metrics.
 //!
 //! A client of the control socket sends one line with a command, reads the response and the end of the stream. `status`
-//! returns JSON, `metrics` Prometheus text, `live` and `ready` the word `ok` or a sentence that says what is missing.
+//! returns JSON, `metrics` OpenMetrics, `live` and `ready` the word `ok` or a sentence that says what is missing.
 //! `stats`, `explain NAME TYPE`, `flush NAME`, `flush-below NAME` and `dump NAME` are for people: they return text, or
 //! a sentence that says what is wrong with the command.
 

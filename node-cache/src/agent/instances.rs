@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use node_cache_config::metrics_page::{BuildInfo, ProcessUsage, process_text};
 use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -22,6 +23,9 @@ const ANSWER_TTL: Duration = Duration::from_millis(250);
 const MAX_STATUS_LEN: usize = 64 * 1024;
 /// Longest metrics of all caches together that are read, in bytes. Each has an equal share.
 const MAX_METRICS_LEN: usize = 512 * 1024;
+
+/// Name of the agent in the label `process`.
+const AGENT: &str = "agent";
 
 /// Interval at which [`Instances::wait_until_gone`] asks.
 const GONE_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -85,8 +89,8 @@ impl Instances {
         }
     }
 
-    /// Returns the metrics of all caches, merged into one Prometheus text without `# EOF`. What is not valid and not a
-    /// cache's own is left out.
+    /// Returns the metrics of all caches and the series that the agent has like every process, merged into one text in
+    /// OpenMetrics without `# EOF`. What is not valid and not a cache's own is left out.
     pub(crate) async fn metrics(&self) -> Arc<str> {
         let mut last = self.last_metrics.lock().await;
         if let Some((_, text)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
@@ -99,7 +103,9 @@ impl Instances {
             (name.as_str(), answer.unwrap_or_default())
         }))
         .await;
-        let merged: Arc<str> = merge(texts.iter().map(|(name, text)| (*name, text.as_str()))).into();
+        let of_agent = process_text(Some(AGENT), BuildInfo::CURRENT, &ProcessUsage::read());
+        let texts = texts.iter().map(|(name, text)| (*name, text.as_str()));
+        let merged: Arc<str> = merge([(AGENT, of_agent.as_str())].into_iter().chain(texts)).into();
         *last = Some((Instant::now(), Arc::clone(&merged)));
         merged
     }
@@ -110,7 +116,7 @@ mod tests {
     use super::*;
     use crate::admin::{CommandHandler, serve};
 
-    const METRICS: &str = "# TYPE dnstier_cache_q counter\ndnstier_cache_q_total{instance=\"cache-0\"} 7\n";
+    const METRICS: &str = "# TYPE dnstier_cache_q counter\ndnstier_cache_q_total{process=\"cache-0\"} 7\n";
 
     struct Cache;
 
@@ -138,7 +144,8 @@ mod tests {
         let alive: Vec<(&str, bool)> = status.iter().map(|instance| (instance.name.as_str(), instance.alive)).collect();
         assert_eq!(alive, [("cache-0", true), ("cache-1", false), ("cache-2", false)]);
         assert_eq!(status[0].traffic.queries, 7);
-        assert_eq!(&*instances.metrics().await, METRICS);
+        let metrics = instances.metrics().await;
+        assert!(metrics.contains(METRICS) && metrics.contains("\nprocess_open_fds{process=\"agent\"} "), "{metrics}");
         serving.abort();
     }
 
@@ -148,7 +155,7 @@ mod tests {
     impl CommandHandler for Flooding {
         async fn handle(&self, _: Command) -> String {
             let name = self.0;
-            let line = |number| format!("dnstier_cache_q_total{{instance=\"{name}\",label=\"{number}\"}} 7\n");
+            let line = |number| format!("dnstier_cache_q_total{{process=\"{name}\",label=\"{number}\"}} 7\n");
             std::iter::once("# TYPE dnstier_cache_q counter\n".to_owned()).chain((0..60_000).map(line)).collect()
         }
     }
@@ -164,8 +171,10 @@ mod tests {
         let instances = Instances::new(dir.path().to_owned(), 2);
         let texts = join_all((0..16).map(|_| instances.metrics())).await;
         let length = texts[0].len();
-        assert!(length > MAX_METRICS_LEN / 4 && length <= MAX_METRICS_LEN, "{length}");
-        assert!(texts[0].lines().all(|line| line.starts_with("# TYPE ") || line.ends_with("\"} 7")));
+        let of_agent = process_text(Some(AGENT), BuildInfo::CURRENT, &ProcessUsage::read()).len();
+        assert!(length > MAX_METRICS_LEN / 4 && length <= MAX_METRICS_LEN + of_agent + 64, "{length}");
+        let flood = texts[0].lines().filter(|line| line.starts_with("dnstier_cache_"));
+        assert!(flood.clone().count() > 1_000 && flood.clone().all(|line| line.ends_with("\"} 7")));
         assert!(texts.iter().skip(1).any(|text| Arc::ptr_eq(text, &texts[0])), "askers share one text");
         serving.iter().for_each(tokio::task::JoinHandle::abort);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             reply rules in force,        self-query succeeded          two self-queries failed
-//!             a cache connected            (first: startup names too)
+//!             a cache connected            (first: ways out too)
 //! Withdrawn ──────────────────────► Trying ─────────────────► Captured ─────────────────────────► Trying
 //!     ▲   address added to the node   │ no success for a lease    │ no longer desired, or foreign
 //!     │                               ▼                           ▼
@@ -30,8 +30,8 @@ const FAILURES_BEFORE_LOSS: u32 = 2;
 const SUCCESSES_AFTER_LOSS: u32 = 3;
 /// Pause before an address at which no self-query succeeded is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Time that an address without a Service waits for the startup names to be resolved.
-const STARTUP_NAMES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that an address without a Service waits for ways out.
+const WAYS_OUT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Inputs of one step.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,8 +52,8 @@ pub(crate) struct LeaseInputs {
     pub(crate) redirected: bool,
     /// Whether the self-query since the last step succeeded; `None` if there was none.
     pub(crate) answered: Option<bool>,
-    /// The caches of this pod have resolved the startup names.
-    pub(crate) names_resolved: bool,
+    /// Upstreams have responded to the caches of this pod.
+    pub(crate) has_ways_out: bool,
 }
 
 /// Action on the node's address, to be carried out before the next step.
@@ -146,10 +146,16 @@ impl Lease {
         matches!(self.phase, Phase::Trying { .. } | Phase::Leaving { .. })
     }
 
-    /// Returns whether a first capture waits for the startup names and nothing else.
+    /// Returns whether a Service answers at this address while it is not captured.
     #[must_use]
-    pub(crate) fn waits_for_names(&self, names_resolved: bool) -> bool {
-        matches!(self.phase, Phase::Trying { .. }) && self.answering_since.is_some() && !self.proven && !names_resolved
+    pub(crate) const fn has_service(&self) -> bool {
+        self.service
+    }
+
+    /// Returns whether a first capture waits for ways out and nothing else.
+    #[must_use]
+    pub(crate) fn waits_for_ways_out(&self, has_ways_out: bool) -> bool {
+        matches!(self.phase, Phase::Trying { .. }) && self.answering_since.is_some() && !self.proven && !has_ways_out
     }
 
     /// Advances the phase. The returned effect is to be carried out before the next step.
@@ -193,9 +199,9 @@ impl Lease {
                 let since = *self.answering_since.get_or_insert(now);
                 let successes = successes + 1;
                 let needed = if self.lost { SUCCESSES_AFTER_LOSS } else { 1 };
-                let has_names =
-                    self.proven || inputs.names_resolved || (!self.service && now - since >= STARTUP_NAMES_TIMEOUT);
-                self.phase = if successes >= needed && has_names && inputs.cache_connected && inputs.served {
+                let may_capture =
+                    self.proven || inputs.has_ways_out || (!self.service && now - since >= WAYS_OUT_TIMEOUT);
+                self.phase = if successes >= needed && may_capture && inputs.cache_connected && inputs.served {
                     self.proven = true;
                     self.lost = false;
                     Phase::Captured { until: now + self.lifetime(), failures: 0 }

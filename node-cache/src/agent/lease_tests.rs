@@ -31,7 +31,7 @@ impl Node {
             listening: true,
             cache_connected: true,
             served: true,
-            names_resolved: true,
+            has_ways_out: true,
             ..LeaseInputs::default()
         };
         let lease = Lease::new(now, service);
@@ -249,19 +249,19 @@ fn an_address_that_somebody_else_brings_is_given_up() {
 }
 
 #[test]
-fn a_first_capture_waits_for_names_and_for_ever_only_where_a_service_answers() {
+fn a_first_capture_waits_for_ways_out_and_for_ever_only_where_a_service_answers() {
     for (service, captured) in [(true, false), (false, true)] {
         let mut node = Node::new(service);
-        node.inputs.names_resolved = false;
+        node.inputs.has_ways_out = false;
         node.run(45, ms(200), true);
-        assert!(!node.redirected && node.lease.waits_for_names(false));
+        assert!(!node.redirected && node.lease.waits_for_ways_out(false));
         node.run(15, ms(200), true);
         assert_eq!(node.redirected, captured, "after ten seconds, service: {service}");
-        node.inputs.names_resolved = true;
+        node.inputs.has_ways_out = true;
         node.run(1, ms(200), true);
         assert!(node.redirected);
-        // Names do not matter any more: an upstream that dies later withdraws nothing.
-        node.inputs.names_resolved = false;
+        // Ways out do not matter any more: an upstream that dies later withdraws nothing.
+        node.inputs.has_ways_out = false;
         node.run(2, ms(1000), false);
         node.run(4, ms(200), true);
         assert!(node.redirected);
@@ -294,7 +294,7 @@ enum Event {
     Listening(bool),
     Caches(bool),
     Served(bool),
-    Names(bool),
+    WaysOut(bool),
     Removed,
     Restarted,
 }
@@ -310,7 +310,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Listening),
         1 => any::<bool>().prop_map(Event::Caches),
         1 => any::<bool>().prop_map(Event::Served),
-        1 => any::<bool>().prop_map(Event::Names),
+        1 => any::<bool>().prop_map(Event::WaysOut),
         1 => Just(Event::Removed),
         1 => Just(Event::Restarted),
     ]
@@ -327,7 +327,7 @@ fn apply_event(node: &mut Node, event: Event) {
         Event::Listening(yes) => node.inputs.listening = yes,
         Event::Caches(yes) => node.inputs.cache_connected = yes,
         Event::Served(yes) => node.inputs.served = yes,
-        Event::Names(yes) => node.inputs.names_resolved = yes,
+        Event::WaysOut(yes) => node.inputs.has_ways_out = yes,
         Event::Removed => node.expires_at = None,
         Event::Restarted => {
             let remaining = node.expires_at.filter(|_| node.on_node()).map(|at| at - node.now);
@@ -354,7 +354,7 @@ proptest! {
             listening: true,
             cache_connected: true,
             served: true,
-            names_resolved: true,
+            has_ways_out: true,
             ..LeaseInputs::default()
         };
         node.run(60, ms(200), true);

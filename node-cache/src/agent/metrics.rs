@@ -22,6 +22,31 @@ pub(crate) struct Metrics {
     discarded_sockets: Counter,
     connected: Gauge,
     revision: Family<Labels, Gauge>,
+    hidden_problems: Family<Labels, Gauge>,
+}
+
+/// Reason for which some queries to an address fail although self-queries are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HiddenProblem {
+    /// Another process has bound a socket to the address.
+    ForeignSocket,
+    /// Queries of pods are not routed to the address.
+    PodRoute,
+    /// Packets of pods arrive and pass no packet filter.
+    PodPackets,
+}
+
+impl HiddenProblem {
+    /// All reasons.
+    pub(super) const ALL: [Self; 3] = [Self::ForeignSocket, Self::PodRoute, Self::PodPackets];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::ForeignSocket => "foreign_socket",
+            Self::PodRoute => "pod_route",
+            Self::PodPackets => "pod_packets",
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -51,6 +76,12 @@ impl Default for Metrics {
         registry.register("instances_connected", "Caches that hold the sockets of the node", connected.clone());
         let revision = Family::default();
         registry.register("revision", "The revision asked and the one in force, as labels", revision.clone());
+        let hidden_problems = Family::default();
+        registry.register(
+            "addresses_with_problem",
+            "Captured addresses of which some queries fail although self-queries are answered",
+            hidden_problems.clone(),
+        );
         Self {
             registry,
             captured,
@@ -61,17 +92,18 @@ impl Default for Metrics {
             discarded_sockets,
             connected,
             revision,
+            hidden_problems,
         }
     }
 }
 
 impl Metrics {
-    /// Returns all metrics as Prometheus text.
+    /// Returns all metrics in OpenMetrics, without the last line.
     #[must_use]
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String does not fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = prometheus_client::encoding::text::encode_registry(&mut text, &self.registry);
         text
     }
 
@@ -107,6 +139,12 @@ impl Metrics {
         self.connected.set(i64::try_from(instances).unwrap_or(i64::MAX));
     }
 
+    /// Sets the number of addresses that have this problem.
+    pub(super) fn set_hidden_problem(&self, problem: HiddenProblem, addresses: usize) {
+        let gauge = self.hidden_problems.get_or_create(&vec![("problem", problem.label().to_owned())]).clone();
+        gauge.set(i64::try_from(addresses).unwrap_or(i64::MAX));
+    }
+
     pub(super) fn set_revision(&self, asked: Option<&str>, in_force: Option<&str>) {
         let text = |revision: Option<&str>| revision.unwrap_or_default().to_owned();
         let labels = vec![("asked", text(asked)), ("in_force", text(in_force))];
@@ -136,11 +174,17 @@ mod tests {
         metrics.set_reasserts(2);
         metrics.set_revision(None, Some("a"));
         metrics.set_revision(Some("b"), Some("b"));
+        for (addresses, problem) in HiddenProblem::ALL.into_iter().enumerate() {
+            metrics.set_hidden_problem(problem, addresses);
+        }
         let text = metrics.text();
         for line in [
             "dnstier_agent_captured{address=\"10.96.0.10\"} 0",
             "dnstier_agent_withdrawals_total{address=\"10.96.0.10\"} 1",
             "dnstier_agent_rule_reasserts_total 2",
+            "dnstier_agent_addresses_with_problem{problem=\"foreign_socket\"} 0",
+            "dnstier_agent_addresses_with_problem{problem=\"pod_route\"} 1",
+            "dnstier_agent_addresses_with_problem{problem=\"pod_packets\"} 2",
             "dnstier_agent_revision{asked=\"b\",in_force=\"b\"} 1",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} in\n{text}");

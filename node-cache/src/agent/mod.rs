@@ -16,7 +16,7 @@
 //!
 //! * [`reconciler`]: one pass over all addresses; [`lease`] decides, and the files below carry out.
 //! * `interface`, `rules` and `nft`, `sockets` and `socket_options`: what the agent changes on the node.
-//! * `self_query`, `startup_names`: what must be answered before an address is captured or renewed.
+//! * `self_query`, `ways_out`: what must be answered before an address is captured or renewed.
 //! * `pod_routes`, `pod_reachability`, `pod_packets`: whether queries of pods reach the address, which no self-query
 //!   shows.
 //! * `foreign_sockets`: other processes at the address and port.
@@ -36,7 +36,7 @@ mod pod_packets;
 mod pod_reachability;
 mod pod_routes;
 pub(crate) mod self_query;
-pub(crate) mod startup_names;
+pub(crate) mod ways_out;
 
 pub(crate) mod instances;
 pub(crate) mod metrics;

@@ -83,7 +83,7 @@ impl Nft {
 
     /// Returns the packets of pods that a tier's table has counted, IPv4 and IPv6; `None` without a whole table.
     async fn pod_packets(&self, tier: &str) -> Option<[PodPackets; 2]> {
-        let output = self.run(&["list", "counters", "table", "inet", &table(tier)], "").await.ok()?;
+        let output = self.run(&["list", "table", "inet", &table(tier)], "").await.ok()?;
         pod_packets(&String::from_utf8_lossy(&output.stdout))
     }
 

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::foreign_sockets::{BoundSocket, ForeignSockets, read_bound_sockets};
+use super::instances::Instances;
 use super::interface::{Interface, Presence};
 use super::lease::{Effect, Lease, LeaseInputs};
-use super::metrics::Metrics;
+use super::metrics::{HiddenProblem, Metrics};
 use super::nft::RuleSync;
 use super::pod_reachability::PodReachability;
 use super::pod_routes::PodRoutes;
@@ -23,7 +24,7 @@ use super::readiness::AgentState;
 use super::rules::Rules;
 use super::self_query::SelfQuery;
 use super::sockets::{BindError, Sockets};
-use super::startup_names::StartupNames;
+use super::ways_out::WaysOut;
 use crate::handover::server::Server;
 use crate::identity::pod_addresses;
 use crate::revision::ActiveRevision;
@@ -118,9 +119,12 @@ pub(crate) struct Reconciler {
     bind_errors: BTreeMap<IpAddr, BindError>,
     /// Addresses whose sockets are bound anew in the next pass, because nothing answers at them.
     rebinds_due: BTreeSet<IpAddr>,
-    names: StartupNames,
-    names_task: Option<JoinHandle<StartupNames>>,
-    next_names_query: Option<Instant>,
+    instances: Arc<Instances>,
+    ways_out: WaysOut,
+    search_task: Option<JoinHandle<WaysOut>>,
+    next_search: Option<Instant>,
+    /// Time since which an address waits for ways out.
+    searching_since: Option<Instant>,
     sockets_published: bool,
     secret_since: Instant,
     stopping: bool,
@@ -133,6 +137,7 @@ impl Reconciler {
         rule_sync: RuleSync,
         server: Server,
         self_query: SelfQuery,
+        instances: Arc<Instances>,
         metrics: Arc<Metrics>,
         state: watch::Sender<AgentState>,
     ) -> Self {
@@ -154,9 +159,11 @@ impl Reconciler {
             present: BTreeMap::new(),
             bind_errors: BTreeMap::new(),
             rebinds_due: BTreeSet::new(),
-            names: StartupNames::default(),
-            names_task: None,
-            next_names_query: None,
+            instances,
+            ways_out: WaysOut::default(),
+            search_task: None,
+            next_search: None,
+            searching_since: None,
             sockets_published: false,
             secret_since: Instant::now(),
             stopping: false,
@@ -201,7 +208,7 @@ impl Reconciler {
             self.log_hidden_problems();
             let mut answered = self.run_self_queries().await;
             self.fail_unreachable(&mut answered);
-            self.resolve_startup_names(config).await;
+            self.search_ways_out(config).await;
             self.advance_leases(&answered).await;
             self.apply_rules(config);
         }
@@ -354,13 +361,20 @@ impl Reconciler {
 
     /// Returns in one sentence why some queries to an address may fail that self-queries do not show.
     fn hidden_problem(&self, ip: IpAddr) -> Option<String> {
-        let routes = || self.addresses.get(&ip)?.pod_reachability.problem();
-        let filters = || {
-            let [blocked4, blocked6] = self.rule_sync.installed().borrow().blocked;
-            let is_blocked = if ip.is_ipv4() { blocked4 } else { blocked6 };
-            is_blocked.then(|| "packets of pods arrive, and none passes the packet filters of this node".to_owned())
-        };
-        self.foreign_sockets.problem(ip).or_else(routes).or_else(filters)
+        HiddenProblem::ALL.into_iter().find_map(|problem| self.hidden_problem_of(problem, ip))
+    }
+
+    /// Returns a problem of this kind in one sentence.
+    fn hidden_problem_of(&self, problem: HiddenProblem, ip: IpAddr) -> Option<String> {
+        match problem {
+            HiddenProblem::ForeignSocket => self.foreign_sockets.problem(ip),
+            HiddenProblem::PodRoute => self.addresses.get(&ip)?.pod_reachability.problem(),
+            HiddenProblem::PodPackets => {
+                let [blocked4, blocked6] = self.rule_sync.installed().borrow().blocked;
+                let is_blocked = if ip.is_ipv4() { blocked4 } else { blocked6 };
+                is_blocked.then(|| "packets of pods arrive, and none passes the packet filters of this node".to_owned())
+            }
+        }
     }
 
     /// Logs the hidden problems that came or went.
@@ -387,21 +401,25 @@ impl Reconciler {
         }
     }
 
-    /// Resolves the startup names while an address waits for them, in a task of their own: an upstream may be slow, and
-    /// renewals must not wait for it.
-    async fn resolve_startup_names(&mut self, config: &Config) {
-        if self.names_task.as_ref().is_some_and(JoinHandle::is_finished)
-            && let Some(task) = self.names_task.take()
+    /// Searches for ways out while the address of a Service waits for them, in a task of its own: a server may be slow,
+    /// and renewals must not wait for it.
+    async fn search_ways_out(&mut self, config: &Config) {
+        if self.search_task.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(task) = self.search_task.take()
         {
-            self.names = task.await.unwrap_or(self.names);
+            self.ways_out = task.await.unwrap_or(self.ways_out);
         }
         let now = Instant::now();
-        let resolved = self.names.all_resolved();
-        let waiting = self.addresses.iter().find(|(_, address)| address.lease.waits_for_names(resolved));
+        let is_complete = self.ways_out.is_complete();
+        let is_waiting = |lease: &Lease| lease.has_service() && lease.waits_for_ways_out(is_complete);
+        let waiting = self.addresses.iter().find(|(_, address)| is_waiting(&address.lease));
         let Some((&ip, _)) = waiting else { return };
-        if self.names_task.is_none() && self.next_names_query.is_none_or(|at| at <= now) {
-            self.next_names_query = Some(now + RENEWAL_INTERVAL);
-            self.names_task = Some(tokio::spawn(self.names.resolve_missing(ip, config.cluster_domain.clone())));
+        let since = *self.searching_since.get_or_insert(now);
+        if self.search_task.is_none() && self.next_search.is_none_or(|at| at <= now) {
+            self.next_search = Some(now + RENEWAL_INTERVAL);
+            let domain = config.cluster_domain.clone();
+            let search = self.ways_out.search(Arc::clone(&self.instances), ip, domain, now - since);
+            self.search_task = Some(tokio::spawn(search));
         }
     }
 
@@ -409,7 +427,7 @@ impl Reconciler {
     async fn advance_leases(&mut self, answered: &BTreeMap<IpAddr, bool>) {
         let cache_connected = !self.server.connected().borrow().is_empty();
         let installed = self.rule_sync.installed().borrow().rules.clone().unwrap_or_default();
-        let names_resolved = self.names.all_resolved();
+        let has_ways_out = self.ways_out.is_complete();
         for (&ip, address) in &mut self.addresses {
             let presence = self.present.get(&ip);
             let inputs = LeaseInputs {
@@ -421,7 +439,7 @@ impl Reconciler {
                 served: installed.served.contains(&ip),
                 redirected: installed.redirected.contains(&ip),
                 answered: answered.get(&ip).copied(),
-                names_resolved,
+                has_ways_out,
             };
             let wanted_redirect = address.lease.wants_redirect();
             let result = match address.lease.step(Instant::now(), &inputs) {
@@ -472,8 +490,12 @@ impl Reconciler {
             .config
             .iter()
             .flat_map(|config| &config.node_cache.captured)
-            .map(|captured| self.captured_address(captured.address, active))
+            .map(|captured| self.captured_address(captured.address))
             .collect();
+        for problem in HiddenProblem::ALL {
+            let has_problem = |address: &&CapturedAddress| self.hidden_problem_of(problem, address.address).is_some();
+            self.metrics.set_hidden_problem(problem, captured.iter().filter(has_problem).count());
+        }
         for address in &captured {
             self.metrics.set_captured(address.address, address.state == CaptureState::Captured);
         }
@@ -496,12 +518,12 @@ impl Reconciler {
     }
 
     /// Returns the capture state of an address.
-    fn captured_address(&self, ip: IpAddr, active: &ActiveRevision) -> CapturedAddress {
+    fn captured_address(&self, ip: IpAddr) -> CapturedAddress {
         if let Some(link) = self.present.get(&ip).and_then(|presence| presence.foreign_link.as_ref()) {
             let reason = format!("somebody else has put this address on the link {link}; it is left alone");
             return CapturedAddress { address: ip, state: CaptureState::Foreign, reason: Some(reason) };
         }
-        match self.withdrawal_reason(ip, active) {
+        match self.withdrawal_reason(ip) {
             None => {
                 let reason = self.hidden_problem(ip);
                 CapturedAddress { address: ip, state: CaptureState::Captured, reason }
@@ -511,7 +533,7 @@ impl Reconciler {
     }
 
     /// Returns why an address is not captured: the first cause that applies; `None` if it is captured.
-    fn withdrawal_reason(&self, ip: IpAddr, active: &ActiveRevision) -> Option<String> {
+    fn withdrawal_reason(&self, ip: IpAddr) -> Option<String> {
         let address = self.addresses.get(&ip)?;
         let installed = self.rule_sync.installed();
         let installed = installed.borrow();
@@ -526,9 +548,8 @@ impl Reconciler {
         if let Some(error) = self.bind_errors.get(&ip) {
             return Some(error.to_string());
         }
-        let domain = active.config.as_ref().map(|config| config.cluster_domain.as_str()).unwrap_or_default();
-        let missing_names =
-            || self.names.missing(domain).filter(|_| address.lease.waits_for_names(self.names.all_resolved()));
+        let is_waiting = address.lease.waits_for_ways_out(self.ways_out.is_complete());
+        let missing_ways_out = || self.ways_out.missing().filter(|_| is_waiting).map(str::to_owned);
         if self.server.connected().borrow().is_empty() {
             return Some("no cache is running on this node".to_owned());
         }
@@ -538,7 +559,7 @@ impl Reconciler {
             .or_else(|| address.interface_error.clone())
             .or_else(|| self.foreign_sockets.problem(ip))
             .or_else(|| address.self_query_error.clone());
-        Some(problem.or_else(missing_names).unwrap_or_else(|| "it is about to be captured".to_owned()))
+        Some(problem.or_else(missing_ways_out).unwrap_or_else(|| "it is about to be captured".to_owned()))
     }
 
     /// Returns when the next pass is due.

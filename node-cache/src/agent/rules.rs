@@ -14,7 +14,7 @@
 //! Rules for queries match only while their address is on the node (`fib daddr type local`), so that the rules of an
 //! agent that was killed do nothing once the addresses' lifetimes have ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ pub(crate) const MARK: u32 = 0x35;
 
 /// Version of the rules, written into the table's comment. Raise it with each change of a rule: a table of another
 /// version that an earlier agent left is replaced, not adopted.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// Number of rules in the table that act on packets.
 const RULE_COUNT: usize = 8;
 /// Number of rules in the table that count packets.
@@ -68,16 +68,12 @@ impl Rules {
             r#"table inet {table} {{
 	comment "DnsTier {tier}, layout {LAYOUT}"
 {sets}
-	counter arrived4 {{ }}
-	counter arrived6 {{ }}
-	counter passed4 {{ }}
-	counter passed6 {{ }}
 	chain queries4 {{
-		iif != "lo" counter name "arrived4"
+		iif != "lo" counter
 		notrack
 	}}
 	chain queries6 {{
-		iif != "lo" counter name "arrived6"
+		iif != "lo" counter
 		notrack
 	}}
 	chain prerouting {{
@@ -87,8 +83,8 @@ impl Rules {
 	}}
 	chain input {{
 		type filter hook input priority 400; policy accept;
-		ip daddr @switched4 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter name "passed4"
-		ip6 daddr @switched6 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter name "passed6"
+		ip daddr @switched4 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter
+		ip6 daddr @switched6 iif != "lo" meta l4proto {{ tcp, udp }} th dport 53 counter
 	}}
 	chain output {{
 		type filter hook output priority raw; policy accept;
@@ -143,7 +139,7 @@ impl Rules {
         ];
         parts.into_iter().all(|part| listing.contains(part))
             && listing.split_whitespace().filter(|word| *word == "notrack").count() == RULE_COUNT
-            && listing.matches("counter name ").count() == COUNTING_RULE_COUNT
+            && listing.split_whitespace().filter(|word| *word == "counter").count() == COUNTING_RULE_COUNT
             && Self::from_listing(&self.tier, listing) == *self
     }
 
@@ -163,19 +159,25 @@ impl Rules {
     }
 }
 
-/// Reads the counts of the packets of pods, IPv4 and IPv6, from the output of `nft list counters`; `None` when one is
-/// missing.
+/// Reads the counts of the packets of pods, IPv4 and IPv6, from the listing of a tier's table with its state; `None`
+/// when one is missing.
+///
+/// The counters have no names: named ones need a module of the kernel (`nft_objref`) that some hosts lack, and without
+/// it the kernel refuses the whole table.
 #[must_use]
 pub(super) fn pod_packets(listing: &str) -> Option<[PodPackets; 2]> {
-    let count = |name: &str| {
-        let (_, counter) = listing.split_once(&format!("counter {name} {{"))?;
-        let (_, packets) = counter.split_once('}')?.0.split_once("packets ")?;
-        packets.split_whitespace().next()?.parse().ok()
-    };
-    let of_family = |family: u8| {
-        let arrived = count(&format!("arrived{family}"))?;
-        Some(PodPackets { arrived, passed: count(&format!("passed{family}"))? })
-    };
+    let mut chain = "";
+    let mut counts = BTreeMap::new();
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.trim_end_matches([' ', '{']);
+        } else if let Some((rule, counter)) = line.split_once("counter packets ") {
+            let family = if chain == "queries4" || rule.contains("@switched4") { 4 } else { 6 };
+            counts.insert((chain == "input", family), counter.split_whitespace().next()?.parse().ok()?);
+        }
+    }
+    let count = |is_passed, family| counts.get(&(is_passed, family)).copied();
+    let of_family = |family| Some(PodPackets { arrived: count(false, family)?, passed: count(true, family)? });
     Some([of_family(4)?, of_family(6)?])
 }
 
@@ -216,21 +218,17 @@ mod tests {
         let expected = r#"table inet dnstier_default
 delete table inet dnstier_default
 table inet dnstier_default {
-	comment "DnsTier default, layout 2"
+	comment "DnsTier default, layout 3"
 	set served4 { type ipv4_addr; elements = { 10.96.0.10, 169.254.20.10 }; }
 	set served6 { type ipv6_addr; elements = { fd96::a }; }
 	set switched4 { type ipv4_addr; elements = { 10.96.0.10 }; }
 	set switched6 { type ipv6_addr; }
-	counter arrived4 { }
-	counter arrived6 { }
-	counter passed4 { }
-	counter passed6 { }
 	chain queries4 {
-		iif != "lo" counter name "arrived4"
+		iif != "lo" counter
 		notrack
 	}
 	chain queries6 {
-		iif != "lo" counter name "arrived6"
+		iif != "lo" counter
 		notrack
 	}
 	chain prerouting {
@@ -240,8 +238,8 @@ table inet dnstier_default {
 	}
 	chain input {
 		type filter hook input priority 400; policy accept;
-		ip daddr @switched4 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter name "passed4"
-		ip6 daddr @switched6 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter name "passed6"
+		ip daddr @switched4 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter
+		ip6 daddr @switched6 iif != "lo" meta l4proto { tcp, udp } th dport 53 counter
 	}
 	chain output {
 		type filter hook output priority raw; policy accept;
@@ -272,14 +270,29 @@ table inet dnstier_default {
 
     #[test]
     fn packets_of_pods_are_read_from_a_listing_that_has_all_counters() {
-        let counter = |name: &str, packets| format!("\tcounter {name} {{\n\t\tpackets {packets} bytes 300\n\t}}\n");
-        let counters = [("arrived4", 7), ("arrived6", 5), ("passed4", 3), ("passed6", 0)];
-        let text: Vec<String> = counters.iter().map(|(name, packets)| counter(name, packets)).collect();
-        let listing = format!("table inet dnstier_default {{\n{}}}\n", text.concat());
+        // As nft lists the rules of the script, with their state.
+        let mut packets = [7, 5, 3, 0].into_iter();
+        let listing: Vec<String> = rules()
+            .script()
+            .lines()
+            .map(|line| match line.strip_suffix("counter") {
+                Some(rule) => format!("{rule}counter packets {} bytes 300", packets.next().unwrap()),
+                None => line.to_owned(),
+            })
+            .collect();
         let expected = [PodPackets { arrived: 7, passed: 3 }, PodPackets { arrived: 5, passed: 0 }];
-        assert_eq!(pod_packets(&listing), Some(expected));
-        for missing in text {
-            assert_eq!(pod_packets(&listing.replace(&missing, "")), None, "without {missing}");
+        assert_eq!(pod_packets(&listing.join("\n")), Some(expected));
+        for missing in listing.iter().filter(|line| line.contains("packets")) {
+            let rest: Vec<&str> = listing.iter().filter(|line| *line != missing).map(String::as_str).collect();
+            assert_eq!(pod_packets(&rest.join("\n")), None, "without {missing}");
+        }
+    }
+
+    #[test]
+    fn no_rule_needs_named_objects() {
+        let script = rules().script();
+        for word in ["counter name", "counter {", "quota", "limit name"] {
+            assert!(!script.contains(word), "{word}");
         }
     }
 
@@ -291,7 +304,7 @@ table inet dnstier_default {
         for missing in 3..lines.len() {
             let rest: Vec<&str> =
                 lines.iter().enumerate().filter(|(number, _)| *number != missing).map(|(_, line)| *line).collect();
-            let counts = ["notrack", "hook", "elements", "layout", "goto", "counter name"]
+            let counts = ["notrack", "hook", "elements", "layout", "goto", "counter"]
                 .into_iter()
                 .any(|word| lines[missing].contains(word));
             assert!(!counts || !rules().are_listed_in(&rest.join("\n")), "without {}", lines[missing]);

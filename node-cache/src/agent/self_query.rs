@@ -99,6 +99,23 @@ pub(crate) async fn query_rcode(
     Ok(client(address).query_rcode(&question, limit).await?)
 }
 
+/// Queries the Service behind an address that is not captured, as a pod would, and returns the rcode: the query
+/// carries no mark.
+///
+/// # Errors
+///
+/// [`SelfQueryError`] when there is no response within `limit`.
+pub(crate) async fn query_service(
+    address: IpAddr,
+    name: &str,
+    rtype: u16,
+    limit: Duration,
+) -> Result<u16, SelfQueryError> {
+    let question = Question::plain(&Name::from_text(name)?, rtype);
+    let client = StubClient::new(SocketAddr::new(address, DNS_PORT)).with_retransmit(RETRY_AFTER);
+    Ok(client.query_rcode(&question, limit).await?)
+}
+
 fn client(address: IpAddr) -> StubClient {
     StubClient::new(SocketAddr::new(address, DNS_PORT)).with_mark(MARK).with_retransmit(RETRY_AFTER)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use node_cache_config::Config;
+use node_cache_config::metrics_page::END;
 use node_cache_config::status::{CaptureState, NodeStatus};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ use super::instances::Instances;
 use super::metrics::Metrics;
 use super::readiness::AgentState;
 use super::self_query::query_rcode;
-use super::startup_names::{ROOT, cluster_name};
+use super::ways_out::{ROOT, cluster_name};
 use crate::admin::{Command, CommandHandler, OK};
 use crate::dns::codes::rtype;
 use crate::identity::Identity;
@@ -24,9 +25,6 @@ use crate::revision::ActiveRevision;
 
 /// Time that the tier has to resolve a name for `/probe`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// End of a Prometheus text (OpenMetrics).
-const END: &str = "# EOF\n";
 
 /// Reporter of a node's status.
 #[derive(Debug)]
@@ -78,14 +76,10 @@ impl NodeStatusReporter {
         }
     }
 
-    /// Returns the metrics of the agent and of all its caches, merged into one Prometheus text.
+    /// Returns the metrics of the agent and of all its caches, merged into one text in OpenMetrics.
     pub(crate) async fn metrics_text(&self) -> String {
         let caches = self.instances.metrics().await;
-        let mut text = self.metrics.text();
-        text.truncate(text.trim_end_matches(END).len());
-        text.push_str(&caches);
-        text.push_str(END);
-        text
+        self.metrics.text() + &caches + END
     }
 
     /// Resolves a name of the configuration through the tier, as a pod would.

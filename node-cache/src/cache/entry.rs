@@ -111,7 +111,10 @@ impl<'a> EntryRef<'a> {
         };
         wire.truncate(length);
         let question_end = u16::try_from(question_end).ok()?;
-        Some(Response::from_parts(wire, ttl_offsets, question_end, header.rcode(), header.response_ttl(), header.ede()))
+        let (rcode, ttl) = (header.rcode(), header.response_ttl());
+        let ede = header.ede().filter(|_| !header.is_partial());
+        let response = Response::from_parts(wire, ttl_offsets, question_end, rcode, ttl, ede);
+        Some(if header.is_partial() { response.into_partial(header.server_id()) } else { response })
     }
 }
 

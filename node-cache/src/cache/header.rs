@@ -30,6 +30,9 @@ const TIME_BITS: u32 = 48;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// Value in the field of the Extended DNS Error when there is none.
 const NO_EDE: u16 = u16::MAX;
+/// Value in that field of a partial response, which is never sent as it is. The path of cache hits leaves every entry
+/// with an Extended DNS Error to the full path.
+const PARTIAL: u16 = u16::MAX - 1;
 
 /// Bounds of TTLs and of serve-stale. They are applied on lookup, so that a change also affects the entries that are
 /// cached.
@@ -114,7 +117,11 @@ impl EntryHeader {
         };
         let length = u16::try_from(response.wire().len()).ok()?;
         let records = u16::try_from(response.ttl_offsets().len()).ok()?;
-        let ede = response.ede().unwrap_or(NO_EDE);
+        let ede = match response.ede() {
+            _ if response.is_partial() => PARTIAL,
+            Some(ede) if ede != PARTIAL => ede,
+            _ => NO_EDE,
+        };
         let header = Header::read(response.wire())?;
         let [_, answers, authorities, additional] = header.counts;
         let uniform_ttl = if response.has_uniform_ttl() { UNIFORM_TTL } else { 0 };
@@ -164,7 +171,13 @@ impl EntryHeader {
         (self.0[0] >> 16) as u16
     }
 
-    /// Returns the Extended DNS Error of the response, if it has one.
+    /// Returns whether the response is partial ([`Response::is_partial`]).
+    #[must_use]
+    pub const fn is_partial(&self) -> bool {
+        self.0[0] as u16 == PARTIAL
+    }
+
+    /// Returns the Extended DNS Error of the response, if it has one; some value for a partial response.
     #[must_use]
     #[inline]
     pub fn ede(&self) -> Option<u16> {

@@ -84,18 +84,22 @@ pub struct Cache {
     answers: Table,
     failures: FailureCache,
     created_at: Instant,
+    /// Bytes that the cache may take.
+    limit: u64,
 }
 
 impl Cache {
     /// Creates a cache that takes at most `bytes` bytes, bookkeeping included.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
+        let limit = bytes;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let failure_bytes = (bytes / FAILURE_CACHE_SHARE).min(MAX_FAILURE_CACHE_BYTES);
         Self {
             answers: Table::new(bytes - failure_bytes),
             failures: FailureCache::new(failure_bytes),
             created_at: Instant::now(),
+            limit,
         }
     }
 
@@ -255,6 +259,18 @@ impl Cache {
     /// Clears the resolution failure of a key if it is from before `time`, when an upstream recovered.
     pub fn clear_failure_before(&self, key: &Key, time: Instant) {
         self.failures.clear_before(key, time);
+    }
+
+    /// Returns the bytes that the cache may take, bookkeeping included.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Returns the number of entries that left the cache to make room for others, expired or not; without failures.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.answers.evictions()
     }
 
     /// Returns the bytes in use: entries with their overhead, and failures.

@@ -130,7 +130,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
 
     let self_query = SelfQuery::new(&identity.pod_uid)?;
     let rule_sync = RuleSync::start(nft.clone());
-    let mut reconciler = Reconciler::new(interface, rule_sync, server, self_query, metrics, state);
+    let instances = Arc::new(Instances::new(args.directories.run.clone(), args.instances.into()));
+    let mut reconciler = Reconciler::new(interface, rule_sync, server, self_query, instances, metrics, state);
     if let Some(tier) = wait_for_tier(&mut reconciler, &mut active, &mut shutdown).await {
         let installed = installed_rules(&nft, &tier).await;
         reconciler.adopt_addresses(&installed).await;

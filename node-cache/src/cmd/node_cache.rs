@@ -15,7 +15,7 @@ use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
 use super::probe::Probe;
-use super::readiness::NodeReadiness;
+use super::readiness::{NodeReadiness, query_silent_upstreams};
 use super::shutdown::{Shutdown, wait_until_withdrawn};
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
@@ -131,6 +131,8 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let tap_path = dnstap::socket_path(&args.directories.run, &args.instance);
     tokio::select! {
         () = apply_revisions(resolver.clone(), active, Role::NodeCache) => {}
+        // The agent captures no address before upstreams have responded, and until then no pod sends queries.
+        () = query_silent_upstreams(&resolver) => {}
         served = admin::serve(&control_path, reporter) => {
             served.map_err(|source| ProgramError::UnixSocket { path: control_path, source })?;
         }

@@ -1,15 +1,17 @@
-//! HTTP server of all three programs: `/status` as JSON and `/metrics` as Prometheus text. Programs add their own
-//! routes.
+//! HTTP server of all three programs: `/status` as JSON and `/metrics` in the text format that the request asks for.
+//! Programs add their own routes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use node_cache_config::metrics_page::TextFormat;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -17,8 +19,6 @@ use tokio::time::sleep;
 use crate::admin::http_limits::LimitedListener;
 use crate::admin::node_addresses;
 
-/// Media type of the Prometheus text format with its closing line.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Pause between two tries to listen at an address that is taken or not there yet.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -30,7 +30,7 @@ pub(super) trait StatusPages: Send + Sync + 'static {
     /// Returns the status.
     fn status(&self) -> impl Future<Output = Self::Status> + Send;
 
-    /// Returns the metrics as Prometheus text.
+    /// Returns the metrics in OpenMetrics.
     fn metrics(&self) -> impl Future<Output = String> + Send;
 }
 
@@ -43,8 +43,9 @@ async fn status<S: StatusPages>(State(pages): State<Arc<S>>) -> Json<S::Status> 
     Json(pages.status().await)
 }
 
-async fn metrics<S: StatusPages>(State(pages): State<Arc<S>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, OPENMETRICS)], pages.metrics().await)
+async fn metrics<S: StatusPages>(State(pages): State<Arc<S>>, headers: HeaderMap) -> impl IntoResponse {
+    let format = TextFormat::negotiate(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+    ([(CONTENT_TYPE, format.media_type()), (VARY, "Accept")], format.convert(pages.metrics().await))
 }
 
 /// Serves requests until it is dropped.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::status::{Instance, ResolverStatus};
 use tokio::sync::watch;
 
@@ -48,9 +49,10 @@ impl<R: Readiness> StatusReporter<R> {
         }
     }
 
-    /// Returns the metrics of this process as Prometheus text.
+    /// Returns the metrics of this process in OpenMetrics.
     fn metrics_text(&self) -> String {
-        let gauges = Gauges { worker_datagrams: self.workers.datagrams(), ..self.resolver.gauges() };
+        let worker_datagrams = self.workers.datagrams();
+        let gauges = Gauges { worker_datagrams, process: ProcessUsage::read(), ..self.resolver.gauges() };
         render(&self.resolver.identity().instance, self.resolver.metrics(), gauges)
     }
 }

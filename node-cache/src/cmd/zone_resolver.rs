@@ -20,7 +20,7 @@ use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
 use super::probe::Probe;
-use super::readiness::{Readiness, Stage, ZoneReadiness, resolve_first_name};
+use super::readiness::{Readiness, Stage, ZoneReadiness, query_silent_upstreams, wait_for_upstream};
 use super::shutdown::Shutdown;
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
@@ -167,11 +167,13 @@ fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |number| number.get().min(MAX_DEFAULT_WORKERS))
 }
 
-/// Moves to [`Stage::Serving`] once a first name was resolved; does not return.
+/// Moves to [`Stage::Serving`] once an upstream has responded, or all were silent for long; does not return.
 async fn become_ready(resolver: &Resolver, stage: &watch::Sender<Stage>) {
-    resolve_first_name(resolver).await;
+    tokio::select! {
+        () = query_silent_upstreams(resolver) => {}
+        () = wait_for_upstream(resolver) => {}
+    }
     stage.send_replace(Stage::Serving);
-    tracing::info!("a first name was resolved");
     std::future::pending().await
 }
 

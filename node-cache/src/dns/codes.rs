@@ -24,6 +24,8 @@ pub mod rtype {
     pub const SRV: u16 = 33;
     /// Alias of all names below its owner (RFC 6672).
     pub const DNAME: u16 = 39;
+    /// Signature over the records of a type (RFC 4034 §3).
+    pub const RRSIG: u16 = 46;
     /// EDNS options (RFC 6891).
     pub const OPT: u16 = 41;
     /// Endpoints of a service (RFC 9460).
@@ -55,7 +57,7 @@ pub mod rtype {
         ("SRV", SRV),
         ("NAPTR", 35),
         ("DS", 43),
-        ("RRSIG", 46),
+        ("RRSIG", RRSIG),
         ("NSEC", 47),
         ("DNSKEY", 48),
         ("TLSA", 52),
@@ -108,6 +110,12 @@ pub mod rcode {
     /// The server cookie is not valid (RFC 7873 §8).
     pub const BADCOOKIE: u16 = 23;
 
+    /// Returns whether an rcode is a failure: neither NOERROR nor NXDOMAIN.
+    #[must_use]
+    pub const fn is_failure(rcode: u16) -> bool {
+        !matches!(rcode, NOERROR | NXDOMAIN)
+    }
+
     /// Returns the mnemonic of an rcode for metrics and logs; `other` for those not listed here.
     #[must_use]
     pub const fn name(rcode: u16) -> &'static str {
@@ -127,6 +135,8 @@ pub mod rcode {
 
 /// Info-codes of Extended DNS Errors (RFC 8914 §4).
 pub mod ede {
+    /// An error without a code of its own, such as aliases in a circle.
+    pub const OTHER: u16 = 0;
     /// The response is stale.
     pub const STALE_ANSWER: u16 = 3;
     /// The failure comes from the cache.
@@ -148,8 +158,12 @@ pub mod ede {
     /// for private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
     pub const OVERLOADED: u16 = 49154;
 
+    /// A zone resolver has no answer by its deadline, and its query goes on: there is no failure to be cached. One of
+    /// the codes between the processes of one tier.
+    pub const STILL_IN_FLIGHT: u16 = 49153;
+
     /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
-    /// tier only, and a node never sends it to a client. 49152 and 49153 are reserved for other failures.
+    /// tier only, and a node never sends it to a client. 49152 is reserved for another failure.
     #[must_use]
     pub const fn is_of_tier(code: u16) -> bool {
         matches!(code, 49152..=OVERLOADED)
@@ -160,7 +174,7 @@ pub mod ede {
     #[must_use]
     pub const fn public(code: u16) -> Option<u16> {
         match code {
-            OVERLOADED => Some(NO_REACHABLE_AUTHORITY),
+            OVERLOADED | STILL_IN_FLIGHT => Some(NO_REACHABLE_AUTHORITY),
             code if is_of_tier(code) => None,
             code => Some(code),
         }

@@ -28,8 +28,8 @@ pub struct Edns {
     pub version: u8,
     /// DO: whether the sender wants DNSSEC records.
     pub dnssec_ok: bool,
-    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer or an overload. An
-    /// overload is written as two errors, of which the first has the code for everybody else.
+    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer, an overload or
+    /// a query in flight. The last two are written as two errors, of which the first has the code for everybody else.
     pub ede: Option<u16>,
     /// TCP keepalive. In a query any value asks for the idle timeout; in a response the idle timeout of the connection,
     /// in tenths of a second.
@@ -90,7 +90,7 @@ impl Edns {
     /// Returns the info-codes of the Extended DNS Errors that are written.
     const fn errors(&self) -> [Option<u16>; 2] {
         match self.ede {
-            Some(ede::OVERLOADED) => [ede::public(ede::OVERLOADED), self.ede],
+            Some(code @ (ede::OVERLOADED | ede::STILL_IN_FLIGHT)) => [ede::public(code), self.ede],
             ede => [ede, None],
         }
     }
@@ -124,7 +124,7 @@ impl Edns {
 
 /// Returns whether an Extended DNS Error is read instead of those before it: how a response may be used depends on it.
 const fn takes_precedence(code: Option<u16>) -> bool {
-    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED))
+    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED | ede::STILL_IN_FLIGHT))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //! 2. The query to an upstream. [`question`] writes it, in random case (0x20).
 //! 3. The upstream's response. `validate` checks it and removes OPT, with `record` for its records, `rdata` for their
 //!    layouts and `ttl` for how long it may be cached (negative caching included); `owner_filter` drops answer records
-//!    of unrelated names; `compress` makes it shorter;
+//!    of unrelated names; `compress` makes it shorter; [`alias`] splits it where its aliases lead elsewhere; `referral`
+//!    finds what is no answer, and `response_error` tells what is wrong with a packet.
 //!    [`Response`] holds the result, or a response of this process itself. `addresses` finds addresses in it.
 //! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
 //!    makes it fit.
@@ -17,6 +18,7 @@
 //! All of them share [`Name`], [`Header`], [`edns`] and [`codes`], the numbers of the IANA registries.
 
 mod addresses;
+pub mod alias;
 pub mod answer;
 pub mod codes;
 mod compress;
@@ -31,9 +33,11 @@ pub mod query;
 pub mod question;
 mod rdata;
 mod record;
+mod referral;
 mod registered_domain;
 pub mod request;
 mod response;
+mod response_error;
 pub(crate) mod truncate;
 mod ttl;
 mod validate;
@@ -43,7 +47,8 @@ pub use edns::Edns;
 pub use header::{Header, flag};
 pub use name::{Name, NameError};
 pub use record::{Record, Records, Section};
-pub use response::{Response, ResponseError};
+pub use response::{EdnsReply, Response};
+pub use response_error::ResponseError;
 pub use ttl::ResponseTtl;
 
 /// The maximum length of a message in octets (RFC 1035 §4.2.2).

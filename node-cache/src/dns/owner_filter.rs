@@ -190,7 +190,7 @@ fn target(wire: &[u8], record: &Record) -> Option<Name> {
 }
 
 /// Appends a record with its owner, and the names in its data as far as its layout is known, written out.
-fn write_decompressed(wire: &[u8], record: &Record, out: &mut Vec<u8>) -> Result<(), Malformed> {
+pub(super) fn write_decompressed(wire: &[u8], record: &Record, out: &mut Vec<u8>) -> Result<(), Malformed> {
     out.extend_from_slice(Name::read(wire, record.start)?.as_bytes());
     out.extend_from_slice(wire.get(record.ttl_offset - 4..record.data.start).ok_or(Malformed)?);
     let data_start = out.len();

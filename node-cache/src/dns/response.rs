@@ -5,6 +5,8 @@ use super::codes::{class, ede, rcode, rtype};
 use super::compress::compress;
 use super::owner_filter::drop_unrelated;
 use super::question::Question;
+use super::referral::is_referral;
+use super::response_error::{ResponseError, bare_error, fault, whole_records};
 use super::ttl::{ResponseTtl, lower_ttls};
 use super::validate::{StrippedMessage, ValidatedRecords, strip_opt, validate};
 use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
@@ -24,36 +26,37 @@ pub struct Response {
     upstream_id: u16,
     /// Whether the records may hold uncompressed names.
     may_hold_names: bool,
+    /// Whether the answer section had an alias when the response arrived.
+    has_alias: bool,
+    /// Whether the response ends with an alias whose target other servers know.
+    is_partial: bool,
+    edns_reply: EdnsReply,
+    /// Whether the response stands for an error without a question.
+    is_bare_error: bool,
 }
 
-/// Reason for which a packet is not the response to a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ResponseError {
-    /// The packet is a response with another ID: that of an earlier query, or forged by somebody who guesses.
-    #[error("a response with another ID")]
-    WrongId,
-    /// The packet is a response with the ID of the query and another question.
-    #[error("a response to another question")]
-    WrongQuestion,
-    /// The packet is no response, or a response with a fault.
-    #[error("no valid response")]
-    Malformed,
-    /// FORMERR without EDNS: the server could not parse the query, as a server that does not support EDNS.
-    #[error("the server could not parse the query (FORMERR)")]
-    FormatError,
+/// Sign in a response of its server's support of EDNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdnsReply {
+    /// The server supports EDNS: the response has an OPT record.
+    Supported,
+    /// The response has no OPT record, and no failure rcode either.
+    Absent,
+    /// A failure without an OPT record: a query with one may be what the server fails on.
+    Suspect,
+    /// FORMERR, NOTIMP without an OPT record, BADVERS, or an OPT record that cannot be read (RFC 6891 §6.1.3 and §7).
+    Rejected,
 }
 
-impl From<Malformed> for ResponseError {
-    fn from(Malformed: Malformed) -> Self {
-        Self::Malformed
-    }
-}
-
-impl ResponseError {
-    /// Returns whether the packet is a near miss: a response whose sender did not know the ID or the question.
-    #[must_use]
-    pub const fn is_near_miss(self) -> bool {
-        matches!(self, Self::WrongId | Self::WrongQuestion)
+impl EdnsReply {
+    const fn new(rcode: u16, has_opt: bool) -> Self {
+        match (rcode, has_opt) {
+            // A server that does not know EDNS may copy the OPT record of the query.
+            (rcode::FORMERR | rcode::BADVERS, _) | (rcode::NOTIMP, false) => Self::Rejected,
+            (_, true) => Self::Supported,
+            (rcode::NOERROR | rcode::NXDOMAIN, false) => Self::Absent,
+            (_, false) => Self::Suspect,
+        }
     }
 }
 
@@ -62,8 +65,7 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// [`ResponseError`]. Unless it is [`ResponseError::FormatError`], the packet may be forged: the true response may
-    /// still come.
+    /// [`ResponseError`]. The packet may be forged, and the true response may still come.
     pub fn read(packet: &[u8], id: u16, question: &Question) -> Result<Self, ResponseError> {
         let header = Header::read(packet).ok_or(ResponseError::Malformed)?;
         if !header.has(flag::QR) || header.opcode() != 0 || packet.len() > MAX_MESSAGE_LEN {
@@ -72,8 +74,8 @@ impl Response {
         if header.id != id {
             return Err(ResponseError::WrongId);
         }
-        if header.rcode() == rcode::FORMERR && header.counts == [0; 4] {
-            return Err(ResponseError::FormatError);
+        if let Some(rcode) = bare_error(packet, &header) {
+            return Err(ResponseError::BareError(rcode));
         }
         let name = question.name.as_bytes();
         let name_end = Header::LENGTH + name.len();
@@ -86,20 +88,48 @@ impl Response {
             return Err(ResponseError::WrongQuestion);
         }
         let question_end = name_end + 4;
+        Self::read_records(packet, &header, question, question_end)
+            .map_err(|Malformed| fault(packet, &header, question_end))
+    }
+
+    /// Reads what there is of a response that breaks off ([`ResponseError::Incomplete`]): its whole records, as a
+    /// truncated response.
+    ///
+    /// # Errors
+    ///
+    /// [`ResponseError`] when that part cannot be read either.
+    pub fn read_incomplete(packet: &[u8], id: u16, question: &Question) -> Result<Self, ResponseError> {
+        let header = Header::read(packet).ok_or(ResponseError::Malformed)?;
+        let question_end = Header::LENGTH + question.name.as_bytes().len() + 4;
+        Self::read(&whole_records(packet, &header, question_end), id, question)
+    }
+
+    /// Validates and strips the records of the response to this question, which ends at `question_end`.
+    fn read_records(
+        packet: &[u8],
+        header: &Header,
+        question: &Question,
+        question_end: usize,
+    ) -> Result<Self, Malformed> {
         let (StrippedMessage { mut wire, edns, mut is_compressible, has_other_owners }, mut records) =
-            match validate(packet, &header, question_end)? {
+            match validate(packet, header, question_end)? {
                 Some((message, records)) => (message, Some(records)),
-                None => (strip_opt(packet, &header, question_end)?, None),
+                None => (strip_opt(packet, header, question_end)?, None),
             };
         // Owner names may point to the question, and no client shall see the random case of the query (0x20).
-        wire[Header::LENGTH..name_end].copy_from_slice(name);
-        if header.rcode() == rcode::FORMERR && edns.is_none() {
-            return Err(ResponseError::FormatError);
-        }
+        wire[Header::LENGTH..question_end - 4].copy_from_slice(question.name.as_bytes());
         let rcode = header.rcode() | edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4);
         let ede = edns.and_then(|edns| edns.ede);
         if records.as_ref().is_some_and(|records| !records.is_valid) {
-            return Err(ResponseError::Malformed);
+            return Err(Malformed);
+        }
+        let edns_reply = EdnsReply::new(rcode, edns.is_some());
+        let is_without_recursion = header.flags & (flag::AA | flag::TC | flag::RA) == 0;
+        if is_without_recursion && rcode == rcode::NOERROR && header.counts[1] == 0 && header.counts[2] > 0 {
+            // A referral is no answer: the server does not recurse, and knows nothing of the name.
+            if is_referral(packet, header, question_end) {
+                return Ok(Self { edns_reply, ..Self::server_failure(question) });
+            }
         }
         if has_other_owners && let Some(filtered) = drop_unrelated(&wire, question_end)? {
             wire = filtered;
@@ -107,10 +137,12 @@ impl Response {
             is_compressible = true;
         }
         let compressed = if is_compressible { compress(&wire, question_end) } else { None };
-        Ok(match (compressed, records) {
+        let mut response = match (compressed, records) {
             (None, Some(records)) => Self::from_validated(wire, records, question_end, rcode, ede)?,
             (compressed, _) => Self::from_wire(compressed.unwrap_or(wire), question_end, rcode, ede)?,
-        })
+        };
+        response.edns_reply = edns_reply;
+        Ok(response)
     }
 
     /// Assembles a response from the parts of one that was validated before.
@@ -123,13 +155,38 @@ impl Response {
         ttl: ResponseTtl,
         ede: Option<u16>,
     ) -> Self {
-        Self { wire, ttl_offsets, question_end, rcode, ttl, ede, upstream_id: 0, may_hold_names: true }
+        Self {
+            wire,
+            ttl_offsets,
+            question_end,
+            rcode,
+            ttl,
+            ede,
+            upstream_id: 0,
+            may_hold_names: true,
+            has_alias: false,
+            is_partial: false,
+            edns_reply: EdnsReply::Absent,
+            is_bare_error: false,
+        }
     }
 
     /// Makes a response to a question without records.
     #[must_use]
     pub fn empty(question: &Question, rcode: u16) -> Self {
         Self::with_records(question, rcode, &[])
+    }
+
+    /// Makes the SERVFAIL response that stands for a server which gave no answer.
+    fn server_failure(question: &Question) -> Self {
+        Self { ede: Some(ede::NO_REACHABLE_AUTHORITY), ..Self::empty(question, rcode::SERVFAIL) }
+    }
+
+    /// Makes the SERVFAIL response that stands for an error with this rcode which came without its question
+    /// ([`ResponseError::BareError`]), or with an OPT record that cannot be read (as FORMERR).
+    #[must_use]
+    pub fn bare_error(question: &Question, rcode: u16) -> Self {
+        Self { edns_reply: EdnsReply::new(rcode, false), is_bare_error: true, ..Self::server_failure(question) }
     }
 
     /// Makes a response to a question with these records in the answer section: type, TTL in seconds and data (65,535
@@ -192,7 +249,13 @@ impl Response {
         Some(Self { ttl: self.ttl, ede: self.ede, ..negative })
     }
 
-    fn from_wire(wire: Vec<u8>, question_end: usize, rcode: u16, ede: Option<u16>) -> Result<Self, Malformed> {
+    /// Assembles a response from a message whose records were validated before.
+    pub(super) fn from_wire(
+        wire: Vec<u8>,
+        question_end: usize,
+        rcode: u16,
+        ede: Option<u16>,
+    ) -> Result<Self, Malformed> {
         let header = Header::read(&wire).ok_or(Malformed)?;
         let mut records = ValidatedRecords::new(&wire, &header, question_end);
         for record in Records::new(&wire, &header, question_end) {
@@ -208,7 +271,7 @@ impl Response {
         rcode: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, is_valid } = records;
+        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, has_alias, is_valid } = records;
         let header = Header::read(&wire).ok_or(Malformed)?;
         if !is_valid {
             return Err(Malformed);
@@ -221,13 +284,26 @@ impl Response {
         }
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
         let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
-        Ok(Self { may_hold_names, ..response })
+        Ok(Self { may_hold_names, has_alias, ..response })
     }
 
     /// Returns the offset behind the question section.
     #[must_use]
     pub const fn question_end(&self) -> u16 {
         self.question_end
+    }
+
+    /// Returns the name in the question, in wire format.
+    #[must_use]
+    pub fn question_name(&self) -> &[u8] {
+        self.wire.get(Header::LENGTH..usize::from(self.question_end).saturating_sub(4)).unwrap_or_default()
+    }
+
+    /// Returns type and class in the question.
+    #[must_use]
+    pub fn question_type_and_class(&self) -> Option<(u16, u16)> {
+        let end = usize::from(self.question_end);
+        Some((u16_at(&self.wire, end.checked_sub(4)?)?, u16_at(&self.wire, end.checked_sub(2)?)?))
     }
 
     /// Returns the response in wire format, with ID 0.
@@ -259,7 +335,26 @@ impl Response {
     /// Returns whether the response is a failure: neither NOERROR nor NXDOMAIN.
     #[must_use]
     pub const fn is_failure(&self) -> bool {
-        !matches!(self.rcode, rcode::NOERROR | rcode::NXDOMAIN)
+        rcode::is_failure(self.rcode)
+    }
+
+    /// Returns whether the response settles its question: neither a failure nor truncated.
+    #[must_use]
+    pub fn is_conclusive(&self) -> bool {
+        !self.is_failure() && !self.is_truncated()
+    }
+
+    /// Returns what the response says about its server's support of EDNS.
+    #[must_use]
+    pub const fn edns_reply(&self) -> EdnsReply {
+        self.edns_reply
+    }
+
+    /// Returns whether the response stands for an error that came without its question: whoever guessed ID and port may
+    /// have sent it, so that it is not cached.
+    #[must_use]
+    pub const fn is_bare_error(&self) -> bool {
+        self.is_bare_error
     }
 
     /// Returns how long the response may be cached.
@@ -287,6 +382,13 @@ impl Response {
         self.is_failure() && self.ede == Some(ede::OVERLOADED)
     }
 
+    /// Returns whether a resolver of this tier has no answer yet, while its query goes on. A failure of now, and none
+    /// to be cached.
+    #[must_use]
+    pub fn is_still_in_flight(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::STILL_IN_FLIGHT)
+    }
+
     /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     pub const fn upstream_id(&self) -> u16 {
@@ -298,10 +400,43 @@ impl Response {
         self.upstream_id = upstream_id;
     }
 
+    /// Returns whether the answer section had an alias (CNAME) when the response arrived.
+    #[must_use]
+    pub const fn has_alias(&self) -> bool {
+        self.has_alias
+    }
+
+    /// Returns whether the response is partial: it ends with an alias whose target other servers know
+    /// ([`super::alias`]).
+    #[must_use]
+    pub const fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Marks a response that consists of aliases as partial. It may be cached for the lowest TTL of its records.
+    #[must_use]
+    pub(crate) fn into_partial(mut self, upstream_id: u16) -> Self {
+        let ttls = self.ttl_offsets.iter().filter_map(|offset| u32_at(&self.wire, usize::from(*offset)));
+        self.ttl = match ttls.min() {
+            Some(ttl @ 1..) if !self.is_stale() => ResponseTtl::Positive(ttl),
+            _ => ResponseTtl::Uncacheable,
+        };
+        Self { is_partial: true, upstream_id, ..self }
+    }
+
     /// Returns whether the response is truncated (TC).
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         Header::read(&self.wire).is_some_and(|header| header.has(flag::TC))
+    }
+
+    /// Marks the response as truncated (TC), and so as not to be cached.
+    pub fn set_truncated(&mut self) {
+        if let Some(mut header) = Header::read(&self.wire) {
+            header.flags |= flag::TC;
+            header.write(&mut self.wire);
+        }
+        self.ttl = ResponseTtl::Uncacheable;
     }
 
     /// Returns whether the answer section has any record, a CNAME record included.
@@ -434,18 +569,90 @@ mod tests {
         for offset in [5, 13, question_end - 3, question_end - 1] {
             assert_eq!(error_after(|packet| packet[offset] ^= 1), Some(ResponseError::WrongQuestion), "{offset}");
         }
-        // The query itself, another opcode, data that end early, fragments, nothing.
+        // The query itself, another opcode, fragments, nothing.
         for change in [
             (|packet| packet[2] ^= 0x80) as fn(&mut Vec<u8>),
             |packet| packet[2] ^= 0x28,
-            |packet| packet.truncate(packet.len() - 1),
             |packet| packet.truncate(11),
             Vec::clear,
         ] {
             assert_eq!(error_after(change), Some(ResponseError::Malformed));
         }
         assert!(ResponseError::WrongId.is_near_miss() && ResponseError::WrongQuestion.is_near_miss());
-        assert!(!ResponseError::Malformed.is_near_miss() && !ResponseError::FormatError.is_near_miss());
+        assert!(!ResponseError::Malformed.is_near_miss() && !ResponseError::Incomplete.is_near_miss());
+    }
+
+    #[test]
+    fn an_error_without_its_question_is_one_of_the_server_and_no_answer_without_a_question_is() {
+        let bare = |rcode: u8, counts: [u8; 4], behind: &[u8]| {
+            let [questions, answers, authorities, additionals] = counts;
+            let header = [0, 7, 0x80, rcode, 0, questions, 0, answers, 0, authorities, 0, additionals];
+            Response::read(&[&header[..], behind].concat(), 7, &question()).err()
+        };
+        for rcode in [1, 2, 4, 5, 9] {
+            let error = Some(ResponseError::BareError(rcode.into()));
+            assert_eq!(bare(rcode, [0; 4], b""), error);
+            assert_eq!(bare(rcode, [1, 0, 0, 1], b""), error, "the counts of the query");
+            assert_eq!(bare(rcode, [0, 0, 0, 1], &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]), error, "with OPT");
+            assert_eq!(bare(rcode, [0, 1, 0, 0], b"\x00"), Some(ResponseError::WrongQuestion));
+        }
+        for rcode in [0, 3] {
+            assert_eq!(bare(rcode, [0; 4], b""), Some(ResponseError::WrongQuestion));
+        }
+        let response = Response::bare_error(&question(), rcode::REFUSED);
+        assert_eq!((response.rcode(), response.ede()), (rcode::SERVFAIL, Some(ede::NO_REACHABLE_AUTHORITY)));
+        assert!(response.is_bare_error() && response.ttl() == ResponseTtl::Uncacheable);
+    }
+
+    /// Returns the rcode of a NOERROR response to [`question`] with these flags and authority records.
+    fn rcode_with_authority(flags: u16, records: &[(&str, u16)]) -> u16 {
+        let mut packet = Response::empty(&question(), rcode::NOERROR).wire;
+        put_u16(&mut packet, 2, flag::QR | flags);
+        put_u16(&mut packet, 8, u16::try_from(records.len()).unwrap());
+        for (owner, rtype) in records {
+            packet.extend_from_slice(Name::from_text(owner).unwrap().as_bytes());
+            packet.extend_from_slice(&[*rtype, class::IN, 0, 300].map(u16::to_be_bytes).concat());
+            let data =
+                if *rtype == rtype::SOA { [&b"\x00\x00"[..], &[0; 20]].concat() } else { b"\x02ns\x00".to_vec() };
+            put_data(&mut packet, &data);
+        }
+        Response::read(&packet, 0, &question()).unwrap().rcode()
+    }
+
+    fn put_data(packet: &mut Vec<u8>, data: &[u8]) {
+        packet.extend_from_slice(&u16::try_from(data.len()).unwrap().to_be_bytes());
+        packet.extend_from_slice(data);
+    }
+
+    #[test]
+    fn a_referral_of_a_server_without_recursion_is_a_failure_and_no_denial_is_one() {
+        for zone in [".", "com", "example", "other.example", "www.example"] {
+            assert_eq!(rcode_with_authority(0, &[(zone, rtype::NS)]), rcode::SERVFAIL, "{zone}");
+            assert_eq!(rcode_with_authority(0, &[(zone, rtype::NS), (zone, rtype::SOA)]), rcode::NOERROR, "{zone}");
+            for flags in [flag::RA, flag::AA, flag::TC] {
+                assert_eq!(rcode_with_authority(flags, &[(zone, rtype::NS)]), rcode::NOERROR, "{zone}");
+            }
+        }
+        assert_eq!(rcode_with_authority(0, &[("example", rtype::SOA)]), rcode::NOERROR);
+        assert_eq!(rcode_with_authority(0, &[]), rcode::NOERROR);
+    }
+
+    #[test]
+    fn an_error_tells_whether_edns_may_be_its_reason() {
+        let reply = |code, has_opt| EdnsReply::new(code, has_opt);
+        for code in [rcode::FORMERR, rcode::BADVERS] {
+            assert_eq!([reply(code, true), reply(code, false)], [EdnsReply::Rejected; 2]);
+        }
+        assert_eq!(reply(rcode::NOTIMP, false), EdnsReply::Rejected);
+        for code in [rcode::SERVFAIL, rcode::REFUSED, 9] {
+            assert_eq!(reply(code, false), EdnsReply::Suspect);
+        }
+        for code in [rcode::NOERROR, rcode::NXDOMAIN] {
+            assert_eq!(reply(code, false), EdnsReply::Absent);
+        }
+        for code in [rcode::NOERROR, rcode::SERVFAIL, rcode::NOTIMP, rcode::REFUSED] {
+            assert_eq!(reply(code, true), EdnsReply::Supported);
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) struct ValidatedRecords {
     pub(super) ttl_summary: TtlSummary,
     /// Whether the records may hold uncompressed names, of which labels may have a hop's random case.
     pub(super) may_hold_names: bool,
+    /// Whether the answer section has an alias (CNAME).
+    pub(super) has_alias: bool,
     /// Whether the data of all records fit the layouts of their types.
     pub(super) is_valid: bool,
 }
@@ -23,7 +25,13 @@ impl ValidatedRecords {
     pub(super) fn new(wire: &[u8], header: &Header, question_end: usize) -> Self {
         let qtype = u16_at(wire, question_end - 4).unwrap_or_default();
         let ttl_offsets = Vec::with_capacity(max_record_count(wire, header));
-        Self { ttl_offsets, ttl_summary: TtlSummary::new(qtype), may_hold_names: false, is_valid: true }
+        Self {
+            ttl_offsets,
+            ttl_summary: TtlSummary::new(qtype),
+            may_hold_names: false,
+            has_alias: false,
+            is_valid: true,
+        }
     }
 
     pub(super) fn add(&mut self, wire: &[u8], record: &Record) {
@@ -31,6 +39,7 @@ impl ValidatedRecords {
         // Offsets fit: a message has 65,535 octets at most.
         self.ttl_offsets.push(record.ttl_offset as u16);
         self.ttl_summary.add(wire, record);
+        self.has_alias |= record.rtype == rtype::CNAME && record.section == Section::Answer;
         self.may_hold_names |= has_uncompressed_owner(wire, record) || !has_data_without_names(record.rtype);
     }
 }

@@ -1,8 +1,9 @@
-//! Exposition of metrics and gauges in the text format of Prometheus (OpenMetrics).
+//! Exposition of metrics and gauges in the text format OpenMetrics.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use node_cache_config::metrics_page::{BuildInfo, END, process_text};
 use node_cache_config::status::UpstreamStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -11,17 +12,20 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::upstream_series::{OTHER, OtherUpstreams, UpstreamPage};
 use super::{ClassUsage, DropReason, Gauges, Metrics, RefusalReason};
 
-/// Renders the metrics and gauges of the process `instance`. All names begin with `dnstier_cache_`.
+/// Renders the metrics and gauges of the process with this name, in OpenMetrics. Names begin with `dnstier_cache_`, but
+/// for those that every process has.
 #[must_use]
-pub fn render(instance: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
-    let labels = [("instance".into(), instance.to_owned().into())];
+pub fn render(process: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
+    let labels = [("process".into(), process.to_owned().into())];
     let mut registry = Registry::with_prefix_and_labels("dnstier_cache", labels.into_iter());
+    let usage = gauges.process;
     registry.register_collector(Box::new(Exposition { metrics: metrics.clone(), gauges }));
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => text,
+    match prometheus_client::encoding::text::encode_registry(&mut text, &registry) {
+        Ok(()) => text + &process_text(Some(process), BuildInfo::CURRENT, &usage) + END,
         Err(error) => format!("# {error}\n"),
     }
 }
@@ -35,7 +39,13 @@ struct Exposition {
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.metrics.encode(&mut encoder)?;
-        self.gauges.encode(&mut encoder)
+        self.gauges.encode(&mut encoder)?;
+        let series = &self.metrics.upstream_series;
+        let page = series
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .page(&self.gauges.upstreams, self.gauges.max_shown_upstreams);
+        page.encode(&mut encoder)
     }
 }
 
@@ -80,6 +90,10 @@ impl Gauges {
                 gauge(value(usage)).encode(family.encode_family(&[("class", usage.class)])?)?;
             }
         }
+        let limit = gauge(self.cache_limit);
+        metric(encoder, "limit_bytes", "Bytes that the cache may take", None, &limit)?;
+        let help = "Entries that left the cache to make room for others";
+        metric(encoder, "evictions", help, None, &ConstCounter::new(self.cache_evictions))?;
         let help = "Datagrams received by a worker";
         let mut family = encoder.encode_descriptor("worker_datagrams", help, None, MetricType::Counter)?;
         for (worker, datagrams) in self.worker_datagrams.iter().enumerate() {
@@ -89,45 +103,60 @@ impl Gauges {
         metric(encoder, "tap_shown", "Messages written to tap readers", None, &ConstCounter::new(self.tap_shown))?;
         let help = "Messages dropped because a tap reader was too slow";
         metric(encoder, "tap_lost", help, None, &ConstCounter::new(self.tap_lost))?;
-        self.encode_upstreams(encoder)
+        self.encode_response_times(encoder)
     }
 
-    fn encode_upstreams(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let labels =
-            |upstream: &UpstreamStatus| [("scope", upstream.scope.clone()), ("upstream", upstream.address.to_string())];
-        for (name, help, value) in [
-            (
-                "upstream_queries",
-                "Queries sent to an upstream",
-                (|upstream| upstream.sent) as fn(&UpstreamStatus) -> u64,
-            ),
-            ("upstream_timeouts", "Queries to an upstream that timed out", |upstream| upstream.timeouts),
-            (
-                "upstream_near_misses",
-                "Responses from an upstream's address to a query in flight with another ID, question or case",
-                |upstream| upstream.near_misses,
-            ),
-        ] {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for upstream in &self.upstreams {
-                ConstCounter::new(value(upstream)).encode(family.encode_family(&labels(upstream))?)?;
-            }
-        }
-        let help = "Whether an upstream is up (1) or down (0)";
-        let mut family = encoder.encode_descriptor("upstream_healthy", help, None, MetricType::Gauge)?;
-        for upstream in &self.upstreams {
-            gauge(upstream.healthy.into()).encode(family.encode_family(&labels(upstream))?)?;
-        }
-        let help = "Response time of an upstream";
+    fn encode_response_times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(times) = &self.response_times else { return Ok(()) };
+        let help = "Response time of upstreams";
         let mut family = encoder.encode_descriptor("upstream", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        // Most upstreams of other zones are never queried.
-        for times in self.response_times.iter().filter(|times| times.seconds.count() > 0) {
-            let labels = [("scope", times.scope.clone()), ("upstream", times.address.to_string())];
-            times.seconds.encode(family.encode_family(&labels)?)?;
+        for ((scope, zone), seconds) in times.by_labels(&self.own_zone_scopes) {
+            let zone = zone.map(|zone| ("zone", zone.to_owned()));
+            let labels: Vec<_> = [("scope", scope)].into_iter().chain(zone).collect();
+            seconds.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
 }
+
+impl UpstreamPage {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let labels =
+            |upstream: &UpstreamStatus| [("scope", upstream.scope.clone()), ("upstream", upstream.address.to_string())];
+        let others = [("scope", OTHER), ("upstream", OTHER)];
+        let counters: [(&str, &str, Count<UpstreamStatus>, Count<OtherUpstreams>); 2] = [
+            ("upstream_queries", "Queries sent to an upstream", |upstream| upstream.sent, |others| others.sent),
+            (
+                "upstream_timeouts",
+                "Queries to an upstream that timed out",
+                |upstream| upstream.timeouts,
+                |others| others.timeouts,
+            ),
+        ];
+        for (name, help, value, value_of_others) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for upstream in &self.shown {
+                ConstCounter::new(value(upstream)).encode(family.encode_family(&labels(upstream))?)?;
+            }
+            if let Some(sums) = &self.others {
+                ConstCounter::new(value_of_others(sums)).encode(family.encode_family(&others)?)?;
+            }
+        }
+        let help = "Whether an upstream is up (1) or down (0); of the others, whether all are up";
+        let mut family = encoder.encode_descriptor("upstream_healthy", help, None, MetricType::Gauge)?;
+        for upstream in &self.shown {
+            gauge(upstream.healthy.into()).encode(family.encode_family(&labels(upstream))?)?;
+        }
+        if let Some(sums) = &self.others {
+            gauge(sums.healthy.into()).encode(family.encode_family(&others)?)?;
+        }
+        let help = "Responses from an upstream's address to a query in flight with another ID, question or case";
+        metric(encoder, "upstream_near_misses", help, None, &ConstCounter::new(self.near_misses))
+    }
+}
+
+/// Reads a count.
+type Count<T> = fn(&T) -> u64;
 
 fn metric(
     encoder: &mut DescriptorEncoder<'_>,

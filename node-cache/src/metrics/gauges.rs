@@ -1,21 +1,31 @@
 //! Values that are read when metrics are scraped, as opposed to counters. They are plain values, which the caller
 //! collects.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::status::UpstreamStatus;
 
-use super::WaitSeconds;
+use super::ResponseTimes;
 
 /// Gauges of one process at the time of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
     /// Health, queries, timeouts and near misses of each upstream.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Response times of each upstream.
-    pub response_times: Vec<ResponseTimes>,
+    /// Upstreams that have series of their own, at most.
+    pub max_shown_upstreams: usize,
+    /// Response times of upstreams, by scope.
+    pub response_times: Option<Arc<ResponseTimes>>,
+    /// Scopes of resolvers of the node's own zone.
+    pub own_zone_scopes: BTreeSet<String>,
     /// Bytes and entries of the cache, by class of entry.
     pub classes: Vec<ClassUsage>,
+    /// Bytes that the cache may take.
+    pub cache_limit: u64,
+    /// Entries that left the cache to make room for others.
+    pub cache_evictions: u64,
     /// Datagrams received by each worker, by the worker's index.
     pub worker_datagrams: Vec<u64>,
     /// Number of tap readers (dnstap).
@@ -24,17 +34,8 @@ pub struct Gauges {
     pub tap_shown: u64,
     /// Messages dropped because a tap reader was too slow.
     pub tap_lost: u64,
-}
-
-/// Response times of one upstream in one scope.
-#[derive(Clone, Debug)]
-pub struct ResponseTimes {
-    /// Name of the scope, such as `zone/a`.
-    pub scope: String,
-    /// Address and port of the upstream.
-    pub address: SocketAddr,
-    /// Time from a query to its response, timeouts excluded.
-    pub seconds: WaitSeconds,
+    /// Processor time, memory and file descriptors of the process.
+    pub process: ProcessUsage,
 }
 
 /// Share of the cache that one class of entries takes.

@@ -1,4 +1,6 @@
 //! Histogram of durations whose bucket bounds double. Counting allocates nothing and takes no lock.
+//!
+//! On the metrics page each bucket takes a series, so that neighbours are joined there: bounds grow fourfold.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,11 +8,12 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// Response times of cache hits: buckets up to 1 µs, 2 µs, 4 µs, … 16.384 ms, and one for all longer times.
+/// Response times of cache hits: buckets up to 1 µs, 2 µs, 4 µs, … 16.384 ms, and one for all longer times. The metrics
+/// page has those up to 4 µs, 16 µs, … 4.096 ms.
 pub type HitSeconds = Histogram<1_000, 16>;
 
 /// Response times of upstreams and of cache misses: buckets up to 0.1 ms, 0.2 ms, 0.4 ms, … 6.5536 s, and one for all
-/// longer times.
+/// longer times. The metrics page has those up to 0.4 ms, 1.6 ms, … 1.6384 s.
 pub type WaitSeconds = Histogram<100_000, 18>;
 
 /// Histogram of durations with `BUCKETS` buckets. The first one ends at `LOWEST` nanoseconds, inclusive; the last one
@@ -25,14 +28,6 @@ pub struct Histogram<const LOWEST: u64, const BUCKETS: usize> {
 impl<const LOWEST: u64, const BUCKETS: usize> Default for Histogram<LOWEST, BUCKETS> {
     fn default() -> Self {
         Self { counts: [const { AtomicU64::new(0) }; BUCKETS], sum: AtomicU64::new(0) }
-    }
-}
-
-/// Copies the counts at one moment.
-impl<const LOWEST: u64, const BUCKETS: usize> Clone for Histogram<LOWEST, BUCKETS> {
-    fn clone(&self) -> Self {
-        let copy = |count: &AtomicU64| AtomicU64::new(count.load(Ordering::Relaxed));
-        Self { counts: self.counts.each_ref().map(copy), sum: copy(&self.sum) }
     }
 }
 
@@ -52,6 +47,14 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
         self.sum.fetch_add(nanoseconds.saturating_mul(count), Ordering::Relaxed);
     }
 
+    /// Adds the durations that another histogram has counted.
+    pub(super) fn add(&self, other: &Self) {
+        for (count, more) in self.counts.iter().zip(&other.counts) {
+            count.fetch_add(more.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.sum.fetch_add(other.sum.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Returns the number of durations counted.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -66,6 +69,12 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
         if bucket < BUCKETS { bucket } else { BUCKETS - 1 }
     }
 
+    /// Returns whether the metrics page has the upper bound of a bucket: every second one from the third on, but not
+    /// the longest finite ones, which few durations exceed.
+    const fn has_bound_on_page(bucket: usize) -> bool {
+        bucket + 1 == BUCKETS || (bucket >= 2 && bucket.is_multiple_of(2) && bucket + 3 < BUCKETS)
+    }
+
     /// Returns the upper bound of a bucket in seconds, inclusive.
     fn upper_bound(bucket: usize) -> f64 {
         if bucket + 1 >= BUCKETS { f64::INFINITY } else { (LOWEST << bucket) as f64 / 1e9 }
@@ -74,9 +83,15 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
 
 impl<const LOWEST: u64, const BUCKETS: usize> EncodeMetric for Histogram<LOWEST, BUCKETS> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
-        let buckets: [(f64, u64); BUCKETS] = std::array::from_fn(|bucket| {
-            (Self::upper_bound(bucket), self.counts.get(bucket).map_or(0, |count| count.load(Ordering::Relaxed)))
-        });
+        let counts = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BUCKETS);
+        let mut joined = 0;
+        for (bucket, count) in counts.into_iter().enumerate() {
+            joined += count;
+            if Self::has_bound_on_page(bucket) {
+                buckets.push((Self::upper_bound(bucket), std::mem::take(&mut joined)));
+            }
+        }
         // The total is the sum of the counts just read, so that it fits them while others count.
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = self.sum.load(Ordering::Relaxed) as f64 / 1e9;
@@ -107,6 +122,21 @@ mod tests {
         assert_eq!((WaitSeconds::upper_bound(0), WaitSeconds::upper_bound(16)), (0.0001, 6.5536));
         assert_eq!(HitSeconds::bucket(16_384_001), 15);
         assert_eq!(WaitSeconds::bucket(u64::MAX), 17);
+    }
+
+    #[test]
+    fn bounds_on_the_page_grow_fourfold() {
+        let on_page = |buckets: usize, has: fn(usize) -> bool, bound: fn(usize) -> f64| -> Vec<f64> {
+            (0..buckets).filter(|bucket| has(*bucket)).map(bound).collect()
+        };
+        assert_eq!(
+            on_page(16, HitSeconds::has_bound_on_page, HitSeconds::upper_bound),
+            [0.000_004, 0.000_016, 0.000_064, 0.000_256, 0.001_024, 0.004_096, f64::INFINITY]
+        );
+        assert_eq!(
+            on_page(18, WaitSeconds::has_bound_on_page, WaitSeconds::upper_bound),
+            [0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, f64::INFINITY]
+        );
     }
 
     #[test]

@@ -2,24 +2,13 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-use crate::dns::query::Transport;
+use crate::dns::codes::rcode;
 
 /// Value of the label `scope` for responses of this process itself. Most of them answer health checks.
 pub const LOCAL_SCOPE: &str = "own";
 
 /// Value of the label `scope` for queries refused before they are resolved.
 pub(super) const REFUSED_SCOPE: &str = "refused";
-
-impl Transport {
-    /// Returns the value of the label `transport`.
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-            Self::Internal => "internal",
-        }
-    }
-}
 
 /// Reason for which a query is dropped without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,10 +92,28 @@ impl RefusalReason {
     }
 }
 
-/// Labels of a response counter.
+/// Labels of a response counter. There are as many as kinds of scopes and groups of rcodes, however many routes a
+/// configuration has and whatever upstreams respond.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ResponseLabels {
-    pub(super) transport: &'static str,
-    pub(super) scope: String,
-    pub(super) rcode: &'static str,
+    scope: String,
+    rcode: &'static str,
+}
+
+impl ResponseLabels {
+    pub(super) fn new(scope: &str, rcode: u16) -> Self {
+        let rcode = match rcode {
+            // Refusals before routing have rcodes of this process alone.
+            rcode if scope == REFUSED_SCOPE => rcode::name(rcode),
+            rcode if scope == LOCAL_SCOPE && rcode != rcode::NOERROR => "other",
+            rcode::NOERROR | rcode::NXDOMAIN | rcode::SERVFAIL | rcode::REFUSED => rcode::name(rcode),
+            _ => "other",
+        };
+        Self { scope: scope_kind(scope).to_owned(), rcode }
+    }
+}
+
+/// Returns the kind of a scope: `zone` of `zone/a`, `route` of `route/corp.example`, and any other scope itself.
+pub(super) fn scope_kind(scope: &str) -> &str {
+    scope.split_once('/').map_or(scope, |(kind, _)| kind)
 }

@@ -7,8 +7,11 @@ mod exposition;
 mod gauges;
 mod histogram;
 mod labels;
+mod response_times;
 mod tally;
+mod upstream_series;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use node_cache_config::status::Traffic;
@@ -20,11 +23,14 @@ use crate::dns::codes::rcode;
 use crate::dns::query::Transport;
 
 pub use exposition::render;
-pub use gauges::{ClassUsage, Gauges, ResponseTimes};
+pub use gauges::{ClassUsage, Gauges};
 pub use histogram::{HitSeconds, WaitSeconds};
 pub use labels::{DropReason, LOCAL_SCOPE, RefusalReason};
 use labels::{REFUSED_SCOPE, ResponseLabels};
+pub use response_times::ResponseTimes;
 pub use tally::{ScopeCounters, Tally};
+use upstream_series::UpstreamSeries;
+pub use upstream_series::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER};
 
 /// Counters and histograms of one process.
 #[derive(Debug, Default)]
@@ -43,6 +49,8 @@ pub struct Metrics {
     refused_admissions: [Counter; RefusalReason::ALL.len()],
     hit_seconds: HitSeconds,
     miss_seconds: WaitSeconds,
+    /// Upstreams with series of their own, and the sums of the others.
+    upstream_series: Mutex<UpstreamSeries>,
 }
 
 impl Metrics {
@@ -77,7 +85,8 @@ impl Metrics {
     }
 
     /// Counts the response to a query, and the time until its answer was known. `scope` is the name of the query's
-    /// scope, or [`LOCAL_SCOPE`]; `counters` are those of the scope, if they are known.
+    /// scope, or [`LOCAL_SCOPE`]; `counters` are those of the scope, if they are known. Queries of this process itself
+    /// are no traffic and count nowhere.
     pub fn count_response(
         &self,
         scope: &str,
@@ -86,6 +95,9 @@ impl Metrics {
         answer: &Answer,
         elapsed: Duration,
     ) {
+        if transport == Transport::Internal {
+            return;
+        }
         match answer.source {
             Source::Cache => {
                 self.hits.inc();
@@ -121,13 +133,16 @@ impl Metrics {
         if rcode == rcode::SERVFAIL {
             self.servfail.inc();
         }
-        self.responses.get_or_create(&response_labels(scope, transport, rcode)).inc();
+        // What a process queries for itself is no traffic.
+        if transport != Transport::Internal {
+            self.responses.get_or_create(&ResponseLabels::new(scope, rcode)).inc();
+        }
     }
 
-    /// Returns the counters of a scope's usual UDP responses.
+    /// Returns the counters of a scope's usual UDP responses. Scopes of one kind share them.
     #[must_use]
     pub fn scope_counters(&self, scope: &str) -> ScopeCounters {
-        let counter = |rcode| self.responses.get_or_create(&response_labels(scope, Transport::Udp, rcode)).clone();
+        let counter = |rcode| self.responses.get_or_create(&ResponseLabels::new(scope, rcode)).clone();
         ScopeCounters { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
     }
 
@@ -202,10 +217,6 @@ impl Metrics {
             cache_entries,
         }
     }
-}
-
-fn response_labels(scope: &str, transport: Transport, rcode: u16) -> ResponseLabels {
-    ResponseLabels { transport: transport.label(), scope: scope.to_owned(), rcode: rcode::name(rcode) }
 }
 
 #[cfg(test)]

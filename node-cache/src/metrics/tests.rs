@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::status::UpstreamStatus;
 
 use super::*;
@@ -20,7 +21,7 @@ fn assert_has(text: &str, lines: &[&str]) {
 }
 
 #[test]
-fn every_metric_names_its_instance_and_begins_with_our_prefix() {
+fn every_metric_names_its_process_and_begins_with_our_prefix_or_that_of_all_processes() {
     let metrics = Arc::new(Metrics::default());
     metrics.count_query(Transport::Udp);
     metrics.count_drop(DropReason::GlobalLimit);
@@ -31,26 +32,61 @@ fn every_metric_names_its_instance_and_begins_with_our_prefix() {
         sent: 7,
         timeouts: 1,
         near_misses: 9,
+        responded: true,
     };
     let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];
-    let gauges = Gauges { upstreams: vec![upstream], classes, worker_datagrams: vec![3, 4], ..Gauges::default() };
+    let gauges = Gauges {
+        upstreams: vec![upstream],
+        max_shown_upstreams: 1,
+        classes,
+        cache_limit: 64,
+        cache_evictions: 2,
+        worker_datagrams: vec![3, 4],
+        process: ProcessUsage { open_fds: Some(12), ..ProcessUsage::default() },
+        ..Gauges::default()
+    };
     let text = render("cache-0", &metrics, gauges);
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        assert!(line.starts_with("dnstier_cache_") && line.contains("instance=\"cache-0\""), "{line}");
+        let ours =
+            ["dnstier_cache_", "dnstier_build_info{", "process_"].into_iter().any(|start| line.starts_with(start));
+        assert!(ours && line.contains("process=\"cache-0\""), "{line}");
+        assert!(!line.contains("instance="), "this label belongs to Prometheus: {line}");
     }
     assert_has(
         &text,
         &[
-            "queries_total{instance=\"cache-0\",transport=\"udp\"} 1",
-            "upstream_queries_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
-            "upstream_near_misses_total{instance=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 9",
-            "dropped_total{instance=\"cache-0\",reason=\"busy\"} 1",
-            "dropped_total{instance=\"cache-0\",reason=\"greedy\"} 0",
-            "bytes{instance=\"cache-0\",class=\"negative\"} 5",
-            "worker_datagrams_total{instance=\"cache-0\",worker=\"1\"} 4",
+            "queries_total{process=\"cache-0\",transport=\"udp\"} 1",
+            "upstream_queries_total{process=\"cache-0\",scope=\"zone/zone-a\",upstream=\"10.0.0.1:1053\"} 7",
+            "upstream_near_misses_total{process=\"cache-0\"} 9",
+            "limit_bytes{process=\"cache-0\"} 64",
+            "evictions_total{process=\"cache-0\"} 2",
+            "dropped_total{process=\"cache-0\",reason=\"busy\"} 1",
+            "dropped_total{process=\"cache-0\",reason=\"greedy\"} 0",
+            "bytes{process=\"cache-0\",class=\"negative\"} 5",
+            "worker_datagrams_total{process=\"cache-0\",worker=\"1\"} 4",
         ],
     );
+    assert!(text.contains("\nprocess_open_fds{process=\"cache-0\"} 12\n"), "{text}");
     assert_eq!(metrics.traffic(5, 1).dropped, 1);
+}
+
+#[test]
+fn routes_and_unusual_rcodes_share_series_and_own_queries_have_none() {
+    let metrics = Arc::new(Metrics::default());
+    let name = Name::from_text("www.example").unwrap();
+    for rcode in 0..=16 {
+        for scope in (0..20).map(|number| format!("route/{number}.example")) {
+            let response = Response::empty(&Question::plain(&name, rtype::A), rcode);
+            let answer = Answer { source: Source::Upstream, ..Answer::local(response, None) };
+            for transport in [Transport::Udp, Transport::Tcp, Transport::Internal] {
+                metrics.count_response(&scope, None, transport, &answer, Duration::ZERO);
+            }
+        }
+    }
+    let text = rendered(&metrics);
+    let answers: Vec<&str> = text.lines().filter(|line| line.starts_with("dnstier_cache_answers_total")).collect();
+    assert_eq!(answers.len(), 5, "{answers:?}");
+    assert_has(&text, &["answers_total{process=\"cache-0\",scope=\"route\",rcode=\"NXDOMAIN\"} 40"]);
 }
 
 #[test]
@@ -95,7 +131,7 @@ fn a_batch_counts_as_its_responses_one_by_one_in_any_number_of_scopes() {
     assert_eq!(sorted(&in_batch), sorted(&one_by_one));
     assert_has(
         &rendered(&in_batch),
-        &["hits_total{instance=\"cache-0\"} 32", "hit_seconds_count{instance=\"cache-0\"} 32"],
+        &["hits_total{process=\"cache-0\"} 32", "hit_seconds_count{process=\"cache-0\"} 32"],
     );
 }
 
@@ -117,14 +153,14 @@ fn a_stale_response_counts_as_a_miss_with_its_response_time() {
     assert_has(
         &rendered(&metrics),
         &[
-            "hits_total{instance=\"cache-0\"} 0",
-            "misses_total{instance=\"cache-0\"} 1",
-            "stale_total{instance=\"cache-0\"} 1",
-            "answers_total{instance=\"cache-0\",transport=\"tcp\",scope=\"outside\",rcode=\"NOERROR\"} 1",
-            "miss_seconds_bucket{instance=\"cache-0\",le=\"0.0016\"} 0",
-            "miss_seconds_bucket{instance=\"cache-0\",le=\"0.0032\"} 1",
-            "miss_seconds_bucket{instance=\"cache-0\",le=\"+Inf\"} 1",
-            "miss_seconds_sum{instance=\"cache-0\"} 0.003",
+            "hits_total{process=\"cache-0\"} 0",
+            "misses_total{process=\"cache-0\"} 1",
+            "stale_total{process=\"cache-0\"} 1",
+            "answers_total{process=\"cache-0\",scope=\"outside\",rcode=\"NOERROR\"} 1",
+            "miss_seconds_bucket{process=\"cache-0\",le=\"0.0016\"} 0",
+            "miss_seconds_bucket{process=\"cache-0\",le=\"0.0064\"} 1",
+            "miss_seconds_bucket{process=\"cache-0\",le=\"+Inf\"} 1",
+            "miss_seconds_sum{process=\"cache-0\"} 0.003",
         ],
     );
 }

@@ -19,6 +19,7 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::failing_domains::FailingDomains;
+use super::late_flights::LateDomain;
 use crate::clients::ClientUnits;
 use crate::dns::Name;
 use crate::metrics::RefusalReason;
@@ -36,7 +37,7 @@ const SCOPE_FIFTHS: usize = 4;
 /// resolver: alone it gets two thirds.
 const CLIENT_MULTIPLE: usize = 2;
 /// Queries in flight of a failing domain, at most.
-const MAX_OF_FAILING_DOMAIN: usize = 8;
+pub(super) const MAX_OF_FAILING_DOMAIN: usize = 8;
 
 /// Origin of an upstream query, which decides in which shares it counts.
 #[derive(Clone, Debug)]
@@ -174,6 +175,20 @@ impl Admission {
         }
     }
 
+    /// Returns the registered domain of a query whose deadline has passed, and whether it is a failing one.
+    pub(super) fn late_domain(&self, origin: &FlightOrigin) -> LateDomain {
+        let domain = origin.domain.as_ref().map(|domain| self.hash((origin.scope, domain.as_bytes())));
+        let is_failing = domain.is_some_and(|domain| self.failing_domains.is_failing(domain, origin.recovered_at));
+        LateDomain { domain, is_failing }
+    }
+
+    /// Records that a query has no answer by its deadline, at `now`. Its place is kept while it goes on.
+    pub(super) fn record_late(&mut self, place: &Place, now: Instant) {
+        if let Place::Shared(Shares { domain: Some(domain), .. }) = place {
+            self.failing_domains.record_failure(*domain, now);
+        }
+    }
+
     /// Returns the number of queries that a scope may have in flight beside those that it has.
     fn free_in(&self, scope: u64) -> usize {
         let of_scope = self.by_scope.get(scope);
@@ -189,18 +204,18 @@ impl Admission {
 
 /// Number of queries in flight for each key that has any.
 #[derive(Debug, Default)]
-struct Counts(HashMap<u64, usize, RandomState>);
+pub(super) struct Counts(HashMap<u64, usize, RandomState>);
 
 impl Counts {
-    fn get(&self, key: u64) -> usize {
+    pub(super) fn get(&self, key: u64) -> usize {
         self.0.get(&key).copied().unwrap_or_default()
     }
 
-    fn add(&mut self, key: u64) {
+    pub(super) fn add(&mut self, key: u64) {
         *self.0.entry(key).or_default() += 1;
     }
 
-    fn remove(&mut self, key: u64) {
+    pub(super) fn remove(&mut self, key: u64) {
         match self.0.get_mut(&key) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {

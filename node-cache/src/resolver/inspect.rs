@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use tokio::time::Instant;
 
+use super::Resolver;
 use super::local_names;
-use super::{Resolver, nxdomain_cut};
 use crate::admin::Inspection;
-use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts};
-use crate::dns::Name;
+use crate::cache::{CachedFailure, EntryInfo, FlushStep, Key, KeyParts, Lookup};
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
-use crate::metrics::{DropReason, Gauges, RefusalReason, ResponseTimes};
+use crate::dns::{Name, alias};
+use crate::metrics::{DropReason, Gauges, RefusalReason};
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::Server;
 
@@ -30,24 +30,23 @@ impl Resolver {
         }
     }
 
-    /// Returns the gauges of this process. `worker_datagrams` is left empty: the workers know it.
+    /// Returns the gauges of this process, without those of its workers and of the process itself.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let snapshot = self.snapshot();
-        let servers = snapshot.iter().flat_map(|snapshot| snapshot.servers());
-        let response_times = servers.map(|(scope, server)| ResponseTimes {
-            scope,
-            address: server.address(),
-            seconds: server.round_trips().clone(),
-        });
+        let of_snapshot = snapshot.as_ref();
         Gauges {
-            response_times: response_times.collect(),
-            upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            upstreams: of_snapshot.map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
+            max_shown_upstreams: of_snapshot.map(|snapshot| snapshot.max_shown_upstreams).unwrap_or_default(),
+            response_times: of_snapshot.map(|snapshot| snapshot.context.response_times.clone()),
+            own_zone_scopes: of_snapshot.map(|snapshot| snapshot.own_zone_scopes.clone()).unwrap_or_default(),
             classes: self.cache.usage_by_class().to_vec(),
-            worker_datagrams: Vec::new(),
+            cache_limit: self.cache.limit(),
+            cache_evictions: self.cache.evictions(),
             tap_readers: self.tap.reader_count().into(),
             tap_shown: self.tap.frames_written(),
             tap_lost: self.tap.frames_lost(),
+            ..Gauges::default()
         }
     }
 
@@ -115,9 +114,10 @@ impl Resolver {
             for server in group.servers() {
                 let health = health_text(server.is_up());
                 let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
-                let habits = habits_text(&server);
-                let value = format!("{} ({}) {health}{tcp}{habits}", server.address(), group.scope());
-                write_line(&mut text, "upstream", value);
+                let edns = server.edns_absent_for().map(|time| format!(", without EDNS for {} s", time.as_secs()));
+                let closed = if server.is_tcp_usable() { "" } else { ", TCP closed" };
+                let traits = format!("{tcp}{}{closed}{}", edns.unwrap_or_default(), habits_text(&server));
+                write_line(&mut text, "upstream", format!("{} ({}) {health}{traits}", server.address(), group.scope()));
             }
         }
         self.explain_cache(&mut text, &snapshot, scope, &query.question());
@@ -141,11 +141,16 @@ impl Resolver {
             };
             write_entry("this query", self.cache.inspect(&key, now, &snapshot.policy));
             write_entry("any type", self.cache.covering_denial(&key, now, &snapshot.policy));
-            let ancestors = scope.zone.iter().flat_map(|zone| nxdomain_cut::covering_ancestors(&question.name, zone));
-            for ancestor in ancestors {
-                let key = Key::new(scope.id, &nxdomain_cut::probe_question(ancestor.clone(), &question));
-                let entry = self.cache.inspect(&key, now, &snapshot.policy);
-                write_entry(&ancestor.to_string(), entry.filter(|entry| entry.rcode == rcode::NXDOMAIN));
+            if let Some((ancestor, _)) = self.find_cut(snapshot, scope, &question) {
+                let key = Key::new(scope.id, &Question { name: ancestor.clone(), rtype: rtype::A, ..question.clone() });
+                write_entry(&ancestor.to_string(), self.cache.inspect(&key, now, &snapshot.policy));
+            }
+            if let Lookup::Fresh(answer) | Lookup::RefreshDue(answer) | Lookup::Stale(answer) =
+                self.cache.get(&key, now, &snapshot.policy)
+                && let Some(target) = alias::continuation(&answer.response)
+            {
+                let next = &snapshot.routes.find(&target).name;
+                write_line(text, "alias", format!("goes on with {target} ({next}){flags}"));
             }
             match self.failure_of(scope, &key, Instant::from_std(now)) {
                 Some(CachedFailure { response: Some(response) }) => {

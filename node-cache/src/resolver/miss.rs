@@ -10,19 +10,25 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
-use super::servfail::{cached_failure, failure, is_bogus};
-use super::single_flight::{Join, Leader, StoreResult, UpstreamQuery, UpstreamResult};
+use super::alias_routing::split_response;
+use super::cut_evidence::CutEvidence;
+use super::late_flights::LateOrigin;
+use super::nxdomain_cut::is_denial;
+use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
+use super::single_flight::{
+    FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
+};
 use super::{CacheLookup, CacheMiss, Resolver};
 use crate::cache::{Cache, CachedFailure, Key, Lookup};
-use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
-use crate::dns::codes::{ede, rcode, rtype};
+use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
+use crate::dns::{Name, Response, ResponseTtl};
 use crate::metrics::{LOCAL_SCOPE, Metrics};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
-use crate::upstream::NoAnswer;
+use crate::upstream::{NoAnswer, QueryEvent};
 
 /// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
 /// answer, if there is one.
@@ -46,10 +52,10 @@ pub(super) enum FlightOutcome {
 
 /// How a query waits for the upstream query that it needs.
 enum FlightWait {
-    /// As the leader, without a time limit: the upstream query ends at the deadline of its scope.
+    /// As the leader, without a time limit: the upstream query has a result at the deadline of its scope.
     Leader(Leader<CacheSink>),
     /// As a follower, or as a leader that detaches the upstream query at its time limit.
-    Bounded(Pin<Box<dyn Future<Output = UpstreamResult> + Send>>),
+    Bounded(Pin<Box<dyn Future<Output = WaitResult> + Send>>),
     /// Not at all: this is the answer.
     Answered(Answer),
 }
@@ -57,16 +63,51 @@ enum FlightWait {
 /// Stores the results of upstream queries in the cache.
 pub(super) struct CacheSink {
     cache: Arc<Cache>,
+    cut_evidence: Arc<CutEvidence>,
     scope: Arc<Scope>,
+    question: Arc<Question>,
     started: Instant,
+}
+
+impl CacheSink {
+    /// Learns from a response, which is no failure, where names exist.
+    fn learn(&self, response: &Response, now: std::time::Instant) {
+        let Self { cut_evidence, scope, .. } = self;
+        let Some(zone) = &scope.zone else {
+            if matches!(response.ttl(), ResponseTtl::Positive(_)) {
+                cut_evidence.record_outside_name(response.question_name());
+            }
+            return;
+        };
+        let Ok((name, _)) = Name::read_uncompressed(response.question_name(), 0) else { return };
+        if is_denial(response) {
+            cut_evidence.record_denial(
+                scope.id,
+                &name,
+                zone,
+                response.question_type_and_class() == Some((rtype::A, class::IN)),
+                now,
+            );
+        } else {
+            cut_evidence.record_existence(scope.id, &name, zone, now);
+        }
+    }
 }
 
 impl StoreResult for CacheSink {
     fn store(&self, key: &Key, result: &UpstreamResult) {
-        let Self { cache, scope, started } = self;
+        let Self { cache, scope, started, .. } = self;
         let now = Instant::now().into_std();
+        if let Ok(response) = result
+            && !response.is_failure()
+            && !response.is_truncated()
+        {
+            self.learn(response, now);
+        }
         match result {
-            Ok(response) if response.is_overload() => {}
+            Ok(response) if response.is_overload() || response.is_still_in_flight() || response.is_bare_error() => {}
+            // A known answer, stale or not, is better than a truncated one.
+            Ok(response) if response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
             // CoreDNS responds NXDOMAIN to TXT for a namespace, and NODATA to A.
             Ok(response) if scope.zone.is_some() => cache.insert_for_type(key, response, now),
@@ -76,26 +117,30 @@ impl StoreResult for CacheSink {
             Err(NoAnswer) => cache.insert_failure(key, None, now),
         }
     }
+
+    fn late_origin(&self) -> LateOrigin {
+        let Self { scope, question, started, .. } = self;
+        LateOrigin {
+            flight: FlightOrigin::new(scope, &question.name, None),
+            started_at: started.into_std(),
+            is_down: scope.pool.is_down(),
+        }
+    }
 }
 
 /// An upstream query, and the future of its response. Keeps the memory of the query until it is dropped.
 struct PendingAnswer<F> {
     query: F,
-    /// Whether the upstreams are trusted to set AD (authentic data) and errors between the processes of a tier.
-    trusted: bool,
-    /// `None` where the scope has no filter of private answers.
-    private_answers: Option<PrivateAnswerCheck>,
-}
-
-/// The filter of private answers of a scope, and the counter of what it refuses.
-struct PrivateAnswerCheck {
+    /// Routes by which aliases lead into other scopes.
+    snapshot: Arc<Snapshot>,
     scope: Arc<Scope>,
     metrics: Arc<Metrics>,
 }
 
-impl PrivateAnswerCheck {
-    /// Returns the response that goes to clients and into the cache.
-    fn apply(&self, response: Response) -> Response {
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache: private addresses are refused where the scope says
+    /// so.
+    fn refuse_private_answers(&self, response: Response) -> Response {
         let Some(filter) = &self.scope.private_answers else { return response };
         let FilterResult { response, is_refused } = filter.apply(response);
         if is_refused {
@@ -105,19 +150,30 @@ impl PrivateAnswerCheck {
     }
 }
 
-impl<F: Future<Output = Result<Response, NoAnswer>> + Unpin> Future for PendingAnswer<F> {
-    type Output = UpstreamResult;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let mut response = ready!(Pin::new(&mut self.query).poll(context))?;
-        if !self.trusted {
+impl<F> PendingAnswer<F> {
+    /// Returns the response that goes to clients and into the cache.
+    fn prepare(&self, mut response: Response) -> Arc<Response> {
+        if !self.scope.trusted {
             response.clear_authentic_data();
             response.clear_tier_error();
         }
-        if let Some(check) = &self.private_answers {
-            response = check.apply(response);
+        if response.has_alias() && !response.is_truncated() {
+            split_response(&self.snapshot, self.scope.id, &mut response);
         }
-        Poll::Ready(Ok(Arc::new(response)))
+        Arc::new(self.refuse_private_answers(response))
+    }
+}
+
+impl<F: Future<Output = QueryEvent> + Unpin> Future for PendingAnswer<F> {
+    type Output = FlightEvent;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FlightEvent> {
+        Poll::Ready(match ready!(Pin::new(&mut self.query).poll(context)) {
+            QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.prepare(response))),
+            QueryEvent::Deadline(bad_response) => {
+                FlightEvent::Deadline(bad_response.map(|response| self.prepare(response)).ok_or(NoAnswer))
+            }
+        })
     }
 }
 
@@ -127,18 +183,23 @@ pub struct DeferredStore {
     _leader: Option<Leader<CacheSink>>,
 }
 
+impl DeferredStore {
+    /// Nothing to store.
+    pub(super) const NOTHING: Self = Self { _leader: None };
+}
+
 /// Result of a cache miss.
-struct Resolution {
+pub(super) struct Resolution {
     /// `None` before the first snapshot.
-    scope: Option<Arc<Scope>>,
-    answer: Answer,
-    store: DeferredStore,
+    pub(super) scope: Option<Arc<Scope>>,
+    pub(super) answer: Answer,
+    pub(super) store: DeferredStore,
 }
 
 impl Resolution {
     /// Returns the resolution of a query whose answer is not to be stored.
     const fn stored(scope: Option<Arc<Scope>>, answer: Answer) -> Self {
-        Self { scope, answer, store: DeferredStore { _leader: None } }
+        Self { scope, answer, store: DeferredStore::NOTHING }
     }
 
     /// Returns the resolution of a query that arrives before the first snapshot.
@@ -160,7 +221,13 @@ impl Resolver {
         async move {
             let Resolution { scope, answer, store } = match &miss.lookup {
                 _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
-                Some(lookup) => self.answer(query, lookup).await,
+                Some(lookup) => {
+                    let resolution = self.answer(query, lookup, false).await;
+                    match resolution.answer.response.is_partial() {
+                        true => Box::pin(self.complete(query, lookup, resolution)).await,
+                        false => resolution,
+                    }
+                }
                 None => Resolution::not_ready(query),
             };
             let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
@@ -176,9 +243,12 @@ impl Resolver {
         let query_a = Query { rtype: rtype::A, ..query.clone() };
         let Some(snapshot) = self.snapshot() else { return Resolution::not_ready(query) };
         let lookup = self.look_up(snapshot, Arc::new(query_a.question()), Instant::now(), None);
-        let mut resolution = self.answer(&query_a, &lookup).await;
+        let mut resolution = self.answer(&query_a, &lookup, false).await;
+        if resolution.answer.response.is_partial() {
+            resolution = self.complete(&query_a, &lookup, resolution).await;
+        }
         let response = &resolution.answer.response;
-        if response.rcode() == rcode::NOERROR && !response.has_answer() {
+        if response.rcode() == rcode::NOERROR && !response.has_answer() && !response.is_truncated() {
             let hinfo = (rtype::HINFO, ANY_TTL, b"\x07RFC8482\0".to_vec());
             resolution.answer =
                 Answer::local(Response::with_records(&query.question(), rcode::NOERROR, &[hinfo]), None);
@@ -186,33 +256,45 @@ impl Resolver {
         resolution
     }
 
-    /// Answers a query whose cache lookup is done.
+    /// Answers a query whose cache lookup is done. `is_continuation` says that the query continues an alias of another
+    /// name, whose time it has.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, in each query that waits")]
-    fn answer<'a>(&'a self, query: &'a Query, lookup: &'a CacheLookup) -> impl Future<Output = Resolution> + Send + 'a {
+    pub(super) fn answer<'a>(
+        &'a self,
+        query: &'a Query,
+        lookup: &'a CacheLookup,
+        is_continuation: bool,
+    ) -> impl Future<Output = Resolution> + Send + 'a {
         async move {
             let scope = Some(lookup.scope.clone());
             let deadline = lookup.started + lookup.scope.deadline;
             if let Some(answer) = self.answer_without_upstream(query, lookup) {
                 return Resolution::stored(scope, answer);
             }
-            if lookup.scope.zone.is_some()
-                && let Some(cut) = Box::pin(self.probe_ancestors(lookup, query.client)).await
-            {
-                return Resolution::stored(scope, cut);
-            }
             let mut leader = None;
-            let result = match self.join_or_lead(query, lookup, deadline) {
-                FlightWait::Leader(own) => leader.insert(own).await,
+            let result = match self.join_or_lead(query, lookup, deadline, is_continuation) {
+                FlightWait::Leader(own) => {
+                    let result = leader.insert(own).await;
+                    leader.take_if(|own| own.is_late()).into_iter().for_each(Leader::detach);
+                    result
+                }
                 FlightWait::Bounded(wait) => wait.await,
                 FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
             };
+            if lookup.scope.zone.is_some() && result.as_ref().is_ok_and(|response| is_denial(response)) {
+                self.probe_cuts(lookup);
+            }
             let answer = match result {
                 Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
                 },
+                Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
-                Err(NoAnswer) => lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY)),
+                Err(WaitError::NoAnswer) => {
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY))
+                }
+                Err(WaitError::InFlight(bad_response)) => late_failure(query, lookup, bad_response),
             };
             Resolution { scope, answer, store: DeferredStore { _leader: leader } }
         }
@@ -250,30 +332,35 @@ impl Resolver {
         }
     }
 
-    /// Joins the query in flight for the key of this lookup, or starts and leads one.
-    fn join_or_lead(&self, query: &Query, lookup: &CacheLookup, deadline: Instant) -> FlightWait {
+    /// Joins the query in flight for the key of this lookup, or starts and leads one. That of a continuation may end
+    /// later than its client's deadline.
+    fn join_or_lead(
+        &self,
+        query: &Query,
+        lookup: &CacheLookup,
+        deadline: Instant,
+        is_continuation: bool,
+    ) -> FlightWait {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
-        let wait_limit = match (lookup.stale(), &scope.zone) {
-            // Serve-stale: the client response timer applies.
-            (Some(_), _) => {
-                let timer = scope
-                    .pool
-                    .p95()
-                    .map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
-                Some(Instant::now() + timer)
-            }
-            // Probes of ancestors have used some of the time.
-            (None, Some(_)) => Some(deadline),
-            // The upstream query ends at the deadline by itself.
-            (None, None) => None,
-        };
+        // Serve-stale: the client response timer applies. Without it the upstream query ends at the deadline by itself.
+        let timer = lookup.stale().map(|_| {
+            let p95 = scope.pool.p95();
+            let timer = p95.map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
+            Instant::now() + timer
+        });
+        let wait_limit = timer.into_iter().chain(is_continuation.then_some(deadline)).min();
         let join = self.join_query(snapshot, scope, key, *generation, question.clone(), query.client);
         match (join, wait_limit) {
             (Join::Leader(leader), None) => FlightWait::Leader(leader),
             (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
             (Join::Follower(follower), limit) => {
                 let limit = limit.unwrap_or(deadline + FOLLOWER_GRACE);
-                let wait = async move { timeout_at(limit, follower.wait()).await.unwrap_or(Err(NoAnswer)) };
+                let wait = async move {
+                    match timeout_at(limit, follower.wait()).await {
+                        Ok(result) => result.map_err(WaitError::from),
+                        Err(_) => Err(WaitError::InFlight(None)),
+                    }
+                };
                 FlightWait::Bounded(Box::pin(wait))
             }
             (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => {
@@ -301,7 +388,7 @@ impl Resolver {
     /// generation.
     pub(super) fn join_query(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         scope: &Arc<Scope>,
         key: &Key,
         generation: u64,
@@ -310,7 +397,9 @@ impl Resolver {
     ) -> Join<FlightOutcome, CacheSink> {
         let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        let join = self.in_flight.join(key, generation, origin, cached, || self.start_query(scope, question.clone()));
+        let join = self
+            .in_flight
+            .join(key, generation, origin, cached, || self.start_query(snapshot, scope, question.clone()));
         self.count_refusal(&join);
         join
     }
@@ -336,14 +425,34 @@ impl Resolver {
     }
 
     /// Makes an upstream query, which starts when it is polled, and the sink for its result.
-    pub(super) fn start_query(&self, scope: &Arc<Scope>, question: Arc<Question>) -> (UpstreamQuery, CacheSink) {
+    pub(super) fn start_query(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        scope: &Arc<Scope>,
+        question: Arc<Question>,
+    ) -> (UpstreamQuery, CacheSink) {
         let started = Instant::now();
-        let sink = CacheSink { cache: self.cache.clone(), scope: scope.clone(), started };
+        let sink = CacheSink {
+            cache: self.cache.clone(),
+            cut_evidence: self.cut_evidence.clone(),
+            scope: scope.clone(),
+            question: question.clone(),
+            started,
+        };
         let query = scope.pool.query(question, started, scope.deadline);
-        let private_answers = scope
-            .private_answers
-            .is_some()
-            .then(|| PrivateAnswerCheck { scope: scope.clone(), metrics: self.metrics.clone() });
-        (Box::pin(PendingAnswer { query, trusted: scope.trusted, private_answers }), sink)
+        let (snapshot, scope, metrics) = (snapshot.clone(), scope.clone(), self.metrics.clone());
+        (Box::pin(PendingAnswer { query, snapshot, scope, metrics }), sink)
+    }
+}
+
+/// Returns the answer to a client at its deadline while the upstream query goes on: the stale answer, or else a failure
+/// that is not to be cached, with the failing response if there is one.
+fn late_failure(query: &Query, lookup: &CacheLookup, bad_response: Option<Arc<Response>>) -> Answer {
+    let late_ede = lookup.snapshot.late_ede;
+    match (lookup.stale(), bad_response) {
+        (Some(stale), response) if !response.as_deref().is_some_and(is_bogus) => stale,
+        (_, Some(response)) if response.is_truncated() => truncated_answer(query, response),
+        (_, Some(response)) => Answer { response, ttl_view: TtlView::Original, ede: late_ede, source: Source::Failure },
+        (_, None) => failure(query, rcode::SERVFAIL, late_ede.unwrap_or(ede::NO_REACHABLE_AUTHORITY)),
     }
 }

@@ -7,8 +7,10 @@
 //! | prefetch: refresh of a cached answer in the last tenth of its TTL | [`Resolver::refresh`] |
 //! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
 //! | single-flight: leader and followers of one upstream query | `single_flight` |
+//! | queries that go on after their deadline, for a late answer | `late_flights` |
 //! | shares of the queries in flight: scope, registered domain, client | `admission`, `failing_domains` |
-//! | NXDOMAIN cut (RFC 8020) | `nxdomain_cut` |
+//! | NXDOMAIN cut (RFC 8020), where it has proved itself | `nxdomain_cut`, `cut_evidence` |
+//! | aliases that lead into another scope (RFC 1034 §5.3.3) | `alias_routing`, `aliases` |
 //! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
 //! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
 //! | text of `explain`, `stats`, `dump` and `flush` | `inspect` |
@@ -16,9 +18,13 @@
 //! The resolver knows no sockets of clients: [`crate::server`] reads queries and sends responses.
 
 mod admission;
+mod alias_routing;
+mod aliases;
+mod cut_evidence;
 mod failing_domains;
 mod hit;
 mod inspect;
+mod late_flights;
 pub mod local_names;
 mod miss;
 mod nxdomain_cut;
@@ -42,6 +48,7 @@ use crate::identity::Identity;
 use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
 use crate::snapshot::{Scope, Snapshot};
 use admission::FlightOrigin;
+use cut_evidence::CutEvidence;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
@@ -53,6 +60,7 @@ pub struct Resolver {
     identity: Identity,
     cache: Arc<Cache>,
     in_flight: Arc<InFlight>,
+    cut_evidence: Arc<CutEvidence>,
     snapshot: ArcSwapOption<Snapshot>,
     metrics: Arc<Metrics>,
     tap: Arc<Tap>,
@@ -105,7 +113,16 @@ impl Resolver {
         let cache = Arc::new(Cache::new(cache_bytes));
         let tap = Arc::new(Tap::new(&identity));
         let clock_start = nanoseconds();
-        Self { identity, cache, in_flight: Arc::default(), snapshot: ArcSwapOption::empty(), metrics, tap, clock_start }
+        Self {
+            identity,
+            cache,
+            in_flight: Arc::default(),
+            cut_evidence: Arc::default(),
+            snapshot: ArcSwapOption::empty(),
+            metrics,
+            tap,
+            clock_start,
+        }
     }
 
     /// Applies a revision to all later queries.
@@ -186,9 +203,13 @@ impl Resolver {
             return Err(CacheMiss { started, lookup: None });
         }
         let lookup = snapshot.map(|snapshot| self.look_up(snapshot, question, started, known_miss));
-        let Some(CacheLookup { scope, cached: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. }) = &lookup
-        else {
-            return Err(CacheMiss { started, lookup });
+        let (scope, answer) = match &lookup {
+            Some(CacheLookup { scope, cached: Lookup::Fresh(answer) | Lookup::RefreshDue(answer), .. })
+                if !answer.response.is_partial() =>
+            {
+                (scope, answer)
+            }
+            _ => return Err(CacheMiss { started, lookup }),
         };
         self.metrics.count_response(
             &scope.name,
@@ -226,7 +247,7 @@ impl Resolver {
         let origin = || FlightOrigin::new(scope, &question.name, None);
         let join = self.in_flight.join(key, *generation, origin, refreshed, || {
             self.metrics.count_refresh();
-            self.start_query(scope, question.clone())
+            self.start_query(snapshot, scope, question.clone())
         });
         self.count_refusal(&join);
         if let Join::Leader(leader) = join {
@@ -247,7 +268,7 @@ impl Resolver {
         let get = || self.cache.get(&key, started.into_std(), &snapshot.policy);
         let cached = match known_miss.map_or_else(get, |_| Lookup::Miss) {
             fresh @ (Lookup::Fresh(_) | Lookup::RefreshDue(_)) => fresh,
-            stale_or_miss => self.cached_cut(&snapshot, &scope, &question).map_or(stale_or_miss, Lookup::Fresh),
+            stale_or_miss => self.cached_cut(&snapshot, &scope, &question, &key).map_or(stale_or_miss, Lookup::Fresh),
         };
         CacheLookup { snapshot, scope, question, key, cached, started, generation }
     }

@@ -1,5 +1,6 @@
 //! Single-flight: at most one upstream query is in flight for a key. Its leader polls the query, followers wait for the
-//! result.
+//! result. A query without an answer by its deadline may go on as a late flight ([`super::late_flights`]): its leader
+//! gets no answer then, followers wait until their own deadlines.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Admission, FlightEnd, FlightOrigin, Place};
+use super::late_flights::{LateFlights, LateOrigin, LatePlace};
 use crate::cache::Key;
 use crate::dns::Response;
 use crate::metrics::RefusalReason;
@@ -24,13 +26,42 @@ const NAME_CLASSES: usize = 64;
 /// Result of one upstream query.
 pub(super) type UpstreamResult = Result<Arc<Response>, NoAnswer>;
 
+/// Event of one upstream query.
+pub(super) enum FlightEvent {
+    /// The result. No event follows.
+    End(UpstreamResult),
+    /// The deadline has passed, with this result for the clients that wait. The query may be polled on for its end.
+    Deadline(UpstreamResult),
+}
+
 /// Future of one upstream query.
-pub(super) type UpstreamQuery = Pin<Box<dyn Future<Output = UpstreamResult> + Send>>;
+pub(super) type UpstreamQuery = Pin<Box<dyn Future<Output = FlightEvent> + Send>>;
+
+/// What a client gets that waits for an upstream query.
+pub(super) type WaitResult = Result<Arc<Response>, WaitError>;
+
+/// Reason why a client has no answer from an upstream query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WaitError {
+    /// No upstream answered, and the query has ended.
+    NoAnswer,
+    /// No upstream answered by the deadline, and the query goes on; the first failing response, if there is one.
+    InFlight(Option<Arc<Response>>),
+}
+
+impl From<NoAnswer> for WaitError {
+    fn from(NoAnswer: NoAnswer) -> Self {
+        Self::NoAnswer
+    }
+}
 
 /// Sink for the result of an upstream query.
 pub(super) trait StoreResult {
     /// Stores the result under this key, where later queries find it.
     fn store(&self, key: &Key, result: &UpstreamResult);
+
+    /// Returns the state of the query now that its deadline passes.
+    fn late_origin(&self) -> LateOrigin;
 }
 
 /// Upstream queries in flight, and the generation: the number of upstream queries that have completed.
@@ -47,11 +78,17 @@ struct Queries {
     /// Generation of the last query to complete, by class of its name.
     last_completed: [u64; NAME_CLASSES],
     admission: Admission,
+    late: LateFlights,
 }
 
 impl Default for Queries {
     fn default() -> Self {
-        Self { channels: HashMap::default(), last_completed: [0; NAME_CLASSES], admission: Admission::default() }
+        Self {
+            channels: HashMap::default(),
+            last_completed: [0; NAME_CLASSES],
+            admission: Admission::default(),
+            late: LateFlights::default(),
+        }
     }
 }
 
@@ -82,33 +119,61 @@ impl InFlight {
         self: &Arc<Self>,
         key: &Key,
         generation: u64,
-        origin: impl FnOnce() -> FlightOrigin,
+        origin: impl Fn() -> FlightOrigin,
         cached: impl FnOnce() -> Option<T>,
         start: impl FnOnce() -> (UpstreamQuery, S),
     ) -> Join<T, S> {
         let mut queries = self.queries();
-        let Queries { channels, last_completed, admission } = &mut *queries;
-        let in_flight = channels.len();
+        let Queries { channels, last_completed, admission, late } = &mut *queries;
+        let in_flight = channels.len() + late.superseded();
         let may_be_cached = last_completed[key.name_shard::<NAME_CLASSES>()] > generation;
-        match channels.entry(key.clone()) {
-            Entry::Occupied(mut channel) => {
+        let entry = channels.entry(key.clone());
+        if let Entry::Occupied(mut channel) = entry {
+            if !late.is_replaceable(key, &origin) {
                 let channel = channel.get_mut().get_or_insert_with(|| watch::channel(None).0);
-                Join::Follower(Follower(channel.subscribe()))
+                return Join::Follower(Follower(channel.subscribe()));
             }
-            Entry::Vacant(entry) => match if may_be_cached { cached() } else { None } {
-                Some(cached) => Join::AlreadyCached(cached),
-                None => {
-                    let place = match admission.admit(in_flight, origin) {
-                        Ok(place) => place,
-                        Err(reason) => return Join::AtCapacity(reason),
-                    };
-                    entry.insert(None);
-                    let (query, sink) = start();
-                    let in_flight = self.clone();
-                    Join::Leader(Leader { query, sink, in_flight, key: key.clone(), place, result: None })
+            if let Some(cached) = cached() {
+                return Join::AlreadyCached(cached);
+            }
+            match admission.admit(in_flight, origin) {
+                // Followers of the late flight get the first answer of the two.
+                Ok(place) => {
+                    late.supersede(key);
+                    return self.lead(key, place, start());
                 }
-            },
+                Err(reason) => return Join::AtCapacity(reason),
+            }
         }
+        if let Some(cached) = if may_be_cached { cached() } else { None } {
+            return Join::AlreadyCached(cached);
+        }
+        match admission.admit(in_flight, origin) {
+            Ok(place) => {
+                entry.insert_entry(None);
+                self.lead(key, place, start())
+            }
+            Err(reason) => Join::AtCapacity(reason),
+        }
+    }
+
+    fn lead<T, S: StoreResult>(
+        self: &Arc<Self>,
+        key: &Key,
+        place: Place,
+        (query, sink): (UpstreamQuery, S),
+    ) -> Join<T, S> {
+        let key = key.clone();
+        Join::Leader(Leader { query, sink, in_flight: self.clone(), key, place, late: None, result: None })
+    }
+
+    /// Keeps a query in flight whose deadline passes; `None` without room.
+    fn admit_late(&self, key: &Key, place: &Place, origin: &LateOrigin) -> Option<LatePlace> {
+        let mut queries = self.queries();
+        let Queries { admission, late, .. } = &mut *queries;
+        let late_place = late.admit(key, origin, admission.late_domain(&origin.flight))?;
+        admission.record_late(place, origin.flight.asked_at);
+        Some(late_place)
     }
 
     fn queries(&self) -> MutexGuard<'_, Queries> {
@@ -117,14 +182,24 @@ impl InFlight {
 }
 
 /// The leader of an in-flight query, and the future of its result. Dropping it stores the result and wakes followers,
-/// so the leader can reply first. A leader that is dropped before the result is there gives followers [`NoAnswer`].
+/// so the leader can reply first. A leader that is dropped before the result is there gives followers [`NoAnswer`]. One
+/// whose query is late after the first poll has to be detached, or else there will be no result.
 pub(super) struct Leader<S: StoreResult> {
     query: UpstreamQuery,
     sink: S,
     in_flight: Arc<InFlight>,
     key: Key,
     place: Place,
+    late: Option<Box<LateFlight>>,
+    /// The last result; `None` also while the query is late.
     result: Option<UpstreamResult>,
+}
+
+/// State of a query whose deadline has passed.
+struct LateFlight {
+    place: LatePlace,
+    /// The result at the deadline was stored: all upstreams are down.
+    is_failure_stored: bool,
 }
 
 impl<S: StoreResult + Send + Unpin + 'static> Leader<S> {
@@ -132,42 +207,83 @@ impl<S: StoreResult + Send + Unpin + 'static> Leader<S> {
     ///
     /// # Errors
     ///
-    /// [`NoAnswer`] at the deadline, after which the query continues in a task of its own.
-    pub(super) async fn wait_until(mut self, deadline: Instant) -> UpstreamResult {
-        match timeout_at(deadline, &mut self).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.detach();
-                Err(NoAnswer)
-            }
+    /// [`WaitError`], with [`WaitError::InFlight`] at the deadline, after which the query continues in a task of its
+    /// own.
+    pub(super) async fn wait_until(mut self, deadline: Instant) -> WaitResult {
+        let result = timeout_at(deadline, &mut self).await;
+        if self.result.is_none() {
+            self.detach();
         }
+        result.unwrap_or(Err(WaitError::InFlight(None)))
+    }
+
+    /// Returns whether the deadline has passed and the query goes on.
+    pub(super) const fn is_late(&self) -> bool {
+        self.late.is_some()
     }
 
     /// Continues the query in a task of its own, with no client waiting for it.
-    pub(super) fn detach(self) {
-        tokio::spawn(async move { self.await.map(drop) });
+    pub(super) fn detach(mut self) {
+        tokio::spawn(async move {
+            while self.result.is_none() {
+                // Without a result the deadline has passed, and the end is awaited next.
+                let _ = (&mut self).await;
+            }
+        });
+    }
+}
+
+impl<S: StoreResult> Leader<S> {
+    /// Keeps the query in flight after its deadline, if there is room. Returns what the clients get at the deadline.
+    #[cold]
+    fn pass_deadline(&mut self, result: UpstreamResult) -> WaitResult {
+        let origin = self.sink.late_origin();
+        let Some(place) = self.in_flight.admit_late(&self.key, &self.place, &origin) else {
+            self.result = Some(result.clone());
+            return Ok(result?);
+        };
+        let is_failure_stored = origin.is_down;
+        self.late = Some(Box::new(LateFlight { place, is_failure_stored }));
+        if is_failure_stored {
+            self.sink.store(&self.key, &result);
+            return Ok(result?);
+        }
+        Err(WaitError::InFlight(result.ok()))
     }
 }
 
 impl<S: StoreResult + Unpin> Future for Leader<S> {
-    type Output = UpstreamResult;
+    type Output = WaitResult;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<UpstreamResult> {
-        let result = ready!(self.query.as_mut().poll(context));
-        self.result = Some(result.clone());
-        Poll::Ready(result)
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WaitResult> {
+        Poll::Ready(match ready!(self.query.as_mut().poll(context)) {
+            FlightEvent::End(result) => {
+                self.result = Some(result.clone());
+                result.map_err(WaitError::from)
+            }
+            FlightEvent::Deadline(result) => self.pass_deadline(result),
+        })
     }
 }
 
 impl<S: StoreResult> Drop for Leader<S> {
     fn drop(&mut self) {
-        if let Some(result) = &self.result {
+        let late = self.late.take();
+        let is_answer = matches!(&self.result, Some(Ok(response)) if !response.is_failure());
+        // A newer query for the key that has ended knows better, unless there is an answer.
+        let is_stored = is_answer
+            || late.as_ref().is_none_or(|late| {
+                !late.is_failure_stored && self.in_flight.queries().channels.contains_key(&self.key)
+            });
+        if let Some(result) = self.result.as_ref().filter(|_| is_stored) {
             self.sink.store(&self.key, result);
         }
         let end = match &self.result {
-            Some(Ok(response)) if !response.is_failure() => FlightEnd::Answered,
+            Some(Ok(_)) if is_answer => FlightEnd::Answered,
             // The name was not asked for.
             Some(Ok(response)) if response.is_overload() => FlightEnd::Abandoned,
+            // The failure was recorded at the deadline.
+            Some(_) if late.is_some() => FlightEnd::Abandoned,
             Some(_) => FlightEnd::Failed,
             None => FlightEnd::Abandoned,
         };
@@ -178,7 +294,14 @@ impl<S: StoreResult> Drop for Leader<S> {
             if let Place::Shared(shares) = &self.place {
                 queries.admission.release(shares, end, Instant::now().into_std());
             }
-            queries.channels.remove(&self.key).flatten()
+            let is_current = late.is_none_or(|late| queries.late.release(&self.key, &late.place));
+            if is_current {
+                queries.channels.remove(&self.key).flatten()
+            } else if is_answer {
+                queries.channels.get_mut(&self.key).and_then(Option::take)
+            } else {
+                None
+            }
         };
         if let (Some(followers), Some(result)) = (followers, self.result.take()) {
             followers.send_replace(Some(result));
@@ -233,8 +356,22 @@ mod tests {
         let respond = respond.clone();
         Box::pin(async move {
             respond.notified().await;
-            Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)))
+            FlightEvent::End(Ok(Arc::new(Response::empty(&question(), rcode::NOERROR))))
         })
+    }
+
+    /// An upstream query whose deadline passes at once, and which completes on notification: with this result.
+    fn late_query(respond: &Arc<Notify>, result: UpstreamResult) -> UpstreamQuery {
+        let respond = respond.clone();
+        let mut is_late = false;
+        let mut end: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move { respond.notified().await });
+        Box::pin(std::future::poll_fn(move |context| {
+            if !std::mem::replace(&mut is_late, true) {
+                return Poll::Ready(FlightEvent::Deadline(Err(NoAnswer)));
+            }
+            ready!(end.as_mut().poll(context));
+            Poll::Ready(FlightEvent::End(result.clone()))
+        }))
     }
 
     /// Counts stored results.
@@ -243,6 +380,10 @@ mod tests {
     impl StoreResult for StoreCount {
         fn store(&self, _: &Key, _: &UpstreamResult) {
             self.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn late_origin(&self) -> LateOrigin {
+            LateOrigin { flight: origin(), started_at: origin().asked_at, is_down: false }
         }
     }
 
@@ -291,8 +432,8 @@ mod tests {
     async fn only_a_completed_query_for_the_same_name_repeats_the_cache_lookup() {
         let in_flight = Arc::<InFlight>::default();
         let before = 0;
-        let (mut leader, _) = lead(&in_flight, Box::pin(async { Err(NoAnswer) }));
-        assert_eq!((&mut leader).await, Err(NoAnswer));
+        let (mut leader, _) = lead(&in_flight, Box::pin(async { FlightEvent::End(Err(NoAnswer)) }));
+        assert_eq!((&mut leader).await, Err(WaitError::NoAnswer));
         drop(leader);
         let join = |name: &str, rtype| {
             let key = Key::new(1, &Question::plain(&Name::from_text(name).unwrap(), rtype));
@@ -313,11 +454,74 @@ mod tests {
         let in_flight = Arc::<InFlight>::default();
         let respond = Arc::<Notify>::default();
         let (leader, stored) = lead(&in_flight, query_until(&respond));
-        assert_eq!(leader.wait_until(Instant::now() + Duration::from_millis(1)).await, Err(NoAnswer));
+        let wait = leader.wait_until(Instant::now() + Duration::from_millis(1));
+        assert_eq!(wait.await, Err(WaitError::InFlight(None)));
         let follower = follow(&in_flight);
         respond.notify_one();
         assert!(follower.wait().await.is_ok());
         assert_eq!((in_flight.generation(), stored.load(Ordering::Relaxed)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_query_without_an_answer_by_its_deadline_goes_on_and_stores_only_its_end() {
+        let answer = Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)));
+        for (result, follower_result) in [(answer.clone(), answer), (Err(NoAnswer), Err(NoAnswer))] {
+            let in_flight = Arc::<InFlight>::default();
+            let respond = Arc::<Notify>::default();
+            let (mut leader, stored) = lead(&in_flight, late_query(&respond, result));
+            assert_eq!((&mut leader).await, Err(WaitError::InFlight(None)));
+            assert!(leader.is_late());
+            leader.detach();
+            let follower = follow(&in_flight);
+            assert_eq!((in_flight.generation(), stored.load(Ordering::Relaxed)), (0, 0));
+            respond.notify_one();
+            assert_eq!(follower.wait().await, follower_result);
+            assert_eq!((in_flight.generation(), stored.load(Ordering::Relaxed)), (1, 1));
+            drop(lead(&in_flight, Box::pin(pending())));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_reaches_those_who_wait_for_a_newer_query_and_a_late_failure_does_not() {
+        let answer = Ok(Arc::new(Response::empty(&question(), rcode::NOERROR)));
+        for result in [answer, Err(NoAnswer)] {
+            let in_flight = Arc::<InFlight>::default();
+            let (mut late, stored) = lead(&in_flight, late_query(&Arc::default(), result.clone()));
+            assert_eq!((&mut late).await, Err(WaitError::InFlight(None)));
+            let recovered = || FlightOrigin { recovered_at: Some(Instant::now().into_std()), ..origin() };
+            let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
+            let Join::Leader(newer) = in_flight.join(&key(), in_flight.generation(), recovered, || None::<()>, start)
+            else {
+                panic!("a server has come up again: a new query starts");
+            };
+            let follower = follow(&in_flight);
+            late.result = Some(result.clone());
+            drop(late);
+            assert_eq!(stored.load(Ordering::Relaxed), 1);
+            assert!(matches!(follow(&in_flight), Follower(_)), "the newer query is in flight");
+            if result.is_ok() {
+                assert_eq!(follower.wait().await, result);
+            } else {
+                assert!(follower.0.borrow().is_none());
+            }
+            drop(newer);
+            drop(lead(&in_flight, Box::pin(pending())));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_failure_is_not_stored_after_the_end_of_a_newer_query() {
+        let in_flight = Arc::<InFlight>::default();
+        let (mut late, stored) = lead(&in_flight, late_query(&Arc::default(), Err(NoAnswer)));
+        assert_eq!((&mut late).await, Err(WaitError::InFlight(None)));
+        let recovered = || FlightOrigin { recovered_at: Some(Instant::now().into_std()), ..origin() };
+        let start = || (Box::pin(pending()) as UpstreamQuery, StoreCount::default());
+        let newer = in_flight.join(&key(), in_flight.generation(), recovered, || None::<()>, start);
+        assert!(matches!(newer, Join::Leader(_)));
+        drop(newer);
+        late.result = Some(Err(NoAnswer));
+        drop(late);
+        assert_eq!(stored.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! Locally served zones (RFC 6303): empty zones whose names have a meaning in one place only. This process itself
 //! answers queries for them with NXDOMAIN, so that no server outside sees them. The negative response has the zone's
 //! own SOA record, so that clients may cache it.
+//!
+//! Some of these zones are not empty everywhere: a company may use [`LOCAL_ZONES`]. They are excluded where a server
+//! inside can be asked.
 
 use std::net::IpAddr;
 
@@ -11,12 +14,14 @@ use crate::dns::{Name, NameError, Response};
 use crate::snapshot::private_addresses::is_private;
 use crate::snapshot::routes::Routes;
 
-/// Zones that are empty everywhere: multicast DNS (RFC 6762 §22.1), home networks (RFC 8375 §4), and the reverse zones
-/// of "this network", loopback, broadcast and unspecified addresses (RFC 6303 §4.2 and §4.4). Reverse zones of
-/// documentation addresses are forwarded: they do no harm, and test networks use these addresses.
-const LOCALLY_SERVED_ZONES: [&str; 7] = [
-    "local",
-    "home.arpa",
+/// Zones with a local meaning that a server inside may know: multicast DNS (RFC 6762 §22.1), below which companies have
+/// put their domains, and home networks (RFC 8375 §4).
+pub(super) const LOCAL_ZONES: [&str; 2] = ["local", "home.arpa"];
+
+/// Zones that are empty everywhere: the reverse zones of "this network", loopback, broadcast and unspecified addresses
+/// (RFC 6303 §4.2 and §4.4). Reverse zones of documentation addresses are forwarded: they do no harm, and test networks
+/// use these addresses.
+const LOCALLY_SERVED_ZONES: [&str; 5] = [
     "0.in-addr.arpa",
     "127.in-addr.arpa",
     "255.255.255.255.in-addr.arpa",
@@ -36,11 +41,11 @@ const SOA_CONTACT: &[u8] = b"\x06nobody\x07invalid\0";
 pub struct EmptyZones(Routes<Option<Name>>);
 
 impl EmptyZones {
-    /// Makes the set of zones that are empty everywhere.
+    /// Makes the set of zones that are empty everywhere, and of [`LOCAL_ZONES`].
     #[must_use]
     pub fn new() -> Self {
         let mut zones = Self(Routes::new(None));
-        for zone in LOCALLY_SERVED_ZONES {
+        for zone in LOCALLY_SERVED_ZONES.into_iter().chain(LOCAL_ZONES) {
             // Cannot fail: all of them are domain names.
             let _ = zones.add(zone);
         }

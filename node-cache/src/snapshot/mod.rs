@@ -10,24 +10,25 @@ mod private_addresses;
 pub(crate) mod private_answers;
 pub(crate) mod routes;
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use node_cache_config::status::UpstreamStatus;
-use node_cache_config::{Config, Upstream, UpstreamSource};
+use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
 use crate::dns::codes::ede;
-use crate::metrics::ScopeCounters;
+use crate::metrics::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER, ScopeCounters};
 use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
 use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
-use empty_zones::{EmptyZones, is_inside};
+use empty_zones::{EmptyZones, LOCAL_ZONES, is_inside};
 use private_answers::PrivateAnswerFilter;
 use routes::{Routes, private_reverse_zones};
 
@@ -95,26 +96,36 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Networks whose queries are answered.
     pub acl: Acl,
+    /// Whether an alias of an outside name may lead to a name of the cluster domain.
+    pub follows_aliases_into_cluster: bool,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
     /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
     /// the clients.
     pub overload_ede: u16,
+    /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes are
+    /// the clients, else that of the failure itself (`None`).
+    pub late_ede: Option<u16>,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
+    /// Upstreams that have series of their own on the metrics page, at most.
+    pub max_shown_upstreams: usize,
+    /// Names of the upstream groups that are resolvers of the node's own zone; of all zones where it is unknown.
+    pub own_zone_scopes: BTreeSet<String>,
     scopes: Vec<Arc<Scope>>,
 }
 
 impl Snapshot {
     /// Makes the snapshot of a cache on a node in `zone`. Names of the cluster domain and private reverse zones are
-    /// routed to the cluster DNS, suffixes to their routes, all others to the resolvers of the zone and, when those do
-    /// not respond, of the other zones. When the zone is unknown, all zones have the same rank. A filter of private
-    /// answers is for those others alone.
+    /// routed to the cluster DNS, suffixes to their routes, all others (`local.` and `home.arpa.` too) to the resolvers
+    /// of the zone and, when those do not respond, of the other zones. When the zone is unknown, all zones have the
+    /// same rank. A filter of private answers is for those others alone.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn for_node(config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Self {
         let private_answers = PrivateAnswerFilter::new(&config.node_cache);
+        let mut own_zone_scopes = BTreeSet::new();
         let (routes, scopes) = registry.apply(|update| {
             let cluster_dns = &config.cluster_dns;
             let cluster = update.discovered("cluster", &cluster_dns.bootstrap, &cluster_dns.service, None, LOCAL_ZONE);
@@ -127,7 +138,12 @@ impl Snapshot {
                 let interval = if is_local { LOCAL_ZONE } else { REMOTE_ZONE };
                 let group =
                     update.discovered(&scope, &resolvers.bootstrap, &resolvers.service, Some(&cluster), interval);
-                if is_local { own_zone.push(group) } else { other_zones.push(group) }
+                if is_local {
+                    own_zone.push(group);
+                    own_zone_scopes.insert(scope);
+                } else {
+                    other_zones.push(group);
+                }
             }
             let pool = Pool::new(vec![own_zone, other_zones], Selection::PowerOfTwo);
             let kind = UpstreamKind::Tier(private_answers.as_ref());
@@ -152,23 +168,30 @@ impl Snapshot {
             (routes, scopes)
         });
         let mut empty_zones = EmptyZones::new();
-        let suffixes = config.routes.iter().map(|route| &route.suffix).chain([&config.cluster_domain]);
+        // Resolvers of the zones know whether one of their upstreams may be asked. Nobody can be where there are none.
+        let local_zones = if config.zones.is_empty() { &[][..] } else { &LOCAL_ZONES };
+        let suffixes = config.routes.iter().map(|route| &*route.suffix).chain([&*config.cluster_domain]);
         // Suffixes that are no domain names have been logged by `add_route`.
-        suffixes.for_each(|suffix| drop(empty_zones.exclude(suffix)));
+        suffixes.chain(local_zones.iter().copied()).for_each(|suffix| drop(empty_zones.exclude(suffix)));
         Self {
             routes,
             empty_zones,
             policy: Policy::from(&config.node_cache.cache),
             acl: Acl::new(&config.node_cache.allow_from),
+            follows_aliases_into_cluster: config.node_cache.private_answers == PrivateAnswers::Allow,
             upstream_problem: None,
             overload_ede: ede::NO_REACHABLE_AUTHORITY,
+            late_ede: None,
             context: registry.context().clone(),
+            max_shown_upstreams: MAX_SHOWN_BY_A_NODE_CACHE,
+            own_zone_scopes,
             scopes,
         }
     }
 
     /// Makes the snapshot of a zone's resolver. Every name is routed to its upstreams, in their order; private reverse
-    /// zones only to upstreams with a private address themselves. Without such upstreams those zones are empty.
+    /// zones, `local.` and `home.arpa.` only to upstreams with a private address themselves. Without such upstreams
+    /// those zones are empty.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
@@ -189,9 +212,14 @@ impl Snapshot {
                 upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
             if private.is_empty() && !upstreams.is_empty() {
                 private_reverse_zones().iter().for_each(|zone| drop(empty_zones.add(zone)));
-            } else if !private.is_empty() && private.len() < upstreams.len() {
+            }
+            if !private.is_empty() {
+                LOCAL_ZONES.iter().for_each(|zone| drop(empty_zones.exclude(zone)));
+            }
+            if !private.is_empty() && private.len() < upstreams.len() {
                 let scope = forwarding_scope("inside", &private, update);
-                private_reverse_zones().iter().for_each(|zone| add_route(&mut routes, zone, &scope));
+                let zones = private_reverse_zones().into_iter().chain(LOCAL_ZONES.map(str::to_owned));
+                zones.for_each(|zone| add_route(&mut routes, &zone, &scope));
                 scopes.push(scope);
             }
             (routes, scopes)
@@ -201,9 +229,13 @@ impl Snapshot {
             empty_zones,
             policy: Policy::from(&config.resolver.cache),
             acl: Acl::new(&config.resolver.allow_from),
+            follows_aliases_into_cluster: true,
             upstream_problem,
             overload_ede: ede::OVERLOADED,
+            late_ede: Some(ede::STILL_IN_FLIGHT),
             context: registry.context().clone(),
+            max_shown_upstreams: MAX_SHOWN_BY_A_RESOLVER,
+            own_zone_scopes: BTreeSet::new(),
             scopes,
         }
     }

@@ -88,6 +88,12 @@ impl<T> Routes<T> {
         Ok(())
     }
 
+    /// Returns the target of names without a suffix of the table.
+    #[must_use]
+    pub const fn default_target(&self) -> &T {
+        &self.default
+    }
+
     /// Returns whether a name in wire format may have one of the suffixes. False positives are possible.
     #[inline]
     fn may_have_suffix(&self, name: &[u8]) -> bool {

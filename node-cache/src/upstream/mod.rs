@@ -18,6 +18,6 @@ pub(crate) mod transport;
 
 pub use discovery::GroupRegistry;
 pub use error::NoAnswer;
-pub use pool::{Pool, Selection};
+pub use pool::{Pool, QueryEvent, Selection};
 pub use server::group::Group;
 pub use server::{LoopProbes, LowerCaseReason, Server, ServerIds, UpstreamContext};

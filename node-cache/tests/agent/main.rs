@@ -325,7 +325,7 @@ fn a_table_that_is_not_whole_is_replaced_by_an_agent_that_is_started() {
 }
 
 #[test]
-fn a_first_capture_waits_until_an_outside_name_was_resolved() {
+fn a_first_capture_waits_until_a_zone_resolver_has_responded() {
     require!(network_namespaces());
     let mut node = Node::without_caches(&[(SERVICE4, true)]);
     node.start_caches();
@@ -337,7 +337,7 @@ fn a_first_capture_waits_until_an_outside_name_was_resolved() {
     set_outside_down(true);
     wait_until("it is told what is missing", SETTLE_TIMEOUT, || {
         let reason = node.captured(SERVICE4).and_then(|captured| captured.reason);
-        reason.is_some_and(|reason| reason == "the caches have not resolved any outside name yet")
+        reason.is_some_and(|reason| reason == "no resolver of a zone has answered the caches yet")
     });
     assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
     set_outside_down(false);
@@ -345,6 +345,36 @@ fn a_first_capture_waits_until_an_outside_name_was_resolved() {
     set_outside_down(true);
     sleep(Duration::from_secs(3));
     assert!(node.is_captured(SERVICE4), "an upstream that dies later withdraws nothing");
+}
+
+#[test]
+fn a_first_capture_waits_for_zone_resolvers_only_as_long_as_the_service_has_better_answers() {
+    require!(network_namespaces());
+    let mut node = Node::without_caches(&[(SERVICE4, true)]);
+    node.start_caches();
+    for cache in &node.caches {
+        cache.behaviour.outside_is_down.store(true, Ordering::Relaxed);
+    }
+    // Longer than the silence that the agent waits for.
+    sleep(Duration::from_secs(36));
+    assert!(!node.is_captured(SERVICE4), "the Service resolves outside names");
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
+    node.cluster_dns.behaviour.outside_is_down.store(true, Ordering::Relaxed);
+    wait_until_captured(&node, &[SERVICE4]);
+    assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CACHE));
+}
+
+#[test]
+fn real_caches_take_any_response_of_an_upstream_for_a_way_out() {
+    require!(network_namespaces());
+    // The cluster DNS, which stands for the zone resolver, too, answers the root with SERVFAIL.
+    let node = Node::without_caches(&[(SERVICE4, true)]);
+    node.cluster_dns.behaviour.outside_is_down.store(true, Ordering::Relaxed);
+    let _caches = node.start_cache_processes();
+    wait_until_captured(&node, &[SERVICE4]);
+    let traffic = node.status().unwrap().instances.into_iter().map(|instance| instance.traffic);
+    let counted: Vec<_> = traffic.map(|traffic| (traffic.queries, traffic.hits, traffic.servfail)).collect();
+    assert_eq!(counted, [(0, 0, 0); 2], "what the tier asks itself is no traffic");
 }
 
 #[test]
@@ -365,10 +395,22 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
                 "name": "cache-1", "alive": false, "revision": {"asked": null, "inForce": null, "refusal": null},
                 "traffic": {"queries": 0, "hits": 0, "stale": 0, "servfail": 0, "dropped": 0, "cacheBytes": 0,
                     "cacheEntries": 0},
-                "upstreams": [], "upstreamProblem": null,
+                "upstreams": [
+                    {"scope": "cluster", "address": "10.9.2.2:53", "healthy": true, "responded": true, "sent": 1,
+                        "timeouts": 0, "nearMisses": 0},
+                    {"scope": "zone/", "address": "10.9.2.2:53", "healthy": true, "responded": true, "sent": 1,
+                        "timeouts": 0, "nearMisses": 0},
+                ],
+                "upstreamProblem": null,
             })
         );
-        assert!(get("/metrics").1.contains("dnstier_agent_captured{address=\"10.96.0.10\"} 1\n"));
+        let metrics = get("/metrics").1;
+        assert!(metrics.contains("dnstier_agent_captured{address=\"10.96.0.10\"} 1\n"), "{metrics}");
+        assert!(metrics.contains("dnstier_build_info{process=\"agent\",version=\""), "{metrics}");
+        assert!(metrics.contains("# TYPE dnstier_agent_rule_reasserts_total counter\n"), "{metrics}");
+        let series = metrics.lines().filter(|line| !line.starts_with('#') && !line.contains("process=\"cache-"));
+        // With three addresses; a fourth one adds four.
+        assert!(series.clone().count() <= 28, "{}", series.collect::<Vec<_>>().join("\n"));
         let (line, body) = get("/probe?name=kubernetes.default.svc.cluster.local");
         assert_eq!(line, "HTTP/1.1 200 OK", "{body}");
         let (line, body) = get("/probe?name=bank.example");

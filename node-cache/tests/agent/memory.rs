@@ -29,7 +29,7 @@ impl CommandHandler for Flooding {
         let name = self.0;
         match command {
             Command::Metrics => {
-                let line = |number| format!("dnstier_cache_q_total{{instance=\"{name}\",label=\"{number:08}\"}} 7\n");
+                let line = |number| format!("dnstier_cache_q_total{{process=\"{name}\",label=\"{number:08}\"}} 7\n");
                 std::iter::once("# TYPE dnstier_cache_q counter\n".to_owned()).chain((0..64_000).map(line)).collect()
             }
             _ => format!("{{\"name\":\"{}\"}}", "x".repeat(4 << 20)),

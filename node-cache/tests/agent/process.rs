@@ -28,7 +28,7 @@ pub(crate) struct Node {
     pub(crate) agent: Process,
     pub(crate) config_dir: TempDir,
     pub(crate) run_dir: TempDir,
-    _cluster_dns: ClusterDns,
+    pub(crate) cluster_dns: ClusterDns,
 }
 
 impl Node {
@@ -46,7 +46,7 @@ impl Node {
         write_nft(run_dir.path());
         write_revision(config_dir.path(), "r1", &config(captured));
         let agent = start_agent(&network, config_dir.path(), run_dir.path());
-        Self { network, caches: Vec::new(), agent, config_dir, run_dir, _cluster_dns: cluster_dns }
+        Self { network, caches: Vec::new(), agent, config_dir, run_dir, cluster_dns }
     }
 
     pub(crate) fn start(captured: &[(&str, bool)]) -> Self {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use node_cache::admin::Command;
 use node_cache_config::status::CaptureState;
 use socket2::{Domain, Socket, Type};
 
@@ -32,6 +33,13 @@ fn make_room_for_rules(node: &Node) {
     }
 }
 
+/// Returns how many addresses have this problem, by the agent's metrics.
+fn addresses_with(node: &Node, problem: &str) -> Option<String> {
+    let metrics = node.control(Command::Metrics)?;
+    let series = format!("dnstier_agent_addresses_with_problem{{problem=\"{problem}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&series).map(str::to_owned))
+}
+
 fn reason(node: &Node, address: &str) -> String {
     node.captured(address).and_then(|captured| captured.reason).unwrap_or_default()
 }
@@ -58,6 +66,7 @@ fn an_address_that_the_node_does_not_route_for_pods_is_withdrawn_until_it_does()
             });
             wait_until("the Service answers", NOTICE_TIMEOUT, || query_rcode(pod, address) == Some(FROM_CLUSTER_DNS));
             assert!(node.is_captured(LINK_LOCAL), "other addresses stay");
+            assert_eq!(addresses_with(&node, "pod_route").as_deref(), Some("1"));
             node.network.node.ip(&format!("{family} rule del {rule}"));
         }
     }
@@ -108,6 +117,7 @@ fn a_packet_filter_that_drops_all_that_pods_send_is_told_and_withdraws_nothing()
         });
         assert!(node.is_captured(address), "a policy for single pods looks the same");
     }
+    assert_eq!(addresses_with(&node, "pod_packets").as_deref(), Some("2"));
     node.network.nft("delete table inet firewall");
     for address in [SERVICE4, SERVICE6] {
         wait_until("nothing is told any more", NOTICE_TIMEOUT, || reason(&node, address).is_empty());
@@ -138,6 +148,7 @@ fn a_process_of_the_host_that_binds_beside_the_agent_is_told() {
              the queries"
         );
         wait_until("it is told", Duration::from_secs(60), || reason(&node, address) == expected);
+        assert_eq!(addresses_with(&node, "foreign_socket").as_deref(), Some("1"));
         drop(foreign);
         wait_until("nothing is told any more", NOTICE_TIMEOUT, || reason(&node, address).is_empty());
     }

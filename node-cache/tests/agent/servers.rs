@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use node_cache::admin::{self, Command, CommandHandler};
 use node_cache::handover::client::Client;
 use node_cache::handover::{HeldSocket, Protocol, socket_path};
+use node_cache_config::status::{Instance, UpstreamStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{oneshot, watch};
@@ -21,8 +23,28 @@ use crate::network::Network;
 pub(crate) struct Behaviour {
     pub(crate) pod_uid: String,
     pub(crate) rcode: u8,
-    /// Whether the root is answered with SERVFAIL.
+    /// Whether the root is answered with SERVFAIL, and a cache reports no response of a zone resolver.
     pub(crate) outside_is_down: Arc<AtomicBool>,
+}
+
+impl CommandHandler for Behaviour {
+    async fn handle(&self, command: Command) -> String {
+        let upstream = |scope: &str, responded| UpstreamStatus {
+            scope: scope.to_owned(),
+            address: "10.9.2.2:53".parse().unwrap(),
+            healthy: true,
+            responded,
+            sent: 1,
+            timeouts: 0,
+            near_misses: 0,
+        };
+        let outside = !self.outside_is_down.load(Ordering::Relaxed);
+        let upstreams = vec![upstream("cluster", true), upstream("zone/", outside)];
+        match command {
+            Command::Status => serde_json::to_string(&Instance { upstreams, ..Instance::default() }).unwrap(),
+            _ => String::new(),
+        }
+    }
 }
 
 impl Behaviour {
@@ -51,10 +73,14 @@ impl Cache {
             Behaviour { pod_uid: pod_uid.to_owned(), rcode: dns::FROM_CACHE, outside_is_down: Arc::default() };
         let paused = watch::Sender::new(false);
         let path = socket_path(run_dir);
+        let control_path = admin::socket_path(run_dir, instance);
         let instance = instance.to_owned();
         let answering = behaviour.clone();
         let pausing = paused.subscribe();
-        let background = Background::run(move || run_cache(path, instance, answering, pausing));
+        let background = Background::run(move || async move {
+            let reporting = admin::serve(&control_path, Arc::new(answering.clone()));
+            let _ = tokio::join!(run_cache(path, instance, answering, pausing), reporting);
+        });
         Self { behaviour, paused, _background: background }
     }
 
@@ -117,6 +143,7 @@ async fn serve_connection(mut stream: TcpStream, behaviour: Behaviour) -> std::i
 
 /// Server behind the Service.
 pub(crate) struct ClusterDns {
+    pub(crate) behaviour: Behaviour,
     _background: Background,
 }
 
@@ -127,16 +154,17 @@ impl ClusterDns {
             rcode: dns::FROM_CLUSTER_DNS,
             outside_is_down: Arc::default(),
         };
+        let answering = behaviour.clone();
         let sockets: Vec<_> = ["10.9.2.2", "fd09:2::2"].map(|address| bind(network, address.parse().unwrap())).into();
         let background = Background::run(move || async move {
             let mut serving = JoinSet::new();
             for (datagrams, connections) in sockets {
-                serving.spawn(serve_udp(UdpSocket::from_std(datagrams).unwrap(), behaviour.clone()));
-                serving.spawn(serve_tcp(TcpListener::from_std(connections).unwrap(), behaviour.clone()));
+                serving.spawn(serve_udp(UdpSocket::from_std(datagrams).unwrap(), answering.clone()));
+                serving.spawn(serve_tcp(TcpListener::from_std(connections).unwrap(), answering.clone()));
             }
             serving.join_all().await;
         });
-        Self { _background: background }
+        Self { behaviour, _background: background }
     }
 }
 

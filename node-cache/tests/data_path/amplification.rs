@@ -13,10 +13,16 @@ use crate::support::{
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+fn error_without_opt(query: &ReceivedQuery, rcode: ResponseCode) -> Action {
+    let mut message = empty_response(query, rcode);
+    message.edns = None;
+    Action::Respond(message)
+}
+
 /// Script of a server that tries to have more queries sent than necessary.
 type Trick = fn(&ReceivedQuery) -> Action;
 
-const TRICKS: [(&str, Trick); 8] = [
+const TRICKS: [(&str, Trick); 15] = [
     ("silent", |_| Action::Ignore),
     ("failing", |query| Action::Respond(empty_response(query, ResponseCode::ServFail))),
     ("refusing", |query| Action::Respond(empty_response(query, ResponseCode::Refused))),
@@ -35,6 +41,38 @@ const TRICKS: [(&str, Trick); 8] = [
         let text = query.name().to_ascii();
         let rcode = if text == text.to_lowercase() { ResponseCode::NoError } else { ResponseCode::NXDomain };
         Action::Respond(empty_response(query, rcode))
+    }),
+    ("cut without TC", |query| {
+        let packet = query.default_response(300, 1).to_vec().unwrap();
+        Action::SendRaw(vec![packet[..packet.len() - 3].to_vec()])
+    }),
+    ("never with EDNS", |query| error_without_opt(query, ResponseCode::FormErr)),
+    ("without OPT", |query| error_without_opt(query, ResponseCode::ServFail)),
+    ("bare error", |query| {
+        let packet = empty_response(query, ResponseCode::Refused).to_vec().unwrap();
+        Action::SendRaw(vec![[&packet[..4], &[0; 8]].concat()])
+    }),
+    ("cut, and over TCP never with EDNS", |query| match query.tcp {
+        true => error_without_opt(query, ResponseCode::FormErr),
+        false => {
+            let mut message = empty_response(query, ResponseCode::NoError);
+            message.metadata.truncation = true;
+            Action::Respond(message)
+        }
+    }),
+    ("never with EDNS, and then cut", |query| match query.message.edns {
+        Some(_) => error_without_opt(query, ResponseCode::FormErr),
+        None => {
+            let mut message = empty_response(query, ResponseCode::NoError);
+            message.metadata.truncation = true;
+            Action::Respond(message)
+        }
+    }),
+    ("a referral", |query| {
+        let mut message = empty_response(query, ResponseCode::NoError);
+        message.metadata.recursion_available = false;
+        message.add_authority(unknown_record(".", 2, &[0]));
+        Action::Respond(message)
     }),
     ("an alias of itself", |query| {
         let octets = [&[4][..], b"next", &[0xc0, 12]].concat();

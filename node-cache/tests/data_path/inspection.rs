@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{RData, Record, RecordType};
 use node_cache::admin::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Action, Authority, Tier, config, empty_response, exchange, negative_response, query_for, route};
+use crate::support::{
+    Action, Authority, Tier, config, empty_response, exchange, name, negative_response, query_for, response_with, route,
+};
 
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,21 +55,42 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
 
 #[tokio::test]
 async fn explain_tells_of_denials_of_names_above_and_of_failures() {
-    let authority = Authority::start(|query| match query.name().to_ascii().to_lowercase().contains("broken") {
-        true => Action::Respond(empty_response(query, ResponseCode::ServFail)),
-        false => Action::Respond(negative_response(query, ResponseCode::NXDomain, 300)),
+    let authority = Authority::start(|query| match query.name().to_ascii().to_lowercase() {
+        name if name.contains("broken") => Action::Respond(empty_response(query, ResponseCode::ServFail)),
+        name if name.ends_with(".com.") => Action::Respond(query.default_response(300, 1)),
+        _ => Action::Respond(negative_response(query, ResponseCode::NXDomain, 300)),
     })
     .await;
     let mut config = config(authority.address);
-    config.routes = vec![route("broken.example", &[authority.address])];
+    config.routes = ["broken.example", "com"].map(|suffix| route(suffix, &[authority.address])).into();
     let tier = Tier::on_node(&config, None).await;
-    for name in ["www.com.svc.cluster.local", "www.broken.example"] {
+    let denied: Vec<String> = (0..20).map(|number| format!("n{number}.com.svc.cluster.local")).collect();
+    for name in ["www.shop.com", "www.broken.example"].into_iter().chain(denied.iter().map(|name| &**name)) {
         exchange(tier.address, &query_for(name, RecordType::A)).await;
     }
     inspect_until(&tier, "explain mail.com.svc.cluster.local MX", &["com.svc.cluster.local.: NXDOMAIN"]).await;
     inspect_until(&tier, "explain www.broken.example", &["failure         SERVFAIL\n"]).await;
     assert_eq!(inspect(&tier, "flush www.broken.example").await, "0 entries flushed\n");
     assert!(!inspect(&tier, "explain www.broken.example").await.contains("failure"), "a failure is forgotten too");
+}
+
+#[tokio::test]
+async fn explain_tells_where_an_alias_goes_on() {
+    let authority = Authority::start(|query| match query.is("www.shop.example") {
+        true => {
+            let alias = RData::CNAME(CNAME(name("db.corp.example")));
+            let record = Record::from_rdata(query.name().clone(), 300, alias);
+            Action::Respond(response_with(query, vec![record]))
+        }
+        false => Action::Respond(query.default_response(300, 1)),
+    })
+    .await;
+    let mut config = config(authority.address);
+    config.routes = ["shop.example", "corp.example"].map(|suffix| route(suffix, &[authority.address])).into();
+    let tier = Tier::on_node(&config, None).await;
+    exchange(tier.address, &query_for("www.shop.example", RecordType::A)).await;
+    let parts = ["this query: NOERROR", "alias           goes on with db.corp.example. (route/corp.example)\n"];
+    inspect_until(&tier, "explain www.shop.example", &parts).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod aliases;
 mod amplification;
 mod blackout;
 mod broken_packets;
@@ -12,12 +13,14 @@ mod closing_connections;
 mod connection_pressure;
 mod connections;
 mod cookies;
+mod corefile;
 mod crowding;
 mod exchange;
 mod fairness;
 mod frozen_answers;
 mod held_back;
 mod inspection;
+mod late_answers;
 mod loops;
 mod manners;
 mod memory;
@@ -33,6 +36,7 @@ mod recovery;
 mod reload;
 #[path = "../require/mod.rs"]
 mod require;
+mod response_forms;
 mod search_path;
 mod series;
 mod short_owners;

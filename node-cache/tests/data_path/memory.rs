@@ -52,7 +52,7 @@ async fn a_name_in_use_is_asked_again_before_its_answer_is_past_its_time() {
     let query = query_for("www.example", RecordType::A);
     let metrics = || node_cache::metrics::render("cache-0", tier.resolver.metrics(), Default::default());
     let started = Instant::now();
-    while !metrics().contains("dnstier_cache_refreshes_total{instance=\"cache-0\"} 1") {
+    while !metrics().contains("dnstier_cache_refreshes_total{process=\"cache-0\"} 1") {
         assert!(started.elapsed() < Duration::from_secs(30), "{}", metrics());
         assert_eq!(exchange(tier.address, &query).await.answers.len(), 1);
         tokio::time::sleep(Duration::from_millis(10)).await;

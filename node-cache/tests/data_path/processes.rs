@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use node_cache::admin;
 use node_cache::handover::server::Server;
 use node_cache::handover::{self, HeldSocket, Protocol};
 use node_cache_config::status::{Instance, ResolverStatus};
-use node_cache_config::{Config, PrivateAnswers, UpstreamSource};
+use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::require::{program, require};
 use crate::support::{
-    Action, Authority, address_record, config, exchange, exchange_from, query_for, response_with, route, wait_until,
-    zone,
+    Action, Authority, address_record, config, empty_response, exchange, exchange_from, query_for, response_with,
+    route, wait_until, zone,
 };
 
 /// Address of the node on which the processes believe to run.
@@ -202,9 +204,62 @@ async fn a_zone_resolver_is_ready_once_it_has_resolved_a_name_and_a_dead_upstrea
     assert_eq!(status.instance.traffic.servfail - failed_before, 2);
     let metrics = resolver.get("/metrics").await;
     assert!(
-        metrics.contains("dnstier_cache_upstream_healthy{instance=\"zone-resolver\",scope=\"forward\""),
+        metrics.contains("dnstier_cache_upstream_healthy{process=\"zone-resolver\",scope=\"forward\""),
         "{metrics}"
     );
+}
+
+#[tokio::test]
+async fn any_response_to_any_name_makes_a_zone_resolver_ready_whatever_its_rcode() {
+    let codes = [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NXDomain, ResponseCode::NotImp];
+    join_all(codes.map(async |rcode| {
+        let upstream = Authority::start(move |query| {
+            let root = query.name().is_root();
+            Action::Respond(if root { empty_response(query, rcode) } else { query.default_response(300, 1) })
+        })
+        .await;
+        let resolver = ZoneResolver::start(upstream.address, "0s").await;
+        wait_until(&rcode.to_string(), Duration::from_secs(8), async || resolver.probe("ready")).await;
+        let response = exchange(resolver.dns, &query_for("www.example", RecordType::A)).await;
+        assert_eq!(response.answers.len(), 1);
+        let status = resolver.status().await;
+        assert!(status.ready && status.instance.upstreams[0].responded);
+        assert_eq!(status.instance.traffic.queries, 1, "own queries are no traffic");
+        assert_eq!((status.instance.traffic.servfail, status.instance.traffic.hits), (0, 0));
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_zone_resolver_is_ready_with_one_upstream_of_two() {
+    for silent_first in [true, false] {
+        let silent = Authority::start(|_| Action::Ignore).await;
+        let refusing = Authority::start(|query| Action::Respond(empty_response(query, ResponseCode::Refused))).await;
+        let mut servers = [silent.address, refusing.address];
+        if !silent_first {
+            servers.reverse();
+        }
+        let mut config = config("127.0.0.1:9".parse().unwrap());
+        config.resolver.upstreams = UpstreamSource::Servers(servers.map(Upstream::from).to_vec());
+        let resolver = ZoneResolver::configured(&config, &["--drain", "0s"]).await;
+        wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_zone_resolver_whose_upstreams_are_silent_is_ready_in_the_end_and_answers_what_they_answer() {
+    // A server for one top-level domain, silent for all others.
+    let upstream = Authority::start(|query| {
+        let is_known = query.name().to_ascii().to_ascii_lowercase().ends_with("corp.");
+        if is_known { Action::Respond(query.default_response(300, 1)) } else { Action::Ignore }
+    })
+    .await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!resolver.probe("ready"), "it may still respond");
+    wait_until("it is ready", Duration::from_secs(60), async || resolver.probe("ready")).await;
+    let response = exchange(resolver.dns, &query_for("www.corp", RecordType::A)).await;
+    assert_eq!(response.answers.len(), 1);
 }
 
 #[tokio::test]
@@ -304,7 +359,7 @@ async fn many_workers_share_the_room_that_there_is_beside_the_cache() {
     wait_until("it is ready", Duration::from_secs(5), async || resolver.probe("ready")).await;
     let load = || async {
         let queries: Vec<_> = (0..500).map(|number| query_for(&format!("n{number}.example"), RecordType::A)).collect();
-        futures::future::join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
+        join_all(queries.iter().map(|query| exchange(resolver.dns, query))).await;
         resolver.get("/metrics").await
     };
     // Until every worker has used its buffers.
@@ -453,7 +508,7 @@ async fn private_answers_are_refused_and_allowed_again_in_the_same_process_and_a
     }
     assert!(cache.process.is_running());
     let metrics = cache.process.control("cache-0", admin::Command::Metrics).await.unwrap();
-    let counter = "dnstier_cache_private_answers_refused_total{instance=\"cache-0\"} 1";
+    let counter = "dnstier_cache_private_answers_refused_total{process=\"cache-0\"} 1";
     assert!(metrics.contains(counter), "{metrics}");
     let name = node_cache::dns::Name::from_text("www.example").unwrap();
     let explain = admin::Command::Inspect(admin::Inspection::Explain { name, rtype: 1 });
@@ -499,6 +554,56 @@ async fn a_socket_that_the_agent_takes_back_is_closed_and_a_new_one_is_read() {
     wait_until("the old one is closed", Duration::from_secs(2), async || UdpSocket::bind(cache.dns).is_ok()).await;
 }
 
+/// Returns the head and the body of a metrics page that is asked for with this line of `Accept`.
+async fn metrics_page(server: SocketAddr, accept: &str) -> (String, String) {
+    let mut stream = tokio::net::TcpStream::connect(server).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: resolver\r\nConnection: close\r\n{accept}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[tokio::test]
+async fn the_metrics_page_is_in_the_format_that_the_scraper_asks_for() {
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    let open_metrics = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3\r\n";
+    let (head, body) = metrics_page(resolver.http, open_metrics).await;
+    assert!(head.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(body.ends_with("# EOF\n") && body.contains("\n# TYPE dnstier_cache_hits counter\n"), "{body}");
+    assert!(body.contains("\n# UNIT process_cpu_seconds seconds\n"), "{body}");
+    for accept in ["", "Accept: */*\r\n", "Accept: nonsense\r\n", "Accept: text/plain\r\nAccept: \u{ff}\r\n"] {
+        let (head, body) = metrics_page(resolver.http, accept).await;
+        assert!(head.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8"), "{accept}: {head}");
+        assert!(head.contains("\r\nvary: accept"), "{head}");
+        assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
+        assert!(body.contains("\n# TYPE dnstier_cache_hits_total counter\n"), "{body}");
+        assert!(body.contains("\ndnstier_build_info{process=\"zone-resolver\",version=\""), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_complain_of_in_the_metrics_of_a_resolver() {
+    require!(program("promtool"));
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let resolver = ZoneResolver::start(upstream.address, "0s").await;
+    exchange(resolver.dns, &query_for("www.example", RecordType::A)).await;
+    let (_, page) = metrics_page(resolver.http, "").await;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), page.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && report.trim().is_empty(), "{report}\n{page}");
+}
+
 #[tokio::test]
 async fn a_cache_shows_who_it_is_and_what_it_counts() {
     let (_outside, _corp, config) = outside_and_corp().await;
@@ -512,9 +617,7 @@ async fn a_cache_shows_who_it_is_and_what_it_counts() {
     assert_eq!((instance.traffic.queries, instance.traffic.hits), (3, 1));
     assert!(instance.upstreams.iter().any(|upstream| upstream.scope == "zone/zone-a" && upstream.sent > 0));
     let metrics = cache.process.control("cache-0", admin::Command::Metrics).await.unwrap();
-    assert!(metrics.contains(
-        "dnstier_cache_answers_total{instance=\"cache-0\",transport=\"udp\",scope=\"outside\",rcode=\"NOERROR\"} 2"
-    ));
+    assert!(metrics.contains("dnstier_cache_answers_total{process=\"cache-0\",scope=\"outside\",rcode=\"NOERROR\"} 2"));
     let run_dir = cache.process.run_dir().to_str().unwrap();
     let probe = Command::new(env!("CARGO_BIN_EXE_node-cache"))
         .args(["probe", "live", "--instance", "cache-0", "--run-dir", run_dir])

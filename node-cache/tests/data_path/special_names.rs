@@ -10,7 +10,7 @@ use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
 use node_cache_config::{Config, Upstream, UpstreamSource};
 
-use crate::support::{Action, Authority, Tier, config, exchange, query_for, route};
+use crate::support::{Action, Authority, Tier, config, exchange, query_for, route, zone};
 
 /// Addresses of public servers. No packet is sent to them.
 const PUBLIC_SERVERS: [&str; 2] = ["8.8.8.8:53", "[2001:4860:4860::8888]:53"];
@@ -96,38 +96,94 @@ async fn servers_inside_are_asked_for_names_of_private_addresses_and_those_outsi
 }
 
 #[tokio::test]
-async fn names_of_one_link_home_or_host_go_nowhere_in_any_role() {
+async fn names_of_one_host_go_nowhere_in_any_role() {
     let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let node = Tier::on_node(&config(cluster.address), None).await;
     let resolver = Tier::forwarding_to(&[cluster.address]).await;
-    let names = [
-        "printer.local",
-        "local",
-        "nas.home.arpa",
-        "1.0.0.127.in-addr.arpa",
-        "www.invalid",
-        "hidden.onion",
-        "_dns.resolver.arpa",
-        "a.localhost",
-    ];
+    let names = ["1.0.0.127.in-addr.arpa", "www.invalid", "hidden.onion", "_dns.resolver.arpa", "a.localhost"];
     for tier in [&node, &resolver] {
         for name in names {
             for _ in 0..2 {
                 let response = exchange(tier.address, &query_for(name, RecordType::A)).await;
                 let expected = match name {
-                    "local" | "_dns.resolver.arpa" | "a.localhost" => ResponseCode::NoError,
+                    "_dns.resolver.arpa" | "a.localhost" => ResponseCode::NoError,
                     _ => ResponseCode::NXDomain,
                 };
                 assert_eq!(response.metadata.response_code, expected, "{name}");
             }
             assert_eq!(cluster.query_count(name), 0, "{name}");
         }
-        let text = tier.resolver.inspect(node_cache::admin::Inspection::Explain {
-            name: Name::from_text("printer.local").unwrap(),
-            rtype: rtype::A,
-        });
-        assert!(text.await.contains("empty zone local.: never forwarded"));
     }
+}
+
+/// Names that companies, home networks and multicast DNS use.
+const LOCAL_NAMES: [&str; 6] = ["ad.corp.local", "corp.local", "local", "printer.local", "nas.home.arpa", "home.arpa"];
+
+#[tokio::test]
+async fn names_below_local_and_home_arpa_are_asked_of_a_server_inside() {
+    let inside = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let tier = Tier::forwarding_to(&[inside.address]).await;
+    for name in LOCAL_NAMES {
+        assert_eq!(exchange(tier.address, &query_for(name, RecordType::A)).await.answers.len(), 1, "{name}");
+        exchange(tier.address, &query_for(name, RecordType::DS)).await;
+        assert_eq!(inside.query_count(name), 2, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn names_below_local_and_home_arpa_are_asked_of_servers_inside_alone_where_there_are_others() {
+    let inside = ["10.0.0.2:53", "192.168.1.1:53", "169.254.169.253:53", "127.0.0.53:53", "[fd00:ec2::253]:53"];
+    for server in inside {
+        for servers in [vec![PUBLIC_SERVERS[0], server], vec![server, PUBLIC_SERVERS[1]], vec![server]] {
+            let snapshot = snapshot(&servers);
+            for name in LOCAL_NAMES.map(|name| Name::from_text(name).unwrap()) {
+                assert_eq!(snapshot.empty_zones.find(&name), None, "{name} with {servers:?}");
+                let asked = snapshot.routes.find(&name).pool.groups().flat_map(|group| group.status());
+                let addresses: Vec<_> = asked.map(|server| server.address.to_string()).collect();
+                assert_eq!(addresses, [server], "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_below_local_and_home_arpa_are_denied_where_only_servers_of_the_outside_could_be_asked() {
+    for servers in [&PUBLIC_SERVERS[..1], &PUBLIC_SERVERS[..]] {
+        let snapshot = snapshot(servers);
+        for name in LOCAL_NAMES {
+            for kind in [rtype::A, 43] {
+                let answer = snapshot.empty_zones.answer(&internal_query(name, kind).question());
+                let expected = if matches!(name, "local" | "home.arpa") { 0 } else { 3 };
+                assert_eq!(answer.map(|answer| answer.response.rcode()), Some(expected), "{name} {kind}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_asks_its_zone_for_names_below_local_but_the_cluster_dns_for_those_of_the_cluster() {
+    let cluster = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let resolver = Authority::start(|query| Action::Respond(query.default_response(300, 2))).await;
+    let mut config = config(cluster.address);
+    config.zones = vec![zone("zone-a", resolver.address)];
+    let tier = Tier::on_node(&config, Some("zone-a")).await;
+    for name in LOCAL_NAMES {
+        assert_eq!(exchange(tier.address, &query_for(name, RecordType::A)).await.answers.len(), 1, "{name}");
+        assert_eq!((resolver.query_count(name), cluster.query_count(name)), (1, 0), "{name}");
+    }
+    exchange(tier.address, &query_for("web.shop.svc.cluster.local", RecordType::A)).await;
+    assert_eq!(resolver.query_count("web.shop.svc.cluster.local"), 0);
+    // Nobody can be asked without zones.
+    let alone = Tier::on_node(&crate::support::config(cluster.address), None).await;
+    for name in ["ad.corp.local", "nas.home.arpa"] {
+        let response = exchange(alone.address, &query_for(name, RecordType::A)).await;
+        assert_eq!((response.metadata.response_code, cluster.query_count(name)), (ResponseCode::NXDomain, 0), "{name}");
+    }
+    let text = alone.resolver.inspect(node_cache::admin::Inspection::Explain {
+        name: Name::from_text("printer.local").unwrap(),
+        rtype: rtype::A,
+    });
+    assert!(text.await.contains("empty zone local.: never forwarded"));
 }
 
 #[tokio::test]

@@ -192,8 +192,8 @@ async fn a_reader_that_stands_still_costs_no_answer() {
         assert_eq!(response.answers.len(), 1);
     }
     let text = node_cache::metrics::render("cache-0", tier.resolver.metrics(), tier.resolver.gauges());
-    assert!(text.contains("dnstier_cache_tap_readers{instance=\"cache-0\"} 1"), "{text}");
-    let lost = format!("dnstier_cache_tap_lost_total{{instance=\"cache-0\"}} {}", tier.resolver.tap().frames_lost());
+    assert!(text.contains("dnstier_cache_tap_readers{process=\"cache-0\"} 1"), "{text}");
+    let lost = format!("dnstier_cache_tap_lost_total{{process=\"cache-0\"}} {}", tier.resolver.tap().frames_lost());
     assert!(text.contains(&lost), "{lost} is not in\n{text}");
     drop(idle);
     wait_until("it is forgotten", TAP_TIMEOUT, async || !tier.resolver.tap().has_readers()).await;

@@ -10,10 +10,12 @@ use node_cache_config::names::ZONE_LABEL;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 
 use crate::controller::desired::{self, Desired};
+use crate::controller::observe::nodes::Labels;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{PodReport, PodReports, PodStatus};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::{OwnedObjects, labels};
+use crate::controller::placement::{ARCH_LABEL, OS_LABEL};
 use crate::controller::validate::validate;
 use crate::settings::Settings;
 
@@ -24,11 +26,20 @@ pub(super) fn settings() -> Settings {
         node_namespace: "dnstier-node".to_owned(),
         cluster_dns_namespaces: vec!["kube-system".to_owned()],
         image: "registry.example/dnstier-node-cache:1".to_owned(),
+        architectures: vec!["amd64".to_owned()],
         image_pull_policy: "IfNotPresent".to_owned(),
         image_pull_secrets: Vec::new(),
         zone_prune_delay: Duration::from_secs(600),
         poll_interval: Duration::from_secs(5),
     }
+}
+
+/// Returns the labels of a node that can run every image, and further ones.
+pub(super) fn linux<V: Into<String>>(further: impl IntoIterator<Item = (&'static str, V)>) -> Labels {
+    let mut labels: Labels =
+        [(OS_LABEL, "linux"), (ARCH_LABEL, "amd64")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    labels.extend(further.into_iter().map(|(key, value)| (key.to_owned(), value.into())));
+    labels
 }
 
 /// Returns a tier of this name, creation time and spec, which is YAML.
@@ -61,10 +72,7 @@ spec:
 
 /// Returns a cluster of three nodes in three zones with a tier before its first reconciliation.
 pub(super) fn cluster(spec: &str) -> Observed {
-    let node = |letter: char| {
-        let labels = [(ZONE_LABEL.to_owned(), format!("zone-{letter}"))];
-        (format!("node-{letter}"), labels.into())
-    };
+    let node = |letter: char| (format!("node-{letter}"), linux([(ZONE_LABEL, format!("zone-{letter}"))]));
     Observed {
         tier: Arc::new(tier("default", "2026-01-01T00:00:00Z", spec)),
         other_tiers: Vec::new(),
@@ -219,6 +227,7 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         component,
         resolver_zone: None,
         node: Some(format!("node-{letter}")),
+        scheduled: true,
         address: None,
         metrics_port: 9353,
         ready: true,

@@ -10,7 +10,9 @@ mod finding;
 mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
+mod placement;
 mod status;
+mod text;
 mod validate;
 
 use std::sync::Arc;
@@ -83,6 +85,7 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
             // reports them.
             if error.is_forbidden() {
                 let status = status::compute_unreadable(&tier, &Finding::from(&error), observe::now());
+                context.metrics.set_conditions(&tier.name_any(), &status);
                 status_writer.write(&tier, &status).await?;
             }
             return Err(error);
@@ -96,6 +99,8 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
         },
     };
     let status = status::compute(&observed, settings, &applied.outcome);
+    let resolvers = status::resolver_counts(&observed, settings, &applied.outcome);
+    context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
     status_writer.write(&observed.tier, &status).await?;
     applied.requeue_after.map(Action::requeue)
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use dnstier_tests::lab::{self, Build, Builder, ImageSet, KubeProxyMode, Lab, NODES, Options, Programs, Progress};
+use dnstier_tests::lab::{self, Build, KubeProxyMode, Lab, NODES, Options, Programs, Progress};
 
 /// A real Kubernetes cluster of three zones on this machine, with a DNS tier in it.
 #[derive(Parser)]
@@ -74,14 +75,14 @@ enum Action {
         /// Such as coredns
         program: String,
     },
-    /// Build the operator's and the node cache's images as archives
+    /// Build the operator's and the node cache's images as archives; needs neither a lab nor root
     Images {
-        /// Use the release profile, for publishing
+        /// Optimize the programs and leave no path of this machine in them
         #[arg(long)]
         release: bool,
-        /// Program that packs the images
-        #[arg(long, default_value = "buildah")]
-        builder: Builder,
+        /// Folder with the archives of a machine of another architecture, whose images go into the same archives
+        #[arg(long, value_name = "FOLDER")]
+        with: Option<PathBuf>,
     },
 }
 
@@ -111,7 +112,7 @@ fn run(args: &Args) -> Result<()> {
             programs.build_one(program, &Progress::silent())?;
             print(&programs.argument(program))
         }
-        Action::Images { release, builder } => images(*release, *builder),
+        Action::Images { release, with } => images(*release, with.clone()),
     }
 }
 
@@ -193,12 +194,10 @@ fn logs(name: &str, process: Option<&str>, follow: bool) -> Result<()> {
     become_command(tail)
 }
 
-fn images(release: bool, builder: Builder) -> Result<()> {
+fn images(release: bool, others: Option<PathBuf>) -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    // The chart's default tag is its own version.
-    let tag = Some(env!("CARGO_PKG_VERSION").to_owned());
-    let build = Build { set: ImageSet::Product, release, builder, scratch: scratch.path().to_owned(), tag, lab: None };
-    let images = build.run(&Programs::locate()?, &Progress::to_stdout())?;
+    let build = Build { others, ..Build::for_others(release, scratch.path().to_owned()) };
+    let images = build.run(&Progress::to_stdout())?;
     print("")?;
     print(lab::table(&images).trim_end())
 }

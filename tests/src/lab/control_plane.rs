@@ -20,6 +20,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
         let command = std::iter::once(programs.argument(name)).chain(flags).collect();
         Daemon { name: name.to_owned(), network: FABRIC.to_owned(), mounts: None, path: None, command }.start(layout)
     };
+    std::fs::write(layout.file("admission.yaml"), include_str!("manifests/admission.yaml"))?;
     start("etcd", etcd(layout))?;
     let server = start("kube-apiserver", api_server(layout))?;
     let ready = || kubectl(&["get", "--raw", "/readyz"]).ok().map(drop).or_else(|| (!server.is_alive()).then_some(()));
@@ -68,6 +69,7 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("service-cluster-ip-range", &SERVICE_RANGES.join(",")),
         ("authorization-mode", "Node,RBAC"),
         ("enable-admission-plugins", "NodeRestriction"),
+        ("admission-control-config-file", &layout.file("admission.yaml").display().to_string()),
         ("allow-privileged", "true"),
         // Pods leave a lost node soon enough for a test to observe it.
         ("default-not-ready-toleration-seconds", "30"),

@@ -38,7 +38,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use cleanup::remains;
-pub use images::{Build, Builder, Image, ImageSet, table};
+pub use images::{Build, Image, ImageSet, published_images, table};
 pub use layout::{FABRIC, Layout, NODES, NodeName, STATE_ROOT, WORLD};
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
@@ -264,8 +264,7 @@ impl Lab {
     fn build(&self, set: ImageSet, progress: &Progress) -> Result<Vec<Image>> {
         let scratch = self.layout.file("build");
         fs::create_dir_all(&scratch)?;
-        let lab = Some(self.layout.clone());
-        Build { set, release: false, builder: Builder::Buildah, scratch, tag: None, lab }.run(&self.programs, progress)
+        Build::for_lab(set, self.programs.path("coredns"), scratch, self.layout.clone()).run(progress)
     }
 
     fn save(&self) -> Result<()> {

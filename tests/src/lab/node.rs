@@ -142,10 +142,17 @@ impl Node {
         self.layout.node(self.name.name).join("containerd.sock")
     }
 
-    /// Runs containerd's own client, in the namespace of images and containers that the kubelet uses.
     fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.ctr_command(arguments))
+    }
+
+    /// Builds a command of containerd's own client, not started yet, in the namespace of images and containers that
+    /// the kubelet uses.
+    #[must_use]
+    pub fn ctr_command(&self, arguments: &[&str]) -> Command {
         let mut ctr = command(&self.layout, self.programs.path("ctr"));
-        run(ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments))
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments);
+        ctr
     }
 
     fn wait_for_containerd(&self) -> Result<()> {

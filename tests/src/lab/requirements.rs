@@ -12,7 +12,7 @@ use super::process::run;
 use super::progress::Progress;
 
 /// Debian packages, each with a file that shows whether it is installed.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("runc", "/usr/sbin/runc"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("iproute2", "/usr/sbin/ip"),
@@ -21,7 +21,6 @@ const PACKAGES: [(&str, &str); 13] = [
     ("conntrack", "/usr/sbin/conntrack"),
     ("util-linux", "/usr/bin/nsenter"),
     ("binutils", "/usr/bin/strip"),
-    ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("nsd", "/usr/sbin/nsd"),
     ("unbound", "/usr/sbin/unbound"),

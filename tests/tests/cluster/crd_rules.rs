@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::lab;
+use crate::tier::{NAMESPACE, RestoreOnDrop, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, kubectl_json, wait_until};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crd");
 const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dnstier/files/dnstiers.yaml");
@@ -82,6 +83,51 @@ fn what_is_good_is_accepted_and_filled_in() {
             _ => Ok(()),
         }
     });
+}
+
+#[test]
+fn a_tier_that_no_operator_has_seen_is_not_current_and_the_operator_replaces_all_of_that() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let operator = "deployment/dnstier-operator";
+    let scale = |replicas: &str| kubectl(&["scale", "-n", NAMESPACE, operator, &format!("--replicas={replicas}")]);
+    let _restore = RestoreOnDrop(|| {
+        drop(kubectl(&["delete", "dnstier", "unseen", "--ignore-not-found"]));
+        drop(scale("1"));
+        drop(kubectl(&["rollout", "status", "-n", NAMESPACE, operator, "--timeout=120s"]));
+    });
+    scale("0");
+    kubectl(&[
+        "wait",
+        "-n",
+        NAMESPACE,
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--for=delete",
+        "--timeout=60s",
+    ]);
+    let tier = "{apiVersion: dnstier.io/v1alpha1, kind: DnsTier, metadata: {name: unseen}}";
+    lab().kubectl_with_input(&["apply", "--server-side", "-f", "-"], tier).expect("it is accepted");
+    let status = kubectl_json(&["get", "dnstier", "unseen"])["status"].clone();
+    assert_eq!(status["observedGeneration"], 0, "kstatus waits for generation 1: {status}");
+    let reasons = |status: &Value| -> Vec<String> {
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().map(|condition| format!("{} {}", condition["status"], condition["reason"])).collect()
+    };
+    assert_eq!(reasons(&status), vec!["\"Unknown\" \"Pending\""; 3], "{status}");
+    let wait = ["wait", "dnstier", "unseen", "--for=condition=Ready", "--timeout=1s"];
+    lab().kubectl(&wait).expect_err("kubectl wait waits");
+
+    scale("1");
+    // The other tier has the addresses already.
+    let status = wait_until("the operator writes the status", WAIT_TIMEOUT, || {
+        let status = kubectl_json(&["get", "dnstier", "unseen"])["status"].clone();
+        ensure(status["observedGeneration"] == 1, || status.to_string())?;
+        Ok(status)
+    });
+    assert!(status.to_string().contains("AddressTaken") && !status.to_string().contains("Pending"), "{status}");
+    assert!(!status.to_string().contains("1970-"), "every condition has a time: {status}");
 }
 
 #[test]

@@ -12,7 +12,10 @@ mod comparison;
 mod configuration;
 mod crd_rules;
 mod idempotence;
+mod images;
 mod inspection;
+mod metrics;
+mod nodes;
 mod probes;
 mod refusals;
 mod removal;
@@ -40,6 +43,7 @@ fn lab() -> &'static Lab {
         if let Ok(warm) = Lab::open(&options.name) {
             // An earlier run may have ended in the middle of a change; there may be no tier at all.
             let _ = warm.kubectl(&["replace", "-f", EXAMPLE]);
+            let _ = warm.kubectl(&["delete", "node", "--selector", nodes::MADE_UP, "--wait=false"]);
         }
         Lab::up(&options).map_err(|error| format!("{error:#}"))
     });

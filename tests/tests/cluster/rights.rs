@@ -248,8 +248,15 @@ fn a_stolen_token_changes_no_object_but_those_of_tiers() {
     let alias = service(&json!({"type": "ExternalName", "externalName": "evil.example"}));
     assert_refused("an alias", alias, "objects", text);
 
+    for name in ["dnstier-stolen-other-metrics", "dnstier-metrics", "node-cache-metrics"] {
+        let mut service = object("v1", "Service", NODE_NAMESPACE, name);
+        service["spec"] = json!({"clusterIP": "None", "ports": [{"port": 9353}]});
+        assert_refused("a Service beside the node pods", thief.create(&service), "objects", "of the name");
+    }
+
     for orphan in [
         object("v1", "Service", "kube-system", "dnstier-default-cluster-dns"),
+        object("v1", "Service", NODE_NAMESPACE, "dnstier-default-node-cache-metrics"),
         object("v1", "ConfigMap", NODE_NAMESPACE, "dnstier-default-revisions"),
         object("apps/v1", "DaemonSet", NODE_NAMESPACE, DAEMON_SET),
         object("networking.k8s.io/v1", "NetworkPolicy", NAMESPACE, "dnstier-default-zone-resolver"),

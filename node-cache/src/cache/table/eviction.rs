@@ -153,6 +153,8 @@ pub(super) struct Writer {
     secret: Secret,
     /// Usage by [`Class`].
     usage: [Usage; 2],
+    /// Records that could be found and were evicted.
+    evictions: u64,
 }
 
 impl Writer {
@@ -164,7 +166,13 @@ impl Writer {
         let negative = words / NEGATIVE_RING_SHARE;
         let main = words - small - negative;
         let rings = [Ring::new(1, small), Ring::new(1 + small, main), Ring::new(1 + small + main, negative)];
-        Self { rings, ghosts: Ghosts::new(ghosts), secret, usage: Default::default() }
+        Self { rings, ghosts: Ghosts::new(ghosts), secret, usage: Default::default(), evictions: 0 }
+    }
+
+    /// Returns the number of records that could be found and were evicted: to make room in their ring, or because all
+    /// slots for the hash of a new record were taken.
+    pub(super) const fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Returns the usage of all classes together.
@@ -253,10 +261,11 @@ impl Writer {
         fence(Ordering::Release);
         let Allocation { offset, generation } = self.rings[new.ring].push(arena, words);
         arena.write(offset, new.key, new.value);
-        let cell = index.find(arena, new.hash, new.key).or_else(|| index.cell_for(new.hash));
-        let Some(cell) = cell else { return };
+        let own = index.find(arena, new.hash, new.key);
+        let Some(cell) = own.or_else(|| index.cell_for(new.hash)) else { return };
         let replaced = Slot(cell.swap(Slot::new(new.hash, new.hits, generation, offset).0, Ordering::Release));
         self.subtract_usage(arena, replaced);
+        self.evictions += u64::from(own.is_none() && replaced != Slot::EMPTY);
         let usage = &mut self.usage[self.class_at(offset) as usize];
         usage.entries += 1;
         usage.bytes += 8 * words;
@@ -273,6 +282,15 @@ impl Writer {
 
     /// Evicts the record at the tail of a ring. Returns a copy of it if `may_promote` and its hits say that it stays.
     fn evict_one(&mut self, arena: &Arena, index: &Index, ring: usize, may_promote: bool) -> Option<Promotion> {
+        let entries = self.usage().entries;
+        let promotion = self.take_tail(arena, index, ring, may_promote);
+        let was_there = self.usage().entries < entries;
+        self.evictions += u64::from(was_there && promotion.is_none());
+        promotion
+    }
+
+    /// Takes the record at the tail of a ring out of the ring and the index, and returns what [`Self::evict_one`] does.
+    fn take_tail(&mut self, arena: &Arena, index: &Index, ring: usize, may_promote: bool) -> Option<Promotion> {
         let offset = self.rings[ring].start + self.rings[ring].tail;
         let lengths = arena.lengths(offset);
         self.rings[ring].pop(lengths.record);

@@ -197,6 +197,11 @@ impl Table {
         self.writer().usage()
     }
 
+    /// Returns the number of records that were evicted.
+    pub(super) fn evictions(&self) -> u64 {
+        self.writer().evictions()
+    }
+
     /// Returns the current usage of one class.
     pub(super) fn usage_of(&self, class: Class) -> Usage {
         self.writer().usage_of(class)

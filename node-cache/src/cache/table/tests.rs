@@ -40,6 +40,21 @@ fn class(number: u64) -> Class {
 }
 
 #[test]
+fn every_record_that_was_inserted_is_in_use_or_was_evicted() {
+    let table = Table::new(64 << 10);
+    let mut inserted = 0;
+    for number in 0..20_000 {
+        inserted += u64::from(put(&table, number, 0, class(number)));
+        // Some are used, so that they are promoted instead of evicted.
+        if number % 5 == 0 {
+            let _ = (get(&table, number), get(&table, number), get(&table, number));
+        }
+        assert_eq!(table.usage().entries as u64 + table.evictions(), inserted, "after {number}");
+    }
+    assert!(table.evictions() > 10_000);
+}
+
+#[test]
 fn a_hit_is_the_last_value_inserted_over_a_million_random_operations() {
     for bytes in [4 << 10, 64 << 10, 1 << 20] {
         let table = Table::new(bytes);

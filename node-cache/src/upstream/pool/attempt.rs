@@ -1,6 +1,6 @@
 //! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
-//! the 0x20 case, in lower case after a denial, and without EDNS after FORMERR. Its events go to the hedged query, its
-//! result to the server's circuit breaker.
+//! the 0x20 case, in lower case after a denial, and without EDNS after an error that EDNS may be the reason of. Its
+//! events go to the hedged query, its result to the server's circuit breaker.
 
 use std::io;
 use std::pin::Pin;
@@ -22,6 +22,10 @@ use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
 
 /// Timeout of a query over TCP that is repeated over UDP without a response.
 const TCP_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time in which a connection to a server has to be open after a truncated response; otherwise TCP counts as closed,
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// and while it does.
+const CLOSED_CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Interval at which a server that timed out is checked for a forwarding loop.
 const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -103,6 +107,11 @@ pub(super) struct Attempt {
     is_mixed_case: bool,
     /// The denial that is being checked. Boxed as it is rare.
     case_check: Option<Box<CaseCheck>>,
+    /// The query was repeated without EDNS after an error.
+    was_edns_rejected: bool,
+    /// A response that counts when no better one comes: truncated, or the error to the query with EDNS. Boxed as it is
+    /// rare.
+    fallback: Option<Box<Response>>,
     exchange: Exchange,
 }
 
@@ -130,8 +139,9 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let QueryPath { case_0x20, tcp_first, checks_denials } = server.query_path(&question.name, now.into_std());
-        let format = QueryFormat { edns: server.edns(), case_0x20 };
+        let QueryPath { case_0x20, tcp_first, checks_denials, without_edns } =
+            server.query_path(&question.name, now.into_std());
+        let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
             server,
@@ -150,6 +160,8 @@ impl Attempt {
             checks_denials: checks_denials && purpose == AttemptPurpose::Query,
             is_mixed_case: false,
             case_check: None,
+            was_edns_rejected: false,
+            fallback: None,
             exchange: Exchange::NotSent,
         }
     }
@@ -164,42 +176,60 @@ impl Attempt {
         matches!(self.exchange, Exchange::Done)
     }
 
-    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`].
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<AttemptEvent> {
+    /// Takes the response that counts when the time is over and no better one came.
+    pub(super) fn take_fallback(&mut self) -> Option<Box<Response>> {
+        self.fallback.take()
+    }
+
+    /// Polls for the next event from the network. Timeouts are up to [`Self::advance`]. `take_send` reserves one of the
+    /// sends that remain to the query, for a repetition without EDNS.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut take_send: impl FnMut() -> bool,
+    ) -> Poll<AttemptEvent> {
         loop {
-            match ready!(self.poll_exchange(context)) {
-                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome) {
-                    Some(AttemptEvent::Response(response)) => {
-                        self.record_response(&response);
-                        return Poll::Ready(AttemptEvent::Response(response));
-                    }
-                    Some(event) => return Poll::Ready(event),
-                    None => {}
+            let event = match ready!(self.poll_exchange(context)) {
+                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome, &mut take_send) {
+                    Some(event) => event,
+                    None => continue,
                 },
-                Ok(SocketEvent::NearMiss) => self.apply_near_miss(),
-                Ok(SocketEvent::Unreachable) | Err(_) if self.case_check.is_some() => {
-                    if let Some(event) = self.end_case_check() {
-                        return Poll::Ready(event);
-                    }
+                Ok(SocketEvent::NearMiss) => {
+                    self.apply_near_miss();
+                    continue;
                 }
-                Ok(SocketEvent::Unreachable) if self.record_failure() => return Poll::Ready(AttemptEvent::TimedOut),
-                Ok(SocketEvent::Unreachable) => {}
+                Ok(SocketEvent::Unreachable) | Err(_) if self.case_check.is_some() => match self.take_denial() {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Ok(SocketEvent::Unreachable) if self.record_failure() => AttemptEvent::TimedOut,
+                Ok(SocketEvent::Unreachable) => continue,
                 Err(error) => {
                     tracing::debug!(upstream = %self.server.address(), %error, "query to upstream failed");
-                    self.record_failure();
-                    self.exchange = Exchange::Done;
-                    return Poll::Ready(AttemptEvent::Failed);
+                    match self.fallback.take() {
+                        // The server has answered: it is TCP that is closed, or the query without EDNS that failed.
+                        Some(response) => self.finish(AttemptEvent::Response(*response)),
+                        None => {
+                            self.record_failure();
+                            self.finish(AttemptEvent::Failed)
+                        }
+                    }
                 }
+            };
+            if let AttemptEvent::Response(response) = &event {
+                self.record_response(response);
             }
+            return Poll::Ready(event);
         }
     }
 
     /// Records a response for the health of the server.
     fn record_response(&self, response: &Response) {
         let now = Instant::now();
-        let is_answer = self.purpose == AttemptPurpose::Query && !response.is_failure();
+        let is_answer = self.purpose == AttemptPurpose::Query && response.is_conclusive();
         let answered = is_answer.then_some(&self.question);
-        self.server.record_response(answered, now - self.started, now.into_std());
+        let edns = (self.format.edns != EdnsUse::Absent).then_some(response.edns_reply());
+        self.server.record_response(answered, edns, now - self.started, now.into_std());
     }
 
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
@@ -207,7 +237,9 @@ impl Attempt {
         let Self { server, question, format, .. } = self;
         if let Exchange::NotSent = self.exchange {
             self.exchange = if self.over_tcp {
-                Exchange::Tcp(query_over_tcp(server.clone(), question.clone(), *format))
+                let query = query_over_tcp(server.clone(), question.clone(), *format);
+                let is_truncated = self.fallback.as_ref().is_some_and(|fallback| fallback.is_truncated());
+                Exchange::Tcp(if is_truncated { Box::pin(with_connect_timeout(server.clone(), query)) } else { query })
             } else if std::mem::take(&mut self.tcp_first) {
                 Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
@@ -238,38 +270,94 @@ impl Attempt {
     }
 
     /// Ends the attempt with its last event, or prepares the query to be repeated in another way (`None`).
-    fn apply_outcome(&mut self, outcome: ExchangeOutcome) -> Option<AttemptEvent> {
+    fn apply_outcome(
+        &mut self,
+        outcome: ExchangeOutcome,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
-        let was_tcp_first = matches!(exchange, Exchange::TcpFirst(_));
-        let was_over_tcp = was_tcp_first || matches!(exchange, Exchange::Tcp(_));
+        let over_tcp = !matches!(exchange, Exchange::Udp(_));
         if let Exchange::Udp(query) = exchange {
             query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
-            ExchangeOutcome::Response(response) if self.checks_denials => {
-                return self.check_denial(response, was_over_tcp);
-            }
-            ExchangeOutcome::Response(response) => return Some(self.finish(AttemptEvent::Response(response))),
-            ExchangeOutcome::Truncated => self.over_tcp = true,
-            ExchangeOutcome::CaseNotEchoed(response) => return self.apply_other_case(response),
-            // For this query only: a forged FORMERR must not turn EDNS off for the server.
-            ExchangeOutcome::FormatError => {
-                self.format.edns = EdnsUse::Absent;
-                self.over_tcp |= was_tcp_first;
-            }
+            ExchangeOutcome::Response(response) => self.apply_response(response, over_tcp, take_send),
+            ExchangeOutcome::CaseNotEchoed(response) => self.apply_other_case(response, take_send),
         }
-        None
+    }
+
+    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
+    fn apply_response(
+        &mut self,
+        response: Response,
+        over_tcp: bool,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
+        if let Some(check) = self.case_check.take() {
+            return self.apply_check(check, response, over_tcp);
+        }
+        if !response.is_conclusive() {
+            return self.apply_bad_response(response, over_tcp, take_send);
+        }
+        if std::mem::take(&mut self.was_edns_rejected) {
+            self.server.record_edns_rejection(&self.question.name);
+        }
+        if self.checks_denials && self.is_mixed_case {
+            if is_denial(&response) {
+                self.format.case_0x20 = false;
+                self.over_tcp |= over_tcp;
+                self.fallback = None;
+                self.case_check = Some(Box::new(CaseCheck::new(response, Instant::now().into_std())));
+                return None;
+            }
+            self.server.record_known_in_mixed_case();
+        }
+        Some(self.finish(AttemptEvent::Response(response)))
+    }
+
+    /// Repeats the query over TCP after a truncated response, and without EDNS after a failure that EDNS may be the
+    /// reason of. Otherwise ends the attempt, with a truncated response rather than a failure.
+    fn apply_bad_response(
+        &mut self,
+        response: Response,
+        over_tcp: bool,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
+        if response.is_truncated() && !over_tcp {
+            self.fallback = Some(Box::new(response));
+            self.over_tcp = true;
+            return None;
+        }
+        let is_first_failure = response.is_failure() && self.fallback.is_none();
+        if is_first_failure && self.server.may_fail_on_edns(self.format.edns, &response) && take_send() {
+            // For this query only: one forged error must not turn EDNS off for the server.
+            self.format.edns = EdnsUse::Absent;
+            self.was_edns_rejected = true;
+            self.over_tcp |= over_tcp;
+            self.fallback = Some(Box::new(response));
+            return None;
+        }
+        let response = match self.fallback.take() {
+            Some(fallback) if !fallback.is_failure() => *fallback,
+            _ => response,
+        };
+        Some(self.finish(AttemptEvent::Response(response)))
     }
 
     /// Ends the attempt with an event.
     fn finish(&mut self, event: AttemptEvent) -> AttemptEvent {
         self.exchange = Exchange::Done;
+        self.case_check = None;
         event
     }
 
     /// Repeats the query after a response over UDP that does not echo the 0x20 case: over TCP, or over UDP where TCP is
     /// closed, until enough responses agree. 0x20 stays on, so a response that echoes the case ends the attempt, too.
-    fn apply_other_case(&mut self, response: Box<Response>) -> Option<AttemptEvent> {
+    fn apply_other_case(
+        &mut self,
+        response: Box<Response>,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
         self.server.count_near_miss();
         self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
         self.ignores_near_misses = true;
@@ -277,30 +365,26 @@ impl Attempt {
             CaseVerdict::Open => None,
             CaseVerdict::ServerChangesCase(response) => {
                 self.server.record_case_not_echoed();
-                self.over_tcp = response.is_truncated();
-                (!self.over_tcp).then(|| self.finish(AttemptEvent::Response(*response)))
+                if response.is_conclusive() {
+                    return Some(self.finish(AttemptEvent::Response(*response)));
+                }
+                self.format.case_0x20 = false;
+                self.tcp_first = false;
+                self.apply_response(*response, false, take_send)
             }
             CaseVerdict::Contradiction => Some(self.finish(AttemptEvent::Failed)),
         }
     }
 
-    /// Ends the attempt with a response of a server that may compare names by octet, or repeats the query in lower
-    /// case: after a denial of the name in mixed case, and after records over UDP that are to be confirmed.
-    fn check_denial(&mut self, response: Response, is_over_tcp: bool) -> Option<AttemptEvent> {
-        let now = Instant::now().into_std();
-        let Some(mut check) = self.case_check.take() else {
-            if !self.is_mixed_case || !is_denial(&response) {
-                if self.is_mixed_case && response.has_answer() {
-                    self.server.record_known_in_mixed_case();
-                }
-                return Some(self.finish(AttemptEvent::Response(response)));
-            }
-            self.format.case_0x20 = false;
-            self.over_tcp |= is_over_tcp;
-            self.case_check = Some(Box::new(CaseCheck::new(response, now)));
+    /// Ends the attempt with the result of the check of a denial, or repeats the query in lower case (`None`): over TCP
+    /// after a truncated response, and after records over UDP that are to be confirmed.
+    fn apply_check(&mut self, mut check: Box<CaseCheck>, response: Response, over_tcp: bool) -> Option<AttemptEvent> {
+        if response.is_truncated() && !over_tcp {
+            self.over_tcp = true;
+            self.case_check = Some(check);
             return None;
-        };
-        match check.record(response, is_over_tcp, now) {
+        }
+        match check.record(response, over_tcp, Instant::now().into_std()) {
             CheckVerdict::Unconfirmed => {
                 self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
                 self.ignores_near_misses = true;
@@ -317,8 +401,16 @@ impl Attempt {
 
     /// Ends the attempt with the denial that is being checked, if one is.
     pub(super) fn end_case_check(&mut self) -> Option<AttemptEvent> {
+        let event = self.take_denial()?;
+        if let AttemptEvent::Response(denial) = &event {
+            self.record_response(denial);
+        }
+        Some(event)
+    }
+
+    /// Ends the attempt like [`Self::end_case_check`], and leaves the record of the response to the caller.
+    fn take_denial(&mut self) -> Option<AttemptEvent> {
         let denial = self.case_check.take()?.into_denial();
-        self.record_response(&denial);
         Some(self.finish(AttemptEvent::Response(denial)))
     }
 
@@ -414,6 +506,25 @@ async fn query_over_tcp_first(
             None
         }
     }
+}
+
+/// Ends a query over TCP after a truncated response when no connection is open in time: the server is closed over TCP.
+async fn with_connect_timeout(
+    server: Arc<Server>,
+    mut query: BoxFuture<io::Result<TcpExchange>>,
+) -> io::Result<TcpExchange> {
+    let connect_timeout = if server.is_tcp_usable() { CONNECT_TIMEOUT } else { CLOSED_CONNECT_TIMEOUT };
+    let result = match timeout(connect_timeout, &mut query).await {
+        Ok(result) => result,
+        Err(_) if server.connections().has_open() => return query.await,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionReset)
+        && !server.connections().has_open()
+    {
+        server.record_tcp_closed();
+    }
+    result
 }
 
 fn query_over_tcp(

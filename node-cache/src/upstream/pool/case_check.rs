@@ -55,7 +55,7 @@ impl CaseCheck {
 
     /// Records a response to the query in lower case. `is_proven`: it came over TCP, where it cannot be forged.
     pub(super) fn record(&mut self, response: Response, is_proven: bool, now: Instant) -> CheckVerdict {
-        if response.is_failure() {
+        if !response.is_conclusive() {
             return CheckVerdict::Denied(self.denial.clone());
         }
         match self.unconfirmed.take() {

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
-use super::select::{MAX_SENDS, SendCounts, may_send};
+use super::select::{MAX_SENDS, SendCounts, may_repeat, may_send};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
@@ -28,6 +28,9 @@ pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
 /// later, and of servers that have not answered lately. Eight silent servers are tried within 2.1 s, and the last one
 /// has as long as the deadline leaves.
 const SHORT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
+/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5, which
+/// is longer than any client waits.
+const RESOLUTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(10);
@@ -41,13 +44,41 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Servers in the order in which they are queried.
 pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
 
-/// A query with hedging, as a future: the first good response of any server; the first bad one if there is no good
-/// one by the deadline; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of their
-/// servers. Dropping the future releases its sockets, which can wait until the response is sent.
+/// Event of a query.
+#[derive(Debug)]
+pub enum QueryEvent {
+    /// The first good response, or the first truncated one, or else the first failure, or none. No event follows.
+    End(Result<Response, NoAnswer>),
+    /// The deadline has passed without a good response; the first truncated one or else the first failure, if any. A
+    /// late response may still come: the future is to be polled again for [`Self::End`], unless nobody needs it.
+    Deadline(Option<Response>),
+}
+
+impl QueryEvent {
+    /// Returns what is known of the response by now.
+    ///
+    /// # Errors
+    ///
+    /// [`NoAnswer`] without any response.
+    pub fn into_result(self) -> Result<Response, NoAnswer> {
+        match self {
+            Self::End(result) => result,
+            Self::Deadline(bad_response) => bad_response.ok_or(NoAnswer),
+        }
+    }
+}
+
+/// A query with hedging, as a future: the first good response of any server; without one, the first truncated one or
+/// else the first failure; [`NoAnswer`] without any. Remaining attempts then continue in a task, for the health of
+/// their servers. When the deadline passes before, [`QueryEvent::Deadline`] comes first, and the attempts go on
+/// listening until the resolution timeout, without a further query to another server. Dropping the future releases its
+/// sockets, which can wait until the response is sent.
 pub(super) struct HedgedQuery {
     question: Arc<Question>,
     started_at: Instant,
     deadline: Instant,
+    /// The deadline of the clients has passed.
+    is_late: bool,
     /// Servers that are not queried yet, in reverse order.
     remaining: Servers,
     /// Number of attempts started.
@@ -55,7 +86,9 @@ pub(super) struct HedgedQuery {
     attempts: SmallVec<[Attempt; 1]>,
     /// Number of bad responses.
     bad_responses: usize,
-    /// The first response, if it was a bad one.
+    /// Number of repetitions without EDNS.
+    repetitions: usize,
+    /// The first truncated response, or else the first failure.
     bad_response: Option<Box<Response>>,
     timer: Timer,
 }
@@ -68,10 +101,12 @@ impl HedgedQuery {
             question,
             started_at,
             deadline,
+            is_late: false,
             remaining: servers,
             started: 0,
             attempts: SmallVec::new(),
             bad_responses: 0,
+            repetitions: 0,
             bad_response: None,
             timer: Timer::at(deadline),
         }
@@ -84,7 +119,7 @@ impl HedgedQuery {
         let attempt = Attempt::start(server, question.clone(), AttemptPurpose::Probe, timeouts, now);
         let mut query = Self::new(question, now, deadline, Servers::new());
         query.attempts.push(attempt);
-        query.drain_losers().await;
+        while poll_fn(|context| query.poll_next(context)).await.is_some() {}
     }
 
     /// Starts an attempt with the next server, if one remains.
@@ -109,13 +144,14 @@ impl HedgedQuery {
     fn next_server(&mut self, now: Instant) -> Option<Arc<Server>> {
         loop {
             let server = self.remaining.pop()?;
-            if self.started < MAX_SENDS {
+            if self.started + self.repetitions < MAX_SENDS {
                 return Some(server);
             }
-            let has_answered = |server: &Server| server.has_answered_lately(now.into_std());
-            let to_answering = self.attempts.iter().filter(|attempt| has_answered(attempt.server())).count();
-            let counts = SendCounts { to_answering, bad_responses: self.bad_responses };
-            if may_send(has_answered(&server), counts) {
+            let counts = SendCounts {
+                to_answering: answering_count(&self.attempts, now) + self.repetitions,
+                bad_responses: self.bad_responses + self.repetitions,
+            };
+            if may_send(server.has_answered_lately(now.into_std()), counts) {
                 return Some(server);
             }
         }
@@ -149,10 +185,17 @@ impl HedgedQuery {
         self.attempts.iter().filter(|attempt| !attempt.is_done())
     }
 
+    /// Keeps a bad response, a truncated one rather than a failure.
+    fn keep_bad_response(&mut self, response: Box<Response>) {
+        if self.bad_response.as_ref().is_none_or(|kept| kept.is_failure() && !response.is_failure()) {
+            self.bad_response = Some(response);
+        }
+    }
+
     /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
     fn finish(&mut self) {
         self.remaining.clear();
-        if self.in_flight().next().is_none() {
+        if self.is_late || self.in_flight().next().is_none() {
             return;
         }
         let losers = Self {
@@ -160,6 +203,20 @@ impl HedgedQuery {
             ..Self::new(self.question.clone(), self.started_at, self.deadline, Servers::new())
         };
         tokio::spawn(losers.drain_losers());
+    }
+
+    /// Returns the event of the query when no event of an attempt follows before the deadline.
+    fn end_or_go_on(&mut self) -> QueryEvent {
+        let fallbacks: SmallVec<[Box<Response>; 1]> =
+            self.attempts.iter_mut().filter_map(Attempt::take_fallback).collect();
+        fallbacks.into_iter().for_each(|response| self.keep_bad_response(response));
+        if !self.is_late && self.in_flight().next().is_some() {
+            self.is_late = true;
+            self.deadline = self.started_at + RESOLUTION_TIMEOUT;
+            self.remaining.clear();
+            return QueryEvent::Deadline(self.bad_response.as_deref().cloned());
+        }
+        QueryEvent::End(self.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }
 
     /// Waits for the attempts in flight, so that their results reach the circuit breakers. A server that times out is
@@ -177,8 +234,30 @@ impl HedgedQuery {
         if self.in_flight().next().is_none() {
             return Poll::Ready(None);
         }
-        for attempt in &mut self.attempts {
-            if let Poll::Ready(event) = attempt.poll(context) {
+        let Self { attempts, remaining, repetitions, started, bad_responses, .. } = self;
+        for index in 0..attempts.len() {
+            let (before, others) = attempts.split_at_mut(index);
+            let Some((attempt, after)) = others.split_first_mut() else { break };
+            let take_send = || {
+                let has_send = if *started + remaining.len() > MAX_SENDS {
+                    // The server has responded, with an error.
+                    let now = Instant::now();
+                    let to_others = answering_count(before, now) + answering_count(after, now);
+                    let counts = SendCounts {
+                        to_answering: 1 + to_others + *repetitions,
+                        bad_responses: 1 + *bad_responses + *repetitions,
+                    };
+                    may_repeat(counts)
+                } else {
+                    // The repetition takes the place of the last send.
+                    let has_send = !remaining.is_empty();
+                    remaining.drain(..usize::from(has_send));
+                    has_send
+                };
+                *repetitions += usize::from(has_send);
+                has_send
+            };
+            if let Poll::Ready(event) = attempt.poll(context, take_send) {
                 if !matches!(event, AttemptEvent::Response(_)) {
                     confirm_silence(attempt.server());
                 }
@@ -219,7 +298,7 @@ impl HedgedQuery {
 }
 
 impl Future for HedgedQuery {
-    type Output = Result<Response, NoAnswer>;
+    type Output = QueryEvent;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let query = self.get_mut();
@@ -228,15 +307,15 @@ impl Future for HedgedQuery {
         }
         while let Some((server, event)) = ready!(query.poll_next(context)) {
             match event {
-                AttemptEvent::Response(mut response) if !response.is_failure() => {
+                AttemptEvent::Response(mut response) if response.is_conclusive() => {
                     response.set_upstream_id(server.id());
                     query.finish();
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(QueryEvent::End(Ok(response)));
                 }
                 // Another server may have a good response.
                 AttemptEvent::Response(response) => {
                     query.bad_responses += 1;
-                    query.bad_response.get_or_insert_with(|| Box::new(response));
+                    query.keep_bad_response(Box::new(response));
                     // A second query to this server would have the same result.
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));
                 }
@@ -248,8 +327,13 @@ impl Future for HedgedQuery {
             }
             query.start_next(Instant::now());
         }
-        Poll::Ready(query.bad_response.take().map(|response| *response).ok_or(NoAnswer))
+        Poll::Ready(query.end_or_go_on())
     }
+}
+
+/// Returns the number of these attempts that are with servers that have answered lately.
+fn answering_count(attempts: &[Attempt], now: Instant) -> usize {
+    attempts.iter().filter(|attempt| attempt.server().has_answered_lately(now.into_std())).count()
 }
 
 /// Probes a server if its silence is to be confirmed.

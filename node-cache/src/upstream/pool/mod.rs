@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 
-use crate::dns::Response;
 use crate::dns::question::Question;
-use crate::upstream::error::NoAnswer;
 use crate::upstream::server::Server;
 use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
+pub use hedge::QueryEvent;
 use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
 use refresh_pace::RefreshPace;
 pub use select::Selection;
@@ -62,6 +61,12 @@ impl Pool {
         self.stale_refreshes.take(Instant::now())
     }
 
+    /// Returns whether a server has sent any response, whatever its rcode.
+    #[must_use]
+    pub fn has_responded(&self) -> bool {
+        self.groups().any(|group| group.has_responded())
+    }
+
     /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
     #[must_use]
     pub fn recovered_at(&self) -> Option<Instant> {
@@ -82,18 +87,15 @@ impl Pool {
     }
 
     /// Queries the servers from `now` on with hedging: the next one when the ones before it are slow, time out or fail.
-    /// The future returns the first good response of any of them, or the first bad one if there is no good one within
-    /// `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`NoAnswer`] without any response within `timeout`.
+    /// The future returns the first good response of any of them, or without one the first truncated one, or else the
+    /// first failure. When `timeout` passes before, it says so, and may be polled again for the late response
+    /// ([`QueryEvent::Deadline`]).
     pub fn query(
         &self,
         question: Arc<Question>,
         now: tokio::time::Instant,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Response, NoAnswer>> + Send + Unpin + use<> {
+    ) -> impl Future<Output = QueryEvent> + Send + Unpin + use<> {
         let deadline = now + timeout;
         let QueryPlan { sends, probe } = self.plan(now.into_std());
         if let Some(ByEndpoint(server)) = probe

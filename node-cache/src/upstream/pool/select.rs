@@ -62,6 +62,12 @@ pub(super) const fn may_send(has_answered: bool, counts: SendCounts) -> bool {
     if has_answered { counts.to_answering < MAX_SENDS } else { counts.bad_responses < MAX_SENDS }
 }
 
+/// Returns whether a query to more servers than [`MAX_SENDS`] is repeated, without EDNS, to one that responded with an
+/// error, which is counted. Each repetition counts as a send to a server that answers, and as a bad response.
+pub(super) const fn may_repeat(counts: SendCounts) -> bool {
+    counts.to_answering < MAX_SENDS && counts.bad_responses < MAX_SENDS
+}
+
 /// Selects servers for a query. While one is up, only servers that are up are selected. When all are down, the circuit
 /// breakers may be wrong, and all are candidates. `shuffle` puts the servers of a tier into random order.
 pub(super) fn select<T: Clone + PartialEq>(
@@ -164,6 +170,7 @@ mod tests {
         assert!(may_send(true, counts(2, 2)) && !may_send(true, counts(3, 0)));
         assert!(may_send(false, counts(3, 0)) && may_send(false, counts(3, 2)));
         assert!(!may_send(false, counts(3, 3)), "three servers have said that they have no answer");
+        assert!(may_repeat(counts(2, 2)) && !may_repeat(counts(3, 1)) && !may_repeat(counts(1, 3)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::loop_probe::LoopProbes;
 use crate::dnstap::Tap;
+use crate::metrics::ResponseTimes;
 
 /// State shared by all servers of a process, across revisions.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct UpstreamContext {
     pub loop_probes: LoopProbes,
     /// IDs of the servers' addresses.
     pub server_ids: ServerIds,
+    /// Response times by scope.
+    pub response_times: Arc<ResponseTimes>,
 }
 
 /// Interns server addresses as 16-bit IDs, so that a cache entry stores its source in two octets. IDs are never

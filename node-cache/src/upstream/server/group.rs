@@ -39,8 +39,10 @@ impl Group {
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
+        let round_trips = context.response_times.of_scope(scope);
         let new_server = |upstream, port_policy| {
-            Arc::new(Server::new(upstream, edns, port_policy, went_down.clone(), context.clone()))
+            let round_trips = round_trips.clone();
+            Arc::new(Server::new(upstream, edns, port_policy, round_trips, went_down.clone(), context.clone()))
         };
         let bootstrap = bootstrap.iter().map(|upstream| new_server(upstream.clone(), PortPolicy::Fresh)).collect();
         let discovered = discovered.iter().map(|address| new_server((*address).into(), PortPolicy::Reuse)).collect();
@@ -79,6 +81,11 @@ impl Group {
         self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
     }
 
+    /// Returns whether a server of the group has sent any response.
+    pub(in crate::upstream) fn has_responded(&self) -> bool {
+        self.discovered.load().iter().chain(&self.bootstrap).any(|server| server.has_responded())
+    }
+
     /// Closes idle sockets that have reached the maximum age, also those of servers without queries.
     pub(in crate::upstream) fn close_expired_sockets(&self, now: Instant) {
         self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
@@ -106,8 +113,9 @@ impl Group {
         }
         let previous = self.discovered.load();
         let new_server = |address: SocketAddr| {
-            let went_down = self.went_down.clone();
-            Arc::new(Server::new(address.into(), self.edns, PortPolicy::Reuse, went_down, self.context.clone()))
+            let (went_down, context) = (self.went_down.clone(), self.context.clone());
+            let round_trips = context.response_times.of_scope(&self.scope);
+            Arc::new(Server::new(address.into(), self.edns, PortPolicy::Reuse, round_trips, went_down, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()
@@ -136,6 +144,7 @@ impl Group {
             scope: self.scope.clone(),
             address: server.address(),
             healthy: server.is_up(),
+            responded: server.has_responded(),
             sent: server.sent(),
             timeouts: server.timeouts(),
             near_misses: server.near_misses(),

@@ -118,7 +118,8 @@ impl CircuitBreaker {
         was_closed
     }
 
-    fn has_answered(&self) -> bool {
+    /// Returns whether the server has sent any response.
+    pub(super) const fn has_answered(&self) -> bool {
         self.smoothed_latency.is_some()
     }
 

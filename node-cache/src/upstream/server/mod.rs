@@ -3,6 +3,7 @@
 mod answered_questions;
 mod case_support;
 mod context;
+mod edns_support;
 pub(super) mod group;
 pub(super) mod health;
 mod latency;
@@ -23,8 +24,8 @@ use node_cache_config::{CaseRandomization, Protocol, Upstream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::dns::Name;
 use crate::dns::question::Question;
+use crate::dns::{EdnsReply, Name, Response};
 use crate::dnstap::Tap;
 use crate::metrics::WaitSeconds;
 use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
@@ -50,7 +51,8 @@ pub struct Server {
     sent: AtomicU64,
     timeouts: AtomicU64,
     near_misses: AtomicU64,
-    round_trips: WaitSeconds,
+    /// Response times of the scope.
+    round_trips: Arc<WaitSeconds>,
     state: Mutex<ServerState>,
     loop_state: Arc<LoopState>,
     went_down: Arc<Notify>,
@@ -58,11 +60,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Creates a server that is up and has no history. `went_down` is notified each time it goes down.
+    /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
+    /// included; `went_down` is notified each time it goes down.
     pub(in crate::upstream) fn new(
         upstream: Upstream,
         edns: EdnsUse,
         port_policy: PortPolicy,
+        round_trips: Arc<WaitSeconds>,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
     ) -> Self {
@@ -78,7 +82,7 @@ impl Server {
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             near_misses: AtomicU64::new(0),
-            round_trips: WaitSeconds::default(),
+            round_trips,
             state: Mutex::default(),
             loop_state: Arc::new(LoopState::new(address)),
             went_down,
@@ -103,9 +107,32 @@ impl Server {
         self.protocol
     }
 
-    /// Returns the use of EDNS in queries.
-    pub(in crate::upstream) const fn edns(&self) -> EdnsUse {
-        self.edns
+    /// Returns the use of EDNS in queries, to a server that is known to have none or not.
+    pub(in crate::upstream) const fn edns(&self, without_edns: bool) -> EdnsUse {
+        match self.edns {
+            EdnsUse::Preferred if without_edns => EdnsUse::Absent,
+            edns => edns,
+        }
+    }
+
+    /// Returns whether EDNS may be the reason of a failure to a query with this use of it.
+    pub(in crate::upstream) fn may_fail_on_edns(&self, edns: EdnsUse, failure: &Response) -> bool {
+        edns == EdnsUse::Preferred && self.state().edns().may_be_reason(failure.edns_reply(), Instant::now())
+    }
+
+    /// Records that the server gave an error to the query for `name` with EDNS, and an answer to the one without: after
+    /// three names in a row it is queried without EDNS for ten minutes.
+    pub(in crate::upstream) fn record_edns_rejection(&self, name: &Name) {
+        let is_absent = self.state().record_edns_rejection(name, Instant::now());
+        if is_absent {
+            tracing::info!(upstream = %self.address, "upstream fails with EDNS and is queried without it");
+        }
+    }
+
+    /// Returns how long the server is still queried without EDNS; `None` when it is queried with it.
+    #[must_use]
+    pub fn edns_absent_for(&self) -> Option<Duration> {
+        self.state().edns().absent_for(Instant::now())
     }
 
     /// Returns whether both have the same address and protocol.
@@ -117,6 +144,12 @@ impl Server {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.health(Instant::now()) == Health::Up
+    }
+
+    /// Returns whether the server has sent any response, whatever its rcode.
+    #[must_use]
+    pub fn has_responded(&self) -> bool {
+        self.state().has_responded()
     }
 
     /// Returns the number of queries sent.
@@ -136,12 +169,6 @@ impl Server {
     #[must_use]
     pub fn near_misses(&self) -> u64 {
         self.near_misses.load(Ordering::Relaxed)
-    }
-
-    /// Returns the histogram of round-trip times, late responses included.
-    #[must_use]
-    pub const fn round_trips(&self) -> &WaitSeconds {
-        &self.round_trips
     }
 
     /// Returns the tap (dnstap) for messages to and from the server.
@@ -171,15 +198,16 @@ impl Server {
     }
 
     /// Records a response with any rcode after this round-trip time; `answered` is its question when the rcode is
-    /// NOERROR or NXDOMAIN.
+    /// NOERROR or NXDOMAIN, `edns` what it says about EDNS when the query had an OPT record.
     pub(in crate::upstream) fn record_response(
         &self,
         answered: Option<&Arc<Question>>,
+        edns: Option<EdnsReply>,
         round_trip: Duration,
         now: Instant,
     ) {
         self.round_trips.observe(round_trip);
-        let recovers = self.state().record_response(answered, round_trip, now);
+        let recovers = self.state().record_response(answered, edns, round_trip, now);
         if recovers {
             tracing::info!(upstream = %self.address, "upstream is up again");
         }
@@ -343,11 +371,13 @@ impl Server {
     }
 
     /// Returns whether the server is open over TCP, as far as is known.
-    pub(in crate::upstream) fn is_tcp_usable(&self) -> bool {
+    #[must_use]
+    pub fn is_tcp_usable(&self) -> bool {
         self.state().is_tcp_usable(Instant::now())
     }
 
-    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s.
+    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s, and
+    /// truncated responses wait for a connection but a moment.
     pub(in crate::upstream) fn record_tcp_closed(&self) {
         self.state().record_tcp_closed(Instant::now());
     }

@@ -1,20 +1,21 @@
-//! State of one server: health, latency, the questions to probe it with, 0x20 support, near misses, and whether it is
-//! closed over TCP. Pure: the time is a parameter.
+//! State of one server: health, latency, the questions to probe it with, support of 0x20 and EDNS, near misses, and
+//! whether it is closed over TCP. Pure: the time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answered_questions::AnsweredQuestions;
 use super::case_support::CaseSupport;
+use super::edns_support::EdnsSupport;
 use super::health::{CircuitBreaker, Health};
 use super::near_misses::NearMissDomains;
-use crate::dns::Name;
 use crate::dns::question::Question;
+use crate::dns::{EdnsReply, Name};
 
 /// How long a server that does not echo the case of names, or compares them by octet, is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
-/// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed. Where packets
-/// to it are dropped, each try costs a second.
+/// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed, and truncated
+/// responses wait for a connection but a moment. Where packets to it are dropped, each try costs a second.
 const TCP_CLOSED_PERIOD: Duration = Duration::from_secs(30);
 
 /// How long a server counts as one that answers after its last response.
@@ -29,6 +30,7 @@ pub(super) struct ServerState {
     answered: AnsweredQuestions,
     lower_case_since: Option<(LowerCaseReason, Instant)>,
     case_support: CaseSupport,
+    edns: EdnsSupport,
     near_misses: NearMissDomains,
     tcp_closed_at: Option<Instant>,
 }
@@ -65,12 +67,19 @@ pub(in crate::upstream) struct QueryPath {
     pub(in crate::upstream) tcp_first: bool,
     /// Whether a denial is checked by a query in lower case.
     pub(in crate::upstream) checks_denials: bool,
+    /// Whether the server is one without EDNS.
+    pub(in crate::upstream) without_edns: bool,
 }
 
 impl ServerState {
     /// Returns the health at `now`.
     pub(super) fn health(&self, now: Instant) -> Health {
         self.breaker.health(now)
+    }
+
+    /// Returns whether the server has sent any response.
+    pub(super) const fn has_responded(&self) -> bool {
+        self.breaker.has_answered()
     }
 
     /// Returns the smoothed latency; zero before the first response.
@@ -83,11 +92,12 @@ impl ServerState {
         self.breaker.p95()
     }
 
-    /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN. Returns whether the server
-    /// is up again with it.
+    /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN, `edns` what it says about
+    /// EDNS when the query had an OPT record. Returns whether the server is up again with it.
     pub(super) fn record_response(
         &mut self,
         answered: Option<&Arc<Question>>,
+        edns: Option<EdnsReply>,
         round_trip: Duration,
         now: Instant,
     ) -> bool {
@@ -95,6 +105,9 @@ impl ServerState {
         self.breaker.record_response(round_trip);
         self.answered_at = Some(now);
         self.answered.record_response(answered, now);
+        if let Some(reply) = edns {
+            self.edns.record_reply(reply, now);
+        }
         if recovers {
             self.recovered_at = Some(now);
         }
@@ -155,7 +168,19 @@ impl ServerState {
             case_0x20,
             tcp_first: self.near_misses.is_over_tcp(name, now) && self.is_tcp_usable(now),
             checks_denials: case_0x20 && !self.case_support.is_shown(),
+            without_edns: self.edns.absent_for(now).is_some(),
         }
+    }
+
+    /// Returns the support of EDNS.
+    pub(super) const fn edns(&self) -> &EdnsSupport {
+        &self.edns
+    }
+
+    /// Records an error to the query for `name` with EDNS, and an answer to the one without. Returns whether the server
+    /// counts as one without EDNS from now on.
+    pub(super) fn record_edns_rejection(&mut self, name: &Name, now: Instant) -> bool {
+        self.edns.record_rejection(name, now)
     }
 
     /// Records a query for `name` that had a near miss. Returns whether queries for its domain go over TCP from then
@@ -217,7 +242,7 @@ mod tests {
     /// Returns the state of a server that answered one question, and then was silent for this one and for all probes.
     fn down(answered: &Arc<Question>, silent: &Question, now: Instant) -> ServerState {
         let mut state = ServerState::default();
-        state.record_response(Some(answered), ROUND_TRIP, now);
+        state.record_response(Some(answered), None, ROUND_TRIP, now);
         let failures = [(); 2].map(|()| state.record_failure(silent, now));
         let confirmation = state.take_confirmation(now);
         assert_eq!((failures, confirmation.len()), ([false; 2], 2));
@@ -231,8 +256,8 @@ mod tests {
         let now = Instant::now();
         let mut state = down(&question("a.example"), &question("dead.test"), now);
         assert_eq!((state.health(now), state.recovered_at()), (Health::Down, None));
-        assert!(state.record_response(None, ROUND_TRIP, now + SECOND));
-        assert!(!state.record_response(None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
+        assert!(state.record_response(None, None, ROUND_TRIP, now + SECOND));
+        assert!(!state.record_response(None, None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
         assert_eq!((state.health(now), state.recovered_at()), (Health::Up, Some(now + SECOND)));
     }
 
@@ -248,7 +273,7 @@ mod tests {
         assert_eq!(state.take_probe(Some(&dead), now + SECOND), None, "one probe at a time");
         state.record_failure(&dead, now + 2 * SECOND);
         assert_eq!(state.take_probe(Some(&dead), now + 2 * SECOND), Some(known));
-        state.record_response(None, ROUND_TRIP, now + 2 * SECOND);
+        state.record_response(None, None, ROUND_TRIP, now + 2 * SECOND);
         assert_eq!(state.take_probe(Some(&dead), now + 4 * SECOND), None, "it is up");
     }
 
@@ -288,7 +313,7 @@ mod tests {
         let now = Instant::now();
         let mut state = ServerState::default();
         assert!(!state.has_answered_lately(now));
-        state.record_response(None, ROUND_TRIP, now);
+        state.record_response(None, None, ROUND_TRIP, now);
         state.record_failure(&question("dead.test"), now + SECOND);
         assert!(state.has_answered_lately(now + 59 * SECOND) && !state.has_answered_lately(now + 60 * SECOND));
     }
@@ -301,7 +326,7 @@ mod tests {
         while !state.record_near_miss(name, now) {
             assert!(!state.query_path(name, now).tcp_first);
         }
-        let path = QueryPath { case_0x20: true, tcp_first: true, checks_denials: true };
+        let path = QueryPath { case_0x20: true, tcp_first: true, checks_denials: true, without_edns: false };
         assert_eq!(state.query_path(name, now), path);
         assert!(!state.query_path(&question("www.test").name, now).tcp_first, "another domain");
         state.record_tcp_closed(now);
@@ -313,7 +338,7 @@ mod tests {
     fn silent_loop_probes_make_no_server_suspected_that_has_answered() {
         let now = Instant::now();
         let mut state = ServerState::default();
-        state.record_response(Some(&question("a.example")), ROUND_TRIP, now);
+        state.record_response(Some(&question("a.example")), None, ROUND_TRIP, now);
         assert!((0..10).all(|_| !state.record_loop_probe_failure(now)));
         state.record_failure(&question("dead.test"), now);
         assert_eq!(state.take_confirmation(now), [], "one silent name is no suspicion");

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
-use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
+use super::query_format::{ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Name, Response, ResponseError};
@@ -297,7 +297,7 @@ impl Connection {
 pub(in crate::upstream) struct TcpExchange {
     pub(in crate::upstream) outcome: ExchangeOutcome,
     /// The response echoed the case of the name. Off-path attackers cannot forge a response over TCP, so this is a
-    /// property of the server. `true` after a [`ExchangeOutcome::FormatError`], which tells nothing about the case.
+    /// property of the server. `true` after an error without a question, which tells nothing about the case.
     pub(in crate::upstream) case_echoed: bool,
     /// The name of the query had capital letters (0x20).
     pub(in crate::upstream) is_mixed_case: bool,
@@ -323,15 +323,17 @@ pub(in crate::upstream) async fn query(
     let name_len = question.name.as_bytes().len();
     let case_echoed = question::echoes_question(&message, name_len, &packet);
     let is_mixed_case = question::question_name(&message, name_len) != question.name.as_bytes();
+    let invalid = |error: ResponseError| io::Error::new(io::ErrorKind::InvalidData, error);
     match Response::read(&packet, id, question) {
+        Ok(response) if format.is_forged(&response) => Err(invalid(ResponseError::Malformed)),
         Ok(response) => {
             let response = format.restore_case(response, &message, name_len);
             Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed, is_mixed_case })
         }
-        Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => {
-            Ok(TcpExchange { outcome: ExchangeOutcome::FormatError, case_echoed: true, is_mixed_case })
+        Err(error) => {
+            let response = format.bare_error(question, error).ok_or_else(|| invalid(error))?;
+            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed: true, is_mixed_case })
         }
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
-use super::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
+use super::query_format::{ExchangeOutcome, QueryFormat};
 use super::sockets::{PooledSocket, Sockets};
 use crate::dns::edns::ADVERTISED_UDP_SIZE;
 use crate::dns::query::Transport;
@@ -93,7 +93,7 @@ impl UdpQuery {
     /// Ends the query after this outcome and releases its socket for reuse where that is safe.
     pub(in crate::upstream) fn finish(self, sockets: &Sockets, outcome: &ExchangeOutcome) {
         // The other outcomes may be forged, and then the true response is still to come.
-        if matches!(outcome, ExchangeOutcome::Response(_) | ExchangeOutcome::Truncated) {
+        if matches!(outcome, ExchangeOutcome::Response(response) if !response.is_bare_error()) {
             sockets.release(self.socket);
         }
     }
@@ -114,27 +114,61 @@ impl UdpQuery {
             Err(_) => return Some(SocketEvent::Unreachable),
         };
         let Self { message, format, sampled, .. } = self;
-        let response = Response::read(packet, question::message_id(message), question);
+        let id = question::message_id(message);
         let name_len = question.name.as_bytes().len();
-        if let (Some(sampled), Ok(_) | Err(ResponseError::FormatError)) = (sampled, &response) {
+        let mut response = Response::read(packet, id, question);
+        if packet.len() > usize::from(ADVERTISED_UDP_SIZE)
+            && let Ok(response) = &mut response
+        {
+            response.set_truncated();
+        }
+        if let Err(ResponseError::Incomplete) = response {
+            response = Response::read_incomplete(packet, id, question);
+        }
+        if let (Some(sampled), Ok(_) | Err(ResponseError::BareError(_) | ResponseError::MalformedEdns)) =
+            (sampled, &response)
+        {
             tap.sample_response(sampled, packet);
         }
-        let outcome = match response {
+        let error = match response {
             Ok(response) if format.case_0x20 && !question::echoes_question(message, name_len, packet) => {
-                ExchangeOutcome::CaseNotEchoed(Box::new(response))
+                return Some(SocketEvent::Outcome(ExchangeOutcome::CaseNotEchoed(Box::new(response))));
             }
-            Ok(response) if response.is_truncated() || packet.len() > usize::from(ADVERTISED_UDP_SIZE) => {
-                ExchangeOutcome::Truncated
+            Ok(response) if format.is_forged(&response) => {
+                tracing::debug!(upstream = %server, "ignored an error about EDNS, which the server supports");
+                return None;
             }
-            Ok(response) => ExchangeOutcome::Response(format.restore_case(response, message, name_len)),
-            Err(ResponseError::FormatError) if format.edns == EdnsUse::Preferred => ExchangeOutcome::FormatError,
-            Err(error) => {
-                tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
-                let is_tolerated = !error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss);
-                return if is_tolerated { None } else { Some(SocketEvent::NearMiss) };
+            Ok(response) => {
+                let response = format.restore_case(response, message, name_len);
+                return Some(SocketEvent::Outcome(ExchangeOutcome::Response(response)));
             }
+            Err(error) => error,
         };
-        Some(SocketEvent::Outcome(outcome))
+        self.apply_fault(error, packet, server, question)
+    }
+
+    /// Returns the event of a packet that is not the response to the query; `None` when it is ignored.
+    #[cold]
+    fn apply_fault(
+        &mut self,
+        error: ResponseError,
+        packet: &[u8],
+        server: SocketAddr,
+        question: &Question,
+    ) -> Option<SocketEvent> {
+        let Self { socket, message, format, .. } = self;
+        let is_bare = matches!(error, ResponseError::BareError(_));
+        // Whoever forges a bare error has to guess ID and port, and the case too where there is a question.
+        let is_believed = match error {
+            ResponseError::BareError(_) => !socket.is_reused(),
+            _ => question::echoes_question(message, question.name.as_bytes().len(), packet),
+        };
+        if is_believed && let Some(response) = format.bare_error(question, error) {
+            return Some(SocketEvent::Outcome(ExchangeOutcome::Response(response)));
+        }
+        tracing::debug!(upstream = %server, %error, "ignored a packet that is no response to the query");
+        let is_ignored = !is_bare && (!error.is_near_miss() || std::mem::take(&mut self.tolerates_near_miss));
+        if is_ignored { None } else { Some(SocketEvent::NearMiss) }
     }
 }
 

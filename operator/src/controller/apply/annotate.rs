@@ -96,6 +96,7 @@ fn is_replaced(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::observe::nodes::Labels;
     use crate::controller::observe::pods::Component;
 
     fn pod(name: &str, node: Option<&str>, revision: Option<&str>, zone: Option<&str>) -> TierPod {
@@ -107,6 +108,7 @@ mod tests {
             component: Component::NodeCache,
             resolver_zone: None,
             node: node.map(str::to_owned),
+            scheduled: node.is_some(),
             address: None,
             metrics_port: 9353,
             ready: false,
@@ -118,8 +120,8 @@ mod tests {
     }
 
     fn nodes() -> Nodes {
-        let labels = [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into();
-        [("node-a", labels), ("node-b", Default::default())].into_iter().collect()
+        let labels: Labels = [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into();
+        [("node-a", labels), ("node-b", Labels::new())].into_iter().collect()
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(crate) fn build(
 ) -> Result<Desired, Finding> {
     let mut services: Vec<_> = services::shadow_services(tier).into();
     services.extend(tier.zones.iter().flat_map(|zone| services::zone_services(tier, zone, settings)));
+    services.extend(services::metrics_services(tier, settings));
     let mut objects = OwnedObjects {
         service_accounts: accounts::service_accounts(tier, settings),
         network_policies: vec![network_policy::network_policy(tier, settings)],

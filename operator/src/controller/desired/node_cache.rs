@@ -1,13 +1,14 @@
 //! DaemonSet of the node pods: one agent and the caching resolvers of a node.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
-use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec, PodTemplateSpec, Toleration};
+use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::desired::pod;
 use crate::controller::owned::{labels, names};
+use crate::controller::placement::Placement;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
@@ -52,6 +53,7 @@ pub(super) fn daemon_set(tier: &ValidatedTier, settings: &Settings) -> DaemonSet
 
 fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {
     let pods = &tier.node_cache.pods;
+    let placement = Placement::of_node_pods(pods, settings);
     let mut containers = vec![agent(tier, settings)];
     containers.extend((0..tier.node_cache.instances).map(|index| cache(tier, index, settings)));
     PodSpec {
@@ -64,9 +66,9 @@ fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {
         priority_class_name: Some(
             pods.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),
         ),
-        tolerations: Some(pods.tolerations.clone().unwrap_or_else(|| vec![tolerate_all()])),
-        node_selector: pod::non_empty(&pods.node_selector),
-        affinity: pods.affinity.clone(),
+        tolerations: placement.tolerations(),
+        node_selector: Some(placement.node_selector()),
+        affinity: Some(placement.affinity(Vec::new())),
         termination_grace_period_seconds: Some(30),
         image_pull_secrets: pod::pull_secrets(settings),
         security_context: Some(PodSecurityContext {
@@ -106,9 +108,4 @@ fn cache(tier: &ValidatedTier, index: u32, settings: &Settings) -> Container {
         liveness_probe: Some(pod::exec_probe(command, &["live", "--instance", &name], 10, 3)),
         ..pod::container(&name, pod::image(pods, settings), command, args, settings)
     }
-}
-
-/// Returns a toleration of every taint: pods on tainted nodes resolve names too.
-fn tolerate_all() -> Toleration {
-    Toleration { operator: Some("Exists".to_owned()), ..Toleration::default() }
 }

@@ -211,12 +211,6 @@ pub(super) fn pull_secrets(settings: &Settings) -> Option<Vec<LocalObjectReferen
     (!secrets.is_empty()).then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }
 
-/// Returns a copy of a map; `None` for an empty one.
-#[must_use]
-pub(super) fn non_empty(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    (!map.is_empty()).then(|| map.clone())
-}
-
 fn environment() -> Vec<EnvVar> {
     [
         ("POD_UID", "metadata.uid"),

@@ -1,12 +1,12 @@
-//! Services of the zones, and the shadow Services through which the cluster DNS is reachable although its ClusterIP is
-//! captured.
+//! Services of the zones, the shadow Services through which the cluster DNS is reachable although its ClusterIP is
+//! captured, and the Services through which scrapers find the metrics.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node_cache_config::names::{DNS_PORT, RESOLVER_DNS_PORT, TCP_PORT_NAME, UDP_PORT_NAME};
+use node_cache_config::names::{DNS_PORT, RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, TCP_PORT_NAME, UDP_PORT_NAME};
 
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::owned::{cluster_ips, labels, names};
@@ -48,6 +48,49 @@ pub(super) fn shadow_services(tier: &ValidatedTier) -> [Service; 2] {
         &tier.cluster_dns.selector,
         &tier.cluster_dns.ports,
     )
+}
+
+/// Name of the port of metrics in the Services of [`metrics_services`].
+const METRICS_PORT_NAME: &str = "metrics";
+
+/// Builds the two headless Services of the metrics: one for the node pods, which declare no port, and one for the
+/// resolvers of all zones. Their endpoints include pods that are not ready, whose metrics matter most.
+#[must_use]
+pub(super) fn metrics_services(tier: &ValidatedTier, settings: &Settings) -> [Service; 2] {
+    let service = |namespace: &str, name: String, component: &str, port: u16| Service {
+        metadata: owned_meta(tier, namespace, name, labels::metrics_labels(&tier.name, component)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: Some("None".to_owned()),
+            // One address of each pod: two would be scraped as two targets.
+            ip_family_policy: Some("SingleStack".to_owned()),
+            selector: Some(labels::component_selector(&tier.name, component)),
+            ports: Some(vec![ServicePort {
+                name: Some(METRICS_PORT_NAME.to_owned()),
+                protocol: Some("TCP".to_owned()),
+                port: port.into(),
+                target_port: Some(IntOrString::Int(port.into())),
+                ..ServicePort::default()
+            }]),
+            publish_not_ready_addresses: Some(true),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    };
+    [
+        service(
+            &settings.node_namespace,
+            names::node_cache_metrics(&tier.name),
+            labels::COMPONENT_NODE_CACHE,
+            tier.node_cache.metrics_port,
+        ),
+        service(
+            &settings.namespace,
+            names::zone_resolver_metrics(&tier.name),
+            labels::COMPONENT_ZONE_RESOLVER,
+            RESOLVER_METRICS_PORT,
+        ),
+    ]
 }
 
 /// Returns the DNS addresses of a Service's ClusterIPs; empty before they are allocated.

@@ -1,10 +1,13 @@
 use dnstier_crds::conditions::Reason;
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use node_cache_config::Config;
+use node_cache_config::names::ZONE_LABEL;
 
 use super::*;
-use crate::controller::fixtures::{apply_to, build_desired, cluster, serving, settings};
+use crate::controller::fixtures::{apply_to, build_desired, cluster, linux, serving, settings};
 use crate::controller::owned::labels;
 use crate::controller::validate::validate;
 
@@ -74,19 +77,16 @@ fn without_the_addresses_of_its_services_a_tier_has_no_workload_yet() {
     let desired = build_desired(&cluster("{}"));
     assert!(desired.revision.is_none());
     assert!(desired.objects.daemon_sets.is_empty() && desired.objects.config_maps.is_empty());
-    assert_eq!(desired.objects.services.len(), 8);
+    assert_eq!(desired.objects.services.len(), 10);
 }
 
 #[test]
 fn a_new_zone_joins_the_configuration_once_its_service_has_an_address() {
     let mut observed = serving("{}");
     let before = build_desired(&observed).revision.unwrap().id;
-    observed.nodes = observed
-        .nodes
-        .nodes_per_zone()
-        .into_keys()
-        .chain(["zone-d".to_owned()])
-        .map(|zone| (format!("node-in-{zone}"), [("topology.kubernetes.io/zone".to_owned(), zone)].into()))
+    observed.nodes = ["zone-a", "zone-b", "zone-c", "zone-d"]
+        .map(|zone| (format!("node-in-{zone}"), linux([(ZONE_LABEL, zone)])))
+        .into_iter()
         .collect();
     let first = build_desired(&observed);
     assert_eq!(first.revision.as_ref().unwrap().id, before, "the others are not kept waiting");
@@ -121,7 +121,44 @@ fn every_object_is_owned_labelled_and_never_blocks_a_deletion() {
     objects.config_maps.iter().for_each(|object| check(object.meta()));
     objects.daemon_sets.iter().for_each(|object| check(object.meta()));
     objects.deployments.iter().for_each(|object| check(object.meta()));
-    assert_eq!(count, 2 + 1 + 8 + 3 + 2 + 1 + 3);
+    assert_eq!(count, 2 + 1 + 10 + 3 + 2 + 1 + 3);
+}
+
+#[test]
+fn a_scraper_finds_every_pod_ready_or_not_at_a_port_with_a_name() {
+    let objects = settled("nodeCache: {metricsPort: 9400}").objects;
+    let is_of_metrics = |service: &&Service| service.labels().get(labels::METRICS).is_some_and(|value| value == "true");
+    let found: Vec<_> = objects.services.iter().filter(is_of_metrics).collect();
+    let expected = [
+        (
+            "dnstier-node",
+            "dnstier-default-node-cache-metrics",
+            9400,
+            &objects.daemon_sets[0].spec.as_ref().unwrap().template,
+        ),
+        (
+            "dnstier-system",
+            "dnstier-default-zone-resolver-metrics",
+            9153,
+            &objects.deployments[0].spec.as_ref().unwrap().template,
+        ),
+    ];
+    assert_eq!(found.len(), expected.len());
+    for (service, (namespace, name, port, template)) in found.into_iter().zip(expected) {
+        assert_eq!((service.namespace().as_deref(), service.name_any().as_str()), (Some(namespace), name));
+        let spec = service.spec.as_ref().unwrap();
+        assert_eq!((spec.cluster_ip.as_deref(), spec.publish_not_ready_addresses), (Some("None"), Some(true)));
+        let ports = spec.ports.as_ref().unwrap();
+        assert_eq!((ports.len(), ports[0].name.as_deref(), ports[0].port), (1, Some("metrics"), port));
+        assert_eq!(ports[0].target_port, Some(IntOrString::Int(port)));
+        let labels = template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
+        for (key, value) in spec.selector.as_ref().unwrap() {
+            assert_eq!(labels.get(key), Some(value), "{name} selects the pods");
+        }
+    }
+    let policy = objects.network_policies[0].spec.as_ref().unwrap();
+    let admitted = policy.ingress.as_ref().unwrap()[0].ports.as_ref().unwrap().iter();
+    assert!(admitted.clone().any(|port| port.port == Some(IntOrString::Int(9153))), "the policy admits scrapers");
 }
 
 #[test]
@@ -146,8 +183,7 @@ fn what_only_the_configuration_says_does_not_touch_the_pods() {
 #[test]
 fn a_zone_that_lost_its_nodes_carries_the_time() {
     let mut observed = serving("{}");
-    observed.nodes =
-        [("node-a", [("topology.kubernetes.io/zone".to_owned(), "zone-a".to_owned())].into())].into_iter().collect();
+    observed.nodes = [("node-a", linux([(ZONE_LABEL, "zone-a")]))].into_iter().collect();
     let desired = build_desired(&observed);
     let since: Vec<_> = desired
         .objects

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSecurityContext,
-    PodSpec, PodTemplateSpec, TopologySpreadConstraint,
+    Container, ContainerPort, NodeSelectorRequirement, PodSecurityContext, PodSpec, PodTemplateSpec,
+    TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LABEL};
@@ -13,6 +13,7 @@ use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LA
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::desired::pod;
 use crate::controller::owned::{labels, names};
+use crate::controller::placement::Placement;
 use crate::controller::validate::tier::{ValidatedTier, Zone};
 use crate::settings::Settings;
 
@@ -68,6 +69,7 @@ fn rollout_strategy(nodes: usize, replicas: i32) -> DeploymentStrategy {
 
 fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
     let pods = &tier.resolvers.pods;
+    let placement = Placement::of_resolvers(pods, settings);
     PodSpec {
         containers: vec![container(tier, settings)],
         dns_policy: Some("Default".to_owned()),
@@ -77,9 +79,9 @@ fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
         priority_class_name: Some(
             pods.priority_class_name.clone().unwrap_or_else(|| "system-cluster-critical".to_owned()),
         ),
-        tolerations: pods.tolerations.clone(),
-        node_selector: pod::non_empty(&pods.node_selector),
-        affinity: Some(zone_affinity(pods.affinity.clone(), &zone.name)),
+        tolerations: placement.tolerations(),
+        node_selector: Some(placement.node_selector()),
+        affinity: Some(placement.affinity(vec![zone_requirement(&zone.name)])),
         topology_spread_constraints: Some(vec![TopologySpreadConstraint {
             max_skew: 1,
             topology_key: "kubernetes.io/hostname".to_owned(),
@@ -130,23 +132,7 @@ fn port(name: &str, port: u16, protocol: &str) -> ContainerPort {
     }
 }
 
-/// Adds the zone to the user's affinity. Terms are alternatives, so each of them requires the zone.
-fn zone_affinity(configured: Option<Affinity>, zone: &str) -> Affinity {
-    let mut affinity = configured.unwrap_or_default();
-    let required = affinity
-        .node_affinity
-        .get_or_insert_default()
-        .required_during_scheduling_ignored_during_execution
-        .get_or_insert_with(|| NodeSelector { node_selector_terms: Vec::new() });
-    if required.node_selector_terms.is_empty() {
-        required.node_selector_terms.push(NodeSelectorTerm::default());
-    }
-    for term in &mut required.node_selector_terms {
-        term.match_expressions.get_or_insert_default().push(zone_requirement(zone));
-    }
-    affinity
-}
-
+/// Returns the requirement that keeps the resolvers of a zone in it.
 fn zone_requirement(zone: &str) -> NodeSelectorRequirement {
     let (operator, values) = if zone.is_empty() { ("DoesNotExist", None) } else { ("In", Some(vec![zone.to_owned()])) };
     NodeSelectorRequirement { key: ZONE_LABEL.to_owned(), operator: operator.to_owned(), values }
@@ -155,33 +141,6 @@ fn zone_requirement(zone: &str) -> NodeSelectorRequirement {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_alternative_of_a_users_affinity_still_names_the_zone() {
-        let term = |key: &str| NodeSelectorTerm {
-            match_expressions: Some(vec![NodeSelectorRequirement {
-                key: key.to_owned(),
-                operator: "Exists".to_owned(),
-                values: None,
-            }]),
-            match_fields: None,
-        };
-        let mut configured = Affinity::default();
-        configured.node_affinity.get_or_insert_default().required_during_scheduling_ignored_during_execution =
-            Some(NodeSelector { node_selector_terms: vec![term("fast"), term("large")] });
-        let affinity = zone_affinity(Some(configured), "zone-a");
-        let terms = affinity
-            .node_affinity
-            .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution)
-            .map(|required| required.node_selector_terms)
-            .unwrap_or_default();
-        assert_eq!(terms.len(), 2);
-        for term in terms {
-            let expressions = term.match_expressions.unwrap_or_default();
-            assert_eq!(expressions.len(), 2);
-            assert_eq!(expressions[1], zone_requirement("zone-a"));
-        }
-    }
 
     #[test]
     fn nodes_without_the_label_are_the_zone_without_a_name() {

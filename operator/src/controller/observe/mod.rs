@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::controller::finding::Finding;
-use crate::controller::observe::nodes::{NodeMeta, Nodes};
+use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{PodReports, PodStatus};
 use crate::controller::owned::{OwnedObjects, labels, names};
@@ -93,7 +93,7 @@ pub(crate) struct Observer {
     /// All tiers.
     pub(crate) tiers: Store<WatchedTier>,
     /// All Nodes.
-    pub(crate) nodes: Store<NodeMeta>,
+    pub(crate) nodes: Store<Node>,
     /// Pods of all tiers, one store for each namespace.
     pub(crate) pods: Vec<Store<Pod>>,
     /// Reports of the status polls.
@@ -115,7 +115,7 @@ impl Observer {
         let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
         Ok(Observed {
             other_tiers: self.other_tiers(&name),
-            nodes: self.nodes.state().iter().map(|node| (node.name_any(), node.labels().clone())).collect(),
+            nodes: self.nodes.state().iter().map(|node| (node.name_any(), ClusterNode::from(&**node))).collect(),
             reports: self.reports.borrow().clone(),
             pods: self.pods_of(&name),
             tier,

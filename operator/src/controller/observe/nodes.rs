@@ -1,69 +1,111 @@
-//! The Nodes of the cluster, reduced to their labels, of which one names the zone.
+//! The Nodes of the cluster, reduced to what decides which pods they run: labels, taints and cordon.
 
 use std::collections::{BTreeMap, HashMap};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Node;
-use kube::core::PartialObjectMeta;
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::ZONE_LABEL;
 
-/// Metadata of a Node: no spec or status is needed, since the labels name the zone.
-pub(crate) type NodeMeta = PartialObjectMeta<Node>;
+/// Labels of an object.
+pub(crate) type Labels = BTreeMap<String, String>;
 
-type Labels = BTreeMap<String, String>;
+/// A Node, reduced to what decides which pods it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClusterNode {
+    /// Labels.
+    pub(crate) labels: Labels,
+    /// Taints as `key=value:effect` in their parts.
+    pub(crate) taints: Vec<NodeTaint>,
+    /// Whether the node is cordoned: no pod is placed there, but those that run stay.
+    pub(crate) cordoned: bool,
+}
 
-/// Labels of all Nodes by name.
+/// A taint of a Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeTaint {
+    /// Key.
+    pub(crate) key: String,
+    /// Value; empty without one.
+    pub(crate) value: String,
+    /// Effect, such as `NoSchedule`.
+    pub(crate) effect: String,
+}
+
+impl ClusterNode {
+    /// Returns the zone of the node; empty without the label.
+    #[must_use]
+    pub(crate) fn zone(&self) -> &str {
+        self.labels.get(ZONE_LABEL).map_or("", String::as_str)
+    }
+}
+
+impl From<&Node> for ClusterNode {
+    fn from(node: &Node) -> Self {
+        let spec = node.spec.as_ref();
+        Self {
+            labels: node.labels().clone(),
+            taints: spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().map(NodeTaint::from).collect(),
+            cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Labels> for ClusterNode {
+    fn from(labels: Labels) -> Self {
+        Self { labels, ..Self::default() }
+    }
+}
+
+impl From<&Taint> for NodeTaint {
+    fn from(taint: &Taint) -> Self {
+        Self { key: taint.key.clone(), value: taint.value.clone().unwrap_or_default(), effect: taint.effect.clone() }
+    }
+}
+
+/// All Nodes by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Nodes(BTreeMap<String, Labels>);
+pub(crate) struct Nodes(BTreeMap<String, ClusterNode>);
 
 impl Nodes {
     /// Returns the zone of a node: empty for a node without the label, `None` for an unknown node.
     #[must_use]
     pub(crate) fn zone_of(&self, node: &str) -> Option<&str> {
-        self.0.get(node).map(zone_label)
+        self.0.get(node).map(ClusterNode::zone)
     }
 
-    /// Returns the number of nodes of each zone.
+    /// Returns whether a Node of this name exists.
     #[must_use]
-    pub(crate) fn nodes_per_zone(&self) -> BTreeMap<String, usize> {
-        let mut zones = BTreeMap::new();
-        for labels in self.0.values() {
-            *zones.entry(zone_label(labels).to_owned()).or_default() += 1;
-        }
-        zones
+    pub(crate) fn has(&self, node: &str) -> bool {
+        self.0.contains_key(node)
     }
 
-    /// Returns the number of nodes of a zone that match a node selector.
-    #[must_use]
-    pub(crate) fn count_matching(&self, zone: &str, selector: &Labels) -> usize {
-        let matches = |labels: &Labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-        self.0.values().filter(|labels| zone_label(labels) == zone && matches(labels)).count()
+    /// Returns the nodes, ordered by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &ClusterNode)> {
+        self.0.iter().map(|(name, node)| (name.as_str(), node))
     }
 }
 
-impl<S: Into<String>> FromIterator<(S, Labels)> for Nodes {
-    fn from_iter<I: IntoIterator<Item = (S, Labels)>>(nodes: I) -> Self {
-        Self(nodes.into_iter().map(|(name, labels)| (name.into(), labels)).collect())
+impl<S: Into<String>, N: Into<ClusterNode>> FromIterator<(S, N)> for Nodes {
+    fn from_iter<I: IntoIterator<Item = (S, N)>>(nodes: I) -> Self {
+        Self(nodes.into_iter().map(|(name, node)| (name.into(), node.into())).collect())
     }
 }
 
-fn zone_label(labels: &Labels) -> &str {
-    labels.get(ZONE_LABEL).map_or("", String::as_str)
-}
-
-/// Filters the events of a watch: an item for each Node that is added, removed or relabelled, and none for the
-/// heartbeats in between.
-pub(crate) fn label_changes(
-    events: impl Stream<Item = Result<watcher::Event<NodeMeta>, watcher::Error>>,
+/// Filters the events of a watch: an item for each Node that is added, removed, relabelled, tainted or cordoned, and
+/// none for the heartbeats in between.
+pub(crate) fn placement_changes(
+    events: impl Stream<Item = Result<watcher::Event<Node>, watcher::Error>>,
 ) -> impl Stream<Item = ()> {
-    let mut known: HashMap<String, Labels> = HashMap::new();
+    let mut known: HashMap<String, ClusterNode> = HashMap::new();
     events.filter_map(move |event| {
         let changed = match event {
             Ok(watcher::Event::Apply(node)) => {
-                let labels = node.labels().clone();
-                known.insert(node.name_any(), labels.clone()) != Some(labels)
+                let current = ClusterNode::from(&node);
+                let changed = known.get(&node.name_any()) != Some(&current);
+                known.insert(node.name_any(), current);
+                changed
             }
             Ok(watcher::Event::Delete(node)) => known.remove(&node.name_any()).is_some(),
             Ok(watcher::Event::InitDone) => true,
@@ -73,9 +115,54 @@ pub(crate) fn label_changes(
     })
 }
 
-/// Drops the metadata of a Node that the operator does not read.
-pub(crate) fn trim_node(node: &mut NodeMeta) {
+/// Drops the fields of a Node that [`ClusterNode`] does not have: its status is large, with a line for each image.
+pub(crate) fn trim_node(node: &mut Node) {
     let meta = node.meta_mut();
     meta.managed_fields = None;
     meta.annotations = None;
+    let spec = node.spec.take().unwrap_or_default();
+    node.spec = Some(NodeSpec { taints: spec.taints, unschedulable: spec.unschedulable, ..NodeSpec::default() });
+    node.status = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn node(change: impl FnOnce(&mut NodeSpec)) -> Node {
+        let mut node = Node { spec: Some(NodeSpec::default()), ..Node::default() };
+        node.meta_mut().name = Some("node-a".to_owned());
+        node.meta_mut().annotations = Some(BTreeMap::from([("heartbeat".to_owned(), "1".to_owned())]));
+        change(node.spec.get_or_insert_default());
+        node
+    }
+
+    fn cordoned() -> Node {
+        node(|spec| spec.unschedulable = Some(true))
+    }
+
+    fn tainted() -> Node {
+        let taint = Taint { key: "dedicated".to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+        node(|spec| spec.taints = Some(vec![taint]))
+    }
+
+    #[tokio::test]
+    async fn a_cordon_and_a_taint_are_changes_and_a_heartbeat_is_none() {
+        let apply = |node: Node| Ok(watcher::Event::Apply(node));
+        for (second, expected) in [(node(|_| {}), 1), (cordoned(), 2), (tainted(), 2)] {
+            let events = stream::iter([apply(node(|_| {})), apply(second)]);
+            assert_eq!(placement_changes(events).collect::<Vec<()>>().await.len(), expected);
+        }
+    }
+
+    #[test]
+    fn a_trimmed_node_still_has_what_decides_its_pods() {
+        for node in [cordoned(), tainted()] {
+            let mut trimmed = node.clone();
+            trim_node(&mut trimmed);
+            assert_eq!(ClusterNode::from(&trimmed), ClusterNode::from(&node));
+            assert_eq!(trimmed.meta().annotations, None);
+        }
+    }
 }

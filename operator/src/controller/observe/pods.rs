@@ -7,6 +7,7 @@ use kube::{Resource, ResourceExt};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 
 use crate::controller::owned::labels;
+use crate::controller::text::sanitize;
 
 /// Component of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,11 @@ pub(crate) struct TierPod {
     pub(crate) component: Component,
     /// Zone of a zone resolver; `None` for a node pod.
     pub(crate) resolver_zone: Option<String>,
-    /// Node; `None` until the pod is scheduled.
+    /// Node, also the one for which the DaemonSet controller has made a pod that is not scheduled yet; `None` for any
+    /// other pod that is not scheduled.
     pub(crate) node: Option<String>,
+    /// Whether the scheduler has bound the pod to its node.
+    pub(crate) scheduled: bool,
     /// IP address for status polls; `None` until one is assigned.
     pub(crate) address: Option<IpAddr>,
     /// Port of `/status`.
@@ -46,7 +50,8 @@ pub(crate) struct TierPod {
     pub(crate) annotated_revision: Option<String>,
     /// Zone from the pod's annotation.
     pub(crate) annotated_zone: Option<String>,
-    /// Container that does not run, with the kubelet's reason, such as `agent: CrashLoopBackOff`.
+    /// Container that does not run, with the kubelet's reason, such as `agent: CrashLoopBackOff`, or the reason of the
+    /// scheduler.
     pub(crate) waiting_reason: Option<String>,
 }
 
@@ -68,14 +73,15 @@ impl TierPod {
             tier: pod.labels().get(labels::INSTANCE)?.clone(),
             component,
             resolver_zone: pod.labels().get(labels::ZONE).cloned(),
-            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone().or_else(|| intended_node(spec))),
+            scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             address: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
             metrics_port: annotations.get(labels::METRICS_PORT)?.parse().ok()?,
             ready: status.is_some_and(is_ready),
             terminating: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
             annotated_revision: annotations.get(REVISION_ANNOTATION).cloned(),
             annotated_zone: annotations.get(ZONE_ANNOTATION).cloned(),
-            waiting_reason: status.and_then(waiting_reason),
+            waiting_reason: status.and_then(|status| waiting_reason(status).or_else(|| unscheduled_reason(status))),
         })
     }
 }
@@ -84,8 +90,9 @@ impl TierPod {
 pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.meta_mut().managed_fields = None;
     pod.meta_mut().owner_references = None;
-    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
-    pod.spec = Some(PodSpec { node_name, ..PodSpec::default() });
+    let spec = pod.spec.take().unwrap_or_default();
+    let affinity = if spec.node_name.is_none() { spec.affinity } else { None };
+    pod.spec = Some(PodSpec { node_name: spec.node_name, affinity, ..PodSpec::default() });
     let status = pod.status.take().unwrap_or_default();
     pod.status = Some(PodStatus {
         pod_ip: status.pod_ip,
@@ -94,6 +101,30 @@ pub(crate) fn trim_pod(pod: &mut Pod) {
         container_statuses: status.container_statuses,
         ..PodStatus::default()
     });
+}
+
+/// Returns the node for which the DaemonSet controller has made a pod: the affinity requires the name of the node.
+fn intended_node(spec: &PodSpec) -> Option<String> {
+    let nodes = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &nodes.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let [term] = terms.as_slice() else { return None };
+    let field = term.match_fields.iter().flatten().find(|field| field.key == "metadata.name")?;
+    match field.values.as_deref() {
+        Some([name]) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// Returns why the scheduler cannot place a pod.
+fn unscheduled_reason(status: &PodStatus) -> Option<String> {
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let message = unscheduled.message.as_deref().unwrap_or("no node has room");
+    // What follows tells about preemption.
+    Some(format!("not scheduled: {}", sanitize(message.split(". ").next().unwrap_or(message))))
 }
 
 fn is_ready(status: &PodStatus) -> bool {
@@ -110,4 +141,52 @@ fn waiting_reason(status: &PodStatus) -> Option<String> {
         let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
         Some(format!("{}: {reason}", container.name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Returns a pod that the DaemonSet controller has made for `node-x`, and that the scheduler cannot place.
+    fn unscheduled() -> Pod {
+        let field = json!({"key": "metadata.name", "operator": "In", "values": ["node-x"]});
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "pod-1", "namespace": "dnstier-node", "uid": "1",
+                "labels": {labels::INSTANCE: "default", labels::COMPONENT: labels::COMPONENT_NODE_CACHE},
+                "annotations": {labels::METRICS_PORT: "9353"},
+            },
+            "spec": {"containers": [], "affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [field]}]},
+            }}},
+            "status": {"phase": "Pending", "conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": "0/4 nodes are available: 1 Insufficient memory. preemption: 0/4 nodes are available: x.",
+            }]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_pod_that_waits_for_its_node_is_known_by_the_node_and_the_reason() {
+        let mut pod = unscheduled();
+        for _ in 0..2 {
+            let waiting = TierPod::from_pod(&pod).unwrap();
+            assert_eq!((waiting.node.as_deref(), waiting.scheduled), (Some("node-x"), false));
+            let reason = waiting.waiting_reason.unwrap();
+            assert_eq!(reason, "not scheduled: 0/4 nodes are available: 1 Insufficient memory");
+            trim_pod(&mut pod);
+        }
+    }
+
+    #[test]
+    fn a_pod_with_an_affinity_to_more_than_one_node_has_none_yet() {
+        let mut pod = unscheduled();
+        let affinity = pod.spec.as_mut().unwrap().affinity.as_mut().unwrap().node_affinity.as_mut().unwrap();
+        let required = affinity.required_during_scheduling_ignored_during_execution.as_mut().unwrap();
+        let term = required.node_selector_terms[0].clone();
+        required.node_selector_terms.push(term);
+        assert_eq!(TierPod::from_pod(&pod).unwrap().node, None);
+    }
 }

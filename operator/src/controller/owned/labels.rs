@@ -10,6 +10,10 @@ pub(crate) const INSTANCE: &str = "app.kubernetes.io/instance";
 pub(crate) const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label with the zone, on every object of one zone.
 pub(crate) const ZONE: &str = "dnstier.io/zone";
+/// Label of the Services through which a scraper finds the metrics of a tier; its value is [`METRICS_VALUE`].
+pub(crate) const METRICS: &str = "dnstier.io/metrics";
+/// Value of [`METRICS`].
+pub(crate) const METRICS_VALUE: &str = "true";
 /// Annotation of a zone's Deployment: the time (RFC 3339) since which the zone has no node.
 pub(crate) const EMPTY_SINCE: &str = "dnstier.io/empty-since";
 /// Annotation of a pod: the port of its `/status`.
@@ -45,6 +49,14 @@ pub(crate) fn component_labels(tier: &str, component: &str) -> BTreeMap<String, 
 pub(crate) fn zone_labels(tier: &str, zone: &str) -> BTreeMap<String, String> {
     let mut labels = component_labels(tier, COMPONENT_ZONE_RESOLVER);
     labels.insert(ZONE.to_owned(), zone.to_owned());
+    labels
+}
+
+/// Returns the labels of a Service through which a scraper finds the metrics of a component.
+#[must_use]
+pub(crate) fn metrics_labels(tier: &str, component: &str) -> BTreeMap<String, String> {
+    let mut labels = component_labels(tier, component);
+    labels.insert(METRICS.to_owned(), METRICS_VALUE.to_owned());
     labels
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct OwnedObjects {
     pub(crate) service_accounts: Vec<ServiceAccount>,
     /// Ingress policy of the zones' resolvers.
     pub(crate) network_policies: Vec<NetworkPolicy>,
-    /// Services of the zones, and shadow Services of the cluster DNS Service.
+    /// Services of the zones, shadow Services of the cluster DNS Service, and Services of metrics.
     pub(crate) services: Vec<Service>,
     /// Disruption budgets of the zones' resolvers.
     pub(crate) disruption_budgets: Vec<PodDisruptionBudget>,

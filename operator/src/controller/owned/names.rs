@@ -42,6 +42,18 @@ pub(crate) fn cluster_dns_pods(tier: &str) -> String {
     format!("dnstier-{tier}-cluster-dns-pods")
 }
 
+/// Returns the name of the Service through which a scraper finds the node pods.
+#[must_use]
+pub(crate) fn node_cache_metrics(tier: &str) -> String {
+    format!("{}-metrics", node_cache(tier))
+}
+
+/// Returns the name of the Service through which a scraper finds the resolvers of all zones.
+#[must_use]
+pub(crate) fn zone_resolver_metrics(tier: &str) -> String {
+    format!("{}-metrics", zone_resolver(tier))
+}
+
 /// Returns the name of the ConfigMap of the revisions in both namespaces.
 #[must_use]
 pub(crate) fn revisions(tier: &str) -> String {
@@ -61,6 +73,7 @@ mod tests {
     #[test]
     fn the_longest_tier_and_the_oddest_zone_still_give_a_valid_name() {
         let tier = "a".repeat(20);
+        assert!(zone_resolver_metrics(&tier).len() <= 63 && node_cache_metrics(&tier).len() <= 63);
         for name in ["", "eu-west-1a", "Zone_A.example", &"z".repeat(63)] {
             let service = zone_vip(&tier, name);
             assert!(service.len() <= 63, "{service}");

@@ -7,9 +7,9 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::status::facts::{Facts, to_count};
 use crate::controller::status::findings::{
-    blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings,
+    blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings, without_start,
 };
-use crate::controller::status::text::plural;
+use crate::controller::text::plural;
 
 /// Maximum number of findings in the message of a condition.
 const MAX_FINDINGS: usize = 3;
@@ -26,7 +26,7 @@ impl ConditionSet {
     /// Computes the conditions of a tier.
     pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
         let blocking = blocking_findings(observed, outcome);
-        let degraded = degraded_findings(observed, outcome, facts);
+        let degraded = without_start(degraded_findings(observed, outcome, facts), observed);
         let progress = progress_finding(observed, outcome, facts);
         // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
         let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {

@@ -1,7 +1,7 @@
 //! Events of a tier: one for each reason for which conditions changed.
 
 use dnstier_crds::DnsTier;
-use dnstier_crds::conditions::ConditionType;
+use dnstier_crds::conditions::{ConditionType, Reason};
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -41,8 +41,9 @@ fn transitions(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
 }
 
 fn event(type_: ConditionType, condition: &Condition) -> Event {
+    let is_expected = [Reason::Starting, Reason::RollingOut].iter().any(|reason| reason.name() == condition.reason);
     let is_warning = match type_ {
-        ConditionType::Ready => condition.status != "True",
+        ConditionType::Ready => condition.status != "True" && !is_expected,
         ConditionType::Degraded | ConditionType::Stalled => condition.status == "True",
         ConditionType::Progressing | ConditionType::Reconciling => false,
     };
@@ -97,6 +98,21 @@ mod tests {
         let events = transitions(&[], &current);
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].type_, EventType::Warning);
+    }
+
+    #[test]
+    fn a_tier_that_starts_or_rolls_out_is_no_warning() {
+        for reason in ["Starting", "RollingOut"] {
+            let current = [
+                condition("Ready", "False", reason, "0 of 3 nodes answer"),
+                condition("Progressing", "True", reason, "0 of 3 nodes answer"),
+                condition("Degraded", "False", "Healthy", "Nothing is wrong."),
+            ];
+            let events = transitions(&[], &current);
+            assert!(events.iter().all(|event| event.type_ == EventType::Normal), "{reason}");
+        }
+        let failed = transitions(&[], &[condition("Ready", "False", "NodesNotReady", "")]);
+        assert_eq!(failed[0].type_, EventType::Warning);
     }
 
     #[test]

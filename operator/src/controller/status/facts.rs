@@ -11,7 +11,8 @@ use crate::controller::observe::Observed;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::PodStatus;
 use crate::controller::owned::{labels, names};
-use crate::controller::status::text::{join_some, sanitize};
+use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zone};
+use crate::controller::text::{join_some, sanitize};
 use crate::settings::Settings;
 
 /// Number of failed polls in sequence from which a ready pod counts as unreachable.
@@ -21,12 +22,16 @@ const MIN_FAILED_POLLS: u32 = 2;
 pub(super) struct Facts {
     /// Facts about the nodes.
     pub(super) nodes: NodeFacts,
-    /// Facts about the zones that have nodes, ordered by name.
+    /// Facts about the zones that have nodes and resolvers, ordered by name.
     pub(super) zones: Vec<ZoneFacts>,
+    /// Zones that have nodes and no resolvers, because none can be placed there, ordered by name.
+    pub(super) zones_without_resolvers: Vec<ZoneWithoutResolvers>,
     /// Messages of pods that refused a revision, each with its pods.
     pub(super) refusals: Vec<String>,
     /// Addresses that are on a node already and were not assigned by the tier.
     pub(super) foreign_addresses: Vec<String>,
+    /// Captured addresses of which some queries fail, each with its node and the reason.
+    pub(super) partly_failing_addresses: Vec<String>,
     /// Pods that are ready, but whose status polls fail.
     pub(super) unreachable_pods: Vec<String>,
     /// Caching resolvers that do not respond to the agent of their node.
@@ -46,6 +51,10 @@ pub(super) struct NodeFacts {
     pub(super) rolling_out: bool,
     /// Nodes that do not answer through their caches, with the reason where it is known.
     pub(super) not_ready: Vec<String>,
+    /// Whether a node may run the caches.
+    pub(super) is_any_eligible: bool,
+    /// Names of the nodes that cannot run the caches, by reason.
+    pub(super) excluded: BTreeMap<Exclusion, Vec<String>>,
 }
 
 /// Facts about a zone.
@@ -64,6 +73,18 @@ pub(super) struct ZoneFacts {
     pub(super) creation_failure: Option<String>,
     /// Whether all pods of the zone have the revision in force.
     pub(super) is_on_revision: bool,
+    /// Nodes on which no resolver can be placed, each with its obstacle; empty while there is another node.
+    pub(super) obstacles: Vec<String>,
+}
+
+/// Facts about a zone without resolvers.
+pub(super) struct ZoneWithoutResolvers {
+    /// Name of the zone.
+    pub(super) name: String,
+    /// Number of nodes in the zone.
+    pub(super) nodes: u32,
+    /// Nodes on which no resolver can be placed, each with its obstacle.
+    pub(super) obstacles: Vec<String>,
 }
 
 impl Facts {
@@ -73,11 +94,16 @@ impl Facts {
             ApplyOutcome::Invalid { active_revision, .. } => active_revision.as_deref(),
             ApplyOutcome::Valid { revision, .. } => revision.as_deref(),
         };
+        let placement = Placement::of_resolvers(&observed.tier.spec.resolvers.pod, settings);
+        let nodes_by_zone = nodes_by_zone(&observed.nodes, &placement);
+        let zones = zones_facts(observed, settings, &nodes_by_zone, revision);
         let mut facts = Self {
             nodes: node_facts(observed, settings, revision),
-            zones: zones_facts(observed, settings, revision),
+            zones_without_resolvers: zones_without_resolvers(observed, nodes_by_zone, &zones),
+            zones,
             refusals: Vec::new(),
             foreign_addresses: Vec::new(),
+            partly_failing_addresses: Vec::new(),
             unreachable_pods: Vec::new(),
             unresponsive_instances: Vec::new(),
         };
@@ -129,6 +155,11 @@ impl Facts {
         if let PodStatus::Node(status) = status {
             let foreign = status.captured.iter().filter(|captured| captured.state == CaptureState::Foreign);
             self.foreign_addresses.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
+            let captured = status.captured.iter().filter(|captured| captured.state == CaptureState::Captured);
+            self.partly_failing_addresses.extend(captured.filter_map(|captured| {
+                let reason = sanitize(captured.reason.as_ref()?);
+                Some(format!("{} on {} ({reason})", captured.address, place(pod)))
+            }));
             let unresponsive = status.instances.iter().filter(|instance| !instance.alive);
             self.unresponsive_instances
                 .extend(unresponsive.map(|instance| format!("{} on {}", sanitize(&instance.name), place(pod))));
@@ -143,14 +174,19 @@ pub(super) fn to_count(number: usize) -> u32 {
 
 fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> NodeFacts {
     let name = names::node_cache(&observed.tier.name_any());
+    let excluded =
+        Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings).excluded_nodes(&observed.nodes);
+    let is_any_eligible = observed.nodes.iter().count() > excluded.values().map(Vec::len).sum();
     let Some(daemon_set) = observed.owned.daemon_set(&settings.node_namespace, &name) else {
-        return NodeFacts::default();
+        return NodeFacts { is_any_eligible, excluded, ..NodeFacts::default() };
     };
     let status = daemon_set.status.clone().unwrap_or_default();
-    let pods: Vec<&TierPod> = pods_of(observed, Component::NodeCache).collect();
+    // The DaemonSet controller does not look again when the node goes for which a pod has waited.
+    let is_orphan = |pod: &&TierPod| !pod.scheduled && pod.node.as_ref().is_some_and(|node| !observed.nodes.has(node));
+    let (orphans, pods): (Vec<&TierPod>, Vec<&TierPod>) = pods_of(observed, Component::NodeCache).partition(is_orphan);
     let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) = pods.iter().partition(|pod| is_serving(observed, pod));
     let on_revision = pods.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
-    let desired = non_negative(status.desired_number_scheduled);
+    let desired = non_negative(status.desired_number_scheduled).saturating_sub(to_count(orphans.len()));
     let updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
     let mut not_ready: Vec<String> = not_ready.into_iter().map(|pod| describe_not_ready(observed, pod)).collect();
     let missing = desired.saturating_sub(to_count(pods.len()));
@@ -163,11 +199,17 @@ fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) 
         updated: to_count(on_revision).min(updated).min(desired),
         rolling_out: is_behind(daemon_set) || updated < desired,
         not_ready,
+        is_any_eligible,
+        excluded,
     }
 }
 
-fn zones_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> Vec<ZoneFacts> {
-    let nodes_per_zone = observed.nodes.nodes_per_zone();
+fn zones_facts(
+    observed: &Observed,
+    settings: &Settings,
+    nodes_by_zone: &BTreeMap<String, ZoneNodes>,
+    revision: Option<&str>,
+) -> Vec<ZoneFacts> {
     let mut zones: Vec<ZoneFacts> = observed
         .owned
         .deployments
@@ -175,19 +217,37 @@ fn zones_facts(observed: &Observed, settings: &Settings, revision: Option<&str>)
         .filter(|deployment| deployment.namespace().as_deref() == Some(&settings.namespace))
         .filter_map(|deployment| {
             let name = deployment.labels().get(labels::ZONE)?;
-            let nodes = nodes_per_zone.get(name)?;
-            Some(zone_facts(observed, deployment, name, to_count(*nodes), revision))
+            Some(zone_facts(observed, deployment, name, nodes_by_zone.get(name)?, revision))
         })
         .collect();
     zones.sort_by(|one, other| one.name.cmp(&other.name));
     zones
 }
 
+/// Returns the zones without resolvers that the spec wants to have some. Before the first revision no zone has any.
+fn zones_without_resolvers(
+    observed: &Observed,
+    nodes_by_zone: BTreeMap<String, ZoneNodes>,
+    zones: &[ZoneFacts],
+) -> Vec<ZoneWithoutResolvers> {
+    let requested = &observed.tier.spec.resolvers.zones;
+    let is_wanted = |name: &String| requested.is_empty() || requested.contains(name);
+    nodes_by_zone
+        .into_iter()
+        .filter(|(name, nodes)| nodes.hosts == 0 && is_wanted(name) && zones.iter().all(|zone| zone.name != *name))
+        .map(|(name, ZoneNodes { nodes, obstacles, .. })| ZoneWithoutResolvers {
+            name,
+            nodes: to_count(nodes),
+            obstacles,
+        })
+        .collect()
+}
+
 fn zone_facts(
     observed: &Observed,
     deployment: &Deployment,
     name: &str,
-    nodes: u32,
+    nodes: &ZoneNodes,
     revision: Option<&str>,
 ) -> ZoneFacts {
     let status = deployment.status.clone().unwrap_or_default();
@@ -203,12 +263,13 @@ fn zone_facts(
     let mut pods = pods_of(observed, Component::ZoneResolver).filter(|pod| pod.resolver_zone.as_deref() == Some(name));
     ZoneFacts {
         name: name.to_owned(),
-        nodes,
+        nodes: to_count(nodes.nodes),
         desired,
         ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
         rolling_out: is_behind || updated < desired || replicas > desired,
         creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
         is_on_revision: pods.all(|pod| has_in_force(observed, pod, revision)),
+        obstacles: if nodes.hosts == 0 { nodes.obstacles.clone() } else { Vec::new() },
     }
 }
 

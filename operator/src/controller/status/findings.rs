@@ -1,14 +1,21 @@
 //! Findings about a tier, computed from the facts and the outcome of the apply step.
 
+use std::collections::BTreeMap;
+
 use dnstier_crds::conditions::Reason;
-use kube::ResourceExt;
+use k8s_openapi::jiff::SignedDuration;
+use kube::{Resource, ResourceExt};
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::status::facts::{Facts, ZoneFacts};
-use crate::controller::status::text::{join_some, plural, sanitize, zone_text};
+use crate::controller::placement::Exclusion;
+use crate::controller::status::facts::{Facts, ZoneFacts, to_count};
 use crate::controller::status::upstreams;
+use crate::controller::text::{join_some, plural, sanitize, zone_text};
+
+/// Time after the creation of a tier in which parts that do not answer yet are no problem.
+const START_PERIOD: SignedDuration = SignedDuration::from_mins(3);
 
 /// Returns the findings that keep the newest spec from being in force.
 pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
@@ -32,17 +39,38 @@ pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> 
 /// Returns the finding for node pods that cannot be created, with the command that helps where there is one.
 fn creation_failure(message: &str, observed: &Observed) -> Finding {
     let message = sanitize(message);
+    let daemon_set = observed.owned.daemon_sets.first();
+    let namespace = daemon_set.and_then(ResourceExt::namespace).unwrap_or_default();
+    if is_refused_for_quota(&message) {
+        return quota_finding("Node pods", &namespace);
+    }
     if !message.contains("violates PodSecurity") {
         let reason = if message.contains("forbidden") { Reason::Forbidden } else { Reason::ApplyFailed };
         return Finding::new(reason, format!("Node pods cannot be created: {message}."));
     }
-    let daemon_set = observed.owned.daemon_sets.first();
-    let namespace = daemon_set.and_then(ResourceExt::namespace).unwrap_or_default();
     Finding::new(
         Reason::PodSecurity,
         format!(
             "Node pods need the host network and NET_ADMIN, which namespace {namespace} does not permit: allow it with \
              `kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite`."
+        ),
+    )
+}
+
+/// Returns whether the API server refused a pod because its namespace has no ResourceQuota for its priority class (as
+/// on GKE), and not because a quota is used up.
+fn is_refused_for_quota(message: &str) -> bool {
+    message.contains("insufficient quota to match these scopes")
+}
+
+/// Returns the finding for pods of a priority class that their namespace admits only with a ResourceQuota.
+fn quota_finding(pods: &str, namespace: &str) -> Finding {
+    Finding::new(
+        Reason::QuotaMissing,
+        format!(
+            "{pods} have a priority class that namespace {namespace} admits only with a ResourceQuota of that scope: \
+             make it with the value resourceQuota.enabled=true of the chart, or with `kubectl -n {namespace} create \
+             quota critical-pods --hard=pods=1G --scopes=PriorityClass`."
         ),
     )
 }
@@ -60,7 +88,13 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
         None => finding,
     };
     let mut findings = Vec::new();
-    if nodes.desired == 0 {
+    if nodes.desired == 0 && !nodes.is_any_eligible && !nodes.excluded.is_empty() {
+        let message = format!(
+            "No node may run the caches: {}; look at spec.nodeCache.nodeSelector, affinity and tolerations.",
+            excluded_text(&nodes.excluded)
+        );
+        findings.push(Finding::new(Reason::NoNodes, message));
+    } else if nodes.desired == 0 {
         findings.push(with_progress_reason(Finding::new(
             Reason::NoNodes,
             "No node runs the caches yet; when this stays, look at spec.nodeCache.nodeSelector and affinity.",
@@ -81,7 +115,7 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
         let message = "No resolver of any zone is ready; names outside of the cluster are answered from caches only.";
         findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
     } else if !zones_down.is_empty() {
-        let zones: Vec<String> = zones_down.iter().map(|zone| zone_text(&zone.name)).collect();
+        let zones: Vec<String> = zones_down.iter().map(|zone| zone_with_obstacles(zone)).collect();
         let message = format!("No resolver of {} is ready; its nodes query other zones.", join_some(&zones));
         let finding = Finding::new(Reason::ResolversNotReady, message);
         let rolling_out = zones_down.iter().all(|zone| zone.rolling_out);
@@ -94,12 +128,41 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
     findings
 }
 
+/// Returns the excluded nodes in words: `2 nodes by OperatingSystem (win-1 and win-2)`.
+fn excluded_text(excluded: &BTreeMap<Exclusion, Vec<String>>) -> String {
+    let reasons: Vec<String> = excluded
+        .iter()
+        .map(|(exclusion, names)| {
+            format!("{} by {} ({})", plural(to_count(names.len()), "node"), exclusion.name(), join_some(names))
+        })
+        .collect();
+    reasons.join(", ")
+}
+
+/// Returns the text for a zone, with its nodes where no resolver can be placed on any: `zone-b (node-b: cordoned)`.
+fn zone_with_obstacles(zone: &ZoneFacts) -> String {
+    let name = zone_text(&zone.name);
+    if zone.obstacles.is_empty() { name } else { format!("{name}, which has only {},", join_some(&zone.obstacles)) }
+}
+
 /// Replaces the reason of a finding while the tier is starting.
 fn with_starting_reason(progress: Option<&Finding>, finding: Finding) -> Finding {
     match progress {
         Some(progress) if progress.reason == Reason::Starting => Finding::new(Reason::Starting, finding.message),
         _ => finding,
     }
+}
+
+/// Returns the findings without those that are usual in the first minutes of a tier: parts that do not answer yet.
+pub(super) fn without_start(findings: Vec<Finding>, observed: &Observed) -> Vec<Finding> {
+    let created = observed.tier.meta().creation_timestamp.as_ref();
+    let is_starting = created.is_some_and(|created| observed.now.duration_since(created.0) < START_PERIOD);
+    let is_usual = |finding: &Finding| {
+        let reason = finding.reason;
+        matches!(reason, Reason::NodesNotReady | Reason::ResolversNotReady | Reason::StatusUnknown)
+            || reason == Reason::UpstreamUnreachable
+    };
+    findings.into_iter().filter(|finding| !(is_starting && is_usual(finding))).collect()
 }
 
 /// Returns the findings about problems that may exist while all queries are answered.
@@ -121,8 +184,16 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
             ),
         ));
     }
+    if !facts.partly_failing_addresses.is_empty() {
+        let message = format!("Some queries may fail to {}.", join_some(&facts.partly_failing_addresses));
+        findings.push(Finding::new(Reason::NodesNotReady, message));
+    }
     findings.extend(facts.zones.iter().filter_map(|zone| {
         let message = sanitize(zone.creation_failure.as_ref()?);
+        if is_refused_for_quota(&message) {
+            let namespace = observed.owned.deployments.first().and_then(ResourceExt::namespace).unwrap_or_default();
+            return Some(quota_finding(&format!("Resolvers of {}", zone_text(&zone.name)), &namespace));
+        }
         let reason = match &message {
             text if text.contains("violates PodSecurity") => Reason::PodSecurity,
             text if text.contains("forbidden") => Reason::Forbidden,
@@ -158,7 +229,8 @@ pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, fact
         observed.tier.status.as_ref().and_then(|status| status.revision.as_ref()?.current.as_ref()).is_some();
     let nodes = &facts.nodes;
     let reason = if has_served { Reason::RollingOut } else { Reason::Starting };
-    if !has_served && (nodes.desired == 0 || nodes.ready < nodes.desired) {
+    let may_start = nodes.is_any_eligible || nodes.excluded.is_empty();
+    if !has_served && may_start && (nodes.desired == 0 || nodes.ready < nodes.desired) {
         let message = format!("{} of {} answer through their caches.", nodes.ready, plural(nodes.desired, "node"));
         return Some(Finding::new(reason, message));
     }

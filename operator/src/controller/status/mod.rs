@@ -4,17 +4,19 @@ mod conditions;
 mod events;
 mod facts;
 mod findings;
-mod text;
 mod traffic;
 mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dnstier_crds::conditions::merge;
-use dnstier_crds::v1alpha1::{DnsTierStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, ZoneStatus};
+use dnstier_crds::v1alpha1::{
+    DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, ZoneStatus,
+};
 use dnstier_crds::{DnsTier, FIELD_MANAGER};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -26,11 +28,16 @@ use serde_json::json;
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::placement::Exclusion;
 use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
 use crate::controller::status::facts::{Facts, to_count};
+use crate::controller::text::join_some;
 use crate::error::Error;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ZoneResolverCount};
 use crate::settings::Settings;
+
+/// Maximum number of excluded nodes that a status names for each reason.
+const MAX_EXCLUDED_NAMES: usize = 3;
 
 /// Computes the status of a tier.
 ///
@@ -64,15 +71,52 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             desired: facts.nodes.desired,
             ready: facts.nodes.ready,
             updated: facts.nodes.updated,
+            excluded: excluded_nodes(&facts.nodes.excluded),
         }),
         resolvers: Some(ResolversStatus { desired: facts.resolvers_desired(), ready: facts.resolvers_ready() }),
-        zones: facts
-            .zones
-            .iter()
-            .map(|zone| ZoneStatus { name: zone.name.clone(), nodes: zone.nodes, resolvers_ready: zone.ready })
-            .collect(),
+        zones: zone_statuses(&facts),
         traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
     }
+}
+
+/// Returns the numbers of resolvers of each zone that has nodes, for the metrics.
+#[must_use]
+pub(crate) fn resolver_counts(
+    observed: &Observed,
+    settings: &Settings,
+    outcome: &ApplyOutcome,
+) -> Vec<ZoneResolverCount> {
+    let zones = Facts::collect(observed, settings, outcome).zones.into_iter();
+    zones.map(|zone| ZoneResolverCount { zone: zone.name, desired: zone.desired, ready: zone.ready }).collect()
+}
+
+/// Returns the nodes that are not counted, with the first few names for each reason.
+fn excluded_nodes(excluded: &BTreeMap<Exclusion, Vec<String>>) -> Vec<ExcludedNodesStatus> {
+    let reasons = excluded.iter().map(|(exclusion, names)| ExcludedNodesStatus {
+        reason: exclusion.name().to_owned(),
+        nodes: to_count(names.len()),
+        names: names.iter().take(MAX_EXCLUDED_NAMES).cloned().collect(),
+    });
+    reasons.collect()
+}
+
+/// Returns the zones, those without resolvers among them, ordered by name.
+fn zone_statuses(facts: &Facts) -> Vec<ZoneStatus> {
+    let with_resolvers = facts.zones.iter().map(|zone| ZoneStatus {
+        name: zone.name.clone(),
+        nodes: zone.nodes,
+        resolvers_ready: zone.ready,
+        no_resolvers: None,
+    });
+    let without = facts.zones_without_resolvers.iter().map(|zone| ZoneStatus {
+        name: zone.name.clone(),
+        nodes: zone.nodes,
+        resolvers_ready: 0,
+        no_resolvers: Some(format!("No node may run one: {}.", join_some(&zone.obstacles))),
+    });
+    let mut zones: Vec<ZoneStatus> = with_resolvers.chain(without).collect();
+    zones.sort_by(|one, other| one.name.cmp(&other.name));
+    zones
 }
 
 /// Computes the status of a tier in a cluster that the operator is denied to read: the previous counters, and the

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use dnstier_crds::conditions::Reason;
-use node_cache_config::status::{Instance, UpstreamStatus};
+use node_cache_config::status::{CAPTURED_UPSTREAM, Instance, UpstreamStatus};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::observe::poll::PodStatus;
-use crate::controller::status::text::{join_some, sanitize, zone_text};
+use crate::controller::text::{join_some, sanitize, sanitize_list, zone_text};
 
 /// Health of an upstream in the reports of the pods that query it.
 #[derive(Default)]
@@ -36,19 +36,21 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
     findings
 }
 
-/// Finds unusable sources of upstreams, such as a resolv.conf that names a captured address.
+/// Finds unusable sources of upstreams: a resolv.conf that names a captured address, or has lines that cannot be used.
 fn unusable_sources(observed: &Observed) -> Vec<Finding> {
     let mut places_by_problem: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (place, instance) in instances(observed) {
         if let Some(problem) = &instance.upstream_problem {
-            places_by_problem.entry(sanitize(problem)).or_default().insert(place);
+            places_by_problem.entry(sanitize_list(problem)).or_default().insert(place);
         }
     }
     places_by_problem
         .into_iter()
         .map(|(problem, places)| {
             let places = join_some(&Vec::from_iter(places));
-            Finding::new(Reason::UpstreamLoop, format!("{problem} ({places})."))
+            let is_loop = problem.contains(CAPTURED_UPSTREAM);
+            let reason = if is_loop { Reason::UpstreamLoop } else { Reason::UpstreamUnusable };
+            Finding::new(reason, format!("{problem} ({places})."))
         })
         .collect()
 }

@@ -22,12 +22,14 @@ use node_cache_config::{Cache, Captured, PrivateAnswers};
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::owned::{cluster_ips, labels};
+use crate::controller::placement::{Placement, nodes_by_zone};
+use crate::controller::text::{join_some, zone_text};
 use crate::controller::validate::allow_from::{allow_from_or_default, with_private_networks};
 use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
 use crate::controller::validate::conflicts::conflicts_with_older_tiers;
 use crate::controller::validate::tier::{NodeCache, Resolvers, ValidatedTier};
 use crate::controller::validate::upstreams::{route, upstream_loops, upstream_source};
-use crate::controller::validate::zones::{ZonePlan, plan_zones};
+use crate::controller::validate::zones::{DeployedZone, ZonePlan, plan_zones};
 use crate::settings::Settings;
 
 /// Validates a tier against the state of the cluster.
@@ -46,10 +48,10 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
     let Some(owner) = tier.controller_owner_ref(&()).filter(|_| findings.is_empty()) else {
         return Err(findings);
     };
+    let placement = Placement::of_resolvers(&spec.resolvers.pod, settings);
     let plan = plan_zones(
-        &observed.nodes,
+        &nodes_by_zone(&observed.nodes, &placement),
         &spec.resolvers.zones,
-        &spec.resolvers.pod.node_selector,
         &deployed_zones(observed),
         observed.now,
         settings.zone_prune_delay,
@@ -85,30 +87,44 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
     })
 }
 
-/// Returns the zones that have a Deployment, with the time (RFC 3339) since which they have no node.
-fn deployed_zones(observed: &Observed) -> BTreeMap<String, Option<String>> {
+/// Returns the zones that have a Deployment.
+fn deployed_zones(observed: &Observed) -> BTreeMap<String, DeployedZone> {
     observed
         .owned
         .deployments
         .iter()
         .filter_map(|deployment| {
             let zone = deployment.labels().get(labels::ZONE)?.clone();
-            Some((zone, deployment.annotations().get(labels::EMPTY_SINCE).cloned()))
+            let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+            let empty_since = deployment.annotations().get(labels::EMPTY_SINCE).cloned();
+            Some((zone, DeployedZone { empty_since, has_ready_resolver: ready > 0 }))
         })
         .collect()
 }
 
 fn zone_warnings(plan: &ZonePlan) -> Vec<Finding> {
-    if plan.without_nodes.is_empty() {
-        return Vec::new();
+    let mut warnings = Vec::new();
+    if !plan.without_nodes.is_empty() {
+        warnings.push(Finding::new(
+            Reason::ZoneWithoutNodes,
+            format!(
+                "spec.resolvers.zones: no Linux node has the label topology.kubernetes.io/zone={}; name zones that \
+                 have nodes.",
+                plan.without_nodes.join(" or ")
+            ),
+        ));
     }
-    vec![Finding::new(
-        Reason::ZoneWithoutNodes,
-        format!(
-            "spec.resolvers.zones: no Node has the label topology.kubernetes.io/zone={}; name zones that have nodes.",
-            plan.without_nodes.join(" or ")
-        ),
-    )]
+    for (zone, obstacles) in &plan.without_hosts {
+        warnings.push(Finding::new(
+            Reason::ZoneWithoutNodes,
+            format!(
+                "No node of {} may run a resolver: {}; look at spec.resolvers.tolerations, nodeSelector and affinity.",
+                zone_text(zone),
+                join_some(obstacles)
+            ),
+        ));
+    }
+    warnings
 }
 
 fn cache_bounds(cache: &api::Cache) -> Cache {

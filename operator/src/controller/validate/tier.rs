@@ -32,7 +32,7 @@ pub(crate) struct ValidatedTier {
     pub(crate) routes: Vec<Route>,
     /// Zones that have resolvers, ordered by name.
     pub(crate) zones: Vec<Zone>,
-    /// Time until the next zone without nodes is pruned; `None` without such a zone.
+    /// Time until the next zone without a host is pruned; `None` without such a zone.
     pub(crate) next_prune: Option<Duration>,
     /// Problems that do not keep the tier from being applied.
     pub(crate) warnings: Vec<Finding>,
@@ -90,8 +90,8 @@ pub(crate) struct Resolvers {
 pub(crate) struct Zone {
     /// Value of the nodes' zone label; empty for nodes without it.
     pub(crate) name: String,
-    /// Number of nodes that match the node selector of the resolvers.
+    /// Number of nodes on which a resolver can be placed.
     pub(crate) nodes: usize,
-    /// Time (RFC 3339) since which the zone has no node; `None` while it has one.
+    /// Time (RFC 3339) since which no node of the zone may run a resolver and none runs; `None` otherwise.
     pub(crate) empty_since: Option<String>,
 }

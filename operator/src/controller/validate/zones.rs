@@ -1,11 +1,11 @@
-//! Zone planning: the zones that have resolvers, from the labels of the Nodes, and when an empty zone is pruned.
+//! Zone planning: the zones that have resolvers, from their nodes, and when a zone without hosts is pruned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::controller::observe::nodes::Nodes;
+use crate::controller::placement::ZoneNodes;
 use crate::controller::validate::tier::Zone;
 
 /// Zones that have resolvers.
@@ -15,65 +15,100 @@ pub(super) struct ZonePlan {
     pub(super) zones: Vec<Zone>,
     /// Zones of the spec that have no node.
     pub(super) without_nodes: Vec<String>,
-    /// Time until the next empty zone is pruned; `None` without an empty zone.
+    /// Zones of the spec that have no resolvers because no node of theirs may run one, and all such zones when there is
+    /// no other: each with the obstacles.
+    pub(super) without_hosts: Vec<(String, Vec<String>)>,
+    /// Time until the next zone without a host is pruned; `None` without such a zone.
     pub(super) next_prune: Option<Duration>,
 }
 
-/// Plans the zones that have resolvers.
+/// A zone that has resolvers already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct DeployedZone {
+    /// Time (RFC 3339) since which no node of the zone may run a resolver and none runs.
+    pub(super) empty_since: Option<String>,
+    /// Whether a resolver of the zone is ready.
+    pub(super) has_ready_resolver: bool,
+}
+
+/// Plans the zones that have resolvers: those with a node on which one can be placed.
 ///
-/// `requested` are the zones of the spec; an empty list means every zone of a node. `deployed` are the zones that have
-/// resolvers, with the time (RFC 3339) since which they have no node. Nodes are removed and added together (a cluster
-/// scaled to zero for a night, a relabelling), so a zone without nodes keeps its resolvers for `prune_delay`.
+/// `requested` are the zones of the spec; an empty list means every zone of a node. Nodes are removed and added
+/// together (a cluster scaled to zero for a night, a relabelling), and cordoned one after the other (an upgrade), so a
+/// zone that has lost its last host keeps its resolvers for `prune_delay`, and for as long as one of them runs on a
+/// node that was cordoned or tainted meanwhile. The last zones are never pruned for want of hosts: their resolvers wait
+/// for a node.
 #[must_use]
 pub(super) fn plan_zones(
-    nodes: &Nodes,
+    nodes: &BTreeMap<String, ZoneNodes>,
     requested: &[String],
-    selector: &BTreeMap<String, String>,
-    deployed: &BTreeMap<String, Option<String>>,
+    deployed: &BTreeMap<String, DeployedZone>,
     now: Timestamp,
     prune_delay: Duration,
 ) -> ZonePlan {
-    let nodes_per_zone = nodes.nodes_per_zone();
-    let candidates: BTreeSet<&String> = if requested.is_empty() {
-        nodes_per_zone.keys().chain(deployed.keys()).collect()
-    } else {
-        requested.iter().collect()
-    };
+    let candidates: BTreeSet<&String> =
+        if requested.is_empty() { nodes.keys().chain(deployed.keys()).collect() } else { requested.iter().collect() };
     let mut plan = ZonePlan::default();
+    let mut waiting: Vec<Zone> = Vec::new();
+    let mut obstacles: Vec<(String, Vec<String>)> = Vec::new();
     for name in candidates {
-        if nodes_per_zone.contains_key(name) {
-            let nodes = nodes.count_matching(name, selector);
-            plan.zones.push(Zone { name: name.clone(), nodes, empty_since: None });
+        let found = nodes.get(name);
+        let deployed = deployed.get(name);
+        if let Some(zone) = found.filter(|zone| zone.hosts > 0) {
+            plan.zones.push(Zone { name: name.clone(), nodes: zone.hosts, empty_since: None });
             continue;
         }
-        if requested.contains(name) {
-            plan.without_nodes.push(name.clone());
-        }
-        let Some(empty_since) = deployed.get(name) else { continue };
-        let empty_since = empty_since.as_ref().and_then(|time| time.parse().ok()).unwrap_or(now);
-        let empty_for = Duration::try_from(now.duration_since(empty_since)).unwrap_or_default();
-        let remaining = prune_delay.saturating_sub(empty_for);
-        if remaining.is_zero() {
+        if found.is_some() && deployed.is_some_and(|zone| zone.has_ready_resolver) {
+            plan.zones.push(Zone { name: name.clone(), nodes: 0, empty_since: None });
             continue;
         }
-        plan.next_prune = Some(plan.next_prune.map_or(remaining, |earliest: Duration| earliest.min(remaining)));
-        plan.zones.push(Zone { name: name.clone(), nodes: 0, empty_since: Some(empty_since.to_string()) });
+        match found {
+            Some(zone) => obstacles.push((name.clone(), zone.obstacles.clone())),
+            None if requested.contains(name) => plan.without_nodes.push(name.clone()),
+            None => {}
+        }
+        let empty_since = deployed.map(|zone| {
+            let since = zone.empty_since.as_ref().and_then(|time| time.parse().ok());
+            since.unwrap_or(now)
+        });
+        let zone = Zone { name: name.clone(), nodes: 0, empty_since: empty_since.map(|time| time.to_string()) };
+        let remaining = empty_since.map_or(Duration::ZERO, |since| {
+            let empty_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            prune_delay.saturating_sub(empty_for)
+        });
+        if !remaining.is_zero() {
+            plan.next_prune = Some(plan.next_prune.map_or(remaining, |earliest: Duration| earliest.min(remaining)));
+            plan.zones.push(zone);
+        } else if found.is_some() {
+            waiting.push(zone);
+        }
     }
+    let has_any = !plan.zones.is_empty();
+    if !has_any {
+        plan.zones = waiting;
+    }
+    plan.without_hosts = obstacles;
+    plan.without_hosts.retain(|(name, _)| {
+        let has_resolvers = plan.zones.iter().any(|zone| zone.name == *name);
+        if has_any { requested.contains(name) && !has_resolvers } else { true }
+    });
     plan
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use node_cache_config::names::ZONE_LABEL;
-
-    type Labels = BTreeMap<String, String>;
 
     const DELAY: Duration = Duration::from_secs(600);
+    const MIDNIGHT: &str = "2026-01-01T00:00:00Z";
 
-    fn nodes(zone_by_node: &[(&str, Option<&str>)]) -> Nodes {
-        let labels = |zone: &str| Labels::from([(ZONE_LABEL.to_owned(), zone.to_owned())]);
-        zone_by_node.iter().map(|(name, zone)| (*name, zone.map(labels).unwrap_or_default())).collect()
+    /// Returns zones of these names, numbers of nodes and numbers of hosts.
+    fn zones(zones: &[(&str, usize, usize)]) -> BTreeMap<String, ZoneNodes> {
+        let zone = |(name, nodes, hosts): &(&str, usize, usize)| {
+            let obstacles = (*hosts..*nodes).map(|index| format!("node-{index} (cordoned)")).collect();
+            ((*name).to_owned(), ZoneNodes { nodes: *nodes, hosts: *hosts, obstacles })
+        };
+        zones.iter().map(zone).collect()
     }
 
     fn timestamp(text: &str) -> Timestamp {
@@ -84,68 +119,116 @@ mod tests {
         plan.zones.iter().map(|zone| zone.name.as_str()).collect()
     }
 
-    fn plan(nodes: &Nodes, requested: &[&str], deployed: &[(&str, Option<&str>)], now: &str) -> ZonePlan {
+    /// Plans with deployed zones of which no resolver is ready, each with the time since which it is empty.
+    fn plan(
+        nodes: &[(&str, usize, usize)],
+        requested: &[&str],
+        deployed: &[(&str, Option<&str>)],
+        now: &str,
+    ) -> ZonePlan {
+        let deployed: Vec<_> = deployed.iter().map(|(zone, since)| (*zone, *since, false)).collect();
+        plan_with_ready(nodes, requested, &deployed, now)
+    }
+
+    fn plan_with_ready(
+        nodes: &[(&str, usize, usize)],
+        requested: &[&str],
+        deployed: &[(&str, Option<&str>, bool)],
+        now: &str,
+    ) -> ZonePlan {
         let requested: Vec<String> = requested.iter().map(|zone| (*zone).to_owned()).collect();
-        let deployed = deployed.iter().map(|(zone, since)| ((*zone).to_owned(), since.map(str::to_owned))).collect();
-        plan_zones(nodes, &requested, &Labels::new(), &deployed, timestamp(now), DELAY)
+        let zone = |(name, since, has_ready_resolver): &(&str, Option<&str>, bool)| {
+            let empty_since = since.map(str::to_owned);
+            ((*name).to_owned(), DeployedZone { empty_since, has_ready_resolver: *has_ready_resolver })
+        };
+        let deployed = deployed.iter().map(zone).collect();
+        plan_zones(&zones(nodes), &requested, &deployed, timestamp(now), DELAY)
     }
 
     #[test]
     fn a_zone_exists_while_a_node_names_it() {
-        let nodes = nodes(&[("node-a", Some("a")), ("node-b", Some("b")), ("node-c", Some("a")), ("node-d", None)]);
-        let plan = plan(&nodes, &[], &[], "2026-01-01T00:00:00Z");
+        let plan = plan(&[("a", 2, 2), ("b", 1, 1), ("", 1, 1)], &[], &[], MIDNIGHT);
         assert_eq!(zone_names(&plan), ["", "a", "b"]);
         assert_eq!(plan.zones[1].nodes, 2);
         assert_eq!(plan.next_prune, None);
     }
 
     #[test]
-    fn a_zone_that_lost_its_last_node_stays_for_the_delay_and_then_goes() {
-        let nodes = nodes(&[("node-a", Some("a"))]);
-        let first = plan(&nodes, &[], &[("a", None), ("b", None)], "2026-01-01T00:00:00Z");
-        assert_eq!(zone_names(&first), ["a", "b"]);
-        let since = first.zones[1].empty_since.as_deref();
-        assert_eq!(since, Some("2026-01-01T00:00:00Z"));
-        assert_eq!(first.next_prune, Some(DELAY));
-        let later = plan(&nodes, &[], &[("a", None), ("b", since)], "2026-01-01T00:09:59Z");
-        assert_eq!(zone_names(&later), ["a", "b"]);
-        assert_eq!(later.zones[1].empty_since.as_deref(), since);
-        assert_eq!(later.next_prune, Some(Duration::from_secs(1)));
-        let last = plan(&nodes, &[], &[("a", None), ("b", since)], "2026-01-01T00:10:00Z");
-        assert_eq!(zone_names(&last), ["a"]);
+    fn a_zone_that_lost_its_last_node_or_host_stays_for_the_delay_and_then_goes() {
+        for lost in [vec![("a", 1, 1)], vec![("a", 1, 1), ("b", 2, 0)]] {
+            let first = plan(&lost, &[], &[("a", None), ("b", None)], MIDNIGHT);
+            assert_eq!(zone_names(&first), ["a", "b"]);
+            let since = first.zones[1].empty_since.as_deref();
+            assert_eq!(since, Some(MIDNIGHT));
+            assert_eq!(first.next_prune, Some(DELAY));
+            let later = plan(&lost, &[], &[("a", None), ("b", since)], "2026-01-01T00:09:59Z");
+            assert_eq!(zone_names(&later), ["a", "b"]);
+            assert_eq!(later.zones[1].empty_since.as_deref(), since);
+            assert_eq!(later.next_prune, Some(Duration::from_secs(1)));
+            let last = plan(&lost, &[], &[("a", None), ("b", since)], "2026-01-01T00:10:00Z");
+            assert_eq!(zone_names(&last), ["a"]);
+        }
     }
 
     #[test]
-    fn a_node_that_comes_back_stops_the_clock() {
-        let nodes = nodes(&[("node-b", Some("b"))]);
-        let plan = plan(&nodes, &[], &[("b", Some("2026-01-01T00:00:00Z"))], "2026-01-02T00:00:00Z");
+    fn a_node_that_comes_back_or_is_uncordoned_stops_the_clock() {
+        let plan = plan(&[("b", 1, 1)], &[], &[("b", Some(MIDNIGHT))], "2026-01-02T00:00:00Z");
         assert_eq!(plan.zones[0].empty_since, None);
     }
 
     #[test]
+    fn a_zone_whose_nodes_were_all_cordoned_keeps_the_resolvers_that_run() {
+        let nodes = [("a", 1, 1), ("b", 1, 0)];
+        let long_after = "2026-03-01T00:00:00Z";
+        let running = plan_with_ready(&nodes, &[], &[("a", None, true), ("b", Some(MIDNIGHT), true)], long_after);
+        assert_eq!(zone_names(&running), ["a", "b"]);
+        assert_eq!((running.zones[1].empty_since.as_ref(), running.next_prune), (None, None));
+        let drained = plan_with_ready(&nodes, &[], &[("a", None, true), ("b", Some(MIDNIGHT), false)], long_after);
+        assert_eq!(zone_names(&drained), ["a"]);
+    }
+
+    #[test]
+    fn a_zone_that_lost_its_nodes_is_pruned_even_if_pods_of_it_still_run_elsewhere() {
+        let plan = plan_with_ready(&[("a", 1, 1)], &[], &[("b", Some(MIDNIGHT), true)], "2026-01-02T00:00:00Z");
+        assert_eq!(zone_names(&plan), ["a"]);
+    }
+
+    #[test]
+    fn a_zone_in_which_no_resolver_can_be_placed_gets_none() {
+        let plan = plan(&[("", 3, 0), ("a", 2, 1)], &[], &[], MIDNIGHT);
+        assert_eq!(zone_names(&plan), ["a"]);
+        assert_eq!((plan.zones[0].nodes, plan.without_hosts, plan.next_prune), (1, Vec::new(), None));
+    }
+
+    #[test]
+    fn where_no_node_at_all_may_run_a_resolver_they_wait_for_one_and_the_obstacles_are_reported() {
+        let fresh = plan(&[("", 1, 0), ("a", 2, 0)], &[], &[], MIDNIGHT);
+        assert_eq!(zone_names(&fresh), ["", "a"]);
+        assert_eq!(fresh.without_hosts.len(), 2);
+        assert_eq!(fresh.without_hosts[0].1, ["node-0 (cordoned)"]);
+        let long_after = plan(&[("a", 2, 0)], &[], &[("a", Some(MIDNIGHT))], "2026-01-02T00:00:00Z");
+        assert_eq!(zone_names(&long_after), ["a"]);
+        assert_eq!(long_after.zones[0].empty_since.as_deref(), Some(MIDNIGHT), "nothing is written once more");
+    }
+
+    #[test]
     fn a_zone_that_the_spec_names_without_any_node_is_reported_and_not_built() {
-        let nodes = nodes(&[("node-a", Some("a")), ("node-b", Some("b"))]);
-        let plan = plan(&nodes, &["a", "x"], &[("b", None)], "2026-01-01T00:00:00Z");
+        let plan = plan(&[("a", 1, 1), ("b", 1, 1)], &["a", "x"], &[("b", None)], MIDNIGHT);
         assert_eq!(zone_names(&plan), ["a"]);
         assert_eq!(plan.without_nodes, ["x"]);
     }
 
     #[test]
-    fn only_nodes_that_may_run_the_resolvers_are_counted_for_their_spread() {
-        let mut labels = Labels::from([(ZONE_LABEL.to_owned(), "a".to_owned())]);
-        let plain = labels.clone();
-        labels.insert("dns".to_owned(), "yes".to_owned());
-        let nodes: Nodes = [("node-a", labels), ("node-b", plain)].into_iter().collect();
-        let selector = Labels::from([("dns".to_owned(), "yes".to_owned())]);
-        let now = timestamp("2026-01-01T00:00:00Z");
-        let plan = plan_zones(&nodes, &[], &selector, &BTreeMap::new(), now, DELAY);
-        assert_eq!(plan.zones[0].nodes, 1);
+    fn a_zone_that_the_spec_names_without_a_host_is_reported_once_it_has_no_resolvers() {
+        let nodes = [("a", 1, 1), ("b", 1, 0)];
+        let reported = |deployed: &[(&str, Option<&str>)]| plan(&nodes, &["a", "b"], deployed, MIDNIGHT).without_hosts;
+        assert_eq!(reported(&[]), [("b".to_owned(), vec!["node-0 (cordoned)".to_owned()])]);
+        assert_eq!(reported(&[("b", None)]), [], "its resolvers may come back within the delay");
     }
 
     #[test]
     fn a_clock_that_went_back_keeps_the_zone() {
-        let nodes = nodes(&[("node-a", Some("a"))]);
-        let plan = plan(&nodes, &[], &[("b", Some("2026-01-01T01:00:00Z"))], "2026-01-01T00:00:00Z");
+        let plan = plan(&[("a", 1, 1)], &[], &[("b", Some("2026-01-01T01:00:00Z"))], MIDNIGHT);
         assert_eq!(zone_names(&plan), ["a", "b"]);
     }
 }

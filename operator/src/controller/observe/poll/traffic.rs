@@ -11,6 +11,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(60);
 /// Rates of a pod over the last minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct TrafficRates {
+    /// Number of queries from which the rates are computed.
+    pub(crate) counted: f64,
     /// Queries per second.
     pub(crate) queries: f64,
     /// Cache hits per second.
@@ -44,6 +46,7 @@ impl TrafficWindow {
         }
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
         Some(TrafficRates {
+            counted: counters.queries.saturating_sub(first.queries) as f64,
             queries: rate(first.queries, counters.queries),
             hits: rate(first.hits, counters.hits),
             stale: rate(first.stale, counters.stale),
@@ -83,7 +86,7 @@ mod tests {
         let mut window = TrafficWindow::default();
         assert_eq!(window.add(start, counters(100, 50)), None);
         let rates = window.add(start + Duration::from_secs(10), counters(1_100, 950)).unwrap();
-        assert_eq!((rates.queries, rates.hits), (100.0, 90.0));
+        assert_eq!((rates.counted, rates.queries, rates.hits), (1_000.0, 100.0, 90.0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Condition `Degraded`.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use node_cache_config::status::CaptureState;
 
 use super::*;
@@ -18,6 +19,18 @@ fn a_foreign_address_is_named_with_its_node() {
         Reason::AddressForeign,
         &["169.254.20.10 on node-c"],
     );
+}
+
+#[test]
+fn a_captured_address_of_which_some_queries_fail_is_named_with_its_node_and_the_reason() {
+    let mut observed = settled();
+    change_node_status(&mut observed, "node-pod-b", |status| {
+        status.captured[0].reason = Some("queries of some pods are not routed to this address".to_owned());
+    });
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+    let parts = ["on node-b (queries of some pods are not routed to this address)"];
+    assert_condition(&status, "Degraded", "True", Reason::NodesNotReady, &parts);
 }
 
 #[test]
@@ -53,4 +66,15 @@ fn a_named_zone_without_nodes_is_degraded() {
     let status = reconciled_status(&observed);
     let observed = with_status(observed, status);
     assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ZoneWithoutNodes, &["zone-x"]);
+}
+
+#[test]
+fn parts_that_do_not_answer_in_the_first_minutes_of_a_tier_are_no_problem_yet() {
+    let mut observed = settled();
+    deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);
+    let created = |text: &str| Some(Time(text.parse().unwrap()));
+    Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created("2026-01-01T23:58:00Z");
+    assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
+    Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created("2026-01-01T23:56:00Z");
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ResolversNotReady, &["zone-b"]);
 }

@@ -1,4 +1,5 @@
 mod degradation;
+mod exclusion;
 mod readiness;
 mod rollout;
 mod stall;

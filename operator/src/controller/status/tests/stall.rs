@@ -1,6 +1,9 @@
 //! Condition `Stalled`, and outcomes that keep the newest spec from being in force.
 
+use k8s_openapi::api::apps::v1::DeploymentCondition;
+
 use super::*;
+use crate::controller::fixtures::deployment_of;
 
 #[test]
 fn a_refused_spec_stalls_and_says_what_stays_in_force() {
@@ -42,7 +45,7 @@ fn a_cluster_that_may_not_be_read_leaves_the_counters_and_says_why() {
     let status = compute_unreadable(&observed.tier, &finding, observed.now);
     assert_condition(&status, "Ready", "Unknown", Reason::Forbidden, &["cannot list"]);
     assert_condition(&status, "Stalled", "True", Reason::Forbidden, &[]);
-    assert_eq!(status.nodes, observed.tier.status.as_ref().and_then(|status| status.nodes));
+    assert_eq!(status.nodes, observed.tier.status.as_ref().and_then(|status| status.nodes.clone()));
 }
 
 #[test]
@@ -64,4 +67,35 @@ fn pod_security_comes_with_the_command_that_helps() {
     );
     let status = reconciled_status(&observed);
     assert_condition(&status, "Stalled", "True", Reason::PodSecurity, &["kubectl label namespace dnstier-node"]);
+}
+
+#[test]
+fn a_missing_quota_for_critical_pods_is_named_with_the_namespace_and_what_helps() {
+    let refusal = "pods \"x\" is forbidden: insufficient quota to match these scopes: [{PriorityClass In \
+                   [system-node-critical system-cluster-critical]}]";
+    let mut observed = settled();
+    observed.pod_creation_failure = Some(format!("Error creating: {refusal}"));
+    let parts =
+        ["Node pods", "namespace dnstier-node", "resourceQuota.enabled", "kubectl -n dnstier-node create quota"];
+    assert_condition(&reconciled_status(&observed), "Stalled", "True", Reason::QuotaMissing, &parts);
+
+    let mut observed = settled();
+    let failure = DeploymentCondition {
+        type_: "ReplicaFailure".to_owned(),
+        status: "True".to_owned(),
+        message: Some(refusal.to_owned()),
+        ..DeploymentCondition::default()
+    };
+    let deployment = deployment_of(&mut observed, "zone-b");
+    deployment.status.as_mut().unwrap().conditions = Some(vec![failure]);
+    let parts = ["Resolvers of zone-b", "namespace dnstier-system", "kubectl -n dnstier-system create quota"];
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::QuotaMissing, &parts);
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_not_taken_for_a_missing_one() {
+    let mut observed = settled();
+    observed.pod_creation_failure =
+        Some("Error creating: pods \"x\" is forbidden: exceeded quota: small, used: pods=5".to_owned());
+    assert_condition(&reconciled_status(&observed), "Stalled", "True", Reason::Forbidden, &["exceeded quota: small"]);
 }

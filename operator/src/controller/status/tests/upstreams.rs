@@ -1,13 +1,13 @@
 //! Condition `Degraded` for upstreams that do not answer.
 
-use node_cache_config::status::UpstreamStatus;
+use node_cache_config::status::{CAPTURED_UPSTREAM, UpstreamStatus};
 
 use super::*;
 use crate::controller::fixtures::{change_node_status, change_resolver_status};
 
 fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
     let address = address.parse().unwrap();
-    UpstreamStatus { scope: scope.to_owned(), address, healthy, sent: 10, timeouts: 3, near_misses: 0 }
+    UpstreamStatus { scope: scope.to_owned(), address, healthy, responded: true, sent: 10, timeouts: 3, near_misses: 0 }
 }
 
 #[test]
@@ -48,4 +48,20 @@ fn one_dead_server_of_a_group_is_no_dead_group() {
         Reason::UpstreamUnreachable,
         &["cluster DNS", "node-a and node-b"],
     );
+}
+
+#[test]
+fn a_resolv_conf_with_lines_that_cannot_be_used_is_reported_with_all_of_them() {
+    let lines = (1..=8).map(|line| format!("line {line} (dns-server-number-{line}.example) is no IP address"));
+    let problem = format!("/etc/resolv.conf has lines that cannot be used: {}", lines.collect::<Vec<_>>().join(", "));
+    let mut observed = settled();
+    change_resolver_status(&mut observed, "resolver-a-0", |status| {
+        status.instance.upstream_problem = Some(problem.clone());
+    });
+    let parts = ["line 1 (", "line 8 (dns-server-number-8.example)", "node-a"];
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::UpstreamUnusable, &parts);
+    change_resolver_status(&mut observed, "resolver-a-0", |status| {
+        status.instance.upstream_problem = Some(format!("/etc/resolv.conf names 10.0.0.1, {CAPTURED_UPSTREAM}: x"));
+    });
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::UpstreamLoop, &["10.0.0.1"]);
 }

@@ -4,9 +4,11 @@
 const MAX_LISTED: usize = 3;
 /// Maximum length of a text from a pod, in characters.
 const MAX_TEXT_CHARS: usize = 300;
+/// Maximum length of a list from a pod, in characters.
+const MAX_LIST_CHARS: usize = 1_000;
 
 /// Joins items: `a`, `a, b and c`, `a, b, c and 5 more`.
-pub(super) fn join_some(items: &[String]) -> String {
+pub(crate) fn join_some(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [only] => only.clone(),
@@ -16,18 +18,27 @@ pub(super) fn join_some(items: &[String]) -> String {
 }
 
 /// Cleans a text from a pod: one line, no final period, bounded length.
-pub(super) fn sanitize(text: &str) -> String {
-    let bounded: String = text.trim().trim_end_matches('.').chars().take(MAX_TEXT_CHARS).collect();
+pub(crate) fn sanitize(text: &str) -> String {
+    sanitize_to(text, MAX_TEXT_CHARS)
+}
+
+/// Cleans a text from a pod that lists things, as [`sanitize`] does, with more room.
+pub(crate) fn sanitize_list(text: &str) -> String {
+    sanitize_to(text, MAX_LIST_CHARS)
+}
+
+fn sanitize_to(text: &str, max_chars: usize) -> String {
+    let bounded: String = text.trim().trim_end_matches('.').chars().take(max_chars).collect();
     bounded.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// Formats a number and its noun: `1 node`, `2 nodes`.
-pub(super) fn plural(number: u32, noun: &str) -> String {
+pub(crate) fn plural(number: u32, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns the text for a zone, also for the zone without a name.
-pub(super) fn zone_text(zone: &str) -> String {
+pub(crate) fn zone_text(zone: &str) -> String {
     if zone.is_empty() { "the nodes without a zone".to_owned() } else { zone.to_owned() }
 }
 
@@ -48,5 +59,6 @@ mod tests {
     fn a_text_from_a_pod_cannot_fill_a_status() {
         assert_eq!(sanitize("one\ntwo."), "one two");
         assert_eq!(sanitize(&"ü".repeat(10_000)).chars().count(), MAX_TEXT_CHARS);
+        assert_eq!(sanitize_list(&"ü".repeat(10_000)).chars().count(), MAX_LIST_CHARS);
     }
 }

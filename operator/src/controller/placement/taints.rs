@@ -1,0 +1,88 @@
+//! Taints and tolerations, as the scheduler compares them.
+
+use k8s_openapi::api::core::v1::Toleration;
+
+use crate::controller::observe::nodes::NodeTaint;
+
+/// Prefixes of taints that Kubernetes and clouds put on nodes in a state that passes by itself, such as `not-ready`.
+const PASSING_STATES: [&str; 2] = ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
+
+/// Returns the first taint that keeps pods with these tolerations from a node for good; `None` without one.
+#[must_use]
+pub(super) fn intolerable_taint<'a>(taints: &'a [NodeTaint], tolerations: &[Toleration]) -> Option<&'a NodeTaint> {
+    taints.iter().find(|taint| {
+        let is_binding = ["NoSchedule", "NoExecute"].contains(&taint.effect.as_str());
+        let passes = PASSING_STATES.iter().any(|prefix| taint.key.starts_with(prefix));
+        is_binding && !passes && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    })
+}
+
+/// Returns a taint as `kubectl taint` writes it.
+#[must_use]
+pub(super) fn text(taint: &NodeTaint) -> String {
+    let NodeTaint { key, value, effect } = taint;
+    if value.is_empty() { format!("{key}:{effect}") } else { format!("{key}={value}:{effect}") }
+}
+
+/// Returns whether a toleration matches a taint: an absent key or effect matches every one.
+fn tolerates(toleration: &Toleration, taint: &NodeTaint) -> bool {
+    let matches =
+        |wanted: Option<&str>, actual: &str| wanted.is_none_or(|wanted| wanted.is_empty() || wanted == actual);
+    let has_value = match toleration.operator.as_deref() {
+        Some("Exists") => true,
+        _ => toleration.value.as_deref().unwrap_or_default() == taint.value,
+    };
+    matches(toleration.effect.as_deref(), &taint.effect) && matches(toleration.key.as_deref(), &taint.key) && has_value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taint(key: &str, value: &str, effect: &str) -> NodeTaint {
+        NodeTaint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() }
+    }
+
+    fn toleration(key: Option<&str>, operator: Option<&str>, value: Option<&str>, effect: Option<&str>) -> Toleration {
+        Toleration {
+            key: key.map(str::to_owned),
+            operator: operator.map(str::to_owned),
+            value: value.map(str::to_owned),
+            effect: effect.map(str::to_owned),
+            toleration_seconds: None,
+        }
+    }
+
+    #[test]
+    fn a_taint_is_tolerated_as_the_scheduler_does() {
+        let dedicated = [taint("dedicated", "db", "NoSchedule")];
+        for (toleration, tolerated) in [
+            (toleration(None, Some("Exists"), None, None), true),
+            (toleration(Some("dedicated"), Some("Exists"), None, None), true),
+            (toleration(Some("dedicated"), Some("Exists"), None, Some("NoSchedule")), true),
+            (toleration(Some("dedicated"), Some("Exists"), None, Some("NoExecute")), false),
+            (toleration(Some("dedicated"), Some("Equal"), Some("db"), None), true),
+            (toleration(Some("dedicated"), None, Some("db"), Some("")), true),
+            (toleration(Some("dedicated"), None, Some("web"), None), false),
+            (toleration(Some("other"), Some("Exists"), None, None), false),
+        ] {
+            let found = intolerable_taint(&dedicated, std::slice::from_ref(&toleration));
+            assert_eq!(found.is_none(), tolerated, "{toleration:?}");
+        }
+        assert_eq!(intolerable_taint(&dedicated, &[]), dedicated.first());
+    }
+
+    #[test]
+    fn a_state_that_passes_and_a_preference_keep_no_pod_away() {
+        for passing in [
+            taint("node.kubernetes.io/not-ready", "", "NoExecute"),
+            taint("node.kubernetes.io/unreachable", "", "NoSchedule"),
+            taint("node.kubernetes.io/unschedulable", "", "NoSchedule"),
+            taint("node.kubernetes.io/disk-pressure", "", "NoSchedule"),
+            taint("node.cloudprovider.kubernetes.io/uninitialized", "true", "NoSchedule"),
+            taint("dedicated", "db", "PreferNoSchedule"),
+        ] {
+            assert_eq!(intolerable_taint(std::slice::from_ref(&passing), &[]), None, "{passing:?}");
+        }
+    }
+}

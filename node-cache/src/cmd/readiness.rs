@@ -59,8 +59,8 @@ pub(super) enum Stage {
     Draining,
 }
 
-/// Readiness of a zone resolver: an upstream has responded or all were silent for long, `id.server` is answered at each address, and no shutdown
-/// was requested.
+/// Readiness of a zone resolver: an upstream has responded or all were silent for long, `id.server` is answered at each
+/// address, and no shutdown was requested.
 #[derive(Debug)]
 pub(super) struct ZoneReadiness {
     pub(super) resolver: Arc<Resolver>,

@@ -19,7 +19,6 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::failing_domains::FailingDomains;
-use super::late_flights::LateDomain;
 use crate::clients::ClientUnits;
 use crate::dns::Name;
 use crate::metrics::RefusalReason;
@@ -38,6 +37,15 @@ const SCOPE_FIFTHS: usize = 4;
 const CLIENT_MULTIPLE: usize = 2;
 /// Queries in flight of a failing domain, at most.
 pub(super) const MAX_OF_FAILING_DOMAIN: usize = 8;
+
+/// Registered domain of a late flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LateDomain {
+    /// Hash of scope and registered domain; `None` below the zone of the cluster.
+    pub(super) domain: Option<u64>,
+    /// The last queries of the domain all failed.
+    pub(super) is_failing: bool,
+}
 
 /// Origin of an upstream query, which decides in which shares it counts.
 #[derive(Clone, Debug)]

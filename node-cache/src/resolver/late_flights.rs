@@ -2,8 +2,8 @@
 //! or a stale answer; the query goes on listening, and its late answer is cached (RFC 8767 §5: the resolution timer is
 //! another one than that of the client). Nothing more is sent for it.
 //!
-//! For a second after its deadline a late flight stands for its key: a client that asks again follows it. After that, or
-//! when a server of the scope has come up again, a further client starts a new query, as it would after a cached
+//! For a second after its deadline a late flight stands for its key: a client that asks again follows it. After that,
+//! or when a server of the scope has come up again, a further client starts a new query, as it would after a cached
 //! failure; the late one listens on beside it.
 //!
 //! | bounded | at most |
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use super::admission::{Counts, FlightOrigin, MAX_OF_FAILING_DOMAIN};
+use super::admission::{Counts, FlightOrigin, LateDomain, MAX_OF_FAILING_DOMAIN};
 use crate::cache::Key;
 
 /// Late flights, at most. Each may hold three sockets.
@@ -43,15 +43,6 @@ struct CurrentFlight {
     id: u64,
     started_at: Instant,
     joinable_until: Instant,
-}
-
-/// Registered domain of a late flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LateDomain {
-    /// Hash of scope and registered domain; `None` below the zone of the cluster.
-    pub(super) domain: Option<u64>,
-    /// The last queries of the domain all failed.
-    pub(super) is_failing: bool,
 }
 
 /// State of a query when its deadline passes.

@@ -37,7 +37,7 @@ pub(super) enum FlightEvent {
 /// Future of one upstream query.
 pub(super) type UpstreamQuery = Pin<Box<dyn Future<Output = FlightEvent> + Send>>;
 
-/// What a client gets that waits for an upstream query.
+/// Result for a client that waits for an upstream query.
 pub(super) type WaitResult = Result<Arc<Response>, WaitError>;
 
 /// Reason why a client has no answer from an upstream query.

@@ -103,8 +103,8 @@ pub struct Snapshot {
     /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
     /// the clients.
     pub overload_ede: u16,
-    /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes are
-    /// the clients, else that of the failure itself (`None`).
+    /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes
+    /// are the clients, else that of the failure itself (`None`).
     pub late_ede: Option<u16>,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,

@@ -42,8 +42,8 @@ async fn rcode(server: SocketAddr, name: &str) -> ResponseCode {
     exchange(server, &query_for(name, RecordType::A)).await.metadata.response_code
 }
 
-/// Checks that the first query for a slow name fails, that a client who repeats it at once gets the late answer, and that
-/// later ones find it in the cache. The servers are sent no more than three queries for the name, a node's client
+/// Checks that the first query for a slow name fails, that a client who repeats it at once gets the late answer, and
+/// that later ones find it in the cache. The servers are sent no more than three queries for the name, a node's client
 /// causes three for each resolver.
 async fn late_answer_is_kept(
     server: SocketAddr,

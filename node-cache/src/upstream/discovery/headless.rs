@@ -52,8 +52,8 @@ enum DiscoveryError {
     /// The name of the Service is not a domain name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The cluster DNS has no SRV record, or no address of any target. The text is the rcode or the reason; `ttl` is how
-    /// long the cluster DNS may repeat it.
+    /// The cluster DNS has no SRV record, or no address of any target. The text is the rcode or the reason; `ttl` is
+    /// how long the cluster DNS may repeat it.
     #[error("the cluster DNS has no servers for {name} ({reason})")]
     NoServers { reason: &'static str, name: Name, ttl: Duration },
 }

@@ -28,8 +28,8 @@ pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
 /// later, and of servers that have not answered lately. Eight silent servers are tried within 2.1 s, and the last one
 /// has as long as the deadline leaves.
 const SHORT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
-/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5, which
-/// is longer than any client waits.
+/// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5,
+/// which is longer than any client waits.
 const RESOLUTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shortest time before a query is hedged. Otherwise the p95 latency of the server decides.

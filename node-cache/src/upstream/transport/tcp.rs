@@ -199,8 +199,13 @@ impl Connections {
         for _ in 0..MAX_CONNECTIONS_OF_QUERY {
             let query = self.register(&domain, late_after).await?;
             let connection = query.connection.clone();
+            let sent_at = Instant::now();
             if let Some(response) = self.exchange_on(query, message, tap).await? {
                 return Ok(response);
+            }
+            if sent_at.elapsed() >= IDLE_TIMEOUT {
+                // It was closed here, as the server is silent.
+                break;
             }
             fruitless += usize::from(!connection.queries.in_flight().has_response());
             if fruitless == MAX_FRUITLESS_CONNECTIONS {

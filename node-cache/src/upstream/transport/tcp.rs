@@ -256,7 +256,12 @@ impl Connections {
         let mut framed = [&length.to_be_bytes()[..], message].concat();
         framed[2..4].copy_from_slice(&query.id.to_be_bytes());
         let connection = query.connection.clone();
-        let OpenStream { local, writer, .. } = connection.open(self.server).await?;
+        let OpenStream { local, writer, .. } = match connection.open(self.server).await {
+            Ok(stream) => stream,
+            // The server reset it before this side knew that it was open.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let sampled =
             tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(*local), || Ok(self.server), &framed[2..]);
         if writer.send(framed).await.is_err() {

@@ -154,7 +154,7 @@ fn start_zone_resolver(
     protocol: Protocol,
 ) -> (Process, SocketAddr) {
     let mut config = Config::example();
-    config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { address: upstream, protocol }]);
+    config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { protocol, ..upstream.into() }]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     fs::write(folder.join("revision"), "r1").unwrap();
     fs::write(folder.join("r1.json"), serde_json::to_vec(&config).unwrap()).unwrap();

@@ -22,6 +22,11 @@ pub struct Upstream {
     /// Default: UDP.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Whether names are sent to the servers in random case (0x20), which whoever forges responses has to guess.
+    /// Enabled: yes, unless a server changes the case or compares names by octet, which the tier finds out. Disabled:
+    /// names are sent in lower case. Default: Enabled.
+    #[serde(default)]
+    pub case_randomization: CaseRandomization,
 }
 
 impl Upstream {
@@ -45,4 +50,14 @@ pub enum Protocol {
     /// Over TCP alone.
     #[serde(rename = "TCP")]
     Tcp,
+}
+
+/// Use of random case in the names of queries to an upstream (0x20).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CaseRandomization {
+    /// Names are sent in random case, unless a server changes it or compares names by octet.
+    #[default]
+    Enabled,
+    /// Names are sent in lower case.
+    Disabled,
 }

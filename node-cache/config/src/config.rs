@@ -140,6 +140,33 @@ pub struct Upstream {
     /// Transport of queries to the server.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Whether names are sent to the server in random case.
+    #[serde(default, skip_serializing_if = "CaseRandomization::is_default")]
+    pub case_randomization: CaseRandomization,
+}
+
+impl From<SocketAddr> for Upstream {
+    /// Makes an upstream at this address with the default of every other field: over UDP, in random case.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, protocol: Protocol::default(), case_randomization: CaseRandomization::default() }
+    }
+}
+
+/// Use of random case in the names of queries (0x20).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CaseRandomization {
+    /// Names are sent in random case, unless the server turns out to change it or to compare names by octet.
+    #[default]
+    Enabled,
+    /// Names are sent in lower case.
+    Disabled,
+}
+
+impl CaseRandomization {
+    /// Returns whether this is the default, which is left out of the serialized form.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Transport protocol of a socket, or of queries to an upstream.
@@ -180,7 +207,6 @@ impl Config {
     #[must_use]
     pub fn example() -> Self {
         let silent = SocketAddr::from((Ipv4Addr::LOCALHOST, DISCARD_PORT));
-        let upstream = Upstream { address: silent, protocol: Protocol::default() };
         Self {
             tier: "default".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
@@ -190,7 +216,7 @@ impl Config {
             },
             node_cache: NodeCache::default(),
             zones: Vec::new(),
-            resolver: Resolver { upstreams: UpstreamSource::Servers(vec![upstream]), ..Resolver::default() },
+            resolver: Resolver { upstreams: UpstreamSource::Servers(vec![silent.into()]), ..Resolver::default() },
             routes: Vec::new(),
         }
     }

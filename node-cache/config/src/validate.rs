@@ -149,7 +149,7 @@ mod tests {
     const SERVER: &str = "192.0.2.53:53";
 
     fn upstream(address: &str) -> Upstream {
-        Upstream { address: address.parse().unwrap(), protocol: Default::default() }
+        address.parse::<SocketAddr>().unwrap().into()
     }
 
     fn forwarding_to(servers: &[&str]) -> Config {

@@ -33,6 +33,8 @@ pub(super) fn split_response(snapshot: &Snapshot, scope_id: u64, response: &mut 
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use node_cache_config::{Config, Upstream, UpstreamSource};
 
     use super::*;
@@ -40,7 +42,7 @@ mod tests {
 
     fn zone_resolver(servers: &[&str]) -> Snapshot {
         let mut config = Config::example();
-        let upstream = |server: &&str| Upstream { address: server.parse().unwrap(), protocol: Default::default() };
+        let upstream = |server: &&str| Upstream::from(server.parse::<SocketAddr>().unwrap());
         config.resolver.upstreams = UpstreamSource::Servers(servers.iter().map(upstream).collect());
         Snapshot::for_zone_resolver(&config, "", &mut GroupRegistry::default())
     }

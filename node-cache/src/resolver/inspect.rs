@@ -14,6 +14,7 @@ use crate::dns::question::Question;
 use crate::dns::{Name, alias};
 use crate::metrics::{DropReason, Gauges, RefusalReason};
 use crate::snapshot::{Scope, Snapshot};
+use crate::upstream::Server;
 
 /// Cache entries that one `dump` lists, at most.
 const MAX_DUMPED_ENTRIES: usize = 10_000;
@@ -86,6 +87,7 @@ impl Resolver {
             if near_misses > 0 {
                 value.push_str(&format!(", {near_misses} near misses"));
             }
+            value.push_str(&habits_text(&server));
             write_line(&mut text, "upstream", value);
         }
         text
@@ -114,7 +116,7 @@ impl Resolver {
                 let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
                 let edns = server.edns_absent_for().map(|time| format!(", without EDNS for {} s", time.as_secs()));
                 let closed = if server.is_tcp_usable() { "" } else { ", TCP closed" };
-                let traits = format!("{tcp}{}{closed}", edns.unwrap_or_default());
+                let traits = format!("{tcp}{}{closed}{}", edns.unwrap_or_default(), habits_text(&server));
                 write_line(&mut text, "upstream", format!("{} ({}) {health}{traits}", server.address(), group.scope()));
             }
         }
@@ -218,6 +220,18 @@ impl Resolver {
 
 const fn health_text(healthy: bool) -> &'static str {
     if healthy { "up" } else { "down" }
+}
+
+/// Returns what is learned or configured about a server that changes how it is queried, each part after a comma.
+fn habits_text(server: &Server) -> String {
+    let mut text = String::new();
+    if let Some(reason) = server.lower_case_reason() {
+        text.push_str(&format!(", in lower case {}", reason.text()));
+    }
+    if let Some(responses) = server.responses_per_connection() {
+        text.push_str(&format!(", closes a TCP connection after {responses} responses"));
+    }
+    text
 }
 
 /// Returns the sum of these counts, followed by the reasons that have any.

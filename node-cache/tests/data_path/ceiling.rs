@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
-use node_cache_config::{Config, Upstream, UpstreamSource};
+use node_cache_config::{Config, UpstreamSource};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
@@ -78,8 +78,7 @@ fn upstream(query: &ReceivedQuery) -> Action {
 
 fn open_config(upstream: SocketAddr) -> Config {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    config.resolver.upstreams =
-        UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream.into()]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     config
 }

@@ -22,10 +22,7 @@ async fn tier(limits: TcpLimits) -> (Authority, Tier) {
     .await;
     let tier = Tier::start(limits);
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![node_cache_config::Upstream {
-        address: authority.address,
-        protocol: Default::default(),
-    }]);
+    config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![authority.address.into()]);
     tier.apply_forwarding(&config);
     (authority, tier)
 }
@@ -191,7 +188,7 @@ async fn with_long_answers(limits: TcpLimits) -> (Authority, Tier) {
     .await;
     let tier = Tier::start(limits);
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = node_cache_config::Upstream::from(authority.address);
     config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     tier.apply_forwarding(&config);

@@ -76,7 +76,7 @@ async fn resolver(upstreams: &[&Authority]) -> Tier {
 
 fn resolver_at(address: IpAddr, upstreams: &[&Authority]) -> Tier {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = |authority: &&Authority| Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = |authority: &&Authority| Upstream::from(authority.address);
     config.resolver.upstreams = UpstreamSource::Servers(upstreams.iter().map(upstream).collect());
     open(&mut config);
     let tier = Tier::at(address, 1, Default::default());

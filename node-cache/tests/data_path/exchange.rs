@@ -293,7 +293,7 @@ async fn answers_in_another_case_that_contradict_each_other_are_not_believed() {
 /// Starts a zone resolver that queries this server over TCP only.
 fn over_tcp(server: SocketAddr) -> Tier {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = Upstream { address: server, protocol: Protocol::Tcp };
+    let upstream = Upstream { protocol: Protocol::Tcp, ..server.into() };
     config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
     let tier = Tier::start(Default::default());
     tier.apply_forwarding(&config);

@@ -22,7 +22,7 @@ async fn a_client_that_asks_for_thousands_of_names_takes_no_answer_and_no_memory
     let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
     let tier = Tier::start(Default::default());
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = Upstream::from(authority.address);
     config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     tier.apply_forwarding(&config);

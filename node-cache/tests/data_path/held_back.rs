@@ -23,7 +23,7 @@ async fn answers_that_were_held_back_come_as_no_longer_a_burst_than_one_client_m
     .await;
     let tier = Tier::start(Default::default());
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = node_cache_config::Upstream::from(authority.address);
     config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     tier.apply_forwarding(&config);

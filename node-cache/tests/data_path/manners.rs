@@ -359,7 +359,7 @@ async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
     }
     assert_eq!(dropped(DropReason::GlobalLimit), 0);
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = Upstream::from(authority.address);
     config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     tier.apply_forwarding(&config);

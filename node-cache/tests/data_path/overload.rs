@@ -40,7 +40,7 @@ async fn ask(tier: &Tier, name: &str) -> (ResponseCode, u16, Vec<u16>) {
 async fn a_resolver_without_room_says_so_with_a_registered_error_first() {
     let authority = Authority::start(answer_others).await;
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = node_cache_config::Upstream { address: authority.address, protocol: Default::default() };
+    let upstream = node_cache_config::Upstream::from(authority.address);
     config.resolver.upstreams = node_cache_config::UpstreamSource::Servers(vec![upstream]);
     config.resolver.allow_from = vec!["127.0.0.0/8".parse().unwrap()];
     let tier = Tier::start(Default::default());

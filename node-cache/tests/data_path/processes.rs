@@ -122,8 +122,7 @@ impl ZoneResolver {
 
     async fn with_arguments(upstream: SocketAddr, args: &[&str]) -> Self {
         let mut config = config("127.0.0.1:9".parse().unwrap());
-        config.resolver.upstreams =
-            UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Default::default() }]);
+        config.resolver.upstreams = UpstreamSource::Servers(vec![upstream.into()]);
         Self::configured(&config, args).await
     }
 
@@ -241,8 +240,7 @@ async fn a_zone_resolver_is_ready_with_one_upstream_of_two() {
             servers.reverse();
         }
         let mut config = config("127.0.0.1:9".parse().unwrap());
-        let upstream = |address| Upstream { address, protocol: Default::default() };
-        config.resolver.upstreams = UpstreamSource::Servers(servers.map(upstream).to_vec());
+        config.resolver.upstreams = UpstreamSource::Servers(servers.map(Upstream::from).to_vec());
         let resolver = ZoneResolver::configured(&config, &["--drain", "0s"]).await;
         wait_until("it is ready", Duration::from_secs(8), async || resolver.probe("ready")).await;
     }

@@ -550,8 +550,14 @@ async fn a_denial_and_what_a_recursive_or_authoritative_server_says_are_no_refer
         |query| empty_response(query, ResponseCode::NoError),
     ];
     for (number, script) in scripts.into_iter().enumerate() {
-        let authority = Authority::start(move |query| Action::Respond(script(query))).await;
+        let authority = Authority::start(move |query| {
+            let is_known = query.is("known.example");
+            Action::Respond(if is_known { query.default_response(300, 1) } else { script(query) })
+        })
+        .await;
         let tier = Tier::forwarding_to(&[authority.address]).await;
+        // A server that knows a name in random case is not asked again for what it denies.
+        exchange(tier.address, &query_for("known.example", RecordType::A)).await;
         let response = exchange(tier.address, &query_for("www.example", RecordType::A)).await;
         assert_eq!(response.metadata.response_code, ResponseCode::NoError, "{number}");
         assert_eq!(authority.query_count("www.example"), 1, "{number}");

@@ -15,7 +15,7 @@ use crate::support::{
 
 const SEARCH_PATH: [&str; 3] = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"];
 
-/// Builds the response of CoreDNS in a cluster with one namespace and one Service, whose port has a name.
+/// Builds the response of CoreDNS in a cluster with one Service, whose port has a name, beside that of the API server.
 fn cluster_answer(query: &ReceivedQuery) -> Message {
     let name = query.name().to_ascii().to_ascii_lowercase();
     match (name.trim_end_matches('.'), query.rtype()) {
@@ -26,7 +26,10 @@ fn cluster_answer(query: &ReceivedQuery) -> Message {
             response_with(query, vec![crate::support::srv_record(&name, 5, 80, "web.shop.svc.cluster.local")])
         }
         ("shop.svc.cluster.local", RecordType::TXT) => negative_response(query, ResponseCode::NXDomain, 300),
-        ("shop.svc.cluster.local" | "web.shop.svc.cluster.local", _) => {
+        ("kubernetes.default.svc.cluster.local", RecordType::A) => {
+            response_with(query, vec![address_record(&name, 5, "10.96.0.1")])
+        }
+        ("shop.svc.cluster.local" | "web.shop.svc.cluster.local" | "default.svc.cluster.local", _) => {
             negative_response(query, ResponseCode::NoError, 300)
         }
         _ => negative_response(query, ResponseCode::NXDomain, 300),
@@ -40,6 +43,9 @@ async fn cluster_with(script: impl Fn(&ReceivedQuery) -> Message + Send + 'stati
     let mut config = config(authority.address);
     config.zones = vec![zone("zone-a", outside.address)];
     let tier = Tier::on_node(&config, Some("zone-a")).await;
+    // A server that knows a name in random case is not asked again for what it denies.
+    exchange(tier.address, &query_for("kubernetes.default.svc.cluster.local", RecordType::A)).await;
+    authority.clear_queries();
     (authority, outside, tier)
 }
 

@@ -130,8 +130,7 @@ async fn a_resolver_has_no_more_than_300_series_whatever_its_upstreams_and_worke
     let tier = Tier::with_workers(64, Default::default());
     let mut config = config(addresses(0, 1)[0]);
     let upstreams = [addresses(50, 60), vec![SocketAddr::from(([8, 8, 8, 8], 53))]].concat();
-    let upstream = |address| Upstream { address, protocol: Default::default() };
-    config.resolver.upstreams = UpstreamSource::Servers(upstreams.into_iter().map(upstream).collect());
+    config.resolver.upstreams = UpstreamSource::Servers(upstreams.into_iter().map(Upstream::from).collect());
     tier.apply_forwarding(&config);
     use_every_scope(&tier, &["forward", "inside", LOCAL_SCOPE].map(str::to_owned));
     let response_times = tier.resolver.snapshot().unwrap().context.response_times.clone();

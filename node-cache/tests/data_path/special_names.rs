@@ -24,7 +24,7 @@ const PRIVATE_REVERSE_NAMES: [&str; 5] = [
 
 fn forwarding(servers: &[&str]) -> Config {
     let mut config = config("127.0.0.1:9".parse().unwrap());
-    let upstream = |server: &&str| Upstream { address: server.parse().unwrap(), protocol: Default::default() };
+    let upstream = |server: &&str| Upstream::from(server.parse::<std::net::SocketAddr>().unwrap());
     config.resolver.upstreams = UpstreamSource::Servers(servers.iter().map(upstream).collect());
     config
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use node_cache_config::{Cache, Config, Protocol, Upstream, UpstreamSource};
+use node_cache_config::{Cache, Config, UpstreamSource};
 
 /// Longest TTL of a positive response, in seconds.
 const MAX_TTL: u32 = 86_400;
@@ -16,7 +16,7 @@ pub(crate) fn configuration(upstream: SocketAddr, negative_max_ttl: u32, serve_s
     config.node_cache.allow_from = vec![loopback];
     config.resolver.cache = cache;
     config.resolver.allow_from = vec![loopback];
-    config.resolver.upstreams = UpstreamSource::Servers(vec![Upstream { address: upstream, protocol: Protocol::Udp }]);
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream.into()]);
     config
 }
 

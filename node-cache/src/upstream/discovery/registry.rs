@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use node_cache_config::{Protocol, Upstream};
+use node_cache_config::Upstream;
 use tokio::task::JoinHandle;
 
 use super::headless::{self, RefreshInterval};
@@ -112,7 +112,7 @@ impl RegistryUpdate<'_> {
         cluster_dns: Option<&Arc<Group>>,
         interval: RefreshInterval,
     ) -> Arc<Group> {
-        let servers = bootstrap.iter().map(|address| Upstream { address: *address, protocol: Protocol::Udp }).collect();
+        let servers = bootstrap.iter().copied().map(Upstream::from).collect();
         let key = GroupKey {
             scope: scope.to_owned(),
             servers,
@@ -158,7 +158,7 @@ mod tests {
     const SERVICE: &str = "dns.example.svc.cluster.local";
 
     fn upstream(address: &str) -> Upstream {
-        Upstream { address: address.parse().unwrap(), protocol: Protocol::Udp }
+        address.parse::<SocketAddr>().unwrap().into()
     }
 
     #[tokio::test]

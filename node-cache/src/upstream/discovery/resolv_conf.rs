@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use nix::net::if_::if_nametoindex;
+use node_cache_config::Upstream;
 use node_cache_config::names::DNS_PORT;
 use node_cache_config::status::CAPTURED_UPSTREAM;
-use node_cache_config::{Protocol, Upstream};
 
 /// Path of the file.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
@@ -56,7 +56,7 @@ fn read_with(text: &str, captured: &[IpAddr], interface_index: impl Fn(&str) -> 
         }
     }
     let problem = problem(&rejected, unusable, usable.is_empty());
-    let upstreams = usable.into_iter().map(|address| Upstream { address, protocol: Protocol::Udp }).collect();
+    let upstreams = usable.into_iter().map(Upstream::from).collect();
     ResolvConf { upstreams, problem }
 }
 

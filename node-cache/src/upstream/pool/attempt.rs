@@ -1,6 +1,6 @@
 //! One attempt: a query to one server, repeated over TCP after truncation, a near miss or a response that does not echo
-//! the 0x20 case, and without EDNS after an error that EDNS may be the reason of. Its events go to the hedged query,
-//! its result to the server's circuit breaker.
+//! the 0x20 case, in lower case after a denial, and without EDNS after an error that EDNS may be the reason of. Its
+//! events go to the hedged query, its result to the server's circuit breaker.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use node_cache_config::Protocol;
 use tokio::time::{Instant, timeout};
 
 use super::case_agreement::{CaseAgreement, CaseVerdict};
+use super::case_check::{CaseCheck, CheckVerdict, is_denial};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::server::{QueryPath, Server};
@@ -100,6 +101,12 @@ pub(super) struct Attempt {
     /// Near misses are only counted from now on: TCP is in use, was tried, or is closed.
     ignores_near_misses: bool,
     case_agreement: CaseAgreement,
+    /// The server has not shown yet that it knows names in mixed case: its denials are checked.
+    checks_denials: bool,
+    /// The name of the last query had capital letters. Known while denials are checked.
+    is_mixed_case: bool,
+    /// The denial that is being checked. Boxed as it is rare.
+    case_check: Option<Box<CaseCheck>>,
     /// The query was repeated without EDNS after an error.
     was_edns_rejected: bool,
     /// A response that counts when no better one comes: truncated, or the error to the query with EDNS. Boxed as it is
@@ -115,7 +122,7 @@ enum Exchange {
     /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
     Tcp(BoxFuture<io::Result<TcpExchange>>),
     /// A query over TCP that is repeated over UDP when the server does not respond (`None`).
-    TcpFirst(BoxFuture<Option<ExchangeOutcome>>),
+    TcpFirst(BoxFuture<Option<TcpExchange>>),
     /// The attempt has a response or has failed.
     Done,
 }
@@ -132,7 +139,8 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
-        let QueryPath { case_0x20, tcp_first, without_edns } = server.query_path(&question.name, now.into_std());
+        let QueryPath { case_0x20, tcp_first, checks_denials, without_edns } =
+            server.query_path(&question.name, now.into_std());
         let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
@@ -149,6 +157,9 @@ impl Attempt {
             tcp_first,
             ignores_near_misses: tcp_first,
             case_agreement: CaseAgreement::default(),
+            checks_denials: checks_denials && purpose == AttemptPurpose::Query,
+            is_mixed_case: false,
+            case_check: None,
             was_edns_rejected: false,
             fallback: None,
             exchange: Exchange::NotSent,
@@ -187,6 +198,10 @@ impl Attempt {
                     self.apply_near_miss();
                     continue;
                 }
+                Ok(SocketEvent::Unreachable) | Err(_) if self.case_check.is_some() => match self.take_denial() {
+                    Some(event) => event,
+                    None => continue,
+                },
                 Ok(SocketEvent::Unreachable) if self.record_failure() => AttemptEvent::TimedOut,
                 Ok(SocketEvent::Unreachable) => continue,
                 Err(error) => {
@@ -208,6 +223,7 @@ impl Attempt {
         }
     }
 
+    /// Records a response for the health of the server.
     fn record_response(&self, response: &Response) {
         let now = Instant::now();
         let is_answer = self.purpose == AttemptPurpose::Query && response.is_conclusive();
@@ -227,16 +243,20 @@ impl Attempt {
             } else if std::mem::take(&mut self.tcp_first) {
                 Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
-                Exchange::Udp(UdpQuery::send(server.sockets(), question, *format, server.tap())?)
+                let query = UdpQuery::send(server.sockets(), question, *format, server.tap())?;
+                if self.checks_denials {
+                    self.is_mixed_case = query.is_mixed_case(question);
+                }
+                Exchange::Udp(query)
             };
         }
-        let outcome = match &mut self.exchange {
+        let TcpExchange { outcome, is_mixed_case, .. } = match &mut self.exchange {
             Exchange::Udp(query) => {
                 return query.poll_event(context, server.address(), question, server.tap());
             }
-            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?.outcome,
+            Exchange::Tcp(query) => ready!(query.as_mut().poll(context))?,
             Exchange::TcpFirst(query) => match ready!(query.as_mut().poll(context)) {
-                Some(outcome) => outcome,
+                Some(exchange) => exchange,
                 None => {
                     // Whoever forges responses has to guess ID, port and case anew.
                     self.exchange = Exchange::NotSent;
@@ -245,6 +265,7 @@ impl Attempt {
             },
             Exchange::NotSent | Exchange::Done => return Poll::Pending,
         };
+        self.is_mixed_case = is_mixed_case;
         Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
     }
 
@@ -260,15 +281,38 @@ impl Attempt {
             query.finish(self.server.sockets(), &outcome);
         }
         match outcome {
-            ExchangeOutcome::Response(response) if response.is_conclusive() => {
-                if self.was_edns_rejected {
-                    self.server.record_edns_rejection(&self.question.name);
-                }
-                Some(self.finish(AttemptEvent::Response(response)))
-            }
-            ExchangeOutcome::Response(response) => self.apply_bad_response(response, over_tcp, take_send),
+            ExchangeOutcome::Response(response) => self.apply_response(response, over_tcp, take_send),
             ExchangeOutcome::CaseNotEchoed(response) => self.apply_other_case(response, take_send),
         }
+    }
+
+    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
+    fn apply_response(
+        &mut self,
+        response: Response,
+        over_tcp: bool,
+        take_send: &mut impl FnMut() -> bool,
+    ) -> Option<AttemptEvent> {
+        if let Some(check) = self.case_check.take() {
+            return self.apply_check(check, response, over_tcp);
+        }
+        if !response.is_conclusive() {
+            return self.apply_bad_response(response, over_tcp, take_send);
+        }
+        if std::mem::take(&mut self.was_edns_rejected) {
+            self.server.record_edns_rejection(&self.question.name);
+        }
+        if self.checks_denials && self.is_mixed_case {
+            if is_denial(&response) {
+                self.format.case_0x20 = false;
+                self.over_tcp |= over_tcp;
+                self.fallback = None;
+                self.case_check = Some(Box::new(CaseCheck::new(response, Instant::now().into_std())));
+                return None;
+            }
+            self.server.record_known_in_mixed_case();
+        }
+        Some(self.finish(AttemptEvent::Response(response)))
     }
 
     /// Repeats the query over TCP after a truncated response, and without EDNS after a failure that EDNS may be the
@@ -303,6 +347,7 @@ impl Attempt {
     /// Ends the attempt with an event.
     fn finish(&mut self, event: AttemptEvent) -> AttemptEvent {
         self.exchange = Exchange::Done;
+        self.case_check = None;
         event
     }
 
@@ -325,10 +370,48 @@ impl Attempt {
                 }
                 self.format.case_0x20 = false;
                 self.tcp_first = false;
-                self.apply_bad_response(*response, false, take_send)
+                self.apply_response(*response, false, take_send)
             }
             CaseVerdict::Contradiction => Some(self.finish(AttemptEvent::Failed)),
         }
+    }
+
+    /// Ends the attempt with the result of the check of a denial, or repeats the query in lower case (`None`): over TCP
+    /// after a truncated response, and after records over UDP that are to be confirmed.
+    fn apply_check(&mut self, mut check: Box<CaseCheck>, response: Response, over_tcp: bool) -> Option<AttemptEvent> {
+        if response.is_truncated() && !over_tcp {
+            self.over_tcp = true;
+            self.case_check = Some(check);
+            return None;
+        }
+        match check.record(response, over_tcp, Instant::now().into_std()) {
+            CheckVerdict::Unconfirmed => {
+                self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
+                self.ignores_near_misses = true;
+                self.case_check = Some(check);
+                None
+            }
+            CheckVerdict::Denied(response) => Some(self.finish(AttemptEvent::Response(response))),
+            CheckVerdict::KnownInLowerCase(response) => {
+                self.server.record_known_in_lower_case_only();
+                Some(self.finish(AttemptEvent::Response(response)))
+            }
+        }
+    }
+
+    /// Ends the attempt with the denial that is being checked, if one is.
+    pub(super) fn end_case_check(&mut self) -> Option<AttemptEvent> {
+        let event = self.take_denial()?;
+        if let AttemptEvent::Response(denial) = &event {
+            self.record_response(denial);
+        }
+        Some(event)
+    }
+
+    /// Ends the attempt like [`Self::end_case_check`], and leaves the record of the response to the caller.
+    fn take_denial(&mut self) -> Option<AttemptEvent> {
+        let denial = self.case_check.take()?.into_denial();
+        Some(self.finish(AttemptEvent::Response(denial)))
     }
 
     /// Repeats the query over TCP after its first near miss, unless TCP is closed.
@@ -345,6 +428,9 @@ impl Attempt {
     pub(super) fn advance(&mut self, now: Instant) -> Option<AttemptEvent> {
         if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return None;
+        }
+        if self.case_check.is_some() {
+            return self.end_case_check();
         }
         match self.stage {
             TimeoutStage::InTime if now < self.started + self.timeouts.fail_after => {
@@ -368,6 +454,9 @@ impl Attempt {
 
     /// Returns when [`Self::advance`] is due next; `None` when all timeouts have passed or the attempt is done.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if let Some(check) = &self.case_check {
+            return Some(Instant::from_std(check.until()));
+        }
         match self.stage {
             _ if self.is_done() => None,
             TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),
@@ -398,15 +487,15 @@ async fn query_over_tcp_first(
     server: Arc<Server>,
     question: Arc<Question>,
     format: QueryFormat,
-) -> Option<ExchangeOutcome> {
+) -> Option<TcpExchange> {
     let query = query_over_tcp(server.clone(), question, format);
     match timeout(TCP_FIRST_TIMEOUT, query).await {
-        Ok(Ok(TcpExchange { outcome, case_echoed })) => {
+        Ok(Ok(exchange)) => {
             // A response over UDP can be forged. One over TCP proves that the server itself does not echo the case.
-            if !case_echoed {
+            if !exchange.case_echoed {
                 server.record_case_not_echoed();
             }
-            Some(outcome)
+            Some(exchange)
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
         // A server that is connected and silent is open over TCP: its silence may be that of the name.

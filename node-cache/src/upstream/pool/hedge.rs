@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
-use super::select::MAX_SENDS;
+use super::select::{MAX_SENDS, SendCounts, may_repeat, may_send};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
@@ -24,6 +24,10 @@ use crate::upstream::transport::timer::Timer;
 pub(super) const ATTEMPT_TIMEOUTS: [Duration; MAX_SENDS] =
     [Duration::from_millis(350), Duration::from_millis(500), Duration::from_millis(900)];
 
+/// Timeout of an attempt with others behind it when more than [`MAX_SENDS`] servers are named: of the third one and
+/// later, and of servers that have not answered lately. Eight silent servers are tried within 2.1 s, and the last one
+/// has as long as the deadline leaves.
+const SHORT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
 /// Time from the start of a query for which a late response is awaited: the query resolution timer of RFC 8767 §5,
 /// which is longer than any client waits.
 const RESOLUTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,6 +84,10 @@ pub(super) struct HedgedQuery {
     /// Number of attempts started.
     started: usize,
     attempts: SmallVec<[Attempt; 1]>,
+    /// Number of bad responses.
+    bad_responses: usize,
+    /// Number of repetitions without EDNS.
+    repetitions: usize,
     /// The first truncated response, or else the first failure.
     bad_response: Option<Box<Response>>,
     timer: Timer,
@@ -97,6 +105,8 @@ impl HedgedQuery {
             remaining: servers,
             started: 0,
             attempts: SmallVec::new(),
+            bad_responses: 0,
+            repetitions: 0,
             bad_response: None,
             timer: Timer::at(deadline),
         }
@@ -117,8 +127,8 @@ impl HedgedQuery {
         if self.remaining.iter().any(|server| server.is_in_forwarding_loop()) && self.has_server_without_loop() {
             self.remaining.retain(|server| !server.is_in_forwarding_loop());
         }
-        let Some(server) = self.remaining.pop() else { return };
-        let fail_after = ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)];
+        let Some(server) = self.next_server(now) else { return };
+        let fail_after = self.fail_after(&server, now);
         // Hedging pays only with another server: the same one would just be queried twice.
         let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
         let p95 = if next_is_other { server.p95() } else { None };
@@ -127,6 +137,33 @@ impl HedgedQuery {
         let attempt = Attempt::start(server, self.question.clone(), AttemptPurpose::Query, timeouts, now);
         self.attempts.push(attempt);
         self.started += 1;
+    }
+
+    /// Removes the server that is queried next from those that remain. Behind the first [`MAX_SENDS`], servers are left
+    /// out that [`may_send`] excludes.
+    fn next_server(&mut self, now: Instant) -> Option<Arc<Server>> {
+        loop {
+            let server = self.remaining.pop()?;
+            if self.started + self.repetitions < MAX_SENDS {
+                return Some(server);
+            }
+            let counts = SendCounts {
+                to_answering: answering_count(&self.attempts, now) + self.repetitions,
+                bad_responses: self.bad_responses + self.repetitions,
+            };
+            if may_send(server.has_answered_lately(now.into_std()), counts) {
+                return Some(server);
+            }
+        }
+    }
+
+    /// Returns the timeout of the next attempt, with a server that is no longer among those that remain.
+    fn fail_after(&self, server: &Server, now: Instant) -> Duration {
+        let is_one_of_many = !self.remaining.is_empty() && self.started + 1 + self.remaining.len() > MAX_SENDS;
+        if is_one_of_many && (self.started + 1 >= MAX_SENDS || !server.has_answered_lately(now.into_std())) {
+            return SHORT_ATTEMPT_TIMEOUT;
+        }
+        ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)]
     }
 
     /// Returns whether the last of the remaining servers is queried already.
@@ -197,12 +234,27 @@ impl HedgedQuery {
         if self.in_flight().next().is_none() {
             return Poll::Ready(None);
         }
-        let Self { attempts, remaining, .. } = self;
-        for attempt in attempts {
-            // A repetition without EDNS takes the place of the last send.
+        let Self { attempts, remaining, repetitions, started, bad_responses, .. } = self;
+        for index in 0..attempts.len() {
+            let (before, others) = attempts.split_at_mut(index);
+            let Some((attempt, after)) = others.split_first_mut() else { break };
             let take_send = || {
-                let has_send = !remaining.is_empty();
-                remaining.drain(..usize::from(has_send));
+                let has_send = if *started + remaining.len() > MAX_SENDS {
+                    // The server has responded, with an error.
+                    let now = Instant::now();
+                    let to_others = answering_count(before, now) + answering_count(after, now);
+                    let counts = SendCounts {
+                        to_answering: 1 + to_others + *repetitions,
+                        bad_responses: 1 + *bad_responses + *repetitions,
+                    };
+                    may_repeat(counts)
+                } else {
+                    // The repetition takes the place of the last send.
+                    let has_send = !remaining.is_empty();
+                    remaining.drain(..usize::from(has_send));
+                    has_send
+                };
+                *repetitions += usize::from(has_send);
                 has_send
             };
             if let Poll::Ready(event) = attempt.poll(context, take_send) {
@@ -216,7 +268,10 @@ impl HedgedQuery {
         while self.timer.poll(context).is_ready() {
             let now = Instant::now();
             if now >= self.deadline {
-                return Poll::Ready(None);
+                // A denial that could not be checked in time stands.
+                let mut attempts = self.attempts.iter_mut();
+                let checked = attempts.find_map(|attempt| Some((attempt.server().clone(), attempt.end_case_check()?)));
+                return Poll::Ready(checked);
             }
             // In a forwarding loop the query comes back here and waits for itself.
             let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
@@ -259,6 +314,7 @@ impl Future for HedgedQuery {
                 }
                 // Another server may have a good response.
                 AttemptEvent::Response(response) => {
+                    query.bad_responses += 1;
                     query.keep_bad_response(Box::new(response));
                     // A second query to this server would have the same result.
                     query.remaining.retain(|other| !other.has_same_endpoint(&server));
@@ -273,6 +329,11 @@ impl Future for HedgedQuery {
         }
         Poll::Ready(query.end_or_go_on())
     }
+}
+
+/// Returns the number of these attempts that are with servers that have answered lately.
+fn answering_count(attempts: &[Attempt], now: Instant) -> usize {
+    attempts.iter().filter(|attempt| attempt.server().has_answered_lately(now.into_std())).count()
 }
 
 /// Probes a server if its silence is to be confirmed.

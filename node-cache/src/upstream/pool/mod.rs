@@ -2,6 +2,7 @@
 
 mod attempt;
 mod case_agreement;
+mod case_check;
 mod hedge;
 pub(super) mod recovery;
 mod refresh_pace;

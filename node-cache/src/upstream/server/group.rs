@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use node_cache_config::Upstream;
 use node_cache_config::status::UpstreamStatus;
-use node_cache_config::{Protocol, Upstream};
 use tokio::sync::Notify;
 
 use super::health::Health;
@@ -40,16 +40,12 @@ impl Group {
     ) -> Self {
         let went_down = Arc::new(Notify::new());
         let round_trips = context.response_times.of_scope(scope);
-        let new_server = |address, protocol, port_policy| {
+        let new_server = |upstream, port_policy| {
             let round_trips = round_trips.clone();
-            Arc::new(Server::new(address, protocol, edns, port_policy, round_trips, went_down.clone(), context.clone()))
+            Arc::new(Server::new(upstream, edns, port_policy, round_trips, went_down.clone(), context.clone()))
         };
-        let bootstrap = bootstrap
-            .iter()
-            .map(|upstream| new_server(upstream.address, upstream.protocol, PortPolicy::Fresh))
-            .collect();
-        let discovered =
-            discovered.iter().map(|address| new_server(*address, Protocol::Udp, PortPolicy::Reuse)).collect();
+        let bootstrap = bootstrap.iter().map(|upstream| new_server(upstream.clone(), PortPolicy::Fresh)).collect();
+        let discovered = discovered.iter().map(|address| new_server((*address).into(), PortPolicy::Reuse)).collect();
         Self {
             scope: scope.to_owned(),
             edns,
@@ -116,10 +112,10 @@ impl Group {
             return;
         }
         let previous = self.discovered.load();
-        let new_server = |address| {
+        let new_server = |address: SocketAddr| {
             let (went_down, context) = (self.went_down.clone(), self.context.clone());
             let round_trips = context.response_times.of_scope(&self.scope);
-            Arc::new(Server::new(address, Protocol::Udp, self.edns, PortPolicy::Reuse, round_trips, went_down, context))
+            Arc::new(Server::new(address.into(), self.edns, PortPolicy::Reuse, round_trips, went_down, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()

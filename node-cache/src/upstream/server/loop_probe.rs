@@ -28,6 +28,18 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a server is queried only as a last resort after a loop was detected.
 const LOOP_BACKOFF: Duration = Duration::from_secs(10);
 
+/// Octets of a probe's only label: 128 bits in hexadecimal digits.
+const LABEL_LEN: usize = 32;
+
+/// Returns whether a name has the form of a probe. Whoever has sent it may have sent it only once: another query for it
+/// would be an endless loop.
+pub(super) fn is_probe_name(name: &Name) -> bool {
+    let [length, rest @ ..] = name.as_bytes() else { return false };
+    usize::from(*length) == LABEL_LEN
+        && rest.len() == LABEL_LEN + 1
+        && rest[..LABEL_LEN].iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Forwarding-loop state of one server.
 #[derive(Debug)]
 pub(super) struct LoopState {
@@ -147,6 +159,15 @@ mod tests {
 
     fn state() -> Arc<LoopState> {
         Arc::new(LoopState::new("192.0.2.53:53".parse().unwrap()))
+    }
+
+    #[test]
+    fn a_probe_is_known_by_the_form_of_its_name_and_no_usual_name_has_it() {
+        let probe = Name::from_text(&random_label()).unwrap();
+        assert!(is_probe_name(&probe));
+        for name in [".", "com", "www.example", &format!("{}.example", random_label()), &"z".repeat(LABEL_LEN)] {
+            assert!(!is_probe_name(&Name::from_text(name).unwrap()), "{name}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One server that is queried: address, protocol, sockets, health and counters.
 
 mod answered_questions;
+mod case_support;
 mod context;
 mod edns_support;
 pub(super) mod group;
@@ -12,13 +13,14 @@ mod state;
 
 pub use context::{ServerIds, UpstreamContext};
 pub use loop_probe::LoopProbes;
+pub use state::LowerCaseReason;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use node_cache_config::Protocol;
+use node_cache_config::{CaseRandomization, Protocol, Upstream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -31,7 +33,7 @@ use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connections;
 use crate::upstream::transport::udp;
 use health::Health;
-use loop_probe::{LoopState, PROBE_TIMEOUT};
+use loop_probe::{LoopState, PROBE_TIMEOUT, is_probe_name};
 pub(super) use state::QueryPath;
 use state::ServerState;
 
@@ -42,6 +44,7 @@ pub struct Server {
     /// ID of the address.
     id: u16,
     protocol: Protocol,
+    case_randomization: CaseRandomization,
     edns: EdnsUse,
     sockets: Sockets,
     connections: Connections,
@@ -60,18 +63,19 @@ impl Server {
     /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
     /// included; `went_down` is notified each time it goes down.
     pub(in crate::upstream) fn new(
-        address: SocketAddr,
-        protocol: Protocol,
+        upstream: Upstream,
         edns: EdnsUse,
         port_policy: PortPolicy,
         round_trips: Arc<WaitSeconds>,
         went_down: Arc<Notify>,
         context: Arc<UpstreamContext>,
     ) -> Self {
+        let Upstream { address, protocol, case_randomization } = upstream;
         Self {
             address,
             id: context.server_ids.id(address),
             protocol,
+            case_randomization,
             edns,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
@@ -209,6 +213,11 @@ impl Server {
         }
     }
 
+    /// Returns whether the server has responded, with any rcode, in the last minute.
+    pub(in crate::upstream) fn has_answered_lately(&self, now: Instant) -> bool {
+        self.state().has_answered_lately(now)
+    }
+
     /// Returns when the server last came up again after it was down.
     pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
         self.state().recovered_at()
@@ -309,7 +318,26 @@ impl Server {
 
     /// Returns the way of a query for `name` at `now`.
     pub(in crate::upstream) fn query_path(&self, name: &Name, now: Instant) -> QueryPath {
-        self.state().query_path(name, now)
+        let path = self.state().query_path(name, now);
+        let case_0x20 = path.case_0x20 && self.case_randomization == CaseRandomization::Enabled;
+        // Resolvers of the tier are known not to compare by octet. Loop probes of others must go on as single queries.
+        let checks_denials = path.checks_denials && case_0x20 && self.edns != EdnsUse::Required && !is_probe_name(name);
+        QueryPath { case_0x20, checks_denials, ..path }
+    }
+
+    /// Returns why the server is queried in lower case; `None` while it is queried in random case (0x20).
+    #[must_use]
+    pub fn lower_case_reason(&self) -> Option<LowerCaseReason> {
+        match self.case_randomization {
+            CaseRandomization::Enabled => self.state().lower_case_reason(Instant::now()),
+            CaseRandomization::Disabled => Some(LowerCaseReason::Configured),
+        }
+    }
+
+    /// Returns the number of responses after which the server closes a TCP connection; `None` while no limit is known.
+    #[must_use]
+    pub fn responses_per_connection(&self) -> Option<usize> {
+        self.connections.capacity(Instant::now())
     }
 
     /// Returns whether queries for `name` go over TCP because of near misses for its registered domain.
@@ -359,6 +387,20 @@ impl Server {
         let is_first = self.state().record_case_not_echoed(Instant::now());
         if is_first {
             tracing::info!(upstream = %self.address, "upstream does not echo 0x20 case and is queried in lower case");
+        }
+    }
+
+    /// Records a response with records to a query in mixed case: denials need no check any more.
+    pub(in crate::upstream) fn record_known_in_mixed_case(&self) {
+        self.state().record_known_in_mixed_case();
+    }
+
+    /// Records a name that the server denied in mixed case and knew in lower case. After three of them it is queried
+    /// without 0x20 for ten minutes, unless it has known a name in mixed case.
+    pub(in crate::upstream) fn record_known_in_lower_case_only(&self) {
+        let is_queried_in_lower_case = self.state().record_known_in_lower_case_only(Instant::now());
+        if is_queried_in_lower_case {
+            tracing::info!(upstream = %self.address, "upstream compares names by octet and is queried in lower case");
         }
     }
 

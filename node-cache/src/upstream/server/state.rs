@@ -5,28 +5,57 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answered_questions::AnsweredQuestions;
+use super::case_support::CaseSupport;
 use super::edns_support::EdnsSupport;
 use super::health::{CircuitBreaker, Health};
 use super::near_misses::NearMissDomains;
 use crate::dns::question::Question;
 use crate::dns::{EdnsReply, Name};
 
-/// How long a server that does not echo the case of names is queried without 0x20.
+/// How long a server that does not echo the case of names, or compares them by octet, is queried without 0x20.
 const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
 /// How long queries that would go over TCP because of near misses stay on UDP after TCP was found closed, and truncated
 /// responses wait for a connection but a moment. Where packets to it are dropped, each try costs a second.
 const TCP_CLOSED_PERIOD: Duration = Duration::from_secs(30);
 
+/// How long a server counts as one that answers after its last response.
+const ANSWERED_PERIOD: Duration = Duration::from_secs(60);
+
 /// State of one server.
 #[derive(Debug, Default)]
 pub(super) struct ServerState {
     breaker: CircuitBreaker,
+    answered_at: Option<Instant>,
     recovered_at: Option<Instant>,
     answered: AnsweredQuestions,
-    case_not_echoed_at: Option<Instant>,
+    lower_case_since: Option<(LowerCaseReason, Instant)>,
+    case_support: CaseSupport,
     edns: EdnsSupport,
     near_misses: NearMissDomains,
     tcp_closed_at: Option<Instant>,
+}
+
+/// Reason for which a server is queried in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowerCaseReason {
+    /// The configuration says so.
+    Configured,
+    /// The server does not echo the case of names.
+    CaseNotEchoed,
+    /// The server compares names by octet: it denied several in mixed case that it knows in lower case.
+    ComparedByOctet,
+}
+
+impl LowerCaseReason {
+    /// Returns the reason in words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Configured => "by its configuration",
+            Self::CaseNotEchoed => "because it changes the case of names",
+            Self::ComparedByOctet => "because it compares names by octet",
+        }
+    }
 }
 
 /// Way in which a query is sent to a server of protocol UDP.
@@ -36,6 +65,8 @@ pub(in crate::upstream) struct QueryPath {
     pub(in crate::upstream) case_0x20: bool,
     /// Whether the query is sent over TCP, and over UDP only when the server does not respond there.
     pub(in crate::upstream) tcp_first: bool,
+    /// Whether a denial is checked by a query in lower case.
+    pub(in crate::upstream) checks_denials: bool,
     /// Whether the server is one without EDNS.
     pub(in crate::upstream) without_edns: bool,
 }
@@ -72,6 +103,7 @@ impl ServerState {
     ) -> bool {
         let recovers = self.breaker.health(now) != Health::Up;
         self.breaker.record_response(round_trip);
+        self.answered_at = Some(now);
         self.answered.record_response(answered, now);
         if let Some(reply) = edns {
             self.edns.record_reply(reply, now);
@@ -80,6 +112,11 @@ impl ServerState {
             self.recovered_at = Some(now);
         }
         recovers
+    }
+
+    /// Returns whether the server has responded, with any rcode, in the last minute.
+    pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
+        self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < ANSWERED_PERIOD)
     }
 
     /// Records a query without a response in time. Returns whether the server goes down with this failure.
@@ -126,10 +163,11 @@ impl ServerState {
 
     /// Returns the way of a query for `name`.
     pub(super) fn query_path(&self, name: &Name, now: Instant) -> QueryPath {
-        let is_over = |at, period| now.saturating_duration_since(at) >= period;
+        let case_0x20 = self.lower_case_reason(now).is_none();
         QueryPath {
-            case_0x20: self.case_not_echoed_at.is_none_or(|at| is_over(at, NO_0X20_PERIOD)),
+            case_0x20,
             tcp_first: self.near_misses.is_over_tcp(name, now) && self.is_tcp_usable(now),
+            checks_denials: case_0x20 && !self.case_support.is_shown(),
             without_edns: self.edns.absent_for(now).is_some(),
         }
     }
@@ -161,9 +199,30 @@ impl ServerState {
         self.tcp_closed_at = Some(now);
     }
 
+    /// Returns why the server is queried in lower case; `None` while it is queried in random case.
+    pub(super) fn lower_case_reason(&self, now: Instant) -> Option<LowerCaseReason> {
+        let (reason, since) = self.lower_case_since?;
+        (now.saturating_duration_since(since) < NO_0X20_PERIOD).then_some(reason)
+    }
+
     /// Records that the server does not echo the case of names. Returns whether this is the first time.
     pub(super) fn record_case_not_echoed(&mut self, now: Instant) -> bool {
-        self.case_not_echoed_at.replace(now).is_none()
+        self.lower_case_since.replace((LowerCaseReason::CaseNotEchoed, now)).is_none()
+    }
+
+    /// Records a response with records to a query in mixed case.
+    pub(super) const fn record_known_in_mixed_case(&mut self) {
+        self.case_support.record_known();
+    }
+
+    /// Records a name that the server denied in mixed case and knew in lower case. Returns whether the server is
+    /// queried in lower case from then on.
+    pub(super) fn record_known_in_lower_case_only(&mut self, now: Instant) -> bool {
+        let compares_by_octet = self.case_support.record_mismatch();
+        if compares_by_octet {
+            self.lower_case_since = Some((LowerCaseReason::ComparedByOctet, now));
+        }
+        compares_by_octet
     }
 }
 
@@ -230,6 +289,36 @@ mod tests {
     }
 
     #[test]
+    fn denials_are_checked_until_a_name_is_known_in_mixed_case_or_the_server_is_queried_in_lower_case() {
+        let now = Instant::now();
+        let path = |state: &ServerState, now| {
+            let QueryPath { case_0x20, checks_denials, .. } = state.query_path(&question("a.example").name, now);
+            (case_0x20, checks_denials)
+        };
+        let mut state = ServerState::default();
+        assert_eq!(path(&state, now), (true, true));
+        state.record_known_in_mixed_case();
+        assert_eq!(path(&state, now), (true, false));
+        assert!([(); 5].iter().all(|()| !state.record_known_in_lower_case_only(now)), "whatever a domain's owner does");
+        let mut by_octet = ServerState::default();
+        assert_eq!([(); 3].map(|()| by_octet.record_known_in_lower_case_only(now)), [false, false, true]);
+        assert_eq!(path(&by_octet, now + 599 * SECOND), (false, false));
+        assert_eq!(by_octet.lower_case_reason(now), Some(LowerCaseReason::ComparedByOctet));
+        assert_eq!(path(&by_octet, now + 600 * SECOND), (true, true));
+        assert!(by_octet.record_known_in_lower_case_only(now + 600 * SECOND), "one name shows it again");
+    }
+
+    #[test]
+    fn a_server_counts_as_one_that_answers_for_a_minute_after_any_response() {
+        let now = Instant::now();
+        let mut state = ServerState::default();
+        assert!(!state.has_answered_lately(now));
+        state.record_response(None, None, ROUND_TRIP, now);
+        state.record_failure(&question("dead.test"), now + SECOND);
+        assert!(state.has_answered_lately(now + 59 * SECOND) && !state.has_answered_lately(now + 60 * SECOND));
+    }
+
+    #[test]
     fn a_domain_that_is_guessed_at_stays_on_udp_while_the_server_is_closed_over_tcp() {
         let now = Instant::now();
         let name = &question("www.example").name;
@@ -237,7 +326,8 @@ mod tests {
         while !state.record_near_miss(name, now) {
             assert!(!state.query_path(name, now).tcp_first);
         }
-        assert_eq!(state.query_path(name, now), QueryPath { case_0x20: true, tcp_first: true, without_edns: false });
+        let path = QueryPath { case_0x20: true, tcp_first: true, checks_denials: true, without_edns: false };
+        assert_eq!(state.query_path(name, now), path);
         assert!(!state.query_path(&question("www.test").name, now).tcp_first, "another domain");
         state.record_tcp_closed(now);
         assert!(!state.query_path(name, now + 29 * SECOND).tcp_first);

@@ -1,11 +1,15 @@
 //! TCP connections to a server (RFC 7766 §6.2): opened on demand, shared by many pipelined queries whose responses may
-//! come in any order, and closed when idle. One is enough until a response is late; then [`choice`] decides.
+//! come in any order, and closed when idle. One is enough until a response is late; then [`choice`] decides. A server
+//! that closes connections with queries in flight is sent them again on others, and [`capacity`] learns how many it
+//! answers on each.
 
+mod capacity;
 mod choice;
 mod in_flight;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
@@ -22,8 +26,9 @@ use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Name, Response, ResponseError};
 use crate::dnstap::{Side, Tap};
+use capacity::LearnedCapacity;
 pub(in crate::upstream) use choice::late_after;
-use choice::{ConnectionChoice, LearnedOrder, MAX_CONNECTIONS, choose};
+use choice::{ConnectionChoice, LearnedOrder, choose};
 use in_flight::InFlightQueries;
 
 /// A connection on which nothing is received for this long is closed: it has no queries, or the server does not
@@ -37,15 +42,28 @@ const WRITE_QUEUE_LEN: usize = 64;
 const LARGE_MESSAGE_LEN: usize = 4096;
 /// Turns of the runtime that the reader yields after a large message.
 const LARGE_MESSAGE_YIELDS: usize = 16;
+/// Connections on which one query may be sent, each closed before its response.
+const MAX_CONNECTIONS_OF_QUERY: usize = 16;
+/// Most of them that may be closed without a response to any query.
+const MAX_FRUITLESS_CONNECTIONS: usize = 3;
 /// Octets of a DNS header, the shortest message.
 const MIN_MESSAGE_LEN: usize = 12;
 
-/// The TCP connections to a server, and the order in which it answers the queries of one.
+/// The TCP connections to a server, and what it does with them.
 #[derive(Debug)]
 pub(in crate::upstream) struct Connections {
     server: SocketAddr,
     open: Mutex<Vec<Arc<Connection>>>,
-    order: Arc<Mutex<LearnedOrder>>,
+    habits: Arc<Habits>,
+}
+
+/// Habits of a server with connections, as far as they are known.
+#[derive(Debug, Default)]
+struct Habits {
+    order: Mutex<LearnedOrder>,
+    capacity: Mutex<LearnedCapacity>,
+    /// Notified when a connection has fewer queries in flight, or none any more.
+    room: Notify,
 }
 
 /// One connection, which its first query opens.
@@ -74,7 +92,7 @@ impl Drop for OpenStream {
 struct ConnectionQueries {
     in_flight: Mutex<InFlightQueries<oneshot::Sender<Vec<u8>>>>,
     is_closed: AtomicBool,
-    order: Arc<Mutex<LearnedOrder>>,
+    habits: Arc<Habits>,
 }
 
 impl ConnectionQueries {
@@ -87,8 +105,9 @@ impl ConnectionQueries {
         let now = Instant::now();
         let Some(response) = self.in_flight().receive(question::message_id(&message), now) else { return };
         if let Some(order) = response.order {
-            lock(&self.order).record(order, now);
+            lock(&self.habits.order).record(order, now);
         }
+        self.habits.room.notify_waiters();
         if let Some(receiver) = response.receiver {
             // The query may have been dropped meanwhile.
             let _ = receiver.send(message);
@@ -98,6 +117,18 @@ impl ConnectionQueries {
     /// Closes the connection for further queries.
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Fails the queries in flight of a connection that has ended, which send themselves on another one.
+    fn end(&self) {
+        self.close();
+        let now = Instant::now();
+        // What it shows is known before they look for another one.
+        let mut in_flight = self.in_flight();
+        lock(&self.habits.capacity).record(in_flight.closed(), now);
+        in_flight.clear();
+        drop(in_flight);
+        self.habits.room.notify_waiters();
     }
 }
 
@@ -122,12 +153,6 @@ impl PendingQuery {
         let id = id.ok_or_else(|| io::Error::other("too many queries in flight on this connection"))?;
         Ok(Self { connection, id, response, is_sent: false })
     }
-
-    /// Returns whether the connection was open before this query, so that the server may be closing it at this very
-    /// moment.
-    fn is_on_open_connection(&self) -> bool {
-        self.connection.stream.initialized()
-    }
 }
 
 impl Drop for PendingQuery {
@@ -137,6 +162,8 @@ impl Drop for PendingQuery {
             in_flight.abandon(self.id);
         } else {
             in_flight.remove(self.id);
+            drop(in_flight);
+            self.connection.queries.habits.room.notify_waiters();
         }
     }
 }
@@ -144,7 +171,7 @@ impl Drop for PendingQuery {
 impl Connections {
     /// Creates the connections to `server`, none of them open.
     pub(in crate::upstream) fn new(server: SocketAddr) -> Self {
-        Self { server, open: Mutex::default(), order: Arc::default() }
+        Self { server, open: Mutex::default(), habits: Arc::default() }
     }
 
     /// Returns whether a connection is open: the server can be reached over TCP, whatever it responds.
@@ -155,49 +182,72 @@ impl Connections {
         lock(&self.open).iter().any(is_open)
     }
 
+    /// Returns the number of responses after which the server closes a connection; `None` while no limit is known.
+    pub(in crate::upstream) fn capacity(&self, now: Instant) -> Option<usize> {
+        lock(&self.habits.capacity).get(now)
+    }
+
     /// Sends `message`, for a name of this registered domain, under an ID of its own and returns the message that comes
-    /// back under that ID; waits without a timeout. When the server closes a reused connection before it responds, the
-    /// query is retried once on a new one.
+    /// back under that ID; waits without a timeout. When the server closes a connection before it responds, the query
+    /// goes on another one, as long as connections give any response.
     ///
     /// # Errors
     ///
-    /// The server cannot be connected to, closes without a response, or too many queries are in flight.
+    /// The server cannot be connected to, closes connections without a response, or too many queries are in flight.
     async fn exchange(&self, message: &[u8], domain: Name, late_after: Duration, tap: &Tap) -> io::Result<Vec<u8>> {
-        let query = self.register(domain.clone(), late_after, choose)?;
-        let is_reused = query.is_on_open_connection();
-        match self.exchange_on(query, message, tap).await? {
-            Some(response) => Ok(response),
-            None if is_reused => {
-                let query = self.register(domain, late_after, |_, _| ConnectionChoice::New)?;
-                let response = self.exchange_on(query, message, tap).await?;
-                response.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+        let mut fruitless = 0;
+        for _ in 0..MAX_CONNECTIONS_OF_QUERY {
+            let query = self.register(&domain, late_after).await?;
+            let connection = query.connection.clone();
+            let sent_at = Instant::now();
+            if let Some(response) = self.exchange_on(query, message, tap).await? {
+                return Ok(response);
             }
-            None => Err(io::ErrorKind::ConnectionReset.into()),
+            if sent_at.elapsed() >= IDLE_TIMEOUT {
+                // It was closed here, as the server is silent.
+                break;
+            }
+            fruitless += usize::from(!connection.queries.in_flight().has_response());
+            if fruitless == MAX_FRUITLESS_CONNECTIONS {
+                break;
+            }
+        }
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
+
+    /// Registers a query on a connection, and waits for one where all are used up.
+    async fn register(&self, domain: &Name, late_after: Duration) -> io::Result<PendingQuery> {
+        loop {
+            let mut room = pin!(self.habits.room.notified());
+            // What happens from here on is not missed.
+            room.as_mut().enable();
+            if let Some(query) = self.try_register(domain, late_after)? {
+                return Ok(query);
+            }
+            room.await;
         }
     }
 
-    /// Registers a query on the connection that `choose` returns, or on any one when there would be too many.
-    fn register(
-        &self,
-        domain: Name,
-        late_after: Duration,
-        choose: impl Fn(&[choice::ConnectionLoad], Option<choice::ResponseOrder>) -> ConnectionChoice,
-    ) -> io::Result<PendingQuery> {
+    /// Registers a query on the connection that [`choose`] returns; `None` while it has to wait.
+    fn try_register(&self, domain: &Name, late_after: Duration) -> io::Result<Option<PendingQuery>> {
         let now = Instant::now();
-        let order = lock(&self.order).get(now);
+        let order = lock(&self.habits.order).get(now);
+        let capacity = self.capacity(now);
         let mut open = lock(&self.open);
-        open.retain(|connection| !connection.queries.is_closed.load(Ordering::Acquire));
-        let loads: Vec<_> = open.iter().map(|connection| connection.queries.in_flight().load(&domain, now)).collect();
+        open.retain(|connection| connection.is_usable(capacity));
+        let loads: Vec<_> =
+            open.iter().map(|connection| connection.queries.in_flight().load(domain, capacity, now)).collect();
         let connection = match choose(&loads, order) {
             ConnectionChoice::Existing(index) => open.get(index).cloned(),
-            ConnectionChoice::New => open.get(MAX_CONNECTIONS - 1).cloned(),
+            ConnectionChoice::New => None,
+            ConnectionChoice::Wait => return Ok(None),
         };
         let connection = connection.unwrap_or_else(|| {
-            let connection = Arc::new(Connection::new(self.order.clone()));
+            let connection = Arc::new(Connection::new(self.habits.clone()));
             open.push(connection.clone());
             connection
         });
-        PendingQuery::register(connection, domain, late_after, now)
+        PendingQuery::register(connection, domain.clone(), late_after, now).map(Some)
     }
 
     /// Writes a query and waits for its response; `None` when the connection is closed before.
@@ -206,7 +256,12 @@ impl Connections {
         let mut framed = [&length.to_be_bytes()[..], message].concat();
         framed[2..4].copy_from_slice(&query.id.to_be_bytes());
         let connection = query.connection.clone();
-        let OpenStream { local, writer, .. } = connection.open(self.server).await?;
+        let OpenStream { local, writer, .. } = match connection.open(self.server).await {
+            Ok(stream) => stream,
+            // The server reset it before this side knew that it was open.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let sampled =
             tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(*local), || Ok(self.server), &framed[2..]);
         if writer.send(framed).await.is_err() {
@@ -223,9 +278,14 @@ impl Connections {
 
 impl Connection {
     /// Creates a connection that is not open.
-    fn new(order: Arc<Mutex<LearnedOrder>>) -> Self {
-        let queries = ConnectionQueries { in_flight: Mutex::default(), is_closed: AtomicBool::new(false), order };
+    fn new(habits: Arc<Habits>) -> Self {
+        let queries = ConnectionQueries { in_flight: Mutex::default(), is_closed: AtomicBool::new(false), habits };
         Self { stream: OnceCell::new(), queries: Arc::new(queries) }
+    }
+
+    /// Returns whether the connection is open, or about to be, and is not used up.
+    fn is_usable(&self, capacity: Option<usize>) -> bool {
+        !self.queries.is_closed.load(Ordering::Acquire) && !self.queries.in_flight().is_used_up(capacity)
     }
 
     /// Opens the connection to `server` if it is not open. Several queries wait for the same connection.
@@ -249,6 +309,8 @@ pub(in crate::upstream) struct TcpExchange {
     /// The response echoed the case of the name. Off-path attackers cannot forge a response over TCP, so this is a
     /// property of the server. `true` after an error without a question, which tells nothing about the case.
     pub(in crate::upstream) case_echoed: bool,
+    /// The name of the query had capital letters (0x20).
+    pub(in crate::upstream) is_mixed_case: bool,
 }
 
 /// Queries a server over TCP and waits for the outcome without a timeout. A response that takes longer than
@@ -270,16 +332,17 @@ pub(in crate::upstream) async fn query(
     let id = question::message_id(&packet);
     let name_len = question.name.as_bytes().len();
     let case_echoed = question::echoes_question(&message, name_len, &packet);
+    let is_mixed_case = question::question_name(&message, name_len) != question.name.as_bytes();
     let invalid = |error: ResponseError| io::Error::new(io::ErrorKind::InvalidData, error);
     match Response::read(&packet, id, question) {
         Ok(response) if format.is_forged(&response) => Err(invalid(ResponseError::Malformed)),
         Ok(response) => {
             let response = format.restore_case(response, &message, name_len);
-            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed })
+            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed, is_mixed_case })
         }
         Err(error) => {
             let response = format.bare_error(question, error).ok_or_else(|| invalid(error))?;
-            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed: true })
+            Ok(TcpExchange { outcome: ExchangeOutcome::Response(response), case_echoed: true, is_mixed_case })
         }
     }
 }
@@ -287,16 +350,22 @@ pub(in crate::upstream) async fn query(
 /// Reads and writes an open connection until one side ends, then fails the queries still in flight.
 async fn run(server: SocketAddr, stream: TcpStream, queue: mpsc::Receiver<Vec<u8>>, queries: Arc<ConnectionQueries>) {
     let (reader, writer) = stream.into_split();
+    let mut reading = pin!(read_responses(reader, &queries));
     let result = tokio::select! {
-        result = read_responses(reader, &queries) => result,
-        result = write_queries(writer, queue, &queries) => result,
+        result = &mut reading => result,
+        result = write_queries(writer, queue, &queries) => match result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                queries.close();
+                // The server sent responses before it closed the connection.
+                reading.await.and(Err(error))
+            }
+        },
     };
     if let Err(error) = result {
         tracing::debug!(upstream = %server, %error, "TCP connection to upstream failed");
     }
-    queries.close();
-    // Dropping the senders wakes the waiting queries.
-    queries.in_flight().clear();
+    queries.end();
 }
 
 async fn read_responses(mut reader: OwnedReadHalf, queries: &ConnectionQueries) -> io::Result<()> {

@@ -84,6 +84,12 @@ impl UdpQuery {
         }
     }
 
+    /// Returns whether the name of the query, which is for this question, has capital letters (0x20).
+    pub(in crate::upstream) fn is_mixed_case(&self, question: &Question) -> bool {
+        let name = question.name.as_bytes();
+        question::question_name(&self.message, name.len()) != name
+    }
+
     /// Ends the query after this outcome and releases its socket for reuse where that is safe.
     pub(in crate::upstream) fn finish(self, sockets: &Sockets, outcome: &ExchangeOutcome) {
         // The other outcomes may be forged, and then the true response is still to come.

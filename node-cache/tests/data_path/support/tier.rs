@@ -139,7 +139,7 @@ pub(crate) fn route(suffix: &str, servers: &[SocketAddr]) -> Route {
 }
 
 fn upstreams(servers: &[SocketAddr]) -> Vec<Upstream> {
-    servers.iter().map(|address| Upstream { address: *address, protocol: Default::default() }).collect()
+    servers.iter().copied().map(Upstream::from).collect()
 }
 
 /// Returns these servers as upstreams of a zone resolver.

@@ -1,5 +1,5 @@
 use dnstier_crds::v1alpha1::DnsTierSpec;
-use node_cache_config::UpstreamSource;
+use node_cache_config::{CaseRandomization, UpstreamSource};
 
 use super::*;
 use crate::controller::fixtures::{cluster, kube_dns, settings, tier};
@@ -139,6 +139,19 @@ fn nodes_are_never_shut_out_of_their_own_resolvers() {
     assert_eq!(tier.node_cache.allow_from, ["203.0.113.0/24".parse().unwrap()]);
     assert!(tier.resolvers.allow_from.contains(&"10.0.0.0/8".parse().unwrap()));
     assert!(tier.resolvers.allow_from.contains(&"203.0.113.0/24".parse().unwrap()));
+}
+
+#[test]
+fn an_upstream_whose_case_is_not_randomized_is_one_in_every_list_and_the_others_are_randomized() {
+    let spec = "{resolvers: {upstreams: [{addresses: [192.0.2.1], caseRandomization: Disabled}, \
+                {addresses: [192.0.2.2]}]}, routes: [{suffix: corp.example, upstreams: [{addresses: [192.0.2.3], \
+                caseRandomization: Disabled}, {addresses: [192.0.2.4], caseRandomization: Enabled}]}]}";
+    let tier = validate(&cluster(spec), &settings()).unwrap();
+    let UpstreamSource::Servers(servers) = tier.resolvers.upstreams else { panic!("servers") };
+    for servers in [&servers, &tier.routes[0].upstreams] {
+        let used: Vec<_> = servers.iter().map(|server| server.case_randomization).collect();
+        assert_eq!(used, [CaseRandomization::Disabled, CaseRandomization::Enabled]);
+    }
 }
 
 #[test]

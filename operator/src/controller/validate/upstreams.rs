@@ -3,7 +3,7 @@
 use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
-use node_cache_config::{Captured, Protocol, Route, Upstream, UpstreamSource};
+use node_cache_config::{Captured, CaseRandomization, Protocol, Route, Upstream, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
@@ -20,10 +20,18 @@ fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
         api::Protocol::Udp => Protocol::Udp,
         api::Protocol::Tcp => Protocol::Tcp,
     };
+    let case_randomization = |case_randomization| match case_randomization {
+        api::CaseRandomization::Enabled => CaseRandomization::Enabled,
+        api::CaseRandomization::Disabled => CaseRandomization::Disabled,
+    };
     upstreams
         .iter()
         .flat_map(|upstream| {
-            upstream.servers().map(|address| Upstream { address, protocol: protocol(upstream.protocol) })
+            upstream.servers().map(|address| Upstream {
+                address,
+                protocol: protocol(upstream.protocol),
+                case_randomization: case_randomization(upstream.case_randomization),
+            })
         })
         .collect()
 }

@@ -50,9 +50,11 @@ impl LearnedOrder {
 }
 
 /// Queries in flight on one connection, from the view of a further query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionLoad {
     pub(super) in_flight: usize,
+    /// Number of queries that it may still take.
+    pub(super) remaining: usize,
     /// Number of them whose response is late.
     pub(super) late: usize,
     /// Whether one of them is for a name of the query's registered domain.
@@ -65,29 +67,35 @@ pub(super) enum ConnectionChoice {
     /// The connection with this index.
     Existing(usize),
     New,
+    /// None now: the query waits until a connection is used up or closed.
+    Wait,
 }
 
 /// Chooses a connection for a query. To a server that answers in any order it is the first one, as long as few
 /// responses are late. To one that answers in order, and to one whose order is not known while a response is late, it
 /// is one without a query in flight, or a new one. With [`MAX_CONNECTIONS`] it is the one with the fewest late queries.
+/// A connection that may take no further query is not chosen.
 pub(super) fn choose(loads: &[ConnectionLoad], order: Option<ResponseOrder>) -> ConnectionChoice {
+    let first =
+        |is_usable: fn(&ConnectionLoad) -> bool| loads.iter().position(|load| load.remaining > 0 && is_usable(load));
+    let is_limited = loads.iter().any(|load| load.remaining < usize::MAX);
+    let has_share = loads.iter().filter(|load| load.has_domain).count() < MAX_CONNECTIONS_OF_DOMAIN;
     let usable = match order {
-        Some(ResponseOrder::AnyOrder) => loads.iter().position(|load| load.late < MAX_LATE_QUERIES),
-        None if loads.iter().all(|load| load.late == 0) => (!loads.is_empty()).then_some(0),
-        None | Some(ResponseOrder::InOrder) => {
-            if loads.iter().filter(|load| load.has_domain).count() >= MAX_CONNECTIONS_OF_DOMAIN {
-                least_loaded(loads, |load| load.has_domain)
-            } else {
-                loads.iter().position(|load| load.in_flight == 0)
-            }
-        }
+        Some(ResponseOrder::AnyOrder) => first(|load| load.late < MAX_LATE_QUERIES),
+        None if loads.iter().all(|load| load.late == 0) => first(|_| true),
+        None | Some(ResponseOrder::InOrder) if has_share => first(|load| load.in_flight == 0),
+        None | Some(ResponseOrder::InOrder) => least_loaded(loads, |load| load.has_domain),
     };
     let usable = if loads.len() < MAX_CONNECTIONS { usable } else { usable.or_else(|| least_loaded(loads, |_| true)) };
-    usable.map_or(ConnectionChoice::New, ConnectionChoice::Existing)
+    match usable {
+        Some(index) => ConnectionChoice::Existing(index),
+        None if loads.len() >= MAX_CONNECTIONS || (is_limited && !has_share) => ConnectionChoice::Wait,
+        None => ConnectionChoice::New,
+    }
 }
 
 fn least_loaded(loads: &[ConnectionLoad], is_candidate: impl Fn(&ConnectionLoad) -> bool) -> Option<usize> {
-    let candidates = loads.iter().enumerate().filter(|(_, load)| is_candidate(load));
+    let candidates = loads.iter().enumerate().filter(|(_, load)| load.remaining > 0 && is_candidate(load));
     candidates.min_by_key(|(_, load)| (load.late, load.in_flight)).map(|(index, _)| index)
 }
 
@@ -100,11 +108,11 @@ pub(in crate::upstream) fn late_after(p95: Option<Duration>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ConnectionChoice::{Existing, New};
+    use ConnectionChoice::{Existing, New, Wait};
     use ResponseOrder::{AnyOrder, InOrder};
 
     fn load(in_flight: usize, late: usize) -> ConnectionLoad {
-        ConnectionLoad { in_flight, late, has_domain: false }
+        ConnectionLoad { in_flight, late, remaining: usize::MAX, has_domain: false }
     }
 
     #[test]
@@ -137,6 +145,29 @@ mod tests {
         }
         let loads = vec![load(MAX_LATE_QUERIES, MAX_LATE_QUERIES); MAX_CONNECTIONS];
         assert_eq!(choose(&loads, Some(AnyOrder)), Existing(0));
+    }
+
+    #[test]
+    fn connections_that_take_no_further_query_are_not_chosen_and_a_query_waits_where_there_are_eight_of_them() {
+        let used_up = ConnectionLoad { remaining: 0, ..load(1, 0) };
+        let usable = ConnectionLoad { remaining: 2, ..load(3, 0) };
+        for order in [None, Some(AnyOrder), Some(InOrder)] {
+            assert_eq!(choose(&[used_up], order), New);
+            assert_eq!(choose(&[used_up; MAX_CONNECTIONS], order), Wait);
+            let mut loads = [used_up; MAX_CONNECTIONS];
+            loads[6] = usable;
+            assert_eq!(choose(&loads, order), Existing(6));
+        }
+        assert_eq!(choose(&[used_up, usable], None), Existing(1));
+    }
+
+    #[test]
+    fn queries_of_one_domain_wait_for_their_share_of_connections_that_are_used_up() {
+        let own = ConnectionLoad { remaining: 0, has_domain: true, ..load(1, 0) };
+        for order in [None, Some(InOrder)] {
+            assert_eq!(choose(&[own; MAX_CONNECTIONS_OF_DOMAIN], order), Wait);
+            assert_eq!(choose(&[own; MAX_CONNECTIONS_OF_DOMAIN - 1], order), New);
+        }
     }
 
     #[test]

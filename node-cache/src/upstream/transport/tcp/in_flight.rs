@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::capacity::ClosedConnection;
 use super::choice::{ConnectionLoad, ResponseOrder};
 use crate::dns::Name;
 
@@ -20,8 +21,13 @@ const MAX_RESPONSE_GAP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct InFlightQueries<R> {
     by_id: HashMap<u16, InFlightQuery<R>>,
+    /// Number of queries that were registered, without those that were not sent.
+    registered: usize,
     /// Number of queries written.
     written: u64,
+    /// Number of responses to queries, and when the last one came.
+    responses: usize,
+    last_response_at: Option<Instant>,
     last_response: Option<LastResponse>,
 }
 
@@ -61,7 +67,14 @@ pub(super) struct ReceivedResponse<R> {
 
 impl<R> Default for InFlightQueries<R> {
     fn default() -> Self {
-        Self { by_id: HashMap::new(), written: 0, last_response: None }
+        Self {
+            by_id: HashMap::new(),
+            registered: 0,
+            written: 0,
+            responses: 0,
+            last_response_at: None,
+            last_response: None,
+        }
     }
 }
 
@@ -78,6 +91,7 @@ impl<R> InFlightQueries<R> {
         let id = std::iter::repeat_with(rand::random).find(|id| !self.by_id.contains_key(id)).unwrap_or(0);
         let query = InFlightQuery { domain, started_at: now, late_after, position: None, receiver: Some(receiver) };
         self.by_id.insert(id, query);
+        self.registered += 1;
         Some(id)
     }
 
@@ -91,7 +105,9 @@ impl<R> InFlightQueries<R> {
 
     /// Removes a query that will not be written.
     pub(super) fn remove(&mut self, id: u16) {
-        self.by_id.remove(&id);
+        if self.by_id.remove(&id).is_some() {
+            self.registered = self.registered.saturating_sub(1);
+        }
     }
 
     /// Records that a query was given up. It counts until its response comes, or for ten seconds.
@@ -107,6 +123,8 @@ impl<R> InFlightQueries<R> {
     /// after a late one, though its query came much later, has held it up and answers in order.
     pub(super) fn receive(&mut self, id: u16, now: Instant) -> Option<ReceivedResponse<R>> {
         let query = self.by_id.remove(&id)?;
+        self.responses += 1;
+        self.last_response_at = Some(now);
         let Some(position) = query.position else {
             return Some(ReceivedResponse { receiver: query.receiver, order: None });
         };
@@ -125,18 +143,41 @@ impl<R> InFlightQueries<R> {
         Some(ReceivedResponse { receiver: query.receiver, order: was_held_up.then_some(ResponseOrder::InOrder) })
     }
 
+    /// Returns the number of queries that the connection may still take; `capacity` is that of the server's
+    /// connections, if one is known.
+    fn remaining(&self, capacity: Option<usize>) -> usize {
+        capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.registered))
+    }
+
+    /// Returns whether the connection takes no further query and waits for no response.
+    pub(super) fn is_used_up(&self, capacity: Option<usize>) -> bool {
+        self.by_id.is_empty() && self.remaining(capacity) == 0
+    }
+
     /// Returns the load of the connection for a further query of this registered domain.
-    pub(super) fn load(&self, domain: &Name, now: Instant) -> ConnectionLoad {
+    pub(super) fn load(&self, domain: &Name, capacity: Option<usize>, now: Instant) -> ConnectionLoad {
         ConnectionLoad {
+            remaining: self.remaining(capacity),
             in_flight: self.by_id.len(),
             late: self.by_id.values().filter(|query| query.is_late(now)).count(),
             has_domain: self.by_id.values().any(|query| query.domain == *domain),
         }
     }
 
+    /// Returns whether a response came.
+    pub(super) const fn has_response(&self) -> bool {
+        self.responses > 0
+    }
+
     /// Removes all queries, which drops their receivers.
     pub(super) fn clear(&mut self) {
         self.by_id.clear();
+    }
+
+    /// Returns what the connection gave when it ends now.
+    pub(super) fn closed(&self) -> ClosedConnection {
+        let unanswered = self.by_id.values().filter(|query| query.receiver.is_some()).count();
+        ClosedConnection { responses: self.responses, unanswered, last_response_at: self.last_response_at }
     }
 }
 
@@ -176,7 +217,7 @@ mod tests {
         }
 
         fn load(&self, name: &str, millis: u64) -> (usize, usize, bool) {
-            let load = self.queries.load(&domain(name), self.at(millis));
+            let load = self.queries.load(&domain(name), None, self.at(millis));
             (load.in_flight, load.late, load.has_domain)
         }
     }
@@ -232,5 +273,20 @@ mod tests {
         assert_eq!(ids.len(), MAX_IN_FLIGHT);
         timeline.queries.remove(ids[0]);
         timeline.write(0);
+    }
+
+    #[test]
+    fn a_connection_takes_as_many_queries_as_its_capacity_and_one_that_was_not_sent_counts_for_nothing() {
+        let mut timeline = Timeline::new();
+        let [first, second] = [0, 0].map(|millis| timeline.write(millis));
+        let remaining = |timeline: &Timeline, capacity| {
+            timeline.queries.load(&domain("example"), capacity, timeline.at(1)).remaining
+        };
+        assert_eq!([None, Some(5), Some(1)].map(|capacity| remaining(&timeline, capacity)), [usize::MAX, 3, 0]);
+        timeline.queries.remove(second);
+        assert_eq!(remaining(&timeline, Some(2)), 1);
+        assert!(!timeline.queries.is_used_up(Some(1)), "its response is still to come");
+        timeline.receive(first, 1);
+        assert!(timeline.queries.is_used_up(Some(1)) && !timeline.queries.is_used_up(None));
     }
 }

@@ -38,8 +38,9 @@ const BATCHES: u64 = 1_000;
 /// twice as many.
 const MAX_ENTRY_BYTES: u64 = 120;
 /// Maximum instructions in user mode per miss, of the worker's thread, from reading the query to having sent the
-/// response. Counted were 18,500 to an upstream and 19,200 to a resolver of the zone.
-const MAX_MISS_INSTRUCTIONS: u64 = 20_500;
+/// response. Counted were 20,200 to an upstream and 20,600 to a resolver of the zone; runs differ by 3 %. Before late
+/// answers, aliases between scopes and the checks of response forms it was 18,200 and 18,600.
+const MAX_MISS_INSTRUCTIONS: u64 = 22_000;
 /// Queries of two runs: instructions of the first one are subtracted from those of the second one, so that the start of
 /// the thread does not count.
 const MISS_QUERIES: [u64; 2] = [1_000, 6_000];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use nix::sched::{CloneFlags, unshare};
+use node_cache_config::{CaseRandomization, Upstream, UpstreamSource};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::require::{network_namespaces, require, root};
@@ -172,7 +173,12 @@ fn query_foreign_server(count: usize) -> Vec<UpstreamQuery> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
-    let tier = runtime.block_on(Tier::forwarding_to(&[address]));
+    // A denial in random case would be queried again in lower case.
+    let upstream = Upstream { case_randomization: CaseRandomization::Disabled, ..Upstream::from(address) };
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);
+    let tier = Tier::start(Default::default());
+    tier.apply_forwarding(&config);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(tier.address).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

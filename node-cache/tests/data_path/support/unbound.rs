@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UdpSocket};
-
-use super::wait_until;
+use tokio::time::sleep;
 
 /// Process of unbound that forwards; it is killed on drop, and when the test ends in another way.
 pub(crate) struct Unbound {
@@ -17,8 +16,31 @@ pub(crate) struct Unbound {
 }
 
 impl Unbound {
-    /// Starts an unbound on a free port of this address that forwards each of these domains to a server.
+    /// Starts an unbound on a free port of this address that forwards each of these domains to a server. When another
+    /// program takes the port first, unbound ends, and is started on another one.
     pub(crate) async fn start(ip: IpAddr, forward: &[(&str, SocketAddr)]) -> Self {
+        loop {
+            let mut unbound = Self::spawn(ip, forward).await;
+            if unbound.listens().await {
+                return unbound;
+            }
+        }
+    }
+
+    /// Waits until the process listens; false when it has ended.
+    async fn listens(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.process.try_wait().unwrap().is_none() {
+            if TcpStream::connect(self.address).await.is_ok() {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "unbound does not listen");
+            sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
+    async fn spawn(ip: IpAddr, forward: &[(&str, SocketAddr)]) -> Self {
         let free = UdpSocket::bind((ip, 0)).await.unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -40,8 +62,6 @@ impl Unbound {
         let mut command = Command::new("setpriv");
         let command = command.args(["--pdeathsig", "KILL", "unbound", "-d", "-p", "-c"]).arg(&config);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_until("unbound listens", Duration::from_secs(10), async || TcpStream::connect(address).await.is_ok())
-            .await;
         Self { address, process, _folder: folder }
     }
 }

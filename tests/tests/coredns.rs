@@ -79,7 +79,7 @@ fn response(query: &Message, truncated: bool) -> Vec<u8> {
 }
 
 /// Starts a server that truncates all responses over UDP and takes a second over TCP for names that begin with `slow`.
-/// It serves until the test program ends.
+/// The server runs until the test program ends.
 fn start_authority() -> SocketAddr {
     let (udp, tcp) = bind();
     let address = udp.local_addr().unwrap();

@@ -95,8 +95,7 @@ pub(crate) async fn query_rcode(
     rtype: u16,
     limit: Duration,
 ) -> Result<u16, SelfQueryError> {
-    let question = Question::plain(&Name::from_text(name)?, rtype);
-    Ok(client(address).query_rcode(&question, limit).await?)
+    rcode_of(client(address), name, rtype, limit).await
 }
 
 /// Queries the Service behind an address that is not captured, as a pod would, and returns the rcode: the query
@@ -111,13 +110,20 @@ pub(crate) async fn query_service(
     rtype: u16,
     limit: Duration,
 ) -> Result<u16, SelfQueryError> {
+    rcode_of(unmarked_client(address), name, rtype, limit).await
+}
+
+async fn rcode_of(client: StubClient, name: &str, rtype: u16, limit: Duration) -> Result<u16, SelfQueryError> {
     let question = Question::plain(&Name::from_text(name)?, rtype);
-    let client = StubClient::new(SocketAddr::new(address, DNS_PORT)).with_retransmit(RETRY_AFTER);
     Ok(client.query_rcode(&question, limit).await?)
 }
 
 fn client(address: IpAddr) -> StubClient {
-    StubClient::new(SocketAddr::new(address, DNS_PORT)).with_mark(MARK).with_retransmit(RETRY_AFTER)
+    unmarked_client(address).with_mark(MARK)
+}
+
+fn unmarked_client(address: IpAddr) -> StubClient {
+    StubClient::new(SocketAddr::new(address, DNS_PORT)).with_retransmit(RETRY_AFTER)
 }
 
 #[cfg(test)]

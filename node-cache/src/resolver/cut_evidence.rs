@@ -9,7 +9,7 @@
 //! * [`MIN_DENIALS`] names below it were queried themselves, and were denied;
 //! * no name below it was found for [`CONTRADICTION_PERIOD`], nor below a denied one beside it.
 //!
-//! What is not known counts as no evidence: then every name is queried itself.
+//! Unknown names count as no evidence: then every name is queried itself.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};

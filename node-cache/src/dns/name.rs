@@ -1,6 +1,9 @@
 //! Domain names in wire format (RFC 1035 §3.1).
 
+use std::borrow::Borrow;
 use std::fmt;
+
+use smallvec::SmallVec;
 
 use super::{Header, Malformed};
 
@@ -12,10 +15,13 @@ const POINTER_BITS: u8 = 0xc0;
 /// could have a chain of pointers as long as the message.
 const MAX_POINTERS: usize = 127;
 
+/// Longest name that takes no allocation of its own. Most names of mail and of clusters are shorter.
+const INLINE_LEN: usize = 39;
+
 /// A domain name in wire format: labels with their lengths, a final zero, 255 octets at most, no compression. Equality
 /// is by octet; names that differ in case only are equal after [`Name::lower`].
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Name(pub(super) Box<[u8]>);
+#[derive(PartialEq, Eq, Hash)]
+pub struct Name(pub(super) SmallVec<[u8; INLINE_LEN]>);
 
 /// Text that is not a domain name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +32,7 @@ impl Name {
     /// Returns the root: the name without a label.
     #[must_use]
     pub fn root() -> Self {
-        Self([0].into())
+        Self(SmallVec::from_slice(&[0]))
     }
 
     /// Parses labels separated by dots, with or without a final dot. Backslashes have no special meaning.
@@ -45,7 +51,7 @@ impl Name {
         if wire.len() > MAX_NAME_LEN {
             return Err(NameError(text.to_owned()));
         }
-        Ok(Self(wire.into()))
+        Ok(Self(SmallVec::from_slice(&wire)))
     }
 
     /// Reads a name that may not be compressed, as in a question. Returns the name and the offset behind it.
@@ -68,7 +74,7 @@ impl Name {
                 break;
             }
         }
-        Ok((Self(message.get(offset..end).ok_or(Malformed)?.into()), end))
+        Ok((Self(SmallVec::from_slice(message.get(offset..end).ok_or(Malformed)?)), end))
     }
 
     /// Reads a name that may be compressed.
@@ -78,7 +84,7 @@ impl Name {
     /// [`Malformed`] when the name is too long or truncated, has more pointers than a name can have labels, or points
     /// anywhere but backwards and behind the header. A header is no name, and differs at each hop.
     pub fn read(message: &[u8], offset: usize) -> Result<Self, Malformed> {
-        let mut wire = Vec::with_capacity(32);
+        let mut wire = SmallVec::new();
         let (mut at, mut lowest) = (offset, offset);
         let mut pointers = 0;
         loop {
@@ -103,7 +109,7 @@ impl Name {
                 return Err(Malformed);
             }
             if length == 0 {
-                return Ok(Self(wire.into()));
+                return Ok(Self(wire));
             }
             at = end;
         }
@@ -138,7 +144,9 @@ impl Name {
     /// Returns the name in lower case. Length octets are below 64, and so are never letters.
     #[must_use]
     pub fn lower(&self) -> Self {
-        Self(self.0.to_ascii_lowercase().into())
+        let mut lower = self.clone();
+        lower.0.make_ascii_lowercase();
+        lower
     }
 
     /// Returns whether the name is `zone` or below it. Both must be in lower case.
@@ -153,7 +161,7 @@ impl Name {
         let ancestors: Vec<&[u8]> = self.suffixes().skip(1).take_while(|suffix| suffix.len() >= zone.0.len()).collect();
         match ancestors.split_last() {
             Some((last, between)) if **last == *zone.0 => {
-                between.iter().rev().map(|name| Self((*name).into())).collect()
+                between.iter().rev().map(|name| Self(SmallVec::from_slice(name))).collect()
             }
             _ => Vec::new(),
         }
@@ -170,6 +178,19 @@ impl Name {
             };
             Some(current)
         })
+    }
+}
+
+impl Clone for Name {
+    /// Copies the octets at once; the clone of a [`SmallVec`] would take them one by one.
+    fn clone(&self) -> Self {
+        Self(SmallVec::from_slice(&self.0))
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

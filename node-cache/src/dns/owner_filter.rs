@@ -131,11 +131,11 @@ struct OwnerRecords {
 
 /// Returns for each answer record whether its owner is related to the question, whatever the order of the records.
 fn related(wire: &[u8], class: u16, answers: &[Record]) -> Result<Vec<bool>, Malformed> {
-    let mut by_owner: HashMap<Box<[u8]>, OwnerRecords> = HashMap::new();
+    let mut by_owner: HashMap<Name, OwnerRecords> = HashMap::new();
     let mut has_dname = false;
     for (index, record) in answers.iter().enumerate() {
         let Ok(owner) = Name::read(wire, record.start) else { continue };
-        let records = by_owner.entry(owner.lower().0).or_default();
+        let records = by_owner.entry(owner.lower()).or_default();
         records.indices.push(index);
         if record.class != class {
             continue;

@@ -3,6 +3,8 @@
 //!
 //! Silence, limits and near misses are counted for registered domains, so that one of them costs no other.
 
+use smallvec::SmallVec;
+
 use super::Name;
 
 /// Longest second label below a two-letter top-level label that is taken for a public suffix, such as `co.uk`.
@@ -17,7 +19,7 @@ impl Name {
     /// A name with fewer labels is its own registered domain.
     #[must_use]
     pub fn registered_domain(&self) -> Self {
-        let suffixes: Vec<&[u8]> = self.suffixes().collect();
+        let suffixes: SmallVec<[&[u8]; 12]> = self.suffixes().collect();
         // The root is a suffix without a label.
         let labels = suffixes.len() - 1;
         let suffix = |count: usize| suffixes[labels - count.min(labels)];
@@ -31,7 +33,9 @@ impl Name {
         } else {
             2
         };
-        Self(suffix(count).to_ascii_lowercase().into())
+        let mut domain = SmallVec::from_slice(suffix(count));
+        domain.make_ascii_lowercase();
+        Self(domain)
     }
 }
 

@@ -50,14 +50,40 @@ pub(super) enum FlightOutcome {
     Failure(CachedFailure),
 }
 
+/// Resolution of a rare kind of query, boxed so that the others reserve no memory for it.
+type PendingResolution<'a> = Pin<Box<dyn Future<Output = Resolution> + Send + 'a>>;
+
 /// How a query waits for the upstream query that it needs.
 enum FlightWait {
     /// As the leader, without a time limit: the upstream query has a result at the deadline of its scope.
     Leader(Leader<CacheSink>),
     /// As a follower, or as a leader that detaches the upstream query at its time limit.
     Bounded(Pin<Box<dyn Future<Output = WaitResult> + Send>>),
-    /// Not at all: this is the answer.
-    Answered(Answer),
+}
+
+impl FlightWait {
+    /// Returns the leader, whose answer is to be stored. One that is late goes on in a task of its own.
+    fn into_leader(self) -> Option<Leader<CacheSink>> {
+        match self {
+            Self::Leader(leader) if leader.is_late() => {
+                leader.detach();
+                None
+            }
+            Self::Leader(leader) => Some(leader),
+            Self::Bounded(_) => None,
+        }
+    }
+}
+
+impl Future for FlightWait {
+    type Output = WaitResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WaitResult> {
+        match &mut *self {
+            Self::Leader(leader) => Pin::new(leader).poll(context),
+            Self::Bounded(wait) => wait.as_mut().poll(context),
+        }
+    }
 }
 
 /// Stores the results of upstream queries in the cache.
@@ -219,22 +245,30 @@ impl Resolver {
         miss: CacheMiss,
     ) -> impl Future<Output = (Answer, DeferredStore)> + Send + 'a {
         async move {
-            let Resolution { scope, answer, store } = match &miss.lookup {
-                _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)).await,
+            // What is alive while a query waits takes memory in each: a resolution is not.
+            let rare: PendingResolution<'_> = match &miss.lookup {
+                _ if query.rtype == rtype::ANY => Box::pin(self.answer_any(query)),
                 Some(lookup) => {
                     let resolution = self.answer(query, lookup, false).await;
-                    match resolution.answer.response.is_partial() {
-                        true => Box::pin(self.complete(query, lookup, resolution)).await,
-                        false => resolution,
+                    if !resolution.answer.response.is_partial() {
+                        return self.count_resolution(query, miss.started, resolution);
                     }
+                    Box::pin(self.complete(query, lookup, resolution))
                 }
-                None => Resolution::not_ready(query),
+                None => return self.count_resolution(query, miss.started, Resolution::not_ready(query)),
             };
-            let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
-            let counters = scope.as_deref().map(|scope| self.scope_counters(scope));
-            self.metrics.count_response(name, counters, query.transport, &answer, miss.started.elapsed());
-            (answer, store)
+            let resolution = rare.await;
+            self.count_resolution(query, miss.started, resolution)
         }
+    }
+
+    /// Counts the response to a query, and returns it.
+    fn count_resolution(&self, query: &Query, started: Instant, resolution: Resolution) -> (Answer, DeferredStore) {
+        let Resolution { scope, answer, store } = resolution;
+        let name = scope.as_ref().map_or(LOCAL_SCOPE, |scope| &scope.name);
+        let counters = scope.as_deref().map(|scope| self.scope_counters(scope));
+        self.metrics.count_response(name, counters, query.transport, &answer, started.elapsed());
+        (answer, store)
     }
 
     /// Answers ANY with as little as possible (RFC 8482), without hiding NXDOMAIN: the records of type A, or else one
@@ -266,21 +300,17 @@ impl Resolver {
         is_continuation: bool,
     ) -> impl Future<Output = Resolution> + Send + 'a {
         async move {
-            let scope = Some(lookup.scope.clone());
             let deadline = lookup.started + lookup.scope.deadline;
             if let Some(answer) = self.answer_without_upstream(query, lookup) {
-                return Resolution::stored(scope, answer);
+                return Resolution::stored(Some(lookup.scope.clone()), answer);
             }
-            let mut leader = None;
-            let result = match self.join_or_lead(query, lookup, deadline, is_continuation) {
-                FlightWait::Leader(own) => {
-                    let result = leader.insert(own).await;
-                    leader.take_if(|own| own.is_late()).into_iter().for_each(Leader::detach);
-                    result
-                }
-                FlightWait::Bounded(wait) => wait.await,
-                FlightWait::Answered(answer) => return Resolution::stored(scope, answer),
+            let mut wait = match self.join_or_lead(query, lookup, deadline, is_continuation) {
+                Ok(wait) => wait,
+                Err(answer) => return Resolution::stored(Some(lookup.scope.clone()), answer),
             };
+            let result = (&mut wait).await;
+            let leader = wait.into_leader();
+            let scope = Some(lookup.scope.clone());
             if lookup.scope.zone.is_some() && result.as_ref().is_ok_and(|response| is_denial(response)) {
                 self.probe_cuts(lookup);
             }
@@ -334,13 +364,17 @@ impl Resolver {
 
     /// Joins the query in flight for the key of this lookup, or starts and leads one. That of a continuation may end
     /// later than its client's deadline.
+    ///
+    /// # Errors
+    ///
+    /// The answer, when there is nothing to wait for: it is cached by now, or there is no room for the query.
     fn join_or_lead(
         &self,
         query: &Query,
         lookup: &CacheLookup,
         deadline: Instant,
         is_continuation: bool,
-    ) -> FlightWait {
+    ) -> Result<FlightWait, Answer> {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
         // Serve-stale: the client response timer applies. Without it the upstream query ends at the deadline by itself.
         let timer = lookup.stale().map(|_| {
@@ -351,8 +385,8 @@ impl Resolver {
         let wait_limit = timer.into_iter().chain(is_continuation.then_some(deadline)).min();
         let join = self.join_query(snapshot, scope, key, *generation, question.clone(), query.client);
         match (join, wait_limit) {
-            (Join::Leader(leader), None) => FlightWait::Leader(leader),
-            (Join::Leader(leader), Some(limit)) => FlightWait::Bounded(Box::pin(leader.wait_until(limit))),
+            (Join::Leader(leader), None) => Ok(FlightWait::Leader(leader)),
+            (Join::Leader(leader), Some(limit)) => Ok(FlightWait::Bounded(Box::pin(leader.wait_until(limit)))),
             (Join::Follower(follower), limit) => {
                 let limit = limit.unwrap_or(deadline + FOLLOWER_GRACE);
                 let wait = async move {
@@ -361,17 +395,13 @@ impl Resolver {
                         Err(_) => Err(WaitError::InFlight(None)),
                     }
                 };
-                FlightWait::Bounded(Box::pin(wait))
+                Ok(FlightWait::Bounded(Box::pin(wait)))
             }
-            (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => {
-                FlightWait::Answered(answer)
-            }
+            (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => Err(answer),
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
-                FlightWait::Answered(lookup.stale_or(|| cached_failure(query, cached)))
+                Err(lookup.stale_or(|| cached_failure(query, cached)))
             }
-            (Join::AtCapacity(_), _) => {
-                FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede)))
-            }
+            (Join::AtCapacity(_), _) => Err(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede))),
         }
     }
 

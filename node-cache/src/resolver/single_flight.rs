@@ -21,7 +21,7 @@ use crate::metrics::RefusalReason;
 use crate::upstream::NoAnswer;
 
 /// Classes of names, by hash. For each class, [`InFlight`] knows when an upstream query last completed.
-const NAME_CLASSES: usize = 64;
+const NAME_CLASSES: usize = 1024;
 
 /// Result of one upstream query.
 pub(super) type UpstreamResult = Result<Arc<Response>, NoAnswer>;
@@ -76,7 +76,7 @@ struct Queries {
     /// Result channel of each query in flight; `None` while it has no follower.
     channels: HashMap<Key, Option<watch::Sender<Option<UpstreamResult>>>, RandomState>,
     /// Generation of the last query to complete, by class of its name.
-    last_completed: [u64; NAME_CLASSES],
+    last_completed: Box<[u64; NAME_CLASSES]>,
     admission: Admission,
     late: LateFlights,
 }
@@ -85,7 +85,7 @@ impl Default for Queries {
     fn default() -> Self {
         Self {
             channels: HashMap::default(),
-            last_completed: [0; NAME_CLASSES],
+            last_completed: Box::new([0; NAME_CLASSES]),
             admission: Admission::default(),
             late: LateFlights::default(),
         }
@@ -444,9 +444,9 @@ mod tests {
             matches!(join("www.example", rtype::AAAA), Join::AlreadyCached(_)),
             "NXDOMAIN for a name holds for all of its types"
         );
-        // One in 64 of the names is in the same class.
+        // One in 1,024 of the names is in the same class.
         let others: Vec<_> = (0..256).map(|other| join(&format!("{other}.example"), rtype::A)).collect();
-        assert!(others.iter().filter(|join| matches!(join, Join::Leader(_))).count() > 200);
+        assert!(others.iter().filter(|join| matches!(join, Join::Leader(_))).count() > 240);
     }
 
     #[tokio::test]

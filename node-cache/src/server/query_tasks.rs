@@ -18,7 +18,8 @@ const MAX_STARTS: usize = 8;
 /// Rounds of polling in a row, at most, as long as each round makes more tasks ready.
 const MAX_ROUNDS: usize = 3;
 
-type QueryTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Task of a query that waits for upstreams.
+pub(super) type QueryTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Query tasks of one worker. A driver task of the worker's runtime polls [`Self::poll_driver`].
 pub(super) struct QueryTasks {
@@ -103,8 +104,8 @@ impl QueryTasks {
     }
 
     /// Adds a task of this worker. The next [`Self::drive`] or poll of the driver starts it.
-    pub(super) fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.pending.borrow_mut().push_back(Box::pin(task));
+    pub(super) fn add(&self, task: QueryTask) {
+        self.pending.borrow_mut().push_back(task);
     }
 
     /// Starts pending tasks, [`MAX_STARTS`] at most, and polls all that are ready. Does so without a turn of the

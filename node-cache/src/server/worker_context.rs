@@ -75,6 +75,8 @@ pub(super) fn with_batch<T>(family: Family, use_batch: impl FnOnce(&mut Batch) -
 
 /// Adds a query task to this worker. The next [`drive_query_tasks`], or a turn of the runtime, starts it.
 pub(super) fn spawn_query_task(task: impl Future<Output = ()> + Send + 'static) {
+    // Boxed first, so that a future that is still large moves once.
+    let task = Box::pin(task);
     STATE.with(|state| state.query_tasks.add(task));
 }
 

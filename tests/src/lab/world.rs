@@ -1,4 +1,4 @@
-//! Small internet of a lab: authoritative servers for a root, two top-level domains and the zones below, and the
+//! Small internet of a lab: authoritative servers for a root, three top-level domains and the zones below, and the
 //! provider's resolver in the nodes' resolv.conf.
 //!
 //! The zones are the files of `tests/world`, which show what a response must be.
@@ -11,10 +11,13 @@ use anyhow::{Context, Result};
 use super::fabric::{CONTROL_PLANE, ip};
 use super::layout::{Layout, WORLD};
 use super::node::fill;
-use super::process::{Daemon, Record, Signal, command, run, wait_until};
+use super::process::{Daemon, Record, Signal, command, inside, run, run_with_input, wait_until};
 
 /// Address of the provider's resolver in the nodes' resolv.conf.
 pub const PROVIDER: &str = "169.254.169.253";
+
+/// Table of packet rules that limits the provider.
+const LIMIT: &str = "provider_limit";
 
 /// Authoritative server: its name, the last parts of its addresses (192.0.2.x, 2001:db8:53::x) and its zones.
 struct Server {
@@ -32,7 +35,7 @@ macro_rules! zone {
 /// One server could answer for all zones; with three, a resolver follows delegations from the root as on the internet.
 const SERVERS: [Server; 3] = [
     Server { name: "nsd-root", addresses: &[1], zones: &[zone!("root")] },
-    Server { name: "nsd-tld", addresses: &[2], zones: &[zone!("example"), zone!("test")] },
+    Server { name: "nsd-tld", addresses: &[2], zones: &[zone!("example"), zone!("many"), zone!("test")] },
     Server {
         name: "nsd-zones",
         addresses: &[3, 4],
@@ -97,7 +100,55 @@ impl World {
     /// # Errors
     /// When it fails; the error carries its standard error.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        run(&mut super::process::inside(&self.layout, WORLD, arguments))
+        run(&mut inside(&self.layout, WORLD, arguments))
+    }
+
+    /// Limits the provider to this many packets a second of each node, as clouds do: what is above is dropped without a
+    /// word. Replaces an earlier limit and its counters.
+    ///
+    /// # Errors
+    /// When the kernel takes no such rule.
+    pub fn limit_provider(&self, packets_per_second: u32) -> Result<()> {
+        let rules = format!(
+            "table inet {LIMIT} {{}}
+            delete table inet {LIMIT}
+            table inet {LIMIT} {{
+                counter offered {{}}
+                counter dropped {{}}
+                set nodes {{ type ipv4_addr; flags dynamic; }}
+                chain queries {{
+                    type filter hook prerouting priority raw;
+                    ip daddr {PROVIDER} meta l4proto {{ tcp, udp }} th dport 53 counter name offered jump of_a_node
+                }}
+                chain of_a_node {{
+                    update @nodes {{ ip saddr limit rate over {packets_per_second}/second burst 16 packets }} \
+                        counter name dropped drop
+                }}
+            }}"
+        );
+        run_with_input(&mut inside(&self.layout, WORLD, &["nft", "-f", "-"]), &rules).map(drop)
+    }
+
+    /// Removes the limit of [`Self::limit_provider`], if there is one.
+    ///
+    /// # Errors
+    /// When the kernel does not take the command.
+    pub fn unlimit_provider(&self) -> Result<()> {
+        let rules = format!("table inet {LIMIT} {{}}\ndelete table inet {LIMIT}");
+        run_with_input(&mut inside(&self.layout, WORLD, &["nft", "-f", "-"]), &rules).map(drop)
+    }
+
+    /// Returns the packets that were sent to the provider since [`Self::limit_provider`], and those that it dropped.
+    ///
+    /// # Errors
+    /// When there is no limit.
+    pub fn limited_packets(&self) -> Result<[u64; 2]> {
+        let count = |name: &str| -> Result<u64> {
+            let text = self.run(&["nft", "list", "counter", "inet", LIMIT, name])?;
+            let packets = text.split("packets ").nth(1).and_then(|rest| rest.split_whitespace().next());
+            packets.with_context(|| format!("no packets in {text}"))?.parse().context("a number of packets")
+        };
+        Ok([count("offered")?, count("dropped")?])
     }
 
     /// Starts the servers and the provider's resolver.

@@ -28,9 +28,14 @@ pub(crate) fn stub_clients(nodes: &[&str], servers: &[&str]) -> Clients<stub_cli
 
 /// Starts a flood of single tries from every node to one address, `rate` queries a second each.
 pub(crate) fn flood_from_all_nodes(server: &str, rate: u32) -> Clients<flood::Report> {
+    flood_of_names_from_all_nodes(server, rate, NAMES)
+}
+
+/// Starts a flood like [`flood_from_all_nodes`] for these names.
+pub(crate) fn flood_of_names_from_all_nodes(server: &str, rate: u32, names: &str) -> Clients<flood::Report> {
     let rate = rate.to_string();
     let command =
-        ["/ask", "flood", "--until-stdin-closes", "--json", "--names", NAMES, "--server", server, "--qps", &rate];
+        ["/ask", "flood", "--until-stdin-closes", "--json", "--names", names, "--server", server, "--qps", &rate];
     Clients::start(NODES.iter().map(|node| (*node, command.to_vec())))
 }
 

@@ -14,7 +14,7 @@ use super::alias_routing::split_response;
 use super::cut_evidence::CutEvidence;
 use super::late_flights::LateOrigin;
 use super::nxdomain_cut::is_denial;
-use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
+use super::servfail::{cached_failure, failed_answer, failure, is_bogus, truncated_answer};
 use super::single_flight::{
     FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
 };
@@ -105,7 +105,7 @@ impl StoreResult for CacheSink {
             self.learn(response, now);
         }
         match result {
-            Ok(response) if response.is_overload() || response.is_still_in_flight() || response.is_bare_error() => {}
+            Ok(response) if response.is_momentary_failure() || response.is_bare_error() => {}
             // A known answer, stale or not, is better than a truncated one.
             Ok(response) if response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
@@ -287,12 +287,12 @@ impl Resolver {
             let answer = match result {
                 Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
+                    _ => failed_answer(&lookup.snapshot, response),
                 },
                 Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
                 Err(WaitError::NoAnswer) => {
-                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY))
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, lookup.snapshot.failed_ede))
                 }
                 Err(WaitError::InFlight(bad_response)) => late_failure(query, lookup, bad_response),
             };
@@ -316,7 +316,7 @@ impl Resolver {
             return Some(stale);
         }
         let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
-        Some(lookup.stale_or(|| cached_failure(query, cached)))
+        Some(lookup.stale_or(|| cached_failure(query, &lookup.snapshot, cached)))
     }
 
     /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names
@@ -367,7 +367,7 @@ impl Resolver {
                 FlightWait::Answered(answer)
             }
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
-                FlightWait::Answered(lookup.stale_or(|| cached_failure(query, cached)))
+                FlightWait::Answered(lookup.stale_or(|| cached_failure(query, snapshot, cached)))
             }
             (Join::AtCapacity(_), _) => {
                 FlightWait::Answered(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede)))

@@ -281,7 +281,7 @@ impl<S: StoreResult> Drop for Leader<S> {
         let end = match &self.result {
             Some(Ok(_)) if is_answer => FlightEnd::Answered,
             // The name was not asked for.
-            Some(Ok(response)) if response.is_overload() => FlightEnd::Abandoned,
+            Some(Ok(response)) if response.is_overload() || response.is_budget_exhausted() => FlightEnd::Abandoned,
             // The failure was recorded at the deadline.
             Some(_) if late.is_some() => FlightEnd::Abandoned,
             Some(_) => FlightEnd::Failed,

@@ -25,7 +25,7 @@ use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, Response, ResponseTtl};
-use crate::metrics::{LOCAL_SCOPE, Metrics};
+use crate::metrics::{LOCAL_SCOPE, Metrics, RefusalReason};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::{NoAnswer, QueryEvent};
@@ -317,6 +317,30 @@ impl Resolver {
         }
         let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
         Some(lookup.stale_or(|| cached_failure(query, &lookup.snapshot, cached)))
+    }
+
+    /// Returns whether a query in flight may answer this one.
+    #[must_use]
+    pub fn is_in_flight(&self, miss: &CacheMiss) -> bool {
+        miss.lookup.as_ref().is_none_or(|lookup| self.in_flight.contains(&lookup.key))
+    }
+
+    /// Returns the answer of a zone resolver to a query that finds no room among those that wait, for this reason:
+    /// what is known without an upstream, or else SERVFAIL that says so. It takes no room. `None` on a node, where the
+    /// client shall repeat the query, and before the first snapshot.
+    pub fn answer_without_room(&self, query: &Query, miss: &CacheMiss, reason: RefusalReason) -> Option<Answer> {
+        let snapshot = self.snapshot().filter(|snapshot| snapshot.serves_nodes())?;
+        let lookup = miss.lookup.as_ref();
+        let known = lookup.and_then(|lookup| self.answer_without_upstream(query, lookup).or_else(|| lookup.stale()));
+        let answer = known.filter(|answer| !answer.response.is_partial()).unwrap_or_else(|| {
+            self.metrics.count_refused_admission(reason);
+            failure(query, rcode::SERVFAIL, snapshot.overload_ede)
+        });
+        let scope = lookup.map(|lookup| &*lookup.scope);
+        let name = scope.map_or(LOCAL_SCOPE, |scope| &scope.name);
+        let counters = scope.map(|scope| self.scope_counters(scope));
+        self.metrics.count_response(name, counters, query.transport, &answer, miss.started.elapsed());
+        Some(answer)
     }
 
     /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names

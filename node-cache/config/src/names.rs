@@ -1,5 +1,7 @@
 //! Names shared by control plane and data plane: annotations, files of the projected volume, ports, paths.
 
+use std::time::Duration;
+
 /// Annotation of a pod with the revision that applies to it.
 pub const REVISION_ANNOTATION: &str = "dnstier.io/revision";
 /// Annotation of a pod with the zone of its node.
@@ -27,6 +29,9 @@ pub const DNS_PORT: u16 = 53;
 pub const RESOLVER_DNS_PORT: u16 = 1053;
 /// Port of a zone resolver's `/metrics`, `/status`, `/live` and `/ready`.
 pub const RESOLVER_METRICS_PORT: u16 = 9153;
+/// Time for which a zone resolver answers after SIGTERM. A node cache asks for the resolvers of a zone more often, so
+/// that it queries none that has ended.
+pub const RESOLVER_DRAIN: Duration = Duration::from_secs(10);
 /// Name of the UDP port in every DNS Service of a tier, and so the first label of its SRV name (`_dns._udp`).
 pub const UDP_PORT_NAME: &str = "dns";
 /// Name of the TCP port in every DNS Service of a tier (`_dns-tcp._tcp`).

@@ -23,6 +23,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::admin::{CommandError, ControlError};
 use crate::agent::interface::InterfaceError;
 use crate::dns::NameError;
@@ -106,6 +108,15 @@ fn usable_cache_bytes(cache_size: u64, workers: usize) -> Result<u64, ProgramErr
     let beyond = workers.saturating_sub(WORKERS_BESIDE_CACHE) as u64;
     let usable = cache_size.checked_sub(beyond * WORKER_BYTES).filter(|usable| *usable >= MIN_CACHE_BYTES);
     usable.ok_or(ProgramError::CacheTooSmall { cache_size, workers })
+}
+
+/// Raises the limit of open files to the one that the process may set itself. Each query in flight may hold three
+/// sockets, and runtimes of containers start a process with a limit of 1,024 files and let it open many more.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(?current, ?maximum, %error, "the limit of open files cannot be raised");
+    }
 }
 
 /// Runs a program or a probe on a single-threaded runtime. One thread is enough: workers, which answer queries, have

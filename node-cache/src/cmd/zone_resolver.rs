@@ -24,11 +24,11 @@ use super::readiness::{Readiness, Stage, ZoneReadiness, query_silent_upstreams, 
 use super::shutdown::Shutdown;
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
-use super::{ProgramError, block_on, status_http, usable_cache_bytes};
+use super::{ProgramError, block_on, raise_descriptor_limit, status_http, usable_cache_bytes};
 use crate::dns::cookie_secret::CookieSecrets;
 use crate::handover::{HeldSocket, Protocol};
 use crate::identity::{Identity, pod_addresses};
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, Room};
 use crate::server::{Server, TcpLimits};
 use crate::{admin, dnstap, revision};
 
@@ -69,7 +69,7 @@ enum Command {
 struct RunArgs {
     #[command(flatten)]
     directories: Directories,
-    /// Bytes that the cache may hold; workers beyond 16 take their room from it
+    /// Bytes that the cache may hold; workers beyond 16, and queries in flight beyond 1,024, take their room from it
     #[arg(long, value_parser = bytes)]
     cache_size: u64,
     /// Threads that each read every socket, 1 to 64 [default: as many as it may use processors, 4 at the most]
@@ -115,8 +115,9 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let listen = given_or_pod_addresses(&args.listen, RESOLVER_DNS_PORT)?;
     let BoundSockets { sockets, addresses } = bind_all(&listen)?;
     let workers = args.workers.unwrap_or_else(default_workers);
-    let cache_bytes = usable_cache_bytes(args.cache_size, workers)?;
-    let resolver = Arc::new(Resolver::new(Identity::from_env(NAME), cache_bytes, Arc::default()));
+    let (room, cache_bytes) = Room::of_zone_resolver(usable_cache_bytes(args.cache_size, workers)?);
+    raise_descriptor_limit();
+    let resolver = Arc::new(Resolver::with_room(Identity::from_env(NAME), cache_bytes, Arc::default(), room));
     let active = revision::watch(&args.directories.config);
     let (_sockets, sockets) = watch::channel(sockets);
     // Caches of nodes send no cookies, and which pod they reach changes: there is no secret to share.
@@ -251,4 +252,19 @@ fn bind_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn set_only_v6(socket: &Socket, address: SocketAddr) -> std::io::Result<()> {
     if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use node_cache_config::names::RESOLVER_DRAIN;
+
+    use super::*;
+
+    #[test]
+    fn a_resolver_answers_after_sigterm_for_as_long_as_node_caches_count_on() {
+        let Command::Run(args) = Args::parse_from(["zone-resolver", "run", "--cache-size", "1048576"]).command else {
+            panic!("no resolver is run");
+        };
+        assert_eq!(args.drain, RESOLVER_DRAIN);
+    }
 }

@@ -4,10 +4,11 @@
 //! what is free (a dynamic threshold): the more places are taken, the smaller are the bounds, so that places are left
 //! for those that have few.
 //!
-//! | bounded | share | alone, at most |
+//! | bounded | share | alone, at most, of 1,024 |
 //! | --- | --- | --- |
-//! | a scope | four fifths of all that other scopes leave | 716 |
+//! | a scope that is not the only one | four fifths of all that other scopes leave | 716 |
 //! | a registered domain in a scope, except below the zone of the cluster | as many as are free in the scope | 358 |
+//! | the same, while half of all places are taken | a tenth of the queries in flight | |
 //! | a registered domain whose last 16 queries all failed | | 8 |
 //! | a client in a scope | twice as many as are free in the scope | 477 |
 
@@ -19,19 +20,18 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::failing_domains::FailingDomains;
+use super::room::Room;
 use crate::clients::ClientUnits;
 use crate::dns::Name;
 use crate::metrics::RefusalReason;
 use crate::snapshot::Scope;
 
-/// Upstream queries in flight at one time, at most. Bounds sockets and memory.
-pub(super) const MAX_IN_FLIGHT: usize = 1024;
 /// Queries in flight below which every query is admitted and counts in no share.
 const MAX_UNSHARED: usize = 128;
-/// Queries in flight that scopes, domains and clients share.
-const MAX_SHARED: usize = MAX_IN_FLIGHT - MAX_UNSHARED;
 /// Part of what other scopes leave that a scope may have, in fifths: the rest is left for scopes that have nothing.
 const SCOPE_FIFTHS: usize = 4;
+/// Part of the queries in flight that may be of one registered domain while half of all places are taken: a tenth.
+const DOMAIN_DIVISOR: usize = 10;
 /// Queries in flight of a client, at most, in multiples of those that are free in the scope. A node is one client of a
 /// resolver: alone it gets two thirds.
 const CLIENT_MULTIPLE: usize = 2;
@@ -100,9 +100,13 @@ pub(super) struct Shares {
     client: Option<IpAddr>,
 }
 
-/// Shares of the queries in flight. Entries of the maps are those of queries in flight, [`MAX_SHARED`] at most.
-#[derive(Debug, Default)]
+/// Shares of the queries in flight. Entries of the maps are those of queries in flight.
+#[derive(Debug)]
 pub(super) struct Admission {
+    /// Upstream queries in flight at one time, at most. Bounds sockets and memory.
+    max_in_flight: usize,
+    /// Scopes that share the places.
+    scopes: usize,
     hasher: RandomState,
     shared: usize,
     by_scope: Counts,
@@ -112,7 +116,32 @@ pub(super) struct Admission {
     failing_domains: FailingDomains,
 }
 
+impl Default for Admission {
+    fn default() -> Self {
+        Self::new(Room::NODE_CACHE.in_flight)
+    }
+}
+
 impl Admission {
+    /// Creates the shares of as many queries in flight, for several scopes.
+    pub(super) fn new(max_in_flight: usize) -> Self {
+        Self {
+            max_in_flight,
+            scopes: usize::MAX,
+            hasher: RandomState::default(),
+            shared: 0,
+            by_scope: Counts::default(),
+            by_domain: Counts::default(),
+            by_client: HashMap::default(),
+            failing_domains: FailingDomains::default(),
+        }
+    }
+
+    /// Sets the number of scopes that share the places. Where there is only one, nothing is left for others.
+    pub(super) const fn set_scopes(&mut self, scopes: usize) {
+        self.scopes = scopes;
+    }
+
     /// Admits a query while `in_flight` others are in flight. `origin` is called only when that depends on it.
     ///
     /// # Errors
@@ -126,7 +155,7 @@ impl Admission {
         if in_flight < MAX_UNSHARED {
             return Ok(Place::Unshared);
         }
-        if in_flight >= MAX_IN_FLIGHT {
+        if in_flight >= self.max_in_flight {
             return Err(RefusalReason::Total);
         }
         let FlightOrigin { scope, domain, client, asked_at, recovered_at } = origin();
@@ -137,7 +166,8 @@ impl Admission {
         }
         if let Some(domain) = domain {
             let of_domain = self.by_domain.get(domain);
-            if of_domain >= free {
+            let is_crowding = 2 * in_flight >= self.max_in_flight && DOMAIN_DIVISOR * (of_domain + 1) > in_flight + 1;
+            if of_domain >= free || is_crowding {
                 return Err(RefusalReason::Domain);
             }
             if of_domain >= MAX_OF_FAILING_DOMAIN && self.failing_domains.is_failing(domain, recovered_at) {
@@ -201,7 +231,9 @@ impl Admission {
     fn free_in(&self, scope: u64) -> usize {
         let of_scope = self.by_scope.get(scope);
         let of_others = self.shared - of_scope;
-        (MAX_SHARED.saturating_sub(of_others) * SCOPE_FIFTHS / 5).saturating_sub(of_scope)
+        let left = (self.max_in_flight - MAX_UNSHARED).saturating_sub(of_others);
+        let share = if self.scopes > 1 { left * SCOPE_FIFTHS / 5 } else { left };
+        share.saturating_sub(of_scope)
     }
 
     /// Hashes a value under the secret seed of this process.

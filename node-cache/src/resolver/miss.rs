@@ -14,7 +14,7 @@ use super::alias_routing::split_response;
 use super::cut_evidence::CutEvidence;
 use super::late_flights::LateOrigin;
 use super::nxdomain_cut::is_denial;
-use super::servfail::{cached_failure, failure, is_bogus, truncated_answer};
+use super::servfail::{cached_failure, failed_answer, failure, is_bogus, truncated_answer};
 use super::single_flight::{
     FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
 };
@@ -25,7 +25,7 @@ use crate::dns::codes::{class, ede, rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
 use crate::dns::{Name, Response, ResponseTtl};
-use crate::metrics::{LOCAL_SCOPE, Metrics};
+use crate::metrics::{LOCAL_SCOPE, Metrics, RefusalReason};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::{NoAnswer, QueryEvent};
@@ -131,7 +131,7 @@ impl StoreResult for CacheSink {
             self.learn(response, now);
         }
         match result {
-            Ok(response) if response.is_overload() || response.is_still_in_flight() || response.is_bare_error() => {}
+            Ok(response) if response.is_momentary_failure() || response.is_bare_error() => {}
             // A known answer, stale or not, is better than a truncated one.
             Ok(response) if response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
@@ -317,12 +317,12 @@ impl Resolver {
             let answer = match result {
                 Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
-                    _ => Answer { response, ttl_view: TtlView::Original, ede: None, source: Source::Failure },
+                    _ => failed_answer(&lookup.snapshot, response),
                 },
                 Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
                 Err(WaitError::NoAnswer) => {
-                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY))
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, lookup.snapshot.failed_ede))
                 }
                 Err(WaitError::InFlight(bad_response)) => late_failure(query, lookup, bad_response),
             };
@@ -346,7 +346,31 @@ impl Resolver {
             return Some(stale);
         }
         let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
-        Some(lookup.stale_or(|| cached_failure(query, cached)))
+        Some(lookup.stale_or(|| cached_failure(query, &lookup.snapshot, cached)))
+    }
+
+    /// Returns whether a query in flight may answer this one.
+    #[must_use]
+    pub fn is_in_flight(&self, miss: &CacheMiss) -> bool {
+        miss.lookup.as_ref().is_none_or(|lookup| self.in_flight.contains(&lookup.key))
+    }
+
+    /// Returns the answer of a zone resolver to a query that finds no room among those that wait, for this reason:
+    /// what is known without an upstream, or else SERVFAIL that says so. It takes no room. `None` on a node, where the
+    /// client shall repeat the query, and before the first snapshot.
+    pub fn answer_without_room(&self, query: &Query, miss: &CacheMiss, reason: RefusalReason) -> Option<Answer> {
+        let snapshot = self.snapshot().filter(|snapshot| snapshot.serves_nodes())?;
+        let lookup = miss.lookup.as_ref();
+        let known = lookup.and_then(|lookup| self.answer_without_upstream(query, lookup).or_else(|| lookup.stale()));
+        let answer = known.filter(|answer| !answer.response.is_partial()).unwrap_or_else(|| {
+            self.metrics.count_refused_admission(reason);
+            failure(query, rcode::SERVFAIL, snapshot.overload_ede)
+        });
+        let scope = lookup.map(|lookup| &*lookup.scope);
+        let name = scope.map_or(LOCAL_SCOPE, |scope| &scope.name);
+        let counters = scope.map(|scope| self.scope_counters(scope));
+        self.metrics.count_response(name, counters, query.transport, &answer, miss.started.elapsed());
+        Some(answer)
     }
 
     /// Refreshes a stale answer in the background while all upstreams are down: they may be silent for other names
@@ -399,7 +423,7 @@ impl Resolver {
             }
             (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => Err(answer),
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
-                Err(lookup.stale_or(|| cached_failure(query, cached)))
+                Err(lookup.stale_or(|| cached_failure(query, snapshot, cached)))
             }
             (Join::AtCapacity(_), _) => Err(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede))),
         }

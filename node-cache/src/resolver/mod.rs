@@ -8,6 +8,7 @@
 //! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
 //! | single-flight: leader and followers of one upstream query | `single_flight` |
 //! | queries that go on after their deadline, for a late answer | `late_flights` |
+//! | room of a node cache and of a zone resolver: queries in flight, queries that wait | `room` |
 //! | shares of the queries in flight: scope, registered domain, client | `admission`, `failing_domains` |
 //! | NXDOMAIN cut (RFC 8020), where it has proved itself | `nxdomain_cut`, `cut_evidence` |
 //! | aliases that lead into another scope (RFC 1034 §5.3.3) | `alias_routing`, `aliases` |
@@ -28,6 +29,7 @@ mod late_flights;
 pub mod local_names;
 mod miss;
 mod nxdomain_cut;
+mod room;
 mod servfail;
 mod single_flight;
 
@@ -52,6 +54,7 @@ use cut_evidence::CutEvidence;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
+pub use room::Room;
 use single_flight::{InFlight, Join};
 
 /// The resolver of one process: its cache, upstream queries in flight, and the snapshot of the active revision.
@@ -59,6 +62,7 @@ use single_flight::{InFlight, Join};
 pub struct Resolver {
     identity: Identity,
     cache: Arc<Cache>,
+    room: Room,
     in_flight: Arc<InFlight>,
     cut_evidence: Arc<CutEvidence>,
     snapshot: ArcSwapOption<Snapshot>,
@@ -106,17 +110,24 @@ pub struct CacheMiss {
 }
 
 impl Resolver {
-    /// Returns a resolver whose cache takes `cache_bytes` at most. Without a [`Snapshot`] it answers local names only,
-    /// and SERVFAIL to everything else.
+    /// Returns a resolver with the room of a node cache, whose cache takes `cache_bytes` at most. Without a
+    /// [`Snapshot`] it answers local names only, and SERVFAIL to everything else.
     #[must_use]
     pub fn new(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
+        Self::with_room(identity, cache_bytes, metrics, Room::NODE_CACHE)
+    }
+
+    /// Returns a resolver as [`Self::new`] does, with this room.
+    #[must_use]
+    pub fn with_room(identity: Identity, cache_bytes: u64, metrics: Arc<Metrics>, room: Room) -> Self {
         let cache = Arc::new(Cache::new(cache_bytes));
         let tap = Arc::new(Tap::new(&identity));
         let clock_start = nanoseconds();
         Self {
             identity,
             cache,
-            in_flight: Arc::default(),
+            room,
+            in_flight: Arc::new(InFlight::with_room(room.in_flight)),
             cut_evidence: Arc::default(),
             snapshot: ArcSwapOption::empty(),
             metrics,
@@ -127,6 +138,7 @@ impl Resolver {
 
     /// Applies a revision to all later queries.
     pub fn apply(&self, snapshot: Snapshot) {
+        self.in_flight.set_scopes(snapshot.scopes().len());
         self.snapshot.store(Some(Arc::new(snapshot)));
     }
 
@@ -140,6 +152,12 @@ impl Resolver {
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Returns the room of this process.
+    #[must_use]
+    pub const fn room(&self) -> Room {
+        self.room
     }
 
     /// Returns the counters of this process.

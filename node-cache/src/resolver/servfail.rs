@@ -8,6 +8,7 @@ use crate::dns::Response;
 use crate::dns::answer::{Answer, Source, TtlView};
 use crate::dns::codes::{ede, rcode};
 use crate::dns::query::{Query, Transport};
+use crate::snapshot::Snapshot;
 
 /// Returns a failure of this process with this rcode, and with the Extended DNS Error that explains it.
 pub(super) fn failure(query: &Query, rcode: u16, ede: u16) -> Answer {
@@ -15,14 +16,29 @@ pub(super) fn failure(query: &Query, rcode: u16, ede: u16) -> Answer {
 }
 
 /// Returns the answer for a cached failure (RFC 9520): the upstream's response, or SERVFAIL when no upstream responded.
-pub(super) fn cached_failure(query: &Query, cached: CachedFailure) -> Answer {
+pub(super) fn cached_failure(query: &Query, snapshot: &Snapshot, cached: CachedFailure) -> Answer {
     match cached.response {
-        None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
+        None => failure(query, rcode::SERVFAIL, snapshot.failed_ede),
         Some(response) => {
-            let ede = response.ede().and_then(ede::public).or(Some(ede::CACHED_ERROR));
+            let cached_error = || Some(response.ede().map_or(ede::CACHED_ERROR, ede::public));
+            let ede = failed_ede(snapshot, &response).or_else(cached_error);
             Answer { response, ttl_view: TtlView::Original, ede, source: Source::Failure }
         }
     }
+}
+
+/// Returns the answer for an upstream's response that is a failure.
+pub(super) fn failed_answer(snapshot: &Snapshot, response: Arc<Response>) -> Answer {
+    let ede = failed_ede(snapshot, &response);
+    Answer { response, ttl_view: TtlView::Original, ede, source: Source::Failure }
+}
+
+/// Returns the Extended DNS Error by which nodes know the failure of a zone resolver's upstreams; `None` on a node, and
+/// where the upstream gives a reason of its own, such as bogus data, which says more.
+fn failed_ede(snapshot: &Snapshot, response: &Response) -> Option<u16> {
+    let has_reason =
+        response.ede().is_some_and(|code| !matches!(code, ede::NO_REACHABLE_AUTHORITY | ede::NETWORK_ERROR));
+    (snapshot.serves_nodes() && !has_reason).then_some(snapshot.failed_ede)
 }
 
 /// Returns the answer for a truncated response of an upstream that does not give the whole one over TCP. Over UDP the

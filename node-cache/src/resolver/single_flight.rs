@@ -105,9 +105,26 @@ pub(super) enum Join<T, S: StoreResult> {
 }
 
 impl InFlight {
+    /// Creates the set of upstream queries in flight of a process that has room for as many.
+    pub(super) fn with_room(max_in_flight: usize) -> Self {
+        let in_flight = Self::default();
+        in_flight.queries().admission = Admission::new(max_in_flight);
+        in_flight
+    }
+
+    /// Sets the number of scopes that share the room.
+    pub(super) fn set_scopes(&self, scopes: usize) {
+        self.queries().admission.set_scopes(scopes);
+    }
+
     /// Returns the number of upstream queries that have completed.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a query for this key is in flight.
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.queries().channels.contains_key(key)
     }
 
     /// Joins the query in flight for this key, or starts one.
@@ -281,7 +298,7 @@ impl<S: StoreResult> Drop for Leader<S> {
         let end = match &self.result {
             Some(Ok(_)) if is_answer => FlightEnd::Answered,
             // The name was not asked for.
-            Some(Ok(response)) if response.is_overload() => FlightEnd::Abandoned,
+            Some(Ok(response)) if response.is_overload() || response.is_budget_exhausted() => FlightEnd::Abandoned,
             // The failure was recorded at the deadline.
             Some(_) if late.is_some() => FlightEnd::Abandoned,
             Some(_) => FlightEnd::Failed,

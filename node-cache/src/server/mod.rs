@@ -69,5 +69,6 @@ impl Server {
     pub async fn drain(&self) {
         self.workers.stop_reading().await;
         self.shared.waiting_queries.wait_idle().await;
+        self.shared.waiting_new_queries.wait_idle().await;
     }
 }

@@ -10,21 +10,16 @@ use tokio::sync::watch;
 
 use crate::connection_table::{ConnectionLimits, ConnectionTable};
 use crate::dns::Cookie;
+use crate::dns::answer::Answer;
 use crate::dns::cookie_secret::{CookieReply, CookieSecrets};
 use crate::dns::query::{Query, Transport};
 use crate::dns::request::{self, CookieOnlyQuery, Rejection};
 use crate::dnstap::{Sampled, Side};
 use crate::limits::{ClientLimiter, LimitExceeded, Permit};
-use crate::metrics::{DropReason, Metrics};
-use crate::resolver::Resolver;
+use crate::metrics::{DropReason, Metrics, RefusalReason};
+use crate::resolver::{CacheMiss, Resolver};
 use crate::snapshot::Snapshot;
 use crate::snapshot::acl::Acl;
-
-/// Queries that wait for upstreams at one time, at most; hits do not count.
-const MAX_WAITING_QUERIES: usize = 2048;
-/// Queries of one client that wait for upstreams, at most: half of the upstream queries in flight at one time. While
-/// many wait, one client gets no more than is left for others.
-const MAX_WAITING_QUERIES_PER_CLIENT: usize = 512;
 
 /// Bytes of responses that wait to be written to TCP connections at one time, at most: those that clients have asked
 /// for and do not read.
@@ -76,6 +71,8 @@ pub(super) struct Shared {
     pub(super) connections: Arc<ConnectionTable>,
     /// Limits queries that wait for upstreams.
     pub(super) waiting_queries: Arc<ClientLimiter>,
+    /// Limits those beyond that need a query of their own to upstreams.
+    pub(super) waiting_new_queries: Arc<ClientLimiter>,
     /// Limits bytes of responses that wait to be written to TCP connections.
     unwritten_bytes: Arc<ClientLimiter>,
     cookie_secrets: watch::Receiver<CookieSecrets>,
@@ -93,6 +90,7 @@ impl Shared {
         limits: TcpLimits,
         cookie_secrets: watch::Receiver<CookieSecrets>,
     ) -> Self {
+        let room = resolver.room();
         Self {
             resolver,
             limits,
@@ -102,7 +100,9 @@ impl Shared {
                 min_share: (limits.max_connections / MAX_CONNECTION_SHARES).max(1),
                 min_idle: MIN_EVICTION_IDLE_TIME,
             }),
-            waiting_queries: ClientLimiter::sharing(MAX_WAITING_QUERIES, MAX_WAITING_QUERIES_PER_CLIENT),
+            waiting_queries: ClientLimiter::sharing(room.waiting - room.waiting_for_new, room.waiting_of_client),
+            // Admission among those in flight divides them among clients.
+            waiting_new_queries: ClientLimiter::new(room.waiting_for_new, room.waiting_for_new),
             unwritten_bytes: ClientLimiter::new(MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_BYTES_PER_CLIENT),
             cookie_secrets,
         }
@@ -164,18 +164,49 @@ impl Shared {
         self.cookie_secrets.borrow().reply(cookie, client.ip(), now as u32)
     }
 
-    /// Acquires the permit of a query that has to wait for upstreams; counts a drop at the limit.
-    pub(super) fn acquire_waiting_query(&self, client: SocketAddr) -> Option<Permit> {
-        self.count_exceeded(self.waiting_queries.acquire(client))
+    /// Acquires the permit of a query that has to wait for upstreams.
+    ///
+    /// # Errors
+    ///
+    /// The answer of a query that finds no room. Without one the query is dropped, which is counted.
+    pub(super) fn acquire_waiting_query(
+        &self,
+        client: SocketAddr,
+        query: &Query,
+        miss: &CacheMiss,
+    ) -> Result<Permit, Option<Answer>> {
+        self.waiting_queries.acquire(client).or_else(|limit| self.acquire_new_query(limit, client, query, miss))
+    }
+
+    /// Acquires the permit of a query beyond this limit, if it needs a query of its own to upstreams.
+    #[cold]
+    fn acquire_new_query(
+        &self,
+        limit: LimitExceeded,
+        client: SocketAddr,
+        query: &Query,
+        miss: &CacheMiss,
+    ) -> Result<Permit, Option<Answer>> {
+        let permit =
+            if self.resolver.is_in_flight(miss) { None } else { self.waiting_new_queries.acquire(client).ok() };
+        permit.ok_or_else(|| self.answer_without_room(limit, query, miss))
+    }
+
+    fn answer_without_room(&self, limit: LimitExceeded, query: &Query, miss: &CacheMiss) -> Option<Answer> {
+        let (refused, dropped) = match limit {
+            LimitExceeded::Global => (RefusalReason::Total, DropReason::GlobalLimit),
+            LimitExceeded::PerClient => (RefusalReason::Client, DropReason::ClientLimit),
+        };
+        let answer = self.resolver.answer_without_room(query, miss, refused);
+        if answer.is_none() {
+            self.metrics().count_drop(dropped);
+        }
+        answer
     }
 
     /// Acquires the permit of a response of so many bytes that waits to be written; counts a drop at the limit.
     pub(super) fn acquire_unwritten(&self, client: SocketAddr, bytes: usize) -> Option<Permit> {
-        self.count_exceeded(self.unwritten_bytes.acquire_many(client, bytes))
-    }
-
-    fn count_exceeded(&self, acquired: Result<Permit, LimitExceeded>) -> Option<Permit> {
-        let reason = match acquired {
+        let reason = match self.unwritten_bytes.acquire_many(client, bytes) {
             Ok(permit) => return Some(permit),
             Err(LimitExceeded::Global) => DropReason::GlobalLimit,
             Err(LimitExceeded::PerClient) => DropReason::ClientLimit,

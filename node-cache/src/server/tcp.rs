@@ -118,7 +118,15 @@ fn handle_query(connection: &Arc<Connection>, message: &[u8], read_half: &ReadHa
         }
         Err(miss) => miss,
     };
-    let Some(permit) = shared.acquire_waiting_query(*client) else { return false };
+    let permit = match shared.acquire_waiting_query(*client, &query, &miss) {
+        Ok(permit) => permit,
+        Err(None) => return false,
+        Err(Some(answer)) => {
+            connection.query_started();
+            connection.queue_response(answer.to_tcp_wire(&query, transport), sampled.as_deref());
+            return true;
+        }
+    };
     connection.query_started();
     let connection = connection.clone();
     worker_context::spawn_query_task(async move {

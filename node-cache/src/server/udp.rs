@@ -340,7 +340,13 @@ fn handle_slow(
         }
         Err(miss) => miss,
     };
-    let Some(permit) = shared.acquire_waiting_query(client) else { return };
+    let permit = match shared.acquire_waiting_query(client, &query, &miss) {
+        Ok(permit) => permit,
+        Err(None) => return,
+        Err(Some(answer)) => {
+            return send_response(shared, socket, &answer.to_udp_wire(&query), client, sampled.as_deref());
+        }
+    };
     let shared = shared.clone();
     let socket = socket.clone();
     worker_context::spawn_query_task(async move {

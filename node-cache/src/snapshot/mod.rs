@@ -100,8 +100,10 @@ pub struct Snapshot {
     pub follows_aliases_into_cluster: bool,
     /// Problem with the configured source of upstreams, in one sentence.
     pub upstream_problem: Option<String>,
-    /// Extended DNS Error of a query that is not admitted among those in flight: [`ede::OVERLOADED`] where nodes are
-    /// the clients.
+    /// Extended DNS Error of a query that no upstream answered: [`ede::UPSTREAMS_FAILED`] where nodes are the clients.
+    pub failed_ede: u16,
+    /// Extended DNS Error of a query that finds no room among those in flight or those that wait: [`ede::OVERLOADED`]
+    /// where nodes are the clients.
     pub overload_ede: u16,
     /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes
     /// are the clients, else that of the failure itself (`None`).
@@ -180,7 +182,8 @@ impl Snapshot {
             acl: Acl::new(&config.node_cache.allow_from),
             follows_aliases_into_cluster: config.node_cache.private_answers == PrivateAnswers::Allow,
             upstream_problem: None,
-            overload_ede: ede::NO_REACHABLE_AUTHORITY,
+            failed_ede: ede::NO_REACHABLE_AUTHORITY,
+            overload_ede: ede::NETWORK_ERROR,
             late_ede: None,
             context: registry.context().clone(),
             max_shown_upstreams: MAX_SHOWN_BY_A_NODE_CACHE,
@@ -231,6 +234,7 @@ impl Snapshot {
             acl: Acl::new(&config.resolver.allow_from),
             follows_aliases_into_cluster: true,
             upstream_problem,
+            failed_ede: ede::UPSTREAMS_FAILED,
             overload_ede: ede::OVERLOADED,
             late_ede: Some(ede::STILL_IN_FLIGHT),
             context: registry.context().clone(),
@@ -238,6 +242,12 @@ impl Snapshot {
             own_zone_scopes: BTreeSet::new(),
             scopes,
         }
+    }
+
+    /// Returns whether nodes of the tier are the clients: this is the snapshot of a zone resolver.
+    #[must_use]
+    pub const fn serves_nodes(&self) -> bool {
+        self.late_ede.is_some()
     }
 
     /// Returns all scopes, each once.

@@ -36,6 +36,7 @@ mod recovery;
 mod reload;
 #[path = "../require/mod.rs"]
 mod require;
+mod resolver_room;
 mod response_forms;
 mod search_path;
 mod series;

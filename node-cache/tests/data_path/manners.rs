@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, RData, RecordType};
-use node_cache::metrics::DropReason;
+use node_cache::metrics::RefusalReason;
 use node_cache_config::{Upstream, UpstreamSource};
 
 use crate::support::{
@@ -343,11 +343,11 @@ async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
     let tier = Tier::forwarding_to(&[authority.address]).await;
     let greedy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     greedy.connect(tier.address).await.unwrap();
-    let dropped = |reason| tier.resolver.metrics().drops(reason);
+    let refused = |reason| tier.resolver.metrics().refused_admissions(reason);
     let started = Instant::now();
-    // Its queries are dropped before the limit of all clients is reached.
+    // Its queries are refused before the limit of all clients is reached.
     for number in 0.. {
-        if dropped(DropReason::ClientLimit) > 0 {
+        if refused(RefusalReason::Client) > 0 {
             break;
         }
         assert!(started.elapsed() < Duration::from_secs(30));
@@ -357,7 +357,7 @@ async fn one_client_that_asks_for_everything_leaves_room_for_the_others() {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(dropped(DropReason::GlobalLimit), 0);
+    assert_eq!(refused(RefusalReason::Total), 0);
     let mut config = config("127.0.0.1:9".parse().unwrap());
     let upstream = Upstream::from(authority.address);
     config.resolver.upstreams = UpstreamSource::Servers(vec![upstream]);

@@ -13,15 +13,24 @@ use crate::support::{
     Action, Authority, ReceivedQuery, Tier, config, empty_response, exchange_raw, query_for, route, wait_until, zone,
 };
 
+const BUDGET_EXHAUSTED: u16 = 49152;
+const UPSTREAMS_FAILED: u16 = 49153;
 const OVERLOADED: u16 = 49154;
+const STILL_IN_FLIGHT: u16 = 49155;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
+const NETWORK_ERROR: u16 = 23;
 
 /// Returns SERVFAIL as a resolver without room sends it.
 fn overload(query: &ReceivedQuery) -> Action {
+    failure(query, OVERLOADED)
+}
+
+/// Returns SERVFAIL as a resolver sends it with a code between the processes of a tier.
+fn failure(query: &ReceivedQuery, code: u16) -> Action {
     let mut response = empty_response(query, ResponseCode::ServFail);
     response.edns = None;
     let mut packet = response.to_vec().unwrap();
-    Edns { udp_size: 1232, ede: Some(OVERLOADED), ..Edns::default() }.append(&mut packet);
+    Edns { udp_size: 1232, ede: Some(code), ..Edns::default() }.append(&mut packet);
     Action::SendRaw(vec![packet])
 }
 
@@ -55,7 +64,7 @@ async fn a_resolver_without_room_says_so_with_a_registered_error_first() {
     let is_refused = async || {
         number += 1;
         let (code, _, errors) = ask(&tier, &format!("next{number}.dead.example")).await;
-        code == ResponseCode::ServFail && errors == [NO_REACHABLE_AUTHORITY, OVERLOADED]
+        code == ResponseCode::ServFail && errors == [NETWORK_ERROR, OVERLOADED]
     };
     wait_until("a query of the dead domain is refused at once", Duration::from_secs(30), is_refused).await;
 }
@@ -67,7 +76,7 @@ async fn a_node_forgets_that_its_resolver_had_no_room_and_clients_see_a_register
     config.zones = vec![zone("zone-a", resolver.address)];
     let node = Tier::on_node(&config, Some("zone-a")).await;
     for asked in 1..=20 {
-        let expected = (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY]);
+        let expected = (ResponseCode::ServFail, 0, vec![NETWORK_ERROR]);
         assert_eq!(ask(&node, "www.example").await, expected);
         assert_eq!(resolver.query_count("www.example"), asked, "the failure is kept");
     }
@@ -84,11 +93,68 @@ async fn an_overload_that_another_server_claims_is_a_failure_like_any_other() {
     config.routes = vec![route("corp.example", &[server.address])];
     let node = Tier::on_node(&config, None).await;
     let resolver = Tier::forwarding_to(&[server.address]).await;
-    for (tier, name) in [(&node, "www.corp.example"), (&node, "web.shop.svc.cluster.local"), (&resolver, "a.example")] {
+    let of_node = || vec![NETWORK_ERROR];
+    let of_resolver = vec![NO_REACHABLE_AUTHORITY, UPSTREAMS_FAILED];
+    let cases = [
+        (&node, "www.corp.example", of_node()),
+        (&node, "web.shop.svc.cluster.local", of_node()),
+        (&resolver, "a.example", of_resolver),
+    ];
+    for (tier, name, expected) in cases {
         for _ in 0..3 {
-            let (code, answers, errors) = ask(tier, name).await;
-            assert_eq!((code, answers, errors), (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY]), "{name}");
+            assert_eq!(ask(tier, name).await, (ResponseCode::ServFail, 0, expected.clone()), "{name}");
         }
         assert!(server.query_count(name) < 3, "the failure of {name} is not kept");
+    }
+}
+
+#[tokio::test]
+async fn a_node_keeps_only_the_failure_of_upstreams_and_no_failure_counts_against_the_resolver() {
+    let resolver = Authority::start(overload).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.zones = vec![zone("zone-a", resolver.address)];
+    let node = Tier::on_node(&config, Some("zone-a")).await;
+    let momentary = [
+        (BUDGET_EXHAUSTED, NETWORK_ERROR, "budget.example"),
+        (OVERLOADED, NETWORK_ERROR, "overload.example"),
+        (STILL_IN_FLIGHT, NO_REACHABLE_AUTHORITY, "late.example"),
+    ];
+    for (code, public, name) in momentary {
+        resolver.set_script(move |query| failure(query, code));
+        for asked in 1..=3 {
+            assert_eq!(ask(&node, name).await, (ResponseCode::ServFail, 0, vec![public]), "{code}");
+            assert_eq!(resolver.query_count(name), asked, "{code} is kept");
+        }
+    }
+    resolver.set_script(|query| failure(query, UPSTREAMS_FAILED));
+    let failed = (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY]);
+    assert_eq!(ask(&node, "failed.example").await, failed);
+    assert_eq!(ask(&node, "failed.example").await, failed);
+    assert_eq!(resolver.query_count("failed.example"), 1, "it is not kept");
+    let upstreams = node.resolver.snapshot().unwrap().upstreams();
+    assert!(upstreams.iter().any(|upstream| upstream.address == resolver.address && upstream.healthy));
+}
+
+#[tokio::test]
+async fn a_resolver_says_that_its_upstreams_failed_when_none_answers_and_when_all_refuse() {
+    let silent = Authority::start(|_| Action::Ignore).await;
+    let failing = Authority::start(|query| Action::Respond(empty_response(query, ResponseCode::ServFail))).await;
+    let expected = (ResponseCode::ServFail, 0, vec![NO_REACHABLE_AUTHORITY, UPSTREAMS_FAILED]);
+    for server in [&silent, &failing] {
+        let resolver = Tier::forwarding_to(&[server.address]).await;
+        for number in 0..2 {
+            // The second time the failure is cached.
+            assert_eq!(ask(&resolver, "www.example").await, expected, "{number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reason_that_an_upstream_gives_for_its_failure_is_passed_on() {
+    const BOGUS: u16 = 6;
+    let server = Authority::start(|query| failure(query, BOGUS)).await;
+    let resolver = Tier::forwarding_to(&[server.address]).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&resolver, "www.example").await, (ResponseCode::ServFail, 0, vec![BOGUS]));
     }
 }

@@ -13,6 +13,14 @@ struct Flights {
 }
 
 impl Flights {
+    /// Creates the flights of a zone resolver with one scope.
+    fn of_zone_resolver() -> Self {
+        let (room, _) = Room::of_zone_resolver(256 << 20);
+        let mut admission = Admission::new(room.in_flight);
+        admission.set_scopes(1);
+        Self { admission, places: Vec::new() }
+    }
+
     fn admit(&mut self, origin: FlightOrigin) -> bool {
         let place = self.admission.admit(self.places.len(), || origin);
         let is_admitted = place.is_ok();
@@ -63,6 +71,52 @@ fn one_domain_leaves_half_to_others_whatever_the_number_of_clients() {
         assert!((256..=512).contains(&of_domain), "{clients}: {of_domain}");
         assert_eq!((admits_others(&mut flights, OUTSIDE), admits_others(&mut flights, CLUSTER)), (60, 60));
     }
+}
+
+/// Takes half of the places, each for a domain of its own.
+fn fill_half(flights: &mut Flights, max_in_flight: usize) {
+    let mut number = 0;
+    while flights.places.len() < max_in_flight / 2 {
+        number += 1;
+        assert!(flights.admit(origin(OUTSIDE, &format!("n{number}.com"), (number % 50) as u8)));
+    }
+}
+
+#[test]
+fn one_domain_gets_a_tenth_of_the_queries_in_flight_once_half_of_the_places_are_taken() {
+    for (mut flights, max) in [(Flights::default(), 1024), (Flights::of_zone_resolver(), 4096)] {
+        fill_half(&mut flights, max);
+        let of_domain = flights.fill(|turn| vec![origin(OUTSIDE, "busy.example", turn as u8)]);
+        let in_flight = flights.places.len();
+        assert!(10 * of_domain <= in_flight && 10 * (of_domain + 1) > in_flight, "{of_domain} of {in_flight}");
+        assert_eq!((admits_others(&mut flights, OUTSIDE), admits_others(&mut flights, CLUSTER)), (60, 60));
+        let of_cluster = flights.fill(|turn| (0..100).map(|_| origin(CLUSTER, "", turn as u8)).take(1).collect());
+        assert!(of_cluster > max / 20, "names of the cluster have no domain: {of_cluster}");
+    }
+}
+
+#[test]
+fn one_domain_keeps_the_places_that_it_took_before_and_gets_no_more() {
+    let mut flights = Flights::default();
+    let of_domain = flights.fill(|turn| vec![origin(OUTSIDE, "busy.example", turn as u8)]);
+    assert!(of_domain > 256 && of_domain < 512, "below half it has what is free: {of_domain}");
+    let mut number = 0;
+    while flights.places.len() < 600 {
+        number += 1;
+        assert!(flights.admit(origin(OUTSIDE, &format!("n{number}.com"), (number % 50) as u8)));
+    }
+    assert!(!flights.admit(origin(OUTSIDE, "busy.example", 1)));
+}
+
+#[test]
+fn a_zone_resolver_of_one_scope_has_4096_queries_in_flight_for_many_nodes_and_half_of_them_for_one() {
+    let mut flights = Flights::of_zone_resolver();
+    let of_node = flights.fill(|turn| vec![origin(OUTSIDE, &format!("n{turn}.com"), 1)]);
+    assert!((2048..3072).contains(&of_node), "{of_node}");
+    let of_nodes =
+        flights.fill(|turn| (0..250).map(|client| origin(OUTSIDE, &format!("n{turn}-{client}.com"), client)).collect());
+    let in_flight = of_node + of_nodes;
+    assert!((4080..=4096).contains(&in_flight), "{in_flight}");
 }
 
 #[test]
@@ -122,7 +176,7 @@ fn no_more_than_1024_queries_are_in_flight_and_none_is_counted_when_all_have_end
         (0..250_u8).map(|number| origin(number.into(), &format!("n{turn}-{number}.com"), number)).collect()
     });
     let count = flights.places.len();
-    assert!(count <= MAX_IN_FLIGHT && count > MAX_IN_FLIGHT * 9 / 10, "{count}");
+    assert!(count <= Room::NODE_CACHE.in_flight && count > Room::NODE_CACHE.in_flight * 9 / 10, "{count}");
     flights.release(count, FlightEnd::Failed, Instant::now());
     let Admission { shared, by_scope, by_domain, by_client, .. } = flights.admission;
     assert_eq!((shared, by_scope.0.len(), by_domain.0.len(), by_client.len()), (0, 0, 0, 0));
@@ -167,7 +221,7 @@ fn a_refusal_names_the_share_that_is_used_up() {
     flights.fill(|turn| vec![FlightOrigin { client: None, ..origin(OUTSIDE, &format!("n{turn}.com"), 0) }]);
     assert_eq!(refusal(&mut flights, origin(OUTSIDE, "other.com", 251)), RefusalReason::Scope);
     assert_eq!(
-        flights.admission.admit(MAX_IN_FLIGHT, || panic!("no share matters")).unwrap_err(),
+        flights.admission.admit(Room::NODE_CACHE.in_flight, || panic!("no share matters")).unwrap_err(),
         RefusalReason::Total
     );
 }

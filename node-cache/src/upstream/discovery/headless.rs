@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use node_cache_config::names::{TCP_PORT_NAME, UDP_PORT_NAME};
+use node_cache_config::names::{RESOLVER_DRAIN, TCP_PORT_NAME, UDP_PORT_NAME};
 use tokio::time::Instant;
 
 use crate::dns::codes::{rcode, rtype};
@@ -29,6 +29,12 @@ const QUESTION_VARIANTS: u32 = 8;
 /// Shortest and longest interval of the tries to discover the first servers of a group.
 const FIRST_TRY_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
 
+/// Deviation of each delay, in percent of it either way: caches of many nodes that start together do not query the
+/// cluster DNS together for long.
+const JITTER_PERCENT: u32 = 20;
+/// Longest delay of the first query of a group that has bootstrap servers, which answer until then.
+const FIRST_QUERY_SPREAD: Duration = Duration::from_secs(1);
+
 /// Bounds of the interval at which a group is refreshed. Within them, the TTL of the records decides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefreshInterval {
@@ -41,7 +47,41 @@ pub(crate) const LOCAL_ZONE: RefreshInterval =
     RefreshInterval { min: Duration::from_secs(2), max: Duration::from_secs(5) };
 /// Refresh interval of servers that are queried when those of the own zone are down.
 pub(crate) const REMOTE_ZONE: RefreshInterval =
-    RefreshInterval { min: Duration::from_secs(5), max: Duration::from_secs(30) };
+    RefreshInterval { min: Duration::from_secs(5), max: Duration::from_secs(6) };
+
+impl RefreshInterval {
+    /// Returns the delay before the next refresh after one that found records of this TTL.
+    fn delay_after_success(self, ttl: Duration) -> Duration {
+        ttl.clamp(self.min, self.max)
+    }
+
+    /// Returns the delay before the next refresh after `failures` in a row, at least one: twice as long each time.
+    fn delay_after_failures(self, failures: u32) -> Duration {
+        self.min.saturating_mul(1 << (failures - 1).min(8)).min(self.max)
+    }
+
+    /// Returns the longest time in milliseconds between the starts of two refreshes, the second of which finds out that
+    /// a server has left: with a query that times out, and with jitter.
+    const fn longest_period_ms(self) -> u128 {
+        self.max.as_millis() * (100 + JITTER_PERCENT as u128) / 100 + QUERY_TIMEOUT.as_millis()
+    }
+}
+
+// A resolver that has left is not queried any more when it ends.
+const _: () = assert!(LOCAL_ZONE.longest_period_ms() < RESOLVER_DRAIN.as_millis());
+const _: () = assert!(REMOTE_ZONE.longest_period_ms() < RESOLVER_DRAIN.as_millis());
+const _: () = assert!(FIRST_TRY_INTERVAL.1.as_millis() < REMOTE_ZONE.max.as_millis());
+
+/// Returns a delay that deviates from this one by [`JITTER_PERCENT`] at most; `random` is from 0 to 1.
+fn jittered(delay: Duration, random: f64) -> Duration {
+    let deviation = f64::from(JITTER_PERCENT) / 100.0;
+    delay.mul_f64(1.0 - deviation + 2.0 * deviation * random)
+}
+
+/// Returns the delay before the first query of a group; `random` is from 0 to 1. Without servers, clients wait for it.
+fn first_delay(has_servers: bool, random: f64) -> Duration {
+    if has_servers { FIRST_QUERY_SPREAD.mul_f64(random) } else { Duration::ZERO }
+}
 
 /// Failure to discover the servers of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,36 +106,41 @@ struct DiscoveredServers {
 }
 
 /// Keeps the discovered servers of `group` up to date with the headless Service `service` until the group is dropped:
-/// refreshes them at once, then at `interval`, and soon after a server went down. A failed refresh keeps the last
-/// servers. While there are none it tries more often, and asks in another way each time.
+/// refreshes them at once, or within a second where it has servers already, then at `interval`, and soon after a
+/// server went down. A failed refresh keeps the last servers. While there are none it tries more often, and asks in
+/// another way each time.
 pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: String, interval: RefreshInterval) {
-    let mut failure_logged = false;
+    let mut failures = 0;
     let mut variant = 0;
+    let has_servers = group.upgrade().is_some_and(|group| !group.servers().is_empty());
+    tokio::time::sleep(first_delay(has_servers, rand::random())).await;
     loop {
         let result = discover(&cluster_dns, &service, variant).await;
         let Some(group) = group.upgrade() else { return };
         let delay = match result {
             Ok(servers) => {
-                failure_logged = false;
+                failures = 0;
                 group.set_discovered(&servers.addresses);
-                servers.ttl.clamp(interval.min, interval.max)
+                interval.delay_after_success(servers.ttl)
             }
             Err(error) => {
-                if !failure_logged {
+                if failures == 0 {
                     tracing::warn!(scope = group.scope(), service, %error, "servers cannot be discovered");
                 }
-                failure_logged = true;
+                failures += 1;
                 if group.discovered().is_empty() {
                     variant = (variant + 1) % QUESTION_VARIANTS;
                     first_try_delay(&error)
                 } else {
-                    interval.min
+                    interval.delay_after_failures(failures)
                 }
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = group.wait_until_server_down() => tokio::time::sleep(REFRESH_DELAY_AFTER_DOWN).await,
+            () = tokio::time::sleep(jittered(delay, rand::random())) => {}
+            () = group.wait_until_server_down() => {
+                tokio::time::sleep(jittered(REFRESH_DELAY_AFTER_DOWN, rand::random())).await;
+            }
         }
     }
 }
@@ -203,7 +248,45 @@ fn add_address(response: &Response, record: &Record, hosts: &mut HashMap<Name, V
 mod tests {
     use std::collections::HashSet;
 
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
+
+    #[test]
+    fn delays_deviate_by_a_fifth_so_that_5000_nodes_soon_ask_at_different_times() {
+        let mut rng = SmallRng::seed_from_u64(18);
+        let second = Duration::from_secs(1);
+        assert_eq!([0.0, 0.5, 1.0].map(|random| jittered(10 * second, random)), [8, 10, 12].map(|each| each * second));
+        // Refreshes of 5,000 nodes that start within the spread, counted by the half second, a minute later.
+        let mut counts = HashMap::new();
+        for _ in 0..5_000 {
+            let mut time = first_delay(true, rng.random());
+            assert!(time <= FIRST_QUERY_SPREAD);
+            while time < 120 * second {
+                let delay = jittered(LOCAL_ZONE.max, rng.random());
+                assert!(delay >= 4 * second && delay <= 6 * second);
+                time += delay;
+                *counts.entry(time.as_millis() / 500).or_insert(0_usize) += usize::from(time > 60 * second);
+            }
+        }
+        // Ten half seconds a period, so 500 in each if all are even; 5,000 if all ask together.
+        let most = counts.into_values().max().unwrap();
+        assert!(most < 1_000, "{most}");
+        assert_eq!(first_delay(false, 0.9), Duration::ZERO, "clients wait for the first servers");
+    }
+
+    #[test]
+    fn failed_refreshes_are_repeated_less_often_and_still_within_the_drain_time_of_a_resolver() {
+        for interval in [LOCAL_ZONE, REMOTE_ZONE] {
+            let delays: Vec<_> = (1..100).map(|failures| interval.delay_after_failures(failures)).collect();
+            assert_eq!((delays[0], *delays.last().unwrap()), (interval.min, interval.max));
+            assert!(delays.is_sorted());
+            let longest = jittered(interval.max, 1.0) + QUERY_TIMEOUT;
+            assert!(longest < RESOLVER_DRAIN && longest.as_millis() == interval.longest_period_ms());
+            assert_eq!(interval.delay_after_success(Duration::from_secs(3600)), interval.max);
+        }
+    }
 
     #[test]
     fn every_variant_is_another_question_and_a_denial_is_over_before_it_is_asked_again() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use node_cache::dns::cookie_secret::CookieSecrets;
 use node_cache::handover::{HeldSocket, Protocol};
 use node_cache::identity::Identity;
-use node_cache::resolver::Resolver;
+use node_cache::resolver::{Resolver, Room};
 use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
@@ -79,6 +79,11 @@ impl Tier {
 
     /// Starts this many workers at an address without a configuration.
     pub(crate) fn at(address: IpAddr, workers: usize, limits: TcpLimits) -> Self {
+        Self::with_room(address, workers, limits, Room::NODE_CACHE)
+    }
+
+    /// Starts this many workers at an address without a configuration, with this room.
+    pub(crate) fn with_room(address: IpAddr, workers: usize, limits: TcpLimits, room: Room) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind((address, 0)).unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
@@ -89,7 +94,7 @@ impl Tier {
         let held = |fd: OwnedFd, protocol| HeldSocket { address: address.ip(), protocol, fd: Arc::new(fd) };
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
-        let resolver = Arc::new(Resolver::new(identity, 4 << 20, Arc::default()));
+        let resolver = Arc::new(Resolver::with_room(identity, 4 << 20, Arc::default(), room));
         let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
         let (secrets, known) = watch::channel(CookieSecrets::default());
         let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();

@@ -153,30 +153,37 @@ pub mod ede {
     pub const NOT_SUPPORTED: u16 = 21;
     /// No upstream answered.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// The query was not sent to an upstream, or broke off on the way.
+    pub const NETWORK_ERROR: u16 = 23;
 
-    /// A zone resolver has too many queries in flight for this one, which says nothing about the name. One of the codes
-    /// for private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
+    /// A zone resolver may send its upstreams no more packets, which says nothing about the name. One of the codes for
+    /// private use (RFC 8914 §5.2) that mean something between the processes of one tier: [`is_of_tier`].
+    pub const BUDGET_EXHAUSTED: u16 = 49152;
+    /// The upstreams of a zone resolver failed: none answered, or all said that they cannot. A failure of the name, to
+    /// be cached (RFC 9520). One of the codes between the processes of one tier.
+    pub const UPSTREAMS_FAILED: u16 = 49153;
+    /// A zone resolver has no room for the query, which says nothing about the name. One of the codes between the
+    /// processes of one tier.
     pub const OVERLOADED: u16 = 49154;
-
     /// A zone resolver has no answer by its deadline, and its query goes on: there is no failure to be cached. One of
     /// the codes between the processes of one tier.
-    pub const STILL_IN_FLIGHT: u16 = 49153;
+    pub const STILL_IN_FLIGHT: u16 = 49155;
 
     /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
-    /// tier only, and a node never sends it to a client. 49152 is reserved for another failure.
+    /// tier only, and a node never sends it to a client.
     #[must_use]
     pub const fn is_of_tier(code: u16) -> bool {
-        matches!(code, 49152..=OVERLOADED)
+        matches!(code, BUDGET_EXHAUSTED..=STILL_IN_FLIGHT)
     }
 
     /// Returns what a client may see of a code: instead of one between the processes of a tier, the registered code
-    /// that comes nearest to it, if there is one.
+    /// that comes nearest to it.
     #[must_use]
-    pub const fn public(code: u16) -> Option<u16> {
+    pub const fn public(code: u16) -> u16 {
         match code {
-            OVERLOADED | STILL_IN_FLIGHT => Some(NO_REACHABLE_AUTHORITY),
-            code if is_of_tier(code) => None,
-            code => Some(code),
+            UPSTREAMS_FAILED | STILL_IN_FLIGHT => NO_REACHABLE_AUTHORITY,
+            BUDGET_EXHAUSTED | OVERLOADED => NETWORK_ERROR,
+            code => code,
         }
     }
 

@@ -28,8 +28,9 @@ pub struct Edns {
     pub version: u8,
     /// DO: whether the sender wants DNSSEC records.
     pub dnssec_ok: bool,
-    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer, an overload or
-    /// a query in flight. The last two are written as two errors, of which the first has the code for everybody else.
+    /// Info-code of the first Extended DNS Error, or of the first one that marks a stale answer or is one of those
+    /// between the processes of a tier ([`ede::is_of_tier`]). The latter are written as two errors, of which the first
+    /// has the code for everybody else.
     pub ede: Option<u16>,
     /// TCP keepalive. In a query any value asks for the idle timeout; in a response the idle timeout of the connection,
     /// in tenths of a second.
@@ -90,7 +91,7 @@ impl Edns {
     /// Returns the info-codes of the Extended DNS Errors that are written.
     const fn errors(&self) -> [Option<u16>; 2] {
         match self.ede {
-            Some(code @ (ede::OVERLOADED | ede::STILL_IN_FLIGHT)) => [ede::public(code), self.ede],
+            Some(code) if ede::is_of_tier(code) => [Some(ede::public(code)), self.ede],
             ede => [ede, None],
         }
     }
@@ -124,7 +125,11 @@ impl Edns {
 
 /// Returns whether an Extended DNS Error is read instead of those before it: how a response may be used depends on it.
 const fn takes_precedence(code: Option<u16>) -> bool {
-    ede::is_stale(code) || matches!(code, Some(ede::OVERLOADED | ede::STILL_IN_FLIGHT))
+    let is_of_tier = match code {
+        Some(code) => ede::is_of_tier(code),
+        None => false,
+    };
+    is_of_tier || ede::is_stale(code)
 }
 
 #[cfg(test)]
@@ -146,20 +151,22 @@ mod tests {
     }
 
     #[test]
-    fn an_overload_is_written_with_the_registered_code_first_and_is_read_as_an_overload() {
-        let message = written(Edns { ede: Some(ede::OVERLOADED), keepalive: Some(7), ..Edns::default() });
-        let options = [[15, 2, 22], [15, 2, 49154], [11, 2, 7]].concat();
-        assert_eq!(
-            message[Header::LENGTH + OPT_LEN..],
-            *options.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>()
-        );
-        let edns = read(&message);
-        assert_eq!((edns.ede, edns.keepalive), (Some(ede::OVERLOADED), Some(7)));
+    fn a_code_between_the_processes_of_a_tier_is_written_behind_the_registered_one_and_read_before_it() {
+        for (code, registered) in [(49152, 23), (49153, 22), (49154, 23), (49155, 22)] {
+            let message = written(Edns { ede: Some(code), keepalive: Some(7), ..Edns::default() });
+            let options = [[15, 2, registered], [15, 2, code], [11, 2, 7]].concat();
+            assert_eq!(
+                message[Header::LENGTH + OPT_LEN..],
+                *options.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>()
+            );
+            let edns = read(&message);
+            assert_eq!((edns.ede, edns.keepalive), (Some(code), Some(7)));
+        }
     }
 
     #[test]
     fn every_other_code_is_written_once() {
-        for code in [0, 3, 22, 30, 49151, 49155, u16::MAX] {
+        for code in [0, 3, 22, 30, 49151, 49156, u16::MAX] {
             let message = written(Edns { ede: Some(code), ..Edns::default() });
             assert_eq!((message.len(), read(&message).ede), (Header::LENGTH + OPT_LEN + U16_OPTION_LEN, Some(code)));
         }

@@ -376,6 +376,20 @@ impl Response {
         ede::is_stale(self.ede)
     }
 
+    /// Returns whether a resolver of this tier could send its upstreams no more packets. That says nothing about the
+    /// name.
+    #[must_use]
+    pub fn is_budget_exhausted(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::BUDGET_EXHAUSTED)
+    }
+
+    /// Returns whether a resolver of this tier says that its upstreams failed: a failure of the name, which another
+    /// resolver with the same upstreams could only repeat.
+    #[must_use]
+    pub fn is_upstream_failure(&self) -> bool {
+        self.is_failure() && self.ede == Some(ede::UPSTREAMS_FAILED)
+    }
+
     /// Returns whether a resolver of this tier refuses the query for lack of room. That says nothing about the name.
     #[must_use]
     pub fn is_overload(&self) -> bool {
@@ -387,6 +401,13 @@ impl Response {
     #[must_use]
     pub fn is_still_in_flight(&self) -> bool {
         self.is_failure() && self.ede == Some(ede::STILL_IN_FLIGHT)
+    }
+
+    /// Returns whether a resolver of this tier fails for a reason of this moment, which says nothing about the name and
+    /// is not cached: no budget, no room, or a query that goes on.
+    #[must_use]
+    pub fn is_momentary_failure(&self) -> bool {
+        self.is_budget_exhausted() || self.is_overload() || self.is_still_in_flight()
     }
 
     /// Returns the ID of the upstream that sent the response; 0 for none.
@@ -472,7 +493,7 @@ impl Response {
     /// Replaces an Extended DNS Error between the processes of a tier by what others may know of it: a server outside
     /// the tier says nothing with it.
     pub fn clear_tier_error(&mut self) {
-        self.ede = self.ede.and_then(ede::public);
+        self.ede = self.ede.map(ede::public);
     }
 
     /// Converts labels to lower case that repeat those of a question in random case (0x20), which belongs to one hop.

@@ -19,7 +19,7 @@ pub(super) fn cached_failure(query: &Query, cached: CachedFailure) -> Answer {
     match cached.response {
         None => failure(query, rcode::SERVFAIL, ede::NO_REACHABLE_AUTHORITY),
         Some(response) => {
-            let ede = response.ede().and_then(ede::public).or(Some(ede::CACHED_ERROR));
+            let ede = response.ede().map(ede::public).or(Some(ede::CACHED_ERROR));
             Answer { response, ttl_view: TtlView::Original, ede, source: Source::Failure }
         }
     }

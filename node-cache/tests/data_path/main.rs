@@ -37,6 +37,7 @@ mod reload;
 #[path = "../require/mod.rs"]
 mod require;
 mod response_forms;
+mod retries;
 mod search_path;
 mod series;
 mod short_owners;

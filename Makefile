@@ -28,6 +28,7 @@ LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
   crowding::response_times_of_others_beside_a_crowd_are_measured \
   exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
   loops::a_million_responses_are_answered_with_nothing \
+  retries::of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is \
   unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster

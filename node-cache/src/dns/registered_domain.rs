@@ -19,10 +19,17 @@ impl Name {
     /// A name with fewer labels is its own registered domain.
     #[must_use]
     pub fn registered_domain(&self) -> Self {
-        let suffixes: SmallVec<[&[u8]; 12]> = self.suffixes().collect();
+        let mut domain = SmallVec::from_slice(self.registered_suffix());
+        domain.make_ascii_lowercase();
+        Self(domain)
+    }
+
+    /// Returns the registered domain in wire format, in the case of the name, without an allocation.
+    #[must_use]
+    pub fn registered_suffix(&self) -> &[u8] {
         // The root is a suffix without a label.
-        let labels = suffixes.len() - 1;
-        let suffix = |count: usize| suffixes[labels - count.min(labels)];
+        let labels = self.suffixes().count().saturating_sub(1);
+        let suffix = |count: usize| self.suffixes().nth(labels - count.min(labels)).unwrap_or_default();
         let is_tld_of_country = label_len(suffix(1)) == 2;
         let count = if suffix(2).eq_ignore_ascii_case(b"\x07in-addr\x04arpa\0") {
             IPV4_REVERSE_LABELS
@@ -33,9 +40,7 @@ impl Name {
         } else {
             2
         };
-        let mut domain = SmallVec::from_slice(suffix(count));
-        domain.make_ascii_lowercase();
-        Self(domain)
+        suffix(count)
     }
 }
 

@@ -38,6 +38,7 @@ mod reload;
 mod require;
 mod resolver_room;
 mod response_forms;
+mod retries;
 mod search_path;
 mod series;
 mod short_owners;

@@ -39,6 +39,8 @@ pub(super) enum AttemptEvent {
     HedgeDue,
     /// The server has timed out, which counts as a failure. The response may still come.
     TimedOut,
+    /// The time is over in which the server had to answer anybody, or else counts as dead.
+    LivenessDue,
     /// A response with any rcode. No event follows.
     Response(Response),
     /// There will be no response. No event follows.
@@ -98,6 +100,8 @@ pub(super) struct Attempt {
     over_tcp: bool,
     /// The next exchange is over TCP, and the one after it over UDP if the server does not respond.
     tcp_first: bool,
+    /// The next exchange is over TCP, and the one after it over UDP if there is no connection.
+    repeats_over_tcp: bool,
     /// Near misses are only counted from now on: TCP is in use, was tried, or is closed.
     ignores_near_misses: bool,
     case_agreement: CaseAgreement,
@@ -155,6 +159,7 @@ impl Attempt {
             format,
             over_tcp,
             tcp_first,
+            repeats_over_tcp: false,
             ignores_near_misses: tcp_first,
             case_agreement: CaseAgreement::default(),
             checks_denials: checks_denials && purpose == AttemptPurpose::Query,
@@ -164,6 +169,28 @@ impl Attempt {
             fallback: None,
             exchange: Exchange::NotSent,
         }
+    }
+
+    /// Sends the query over TCP, and over UDP where no connection can be opened.
+    pub(super) fn repeated_over_tcp(mut self) -> Self {
+        self.repeats_over_tcp = true;
+        self.ignores_near_misses = true;
+        self
+    }
+
+    /// Returns when the attempt started.
+    pub(super) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Returns when the attempt counts as a failure.
+    pub(super) fn fails_at(&self) -> Instant {
+        self.started + self.timeouts.fail_after
+    }
+
+    /// Returns whether the attempt has counted as a failure.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed_at.is_some()
     }
 
     /// Returns the server that is queried.
@@ -240,6 +267,8 @@ impl Attempt {
                 let query = query_over_tcp(server.clone(), question.clone(), *format);
                 let is_truncated = self.fallback.as_ref().is_some_and(|fallback| fallback.is_truncated());
                 Exchange::Tcp(if is_truncated { Box::pin(with_connect_timeout(server.clone(), query)) } else { query })
+            } else if std::mem::take(&mut self.repeats_over_tcp) {
+                Exchange::TcpFirst(Box::pin(repeat_over_tcp(server.clone(), question.clone(), *format)))
             } else if std::mem::take(&mut self.tcp_first) {
                 Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
             } else {
@@ -506,6 +535,17 @@ async fn query_over_tcp_first(
             None
         }
     }
+}
+
+/// Queries a server of protocol UDP over TCP, and waits for the response as long as a connection is open; `None` when
+/// none is open within a second, or the query fails on it.
+async fn repeat_over_tcp(server: Arc<Server>, question: Arc<Question>, format: QueryFormat) -> Option<TcpExchange> {
+    let query = query_over_tcp(server.clone(), question, format);
+    let exchange = with_connect_timeout(server.clone(), query).await.ok()?;
+    if !exchange.case_echoed {
+        server.record_case_not_echoed();
+    }
+    Some(exchange)
 }
 
 /// Ends a query over TCP after a truncated response when no connection is open in time: the server is closed over TCP.

@@ -12,11 +12,14 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
+use super::retry::{
+    MAX_LIVENESS_DELAY, MAX_PACKETS, PING_TIMEOUT, is_late_tick, may_confirm, may_probe_for_loop, tier_timeout,
+};
 use super::select::{MAX_SENDS, SendCounts, may_repeat, may_send};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::upstream::error::NoAnswer;
-use crate::upstream::server::Server;
+use crate::upstream::server::{Server, is_probe_name};
 use crate::upstream::transport::timer::Timer;
 
 /// Timeouts of the first, second and third attempt of a query. When one passes, the attempt counts as a failure and the
@@ -74,23 +77,33 @@ impl QueryEvent {
 /// listening until the resolution timeout, without a further query to another server. Dropping the future releases its
 /// sockets, which can wait until the response is sent.
 pub(super) struct HedgedQuery {
-    question: Arc<Question>,
+    pub(super) question: Arc<Question>,
     started_at: Instant,
     deadline: Instant,
-    /// The deadline of the clients has passed.
-    is_late: bool,
     /// Servers that are not queried yet, in reverse order.
-    remaining: Servers,
-    /// Number of attempts started.
-    started: usize,
-    attempts: SmallVec<[Attempt; 1]>,
-    /// Number of bad responses.
-    bad_responses: usize,
-    /// Number of repetitions without EDNS.
-    repetitions: usize,
+    pub(super) remaining: Servers,
+    pub(super) attempts: SmallVec<[Attempt; 1]>,
+    /// When the newest attempt's server is looked at again, whether it has answered anybody.
+    pub(super) liveness_due: Option<Instant>,
     /// The first truncated response, or else the first failure.
     bad_response: Option<Box<Response>>,
     timer: Timer,
+    /// Number of attempts started.
+    pub(super) started: u8,
+    /// Number of bad responses.
+    pub(super) bad_responses: u8,
+    /// Number of repetitions without EDNS.
+    repetitions: u8,
+    /// Number of loop probes and probes of confirmations that this query has caused.
+    probes: u8,
+    /// Tokens of the retry budget that this query has taken, or that were given back too early.
+    tokens: u8,
+    /// The deadline of the clients has passed.
+    pub(super) is_late: bool,
+    /// The servers are resolvers of this tier.
+    is_of_tier: bool,
+    /// Another resolver was queried in the place of one without room or budget.
+    pub(super) has_replaced: bool,
 }
 
 impl HedgedQuery {
@@ -101,14 +114,19 @@ impl HedgedQuery {
             question,
             started_at,
             deadline,
-            is_late: false,
             remaining: servers,
-            started: 0,
             attempts: SmallVec::new(),
-            bad_responses: 0,
-            repetitions: 0,
+            liveness_due: None,
             bad_response: None,
             timer: Timer::at(deadline),
+            started: 0,
+            bad_responses: 0,
+            repetitions: 0,
+            probes: 0,
+            tokens: 0,
+            is_late: false,
+            is_of_tier: false,
+            has_replaced: false,
         }
     }
 
@@ -122,48 +140,111 @@ impl HedgedQuery {
         while poll_fn(|context| query.poll_next(context)).await.is_some() {}
     }
 
-    /// Starts an attempt with the next server, if one remains.
-    fn start_next(&mut self, now: Instant) {
-        if self.remaining.iter().any(|server| server.is_in_forwarding_loop()) && self.has_server_without_loop() {
-            self.remaining.retain(|server| !server.is_in_forwarding_loop());
-        }
-        let Some(server) = self.next_server(now) else { return };
-        let fail_after = self.fail_after(&server, now);
-        // Hedging pays only with another server: the same one would just be queried twice.
-        let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
-        let p95 = if next_is_other { server.p95() } else { None };
-        let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(MIN_HEDGE_DELAY, fail_after));
-        let timeouts = AttemptTimeouts { hedge_after, fail_after };
-        let attempt = Attempt::start(server, self.question.clone(), AttemptPurpose::Query, timeouts, now);
-        self.attempts.push(attempt);
-        self.started += 1;
+    /// Starts the first attempt, if there is a server.
+    fn start_first(&mut self) {
+        self.leave_out_loops();
+        let Some(server) = self.remaining.pop() else { return };
+        server.retries().budget.count_first_send();
+        self.is_of_tier = server.is_of_tier();
+        self.start(server, self.started_at);
     }
 
-    /// Removes the server that is queried next from those that remain. Behind the first [`MAX_SENDS`], servers are left
-    /// out that [`may_send`] excludes.
-    fn next_server(&mut self, now: Instant) -> Option<Arc<Server>> {
-        loop {
-            let server = self.remaining.pop()?;
-            if self.started + self.repetitions < MAX_SENDS {
-                return Some(server);
+    /// Starts an attempt with the next server outside of this tier, if one remains and a retry is worth it. Behind the
+    /// first [`MAX_SENDS`], servers are left out that [`may_send`] excludes.
+    fn start_next(&mut self, is_hedge: bool, now: Instant) {
+        self.leave_out_loops();
+        let counts = SendCounts {
+            to_answering: answering_count(&self.attempts, now) + usize::from(self.repetitions),
+            bad_responses: usize::from(self.bad_responses + self.repetitions),
+        };
+        let mut has_token = None;
+        for index in (0..self.remaining.len()).rev() {
+            let Some(next) = self.remaining.get(index) else { break };
+            let is_answering = next.has_answered_lately(now.into_std());
+            let is_repeat = self.has_queried(next);
+            if usize::from(self.started + self.repetitions) >= MAX_SENDS && !may_send(is_answering, counts)
+                || is_repeat && self.packets_to(next) >= MAX_PACKETS
+            {
+                self.remaining.remove(index);
+                continue;
             }
-            let counts = SendCounts {
-                to_answering: answering_count(&self.attempts, now) + self.repetitions,
-                bad_responses: self.bad_responses + self.repetitions,
-            };
-            if may_send(server.has_answered_lately(now.into_std()), counts) {
-                return Some(server);
+            // A server that has not answered lately is sent the query once, beside those that have.
+            let is_allowed =
+                !is_answering && !is_repeat || *has_token.get_or_insert_with(|| self.take_retry(is_hedge, now));
+            if is_allowed {
+                let server = self.remaining.remove(index);
+                self.start(server, now);
+                return;
             }
         }
+    }
+
+    /// Starts an attempt.
+    pub(super) fn start(&mut self, server: Arc<Server>, now: Instant) {
+        let timeouts = if self.is_of_tier {
+            let fail_after = tier_timeout(usize::from(self.started));
+            let hedge_after =
+                server.p95().map_or(MAX_LIVENESS_DELAY, |p95| p95.clamp(MIN_HEDGE_DELAY, MAX_LIVENESS_DELAY));
+            AttemptTimeouts { hedge_after, fail_after }
+        } else {
+            let fail_after = self.fail_after(&server, now);
+            // Hedging pays only with another server: the same one would just be queried twice.
+            let next_is_other = self.remaining.last().is_some_and(|next| !next.has_same_endpoint(&server));
+            let p95 = if next_is_other { server.p95() } else { None };
+            let hedge_after = p95.map_or(fail_after, |p95| p95.clamp(MIN_HEDGE_DELAY, fail_after));
+            AttemptTimeouts { hedge_after, fail_after }
+        };
+        let is_over_tcp = self.is_of_tier && self.repeats_over_tcp(&server);
+        let mut attempt = Attempt::start(server, self.question.clone(), AttemptPurpose::Query, timeouts, now);
+        if is_over_tcp {
+            attempt = attempt.repeated_over_tcp();
+        }
+        self.attempts.push(attempt);
+        self.started += 1;
+        self.liveness_due = None;
     }
 
     /// Returns the timeout of the next attempt, with a server that is no longer among those that remain.
     fn fail_after(&self, server: &Server, now: Instant) -> Duration {
-        let is_one_of_many = !self.remaining.is_empty() && self.started + 1 + self.remaining.len() > MAX_SENDS;
-        if is_one_of_many && (self.started + 1 >= MAX_SENDS || !server.has_answered_lately(now.into_std())) {
+        let started = usize::from(self.started);
+        let is_one_of_many = !self.remaining.is_empty() && started + 1 + self.remaining.len() > MAX_SENDS;
+        if is_one_of_many && (started + 1 >= MAX_SENDS || !server.has_answered_lately(now.into_std())) {
             return SHORT_ATTEMPT_TIMEOUT;
         }
-        ATTEMPT_TIMEOUTS[self.started.min(MAX_SENDS - 1)]
+        ATTEMPT_TIMEOUTS[started.min(MAX_SENDS - 1)]
+    }
+
+    /// Takes a token for a retry, if one is worth it. Those of a hedge leave half of the burst to other retries.
+    pub(super) fn take_retry(&mut self, is_hedge: bool, now: Instant) -> bool {
+        let Some(first) = self.attempts.first() else { return true };
+        let retries = first.server().retries();
+        let now = now.into_std();
+        // A loop probe of another process must go on as a single query.
+        let is_allowed = !is_probe_name(&self.question.name)
+            && retries.silent_domains.may_retry(&self.question.name, now)
+            && if is_hedge { retries.budget.take_hedge(now) } else { retries.budget.take(now) };
+        self.tokens += u8::from(is_allowed);
+        is_allowed
+    }
+
+    /// Removes servers in a forwarding loop from those that remain, while another one is up.
+    pub(super) fn leave_out_loops(&mut self) {
+        if self.remaining.iter().any(|server| server.is_in_forwarding_loop()) && self.has_server_without_loop() {
+            self.remaining.retain(|server| !server.is_in_forwarding_loop());
+        }
+    }
+
+    /// Returns whether a server was queried.
+    pub(super) fn has_queried(&self, server: &Server) -> bool {
+        self.attempts.iter().any(|attempt| attempt.server().has_same_endpoint(server))
+    }
+
+    /// Returns the packets that the query has cost a server, probes included where it is the only one.
+    fn packets_to(&self, server: &Server) -> usize {
+        let of_server = |attempt: &&Attempt| attempt.server().has_same_endpoint(server);
+        let sends = self.attempts.iter().filter(of_server).count();
+        let probes = if sends == self.attempts.len() { self.probes } else { 0 };
+        sends + usize::from(self.repetitions + probes)
     }
 
     /// Returns whether the last of the remaining servers is queried already.
@@ -181,25 +262,41 @@ impl HedgedQuery {
     }
 
     /// Returns the attempts that may still have a response.
-    fn in_flight(&self) -> impl Iterator<Item = &Attempt> {
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|attempt| !attempt.is_done())
     }
 
     /// Keeps a bad response, a truncated one rather than a failure.
-    fn keep_bad_response(&mut self, response: Box<Response>) {
+    pub(super) fn keep_bad_response(&mut self, response: Box<Response>) {
         if self.bad_response.as_ref().is_none_or(|kept| kept.is_failure() && !response.is_failure()) {
             self.bad_response = Some(response);
         }
     }
 
-    /// Ends the query with a good response: no other server is queried, and attempts in flight continue in a task.
-    fn finish(&mut self) {
+    /// Ends the query with the good response of an attempt: no other server is queried, and attempts in flight continue
+    /// in a task.
+    fn finish(&mut self, winner: usize) {
         self.remaining.clear();
+        let mut given_back = 0;
+        if let Some(first) = self.attempts.first() {
+            let retries = first.server().retries();
+            retries.silent_domains.record_answer(&self.question.name);
+            if self.tokens > 0 && winner > 0 && (first.is_done() || first.has_failed()) {
+                retries.budget.give_back(self.tokens);
+                given_back = if first.is_done() { 0 } else { self.tokens };
+            }
+        }
+        self.drain(given_back);
+    }
+
+    /// Lets the attempts in flight continue in a task.
+    fn drain(&mut self, given_back: u8) {
         if self.is_late || self.in_flight().next().is_none() {
             return;
         }
         let losers = Self {
             attempts: std::mem::take(&mut self.attempts),
+            tokens: given_back,
             ..Self::new(self.question.clone(), self.started_at, self.deadline, Servers::new())
         };
         tokio::spawn(losers.drain_losers());
@@ -210,42 +307,73 @@ impl HedgedQuery {
         let fallbacks: SmallVec<[Box<Response>; 1]> =
             self.attempts.iter_mut().filter_map(Attempt::take_fallback).collect();
         fallbacks.into_iter().for_each(|response| self.keep_bad_response(response));
+        if !self.is_late && self.bad_response.is_none() {
+            self.record_silence();
+        }
         if !self.is_late && self.in_flight().next().is_some() {
             self.is_late = true;
             self.deadline = self.started_at + RESOLUTION_TIMEOUT;
             self.remaining.clear();
+            self.liveness_due = None;
             return QueryEvent::Deadline(self.bad_response.as_deref().cloned());
         }
         QueryEvent::End(self.bad_response.take().map(|response| *response).ok_or(NoAnswer))
     }
 
+    /// Records that no server has answered the query, for retries of its domain.
+    pub(super) fn record_silence(&self) {
+        if let Some(first) = self.attempts.first() {
+            let silent_domains = &first.server().retries().silent_domains;
+            silent_domains.record_silence(&self.question.name, std::time::Instant::now());
+        }
+    }
+
     /// Waits for the attempts in flight, so that their results reach the circuit breakers. A server that times out is
     /// probed for a forwarding loop here too: the response of another server must not hide the loop.
     async fn drain_losers(mut self) {
-        while let Some((server, event)) = poll_fn(|context| self.poll_next(context)).await {
-            if let AttemptEvent::TimedOut = event {
-                server.probe_for_loop();
+        while let Some(AttemptPoll { server, index, event }) = poll_fn(|context| self.poll_next(context)).await {
+            match event {
+                AttemptEvent::TimedOut => drop(server.probe_for_loop()),
+                // It was late, and not lost.
+                AttemptEvent::Response(_) if index == 0 => {
+                    server.retries().budget.take_again(std::mem::take(&mut self.tokens));
+                }
+                _ => {}
             }
         }
     }
 
+    /// Probes a server whose silence is to be confirmed, unless the query has cost its packets already.
+    fn confirm_silence(&mut self, server: &Arc<Server>) {
+        if self.is_of_tier || self.started == 0 || may_confirm(self.packets_to(server)) {
+            self.probes += confirm_silence(server);
+        }
+    }
+
+    /// Probes a server for a forwarding loop, if a probe is due and leaves room for a retry. Returns whether it was.
+    fn probe_for_loop(&mut self, server: &Arc<Server>) -> bool {
+        let is_due = may_probe_for_loop(self.packets_to(server)) && server.probe_for_loop();
+        self.probes += u8::from(is_due);
+        is_due
+    }
+
     /// Polls for the next event of any attempt; `None` when no attempt is in flight or the deadline has passed.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Arc<Server>, AttemptEvent)>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<AttemptPoll>> {
         if self.in_flight().next().is_none() {
             return Poll::Ready(None);
         }
-        let Self { attempts, remaining, repetitions, started, bad_responses, .. } = self;
-        for index in 0..attempts.len() {
+        for index in 0..self.attempts.len() {
+            let Self { attempts, remaining, repetitions, started, bad_responses, .. } = self;
             let (before, others) = attempts.split_at_mut(index);
             let Some((attempt, after)) = others.split_first_mut() else { break };
             let take_send = || {
-                let has_send = if *started + remaining.len() > MAX_SENDS {
+                let has_send = if usize::from(*started) + remaining.len() > MAX_SENDS {
                     // The server has responded, with an error.
                     let now = Instant::now();
                     let to_others = answering_count(before, now) + answering_count(after, now);
                     let counts = SendCounts {
-                        to_answering: 1 + to_others + *repetitions,
-                        bad_responses: 1 + *bad_responses + *repetitions,
+                        to_answering: 1 + to_others + usize::from(*repetitions),
+                        bad_responses: usize::from(1 + *bad_responses + *repetitions),
                     };
                     may_repeat(counts)
                 } else {
@@ -254,47 +382,97 @@ impl HedgedQuery {
                     remaining.drain(..usize::from(has_send));
                     has_send
                 };
-                *repetitions += usize::from(has_send);
+                *repetitions += u8::from(has_send);
                 has_send
             };
             if let Poll::Ready(event) = attempt.poll(context, take_send) {
+                let server = attempt.server().clone();
                 if !matches!(event, AttemptEvent::Response(_)) {
-                    confirm_silence(attempt.server());
+                    self.confirm_silence(&server);
                 }
-                return Poll::Ready(Some((attempt.server().clone(), event)));
+                return Poll::Ready(Some(AttemptPoll { server, index, event }));
             }
         }
         self.timer.set(self.next_deadline());
         while self.timer.poll(context).is_ready() {
-            let now = Instant::now();
-            if now >= self.deadline {
-                // A denial that could not be checked in time stands.
-                let mut attempts = self.attempts.iter_mut();
-                let checked = attempts.find_map(|attempt| Some((attempt.server().clone(), attempt.end_case_check()?)));
-                return Poll::Ready(checked);
-            }
-            // In a forwarding loop the query comes back here and waits for itself.
-            let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
-            let looping = looping.map(|attempt| attempt.server().clone());
-            if let Some(server) = looping.filter(|_| self.has_server_without_loop()) {
-                self.attempts.retain(|attempt| !attempt.server().is_in_forwarding_loop());
-                return Poll::Ready(Some((server, AttemptEvent::Failed)));
-            }
-            for attempt in &mut self.attempts {
-                if let Some(event) = attempt.advance(now) {
-                    confirm_silence(attempt.server());
-                    return Poll::Ready(Some((attempt.server().clone(), event)));
-                }
+            if let Some(event) = self.advance(Instant::now()) {
+                return Poll::Ready(event);
             }
             self.timer.set(self.next_deadline());
         }
         Poll::Pending
     }
 
+    /// Advances to the times that have passed at `now`. Returns what [`Self::poll_next`] does, if an event is due.
+    fn advance(&mut self, now: Instant) -> Option<Option<AttemptPoll>> {
+        if now >= self.deadline {
+            // A denial that could not be checked in time stands.
+            let mut attempts = self.attempts.iter_mut().enumerate();
+            let checked = attempts.find_map(|(index, attempt)| {
+                let event = attempt.end_case_check()?;
+                Some(AttemptPoll { server: attempt.server().clone(), index, event })
+            });
+            return Some(checked);
+        }
+        // In a forwarding loop the query comes back here and waits for itself.
+        let looping = self.in_flight().find(|attempt| attempt.server().is_in_forwarding_loop());
+        let looping = looping.map(|attempt| attempt.server().clone());
+        if let Some(server) = looping.filter(|_| self.has_server_without_loop()) {
+            self.attempts.retain(|attempt| !attempt.server().is_in_forwarding_loop());
+            let index = self.attempts.len().saturating_sub(1);
+            return Some(Some(AttemptPoll { server, index, event: AttemptEvent::Failed }));
+        }
+        if let Some(due) = self.liveness_due.take_if(|due| now >= *due)
+            && let Some(newest) = self.attempts.last()
+        {
+            if is_late_tick(due.into_std(), now.into_std()) {
+                // Responses of that time may not have been read yet.
+                self.liveness_due = Some(now + PING_TIMEOUT);
+                return None;
+            }
+            let (server, index) = (newest.server().clone(), self.attempts.len() - 1);
+            return Some(Some(AttemptPoll { server, index, event: AttemptEvent::LivenessDue }));
+        }
+        let mut attempts = self.attempts.iter_mut().enumerate();
+        let (index, event) = attempts.find_map(|(index, attempt)| Some((index, attempt.advance(now)?)))?;
+        let server = self.attempts[index].server().clone();
+        self.confirm_silence(&server);
+        Some(Some(AttemptPoll { server, index, event }))
+    }
+
     /// Returns the earliest deadline of the attempts and the query.
     fn next_deadline(&self) -> Instant {
-        self.attempts.iter().filter_map(Attempt::next_deadline).fold(self.deadline, Instant::min)
+        let attempts = self.attempts.iter().filter_map(Attempt::next_deadline);
+        attempts.chain(self.liveness_due).fold(self.deadline, Instant::min)
     }
+
+    /// Goes on with a query to servers outside of this tier: the next one is queried, if one is left.
+    fn apply(&mut self, AttemptPoll { server, event, .. }: AttemptPoll) {
+        let is_hedge = matches!(event, AttemptEvent::HedgeDue);
+        match event {
+            // Another server may have a good response.
+            AttemptEvent::Response(response) => {
+                self.bad_responses += 1;
+                self.keep_bad_response(Box::new(response));
+                // A second query to this server would have the same result.
+                self.remaining.retain(|other| !other.has_same_endpoint(&server));
+            }
+            // The loop probe is a query too: it replaces the repeated query to a server, if there would be one.
+            AttemptEvent::TimedOut if self.probe_for_loop(&server) && self.would_repeat() => {
+                self.remaining.remove(0);
+            }
+            AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::LivenessDue | AttemptEvent::Failed => {}
+        }
+        self.start_next(is_hedge, Instant::now());
+    }
+}
+
+/// Event of an attempt of a query.
+pub(super) struct AttemptPoll {
+    pub(super) server: Arc<Server>,
+    /// Index of the attempt.
+    pub(super) index: usize,
+    pub(super) event: AttemptEvent,
 }
 
 impl Future for HedgedQuery {
@@ -303,29 +481,23 @@ impl Future for HedgedQuery {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let query = self.get_mut();
         if query.started == 0 {
-            query.start_next(query.started_at);
+            query.start_first();
         }
-        while let Some((server, event)) = ready!(query.poll_next(context)) {
+        while let Some(AttemptPoll { server, index, event }) = ready!(query.poll_next(context)) {
             match event {
                 AttemptEvent::Response(mut response) if response.is_conclusive() => {
                     response.set_upstream_id(server.id());
-                    query.finish();
+                    query.finish(index);
                     return Poll::Ready(QueryEvent::End(Ok(response)));
                 }
-                // Another server may have a good response.
-                AttemptEvent::Response(response) => {
-                    query.bad_responses += 1;
-                    query.keep_bad_response(Box::new(response));
-                    // A second query to this server would have the same result.
-                    query.remaining.retain(|other| !other.has_same_endpoint(&server));
+                event if query.is_of_tier => {
+                    if query.apply_of_tier(AttemptPoll { server, index, event }) {
+                        query.drain(0);
+                        break;
+                    }
                 }
-                // The loop probe is a query too: it replaces the repeated query to a server, if there would be one.
-                AttemptEvent::TimedOut if server.probe_for_loop() && query.would_repeat() => {
-                    query.remaining.remove(0);
-                }
-                AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
+                event => query.apply(AttemptPoll { server, index, event }),
             }
-            query.start_next(Instant::now());
         }
         Poll::Ready(query.end_or_go_on())
     }
@@ -336,13 +508,16 @@ fn answering_count(attempts: &[Attempt], now: Instant) -> usize {
     attempts.iter().filter(|attempt| attempt.server().has_answered_lately(now.into_std())).count()
 }
 
-/// Probes a server if its silence is to be confirmed.
+/// Probes a server if its silence is to be confirmed. Returns the number of probes.
 ///
 /// Must be called inside a Tokio runtime.
-fn confirm_silence(server: &Arc<Server>) {
+fn confirm_silence(server: &Arc<Server>) -> u8 {
+    let mut probes = 0;
     for question in server.take_confirmation() {
         spawn_probe(server.clone(), question);
+        probes += 1;
     }
+    probes
 }
 
 /// Probes a server in a task of its own.

@@ -6,7 +6,9 @@ mod case_check;
 mod hedge;
 pub(super) mod recovery;
 mod refresh_pace;
+mod retry;
 mod select;
+mod tier_query;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

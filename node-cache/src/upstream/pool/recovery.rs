@@ -1,7 +1,7 @@
 //! Probing of suspected and down servers. A suspected server is down when all probes of its confirmation are silent.
 //! Once a second each down server is probed until it responds, so that its recovery is noticed without a query of a
 //! client. Probes ask for names that the server has answered before and for the root, so that a silent name says
-//! nothing about the server. Expired sockets are closed on the same tick.
+//! nothing about the server. Expired sockets are closed and retry budgets refilled on the same tick.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ pub(in crate::upstream) async fn probe_down_servers(group: Weak<Group>) {
         let Some(group) = group.upgrade() else { return };
         let now = Instant::now();
         group.close_expired_sockets(now);
+        group.refill_retry_budget(now);
         for (server, question) in group.take_probes(now) {
             spawn_probe(server, question);
         }

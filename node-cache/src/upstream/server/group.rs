@@ -10,7 +10,7 @@ use node_cache_config::status::UpstreamStatus;
 use tokio::sync::Notify;
 
 use super::health::Health;
-use super::{Server, UpstreamContext};
+use super::{GroupRetries, Server, UpstreamContext};
 use crate::dns::question::Question;
 use crate::upstream::transport::query_format::EdnsUse;
 use crate::upstream::transport::sockets::PortPolicy;
@@ -25,6 +25,7 @@ pub struct Group {
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
     went_down: Arc<Notify>,
+    retries: Arc<GroupRetries>,
     context: Arc<UpstreamContext>,
 }
 
@@ -39,10 +40,11 @@ impl Group {
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
+        let retries = Arc::new(GroupRetries::default());
         let round_trips = context.response_times.of_scope(scope);
         let new_server = |upstream, port_policy| {
-            let round_trips = round_trips.clone();
-            Arc::new(Server::new(upstream, edns, port_policy, round_trips, went_down.clone(), context.clone()))
+            let (round_trips, went_down) = (round_trips.clone(), went_down.clone());
+            Arc::new(Server::new(upstream, edns, port_policy, round_trips, went_down, retries.clone(), context.clone()))
         };
         let bootstrap = bootstrap.iter().map(|upstream| new_server(upstream.clone(), PortPolicy::Fresh)).collect();
         let discovered = discovered.iter().map(|address| new_server((*address).into(), PortPolicy::Reuse)).collect();
@@ -52,6 +54,7 @@ impl Group {
             discovered: ArcSwap::from_pointee(discovered),
             bootstrap,
             went_down,
+            retries,
             context: context.clone(),
         }
     }
@@ -91,6 +94,11 @@ impl Group {
         self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
     }
 
+    /// Adds the retries that queries up to `now` have earned. Called once a second.
+    pub(in crate::upstream) fn refill_retry_budget(&self, now: Instant) {
+        self.retries.budget.refill(now);
+    }
+
     /// Returns the servers that are down and due for a probe, each with the question of its probe, and records the
     /// probes.
     pub(in crate::upstream) fn take_probes(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
@@ -113,9 +121,10 @@ impl Group {
         }
         let previous = self.discovered.load();
         let new_server = |address: SocketAddr| {
-            let (went_down, context) = (self.went_down.clone(), self.context.clone());
+            let (went_down, retries, context) = (self.went_down.clone(), self.retries.clone(), self.context.clone());
             let round_trips = context.response_times.of_scope(&self.scope);
-            Arc::new(Server::new(address.into(), self.edns, PortPolicy::Reuse, round_trips, went_down, context))
+            let policy = PortPolicy::Reuse;
+            Arc::new(Server::new(address.into(), self.edns, policy, round_trips, went_down, retries, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()

@@ -33,7 +33,7 @@ const LABEL_LEN: usize = 32;
 
 /// Returns whether a name has the form of a probe. Whoever has sent it may have sent it only once: another query for it
 /// would be an endless loop.
-pub(super) fn is_probe_name(name: &Name) -> bool {
+pub(in crate::upstream) fn is_probe_name(name: &Name) -> bool {
     let [length, rest @ ..] = name.as_bytes() else { return false };
     usize::from(*length) == LABEL_LEN
         && rest.len() == LABEL_LEN + 1

@@ -9,6 +9,8 @@ pub(super) mod health;
 mod latency;
 mod loop_probe;
 mod near_misses;
+mod retry_budget;
+mod silent_domains;
 mod state;
 
 pub use context::{ServerIds, UpstreamContext};
@@ -33,7 +35,10 @@ use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connections;
 use crate::upstream::transport::udp;
 use health::Health;
-use loop_probe::{LoopState, PROBE_TIMEOUT, is_probe_name};
+pub(super) use loop_probe::is_probe_name;
+use loop_probe::{LoopState, PROBE_TIMEOUT};
+use retry_budget::RetryBudget;
+use silent_domains::SilentDomains;
 pub(super) use state::QueryPath;
 use state::ServerState;
 
@@ -56,18 +61,29 @@ pub struct Server {
     state: Mutex<ServerState>,
     loop_state: Arc<LoopState>,
     went_down: Arc<Notify>,
+    retries: Arc<GroupRetries>,
     context: Arc<UpstreamContext>,
+}
+
+/// Retries of a group of servers: how many there may be, and for which domains.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct GroupRetries {
+    /// Budget of retries.
+    pub(in crate::upstream) budget: RetryBudget,
+    /// Domains for which a retry is pointless.
+    pub(in crate::upstream) silent_domains: SilentDomains,
 }
 
 impl Server {
     /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
-    /// included; `went_down` is notified each time it goes down.
+    /// included; `went_down` is notified each time it goes down; `retries` are those of its group.
     pub(in crate::upstream) fn new(
         upstream: Upstream,
         edns: EdnsUse,
         port_policy: PortPolicy,
         round_trips: Arc<WaitSeconds>,
         went_down: Arc<Notify>,
+        retries: Arc<GroupRetries>,
         context: Arc<UpstreamContext>,
     ) -> Self {
         let Upstream { address, protocol, case_randomization } = upstream;
@@ -86,8 +102,24 @@ impl Server {
             state: Mutex::default(),
             loop_state: Arc::new(LoopState::new(address)),
             went_down,
+            retries,
             context,
         }
+    }
+
+    /// Returns whether the server is a resolver of this tier, whose private error codes are believed.
+    pub(in crate::upstream) fn is_of_tier(&self) -> bool {
+        self.edns == EdnsUse::Required
+    }
+
+    /// Returns the retries of the server's group.
+    pub(in crate::upstream) fn retries(&self) -> &GroupRetries {
+        &self.retries
+    }
+
+    /// Returns whether both are of one group, such as a zone.
+    pub(in crate::upstream) fn is_of_group_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.retries, &other.retries)
     }
 
     /// Returns the address and port.
@@ -218,6 +250,17 @@ impl Server {
         self.state().has_answered_lately(now)
     }
 
+    /// Returns whether the server has responded, with any rcode and to any query, since this time.
+    pub(in crate::upstream) fn has_answered_since(&self, at: Instant) -> bool {
+        self.state().has_answered_since(at)
+    }
+
+    /// Returns whether no ping was sent since this time, the start of a query, and records one at `now` if so. A ping
+    /// follows the start by 10 ms or more, so there are a hundred a second at the most.
+    pub(in crate::upstream) fn take_ping(&self, since: Instant, now: Instant) -> bool {
+        self.state().take_ping(since, now)
+    }
+
     /// Returns when the server last came up again after it was down.
     pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
         self.state().recovered_at()
@@ -274,13 +317,13 @@ impl Server {
     }
 
     /// Sends a probe for a forwarding loop after a timeout, unless one was sent less than 5 s ago. Returns whether one
-    /// was due; over TCP none is. Nothing waits for the probe's response, but a missing one counts as a timeout, and as
-    /// a failure of a server that never answered.
+    /// was due; over TCP none is, nor to a resolver of this tier, which probes its own upstreams. Nothing waits for the
+    /// probe's response, but a missing one counts as a timeout, and as a failure of a server that never answered.
     ///
     /// Must be called inside a Tokio runtime.
     pub(in crate::upstream) fn probe_for_loop(self: &Arc<Self>) -> bool {
         let now = Instant::now();
-        let is_due = self.protocol == Protocol::Udp && self.loop_state.start_probe(now);
+        let is_due = self.protocol == Protocol::Udp && !self.is_of_tier() && self.loop_state.start_probe(now);
         if is_due {
             self.send_loop_probe(now);
         }

@@ -26,6 +26,7 @@ const ANSWERED_PERIOD: Duration = Duration::from_secs(60);
 pub(super) struct ServerState {
     breaker: CircuitBreaker,
     answered_at: Option<Instant>,
+    pinged_at: Option<Instant>,
     recovered_at: Option<Instant>,
     answered: AnsweredQuestions,
     lower_case_since: Option<(LowerCaseReason, Instant)>,
@@ -117,6 +118,20 @@ impl ServerState {
     /// Returns whether the server has responded, with any rcode, in the last minute.
     pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
         self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < ANSWERED_PERIOD)
+    }
+
+    /// Returns whether the server has responded, with any rcode, at this time or later.
+    pub(super) fn has_answered_since(&self, at: Instant) -> bool {
+        self.answered_at.is_some_and(|answered| answered >= at)
+    }
+
+    /// Returns whether no ping was sent since this time, and records one at `now` if so.
+    pub(super) fn take_ping(&mut self, since: Instant, now: Instant) -> bool {
+        let is_due = self.pinged_at.is_none_or(|at| at < since);
+        if is_due {
+            self.pinged_at = Some(now);
+        }
+        is_due
     }
 
     /// Records a query without a response in time. Returns whether the server goes down with this failure.

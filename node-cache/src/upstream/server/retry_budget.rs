@@ -1,0 +1,214 @@
+//! Retry budget of a group of servers: a tenth of its first sends, saved up for one second of them at the most. Pure:
+//! the time is a parameter.
+//!
+//! Where names or a whole upstream are silent, retries help nobody and multiply the load. So they are a share of it,
+//! whatever fails. A retry that is answered while the sends before it are not gives its token back: loss that is known
+//! is repaired for nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Tenths of a token that a retry takes.
+const TOKEN: u64 = 10;
+/// Tenths of a token that a first send adds: retries are 10 % of first sends.
+const PER_FIRST_SEND: u64 = 1;
+/// Tenths of a token that may always be saved up, so that a quiet process can retry: ten retries.
+const MIN_BURST: u64 = 10 * TOKEN;
+/// Time in which one token is added up to [`MIN_BURST`] without any send.
+const QUIET_REFILL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time whose first sends are the burst: as many tokens as there were first sends in it.
+const BURST_PERIOD: Duration = Duration::from_secs(1);
+
+/// Retry budget of a group. A first send costs one relaxed addition; the rest is done for a retry, and once a second.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct RetryBudget {
+    first_sends: AtomicU64,
+    account: Mutex<Account>,
+}
+
+/// Tokens of a budget, in tenths.
+#[derive(Debug)]
+struct Account {
+    tokens: u64,
+    burst: u64,
+    /// First sends whose tokens are added.
+    credited: u64,
+    /// Start of the current period, with the first sends before it; `None` before the first use.
+    period: Option<(Instant, u64)>,
+    refilled_at: Option<Instant>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { tokens: MIN_BURST, burst: MIN_BURST, credited: 0, period: None, refilled_at: None }
+    }
+}
+
+impl RetryBudget {
+    /// Counts the first send of a query.
+    pub(in crate::upstream) fn count_first_send(&self) {
+        self.first_sends.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a token for a retry, if there is one.
+    pub(in crate::upstream) fn take(&self, now: Instant) -> bool {
+        self.take_above(0, now)
+    }
+
+    /// Takes a token for a hedge, which leaves half of the burst to retries.
+    pub(in crate::upstream) fn take_hedge(&self, now: Instant) -> bool {
+        let reserve = self.account().burst / 2;
+        self.take_above(reserve, now)
+    }
+
+    /// Gives tokens back: retries that took them were answered, and the sends before them were not.
+    pub(in crate::upstream) fn give_back(&self, tokens: u8) {
+        let mut account = self.account();
+        account.tokens = account.burst.min(account.tokens + u64::from(tokens) * TOKEN);
+    }
+
+    /// Takes tokens again that were given back too early: a send before the retry was answered late.
+    pub(in crate::upstream) fn take_again(&self, tokens: u8) {
+        let mut account = self.account();
+        account.tokens = account.tokens.saturating_sub(u64::from(tokens) * TOKEN);
+    }
+
+    /// Adds the tokens of the first sends up to `now`. Called once a second, so that the burst follows the load.
+    pub(in crate::upstream) fn refill(&self, now: Instant) {
+        let first_sends = self.first_sends.load(Ordering::Relaxed);
+        self.account().refill(first_sends, now);
+    }
+
+    fn take_above(&self, reserve: u64, now: Instant) -> bool {
+        let first_sends = self.first_sends.load(Ordering::Relaxed);
+        let mut account = self.account();
+        account.refill(first_sends, now);
+        let has_token = account.tokens >= reserve + TOKEN;
+        if has_token {
+            account.tokens -= TOKEN;
+        }
+        has_token
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    fn refill(&mut self, first_sends: u64, now: Instant) {
+        let (started, before) = *self.period.get_or_insert((now, first_sends));
+        let elapsed = now.saturating_duration_since(started);
+        if elapsed >= BURST_PERIOD {
+            let sends = u128::from(first_sends.saturating_sub(before));
+            let of_a_period = sends * BURST_PERIOD.as_millis() / elapsed.as_millis();
+            self.burst = MIN_BURST.max(u64::try_from(of_a_period).unwrap_or(u64::MAX / TOKEN) * TOKEN);
+            self.period = Some((now, first_sends));
+        }
+        let added = first_sends.saturating_sub(self.credited) * PER_FIRST_SEND;
+        self.credited = first_sends;
+        self.tokens = self.burst.min(self.tokens + added);
+        let refilled_at = *self.refilled_at.get_or_insert(now);
+        let intervals = now.saturating_duration_since(refilled_at).as_secs() / QUIET_REFILL_INTERVAL.as_secs();
+        if intervals > 0 {
+            self.refilled_at = Some(now);
+            self.tokens = self.tokens.max(MIN_BURST.min(self.tokens + intervals * TOKEN));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a budget for so many seconds with this load. Each first send is followed by as many tries to retry. Returns
+    /// the number of retries.
+    fn run(budget: &RetryBudget, start: Instant, seconds: u64, rate: u64, tries: u64) -> u64 {
+        let mut retries = 0;
+        for send in 0..seconds * rate {
+            let now = start + Duration::from_micros(send * 1_000_000 / rate);
+            if send % rate == 0 {
+                budget.refill(now);
+            }
+            budget.count_first_send();
+            retries += (0..tries).filter(|_| budget.take(now)).count() as u64;
+        }
+        retries
+    }
+
+    #[test]
+    fn retries_are_a_tenth_of_first_sends_whatever_fails() {
+        for rate in [50, 300, 8_000] {
+            let retries = run(&RetryBudget::default(), Instant::now(), 60, rate, 2);
+            let share = retries as f64 / (60 * rate) as f64;
+            assert!((0.1..=0.1 + 1.2 / rate as f64 + 0.004).contains(&share), "{rate}/s: {share}");
+        }
+    }
+
+    #[test]
+    fn one_second_of_first_sends_is_saved_up_and_no_more() {
+        for rate in [300, 8_000] {
+            let budget = RetryBudget::default();
+            let start = Instant::now();
+            run(&budget, start, 30, rate, 0);
+            let now = start + Duration::from_secs(30);
+            budget.refill(now);
+            let burst = (0..10 * rate).filter(|_| budget.take(now)).count() as u64;
+            assert!((rate - 1..=rate).contains(&burst), "{burst} at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn a_quiet_process_can_retry_and_gets_a_token_a_second_back() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        let burst = (0..100).filter(|_| budget.take(now)).count();
+        assert_eq!(burst, 10);
+        assert!(!budget.take(now + Duration::from_millis(900)));
+        assert!(budget.take(now + Duration::from_secs(1)) && !budget.take(now + Duration::from_secs(1)));
+        budget.refill(now + Duration::from_secs(3600));
+        let burst = (0..100).filter(|_| budget.take(now + Duration::from_secs(3600))).count();
+        assert_eq!(burst, 10, "after an hour");
+    }
+
+    #[test]
+    fn a_burst_shrinks_with_the_load() {
+        let budget = RetryBudget::default();
+        let start = Instant::now();
+        run(&budget, start, 30, 1_000, 0);
+        let later = start + Duration::from_secs(30);
+        run(&budget, later, 2, 20, 0);
+        budget.refill(later + Duration::from_secs(2));
+        let burst = (0..1_000).filter(|_| budget.take(later + Duration::from_secs(2))).count();
+        assert!((20..=21).contains(&burst), "{burst}");
+    }
+
+    #[test]
+    fn hedges_leave_half_of_the_burst_to_retries() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        assert_eq!((0..100).filter(|_| budget.take_hedge(now)).count(), 5);
+        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 5);
+    }
+
+    #[test]
+    fn retries_that_repair_loss_cost_nothing_and_those_that_were_too_early_do() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        assert!((0..1_000).all(|_| {
+            let has_token = budget.take(now);
+            budget.give_back(1);
+            has_token
+        }));
+        (0..1_000).for_each(|_| {
+            if budget.take(now) {
+                budget.give_back(1);
+                budget.take_again(1);
+            }
+        });
+        assert!(!budget.take(now));
+        budget.give_back(u8::MAX);
+        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 10, "never more than the burst");
+    }
+}

@@ -115,15 +115,16 @@ async fn a_node_keeps_only_the_failure_of_upstreams_and_no_failure_counts_agains
     config.zones = vec![zone("zone-a", resolver.address)];
     let node = Tier::on_node(&config, Some("zone-a")).await;
     let momentary = [
-        (BUDGET_EXHAUSTED, NETWORK_ERROR, "budget.example"),
-        (OVERLOADED, NETWORK_ERROR, "overload.example"),
-        (STILL_IN_FLIGHT, NO_REACHABLE_AUTHORITY, "late.example"),
+        (BUDGET_EXHAUSTED, NETWORK_ERROR, "budget.example", 1),
+        (OVERLOADED, NETWORK_ERROR, "overload.example", 1),
+        // It is repeated once, to join the query that goes on.
+        (STILL_IN_FLIGHT, NO_REACHABLE_AUTHORITY, "late.example", 2),
     ];
-    for (code, public, name) in momentary {
+    for (code, public, name, sends) in momentary {
         resolver.set_script(move |query| failure(query, code));
         for asked in 1..=3 {
             assert_eq!(ask(&node, name).await, (ResponseCode::ServFail, 0, vec![public]), "{code}");
-            assert_eq!(resolver.query_count(name), asked, "{code} is kept");
+            assert!((asked..=asked * sends).contains(&resolver.query_count(name)), "{code} is kept");
         }
     }
     resolver.set_script(|query| failure(query, UPSTREAMS_FAILED));

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
 use super::retry::{
-    MAX_LIVENESS_DELAY, MAX_PACKETS, PING_TIMEOUT, is_late_tick, may_confirm, may_probe_for_loop, tier_timeout,
+    MAX_LIVENESS_DELAY, MAX_PACKETS, PING_TIMEOUT, confirmation_packets, is_late_tick, may_probe_for_loop, tier_timeout,
 };
 use super::select::{MAX_SENDS, SendCounts, may_repeat, may_send};
 use crate::dns::Response;
@@ -345,9 +345,9 @@ impl HedgedQuery {
 
     /// Probes a server whose silence is to be confirmed, unless the query has cost its packets already.
     fn confirm_silence(&mut self, server: &Arc<Server>) {
-        if self.is_of_tier || self.started == 0 || may_confirm(self.packets_to(server)) {
-            self.probes += confirm_silence(server);
-        }
+        let is_counted = !self.is_of_tier && self.started > 0;
+        let packets = if is_counted { confirmation_packets(self.packets_to(server)) } else { usize::MAX };
+        self.probes += confirm_silence(server, packets);
     }
 
     /// Probes a server for a forwarding loop, if a probe is due and leaves room for a retry. Returns whether it was.
@@ -508,12 +508,12 @@ fn answering_count(attempts: &[Attempt], now: Instant) -> usize {
     attempts.iter().filter(|attempt| attempt.server().has_answered_lately(now.into_std())).count()
 }
 
-/// Probes a server if its silence is to be confirmed. Returns the number of probes.
+/// Probes a server if its silence is to be confirmed, with this number of packets at most. Returns the number of probes.
 ///
 /// Must be called inside a Tokio runtime.
-fn confirm_silence(server: &Arc<Server>) -> u8 {
+fn confirm_silence(server: &Arc<Server>, max_packets: usize) -> u8 {
     let mut probes = 0;
-    for question in server.take_confirmation() {
+    for question in server.take_confirmation(max_packets) {
         spawn_probe(server.clone(), question);
         probes += 1;
     }

@@ -20,8 +20,6 @@ const MAX_FREE_TIER_SENDS: usize = 3;
 pub(super) const MAX_UDP_TIER_SENDS: usize = 2;
 /// Most packets for one query to servers outside of this tier that answer: sends, loop probes and confirmations.
 pub(super) const MAX_PACKETS: usize = 4;
-/// Packets of a confirmation.
-const CONFIRMATION_PACKETS: usize = 2;
 
 /// Timeouts of the attempts of a query to resolvers of this tier. When one passes, the query is repeated.
 const TIER_TIMEOUTS: [Duration; MAX_TIER_SENDS] = [
@@ -56,9 +54,9 @@ pub(super) const fn takes_token(sends: usize) -> bool {
     sends >= MAX_FREE_TIER_SENDS
 }
 
-/// Returns whether a silent server may be confirmed to be down after this number of packets.
-pub(super) const fn may_confirm(packets: usize) -> bool {
-    packets + CONFIRMATION_PACKETS <= MAX_PACKETS
+/// Returns how many packets may confirm that a silent server is down after this number of packets.
+pub(super) const fn confirmation_packets(packets: usize) -> usize {
+    MAX_PACKETS.saturating_sub(packets)
 }
 
 /// Returns whether a silent server may be probed for a forwarding loop after this number of packets: one is left for a
@@ -147,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_confirmation_is_one_of_four_packets() {
-        assert_eq!([1, 2, 3].map(may_confirm), [true, true, false]);
+        assert_eq!([1, 2, 3, 4, 5].map(confirmation_packets), [3, 2, 1, 0, 0]);
         assert_eq!([1, 2, 3].map(may_probe_for_loop), [true, true, false], "the fourth is a retry");
     }
 }

@@ -77,13 +77,15 @@ impl AnsweredQuestions {
     }
 
     /// Returns the questions that show whether a silent server is down: the root, and the latest answered question,
-    /// of a domain that is not silent if there is one.
-    pub(super) fn confirmation(&self) -> Vec<Arc<Question>> {
+    /// of a domain that is not silent if there is one. Where one question is all that `max` allows, that of a domain
+    /// that is not silent, or else the root.
+    pub(super) fn confirmation(&self, max: usize) -> Vec<Arc<Question>> {
         let is_silent = |known: &&AnsweredQuestion| self.silent_domains.contains(&known.domain);
         let mut newest_first = self.questions.iter().rev();
-        let answered = newest_first.find(|known| !is_silent(known)).or_else(|| self.questions.back());
+        let other = newest_first.find(|known| !is_silent(known));
+        let answered = if max > 1 { other.or_else(|| self.questions.back()) } else { other };
         let root = Arc::new(root_question());
-        answered.map(|known| known.question.clone()).into_iter().chain([root]).collect()
+        answered.map(|known| known.question.clone()).into_iter().chain([root]).take(max).collect()
     }
 
     /// Returns the question of the next probe of a down server: in turns the root and an answered question, each of
@@ -143,15 +145,16 @@ mod tests {
     fn a_silent_server_is_asked_for_the_root_and_an_answered_name_of_another_domain() {
         let now = Instant::now();
         let mut answered = after_answers(&["www.one.example", "www.two.example", "a.shop.test", "www.dead.test"], now);
-        assert_eq!(names(&answered.confirmation()), ["www.dead.test.", "."]);
+        assert_eq!(names(&answered.confirmation(2)), ["www.dead.test.", "."]);
         answered.record_silence(&question("x.dead.test"));
-        assert_eq!(names(&answered.confirmation()), ["a.shop.test.", "."]);
+        assert_eq!(names(&answered.confirmation(2)), ["a.shop.test.", "."]);
+        assert_eq!(names(&answered.confirmation(1)), ["a.shop.test."]);
         for domain in 0..20 {
             answered.record_silence(&question(&format!("www.dead-{domain}.test")));
         }
         assert_eq!(answered.silent_domains.len(), MAX_SILENT_DOMAINS);
         answered.record_response(None, now + 5 * SECOND);
-        assert_eq!(names(&answered.confirmation()), ["www.dead.test.", "."]);
+        assert_eq!(names(&answered.confirmation(2)), ["www.dead.test.", "."]);
     }
 
     #[test]
@@ -159,8 +162,9 @@ mod tests {
         let mut answered = after_answers(&["www.corp.example"], Instant::now());
         answered.record_silence(&question("dead.corp.example"));
         answered.record_silence(&question("www.corp.example"));
-        assert_eq!(names(&answered.confirmation()), ["www.corp.example.", "."]);
-        assert_eq!(names(&AnsweredQuestions::default().confirmation()), ["."]);
+        assert_eq!(names(&answered.confirmation(2)), ["www.corp.example.", "."]);
+        assert_eq!(names(&AnsweredQuestions::default().confirmation(2)), ["."]);
+        assert_eq!(names(&AnsweredQuestions::default().confirmation(1)), ["."]);
     }
 
     #[test]

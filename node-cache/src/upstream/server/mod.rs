@@ -301,8 +301,9 @@ impl Server {
 
     /// Returns the questions that show whether the server is down, when it is suspected, at most once a second:
     /// [`Self::record_probe_failure`] for all of them makes it down, any response ends the suspicion. None otherwise.
-    pub(in crate::upstream) fn take_confirmation(&self) -> Vec<Arc<Question>> {
-        self.state().take_confirmation(Instant::now())
+    /// There are two, or as many as `max` allows.
+    pub(in crate::upstream) fn take_confirmation(&self, max: usize) -> Vec<Arc<Question>> {
+        self.state().take_confirmation(max, Instant::now())
     }
 
     /// Returns the question of the probe that is due at `now`, and records the probe: in turns one that the server has

@@ -151,11 +151,11 @@ impl ServerState {
     }
 
     /// Returns the questions of the confirmation that is due at `now`, and records it; none while none is due.
-    pub(super) fn take_confirmation(&mut self, now: Instant) -> Vec<Arc<Question>> {
-        if !self.breaker.is_confirmation_due(now) {
+    pub(super) fn take_confirmation(&mut self, max: usize, now: Instant) -> Vec<Arc<Question>> {
+        if max == 0 || !self.breaker.is_confirmation_due(now) {
             return Vec::new();
         }
-        let questions = self.answered.confirmation();
+        let questions = self.answered.confirmation(max);
         self.breaker.start_confirmation(questions.len(), now);
         questions
     }
@@ -259,9 +259,9 @@ mod tests {
         let mut state = ServerState::default();
         state.record_response(Some(answered), None, ROUND_TRIP, now);
         let failures = [(); 2].map(|()| state.record_failure(silent, now));
-        let confirmation = state.take_confirmation(now);
+        let confirmation = state.take_confirmation(2, now);
         assert_eq!((failures, confirmation.len()), ([false; 2], 2));
-        assert_eq!(state.take_confirmation(now), [], "one at a time");
+        assert_eq!(state.take_confirmation(2, now), [], "one at a time");
         assert!(!state.record_probe_failure(now) && state.record_probe_failure(now));
         state
     }
@@ -356,7 +356,7 @@ mod tests {
         state.record_response(Some(&question("a.example")), None, ROUND_TRIP, now);
         assert!((0..10).all(|_| !state.record_loop_probe_failure(now)));
         state.record_failure(&question("dead.test"), now);
-        assert_eq!(state.take_confirmation(now), [], "one silent name is no suspicion");
+        assert_eq!(state.take_confirmation(2, now), [], "one silent name is no suspicion");
         let mut unknown = ServerState::default();
         let failures = [(); 3].map(|()| unknown.record_loop_probe_failure(now));
         assert_eq!(failures, [false, false, true], "nothing came from this one yet");

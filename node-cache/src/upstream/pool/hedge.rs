@@ -282,8 +282,12 @@ impl HedgedQuery {
             let retries = first.server().retries();
             retries.silent_domains.record_answer(&self.question.name);
             if self.tokens > 0 && winner > 0 && (first.is_done() || first.has_failed()) {
-                retries.budget.give_back(self.tokens);
-                given_back = if first.is_done() { 0 } else { self.tokens };
+                if first.is_done() {
+                    retries.budget.give_back(self.tokens);
+                } else {
+                    retries.budget.give_back_for_silence(self.tokens);
+                    given_back = self.tokens;
+                }
             }
         }
         self.drain(given_back);

@@ -3,7 +3,8 @@
 //!
 //! Where names or a whole upstream are silent, retries help nobody and multiply the load. So they are a share of it,
 //! whatever fails. A retry that is answered while the sends before it are not gives its token back: loss that is known
-//! is repaired for nothing, up to 15 % of first sends. Above that it may be a limit, which answers some retries too.
+//! is repaired for nothing. After silence that ends at 15 % of first sends: above, it may be a limit, which answers a
+//! part of the retries, too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,8 +75,15 @@ impl RetryBudget {
         self.take_above(reserve, now)
     }
 
-    /// Gives tokens back: retries that took them were answered, and the sends before them were not.
+    /// Gives tokens back: retries that took them were answered, and the sends before them had a bad response.
     pub(in crate::upstream) fn give_back(&self, tokens: u8) {
+        let mut account = self.account();
+        account.tokens = account.burst.min(account.tokens + u64::from(tokens) * TOKEN);
+    }
+
+    /// Gives tokens back like [`Self::give_back`] where the sends before the retries were silent: for 15 % of first
+    /// sends at the most.
+    pub(in crate::upstream) fn give_back_for_silence(&self, tokens: u8) {
         let mut account = self.account();
         let given_back = (u64::from(tokens) * TOKEN).min(account.returnable / 2);
         account.returnable -= 2 * given_back;
@@ -213,7 +221,7 @@ mod tests {
         for send in 0..first_sends {
             budget.count_first_send();
             if send % every == 0 && budget.take(now) {
-                budget.give_back(1);
+                budget.give_back_for_silence(1);
                 retries += 1;
             }
         }
@@ -226,6 +234,19 @@ mod tests {
         assert_eq!(answered_retries(&RetryBudget::default(), 10_000, 5, now), 2_000, "loss of a fifth");
         let retries = answered_retries(&RetryBudget::default(), 10_000, 1, now);
         assert!((2_490..=2_530).contains(&retries), "a limit that answers all retries: {retries}");
+    }
+
+    #[test]
+    fn retries_that_repair_bad_responses_cost_nothing() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        assert!((0..1_000).all(|_| {
+            let has_token = budget.take(now);
+            budget.give_back(1);
+            has_token
+        }));
+        budget.give_back(u8::MAX);
+        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 10, "never more than the burst");
     }
 
     #[test]

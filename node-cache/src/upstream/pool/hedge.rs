@@ -512,7 +512,8 @@ fn answering_count(attempts: &[Attempt], now: Instant) -> usize {
     attempts.iter().filter(|attempt| attempt.server().has_answered_lately(now.into_std())).count()
 }
 
-/// Probes a server if its silence is to be confirmed, with this number of packets at most. Returns the number of probes.
+/// Probes a server if its silence is to be confirmed, with this number of packets at most. Returns the number of
+/// probes.
 ///
 /// Must be called inside a Tokio runtime.
 fn confirm_silence(server: &Arc<Server>, max_packets: usize) -> u8 {

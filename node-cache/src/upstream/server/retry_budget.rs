@@ -35,7 +35,7 @@ pub(in crate::upstream) struct RetryBudget {
 #[derive(Debug)]
 struct Account {
     tokens: u64,
-    /// Those that may be given back, in twentieths of a token.
+    /// Tokens that may be given back, in twentieths of a token.
     returnable: u64,
     burst: u64,
     /// First sends whose tokens are added.

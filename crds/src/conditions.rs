@@ -79,7 +79,7 @@ reasons! {
     NodesNotReady,
     /// A zone has fewer resolvers than it should; its nodes query the others and other zones.
     ResolversNotReady,
-    /// No resolver of any zone answers; names outside of the cluster are answered from caches only.
+    /// No resolver of any zone answers; outside names are answered from caches and by nodeCache.lastResort alone.
     NoResolvers,
     /// No node may run the caches: none is Linux on an architecture that the image has, or nodeCache excludes them all.
     NoNodes,

@@ -229,7 +229,7 @@ mod tests {
             each_field(name, &part(name), &mut |path, field| {
                 for rule in field.x_kubernetes_validations.iter().flatten() {
                     let message = rule.message.as_deref().unwrap_or_default();
-                    assert!(message.contains("must"), "{path}: {message}");
+                    assert!(["must", "goes with"].iter().any(|word| message.contains(word)), "{path}: {message}");
                     assert!(!message.contains('\n') && !rule.rule.contains('\n'), "{path}: {message}");
                 }
             });

@@ -16,7 +16,7 @@ mod validation;
 pub use cache::{Cache, NODE_CACHE_SIZE, RESOLVER_CACHE_SIZE};
 pub use definition::definition;
 pub use duration::{Duration, InvalidDuration};
-pub use node_cache::{Capture, NodeCache, PrivateAnswers, Switch};
+pub use node_cache::{Capture, LastResort, LastResortMode, NodeCache, PrivateAnswers, Switch};
 pub use pods::PodSettings;
 pub use resolvers::{Mode, Resolvers};
 pub use size::{ByteSize, InvalidByteSize};

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::validation::{CACHE_FITS_MEMORY, CAPTURES_SOMETHING, rules};
+use super::validation::{CACHE_FITS_MEMORY, CAPTURES_SOMETHING, RATE_GOES_WITH_UPSTREAMS, rules};
 use super::{ByteSize, Cache, NODE_CACHE_SIZE, PodSettings, schema};
 
 /// The caching resolvers of a node.
@@ -33,9 +33,11 @@ pub struct NodeCache {
     /// Blocked), so that no outside name leads pods to addresses inside (DNS rebinding). Private are RFC 1918,
     /// 100.64.0.0/10, link-local and unique local (fc00::/7) addresses, ::1, IPv6 addresses that embed one of these
     /// IPv4 addresses, and all addresses that this tier captures; not 127.0.0.0/8 and 0.0.0.0, with which block lists
-    /// answer. Names of routes and of the cluster domain are exempt, and those below local and home.arpa. Default:
-    /// Allow.
+    /// answer. Names of routes, of the cluster domain and of resolvers.privateSuffixes are exempt, and those below
+    /// local and home.arpa. Default: Allow.
     pub private_answers: PrivateAnswers,
+    /// What the caching resolvers do for names outside of the cluster while no resolver of any zone answers.
+    pub last_resort: LastResort,
     /// TCP port on every node's own address where the node pod serves /metrics and /status over HTTP, 1024 to 65535.
     /// The pods are on the host's network, so nothing else on the nodes may use it. Default: 9353.
     #[schemars(range(min = 1024, max = 65535))]
@@ -53,6 +55,7 @@ impl Default for NodeCache {
             cache: Cache { size: Some(NODE_CACHE_SIZE), ..Cache::default() },
             allow_from: Vec::new(),
             private_answers: PrivateAnswers::default(),
+            last_resort: LastResort::default(),
             metrics_port: 9353,
             pod: PodSettings::default(),
         }
@@ -117,4 +120,31 @@ pub enum PrivateAnswers {
     Allow,
     /// An answer with a private address is replaced by one without records.
     Refuse,
+}
+
+/// What the caching resolvers of a node do while no resolver of any zone answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[RATE_GOES_WITH_UPSTREAMS])))]
+pub struct LastResort {
+    /// Upstreams: they query the upstreams of the resolvers themselves, from the address of the node, until the first
+    /// resolver answers. With an empty resolvers.upstreams these are the nameservers in the resolv.conf of the node.
+    /// Names of the cluster and of routes are not sent there. Disabled: names that are not cached get SERVFAIL.
+    /// Default: Upstreams.
+    pub mode: LastResortMode,
+    /// How many packets a second one node sends to these upstreams at the most, all of its caching resolvers together,
+    /// 1 to 10000. What is more gets stale answers or SERVFAIL. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub packets_per_second: Option<u32>,
+}
+
+/// Servers that the caching resolvers of a node query while no resolver of any zone answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LastResortMode {
+    /// The upstreams of the resolvers.
+    #[default]
+    Upstreams,
+    /// None.
+    Disabled,
 }

@@ -3,13 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::validation::{CACHE_FITS_MEMORY, SERVERS_ARE_DISTINCT, rules};
+use super::validation::{
+    CACHE_FITS_MEMORY, FALLBACK_IS_NO_UPSTREAM, FALLBACK_SERVERS_ARE_DISTINCT, SERVERS_ARE_DISTINCT, rules,
+};
 use super::{ByteSize, Cache, PodSettings, RESOLVER_CACHE_SIZE, Upstream, schema};
 
 /// The resolvers of a zone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY])))]
+#[schemars(extend("x-kubernetes-validations" = rules(&[CACHE_FITS_MEMORY, FALLBACK_IS_NO_UPSTREAM])))]
 pub struct Resolvers {
     /// How many resolvers run in each zone, 1 to 64. With 2 or more, one can be replaced or lost without the nodes
     /// of the zone having to query another zone. Default: 2.
@@ -29,6 +31,22 @@ pub struct Resolvers {
         "x-kubernetes-validations" = rules(&[SERVERS_ARE_DISTINCT])
     ))]
     pub upstreams: Vec<Upstream>,
+    /// Servers that the resolvers query while the upstreams are silent, in this order of preference: for a query that
+    /// the upstreams before have not answered within their timeout, 350 ms for the first, and at once while none of the
+    /// upstreams answers anything. They get no query while the upstreams answer, whatever that answer is. That a name
+    /// does not exist, or has no such record, is believed of them only where the upstreams' own answer is not known
+    /// any more, and for 5 s. At most 8 entries. Default: none.
+    #[schemars(length(max = 8), extend(
+        "x-kubernetes-list-type" = "atomic",
+        "x-kubernetes-validations" = rules(&[FALLBACK_SERVERS_ARE_DISTINCT])
+    ))]
+    pub fallback: Vec<Upstream>,
+    /// Suffixes that only the upstreams answer correctly: domains of own networks, and DNS block lists that refuse
+    /// public resolvers. Names at and below them are never sent to the fallback, and nodeCache.privateAnswers leaves
+    /// their answers alone. Written as the suffix of a route; clusterDomain and names below it cannot be named. At most
+    /// 64. Default: none.
+    #[schemars(schema_with = "schema::private_suffixes")]
+    pub private_suffixes: Vec<String>,
     /// What each of the resolvers keeps.
     pub cache: Cache,
     /// What the tier does not decide about its resolver pods.
@@ -43,6 +61,8 @@ impl Default for Resolvers {
             zones: Vec::new(),
             mode: Mode::default(),
             upstreams: Vec::new(),
+            fallback: Vec::new(),
+            private_suffixes: Vec::new(),
             cache: Cache { size: Some(RESOLVER_CACHE_SIZE), ..Cache::default() },
             pod: PodSettings::default(),
         }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::validation::{
     ANNOTATIONS, ASKABLE, CAPTURABLE, CAPTURED_ADDRESS, LINUX, NETWORK, NODE_SELECTOR, NOT_THE_CLOUDS, OWN_ANNOTATIONS,
-    OWN_LABELS, POD_LABELS, QUANTITY, REQUESTS_WITHIN_LIMITS, Rule, UPSTREAM_ADDRESS, UPSTREAM_HAS_ADDRESSES, ZONE,
-    rules,
+    OWN_LABELS, POD_LABELS, QUANTITY, REQUESTS_WITHIN_LIMITS, Rule, SUFFIX, UPSTREAM_ADDRESS, UPSTREAM_HAS_ADDRESSES,
+    ZONE, rules,
 };
 
 /// Returns the schema of an optional `Switch`. The derived schema of such an enum loses the field's description.
@@ -32,6 +32,11 @@ pub(super) fn networks(_: &mut SchemaGenerator) -> Schema {
 /// Returns the schema of `resolvers.zones`.
 pub(super) fn zones(_: &mut SchemaGenerator) -> Schema {
     string_set(64, 63, &[ZONE], &[])
+}
+
+/// Returns the schema of `resolvers.privateSuffixes`.
+pub(super) fn private_suffixes(_: &mut SchemaGenerator) -> Schema {
+    string_set(64, 253, &[SUFFIX], &[])
 }
 
 /// Returns the schema of requests and limits of `core/v1.ResourceRequirements`. Its `claims` would need a field of the

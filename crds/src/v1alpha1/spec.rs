@@ -8,8 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::validation::{
-    CLUSTER_DOMAIN, NAMESPACE, ROUTE_HAS_UPSTREAMS, ROUTES_ARE_NOT_CAPTURED, ROUTES_LEAVE_THE_CLUSTER,
-    SERVERS_ARE_DISTINCT, SERVICE, SUFFIX, UPSTREAMS_ARE_NOT_CAPTURED, rules,
+    CLUSTER_DOMAIN, FALLBACK_IS_NOT_CAPTURED, NAMESPACE, PRIVATE_SUFFIXES_LEAVE_THE_CLUSTER, ROUTE_HAS_UPSTREAMS,
+    ROUTES_ARE_NOT_CAPTURED, ROUTES_LEAVE_THE_CLUSTER, SERVERS_ARE_DISTINCT, SERVICE, SUFFIX,
+    UPSTREAMS_ARE_NOT_CAPTURED, rules,
 };
 use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
 
@@ -88,6 +89,8 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
 #[schemars(extend("x-kubernetes-validations" = rules(&[
     ROUTES_LEAVE_THE_CLUSTER,
     UPSTREAMS_ARE_NOT_CAPTURED,
+    FALLBACK_IS_NOT_CAPTURED,
+    PRIVATE_SUFFIXES_LEAVE_THE_CLUSTER,
     ROUTES_ARE_NOT_CAPTURED,
 ])))]
 pub struct DnsTierSpec {

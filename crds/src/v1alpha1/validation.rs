@@ -69,6 +69,24 @@ pub(super) const UPSTREAMS_ARE_NOT_CAPTURED: Rule = Rule::new(
 )
 .at(".resolvers.upstreams");
 
+/// Fallback: a query to a captured address would be a forwarding loop.
+pub(super) const FALLBACK_IS_NOT_CAPTURED: Rule = Rule::new(
+    "!has(self.nodeCache.capture.addresses) || self.resolvers.fallback.all(upstream, \
+     upstream.addresses.all(address, !(address in self.nodeCache.capture.addresses)))",
+    "resolvers.fallback must not name an address of nodeCache.capture.addresses: its queries would come back to \
+     this tier; name the server behind it",
+)
+.at(".resolvers.fallback");
+
+/// Private suffixes: names of the cluster reach neither upstreams nor a fallback.
+pub(super) const PRIVATE_SUFFIXES_LEAVE_THE_CLUSTER: Rule = Rule::new(
+    "self.resolvers.privateSuffixes.all(suffix, suffix != self.clusterDomain && \
+     !suffix.endsWith('.' + self.clusterDomain))",
+    "resolvers.privateSuffixes must not name clusterDomain or a suffix below it: these names are answered by the \
+     cluster DNS",
+)
+.at(".resolvers.privateSuffixes");
+
 /// Upstreams of routes: a query to a captured address would be a forwarding loop.
 pub(super) const ROUTES_ARE_NOT_CAPTURED: Rule = Rule::new(
     "!has(self.nodeCache.capture.addresses) || self.routes.all(route, route.upstreams.all(upstream, \
@@ -86,7 +104,7 @@ pub(super) const CLUSTER_DOMAIN: Rule = Rule::new(
     "clusterDomain must be a domain name in lower case without a final dot, like cluster.local",
 );
 
-/// Suffix of a route: a domain name, with `_` as in service names.
+/// Suffix of a route, or a private one: a domain name, with `_` as in service names.
 pub(super) const SUFFIX: Rule = Rule::new(
     "self.matches('^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?([.][a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$')",
     "suffix must be a domain name in lower case without a final dot, like corp.example or 10.in-addr.arpa",
@@ -183,6 +201,21 @@ pub(super) const SERVERS_ARE_DISTINCT: Rule = Rule::new(
     "upstreams must name a server (address and port) once only",
 );
 
+/// Fallback: no duplicate server, since a retry at the same server gains nothing.
+pub(super) const FALLBACK_SERVERS_ARE_DISTINCT: Rule = Rule::new(
+    "self.all(one, self.exists_one(other, one.port == other.port && \
+     one.addresses.exists(address, address in other.addresses)) || size(one.addresses) == 0)",
+    "fallback must name a server (address and port) once only",
+);
+
+/// Fallback: no server of the upstreams, which are silent when the fallback is asked.
+pub(super) const FALLBACK_IS_NO_UPSTREAM: Rule = Rule::new(
+    "self.fallback.all(one, !self.upstreams.exists(other, one.port == other.port && \
+     one.addresses.exists(address, address in other.addresses)))",
+    "fallback must not name a server that upstreams names",
+)
+.at(".fallback");
+
 // Amounts
 
 /// Duration as in the Gateway API, in whole seconds.
@@ -209,6 +242,13 @@ pub(super) const SERVE_STALE: Rule = Rule::new(
     "!self.matches('^([0-9]{1,5}[hms]){1,4}$') || duration(self) <= duration('168h')",
     "serveStale must be from 0s (never) to 168h",
 );
+
+/// Last resort: a rate limits what is sent.
+pub(super) const RATE_GOES_WITH_UPSTREAMS: Rule = Rule::new(
+    "self.mode == 'Upstreams' || !has(self.packetsPerSecond)",
+    "lastResort.packetsPerSecond goes with mode Upstreams",
+)
+.at(".packetsPerSecond");
 
 /// Size: a number of bytes.
 pub(super) const SIZE: Rule = Rule::new(

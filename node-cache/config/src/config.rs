@@ -53,6 +53,38 @@ pub struct NodeCache {
     /// Whether answers for names outside of the cluster and of all routes may hold private addresses.
     #[serde(default, skip_serializing_if = "PrivateAnswers::is_default")]
     pub private_answers: PrivateAnswers,
+    /// Servers of the caches for outside names while no resolver of any zone answers.
+    #[serde(default, skip_serializing_if = "LastResort::is_default")]
+    pub last_resort: LastResort,
+}
+
+/// Servers that the caches of a node query for outside names while no resolver of any zone answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub enum LastResort {
+    /// The upstreams of the resolvers.
+    Upstreams {
+        /// Packets a second that all caches of a node together may send to them.
+        packets_per_second: u32,
+        /// Number of caches of a node, each of which has the same share.
+        instances: u32,
+    },
+    /// No server: what is not cached fails.
+    Disabled,
+}
+
+impl Default for LastResort {
+    /// Returns the last resort of a `DnsTier` that names none.
+    fn default() -> Self {
+        Self::Upstreams { packets_per_second: 100, instances: 2 }
+    }
+}
+
+impl LastResort {
+    /// Returns whether this is the default, which a configuration leaves out.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Treatment of private addresses in answers for names outside of the cluster and of all routes.
@@ -114,6 +146,12 @@ pub struct Zone {
 pub struct Resolver {
     /// Upstreams to which queries are forwarded.
     pub upstreams: UpstreamSource,
+    /// Servers in order of preference that are queried while the upstreams are silent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<Upstream>,
+    /// Suffixes whose names are never sent to the fallback.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_suffixes: Vec<String>,
     /// TTL limits of cached answers.
     pub cache: Cache,
     /// Networks whose clients may query. Other clients get no response at all.
@@ -231,6 +269,7 @@ impl Default for NodeCache {
             cache: Cache::default(),
             allow_from: loopback(),
             private_answers: PrivateAnswers::default(),
+            last_resort: LastResort::default(),
         }
     }
 }
@@ -238,7 +277,13 @@ impl Default for NodeCache {
 impl Default for Resolver {
     /// Returns settings that take the upstreams from `/etc/resolv.conf` and admit only 127.0.0.1.
     fn default() -> Self {
-        Self { upstreams: UpstreamSource::default(), cache: Cache::default(), allow_from: loopback() }
+        Self {
+            upstreams: UpstreamSource::default(),
+            fallback: Vec::new(),
+            private_suffixes: Vec::new(),
+            cache: Cache::default(),
+            allow_from: loopback(),
+        }
     }
 }
 

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 /// Clause about addresses in every `upstream_problem` that is a forwarding loop.
 pub const CAPTURED_UPSTREAM: &str = "which this tier captures";
 
+/// Group of the servers that are queried while the upstreams of a zone resolver are silent.
+pub const FALLBACK_SCOPE: &str = "fallback";
+
+/// Group of the servers that are queried while no resolver of any zone answers a cache of a node.
+pub const LAST_RESORT_SCOPE: &str = "last-resort";
+
 /// Status of a node pod, served by its agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -120,7 +126,8 @@ pub struct Traffic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamStatus {
-    /// Group of the server: `cluster`, `zone/<name>`, `forward`, `inside`, `route/<suffix>`.
+    /// Group of the server: `cluster`, `zone/<name>`, `forward`, `inside`, `route/<suffix>`, [`FALLBACK_SCOPE`],
+    /// [`LAST_RESORT_SCOPE`].
     pub scope: String,
     /// Address and port of the server.
     pub address: SocketAddr,

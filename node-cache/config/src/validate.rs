@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Config, Upstream, UpstreamSource, is_suffix};
+use crate::{Config, LastResort, Upstream, UpstreamSource, is_suffix};
 
 /// Reason why a configuration is invalid: the field and the correction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,12 @@ pub enum Invalid {
         /// Captured address.
         address: IpAddr,
     },
+    /// A number that stands for an amount is 0.
+    #[error("{field}: 0 is too few; name a number from 1 on")]
+    Zero {
+        /// Path of the field.
+        field: String,
+    },
     /// A server has port 0, to which nothing can be sent.
     #[error("{field}: port 0 of {address} cannot be asked; name a port from 1 to 65535")]
     Port {
@@ -80,6 +86,10 @@ impl Config {
         require_entries("nodeCache.captured", &self.node_cache.captured)?;
         require_entries("nodeCache.allowFrom", &self.node_cache.allow_from)?;
         require_entries("resolver.allowFrom", &self.resolver.allow_from)?;
+        if let LastResort::Upstreams { packets_per_second, instances } = self.node_cache.last_resort {
+            require_positive("nodeCache.lastResort.packetsPerSecond", packets_per_second)?;
+            require_positive("nodeCache.lastResort.instances", instances)?;
+        }
         require_distinct("zones", self.zones.iter().map(|zone| zone.name.clone()))?;
         for (index, zone) in self.zones.iter().enumerate() {
             require_name(&format!("zones[{index}].service"), &zone.service)?;
@@ -87,6 +97,15 @@ impl Config {
         }
         if let UpstreamSource::Servers(upstreams) = &self.resolver.upstreams {
             require_upstreams("resolver.upstreams", upstreams, &captured)?;
+            let servers = upstreams.iter().chain(&self.resolver.fallback);
+            require_distinct("resolver.fallback", servers.map(|server| server.address))?;
+        }
+        if !self.resolver.fallback.is_empty() {
+            require_upstreams("resolver.fallback", &self.resolver.fallback, &captured)?;
+        }
+        require_distinct("resolver.privateSuffixes", self.resolver.private_suffixes.iter())?;
+        for (index, suffix) in self.resolver.private_suffixes.iter().enumerate() {
+            require_name(&format!("resolver.privateSuffixes[{index}]"), suffix)?;
         }
         require_distinct("routes", self.routes.iter().map(|route| route.suffix.clone()))?;
         for (index, route) in self.routes.iter().enumerate() {
@@ -102,6 +121,13 @@ fn require_name(field: &str, value: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     Err(Invalid::Name { field: field.to_owned(), value: value.to_owned() })
+}
+
+fn require_positive(field: &str, number: u32) -> Result<(), Invalid> {
+    if number == 0 {
+        return Err(Invalid::Zero { field: field.to_owned() });
+    }
+    Ok(())
 }
 
 fn require_entries<T>(field: &str, list: &[T]) -> Result<(), Invalid> {
@@ -157,6 +183,17 @@ mod tests {
         Config { resolver: Resolver { upstreams, ..Resolver::default() }, ..Config::example() }
     }
 
+    fn with_last_resort(last_resort: LastResort) -> Config {
+        Config { node_cache: NodeCache { last_resort, ..NodeCache::default() }, ..Config::example() }
+    }
+
+    fn with_fallback(server: &str, private_suffixes: &[&str]) -> Config {
+        let private_suffixes = private_suffixes.iter().map(|suffix| (*suffix).to_owned()).collect();
+        let forwarding = forwarding_to(&[SERVER]);
+        let resolver = Resolver { fallback: vec![upstream(server)], private_suffixes, ..forwarding.resolver };
+        Config { resolver, ..forwarding }
+    }
+
     fn with_route(suffix: &str, server: &str) -> Config {
         Config { routes: vec![Route { suffix: suffix.into(), upstreams: vec![upstream(server)] }], ..Config::example() }
     }
@@ -174,6 +211,7 @@ mod tests {
             Config { resolver: Resolver::default(), ..Config::example() },
             Config { zones, ..Config::example() },
             with_route("corp.example", SERVER),
+            with_fallback("192.0.2.54:53", &["corp.example"]),
         ] {
             let json = serde_json::to_vec(&config).unwrap();
             assert_eq!(Config::from_json(&json), Ok(config));
@@ -200,6 +238,15 @@ mod tests {
         assert!(matches!(read(&json), Err(Invalid::Syntax(_))));
         json["nodeCache"].as_object_mut().unwrap().remove("privateAnswers");
         assert_eq!(read(&json), Ok(Config::example()));
+    }
+
+    #[test]
+    fn a_last_resort_that_is_not_the_default_one_survives_its_json() {
+        for last_resort in [LastResort::Disabled, LastResort::Upstreams { packets_per_second: 1, instances: 8 }] {
+            let config = with_last_resort(last_resort);
+            let json = serde_json::to_vec(&config).unwrap();
+            assert_eq!(Config::from_json(&json), Ok(config));
+        }
     }
 
     #[test]
@@ -248,6 +295,19 @@ mod tests {
             ("resolver.upstreams: 192.0.2.53:53 is named twice", forwarding_to(&[SERVER, SERVER])),
             ("resolver.upstreams: port 0 of 192.0.2.53", forwarding_to(&["192.0.2.53:0"])),
             ("resolver.upstreams: 169.254.20.10 is an address that", forwarding_to(&["169.254.20.10:53"])),
+            (
+                "nodeCache.lastResort.packetsPerSecond: 0 is too few",
+                with_last_resort(LastResort::Upstreams { packets_per_second: 0, instances: 2 }),
+            ),
+            (
+                "nodeCache.lastResort.instances: 0 is too few",
+                with_last_resort(LastResort::Upstreams { packets_per_second: 1, instances: 0 }),
+            ),
+            ("resolver.fallback: 192.0.2.53:53 is named twice", with_fallback(SERVER, &[])),
+            ("resolver.fallback: port 0 of 192.0.2.54", with_fallback("192.0.2.54:0", &[])),
+            ("resolver.fallback: 169.254.20.10 is an address that", with_fallback("169.254.20.10:53", &[])),
+            ("resolver.privateSuffixes: a.b is named twice", with_fallback("192.0.2.54:53", &["a.b", "a.b"])),
+            ("resolver.privateSuffixes[0]: \"a.b.\" is not a", with_fallback("192.0.2.54:53", &["a.b."])),
             ("routes[0].suffix: \"corp.example.\" is not a", with_route("corp.example.", SERVER)),
             ("routes[0].upstreams: 169.254.20.10 is an", with_route("corp.example", "169.254.20.10:53")),
         ] {

@@ -113,7 +113,8 @@ impl<'a> EntryRef<'a> {
         let question_end = u16::try_from(question_end).ok()?;
         let (rcode, ttl) = (header.rcode(), header.response_ttl());
         let ede = header.ede().filter(|_| !header.is_partial());
-        let response = Response::from_parts(wire, ttl_offsets, question_end, rcode, ttl, ede);
+        let mut response = Response::from_parts(wire, ttl_offsets, question_end, rcode, ttl, ede);
+        response.set_upstream_id(header.server_id());
         Some(if header.is_partial() { response.into_partial(header.server_id()) } else { response })
     }
 }

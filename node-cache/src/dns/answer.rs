@@ -108,7 +108,7 @@ impl Answer {
             extended_rcode: u8::try_from(self.response.rcode() >> 4).unwrap_or_default(),
             version: 0,
             dnssec_ok: query_edns.dnssec_ok,
-            ede: self.ede.or_else(|| self.response.ede().map(ede::public)),
+            ede: self.ede.or_else(|| self.response.ede().and_then(ede::public)),
             keepalive,
             cookie: query.reply_cookie,
         });

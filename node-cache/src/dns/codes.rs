@@ -169,21 +169,26 @@ pub mod ede {
     /// the codes between the processes of one tier.
     pub const STILL_IN_FLIGHT: u16 = 49155;
 
+    /// A zone resolver has a denial from its fallback, which never takes the place of data from the upstreams. One of
+    /// the codes between the processes of one tier.
+    pub const DENIED_BY_FALLBACK: u16 = 49156;
+
     /// Returns whether a code is one of those between the processes of one tier. It is believed of a resolver of the
     /// tier only, and a node never sends it to a client.
     #[must_use]
     pub const fn is_of_tier(code: u16) -> bool {
-        matches!(code, BUDGET_EXHAUSTED..=STILL_IN_FLIGHT)
+        matches!(code, BUDGET_EXHAUSTED..=DENIED_BY_FALLBACK)
     }
 
     /// Returns what a client may see of a code: instead of one between the processes of a tier, the registered code
-    /// that comes nearest to it.
+    /// that comes nearest to it, if there is one.
     #[must_use]
-    pub const fn public(code: u16) -> u16 {
+    pub const fn public(code: u16) -> Option<u16> {
         match code {
-            UPSTREAMS_FAILED | STILL_IN_FLIGHT => NO_REACHABLE_AUTHORITY,
-            BUDGET_EXHAUSTED | OVERLOADED => NETWORK_ERROR,
-            code => code,
+            UPSTREAMS_FAILED | STILL_IN_FLIGHT => Some(NO_REACHABLE_AUTHORITY),
+            BUDGET_EXHAUSTED | OVERLOADED => Some(NETWORK_ERROR),
+            DENIED_BY_FALLBACK => None,
+            code => Some(code),
         }
     }
 

@@ -91,7 +91,7 @@ impl Edns {
     /// Returns the info-codes of the Extended DNS Errors that are written.
     const fn errors(&self) -> [Option<u16>; 2] {
         match self.ede {
-            Some(code) if ede::is_of_tier(code) => [Some(ede::public(code)), self.ede],
+            Some(code) if ede::is_of_tier(code) => [ede::public(code), self.ede],
             ede => [ede, None],
         }
     }

@@ -410,6 +410,26 @@ impl Response {
         self.is_budget_exhausted() || self.is_overload() || self.is_still_in_flight()
     }
 
+    /// Returns whether a fallback of this tier denies the name or has no record of the type. Data from the upstreams
+    /// are better, however old.
+    #[must_use]
+    pub fn is_denied_by_fallback(&self) -> bool {
+        !self.is_failure() && self.ede == Some(ede::DENIED_BY_FALLBACK)
+    }
+
+    /// Marks a response of a fallback as [`Self::is_denied_by_fallback`] if it denies the name, an alias's target
+    /// included, or has no record of the type.
+    pub fn mark_denial_by_fallback(&mut self) {
+        let has_record_of = |rtype: u16| {
+            let mut records = self.records().into_iter();
+            records.any(|record| record.section == Section::Answer && record.rtype == rtype)
+        };
+        let has_data = || self.question_type_and_class().is_some_and(|(rtype, _)| has_record_of(rtype));
+        if self.is_conclusive() && !self.is_partial && (self.rcode == rcode::NXDOMAIN || !has_data()) {
+            self.ede = Some(ede::DENIED_BY_FALLBACK);
+        }
+    }
+
     /// Returns the ID of the upstream that sent the response; 0 for none.
     #[must_use]
     pub const fn upstream_id(&self) -> u16 {
@@ -493,7 +513,7 @@ impl Response {
     /// Replaces an Extended DNS Error between the processes of a tier by what others may know of it: a server outside
     /// the tier says nothing with it.
     pub fn clear_tier_error(&mut self) {
-        self.ede = self.ede.map(ede::public);
+        self.ede = self.ede.and_then(ede::public);
     }
 
     /// Converts labels to lower case that repeat those of a question in random case (0x20), which belongs to one hop.

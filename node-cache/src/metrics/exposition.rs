@@ -94,6 +94,9 @@ impl Gauges {
         metric(encoder, "limit_bytes", "Bytes that the cache may take", None, &limit)?;
         let help = "Entries that left the cache to make room for others";
         metric(encoder, "evictions", help, None, &ConstCounter::new(self.cache_evictions))?;
+        if let Some(responses) = self.fallback_responses {
+            metric(encoder, "fallback_responses", "Responses of the fallback", None, &ConstCounter::new(responses))?;
+        }
         let help = "Datagrams received by a worker";
         let mut family = encoder.encode_descriptor("worker_datagrams", help, None, MetricType::Counter)?;
         for (worker, datagrams) in self.worker_datagrams.iter().enumerate() {

@@ -26,6 +26,8 @@ pub struct Gauges {
     pub cache_limit: u64,
     /// Entries that left the cache to make room for others.
     pub cache_evictions: u64,
+    /// Responses of the fallback of a zone resolver; `None` on a node, which has no series to spare.
+    pub fallback_responses: Option<u64>,
     /// Datagrams received by each worker, by the worker's index.
     pub worker_datagrams: Vec<u64>,
     /// Number of tap readers (dnstap).

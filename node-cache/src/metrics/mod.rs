@@ -45,6 +45,7 @@ pub struct Metrics {
     servfail: Counter,
     responses: Family<ResponseLabels, Counter>,
     private_answers_refused: Counter,
+    reserve_responses: Counter,
     drops: [Counter; DropReason::ALL.len()],
     refused_admissions: [Counter; RefusalReason::ALL.len()],
     hit_seconds: HitSeconds,
@@ -166,6 +167,17 @@ impl Metrics {
     #[must_use]
     pub fn private_answers_refused(&self) -> u64 {
         self.private_answers_refused.get()
+    }
+
+    /// Counts a response of a server that is asked while others are silent: of a fallback, or of a last resort.
+    pub fn count_reserve_response(&self) {
+        self.reserve_responses.inc();
+    }
+
+    /// Returns the number of responses of a fallback or of a last resort.
+    #[must_use]
+    pub fn reserve_responses(&self) -> u64 {
+        self.reserve_responses.get()
     }
 
     /// Returns the number of cache misses, stale responses included.

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use node_cache_config::status::LAST_RESORT_SCOPE;
+
 use super::WaitSeconds;
 use super::labels::scope_kind;
 
@@ -28,10 +30,11 @@ impl ResponseTimes {
     }
 
     /// Returns the histograms that hold a response, by the labels `scope` and `zone`: those of all zones but the node's
-    /// own are joined.
+    /// own are joined. That of the last resort is left out: a node has no series to spare for what is rare.
     pub(super) fn by_labels(&self, own: &BTreeSet<String>) -> BTreeMap<(String, Option<&'static str>), WaitSeconds> {
         let mut joined = BTreeMap::<_, WaitSeconds>::new();
-        for (scope, seconds) in self.by_scope().iter().filter(|(_, seconds)| seconds.count() > 0) {
+        let is_shown = |scope: &str, seconds: &WaitSeconds| seconds.count() > 0 && scope != LAST_RESORT_SCOPE;
+        for (scope, seconds) in self.by_scope().iter().filter(|(scope, seconds)| is_shown(scope, seconds)) {
             let kind = scope_kind(scope);
             let zone = (kind == ZONE_KIND).then(|| if own.contains(scope) { OWN_ZONE } else { OTHER_ZONE });
             joined.entry((kind.to_owned(), zone)).or_default().add(seconds);

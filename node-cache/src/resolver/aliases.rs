@@ -82,7 +82,7 @@ fn join(partial: &Answer, rest: &Answer) -> Option<Answer> {
     Some(Answer {
         response: Arc::new(response),
         ttl_view: TtlView::Original,
-        ede: stale.or(rest.ede).or_else(|| rest.response.ede()),
+        ede: stale.or(rest.ede).or_else(|| rest.response.ede().and_then(ede::public)),
         source,
     })
 }

@@ -43,6 +43,9 @@ impl Resolver {
             classes: self.cache.usage_by_class().to_vec(),
             cache_limit: self.cache.limit(),
             cache_evictions: self.cache.evictions(),
+            fallback_responses: of_snapshot
+                .and_then(|snapshot| snapshot.fallback_denial_ede)
+                .map(|_| self.metrics.reserve_responses()),
             tap_readers: self.tap.reader_count().into(),
             tap_shown: self.tap.frames_written(),
             tap_lost: self.tap.frames_lost(),
@@ -60,6 +63,7 @@ impl Resolver {
             ("misses", self.metrics.misses()),
             ("refreshes", self.metrics.refreshes()),
             ("servfail", traffic.servfail),
+            ("from reserve", self.metrics.reserve_responses()),
         ] {
             write_line(&mut text, label, count);
         }
@@ -154,7 +158,9 @@ impl Resolver {
             }
             match self.failure_of(scope, &key, Instant::from_std(now)) {
                 Some(CachedFailure { response: Some(response) }) => {
-                    write_line(text, "failure", format!("{}{flags}", rcode::name(response.rcode())));
+                    let of_fallback = if response.is_denied_by_fallback() { " of the fallback" } else { "" };
+                    let rcode = rcode::name(response.rcode());
+                    write_line(text, "failure", format!("{rcode}{of_fallback}{flags}"));
                 }
                 Some(CachedFailure { response: None }) => {
                     write_line(text, "failure", format!("no upstream responded{flags}"))

@@ -14,7 +14,7 @@ use super::alias_routing::split_response;
 use super::cut_evidence::CutEvidence;
 use super::late_flights::LateOrigin;
 use super::nxdomain_cut::is_denial;
-use super::servfail::{cached_failure, failed_answer, failure, is_bogus, truncated_answer};
+use super::servfail::{cached_failure, denial_by_fallback, failed_answer, failure, is_bogus, truncated_answer};
 use super::single_flight::{
     FlightEvent, Join, Leader, StoreResult, UpstreamQuery, UpstreamResult, WaitError, WaitResult,
 };
@@ -132,6 +132,8 @@ impl StoreResult for CacheSink {
         }
         match result {
             Ok(response) if response.is_momentary_failure() || response.is_bare_error() => {}
+            // What the upstreams have said stays, fresh or stale. Their recovery ends the denial.
+            Ok(response) if response.is_denied_by_fallback() => cache.insert_failure(key, Some(response.clone()), now),
             // A known answer, stale or not, is better than a truncated one.
             Ok(response) if response.is_truncated() => {}
             Ok(response) if response.is_failure() => cache.insert_failure(key, Some(response.clone()), now),
@@ -179,12 +181,20 @@ impl<F> PendingAnswer<F> {
 impl<F> PendingAnswer<F> {
     /// Returns the response that goes to clients and into the cache.
     fn prepare(&self, mut response: Response) -> Arc<Response> {
-        if !self.scope.trusted {
+        // The reserve of a scope whose servers belong to the tier does not.
+        let is_of_reserve = self.scope.pool.is_of_reserve(response.upstream_id());
+        if !self.scope.trusted || is_of_reserve {
             response.clear_authentic_data();
             response.clear_tier_error();
         }
         if response.has_alias() && !response.is_truncated() {
             split_response(&self.snapshot, self.scope.id, &mut response);
+        }
+        if is_of_reserve {
+            self.metrics.count_reserve_response();
+            if !self.scope.trusted {
+                response.mark_denial_by_fallback();
+            }
         }
         Arc::new(self.refuse_private_answers(response))
     }
@@ -320,6 +330,9 @@ impl Resolver {
                     _ => failed_answer(&lookup.snapshot, response),
                 },
                 Ok(response) if response.is_truncated() => lookup.stale_or(|| truncated_answer(query, response)),
+                Ok(response) if response.is_denied_by_fallback() => lookup
+                    .stale_better_than(Some(&response))
+                    .unwrap_or_else(|| denial_by_fallback(&lookup.snapshot, response)),
                 Ok(response) => lookup.snapshot.policy.new_answer(response),
                 Err(WaitError::NoAnswer) => {
                     lookup.stale_or(|| failure(query, rcode::SERVFAIL, lookup.snapshot.failed_ede))
@@ -346,7 +359,8 @@ impl Resolver {
             return Some(stale);
         }
         let cached = self.failure_of(&lookup.scope, &lookup.key, lookup.started)?;
-        Some(lookup.stale_or(|| cached_failure(query, &lookup.snapshot, cached)))
+        let stale = lookup.stale_better_than(cached.response.as_deref());
+        Some(stale.unwrap_or_else(|| cached_failure(query, &lookup.snapshot, cached)))
     }
 
     /// Returns whether a query in flight may answer this one.
@@ -423,7 +437,8 @@ impl Resolver {
             }
             (Join::AlreadyCached(FlightOutcome::Answer(answer) | FlightOutcome::RefreshDue(answer)), _) => Err(answer),
             (Join::AlreadyCached(FlightOutcome::Failure(cached)), _) => {
-                Err(lookup.stale_or(|| cached_failure(query, snapshot, cached)))
+                let stale = lookup.stale_better_than(cached.response.as_deref());
+                Err(stale.unwrap_or_else(|| cached_failure(query, snapshot, cached)))
             }
             (Join::AtCapacity(_), _) => Err(lookup.stale_or(|| failure(query, rcode::SERVFAIL, snapshot.overload_ede))),
         }

@@ -99,6 +99,16 @@ impl CacheLookup {
     fn stale_or(&self, fallback: impl FnOnce() -> Answer) -> Answer {
         self.stale().unwrap_or_else(fallback)
     }
+
+    /// Returns the stale answer that is better than this response: any, if the response is no denial of a fallback,
+    /// which only the data of the upstreams outlive.
+    fn stale_better_than(&self, response: Option<&Response>) -> Option<Answer> {
+        let is_denial = response.is_some_and(Response::is_denied_by_fallback);
+        // The reserve of a node are the upstreams themselves.
+        let is_of_fallback =
+            |stale: &Answer| !self.scope.trusted && self.scope.pool.is_of_reserve(stale.response.upstream_id());
+        self.stale().filter(|stale| !is_denial || !is_of_fallback(stale))
+    }
 }
 
 /// A query that the cache cannot answer, for [`Resolver::resolve_miss`].

@@ -1,5 +1,5 @@
 //! Failure responses: SERVFAIL or REFUSED of this process with an Extended DNS Error (RFC 8914), cached failures (RFC
-//! 9520), and truncated responses of servers that are closed over TCP.
+//! 9520), denials of a fallback, and truncated responses of servers that are closed over TCP.
 
 use std::sync::Arc;
 
@@ -10,17 +10,29 @@ use crate::dns::codes::{ede, rcode};
 use crate::dns::query::{Query, Transport};
 use crate::snapshot::Snapshot;
 
+/// Longest TTL that a denial of a fallback shows, in seconds: as long as the longest back-off of a failure, so that the
+/// upstreams are soon asked again.
+const FALLBACK_DENIAL_TTL: u32 = 5;
+
 /// Returns a failure of this process with this rcode, and with the Extended DNS Error that explains it.
 pub(super) fn failure(query: &Query, rcode: u16, ede: u16) -> Answer {
     Answer { source: Source::Failure, ..Answer::local(Response::empty(&query.question(), rcode), Some(ede)) }
+}
+
+/// Returns the answer for a denial of a fallback, which no data of the upstreams contradict. Nodes are told whose word
+/// it is.
+pub(super) fn denial_by_fallback(snapshot: &Snapshot, response: Arc<Response>) -> Answer {
+    let ttl_view = TtlView::Cached { age: 0, cap: FALLBACK_DENIAL_TTL };
+    Answer { response, ttl_view, ede: snapshot.fallback_denial_ede, source: Source::Upstream }
 }
 
 /// Returns the answer for a cached failure (RFC 9520): the upstream's response, or SERVFAIL when no upstream responded.
 pub(super) fn cached_failure(query: &Query, snapshot: &Snapshot, cached: CachedFailure) -> Answer {
     match cached.response {
         None => failure(query, rcode::SERVFAIL, snapshot.failed_ede),
+        Some(response) if response.is_denied_by_fallback() => denial_by_fallback(snapshot, response),
         Some(response) => {
-            let cached_error = || Some(response.ede().map_or(ede::CACHED_ERROR, ede::public));
+            let cached_error = || response.ede().and_then(ede::public).or(Some(ede::CACHED_ERROR));
             let ede = failed_ede(snapshot, &response).or_else(cached_error);
             Answer { response, ttl_view: TtlView::Original, ede, source: Source::Failure }
         }

@@ -10,23 +10,22 @@ mod private_addresses;
 pub(crate) mod private_answers;
 pub(crate) mod routes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use node_cache_config::status::UpstreamStatus;
-use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
+use node_cache_config::status::{FALLBACK_SCOPE, LAST_RESORT_SCOPE, UpstreamStatus};
+use node_cache_config::{Config, LastResort, PrivateAnswers, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
 use crate::dns::codes::ede;
 use crate::metrics::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER, ScopeCounters};
-use crate::upstream::discovery::RegistryUpdate;
 use crate::upstream::discovery::headless::{LOCAL_ZONE, REMOTE_ZONE};
 use crate::upstream::discovery::resolv_conf;
-use crate::upstream::{GroupRegistry, Pool, Selection, Server, UpstreamContext};
+use crate::upstream::{Group, GroupRegistry, PacketRate, Pool, Selection, Server, UpstreamContext};
 use acl::Acl;
 use empty_zones::{EmptyZones, LOCAL_ZONES, is_inside};
 use private_answers::PrivateAnswerFilter;
@@ -41,10 +40,10 @@ const RESOLVER_DEADLINE: Duration = Duration::from_millis(2800);
 /// Scope of names that are resolved by the same upstreams.
 #[derive(Debug)]
 pub struct Scope {
-    /// Name in metrics: `cluster`, `route/<suffix>`, `outside`, `forward` or `inside`.
+    /// Name in metrics: `cluster`, `route/<suffix>`, `outside`, `forward`, `inside` or `private`.
     pub name: String,
     /// ID in cache keys. Two revisions have the same ID for a scope exactly if its upstreams and its filter of private
-    /// answers are the same.
+    /// answers are the same. A fallback changes no ID: one that is added in an outage must not cost the stale answers.
     pub id: u64,
     /// Upstreams of the scope.
     pub pool: Pool,
@@ -108,6 +107,8 @@ pub struct Snapshot {
     /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes
     /// are the clients, else that of the failure itself (`None`).
     pub late_ede: Option<u16>,
+    /// Extended DNS Error of a denial that a fallback gave: [`ede::DENIED_BY_FALLBACK`] where nodes are the clients.
+    pub fallback_denial_ede: Option<u16>,
     /// State shared by all upstreams.
     pub context: Arc<UpstreamContext>,
     /// Upstreams that have series of their own on the metrics page, at most.
@@ -121,12 +122,14 @@ impl Snapshot {
     /// Makes the snapshot of a cache on a node in `zone`. Names of the cluster domain and private reverse zones are
     /// routed to the cluster DNS, suffixes to their routes, all others (`local.` and `home.arpa.` too) to the resolvers
     /// of the zone and, when those do not respond, of the other zones. When the zone is unknown, all zones have the
-    /// same rank. A filter of private answers is for those others alone.
+    /// same rank. A filter of private answers is for those others alone. While no resolver answers, the resolvers' own
+    /// upstreams are asked as a last resort, if the configuration names them: for `local.` and `home.arpa.` only where
+    /// all of them have a private address.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn for_node(config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Self {
-        let private_answers = PrivateAnswerFilter::new(&config.node_cache);
+        let private_answers = PrivateAnswerFilter::new(&config.node_cache, &config.resolver.private_suffixes);
         let mut own_zone_scopes = BTreeSet::new();
         let (routes, scopes) = registry.apply(|update| {
             let cluster_dns = &config.cluster_dns;
@@ -149,7 +152,15 @@ impl Snapshot {
             }
             let pool = Pool::new(vec![own_zone, other_zones], Selection::PowerOfTwo);
             let kind = UpstreamKind::Tier(private_answers.as_ref());
-            let outside = Scope::new("outside", &(), pool, NODE_DEADLINE, kind);
+            let last_resort = last_resort(config);
+            let pool_with_last_resort = match last_resort {
+                Some((servers, rate)) => {
+                    pool.clone().with_reserve(update.last_resort(LAST_RESORT_SCOPE, servers, rate))
+                }
+                None => pool.clone(),
+            };
+            let outside = Scope::new("outside", &(), pool_with_last_resort, NODE_DEADLINE, kind);
+            let local = Scope::new("outside", &(), pool, NODE_DEADLINE, kind);
             let pool = Pool::new(vec![vec![cluster]], Selection::PowerOfTwo);
             let upstreams = (&config.cluster_domain, &cluster_dns.service);
             let kind = UpstreamKind::Cluster(&config.cluster_domain);
@@ -158,6 +169,10 @@ impl Snapshot {
             let mut scopes = vec![cluster.clone(), outside];
             for suffix in private_reverse_zones() {
                 add_route(&mut routes, &suffix, &cluster);
+            }
+            let is_public = |server: &Upstream| !is_inside(server.address.ip());
+            if last_resort.is_some_and(|(servers, _)| servers.iter().any(is_public)) {
+                LOCAL_ZONES.iter().for_each(|zone| add_route(&mut routes, zone, &local));
             }
             for route in &config.routes {
                 let name = format!("route/{}", route.suffix);
@@ -185,6 +200,7 @@ impl Snapshot {
             failed_ede: ede::NO_REACHABLE_AUTHORITY,
             overload_ede: ede::NETWORK_ERROR,
             late_ede: None,
+            fallback_denial_ede: None,
             context: registry.context().clone(),
             max_shown_upstreams: MAX_SHOWN_BY_A_NODE_CACHE,
             own_zone_scopes,
@@ -194,7 +210,8 @@ impl Snapshot {
 
     /// Makes the snapshot of a zone's resolver. Every name is routed to its upstreams, in their order; private reverse
     /// zones, `local.` and `home.arpa.` only to upstreams with a private address themselves. Without such upstreams
-    /// those zones are empty.
+    /// those zones are empty. A fallback is asked for all names but those, unless all servers have such addresses, and
+    /// those of private suffixes.
     ///
     /// Must be called inside a Tokio runtime.
     #[must_use]
@@ -207,22 +224,46 @@ impl Snapshot {
                 (servers.upstreams, servers.problem)
             }
         };
+        let is_upstream = |server: &Upstream| upstreams.iter().any(|upstream| upstream.address == server.address);
+        // The servers of a resolv.conf are not known before.
+        let fallback: Vec<_> = config.resolver.fallback.iter().filter(|server| !is_upstream(server)).cloned().collect();
         let mut empty_zones = EmptyZones::new();
         let (routes, scopes) = registry.apply(|update| {
-            let mut scopes = vec![forwarding_scope("forward", &upstreams, update)];
+            let forward = update.fixed("forward", &upstreams);
+            let pool = Pool::new(vec![vec![forward.clone()]], Selection::Ordered);
+            let pool_with_fallback = match fallback.is_empty() {
+                true => pool.clone(),
+                false => pool.clone().with_reserve(update.fallback(FALLBACK_SCOPE, &fallback)),
+            };
+            let mut scopes = vec![forwarding_scope("forward", &upstreams, pool_with_fallback)];
             let mut routes = Routes::new(scopes[0].clone());
             let private: Vec<_> =
                 upstreams.iter().filter(|upstream| is_inside(upstream.address.ip())).cloned().collect();
-            if private.is_empty() && !upstreams.is_empty() {
+            if private.is_empty() && !(upstreams.is_empty() && fallback.is_empty()) {
                 private_reverse_zones().iter().for_each(|zone| drop(empty_zones.add(zone)));
             }
             if !private.is_empty() {
                 LOCAL_ZONES.iter().for_each(|zone| drop(empty_zones.exclude(zone)));
             }
-            if !private.is_empty() && private.len() < upstreams.len() {
-                let scope = forwarding_scope("inside", &private, update);
+            let is_all_inside = private.len() == upstreams.len();
+            let is_fallback_inside = fallback.iter().all(|server| is_inside(server.address.ip()));
+            if !(private.is_empty() || is_all_inside && is_fallback_inside) {
+                let inside = if is_all_inside { forward } else { update.fixed("inside", &private) };
+                let pool = Pool::new(vec![vec![inside]], Selection::Ordered);
+                let scope = forwarding_scope("inside", &private, pool);
                 let zones = private_reverse_zones().into_iter().chain(LOCAL_ZONES.map(str::to_owned));
                 zones.for_each(|zone| add_route(&mut routes, &zone, &scope));
+                scopes.push(scope);
+            }
+            if !fallback.is_empty() && !config.resolver.private_suffixes.is_empty() {
+                let scope = forwarding_scope("private", &upstreams, pool);
+                // Names that servers inside alone are asked for have no fallback anyway.
+                let all = &scopes[0].id;
+                let is_routed =
+                    |suffix: &String| Name::from_text(suffix).is_ok_and(|name| routes.find(&name.lower()).id != *all);
+                let suffixes: Vec<_> =
+                    config.resolver.private_suffixes.iter().filter(|suffix| !is_routed(suffix)).collect();
+                suffixes.into_iter().for_each(|suffix| add_route(&mut routes, suffix, &scope));
                 scopes.push(scope);
             }
             (routes, scopes)
@@ -237,6 +278,7 @@ impl Snapshot {
             failed_ede: ede::UPSTREAMS_FAILED,
             overload_ede: ede::OVERLOADED,
             late_ede: Some(ede::STILL_IN_FLIGHT),
+            fallback_denial_ede: Some(ede::DENIED_BY_FALLBACK),
             context: registry.context().clone(),
             max_shown_upstreams: MAX_SHOWN_BY_A_RESOLVER,
             own_zone_scopes: BTreeSet::new(),
@@ -259,14 +301,24 @@ impl Snapshot {
     /// Returns all upstreams, each with the name of its scope in metrics and status.
     #[must_use]
     pub fn servers(&self) -> Vec<(String, Arc<Server>)> {
-        let groups = self.scopes.iter().flat_map(|scope| scope.pool.groups());
-        groups.flat_map(|group| group.servers().into_iter().map(|server| (group.scope().to_owned(), server))).collect()
+        let servers = |group: &Arc<Group>| {
+            let scope = group.scope().to_owned();
+            group.servers().into_iter().map(move |server| (scope.clone(), server))
+        };
+        self.groups().flat_map(servers).collect()
     }
 
     /// Returns the status of all upstreams, each once.
     #[must_use]
     pub fn upstreams(&self) -> Vec<UpstreamStatus> {
-        self.scopes.iter().flat_map(|scope| scope.pool.groups()).flat_map(|group| group.status()).collect()
+        self.groups().flat_map(|group| group.status()).collect()
+    }
+
+    /// Returns the groups of all scopes, each once.
+    fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        let mut seen = HashSet::new();
+        let groups = self.scopes.iter().flat_map(|scope| scope.pool.groups());
+        groups.filter(move |group| seen.insert(Arc::as_ptr(group)))
     }
 }
 
@@ -281,13 +333,127 @@ enum UpstreamKind<'a> {
     Foreign,
 }
 
-fn forwarding_scope(name: &str, upstreams: &[Upstream], update: &mut RegistryUpdate<'_>) -> Arc<Scope> {
-    let pool = Pool::new(vec![vec![update.fixed(name, upstreams)]], Selection::Ordered);
+/// Returns the servers of the last resort of a node, and its rate; `None` without a last resort, without resolvers, and
+/// where the configuration does not name the upstreams.
+fn last_resort(config: &Config) -> Option<(&[Upstream], PacketRate)> {
+    match (config.node_cache.last_resort, &config.resolver.upstreams) {
+        (LastResort::Upstreams { packets_per_second, instances }, UpstreamSource::Servers(servers))
+            if !servers.is_empty() && !config.zones.is_empty() =>
+        {
+            Some((servers, PacketRate { packets_per_second, processes: instances }))
+        }
+        _ => None,
+    }
+}
+
+fn forwarding_scope(name: &str, upstreams: &[Upstream], pool: Pool) -> Arc<Scope> {
     Scope::new(name, &upstreams, pool, RESOLVER_DEADLINE, UpstreamKind::Foreign)
 }
 
 fn add_route(routes: &mut Routes<Arc<Scope>>, suffix: &str, scope: &Arc<Scope>) {
     if let Err(error) = routes.add(suffix, scope.clone()) {
         tracing::warn!(scope = scope.name, %error, "route ignored");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    /// Returns the snapshot of a zone resolver with these upstreams and this fallback, and the private suffixes
+    /// `corp.example` and `corp.local`.
+    fn zone_resolver(upstreams: &[&str], fallback: &[&str]) -> Snapshot {
+        let servers = |servers: &[&str]| -> Vec<Upstream> {
+            servers.iter().map(|server| server.parse::<SocketAddr>().unwrap().into()).collect()
+        };
+        let mut config = Config::example();
+        config.resolver.upstreams = UpstreamSource::Servers(servers(upstreams));
+        config.resolver.fallback = servers(fallback);
+        config.resolver.private_suffixes = ["corp.example", "corp.local"].map(str::to_owned).to_vec();
+        assert_eq!(config.validate(), Ok(()));
+        Snapshot::for_zone_resolver(&config, "", &mut GroupRegistry::default())
+    }
+
+    /// Returns the scope of a name, and the groups that are asked for it.
+    fn asked(snapshot: &Snapshot, name: &str) -> String {
+        let scope = snapshot.routes.find(&Name::from_text(name).unwrap());
+        let groups: Vec<_> = scope.pool.groups().map(|group| group.scope()).collect();
+        format!("{}: {}", scope.name, groups.join(", "))
+    }
+
+    #[tokio::test]
+    async fn a_fallback_is_asked_for_ordinary_names_only() {
+        let snapshot = zone_resolver(&["169.254.169.253:53"], &["9.9.9.9:53"]);
+        assert_eq!(asked(&snapshot, "www.example"), "forward: forward, fallback");
+        assert_eq!(asked(&snapshot, "db.corp.example"), "private: forward");
+        for inside in ["1.0.0.10.in-addr.arpa", "printer.local", "ad.corp.local", "nas.home.arpa"] {
+            assert_eq!(asked(&snapshot, inside), "inside: forward", "{inside} never goes to a public server");
+        }
+        let addresses: Vec<_> = snapshot.upstreams().iter().map(|upstream| upstream.address.to_string()).collect();
+        assert_eq!(addresses, ["169.254.169.253:53", "9.9.9.9:53"], "each once");
+    }
+
+    #[tokio::test]
+    async fn a_fallback_inside_is_asked_for_names_inside_where_all_upstreams_are_inside_too() {
+        let snapshot = zone_resolver(&["169.254.169.253:53"], &["10.0.0.2:53"]);
+        assert_eq!(asked(&snapshot, "1.0.0.10.in-addr.arpa"), "forward: forward, fallback");
+        assert_eq!(asked(&snapshot, "ad.corp.local"), "private: forward");
+        let snapshot = zone_resolver(&["8.8.8.8:53", "10.0.0.1:53"], &["10.0.0.2:53"]);
+        assert_eq!(asked(&snapshot, "ad.corp.local"), "inside: inside");
+        assert_eq!(asked(&snapshot, "db.corp.example"), "private: forward");
+    }
+
+    #[tokio::test]
+    async fn a_fallback_alone_is_never_asked_for_names_inside() {
+        let mut config = Config::example();
+        config.resolver.upstreams = UpstreamSource::ResolvConf;
+        config.resolver.fallback = vec!["9.9.9.9:53".parse::<SocketAddr>().unwrap().into()];
+        config.resolver.private_suffixes = vec!["corp.example".to_owned()];
+        let snapshot = Snapshot::for_zone_resolver(&config, "no server", &mut GroupRegistry::default());
+        let is_denied = |name: &str| snapshot.empty_zones.find(&Name::from_text(name).unwrap()).is_some();
+        assert!(is_denied("1.0.0.10.in-addr.arpa") && is_denied("printer.local") && !is_denied("www.example"));
+        assert_eq!(asked(&snapshot, "www.example"), "forward: forward, fallback");
+        assert_eq!(asked(&snapshot, "db.corp.example"), "private: forward");
+    }
+
+    #[tokio::test]
+    async fn without_a_fallback_no_suffix_is_private_and_a_fallback_keeps_the_cache() {
+        let with = zone_resolver(&["8.8.8.8:53"], &["9.9.9.9:53"]);
+        let without = zone_resolver(&["8.8.8.8:53"], &[]);
+        for name in ["www.example", "db.corp.example"] {
+            assert_eq!(asked(&without, name), "forward: forward");
+        }
+        assert_eq!(with.routes.default_target().id, without.routes.default_target().id);
+    }
+
+    /// Returns the snapshot of a node in a tier with these upstreams.
+    fn node(upstreams: &[&str], last_resort: LastResort) -> Snapshot {
+        let servers = upstreams.iter().map(|server| server.parse::<SocketAddr>().unwrap().into());
+        let mut config = Config::example();
+        config.resolver.upstreams = UpstreamSource::Servers(servers.collect());
+        config.node_cache.last_resort = last_resort;
+        let bootstrap = vec!["192.0.2.9:53".parse().unwrap()];
+        config.zones = vec![node_cache_config::Zone { name: "a".into(), bootstrap, service: "a.svc.example".into() }];
+        Snapshot::for_node(&config, Some("a"), &mut GroupRegistry::default())
+    }
+
+    #[tokio::test]
+    async fn a_last_resort_is_there_for_outside_names_only_and_for_local_ones_if_it_is_inside() {
+        let public = node(&["169.254.169.253:53", "8.8.8.8:53"], LastResort::default());
+        assert_eq!(asked(&public, "www.example"), "outside: zone/a, last-resort");
+        for local in ["printer.local", "nas.home.arpa"] {
+            assert_eq!(asked(&public, local), "outside: zone/a", "{local}");
+        }
+        for cluster in ["web.default.svc.cluster.local", "1.0.0.10.in-addr.arpa"] {
+            assert_eq!(asked(&public, cluster), "cluster: cluster", "{cluster}");
+        }
+        let id = |name: &str| public.routes.find(&Name::from_text(name).unwrap()).id;
+        assert_eq!(id("printer.local"), id("www.example"), "one part of the cache");
+        let inside = node(&["169.254.169.253:53"], LastResort::default());
+        assert_eq!(asked(&inside, "printer.local"), "outside: zone/a, last-resort");
+        let disabled = node(&["169.254.169.253:53"], LastResort::Disabled);
+        assert_eq!(asked(&disabled, "www.example"), "outside: zone/a");
     }
 }

@@ -12,7 +12,7 @@ use super::private_addresses::{embedded_ipv4, is_private};
 use crate::dns::{Header, Name, Response, Section};
 
 /// Suffixes whose names may have private addresses, whoever answers: multicast DNS (RFC 6762) and home networks (RFC
-/// 8375). Suffixes from the configuration belong beside them.
+/// 8375). The private suffixes of the configuration belong beside them.
 const EXEMPT_SUFFIXES: [&str; 2] = ["local", "home.arpa"];
 
 /// Filter of answers for outside names that hold private or captured addresses.
@@ -20,7 +20,7 @@ const EXEMPT_SUFFIXES: [&str; 2] = ["local", "home.arpa"];
 pub struct PrivateAnswerFilter {
     /// Captured addresses that are not private, in ascending order.
     captured: Vec<IpAddr>,
-    /// Suffixes whose names may have any address, in lower case.
+    /// Suffixes whose names may have any address, in lower case and in order.
     exempt: Vec<Name>,
 }
 
@@ -34,15 +34,18 @@ pub struct FilterResult {
 }
 
 impl PrivateAnswerFilter {
-    /// Returns the filter of a configuration; `None` when private addresses are allowed.
-    pub(super) fn new(config: &NodeCache) -> Option<Self> {
+    /// Returns the filter of a configuration, from which these suffixes are exempt; `None` when private addresses are
+    /// allowed.
+    pub(super) fn new(config: &NodeCache, private_suffixes: &[String]) -> Option<Self> {
         if config.private_answers == PrivateAnswers::Allow {
             return None;
         }
         let addresses = config.captured.iter().map(|captured| captured.address);
         let mut captured: Vec<_> = addresses.filter(|address| !is_private(*address)).collect();
         captured.sort_unstable();
-        let exempt = EXEMPT_SUFFIXES.iter().filter_map(|suffix| Name::from_text(suffix).ok());
+        let mut suffixes: Vec<&str> = private_suffixes.iter().map(String::as_str).chain(EXEMPT_SUFFIXES).collect();
+        suffixes.sort_unstable();
+        let exempt = suffixes.into_iter().filter_map(|suffix| Some(Name::from_text(suffix).ok()?.lower()));
         Some(Self { captured, exempt: exempt.collect() })
     }
 
@@ -88,7 +91,7 @@ mod tests {
         let captured = captured.iter().map(|address| Captured { address: address.parse().unwrap(), service: true });
         let private_answers = PrivateAnswers::Refuse;
         let config = NodeCache { captured: captured.collect(), private_answers, ..NodeCache::default() };
-        PrivateAnswerFilter::new(&config).unwrap()
+        PrivateAnswerFilter::new(&config, &["corp.example".to_owned()]).unwrap()
     }
 
     fn is_refused(name: &str, address: [u8; 4]) -> bool {
@@ -102,15 +105,15 @@ mod tests {
 
     #[test]
     fn there_is_no_filter_where_private_answers_are_allowed() {
-        assert_eq!(PrivateAnswerFilter::new(&NodeCache::default()), None);
+        assert_eq!(PrivateAnswerFilter::new(&NodeCache::default(), &["corp.example".to_owned()]), None);
     }
 
     #[test]
-    fn names_below_local_and_home_arpa_may_have_private_addresses_and_no_others() {
-        for exempt in ["local", "nas.local", "home.arpa", "a.b.home.arpa"] {
+    fn names_below_local_home_arpa_and_private_suffixes_may_have_private_addresses_and_no_others() {
+        for exempt in ["local", "nas.local", "home.arpa", "a.b.home.arpa", "corp.example", "DB.Corp.example"] {
             assert!(!is_refused(exempt, [10, 0, 0, 1]), "{exempt}");
         }
-        for other in ["example", "local.example", "alocal", "xhome.arpa", "arpa", "."] {
+        for other in ["example", "xcorp.example", "local.example", "alocal", "xhome.arpa", "arpa", "."] {
             assert!(is_refused(other, [10, 0, 0, 1]), "{other}");
             assert!(!is_refused(other, [192, 0, 2, 1]), "{other}");
         }

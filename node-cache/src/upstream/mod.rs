@@ -20,4 +20,4 @@ pub use discovery::GroupRegistry;
 pub use error::NoAnswer;
 pub use pool::{Pool, QueryEvent, Selection};
 pub use server::group::Group;
-pub use server::{LoopProbes, LowerCaseReason, Server, ServerIds, UpstreamContext};
+pub use server::{LoopProbes, LowerCaseReason, PacketRate, Server, ServerIds, UpstreamContext};

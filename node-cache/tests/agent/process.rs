@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use node_cache::admin;
 use node_cache_config::status::{CaptureState, CapturedAddress, NodeStatus};
-use node_cache_config::{Captured, Config, Zone};
+use node_cache_config::{Captured, Config, LastResort, Zone};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -215,6 +215,7 @@ pub(crate) fn config(captured: &[(&str, bool)]) -> String {
     config.node_cache.captured =
         captured.map(|(address, service)| Captured { address: address.parse().unwrap(), service: *service }).collect();
     config.node_cache.allow_from = everywhere.clone();
+    config.node_cache.last_resort = LastResort::Disabled;
     config.resolver.allow_from = everywhere;
     let service = "zone.dnstier-system.svc.cluster.local".to_owned();
     config.zones = vec![Zone { name: String::new(), bootstrap: vec![server], service }];

@@ -109,7 +109,7 @@ async fn a_cache_has_its_share_of_300_series_of_a_node_whatever_the_size_of_the_
     config.routes = (1..=20).map(|number| route(&format!("r{number}.example"), &addresses(100 + number, 3))).collect();
     tier.apply_on_node(&config, Some("zone-1"));
     let routes = (1..=20).map(|number| format!("route/r{number}.example"));
-    let groups = ["cluster", "zone/zone-1", "zone/zone-2", "zone/zone-3"].map(str::to_owned);
+    let groups = ["cluster", "zone/zone-1", "zone/zone-2", "zone/zone-3", "last-resort"].map(str::to_owned);
     let scopes = ["outside", "cluster", LOCAL_SCOPE].map(str::to_owned).into_iter().chain(routes.clone());
     use_every_scope(&tier, &scopes.collect::<Vec<_>>());
     let response_times = tier.resolver.snapshot().unwrap().context.response_times.clone();
@@ -132,9 +132,9 @@ async fn a_resolver_has_no_more_than_300_series_whatever_its_upstreams_and_worke
     let upstreams = [addresses(50, 60), vec![SocketAddr::from(([8, 8, 8, 8], 53))]].concat();
     config.resolver.upstreams = UpstreamSource::Servers(upstreams.into_iter().map(Upstream::from).collect());
     tier.apply_forwarding(&config);
-    use_every_scope(&tier, &["forward", "inside", LOCAL_SCOPE].map(str::to_owned));
+    use_every_scope(&tier, &["forward", "inside", "private", LOCAL_SCOPE].map(str::to_owned));
     let response_times = tier.resolver.snapshot().unwrap().context.response_times.clone();
-    for scope in ["forward", "inside"] {
+    for scope in ["forward", "inside", "fallback"] {
         response_times.of_scope(scope).observe(Duration::from_millis(1));
     }
     let series = series(&tier);

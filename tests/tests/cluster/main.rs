@@ -14,6 +14,7 @@ mod crd_rules;
 mod idempotence;
 mod images;
 mod inspection;
+mod last_resort;
 mod limits;
 mod metrics;
 mod nodes;

@@ -5,4 +5,3 @@ mod registry;
 pub(crate) mod resolv_conf;
 
 pub use registry::GroupRegistry;
-pub(crate) use registry::RegistryUpdate;

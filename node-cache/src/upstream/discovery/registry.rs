@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use node_cache_config::Upstream;
 use tokio::task::JoinHandle;
@@ -11,8 +12,8 @@ use super::headless::{self, RefreshInterval};
 use crate::dnstap::Tap;
 use crate::upstream::pool::recovery::probe_down_servers;
 use crate::upstream::pool::{Pool, Selection};
-use crate::upstream::server::UpstreamContext;
 use crate::upstream::server::group::Group;
+use crate::upstream::server::{PacketPace, PacketRate, Role, UpstreamContext};
 use crate::upstream::transport::query_format::EdnsUse;
 
 /// Identity of a group across revisions.
@@ -22,12 +23,23 @@ struct GroupKey {
     servers: Vec<Upstream>,
     service: Option<String>,
     cluster_dns: Option<Arc<Group>>,
+    reserve: Option<ReserveKind>,
+}
+
+/// Kind of a group that is the reserve of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReserveKind {
+    /// The fallback of a zone resolver.
+    Fallback,
+    /// The last resort of a node, with its rate.
+    LastResort(PacketRate),
 }
 
 impl PartialEq for GroupKey {
     fn eq(&self, other: &Self) -> bool {
         let cluster_dns = |key: &Self| key.cluster_dns.as_ref().map(Arc::as_ptr);
-        (&self.scope, &self.servers, &self.service) == (&other.scope, &other.servers, &other.service)
+        (&self.scope, &self.servers, &self.service, self.reserve)
+            == (&other.scope, &other.servers, &other.service, other.reserve)
             && cluster_dns(self) == cluster_dns(other)
     }
 }
@@ -98,7 +110,22 @@ pub struct RegistryUpdate<'a> {
 impl RegistryUpdate<'_> {
     /// Requests the group of these servers.
     pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
-        let key = GroupKey { scope: scope.to_owned(), servers: servers.to_vec(), service: None, cluster_dns: None };
+        self.named(scope, servers, None)
+    }
+
+    /// Requests the group of these servers as a fallback: the reserve of a pool.
+    pub fn fallback(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
+        self.named(scope, servers, Some(ReserveKind::Fallback))
+    }
+
+    /// Requests the group of these servers as a last resort: the reserve of a pool that is queried at this rate only.
+    pub fn last_resort(&mut self, scope: &str, servers: &[Upstream], rate: PacketRate) -> Arc<Group> {
+        self.named(scope, servers, Some(ReserveKind::LastResort(rate)))
+    }
+
+    fn named(&mut self, scope: &str, servers: &[Upstream], reserve: Option<ReserveKind>) -> Arc<Group> {
+        let (scope, servers) = (scope.to_owned(), servers.to_vec());
+        let key = GroupKey { scope, servers, service: None, cluster_dns: None, reserve };
         self.request(key, |group| GroupHandle { group, refresh_task: None })
     }
 
@@ -118,6 +145,7 @@ impl RegistryUpdate<'_> {
             servers,
             service: Some(service.to_owned()),
             cluster_dns: cluster_dns.cloned(),
+            reserve: None,
         };
         self.request(key, |group| {
             let weak = Arc::downgrade(&group);
@@ -140,8 +168,13 @@ impl RegistryUpdate<'_> {
             .find(|entry| key.service.is_some() && entry.key.service == key.service)
             .map(|entry| entry.handle.group.discovered());
         // What is discovered through the cluster DNS are the resolvers of a zone.
+        let role = match key.reserve {
+            None => Role::Regular,
+            Some(ReserveKind::Fallback) => Role::Reserve(None),
+            Some(ReserveKind::LastResort(rate)) => Role::Reserve(Some(Arc::new(PacketPace::new(rate, Instant::now())))),
+        };
         let edns = if key.cluster_dns.is_some() { EdnsUse::Required } else { EdnsUse::Preferred };
-        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), edns, context);
+        let group = Group::new(&key.scope, &key.servers, &discovered.unwrap_or_default(), edns, role, context);
         let handle = start(Arc::new(group));
         tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
         let group = handle.group.clone();

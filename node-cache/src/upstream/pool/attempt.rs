@@ -27,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// and while it does.
 const CLOSED_CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Packets that a query over TCP costs beside its own, with a connection that is opened for it.
+const CONNECTION_PACKETS: u64 = 5;
+
 /// Interval at which a server that timed out is checked for a forwarding loop.
 const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Number of those checks. Together they last as long as a loop probe is valid.
@@ -143,6 +146,9 @@ impl Attempt {
         now: Instant,
     ) -> Self {
         server.count_sent();
+        if purpose == AttemptPurpose::Probe {
+            server.charge_packets(1);
+        }
         let QueryPath { case_0x20, tcp_first, checks_denials, without_edns } =
             server.query_path(&question.name, now.into_std());
         let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
@@ -219,7 +225,10 @@ impl Attempt {
             let event = match ready!(self.poll_exchange(context)) {
                 Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome, &mut take_send) {
                     Some(event) => event,
-                    None => continue,
+                    None => {
+                        self.server.charge_packets(1);
+                        continue;
+                    }
                 },
                 Ok(SocketEvent::NearMiss) => {
                     self.apply_near_miss();
@@ -263,6 +272,9 @@ impl Attempt {
     fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
         let Self { server, question, format, .. } = self;
         if let Exchange::NotSent = self.exchange {
+            if self.over_tcp || self.tcp_first {
+                server.charge_packets(CONNECTION_PACKETS);
+            }
             self.exchange = if self.over_tcp {
                 let query = query_over_tcp(server.clone(), question.clone(), *format);
                 let is_truncated = self.fallback.as_ref().is_some_and(|fallback| fallback.is_truncated());

@@ -143,15 +143,39 @@ impl HedgedQuery {
     /// Starts the first attempt, if there is a server.
     fn start_first(&mut self) {
         self.leave_out_loops();
-        let Some(server) = self.remaining.pop() else { return };
+        let Some(server) = self.take_first() else { return };
         server.retries().budget.count_first_send();
         self.is_of_tier = server.is_of_tier();
         self.start(server, self.started_at);
     }
 
+    /// Removes the first server from those that remain. One of a last resort without a packet to spare is left out.
+    fn take_first(&mut self) -> Option<Arc<Server>> {
+        let now = self.started_at.into_std();
+        loop {
+            let server = self.remaining.pop()?;
+            if server.take_packet(now) {
+                return Some(server);
+            }
+        }
+    }
+
+    /// Returns whether the query may go to a server of the reserve after an event of this server: a server before the
+    /// reserve has been silent for this query, or is slow while it is suspected. A bad response is no silence.
+    fn may_use_reserve(&self, server: &Server, event: &AttemptEvent) -> bool {
+        match event {
+            AttemptEvent::TimedOut | AttemptEvent::LivenessDue | AttemptEvent::Failed => true,
+            AttemptEvent::HedgeDue if server.is_suspected() => true,
+            AttemptEvent::HedgeDue | AttemptEvent::Response(_) => {
+                server.is_reserve() || self.in_flight().any(Attempt::has_failed)
+            }
+        }
+    }
+
     /// Starts an attempt with the next server outside of this tier, if one remains and a retry is worth it. Behind the
-    /// first [`MAX_SENDS`], servers are left out that [`may_send`] excludes.
-    fn start_next(&mut self, is_hedge: bool, now: Instant) {
+    /// first [`MAX_SENDS`], servers are left out that [`may_send`] excludes. `may_use_reserve` says whether it may be one
+    /// of the pool's reserve: the first send there takes no token, since it costs the servers before nothing.
+    fn start_next(&mut self, is_hedge: bool, may_use_reserve: bool, now: Instant) {
         self.leave_out_loops();
         let counts = SendCounts {
             to_answering: answering_count(&self.attempts, now) + usize::from(self.repetitions),
@@ -160,6 +184,9 @@ impl HedgedQuery {
         let mut has_token = None;
         for index in (0..self.remaining.len()).rev() {
             let Some(next) = self.remaining.get(index) else { break };
+            if next.is_reserve() && !may_use_reserve {
+                continue;
+            }
             let is_answering = next.has_answered_lately(now.into_std());
             let is_repeat = self.has_queried(next);
             if usize::from(self.started + self.repetitions) >= MAX_SENDS && !may_send(is_answering, counts)
@@ -169,10 +196,17 @@ impl HedgedQuery {
                 continue;
             }
             // A server that has not answered lately is sent the query once, beside those that have.
-            let is_allowed =
-                !is_answering && !is_repeat || *has_token.get_or_insert_with(|| self.take_retry(is_hedge, now));
+            let is_allowed = match next.is_reserve() && !is_repeat {
+                true => self.is_worth_the_reserve(next, now),
+                false => {
+                    !is_answering && !is_repeat || *has_token.get_or_insert_with(|| self.take_retry(is_hedge, now))
+                }
+            };
             if is_allowed {
                 let server = self.remaining.remove(index);
+                if !server.take_packet(now.into_std()) {
+                    continue;
+                }
                 self.start(server, now);
                 return;
             }
@@ -212,6 +246,18 @@ impl HedgedQuery {
             return SHORT_ATTEMPT_TIMEOUT;
         }
         ATTEMPT_TIMEOUTS[started.min(MAX_SENDS - 1)]
+    }
+
+    /// Returns whether the domain of the query is worth a send to this server of the reserve, and counts it as a first
+    /// one there.
+    fn is_worth_the_reserve(&self, server: &Server, now: Instant) -> bool {
+        let Some(first) = self.attempts.first() else { return true };
+        let is_worth_it = !is_probe_name(&self.question.name)
+            && first.server().retries().silent_domains.may_retry(&self.question.name, now.into_std());
+        if is_worth_it {
+            server.retries().budget.count_first_send();
+        }
+        is_worth_it
     }
 
     /// Takes a token for a retry, if one is worth it. Those of a hedge leave half of the burst to other retries.
@@ -453,9 +499,11 @@ impl HedgedQuery {
     /// Goes on with a query to servers outside of this tier: the next one is queried, if one is left.
     fn apply(&mut self, AttemptPoll { server, event, .. }: AttemptPoll) {
         let is_hedge = matches!(event, AttemptEvent::HedgeDue);
+        let may_use_reserve = self.may_use_reserve(&server, &event);
         match event {
             // Another server may have a good response.
-            AttemptEvent::Response(response) => {
+            AttemptEvent::Response(mut response) => {
+                response.set_upstream_id(server.id());
                 self.bad_responses += 1;
                 self.keep_bad_response(Box::new(response));
                 // A second query to this server would have the same result.
@@ -467,7 +515,7 @@ impl HedgedQuery {
             }
             AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::LivenessDue | AttemptEvent::Failed => {}
         }
-        self.start_next(is_hedge, Instant::now());
+        self.start_next(is_hedge, may_use_reserve, Instant::now());
     }
 }
 
@@ -494,7 +542,8 @@ impl Future for HedgedQuery {
                     query.finish(index);
                     return Poll::Ready(QueryEvent::End(Ok(response)));
                 }
-                event if query.is_of_tier => {
+                // One of the last resort is none of the tier.
+                event if query.is_of_tier && server.is_of_tier() => {
                     if query.apply_of_tier(AttemptPoll { server, index, event }) {
                         query.drain(0);
                         break;

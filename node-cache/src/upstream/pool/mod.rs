@@ -1,4 +1,5 @@
-//! Tiers of server groups, and queries to them: selection, hedging and probing of down servers.
+//! Tiers of server groups with a reserve behind them, and queries to them: selection, hedging and probing of down
+//! servers.
 
 mod attempt;
 mod case_agreement;
@@ -6,6 +7,7 @@ mod case_check;
 mod hedge;
 pub(super) mod recovery;
 mod refresh_pace;
+mod reserve;
 mod retry;
 mod select;
 mod tier_query;
@@ -22,6 +24,7 @@ use crate::upstream::server::health::Health;
 pub use hedge::QueryEvent;
 use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
 use refresh_pace::RefreshPace;
+use reserve::{Reserve, TierHealth};
 pub use select::Selection;
 use select::{Candidate, Candidates, QueryPlan, select};
 
@@ -30,6 +33,8 @@ use select::{Candidate, Candidates, QueryPlan, select};
 pub struct Pool {
     tiers: Vec<Vec<Arc<Group>>>,
     selection: Selection,
+    /// Servers behind all tiers.
+    reserve: Option<Reserve>,
     stale_refreshes: Arc<RefreshPace>,
 }
 
@@ -37,12 +42,24 @@ impl Pool {
     /// Creates a pool of these tiers, the nearest first.
     #[must_use]
     pub fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
-        Self { tiers, selection, stale_refreshes: Arc::default() }
+        Self { tiers, selection, reserve: None, stale_refreshes: Arc::default() }
     }
 
-    /// Returns the groups, the nearest first.
+    /// Puts the servers of a group behind all tiers: they are queried only while those of the tiers are silent.
+    #[must_use]
+    pub fn with_reserve(self, group: Arc<Group>) -> Self {
+        Self { reserve: Some(Reserve::new(group)), ..self }
+    }
+
+    /// Returns the groups, the nearest first, and that of the reserve last.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
-        self.tiers.iter().flatten()
+        self.tiers.iter().flatten().chain(self.reserve.as_ref().map(Reserve::group))
+    }
+
+    /// Returns whether the server with this ID is one of the reserve.
+    #[must_use]
+    pub fn is_of_reserve(&self, server_id: u16) -> bool {
+        self.reserve.as_ref().is_some_and(|reserve| reserve.group().has_server(server_id))
     }
 
     /// Returns whether no server is up, or there is none.
@@ -50,10 +67,10 @@ impl Pool {
     pub fn is_down(&self) -> bool {
         let now = Instant::now();
         let mut any_up = false;
-        for group in self.groups() {
+        for group in self.tiers.iter().flatten() {
             group.for_each_candidate(now, |_, health| any_up |= health == Health::Up);
         }
-        !any_up
+        !any_up && self.reserve.as_ref().is_none_or(|reserve| reserve.is_down(now))
     }
 
     /// Returns whether a stale answer may be refreshed in the background now, while the pool is down, and records that
@@ -63,10 +80,12 @@ impl Pool {
         self.stale_refreshes.take(Instant::now())
     }
 
-    /// Returns whether a server has sent any response, whatever its rcode.
+    /// Returns whether a server has sent any response, whatever its rcode. Those of a last resort do not count: the
+    /// servers before them are to be found.
     #[must_use]
     pub fn has_responded(&self) -> bool {
-        self.groups().any(|group| group.has_responded())
+        let fallback = self.reserve.as_ref().filter(|reserve| !reserve.is_last_resort()).map(Reserve::group);
+        self.tiers.iter().flatten().chain(fallback).any(|group| group.has_responded())
     }
 
     /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
@@ -75,13 +94,22 @@ impl Pool {
         self.groups().filter_map(|group| group.recovered_at()).max()
     }
 
-    /// Returns the highest p95 latency of the servers that are up; `None` while it is not known of any.
+    /// Returns the highest p95 latency of the servers that are up, of the reserve only while none of a tier is; `None`
+    /// while it is not known of any.
     #[must_use]
     pub fn p95(&self) -> Option<Duration> {
         let now = Instant::now();
         let mut highest = None;
-        for group in self.groups() {
-            group.for_each_candidate(now, |server, health| {
+        let mut any_up = false;
+        let mut visit = |server: &Arc<Server>, health| {
+            if health == Health::Up {
+                any_up = true;
+                highest = highest.max(server.p95());
+            }
+        };
+        self.tiers.iter().flatten().for_each(|group| group.for_each_candidate(now, &mut visit));
+        if !any_up && let Some(reserve) = &self.reserve {
+            reserve.group().for_each_candidate(now, |server, health| {
                 highest = highest.max(if health == Health::Up { server.p95() } else { None });
             });
         }
@@ -120,7 +148,15 @@ impl Pool {
             }
         }
         leave_out_loops(&mut candidates);
-        select(candidates, self.selection, |tier| tier.shuffle(&mut rand::rng()))
+        let shuffle = |tier: &mut [Candidate<_>]| tier.shuffle(&mut rand::rng());
+        let Some(reserve) = &self.reserve else { return select(candidates, self.selection, shuffle) };
+        let tiers = match candidates.iter().any(|candidate| candidate.health == Health::Up) {
+            true => TierHealth::Up,
+            false => TierHealth::Down,
+        };
+        let plan = select(candidates, self.selection, shuffle);
+        let sends = reserve.add_to(plan.sends, tiers, now, |server| ByEndpoint(server.clone()));
+        QueryPlan { sends, ..plan }
     }
 }
 

@@ -12,9 +12,9 @@ use crate::upstream::server::health::Health;
 pub(super) const MAX_SENDS: usize = 3;
 /// Most sends of one query to servers that are named in an order: one that has not answered lately is sent a query
 /// beside those [`MAX_SENDS`], so that silent servers in front do not hide a good one behind them.
-const MAX_SENDS_IN_ORDER: usize = 8;
+pub(super) const MAX_SENDS_IN_ORDER: usize = 8;
 /// Most of them in one tier while another tier has a server that is up.
-const MAX_SENDS_PER_TIER: usize = 2;
+pub(super) const MAX_SENDS_PER_TIER: usize = 2;
 
 /// Order of the servers within a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

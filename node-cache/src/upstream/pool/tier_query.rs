@@ -170,8 +170,13 @@ impl HedgedQuery {
     /// Removes the next resolver that was not queried yet from those that remain.
     fn take_other(&mut self, is_worth_it: impl Fn(&Server) -> bool) -> Option<Arc<Server>> {
         self.leave_out_loops();
-        let index = self.remaining.iter().rposition(|server| is_worth_it(server) && !self.has_queried(server))?;
-        Some(self.remaining.remove(index))
+        loop {
+            let index = self.remaining.iter().rposition(|server| is_worth_it(server) && !self.has_queried(server))?;
+            let server = self.remaining.remove(index);
+            if server.take_packet(std::time::Instant::now()) {
+                return Some(server);
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! A group of equivalent servers: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use node_cache_config::Upstream;
@@ -10,10 +10,13 @@ use node_cache_config::status::UpstreamStatus;
 use tokio::sync::Notify;
 
 use super::health::Health;
-use super::{GroupRetries, Server, UpstreamContext};
+use super::{GroupRetries, PacketPace, Role, Server, UpstreamContext};
 use crate::dns::question::Question;
 use crate::upstream::transport::query_format::EdnsUse;
 use crate::upstream::transport::sockets::PortPolicy;
+
+/// Time for which a reserve is probed after it was needed.
+const NEED_PERIOD: Duration = Duration::from_secs(5);
 
 /// A group of equivalent servers. Discovered servers are pods of this project or of the cluster DNS and are queried
 /// from reused ports. Bootstrap servers may be foreign, or stand for several pods, and are queried from fresh ports.
@@ -22,6 +25,9 @@ use crate::upstream::transport::sockets::PortPolicy;
 pub struct Group {
     scope: String,
     edns: EdnsUse,
+    role: Role,
+    /// When a pool whose tiers are down last needed the group as its reserve.
+    needed_at: Mutex<Option<Instant>>,
     discovered: ArcSwap<Vec<Arc<Server>>>,
     bootstrap: Vec<Arc<Server>>,
     went_down: Arc<Notify>,
@@ -37,20 +43,24 @@ impl Group {
         bootstrap: &[Upstream],
         discovered: &[SocketAddr],
         edns: EdnsUse,
+        role: Role,
         context: &Arc<UpstreamContext>,
     ) -> Self {
         let went_down = Arc::new(Notify::new());
         let retries = Arc::new(GroupRetries::default());
         let round_trips = context.response_times.of_scope(scope);
         let new_server = |upstream, port_policy| {
-            let (round_trips, went_down) = (round_trips.clone(), went_down.clone());
-            Arc::new(Server::new(upstream, edns, port_policy, round_trips, went_down, retries.clone(), context.clone()))
+            let (role, round_trips, went_down) = (role.clone(), round_trips.clone(), went_down.clone());
+            let (retries, context) = (retries.clone(), context.clone());
+            Arc::new(Server::new(upstream, edns, role, port_policy, round_trips, went_down, retries, context))
         };
         let bootstrap = bootstrap.iter().map(|upstream| new_server(upstream.clone(), PortPolicy::Fresh)).collect();
         let discovered = discovered.iter().map(|address| new_server((*address).into(), PortPolicy::Reuse)).collect();
         Self {
             scope: scope.to_owned(),
             edns,
+            role,
+            needed_at: Mutex::default(),
             discovered: ArcSwap::from_pointee(discovered),
             bootstrap,
             went_down,
@@ -79,6 +89,11 @@ impl Group {
         }
     }
 
+    /// Returns whether the server with this ID, which is not 0, is one of those that the configuration names.
+    pub(in crate::upstream) fn has_server(&self, id: u16) -> bool {
+        id != 0 && self.bootstrap.iter().any(|server| server.id() == id)
+    }
+
     /// Returns when a server last came up again after it was down.
     pub(in crate::upstream) fn recovered_at(&self) -> Option<Instant> {
         self.discovered.load().iter().chain(&self.bootstrap).filter_map(|server| server.recovered_at()).max()
@@ -94,14 +109,37 @@ impl Group {
         self.discovered.load().iter().chain(&self.bootstrap).for_each(|server| server.sockets().close_expired(now));
     }
 
+    /// Returns the pace of the packets to all servers together, where the group is a last resort.
+    pub(in crate::upstream) fn pace(&self) -> Option<&PacketPace> {
+        match &self.role {
+            Role::Reserve(Some(pace)) => Some(pace),
+            Role::Regular | Role::Reserve(None) => None,
+        }
+    }
+
+    /// Records that a pool whose tiers are down needs the group as its reserve.
+    pub(in crate::upstream) fn record_need(&self, now: Instant) {
+        *self.needed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Returns whether the group is in use: always for one of a tier, and for a reserve while it is needed.
+    fn is_in_use(&self, now: Instant) -> bool {
+        let needed_at = || *self.needed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(self.role, Role::Regular)
+            || needed_at().is_some_and(|at| now.saturating_duration_since(at) < NEED_PERIOD)
+    }
+
     /// Adds the retries that queries up to `now` have earned. Called once a second.
     pub(in crate::upstream) fn refill_retry_budget(&self, now: Instant) {
         self.retries.budget.refill(now);
     }
 
     /// Returns the servers that are down and due for a probe, each with the question of its probe, and records the
-    /// probes.
+    /// probes. None of a reserve that is not needed: it gets no packet.
     pub(in crate::upstream) fn take_probes(&self, now: Instant) -> Vec<(Arc<Server>, Arc<Question>)> {
+        if !self.is_in_use(now) {
+            return Vec::new();
+        }
         let discovered = self.discovered.load();
         let servers = discovered.iter().chain(&self.bootstrap);
         servers.filter_map(|server| Some((server.clone(), server.take_probe(None, now)?))).collect()
@@ -123,8 +161,8 @@ impl Group {
         let new_server = |address: SocketAddr| {
             let (went_down, retries, context) = (self.went_down.clone(), self.retries.clone(), self.context.clone());
             let round_trips = context.response_times.of_scope(&self.scope);
-            let policy = PortPolicy::Reuse;
-            Arc::new(Server::new(address.into(), self.edns, policy, round_trips, went_down, retries, context))
+            let (upstream, role, policy) = (Upstream::from(address), self.role.clone(), PortPolicy::Reuse);
+            Arc::new(Server::new(upstream, self.edns, role, policy, round_trips, went_down, retries, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()

@@ -84,12 +84,17 @@ impl CircuitBreaker {
         !self.has_answered() && self.record_failure(now)
     }
 
+    /// Returns whether the server is suspected: its last queries had no response in time.
+    pub(super) const fn is_suspected(&self) -> bool {
+        self.consecutive_failures >= SUSPICION_THRESHOLD
+    }
+
     /// Returns whether a confirmation is due: the server is suspected, and the last one began a second ago or earlier.
     pub(super) fn is_confirmation_due(&self, now: Instant) -> bool {
         let has_passed = |at| now.saturating_duration_since(at) >= CONFIRMATION_INTERVAL;
         self.next_probe.is_none()
             && self.has_answered()
-            && self.consecutive_failures >= SUSPICION_THRESHOLD
+            && self.is_suspected()
             && self.last_confirmation.is_none_or(has_passed)
     }
 

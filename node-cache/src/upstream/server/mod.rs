@@ -9,12 +9,14 @@ pub(super) mod health;
 mod latency;
 mod loop_probe;
 mod near_misses;
+mod packet_pace;
 mod retry_budget;
 mod silent_domains;
 mod state;
 
 pub use context::{ServerIds, UpstreamContext};
 pub use loop_probe::LoopProbes;
+pub use packet_pace::PacketRate;
 pub use state::LowerCaseReason;
 
 use std::net::SocketAddr;
@@ -37,10 +39,20 @@ use crate::upstream::transport::udp;
 use health::Health;
 pub(super) use loop_probe::is_probe_name;
 use loop_probe::{LoopState, PROBE_TIMEOUT};
+pub(in crate::upstream) use packet_pace::PacketPace;
 use retry_budget::RetryBudget;
 use silent_domains::SilentDomains;
 pub(super) use state::QueryPath;
 use state::ServerState;
+
+/// Role of a server in its pool.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) enum Role {
+    /// A server of a tier.
+    Regular,
+    /// A server of the reserve, with the pace of a last resort.
+    Reserve(Option<Arc<PacketPace>>),
+}
 
 /// A server that is queried.
 #[derive(Debug)]
@@ -51,6 +63,7 @@ pub struct Server {
     protocol: Protocol,
     case_randomization: CaseRandomization,
     edns: EdnsUse,
+    role: Role,
     sockets: Sockets,
     connections: Connections,
     sent: AtomicU64,
@@ -77,9 +90,11 @@ pub(in crate::upstream) struct GroupRetries {
 impl Server {
     /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
     /// included; `went_down` is notified each time it goes down; `retries` are those of its group.
+    #[allow(clippy::too_many_arguments, reason = "each is a property that servers of one group share")]
     pub(in crate::upstream) fn new(
         upstream: Upstream,
         edns: EdnsUse,
+        role: Role,
         port_policy: PortPolicy,
         round_trips: Arc<WaitSeconds>,
         went_down: Arc<Notify>,
@@ -93,6 +108,7 @@ impl Server {
             protocol,
             case_randomization,
             edns,
+            role,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
             sent: AtomicU64::new(0),
@@ -170,6 +186,36 @@ impl Server {
     /// Returns whether both have the same address and protocol.
     pub(in crate::upstream) fn has_same_endpoint(&self, other: &Self) -> bool {
         (self.address, self.protocol) == (other.address, other.protocol)
+    }
+
+    /// Returns whether the server is one of the reserve of its pool.
+    pub(in crate::upstream) fn is_reserve(&self) -> bool {
+        matches!(self.role, Role::Reserve(_))
+    }
+
+    /// Takes a packet from the pace of a last resort; returns false when there is none.
+    pub(in crate::upstream) fn take_packet(&self, now: Instant) -> bool {
+        self.pace().is_none_or(|pace| pace.take(now))
+    }
+
+    /// Charges packets to the pace of a last resort that are sent without [`Self::take_packet`].
+    pub(in crate::upstream) fn charge_packets(&self, packets: u64) {
+        if let Some(pace) = self.pace() {
+            pace.charge(packets, Instant::now());
+        }
+    }
+
+    /// Returns the pace of a last resort.
+    fn pace(&self) -> Option<&PacketPace> {
+        match &self.role {
+            Role::Reserve(Some(pace)) => Some(pace),
+            Role::Regular | Role::Reserve(None) => None,
+        }
+    }
+
+    /// Returns whether the server is suspected: its last queries had no response in time.
+    pub(in crate::upstream) fn is_suspected(&self) -> bool {
+        self.state().is_suspected()
     }
 
     /// Returns whether the server is up now.
@@ -337,6 +383,7 @@ impl Server {
         tokio::spawn(async move {
             let format = QueryFormat { edns: server.edns, case_0x20: false };
             server.count_sent();
+            server.charge_packets(1);
             let response = udp::query(&server.sockets, &probe, format, server.tap());
             if timeout(PROBE_TIMEOUT, response).await.is_err() {
                 server.record_loop_probe_failure();

@@ -78,6 +78,11 @@ impl ServerState {
         self.breaker.health(now)
     }
 
+    /// Returns whether the server is suspected: its last queries had no response in time.
+    pub(super) const fn is_suspected(&self) -> bool {
+        self.breaker.is_suspected()
+    }
+
     /// Returns whether the server has sent any response.
     pub(super) const fn has_responded(&self) -> bool {
         self.breaker.has_answered()

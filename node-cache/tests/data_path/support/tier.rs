@@ -12,7 +12,9 @@ use node_cache::resolver::{Resolver, Room};
 use node_cache::server::{Server, TcpLimits};
 use node_cache::snapshot::Snapshot;
 use node_cache::upstream::GroupRegistry;
-use node_cache_config::{Cache, Config, Protocol as UpstreamProtocol, Route, Upstream, UpstreamSource, Zone};
+use node_cache_config::{
+    Cache, Config, LastResort, Protocol as UpstreamProtocol, Route, Upstream, UpstreamSource, Zone,
+};
 use tokio::sync::watch;
 
 /// Node cache or zone resolver in this process.
@@ -124,13 +126,14 @@ fn forwarding(servers: &[SocketAddr]) -> Config {
     config
 }
 
-/// Builds a configuration without zones and routes, whose cluster DNS is this server.
+/// Builds a configuration without zones, routes and a last resort, whose cluster DNS is this server.
 pub(crate) fn config(cluster_dns: SocketAddr) -> Config {
     // The tests of stale responses know when the window of an hour ends.
     let cache = Cache { serve_stale: 3600, ..Cache::default() };
     let mut config = Config::example();
     config.cluster_dns.bootstrap = vec![cluster_dns];
     config.node_cache.cache = cache.clone();
+    config.node_cache.last_resort = LastResort::Disabled;
     config.resolver.cache = cache;
     config
 }

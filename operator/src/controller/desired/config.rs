@@ -56,10 +56,13 @@ pub(super) fn render(
             cache: tier.node_cache.cache.clone(),
             allow_from: tier.node_cache.allow_from.clone(),
             private_answers: tier.node_cache.private_answers,
+            last_resort: tier.node_cache.last_resort,
         },
         zones,
         resolver: Resolver {
             upstreams: tier.resolvers.upstreams.clone(),
+            fallback: tier.resolvers.fallback.clone(),
+            private_suffixes: tier.resolvers.private_suffixes.clone(),
             cache: tier.resolvers.cache.clone(),
             allow_from: tier.resolvers.allow_from.clone(),
         },

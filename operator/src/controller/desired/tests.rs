@@ -19,6 +19,7 @@ nodeCache:
   cache: {size: 1.5Gi, maxTtl: 30m, negativeMaxTtl: 10s, serveStale: 0s}
   allowFrom: [10.1.0.0/16]
   privateAnswers: Refuse
+  lastResort: {mode: Upstreams, packetsPerSecond: 30}
   metricsPort: 9400
   image: mirror.example/node-cache:2
   nodeSelector: {pool: blue}
@@ -30,6 +31,8 @@ resolvers:
   replicasPerZone: 3
   zones: [zone-a]
   upstreams: [{addresses: [192.0.2.53], port: 5353, protocol: TCP}]
+  fallback: [{addresses: [192.0.2.54, 192.0.2.55], port: 5353}]
+  privateSuffixes: [corp.example, zen.blocklist.example]
   cache: {size: 100M}
   resources: {requests: {cpu: '1'}, limits: {cpu: '2'}}
 routes:
@@ -173,8 +176,11 @@ fn what_only_the_configuration_says_does_not_touch_the_pods() {
         "nodeCache: {cache: {maxTtl: 5m}}",
         "nodeCache: {allowFrom: [10.0.0.0/8]}",
         "nodeCache: {privateAnswers: Refuse}",
+        "nodeCache: {lastResort: {mode: Disabled}}",
+        "nodeCache: {lastResort: {packetsPerSecond: 7}}",
         "nodeCache: {capture: {addresses: [169.254.20.11]}}",
         "resolvers: {upstreams: [{addresses: [192.0.2.53]}]}",
+        "resolvers: {fallback: [{addresses: [192.0.2.54]}], privateSuffixes: [corp.example]}",
     ] {
         assert_eq!(templates(spec), before, "{spec}");
     }

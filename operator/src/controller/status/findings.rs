@@ -112,7 +112,8 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
     }
     let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
     if facts.zones.is_empty() || zones_down.len() == facts.zones.len() {
-        let message = "No resolver of any zone is ready; names outside of the cluster are answered from caches only.";
+        let message = "No resolver of any zone is ready; names outside of the cluster are answered from caches and by \
+                       spec.nodeCache.lastResort alone.";
         findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
     } else if !zones_down.is_empty() {
         let zones: Vec<String> = zones_down.iter().map(|zone| zone_with_obstacles(zone)).collect();

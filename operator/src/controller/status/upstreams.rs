@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use dnstier_crds::conditions::Reason;
-use node_cache_config::status::{CAPTURED_UPSTREAM, Instance, UpstreamStatus};
+use node_cache_config::status::{CAPTURED_UPSTREAM, Instance, LAST_RESORT_SCOPE, UpstreamStatus};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
@@ -85,14 +85,18 @@ fn forwarder_outages(observed: &Observed) -> Vec<Finding> {
 }
 
 /// Finds outages of the upstreams of node caches, by scope. A scope is down for a node only when all of its servers
-/// are.
+/// are. The last resort is left out: nobody knows how its servers are while they are not asked.
 fn scope_outages(observed: &Observed) -> Vec<Finding> {
     let mut reports: BTreeMap<String, UpstreamReports> = BTreeMap::new();
     for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
         let Some(PodStatus::Node(status)) = observed.status_of(pod) else { continue };
         let alive = status.instances.iter().filter(|instance| instance.alive);
         let upstreams: Vec<&UpstreamStatus> = alive.flat_map(|instance| &instance.upstreams).collect();
-        let scopes: BTreeSet<&str> = upstreams.iter().map(|upstream| upstream.scope.as_str()).collect();
+        let scopes: BTreeSet<&str> = upstreams
+            .iter()
+            .map(|upstream| upstream.scope.as_str())
+            .filter(|scope| *scope != LAST_RESORT_SCOPE)
+            .collect();
         for scope in scopes {
             let entry = reports.entry(sanitize(scope)).or_default();
             entry.total += 1;

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
 use kube::{Resource, ResourceExt};
-use node_cache_config::{Cache, Captured, PrivateAnswers};
+use node_cache_config::{Cache, Captured, LastResort, PrivateAnswers};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
@@ -28,9 +28,12 @@ use crate::controller::validate::allow_from::{allow_from_or_default, with_privat
 use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
 use crate::controller::validate::conflicts::conflicts_with_older_tiers;
 use crate::controller::validate::tier::{NodeCache, Resolvers, ValidatedTier};
-use crate::controller::validate::upstreams::{route, upstream_loops, upstream_source};
+use crate::controller::validate::upstreams::{route, servers, upstream_loops, upstream_source};
 use crate::controller::validate::zones::{DeployedZone, ZonePlan, plan_zones};
 use crate::settings::Settings;
+
+/// Packets a second that a node sends to its last resort, where a tier names none.
+const LAST_RESORT_PACKETS_PER_SECOND: u32 = 100;
 
 /// Validates a tier against the state of the cluster.
 ///
@@ -69,6 +72,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             cache: cache_bounds(&spec.node_cache.cache),
             allow_from: allow_from.clone(),
             private_answers: private_answers(spec.node_cache.private_answers),
+            last_resort: last_resort(&spec.node_cache),
             metrics_port: spec.node_cache.metrics_port,
             pods: spec.node_cache.pod.clone(),
         },
@@ -78,6 +82,8 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             cache: cache_bounds(&spec.resolvers.cache),
             allow_from: with_private_networks(allow_from),
             upstreams: upstream_source(&spec.resolvers),
+            fallback: servers(&spec.resolvers.fallback),
+            private_suffixes: spec.resolvers.private_suffixes.clone(),
             pods: spec.resolvers.pod.clone(),
         },
         routes: spec.routes.iter().map(route).collect(),
@@ -139,6 +145,18 @@ const fn private_answers(private_answers: api::PrivateAnswers) -> PrivateAnswers
     match private_answers {
         api::PrivateAnswers::Allow => PrivateAnswers::Allow,
         api::PrivateAnswers::Refuse => PrivateAnswers::Refuse,
+    }
+}
+
+/// Returns the last resort of each cache of a node. The rate is that of a node.
+fn last_resort(node_cache: &api::NodeCache) -> LastResort {
+    let api::LastResort { mode, packets_per_second } = &node_cache.last_resort;
+    match mode {
+        api::LastResortMode::Upstreams => LastResort::Upstreams {
+            packets_per_second: packets_per_second.unwrap_or(LAST_RESORT_PACKETS_PER_SECOND),
+            instances: u32::from(node_cache.instances),
+        },
+        api::LastResortMode::Disabled => LastResort::Disabled,
     }
 }
 

@@ -1,5 +1,5 @@
 use dnstier_crds::v1alpha1::DnsTierSpec;
-use node_cache_config::{CaseRandomization, UpstreamSource};
+use node_cache_config::{CaseRandomization, LastResort, UpstreamSource};
 
 use super::*;
 use crate::controller::fixtures::{cluster, kube_dns, settings, tier};
@@ -113,6 +113,8 @@ fn tiers_with_different_addresses_still_need_different_ports() {
 fn an_upstream_that_is_the_captured_cluster_ip_is_a_loop() {
     let observed = cluster("resolvers: {upstreams: [{addresses: [192.0.2.1, 10.96.0.10]}]}");
     assert_only_finding(&observed, Reason::UpstreamLoop, &["spec.resolvers.upstreams[0]", "10.96.0.10"]);
+    let observed = cluster("resolvers: {fallback: [{addresses: [192.0.2.1]}, {addresses: ['fd00:96::a']}]}");
+    assert_only_finding(&observed, Reason::UpstreamLoop, &["spec.resolvers.fallback[1]", "fd00:96::a"]);
     let observed = cluster("routes: [{suffix: corp.example, upstreams: [{addresses: ['fd00:96::a']}]}]");
     assert_only_finding(&observed, Reason::UpstreamLoop, &["spec.routes[corp.example]", "fd00:96::a"]);
 }
@@ -163,4 +165,29 @@ fn every_server_of_an_upstream_is_asked_in_the_order_written() {
     let servers: Vec<String> =
         servers.iter().map(|server| format!("{} {:?}", server.address, server.protocol)).collect();
     assert_eq!(servers, ["192.0.2.2:5353 Tcp", "192.0.2.1:5353 Tcp", "192.0.2.3:53 Udp"]);
+}
+
+#[test]
+fn every_server_of_the_fallback_comes_in_the_order_written_and_each_private_suffix_with_it() {
+    let spec = "resolvers: {fallback: [{addresses: [192.0.2.2, 192.0.2.1], port: 5353, protocol: TCP}, \
+                {addresses: [192.0.2.3], caseRandomization: Disabled}], privateSuffixes: [corp.example, intern]}";
+    let tier = validate(&cluster(spec), &settings()).unwrap();
+    let servers: Vec<String> = tier
+        .resolvers
+        .fallback
+        .iter()
+        .map(|server| format!("{} {:?} {:?}", server.address, server.protocol, server.case_randomization))
+        .collect();
+    assert_eq!(servers, ["192.0.2.2:5353 Tcp Enabled", "192.0.2.1:5353 Tcp Enabled", "192.0.2.3:53 Udp Disabled"]);
+    assert_eq!(tier.resolvers.private_suffixes, ["corp.example", "intern"]);
+    assert_eq!(tier.resolvers.upstreams, UpstreamSource::ResolvConf);
+}
+
+#[test]
+fn the_last_resort_of_a_tier_that_says_nothing_is_the_default_of_the_configuration() {
+    let last_resort = |spec: &str| validate(&cluster(spec), &settings()).unwrap().node_cache.last_resort;
+    assert_eq!(last_resort("{}"), LastResort::default());
+    let expected = LastResort::Upstreams { packets_per_second: 7, instances: 3 };
+    assert_eq!(last_resort("nodeCache: {instances: 3, lastResort: {packetsPerSecond: 7}}"), expected);
+    assert_eq!(last_resort("nodeCache: {lastResort: {mode: Disabled}}"), LastResort::Disabled);
 }

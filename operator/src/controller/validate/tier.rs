@@ -7,7 +7,7 @@ use dnstier_crds::v1alpha1::PodSettings;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use node_cache_config::{Cache, Captured, PrivateAnswers, Route, UpstreamSource};
+use node_cache_config::{Cache, Captured, LastResort, PrivateAnswers, Route, Upstream, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
@@ -62,6 +62,8 @@ pub(crate) struct NodeCache {
     pub(crate) allow_from: Vec<IpNet>,
     /// Treatment of private addresses in answers for outside names.
     pub(crate) private_answers: PrivateAnswers,
+    /// Servers of the caches for outside names while no resolver of any zone answers.
+    pub(crate) last_resort: LastResort,
     /// Host port of `/metrics` and `/status`.
     pub(crate) metrics_port: u16,
     /// User's settings of the pods. Defaults are filled in where the pod is built.
@@ -81,6 +83,10 @@ pub(crate) struct Resolvers {
     pub(crate) allow_from: Vec<IpNet>,
     /// Upstreams of the resolvers.
     pub(crate) upstreams: UpstreamSource,
+    /// Servers that are queried while the upstreams are silent.
+    pub(crate) fallback: Vec<Upstream>,
+    /// Suffixes whose names are never sent to the fallback.
+    pub(crate) private_suffixes: Vec<String>,
     /// User's settings of the pods. Defaults are filled in where the pod is built.
     pub(crate) pods: PodSettings,
 }

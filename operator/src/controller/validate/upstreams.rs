@@ -15,7 +15,7 @@ pub(super) fn upstream_source(resolvers: &api::Resolvers) -> UpstreamSource {
 }
 
 /// Returns every address of the upstreams as a server, in the order of the spec.
-fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
+pub(super) fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
     let protocol = |protocol| match protocol {
         api::Protocol::Udp => Protocol::Udp,
         api::Protocol::Tcp => Protocol::Tcp,
@@ -42,9 +42,13 @@ pub(super) fn route(route: &api::Route) -> Route {
 
 /// Finds upstreams whose queries would return to the tier, because nodes capture their address.
 pub(super) fn upstream_loops(tier: &DnsTier, captured: &[Captured]) -> Vec<Finding> {
-    let default_upstreams = tier.spec.resolvers.upstreams.iter().enumerate();
-    let mut upstreams_by_field: Vec<(String, &api::Upstream)> =
-        default_upstreams.map(|(index, upstream)| (format!("spec.resolvers.upstreams[{index}]"), upstream)).collect();
+    let resolvers = &tier.spec.resolvers;
+    let mut upstreams_by_field: Vec<(String, &api::Upstream)> = Vec::new();
+    for (list, upstreams) in [("upstreams", &resolvers.upstreams), ("fallback", &resolvers.fallback)] {
+        let upstreams = upstreams.iter().enumerate();
+        upstreams_by_field
+            .extend(upstreams.map(|(index, upstream)| (format!("spec.resolvers.{list}[{index}]"), upstream)));
+    }
     for route in &tier.spec.routes {
         let upstreams = route.upstreams.iter();
         upstreams_by_field.extend(upstreams.map(|upstream| (format!("spec.routes[{}]", route.suffix), upstream)));

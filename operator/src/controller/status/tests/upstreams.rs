@@ -51,6 +51,22 @@ fn one_dead_server_of_a_group_is_no_dead_group() {
 }
 
 #[test]
+fn servers_that_are_asked_in_an_outage_only_are_no_condition() {
+    let mut observed = settled();
+    for pod in ["resolver-a-0", "resolver-a-1"] {
+        change_resolver_status(&mut observed, pod, |status| {
+            status.instance.upstreams = vec![upstream("fallback", "192.0.2.54:53", false)];
+        });
+    }
+    for pod in ["node-pod-a", "node-pod-b", "node-pod-c"] {
+        change_node_status(&mut observed, pod, |status| {
+            status.instances[0].upstreams = vec![upstream("last-resort", "192.0.2.53:53", false)];
+        });
+    }
+    assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
+}
+
+#[test]
 fn a_resolv_conf_with_lines_that_cannot_be_used_is_reported_with_all_of_them() {
     let lines = (1..=8).map(|line| format!("line {line} (dns-server-number-{line}.example) is no IP address"));
     let problem = format!("/etc/resolv.conf has lines that cannot be used: {}", lines.collect::<Vec<_>>().join(", "));

@@ -173,8 +173,8 @@ impl HedgedQuery {
     }
 
     /// Starts an attempt with the next server outside of this tier, if one remains and a retry is worth it. Behind the
-    /// first [`MAX_SENDS`], servers are left out that [`may_send`] excludes. `may_use_reserve` says whether it may be one
-    /// of the pool's reserve: the first send there takes no token, since it costs the servers before nothing.
+    /// first [`MAX_SENDS`], servers are left out that [`may_send`] excludes. `may_use_reserve` says whether it may be
+    /// one of the pool's reserve: the first send there takes no token, since it costs the servers before nothing.
     fn start_next(&mut self, is_hedge: bool, may_use_reserve: bool, now: Instant) {
         self.leave_out_loops();
         let counts = SendCounts {

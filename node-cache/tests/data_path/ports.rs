@@ -46,7 +46,8 @@ async fn our_own_resolvers_are_asked_from_sockets_that_serve_again_for_a_while_u
     let queries = resolver.queries();
     let numbers: HashSet<u16> = queries.iter().map(|query| query.message.metadata.id).collect();
     let ports: HashSet<u16> = queries.iter().map(|query| query.source.port()).collect();
-    assert_eq!(queries.len(), 600);
+    // A response that is late on a busy machine has its query repeated, within the retry budget.
+    assert!((600..660).contains(&queries.len()), "{} queries", queries.len());
     assert!(numbers.len() > 580, "{} numbers", numbers.len());
     assert!((3..60).contains(&ports.len()), "{} ports", ports.len());
 }

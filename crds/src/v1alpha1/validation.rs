@@ -208,9 +208,11 @@ pub(super) const FALLBACK_SERVERS_ARE_DISTINCT: Rule = Rule::new(
     "fallback must name a server (address and port) once only",
 );
 
-/// Fallback: no server of the upstreams, which are silent when the fallback is asked.
+/// Fallback: no server of the upstreams, which are silent when the fallback is asked. The API server evaluates the rule
+/// on the default of `resolvers` too, which has no field.
 pub(super) const FALLBACK_IS_NO_UPSTREAM: Rule = Rule::new(
-    "self.fallback.all(one, !self.upstreams.exists(other, one.port == other.port && \
+    "!has(self.fallback) || !has(self.upstreams) || \
+     self.fallback.all(one, !self.upstreams.exists(other, one.port == other.port && \
      one.addresses.exists(address, address in other.addresses)))",
     "fallback must not name a server that upstreams names",
 )

@@ -30,6 +30,8 @@ LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
   loops::a_million_responses_are_answered_with_nothing \
   retries::of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is \
   unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
+LONG_UNIT_TESTS := \
+  upstream::budget::tests::ten_million_takes_by_four_threads_never_exceed_the_budget_in_any_sliding_second
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster
 ROOT_TESTS := agent lab
@@ -114,6 +116,7 @@ test-long: ## Run the long forms of tests, one after the other, four hours at th
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
+	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib -- --ignored --exact --nocapture $(LONG_UNIT_TESTS)
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 
 .PHONY: miri

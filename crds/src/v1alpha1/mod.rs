@@ -25,4 +25,4 @@ pub use status::{
     DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, TrafficStatus,
     ZoneStatus,
 };
-pub use upstream::{CaseRandomization, Protocol, Upstream};
+pub use upstream::{BudgetPreset, CaseRandomization, PacketBudget, Protocol, Upstream};

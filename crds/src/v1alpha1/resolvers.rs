@@ -33,9 +33,9 @@ pub struct Resolvers {
     pub upstreams: Vec<Upstream>,
     /// Servers that the resolvers query while the upstreams are silent, in this order of preference: for a query that
     /// the upstreams before have not answered within their timeout, 350 ms for the first, and at once while none of the
-    /// upstreams answers anything. They get no query while the upstreams answer, whatever that answer is. That a name
-    /// does not exist, or has no such record, is believed of them only where the upstreams' own answer is not known
-    /// any more, and for 5 s. At most 8 entries. Default: none.
+    /// upstreams answers anything, or the packet budgets of all that do have no room. Otherwise they get no query,
+    /// whatever the upstreams' answer is. That a name does not exist, or has no such record, is believed of them only
+    /// where the upstreams' own answer is not known any more, and for 5 s. At most 8 entries. Default: none.
     #[schemars(length(max = 8), extend(
         "x-kubernetes-list-type" = "atomic",
         "x-kubernetes-validations" = rules(&[FALLBACK_SERVERS_ARE_DISTINCT])

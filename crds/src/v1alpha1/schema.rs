@@ -14,6 +14,11 @@ pub(super) fn switch(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["Enabled", "Disabled"]})
 }
 
+/// Returns the schema of `preset` of a packet budget.
+pub(super) fn budget_preset(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["AWS", "Azure", "Huawei"]})
+}
+
 /// Returns the schema of `nodeCache.capture.addresses`.
 pub(super) fn captured_addresses(_: &mut SchemaGenerator) -> Schema {
     string_set(8, 64, &[CAPTURED_ADDRESS, CAPTURABLE, NOT_THE_CLOUDS], &[])

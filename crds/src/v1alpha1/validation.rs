@@ -218,6 +218,20 @@ pub(super) const FALLBACK_IS_NO_UPSTREAM: Rule = Rule::new(
 )
 .at(".fallback");
 
+// Packet budgets
+
+/// Packet budget: either the limits of a cloud or own figures.
+pub(super) const BUDGET_HAS_A_RATE: Rule = Rule::new(
+    "has(self.preset) != has(self.packetsPerSecond)",
+    "packetBudget must have either preset (AWS, Azure or Huawei) or packetsPerSecond",
+);
+
+/// Packet budget: a preset says whether there is a limit of queries in flight.
+pub(super) const PRESET_HAS_ITS_IN_FLIGHT: Rule = Rule::new(
+    "!has(self.inFlight) || !has(self.preset)",
+    "packetBudget.inFlight goes with packetsPerSecond; a preset has its own",
+);
+
 // Amounts
 
 /// Duration as in the Gateway API, in whole seconds.

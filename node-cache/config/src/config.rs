@@ -156,6 +156,25 @@ pub struct Resolver {
     pub cache: Cache,
     /// Networks whose clients may query. Other clients get no response at all.
     pub allow_from: Vec<IpNet>,
+    /// Packet budgets of the upstreams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packet_budgets: Vec<PacketBudget>,
+}
+
+/// Packets and queries that one node may send to some upstreams together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PacketBudget {
+    /// Address and port of each upstream; at least one.
+    pub servers: Vec<SocketAddr>,
+    /// Packets a second; at least one.
+    pub packets_per_second: u32,
+    /// Queries in flight; at least one. `None`: unbounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// Processes of a node that share the budget, each of which takes its part; at least one. A zone resolver that
+    /// knows how many resolvers are on its node goes by that number instead.
+    pub processes: u32,
 }
 
 /// Source of a zone resolver's upstreams.
@@ -227,6 +246,9 @@ pub struct Route {
     pub suffix: String,
     /// Upstreams in order of preference; at least one.
     pub upstreams: Vec<Upstream>,
+    /// Packet budgets of the upstreams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packet_budgets: Vec<PacketBudget>,
 }
 
 impl Config {
@@ -283,6 +305,7 @@ impl Default for Resolver {
             private_suffixes: Vec::new(),
             cache: Cache::default(),
             allow_from: loopback(),
+            packet_budgets: Vec::new(),
         }
     }
 }

@@ -22,8 +22,8 @@ mod suffix;
 mod validate;
 
 pub use config::{
-    Cache, Captured, CaseRandomization, ClusterDns, Config, LastResort, NodeCache, PrivateAnswers, Protocol, Resolver,
-    Route, Upstream, UpstreamSource, Zone,
+    Cache, Captured, CaseRandomization, ClusterDns, Config, LastResort, NodeCache, PacketBudget, PrivateAnswers,
+    Protocol, Resolver, Route, Upstream, UpstreamSource, Zone,
 };
 pub use fingerprint::fingerprint;
 pub use suffix::{is_suffix, suffix_labels};

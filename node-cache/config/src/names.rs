@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const REVISION_ANNOTATION: &str = "dnstier.io/revision";
 /// Annotation of a pod with the zone of its node.
 pub const ZONE_ANNOTATION: &str = "dnstier.io/zone";
+/// Annotation of the pod of a zone resolver with the number of the tier's resolvers on its node, terminating ones
+/// included.
+pub const RESOLVERS_ON_NODE_ANNOTATION: &str = "dnstier.io/resolvers-on-node";
 /// Label that Kubernetes puts on nodes and, from 1.35 on, copies to pods.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -15,6 +18,8 @@ pub const CONFIG_DIR: &str = "/etc/dnstier";
 pub const REVISION_FILE: &str = "revision";
 /// File of the projected volume with the value of [`ZONE_ANNOTATION`]; empty until the pod is annotated.
 pub const ZONE_FILE: &str = "zone";
+/// File of the projected volume with the value of [`RESOLVERS_ON_NODE_ANNOTATION`]; empty until the pod is annotated.
+pub const RESOLVERS_ON_NODE_FILE: &str = "resolvers-on-node";
 /// File of the projected volume with the pod's own [`ZONE_LABEL`]; empty before Kubernetes 1.35.
 pub const ZONE_LABEL_FILE: &str = "zone-label";
 /// Name of the revision that applies to a pod without an annotation.

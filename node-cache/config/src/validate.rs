@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Config, LastResort, Upstream, UpstreamSource, is_suffix};
+use crate::{Config, LastResort, PacketBudget, Upstream, UpstreamSource, is_suffix};
 
 /// Reason why a configuration is invalid: the field and the correction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,12 @@ pub enum Invalid {
         /// Address of the server.
         address: IpAddr,
     },
+    /// A packet budget allows nothing.
+    #[error("{field}: a budget must allow a packet and a query in flight, and have a process to use it")]
+    Budget {
+        /// Path of the field.
+        field: String,
+    },
 }
 
 impl Config {
@@ -107,10 +113,12 @@ impl Config {
         for (index, suffix) in self.resolver.private_suffixes.iter().enumerate() {
             require_name(&format!("resolver.privateSuffixes[{index}]"), suffix)?;
         }
+        require_budgets("resolver.packetBudgets", &self.resolver.packet_budgets)?;
         require_distinct("routes", self.routes.iter().map(|route| route.suffix.clone()))?;
         for (index, route) in self.routes.iter().enumerate() {
             require_name(&format!("routes[{index}].suffix"), &route.suffix)?;
             require_upstreams(&format!("routes[{index}].upstreams"), &route.upstreams, &captured)?;
+            require_budgets(&format!("routes[{index}].packetBudgets"), &route.packet_budgets)?;
         }
         Ok(())
     }
@@ -151,6 +159,16 @@ fn require_distinct<T: Eq + Hash + Display>(field: &str, values: impl Iterator<I
 fn require_upstreams(field: &str, upstreams: &[Upstream], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
     let addresses: Vec<SocketAddr> = upstreams.iter().map(|upstream| upstream.address).collect();
     require_servers(field, &addresses, captured)
+}
+
+fn require_budgets(field: &str, budgets: &[PacketBudget]) -> Result<(), Invalid> {
+    for budget in budgets {
+        require_entries(&format!("{field}.servers"), &budget.servers)?;
+        if budget.packets_per_second == 0 || budget.in_flight == Some(0) || budget.processes == 0 {
+            return Err(Invalid::Budget { field: field.to_owned() });
+        }
+    }
+    require_distinct(field, budgets.iter().flat_map(|budget| &budget.servers))
 }
 
 fn require_servers(field: &str, servers: &[SocketAddr], captured: &HashSet<IpAddr>) -> Result<(), Invalid> {
@@ -195,12 +213,35 @@ mod tests {
     }
 
     fn with_route(suffix: &str, server: &str) -> Config {
-        Config { routes: vec![Route { suffix: suffix.into(), upstreams: vec![upstream(server)] }], ..Config::example() }
+        let route = Route { suffix: suffix.into(), upstreams: vec![upstream(server)], packet_budgets: Vec::new() };
+        Config { routes: vec![route], ..Config::example() }
     }
 
     fn zone(name: &str, service: &str, bootstrap: &[&str]) -> Zone {
         let bootstrap = bootstrap.iter().map(|server| server.parse().unwrap()).collect();
         Zone { name: name.into(), bootstrap, service: service.into() }
+    }
+
+    /// Returns a configuration with packet budgets for these servers.
+    fn with_budgets(budgets: &[(&[&str], u32)]) -> Config {
+        let budget = |(servers, packets_per_second): &(&[&str], u32)| PacketBudget {
+            servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+            packets_per_second: *packets_per_second,
+            in_flight: None,
+            processes: 2,
+        };
+        let mut config = forwarding_to(&[SERVER]);
+        config.resolver.packet_budgets = budgets.iter().map(budget).collect();
+        config
+    }
+
+    #[test]
+    fn a_configuration_without_budgets_does_not_mention_them() {
+        let json = serde_json::to_string(&with_route("corp.example", SERVER)).unwrap();
+        assert!(!json.contains("udget"), "{json}");
+        let json = serde_json::to_value(with_budgets(&[(&[SERVER], 900)])).unwrap();
+        let budget = serde_json::json!({"servers": [SERVER], "packetsPerSecond": 900, "processes": 2});
+        assert_eq!(json["resolver"]["packetBudgets"], serde_json::json!([budget]));
     }
 
     #[test]
@@ -212,6 +253,7 @@ mod tests {
             Config { zones, ..Config::example() },
             with_route("corp.example", SERVER),
             with_fallback("192.0.2.54:53", &["corp.example"]),
+            with_budgets(&[(&[SERVER], 900)]),
         ] {
             let json = serde_json::to_vec(&config).unwrap();
             assert_eq!(Config::from_json(&json), Ok(config));
@@ -308,6 +350,9 @@ mod tests {
             ("resolver.fallback: 169.254.20.10 is an address that", with_fallback("169.254.20.10:53", &[])),
             ("resolver.privateSuffixes: a.b is named twice", with_fallback("192.0.2.54:53", &["a.b", "a.b"])),
             ("resolver.privateSuffixes[0]: \"a.b.\" is not a", with_fallback("192.0.2.54:53", &["a.b."])),
+            ("resolver.packetBudgets: a budget must allow", with_budgets(&[(&[SERVER], 0)])),
+            ("resolver.packetBudgets.servers: at least one", with_budgets(&[(&[], 900)])),
+            ("resolver.packetBudgets: 192.0.2.53:53 is named twice", with_budgets(&[(&[SERVER], 9), (&[SERVER], 9)])),
             ("routes[0].suffix: \"corp.example.\" is not a", with_route("corp.example.", SERVER)),
             ("routes[0].upstreams: 169.254.20.10 is an", with_route("corp.example", "169.254.20.10:53")),
         ] {

@@ -1,5 +1,6 @@
 //! Application of each active revision to the resolver.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use node_cache_config::{Config, UpstreamSource};
@@ -28,14 +29,15 @@ pub(super) async fn apply_revisions(
     role: Role,
 ) {
     let mut registry = GroupRegistry::new(resolver.tap().clone());
-    let mut applied: Option<(Arc<Config>, Option<String>)> = None;
+    let mut applied: Option<(Arc<Config>, Place)> = None;
     loop {
         let current = active.borrow_and_update().clone();
-        let desired = current.config.clone().map(|config| (config, current.zone.clone()));
+        let place = Place { zone: current.zone.clone(), resolvers_on_node: current.resolvers_on_node };
+        let desired = current.config.clone().map(|config| (config, place));
         if desired != applied
-            && let Some((config, zone)) = &desired
+            && let Some((config, place)) = &desired
         {
-            resolver.apply(snapshot(role, config, zone.as_deref(), &mut registry));
+            resolver.apply(snapshot(role, config, place, &mut registry));
             applied = desired;
         }
         if active.changed().await.is_err() {
@@ -44,14 +46,25 @@ pub(super) async fn apply_revisions(
     }
 }
 
-fn snapshot(role: Role, config: &Config, zone: Option<&str>, registry: &mut GroupRegistry) -> Snapshot {
+/// Place of this process in the tier, as far as it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    zone: Option<String>,
+    resolvers_on_node: Option<u32>,
+}
+
+fn snapshot(role: Role, config: &Config, place: &Place, registry: &mut GroupRegistry) -> Snapshot {
     let resolv_conf = || std::fs::read_to_string(resolv_conf::PATH).unwrap_or_default();
+    let zone = place.zone.as_deref();
     let snapshot = match role {
         Role::NodeCache if config.resolver.upstreams == UpstreamSource::ResolvConf => {
             Snapshot::for_node(&with_servers_of(&resolv_conf(), config), zone, registry)
         }
         Role::NodeCache => Snapshot::for_node(config, zone, registry),
-        Role::ZoneResolver => Snapshot::for_zone_resolver(config, &resolv_conf(), registry),
+        Role::ZoneResolver => {
+            let config = with_resolvers_on_node(config, place.resolvers_on_node);
+            Snapshot::for_zone_resolver(&config, &resolv_conf(), registry)
+        }
     };
     if let Some(problem) = &snapshot.upstream_problem {
         tracing::warn!(problem, "the configuration names an upstream that cannot be used");
@@ -69,8 +82,22 @@ fn with_servers_of(resolv_conf: &str, config: &Config) -> Config {
     config
 }
 
+/// Returns the configuration with the packet budgets of a zone resolver's upstreams divided by the number of resolvers
+/// on its node, if that is known.
+fn with_resolvers_on_node(config: &Config, resolvers_on_node: Option<u32>) -> Cow<'_, Config> {
+    let mut config = Cow::Borrowed(config);
+    if let Some(number) = resolvers_on_node
+        && !config.resolver.packet_budgets.is_empty()
+    {
+        config.to_mut().resolver.packet_budgets.iter_mut().for_each(|budget| budget.processes = number.max(1));
+    }
+    config
+}
+
 #[cfg(test)]
 mod tests {
+    use node_cache_config::PacketBudget;
+
     use super::*;
 
     #[test]
@@ -80,5 +107,15 @@ mod tests {
         let UpstreamSource::Servers(servers) = config.resolver.upstreams else { panic!("servers") };
         let addresses: Vec<_> = servers.iter().map(|server| server.address.to_string()).collect();
         assert_eq!(addresses, ["192.0.2.53:53", "[2001:db8::53]:53"]);
+    }
+
+    #[test]
+    fn the_number_of_resolvers_on_the_node_divides_a_budget_where_it_is_known() {
+        let mut config = Config::example();
+        let servers = vec!["192.0.2.53:53".parse().unwrap()];
+        config.resolver.packet_budgets =
+            vec![PacketBudget { servers, packets_per_second: 900, in_flight: None, processes: 2 }];
+        let processes = |number| with_resolvers_on_node(&config, number).resolver.packet_budgets[0].processes;
+        assert_eq!((processes(None), processes(Some(1)), processes(Some(3))), (2, 1, 3));
     }
 }

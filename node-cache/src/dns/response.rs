@@ -177,6 +177,12 @@ impl Response {
         Self::with_records(question, rcode, &[])
     }
 
+    /// Makes the SERVFAIL response to a query that is sent to no upstream, because their packet budgets have no room.
+    #[must_use]
+    pub fn budget_exhausted(question: &Question) -> Self {
+        Self { ede: Some(ede::BUDGET_EXHAUSTED), ..Self::empty(question, rcode::SERVFAIL) }
+    }
+
     /// Makes the SERVFAIL response that stands for a server which gave no answer.
     fn server_failure(question: &Question) -> Self {
         Self { ede: Some(ede::NO_REACHABLE_AUTHORITY), ..Self::empty(question, rcode::SERVFAIL) }

@@ -13,7 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::upstream_series::{OTHER, OtherUpstreams, UpstreamPage};
-use super::{ClassUsage, DropReason, Gauges, Metrics, RefusalReason};
+use super::{ClassUsage, DropReason, Gauges, Metrics, PacketClass, RefusalReason};
+use crate::dns::query::Transport;
 
 /// Renders the metrics and gauges of the process with this name, in OpenMetrics. Names begin with `dnstier_cache_`, but
 /// for those that every process has.
@@ -29,6 +30,11 @@ pub fn render(process: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
         Err(error) => format!("# {error}\n"),
     }
 }
+
+/// Kind of the scopes of routes.
+const ROUTE_KIND: &str = "route";
+/// Kinds of scopes whose upstreams may have a packet budget.
+const LIMITED_SCOPES: [&str; 3] = ["forward", "fallback", ROUTE_KIND];
 
 #[derive(Debug)]
 struct Exposition {
@@ -106,7 +112,8 @@ impl Gauges {
         metric(encoder, "tap_shown", "Messages written to tap readers", None, &ConstCounter::new(self.tap_shown))?;
         let help = "Messages dropped because a tap reader was too slow";
         metric(encoder, "tap_lost", help, None, &ConstCounter::new(self.tap_lost))?;
-        self.encode_response_times(encoder)
+        self.encode_response_times(encoder)?;
+        self.encode_packets(encoder)
     }
 
     fn encode_response_times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -117,6 +124,49 @@ impl Gauges {
             let zone = zone.map(|zone| ("zone", zone.to_owned()));
             let labels: Vec<_> = [("scope", scope)].into_iter().chain(zone).collect();
             seconds.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// Encodes the packets to upstreams. Own servers (the resolvers of the zones, the cluster DNS) have no budget, and
+    /// a class in which no packet has left has no series.
+    fn encode_packets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(packets) = &self.packets else { return Ok(()) };
+        let mut scopes = packets.all();
+        scopes.retain(|(scope, _)| LIMITED_SCOPES.contains(&scope.as_str()));
+        let help = "Packets sent to upstreams, as a packet budget counts them";
+        let mut family = encoder.encode_descriptor("upstream_packets", help, None, MetricType::Counter)?;
+        for (scope, counts) in &scopes {
+            for class in PacketClass::ALL {
+                for (name, transport) in [("udp", Transport::Udp), ("tcp", Transport::Tcp)] {
+                    let number = counts.packets(class, transport);
+                    if number > 0 {
+                        let labels = [("scope", scope.as_str()), ("class", class.label()), ("transport", name)];
+                        ConstCounter::new(number).encode(family.encode_family(&labels)?)?;
+                    }
+                }
+            }
+        }
+        let with_budget: Vec<_> = scopes.iter().filter(|(_, counts)| counts.had_budget()).collect();
+        let help = "Sends to upstreams for which the packet budget had no room";
+        let mut family = encoder.encode_descriptor("upstream_refused", help, None, MetricType::Counter)?;
+        for (scope, counts) in &with_budget {
+            for class in PacketClass::ALL {
+                let labels = [("scope", scope.as_str()), ("class", class.label())];
+                ConstCounter::new(counts.refused(class)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Time for which sends to upstreams waited for the packet budget";
+        let seconds = Some(&Unit::Seconds);
+        let mut family = encoder.encode_descriptor("upstream_wait", help, seconds, MetricType::Counter)?;
+        // On a node, the response time of its routes has to do.
+        for (scope, counts) in with_budget.iter().filter(|(scope, _)| scope != ROUTE_KIND) {
+            ConstCounter::new(counts.waited().as_secs_f64()).encode(family.encode_family(&[("scope", scope)])?)?;
+        }
+        let help = "Packets a second that this process may send to the upstreams with a packet budget";
+        let mut family = encoder.encode_descriptor("upstream_budget", help, None, MetricType::Gauge)?;
+        for (scope, counts) in &with_budget {
+            gauge(counts.budget()).encode(family.encode_family(&[("scope", scope)])?)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::status::UpstreamStatus;
 
-use super::ResponseTimes;
+use super::{ResponseTimes, UpstreamPackets};
 
 /// Gauges of one process at the time of a scrape.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Gauges {
     pub max_shown_upstreams: usize,
     /// Response times of upstreams, by scope.
     pub response_times: Option<Arc<ResponseTimes>>,
+    /// Packets to upstreams, by scope.
+    pub packets: Option<Arc<UpstreamPackets>>,
     /// Scopes of resolvers of the node's own zone.
     pub own_zone_scopes: BTreeSet<String>,
     /// Bytes and entries of the cache, by class of entry.

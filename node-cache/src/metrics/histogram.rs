@@ -69,10 +69,11 @@ impl<const LOWEST: u64, const BUCKETS: usize> Histogram<LOWEST, BUCKETS> {
         if bucket < BUCKETS { bucket } else { BUCKETS - 1 }
     }
 
-    /// Returns whether the metrics page has the upper bound of a bucket: every second one from the third on, but not
-    /// the longest finite ones, which few durations exceed.
+    /// Returns whether the metrics page has the upper bound of a bucket: every second one from the third on, or every
+    /// third of a longer range, but not the longest finite ones, which few durations exceed.
     const fn has_bound_on_page(bucket: usize) -> bool {
-        bucket + 1 == BUCKETS || (bucket >= 2 && bucket.is_multiple_of(2) && bucket + 3 < BUCKETS)
+        let step = if BUCKETS > 16 { 3 } else { 2 };
+        bucket + 1 == BUCKETS || (bucket >= 2 && (bucket - 2).is_multiple_of(step) && bucket + 3 < BUCKETS)
     }
 
     /// Returns the upper bound of a bucket in seconds, inclusive.
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_on_the_page_grow_fourfold() {
+    fn bounds_on_the_page_grow_fourfold_or_eightfold() {
         let on_page = |buckets: usize, has: fn(usize) -> bool, bound: fn(usize) -> f64| -> Vec<f64> {
             (0..buckets).filter(|bucket| has(*bucket)).map(bound).collect()
         };
@@ -135,7 +136,7 @@ mod tests {
         );
         assert_eq!(
             on_page(18, WaitSeconds::has_bound_on_page, WaitSeconds::upper_bound),
-            [0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, f64::INFINITY]
+            [0.0004, 0.0032, 0.0256, 0.2048, 1.6384, f64::INFINITY]
         );
     }
 

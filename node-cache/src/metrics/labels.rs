@@ -114,6 +114,6 @@ impl ResponseLabels {
 }
 
 /// Returns the kind of a scope: `zone` of `zone/a`, `route` of `route/corp.example`, and any other scope itself.
-pub(super) fn scope_kind(scope: &str) -> &str {
+pub(crate) fn scope_kind(scope: &str) -> &str {
     scope.split_once('/').map_or(scope, |(kind, _)| kind)
 }

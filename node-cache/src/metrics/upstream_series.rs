@@ -13,7 +13,7 @@ use node_cache_config::status::UpstreamStatus;
 pub const MAX_SHOWN_BY_A_RESOLVER: usize = 32;
 /// Upstreams with series of their own in a cache on a node, at most. Their number and that of caches decide how many
 /// series a node has.
-pub const MAX_SHOWN_BY_A_NODE_CACHE: usize = 4;
+pub const MAX_SHOWN_BY_A_NODE_CACHE: usize = 2;
 
 /// Value of the labels `scope` and `upstream` for the sum of all upstreams without series of their own.
 pub(super) const OTHER: &str = "other";

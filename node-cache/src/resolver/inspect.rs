@@ -39,6 +39,7 @@ impl Resolver {
             upstreams: of_snapshot.map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
             max_shown_upstreams: of_snapshot.map(|snapshot| snapshot.max_shown_upstreams).unwrap_or_default(),
             response_times: of_snapshot.map(|snapshot| snapshot.context.response_times.clone()),
+            packets: of_snapshot.map(|snapshot| snapshot.context.packets.clone()),
             own_zone_scopes: of_snapshot.map(|snapshot| snapshot.own_zone_scopes.clone()).unwrap_or_default(),
             classes: self.cache.usage_by_class().to_vec(),
             cache_limit: self.cache.limit(),

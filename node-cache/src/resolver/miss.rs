@@ -28,7 +28,7 @@ use crate::dns::{Name, Response, ResponseTtl};
 use crate::metrics::{LOCAL_SCOPE, Metrics, RefusalReason};
 use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
-use crate::upstream::{NoAnswer, QueryEvent};
+use crate::upstream::{NoAnswer, QueryEvent, QueryPurpose};
 
 /// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
 /// answer, if there is one.
@@ -205,6 +205,8 @@ impl<F: Future<Output = QueryEvent> + Unpin> Future for PendingAnswer<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FlightEvent> {
         Poll::Ready(match ready!(Pin::new(&mut self.query).poll(context)) {
+            // It is no upstream that says so.
+            QueryEvent::BudgetExhausted(response) => FlightEvent::End(Ok(Arc::new(response))),
             QueryEvent::End(result) => FlightEvent::End(result.map(|response| self.prepare(response))),
             QueryEvent::Deadline(bad_response) => {
                 FlightEvent::Deadline(bad_response.map(|response| self.prepare(response)).ok_or(NoAnswer))
@@ -325,6 +327,9 @@ impl Resolver {
                 self.probe_cuts(lookup);
             }
             let answer = match result {
+                Ok(response) if response.is_budget_exhausted() => {
+                    lookup.stale_or(|| failure(query, rcode::SERVFAIL, lookup.snapshot.budget_ede))
+                }
                 Ok(response) if response.is_failure() => match lookup.stale() {
                     Some(stale) if !is_bogus(&response) => stale,
                     _ => failed_answer(&lookup.snapshot, response),
@@ -466,9 +471,9 @@ impl Resolver {
     ) -> Join<FlightOutcome, CacheSink> {
         let origin = || FlightOrigin::new(scope, &question.name, client);
         let cached = || self.cached_outcome(snapshot, scope, key);
-        let join = self
-            .in_flight
-            .join(key, generation, origin, cached, || self.start_query(snapshot, scope, question.clone()));
+        let purpose = if client.is_some() { QueryPurpose::Client } else { QueryPurpose::Refresh };
+        let start = || self.start_query(snapshot, scope, question.clone(), purpose);
+        let join = self.in_flight.join(key, generation, origin, cached, start);
         self.count_refusal(&join);
         join
     }
@@ -499,6 +504,7 @@ impl Resolver {
         snapshot: &Arc<Snapshot>,
         scope: &Arc<Scope>,
         question: Arc<Question>,
+        purpose: QueryPurpose,
     ) -> (UpstreamQuery, CacheSink) {
         let started = Instant::now();
         let sink = CacheSink {
@@ -508,7 +514,7 @@ impl Resolver {
             question: question.clone(),
             started,
         };
-        let query = scope.pool.query(question, started, scope.deadline);
+        let query = scope.pool.query(question, purpose, started, scope.deadline);
         let (snapshot, scope, metrics) = (snapshot.clone(), scope.clone(), self.metrics.clone());
         (Box::pin(PendingAnswer { query, snapshot, scope, metrics }), sink)
     }

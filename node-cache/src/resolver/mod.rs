@@ -49,6 +49,7 @@ use crate::dnstap::Tap;
 use crate::identity::Identity;
 use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
 use crate::snapshot::{Scope, Snapshot};
+use crate::upstream::QueryPurpose;
 use admission::FlightOrigin;
 use cut_evidence::CutEvidence;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
@@ -275,7 +276,7 @@ impl Resolver {
         let origin = || FlightOrigin::new(scope, &question.name, None);
         let join = self.in_flight.join(key, *generation, origin, refreshed, || {
             self.metrics.count_refresh();
-            self.start_query(snapshot, scope, question.clone())
+            self.start_query(snapshot, scope, question.clone(), QueryPurpose::Refresh)
         });
         self.count_refusal(&join);
         if let Join::Leader(leader) = join {

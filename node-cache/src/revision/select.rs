@@ -13,6 +13,8 @@ pub(crate) struct ActiveRevision {
     pub config: Option<Arc<Config>>,
     /// Zone of the pod as far as the pod knows; `None` before it knows.
     pub zone: Option<String>,
+    /// Number of zone resolvers on the node, from the pod's annotation; `None` while it is not known.
+    pub resolvers_on_node: Option<u32>,
     /// Names of the desired and the active revision, as the pod's status reports them.
     pub revision: status::Revision,
 }
@@ -23,6 +25,11 @@ pub(crate) struct ActiveRevision {
 /// revision is active, the stable one (for pods without an annotation) is used.
 #[must_use]
 pub(super) fn select(current: &ActiveRevision, volume: &VolumeContents) -> ActiveRevision {
+    let resolvers_on_node = volume.resolvers_on_node.or(current.resolvers_on_node);
+    ActiveRevision { resolvers_on_node, ..select_revision(current, volume) }
+}
+
+fn select_revision(current: &ActiveRevision, volume: &VolumeContents) -> ActiveRevision {
     let zone = volume.zone.clone().or_else(|| current.zone.clone());
     let Some(desired) = &volume.desired else {
         return select_stable(current, volume, zone, None);
@@ -33,7 +40,8 @@ pub(super) fn select(current: &ActiveRevision, volume: &VolumeContents) -> Activ
             Ok(config) => {
                 let revision =
                     status::Revision { asked: Some(desired.clone()), in_force: Some(desired.clone()), refusal: None };
-                return ActiveRevision { config: Some(reuse_if_equal(current, config)), zone, revision };
+                let config = Some(reuse_if_equal(current, config));
+                return ActiveRevision { config, zone, revision, resolvers_on_node: None };
             }
             Err(invalid) => format!("revision {desired} is refused: {invalid}"),
         },
@@ -58,6 +66,7 @@ fn select_stable(
                 config: Some(reuse_if_equal(current, config)),
                 zone,
                 revision: status::Revision { asked, in_force, refusal },
+                resolvers_on_node: None,
             }
         }
         Some(Err(invalid)) => {
@@ -75,7 +84,8 @@ fn keep_current(
     refusal: Option<String>,
 ) -> ActiveRevision {
     let in_force = current.revision.in_force.clone();
-    ActiveRevision { config: current.config.clone(), zone, revision: status::Revision { asked, in_force, refusal } }
+    let revision = status::Revision { asked, in_force, refusal };
+    ActiveRevision { config: current.config.clone(), zone, revision, resolvers_on_node: None }
 }
 
 /// Returns the current `Arc` when the new configuration equals it, so that a new revision name alone changes nothing
@@ -105,7 +115,12 @@ pub(crate) mod tests {
     }
 
     fn volume(desired: Option<&str>, desired_content: Option<Vec<u8>>, stable: Option<Vec<u8>>) -> VolumeContents {
-        VolumeContents { desired: desired.map(str::to_owned), desired_content, stable_content: stable, zone: None }
+        VolumeContents {
+            desired: desired.map(str::to_owned),
+            desired_content,
+            stable_content: stable,
+            ..VolumeContents::default()
+        }
     }
 
     fn tier(active: &ActiveRevision) -> &str {
@@ -162,9 +177,10 @@ pub(crate) mod tests {
     fn an_emptied_volume_changes_nothing() {
         let mut before = volume(Some("r1"), Some(config_json("one")), None);
         before.zone = Some("zone-a".into());
+        before.resolvers_on_node = Some(2);
         let running = select(&ActiveRevision::default(), &before);
         let after = select(&running, &VolumeContents::default());
         assert_eq!(after.config, running.config);
-        assert_eq!(after.zone.as_deref(), Some("zone-a"));
+        assert_eq!((after.zone.as_deref(), after.resolvers_on_node), (Some("zone-a"), Some(2)));
     }
 }

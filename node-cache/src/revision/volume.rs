@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use node_cache_config::names::{REVISION_FILE, STABLE_REVISION, ZONE_FILE, ZONE_LABEL_FILE, revision_key};
+use node_cache_config::names::{
+    RESOLVERS_ON_NODE_FILE, REVISION_FILE, STABLE_REVISION, ZONE_FILE, ZONE_LABEL_FILE, revision_key,
+};
 
 /// Symbolic link to the current version of a projected volume. The kubelet swaps it when all files of a version are
 /// written.
@@ -22,6 +24,8 @@ pub(super) struct VolumeContents {
     /// Zone that the annotation names, else that of the label. Empty is a zone too: that of nodes without a label,
     /// which is known only once the pod is annotated.
     pub(super) zone: Option<String>,
+    /// Number of zone resolvers on the node, from the annotation; `None` without one, and where it is no number from 1.
+    pub(super) resolvers_on_node: Option<u32>,
 }
 
 /// Reads the volume at `dir`. Missing and unreadable files are `None` in the result.
@@ -34,7 +38,9 @@ pub(super) fn read(dir: &Path) -> VolumeContents {
     let zone = read_line(dir.join(ZONE_FILE))
         .or_else(|| read_line(dir.join(ZONE_LABEL_FILE)))
         .or_else(|| desired.is_some().then(String::new));
-    VolumeContents { desired, desired_content, stable_content, zone }
+    let resolvers_on_node = read_line(dir.join(RESOLVERS_ON_NODE_FILE)).and_then(|text| text.parse().ok());
+    let resolvers_on_node = resolvers_on_node.filter(|number| *number > 0);
+    VolumeContents { desired, desired_content, stable_content, zone, resolvers_on_node }
 }
 
 /// Returns the directory of the current version of the volume; `None` when `dir` is not a projected volume.
@@ -66,11 +72,17 @@ mod tests {
         std::fs::write(version.join("abc.json"), "{}").unwrap();
         std::fs::write(version.join("zone-label"), "zone-b").unwrap();
         std::fs::write(version.join("zone"), "").unwrap();
+        std::fs::write(version.join("resolvers-on-node"), "3").unwrap();
         std::os::unix::fs::symlink("..2026_1", dir.path().join("..data")).unwrap();
         let contents = read(dir.path());
         assert_eq!(contents.desired.as_deref(), Some("abc"));
         assert_eq!(contents.desired_content.as_deref(), Some(b"{}".as_slice()));
         assert_eq!(contents.zone.as_deref(), Some("zone-b"));
+        assert_eq!(contents.resolvers_on_node, Some(3));
+        for nothing in ["0", "-1", "two", ""] {
+            std::fs::write(version.join("resolvers-on-node"), nothing).unwrap();
+            assert_eq!(read(dir.path()).resolvers_on_node, None, "{nothing:?}");
+        }
     }
 
     #[test]

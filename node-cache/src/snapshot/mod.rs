@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use node_cache_config::status::{FALLBACK_SCOPE, LAST_RESORT_SCOPE, UpstreamStatus};
-use node_cache_config::{Config, LastResort, PrivateAnswers, Upstream, UpstreamSource};
+use node_cache_config::{Config, LastResort, PacketBudget, PrivateAnswers, Upstream, UpstreamSource};
 
 use crate::cache::Policy;
 use crate::dns::Name;
@@ -104,6 +104,9 @@ pub struct Snapshot {
     /// Extended DNS Error of a query that finds no room among those in flight or those that wait: [`ede::OVERLOADED`]
     /// where nodes are the clients.
     pub overload_ede: u16,
+    /// Extended DNS Error of a query that is not sent because the packet budgets of its upstreams have no room:
+    /// [`ede::BUDGET_EXHAUSTED`] where nodes are the clients.
+    pub budget_ede: u16,
     /// Extended DNS Error of a failure at the deadline of a query that goes on: [`ede::STILL_IN_FLIGHT`] where nodes
     /// are the clients, else that of the failure itself (`None`).
     pub late_ede: Option<u16>,
@@ -155,7 +158,8 @@ impl Snapshot {
             let last_resort = last_resort(config);
             let pool_with_last_resort = match last_resort {
                 Some((servers, rate)) => {
-                    pool.clone().with_reserve(update.last_resort(LAST_RESORT_SCOPE, servers, rate))
+                    let budgets = update.budgets(LAST_RESORT_SCOPE, &budgets_of_caches(config, rate.processes));
+                    pool.clone().with_reserve(update.last_resort(LAST_RESORT_SCOPE, servers, rate, &budgets))
                 }
                 None => pool.clone(),
             };
@@ -176,7 +180,9 @@ impl Snapshot {
             }
             for route in &config.routes {
                 let name = format!("route/{}", route.suffix);
-                let pool = Pool::new(vec![vec![update.fixed(&name, &route.upstreams)]], Selection::Ordered);
+                let budgets = update.budgets(&name, &route.packet_budgets);
+                let group = update.fixed_within(&name, &route.upstreams, &budgets);
+                let pool = Pool::new(vec![vec![group]], Selection::Ordered);
                 let scope = Scope::new(&name, &route.upstreams, pool, NODE_DEADLINE, UpstreamKind::Foreign);
                 add_route(&mut routes, &route.suffix, &scope);
                 scopes.push(scope);
@@ -199,6 +205,7 @@ impl Snapshot {
             upstream_problem: None,
             failed_ede: ede::NO_REACHABLE_AUTHORITY,
             overload_ede: ede::NETWORK_ERROR,
+            budget_ede: ede::NETWORK_ERROR,
             late_ede: None,
             fallback_denial_ede: None,
             context: registry.context().clone(),
@@ -229,11 +236,12 @@ impl Snapshot {
         let fallback: Vec<_> = config.resolver.fallback.iter().filter(|server| !is_upstream(server)).cloned().collect();
         let mut empty_zones = EmptyZones::new();
         let (routes, scopes) = registry.apply(|update| {
-            let forward = update.fixed("forward", &upstreams);
+            let budgets = update.budgets("forward", &config.resolver.packet_budgets);
+            let forward = update.fixed_within("forward", &upstreams, &budgets);
             let pool = Pool::new(vec![vec![forward.clone()]], Selection::Ordered);
             let pool_with_fallback = match fallback.is_empty() {
                 true => pool.clone(),
-                false => pool.clone().with_reserve(update.fallback(FALLBACK_SCOPE, &fallback)),
+                false => pool.clone().with_reserve(update.fallback(FALLBACK_SCOPE, &fallback, &budgets)),
             };
             let mut scopes = vec![forwarding_scope("forward", &upstreams, pool_with_fallback)];
             let mut routes = Routes::new(scopes[0].clone());
@@ -248,7 +256,7 @@ impl Snapshot {
             let is_all_inside = private.len() == upstreams.len();
             let is_fallback_inside = fallback.iter().all(|server| is_inside(server.address.ip()));
             if !(private.is_empty() || is_all_inside && is_fallback_inside) {
-                let inside = if is_all_inside { forward } else { update.fixed("inside", &private) };
+                let inside = if is_all_inside { forward } else { update.fixed_within("inside", &private, &budgets) };
                 let pool = Pool::new(vec![vec![inside]], Selection::Ordered);
                 let scope = forwarding_scope("inside", &private, pool);
                 let zones = private_reverse_zones().into_iter().chain(LOCAL_ZONES.map(str::to_owned));
@@ -277,6 +285,7 @@ impl Snapshot {
             upstream_problem,
             failed_ede: ede::UPSTREAMS_FAILED,
             overload_ede: ede::OVERLOADED,
+            budget_ede: ede::BUDGET_EXHAUSTED,
             late_ede: Some(ede::STILL_IN_FLIGHT),
             fallback_denial_ede: Some(ede::DENIED_BY_FALLBACK),
             context: registry.context().clone(),
@@ -344,6 +353,13 @@ fn last_resort(config: &Config) -> Option<(&[Upstream], PacketRate)> {
         }
         _ => None,
     }
+}
+
+/// Returns the packet budgets of the resolvers' upstreams, divided by the caches of a node, which ask them as a last
+/// resort: at its own rate, or at the budget where that is less.
+fn budgets_of_caches(config: &Config, instances: u32) -> Vec<PacketBudget> {
+    let budgets = config.resolver.packet_budgets.iter();
+    budgets.map(|budget| PacketBudget { processes: instances, ..budget.clone() }).collect()
 }
 
 fn forwarding_scope(name: &str, upstreams: &[Upstream], pool: Pool) -> Arc<Scope> {

@@ -8,8 +8,11 @@
 //! server      one server: circuit breaker, p95 latency, forwarding-loop detection; groups of servers
 //!    ▼
 //! transport   one exchange: UDP (socket pool, random ports, 0x20) or TCP (RFC 7766); the single timer of a thread
+//!    ▼
+//! budget      packets a second and queries in flight that some servers may be sent together
 //! ```
 
+mod budget;
 pub(crate) mod discovery;
 mod error;
 mod pool;
@@ -18,6 +21,6 @@ pub(crate) mod transport;
 
 pub use discovery::GroupRegistry;
 pub use error::NoAnswer;
-pub use pool::{Pool, QueryEvent, Selection};
+pub use pool::{Pool, QueryEvent, QueryPurpose, Selection};
 pub use server::group::Group;
 pub use server::{LoopProbes, LowerCaseReason, PacketRate, Server, ServerIds, UpstreamContext};

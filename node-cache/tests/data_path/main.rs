@@ -30,6 +30,7 @@ mod near_misses;
 mod octet_case;
 mod overload;
 mod owners;
+mod packet_budgets;
 mod plants;
 mod ports;
 mod private_answers;

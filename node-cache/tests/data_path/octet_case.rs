@@ -73,7 +73,8 @@ async fn a_route_of_a_node_and_the_cluster_dns_may_compare_by_octet_too() {
     let routed = Authority::start(by_octet(ResponseCode::NXDomain)).await;
     let cluster = Authority::start(by_octet(ResponseCode::NXDomain)).await;
     let mut config = config(cluster.address);
-    config.routes = vec![Route { suffix: "example".into(), upstreams: vec![routed.address.into()] }];
+    config.routes =
+        vec![Route { suffix: "example".into(), upstreams: vec![routed.address.into()], packet_budgets: Vec::new() }];
     let tier = Tier::on_node(&config, None).await;
     assert_eq!(rcode_of(&tier, &long_name(0)).await, (ResponseCode::NoError, 1));
     assert_eq!(rcode_of(&tier, "web.shop.svc.cluster.local").await, (ResponseCode::NoError, 1));
@@ -187,7 +188,7 @@ async fn an_upstream_without_case_randomization_is_queried_in_lower_case_from_th
     let resolver = Tier::start(Default::default());
     resolver.apply_forwarding(&config);
     let servers = vec![disabled(routed.address)];
-    config.routes = vec![Route { suffix: "example".into(), upstreams: servers }];
+    config.routes = vec![Route { suffix: "example".into(), upstreams: servers, packet_budgets: Vec::new() }];
     let node = Tier::on_node(&config, None).await;
     for (tier, server) in [(&resolver, &forwarded), (&node, &routed)] {
         for number in 0..4 {

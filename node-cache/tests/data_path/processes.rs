@@ -67,10 +67,16 @@ impl Drop for Process {
 
 /// Installs a revision the way the kubelet does: a new directory, and a link that is swapped to it.
 fn install_revision(dir: &Path, revision: &str, content: &[u8]) {
+    install_version(dir, revision, content, &[]);
+}
+
+/// Installs a revision, with further files of annotations.
+fn install_version(dir: &Path, revision: &str, content: &[u8], files: &[(&str, &str)]) {
     let version = format!("..{revision}");
     std::fs::create_dir(dir.join(&version)).unwrap();
     std::fs::write(dir.join(&version).join("revision"), revision).unwrap();
     std::fs::write(dir.join(&version).join("zone"), "zone-a").unwrap();
+    files.iter().for_each(|(name, text)| std::fs::write(dir.join(&version).join(name), text).unwrap());
     std::fs::write(dir.join(&version).join(format!("{revision}.json")), content).unwrap();
     std::os::unix::fs::symlink(&version, dir.join("..tmp")).unwrap();
     std::fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();
@@ -148,6 +154,12 @@ impl ZoneResolver {
     /// Returns the process ID while the process runs.
     pub(crate) fn pid(&mut self) -> Option<u32> {
         self.process.is_running().then(|| self.process.child.id())
+    }
+
+    /// Tells the resolver how many are on its node, as the pod's annotation does.
+    pub(crate) fn set_resolvers_on_node(&self, revision: &str, config: &Config, number: usize) {
+        let number = number.to_string();
+        install_version(self.process.run_dir(), revision, &json(config), &[("resolvers-on-node", &number)]);
     }
 
     /// Runs the program's own probe and returns whether it succeeded.

@@ -8,7 +8,7 @@ use node_cache::dns::answer::{Answer, Source};
 use node_cache::dns::query::{Query, Transport};
 use node_cache::dns::question::Question;
 use node_cache::dns::{Name, Response};
-use node_cache::metrics::{Gauges, LOCAL_SCOPE};
+use node_cache::metrics::{Gauges, LOCAL_SCOPE, PacketClass};
 use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::{Upstream, UpstreamSource};
 
@@ -73,6 +73,20 @@ async fn a_hundred_thousand_hostile_names_make_no_new_series() {
     assert_eq!(series(&tier), before);
 }
 
+/// Counts packets of every class over every transport in these scopes, and a budget.
+fn use_every_packet_class(tier: &Tier, scopes: &[&str]) {
+    let packets = tier.resolver.snapshot().unwrap().context.packets.clone();
+    for scope in scopes {
+        let counts = packets.of_scope(scope);
+        counts.set_budget(900);
+        for class in PacketClass::ALL {
+            counts.count_refusal(class);
+            counts.count(class, Transport::Udp, 1);
+            counts.count(class, Transport::Tcp, 2);
+        }
+    }
+}
+
 /// Returns 127.7.`network`.1 and the addresses after it, where nobody listens.
 fn addresses(network: u8, count: u8) -> Vec<SocketAddr> {
     (1..=count).map(|host| SocketAddr::from(([127, 7, network, host], 9))).collect()
@@ -116,11 +130,13 @@ async fn a_cache_has_its_share_of_300_series_of_a_node_whatever_the_size_of_the_
     for scope in groups.into_iter().chain(routes) {
         response_times.of_scope(&scope).observe(Duration::from_millis(1));
     }
+    use_every_packet_class(&tier, &["cluster", "zone/zone-1", "zone/zone-2", "route/r1.example"]);
     let series = series(&tier);
     println!("series of a cache: {}", series.len());
     assert!(2 * series.len() + MAX_OF_AGENT <= MAX_OF_NODE, "{}:\n{}", series.len(), series.join("\n"));
     let of = |start: &str| series.iter().filter(|series| series.starts_with(start)).count();
-    assert_eq!(of("dnstier_cache_upstream_queries_total{"), 5, "four, and the sum of the others");
+    assert_eq!(of("dnstier_cache_upstream_queries_total{"), 3, "two, and the sum of the others");
+    assert_eq!(of("dnstier_cache_upstream_packets_total{"), 10, "of routes: own servers have no budget");
     assert_eq!(of("dnstier_cache_upstream_healthy{process=\"cache-0\",scope=\"other\",upstream=\"other\"}"), 1);
     assert_eq!(of("dnstier_cache_upstream_seconds_count{"), 4, "cluster, routes, and both kinds of zones");
 }
@@ -137,6 +153,7 @@ async fn a_resolver_has_no_more_than_300_series_whatever_its_upstreams_and_worke
     for scope in ["forward", "inside", "fallback"] {
         response_times.of_scope(scope).observe(Duration::from_millis(1));
     }
+    use_every_packet_class(&tier, &["forward", "fallback"]);
     let series = series(&tier);
     println!("series of a resolver: {}", series.len());
     assert!(series.len() <= 300, "{}:\n{}", series.len(), series.join("\n"));

@@ -232,8 +232,10 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         metrics_port: 9353,
         ready: true,
         terminating: false,
+        ended: false,
         annotated_revision: Some(revision.to_owned()),
         annotated_zone: Some(format!("zone-{letter}")),
+        annotated_resolvers_on_node: (component == Component::ZoneResolver).then(|| "1".to_owned()),
         waiting_reason: None,
     }
 }

@@ -13,7 +13,7 @@ use crate::dns::codes::{rcode, rtype};
 use crate::dns::question::Question;
 use crate::dns::{Name, NameError, Record, Response, ResponseTtl};
 use crate::upstream::error::NoAnswer;
-use crate::upstream::pool::Pool;
+use crate::upstream::pool::{Pool, QueryPurpose};
 use crate::upstream::server::group::Group;
 
 /// Timeout of one query.
@@ -172,7 +172,7 @@ async fn discover(cluster_dns: &Pool, service: &str, variant: u32) -> Result<Dis
     let (name, question) = question_variant(service, variant)?;
     let query = async |name: &Name, rtype| {
         let question = Arc::new(question(name, rtype));
-        cluster_dns.query(question, Instant::now(), QUERY_TIMEOUT).await.into_result()
+        cluster_dns.query(question, QueryPurpose::Refresh, Instant::now(), QUERY_TIMEOUT).await.into_result()
     };
     let response = query(&name, rtype::SRV).await?;
     if response.is_truncated() {

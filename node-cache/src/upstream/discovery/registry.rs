@@ -1,15 +1,18 @@
 //! Registry of all server groups of a process. A group that a new revision requests again is reused with the health,
 //! latency and counters of its servers; groups that it does not request are dropped.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use node_cache_config::Upstream;
+use node_cache_config::{PacketBudget, Upstream};
 use tokio::task::JoinHandle;
 
 use super::headless::{self, RefreshInterval};
 use crate::dnstap::Tap;
+use crate::metrics::scope_kind;
+use crate::upstream::budget::{Budget, BudgetLimits};
 use crate::upstream::pool::recovery::probe_down_servers;
 use crate::upstream::pool::{Pool, Selection};
 use crate::upstream::server::group::Group;
@@ -67,10 +70,32 @@ struct Entry {
     is_requested: bool,
 }
 
+/// A packet budget of some servers. It outlives a change of its limits, so that no revision gives a second budget.
+#[derive(Clone, Debug)]
+struct BudgetEntry {
+    /// List of upstreams that names it.
+    list: String,
+    servers: Vec<SocketAddr>,
+    budget: Arc<Budget>,
+}
+
+/// Packet budgets of a list of upstreams.
+#[derive(Debug)]
+pub(crate) struct Budgets(Vec<BudgetEntry>);
+
+impl Budgets {
+    /// Returns the budget of a server.
+    fn of(&self, server: SocketAddr) -> Option<Arc<Budget>> {
+        let entry = self.0.iter().find(|entry| entry.servers.contains(&server));
+        entry.map(|entry| entry.budget.clone())
+    }
+}
+
 /// Registry of the server groups in use.
 #[derive(Debug, Default)]
 pub struct GroupRegistry {
     entries: Vec<Entry>,
+    budgets: Vec<BudgetEntry>,
     context: Arc<UpstreamContext>,
 }
 
@@ -78,7 +103,11 @@ impl GroupRegistry {
     /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { entries: Vec::new(), context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }) }
+        Self {
+            entries: Vec::new(),
+            budgets: Vec::new(),
+            context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }),
+        }
     }
 
     /// Returns the state shared by the servers of all groups.
@@ -95,7 +124,13 @@ impl GroupRegistry {
         for entry in &mut self.entries {
             entry.is_requested = false;
         }
-        let result = request_groups(&mut RegistryUpdate { registry: self });
+        let mut update = RegistryUpdate { registry: self, budgets: Vec::new(), budget_sums: BTreeMap::new() };
+        let result = request_groups(&mut update);
+        let RegistryUpdate { budgets, budget_sums, .. } = update;
+        for (scope, counts) in self.context.packets.all() {
+            counts.set_budget(budget_sums.get(&scope).copied().unwrap_or_default());
+        }
+        self.budgets = budgets;
         self.entries.retain(|entry| entry.is_requested);
         result
     }
@@ -105,22 +140,74 @@ impl GroupRegistry {
 #[derive(Debug)]
 pub struct RegistryUpdate<'a> {
     registry: &'a mut GroupRegistry,
+    /// Budgets that were requested.
+    budgets: Vec<BudgetEntry>,
+    /// Packets a second of all budgets, by the kind of scope.
+    budget_sums: BTreeMap<String, u64>,
 }
 
 impl RegistryUpdate<'_> {
+    /// Requests the packet budgets of a list of upstreams.
+    pub(crate) fn budgets(&mut self, list: &str, budgets: &[PacketBudget]) -> Budgets {
+        let now = Instant::now();
+        let mut entries: Vec<BudgetEntry> = Vec::new();
+        for PacketBudget { servers, packets_per_second, in_flight, processes } in budgets {
+            let whole = BudgetLimits { packets_per_second: *packets_per_second, in_flight: *in_flight };
+            let limits = whole.divided_by(*processes);
+            // Of two budgets that were one, the first goes on with it.
+            let is_known = |known: &&BudgetEntry| {
+                known.list == list
+                    && known.servers.iter().any(|server| servers.contains(server))
+                    && !entries.iter().any(|entry| Arc::ptr_eq(&entry.budget, &known.budget))
+            };
+            let known = self.registry.budgets.iter().find(is_known).map(|known| known.budget.clone());
+            let budget = known.unwrap_or_else(|| Arc::new(Budget::new(limits, now)));
+            budget.set_limits(limits);
+            entries.push(BudgetEntry { list: list.to_owned(), servers: servers.clone(), budget });
+        }
+        self.budgets.extend(entries.iter().cloned());
+        Budgets(entries)
+    }
+
+    /// Requests the group of these servers, some of which have packet budgets.
+    pub(crate) fn fixed_within(&mut self, scope: &str, servers: &[Upstream], budgets: &Budgets) -> Arc<Group> {
+        let group = self.fixed(scope, servers);
+        self.set_budgets(&group, servers, budgets);
+        group
+    }
+
+    /// Gives the servers of a group their packet budgets, and counts those for its scope.
+    fn set_budgets(&mut self, group: &Group, servers: &[Upstream], budgets: &Budgets) {
+        group.set_budgets(|server| budgets.of(server));
+        let is_used = |entry: &&BudgetEntry| servers.iter().any(|server| entry.servers.contains(&server.address));
+        let used = budgets.0.iter().filter(is_used).map(|entry| u64::from(entry.budget.packets_per_second()));
+        *self.budget_sums.entry(scope_kind(group.scope()).to_owned()).or_default() += used.sum::<u64>();
+    }
+
     /// Requests the group of these servers.
     pub fn fixed(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
         self.named(scope, servers, None)
     }
 
     /// Requests the group of these servers as a fallback: the reserve of a pool.
-    pub fn fallback(&mut self, scope: &str, servers: &[Upstream]) -> Arc<Group> {
-        self.named(scope, servers, Some(ReserveKind::Fallback))
+    pub(crate) fn fallback(&mut self, scope: &str, servers: &[Upstream], budgets: &Budgets) -> Arc<Group> {
+        let group = self.named(scope, servers, Some(ReserveKind::Fallback));
+        self.set_budgets(&group, servers, budgets);
+        group
     }
 
-    /// Requests the group of these servers as a last resort: the reserve of a pool that is queried at this rate only.
-    pub fn last_resort(&mut self, scope: &str, servers: &[Upstream], rate: PacketRate) -> Arc<Group> {
-        self.named(scope, servers, Some(ReserveKind::LastResort(rate)))
+    /// Requests the group of these servers as a last resort: the reserve of a pool that is queried at this rate only,
+    /// and within the packet budgets of the servers.
+    pub(crate) fn last_resort(
+        &mut self,
+        scope: &str,
+        servers: &[Upstream],
+        rate: PacketRate,
+        budgets: &Budgets,
+    ) -> Arc<Group> {
+        let group = self.named(scope, servers, Some(ReserveKind::LastResort(rate)));
+        self.set_budgets(&group, servers, budgets);
+        group
     }
 
     fn named(&mut self, scope: &str, servers: &[Upstream], reserve: Option<ReserveKind>) -> Arc<Group> {
@@ -157,7 +244,7 @@ impl RegistryUpdate<'_> {
     }
 
     fn request(&mut self, key: GroupKey, start: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
-        let GroupRegistry { entries, context } = &mut *self.registry;
+        let GroupRegistry { entries, context, .. } = &mut *self.registry;
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
             entry.is_requested = true;
             return entry.handle.group.clone();
@@ -221,5 +308,34 @@ mod tests {
         let second = discovered(bootstrap[1]);
         assert!(!Arc::ptr_eq(&first, &second));
         assert_eq!(second.discovered(), addresses);
+    }
+
+    fn packet_budget(servers: &[&str], packets_per_second: u32, processes: u32) -> PacketBudget {
+        let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        PacketBudget { servers, packets_per_second, in_flight: None, processes }
+    }
+
+    #[tokio::test]
+    async fn a_budget_outlives_a_change_of_its_limits_and_its_group_too() {
+        let mut registry = GroupRegistry::default();
+        let servers = [upstream("192.0.2.1:53"), upstream("192.0.2.2:53")];
+        let mut apply = |budgets: &[PacketBudget]| {
+            let requested = registry.apply(|update| {
+                let budgets = update.budgets("resolver", budgets);
+                let group = update.fixed_within("forward", &servers, &budgets);
+                (group, servers.each_ref().map(|server| budgets.of(server.address)))
+            });
+            (requested, registry.context().packets.of_scope("forward").budget())
+        };
+        let ((group, before), sum) = apply(&[packet_budget(&["192.0.2.1:53", "192.0.2.2:53"], 900, 2)]);
+        let budget = before[0].clone().unwrap();
+        assert_eq!((budget.packets_per_second(), sum), (450, 450));
+        assert!(Arc::ptr_eq(&budget, before[1].as_ref().unwrap()), "both servers share it");
+        let ((again, after), sum) = apply(&[packet_budget(&["192.0.2.2:53"], 300, 1)]);
+        assert!(Arc::ptr_eq(&group, &again) && Arc::ptr_eq(&budget, after[1].as_ref().unwrap()));
+        assert_eq!((budget.packets_per_second(), after[0].is_none(), sum), (300, true, 300));
+        let ((again, after), sum) = apply(&[]);
+        assert!(Arc::ptr_eq(&group, &again) && after.iter().all(Option::is_none));
+        assert_eq!(sum, 0);
     }
 }

@@ -2,30 +2,29 @@
 //! the 0x20 case, in lower case after a denial, and without EDNS after an error that EDNS may be the reason of. Its
 //! events go to the hedged query, its result to the server's circuit breaker.
 
+mod outcome;
+
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use node_cache_config::Protocol;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::case_agreement::{CaseAgreement, CaseVerdict};
-use super::case_check::{CaseCheck, CheckVerdict, is_denial};
+use super::case_agreement::CaseAgreement;
+use super::case_check::CaseCheck;
+use super::tcp_query::{BoxFuture, query_over_tcp, query_over_tcp_first, repeat_over_tcp, with_connect_timeout};
 use crate::dns::Response;
 use crate::dns::question::Question;
+use crate::metrics::PacketClass;
+use crate::upstream::budget::Slot;
 use crate::upstream::server::{QueryPath, Server};
-use crate::upstream::transport::query_format::{EdnsUse, ExchangeOutcome, QueryFormat};
-use crate::upstream::transport::tcp::{self, TcpExchange};
+use crate::upstream::transport::gate::{BUDGET_EXHAUSTED, Passage};
+use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
+use crate::upstream::transport::tcp::TcpExchange;
+use crate::upstream::transport::timer::Timer;
 use crate::upstream::transport::udp::{SocketEvent, UdpQuery};
-
-/// Timeout of a query over TCP that is repeated over UDP without a response.
-const TCP_FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time in which a connection to a server has to be open after a truncated response; otherwise TCP counts as closed,
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// and while it does.
-const CLOSED_CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Packets that a query over TCP costs beside its own, with a connection that is opened for it.
 const CONNECTION_PACKETS: u64 = 5;
@@ -48,6 +47,8 @@ pub(super) enum AttemptEvent {
     Response(Response),
     /// There will be no response. No event follows.
     Failed,
+    /// The packet budget of the server has no room, and the query was not sent. No event follows.
+    Refused,
 }
 
 /// Timeouts of an attempt, from its start.
@@ -91,6 +92,12 @@ pub(super) struct Attempt {
     server: Arc<Server>,
     question: Arc<Question>,
     purpose: AttemptPurpose,
+    /// Class of the packets.
+    class: PacketClass,
+    /// Slot of the query over UDP in the packet budget.
+    slot: Slot,
+    /// Counted as sent.
+    is_counted: bool,
     started: Instant,
     timeouts: AttemptTimeouts,
     stage: TimeoutStage,
@@ -125,6 +132,8 @@ pub(super) struct Attempt {
 /// Exchange that an attempt is in.
 enum Exchange {
     NotSent,
+    /// A query over UDP that waits for its packet budget. Boxed as it is rare.
+    Waiting(Box<WaitingQuery>),
     Udp(UdpQuery),
     /// Boxed as it is rare, as is the next variant: a query over UDP does not reserve space for it.
     Tcp(BoxFuture<io::Result<TcpExchange>>),
@@ -134,7 +143,12 @@ enum Exchange {
     Done,
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// Query over UDP that may be sent at a time to come.
+struct WaitingQuery {
+    timer: Timer,
+    at: Instant,
+    slot: Slot,
+}
 
 impl Attempt {
     /// Starts an attempt at `now`. The query is sent when the attempt is first polled.
@@ -142,10 +156,10 @@ impl Attempt {
         server: Arc<Server>,
         question: Arc<Question>,
         purpose: AttemptPurpose,
+        class: PacketClass,
         timeouts: AttemptTimeouts,
         now: Instant,
     ) -> Self {
-        server.count_sent();
         if purpose == AttemptPurpose::Probe {
             server.charge_packets(1);
         }
@@ -157,6 +171,9 @@ impl Attempt {
             server,
             question,
             purpose,
+            class,
+            slot: Slot::UNCOUNTED,
+            is_counted: false,
             started: now,
             timeouts,
             stage: TimeoutStage::InTime,
@@ -245,6 +262,7 @@ impl Attempt {
                     match self.fallback.take() {
                         // The server has answered: it is TCP that is closed, or the query without EDNS that failed.
                         Some(response) => self.finish(AttemptEvent::Response(*response)),
+                        None if error.kind() == BUDGET_EXHAUSTED => self.finish(AttemptEvent::Refused),
                         None => {
                             self.record_failure();
                             self.finish(AttemptEvent::Failed)
@@ -270,27 +288,46 @@ impl Attempt {
 
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
     fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
-        let Self { server, question, format, .. } = self;
+        if let Exchange::Waiting(waiting) = &mut self.exchange {
+            ready!(waiting.timer.poll(context));
+            let WaitingQuery { at, slot, .. } = **waiting;
+            self.exchange = Exchange::NotSent;
+            if self.server.gate().pass_in_time(self.class, at.into_std(), slot) {
+                self.started = Instant::now();
+                self.send_over_udp(slot)?;
+            }
+        }
         if let Exchange::NotSent = self.exchange {
+            let Self { server, question, format, class, .. } = self;
             if self.over_tcp || self.tcp_first {
                 server.charge_packets(CONNECTION_PACKETS);
             }
             self.exchange = if self.over_tcp {
-                let query = query_over_tcp(server.clone(), question.clone(), *format);
+                let query = query_over_tcp(server.clone(), question.clone(), *format, *class);
                 let is_truncated = self.fallback.as_ref().is_some_and(|fallback| fallback.is_truncated());
                 Exchange::Tcp(if is_truncated { Box::pin(with_connect_timeout(server.clone(), query)) } else { query })
             } else if std::mem::take(&mut self.repeats_over_tcp) {
-                Exchange::TcpFirst(Box::pin(repeat_over_tcp(server.clone(), question.clone(), *format)))
+                Exchange::TcpFirst(Box::pin(repeat_over_tcp(server.clone(), question.clone(), *format, *class)))
             } else if std::mem::take(&mut self.tcp_first) {
-                Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format)))
+                Exchange::TcpFirst(Box::pin(query_over_tcp_first(server.clone(), question.clone(), *format, *class)))
             } else {
-                let query = UdpQuery::send(server.sockets(), question, *format, server.tap())?;
-                if self.checks_denials {
-                    self.is_mixed_case = query.is_mixed_case(question);
+                match server.gate().enter(*class) {
+                    Passage::Now(slot) => {
+                        self.send_over_udp(slot)?;
+                        return self.poll_exchange(context);
+                    }
+                    Passage::At(at, slot) => {
+                        let at = Instant::from_std(at);
+                        let waiting = WaitingQuery { timer: Timer::at(at), at, slot };
+                        self.exchange = Exchange::Waiting(Box::new(waiting));
+                        return self.poll_exchange(context);
+                    }
+                    Passage::Refused => return Poll::Ready(Err(BUDGET_EXHAUSTED.into())),
                 }
-                Exchange::Udp(query)
             };
+            self.count_sent();
         }
+        let Self { server, question, .. } = self;
         let TcpExchange { outcome, is_mixed_case, .. } = match &mut self.exchange {
             Exchange::Udp(query) => {
                 return query.poll_event(context, server.address(), question, server.tap());
@@ -304,164 +341,29 @@ impl Attempt {
                     return self.poll_exchange(context);
                 }
             },
-            Exchange::NotSent | Exchange::Done => return Poll::Pending,
+            Exchange::NotSent | Exchange::Waiting(_) | Exchange::Done => return Poll::Pending,
         };
         self.is_mixed_case = is_mixed_case;
         Poll::Ready(Ok(SocketEvent::Outcome(outcome)))
     }
 
-    /// Ends the attempt with its last event, or prepares the query to be repeated in another way (`None`).
-    fn apply_outcome(
-        &mut self,
-        outcome: ExchangeOutcome,
-        take_send: &mut impl FnMut() -> bool,
-    ) -> Option<AttemptEvent> {
-        let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
-        let over_tcp = !matches!(exchange, Exchange::Udp(_));
-        if let Exchange::Udp(query) = exchange {
-            query.finish(self.server.sockets(), &outcome);
+    /// Sends the query in a datagram that the packet budget has let pass, with this slot.
+    fn send_over_udp(&mut self, slot: Slot) -> io::Result<()> {
+        self.count_sent();
+        let Self { server, question, format, .. } = self;
+        let query = UdpQuery::send(server.sockets(), question, *format, server.tap())?;
+        if self.checks_denials {
+            self.is_mixed_case = query.is_mixed_case(question);
         }
-        match outcome {
-            ExchangeOutcome::Response(response) => self.apply_response(response, over_tcp, take_send),
-            ExchangeOutcome::CaseNotEchoed(response) => self.apply_other_case(response, take_send),
-        }
+        self.slot = slot;
+        self.exchange = Exchange::Udp(query);
+        Ok(())
     }
 
-    /// Ends the attempt with a response, or prepares the query to be repeated in another way (`None`).
-    fn apply_response(
-        &mut self,
-        response: Response,
-        over_tcp: bool,
-        take_send: &mut impl FnMut() -> bool,
-    ) -> Option<AttemptEvent> {
-        if let Some(check) = self.case_check.take() {
-            return self.apply_check(check, response, over_tcp);
-        }
-        if !response.is_conclusive() {
-            return self.apply_bad_response(response, over_tcp, take_send);
-        }
-        if std::mem::take(&mut self.was_edns_rejected) {
-            self.server.record_edns_rejection(&self.question.name);
-        }
-        if self.checks_denials && self.is_mixed_case {
-            if is_denial(&response) {
-                self.format.case_0x20 = false;
-                self.over_tcp |= over_tcp;
-                self.fallback = None;
-                self.case_check = Some(Box::new(CaseCheck::new(response, Instant::now().into_std())));
-                return None;
-            }
-            self.server.record_known_in_mixed_case();
-        }
-        Some(self.finish(AttemptEvent::Response(response)))
-    }
-
-    /// Repeats the query over TCP after a truncated response, and without EDNS after a failure that EDNS may be the
-    /// reason of. Otherwise ends the attempt, with a truncated response rather than a failure.
-    fn apply_bad_response(
-        &mut self,
-        response: Response,
-        over_tcp: bool,
-        take_send: &mut impl FnMut() -> bool,
-    ) -> Option<AttemptEvent> {
-        if response.is_truncated() && !over_tcp {
-            self.fallback = Some(Box::new(response));
-            self.over_tcp = true;
-            return None;
-        }
-        let is_first_failure = response.is_failure() && self.fallback.is_none();
-        if is_first_failure && self.server.may_fail_on_edns(self.format.edns, &response) && take_send() {
-            // For this query only: one forged error must not turn EDNS off for the server.
-            self.format.edns = EdnsUse::Absent;
-            self.was_edns_rejected = true;
-            self.over_tcp |= over_tcp;
-            self.fallback = Some(Box::new(response));
-            return None;
-        }
-        let response = match self.fallback.take() {
-            Some(fallback) if !fallback.is_failure() => *fallback,
-            _ => response,
-        };
-        Some(self.finish(AttemptEvent::Response(response)))
-    }
-
-    /// Ends the attempt with an event.
-    fn finish(&mut self, event: AttemptEvent) -> AttemptEvent {
-        self.exchange = Exchange::Done;
-        self.case_check = None;
-        event
-    }
-
-    /// Repeats the query after a response over UDP that does not echo the 0x20 case: over TCP, or over UDP where TCP is
-    /// closed, until enough responses agree. 0x20 stays on, so a response that echoes the case ends the attempt, too.
-    fn apply_other_case(
-        &mut self,
-        response: Box<Response>,
-        take_send: &mut impl FnMut() -> bool,
-    ) -> Option<AttemptEvent> {
-        self.server.count_near_miss();
-        self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
-        self.ignores_near_misses = true;
-        match self.case_agreement.record(response) {
-            CaseVerdict::Open => None,
-            CaseVerdict::ServerChangesCase(response) => {
-                self.server.record_case_not_echoed();
-                if response.is_conclusive() {
-                    return Some(self.finish(AttemptEvent::Response(*response)));
-                }
-                self.format.case_0x20 = false;
-                self.tcp_first = false;
-                self.apply_response(*response, false, take_send)
-            }
-            CaseVerdict::Contradiction => Some(self.finish(AttemptEvent::Failed)),
-        }
-    }
-
-    /// Ends the attempt with the result of the check of a denial, or repeats the query in lower case (`None`): over TCP
-    /// after a truncated response, and after records over UDP that are to be confirmed.
-    fn apply_check(&mut self, mut check: Box<CaseCheck>, response: Response, over_tcp: bool) -> Option<AttemptEvent> {
-        if response.is_truncated() && !over_tcp {
-            self.over_tcp = true;
-            self.case_check = Some(check);
-            return None;
-        }
-        match check.record(response, over_tcp, Instant::now().into_std()) {
-            CheckVerdict::Unconfirmed => {
-                self.tcp_first = !self.ignores_near_misses && self.server.is_tcp_usable();
-                self.ignores_near_misses = true;
-                self.case_check = Some(check);
-                None
-            }
-            CheckVerdict::Denied(response) => Some(self.finish(AttemptEvent::Response(response))),
-            CheckVerdict::KnownInLowerCase(response) => {
-                self.server.record_known_in_lower_case_only();
-                Some(self.finish(AttemptEvent::Response(response)))
-            }
-        }
-    }
-
-    /// Ends the attempt with the denial that is being checked, if one is.
-    pub(super) fn end_case_check(&mut self) -> Option<AttemptEvent> {
-        let event = self.take_denial()?;
-        if let AttemptEvent::Response(denial) = &event {
-            self.record_response(denial);
-        }
-        Some(event)
-    }
-
-    /// Ends the attempt like [`Self::end_case_check`], and leaves the record of the response to the caller.
-    fn take_denial(&mut self) -> Option<AttemptEvent> {
-        let denial = self.case_check.take()?.into_denial();
-        Some(self.finish(AttemptEvent::Response(denial)))
-    }
-
-    /// Repeats the query over TCP after its first near miss, unless TCP is closed.
-    fn apply_near_miss(&mut self) {
-        self.server.count_near_miss();
-        if !std::mem::replace(&mut self.ignores_near_misses, true) && self.server.record_near_miss(&self.question.name)
-        {
-            self.tcp_first = true;
-            self.exchange = Exchange::NotSent;
+    /// Counts the attempt as a query that is sent, once.
+    fn count_sent(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.server.count_sent();
         }
     }
 
@@ -499,7 +401,7 @@ impl Attempt {
             return Some(Instant::from_std(check.until()));
         }
         match self.stage {
-            _ if self.is_done() => None,
+            _ if self.is_done() || matches!(self.exchange, Exchange::Waiting(_)) => None,
             TimeoutStage::InTime => Some(self.started + self.timeouts.hedge_after),
             TimeoutStage::HedgeDue => Some(self.started + self.timeouts.fail_after),
             // The hedged query checks at these times for a forwarding loop.
@@ -521,69 +423,4 @@ impl Attempt {
         }
         is_first
     }
-}
-
-/// Queries a server of protocol UDP over TCP; `None` when it does not respond within a second.
-async fn query_over_tcp_first(
-    server: Arc<Server>,
-    question: Arc<Question>,
-    format: QueryFormat,
-) -> Option<TcpExchange> {
-    let query = query_over_tcp(server.clone(), question, format);
-    match timeout(TCP_FIRST_TIMEOUT, query).await {
-        Ok(Ok(exchange)) => {
-            // A response over UDP can be forged. One over TCP proves that the server itself does not echo the case.
-            if !exchange.case_echoed {
-                server.record_case_not_echoed();
-            }
-            Some(exchange)
-        }
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
-        // A server that is connected and silent is open over TCP: its silence may be that of the name.
-        Ok(Err(_)) | Err(_) => {
-            if !server.connections().has_open() {
-                server.record_tcp_closed();
-            }
-            None
-        }
-    }
-}
-
-/// Queries a server of protocol UDP over TCP, and waits for the response as long as a connection is open; `None` when
-/// none is open within a second, or the query fails on it.
-async fn repeat_over_tcp(server: Arc<Server>, question: Arc<Question>, format: QueryFormat) -> Option<TcpExchange> {
-    let query = query_over_tcp(server.clone(), question, format);
-    let exchange = with_connect_timeout(server.clone(), query).await.ok()?;
-    if !exchange.case_echoed {
-        server.record_case_not_echoed();
-    }
-    Some(exchange)
-}
-
-/// Ends a query over TCP after a truncated response when no connection is open in time: the server is closed over TCP.
-async fn with_connect_timeout(
-    server: Arc<Server>,
-    mut query: BoxFuture<io::Result<TcpExchange>>,
-) -> io::Result<TcpExchange> {
-    let connect_timeout = if server.is_tcp_usable() { CONNECT_TIMEOUT } else { CLOSED_CONNECT_TIMEOUT };
-    let result = match timeout(connect_timeout, &mut query).await {
-        Ok(result) => result,
-        Err(_) if server.connections().has_open() => return query.await,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionReset)
-        && !server.connections().has_open()
-    {
-        server.record_tcp_closed();
-    }
-    result
-}
-
-fn query_over_tcp(
-    server: Arc<Server>,
-    question: Arc<Question>,
-    format: QueryFormat,
-) -> BoxFuture<io::Result<TcpExchange>> {
-    let late_after = tcp::late_after(server.p95());
-    Box::pin(async move { tcp::query(server.connections(), &question, format, late_after, server.tap()).await })
 }

@@ -5,11 +5,15 @@ mod attempt;
 mod case_agreement;
 mod case_check;
 mod hedge;
+mod packet_room;
+mod purpose;
 pub(super) mod recovery;
 mod refresh_pace;
 mod reserve;
 mod retry;
 mod select;
+mod sends;
+mod tcp_query;
 mod tier_query;
 
 use std::sync::Arc;
@@ -21,12 +25,14 @@ use crate::dns::question::Question;
 use crate::upstream::server::Server;
 use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
+use hedge::HedgedQuery;
 pub use hedge::QueryEvent;
-use hedge::{ATTEMPT_TIMEOUTS, HedgedQuery};
+pub use purpose::QueryPurpose;
 use refresh_pace::RefreshPace;
 use reserve::{Reserve, TierHealth};
 pub use select::Selection;
 use select::{Candidate, Candidates, QueryPlan, select};
+use sends::ATTEMPT_TIMEOUTS;
 
 /// Groups of servers in tiers, the nearest first.
 #[derive(Clone, Debug)]
@@ -123,6 +129,7 @@ impl Pool {
     pub fn query(
         &self,
         question: Arc<Question>,
+        purpose: QueryPurpose,
         now: tokio::time::Instant,
         timeout: Duration,
     ) -> impl Future<Output = QueryEvent> + Send + Unpin + use<> {
@@ -134,7 +141,7 @@ impl Pool {
             tokio::spawn(HedgedQuery::probe(server, probe, ATTEMPT_TIMEOUTS[0], deadline));
         }
         let servers = sends.into_iter().map(|ByEndpoint(server)| server).collect();
-        HedgedQuery::new(question, now, deadline, servers)
+        HedgedQuery::new(question, purpose, now, deadline, servers)
     }
 
     fn plan(&self, now: Instant) -> QueryPlan<ByEndpoint> {

@@ -42,7 +42,8 @@ impl HedgedQuery {
                     self.repeat(server, now);
                 }
             }
-            AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed => {}
+            // Resolvers of this tier have no packet budget.
+            AttemptEvent::HedgeDue | AttemptEvent::TimedOut | AttemptEvent::Failed | AttemptEvent::Refused => {}
         }
         false
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::loop_probe::LoopProbes;
 use crate::dnstap::Tap;
-use crate::metrics::ResponseTimes;
+use crate::metrics::{PacketCounts, ResponseTimes, UpstreamPackets, WaitSeconds};
 
 /// State shared by all servers of a process, across revisions.
 #[derive(Debug, Default)]
@@ -18,6 +18,24 @@ pub struct UpstreamContext {
     pub server_ids: ServerIds,
     /// Response times by scope.
     pub response_times: Arc<ResponseTimes>,
+    /// Packets to upstreams by scope.
+    pub packets: Arc<UpstreamPackets>,
+}
+
+/// Counters that the servers of one scope share.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) struct ScopeCounts {
+    /// Response times, late responses included.
+    pub(super) round_trips: Arc<WaitSeconds>,
+    /// Packets.
+    pub(super) packets: Arc<PacketCounts>,
+}
+
+impl UpstreamContext {
+    /// Returns the counters of a scope such as `cluster`, `zone/a` or `route/corp.example`.
+    pub(in crate::upstream) fn counts_of(&self, scope: &str) -> ScopeCounts {
+        ScopeCounts { round_trips: self.response_times.of_scope(scope), packets: self.packets.of_scope(scope) }
+    }
 }
 
 /// Interns server addresses as 16-bit IDs, so that a cache entry stores its source in two octets. IDs are never

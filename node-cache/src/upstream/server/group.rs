@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::health::Health;
 use super::{GroupRetries, PacketPace, Role, Server, UpstreamContext};
 use crate::dns::question::Question;
+use crate::upstream::budget::Budget;
 use crate::upstream::transport::query_format::EdnsUse;
 use crate::upstream::transport::sockets::PortPolicy;
 
@@ -19,8 +20,9 @@ use crate::upstream::transport::sockets::PortPolicy;
 const NEED_PERIOD: Duration = Duration::from_secs(5);
 
 /// A group of equivalent servers. Discovered servers are pods of this project or of the cluster DNS and are queried
-/// from reused ports. Bootstrap servers may be foreign, or stand for several pods, and are queried from fresh ports.
-/// They are used while no server was discovered or all of those are down.
+/// from reused ports. Bootstrap servers may be foreign, or stand for several pods, and are queried from fresh ports,
+/// but for link-local ones, which are those of a cloud. They are used while no server was discovered or all of those
+/// are down.
 #[derive(Debug)]
 pub struct Group {
     scope: String,
@@ -48,13 +50,16 @@ impl Group {
     ) -> Self {
         let went_down = Arc::new(Notify::new());
         let retries = Arc::new(GroupRetries::default());
-        let round_trips = context.response_times.of_scope(scope);
+        let counts = context.counts_of(scope);
         let new_server = |upstream, port_policy| {
-            let (role, round_trips, went_down) = (role.clone(), round_trips.clone(), went_down.clone());
+            let (role, counts, went_down) = (role.clone(), counts.clone(), went_down.clone());
             let (retries, context) = (retries.clone(), context.clone());
-            Arc::new(Server::new(upstream, edns, role, port_policy, round_trips, went_down, retries, context))
+            Arc::new(Server::new(upstream, edns, role, port_policy, counts, went_down, retries, context))
         };
-        let bootstrap = bootstrap.iter().map(|upstream| new_server(upstream.clone(), PortPolicy::Fresh)).collect();
+        let bootstrap = bootstrap
+            .iter()
+            .map(|upstream| new_server(upstream.clone(), PortPolicy::of_upstream(upstream.address.ip())))
+            .collect();
         let discovered = discovered.iter().map(|address| new_server((*address).into(), PortPolicy::Reuse)).collect();
         Self {
             scope: scope.to_owned(),
@@ -160,9 +165,9 @@ impl Group {
         let previous = self.discovered.load();
         let new_server = |address: SocketAddr| {
             let (went_down, retries, context) = (self.went_down.clone(), self.retries.clone(), self.context.clone());
-            let round_trips = context.response_times.of_scope(&self.scope);
+            let counts = context.counts_of(&self.scope);
             let (upstream, role, policy) = (Upstream::from(address), self.role.clone(), PortPolicy::Reuse);
-            Arc::new(Server::new(upstream, self.edns, role, policy, round_trips, went_down, retries, context))
+            Arc::new(Server::new(upstream, self.edns, role, policy, counts, went_down, retries, context))
         };
         let servers: Vec<Arc<Server>> = addresses
             .iter()
@@ -177,6 +182,11 @@ impl Group {
             tracing::info!(scope = self.scope, servers = servers.len(), "discovered servers have changed");
             self.discovered.store(Arc::new(servers));
         }
+    }
+
+    /// Replaces the packet budgets of the bootstrap servers by those that `budget_of` returns.
+    pub(in crate::upstream) fn set_budgets(&self, mut budget_of: impl FnMut(SocketAddr) -> Option<Arc<Budget>>) {
+        self.bootstrap.iter().for_each(|server| server.gate().set_budget(budget_of(server.address())));
     }
 
     /// Waits until a server of the group goes down.

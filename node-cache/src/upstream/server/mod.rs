@@ -5,6 +5,7 @@ mod case_support;
 mod context;
 mod edns_support;
 pub(super) mod group;
+mod habits;
 pub(super) mod health;
 mod latency;
 mod loop_probe;
@@ -14,6 +15,7 @@ mod retry_budget;
 mod silent_domains;
 mod state;
 
+use context::ScopeCounts;
 pub use context::{ServerIds, UpstreamContext};
 pub use loop_probe::LoopProbes;
 pub use packet_pace::PacketRate;
@@ -31,7 +33,8 @@ use tokio::time::timeout;
 use crate::dns::question::Question;
 use crate::dns::{EdnsReply, Name, Response};
 use crate::dnstap::Tap;
-use crate::metrics::WaitSeconds;
+use crate::metrics::{PacketClass, WaitSeconds};
+use crate::upstream::transport::gate::{PacketGate, Passage};
 use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 use crate::upstream::transport::tcp::Connections;
@@ -66,6 +69,7 @@ pub struct Server {
     role: Role,
     sockets: Sockets,
     connections: Connections,
+    gate: PacketGate,
     sent: AtomicU64,
     timeouts: AtomicU64,
     near_misses: AtomicU64,
@@ -88,15 +92,15 @@ pub(in crate::upstream) struct GroupRetries {
 }
 
 impl Server {
-    /// Creates a server that is up and has no history. Its response times are counted in `round_trips`, late responses
-    /// included; `went_down` is notified each time it goes down; `retries` are those of its group.
+    /// Creates a server that is up and has no history. `counts` are those of its scope; `went_down` is notified each
+    /// time it goes down; `retries` are those of its group.
     #[allow(clippy::too_many_arguments, reason = "each is a property that servers of one group share")]
     pub(in crate::upstream) fn new(
         upstream: Upstream,
         edns: EdnsUse,
         role: Role,
         port_policy: PortPolicy,
-        round_trips: Arc<WaitSeconds>,
+        counts: ScopeCounts,
         went_down: Arc<Notify>,
         retries: Arc<GroupRetries>,
         context: Arc<UpstreamContext>,
@@ -111,10 +115,11 @@ impl Server {
             role,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
+            gate: PacketGate::new(counts.packets),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             near_misses: AtomicU64::new(0),
-            round_trips,
+            round_trips: counts.round_trips,
             state: Mutex::default(),
             loop_state: Arc::new(LoopState::new(address)),
             went_down,
@@ -335,7 +340,7 @@ impl Server {
 
     fn count_timeout(&self) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
-        self.sockets.close_all();
+        self.sockets.close_after_silence();
     }
 
     fn report_health(&self, went_down: bool) {
@@ -378,15 +383,21 @@ impl Server {
     }
 
     fn send_loop_probe(self: &Arc<Self>, now: Instant) {
+        // A probe does not wait for the budget.
+        if !self.gate.has_room(PacketClass::Control, now) {
+            return;
+        }
         let Some(probe) = self.context.loop_probes.register(&self.loop_state, now) else { return };
+        let Passage::Now(slot) = self.gate.enter(PacketClass::Control) else { return };
         let server = self.clone();
         tokio::spawn(async move {
             let format = QueryFormat { edns: server.edns, case_0x20: false };
             server.count_sent();
             server.charge_packets(1);
             let response = udp::query(&server.sockets, &probe, format, server.tap());
-            if timeout(PROBE_TIMEOUT, response).await.is_err() {
-                server.record_loop_probe_failure();
+            match timeout(PROBE_TIMEOUT, response).await {
+                Ok(_) => server.gate.release(slot),
+                Err(_) => server.record_loop_probe_failure(),
             }
         });
     }
@@ -400,6 +411,11 @@ impl Server {
     /// Returns the TCP connections.
     pub(in crate::upstream) const fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// Returns the gate that packets pass.
+    pub(in crate::upstream) const fn gate(&self) -> &PacketGate {
+        &self.gate
     }
 
     /// Returns the UDP sockets.
@@ -435,64 +451,6 @@ impl Server {
     #[must_use]
     pub fn avoids_udp(&self, name: &Name) -> bool {
         self.protocol == Protocol::Udp && self.query_path(name, Instant::now()).tcp_first
-    }
-
-    /// Counts a near miss.
-    pub(in crate::upstream) fn count_near_miss(&self) {
-        self.near_misses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Records a query for `name` that had a near miss, and closes the idle sockets: their ports may be known. Returns
-    /// whether the query can be repeated over TCP.
-    pub(in crate::upstream) fn record_near_miss(&self, name: &Name) -> bool {
-        self.sockets.close_all();
-        let now = Instant::now();
-        let (is_first, is_tcp_usable) = {
-            let mut state = self.state();
-            (state.record_near_miss(name, now), state.is_tcp_usable(now))
-        };
-        if is_first {
-            let domain = name.registered_domain();
-            tracing::warn!(
-                upstream = %self.address, %domain,
-                "responses to other queries than those in flight, maybe forged: this domain is queried over TCP"
-            );
-        }
-        is_tcp_usable
-    }
-
-    /// Returns whether the server is open over TCP, as far as is known.
-    #[must_use]
-    pub fn is_tcp_usable(&self) -> bool {
-        self.state().is_tcp_usable(Instant::now())
-    }
-
-    /// Records that no connection to the server could be opened: near misses lead to no query over TCP for 30 s, and
-    /// truncated responses wait for a connection but a moment.
-    pub(in crate::upstream) fn record_tcp_closed(&self) {
-        self.state().record_tcp_closed(Instant::now());
-    }
-
-    /// Records that the server does not echo the case of names: it is queried without 0x20 for ten minutes.
-    pub(in crate::upstream) fn record_case_not_echoed(&self) {
-        let is_first = self.state().record_case_not_echoed(Instant::now());
-        if is_first {
-            tracing::info!(upstream = %self.address, "upstream does not echo 0x20 case and is queried in lower case");
-        }
-    }
-
-    /// Records a response with records to a query in mixed case: denials need no check any more.
-    pub(in crate::upstream) fn record_known_in_mixed_case(&self) {
-        self.state().record_known_in_mixed_case();
-    }
-
-    /// Records a name that the server denied in mixed case and knew in lower case. After three of them it is queried
-    /// without 0x20 for ten minutes, unless it has known a name in mixed case.
-    pub(in crate::upstream) fn record_known_in_lower_case_only(&self) {
-        let is_queried_in_lower_case = self.state().record_known_in_lower_case_only(Instant::now());
-        if is_queried_in_lower_case {
-            tracing::info!(upstream = %self.address, "upstream compares names by octet and is queried in lower case");
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, ServerState> {

@@ -1,9 +1,13 @@
 //! UDP sockets for queries to one server. Each is connected, so that the kernel drops packets from other addresses,
 //! has a random source port picked by the kernel (RFC 5452), and carries one query at a time.
+//!
+//! A link-local upstream is the resolver of a cloud. What counts the flows to it (connection tracking, which knows a
+//! flow for 30 s) has no room for a fresh port of each query, so its ports are kept for some seconds.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,7 +19,7 @@ use tokio::io::Interest;
 
 use super::socket_pool::{self, AsyncSocket};
 
-/// Most idle sockets for one server.
+/// Most idle sockets for one server, and the number of ports among which a query to a link-local one picks at random.
 const MAX_IDLE_PER_SERVER: usize = 64;
 /// Most idle sockets for all servers of the process.
 const MAX_IDLE: usize = 1024;
@@ -27,6 +31,8 @@ const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
 
 /// Idle sockets of the process.
 static IDLE_SOCKETS: AtomicUsize = AtomicUsize::new(0);
+/// Open sockets with kept ports, by server.
+static KEPT_PORTS: Mutex<BTreeMap<SocketAddr, usize>> = Mutex::new(BTreeMap::new());
 
 /// Whether the source port of a query may be that of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,19 @@ pub(crate) enum PortPolicy {
     Fresh,
     /// One port for many queries, one after the other, for some seconds.
     Reuse,
+    /// One of 64 ports at random, each for many queries, for some seconds. For link-local upstreams.
+    Keep,
+}
+
+impl PortPolicy {
+    /// Returns the policy for an upstream that is not of the tier.
+    pub(in crate::upstream) const fn of_upstream(address: IpAddr) -> Self {
+        let is_link_local = match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        if is_link_local { Self::Keep } else { Self::Fresh }
+    }
 }
 
 /// UDP sockets for queries to one server.
@@ -55,12 +74,17 @@ pub(super) struct PooledSocket {
     thread: ThreadId,
     opened_at: Instant,
     queries: u32,
+    /// Counted in [`KEPT_PORTS`].
+    is_kept: bool,
     /// A socket error was reported. Tokio considers the write side closed from then on, for good.
     had_error: bool,
 }
 
 impl Drop for PooledSocket {
     fn drop(&mut self) {
+        if self.is_kept {
+            count_kept(self.server, |ports| *ports = ports.saturating_sub(1));
+        }
         if !self.had_error && self.thread == std::thread::current().id() {
             socket_pool::release(self.socket.clone(), self.server);
         }
@@ -88,8 +112,8 @@ impl Sockets {
         self.server
     }
 
-    /// Acquires a socket for one query: a random idle one of this thread with [`PortPolicy::Reuse`], or else one with a
-    /// fresh port.
+    /// Acquires a socket for one query: a random idle one of this thread with [`PortPolicy::Reuse`], and with
+    /// [`PortPolicy::Keep`] once there are as many as there may be, or else one with a fresh port.
     ///
     /// Must be called inside a Tokio runtime.
     ///
@@ -102,12 +126,17 @@ impl Sockets {
             Some(socket) => socket,
             None => {
                 let socket = socket_pool::acquire(self.server)?;
+                let is_kept = self.port_policy == PortPolicy::Keep;
+                if is_kept {
+                    count_kept(self.server, |ports| *ports += 1);
+                }
                 PooledSocket {
                     socket,
                     server: self.server,
                     thread,
                     opened_at: Instant::now(),
                     queries: 0,
+                    is_kept,
                     had_error: false,
                 }
             }
@@ -116,8 +145,8 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Releases a socket whose query was answered. With [`PortPolicy::Reuse`] it becomes idle, otherwise its port is
-    /// given up.
+    /// Releases a socket whose query was answered. Its port is given up with [`PortPolicy::Fresh`]; otherwise it
+    /// becomes idle.
     pub(super) fn release(&self, socket: PooledSocket) {
         if self.port_policy == PortPolicy::Fresh || socket.is_worn_out() {
             return;
@@ -137,15 +166,25 @@ impl Sockets {
         self.idle().retain(|idle| idle.0.as_ref().is_some_and(is_young));
     }
 
-    /// Closes all idle sockets. For a server that failed: it may have been replaced.
+    /// Closes the idle sockets of a server that was silent: it may have been replaced. A link-local one was not, and
+    /// fresh ports are what it may have no room for.
+    pub(in crate::upstream) fn close_after_silence(&self) {
+        if self.port_policy != PortPolicy::Keep {
+            self.close_all();
+        }
+    }
+
+    /// Closes all idle sockets.
     pub(in crate::upstream) fn close_all(&self) {
         self.idle().clear();
     }
 
-    /// Takes a random idle socket of this thread; `None` with [`PortPolicy::Fresh`].
+    /// Takes a random idle socket of this thread; `None` where the next query has a fresh port.
     fn take_idle(&self, thread: ThreadId) -> Option<PooledSocket> {
-        if self.port_policy == PortPolicy::Fresh {
-            return None;
+        match self.port_policy {
+            PortPolicy::Fresh => return None,
+            PortPolicy::Keep if count_kept(self.server, |ports| *ports) < MAX_IDLE_PER_SERVER => return None,
+            PortPolicy::Keep | PortPolicy::Reuse => {}
         }
         let mut idle = self.idle();
         let is_usable = |idle: &IdleSocket| idle.0.as_ref().is_some_and(|socket| socket.thread == thread);
@@ -220,6 +259,17 @@ impl PooledSocket {
     fn is_worn_out(&self) -> bool {
         self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= MAX_SOCKET_AGE
     }
+}
+
+/// Reads or changes the number of open sockets with kept ports for a server.
+fn count_kept<T>(server: SocketAddr, change: impl FnOnce(&mut usize) -> T) -> T {
+    let mut by_server = KEPT_PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let ports = by_server.entry(server).or_default();
+    let result = change(ports);
+    if *ports == 0 {
+        by_server.remove(&server);
+    }
+    result
 }
 
 #[cfg(test)]

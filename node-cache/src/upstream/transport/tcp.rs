@@ -21,11 +21,13 @@ use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
+use super::gate::PacketGate;
 use super::query_format::{ExchangeOutcome, QueryFormat};
 use crate::dns::query::Transport;
 use crate::dns::question::{self, Question};
 use crate::dns::{Name, Response, ResponseError};
 use crate::dnstap::{Side, Tap};
+use crate::metrics::PacketClass;
 use capacity::LearnedCapacity;
 pub(in crate::upstream) use choice::late_after;
 use choice::{ConnectionChoice, LearnedOrder, choose};
@@ -189,18 +191,26 @@ impl Connections {
 
     /// Sends `message`, for a name of this registered domain, under an ID of its own and returns the message that comes
     /// back under that ID; waits without a timeout. When the server closes a connection before it responds, the query
-    /// goes on another one, as long as connections give any response.
+    /// goes on another one, as long as connections give any response. Packets are taken at `gate`, for this class.
     ///
     /// # Errors
     ///
-    /// The server cannot be connected to, closes connections without a response, or too many queries are in flight.
-    async fn exchange(&self, message: &[u8], domain: Name, late_after: Duration, tap: &Tap) -> io::Result<Vec<u8>> {
+    /// The server cannot be connected to, closes connections without a response, too many queries are in flight, or the
+    /// budget has no room.
+    async fn exchange(
+        &self,
+        message: &[u8],
+        domain: Name,
+        late_after: Duration,
+        tap: &Tap,
+        (gate, class): (&PacketGate, PacketClass),
+    ) -> io::Result<Vec<u8>> {
         let mut fruitless = 0;
         for _ in 0..MAX_CONNECTIONS_OF_QUERY {
             let query = self.register(&domain, late_after).await?;
             let connection = query.connection.clone();
             let sent_at = Instant::now();
-            if let Some(response) = self.exchange_on(query, message, tap).await? {
+            if let Some(response) = self.exchange_on(query, message, tap, (gate, class)).await? {
                 return Ok(response);
             }
             if sent_at.elapsed() >= IDLE_TIMEOUT {
@@ -251,12 +261,18 @@ impl Connections {
     }
 
     /// Writes a query and waits for its response; `None` when the connection is closed before.
-    async fn exchange_on(&self, mut query: PendingQuery, message: &[u8], tap: &Tap) -> io::Result<Option<Vec<u8>>> {
+    async fn exchange_on(
+        &self,
+        mut query: PendingQuery,
+        message: &[u8],
+        tap: &Tap,
+        (gate, class): (&PacketGate, PacketClass),
+    ) -> io::Result<Option<Vec<u8>>> {
         let length = u16::try_from(message.len()).map_err(io::Error::other)?;
         let mut framed = [&length.to_be_bytes()[..], message].concat();
         framed[2..4].copy_from_slice(&query.id.to_be_bytes());
         let connection = query.connection.clone();
-        let OpenStream { local, writer, .. } = match connection.open(self.server).await {
+        let OpenStream { local, writer, .. } = match connection.open(self.server, gate, class).await {
             Ok(stream) => stream,
             // The server reset it before this side knew that it was open.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
@@ -264,11 +280,13 @@ impl Connections {
         };
         let sampled =
             tap.sample_query(Side::Forwarder, Transport::Tcp, || Ok(*local), || Ok(self.server), &framed[2..]);
+        let slot = gate.pass_query_over_tcp(class).await?;
         if writer.send(framed).await.is_err() {
             return Ok(None);
         }
         query.is_sent = true;
         let response = (&mut query.response).await.ok();
+        gate.release(slot);
         if let (Some(sampled), Some(response)) = (&sampled, &response) {
             tap.sample_response(sampled, response);
         }
@@ -289,8 +307,9 @@ impl Connection {
     }
 
     /// Opens the connection to `server` if it is not open. Several queries wait for the same connection.
-    async fn open(&self, server: SocketAddr) -> io::Result<&OpenStream> {
+    async fn open(&self, server: SocketAddr, gate: &PacketGate, class: PacketClass) -> io::Result<&OpenStream> {
         let connect = || async {
+            gate.pass_connection(class).await.inspect_err(|_| self.queries.close())?;
             let stream = TcpStream::connect(server).await.inspect_err(|_| self.queries.close())?;
             stream.set_nodelay(true)?;
             let local = stream.local_addr()?;
@@ -314,21 +333,23 @@ pub(in crate::upstream) struct TcpExchange {
 }
 
 /// Queries a server over TCP and waits for the outcome without a timeout. A response that takes longer than
-/// `late_after` is late: queries that could be held up by it go to another connection.
+/// `late_after` is late: queries that could be held up by it go to another connection. Packets are taken at the gate,
+/// for this class.
 ///
 /// # Errors
 ///
-/// The server cannot be connected to, closes without a response, sends an invalid one, or too many queries are in
-/// flight.
+/// The server cannot be connected to, closes without a response, sends an invalid one, too many queries are in flight,
+/// or the budget has no room.
 pub(in crate::upstream) async fn query(
     connections: &Connections,
     question: &Question,
     format: QueryFormat,
     late_after: Duration,
     tap: &Tap,
+    gate: (&PacketGate, PacketClass),
 ) -> io::Result<TcpExchange> {
     let message = format.encode(question, 0);
-    let packet = connections.exchange(&message, question.name.registered_domain(), late_after, tap).await?;
+    let packet = connections.exchange(&message, question.name.registered_domain(), late_after, tap, gate).await?;
     let id = question::message_id(&packet);
     let name_len = question.name.as_bytes().len();
     let case_echoed = question::echoes_question(&message, name_len, &packet);

@@ -18,6 +18,47 @@ pub(crate) fn own_namespace() -> Requirement {
     require::program("unshare")
 }
 
+/// Counts the packets to a port of this thread's namespace in every second of the clock, as the kernel receives them.
+pub(crate) fn count_packets(port: u16) {
+    let rules = format!(
+        "table inet counted {{
+            set seconds {{ typeof meta hour; size 65535; flags dynamic; counter; }}
+            chain input {{
+                type filter hook input priority 0;
+                udp dport {port} update @seconds {{ meta hour }};
+                tcp dport {port} update @seconds {{ meta hour }};
+            }}
+        }}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    run("nft", &["-f", file.path().to_str().unwrap()]);
+}
+
+/// Returns the packets of each second since [`count_packets`], the first one first.
+pub(crate) fn packets_by_second() -> Vec<u64> {
+    let arguments = ["-j", "list", "set", "inet", "counted", "seconds"];
+    let output = Command::new("nft").args(arguments).output().expect("the program can be run");
+    let listing: serde_json::Value = serde_json::from_slice(&output.stdout).expect("nft writes JSON");
+    let sets = listing["nftables"].as_array().unwrap().iter().filter_map(|object| object["set"]["elem"].as_array());
+    let mut seconds: Vec<(String, u64)> = sets
+        .flatten()
+        .map(|element| {
+            let second = element["elem"]["val"].as_str().unwrap().to_owned();
+            // What is zero at the end is left out.
+            let second = if second.len() == 5 { second + ":00" } else { second };
+            (second, element["elem"]["counter"]["packets"].as_u64().unwrap())
+        })
+        .collect();
+    seconds.sort();
+    seconds.into_iter().map(|(_, packets)| packets).collect()
+}
+
+/// Adds an address to this thread's namespace.
+pub(crate) fn add_address(address: &str) {
+    run("ip", &["address", "add", address, "dev", "lo"]);
+}
+
 /// Runs a test in a network namespace of its own, on threads of its own. All addresses of 127.0.0.0/8 and of
 /// [`LOCAL_NETWORKS`] are local there. The namespace ends with the threads and sockets in it.
 pub(crate) fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {

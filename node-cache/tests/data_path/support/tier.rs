@@ -143,7 +143,7 @@ pub(crate) fn zone(name: &str, bootstrap: SocketAddr) -> Zone {
 }
 
 pub(crate) fn route(suffix: &str, servers: &[SocketAddr]) -> Route {
-    Route { suffix: suffix.into(), upstreams: upstreams(servers) }
+    Route { suffix: suffix.into(), upstreams: upstreams(servers), packet_budgets: Vec::new() }
 }
 
 fn upstreams(servers: &[SocketAddr]) -> Vec<Upstream> {

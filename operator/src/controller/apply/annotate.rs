@@ -1,15 +1,18 @@
-//! Annotations of pods: the revision that applies to a pod and the zone of its node.
+//! Annotations of pods: the revision that applies to a pod, the zone of its node, and for a zone resolver the number of
+//! resolvers on its node, which share the packet budgets of a node.
+
+use std::collections::HashMap;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt};
-use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
+use node_cache_config::names::{RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION};
 use serde_json::json;
 
 use crate::controller::observe::nodes::Nodes;
-use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::pods::{Component, TierPod};
 use crate::error::Error;
 
 /// Maximum number of pods that are annotated at a time.
@@ -28,11 +31,19 @@ pub(super) struct PodAnnotations {
     pub(super) revision: Option<String>,
     /// Zone of the pod's node; `None` until the node is known.
     pub(super) zone: Option<String>,
+    /// Number of the tier's resolvers on the node of a zone resolver; `None` until the node is known.
+    pub(super) resolvers_on_node: Option<String>,
 }
 
-/// Returns the annotations of the pods whose revision or zone differs.
+/// Returns the annotations of the pods whose revision, zone or number of resolvers on the node differs.
 #[must_use]
 pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<PodAnnotations> {
+    let mut resolvers = HashMap::<&str, usize>::new();
+    // One that is terminating still answers.
+    let is_resolver = |pod: &&TierPod| pod.component == Component::ZoneResolver && !pod.ended;
+    for node in pods.iter().filter(is_resolver).filter_map(|pod| pod.node.as_deref()) {
+        *resolvers.entry(node).or_default() += 1;
+    }
     pods.iter()
         .filter(|pod| !pod.terminating)
         .filter_map(|pod| {
@@ -40,12 +51,16 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option
             let revision = revision.map(str::to_owned);
             let revision_differs = revision.is_some() && revision != pod.annotated_revision;
             let zone_differs = zone.is_some() && zone != pod.annotated_zone;
-            (revision_differs || zone_differs).then(|| PodAnnotations {
+            let node = pod.node.as_deref().filter(|_| pod.component == Component::ZoneResolver);
+            let resolvers_on_node = node.and_then(|node| resolvers.get(node)).map(usize::to_string);
+            let number_differs = resolvers_on_node.is_some() && resolvers_on_node != pod.annotated_resolvers_on_node;
+            (revision_differs || zone_differs || number_differs).then(|| PodAnnotations {
                 namespace: pod.namespace.clone(),
                 pod: pod.name.clone(),
                 uid: pod.uid.clone(),
                 revision,
                 zone,
+                resolvers_on_node,
             })
         })
         .collect()
@@ -68,10 +83,12 @@ pub(super) async fn annotate_pods(client: &Client, annotations: Vec<PodAnnotatio
 }
 
 async fn annotate_pod(client: &Client, annotations: PodAnnotations) -> Result<(), Error> {
-    let PodAnnotations { namespace, pod: name, uid, revision, zone } = annotations;
+    let PodAnnotations { namespace, pod: name, uid, revision, zone, resolvers_on_node } = annotations;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let mut desired = serde_json::Map::new();
-    for (key, value) in [(REVISION_ANNOTATION, &revision), (ZONE_ANNOTATION, &zone)] {
+    for (key, value) in
+        [(REVISION_ANNOTATION, &revision), (ZONE_ANNOTATION, &zone), (RESOLVERS_ON_NODE_ANNOTATION, &resolvers_on_node)]
+    {
         if let Some(value) = value {
             desired.insert(key.to_owned(), json!(value));
         }
@@ -113,8 +130,10 @@ mod tests {
             metrics_port: 9353,
             ready: false,
             terminating: false,
+            ended: false,
             annotated_revision: revision.map(str::to_owned),
             annotated_zone: zone.map(str::to_owned),
+            annotated_resolvers_on_node: None,
             waiting_reason: None,
         }
     }
@@ -154,6 +173,36 @@ mod tests {
         let mut terminating = pod("a", Some("node-a"), Some("old"), Some("zone-a"));
         terminating.terminating = true;
         assert_eq!(plan_annotations(&[terminating], &nodes(), Some("new")), []);
+    }
+
+    /// Returns a zone resolver on a node, with this annotation.
+    fn resolver(name: &str, node: &str, resolvers_on_node: Option<&str>) -> TierPod {
+        TierPod {
+            component: Component::ZoneResolver,
+            annotated_resolvers_on_node: resolvers_on_node.map(str::to_owned),
+            ..pod(name, Some(node), Some("1a2b"), Some("zone-a"))
+        }
+    }
+
+    #[test]
+    fn a_resolver_is_told_how_many_are_on_its_node_terminating_ones_included_and_ended_ones_not() {
+        let terminating = TierPod { terminating: true, ..resolver("terminating", "node-a", Some("1")) };
+        let ended = TierPod { terminating: true, ended: true, ..resolver("ended", "node-a", Some("1")) };
+        let pods = [
+            resolver("new", "node-a", None),
+            resolver("old", "node-a", Some("2")),
+            terminating,
+            ended,
+            pod("node-cache", Some("node-a"), Some("1a2b"), Some("zone-a")),
+        ];
+        let told = |pods: &[TierPod]| -> Vec<(String, Option<String>)> {
+            let plan = plan_annotations(pods, &nodes(), Some("1a2b"));
+            plan.into_iter().map(|annotations| (annotations.pod, annotations.resolvers_on_node)).collect()
+        };
+        let three = Some("3".to_owned());
+        assert_eq!(told(&pods), [("new".to_owned(), three.clone()), ("old".to_owned(), three)]);
+        assert_eq!(told(&[resolver("alone", "node-a", Some("1"))]), []);
+        assert_eq!(told(&[resolver("alone", "node-a", Some("2"))]), [("alone".to_owned(), Some("1".to_owned()))]);
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(super) fn render(
             private_suffixes: tier.resolvers.private_suffixes.clone(),
             cache: tier.resolvers.cache.clone(),
             allow_from: tier.resolvers.allow_from.clone(),
+            packet_budgets: tier.resolvers.packet_budgets.clone(),
         },
         routes: tier.routes.clone(),
     };

@@ -76,7 +76,7 @@ fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {
             seccomp_profile: Some(pod::seccomp_profile()),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(pod::volumes(&tier.name)),
+        volumes: Some(pod::volumes(&tier.name, &[])),
         ..PodSpec::default()
     }
 }

@@ -85,9 +85,14 @@ fn probe_times(period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-/// Builds the two volumes of a pod: the configuration, and the directory of the sockets that its containers share.
+/// Builds the two volumes of a pod: the configuration, and the directory of the sockets that its containers share. The
+/// first one has a file for each of `annotations` too, which are given with the name of the file.
 #[must_use]
-pub(super) fn volumes(tier: &str) -> Vec<Volume> {
+pub(super) fn volumes(tier: &str, annotations: &[(&str, &str)]) -> Vec<Volume> {
+    let file = |(name, annotation): &(&str, &str)| downward_file(name, format!("metadata.annotations['{annotation}']"));
+    let common = [(REVISION_FILE, REVISION_ANNOTATION), (ZONE_FILE, ZONE_ANNOTATION)];
+    let zone_label = downward_file(ZONE_LABEL_FILE, format!("metadata.labels['{ZONE_LABEL}']"));
+    let files = common.iter().map(file).chain([zone_label]).chain(annotations.iter().map(file));
     let sources = vec![
         VolumeProjection {
             config_map: Some(ConfigMapProjection {
@@ -98,13 +103,7 @@ pub(super) fn volumes(tier: &str) -> Vec<Volume> {
             ..VolumeProjection::default()
         },
         VolumeProjection {
-            downward_api: Some(DownwardAPIProjection {
-                items: Some(vec![
-                    downward_file(REVISION_FILE, format!("metadata.annotations['{REVISION_ANNOTATION}']")),
-                    downward_file(ZONE_FILE, format!("metadata.annotations['{ZONE_ANNOTATION}']")),
-                    downward_file(ZONE_LABEL_FILE, format!("metadata.labels['{ZONE_LABEL}']")),
-                ]),
-            }),
+            downward_api: Some(DownwardAPIProjection { items: Some(files.collect()) }),
             ..VolumeProjection::default()
         },
     ];

@@ -30,13 +30,15 @@ nodeCache:
 resolvers:
   replicasPerZone: 3
   zones: [zone-a]
-  upstreams: [{addresses: [192.0.2.53], port: 5353, protocol: TCP}]
-  fallback: [{addresses: [192.0.2.54, 192.0.2.55], port: 5353}]
+  upstreams: [{addresses: [192.0.2.53], port: 5353, protocol: TCP, packetBudget: {preset: Azure}}]
+  fallback:
+  - {addresses: [192.0.2.54, 192.0.2.55], port: 5353, packetBudget: {packetsPerSecond: 300}}
   privateSuffixes: [corp.example, zen.blocklist.example]
   cache: {size: 100M}
   resources: {requests: {cpu: '1'}, limits: {cpu: '2'}}
 routes:
-- {suffix: corp.example, upstreams: [{addresses: [10.0.0.53]}]}
+- suffix: corp.example
+  upstreams: [{addresses: [10.0.0.53, 10.0.0.54], packetBudget: {packetsPerSecond: 200, inFlight: 30}}]
 ";
 
 fn yaml(value: &impl serde::Serialize) -> String {

@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, ZONE_LABEL};
+use node_cache_config::names::{
+    RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RESOLVERS_ON_NODE_ANNOTATION, RESOLVERS_ON_NODE_FILE, ZONE_LABEL,
+};
 
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::desired::pod;
@@ -100,7 +102,7 @@ fn pod_spec(tier: &ValidatedTier, zone: &Zone, settings: &Settings) -> PodSpec {
             seccomp_profile: Some(pod::seccomp_profile()),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(pod::volumes(&tier.name)),
+        volumes: Some(pod::volumes(&tier.name, &[(RESOLVERS_ON_NODE_FILE, RESOLVERS_ON_NODE_ANNOTATION)])),
         ..PodSpec::default()
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use kube::{Resource, ResourceExt};
-use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
+use node_cache_config::names::{RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION};
 
 use crate::controller::owned::labels;
 use crate::controller::text::sanitize;
@@ -46,10 +46,14 @@ pub(crate) struct TierPod {
     pub(crate) ready: bool,
     /// Whether the pod is being deleted or has ended.
     pub(crate) terminating: bool,
+    /// Whether the pod has ended.
+    pub(crate) ended: bool,
     /// Revision from the pod's annotation.
     pub(crate) annotated_revision: Option<String>,
     /// Zone from the pod's annotation.
     pub(crate) annotated_zone: Option<String>,
+    /// Number of zone resolvers on the node from the pod's annotation.
+    pub(crate) annotated_resolvers_on_node: Option<String>,
     /// Container that does not run, with the kubelet's reason, such as `agent: CrashLoopBackOff`, or the reason of the
     /// scheduler.
     pub(crate) waiting_reason: Option<String>,
@@ -79,8 +83,10 @@ impl TierPod {
             metrics_port: annotations.get(labels::METRICS_PORT)?.parse().ok()?,
             ready: status.is_some_and(is_ready),
             terminating: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
+            ended: status.is_some_and(has_ended),
             annotated_revision: annotations.get(REVISION_ANNOTATION).cloned(),
             annotated_zone: annotations.get(ZONE_ANNOTATION).cloned(),
+            annotated_resolvers_on_node: annotations.get(RESOLVERS_ON_NODE_ANNOTATION).cloned(),
             waiting_reason: status.and_then(|status| waiting_reason(status).or_else(|| unscheduled_reason(status))),
         })
     }

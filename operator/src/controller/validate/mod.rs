@@ -28,7 +28,7 @@ use crate::controller::validate::allow_from::{allow_from_or_default, with_privat
 use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
 use crate::controller::validate::conflicts::conflicts_with_older_tiers;
 use crate::controller::validate::tier::{NodeCache, Resolvers, ValidatedTier};
-use crate::controller::validate::upstreams::{route, servers, upstream_loops, upstream_source};
+use crate::controller::validate::upstreams::{packet_budgets, route, servers, upstream_loops, upstream_source};
 use crate::controller::validate::zones::{DeployedZone, ZonePlan, plan_zones};
 use crate::settings::Settings;
 
@@ -84,9 +84,13 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             upstreams: upstream_source(&spec.resolvers),
             fallback: servers(&spec.resolvers.fallback),
             private_suffixes: spec.resolvers.private_suffixes.clone(),
+            packet_budgets: packet_budgets(
+                spec.resolvers.upstreams.iter().chain(&spec.resolvers.fallback),
+                u32::from(spec.resolvers.replicas_per_zone),
+            ),
             pods: spec.resolvers.pod.clone(),
         },
-        routes: spec.routes.iter().map(route).collect(),
+        routes: spec.routes.iter().map(|each| route(each, u32::from(spec.node_cache.instances))).collect(),
         warnings: zone_warnings(&plan),
         zones: plan.zones,
         next_prune: plan.next_prune,

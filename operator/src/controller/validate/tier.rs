@@ -7,7 +7,7 @@ use dnstier_crds::v1alpha1::PodSettings;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use node_cache_config::{Cache, Captured, LastResort, PrivateAnswers, Route, Upstream, UpstreamSource};
+use node_cache_config::{Cache, Captured, LastResort, PacketBudget, PrivateAnswers, Route, Upstream, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
@@ -87,6 +87,8 @@ pub(crate) struct Resolvers {
     pub(crate) fallback: Vec<Upstream>,
     /// Suffixes whose names are never sent to the fallback.
     pub(crate) private_suffixes: Vec<String>,
+    /// Packet budgets of the upstreams and of the fallback.
+    pub(crate) packet_budgets: Vec<PacketBudget>,
     /// User's settings of the pods. Defaults are filled in where the pod is built.
     pub(crate) pods: PodSettings,
 }

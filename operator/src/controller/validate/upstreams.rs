@@ -3,7 +3,7 @@
 use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
-use node_cache_config::{Captured, CaseRandomization, Protocol, Route, Upstream, UpstreamSource};
+use node_cache_config::{Captured, CaseRandomization, PacketBudget, Protocol, Route, Upstream, UpstreamSource};
 
 use crate::controller::finding::Finding;
 
@@ -36,8 +36,30 @@ pub(super) fn servers(upstreams: &[api::Upstream]) -> Vec<Upstream> {
         .collect()
 }
 
-pub(super) fn route(route: &api::Route) -> Route {
-    Route { suffix: route.suffix.clone(), upstreams: servers(&route.upstreams) }
+/// Returns the packet budgets of upstreams, each of which so many processes of a node share.
+pub(super) fn packet_budgets<'a>(
+    upstreams: impl IntoIterator<Item = &'a api::Upstream>,
+    processes: u32,
+) -> Vec<PacketBudget> {
+    let budget = |upstream: &api::Upstream| {
+        let limits = upstream.packet_budget.as_ref()?;
+        Some(PacketBudget {
+            servers: upstream.servers().collect(),
+            packets_per_second: limits.packets_per_second()?,
+            in_flight: limits.in_flight(),
+            processes,
+        })
+    };
+    upstreams.into_iter().filter_map(budget).collect()
+}
+
+/// Returns a route, whose packet budgets the caching resolvers of a node share.
+pub(super) fn route(route: &api::Route, instances: u32) -> Route {
+    Route {
+        suffix: route.suffix.clone(),
+        upstreams: servers(&route.upstreams),
+        packet_budgets: packet_budgets(&route.upstreams, instances),
+    }
 }
 
 /// Finds upstreams whose queries would return to the tier, because nodes capture their address.

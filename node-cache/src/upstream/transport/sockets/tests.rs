@@ -139,3 +139,46 @@ fn all_threads_pick_from_all_ports() {
         assert!(chi_squared(ports.iter().map(|port| port % 16), 16) < 56.0, "the last bits");
     }
 }
+
+#[tokio::test]
+async fn kept_ports_are_64_of_a_server_one_of_them_at_random_for_each_query() {
+    let (_server, address) = server();
+    let sockets = Sockets::new(address, PortPolicy::Keep);
+    let use_once = || {
+        let socket = sockets.acquire().unwrap();
+        let port = port(&socket);
+        sockets.release(socket);
+        port
+    };
+    let fresh: std::collections::HashSet<u16> = (0..64).map(|_| use_once()).collect();
+    assert_eq!(fresh.len(), 64, "fresh ones until there are as many");
+    let kept: Vec<u16> = (0..1_000).map(|_| use_once()).collect();
+    assert!(kept.iter().all(|port| fresh.contains(port)));
+    let most = fresh.iter().map(|port| kept.iter().filter(|other| *other == port).count()).max().unwrap();
+    assert!(most < 50, "at random: {most}");
+    sockets.close_after_silence();
+    assert!(fresh.contains(&use_once()), "silence is no reason for fresh ports");
+    // One that waits for a response keeps its port, and counts.
+    let waiting = sockets.acquire().unwrap();
+    assert!(fresh.contains(&use_once()));
+    drop(waiting);
+    assert!(!fresh.contains(&use_once()), "a fresh one takes its place");
+    // A near miss makes all of them known.
+    sockets.close_all();
+    assert!(!fresh.contains(&use_once()));
+    drop(sockets);
+    assert_eq!(count_kept(address, |ports| *ports), 0);
+}
+
+#[test]
+fn ports_are_kept_for_link_local_upstreams_alone() {
+    for (address, policy) in [
+        ("169.254.169.253", PortPolicy::Keep),
+        ("fe80::1", PortPolicy::Keep),
+        ("168.63.129.16", PortPolicy::Fresh),
+        ("10.0.0.2", PortPolicy::Fresh),
+        ("fd00:ec2::253", PortPolicy::Fresh),
+    ] {
+        assert_eq!(PortPolicy::of_upstream(address.parse().unwrap()), policy, "{address}");
+    }
+}

@@ -240,40 +240,53 @@ async fn a_domain_with_three_silences_is_not_retried_and_is_again_after_it_answe
     assert!(third.iter().all(|sends| *sends > 1), "{third:?}");
 }
 
-/// Runs the test of loss: of this many names, at most this many may have no answer within five seconds.
-fn names_are_answered_in_spite_of_loss(names: usize, rate: u32, max_lost: usize) {
+/// Drops a tenth of the packets to these ports of this namespace and a tenth of those from them.
+fn lose_a_tenth(ports: &[u16]) {
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    let ports = ports.join(", ");
+    let rule = |direction: &str| {
+        format!("meta l4proto {{ tcp, udp }} th {direction} {{ {ports} }} numgen random mod 10 == 0 drop\n")
+    };
+    let rules = format!(
+        "table ip loss {{\nchain input {{\ntype filter hook input priority 0;\n{}{}}}\n}}\n",
+        rule("dport"),
+        rule("sport"),
+    );
+    let output = Command::new("nft").arg(rules).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Asks a node for this many names while a tenth of the packets to and from the servers at these ports of the tier is
+/// lost. At most `max_lost` names may have no answer within five seconds.
+fn names_are_answered_in_spite_of_loss(names: usize, rate: u32, max_lost: usize, at: fn(&Tiers) -> Vec<u16>) {
     in_own_namespace(async move || {
         let tiers = Tiers::start(2).await;
-        let ports: Vec<_> = tiers.resolvers.iter().map(|resolver| resolver.address.port().to_string()).collect();
-        let ports = ports.join(", ");
-        let rule = |direction: &str| {
-            format!("meta l4proto {{ tcp, udp }} th {direction} {{ {ports} }} numgen random mod 10 == 0 drop\n")
-        };
-        let rules = format!(
-            "table ip loss {{\nchain input {{\ntype filter hook input priority 0;\n{}{}}}\n}}\n",
-            rule("dport"),
-            rule("sport"),
-        );
-        let file = std::env::temp_dir().join(format!("dnstier-loss-{}.nft", std::process::id()));
-        std::fs::write(&file, rules).unwrap();
-        let output = Command::new("nft").arg("-f").arg(&file).output().unwrap();
-        std::fs::remove_file(&file).unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        lose_a_tenth(&at(&tiers));
         let name = |number: usize| format!("www.n{number}.example");
         let answered = ask_at_rate(tiers.node.address, names, rate, name).await;
         assert!(names - answered <= max_lost, "{} of {names}", names - answered);
     });
 }
 
+fn resolver_ports(tiers: &Tiers) -> Vec<u16> {
+    tiers.resolvers.iter().map(|resolver| resolver.address.port()).collect()
+}
+
 #[test]
 fn a_tenth_of_the_packets_lost_each_way_between_node_and_resolvers_loses_no_thousandth_of_the_names() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss(5_000, 400, 5);
+    names_are_answered_in_spite_of_loss(5_000, 400, 5, resolver_ports);
+}
+
+#[test]
+fn a_tenth_of_the_packets_lost_each_way_between_resolvers_and_their_upstream_loses_a_hundredth_of_the_names() {
+    require!(network_namespaces(), program("unshare"));
+    names_are_answered_in_spite_of_loss(5_000, 400, 50, |tiers| vec![tiers.upstream.address.port()]);
 }
 
 #[test]
 #[ignore = "minutes; run by make test-long"]
 fn of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss(100_000, 400, 10);
+    names_are_answered_in_spite_of_loss(100_000, 400, 10, resolver_ports);
 }

@@ -3,9 +3,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use tokio::time::sleep_until;
 
 use crate::dns::query::Transport;
@@ -26,6 +27,8 @@ pub(in crate::upstream) const BUDGET_EXHAUSTED: io::ErrorKind = io::ErrorKind::Q
 #[derive(Debug)]
 pub(in crate::upstream) struct PacketGate {
     counts: Arc<PacketCounts>,
+    /// Whether there is a budget: most servers have none, and then it is not loaded.
+    is_limited: AtomicBool,
     budget: ArcSwapOption<Budget>,
 }
 
@@ -43,17 +46,24 @@ pub(in crate::upstream) enum Passage {
 impl PacketGate {
     /// Creates a gate without a budget.
     pub(in crate::upstream) const fn new(counts: Arc<PacketCounts>) -> Self {
-        Self { counts, budget: ArcSwapOption::const_empty() }
+        Self { counts, is_limited: AtomicBool::new(false), budget: ArcSwapOption::const_empty() }
     }
 
     /// Replaces the budget.
     pub(in crate::upstream) fn set_budget(&self, budget: Option<Arc<Budget>>) {
+        let is_limited = budget.is_some();
         self.budget.store(budget);
+        self.is_limited.store(is_limited, Ordering::Relaxed);
+    }
+
+    /// Returns the budget, if there is one.
+    fn budget(&self) -> Option<Guard<Option<Arc<Budget>>>> {
+        self.is_limited.load(Ordering::Relaxed).then(|| self.budget.load())
     }
 
     /// Returns whether a query of this class could be sent now.
     pub(in crate::upstream) fn has_room(&self, class: PacketClass, now: Instant) -> bool {
-        self.budget.load().as_deref().is_none_or(|budget| budget.has_room(class, now))
+        self.budget().as_deref().and_then(Option::as_deref).is_none_or(|budget| budget.has_room(class, now))
     }
 
     /// Lets a query over UDP pass, now or soon.
@@ -62,7 +72,7 @@ impl PacketGate {
     }
 
     fn enter_with(&self, class: PacketClass, transport: Transport, packets: u32) -> Passage {
-        let passage = match self.budget.load().as_deref() {
+        let passage = match self.budget().as_deref().and_then(Option::as_deref) {
             None => Passage::Now(Slot::UNCOUNTED),
             Some(budget) => self.take(budget, class, packets),
         };
@@ -115,7 +125,7 @@ impl PacketGate {
 
     /// Gives back what a query has taken that was to be sent at this time and is not.
     fn give_back(&self, packets: u32, at: Instant, slot: Slot) {
-        if let Some(budget) = self.budget.load().as_deref() {
+        if let Some(budget) = self.budget().as_deref().and_then(Option::as_deref) {
             budget.give_back(packets, at);
         }
         self.release(slot);

@@ -133,6 +133,9 @@ pub struct UpstreamStatus {
     pub address: SocketAddr,
     /// Whether the server is up.
     pub healthy: bool,
+    /// State of the server in a word.
+    #[serde(default)]
+    pub state: UpstreamState,
     /// Whether the server has sent any response, whatever its rcode.
     #[serde(default)]
     pub responded: bool,
@@ -143,4 +146,20 @@ pub struct UpstreamStatus {
     /// Responses from the server's address to the port of a query in flight that are not responses to it.
     #[serde(default)]
     pub near_misses: u64,
+}
+
+/// State of one upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamState {
+    /// The server is up, as far as is known.
+    #[default]
+    Up,
+    /// The server does badly, and others are compared with it.
+    Suspected,
+    /// The server does worse than the others of its group, and is left for a while.
+    Ejected,
+    /// The server was left or down, and its share of the queries rises (slow start).
+    Returning,
+    /// The server does not respond.
+    Down,
 }

@@ -108,7 +108,7 @@ async fn is_no_better(is_known: bool, service: IpAddr, name: &str, rtype: u16) -
 
 #[cfg(test)]
 mod tests {
-    use node_cache_config::status::UpstreamStatus;
+    use node_cache_config::status::{UpstreamState, UpstreamStatus};
 
     use super::*;
 
@@ -117,6 +117,7 @@ mod tests {
             scope: (*scope).to_owned(),
             address: "192.0.2.1:53".parse().unwrap(),
             healthy: false,
+            state: UpstreamState::default(),
             responded: *responded,
             sent: 7,
             timeouts: 7,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use node_cache_config::metrics_page::ProcessUsage;
-use node_cache_config::status::UpstreamStatus;
+use node_cache_config::status::{UpstreamState, UpstreamStatus};
 
 use super::*;
 use crate::dns::Name;
@@ -29,6 +29,7 @@ fn every_metric_names_its_process_and_begins_with_our_prefix_or_that_of_all_proc
         scope: "zone/zone-a".into(),
         address: "10.0.0.1:1053".parse().unwrap(),
         healthy: true,
+        state: UpstreamState::default(),
         sent: 7,
         timeouts: 1,
         near_misses: 9,

@@ -118,6 +118,8 @@ impl UpstreamSeries {
 
 #[cfg(test)]
 mod tests {
+    use node_cache_config::status::UpstreamState;
+
     use super::*;
 
     fn upstream(number: u8, sent: u64) -> UpstreamStatus {
@@ -125,6 +127,7 @@ mod tests {
             scope: "zone/a".to_owned(),
             address: SocketAddr::from(([10, 0, 0, number], 53)),
             healthy: true,
+            state: UpstreamState::default(),
             sent,
             timeouts: sent / 10,
             near_misses: sent / 100,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use node_cache_config::status::UpstreamState;
 use tokio::time::Instant;
 
 use super::Resolver;
@@ -81,7 +82,7 @@ impl Resolver {
         write_line(&mut text, "tap readers", tap);
         for (scope, server) in self.snapshot().iter().flat_map(|snapshot| snapshot.servers()) {
             let address = server.address();
-            let health = health_text(server.is_up());
+            let health = health_text(&server);
             let sent = server.sent();
             let timeouts = server.timeouts();
             let mut value = format!("{address} ({scope}) {health}: {sent} sent, {timeouts} timeouts");
@@ -91,6 +92,10 @@ impl Resolver {
             let near_misses = server.near_misses();
             if near_misses > 0 {
                 value.push_str(&format!(", {near_misses} near misses"));
+            }
+            let lame = server.lame_domain_count();
+            if lame > 0 {
+                value.push_str(&format!(", lame for {lame} domains"));
             }
             value.push_str(&habits_text(&server));
             write_line(&mut text, "upstream", value);
@@ -117,11 +122,12 @@ impl Resolver {
         write_line(&mut text, "route", &scope.name);
         for group in scope.pool.groups() {
             for server in group.servers() {
-                let health = health_text(server.is_up());
+                let health = health_text(&server);
                 let tcp = if server.avoids_udp(name) { ", over TCP because of near misses" } else { "" };
                 let edns = server.edns_absent_for().map(|time| format!(", without EDNS for {} s", time.as_secs()));
                 let closed = if server.is_tcp_usable() { "" } else { ", TCP closed" };
-                let traits = format!("{tcp}{}{closed}{}", edns.unwrap_or_default(), habits_text(&server));
+                let lame = if server.is_lame_for_name(name) { ", lame for this domain" } else { "" };
+                let traits = format!("{lame}{tcp}{}{closed}{}", edns.unwrap_or_default(), habits_text(&server));
                 write_line(&mut text, "upstream", format!("{} ({}) {health}{traits}", server.address(), group.scope()));
             }
         }
@@ -225,8 +231,18 @@ impl Resolver {
     }
 }
 
-const fn health_text(healthy: bool) -> &'static str {
-    if healthy { "up" } else { "down" }
+/// Returns the state of a server in words.
+fn health_text(server: &Server) -> String {
+    match server.upstream_state() {
+        UpstreamState::Up => "up".to_owned(),
+        UpstreamState::Suspected => "up, suspected".to_owned(),
+        UpstreamState::Returning => "up, in slow start".to_owned(),
+        UpstreamState::Down => "down".to_owned(),
+        UpstreamState::Ejected => match server.ejection() {
+            Some((reason, time)) => format!("ejected for {} s because {reason}", time.as_secs()),
+            None => "ejected".to_owned(),
+        },
+    }
 }
 
 /// Returns what is learned or configured about a server that changes how it is queried, each part after a comma.

@@ -5,7 +5,7 @@
 //!    ▼
 //! pool        tiers of groups (own zone, then the others): selection (power of two choices), hedging,
 //!    ▼        probing of down servers
-//! server      one server: circuit breaker, p95 latency, forwarding-loop detection; groups of servers
+//! server      one server: circuit breaker, score, forwarding-loop detection; groups of servers, their outliers
 //!    ▼
 //! transport   one exchange: UDP (socket pool, random ports, 0x20) or TCP (RFC 7766); the single timer of a thread
 //!    ▼

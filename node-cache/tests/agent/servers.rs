@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use node_cache::admin::{self, Command, CommandHandler};
 use node_cache::handover::client::Client;
 use node_cache::handover::{HeldSocket, Protocol, socket_path};
-use node_cache_config::status::{Instance, UpstreamStatus};
+use node_cache_config::status::{Instance, UpstreamState, UpstreamStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{oneshot, watch};
@@ -33,6 +33,7 @@ impl CommandHandler for Behaviour {
             scope: scope.to_owned(),
             address: "10.9.2.2:53".parse().unwrap(),
             healthy: true,
+            state: UpstreamState::default(),
             responded,
             sent: 1,
             timeouts: 0,

@@ -44,6 +44,7 @@ mod response_forms;
 mod retries;
 mod search_path;
 mod series;
+mod server_selection;
 mod short_owners;
 mod silent_upstreams;
 mod special_names;

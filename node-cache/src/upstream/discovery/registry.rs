@@ -103,11 +103,7 @@ impl GroupRegistry {
     /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self {
-            entries: Vec::new(),
-            budgets: Vec::new(),
-            context: Arc::new(UpstreamContext { tap, ..UpstreamContext::default() }),
-        }
+        Self { entries: Vec::new(), budgets: Vec::new(), context: Arc::new(UpstreamContext::new(tap)) }
     }
 
     /// Returns the state shared by the servers of all groups.

@@ -14,11 +14,13 @@ use tokio::time::Instant;
 
 use super::case_agreement::CaseAgreement;
 use super::case_check::CaseCheck;
+use super::comparison::{AnsweredBy, Comparison};
 use super::tcp_query::{BoxFuture, query_over_tcp, query_over_tcp_first, repeat_over_tcp, with_connect_timeout};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::metrics::PacketClass;
 use crate::upstream::budget::Slot;
+use crate::upstream::server::in_flight::ServerInFlight;
 use crate::upstream::server::{QueryPath, Server};
 use crate::upstream::transport::gate::{BUDGET_EXHAUSTED, Passage};
 use crate::upstream::transport::query_format::{EdnsUse, QueryFormat};
@@ -33,6 +35,10 @@ const CONNECTION_PACKETS: u64 = 5;
 const LOOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Number of those checks. Together they last as long as a loop probe is valid.
 const LOOP_CHECKS: u32 = 5;
+
+/// Check for a forwarding loop at which an attempt without a response counts as lost, when another one was answered. A
+/// server that is half a second slower than usual has responded by then.
+const LOST_AT_CHECK: u32 = 2;
 
 /// Event of an attempt.
 #[derive(Debug)]
@@ -89,7 +95,7 @@ pub(super) enum AttemptPurpose {
 /// An attempt at a query with one server. It keeps listening after its timeouts, and after an ICMP error, which can be
 /// spoofed.
 pub(super) struct Attempt {
-    server: Arc<Server>,
+    server: ServerInFlight,
     question: Arc<Question>,
     purpose: AttemptPurpose,
     /// Class of the packets.
@@ -126,6 +132,7 @@ pub(super) struct Attempt {
     /// A response that counts when no better one comes: truncated, or the error to the query with EDNS. Boxed as it is
     /// rare.
     fallback: Option<Box<Response>>,
+    comparison: Comparison,
     exchange: Exchange,
 }
 
@@ -168,7 +175,7 @@ impl Attempt {
         let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {
-            server,
+            server: ServerInFlight::new(server),
             question,
             purpose,
             class,
@@ -190,8 +197,22 @@ impl Attempt {
             case_check: None,
             was_edns_rejected: false,
             fallback: None,
+            comparison: Comparison::default(),
             exchange: Exchange::NotSent,
         }
+    }
+
+    /// Compares the server with others by this attempt, the first send of its query.
+    pub(super) const fn compare_server(&mut self) {
+        self.comparison.start();
+    }
+
+    /// Records that an attempt of the query was answered, this one or another, by this server.
+    pub(super) fn record_answered_name(&mut self, server: &Server) {
+        let is_no_peer = self.server.has_same_endpoint(server) || (server.is_reserve() && !self.server.is_reserve());
+        let answered_by = if is_no_peer { AnsweredBy::NoPeer } else { AnsweredBy::Peer };
+        let is_silent = self.failed_at.is_some() && (self.is_done() || self.loop_checks >= LOST_AT_CHECK);
+        self.comparison.record_answered_name(answered_by, is_silent, &self.server, &self.question.name);
     }
 
     /// Sends the query over TCP, and over UDP where no connection can be opened.
@@ -217,7 +238,7 @@ impl Attempt {
     }
 
     /// Returns the server that is queried.
-    pub(super) const fn server(&self) -> &Arc<Server> {
+    pub(super) fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
@@ -278,12 +299,13 @@ impl Attempt {
     }
 
     /// Records a response for the health of the server.
-    fn record_response(&self, response: &Response) {
+    fn record_response(&mut self, response: &Response) {
         let now = Instant::now();
         let is_answer = self.purpose == AttemptPurpose::Query && response.is_conclusive();
         let answered = is_answer.then_some(&self.question);
         let edns = (self.format.edns != EdnsUse::Absent).then_some(response.edns_reply());
-        self.server.record_response(answered, edns, now - self.started, now.into_std());
+        let kind = self.comparison.record_response(response, &self.server);
+        self.server.record_response(kind, answered, edns, now - self.started, now.into_std());
     }
 
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
@@ -386,6 +408,9 @@ impl Attempt {
             }
             TimeoutStage::TimedOut if self.loop_checks < LOOP_CHECKS => {
                 self.loop_checks += 1;
+                if self.loop_checks == LOST_AT_CHECK {
+                    self.comparison.record_silence(&self.server, &self.question.name);
+                }
                 None
             }
             TimeoutStage::TimedOut | TimeoutStage::Exhausted => {

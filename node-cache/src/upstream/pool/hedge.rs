@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, AttemptEvent, AttemptPurpose, AttemptTimeouts};
 use super::purpose::QueryPurpose;
 use super::retry::{PING_TIMEOUT, confirmation_packets, is_late_tick, may_probe_for_loop};
-use super::select::{MAX_SENDS, SendCounts, may_repeat};
+use super::select::{MAX_SENDS, SendCounts, Sends, may_repeat};
 use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::metrics::PacketClass;
@@ -33,7 +33,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Servers in the order in which they are queried.
-pub(super) type Servers = SmallVec<[Arc<Server>; MAX_SENDS]>;
+pub(super) type Servers = Sends<Arc<Server>>;
 
 /// Event of a query.
 #[derive(Debug)]
@@ -164,6 +164,7 @@ impl HedgedQuery {
     /// in a task.
     fn finish(&mut self, winner: usize) {
         self.remaining.clear();
+        self.record_outcomes(winner);
         let mut given_back = 0;
         if let Some(first) = self.attempts.first() {
             let retries = first.server().retries();
@@ -178,6 +179,16 @@ impl HedgedQuery {
             }
         }
         self.drain(given_back);
+    }
+
+    /// Records what the good response of an attempt says about the servers of all attempts.
+    fn record_outcomes(&mut self, winner: usize) {
+        // A single attempt was its own first send.
+        if self.attempts.len() > 1
+            && let Some(server) = self.attempts.get(winner).map(|winner| winner.server().clone())
+        {
+            self.attempts.iter_mut().for_each(|attempt| attempt.record_answered_name(&server));
+        }
     }
 
     /// Lets the attempts in flight continue in a task.

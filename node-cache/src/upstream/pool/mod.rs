@@ -4,6 +4,7 @@
 mod attempt;
 mod case_agreement;
 mod case_check;
+mod comparison;
 mod hedge;
 mod packet_room;
 mod purpose;
@@ -13,8 +14,10 @@ mod reserve;
 mod retry;
 mod select;
 mod sends;
+mod server_choice;
 mod tcp_query;
 mod tier_query;
+mod zone_order;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,29 +28,46 @@ use crate::dns::question::Question;
 use crate::upstream::server::Server;
 use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
+use crate::upstream::server::timestamp::Timestamp;
 use hedge::HedgedQuery;
 pub use hedge::QueryEvent;
 pub use purpose::QueryPurpose;
 use refresh_pace::RefreshPace;
-use reserve::{Reserve, TierHealth};
+use reserve::Reserve;
+use select::QueryPlan;
 pub use select::Selection;
-use select::{Candidate, Candidates, QueryPlan, select};
 use sends::ATTEMPT_TIMEOUTS;
+use zone_order::ZoneOrder;
 
 /// Groups of servers in tiers, the nearest first.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    tiers: Vec<Vec<Arc<Group>>>,
+    tiers: Vec<Tier>,
     selection: Selection,
     /// Servers behind all tiers.
     reserve: Option<Reserve>,
     stale_refreshes: Arc<RefreshPace>,
 }
 
+/// Groups of one tier.
+#[derive(Clone, Debug)]
+struct Tier {
+    groups: Vec<Arc<Group>>,
+    /// Order of the groups where they are the other zones; `None` where their servers are equal.
+    order: Option<Arc<ZoneOrder>>,
+}
+
 impl Pool {
-    /// Creates a pool of these tiers, the nearest first.
+    /// Creates a pool of these tiers, the nearest first. Behind the first one, the groups of a tier are zones, of which
+    /// the nearest is queried first.
     #[must_use]
     pub fn new(tiers: Vec<Vec<Arc<Group>>>, selection: Selection) -> Self {
+        let tier = |(number, groups): (usize, Vec<Arc<Group>>)| {
+            let is_ordered = number > 0 && groups.len() > 1 && selection == Selection::PowerOfTwo;
+            let order = || Arc::new(ZoneOrder::new(groups.len(), |zones| zones.shuffle(&mut rand::rng())));
+            Tier { order: is_ordered.then(order), groups }
+        };
+        let tiers = tiers.into_iter().enumerate().map(tier).collect();
         Self { tiers, selection, reserve: None, stale_refreshes: Arc::default() }
     }
 
@@ -59,7 +79,12 @@ impl Pool {
 
     /// Returns the groups, the nearest first, and that of the reserve last.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
-        self.tiers.iter().flatten().chain(self.reserve.as_ref().map(Reserve::group))
+        self.tier_groups().chain(self.reserve.as_ref().map(Reserve::group))
+    }
+
+    /// Returns the groups of the tiers, the nearest first.
+    fn tier_groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.tiers.iter().flat_map(|tier| &tier.groups)
     }
 
     /// Returns whether the server with this ID is one of the reserve.
@@ -73,8 +98,8 @@ impl Pool {
     pub fn is_down(&self) -> bool {
         let now = Instant::now();
         let mut any_up = false;
-        for group in self.tiers.iter().flatten() {
-            group.for_each_candidate(now, |_, health| any_up |= health == Health::Up);
+        for group in self.tier_groups() {
+            group.for_each_candidate(Timestamp::of(now), |_, health| any_up |= health == Health::Up);
         }
         !any_up && self.reserve.as_ref().is_none_or(|reserve| reserve.is_down(now))
     }
@@ -91,7 +116,7 @@ impl Pool {
     #[must_use]
     pub fn has_responded(&self) -> bool {
         let fallback = self.reserve.as_ref().filter(|reserve| !reserve.is_last_resort()).map(Reserve::group);
-        self.tiers.iter().flatten().chain(fallback).any(|group| group.has_responded())
+        self.tier_groups().chain(fallback).any(|group| group.has_responded())
     }
 
     /// Returns when a server last came up again after it was down. Queries that failed before may be repeated.
@@ -104,7 +129,7 @@ impl Pool {
     /// while it is not known of any.
     #[must_use]
     pub fn p95(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let now = Timestamp::of(Instant::now());
         let mut highest = None;
         let mut any_up = false;
         let mut visit = |server: &Arc<Server>, health| {
@@ -113,7 +138,7 @@ impl Pool {
                 highest = highest.max(server.p95());
             }
         };
-        self.tiers.iter().flatten().for_each(|group| group.for_each_candidate(now, &mut visit));
+        self.tier_groups().for_each(|group| group.for_each_candidate(now, &mut visit));
         if !any_up && let Some(reserve) = &self.reserve {
             reserve.group().for_each_candidate(now, |server, health| {
                 highest = highest.max(if health == Health::Up { server.p95() } else { None });
@@ -134,55 +159,12 @@ impl Pool {
         timeout: Duration,
     ) -> impl Future<Output = QueryEvent> + Send + Unpin + use<> {
         let deadline = now + timeout;
-        let QueryPlan { sends, probe } = self.plan(now.into_std());
-        if let Some(ByEndpoint(server)) = probe
+        let QueryPlan { sends, probe } = self.plan(&question.name, now.into_std());
+        if let Some(server) = probe
             && let Some(probe) = server.take_probe(Some(&question), now.into_std())
         {
             tokio::spawn(HedgedQuery::probe(server, probe, ATTEMPT_TIMEOUTS[0], deadline));
         }
-        let servers = sends.into_iter().map(|ByEndpoint(server)| server).collect();
-        HedgedQuery::new(question, purpose, now, deadline, servers)
-    }
-
-    fn plan(&self, now: Instant) -> QueryPlan<ByEndpoint> {
-        let mut candidates = Candidates::new();
-        for (tier, groups) in self.tiers.iter().enumerate() {
-            for group in groups {
-                group.for_each_candidate(now, |server, health| {
-                    let latency = server.latency();
-                    candidates.push(Candidate { tier, health, latency, server: ByEndpoint(server.clone()) });
-                });
-            }
-        }
-        leave_out_loops(&mut candidates);
-        let shuffle = |tier: &mut [Candidate<_>]| tier.shuffle(&mut rand::rng());
-        let Some(reserve) = &self.reserve else { return select(candidates, self.selection, shuffle) };
-        let tiers = match candidates.iter().any(|candidate| candidate.health == Health::Up) {
-            true => TierHealth::Up,
-            false => TierHealth::Down,
-        };
-        let plan = select(candidates, self.selection, shuffle);
-        let sends = reserve.add_to(plan.sends, tiers, now, |server| ByEndpoint(server.clone()));
-        QueryPlan { sends, ..plan }
-    }
-}
-
-/// Removes the servers in a forwarding loop while another one is up.
-fn leave_out_loops(candidates: &mut Candidates<ByEndpoint>) {
-    let is_looping = |candidate: &Candidate<ByEndpoint>| candidate.server.0.is_in_forwarding_loop();
-    if candidates.iter().any(is_looping)
-        && candidates.iter().any(|candidate| candidate.health == Health::Up && !is_looping(candidate))
-    {
-        candidates.retain(|candidate| !is_looping(candidate));
-    }
-}
-
-/// A server that is equal to another one with the same address and protocol.
-#[derive(Clone, Debug)]
-struct ByEndpoint(Arc<Server>);
-
-impl PartialEq for ByEndpoint {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.has_same_endpoint(&other.0)
+        HedgedQuery::new(question, purpose, now, deadline, sends)
     }
 }

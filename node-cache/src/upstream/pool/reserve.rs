@@ -1,5 +1,5 @@
-//! Reserve of a pool: servers that are queried only while those of its tiers are silent. Pure but for the group that it
-//! holds: health is a parameter.
+//! Reserve of a pool: servers that are queried only while those of its tiers are silent, whatever their scores. Pure
+//! but for the group that it holds: health is a parameter.
 //!
 //! | servers of the tiers | order of a query |
 //! | --- | --- |
@@ -16,10 +16,11 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::select::{MAX_SENDS, MAX_SENDS_IN_ORDER, MAX_SENDS_PER_TIER};
+use super::select::{MAX_SENDS, MAX_SENDS_IN_ORDER, MAX_SENDS_PER_TIER, Sends};
 use crate::upstream::server::Server;
 use crate::upstream::server::group::Group;
 use crate::upstream::server::health::Health;
+use crate::upstream::server::timestamp::Timestamp;
 
 /// Servers behind all tiers of a pool.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Reserve {
     /// Returns whether no server is up, or none may be sent a packet now.
     pub(super) fn is_down(&self, now: Instant) -> bool {
         let mut is_any_up = false;
-        self.group.for_each_candidate(now, |_, health| is_any_up |= health == Health::Up);
+        self.group.for_each_candidate(Timestamp::of(now), |_, health| is_any_up |= health == Health::Up);
         !is_any_up || !self.has_room(now)
     }
 
@@ -65,36 +66,32 @@ impl Reserve {
 
     /// Adds the servers of the reserve to those of a query. While the tiers are down, the group is told that it is
     /// needed, so that those of its servers that are down are probed.
-    pub(super) fn add_to<T: Clone + PartialEq>(
-        &self,
-        sends: SmallVec<[T; MAX_SENDS]>,
-        tiers: TierHealth,
-        now: Instant,
-        of_server: impl Fn(&Arc<Server>) -> T,
-    ) -> SmallVec<[T; MAX_SENDS]> {
+    pub(super) fn add_to(&self, mut sends: Sends<Arc<Server>>, tiers: TierHealth, now: Instant) -> Sends<Arc<Server>> {
         if tiers == TierHealth::Down {
             self.group.record_need(now);
         }
         if self.is_last_resort() && tiers == TierHealth::Up {
             return sends;
         }
-        let has_room = self.has_room(now);
-        let mut reserve = SmallVec::<[(T, Health); MAX_SENDS]>::new();
-        self.group.for_each_candidate(now, |server, health| {
-            reserve.push((of_server(server), if has_room { health } else { Health::Down }));
+        let (has_room, timestamp) = (self.has_room(now), Timestamp::of(now));
+        let mut reserve = SmallVec::<[(Arc<Server>, Health); MAX_SENDS]>::new();
+        self.group.for_each_candidate(timestamp, |server, health| {
+            reserve.push((server.clone(), if has_room { health } else { Health::Down }));
         });
+        // Outliers come behind the others. The sort is stable: the configured order stays.
+        reserve.sort_by_key(|(server, _)| server.share(timestamp) == 0);
+        remove_repeated(&mut sends, |one, other| one.has_same_endpoint(other));
         order(sends, tiers, reserve)
     }
 }
 
-/// Returns the servers of a query in order, from those selected of the tiers and those of the reserve. Some are
-/// repeated when there are fewer than [`MAX_SENDS`], of the reserve rather than of the tiers.
-fn order<T: Clone + PartialEq>(
-    mut sends: SmallVec<[T; MAX_SENDS]>,
+/// Returns the servers of a query in order, from those selected of the tiers, each once, and those of the reserve. Some
+/// are repeated when there are fewer than [`MAX_SENDS`], of the reserve rather than of the tiers.
+fn order<T: Clone>(
+    mut sends: Sends<T>,
     tiers: TierHealth,
     mut reserve: SmallVec<[(T, Health); MAX_SENDS]>,
-) -> SmallVec<[T; MAX_SENDS]> {
-    remove_repeated(&mut sends);
+) -> Sends<T> {
     // The sort is stable: the configured order stays.
     reserve.sort_by_key(|(_, health)| *health != Health::Up);
     let Some((repeated, best)) = reserve.first().cloned() else { return sends };
@@ -114,10 +111,10 @@ fn order<T: Clone + PartialEq>(
 }
 
 /// Removes servers that are named before.
-fn remove_repeated<T: PartialEq>(servers: &mut SmallVec<[T; MAX_SENDS]>) {
+fn remove_repeated<T>(servers: &mut Sends<T>, is_same: impl Fn(&T, &T) -> bool) {
     let mut index = 0;
     while let Some(server) = servers.get(index) {
-        if servers[..index].contains(server) {
+        if servers[..index].iter().any(|before| is_same(before, server)) {
             servers.remove(index);
         } else {
             index += 1;
@@ -130,7 +127,9 @@ mod tests {
     use super::*;
 
     fn ordered(selected: &[&'static str], tiers: TierHealth, reserve: &[(&'static str, Health)]) -> Vec<&'static str> {
-        order(selected.iter().copied().collect(), tiers, reserve.iter().copied().collect()).to_vec()
+        let mut selected = selected.iter().copied().collect();
+        remove_repeated(&mut selected, |one, other| one == other);
+        order(selected, tiers, reserve.iter().copied().collect()).to_vec()
     }
 
     #[test]

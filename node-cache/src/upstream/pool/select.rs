@@ -1,11 +1,7 @@
-//! Selection of servers for a query: tiers, power of two choices, probes. Pure: health, latency and randomness are
-//! parameters.
-
-use std::time::Duration;
+//! Selection of servers for a query: tiers, power of two choices, outliers, probes. Pure: what is known of the servers
+//! and randomness are parameters.
 
 use smallvec::SmallVec;
-
-use crate::upstream::server::health::Health;
 
 /// Most sends of one query to servers that have answered anything lately, not counting the probe of a server that is
 /// down.
@@ -21,31 +17,54 @@ pub(super) const MAX_SENDS_PER_TIER: usize = 2;
 pub enum Selection {
     /// In the configured order.
     Ordered,
-    /// Power of two choices: of two random servers, the one with the lower latency comes first.
+    /// Power of two choices: of two random servers, the one with the clearly lower score comes first.
     PowerOfTwo,
 }
 
-/// A server that may be selected.
-#[derive(Clone, Debug)]
-pub(super) struct Candidate<T> {
-    pub(super) server: T,
-    /// Index of the tier, 0 for the nearest.
-    pub(super) tier: usize,
-    pub(super) health: Health,
-    pub(super) latency: Duration,
+/// Server that may be selected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// Index among the servers of its group.
+    pub(super) index: usize,
+    pub(super) rank: Rank,
+    /// Peak latency × (attempts in flight + 1): the lower the better.
+    pub(super) score: u64,
 }
 
-/// Candidates of all tiers, the nearest tier first.
-pub(super) type Candidates<T> = SmallVec<[Candidate<T>; 8]>;
+/// Rank of a server. Those of a lower one are queried when there are not enough others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// A server for this query.
+    First,
+    /// A server in slow start, or a suspected one, whose share has no room for this query: it comes behind the others
+    /// of its tier.
+    BehindTier,
+    /// An outlier, or a server that is lame for the domain: it comes behind the servers of all tiers.
+    BehindAll,
+    /// A server in a forwarding loop: it is queried only when there is no other one.
+    Looping,
+}
+
+/// Candidates of one tier.
+pub(super) type Candidates = SmallVec<[Candidate; 8]>;
+
+/// Servers in the order in which they are queried.
+pub(super) type Sends<T> = SmallVec<[T; MAX_SENDS]>;
 
 /// Servers selected for one query.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct QueryPlan<T> {
     /// Servers in the order in which they are queried. Some are repeated when there are fewer than [`MAX_SENDS`]; for
     /// those behind the first [`MAX_SENDS`], [`may_send`] decides when it is their turn.
-    pub(super) sends: SmallVec<[T; MAX_SENDS]>,
+    pub(super) sends: Sends<T>,
     /// A server that is down and due for a probe, queried in parallel with the first one: it adds no latency.
     pub(super) probe: Option<T>,
+}
+
+impl<T> Default for QueryPlan<T> {
+    fn default() -> Self {
+        Self { sends: SmallVec::new(), probe: None }
+    }
 }
 
 /// Sends of a query so far, when it is the turn of a further server.
@@ -68,100 +87,225 @@ pub(super) const fn may_repeat(counts: SendCounts) -> bool {
     counts.to_answering < MAX_SENDS && counts.bad_responses < MAX_SENDS
 }
 
-/// Selects servers for a query. While one is up, only servers that are up are selected. When all are down, the circuit
-/// breakers may be wrong, and all are candidates. `shuffle` puts the servers of a tier into random order.
-pub(super) fn select<T: Clone + PartialEq>(
-    mut candidates: Candidates<T>,
+/// Plan of one query in the making. Tiers are added to it, the nearest first, until it is full.
+#[derive(Debug)]
+pub(super) struct Planner<T> {
     selection: Selection,
-    mut shuffle: impl FnMut(&mut [Candidate<T>]),
-) -> QueryPlan<T> {
-    let mut probe = None;
-    let is_any_up = candidates.iter().any(|candidate| candidate.health == Health::Up);
-    if is_any_up {
-        let due = candidates.iter().find(|candidate| candidate.health == Health::ProbeDue);
-        probe = due.map(|candidate| candidate.server.clone());
-        candidates.retain(|candidate| candidate.health == Health::Up);
-    }
-    let mut tiers = 0;
-    for tier in candidates.chunk_by_mut(|one, other| one.tier == other.tier) {
-        tiers += 1;
-        if selection == Selection::PowerOfTwo {
-            shuffle(tier);
-            if let [first, second, ..] = tier
-                && second.latency < first.latency
-            {
-                std::mem::swap(first, second);
-            }
+    /// Most servers of one tier.
+    max_per_tier: usize,
+    max_sends: usize,
+    sends: Sends<T>,
+    /// Further servers of the only tier with servers so far.
+    rest: SmallVec<[T; 1]>,
+    /// Number of tiers with servers.
+    tiers: usize,
+    behind_all: SmallVec<[T; 1]>,
+    looping: SmallVec<[T; 1]>,
+    probe: Option<T>,
+}
+
+impl<T: Clone> Planner<T> {
+    /// Creates a plan of a pool. While no server is up (`is_any_up`), it is shorter: each of them is probed anyway.
+    pub(super) fn new(selection: Selection, is_only_tier: bool, is_any_up: bool) -> Self {
+        let max_sends = if selection == Selection::Ordered && is_any_up { MAX_SENDS_IN_ORDER } else { MAX_SENDS };
+        let is_limited = selection == Selection::PowerOfTwo && !is_only_tier;
+        Self {
+            selection,
+            max_per_tier: if is_limited { MAX_SENDS_PER_TIER } else { max_sends },
+            max_sends,
+            sends: SmallVec::new(),
+            rest: SmallVec::new(),
+            tiers: 0,
+            behind_all: SmallVec::new(),
+            looping: SmallVec::new(),
+            probe: None,
         }
     }
-    // Where all are down, each of them is probed anyway.
-    let max_sends = if selection == Selection::Ordered && is_any_up { MAX_SENDS_IN_ORDER } else { MAX_SENDS };
-    let max_per_tier = if tiers > 1 { MAX_SENDS_PER_TIER } else { max_sends };
-    let selected =
-        candidates.chunk_by(|one, other| one.tier == other.tier).flat_map(|tier| tier.iter().take(max_per_tier));
-    let mut sends = SmallVec::<[T; MAX_SENDS]>::new();
-    sends.extend(selected.take(max_sends).map(|candidate| candidate.server.clone()));
-    for repeated in 0..if sends.is_empty() { 0 } else { MAX_SENDS.saturating_sub(sends.len()) } {
-        sends.extend(sends.get(repeated).cloned());
+
+    /// Notes that a server that is down is due for a probe. The first one is probed.
+    pub(super) fn add_probe(&mut self, server: &T) {
+        self.probe.get_or_insert_with(|| server.clone());
     }
-    QueryPlan { sends, probe }
+
+    /// Returns whether no further tier is needed.
+    pub(super) fn is_full(&self) -> bool {
+        self.sends.len() >= self.max_sends
+    }
+
+    /// Adds the servers of the next tier that may be queried. `random` returns a random number below its parameter.
+    pub(super) fn add_tier(&mut self, servers: &[T], candidates: &mut Candidates, random: impl FnMut(usize) -> usize) {
+        let server = |candidate: &Candidate| servers.get(candidate.index).cloned();
+        if self.selection == Selection::PowerOfTwo {
+            choose_of_two(candidates, self.max_sends, random);
+        }
+        if candidates.iter().any(|candidate| candidate.rank > Rank::First) {
+            candidates.sort_by_key(|candidate| candidate.rank);
+            let of_rank = |rank| candidates.iter().filter(move |candidate| candidate.rank == rank).filter_map(server);
+            self.behind_all.extend(of_rank(Rank::BehindAll));
+            self.looping.extend(of_rank(Rank::Looping));
+            candidates.retain(|candidate| candidate.rank < Rank::BehindAll);
+        }
+        if candidates.is_empty() {
+            return;
+        }
+        self.tiers += 1;
+        let room = self.max_per_tier.min(self.max_sends - self.sends.len());
+        self.sends.extend(candidates.iter().take(room).filter_map(server));
+        if self.tiers == 1 {
+            self.rest.extend(candidates.iter().skip(room).take(self.max_sends - room).filter_map(server));
+        }
+    }
+
+    /// Returns the plan; `None` when no server is in it. Servers are repeated when there are fewer than [`MAX_SENDS`].
+    pub(super) fn finish(self) -> Option<QueryPlan<T>> {
+        let Self { max_sends, mut sends, rest, tiers, behind_all, looping, probe, .. } = self;
+        if sends.len() < max_sends {
+            if tiers == 1 {
+                sends.extend(rest);
+            }
+            sends.extend(behind_all);
+            if sends.is_empty() {
+                sends.extend(looping);
+            }
+            sends.truncate(max_sends);
+        }
+        for repeated in 0..if sends.is_empty() { 0 } else { MAX_SENDS.saturating_sub(sends.len()) } {
+            sends.extend(sends.get(repeated).cloned());
+        }
+        (!sends.is_empty()).then_some(QueryPlan { sends, probe })
+    }
+}
+
+/// Puts as many random candidates as are needed in front, and of the first two the one with the clearly lower score
+/// first. Of equals the random order decides: the best one would be sent all queries until it is no longer the best.
+fn choose_of_two(candidates: &mut [Candidate], needed: usize, mut random: impl FnMut(usize) -> usize) {
+    let count = candidates.len();
+    for place in 0..needed.min(count.saturating_sub(1)) {
+        candidates.swap(place, place + random(count - place));
+    }
+    if let [first, second, ..] = candidates
+        && is_clearly_lower(second.score, first.score)
+    {
+        std::mem::swap(first, second);
+    }
+}
+
+/// Returns whether a score is lower by a fifth or more.
+const fn is_clearly_lower(score: u64, other: u64) -> bool {
+    score.saturating_mul(5) <= other.saturating_mul(4)
+}
+
+/// Returns whether a query finds room in the share of a server, out of 256; `random` is below 256.
+pub(super) const fn is_in_share(share: u32, random: u32) -> bool {
+    random < share
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn candidate(server: &'static str, health: Health, millis: u64) -> Candidate<&'static str> {
-        Candidate { server, tier: 0, health, latency: Duration::from_millis(millis) }
+    /// Servers of a tier by their index, with score and rank.
+    type Tier = Vec<(u64, Rank)>;
+
+    const UP: (u64, Rank) = (1, Rank::First);
+    const BEHIND: (u64, Rank) = (1, Rank::BehindTier);
+    const LEFT: (u64, Rank) = (1, Rank::BehindAll);
+    const LOOPING: (u64, Rank) = (1, Rank::Looping);
+
+    /// Returns the sends of a query to the servers of these tiers: ten times the tier and the index.
+    fn sends(selection: Selection, tiers: &[Tier], mut random: impl FnMut(usize) -> usize) -> Vec<usize> {
+        let mut planner = Planner::new(selection, tiers.len() == 1, true);
+        for (number, tier) in tiers.iter().enumerate() {
+            let servers: Vec<usize> = (0..tier.len()).map(|index| 10 * number + index).collect();
+            let candidate =
+                |(index, (score, rank)): (usize, &(u64, Rank))| Candidate { index, rank: *rank, score: *score };
+            let mut candidates = tier.iter().enumerate().map(candidate).collect();
+            planner.add_tier(&servers, &mut candidates, &mut random);
+        }
+        planner.finish().map(|plan| plan.sends.to_vec()).unwrap_or_default()
     }
 
-    /// Returns the candidates of two tiers.
-    fn tiers(tiers: [(Health, &[&'static str]); 2]) -> Candidates<&'static str> {
-        let tier = |(tier, (health, servers)): (usize, (Health, &[&'static str]))| {
-            servers.iter().map(|server| Candidate { tier, ..candidate(server, health, 1) }).collect::<Vec<_>>()
-        };
-        tiers.into_iter().enumerate().flat_map(tier).collect()
+    fn in_order(selection: Selection, tiers: &[Tier]) -> Vec<usize> {
+        sends(selection, tiers, |_| 0)
     }
-
-    fn keep_order(_: &mut [Candidate<&'static str>]) {}
 
     #[test]
     fn the_own_zone_is_queried_first_and_another_one_before_a_second_is_over() {
-        let tiers = tiers([(Health::Up, &["own-1", "own-2", "own-3"]), (Health::Up, &["other-1", "other-2"])]);
-        assert_eq!(select(tiers, Selection::PowerOfTwo, keep_order).sends[..], ["own-1", "own-2", "other-1"]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![UP; 3], vec![UP; 2]]), [0, 1, 10]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![UP], vec![UP; 2], vec![UP; 2]]), [0, 10, 11]);
     }
 
     #[test]
-    fn a_zone_that_is_down_costs_no_response() {
-        let tiers = tiers([(Health::Down, &["own-1", "own-2"]), (Health::Up, &["other-1", "other-2"])]);
-        let plan = select(tiers, Selection::PowerOfTwo, keep_order);
-        assert_eq!(plan, QueryPlan { sends: ["other-1", "other-2", "other-1"].into(), probe: None });
-    }
-
-    #[test]
-    fn a_down_server_that_is_due_is_probed_in_parallel_with_one_that_is_up() {
-        let tiers = tiers([(Health::ProbeDue, &["own-1", "own-2"]), (Health::Up, &["other-1"])]);
-        let plan = select(tiers, Selection::PowerOfTwo, keep_order);
-        assert_eq!(plan, QueryPlan { sends: ["other-1"; 3].into(), probe: Some("own-1") });
-    }
-
-    #[test]
-    fn where_all_are_down_all_are_tried() {
-        let tiers = tiers([(Health::Down, &["own-1", "own-2"]), (Health::ProbeDue, &["other-1"])]);
-        assert_eq!(select(tiers, Selection::Ordered, keep_order).sends[..], ["own-1", "own-2", "other-1"]);
-        assert_eq!(select(Candidates::new(), Selection::Ordered, keep_order).sends[..], [""; 0]);
+    fn a_zone_without_a_server_that_is_up_costs_no_response() {
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![], vec![UP]]), [10, 10, 10]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![UP; 3], vec![]]), [0, 1, 2], "the third one of the own zone");
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![], vec![]]), [0; 0]);
     }
 
     #[test]
     fn up_to_eight_servers_in_an_order_are_tried_while_one_is_up_and_three_otherwise() {
-        const NAMES: [&str; 9] = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
-        let sends = |health, count: usize, selection| {
-            let candidates = NAMES[..count].iter().map(|name| candidate(name, health, 1)).collect();
-            select(candidates, selection, keep_order).sends.len()
+        let count = |count, selection| in_order(selection, &[vec![UP; count]]).len();
+        assert_eq!([1, 3, 4, 8, 9].map(|servers| count(servers, Selection::Ordered)), [3, 3, 4, 8, 8]);
+        assert_eq!(count(9, Selection::PowerOfTwo), 3, "others are drawn for the next name");
+        let mut planner = Planner::new(Selection::Ordered, true, false);
+        let candidate = |index| Candidate { index, rank: Rank::First, score: 1 };
+        planner.add_tier(&[0; 9], &mut (0..9).map(candidate).collect(), |_| 0);
+        assert!(planner.is_full());
+        assert_eq!(planner.finish().unwrap().sends.len(), 3);
+    }
+
+    #[test]
+    fn ordered_servers_keep_their_order_and_power_of_two_prefers_the_lower_score() {
+        let tier = vec![(9, Rank::First), (1, Rank::First)];
+        let ordered = sends(Selection::Ordered, std::slice::from_ref(&tier), |_| panic!("shuffled an ordered tier"));
+        assert_eq!(ordered, [0, 1, 0]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[tier]), [1, 0, 1]);
+    }
+
+    #[test]
+    fn of_servers_that_are_about_equal_chance_decides() {
+        let tier = |second| vec![(1000, Rank::First), (second, Rank::First)];
+        for score in [801, 1000, 1249] {
+            let first = [0, 1].map(|random| sends(Selection::PowerOfTwo, &[tier(score)], |_| random)[0]);
+            assert_eq!(first, [0, 1], "{score}");
+        }
+        assert_eq!([0, 1].map(|random| sends(Selection::PowerOfTwo, &[tier(800)], |_| random)[0]), [1, 1]);
+        assert_eq!([0, 1].map(|random| sends(Selection::PowerOfTwo, &[tier(1250)], |_| random)[0]), [0, 0]);
+    }
+
+    #[test]
+    fn servers_of_a_lower_rank_come_behind_the_others_of_their_tier_or_of_all_tiers() {
+        assert_eq!(in_order(Selection::Ordered, &[vec![BEHIND, UP, UP]]), [1, 2, 0]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![BEHIND, UP], vec![UP]]), [1, 0, 10]);
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![LEFT, UP], vec![UP]]), [1, 10, 0]);
+        assert_eq!(in_order(Selection::Ordered, &[vec![LEFT, UP, LEFT, UP]]), [1, 3, 0, 2]);
+        assert_eq!(in_order(Selection::Ordered, &[vec![LEFT, LEFT]]), [0, 1, 0], "there is no other one");
+        assert_eq!(in_order(Selection::PowerOfTwo, &[vec![BEHIND, BEHIND], vec![UP]]), [0, 1, 10]);
+    }
+
+    #[test]
+    fn servers_in_a_loop_are_left_out_while_there_is_another_one() {
+        assert_eq!(in_order(Selection::Ordered, &[vec![LOOPING, UP]]), [1, 1, 1]);
+        assert_eq!(in_order(Selection::Ordered, &[vec![LOOPING, LEFT]]), [1, 1, 1]);
+        assert_eq!(in_order(Selection::Ordered, &[vec![LOOPING, LOOPING]]), [0, 1, 0]);
+    }
+
+    #[test]
+    fn two_equal_servers_share_the_queries_and_a_loaded_one_gets_fewer() {
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
         };
-        assert_eq!([1, 3, 4, 8, 9].map(|count| sends(Health::Up, count, Selection::Ordered)), [3, 3, 4, 8, 8]);
-        assert_eq!(sends(Health::Down, 9, Selection::Ordered), 3);
-        assert_eq!(sends(Health::Up, 9, Selection::PowerOfTwo), 3, "others are drawn for the next name");
+        let mut share = |scores: [u64; 4]| {
+            let tier: Tier = scores.map(|score| (score, Rank::First)).to_vec();
+            (0..10_000)
+                .filter(|_| sends(Selection::PowerOfTwo, std::slice::from_ref(&tier), &mut random)[0] == 0)
+                .count()
+        };
+        assert!((2300..2700).contains(&share([1; 4])));
+        assert_eq!(share([10, 1, 1, 1]), 0, "it is never the better one of two");
+        assert!((4700..5300).contains(&share([1, 10, 10, 10])), "it is one of two in every second draw");
     }
 
     #[test]
@@ -171,15 +315,5 @@ mod tests {
         assert!(may_send(false, counts(3, 0)) && may_send(false, counts(3, 2)));
         assert!(!may_send(false, counts(3, 3)), "three servers have said that they have no answer");
         assert!(may_repeat(counts(2, 2)) && !may_repeat(counts(3, 1)) && !may_repeat(counts(1, 3)));
-    }
-
-    #[test]
-    fn ordered_servers_keep_their_order_and_power_of_two_prefers_the_faster() {
-        let tier = Candidates::from_vec(vec![candidate("slow", Health::Up, 9), candidate("fast", Health::Up, 1)]);
-        assert_eq!(
-            select(tier.clone(), Selection::Ordered, |_| panic!("shuffled an ordered tier")).sends[..],
-            ["slow", "fast", "slow"]
-        );
-        assert_eq!(select(tier, Selection::PowerOfTwo, keep_order).sends[..], ["fast", "slow", "fast"]);
     }
 }

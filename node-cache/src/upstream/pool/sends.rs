@@ -115,6 +115,9 @@ impl HedgedQuery {
         if is_over_tcp {
             attempt = attempt.repeated_over_tcp();
         }
+        if self.started == 0 {
+            attempt.compare_server();
+        }
         self.attempts.push(attempt);
         self.started += 1;
         self.liveness_due = None;

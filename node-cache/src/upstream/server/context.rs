@@ -1,9 +1,11 @@
 //! State shared by all servers of a process.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::loop_probe::LoopProbes;
+use crate::dns::Name;
 use crate::dnstap::Tap;
 use crate::metrics::{PacketCounts, ResponseTimes, UpstreamPackets, WaitSeconds};
 
@@ -20,6 +22,8 @@ pub struct UpstreamContext {
     pub response_times: Arc<ResponseTimes>,
     /// Packets to upstreams by scope.
     pub packets: Arc<UpstreamPackets>,
+    /// Seed of the hashes of domains.
+    domain_hasher: RandomState,
 }
 
 /// Counters that the servers of one scope share.
@@ -32,9 +36,19 @@ pub(in crate::upstream) struct ScopeCounts {
 }
 
 impl UpstreamContext {
+    /// Creates the context of servers whose messages are offered to this tap.
+    pub(in crate::upstream) fn new(tap: Arc<Tap>) -> Self {
+        Self { tap, ..Self::default() }
+    }
+
     /// Returns the counters of a scope such as `cluster`, `zone/a` or `route/corp.example`.
     pub(in crate::upstream) fn counts_of(&self, scope: &str) -> ScopeCounts {
         ScopeCounts { round_trips: self.response_times.of_scope(scope), packets: self.packets.of_scope(scope) }
+    }
+
+    /// Returns the hash of the registered domain of a name.
+    pub(in crate::upstream) fn domain_hash(&self, name: &Name) -> u64 {
+        self.domain_hasher.hash_one(name.registered_domain())
     }
 }
 

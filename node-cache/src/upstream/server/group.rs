@@ -10,6 +10,8 @@ use node_cache_config::status::UpstreamStatus;
 use tokio::sync::Notify;
 
 use super::health::Health;
+use super::judgement::judge_servers;
+use super::timestamp::Timestamp;
 use super::{GroupRetries, PacketPace, Role, Server, UpstreamContext};
 use crate::dns::question::Question;
 use crate::upstream::budget::Budget;
@@ -82,16 +84,40 @@ impl Group {
 
     /// Calls `visit` with each server that may be selected now, and its health: the discovered ones, and the bootstrap
     /// servers if none of those is up.
-    pub(in crate::upstream) fn for_each_candidate(&self, now: Instant, mut visit: impl FnMut(&Arc<Server>, Health)) {
-        let mut any_up = false;
-        for server in self.discovered.load().iter() {
-            let health = server.health(now);
-            any_up |= health == Health::Up;
-            visit(server, health);
+    pub(in crate::upstream) fn for_each_candidate(&self, now: Timestamp, mut visit: impl FnMut(&Arc<Server>, Health)) {
+        self.visit(|servers| {
+            servers.iter().fold(false, |any_up, server| {
+                let health = server.health(now);
+                visit(server, health);
+                any_up || health == Health::Up
+            })
+        });
+    }
+
+    /// Calls `visit` with the discovered servers, and with the bootstrap servers if it returns that none of them is up.
+    pub(in crate::upstream) fn visit(&self, mut visit: impl FnMut(&[Arc<Server>]) -> bool) {
+        if !visit(&self.discovered.load()) {
+            visit(&self.bootstrap);
         }
-        if !any_up {
-            self.bootstrap.iter().for_each(|server| visit(server, server.health(now)));
-        }
+    }
+
+    /// Returns the shortest latency of a server that may be selected now; `None` while it is not known of any.
+    pub(in crate::upstream) fn best_latency(&self, now: Timestamp) -> Option<Duration> {
+        let mut best: Option<Duration> = None;
+        self.for_each_candidate(now, |server, health| {
+            if health == Health::Up
+                && let Some(latency) = server.best_latency(now)
+            {
+                best = Some(best.map_or(latency, |best| best.min(latency)));
+            }
+        });
+        best
+    }
+
+    /// Judges the servers by their outcomes since the last time: outliers are left for a while.
+    pub(in crate::upstream) fn judge(&self, now: Instant) {
+        judge_servers(&self.discovered.load(), now);
+        judge_servers(&self.bootstrap, now);
     }
 
     /// Returns whether the server with this ID, which is not 0, is one of those that the configuration names.
@@ -201,6 +227,7 @@ impl Group {
             scope: self.scope.clone(),
             address: server.address(),
             healthy: server.is_up(),
+            state: server.upstream_state(),
             responded: server.has_responded(),
             sent: server.sent(),
             timeouts: server.timeouts(),

@@ -27,7 +27,7 @@ pub(in crate::upstream) enum Health {
     Down,
 }
 
-/// Circuit breaker of a server, with its smoothed latency and the distribution of its latencies.
+/// Circuit breaker of a server, with the distribution of its latencies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CircuitBreaker {
     consecutive_failures: u32,
@@ -35,7 +35,7 @@ pub(super) struct CircuitBreaker {
     unconfirmed_probes: usize,
     last_confirmation: Option<Instant>,
     next_probe: Option<Instant>,
-    smoothed_latency: Option<Duration>,
+    has_answered: bool,
     latencies: LatencyHistogram,
 }
 
@@ -49,10 +49,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// Returns the smoothed latency (exponentially weighted, 1/8 for the newest). Zero before the first response, so
-    /// that a new server is soon tried.
-    pub(super) fn latency(&self) -> Duration {
-        self.smoothed_latency.unwrap_or_default()
+    /// Returns when the next probe is due; `None` while the server is up.
+    pub(super) const fn next_probe(&self) -> Option<Instant> {
+        self.next_probe
+    }
+
+    /// Returns the median latency; `None` with fewer than 16 samples.
+    pub(super) fn median(&self) -> Option<Duration> {
+        self.latencies.median()
     }
 
     /// Returns the p95 latency; `None` with fewer than 16 samples.
@@ -65,23 +69,22 @@ impl CircuitBreaker {
         self.consecutive_failures = 0;
         self.unconfirmed_probes = 0;
         self.next_probe = None;
+        self.has_answered = true;
         self.latencies.record(round_trip);
-        self.smoothed_latency =
-            Some(self.smoothed_latency.map_or(round_trip, |latency| latency - latency / 8 + round_trip / 8));
     }
 
     /// Records a query without a response in time. Returns whether the server goes down with this failure: only one
     /// that never answered does. Failures of a server that is down do not put its next probe off.
     pub(super) fn record_failure(&mut self, now: Instant) -> bool {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-        let is_failing = !self.has_answered() && self.consecutive_failures >= FAILURE_THRESHOLD;
+        let is_failing = !self.has_answered && self.consecutive_failures >= FAILURE_THRESHOLD;
         is_failing && self.open(now)
     }
 
     /// Records a loop probe without a response in time. Returns whether the server goes down with this failure. Only of
     /// one that never answered does it say anything: others may drop queries for top-level domains that do not exist.
     pub(super) fn record_loop_probe_failure(&mut self, now: Instant) -> bool {
-        !self.has_answered() && self.record_failure(now)
+        !self.has_answered && self.record_failure(now)
     }
 
     /// Returns whether the server is suspected: its last queries had no response in time.
@@ -93,7 +96,7 @@ impl CircuitBreaker {
     pub(super) fn is_confirmation_due(&self, now: Instant) -> bool {
         let has_passed = |at| now.saturating_duration_since(at) >= CONFIRMATION_INTERVAL;
         self.next_probe.is_none()
-            && self.has_answered()
+            && self.has_answered
             && self.is_suspected()
             && self.last_confirmation.is_none_or(has_passed)
     }
@@ -125,7 +128,7 @@ impl CircuitBreaker {
 
     /// Returns whether the server has sent any response.
     pub(super) const fn has_answered(&self) -> bool {
-        self.smoothed_latency.is_some()
+        self.has_answered
     }
 
     /// Records that a probe is sent: the next one is due an interval later.
@@ -211,13 +214,5 @@ mod tests {
         breaker.record_probe(later);
         assert_eq!(breaker.health(later), Health::Down);
         assert_eq!(breaker.health(later + PROBE_INTERVAL), Health::ProbeDue);
-    }
-
-    #[test]
-    fn latency_follows_slowly() {
-        let mut breaker = CircuitBreaker::default();
-        breaker.record_response(Duration::from_millis(8));
-        breaker.record_response(Duration::from_millis(16));
-        assert_eq!(breaker.latency(), Duration::from_millis(9));
     }
 }

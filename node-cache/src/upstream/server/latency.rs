@@ -1,4 +1,4 @@
-//! Distribution of a server's latencies with exponential forgetting, for its p95. Pure.
+//! Distribution of a server's latencies with exponential forgetting, for its p95 and median. Pure.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl LatencyHistogram {
         self.counts[bucket(round_trip)] += 1;
         self.samples += 1;
         if self.samples.is_multiple_of(P95_INTERVAL) {
-            self.p95 = Some(self.compute_p95());
+            self.p95 = Some(self.quantile(95));
         }
     }
 
@@ -47,8 +47,13 @@ impl LatencyHistogram {
         self.p95
     }
 
-    fn compute_p95(&self) -> Duration {
-        let rank = (self.samples * 95).div_ceil(100);
+    /// Returns the median; `None` with fewer than 16 samples.
+    pub(super) fn median(&self) -> Option<Duration> {
+        self.p95.map(|_| self.quantile(50))
+    }
+
+    fn quantile(&self, percent: u32) -> Duration {
+        let rank = (self.samples * percent).div_ceil(100);
         let mut cumulative = 0;
         let reached = self.counts.iter().position(|count| {
             cumulative += u32::from(*count);
@@ -93,6 +98,14 @@ mod tests {
             let expected = Duration::from_millis(expected);
             assert!(p95 >= expected && p95 <= expected * 5 / 4, "{p95:?} for {expected:?}");
         }
+    }
+
+    #[test]
+    fn the_median_is_that_of_most_latencies() {
+        let mut latencies = LatencyHistogram::default();
+        assert_eq!(latencies.median(), None);
+        [vec![10; 60], vec![900; 40]].concat().iter().for_each(|ms| latencies.record(Duration::from_millis(*ms)));
+        assert!(latencies.median().is_some_and(|median| median < Duration::from_millis(13)));
     }
 
     #[test]

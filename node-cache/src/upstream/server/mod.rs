@@ -7,13 +7,23 @@ mod edns_support;
 pub(super) mod group;
 mod habits;
 pub(super) mod health;
+pub(super) mod in_flight;
+mod judgement;
+mod lame_domains;
+mod lameness;
 mod latency;
+mod load;
 mod loop_probe;
 mod near_misses;
+pub(super) mod outcomes;
+pub(super) mod outliers;
 mod packet_pace;
 mod retry_budget;
+mod selection;
 mod silent_domains;
+pub(super) mod standing;
 mod state;
+pub(super) mod timestamp;
 
 use context::ScopeCounts;
 pub use context::{ServerIds, UpstreamContext};
@@ -42,11 +52,14 @@ use crate::upstream::transport::udp;
 use health::Health;
 pub(super) use loop_probe::is_probe_name;
 use loop_probe::{LoopState, PROBE_TIMEOUT};
+use outcomes::ResponseKind;
 pub(in crate::upstream) use packet_pace::PacketPace;
 use retry_budget::RetryBudget;
+use selection::SelectionState;
 use silent_domains::SilentDomains;
 pub(super) use state::QueryPath;
 use state::ServerState;
+use timestamp::Timestamp;
 
 /// Role of a server in its pool.
 #[derive(Clone, Debug)]
@@ -76,6 +89,7 @@ pub struct Server {
     /// Response times of the scope.
     round_trips: Arc<WaitSeconds>,
     state: Mutex<ServerState>,
+    selection: SelectionState,
     loop_state: Arc<LoopState>,
     went_down: Arc<Notify>,
     retries: Arc<GroupRetries>,
@@ -121,6 +135,7 @@ impl Server {
             near_misses: AtomicU64::new(0),
             round_trips: counts.round_trips,
             state: Mutex::default(),
+            selection: SelectionState::default(),
             loop_state: Arc::new(LoopState::new(address)),
             went_down,
             retries,
@@ -226,7 +241,7 @@ impl Server {
     /// Returns whether the server is up now.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.health(Instant::now()) == Health::Up
+        self.health(Timestamp::of(Instant::now())) == Health::Up
     }
 
     /// Returns whether the server has sent any response, whatever its rcode.
@@ -259,51 +274,42 @@ impl Server {
         &self.context.tap
     }
 
-    /// Returns the health at `now`.
-    pub(in crate::upstream) fn health(&self, now: Instant) -> Health {
-        self.state().health(now)
-    }
-
-    /// Returns the smoothed latency; zero before the first response.
-    pub(in crate::upstream) fn latency(&self) -> Duration {
-        self.state().latency()
-    }
-
-    /// Returns the p95 latency; `None` with fewer than 16 samples.
-    #[must_use]
-    pub fn p95(&self) -> Option<Duration> {
-        self.state().p95()
-    }
-
     /// Counts a query that is sent.
     pub(in crate::upstream) fn count_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records a response with any rcode after this round-trip time; `answered` is its question when the rcode is
-    /// NOERROR or NXDOMAIN, `edns` what it says about EDNS when the query had an OPT record.
+    /// Records a response with any rcode after this round-trip time; `kind` is what it says about the server,
+    /// `answered` its question when the rcode is NOERROR or NXDOMAIN, `edns` what it says about EDNS when the query had
+    /// an OPT record.
     pub(in crate::upstream) fn record_response(
         &self,
+        kind: ResponseKind,
         answered: Option<&Arc<Question>>,
         edns: Option<EdnsReply>,
         round_trip: Duration,
         now: Instant,
     ) {
         self.round_trips.observe(round_trip);
-        let recovers = self.state().record_response(answered, edns, round_trip, now);
+        let timestamp = Timestamp::of(now);
+        self.selection.load.record(round_trip, answered.is_none(), timestamp);
+        let recovers = {
+            let mut state = self.state();
+            state.outcomes().record_response(kind, round_trip);
+            let recovers = state.record_response(answered, edns, round_trip, now);
+            self.selection.publish_response(state.breaker(), timestamp);
+            if let Some(question) = answered
+                && !state.lame_domains().is_empty()
+                && state.lame_domains().record_answer(self.context.domain_hash(&question.name), timestamp)
+            {
+                self.selection.lame.publish(state.lame_domains(), timestamp);
+            }
+            recovers
+        };
         if recovers {
+            self.start_return(timestamp);
             tracing::info!(upstream = %self.address, "upstream is up again");
         }
-    }
-
-    /// Returns whether the server has responded, with any rcode, in the last minute.
-    pub(in crate::upstream) fn has_answered_lately(&self, now: Instant) -> bool {
-        self.state().has_answered_lately(now)
-    }
-
-    /// Returns whether the server has responded, with any rcode and to any query, since this time.
-    pub(in crate::upstream) fn has_answered_since(&self, at: Instant) -> bool {
-        self.state().has_answered_since(at)
     }
 
     /// Returns whether no ping was sent since this time, the start of a query, and records one at `now` if so. A ping
@@ -320,21 +326,21 @@ impl Server {
     /// Records a query without a response in time, and closes the idle sockets.
     pub(in crate::upstream) fn record_failure(&self, question: &Arc<Question>) {
         self.count_timeout();
-        let went_down = self.state().record_failure(question, Instant::now());
+        let went_down = self.update(|state| state.record_failure(question, Instant::now()));
         self.report_health(went_down);
     }
 
     /// Records a probe without a response in time, and closes the idle sockets.
     pub(in crate::upstream) fn record_probe_failure(&self) {
         self.count_timeout();
-        let went_down = self.state().record_probe_failure(Instant::now());
+        let went_down = self.update(|state| state.record_probe_failure(Instant::now()));
         self.report_health(went_down);
     }
 
     /// Records a loop probe without a response in time.
     fn record_loop_probe_failure(&self) {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
-        let went_down = self.state().record_loop_probe_failure(Instant::now());
+        let went_down = self.update(|state| state.record_loop_probe_failure(Instant::now()));
         self.report_health(went_down);
     }
 
@@ -365,7 +371,7 @@ impl Server {
         fallback: Option<&Arc<Question>>,
         now: Instant,
     ) -> Option<Arc<Question>> {
-        self.state().take_probe(fallback, now)
+        self.update(|state| state.take_probe(fallback, now))
     }
 
     /// Sends a probe for a forwarding loop after a timeout, unless one was sent less than 5 s ago. Returns whether one
@@ -451,6 +457,14 @@ impl Server {
     #[must_use]
     pub fn avoids_udp(&self, name: &Name) -> bool {
         self.protocol == Protocol::Udp && self.query_path(name, Instant::now()).tcp_first
+    }
+
+    /// Changes the state, and the health that follows from it.
+    fn update<T>(&self, change: impl FnOnce(&mut ServerState) -> T) -> T {
+        let mut state = self.state();
+        let result = change(&mut state);
+        self.selection.publish(state.breaker());
+        result
     }
 
     fn state(&self) -> MutexGuard<'_, ServerState> {

@@ -1,4 +1,4 @@
-//! State of one server: health, latency, the questions to probe it with, support of 0x20 and EDNS, near misses, and
+//! State of one server: health, outcomes, the questions to probe it with, support of 0x20 and EDNS, near misses, and
 //! whether it is closed over TCP. Pure: the time is a parameter.
 
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use super::answered_questions::AnsweredQuestions;
 use super::case_support::CaseSupport;
 use super::edns_support::EdnsSupport;
 use super::health::{CircuitBreaker, Health};
+use super::lame_domains::LameDomains;
 use super::near_misses::NearMissDomains;
+use super::outcomes::Outcomes;
 use crate::dns::question::Question;
 use crate::dns::{EdnsReply, Name};
 
@@ -18,14 +20,10 @@ const NO_0X20_PERIOD: Duration = Duration::from_secs(600);
 /// responses wait for a connection but a moment. Where packets to it are dropped, each try costs a second.
 const TCP_CLOSED_PERIOD: Duration = Duration::from_secs(30);
 
-/// How long a server counts as one that answers after its last response.
-const ANSWERED_PERIOD: Duration = Duration::from_secs(60);
-
 /// State of one server.
 #[derive(Debug, Default)]
 pub(super) struct ServerState {
     breaker: CircuitBreaker,
-    answered_at: Option<Instant>,
     pinged_at: Option<Instant>,
     recovered_at: Option<Instant>,
     answered: AnsweredQuestions,
@@ -34,6 +32,8 @@ pub(super) struct ServerState {
     edns: EdnsSupport,
     near_misses: NearMissDomains,
     tcp_closed_at: Option<Instant>,
+    outcomes: Outcomes,
+    lame_domains: LameDomains,
 }
 
 /// Reason for which a server is queried in lower case.
@@ -73,11 +73,6 @@ pub(in crate::upstream) struct QueryPath {
 }
 
 impl ServerState {
-    /// Returns the health at `now`.
-    pub(super) fn health(&self, now: Instant) -> Health {
-        self.breaker.health(now)
-    }
-
     /// Returns whether the server is suspected: its last queries had no response in time.
     pub(super) const fn is_suspected(&self) -> bool {
         self.breaker.is_suspected()
@@ -88,14 +83,19 @@ impl ServerState {
         self.breaker.has_answered()
     }
 
-    /// Returns the smoothed latency; zero before the first response.
-    pub(super) fn latency(&self) -> Duration {
-        self.breaker.latency()
+    /// Returns the circuit breaker.
+    pub(super) const fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
     }
 
-    /// Returns the p95 latency; `None` with fewer than 16 samples.
-    pub(super) fn p95(&self) -> Option<Duration> {
-        self.breaker.p95()
+    /// Returns the outcomes of attempts.
+    pub(super) const fn outcomes(&mut self) -> &mut Outcomes {
+        &mut self.outcomes
+    }
+
+    /// Returns the domains with failures that other servers refuted.
+    pub(super) const fn lame_domains(&mut self) -> &mut LameDomains {
+        &mut self.lame_domains
     }
 
     /// Records a response; `answered` is its question when the rcode is NOERROR or NXDOMAIN, `edns` what it says about
@@ -109,7 +109,6 @@ impl ServerState {
     ) -> bool {
         let recovers = self.breaker.health(now) != Health::Up;
         self.breaker.record_response(round_trip);
-        self.answered_at = Some(now);
         self.answered.record_response(answered, now);
         if let Some(reply) = edns {
             self.edns.record_reply(reply, now);
@@ -118,16 +117,6 @@ impl ServerState {
             self.recovered_at = Some(now);
         }
         recovers
-    }
-
-    /// Returns whether the server has responded, with any rcode, in the last minute.
-    pub(super) fn has_answered_lately(&self, now: Instant) -> bool {
-        self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < ANSWERED_PERIOD)
-    }
-
-    /// Returns whether the server has responded, with any rcode, at this time or later.
-    pub(super) fn has_answered_since(&self, at: Instant) -> bool {
-        self.answered_at.is_some_and(|answered| answered >= at)
     }
 
     /// Returns whether no ping was sent since this time, and records one at `now` if so.
@@ -275,10 +264,10 @@ mod tests {
     fn a_response_brings_a_server_up_and_its_time_is_remembered() {
         let now = Instant::now();
         let mut state = down(&question("a.example"), &question("dead.test"), now);
-        assert_eq!((state.health(now), state.recovered_at()), (Health::Down, None));
+        assert_eq!((state.breaker.health(now), state.recovered_at()), (Health::Down, None));
         assert!(state.record_response(None, None, ROUND_TRIP, now + SECOND));
         assert!(!state.record_response(None, None, ROUND_TRIP, now + 2 * SECOND), "it is up already");
-        assert_eq!((state.health(now), state.recovered_at()), (Health::Up, Some(now + SECOND)));
+        assert_eq!((state.breaker.health(now), state.recovered_at()), (Health::Up, Some(now + SECOND)));
     }
 
     #[test]
@@ -326,16 +315,6 @@ mod tests {
         assert_eq!(by_octet.lower_case_reason(now), Some(LowerCaseReason::ComparedByOctet));
         assert_eq!(path(&by_octet, now + 600 * SECOND), (true, true));
         assert!(by_octet.record_known_in_lower_case_only(now + 600 * SECOND), "one name shows it again");
-    }
-
-    #[test]
-    fn a_server_counts_as_one_that_answers_for_a_minute_after_any_response() {
-        let now = Instant::now();
-        let mut state = ServerState::default();
-        assert!(!state.has_answered_lately(now));
-        state.record_response(None, None, ROUND_TRIP, now);
-        state.record_failure(&question("dead.test"), now + SECOND);
-        assert!(state.has_answered_lately(now + 59 * SECOND) && !state.has_answered_lately(now + 60 * SECOND));
     }
 
     #[test]

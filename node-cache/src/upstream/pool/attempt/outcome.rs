@@ -65,6 +65,7 @@ impl Attempt {
         take_send: &mut impl FnMut() -> bool,
     ) -> Option<AttemptEvent> {
         if response.is_truncated() && !over_tcp {
+            self.comparison.record_truncation(&self.server);
             self.fallback = Some(Box::new(response));
             self.over_tcp = true;
             return None;

@@ -1,13 +1,22 @@
 //! Condition `Degraded` for upstreams that do not answer.
 
-use node_cache_config::status::{CAPTURED_UPSTREAM, UpstreamStatus};
+use node_cache_config::status::{CAPTURED_UPSTREAM, UpstreamState, UpstreamStatus};
 
 use super::*;
 use crate::controller::fixtures::{change_node_status, change_resolver_status};
 
 fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
     let address = address.parse().unwrap();
-    UpstreamStatus { scope: scope.to_owned(), address, healthy, responded: true, sent: 10, timeouts: 3, near_misses: 0 }
+    UpstreamStatus {
+        scope: scope.to_owned(),
+        address,
+        healthy,
+        state: UpstreamState::default(),
+        responded: true,
+        sent: 10,
+        timeouts: 3,
+        near_misses: 0,
+    }
 }
 
 #[test]

@@ -139,7 +139,25 @@ impl Drop for CoreDns {
 }
 
 impl CoreDns {
+    /// Starts CoreDNS on a free port, and on another one when it ends because something else has taken the port.
     async fn start(program: &PathBuf) -> Self {
+        for _ in 0..5 {
+            let mut started = Self::start_once(program);
+            let mut has_ended = false;
+            // Its port refuses packets at first.
+            wait_until("CoreDNS answers", Duration::from_secs(60), async || {
+                has_ended = started.process.try_wait().is_ok_and(|status| status.is_some());
+                has_ended || has_answer(started.address, "web.shop.svc.cluster.local").await
+            })
+            .await;
+            if !has_ended {
+                return started;
+            }
+        }
+        panic!("CoreDNS ends with each port");
+    }
+
+    fn start_once(program: &PathBuf) -> Self {
         let folder = TempDir::new().unwrap();
         let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
@@ -154,19 +172,21 @@ impl CoreDns {
         // It ends with this process, however that ends.
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("-conf").arg(folder.path().join("Corefile"));
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let started = Self { address, process, _folder: folder };
-        let query = query_for("web.shop.svc.cluster.local", RecordType::A).to_vec().unwrap();
-        // Its port refuses packets at first.
-        wait_until("CoreDNS answers", Duration::from_secs(60), async || {
-            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let mut buffer = [0; 512];
-            let is_sent = socket.connect(address).await.is_ok() && socket.send(&query).await.is_ok();
-            let response = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut buffer));
-            is_sent && response.await.is_ok_and(|received| received.is_ok())
-        })
-        .await;
-        started
+        Self { address, process, _folder: folder }
     }
+}
+
+/// Returns whether a server has records of a name.
+async fn has_answer(server: SocketAddr, name: &str) -> bool {
+    let query = query_for(name, RecordType::A).to_vec().unwrap();
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut buffer = [0; 512];
+    if socket.connect(server).await.is_err() || socket.send(&query).await.is_err() {
+        return false;
+    }
+    let received = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await;
+    let length = received.ok().and_then(Result::ok).unwrap_or_default();
+    Message::from_vec(&buffer[..length]).is_ok_and(|response| !response.answers.is_empty())
 }
 
 /// Requires CoreDNS as the lab compiles it, and returns its path. It is compiled where `make test` runs the test;

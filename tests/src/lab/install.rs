@@ -87,7 +87,7 @@ fn wait_until_updated(lab: &Lab) -> Result<()> {
 /// server that responded.
 ///
 /// # Errors
-/// When a name is not resolved.
+/// When a name is not resolved within half a minute: pods that have just been replaced may still be discovered.
 pub(super) fn show(lab: &Lab, progress: &Progress) -> Result<()> {
     progress.say("");
     progress.say(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end());
@@ -95,7 +95,9 @@ pub(super) fn show(lab: &Lab, progress: &Progress) -> Result<()> {
     progress.say(&format!("{:<10} {:<38} {:<38} {}", "FROM", "NAME", "ANSWER", "ANSWERED BY"));
     for node in NODES {
         for name in ["kubernetes.default.svc.cluster.local.", "www.shop.example."] {
-            let output = lab.exec(node.name, &["ask", name, "A", "--who", "--json"])?;
+            let ask = || lab.exec(node.name, &["ask", name, "A", "--who", "--json"]);
+            let answered = wait_until(Duration::from_secs(30), || ask().ok());
+            let output = answered.map_or_else(ask, Ok)?;
             let (response, server) =
                 response_and_server(&output).with_context(|| format!("{name} from {}: {output}", node.name))?;
             progress.say(&format!("{:<10} {name:<38} {response:<38} {server}", node.zone));

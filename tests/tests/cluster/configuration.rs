@@ -6,8 +6,8 @@ use dnstier_tests::require;
 use node_cache_config::names::{REVISION_ANNOTATION, revision_key};
 
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, ensure, exclusive_tier, kubectl, kubectl_json, node_pod,
-    node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, RestoreOnDrop, ensure, exclusive_tier, kubectl, kubectl_json,
+    node_pod, node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
 };
 
 /// Time within which a change is active on all nodes.
@@ -94,7 +94,9 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     let _tier = exclusive_tier();
     let in_force = node_status("node-a").expect("a status").revision.in_force;
     // The operator never writes such a revision, and would remove it again: it is scaled to zero.
-    kubectl(&["scale", "deployment", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--replicas=0"]);
+    let scale = |replicas: &str| kubectl(&["scale", "-n", NAMESPACE, "deployment/dnstier-operator", replicas]);
+    scale("--replicas=0");
+    let operator = RestoreOnDrop(|| drop(scale("--replicas=1")));
     let broken = serde_json::json!({"data": {revision_key("broken"): "{\"tier\": \"default\"}"}});
     kubectl(&[
         "patch",
@@ -127,7 +129,7 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     assert!(refusal.contains("clusterDomain") || refusal.contains("broken"), "{refusal}");
     assert_eq!(query("node-a", &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
 
-    kubectl(&["scale", "deployment", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--replicas=1"]);
+    drop(operator);
     wait_until_ready();
 }
 

@@ -6,8 +6,8 @@ use dnstier_tests::require;
 use node_cache_config::names::{REVISION_ANNOTATION, revision_key};
 
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, RestoreOnDrop, ensure, exclusive_tier, kubectl, kubectl_json,
-    node_pod, node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, RestoreOnDrop, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl,
+    kubectl_json, node_pod, node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
 };
 
 /// Time within which a change is active on all nodes.
@@ -78,6 +78,8 @@ fn private_answers_are_refused_on_every_node_within_five_seconds_and_allowed_aga
     assert_eq!(addresses("partner.test"), NODES.map(|_| vec!["198.51.100.70".to_owned()]));
     assert_eq!(addresses("kubernetes.default.svc.cluster.local"), api_server(), "names of the cluster are exempt");
 
+    // A kubelet that is still busy with one change of a pod's annotations may see the next one a minute later.
+    wait_until_ready();
     patch_tier(r#"{"spec":{"nodeCache":{"privateAnswers":null}}}"#);
     wait_until_active_everywhere(|config| config["nodeCache"]["privateAnswers"].is_null());
     wait_until("the outside name is answered", ACTIVE_TIMEOUT, || {
@@ -97,6 +99,11 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     let scale = |replicas: &str| kubectl(&["scale", "-n", NAMESPACE, "deployment/dnstier-operator", replicas]);
     scale("--replicas=0");
     let operator = RestoreOnDrop(|| drop(scale("--replicas=1")));
+    let selector = "app.kubernetes.io/component=operator";
+    wait_until("the operator is gone", WAIT_TIMEOUT, || {
+        let pods = kubectl(&["get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "name"]);
+        ensure(pods.is_empty(), || pods.clone())
+    });
     let broken = serde_json::json!({"data": {revision_key("broken"): "{\"tier\": \"default\"}"}});
     kubectl(&[
         "patch",

@@ -36,7 +36,7 @@ pub struct NodeCache {
     /// answer. Names of routes, of the cluster domain and of resolvers.privateSuffixes are exempt, and those below
     /// local and home.arpa. Default: Allow.
     pub private_answers: PrivateAnswers,
-    /// What the caching resolvers do for names outside of the cluster while no resolver of any zone answers.
+    /// Last resort of the caching resolvers for names outside of the cluster, while no resolver of any zone answers.
     pub last_resort: LastResort,
     /// TCP port on every node's own address where the node pod serves /metrics and /status over HTTP, 1024 to 65535.
     /// The pods are on the host's network, so nothing else on the nodes may use it. Default: 9353.
@@ -122,7 +122,7 @@ pub enum PrivateAnswers {
     Refuse,
 }
 
-/// What the caching resolvers of a node do while no resolver of any zone answers.
+/// Last resort of the caching resolvers of a node, while no resolver of any zone answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = rules(&[RATE_GOES_WITH_UPSTREAMS])))]

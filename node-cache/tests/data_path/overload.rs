@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use node_cache::dns::Edns;
 use node_cache::metrics::RefusalReason;
 
 use crate::support::crowd::{Crowd, answer_others, in_one_domain, ipv4};
 use crate::support::{
-    Action, Authority, ReceivedQuery, Tier, config, empty_response, exchange_raw, query_for, route, wait_until, zone,
+    Action, Authority, ReceivedQuery, Tier, config, empty_response, exchange_raw, failure, query_for, route,
+    wait_until, zone,
 };
 
 const BUDGET_EXHAUSTED: u16 = 49152;
@@ -23,15 +23,6 @@ const NETWORK_ERROR: u16 = 23;
 /// Returns SERVFAIL as a resolver without room sends it.
 fn overload(query: &ReceivedQuery) -> Action {
     failure(query, OVERLOADED)
-}
-
-/// Returns SERVFAIL as a resolver sends it with a code between the processes of a tier.
-fn failure(query: &ReceivedQuery, code: u16) -> Action {
-    let mut response = empty_response(query, ResponseCode::ServFail);
-    response.edns = None;
-    let mut packet = response.to_vec().unwrap();
-    Edns { udp_size: 1232, ede: Some(code), ..Edns::default() }.append(&mut packet);
-    Action::SendRaw(vec![packet])
 }
 
 /// Asks for a name and returns rcode, number of answers, and the info-codes of all Extended DNS Errors.

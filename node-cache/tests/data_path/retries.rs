@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use node_cache::dns::Edns;
 use node_cache_config::{Upstream, UpstreamSource, Zone};
 use tokio::time::sleep_until;
 
@@ -17,8 +16,7 @@ use crate::require::{network_namespaces, program, require};
 use crate::support::crowd::answer_others;
 use crate::support::namespace::in_own_namespace;
 use crate::support::{
-    Action, Authority, ReceivedQuery, Tier, allow_loopback, config, empty_response, exchange, exchange_from, query_for,
-    zone,
+    Action, Authority, Tier, allow_loopback, config, exchange, exchange_from, failure, query_for, zone,
 };
 
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -156,15 +154,6 @@ async fn a_resolver_that_answers_nobody_is_left_with_the_first_timeout() {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!([resolvers[0].query_count("www.example"), resolvers[1].query_count("www.example")], [1, 1]);
     assert!(resolvers[0].query_count("localhost") >= 1, "it was pinged");
-}
-
-/// Returns SERVFAIL with this Extended DNS Error.
-fn failure(query: &ReceivedQuery, code: u16) -> Action {
-    let mut response = empty_response(query, ResponseCode::ServFail);
-    response.edns = None;
-    let mut packet = response.to_vec().unwrap();
-    Edns { udp_size: 1232, ede: Some(code), ..Edns::default() }.append(&mut packet);
-    Action::SendRaw(vec![packet])
 }
 
 /// Asks a node whose own zone has two resolvers, and another zone two, for a name to which all answer SERVFAIL with

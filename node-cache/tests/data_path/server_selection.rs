@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use node_cache::dns::Edns;
 use node_cache_config::status::UpstreamState;
 use node_cache_config::{Upstream, UpstreamSource};
 use tokio::task::JoinHandle;
@@ -16,7 +15,7 @@ use tokio::time::{interval, sleep};
 
 use crate::inspection::inspect;
 use crate::support::{
-    Action, Authority, ReceivedQuery, Tier, allow_loopback, config, empty_response, exchange, exchange_from,
+    Action, Authority, ReceivedQuery, Tier, allow_loopback, config, empty_response, exchange, exchange_from, failure,
     loopback_client, query_for, wait_until, zone,
 };
 
@@ -78,15 +77,6 @@ impl Habit {
 /// Returns whether a name is one of those that nobody answers.
 fn is_dead(query: &ReceivedQuery) -> bool {
     query.name().to_ascii().trim_end_matches('.').ends_with(['0', '1', '2'])
-}
-
-/// Returns SERVFAIL with this Extended DNS Error.
-fn failure(query: &ReceivedQuery, code: u16) -> Action {
-    let mut response = empty_response(query, ResponseCode::ServFail);
-    response.edns = None;
-    let mut packet = response.to_vec().unwrap();
-    Edns { udp_size: 1232, ede: Some(code), ..Edns::default() }.append(&mut packet);
-    Action::SendRaw(vec![packet])
 }
 
 /// Server with a habit that it can give up, which counts its queries.

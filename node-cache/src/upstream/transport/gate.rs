@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 use tokio::time::sleep_until;
 
 use crate::dns::query::Transport;
@@ -57,13 +57,13 @@ impl PacketGate {
     }
 
     /// Returns the budget, if there is one.
-    fn budget(&self) -> Option<Guard<Option<Arc<Budget>>>> {
-        self.is_limited.load(Ordering::Relaxed).then(|| self.budget.load())
+    fn budget(&self) -> Option<Arc<Budget>> {
+        if self.is_limited.load(Ordering::Relaxed) { self.budget.load_full() } else { None }
     }
 
     /// Returns whether a query of this class could be sent now.
     pub(in crate::upstream) fn has_room(&self, class: PacketClass, now: Instant) -> bool {
-        self.budget().as_deref().and_then(Option::as_deref).is_none_or(|budget| budget.has_room(class, now))
+        self.budget().is_none_or(|budget| budget.has_room(class, now))
     }
 
     /// Lets a query over UDP pass, now or soon.
@@ -72,9 +72,9 @@ impl PacketGate {
     }
 
     fn enter_with(&self, class: PacketClass, transport: Transport, packets: u32) -> Passage {
-        let passage = match self.budget().as_deref().and_then(Option::as_deref) {
+        let passage = match self.budget() {
             None => Passage::Now(Slot::UNCOUNTED),
-            Some(budget) => self.take(budget, class, packets),
+            Some(budget) => self.take(&budget, class, packets),
         };
         match passage {
             Passage::Now(_) => self.counts.count(class, transport, packets),
@@ -125,7 +125,7 @@ impl PacketGate {
 
     /// Gives back what a query has taken that was to be sent at this time and is not.
     fn give_back(&self, packets: u32, at: Instant, slot: Slot) {
-        if let Some(budget) = self.budget().as_deref().and_then(Option::as_deref) {
+        if let Some(budget) = self.budget() {
             budget.give_back(packets, at);
         }
         self.release(slot);
@@ -134,7 +134,7 @@ impl PacketGate {
     /// Releases the slot of a query that is answered.
     pub(in crate::upstream) fn release(&self, slot: Slot) {
         if slot.is_counted()
-            && let Some(budget) = self.budget.load().as_deref()
+            && let Some(budget) = self.budget()
         {
             budget.release(slot, Instant::now());
         }
@@ -168,7 +168,7 @@ impl PacketGate {
     pub(super) async fn pass_connection(&self, class: PacketClass) -> io::Result<()> {
         loop {
             let now = Instant::now();
-            let admission = self.budget.load().as_deref().map(|budget| budget.take(class, CONNECTION_PACKETS, now));
+            let admission = self.budget().map(|budget| budget.take(class, CONNECTION_PACKETS, now));
             match admission.unwrap_or(Admission::Now) {
                 Admission::Now => break,
                 Admission::At(at) => {
@@ -177,7 +177,7 @@ impl PacketGate {
                     if Budget::is_in_time(at, Instant::now()) {
                         break;
                     }
-                    if let Some(budget) = self.budget.load().as_deref() {
+                    if let Some(budget) = self.budget() {
                         budget.give_back(CONNECTION_PACKETS, at);
                     }
                 }

@@ -14,7 +14,7 @@ pub(crate) use client::{
     ede, exchange, exchange_from, exchange_on, exchange_over_tcp, exchange_raw, loopback_client, query_for, txt_strings,
 };
 pub(crate) use records::{
-    address_record, empty_response, name, negative_response, response_with, srv_record, unknown_record,
+    address_record, empty_response, failure, name, negative_response, response_with, srv_record, unknown_record,
 };
 pub(crate) use tier::{Tier, allow_loopback, config, route, servers_over, zone};
 pub(crate) use unbound::Unbound;

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NULL, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use node_cache::dns::Edns;
 
-use super::ReceivedQuery;
+use super::{Action, ReceivedQuery};
 
 pub(crate) fn name(text: &str) -> Name {
     let mut name = Name::from_ascii(text).unwrap();
@@ -27,6 +28,15 @@ pub(crate) fn response_with(query: &ReceivedQuery, answers: Vec<Record>) -> Mess
         message.set_edns(edns);
     }
     message
+}
+
+/// Responds with SERVFAIL and this Extended DNS Error, as a resolver does with a code between the processes of a tier.
+pub(crate) fn failure(query: &ReceivedQuery, code: u16) -> Action {
+    let mut response = empty_response(query, ResponseCode::ServFail);
+    response.edns = None;
+    let mut packet = response.to_vec().unwrap();
+    Edns { udp_size: 1232, ede: Some(code), ..Edns::default() }.append(&mut packet);
+    Action::SendRaw(vec![packet])
 }
 
 /// Builds a response without any record.

@@ -1,6 +1,8 @@
 //! Upstreams: the servers that are queried on a cache miss, and how they are found, selected and queried.
 //!
 //! ```text
+//! detection   verdict on one upstream: limits, loss, slowness, silence; values and the time in, orders out
+//!
 //! discovery   registry of groups; servers of a headless Service (SRV, A, AAAA from the cluster DNS) and of resolv.conf
 //!    ▼
 //! pool        tiers of groups (own zone, then the others): selection (power of two choices), hedging,
@@ -13,6 +15,7 @@
 //! ```
 
 mod budget;
+pub mod detection;
 pub(crate) mod discovery;
 mod error;
 mod pool;

@@ -1,0 +1,271 @@
+//! Cells: the queries of one upstream that were sent and answered in time, by registered domain and tick.
+//!
+//! An answer is counted where its query was sent, so no timer is needed for silence: a tick is *ripe* when all of its
+//! queries are answered or overdue. Counters are relaxed atomics; one watcher advances the tick and reads.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Length of a tick.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Cells of a tick; registered domains share them by hash.
+pub const CELLS: usize = 64;
+/// Fewest cells that thin traffic is folded to.
+const MIN_CELLS: usize = 8;
+/// Ticks of a window.
+const WINDOW_TICKS: u32 = 10;
+/// Ticks that are kept: the one that is filled, those that are not ripe, and a window.
+const KEPT_TICKS: u32 = 16;
+/// Fewest queries of a cell that count as evidence.
+const MIN_QUERIES: u32 = 4;
+/// Bounds of the time after which a query is overdue, and the multiple of the p95 latency in between.
+const MIN_OVERDUE: Duration = Duration::from_millis(50);
+const MAX_OVERDUE: Duration = Duration::from_millis(350);
+const OVERDUE_PER_P95: u32 = 3;
+/// One answered query in a counter; the lower half counts queries sent, up to 65,535 of a cell in a tick.
+const ANSWER: u32 = 1 << 16;
+
+/// Returns the time after which a query without a response is overdue, by the p95 latency of its server.
+#[must_use]
+pub fn overdue_after(p95: Option<Duration>) -> Duration {
+    p95.map_or(MAX_OVERDUE, |p95| (p95 * OVERDUE_PER_P95).clamp(MIN_OVERDUE, MAX_OVERDUE))
+}
+
+/// Queries sent, and how many of them were answered in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Queries sent.
+    pub sent: u32,
+    /// Queries answered before they were overdue, with any rcode.
+    pub answered: u32,
+}
+
+impl Count {
+    const fn unpack(counter: u32) -> Self {
+        Self { sent: counter % ANSWER, answered: counter / ANSWER }
+    }
+
+    /// Adds another count.
+    pub const fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+    }
+
+    fn share(self) -> f64 {
+        f64::from(self.answered) / f64::from(self.sent.max(1))
+    }
+}
+
+/// Place of a sent query in the cells, kept until its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    tick: u32,
+    cell: u8,
+}
+
+/// Counters of one upstream.
+#[derive(Debug)]
+pub struct Cells {
+    /// The tick that is filled now.
+    tick: AtomicU32,
+    counters: Box<[AtomicU32]>,
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        let counters = (0..KEPT_TICKS as usize * CELLS).map(|_| AtomicU32::new(0)).collect();
+        Self { tick: AtomicU32::new(0), counters }
+    }
+}
+
+impl Cells {
+    /// Counts the first send of a query for a name of a registered domain with this hash. Repeated sends are not
+    /// counted: they share the fate of the first.
+    pub fn record_send(&self, domain: u64) -> Stamp {
+        let cell = (domain % CELLS as u64) as u8;
+        let stamp = Stamp { tick: self.tick.load(Ordering::Relaxed), cell };
+        self.counter(stamp).fetch_add(1, Ordering::Relaxed);
+        stamp
+    }
+
+    /// Counts an answer, of any rcode, that came before its query was overdue.
+    pub fn record_answer(&self, stamp: Stamp) {
+        let age = self.tick.load(Ordering::Relaxed).wrapping_sub(stamp.tick);
+        if age < KEPT_TICKS {
+            self.counter(stamp).fetch_add(ANSWER, Ordering::Relaxed);
+        }
+    }
+
+    fn counter(&self, stamp: Stamp) -> &AtomicU32 {
+        &self.counters[(stamp.tick % KEPT_TICKS) as usize * CELLS + usize::from(stamp.cell)]
+    }
+
+    /// Begins the next tick. Only the watcher calls this.
+    fn advance(&self) -> u32 {
+        let next = self.tick.load(Ordering::Relaxed).wrapping_add(1);
+        (0..CELLS as u8).for_each(|cell| self.counter(Stamp { tick: next, cell }).store(0, Ordering::Relaxed));
+        self.tick.store(next, Ordering::Relaxed);
+        next
+    }
+
+    fn add_tick(&self, tick: u32, window: &mut [Count; CELLS]) {
+        for (cell, count) in window.iter_mut().enumerate() {
+            let stamp = Stamp { tick, cell: cell as u8 };
+            count.add(Count::unpack(self.counter(stamp).load(Ordering::Relaxed)));
+        }
+    }
+}
+
+/// Ripe ticks as they are read, one after the other.
+#[derive(Debug, Default)]
+pub struct CellReader {
+    /// First tick that was not read yet.
+    next: u32,
+}
+
+/// Ripe queries since the last reading, and the window that ends with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Ticks between the first one that was read and now.
+    pub age: u32,
+    /// Queries of the ticks that became ripe.
+    pub ripe: Count,
+    /// Number of ticks that became ripe.
+    pub ripe_ticks: u32,
+    /// Median share of answered queries over the cells of the window; `None` where traffic is too thin.
+    pub median: Option<f64>,
+    /// Queries of the window.
+    pub window: Count,
+}
+
+impl CellReader {
+    /// Begins a tick and reads those that are ripe with it. To be called every [`TICK`].
+    pub fn advance(&mut self, cells: &Cells, overdue: Duration) -> Reading {
+        let now = cells.advance();
+        // A query of the last moment of a tick is overdue this many ticks after the tick's end.
+        let delay = overdue.as_millis().div_ceil(TICK.as_millis()) as u32;
+        let end = now.saturating_sub(delay).max(self.next);
+        let first = self.next.max(end.saturating_sub(WINDOW_TICKS));
+        let sum = |range: std::ops::Range<u32>| {
+            let mut counts = [Count::default(); CELLS];
+            range.for_each(|tick| cells.add_tick(tick, &mut counts));
+            counts
+        };
+        let (ripe, window) = (sum(first..end), sum(end.saturating_sub(WINDOW_TICKS)..end));
+        self.next = end;
+        let ripe_ticks = end - first;
+        Reading { age: now - first, ripe: total(&ripe), ripe_ticks, median: median(window), window: total(&window) }
+    }
+}
+
+fn total(counts: &[Count]) -> Count {
+    counts.iter().fold(Count::default(), |mut sum, count| {
+        sum.add(*count);
+        sum
+    })
+}
+
+/// Returns the median share of answered queries over the cells, folded until half of them have enough queries. One
+/// domain is one cell, whatever its traffic.
+fn median(mut cells: [Count; CELLS]) -> Option<f64> {
+    let mut len = CELLS;
+    loop {
+        let enough = |cell: &&Count| cell.sent >= MIN_QUERIES;
+        let mut shares: [f64; CELLS] = [0.0; CELLS];
+        let mut count = 0;
+        for cell in cells[..len].iter().filter(enough) {
+            shares[count] = cell.share();
+            count += 1;
+        }
+        if count * 2 >= len {
+            let (_, median, _) = shares[..count].select_nth_unstable_by(count / 2, f64::total_cmp);
+            return Some(*median);
+        }
+        if len == MIN_CELLS {
+            return None;
+        }
+        len /= 2;
+        let (left, right) = cells.split_at_mut(len);
+        left.iter_mut().zip(&*right).for_each(|(cell, other)| cell.add(*other));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OVERDUE: Duration = Duration::from_millis(350);
+
+    /// Sends `queries` of each domain, answers those for which `is_answered` holds, and returns the tick as it is read.
+    fn read(domains: u64, queries: u64, is_answered: impl Fn(u64, u64) -> bool) -> Reading {
+        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        for (domain, query) in (0..domains).flat_map(|domain| (0..queries).map(move |query| (domain, query))) {
+            let stamp = cells.record_send(domain);
+            if is_answered(domain, query) {
+                cells.record_answer(stamp);
+            }
+        }
+        let mut readings = (0..5).map(|_| reader.advance(&cells, OVERDUE));
+        readings.find(|reading| reading.ripe.sent > 0).unwrap()
+    }
+
+    #[test]
+    fn an_answer_counts_where_its_query_was_sent_and_a_tick_is_read_once_when_it_is_ripe() {
+        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        let stamp = cells.record_send(7);
+        let mut ripe = Vec::new();
+        for tick in 0..30 {
+            if tick == 2 {
+                cells.record_answer(stamp);
+            }
+            let reading = reader.advance(&cells, OVERDUE);
+            ripe.push(reading.ripe);
+            let is_in_window = (4..14).contains(&tick);
+            assert_eq!(reading.window.sent, u32::from(is_in_window), "tick {tick}");
+        }
+        let expected = Count { sent: 1, answered: 1 };
+        assert_eq!(ripe.iter().filter(|count| count.sent > 0).collect::<Vec<_>>(), [&expected]);
+        cells.record_answer(stamp);
+        assert_eq!(cells.counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum::<u32>(), 0);
+    }
+
+    #[test]
+    fn a_time_that_changes_reads_no_tick_twice_and_leaves_none_out() {
+        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        let mut sum = 0;
+        for tick in 0..100_u64 {
+            cells.record_send(tick);
+            sum += reader.advance(&cells, Duration::from_millis(if tick % 3 == 0 { 50 } else { 350 })).ripe.sent;
+        }
+        assert!((96..=100).contains(&sum), "{sum}");
+    }
+
+    #[test]
+    fn the_median_stands_while_one_domain_with_most_of_the_traffic_is_dead() {
+        let reading = read(64, 8, |domain, _| domain != 3);
+        assert_eq!(reading.median, Some(1.0));
+        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        (0..1_000).for_each(|_| _ = cells.record_send(9));
+        (0..640).for_each(|query| cells.record_answer(cells.record_send(query)));
+        let reading = (0..5).map(|_| reader.advance(&cells, OVERDUE)).last().unwrap();
+        assert_eq!((reading.median, reading.window), (Some(1.0), Count { sent: 1_640, answered: 640 }));
+    }
+
+    #[test]
+    fn loss_that_all_domains_share_moves_the_median() {
+        let reading = read(64, 8, |_, query| query % 2 == 0);
+        assert_eq!(reading.median, Some(0.5));
+    }
+
+    #[test]
+    fn thin_traffic_is_folded_and_very_thin_traffic_says_nothing() {
+        assert_eq!(read(64, 1, |_, _| true).median, Some(1.0));
+        assert_eq!(read(24, 1, |_, _| true).median, None);
+    }
+
+    #[test]
+    fn a_query_is_overdue_after_three_p95_within_bounds() {
+        let overdue = [None, Some(5), Some(40), Some(400)].map(|p95| overdue_after(p95.map(Duration::from_millis)));
+        assert_eq!(overdue.map(|time| time.as_millis()), [350, 50, 120, 350]);
+    }
+}

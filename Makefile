@@ -117,6 +117,8 @@ test-long: ## Run the long forms of tests, one after the other, four hours at th
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
 	  --test-threads=1 $(LONG_TESTS)
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib -- --ignored --exact --nocapture $(LONG_UNIT_TESTS)
+	timeout 3600 $(CARGO) test --release --locked --package node-cache --lib -- --ignored --nocapture --test-threads=1 \
+	  upstream::detection::
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 
 .PHONY: miri

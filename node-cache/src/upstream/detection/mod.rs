@@ -14,7 +14,7 @@
 //! detector    all of it for one upstream: queries report with atomics, a watcher takes the steps
 //! ```
 //!
-//! No file here knows a socket, a clock or a thread.
+//! No file here knows a socket, a clock or a thread. `simulation`, for tests, runs them behind models of limiters.
 
 pub mod cells;
 pub mod control;
@@ -23,3 +23,6 @@ pub mod evidence;
 mod hold;
 pub mod state;
 pub mod verdict;
+
+#[cfg(test)]
+mod simulation;

@@ -138,3 +138,12 @@ fn fresh_ports_that_fail_beside_kept_ones_that_do_not_are_no_reason_for_a_ceilin
     process.run(60, |order| with_controls(tick(10), order, true));
     assert_eq!(process.verdict.state(), State::Held { ceiling: None, cause: Some(Cause::Flows) });
 }
+
+#[test]
+fn a_loss_that_ends_while_it_is_confirmed_still_leads_to_a_ceiling() {
+    let mut process = Process::new();
+    process.run(4, |order| with_controls(tick(4), order, false));
+    assert_eq!(process.verdict.state(), State::Suspected);
+    process.run(80, |order| with_controls(tick(10), order, true));
+    assert!(process.order.ceiling.is_some(), "others behind the limit have given way: {:?}", process.verdict.state());
+}

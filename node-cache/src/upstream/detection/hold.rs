@@ -1,5 +1,7 @@
 //! An upstream that is held: a ceiling for its packets, the name of the cause, and the way back.
 
+mod way_back;
+
 use std::time::{Duration, Instant};
 
 use super::evidence::{Interval, Seen};
@@ -7,9 +9,6 @@ use super::state::Cause;
 
 /// Share of what an upstream carried that it is sent from then on.
 pub(super) const CEILING_SHARE: f64 = 0.9;
-/// Share of the ceiling before a step that it falls back to after a loss smaller than this.
-const FAILED_STEP_SHARE: f64 = 0.97;
-const SMALL_LOSS: f64 = 0.15;
 /// Share of a ceiling at rest that is left after silence.
 const SILENCED_REST_SHARE: f64 = 0.7;
 /// Part of a ceiling at rest that loss takes away when it is as large as the demand; of smaller ones a smaller part. Of
@@ -22,8 +21,6 @@ const LATE_SETTLE_TIME: Duration = Duration::from_secs(3);
 pub(super) const LATE_PART: f64 = 0.2;
 /// Lowest ceiling of an upstream that answers, in packets a second.
 pub(super) const MIN_CEILING: f64 = 10.0;
-/// Ceiling, as a multiple of the demand, above which all traffic is back.
-pub(super) const ENOUGH: f64 = 1.1;
 /// Time after an action that says nothing yet: others behind the same limit act, too.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Bounds of the time in which the cause gets its name, and the queries that are enough for it.
@@ -40,7 +37,6 @@ const MIN_UNCHANGED_LOSS: f64 = 0.05;
 /// which it is one.
 const MIN_LOWERED: u32 = 2;
 const MAX_LOWERED: u32 = 4;
-const MAX_LOWERED_AT_REST: u32 = 6;
 /// Growth of the loss without a ceiling, as factor and summand, that shows a limit after all.
 const GROWN_LOSS: (f64, f64) = (1.4, 0.05);
 /// Part of a named loss below which it is over.
@@ -57,22 +53,12 @@ const WATCHES: u32 = 6;
 /// that give way loses as much with a ceiling as without.
 const MIN_RETRY_TIME: Duration = Duration::from_secs(60);
 const MAX_RETRY_TIME: Duration = Duration::from_secs(960);
-/// First and longest wait before the ceiling is raised.
+/// First wait before the ceiling is raised.
 pub(super) const MIN_WAIT: Duration = Duration::from_secs(5);
-const MAX_WAIT: Duration = Duration::from_secs(12);
 /// Longest wait after steps that ended in silence: a limiter that punishes.
 pub(super) const MAX_PUNISHED_WAIT: Duration = Duration::from_secs(300);
-/// First step up as a share of what is missing; each further one is twice as large a share. Of those behind one limit
-/// the one that has least takes the largest steps.
-const STEP_SHARE: f64 = 0.1;
-/// Ceiling, as a multiple of the demand, that steps lead to.
-const MISSING_FROM: f64 = 1.3;
-const STEP_TIME: Duration = Duration::from_secs(4);
 /// Time in which the ceiling doubles after silence.
 const RAMP_TIME: Duration = Duration::from_secs(1);
-/// Control queries answered in a row after which the share of names that nobody answers may be learned anew.
-const LEARNING_CONTROLS: u32 = 200;
-const LEARNING_RATE: f64 = 0.3;
 
 /// Surroundings of a step.
 pub(super) struct Context<'a> {
@@ -141,6 +127,8 @@ pub(super) struct Hold {
     lowered: u32,
     /// Control queries answered in a row.
     answered_controls: u32,
+    /// Whether a loss of this step was looked at a second time.
+    is_in_doubt: bool,
     /// Time for which ports are kept.
     ports_time: Duration,
 }
@@ -165,6 +153,7 @@ impl Hold {
             is_of_flows: false,
             lowered: 0,
             answered_controls: 0,
+            is_in_doubt: false,
             ports_time: Duration::ZERO,
         }
     }
@@ -334,96 +323,6 @@ impl Hold {
         }
         self.begin(Plan::Name, MAX_NAMING_TIME, now);
         self.interval.restart(now + SETTLE_TIME);
-        Next::Held
-    }
-
-    fn is_enough(&self, demand: f64) -> bool {
-        self.ceiling.is_none_or(|ceiling| ceiling >= ENOUGH * demand)
-    }
-
-    fn wait_for_step(&mut self, context: &mut Context<'_>) -> Next {
-        let (now, baseline) = (context.now, *context.baseline);
-        let is_end = now >= self.until;
-        if self.interval.is_lossy_at_rest(baseline, is_end) {
-            let loss = self.interval.loss(baseline).share;
-            if self.lowered == 0 {
-                self.loss = loss;
-            } else if self.lowered >= MAX_LOWERED_AT_REST && loss >= UNCHANGED_LOSS * self.loss {
-                if self.is_interval_late(baseline) {
-                    let carried = self.interval.carried(baseline);
-                    *self = Self { retry_time: self.retry_time, ..Self::act(carried, true, now) };
-                } else {
-                    self.give_up(loss, baseline, now);
-                }
-                return Next::Held;
-            }
-            self.lower(context);
-            self.clean = self.ceiling.unwrap_or_default();
-            self.wait_after_loss(context);
-        } else if self.is_enough(context.demand) {
-            return Next::Returning;
-        } else if is_end {
-            if self.answered_controls >= LEARNING_CONTROLS && self.interval.sent() >= NAMING_QUERIES {
-                *context.baseline += LEARNING_RATE * (self.interval.share() - baseline);
-            }
-            self.raise(0, context);
-        }
-        Next::Held
-    }
-
-    fn wait_after_loss(&mut self, context: &Context<'_>) {
-        let is_late = self.is_interval_late(*context.baseline);
-        self.begin(Plan::Wait, self.wait.mul_f64(context.jitter), context.now);
-        if is_late {
-            self.interval.restart(context.now + LATE_SETTLE_TIME);
-        }
-    }
-
-    fn raise(&mut self, index: u32, context: &Context<'_>) {
-        let ceiling = self.ceiling.unwrap_or_default();
-        (self.clean, self.lowered) = (ceiling, 0);
-        let share = STEP_SHARE * f64::from(1_u32 << index.min(8));
-        let missing = (MISSING_FROM * context.demand - ceiling).max(0.0);
-        let step = share.min(1.0) * missing;
-        self.ceiling = Some(ceiling + step);
-        self.begin(Plan::Step(index), STEP_TIME.mul_f64(context.jitter), context.now);
-    }
-
-    fn climb(&mut self, index: u32, context: &mut Context<'_>) -> Next {
-        let is_end = context.now >= self.until;
-        if self.interval.is_lossy(*context.baseline, is_end) {
-            self.lower(context);
-            // The ceiling before the step was clean, so that it is not much too high, unless the limit has fallen.
-            let baseline = *context.baseline;
-            let is_small = self.interval.loss(baseline).share < SMALL_LOSS && !self.is_interval_late(baseline);
-            let least = if is_small { FAILED_STEP_SHARE * self.clean } else { 0.0 };
-            self.ceiling = self.ceiling.map(|ceiling| ceiling.max(least).min(self.clean));
-            self.lowered = 0;
-            self.wait = self.wait.max((self.wait * 2).min(MAX_WAIT));
-            self.wait_after_loss(context);
-        } else if is_end {
-            if self.is_enough(context.demand) {
-                return Next::Returning;
-            }
-            self.raise(index + 1, context);
-        }
-        Next::Held
-    }
-
-    fn double(&mut self, context: &mut Context<'_>) -> Next {
-        // Without a query nothing has been shown.
-        let is_end = context.now >= self.until && (self.interval.sent() > 0 || context.demand < 1.0);
-        if self.interval.is_lossy(*context.baseline, false) {
-            self.lower(context);
-            self.wait_after_loss(context);
-        } else if is_end {
-            if self.is_enough(context.demand) {
-                return Next::Returning;
-            }
-            self.clean = self.ceiling.unwrap_or_default();
-            self.ceiling = Some(2.0 * self.clean);
-            self.begin(Plan::Ramp, RAMP_TIME, context.now);
-        }
         Next::Held
     }
 

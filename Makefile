@@ -28,6 +28,8 @@ LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
   crowding::response_times_of_others_beside_a_crowd_are_measured \
   exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
   loops::a_million_responses_are_answered_with_nothing \
+  silent_limits::a_silent_limit_is_found_its_excess_goes_to_the_fallback_and_all_comes_back_when_it_is_gone \
+  silent_limits::a_silent_upstream_gets_probes_only_while_the_fallback_answers_and_returns_by_itself \
   retries::of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is \
   unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
 LONG_UNIT_TESTS := \

@@ -14,6 +14,8 @@ pub enum ConditionType {
     Progressing,
     /// A problem needs attention, even if every query is answered.
     Degraded,
+    /// An upstream answers only a part of the packets that it is sent.
+    UpstreamThrottled,
     /// kstatus: the newest spec is not rolled out everywhere yet.
     Reconciling,
     /// kstatus: the newest spec cannot be rolled out without a change of spec or cluster.
@@ -99,6 +101,16 @@ reasons! {
     UpstreamUnusable,
     /// Upstreams of the resolvers or of a route do not answer.
     UpstreamUnreachable,
+    /// No upstream limits the packets that it answers, as far as is known.
+    WithinLimits,
+    /// An upstream answers a part of the packets and drops the others; the rest goes to a fallback, if there is one.
+    LimitFound,
+    /// An upstream has no room for new flows; queries go from ports that were answered before.
+    FlowsLimited,
+    /// An upstream loses queries, or is slow, at any rate.
+    Lossy,
+    /// The upstreams get too few queries to find a limit: at least 20 a second to one of them.
+    TooLittleTraffic,
     /// A pod refused the newest configuration and keeps the one it has.
     RevisionRefused,
     /// The configuration is larger than 150 KiB; use fewer routes.
@@ -130,7 +142,8 @@ pub struct Report {
 
 impl ConditionType {
     /// Every type, in the order in which a status lists them.
-    pub const ALL: &[Self] = &[Self::Ready, Self::Progressing, Self::Degraded, Self::Reconciling, Self::Stalled];
+    pub const ALL: &[Self] =
+        &[Self::Ready, Self::Progressing, Self::Degraded, Self::UpstreamThrottled, Self::Reconciling, Self::Stalled];
 
     /// Returns the type as written in a condition.
     #[must_use]
@@ -139,6 +152,7 @@ impl ConditionType {
             Self::Ready => "Ready",
             Self::Progressing => "Progressing",
             Self::Degraded => "Degraded",
+            Self::UpstreamThrottled => "UpstreamThrottled",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -151,6 +165,7 @@ impl ConditionType {
             Self::Ready => "Every node answers through its caches and every zone has resolvers.",
             Self::Progressing => "The tier is being brought to the desired state.",
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
+            Self::UpstreamThrottled => "An upstream answers only a part of what it is sent.",
             Self::Reconciling => {
                 "For kstatus (Helm, Flux): the newest spec is not in force everywhere yet. Present only while true."
             }

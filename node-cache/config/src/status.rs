@@ -146,6 +146,68 @@ pub struct UpstreamStatus {
     /// Responses from the server's address to the port of a query in flight that are not responses to it.
     #[serde(default)]
     pub near_misses: u64,
+    /// Result of the detection of silent limits; `None` for a server that is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<DetectionStatus>,
+}
+
+/// Result of the detection of silent limits for one upstream. Times are seconds of the Unix epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DetectionStatus {
+    /// State: `well`, `suspected`, `held`, `limited`, `flows limited`, `lossy`, `slow`, `silent`, `back from silence`,
+    /// `returning`.
+    pub state: String,
+    /// Packets a second that the upstream is sent at the most; `None` without a ceiling.
+    pub ceiling: Option<u32>,
+    /// Whether there were enough queries in the last five minutes to find a limit.
+    pub has_enough_traffic: bool,
+    /// Limit, loss or slowness that lasts, or lasted until 30 s ago.
+    pub throttle: Option<ThrottleStatus>,
+    /// Last eight times at which the upstream was held or silent, the latest last.
+    pub episodes: Vec<EpisodeStatus>,
+}
+
+/// Limit of an upstream, with the figures of the moment in which its cause was known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ThrottleStatus {
+    /// `limited`, `flows limited`, `lossy` or `slow`.
+    pub state: String,
+    /// When it began.
+    pub since: u64,
+    /// Queries a second that were meant for the upstream.
+    pub offered: u32,
+    /// Queries a second that it answered.
+    pub answered: u32,
+}
+
+/// Time at which an upstream was held or silent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EpisodeStatus {
+    /// When it began.
+    pub started: u64,
+    /// When the upstream was well again; `None` while it is not.
+    pub ended: Option<u64>,
+    /// The minute around its begin: 15 s before it, and 45 s from it on.
+    pub seconds: Vec<SecondStatus>,
+}
+
+/// One second of an episode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecondStatus {
+    /// Queries that were meant for the upstream.
+    pub offered: u32,
+    /// Queries that were sent to it, without retries.
+    pub sent: u32,
+    /// Of those, the ones that it answered in time.
+    pub answered: u32,
+    /// Answers that were late.
+    pub late: u32,
+    /// State at the end of the second.
+    pub state: String,
 }
 
 /// State of one upstream.

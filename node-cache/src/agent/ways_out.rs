@@ -122,6 +122,7 @@ mod tests {
             sent: 7,
             timeouts: 7,
             near_misses: 0,
+            detection: None,
         };
         Instance { upstreams: upstreams.iter().map(upstream).collect(), ..Instance::default() }
     }

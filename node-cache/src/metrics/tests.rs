@@ -33,6 +33,7 @@ fn every_metric_names_its_process_and_begins_with_our_prefix_or_that_of_all_proc
         sent: 7,
         timeouts: 1,
         near_misses: 9,
+        detection: None,
         responded: true,
     };
     let classes = vec![ClassUsage { class: "negative", bytes: 5, entries: 1 }];

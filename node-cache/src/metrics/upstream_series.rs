@@ -131,6 +131,7 @@ mod tests {
             sent,
             timeouts: sent / 10,
             near_misses: sent / 100,
+            detection: None,
             responded: true,
         }
     }

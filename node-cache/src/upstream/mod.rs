@@ -1,6 +1,8 @@
 //! Upstreams: the servers that are queried on a cache miss, and how they are found, selected and queried.
 //!
 //! ```text
+//! watch       the only clock of detection: a step of each upstream's detector every 100 ms, its control queries
+//!    ▼
 //! detection   verdict on one upstream: limits, loss, slowness, silence; values and the time in, orders out
 //!
 //! discovery   registry of groups; servers of a headless Service (SRV, A, AAAA from the cluster DNS) and of resolv.conf
@@ -21,6 +23,7 @@ mod error;
 mod pool;
 mod server;
 pub(crate) mod transport;
+mod watch;
 
 pub use discovery::GroupRegistry;
 pub use error::NoAnswer;

@@ -38,6 +38,7 @@ impl CommandHandler for Behaviour {
             sent: 1,
             timeouts: 0,
             near_misses: 0,
+            detection: None,
         };
         let outside = !self.outside_is_down.load(Ordering::Relaxed);
         let upstreams = vec![upstream("cluster", true), upstream("zone/", outside)];

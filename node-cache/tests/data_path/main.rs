@@ -46,6 +46,7 @@ mod search_path;
 mod series;
 mod server_selection;
 mod short_owners;
+mod silent_limits;
 mod silent_upstreams;
 mod special_names;
 mod support;

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub const TICK: Duration = Duration::from_millis(100);
 /// Cells of a tick; registered domains share them by hash.
 pub const CELLS: usize = 64;
+/// Ticks that a stamp tells apart.
+const STAMP_TICKS: u32 = (1 << 16) / CELLS as u32;
 /// Fewest cells that thin traffic is folded to.
 const MIN_CELLS: usize = 8;
 /// Ticks of a window.
@@ -56,11 +58,20 @@ impl Count {
     }
 }
 
-/// Place of a sent query in the cells, kept until its answer.
+/// Place of a sent query in the cells, kept until its answer: its cell and the last ten bits of its tick, which are
+/// those of 102 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    tick: u32,
-    cell: u8,
+pub struct Stamp(u16);
+
+impl Stamp {
+    const fn new(tick: u32, cell: u8) -> Self {
+        Self((tick % STAMP_TICKS) as u16 * CELLS as u16 + cell as u16)
+    }
+
+    /// Returns how many ticks ago the query was sent.
+    const fn age(self, now: u32) -> u32 {
+        now.wrapping_sub(self.0 as u32 / CELLS as u32) % STAMP_TICKS
+    }
 }
 
 /// Counters of one upstream.
@@ -82,36 +93,36 @@ impl Cells {
     /// Counts the first send of a query for a name of a registered domain with this hash. Repeated sends are not
     /// counted: they share the fate of the first.
     pub fn record_send(&self, domain: u64) -> Stamp {
-        let cell = (domain % CELLS as u64) as u8;
-        let stamp = Stamp { tick: self.tick.load(Ordering::Relaxed), cell };
-        self.counter(stamp).fetch_add(1, Ordering::Relaxed);
-        stamp
+        let (tick, cell) = (self.tick.load(Ordering::Relaxed), (domain % CELLS as u64) as u8);
+        self.counter(tick, cell).fetch_add(1, Ordering::Relaxed);
+        Stamp::new(tick, cell)
     }
 
     /// Counts an answer, of any rcode, that came before its query was overdue.
     pub fn record_answer(&self, stamp: Stamp) {
-        let age = self.tick.load(Ordering::Relaxed).wrapping_sub(stamp.tick);
+        let now = self.tick.load(Ordering::Relaxed);
+        let age = stamp.age(now);
         if age < KEPT_TICKS {
-            self.counter(stamp).fetch_add(ANSWER, Ordering::Relaxed);
+            let cell = (stamp.0 % CELLS as u16) as u8;
+            self.counter(now.wrapping_sub(age), cell).fetch_add(ANSWER, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, stamp: Stamp) -> &AtomicU32 {
-        &self.counters[(stamp.tick % KEPT_TICKS) as usize * CELLS + usize::from(stamp.cell)]
+    fn counter(&self, tick: u32, cell: u8) -> &AtomicU32 {
+        &self.counters[(tick % KEPT_TICKS) as usize * CELLS + usize::from(cell)]
     }
 
     /// Begins the next tick. Only the watcher calls this.
     fn advance(&self) -> u32 {
         let next = self.tick.load(Ordering::Relaxed).wrapping_add(1);
-        (0..CELLS as u8).for_each(|cell| self.counter(Stamp { tick: next, cell }).store(0, Ordering::Relaxed));
+        (0..CELLS as u8).for_each(|cell| self.counter(next, cell).store(0, Ordering::Relaxed));
         self.tick.store(next, Ordering::Relaxed);
         next
     }
 
     fn add_tick(&self, tick: u32, window: &mut [Count; CELLS]) {
         for (cell, count) in window.iter_mut().enumerate() {
-            let stamp = Stamp { tick, cell: cell as u8 };
-            count.add(Count::unpack(self.counter(stamp).load(Ordering::Relaxed)));
+            count.add(Count::unpack(self.counter(tick, cell as u8).load(Ordering::Relaxed)));
         }
     }
 }

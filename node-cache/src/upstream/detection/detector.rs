@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cells::{CellReader, Cells, Stamp, overdue_after};
 use super::control::ControlNames;
+use super::episodes::{Episodes, Second};
 use super::evidence::{Seen, Tally};
 use super::state::{Order, State};
 use super::verdict::Verdict;
@@ -49,6 +50,7 @@ struct Watch<Q> {
     reader: CellReader,
     names: ControlNames<Q>,
     verdict: Verdict,
+    episodes: Episodes,
 }
 
 /// Detector of one upstream in one process. `Q` is the question of a control query.
@@ -73,8 +75,12 @@ impl<Q: Clone> Detector<Q> {
     /// Creates the detector of an upstream without a history. `seed` spreads the steps of many processes.
     #[must_use]
     pub fn new(seed: u64, now: Instant) -> Self {
-        let watch =
-            Watch { reader: CellReader::default(), names: ControlNames::default(), verdict: Verdict::new(seed, now) };
+        let watch = Watch {
+            reader: CellReader::default(),
+            names: ControlNames::default(),
+            verdict: Verdict::new(seed, now),
+            episodes: Episodes::default(),
+        };
         Self {
             cells: Cells::default(),
             offered: AtomicU32::new(0),
@@ -138,7 +144,7 @@ impl<Q: Clone> Detector<Q> {
     }
 
     /// Takes the step of a tick: to be called every [`super::cells::TICK`]. Returns the order and the questions of its
-    /// control queries; fewer than are ordered where no name is eligible, for which the root is asked for.
+    /// control queries; fewer than are ordered where no name is known, and the root is asked for instead.
     pub fn step(&self, p95: Option<Duration>, is_starved: bool, now: Instant) -> (Order, Vec<Q>) {
         let overdue = overdue_after(p95);
         self.overdue.store(micros(overdue) as u32, Ordering::Relaxed);
@@ -150,10 +156,16 @@ impl<Q: Clone> Detector<Q> {
             late: self.late.swap(0, Ordering::Relaxed),
             fresh: self.fresh.take(),
             kept: self.kept.take(),
-            names: watch.names.eligible(now),
+            // Where no name is known the root is asked for.
+            names: watch.names.eligible(now).max(1),
             is_starved,
         };
         let order = watch.verdict.step(&seen, now);
+        let reading = &seen.reading;
+        let (offered, late) = (seen.offered, seen.late);
+        let tick = Second { offered, late, sent: reading.ripe.sent, answered: reading.ripe.answered, state: "" };
+        let rates = (watch.verdict.demand(), f64::from(reading.window.answered));
+        watch.episodes.record(tick, watch.verdict.state(), rates, now);
         self.in_force.store(pack(&order), Ordering::Relaxed);
         let questions = (0..order.controls).map_while(|_| watch.names.pick(now)).collect();
         (order, questions)
@@ -182,6 +194,11 @@ impl<Q: Clone> Detector<Q> {
     /// Returns the state, for status and metrics.
     pub fn state(&self) -> State {
         self.watch().verdict.state()
+    }
+
+    /// Reads what people are told.
+    pub fn read_episodes<T>(&self, read: impl FnOnce(&Episodes) -> T) -> T {
+        read(&self.watch().episodes)
     }
 
     /// Returns the share of queries that is lost at any rate, for the budget of retries.

@@ -12,13 +12,17 @@
 //! verdict     one step for each tick; its results are values of `state`: Well, Suspected, Held, Silent, Returning
 //!    ▼
 //! detector    all of it for one upstream: queries report with atomics, a watcher takes the steps
+//! episodes    the last times at which the upstream was held, for people
+//! ceiling     the ceiling in force, as a token bucket in atomics
 //! ```
 //!
 //! No file here knows a socket, a clock or a thread. `simulation`, for tests, runs them behind models of limiters.
 
+pub mod ceiling;
 pub mod cells;
 pub mod control;
 pub mod detector;
+pub mod episodes;
 pub mod evidence;
 mod hold;
 pub mod state;

@@ -44,6 +44,25 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Returns the name of the state, that of a cause included.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Suspected => "suspected",
+            Self::Held { cause: None, .. } => "held",
+            Self::Held { cause: Some(Cause::Limit { .. }), .. } => "limited",
+            Self::Held { cause: Some(Cause::Flows), .. } => "flows limited",
+            Self::Held { cause: Some(Cause::Loss { .. }), .. } => "lossy",
+            Self::Held { cause: Some(Cause::Slow), .. } => "slow",
+            Self::Held { cause: Some(Cause::Silent), .. } => "back from silence",
+            Self::Silent => "silent",
+            Self::Returning { .. } => "returning",
+        }
+    }
+}
+
 /// Order of a step: the way to treat the upstream until the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Order {

@@ -18,6 +18,7 @@ use crate::upstream::pool::{Pool, Selection};
 use crate::upstream::server::group::Group;
 use crate::upstream::server::{PacketPace, PacketRate, Role, UpstreamContext};
 use crate::upstream::transport::query_format::EdnsUse;
+use crate::upstream::watch::{WatchedServers, watch_upstreams};
 
 /// Identity of a group across revisions.
 #[derive(Clone, Debug)]
@@ -97,13 +98,15 @@ pub struct GroupRegistry {
     entries: Vec<Entry>,
     budgets: Vec<BudgetEntry>,
     context: Arc<UpstreamContext>,
+    watched: Arc<WatchedServers>,
 }
 
 impl GroupRegistry {
     /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
     #[must_use]
     pub fn new(tap: Arc<Tap>) -> Self {
-        Self { entries: Vec::new(), budgets: Vec::new(), context: Arc::new(UpstreamContext::new(tap)) }
+        let context = Arc::new(UpstreamContext::new(tap));
+        Self { entries: Vec::new(), budgets: Vec::new(), context, watched: Arc::default() }
     }
 
     /// Returns the state shared by the servers of all groups.
@@ -240,7 +243,7 @@ impl RegistryUpdate<'_> {
     }
 
     fn request(&mut self, key: GroupKey, start: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
-        let GroupRegistry { entries, context, .. } = &mut *self.registry;
+        let GroupRegistry { entries, context, watched, .. } = &mut *self.registry;
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
             entry.is_requested = true;
             return entry.handle.group.clone();
@@ -252,6 +255,7 @@ impl RegistryUpdate<'_> {
             .map(|entry| entry.handle.group.discovered());
         // What is discovered through the cluster DNS are the resolvers of a zone.
         let role = match key.reserve {
+            None if key.service.is_none() => Role::Upstream,
             None => Role::Regular,
             Some(ReserveKind::Fallback) => Role::Reserve(None),
             Some(ReserveKind::LastResort(rate)) => Role::Reserve(Some(Arc::new(PacketPace::new(rate, Instant::now())))),
@@ -261,6 +265,9 @@ impl RegistryUpdate<'_> {
         let handle = start(Arc::new(group));
         tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
         let group = handle.group.clone();
+        if !group.watched().is_empty() && watched.add(group.watched()) {
+            tokio::spawn(watch_upstreams(Arc::downgrade(watched)));
+        }
         entries.push(Entry { key, handle, is_requested: true });
         group
     }

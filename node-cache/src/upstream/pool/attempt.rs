@@ -20,6 +20,7 @@ use crate::dns::Response;
 use crate::dns::question::Question;
 use crate::metrics::PacketClass;
 use crate::upstream::budget::Slot;
+use crate::upstream::detection::cells::Stamp;
 use crate::upstream::server::in_flight::ServerInFlight;
 use crate::upstream::server::{QueryPath, Server};
 use crate::upstream::transport::gate::{BUDGET_EXHAUSTED, Passage};
@@ -104,6 +105,8 @@ pub(super) struct Attempt {
     slot: Slot,
     /// Counted as sent.
     is_counted: bool,
+    /// Place of a first send in the detector of limits, until its answer.
+    stamp: Option<Stamp>,
     started: Instant,
     timeouts: AttemptTimeouts,
     stage: TimeoutStage,
@@ -181,6 +184,7 @@ impl Attempt {
             class,
             slot: Slot::UNCOUNTED,
             is_counted: false,
+            stamp: None,
             started: now,
             timeouts,
             stage: TimeoutStage::InTime,
@@ -306,6 +310,9 @@ impl Attempt {
         let edns = (self.format.edns != EdnsUse::Absent).then_some(response.edns_reply());
         let kind = self.comparison.record_response(response, &self.server);
         self.server.record_response(kind, answered, edns, now - self.started, now.into_std());
+        if is_answer {
+            self.server.record_name(&self.question, response.ttl(), now - self.started, now.into_std());
+        }
     }
 
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
@@ -371,11 +378,15 @@ impl Attempt {
 
     /// Sends the query in a datagram that the packet budget has let pass, with this slot.
     fn send_over_udp(&mut self, slot: Slot) -> io::Result<()> {
+        let is_first_send = !self.is_counted && matches!(self.class, PacketClass::First | PacketClass::Refresh);
         self.count_sent();
         let Self { server, question, format, .. } = self;
         let query = UdpQuery::send(server.sockets(), question, *format, server.tap())?;
         if self.checks_denials {
             self.is_mixed_case = query.is_mixed_case(question);
+        }
+        if is_first_send {
+            self.stamp = server.record_first_send(&question.name);
         }
         self.slot = slot;
         self.exchange = Exchange::Udp(query);

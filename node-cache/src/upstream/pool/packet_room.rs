@@ -39,7 +39,13 @@ impl HedgedQuery {
                 };
                 other(false).or_else(|| other(true)).unwrap_or(last)
             };
+            if index != last
+                && let Some(preferred) = self.remaining.last()
+            {
+                preferred.record_offer();
+            }
             let server = self.remaining.remove(index);
+            server.record_offer();
             if server.take_packet(now) {
                 return Some(server);
             }

@@ -40,7 +40,7 @@ impl HedgedQuery {
     pub(super) fn may_use_reserve(&self, server: &Server, event: &AttemptEvent) -> bool {
         match event {
             AttemptEvent::TimedOut | AttemptEvent::LivenessDue | AttemptEvent::Failed => true,
-            AttemptEvent::HedgeDue if server.is_suspected() => true,
+            AttemptEvent::HedgeDue if server.is_suspected() || server.hedges_to_fallback() => true,
             // Nothing was sent: the servers before are out of budget.
             AttemptEvent::Refused if self.started == 1 => true,
             AttemptEvent::HedgeDue | AttemptEvent::Response(_) | AttemptEvent::Refused => {

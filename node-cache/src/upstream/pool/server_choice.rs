@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::reserve::TierHealth;
-use super::select::{Candidate, Candidates, Planner, QueryPlan, Rank, is_in_share};
+use super::select::{Candidate, Candidates, Planner, QueryPlan, Rank, Selection, is_in_share};
 use super::{Pool, Tier};
 use crate::dns::Name;
 use crate::upstream::server::Server;
@@ -34,6 +34,7 @@ impl Pool {
             name,
             domain_hash: OnceCell::new(),
             now: Timestamp::of(now),
+            offers: self.selection == Selection::Ordered,
         };
         for tier in &self.tiers {
             choice.add_tier(tier);
@@ -73,6 +74,8 @@ struct ServerChoice<'a> {
     /// Hash of the registered domain, computed when a server is lame for any.
     domain_hash: OnceCell<u64>,
     now: Timestamp,
+    /// The first server in order is still to be seen.
+    offers: bool,
 }
 
 impl ServerChoice<'_> {
@@ -130,6 +133,10 @@ impl ServerChoice<'_> {
     /// Returns whether a server is up, and notes the probe of one that is not.
     fn is_up(&mut self, server: &Arc<Server>) -> bool {
         let health = server.health(self.now);
+        // One that is up is offered the query when it is its turn.
+        if std::mem::take(&mut self.offers) && health != Health::Up {
+            server.record_offer();
+        }
         if health == Health::ProbeDue {
             self.planner.add_probe(server);
         }

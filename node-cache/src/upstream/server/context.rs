@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::loop_probe::LoopProbes;
+use super::watches::Watches;
 use crate::dns::Name;
 use crate::dnstap::Tap;
 use crate::metrics::{PacketCounts, ResponseTimes, UpstreamPackets, WaitSeconds};
@@ -22,6 +23,8 @@ pub struct UpstreamContext {
     pub response_times: Arc<ResponseTimes>,
     /// Packets to upstreams by scope.
     pub packets: Arc<UpstreamPackets>,
+    /// Detectors of limits.
+    pub watches: Watches,
     /// Seed of the hashes of domains.
     domain_hasher: RandomState,
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use node_cache_config::Upstream;
@@ -144,7 +144,7 @@ impl Group {
     pub(in crate::upstream) fn pace(&self) -> Option<&PacketPace> {
         match &self.role {
             Role::Reserve(Some(pace)) => Some(pace),
-            Role::Regular | Role::Reserve(None) => None,
+            Role::Regular | Role::Upstream | Role::Reserve(None) => None,
         }
     }
 
@@ -156,7 +156,7 @@ impl Group {
     /// Returns whether the group is in use: always for one of a tier, and for a reserve while it is needed.
     fn is_in_use(&self, now: Instant) -> bool {
         let needed_at = || *self.needed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(self.role, Role::Regular)
+        !matches!(self.role, Role::Reserve(_))
             || needed_at().is_some_and(|at| now.saturating_duration_since(at) < NEED_PERIOD)
     }
 
@@ -215,6 +215,11 @@ impl Group {
         self.bootstrap.iter().for_each(|server| server.gate().set_budget(budget_of(server.address())));
     }
 
+    /// Returns the servers whose limits are detected.
+    pub(in crate::upstream) fn watched(&self) -> &[Arc<Server>] {
+        if matches!(self.role, Role::Upstream) { &self.bootstrap } else { &[] }
+    }
+
     /// Waits until a server of the group goes down.
     pub(in crate::upstream) async fn wait_until_server_down(&self) {
         self.went_down.notified().await;
@@ -222,7 +227,10 @@ impl Group {
 
     /// Returns health and counters of [`Self::servers`].
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "it is shown to people and decides nothing")]
     pub fn status(&self) -> Vec<UpstreamStatus> {
+        let now = Instant::now();
+        let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let status = |server: Arc<Server>| UpstreamStatus {
             scope: self.scope.clone(),
             address: server.address(),
@@ -232,6 +240,7 @@ impl Group {
             sent: server.sent(),
             timeouts: server.timeouts(),
             near_misses: server.near_misses(),
+            detection: server.detection_status(now, unix_now),
         };
         self.servers().into_iter().map(status).collect()
     }

@@ -24,6 +24,8 @@ mod silent_domains;
 pub(super) mod standing;
 mod state;
 pub(super) mod timestamp;
+mod watched;
+mod watches;
 
 use context::ScopeCounts;
 pub use context::{ServerIds, UpstreamContext};
@@ -60,12 +62,15 @@ use silent_domains::SilentDomains;
 pub(super) use state::QueryPath;
 use state::ServerState;
 use timestamp::Timestamp;
+use watches::Watch;
 
 /// Role of a server in its pool.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) enum Role {
     /// A server of a tier.
     Regular,
+    /// A server of a tier whose limits are detected: an upstream that the configuration names.
+    Upstream,
     /// A server of the reserve, with the pace of a last resort.
     Reserve(Option<Arc<PacketPace>>),
 }
@@ -88,6 +93,8 @@ pub struct Server {
     near_misses: AtomicU64,
     /// Response times of the scope.
     round_trips: Arc<WaitSeconds>,
+    /// Detector of limits, for a [`Role::Upstream`].
+    watch: Option<Arc<Watch>>,
     state: Mutex<ServerState>,
     selection: SelectionState,
     loop_state: Arc<LoopState>,
@@ -120,6 +127,7 @@ impl Server {
         context: Arc<UpstreamContext>,
     ) -> Self {
         let Upstream { address, protocol, case_randomization } = upstream;
+        let watch = matches!(role, Role::Upstream).then(|| context.watches.of(address));
         Self {
             address,
             id: context.server_ids.id(address),
@@ -129,11 +137,12 @@ impl Server {
             role,
             sockets: Sockets::new(address, port_policy),
             connections: Connections::new(address),
-            gate: PacketGate::new(counts.packets),
+            gate: PacketGate::new(counts.packets, watch.as_ref().map(|watch| watch.ceiling.clone())),
             sent: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             near_misses: AtomicU64::new(0),
             round_trips: counts.round_trips,
+            watch,
             state: Mutex::default(),
             selection: SelectionState::default(),
             loop_state: Arc::new(LoopState::new(address)),
@@ -229,7 +238,7 @@ impl Server {
     fn pace(&self) -> Option<&PacketPace> {
         match &self.role {
             Role::Reserve(Some(pace)) => Some(pace),
-            Role::Regular | Role::Reserve(None) => None,
+            Role::Regular | Role::Upstream | Role::Reserve(None) => None,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use crate::dns::query::Transport;
 use crate::metrics::{PacketClass, PacketCounts};
 use crate::upstream::budget::{Admission, Budget, Slot};
+use crate::upstream::detection::ceiling::Ceiling;
 
 /// Packets of a query over UDP.
 pub(in crate::upstream) const UDP_PACKETS: u32 = 1;
@@ -30,6 +31,8 @@ pub(in crate::upstream) struct PacketGate {
     /// Whether there is a budget: most servers have none, and then it is not loaded.
     is_limited: AtomicBool,
     budget: ArcSwapOption<Budget>,
+    /// Ceiling of an upstream whose limits are detected.
+    ceiling: Option<Arc<Ceiling>>,
 }
 
 /// Reply of the gate to a query that is to be sent.
@@ -45,8 +48,8 @@ pub(in crate::upstream) enum Passage {
 
 impl PacketGate {
     /// Creates a gate without a budget.
-    pub(in crate::upstream) const fn new(counts: Arc<PacketCounts>) -> Self {
-        Self { counts, is_limited: AtomicBool::new(false), budget: ArcSwapOption::const_empty() }
+    pub(in crate::upstream) const fn new(counts: Arc<PacketCounts>, ceiling: Option<Arc<Ceiling>>) -> Self {
+        Self { counts, is_limited: AtomicBool::new(false), budget: ArcSwapOption::const_empty(), ceiling }
     }
 
     /// Replaces the budget.
@@ -64,6 +67,19 @@ impl PacketGate {
     /// Returns whether a query of this class could be sent now.
     pub(in crate::upstream) fn has_room(&self, class: PacketClass, now: Instant) -> bool {
         self.budget().is_none_or(|budget| budget.has_room(class, now))
+            && (class == PacketClass::Control || self.ceiling.as_ref().is_none_or(|ceiling| ceiling.has_room(now)))
+    }
+
+    /// Takes packets out of the ceiling; returns false when it has no room. Control queries show whether it is right,
+    /// so that they are charged in any case.
+    fn pass_ceiling(&self, class: PacketClass, packets: u32) -> bool {
+        let Some(ceiling) = self.ceiling.as_ref().filter(|ceiling| ceiling.is_in_force()) else { return true };
+        let now = Instant::now();
+        if class == PacketClass::Control {
+            ceiling.charge(packets, now);
+            return true;
+        }
+        ceiling.take(packets, now)
     }
 
     /// Lets a query over UDP pass, now or soon.
@@ -73,6 +89,7 @@ impl PacketGate {
 
     fn enter_with(&self, class: PacketClass, transport: Transport, packets: u32) -> Passage {
         let passage = match self.budget() {
+            _ if !self.pass_ceiling(class, packets) => Passage::Refused,
             None => Passage::Now(Slot::UNCOUNTED),
             Some(budget) => self.take(&budget, class, packets),
         };
@@ -166,6 +183,10 @@ impl PacketGate {
     ///
     /// [`BUDGET_EXHAUSTED`].
     pub(super) async fn pass_connection(&self, class: PacketClass) -> io::Result<()> {
+        if !self.pass_ceiling(class, CONNECTION_PACKETS) {
+            self.counts.count_refusal(class);
+            return Err(BUDGET_EXHAUSTED.into());
+        }
         loop {
             let now = Instant::now();
             let admission = self.budget().map(|budget| budget.take(class, CONNECTION_PACKETS, now));

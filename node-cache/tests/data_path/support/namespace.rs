@@ -54,6 +54,35 @@ pub(crate) fn packets_by_second() -> Vec<u64> {
     seconds.into_iter().map(|(_, packets)| packets).collect()
 }
 
+/// Drops UDP packets to a port of this thread's namespace silently: those of each source above this many a second, or
+/// all.
+pub(crate) fn limit_packets(port: u16, packets_per_second: Option<u32>) {
+    let rule = match packets_per_second {
+        Some(rate) => {
+            let burst = (rate / 10).max(1);
+            format!("update @sources {{ ip saddr limit rate over {rate}/second burst {burst} packets }} drop")
+        }
+        None => "drop".to_owned(),
+    };
+    let rules = format!(
+        "table inet limited {{
+            set sources {{ type ipv4_addr; size 64; flags dynamic; timeout 1h; }}
+            chain input {{
+                type filter hook input priority -10;
+                udp dport {port} {rule};
+            }}
+        }}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    run("nft", &["-f", file.path().to_str().unwrap()]);
+}
+
+/// Ends [`limit_packets`].
+pub(crate) fn end_limit() {
+    run("nft", &["delete", "table", "inet", "limited"]);
+}
+
 /// Adds an address to this thread's namespace.
 pub(crate) fn add_address(address: &str) {
     run("ip", &["address", "add", address, "dev", "lo"]);

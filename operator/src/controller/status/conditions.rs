@@ -9,6 +9,7 @@ use crate::controller::status::facts::{Facts, to_count};
 use crate::controller::status::findings::{
     blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings, without_start,
 };
+use crate::controller::status::throttling;
 use crate::controller::text::plural;
 
 /// Maximum number of findings in the message of a condition.
@@ -44,7 +45,7 @@ impl ConditionSet {
 
         let most_important = [&ready, &degraded, &progressing].into_iter().find(|report| !is_good(report));
         let summary = most_important.unwrap_or(&ready).message.clone();
-        let mut reports = vec![ready, progressing, degraded];
+        let mut reports = vec![ready, progressing, degraded, throttled_condition(observed)];
         reports.extend(reconciling);
         reports.extend(stalled);
         Self { reports, summary }
@@ -58,6 +59,7 @@ pub(super) fn unknown_conditions(finding: &Finding) -> Vec<Report> {
         condition(ConditionType::Ready, ConditionStatus::Unknown),
         condition(ConditionType::Progressing, ConditionStatus::False),
         condition(ConditionType::Degraded, ConditionStatus::True),
+        condition(ConditionType::UpstreamThrottled, ConditionStatus::Unknown),
         condition(ConditionType::Stalled, ConditionStatus::True),
     ]
 }
@@ -78,6 +80,19 @@ fn degraded_condition(blocking: &[Finding], degraded: Vec<Finding>, not_ready: V
     );
     report_findings(ConditionType::Degraded, ConditionStatus::True, &findings).unwrap_or_else(|| {
         report(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong.")
+    })
+}
+
+fn throttled_condition(observed: &Observed) -> Report {
+    let type_ = ConditionType::UpstreamThrottled;
+    let findings = throttling::findings(observed);
+    report_findings(type_, ConditionStatus::True, &findings).unwrap_or_else(|| {
+        if throttling::has_enough_traffic(observed) {
+            report(type_, ConditionStatus::False, Reason::WithinLimits, "No upstream drops what it is sent.")
+        } else {
+            let message = "The upstreams get too few queries to find a limit.";
+            report(type_, ConditionStatus::Unknown, Reason::TooLittleTraffic, message)
+        }
     })
 }
 

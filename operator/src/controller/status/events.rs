@@ -10,8 +10,13 @@ use kube::{Resource, ResourceExt};
 /// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
 const MAX_NOTE_BYTES: usize = 1_000;
 /// Conditions whose changes are published. `Reconciling` repeats `Progressing`.
-const PUBLISHED: [ConditionType; 4] =
-    [ConditionType::Ready, ConditionType::Progressing, ConditionType::Degraded, ConditionType::Stalled];
+const PUBLISHED: [ConditionType; 5] = [
+    ConditionType::Ready,
+    ConditionType::Progressing,
+    ConditionType::Degraded,
+    ConditionType::UpstreamThrottled,
+    ConditionType::Stalled,
+];
 
 /// Publishes an event for each changed condition. A failure is only logged: the status has the same messages.
 pub(super) async fn publish_transitions(recorder: &Recorder, tier: &DnsTier, status: &DnsTierStatus) {
@@ -44,7 +49,9 @@ fn event(type_: ConditionType, condition: &Condition) -> Event {
     let is_expected = [Reason::Starting, Reason::RollingOut].iter().any(|reason| reason.name() == condition.reason);
     let is_warning = match type_ {
         ConditionType::Ready => condition.status != "True" && !is_expected,
-        ConditionType::Degraded | ConditionType::Stalled => condition.status == "True",
+        ConditionType::Degraded | ConditionType::UpstreamThrottled | ConditionType::Stalled => {
+            condition.status == "True"
+        }
         ConditionType::Progressing | ConditionType::Reconciling => false,
     };
     let char_ends = condition.message.char_indices().map(|(start, char)| start + char.len_utf8());

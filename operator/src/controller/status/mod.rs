@@ -4,6 +4,7 @@ mod conditions;
 mod events;
 mod facts;
 mod findings;
+mod throttling;
 mod traffic;
 mod upstreams;
 

@@ -9,6 +9,7 @@ use node_cache_config::status::{CAPTURED_UPSTREAM, Instance, LAST_RESORT_SCOPE, 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::observe::poll::PodStatus;
+use crate::controller::status::throttling;
 use crate::controller::text::{join_some, sanitize, sanitize_list, zone_text};
 
 /// Health of an upstream in the reports of the pods that query it.
@@ -33,6 +34,7 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
     let mut findings = unusable_sources(observed);
     findings.extend(forwarder_outages(observed));
     findings.extend(scope_outages(observed));
+    findings.extend(throttling::findings(observed));
     findings
 }
 
@@ -116,7 +118,7 @@ fn scope_outages(observed: &Observed) -> Vec<Finding> {
 }
 
 /// Returns the processes that answer queries, each with its node or its pod.
-fn instances(observed: &Observed) -> impl Iterator<Item = (String, &Instance)> {
+pub(super) fn instances(observed: &Observed) -> impl Iterator<Item = (String, &Instance)> {
     observed.pods.iter().filter(|pod| !pod.terminating).flat_map(|pod| {
         let status = observed.status_of(pod);
         let place = pod.node.clone().unwrap_or_else(|| pod.name.clone());

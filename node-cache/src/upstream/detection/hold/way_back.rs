@@ -79,8 +79,8 @@ impl Hold {
         self.begin(Plan::Step(index), STEP_TIME.mul_f64(context.jitter), context.now);
     }
 
-    /// Returns whether the loss of a step may be that of names that nobody answers: it is small, and no control query is
-    /// part of it.
+    /// Returns whether the loss of a step may be that of names that nobody answers: it is small, and no control query
+    /// is part of it.
     fn may_be_chance(&self, baseline: f64) -> bool {
         let controls = self.interval.controls();
         let is_small = self.interval.loss(baseline).share < DOUBTFUL_LOSS;

@@ -15,6 +15,9 @@ impl Attempt {
         outcome: ExchangeOutcome,
         take_send: &mut impl FnMut() -> bool,
     ) -> Option<AttemptEvent> {
+        if let Some(stamp) = self.stamp.take() {
+            self.server.record_first_answer(stamp, self.started.elapsed());
+        }
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
         let over_tcp = !matches!(exchange, Exchange::Udp(_));
         if let Exchange::Udp(query) = exchange {

@@ -3,6 +3,7 @@ mod exclusion;
 mod readiness;
 mod rollout;
 mod stall;
+mod throttling;
 mod upstreams;
 
 use std::sync::Arc;

@@ -16,6 +16,7 @@ fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
         sent: 10,
         timeouts: 3,
         near_misses: 0,
+        detection: None,
     }
 }
 

@@ -1,0 +1,206 @@
+//! Servers whose limits are detected: what queries report to the detector, and its control queries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use node_cache_config::status::{DetectionStatus, EpisodeStatus, SecondStatus, ThrottleStatus};
+use tokio::time::{sleep, timeout};
+
+use super::Server;
+use super::outcomes::ResponseKind;
+use crate::dns::codes::rtype;
+use crate::dns::question::Question;
+use crate::dns::{Name, ResponseTtl};
+use crate::metrics::PacketClass;
+use crate::upstream::detection::cells::Stamp;
+use crate::upstream::detection::detector::ControlPort;
+use crate::upstream::detection::episodes::{Episode, Second};
+use crate::upstream::detection::state::{Order, State};
+use crate::upstream::transport::gate::Passage;
+use crate::upstream::transport::query_format::QueryFormat;
+use crate::upstream::transport::udp;
+
+/// Time for which the answer to a control query is awaited: one that is overdue may be late.
+const MAX_LATENESS: Duration = Duration::from_secs(2);
+/// Lateness of the timer of a control query after which its silence says nothing.
+const LATE_TIMER: Duration = Duration::from_millis(20);
+/// Longest label below a two-letter top-level label that is taken for a public suffix.
+const MAX_SUFFIX_LABEL_LEN: u8 = 3;
+
+impl Server {
+    /// Returns what detection thinks of the server; `None` where its limits are not detected.
+    #[must_use]
+    pub fn verdict(&self) -> Option<State> {
+        self.watch.as_ref().map(|watch| watch.detector.state())
+    }
+
+    /// Returns what detection has found, for the status; `None` where the server's limits are not detected.
+    #[must_use]
+    pub fn detection_status(&self, now: Instant, unix_now: u64) -> Option<DetectionStatus> {
+        let detector = &self.watch.as_ref()?.detector;
+        let unix = |at: Instant| unix_now.saturating_sub(now.saturating_duration_since(at).as_secs());
+        let (state, ceiling) = (detector.state().name().to_owned(), detector.ceiling().map(|ceiling| ceiling as u32));
+        Some(detector.read_episodes(|episodes| DetectionStatus {
+            state,
+            ceiling,
+            has_enough_traffic: episodes.has_enough_traffic(now),
+            throttle: episodes.throttle().map(|throttle| ThrottleStatus {
+                state: throttle.state.to_owned(),
+                since: unix(throttle.since),
+                offered: throttle.offered as u32,
+                answered: throttle.answered as u32,
+            }),
+            episodes: episodes.last().map(|episode| episode_status(episode, unix)).collect(),
+        }))
+    }
+
+    /// Counts a query that is meant for the server, whether a ceiling turns it away or not.
+    pub(in crate::upstream) fn record_offer(&self) {
+        if let Some(watch) = &self.watch {
+            watch.detector.record_offer();
+        }
+    }
+
+    /// Counts the first send of a query for a name.
+    pub(in crate::upstream) fn record_first_send(&self, name: &Name) -> Option<Stamp> {
+        let watch = self.watch.as_ref()?;
+        Some(watch.detector.record_send(domain_hash(name, watch.seed)))
+    }
+
+    /// Counts the answer to a first send, of any rcode.
+    pub(in crate::upstream) fn record_first_answer(&self, stamp: Stamp, latency: Duration) {
+        if let Some(watch) = &self.watch {
+            watch.detector.record_answer(stamp, latency);
+        }
+    }
+
+    /// Keeps the question of a fast answer for control queries, at most every 400 ms.
+    pub(in crate::upstream) fn record_name(
+        &self,
+        question: &Arc<Question>,
+        ttl: ResponseTtl,
+        latency: Duration,
+        now: Instant,
+    ) {
+        let Some(watch) = self.watch.as_ref().filter(|watch| watch.detector.is_name_due(now)) else { return };
+        let (ResponseTtl::Positive(ttl) | ResponseTtl::Negative(ttl)) = ttl else { return };
+        if self.p95().is_some_and(|p95| latency <= p95) {
+            let domain = domain_hash(&question.name, watch.seed);
+            watch.detector.record_name(question.clone(), domain, Duration::from_secs(ttl.into()), now);
+        }
+    }
+
+    /// Returns whether a query without an answer goes to the fallback after the p95 latency already.
+    pub(in crate::upstream) fn hedges_to_fallback(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.detector.hedges_to_fallback())
+    }
+
+    /// Takes the step of a tick, and puts its ceiling in force. Returns the questions of the control queries that are
+    /// due: the root where none is known.
+    pub(in crate::upstream) fn take_step(&self, is_starved: bool, now: Instant) -> Vec<Arc<Question>> {
+        let Some(watch) = &self.watch else { return Vec::new() };
+        let before = watch.detector.state();
+        let (order, mut questions) = watch.detector.step(self.p95(), is_starved, now);
+        watch.ceiling.set(order.ceiling);
+        self.report(before, watch.detector.state(), &order);
+        while questions.len() < order.controls as usize {
+            questions.push(Arc::new(Question::plain(&Name::root(), rtype::NS)));
+        }
+        questions
+    }
+
+    fn report(&self, before: State, state: State, order: &Order) {
+        if before.name() != state.name() {
+            let (upstream, ceiling) = (self.address, order.ceiling);
+            tracing::info!(%upstream, before = before.name(), state = state.name(), ?ceiling, "verdict on upstream");
+        }
+    }
+
+    /// Sends a control query after a delay, in a task of its own.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub(in crate::upstream) fn send_control(self: &Arc<Self>, question: Arc<Question>, delay: Duration) {
+        let server = self.clone();
+        tokio::spawn(async move {
+            sleep(delay).await;
+            server.ask_control(&question).await;
+        });
+    }
+
+    async fn ask_control(&self, question: &Question) {
+        let Some(watch) = &self.watch else { return };
+        // A control query waits for no budget.
+        let Passage::Now(slot) = self.gate.enter(PacketClass::Control) else { return };
+        self.count_sent();
+        let started = Instant::now();
+        let path = self.query_path(&question.name, started);
+        let format = QueryFormat { edns: self.edns(path.without_edns), case_0x20: path.case_0x20 };
+        let response = udp::query(&self.sockets, question, format, &self.context.tap);
+        tokio::pin!(response);
+        let overdue = watch.detector.overdue();
+        let is_answered = matches!(timeout(overdue, &mut response).await, Ok(Ok(_)));
+        if !is_answered && started.elapsed() > overdue + LATE_TIMER {
+            // The process itself was late: its answer may wait in the socket.
+            self.gate.release(slot);
+            return;
+        }
+        watch.detector.record_control(ControlPort::Fresh, is_answered);
+        let is_late = !is_answered && matches!(timeout(MAX_LATENESS, response).await, Ok(Ok(_)));
+        if is_late {
+            watch.detector.record_late();
+        }
+        if is_answered || is_late {
+            let now = Instant::now();
+            self.record_response(ResponseKind::Neutral, None, None, now - started, now);
+            self.gate.release(slot);
+        }
+    }
+}
+
+fn episode_status(episode: &Episode, unix: impl Fn(Instant) -> u64) -> EpisodeStatus {
+    let second = |second: &Second| SecondStatus {
+        offered: second.offered,
+        sent: second.sent,
+        answered: second.answered,
+        late: second.late,
+        state: second.state.to_owned(),
+    };
+    EpisodeStatus {
+        started: unix(episode.started_at),
+        ended: episode.ended_at.map(&unix),
+        seconds: episode.seconds.iter().map(second).collect(),
+    }
+}
+
+/// Returns the hash of a name's registered domain: its last two labels, or three below a public suffix of a country.
+/// Reverse names are one domain.
+fn domain_hash(name: &Name, seed: u64) -> u64 {
+    let octets = name.as_bytes();
+    let (mut starts, mut at) = ([0_usize; 3], 0_usize);
+    while let Some(length) = octets.get(at).filter(|length| **length > 0) {
+        starts = [starts[1], starts[2], at];
+        at += usize::from(*length) + 1;
+    }
+    let length = |start: usize| octets.get(start).copied().unwrap_or_default();
+    let is_below_suffix = length(starts[2]) == 2 && length(starts[1]) <= MAX_SUFFIX_LABEL_LEN;
+    let start = if is_below_suffix { starts[0] } else { starts[1] };
+    let hash = octets[start.min(octets.len())..]
+        .iter()
+        .fold(seed, |hash, octet| (hash ^ u64::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3));
+    hash ^ (hash >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_registered_domain_have_one_hash_and_others_another() {
+        let hash = |name: &str| domain_hash(&Name::from_text(name).unwrap(), 7);
+        assert_eq!(hash("www.example.org"), hash("mail.a.EXAMPLE.org"));
+        assert_ne!(hash("www.example.org"), hash("www.example.net"));
+        assert_eq!(hash("a.example.co.uk"), hash("b.example.co.uk"));
+        assert_ne!(hash("a.example.co.uk"), hash("a.other.co.uk"));
+        assert_ne!(hash("."), hash("org"));
+    }
+}

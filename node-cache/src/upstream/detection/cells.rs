@@ -20,18 +20,13 @@ const WINDOW_TICKS: u32 = 10;
 const KEPT_TICKS: u32 = 16;
 /// Fewest queries of a cell that count as evidence.
 const MIN_QUERIES: u32 = 4;
-/// Bounds of the time after which a query is overdue, and the multiple of the p95 latency in between.
-const MIN_OVERDUE: Duration = Duration::from_millis(50);
-const MAX_OVERDUE: Duration = Duration::from_millis(350);
-const OVERDUE_PER_P95: u32 = 3;
+/// Time after which a query without a response is overdue. An upstream or a process that waits for a processor for a
+/// tenth of a second is late, and has lost nothing.
+pub const OVERDUE: Duration = Duration::from_millis(300);
+/// Ticks after the end of a tick at which the query of its last moment is overdue.
+const OVERDUE_TICKS: u32 = OVERDUE.as_millis().div_ceil(TICK.as_millis()) as u32;
 /// One answered query in a counter; the lower half counts queries sent, up to 65,535 of a cell in a tick.
 const ANSWER: u32 = 1 << 16;
-
-/// Returns the time after which a query without a response is overdue, by the p95 latency of its server.
-#[must_use]
-pub fn overdue_after(p95: Option<Duration>) -> Duration {
-    p95.map_or(MAX_OVERDUE, |p95| (p95 * OVERDUE_PER_P95).clamp(MIN_OVERDUE, MAX_OVERDUE))
-}
 
 /// Queries sent, and how many of them were answered in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,11 +146,9 @@ pub struct Reading {
 
 impl CellReader {
     /// Begins a tick and reads those that are ripe with it. To be called every [`TICK`].
-    pub fn advance(&mut self, cells: &Cells, overdue: Duration) -> Reading {
+    pub fn advance(&mut self, cells: &Cells) -> Reading {
         let now = cells.advance();
-        // A query of the last moment of a tick is overdue this many ticks after the tick's end.
-        let delay = overdue.as_millis().div_ceil(TICK.as_millis()) as u32;
-        let end = now.saturating_sub(delay).max(self.next);
+        let end = now.saturating_sub(OVERDUE_TICKS).max(self.next);
         let first = self.next.max(end.saturating_sub(WINDOW_TICKS));
         let sum = |range: std::ops::Range<u32>| {
             let mut counts = [Count::default(); CELLS];
@@ -205,8 +198,6 @@ fn median(mut cells: [Count; CELLS]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const OVERDUE: Duration = Duration::from_millis(350);
-
     /// Sends `queries` of each domain, answers those for which `is_answered` holds, and returns the tick as it is read.
     fn read(domains: u64, queries: u64, is_answered: impl Fn(u64, u64) -> bool) -> Reading {
         let (cells, mut reader) = (Cells::default(), CellReader::default());
@@ -216,7 +207,7 @@ mod tests {
                 cells.record_answer(stamp);
             }
         }
-        let mut readings = (0..5).map(|_| reader.advance(&cells, OVERDUE));
+        let mut readings = (0..5).map(|_| reader.advance(&cells));
         readings.find(|reading| reading.ripe.sent > 0).unwrap()
     }
 
@@ -229,9 +220,9 @@ mod tests {
             if tick == 2 {
                 cells.record_answer(stamp);
             }
-            let reading = reader.advance(&cells, OVERDUE);
+            let reading = reader.advance(&cells);
             ripe.push(reading.ripe);
-            let is_in_window = (4..14).contains(&tick);
+            let is_in_window = (3..13).contains(&tick);
             assert_eq!(reading.window.sent, u32::from(is_in_window), "tick {tick}");
         }
         let expected = Count { sent: 1, answered: 1 };
@@ -241,24 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_changes_reads_no_tick_twice_and_leaves_none_out() {
-        let (cells, mut reader) = (Cells::default(), CellReader::default());
-        let mut sum = 0;
-        for tick in 0..100_u64 {
-            cells.record_send(tick);
-            sum += reader.advance(&cells, Duration::from_millis(if tick % 3 == 0 { 50 } else { 350 })).ripe.sent;
-        }
-        assert!((96..=100).contains(&sum), "{sum}");
-    }
-
-    #[test]
     fn the_median_stands_while_one_domain_with_most_of_the_traffic_is_dead() {
         let reading = read(64, 8, |domain, _| domain != 3);
         assert_eq!(reading.median, Some(1.0));
         let (cells, mut reader) = (Cells::default(), CellReader::default());
         (0..1_000).for_each(|_| _ = cells.record_send(9));
         (0..640).for_each(|query| cells.record_answer(cells.record_send(query)));
-        let reading = (0..5).map(|_| reader.advance(&cells, OVERDUE)).last().unwrap();
+        let reading = (0..5).map(|_| reader.advance(&cells)).last().unwrap();
         assert_eq!((reading.median, reading.window), (Some(1.0), Count { sent: 1_640, answered: 640 }));
     }
 
@@ -272,11 +252,5 @@ mod tests {
     fn thin_traffic_is_folded_and_very_thin_traffic_says_nothing() {
         assert_eq!(read(64, 1, |_, _| true).median, Some(1.0));
         assert_eq!(read(24, 1, |_, _| true).median, None);
-    }
-
-    #[test]
-    fn a_query_is_overdue_after_three_p95_within_bounds() {
-        let overdue = [None, Some(5), Some(40), Some(400)].map(|p95| overdue_after(p95.map(Duration::from_millis)));
-        assert_eq!(overdue.map(|time| time.as_millis()), [350, 50, 120, 350]);
     }
 }

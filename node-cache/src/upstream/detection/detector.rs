@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cells::{CellReader, Cells, Stamp, overdue_after};
+use super::cells::{CellReader, Cells, OVERDUE, Stamp};
 use super::control::ControlNames;
 use super::episodes::{Episodes, Second};
 use super::evidence::{Seen, Tally};
@@ -61,8 +61,6 @@ pub struct Detector<Q> {
     late: AtomicU32,
     fresh: TallyCounter,
     kept: TallyCounter,
-    /// Microseconds after which a query is overdue.
-    overdue: AtomicU32,
     /// Microseconds from `start` until the next answer may become a control query.
     next_name: AtomicU64,
     /// The last order without its control queries.
@@ -87,7 +85,6 @@ impl<Q: Clone> Detector<Q> {
             late: AtomicU32::new(0),
             fresh: TallyCounter::default(),
             kept: TallyCounter::default(),
-            overdue: AtomicU32::new(micros(overdue_after(None)) as u32),
             next_name: AtomicU64::new(0),
             in_force: AtomicU64::new(0),
             start: now,
@@ -107,7 +104,7 @@ impl<Q: Clone> Detector<Q> {
 
     /// Counts the answer to a first send, of any rcode, after this time. Answers that are overdue count as late.
     pub fn record_answer(&self, stamp: Stamp, latency: Duration) {
-        if micros(latency) <= u64::from(self.overdue.load(Ordering::Relaxed)) {
+        if latency <= OVERDUE {
             self.cells.record_answer(stamp);
         } else {
             self.record_late();
@@ -145,13 +142,11 @@ impl<Q: Clone> Detector<Q> {
 
     /// Takes the step of a tick: to be called every [`super::cells::TICK`]. Returns the order and the questions of its
     /// control queries; fewer than are ordered where no name is known, and the root is asked for instead.
-    pub fn step(&self, p95: Option<Duration>, is_starved: bool, now: Instant) -> (Order, Vec<Q>) {
-        let overdue = overdue_after(p95);
-        self.overdue.store(micros(overdue) as u32, Ordering::Relaxed);
+    pub fn step(&self, is_starved: bool, now: Instant) -> (Order, Vec<Q>) {
         let mut watch = self.watch();
         let watch = &mut *watch;
         let seen = Seen {
-            reading: watch.reader.advance(&self.cells, overdue),
+            reading: watch.reader.advance(&self.cells),
             offered: self.offered.swap(0, Ordering::Relaxed),
             late: self.late.swap(0, Ordering::Relaxed),
             fresh: self.fresh.take(),
@@ -184,11 +179,6 @@ impl<Q: Clone> Detector<Q> {
     /// Returns whether queries go from ports that were answered before.
     pub fn keeps_ports(&self) -> bool {
         self.in_force.load(Ordering::Relaxed) & KEEPS_PORTS != 0
-    }
-
-    /// Returns the time after which a query is overdue.
-    pub fn overdue(&self) -> Duration {
-        Duration::from_micros(self.overdue.load(Ordering::Relaxed).into())
     }
 
     /// Returns the state, for status and metrics.

@@ -12,7 +12,7 @@ use crate::dns::codes::rtype;
 use crate::dns::question::Question;
 use crate::dns::{Name, ResponseTtl};
 use crate::metrics::PacketClass;
-use crate::upstream::detection::cells::Stamp;
+use crate::upstream::detection::cells::{OVERDUE, Stamp};
 use crate::upstream::detection::detector::ControlPort;
 use crate::upstream::detection::episodes::{Episode, Second};
 use crate::upstream::detection::state::{Order, State};
@@ -100,7 +100,7 @@ impl Server {
     pub(in crate::upstream) fn take_step(&self, is_starved: bool, now: Instant) -> Vec<Arc<Question>> {
         let Some(watch) = &self.watch else { return Vec::new() };
         let before = watch.detector.state();
-        let (order, mut questions) = watch.detector.step(self.p95(), is_starved, now);
+        let (order, mut questions) = watch.detector.step(is_starved, now);
         watch.ceiling.set(order.ceiling);
         self.report(before, watch.detector.state(), &order);
         while questions.len() < order.controls as usize {
@@ -137,9 +137,8 @@ impl Server {
         let format = QueryFormat { edns: self.edns(path.without_edns), case_0x20: path.case_0x20 };
         let response = udp::query(&self.sockets, question, format, &self.context.tap);
         tokio::pin!(response);
-        let overdue = watch.detector.overdue();
-        let is_answered = matches!(timeout(overdue, &mut response).await, Ok(Ok(_)));
-        if !is_answered && started.elapsed() > overdue + LATE_TIMER {
+        let is_answered = matches!(timeout(OVERDUE, &mut response).await, Ok(Ok(_)));
+        if !is_answered && started.elapsed() > OVERDUE + LATE_TIMER {
             // The process itself was late: its answer may wait in the socket.
             self.gate.release(slot);
             return;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::cells::OVERDUE;
 use super::super::detector::ControlPort;
 use super::super::state::{Cause, State};
 use super::limiter::{Kind, Limiter, UNANSWERED_TIME};
@@ -376,7 +377,7 @@ impl Run {
         let kept = if is_kept { process.kept_port(now, &mut self.random) } else { None };
         let (flow, is_kept) = (kept.unwrap_or_else(|| process.fresh_port()), kept.is_some());
         process.charge();
-        let overdue = process.detector.overdue().as_millis() as u64;
+        let overdue = OVERDUE.as_millis() as u64;
         let delay = self.transmit(index, flow, true, true);
         match delay {
             Some(delay) if delay <= overdue => {
@@ -396,9 +397,8 @@ impl Run {
         let process = &mut self.processes[usize::from(index)];
         let is_starved = now > process.next_tick + LATE_TICK;
         process.next_tick = now + TICK_MILLIS;
-        let p95 = Duration::from_secs_f64(process.p95 / 1000.0);
         // Where a name is missing the root is asked for, which every upstream has.
-        let (order, _) = process.detector.step(Some(p95), is_starved, time);
+        let (order, _) = process.detector.step(is_starved, time);
         let state = process.detector.state();
         let changes = &mut self.outcomes[usize::from(index)].changes;
         if changes.last().is_none_or(|last| !is_alike(&last.state, &state) || last.keeps_ports != order.keeps_ports) {

@@ -143,6 +143,9 @@ pub struct UpstreamStatus {
     pub sent: u64,
     /// Queries that the server did not answer in time.
     pub timeouts: u64,
+    /// Queries to the server in flight.
+    #[serde(default)]
+    pub in_flight: u32,
     /// Responses from the server's address to the port of a query in flight that are not responses to it.
     #[serde(default)]
     pub near_misses: u64,
@@ -155,32 +158,52 @@ pub struct UpstreamStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DetectionStatus {
-    /// State: `well`, `suspected`, `held`, `limited`, `flows limited`, `lossy`, `slow`, `silent`, `back from silence`,
-    /// `returning`.
+    /// State, one of [`DETECTION_STATES`].
     pub state: String,
     /// Packets a second that the upstream is sent at the most; `None` without a ceiling.
     pub ceiling: Option<u32>,
     /// Whether there were enough queries in the last five minutes to find a limit.
     pub has_enough_traffic: bool,
+    /// Queries meant for the upstream that its ceiling or its packet budget had no room for.
+    pub refused: u64,
+    /// Answers that came after their query was overdue.
+    pub late: u64,
     /// Limit, loss or slowness that lasts, or lasted until 30 s ago.
     pub throttle: Option<ThrottleStatus>,
     /// Last eight times at which the upstream was held or silent, the latest last.
     pub episodes: Vec<EpisodeStatus>,
 }
 
-/// Limit of an upstream, with the figures of the moment in which its cause was known.
+/// States of the detection of limits, each at the place that is its number in metrics.
+pub const DETECTION_STATES: [&str; 10] = [
+    "well",
+    "suspected",
+    "held",
+    "limited",
+    "flows limited",
+    "lossy",
+    "slow",
+    "back from silence",
+    "silent",
+    "returning",
+];
+
+/// Limit of an upstream, or a packet budget below the need, with the figures of the moment in which it was known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ThrottleStatus {
-    /// `limited`, `flows limited`, `lossy` or `slow`.
+    /// `limited`, `flows limited`, `lossy`, `slow` or [`BUDGET_SPENT`].
     pub state: String,
     /// When it began.
     pub since: u64,
     /// Queries a second that were meant for the upstream.
     pub offered: u32,
-    /// Queries a second that it answered.
+    /// Queries a second that it answered; of a spent budget, those that the budget of the process allows.
     pub answered: u32,
 }
+
+/// State of a [`ThrottleStatus`]: the packet budget has no room for all queries.
+pub const BUDGET_SPENT: &str = "budget spent";
 
 /// Time at which an upstream was held or silent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,7 +213,9 @@ pub struct EpisodeStatus {
     pub started: u64,
     /// When the upstream was well again; `None` while it is not.
     pub ended: Option<u64>,
-    /// The minute around its begin: 15 s before it, and 45 s from it on.
+    /// Seconds before its begin.
+    pub before: u32,
+    /// The minute around its begin: up to 15 s before it, and 45 s from it on.
     pub seconds: Vec<SecondStatus>,
 }
 
@@ -206,6 +231,10 @@ pub struct SecondStatus {
     pub answered: u32,
     /// Answers that were late.
     pub late: u32,
+    /// Queries that the ceiling or the packet budget had no room for.
+    pub refused: u32,
+    /// Stale responses of the process, whatever their upstream.
+    pub stale: u32,
     /// State at the end of the second.
     pub state: String,
 }

@@ -1,5 +1,7 @@
 //! Commands of the control socket and their syntax.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::dns::codes::rtype;
 use crate::dns::{Name, NameError};
 
@@ -33,6 +35,13 @@ pub enum Inspection {
         /// Queried record type.
         rtype: u16,
     },
+    /// State of the upstream with an address, and what was detected about its limits.
+    ExplainUpstream {
+        /// Address of the upstream.
+        address: IpAddr,
+        /// Port; any for `None`.
+        port: Option<u16>,
+    },
     /// Removes entries from the cache.
     Flush {
         /// Name whose entries are removed.
@@ -52,8 +61,8 @@ pub enum Inspection {
 pub enum CommandError {
     /// The first word is not a command.
     #[error(
-        "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], flush NAME, \
-         flush-below NAME and dump [NAME] are known"
+        "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], \
+         explain ADDRESS, flush NAME, flush-below NAME and dump [NAME] are known"
     )]
     Unknown(String),
     /// The command needs a name and has none.
@@ -78,6 +87,10 @@ impl Command {
             Self::Metrics => "metrics".into(),
             Self::Inspect(Inspection::Stats) => "stats".into(),
             Self::Inspect(Inspection::Explain { name, rtype }) => format!("explain {name} {}", rtype::to_text(*rtype)),
+            Self::Inspect(Inspection::ExplainUpstream { address, port: None }) => format!("explain {address}"),
+            Self::Inspect(Inspection::ExplainUpstream { address, port: Some(port) }) => {
+                format!("explain {}", SocketAddr::new(*address, *port))
+            }
             Self::Inspect(Inspection::Flush { name, below: false }) => format!("flush {name}"),
             Self::Inspect(Inspection::Flush { name, below: true }) => format!("flush-below {name}"),
             Self::Inspect(Inspection::Dump { below }) => format!("dump {below}"),
@@ -85,7 +98,7 @@ impl Command {
     }
 
     /// Parses a command line. Names are in presentation format, with or without a final dot. Defaults: type A for
-    /// `explain`, the root for `dump`. Words after the last one that a command takes are ignored.
+    /// `explain`, the root for `dump`. An address is an upstream to explain; with a final dot it is a name. Words after the last one that a command takes are ignored.
     ///
     /// # Errors
     ///
@@ -104,6 +117,9 @@ impl Command {
             "ready" => Self::Ready,
             "metrics" => Self::Metrics,
             "stats" => Self::Inspect(Inspection::Stats),
+            "explain" if let Some((address, port)) = name.and_then(parse_upstream) => {
+                Self::Inspect(Inspection::ExplainUpstream { address, port })
+            }
             "explain" => {
                 let rtype = rtype::from_text(type_text.unwrap_or("A"));
                 let rtype = rtype.ok_or_else(|| CommandError::UnknownType(type_text.unwrap_or_default().to_owned()))?;
@@ -115,6 +131,12 @@ impl Command {
             other => return Err(CommandError::Unknown(other.to_owned())),
         })
     }
+}
+
+/// Returns an address, and its port if it has one; `None` for anything else.
+fn parse_upstream(text: &str) -> Option<(IpAddr, Option<u16>)> {
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| (address.ip(), Some(address.port())));
+    text.parse().ok().map(|address| (address, None)).or_else(with_port)
 }
 
 #[cfg(test)]
@@ -131,6 +153,10 @@ mod tests {
             "stats",
             "explain www.example. MX",
             "explain www.example. TYPE65280",
+            "explain 169.254.169.253",
+            "explain 127.0.0.1:5353",
+            "explain [fd00::2]:53",
+            "explain 169.254.169.253. A",
             "flush www.example.",
             "flush-below .",
             "dump example.",

@@ -121,6 +121,7 @@ mod tests {
             responded: *responded,
             sent: 7,
             timeouts: 7,
+            in_flight: 0,
             near_misses: 0,
             detection: None,
         };

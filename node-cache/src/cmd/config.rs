@@ -28,7 +28,7 @@ pub(super) async fn apply_revisions(
     mut active: watch::Receiver<Arc<ActiveRevision>>,
     role: Role,
 ) {
-    let mut registry = GroupRegistry::new(resolver.tap().clone());
+    let mut registry = GroupRegistry::new(resolver.tap().clone(), resolver.metrics().clone());
     let mut applied: Option<(Arc<Config>, Place)> = None;
     loop {
         let current = active.borrow_and_update().clone();

@@ -17,9 +17,9 @@ const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum Inspect {
     /// Count queries, hits, misses and stale responses, and show each upstream
     Stats,
-    /// Show how a query would be answered, and why
+    /// Show how a query would be answered, and why; or what was detected about an upstream
     Explain {
-        /// The full name
+        /// The full name, or the address of an upstream
         name: String,
         /// The record type
         #[arg(default_value = "A")]

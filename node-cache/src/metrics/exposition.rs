@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use node_cache_config::metrics_page::{BuildInfo, END, process_text};
-use node_cache_config::status::UpstreamStatus;
+use node_cache_config::status::{DETECTION_STATES, DetectionStatus, UpstreamStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -13,8 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::upstream_series::{OTHER, OtherUpstreams, UpstreamPage};
-use super::{ClassUsage, DropReason, Gauges, Metrics, PacketClass, RefusalReason};
-use crate::dns::query::Transport;
+use super::{ClassUsage, DropReason, Gauges, Metrics, RefusalReason};
 
 /// Renders the metrics and gauges of the process with this name, in OpenMetrics. Names begin with `dnstier_cache_`, but
 /// for those that every process has.
@@ -31,10 +30,8 @@ pub fn render(process: &str, metrics: &Arc<Metrics>, gauges: Gauges) -> String {
     }
 }
 
-/// Kind of the scopes of routes.
-const ROUTE_KIND: &str = "route";
-/// Kinds of scopes whose upstreams may have a packet budget.
-const LIMITED_SCOPES: [&str; 3] = ["forward", "fallback", ROUTE_KIND];
+/// Workers with series of their own, at most.
+const MAX_SHOWN_WORKERS: usize = 16;
 
 #[derive(Debug)]
 struct Exposition {
@@ -105,15 +102,20 @@ impl Gauges {
         }
         let help = "Datagrams received by a worker";
         let mut family = encoder.encode_descriptor("worker_datagrams", help, None, MetricType::Counter)?;
-        for (worker, datagrams) in self.worker_datagrams.iter().enumerate() {
+        let (shown, others) = self.worker_datagrams.split_at(MAX_SHOWN_WORKERS.min(self.worker_datagrams.len()));
+        for (worker, datagrams) in shown.iter().enumerate() {
             ConstCounter::new(*datagrams).encode(family.encode_family(&[("worker", worker.to_string())])?)?;
+        }
+        if !others.is_empty() {
+            let sum = others.iter().sum::<u64>();
+            ConstCounter::new(sum).encode(family.encode_family(&[("worker", OTHER)])?)?;
         }
         metric(encoder, "tap_readers", "Readers of the tap (dnstap)", None, &gauge(self.tap_readers))?;
         metric(encoder, "tap_shown", "Messages written to tap readers", None, &ConstCounter::new(self.tap_shown))?;
         let help = "Messages dropped because a tap reader was too slow";
         metric(encoder, "tap_lost", help, None, &ConstCounter::new(self.tap_lost))?;
         self.encode_response_times(encoder)?;
-        self.encode_packets(encoder)
+        self.packets.as_ref().map_or(Ok(()), |packets| packets.encode(encoder))
     }
 
     fn encode_response_times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -124,49 +126,6 @@ impl Gauges {
             let zone = zone.map(|zone| ("zone", zone.to_owned()));
             let labels: Vec<_> = [("scope", scope)].into_iter().chain(zone).collect();
             seconds.encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    /// Encodes the packets to upstreams. Own servers (the resolvers of the zones, the cluster DNS) have no budget, and
-    /// a class in which no packet has left has no series.
-    fn encode_packets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(packets) = &self.packets else { return Ok(()) };
-        let mut scopes = packets.all();
-        scopes.retain(|(scope, _)| LIMITED_SCOPES.contains(&scope.as_str()));
-        let help = "Packets sent to upstreams, as a packet budget counts them";
-        let mut family = encoder.encode_descriptor("upstream_packets", help, None, MetricType::Counter)?;
-        for (scope, counts) in &scopes {
-            for class in PacketClass::ALL {
-                for (name, transport) in [("udp", Transport::Udp), ("tcp", Transport::Tcp)] {
-                    let number = counts.packets(class, transport);
-                    if number > 0 {
-                        let labels = [("scope", scope.as_str()), ("class", class.label()), ("transport", name)];
-                        ConstCounter::new(number).encode(family.encode_family(&labels)?)?;
-                    }
-                }
-            }
-        }
-        let with_budget: Vec<_> = scopes.iter().filter(|(_, counts)| counts.had_budget()).collect();
-        let help = "Sends to upstreams for which the packet budget had no room";
-        let mut family = encoder.encode_descriptor("upstream_refused", help, None, MetricType::Counter)?;
-        for (scope, counts) in &with_budget {
-            for class in PacketClass::ALL {
-                let labels = [("scope", scope.as_str()), ("class", class.label())];
-                ConstCounter::new(counts.refused(class)).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let help = "Time for which sends to upstreams waited for the packet budget";
-        let seconds = Some(&Unit::Seconds);
-        let mut family = encoder.encode_descriptor("upstream_wait", help, seconds, MetricType::Counter)?;
-        // On a node, the response time of its routes has to do.
-        for (scope, counts) in with_budget.iter().filter(|(scope, _)| scope != ROUTE_KIND) {
-            ConstCounter::new(counts.waited().as_secs_f64()).encode(family.encode_family(&[("scope", scope)])?)?;
-        }
-        let help = "Packets a second that this process may send to the upstreams with a packet budget";
-        let mut family = encoder.encode_descriptor("upstream_budget", help, None, MetricType::Gauge)?;
-        for (scope, counts) in &with_budget {
-            gauge(counts.budget()).encode(family.encode_family(&[("scope", scope)])?)?;
         }
         Ok(())
     }
@@ -203,8 +162,44 @@ impl UpstreamPage {
         if let Some(sums) = &self.others {
             gauge(sums.healthy.into()).encode(family.encode_family(&others)?)?;
         }
+        self.encode_detection(encoder)?;
         let help = "Responses from an upstream's address to a query in flight with another ID, question or case";
         metric(encoder, "upstream_near_misses", help, None, &ConstCounter::new(self.near_misses))
+    }
+
+    /// Encodes what the detection of limits knows of the upstreams with series of their own.
+    fn encode_detection(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let watched = || self.shown.iter().filter_map(|upstream| Some((upstream, upstream.detection.as_ref()?)));
+        let labels =
+            |upstream: &UpstreamStatus| [("scope", upstream.scope.clone()), ("upstream", upstream.address.to_string())];
+        let counters: [(&str, &str, Count<DetectionStatus>); 2] = [
+            ("upstream_unsent", "Queries for which the ceiling or the budget had no room", |status| status.refused),
+            ("upstream_late", "Answers that came more than 300 ms after their query", |status| status.late),
+        ];
+        for (name, help, value) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (upstream, status) in watched() {
+                ConstCounter::new(value(status)).encode(family.encode_family(&labels(upstream))?)?;
+            }
+        }
+        let help = "Queries to an upstream in flight";
+        let mut family = encoder.encode_descriptor("upstream_in_flight", help, None, MetricType::Gauge)?;
+        for (upstream, _) in watched() {
+            gauge(upstream.in_flight.into()).encode(family.encode_family(&labels(upstream))?)?;
+        }
+        let help = "Packets a second that an upstream is sent at the most, while there is a ceiling";
+        let mut family = encoder.encode_descriptor("upstream_ceiling", help, None, MetricType::Gauge)?;
+        for (upstream, ceiling) in watched().filter_map(|(upstream, status)| Some((upstream, status.ceiling?))) {
+            gauge(ceiling.into()).encode(family.encode_family(&labels(upstream))?)?;
+        }
+        let help = "State of an upstream: 0 well, 1 suspected, 2 held, 3 limited, 4 flows limited, 5 lossy, 6 slow, \
+                    7 back from silence, 8 silent, 9 returning";
+        let mut family = encoder.encode_descriptor("upstream_state", help, None, MetricType::Gauge)?;
+        for (upstream, status) in watched() {
+            let number = DETECTION_STATES.iter().position(|state| *state == status.state).unwrap_or_default();
+            gauge(number as u64).encode(family.encode_family(&labels(upstream))?)?;
+        }
+        Ok(())
     }
 }
 
@@ -236,6 +231,6 @@ fn counters<const N: usize>(
     Ok(())
 }
 
-fn gauge(value: u64) -> ConstGauge<i64> {
+pub(super) fn gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }

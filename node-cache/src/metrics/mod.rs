@@ -7,6 +7,7 @@ mod exposition;
 mod gauges;
 mod histogram;
 mod labels;
+mod packet_exposition;
 mod packets;
 mod response_times;
 mod tally;
@@ -187,6 +188,12 @@ impl Metrics {
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.misses.get()
+    }
+
+    /// Returns the number of stale responses.
+    #[must_use]
+    pub fn stale(&self) -> u64 {
+        self.stale.get()
     }
 
     /// Counts a query that is dropped without a response.

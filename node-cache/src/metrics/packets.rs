@@ -49,6 +49,12 @@ pub struct PacketCounts {
     udp: [AtomicU64; PacketClass::ALL.len()],
     tcp: [AtomicU64; PacketClass::ALL.len()],
     refused: [AtomicU64; PacketClass::ALL.len()],
+    /// Hedges of queries that were answered: those whose response was not the first good one, and those whose was.
+    hedges: [AtomicU64; 2],
+    /// Hedges that the retry budget did not allow.
+    withheld_hedges: AtomicU64,
+    /// Control queries without an answer in time, and with one.
+    controls: [AtomicU64; 2],
     /// Time for which sends waited for their budget, in nanoseconds.
     waited: AtomicU64,
     /// Packets a second that the budgets of the scope allow; 0 without a budget.
@@ -67,6 +73,39 @@ impl PacketCounts {
     /// Counts a send that the budget refused.
     pub fn count_refusal(&self, class: PacketClass) {
         self.refused[class as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a hedge of a query that was answered, `is_won` by the hedge.
+    pub fn count_hedge(&self, is_won: bool) {
+        self.hedges[usize::from(is_won)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a hedge that the retry budget did not allow.
+    pub fn count_withheld_hedge(&self) {
+        self.withheld_hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a control query of the detection of limits.
+    pub fn count_control(&self, is_answered: bool) {
+        self.controls[usize::from(is_answered)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of hedges that have won, or not.
+    #[must_use]
+    pub fn hedges(&self, is_won: bool) -> u64 {
+        self.hedges[usize::from(is_won)].load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of hedges that the retry budget did not allow.
+    #[must_use]
+    pub fn withheld_hedges(&self) -> u64 {
+        self.withheld_hedges.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of control queries with an answer in time, or without.
+    #[must_use]
+    pub fn controls(&self, is_answered: bool) -> u64 {
+        self.controls[usize::from(is_answered)].load(Ordering::Relaxed)
     }
 
     /// Counts a send that waits for so long for its budget.

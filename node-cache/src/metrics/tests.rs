@@ -32,6 +32,7 @@ fn every_metric_names_its_process_and_begins_with_our_prefix_or_that_of_all_proc
         state: UpstreamState::default(),
         sent: 7,
         timeouts: 1,
+        in_flight: 0,
         near_misses: 9,
         detection: None,
         responded: true,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use node_cache_config::status::UpstreamStatus;
 
 /// Upstreams with series of their own in a zone resolver, at most.
-pub const MAX_SHOWN_BY_A_RESOLVER: usize = 32;
+pub const MAX_SHOWN_BY_A_RESOLVER: usize = 16;
 /// Upstreams with series of their own in a cache on a node, at most. Their number and that of caches decide how many
 /// series a node has.
 pub const MAX_SHOWN_BY_A_NODE_CACHE: usize = 2;
@@ -130,6 +130,7 @@ mod tests {
             state: UpstreamState::default(),
             sent,
             timeouts: sent / 10,
+            in_flight: 0,
             near_misses: sent / 100,
             detection: None,
             responded: true,

@@ -26,6 +26,7 @@ impl Resolver {
         match inspection {
             Inspection::Stats => self.stats(),
             Inspection::Explain { name, rtype } => self.explain(&name, rtype),
+            Inspection::ExplainUpstream { address, port } => self.explain_upstream(address, port),
             Inspection::Flush { name, below } => self.flush(&name, below).await,
             Inspection::Dump { below } => self.dump(&below).await,
         }
@@ -232,7 +233,7 @@ impl Resolver {
 }
 
 /// Returns the state of a server in words.
-fn health_text(server: &Server) -> String {
+pub(super) fn health_text(server: &Server) -> String {
     match server.upstream_state() {
         UpstreamState::Up => "up".to_owned(),
         UpstreamState::Suspected => "up, suspected".to_owned(),
@@ -246,7 +247,7 @@ fn health_text(server: &Server) -> String {
 }
 
 /// Returns what is learned or configured about a server that changes how it is queried, each part after a comma.
-fn habits_text(server: &Server) -> String {
+pub(super) fn habits_text(server: &Server) -> String {
     let mut text = String::new();
     if let Some(reason) = server.lower_case_reason() {
         text.push_str(&format!(", in lower case {}", reason.text()));
@@ -277,7 +278,7 @@ const fn flags_text(dnssec_ok: bool, checking_disabled: bool) -> &'static str {
     }
 }
 
-fn write_line(text: &mut String, label: &str, value: impl std::fmt::Display) {
+pub(super) fn write_line(text: &mut String, label: &str, value: impl std::fmt::Display) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {label:<16}{value}");
 }

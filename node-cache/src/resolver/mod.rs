@@ -15,6 +15,7 @@
 //! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
 //! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
 //! | text of `explain`, `stats`, `dump` and `flush` | `inspect` |
+//! | text of `explain ADDRESS`: an upstream and its episodes | `explain_upstream` |
 //!
 //! The resolver knows no sockets of clients: [`crate::server`] reads queries and sends responses.
 
@@ -22,6 +23,7 @@ mod admission;
 mod alias_routing;
 mod aliases;
 mod cut_evidence;
+mod explain_upstream;
 mod failing_domains;
 mod hit;
 mod inspect;

@@ -109,7 +109,7 @@ impl Budget {
     }
 
     /// Returns the packets a second.
-    pub(super) fn packets_per_second(&self) -> u32 {
+    pub(in crate::upstream) fn packets_per_second(&self) -> u32 {
         self.packets_per_second.load(Ordering::Relaxed)
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::metrics::Metrics;
 use crate::upstream::detection::cells::TICK;
 use crate::upstream::server::Server;
 use starvation::Starvation;
@@ -51,12 +52,13 @@ impl WatchedServers {
     }
 }
 
-/// Watches the upstreams of a process for as long as its registry is in use.
-pub(in crate::upstream) async fn watch_upstreams(watched: Weak<WatchedServers>) {
+/// Watches the upstreams of a process, with these metrics, for as long as its registry is in use.
+pub(in crate::upstream) async fn watch_upstreams(watched: Weak<WatchedServers>, metrics: Arc<Metrics>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut starvation = Starvation::default();
     let mut number: u32 = 0;
+    let mut stale_before = metrics.stale();
     loop {
         let due = ticks.tick().await;
         let Some(servers) = watched.upgrade().map(|watched| watched.by_address()) else { return };
@@ -67,8 +69,10 @@ pub(in crate::upstream) async fn watch_upstreams(watched: Weak<WatchedServers>) 
         let is_late = now.saturating_duration_since(due.into_std()) > LATE_TICK;
         number = number.wrapping_add(1);
         let is_short = number.is_multiple_of(READING_TICKS) && starvation.has_grown();
+        let stale = metrics.stale();
+        let new_stale = u32::try_from(stale - std::mem::replace(&mut stale_before, stale)).unwrap_or(u32::MAX);
         for server in servers {
-            let questions = server.take_step(is_late || is_short, now);
+            let questions = server.take_step(is_late || is_short, new_stale, now);
             // At even times they would fall into step with the tokens of a policer.
             let gap = TICK / (questions.len().max(1) as u32);
             for (index, question) in questions.into_iter().enumerate() {

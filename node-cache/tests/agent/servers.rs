@@ -37,6 +37,7 @@ impl CommandHandler for Behaviour {
             responded,
             sent: 1,
             timeouts: 0,
+            in_flight: 0,
             near_misses: 0,
             detection: None,
         };

@@ -58,6 +58,7 @@ struct Watch<Q> {
 pub struct Detector<Q> {
     cells: Cells,
     offered: AtomicU32,
+    refused: AtomicU32,
     late: AtomicU32,
     fresh: TallyCounter,
     kept: TallyCounter,
@@ -82,6 +83,7 @@ impl<Q: Clone> Detector<Q> {
         Self {
             cells: Cells::default(),
             offered: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
             late: AtomicU32::new(0),
             fresh: TallyCounter::default(),
             kept: TallyCounter::default(),
@@ -95,6 +97,11 @@ impl<Q: Clone> Detector<Q> {
     /// Counts a query that is meant for the upstream, whether a ceiling turns it away or not.
     pub fn record_offer(&self) {
         self.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a query that is meant for the upstream, and that its ceiling or its packet budget has no room for.
+    pub fn record_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts the first send of a query for a name of a registered domain with this hash.
@@ -140,9 +147,10 @@ impl<Q: Clone> Detector<Q> {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the step of a tick: to be called every [`super::cells::TICK`]. Returns the order and the questions of its
+    /// Takes the step of a tick: to be called every [`super::cells::TICK`], with the stale responses of the process since
+    /// the last one. Returns the order and the questions of its
     /// control queries; fewer than are ordered where no name is known, and the root is asked for instead.
-    pub fn step(&self, is_starved: bool, now: Instant) -> (Order, Vec<Q>) {
+    pub fn step(&self, is_starved: bool, stale: u32, now: Instant) -> (Order, Vec<Q>) {
         let mut watch = self.watch();
         let watch = &mut *watch;
         let seen = Seen {
@@ -157,8 +165,15 @@ impl<Q: Clone> Detector<Q> {
         };
         let order = watch.verdict.step(&seen, now);
         let reading = &seen.reading;
-        let (offered, late) = (seen.offered, seen.late);
-        let tick = Second { offered, late, sent: reading.ripe.sent, answered: reading.ripe.answered, state: "" };
+        let tick = Second {
+            offered: seen.offered,
+            sent: reading.ripe.sent,
+            answered: reading.ripe.answered,
+            late: seen.late,
+            refused: self.refused.swap(0, Ordering::Relaxed),
+            stale,
+            state: "",
+        };
         let rates = (watch.verdict.demand(), f64::from(reading.window.answered));
         watch.episodes.record(tick, watch.verdict.state(), rates, now);
         self.in_force.store(pack(&order), Ordering::Relaxed);

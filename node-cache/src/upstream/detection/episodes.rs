@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use node_cache_config::status::BUDGET_SPENT;
+
 use super::state::State;
 
 /// Episodes that are kept.
@@ -18,6 +20,11 @@ const HYSTERESIS: Duration = Duration::from_secs(30);
 /// Queries a second below which nothing is decided, and the time for which more of them count as enough.
 const ENOUGH_DEMAND: f64 = 20.0;
 const ENOUGH_TIME: Duration = Duration::from_secs(300);
+/// Share of the queries for which a packet budget that is spent has no room, and for how many ticks running.
+const SPENT_SHARE: f64 = 0.02;
+const SPENT_TICKS: u32 = 50;
+/// Ticks in which the refused queries a second follow by 63 %.
+const REFUSED_TICKS: f64 = 30.0;
 
 /// Counts of one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +37,10 @@ pub struct Second {
     pub answered: u32,
     /// Answers that were overdue.
     pub late: u32,
+    /// Queries that the ceiling or the packet budget had no room for.
+    pub refused: u32,
+    /// Stale responses of the process.
+    pub stale: u32,
     /// Name of the state at its end.
     pub state: &'static str,
 }
@@ -41,16 +52,19 @@ pub struct Episode {
     pub started_at: Instant,
     /// When the upstream was well again.
     pub ended_at: Option<Instant>,
+    /// Seconds before its begin.
+    pub before: usize,
     /// Seconds from shortly before its begin on.
     pub seconds: Vec<Second>,
 }
 
-/// Limit, loss or slowness that people are told of, with the figures of the moment in which it got its name.
+/// Limit, loss, slowness or spent budget that people are told of, with the figures of the moment in which it got its
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Throttle {
-    /// Name of the state.
+    /// Name of the state, or [`BUDGET_SPENT`].
     pub state: &'static str,
-    /// When the episode began.
+    /// When it began.
     pub since: Instant,
     /// Queries a second that were meant for the upstream.
     pub offered: f64,
@@ -68,6 +82,19 @@ pub struct Episodes {
     ticks: u32,
     throttle: Option<(Throttle, Instant)>,
     enough_until: Option<Instant>,
+    /// Refused queries a second, smoothed, and the ticks for which they were many.
+    refused_rate: f64,
+    spent_ticks: u32,
+    totals: Totals,
+}
+
+/// Counts since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Queries that the ceiling or the packet budget had no room for.
+    pub refused: u64,
+    /// Answers that were overdue.
+    pub late: u64,
 }
 
 impl Episodes {
@@ -82,8 +109,15 @@ impl Episodes {
             sent: self.current.sent + tick.sent,
             answered: self.current.answered + tick.answered,
             late: self.current.late + tick.late,
+            refused: self.current.refused + tick.refused,
+            stale: self.current.stale + tick.stale,
             state: state.name(),
         };
+        self.totals.refused += u64::from(tick.refused);
+        self.totals.late += u64::from(tick.late);
+        self.refused_rate += (f64::from(tick.refused * SECOND_TICKS) - self.refused_rate) / REFUSED_TICKS;
+        let is_spent = self.refused_rate > (SPENT_SHARE * demand).max(1.0) && !matches!(state, State::Held { .. });
+        self.spent_ticks = if is_spent { self.spent_ticks + 1 } else { 0 };
         self.ticks += 1;
         self.follow(state, now);
         self.tell(state, (demand, answered), now);
@@ -108,8 +142,8 @@ impl Episodes {
                 if self.last.len() >= MAX_EPISODES {
                     self.last.pop_front();
                 }
-                let seconds = self.recent.iter().copied().collect();
-                self.last.push_back(Episode { started_at: now, ended_at: None, seconds });
+                let seconds: Vec<_> = self.recent.iter().copied().collect();
+                self.last.push_back(Episode { started_at: now, ended_at: None, before: seconds.len(), seconds });
             }
             (State::Well, Some(episode)) => episode.ended_at = Some(now),
             _ => {}
@@ -117,16 +151,21 @@ impl Episodes {
     }
 
     fn tell(&mut self, state: State, (offered, answered): (f64, f64), now: Instant) {
-        let since = self.last.back().map_or(now, |episode| episode.started_at);
-        match &mut self.throttle {
-            Some((throttle, until)) if throttle.state == state.name() => *until = now + HYSTERESIS,
+        let told = match state {
+            _ if is_told(state) => Some(state.name()),
+            State::Well | State::Suspected if self.spent_ticks >= SPENT_TICKS => Some(BUDGET_SPENT),
+            _ => None,
+        };
+        match (&mut self.throttle, told) {
+            (Some((throttle, until)), Some(told)) if throttle.state == told => *until = now + HYSTERESIS,
             // Between steps a cause may have no name for some seconds.
-            Some((_, until)) if matches!(state, State::Held { cause: None, .. }) => *until = now + HYSTERESIS,
-            _ if is_told(state) => {
-                let throttle = Throttle { state: state.name(), since, offered, answered };
-                self.throttle = Some((throttle, now + HYSTERESIS));
+            (Some((_, until)), None) if matches!(state, State::Held { cause: None, .. }) => *until = now + HYSTERESIS,
+            (_, Some(told)) => {
+                let open = self.last.back().filter(|_| told != BUDGET_SPENT);
+                let since = open.map_or(now, |episode| episode.started_at);
+                self.throttle = Some((Throttle { state: told, since, offered, answered }, now + HYSTERESIS));
             }
-            Some((_, until)) if now >= *until => self.throttle = None,
+            (Some((_, until)), None) if now >= *until => self.throttle = None,
             _ => {}
         }
     }
@@ -141,6 +180,12 @@ impl Episodes {
     #[must_use]
     pub fn has_enough_traffic(&self, now: Instant) -> bool {
         self.enough_until.is_some_and(|until| now < until)
+    }
+
+    /// Returns the counts since the start.
+    #[must_use]
+    pub const fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Returns the last episodes, the latest last.
@@ -187,7 +232,7 @@ mod tests {
             assert_eq!((episode.seconds.len(), episode.seconds[0].state), (MAX_SECONDS, "well"));
             assert_eq!(
                 episode.seconds[16],
-                Second { offered: 100, sent: 100, answered: 40, late: 0, state: "limited" }
+                Second { offered: 100, sent: 100, answered: 40, state: "limited", ..Second::default() }
             );
             assert!(episode.ended_at.is_some_and(|end| end - episode.started_at >= Duration::from_secs(89)));
         }
@@ -206,6 +251,25 @@ mod tests {
         run(&mut episodes, State::Returning { ceiling: 200.0 }, 2, &mut now);
         assert_eq!(episodes.throttle(), None);
         assert!(episodes.has_enough_traffic(now) && !episodes.has_enough_traffic(now + ENOUGH_TIME));
+    }
+
+    #[test]
+    fn a_budget_that_refuses_for_five_seconds_is_told_unless_a_ceiling_refuses() {
+        let (mut episodes, mut now) = (Episodes::default(), Instant::now());
+        let mut run_with_refusals = |state: State, refused: u32, seconds: u32| {
+            for _ in 0..seconds * SECOND_TICKS {
+                now += super::super::cells::TICK;
+                episodes.record(Second { offered: 10, refused, ..Second::default() }, state, (100.0, 60.0), now);
+            }
+            episodes.throttle().map(|throttle| (throttle.state, throttle.offered))
+        };
+        assert_eq!(run_with_refusals(State::Held { ceiling: Some(50.0), cause: None }, 4, 60), None);
+        assert_eq!(run_with_refusals(State::Well, 0, 60), None);
+        assert_eq!(run_with_refusals(State::Well, 4, 4), None, "too short");
+        assert_eq!(run_with_refusals(State::Well, 4, 4), Some((BUDGET_SPENT, 100.0)));
+        assert_eq!(run_with_refusals(State::Well, 0, 20), Some((BUDGET_SPENT, 100.0)));
+        assert_eq!(run_with_refusals(State::Well, 0, 30), None);
+        assert_eq!(episodes.totals().refused, 4 * 10 * (60 + 8));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! State of an upstream, the cause of a hold, and the order of a step: the values that leave a verdict.
 
+use node_cache_config::status::DETECTION_STATES;
+
 /// Cause of a hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cause {
@@ -48,18 +50,18 @@ impl State {
     /// Returns the name of the state, that of a cause included.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Well => "well",
-            Self::Suspected => "suspected",
-            Self::Held { cause: None, .. } => "held",
-            Self::Held { cause: Some(Cause::Limit { .. }), .. } => "limited",
-            Self::Held { cause: Some(Cause::Flows), .. } => "flows limited",
-            Self::Held { cause: Some(Cause::Loss { .. }), .. } => "lossy",
-            Self::Held { cause: Some(Cause::Slow), .. } => "slow",
-            Self::Held { cause: Some(Cause::Silent), .. } => "back from silence",
-            Self::Silent => "silent",
-            Self::Returning { .. } => "returning",
-        }
+        DETECTION_STATES[match self {
+            Self::Well => 0,
+            Self::Suspected => 1,
+            Self::Held { cause: None, .. } => 2,
+            Self::Held { cause: Some(Cause::Limit { .. }), .. } => 3,
+            Self::Held { cause: Some(Cause::Flows), .. } => 4,
+            Self::Held { cause: Some(Cause::Loss { .. }), .. } => 5,
+            Self::Held { cause: Some(Cause::Slow), .. } => 6,
+            Self::Held { cause: Some(Cause::Silent), .. } => 7,
+            Self::Silent => 8,
+            Self::Returning { .. } => 9,
+        }]
     }
 }
 

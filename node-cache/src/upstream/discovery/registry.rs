@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::headless::{self, RefreshInterval};
 use crate::dnstap::Tap;
-use crate::metrics::scope_kind;
+use crate::metrics::{Metrics, scope_kind};
 use crate::upstream::budget::{Budget, BudgetLimits};
 use crate::upstream::pool::recovery::probe_down_servers;
 use crate::upstream::pool::{Pool, Selection};
@@ -99,14 +99,16 @@ pub struct GroupRegistry {
     budgets: Vec<BudgetEntry>,
     context: Arc<UpstreamContext>,
     watched: Arc<WatchedServers>,
+    metrics: Arc<Metrics>,
 }
 
 impl GroupRegistry {
-    /// Creates a registry without groups. Messages to and from its servers are offered to `tap`.
+    /// Creates a registry without groups, in a process with these metrics. Messages to and from its servers are offered
+    /// to `tap`.
     #[must_use]
-    pub fn new(tap: Arc<Tap>) -> Self {
+    pub fn new(tap: Arc<Tap>, metrics: Arc<Metrics>) -> Self {
         let context = Arc::new(UpstreamContext::new(tap));
-        Self { entries: Vec::new(), budgets: Vec::new(), context, watched: Arc::default() }
+        Self { entries: Vec::new(), budgets: Vec::new(), context, watched: Arc::default(), metrics }
     }
 
     /// Returns the state shared by the servers of all groups.
@@ -243,7 +245,7 @@ impl RegistryUpdate<'_> {
     }
 
     fn request(&mut self, key: GroupKey, start: impl FnOnce(Arc<Group>) -> GroupHandle) -> Arc<Group> {
-        let GroupRegistry { entries, context, watched, .. } = &mut *self.registry;
+        let GroupRegistry { entries, context, watched, metrics, .. } = &mut *self.registry;
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
             entry.is_requested = true;
             return entry.handle.group.clone();
@@ -266,7 +268,7 @@ impl RegistryUpdate<'_> {
         tokio::spawn(probe_down_servers(Arc::downgrade(&handle.group)));
         let group = handle.group.clone();
         if !group.watched().is_empty() && watched.add(group.watched()) {
-            tokio::spawn(watch_upstreams(Arc::downgrade(watched)));
+            tokio::spawn(watch_upstreams(Arc::downgrade(watched), metrics.clone()));
         }
         entries.push(Entry { key, handle, is_requested: true });
         group

@@ -315,6 +315,11 @@ impl Attempt {
         }
     }
 
+    /// Returns whether the attempt is a hedge.
+    pub(super) const fn is_hedge(&self) -> bool {
+        matches!(self.class, PacketClass::Hedge)
+    }
+
     /// Sends the query if it is not sent, and polls for the next event of its exchange.
     fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<SocketEvent>> {
         if let Exchange::Waiting(waiting) = &mut self.exchange {

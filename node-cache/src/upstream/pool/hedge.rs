@@ -188,6 +188,8 @@ impl HedgedQuery {
             && let Some(server) = self.attempts.get(winner).map(|winner| winner.server().clone())
         {
             self.attempts.iter_mut().for_each(|attempt| attempt.record_answered_name(&server));
+            let hedges = self.attempts.iter().enumerate().filter(|(_, attempt)| attempt.is_hedge());
+            hedges.for_each(|(index, hedge)| hedge.server().gate().counts().count_hedge(index == winner));
         }
     }
 

@@ -40,9 +40,12 @@ impl HedgedQuery {
                 other(false).or_else(|| other(true)).unwrap_or(last)
             };
             if index != last
-                && let Some(preferred) = self.remaining.last()
+                && let (Some(preferred), Some(other)) = (self.remaining.last(), self.remaining.get(index))
             {
                 preferred.record_offer();
+                if other.is_reserve() {
+                    preferred.record_refusal();
+                }
             }
             let server = self.remaining.remove(index);
             server.record_offer();
@@ -55,6 +58,9 @@ impl HedgedQuery {
     /// Forgets an attempt that the packet budget of this server refused: it was no send.
     pub(super) fn forget_refused(&mut self, server: &Server) {
         self.was_refused = true;
+        if self.started == 1 {
+            server.record_refusal();
+        }
         self.started -= 1;
         self.attempts.retain(|attempt| !attempt.is_done() || !attempt.server().has_same_endpoint(server));
         self.remaining.retain(|other| !other.has_same_endpoint(server));

@@ -155,6 +155,9 @@ impl HedgedQuery {
             && retries.silent_domains.may_retry(&self.question.name, now)
             && if is_hedge { retries.budget.take_hedge(now) } else { retries.budget.take(now) };
         self.tokens += u8::from(is_allowed);
+        if is_hedge && !is_allowed {
+            first.server().gate().counts().count_withheld_hedge();
+        }
         is_allowed
     }
 

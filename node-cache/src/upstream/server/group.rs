@@ -239,6 +239,7 @@ impl Group {
             responded: server.has_responded(),
             sent: server.sent(),
             timeouts: server.timeouts(),
+            in_flight: server.attempts_in_flight(),
             near_misses: server.near_misses(),
             detection: server.detection_status(now, unix_now),
         };

@@ -36,8 +36,7 @@ impl Load {
     /// Returns the score of the server: the lower, the sooner it is queried. Servers without a response yet have the
     /// latency of a fast one.
     pub(super) fn score(&self, now: Timestamp) -> u64 {
-        let in_flight = u64::from(self.in_flight.load(Ordering::Relaxed));
-        self.latency_micros(now).max(MIN_LATENCY) * (in_flight + 1)
+        self.latency_micros(now).max(MIN_LATENCY) * (u64::from(self.in_flight()) + 1)
     }
 
     /// Returns the latency at `now`; zero before the first response.
@@ -78,6 +77,11 @@ impl Load {
         let best =
             if best == 0 || sample < best { sample } else { best + ((sample - best) >> BEST_LATENCY_WEIGHT_LOG2) };
         self.best_latency.store(u32::try_from(best.max(1)).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Returns the number of attempts in flight.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Counts an attempt that starts.

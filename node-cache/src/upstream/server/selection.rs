@@ -94,6 +94,12 @@ impl Server {
         self.selection.standing.share(now)
     }
 
+    /// Returns the number of attempts in flight.
+    #[must_use]
+    pub fn attempts_in_flight(&self) -> u32 {
+        self.selection.load.in_flight()
+    }
+
     /// Returns the lowest latency of late; `None` before the first response.
     pub(in crate::upstream) fn best_latency(&self, now: Timestamp) -> Option<Duration> {
         self.selection.load.best_latency(now)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_cache_config::status::{DetectionStatus, EpisodeStatus, SecondStatus, ThrottleStatus};
+use node_cache_config::status::{BUDGET_SPENT, DetectionStatus, EpisodeStatus, SecondStatus, ThrottleStatus};
 use tokio::time::{sleep, timeout};
 
 use super::Server;
@@ -34,6 +34,12 @@ impl Server {
         self.watch.as_ref().map(|watch| watch.detector.state())
     }
 
+    /// Returns the packets a second of its packet budget that are this process's; `None` without one.
+    #[must_use]
+    pub fn budget_rate(&self) -> Option<u32> {
+        self.gate.budget_rate()
+    }
+
     /// Returns what detection has found, for the status; `None` where the server's limits are not detected.
     #[must_use]
     pub fn detection_status(&self, now: Instant, unix_now: u64) -> Option<DetectionStatus> {
@@ -44,11 +50,16 @@ impl Server {
             state,
             ceiling,
             has_enough_traffic: episodes.has_enough_traffic(now),
+            refused: episodes.totals().refused,
+            late: episodes.totals().late,
             throttle: episodes.throttle().map(|throttle| ThrottleStatus {
                 state: throttle.state.to_owned(),
                 since: unix(throttle.since),
                 offered: throttle.offered as u32,
-                answered: throttle.answered as u32,
+                answered: match throttle.state {
+                    BUDGET_SPENT => self.budget_rate().unwrap_or_default(),
+                    _ => throttle.answered as u32,
+                },
             }),
             episodes: episodes.last().map(|episode| episode_status(episode, unix)).collect(),
         }))
@@ -58,6 +69,13 @@ impl Server {
     pub(in crate::upstream) fn record_offer(&self) {
         if let Some(watch) = &self.watch {
             watch.detector.record_offer();
+        }
+    }
+
+    /// Counts a query that is meant for the server, and that its ceiling or its packet budget has no room for.
+    pub(in crate::upstream) fn record_refusal(&self) {
+        if let Some(watch) = &self.watch {
+            watch.detector.record_refusal();
         }
     }
 
@@ -97,10 +115,10 @@ impl Server {
 
     /// Takes the step of a tick, and puts its ceiling in force. Returns the questions of the control queries that are
     /// due: the root where none is known.
-    pub(in crate::upstream) fn take_step(&self, is_starved: bool, now: Instant) -> Vec<Arc<Question>> {
+    pub(in crate::upstream) fn take_step(&self, is_starved: bool, stale: u32, now: Instant) -> Vec<Arc<Question>> {
         let Some(watch) = &self.watch else { return Vec::new() };
         let before = watch.detector.state();
-        let (order, mut questions) = watch.detector.step(is_starved, now);
+        let (order, mut questions) = watch.detector.step(is_starved, stale, now);
         watch.ceiling.set(order.ceiling);
         self.report(before, watch.detector.state(), &order);
         while questions.len() < order.controls as usize {
@@ -144,6 +162,7 @@ impl Server {
             return;
         }
         watch.detector.record_control(ControlPort::Fresh, is_answered);
+        self.gate.counts().count_control(is_answered);
         let is_late = !is_answered && matches!(timeout(MAX_LATENESS, response).await, Ok(Ok(_)));
         if is_late {
             watch.detector.record_late();
@@ -162,11 +181,14 @@ fn episode_status(episode: &Episode, unix: impl Fn(Instant) -> u64) -> EpisodeSt
         sent: second.sent,
         answered: second.answered,
         late: second.late,
+        refused: second.refused,
+        stale: second.stale,
         state: second.state.to_owned(),
     };
     EpisodeStatus {
         started: unix(episode.started_at),
         ended: episode.ended_at.map(&unix),
+        before: episode.before as u32,
         seconds: episode.seconds.iter().map(second).collect(),
     }
 }

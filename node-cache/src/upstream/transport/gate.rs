@@ -64,6 +64,16 @@ impl PacketGate {
         if self.is_limited.load(Ordering::Relaxed) { self.budget.load_full() } else { None }
     }
 
+    /// Returns the counters of the scope.
+    pub(in crate::upstream) fn counts(&self) -> &PacketCounts {
+        &self.counts
+    }
+
+    /// Returns the packets a second that the budget allows; `None` without a budget.
+    pub(in crate::upstream) fn budget_rate(&self) -> Option<u32> {
+        self.budget().map(|budget| budget.packets_per_second())
+    }
+
     /// Returns whether a query of this class could be sent now.
     pub(in crate::upstream) fn has_room(&self, class: PacketClass, now: Instant) -> bool {
         self.budget().is_none_or(|budget| budget.has_room(class, now))

@@ -97,7 +97,7 @@ impl Tier {
         let (sender, sockets) = watch::channel(vec![held(udp.into(), Protocol::Udp), held(tcp.into(), Protocol::Tcp)]);
         let identity = Identity { instance: "cache-0".into(), node: "node-a".into(), pod_uid: "uid-1".into() };
         let resolver = Arc::new(Resolver::with_room(identity, 4 << 20, Arc::default(), room));
-        let book = Mutex::new(GroupRegistry::new(resolver.tap().clone()));
+        let book = Mutex::new(GroupRegistry::new(resolver.tap().clone(), resolver.metrics().clone()));
         let (secrets, known) = watch::channel(CookieSecrets::default());
         let serving = Server::start(workers, resolver.clone(), limits, sockets, known).unwrap();
         Self { address, resolver, secrets, serving, sockets: sender, book }

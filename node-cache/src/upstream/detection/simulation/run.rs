@@ -398,7 +398,7 @@ impl Run {
         let is_starved = now > process.next_tick + LATE_TICK;
         process.next_tick = now + TICK_MILLIS;
         // Where a name is missing the root is asked for, which every upstream has.
-        let (order, _) = process.detector.step(is_starved, time);
+        let (order, _) = process.detector.step(is_starved, 0, time);
         let state = process.detector.state();
         let changes = &mut self.outcomes[usize::from(index)].changes;
         if changes.last().is_none_or(|last| !is_alike(&last.state, &state) || last.keeps_ports != order.keeps_ports) {

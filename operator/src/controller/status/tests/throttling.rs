@@ -14,6 +14,7 @@ fn upstream(scope: &str, address: &str, detection: Option<DetectionStatus>) -> U
         responded: true,
         sent: 10,
         timeouts: 3,
+        in_flight: 0,
         near_misses: 0,
         detection,
     }

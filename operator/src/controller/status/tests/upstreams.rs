@@ -15,6 +15,7 @@ fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
         responded: true,
         sent: 10,
         timeouts: 3,
+        in_flight: 0,
         near_misses: 0,
         detection: None,
     }

@@ -54,6 +54,20 @@ async fn explain_tells_the_route_the_servers_and_what_is_kept() {
 }
 
 #[tokio::test]
+async fn explain_of_an_address_tells_how_an_upstream_is_and_names_the_upstreams_for_another_one() {
+    let authority = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let tier = Tier::forwarding_to(&[authority.address]).await;
+    exchange(tier.address, &query_for("www.example", RecordType::A)).await;
+    for line in [format!("explain {}", authority.address), format!("explain {}", authority.address.ip())] {
+        let text = inspect_until(&tier, &line, &["1 sent, 0 timeouts, 0 in flight"]).await;
+        assert!(text.starts_with(&format!("{} (forward)\n  health          up", authority.address)), "{text}");
+        assert!(text.contains("  limits          well, too few queries to find a limit\n"), "{text}");
+    }
+    let other = inspect(&tier, "explain 192.0.2.7").await;
+    assert_eq!(other, format!("192.0.2.7 is no upstream; these are: {}\n", authority.address));
+}
+
+#[tokio::test]
 async fn explain_tells_of_denials_of_names_above_and_of_failures() {
     let authority = Authority::start(|query| match query.name().to_ascii().to_lowercase() {
         name if name.contains("broken") => Action::Respond(empty_response(query, ResponseCode::ServFail)),

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
 use node_cache::upstream::detection::state::State;
-use node_cache_config::Upstream;
+use node_cache_config::status::BUDGET_SPENT;
+use node_cache_config::{PacketBudget, Upstream};
 
+use crate::inspection::inspect;
 use crate::require::require;
 use crate::support::namespace::{end_limit, in_own_namespace, limit_packets, own_namespace};
 use crate::support::{
@@ -163,6 +165,12 @@ fn a_silent_limit_is_found_its_excess_goes_to_the_fallback_and_all_comes_back_wh
         let (upstream, fallback) = servers.packets(Duration::from_secs(5)).await;
         assert!(upstream <= 5 * 63, "{upstream} packets reached the upstream in 5 s");
         assert!(fallback >= 5 * RATE as usize / 3, "{fallback} packets reached the fallback in 5 s");
+        let text = inspect(&servers.tier, &format!("explain {}", servers.upstream.address)).await;
+        for part in
+            ["  limits          limited, at most ", "  told            limited: ", "  suspected\n", "  limited\n"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         end_limit();
         let is_back = |verdict| matches!(verdict, State::Returning { .. } | State::Well);
         servers.wait_for("all traffic is back", is_back).await;
@@ -196,6 +204,29 @@ fn a_silent_upstream_gets_probes_only_while_the_fallback_answers_and_returns_by_
         let share = answered(&load.end(), silent_at + Duration::from_secs(2));
         assert!(share >= 0.999, "{share}");
     });
+}
+
+#[tokio::test]
+async fn a_packet_budget_below_the_need_is_told_with_the_need_and_its_rate() {
+    let upstream = Authority::start(|query| Action::Respond(query.default_response(300, 1))).await;
+    let mut config = config("127.0.0.1:9".parse().unwrap());
+    config.resolver.upstreams = servers_over(&[upstream.address], node_cache_config::Protocol::Udp);
+    let servers = vec![upstream.address];
+    config.resolver.packet_budgets =
+        vec![PacketBudget { servers, packets_per_second: RATE / 3, in_flight: None, processes: 1 }];
+    allow_loopback(&mut config);
+    let tier = Tier::start(Default::default());
+    tier.apply_forwarding(&config);
+    let load = Load::start(tier.address);
+    let throttle = || {
+        let upstreams = tier.resolver.snapshot().unwrap().upstreams();
+        upstreams.into_iter().find_map(|upstream| upstream.detection).and_then(|detection| detection.throttle)
+    };
+    wait_until("it is told", TIMEOUT, async || throttle().is_some()).await;
+    let told = throttle().unwrap();
+    assert_eq!((told.state.as_str(), told.answered), (BUDGET_SPENT, RATE / 3));
+    assert!((RATE / 2..2 * RATE).contains(&told.offered), "{told:?}");
+    drop(load.end());
 }
 
 /// Asserts that no verdict comes while nobody answers new names for which `is_dead` holds, for 20 s. What the upstream

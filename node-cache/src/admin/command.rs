@@ -98,7 +98,8 @@ impl Command {
     }
 
     /// Parses a command line. Names are in presentation format, with or without a final dot. Defaults: type A for
-    /// `explain`, the root for `dump`. An address is an upstream to explain; with a final dot it is a name. Words after the last one that a command takes are ignored.
+    /// `explain`, the root for `dump`. An address is an upstream to explain; with a final dot it is a name. Words after
+    /// the last one that a command takes are ignored.
     ///
     /// # Errors
     ///

@@ -44,7 +44,7 @@ pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
 pub use programs::{CHECKOUT, Programs};
 pub use progress::Progress;
-pub use world::{PROVIDER, World};
+pub use world::{PROVIDER, PUBLIC_RESOLVER, World};
 
 use process::{inside, run, run_with_input};
 

@@ -16,6 +16,9 @@ use super::process::{Daemon, Record, Signal, command, inside, run, run_with_inpu
 /// Address of the provider's resolver in the nodes' resolv.conf.
 pub const PROVIDER: &str = "169.254.169.253";
 
+/// Address of a public resolver, which a fallback may name.
+pub const PUBLIC_RESOLVER: &str = "192.0.2.8";
+
 /// Table of packet rules that limits the provider.
 const LIMIT: &str = "provider_limit";
 
@@ -233,7 +236,9 @@ fn addresses() -> String {
     let mut lines: String = servers
         .map(|last| format!("address add 192.0.2.{last}/32 dev lo\naddress add 2001:db8:53::{last}/128 dev lo nodad\n"))
         .collect();
-    lines += &format!("address add {PROVIDER}/32 dev lo\n");
+    for resolver in [PROVIDER, PUBLIC_RESOLVER] {
+        lines += &format!("address add {resolver}/32 dev lo\n");
+    }
     let [ipv4, ipv6] = CONTROL_PLANE;
     lines + &format!("route add default via {ipv4}\nroute add default via {ipv6}\n")
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use node_cache_config::status::BUDGET_SPENT;
 
-use super::state::State;
+use super::state::{Cause, State};
 
 /// Episodes that are kept.
 const MAX_EPISODES: usize = 8;
@@ -163,6 +163,10 @@ impl Episodes {
             (_, Some(told)) => {
                 let open = self.last.back().filter(|_| told != BUDGET_SPENT);
                 let since = open.map_or(now, |episode| episode.started_at);
+                let answered = match state {
+                    State::Held { cause: Some(Cause::Limit { rate }), .. } => rate,
+                    _ => answered,
+                };
                 self.throttle = Some((Throttle { state: told, since, offered, answered }, now + HYSTERESIS));
             }
             (Some((_, until)), None) if now >= *until => self.throttle = None,
@@ -196,7 +200,6 @@ impl Episodes {
 
 /// Returns whether a state has a cause that people are told of. Silence is told as an upstream that does not answer.
 fn is_told(state: State) -> bool {
-    use super::state::Cause;
     matches!(
         state,
         State::Held { cause: Some(Cause::Limit { .. } | Cause::Flows | Cause::Loss { .. } | Cause::Slow), .. }
@@ -205,7 +208,6 @@ fn is_told(state: State) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::Cause;
     use super::*;
 
     const LIMITED: State = State::Held { ceiling: Some(36.0), cause: Some(Cause::Limit { rate: 40.0 }) };

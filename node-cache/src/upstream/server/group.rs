@@ -162,7 +162,8 @@ impl Group {
 
     /// Adds the retries that queries up to `now` have earned. Called once a second.
     pub(in crate::upstream) fn refill_retry_budget(&self, now: Instant) {
-        self.retries.budget.refill(now);
+        let known_loss = self.bootstrap.iter().map(|server| server.known_loss()).fold(0.0, f64::max);
+        self.retries.budget.refill(known_loss, now);
     }
 
     /// Returns the servers that are down and due for a probe, each with the question of its probe, and records the

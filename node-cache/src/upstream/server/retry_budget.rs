@@ -1,5 +1,5 @@
-//! Retry budget of a group of servers: a tenth of its first sends, saved up for one second of them at the most. Pure:
-//! the time is a parameter.
+//! Retry budget of a group of servers: a tenth of its first sends and the share of them that is known to be lost, saved
+//! up for one second of them at the most. Pure: the time is a parameter.
 //!
 //! Where names or a whole upstream are silent, retries help nobody and multiply the load. So they are a share of it,
 //! whatever fails. A retry that is answered while the sends before it are not gives its token back: loss that is known
@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tenths of a token that a retry takes.
-const TOKEN: u64 = 10;
-/// Tenths of a token that a first send adds: retries are 10 % of first sends.
-const PER_FIRST_SEND: u64 = 1;
-/// Twentieths of a token that may be given back for a first send: retries are 25 % of first sends at the most. Loss of
-/// 10 % each way takes 23 %.
-const RETURNED_PER_FIRST_SEND: u64 = 3;
-/// Tenths of a token that may always be saved up, so that a quiet process can retry: ten retries.
+/// Hundredths of a token that a retry takes.
+const TOKEN: u64 = 100;
+/// Hundredths of a token that a first send adds: retries are 10 % of first sends.
+const PER_FIRST_SEND: u64 = 10;
+/// Most hundredths that a first send adds where loss is known, which is at most a half.
+const MAX_FOR_LOSS: u64 = 50;
+/// Two-hundredths of a token that may be given back for a first send: retries are 25 % of first sends at the most. Loss
+/// of 10 % each way takes 23 %.
+const RETURNED_PER_FIRST_SEND: u64 = 30;
+/// Hundredths of a token that may always be saved up, so that a quiet process can retry: ten retries.
 const MIN_BURST: u64 = 10 * TOKEN;
 /// Time in which one token is added up to [`MIN_BURST`] without any send.
 const QUIET_REFILL_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,12 +33,14 @@ pub(in crate::upstream) struct RetryBudget {
     account: Mutex<Account>,
 }
 
-/// Tokens of a budget, in tenths.
+/// Tokens of a budget, in hundredths.
 #[derive(Debug)]
 struct Account {
     tokens: u64,
-    /// Tokens that may be given back, in twentieths of a token.
+    /// Tokens that may be given back, in two-hundredths of a token.
     returnable: u64,
+    /// Hundredths of a token that a first send adds because its loss is known.
+    for_loss: u64,
     burst: u64,
     /// First sends whose tokens are added.
     credited: u64,
@@ -50,6 +54,7 @@ impl Default for Account {
         Self {
             tokens: MIN_BURST,
             returnable: 2 * MIN_BURST,
+            for_loss: 0,
             burst: MIN_BURST,
             credited: 0,
             period: None,
@@ -96,10 +101,13 @@ impl RetryBudget {
         account.tokens = account.tokens.saturating_sub(u64::from(tokens) * TOKEN);
     }
 
-    /// Adds the tokens of the first sends up to `now`. Called once a second, so that the burst follows the load.
-    pub(in crate::upstream) fn refill(&self, now: Instant) {
+    /// Adds the tokens of the first sends up to `now`. `known_loss` is the share of the first sends to come that is lost
+    /// at any rate. Called once a second, so that the burst follows the load.
+    pub(in crate::upstream) fn refill(&self, known_loss: f64, now: Instant) {
         let first_sends = self.first_sends.load(Ordering::Relaxed);
-        self.account().refill(first_sends, now);
+        let mut account = self.account();
+        account.refill(first_sends, now);
+        account.for_loss = ((known_loss * TOKEN as f64) as u64).min(MAX_FOR_LOSS);
     }
 
     fn take_above(&self, reserve: u64, now: Instant) -> bool {
@@ -128,9 +136,9 @@ impl Account {
             self.burst = MIN_BURST.max(u64::try_from(of_a_period).unwrap_or(u64::MAX / TOKEN) * TOKEN);
             self.period = Some((now, first_sends));
         }
-        let added = first_sends.saturating_sub(self.credited) * PER_FIRST_SEND;
+        let added = first_sends.saturating_sub(self.credited);
         self.credited = first_sends;
-        self.tokens = self.burst.min(self.tokens + added);
+        self.tokens = self.burst.min(self.tokens + added * (PER_FIRST_SEND + self.for_loss));
         self.returnable = (2 * self.burst).min(self.returnable + added * RETURNED_PER_FIRST_SEND);
         let refilled_at = *self.refilled_at.get_or_insert(now);
         let intervals = now.saturating_duration_since(refilled_at).as_secs() / QUIET_REFILL_INTERVAL.as_secs();
@@ -152,7 +160,7 @@ mod tests {
         for send in 0..seconds * rate {
             let now = start + Duration::from_micros(send * 1_000_000 / rate);
             if send % rate == 0 {
-                budget.refill(now);
+                budget.refill(0.0, now);
             }
             budget.count_first_send();
             retries += (0..tries).filter(|_| budget.take(now)).count() as u64;
@@ -170,13 +178,32 @@ mod tests {
     }
 
     #[test]
+    fn known_loss_adds_as_many_retries_and_no_more_than_half_of_the_first_sends() {
+        for (known_loss, expected) in [(0.1, 0.2), (0.3, 0.4), (1.0, 0.6)] {
+            let budget = RetryBudget::default();
+            let start = Instant::now();
+            let mut retries = 0;
+            for send in 0..60_000_u64 {
+                let now = start + Duration::from_millis(send);
+                if send % 1_000 == 0 {
+                    budget.refill(known_loss, now);
+                }
+                budget.count_first_send();
+                retries += (0..2).filter(|_| budget.take(now)).count();
+            }
+            let share = retries as f64 / 60_000.0;
+            assert!((expected - 0.002..expected + 0.005).contains(&share), "{known_loss}: {share}");
+        }
+    }
+
+    #[test]
     fn one_second_of_first_sends_is_saved_up_and_no_more() {
         for rate in [300, 8_000] {
             let budget = RetryBudget::default();
             let start = Instant::now();
             run(&budget, start, 30, rate, 0);
             let now = start + Duration::from_secs(30);
-            budget.refill(now);
+            budget.refill(0.0, now);
             let burst = (0..10 * rate).filter(|_| budget.take(now)).count() as u64;
             assert!((rate - 1..=rate).contains(&burst), "{burst} at {rate}/s");
         }
@@ -190,7 +217,7 @@ mod tests {
         assert_eq!(burst, 10);
         assert!(!budget.take(now + Duration::from_millis(900)));
         assert!(budget.take(now + Duration::from_secs(1)) && !budget.take(now + Duration::from_secs(1)));
-        budget.refill(now + Duration::from_secs(3600));
+        budget.refill(0.0, now + Duration::from_secs(3600));
         let burst = (0..100).filter(|_| budget.take(now + Duration::from_secs(3600))).count();
         assert_eq!(burst, 10, "after an hour");
     }
@@ -202,7 +229,7 @@ mod tests {
         run(&budget, start, 30, 1_000, 0);
         let later = start + Duration::from_secs(30);
         run(&budget, later, 2, 20, 0);
-        budget.refill(later + Duration::from_secs(2));
+        budget.refill(0.0, later + Duration::from_secs(2));
         let burst = (0..1_000).filter(|_| budget.take(later + Duration::from_secs(2))).count();
         assert!((20..=21).contains(&burst), "{burst}");
     }

@@ -113,6 +113,11 @@ impl Server {
         self.watch.as_ref().is_some_and(|watch| watch.detector.hedges_to_fallback())
     }
 
+    /// Returns the share of the queries that is lost at any rate, as far as it is known.
+    pub(super) fn known_loss(&self) -> f64 {
+        self.watch.as_ref().map_or(0.0, |watch| watch.detector.known_loss())
+    }
+
     /// Takes the step of a tick, and puts its ceiling in force. Returns the questions of the control queries that are
     /// due: the root where none is known.
     pub(in crate::upstream) fn take_step(&self, is_starved: bool, stale: u32, now: Instant) -> Vec<Arc<Question>> {

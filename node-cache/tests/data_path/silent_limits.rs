@@ -13,7 +13,7 @@ use node_cache_config::{PacketBudget, Upstream};
 
 use crate::inspection::inspect;
 use crate::require::require;
-use crate::support::namespace::{end_limit, in_own_namespace, limit_packets, own_namespace};
+use crate::support::namespace::{end_limit, in_own_namespace, limit_flows, limit_packets, own_namespace};
 use crate::support::{
     Action, Authority, ReceivedQuery, Tier, allow_loopback, config, query_for, servers_over, wait_until,
 };
@@ -177,6 +177,26 @@ fn a_silent_limit_is_found_its_excess_goes_to_the_fallback_and_all_comes_back_wh
         let (upstream, fallback) = servers.packets(Duration::from_secs(2)).await;
         // What is slower than the p95 latency still goes there, too.
         assert!(fallback * 10 <= upstream, "{fallback} of {upstream} packets still reach the fallback");
+        let share = answered(&load.end(), limited_at + Duration::from_secs(2));
+        assert!(share >= 0.999, "{share}");
+    });
+}
+
+#[test]
+#[ignore = "a machine that is short of processors decides nothing; run by make test-long"]
+fn where_new_flows_have_no_room_ports_are_kept_and_nearly_all_is_answered_by_the_upstream() {
+    require!(own_namespace());
+    in_own_namespace(|| async {
+        let servers = Servers::start(true, |query| Action::Respond(query.default_response(300, 1))).await;
+        let load = Load::start(servers.tier.address);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        limit_flows(servers.upstream.address.port(), 400);
+        let limited_at = Instant::now();
+        servers.wait_for("new flows are known to have no room", |verdict| verdict.name() == "flows limited").await;
+        assert!(matches!(servers.verdict(), State::Held { ceiling: None, .. }), "{:?}", servers.verdict());
+        let (upstream, fallback) = servers.packets(Duration::from_secs(5)).await;
+        // What is slower than the p95 latency, or seldom has a fresh port, still goes to the fallback.
+        assert!(upstream >= 4 * RATE as usize && fallback * 4 <= upstream, "{upstream} and {fallback} packets");
         let share = answered(&load.end(), limited_at + Duration::from_secs(2));
         assert!(share >= 0.999, "{share}");
     });

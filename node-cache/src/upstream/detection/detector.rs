@@ -12,7 +12,7 @@ use super::control::ControlNames;
 use super::episodes::{Episodes, Second};
 use super::evidence::{Seen, Tally};
 use super::state::{Order, State};
-use super::verdict::Verdict;
+use super::verdict::{MIN_DEMAND, Verdict};
 
 /// Flags of [`Detector::in_force`], below the ceiling.
 const HEDGES_TO_FALLBACK: u64 = 1;
@@ -209,6 +209,16 @@ impl<Q: Clone> Detector<Q> {
     /// Returns the share of queries that is lost at any rate, for the budget of retries.
     pub fn known_loss(&self) -> f64 {
         self.watch().verdict.known_loss()
+    }
+
+    /// Returns whether there are enough queries for a limit to be found.
+    pub fn has_demand(&self) -> bool {
+        self.demand() >= MIN_DEMAND
+    }
+
+    /// Returns the question of a control query; `None` where no name is known.
+    pub fn pick_name(&self, now: Instant) -> Option<Q> {
+        self.watch().names.pick(now)
     }
 
     /// Returns the queries a second that are meant for the upstream.

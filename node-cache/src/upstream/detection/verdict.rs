@@ -22,7 +22,7 @@ const SILENT_TICKS: u32 = 10;
 const SLOW_LOSS: f64 = 0.05;
 const SLOW_TIME: Duration = Duration::from_secs(10);
 /// Queries a second below which nothing is decided.
-const MIN_DEMAND: f64 = 20.0;
+pub(super) const MIN_DEMAND: f64 = 20.0;
 /// Ticks in which a baseline follows by 63 %.
 const BASELINE_TICKS: f64 = 300.0;
 /// Ticks in which the demand follows by 63 %.

@@ -135,7 +135,8 @@ impl Server {
             case_randomization,
             edns,
             role,
-            sockets: Sockets::new(address, port_policy),
+            sockets: Sockets::new(address, port_policy)
+                .keep_answered_while(watch.as_ref().map(|watch| watch.keeps_ports.clone())),
             connections: Connections::new(address),
             gate: PacketGate::new(counts.packets, watch.as_ref().map(|watch| watch.ceiling.clone())),
             sent: AtomicU64::new(0),

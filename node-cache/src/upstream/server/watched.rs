@@ -1,6 +1,8 @@
 //! Servers whose limits are detected: what queries report to the detector, and its control queries.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use node_cache_config::status::{BUDGET_SPENT, DetectionStatus, EpisodeStatus, SecondStatus, ThrottleStatus};
@@ -8,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Server;
 use super::outcomes::ResponseKind;
+use super::watches::Watch;
 use crate::dns::codes::rtype;
 use crate::dns::question::Question;
 use crate::dns::{Name, ResponseTtl};
@@ -18,12 +21,15 @@ use crate::upstream::detection::episodes::{Episode, Second};
 use crate::upstream::detection::state::{Order, State};
 use crate::upstream::transport::gate::Passage;
 use crate::upstream::transport::query_format::QueryFormat;
+use crate::upstream::transport::sockets::Sockets;
 use crate::upstream::transport::udp;
 
 /// Time for which the answer to a control query is awaited: one that is overdue may be late.
 const MAX_LATENESS: Duration = Duration::from_secs(2);
 /// Lateness of the timer of a control query after which its silence says nothing.
 const LATE_TIMER: Duration = Duration::from_millis(20);
+/// Interval at which a port is kept answered, while the upstream is well: four of them live at a time.
+const PORT_INTERVAL: Duration = Duration::from_millis(2500);
 /// Longest label below a two-letter top-level label that is taken for a public suffix.
 const MAX_SUFFIX_LABEL_LEN: u8 = 3;
 
@@ -118,13 +124,15 @@ impl Server {
         self.watch.as_ref().map_or(0.0, |watch| watch.detector.known_loss())
     }
 
-    /// Takes the step of a tick, and puts its ceiling in force. Returns the questions of the control queries that are
-    /// due: the root where none is known.
+    /// Takes the step of a tick, and puts its order in force. Returns the questions of the control queries that are due:
+    /// the root where none is known.
     pub(in crate::upstream) fn take_step(&self, is_starved: bool, stale: u32, now: Instant) -> Vec<Arc<Question>> {
         let Some(watch) = &self.watch else { return Vec::new() };
         let before = watch.detector.state();
         let (order, mut questions) = watch.detector.step(is_starved, stale, now);
         watch.ceiling.set(order.ceiling);
+        watch.keeps_ports.store(order.keeps_ports, Ordering::Relaxed);
+        watch.kept_sockets.close_expired(now);
         self.report(before, watch.detector.state(), &order);
         while questions.len() < order.controls as usize {
             questions.push(Arc::new(Question::plain(&Name::root(), rtype::NS)));
@@ -142,33 +150,76 @@ impl Server {
     /// Sends a control query after a delay, in a task of its own.
     ///
     /// Must be called inside a Tokio runtime.
-    pub(in crate::upstream) fn send_control(self: &Arc<Self>, question: Arc<Question>, delay: Duration) {
+    pub(in crate::upstream) fn send_control(
+        self: &Arc<Self>,
+        question: Arc<Question>,
+        port: ControlPort,
+        delay: Duration,
+    ) {
         let server = self.clone();
         tokio::spawn(async move {
             sleep(delay).await;
-            server.ask_control(&question).await;
+            server.ask_control(&question, port).await;
         });
     }
 
-    async fn ask_control(&self, question: &Question) {
+    /// Returns the question of a query that is to keep a port answered, when one is due: while the upstream is well and
+    /// has enough queries for a limit to be found.
+    pub(in crate::upstream) fn take_port_query(&self, now: Instant) -> Option<Arc<Question>> {
+        let watch = self.watch.as_ref()?;
+        let mut next_at = watch.next_port_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = now >= *next_at && watch.detector.state() == State::Well && watch.detector.has_demand();
+        if !is_due {
+            return None;
+        }
+        *next_at = now + PORT_INTERVAL;
+        watch.detector.pick_name(now)
+    }
+
+    /// Keeps a port answered.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub(in crate::upstream) fn keep_port(self: &Arc<Self>, question: Arc<Question>) {
+        let server = self.clone();
+        tokio::spawn(async move {
+            let Some(watch) = &server.watch else { return };
+            let Passage::Now(slot) = server.gate.enter(PacketClass::Control) else { return };
+            server.count_sent();
+            let answer = server.exchange_control(watch, &watch.fresh_sockets, &question);
+            let _ = timeout(MAX_LATENESS, answer).await;
+            server.gate.release(slot);
+        });
+    }
+
+    /// Sends a control query from one of these sockets, whose port is kept once it is answered.
+    async fn exchange_control(&self, watch: &Watch, sockets: &Sockets, question: &Question) -> io::Result<()> {
+        let path = self.query_path(&question.name, Instant::now());
+        let format = QueryFormat { edns: self.edns(path.without_edns), case_0x20: path.case_0x20 };
+        udp::query_and_keep(sockets, &watch.kept_sockets, question, format, &self.context.tap).await.map(drop)
+    }
+
+    async fn ask_control(&self, question: &Question, port: ControlPort) {
         let Some(watch) = &self.watch else { return };
+        let port = if watch.kept_sockets.has_idle() { port } else { ControlPort::Fresh };
+        let sockets = match port {
+            ControlPort::Fresh => &watch.fresh_sockets,
+            ControlPort::Kept => &watch.kept_sockets,
+        };
         // A control query waits for no budget.
         let Passage::Now(slot) = self.gate.enter(PacketClass::Control) else { return };
         self.count_sent();
         let started = Instant::now();
-        let path = self.query_path(&question.name, started);
-        let format = QueryFormat { edns: self.edns(path.without_edns), case_0x20: path.case_0x20 };
-        let response = udp::query(&self.sockets, question, format, &self.context.tap);
+        let response = self.exchange_control(watch, sockets, question);
         tokio::pin!(response);
-        let is_answered = matches!(timeout(OVERDUE, &mut response).await, Ok(Ok(_)));
+        let is_answered = matches!(timeout(OVERDUE, &mut response).await, Ok(Ok(())));
         if !is_answered && started.elapsed() > OVERDUE + LATE_TIMER {
             // The process itself was late: its answer may wait in the socket.
             self.gate.release(slot);
             return;
         }
-        watch.detector.record_control(ControlPort::Fresh, is_answered);
+        watch.detector.record_control(port, is_answered);
         self.gate.counts().count_control(is_answered);
-        let is_late = !is_answered && matches!(timeout(MAX_LATENESS, response).await, Ok(Ok(_)));
+        let is_late = !is_answered && matches!(timeout(MAX_LATENESS, response).await, Ok(Ok(())));
         if is_late {
             watch.detector.record_late();
         }

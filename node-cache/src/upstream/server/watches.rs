@@ -2,18 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use crate::dns::question::Question;
 use crate::upstream::detection::ceiling::Ceiling;
 use crate::upstream::detection::detector::Detector;
+use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 
-/// Detector of one upstream, and the ceiling that it has put in force.
+/// Detector of one upstream, what it has put in force, and the ports of its control queries.
 #[derive(Debug)]
 pub(in crate::upstream) struct Watch {
     pub(super) detector: Detector<Arc<Question>>,
     pub(super) ceiling: Arc<Ceiling>,
+    /// Whether answered ports are kept.
+    pub(super) keeps_ports: Arc<AtomicBool>,
+    /// Sockets of control queries with fresh ports, and with ports that were answered before.
+    pub(super) fresh_sockets: Sockets,
+    pub(super) kept_sockets: Sockets,
+    /// When the next control query keeps a port, while the upstream is well.
+    pub(super) next_port_at: Mutex<Instant>,
     /// Seed of the hashes of domains, so that no client chooses which of them share a cell.
     pub(super) seed: u64,
 }
@@ -30,7 +39,15 @@ impl Watches {
         by_address.get(&address).and_then(Weak::upgrade).unwrap_or_else(|| {
             let now = Instant::now();
             let (detector, ceiling) = (Detector::new(rand::random(), now), Arc::new(Ceiling::new(now)));
-            let watch = Arc::new(Watch { detector, ceiling, seed: rand::random() });
+            let watch = Arc::new(Watch {
+                detector,
+                ceiling,
+                keeps_ports: Arc::default(),
+                fresh_sockets: Sockets::new(address, PortPolicy::Fresh),
+                kept_sockets: Sockets::new(address, PortPolicy::Reuse),
+                next_port_at: Mutex::new(now),
+                seed: rand::random(),
+            });
             by_address.insert(address, Arc::downgrade(&watch));
             watch
         })

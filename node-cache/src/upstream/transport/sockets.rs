@@ -2,14 +2,15 @@
 //! has a random source port picked by the kernel (RFC 5452), and carries one query at a time.
 //!
 //! A link-local upstream is the resolver of a cloud. What counts the flows to it (connection tracking, which knows a
-//! flow for 30 s) has no room for a fresh port of each query, so its ports are kept for some seconds.
+//! flow for 30 s) has no room for a fresh port of each query, so its ports are kept for some seconds. Those of another
+//! upstream are kept while detection has found such a limit on the way to it.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -30,6 +31,14 @@ const MAX_QUERIES_PER_SOCKET: u32 = 256;
 /// Age at which a socket is closed. A connection-tracking entry on the way to a server that was replaced lives for as
 /// long as packets of its flow are sent.
 const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
+/// Age at which a socket is closed while answered ports are kept: nearly all fresh ones get no answer.
+const MAX_AGE_OF_ANSWERED: Duration = Duration::from_secs(60);
+/// Idle sockets from which on no query has a fresh port while answered ports are kept, and the chance of a fresh one
+/// below that, in percent: where there are some, and where there are hardly any.
+const ENOUGH_ANSWERED: usize = 16;
+const FEW_ANSWERED: usize = 3;
+const FRESH_PERCENT: u32 = 5;
+const FRESH_PERCENT_OF_FEW: u32 = 50;
 
 /// Idle sockets of the process.
 static IDLE_SOCKETS: AtomicUsize = AtomicUsize::new(0);
@@ -46,6 +55,9 @@ pub(crate) enum PortPolicy {
     Reuse,
     /// One of 64 ports at random, each for many queries, for some seconds. For link-local upstreams.
     Keep,
+    /// A port from which a query was answered, and seldom a fresh one. In the place of [`Self::Fresh`] while new flows
+    /// to the server have no room.
+    KeepAnswered,
 }
 
 impl PortPolicy {
@@ -64,6 +76,8 @@ impl PortPolicy {
 pub(crate) struct Sockets {
     server: SocketAddr,
     port_policy: PortPolicy,
+    /// Whether new flows to the server have no room; `None` where nobody finds out.
+    keeps_answered: Option<Arc<AtomicBool>>,
     idle: Mutex<Vec<IdleSocket>>,
 }
 
@@ -106,7 +120,22 @@ impl Drop for IdleSocket {
 impl Sockets {
     /// Creates the set of sockets for `server`. None is open yet.
     pub(crate) const fn new(server: SocketAddr, port_policy: PortPolicy) -> Self {
-        Self { server, port_policy, idle: Mutex::new(Vec::new()) }
+        Self { server, port_policy, keeps_answered: None, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Keeps answered ports while this flag is set.
+    pub(in crate::upstream) fn keep_answered_while(mut self, flag: Option<Arc<AtomicBool>>) -> Self {
+        self.keeps_answered = flag;
+        self
+    }
+
+    /// Returns the policy in force.
+    fn policy(&self) -> PortPolicy {
+        let keeps_answered = || self.keeps_answered.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        match self.port_policy {
+            PortPolicy::Fresh if keeps_answered() => PortPolicy::KeepAnswered,
+            policy => policy,
+        }
     }
 
     /// Returns the address that the sockets are connected to.
@@ -115,7 +144,8 @@ impl Sockets {
     }
 
     /// Acquires a socket for one query: a random idle one of this thread with [`PortPolicy::Reuse`], and with
-    /// [`PortPolicy::Keep`] once there are as many as there may be, or else one with a fresh port.
+    /// [`PortPolicy::Keep`] once there are as many as there may be, or else one with a fresh port. With
+    /// [`PortPolicy::KeepAnswered`] seldom one with a fresh port.
     ///
     /// Must be called inside a Tokio runtime.
     ///
@@ -150,7 +180,9 @@ impl Sockets {
     /// Releases a socket whose query was answered. Its port is given up with [`PortPolicy::Fresh`]; otherwise it
     /// becomes idle.
     pub(super) fn release(&self, socket: PooledSocket) {
-        if self.port_policy == PortPolicy::Fresh || socket.is_worn_out() {
+        let policy = self.policy();
+        let max_age = if policy == PortPolicy::KeepAnswered { MAX_AGE_OF_ANSWERED } else { MAX_SOCKET_AGE };
+        if policy == PortPolicy::Fresh || socket.is_worn_out(max_age) {
             return;
         }
         socket_pool::clear_readiness(&socket.socket);
@@ -164,14 +196,18 @@ impl Sockets {
 
     /// Closes idle sockets that have reached the maximum age.
     pub(in crate::upstream) fn close_expired(&self, now: Instant) {
-        let is_young = |socket: &PooledSocket| now.saturating_duration_since(socket.opened_at) < MAX_SOCKET_AGE;
+        let max_age = match self.policy() {
+            PortPolicy::KeepAnswered => MAX_AGE_OF_ANSWERED,
+            _ => MAX_SOCKET_AGE,
+        };
+        let is_young = |socket: &PooledSocket| now.saturating_duration_since(socket.opened_at) < max_age;
         self.idle().retain(|idle| idle.0.as_ref().is_some_and(is_young));
     }
 
     /// Closes the idle sockets of a server that was silent: it may have been replaced. A link-local one was not, and
     /// fresh ports are what it may have no room for.
     pub(in crate::upstream) fn close_after_silence(&self) {
-        if self.port_policy != PortPolicy::Keep {
+        if !matches!(self.policy(), PortPolicy::Keep | PortPolicy::KeepAnswered) {
             self.close_all();
         }
     }
@@ -181,12 +217,18 @@ impl Sockets {
         self.idle().clear();
     }
 
+    /// Returns whether there is an idle socket.
+    pub(in crate::upstream) fn has_idle(&self) -> bool {
+        !self.idle().is_empty()
+    }
+
     /// Takes a random idle socket of this thread; `None` where the next query has a fresh port.
     fn take_idle(&self, thread: ThreadId) -> Option<PooledSocket> {
-        match self.port_policy {
+        match self.policy() {
             PortPolicy::Fresh => return None,
             PortPolicy::Keep if count_kept(self.server, |ports| *ports) < MAX_IDLE_PER_SERVER => return None,
-            PortPolicy::Keep | PortPolicy::Reuse => {}
+            PortPolicy::KeepAnswered if rand::random_range(0..100) < fresh_percent(self.idle().len()) => return None,
+            PortPolicy::Keep | PortPolicy::KeepAnswered | PortPolicy::Reuse => {}
         }
         let mut idle = self.idle();
         let is_usable = |idle: &IdleSocket| idle.0.as_ref().is_some_and(|socket| socket.thread == thread);
@@ -265,8 +307,17 @@ impl PooledSocket {
         self.queries > 1
     }
 
-    fn is_worn_out(&self) -> bool {
-        self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= MAX_SOCKET_AGE
+    fn is_worn_out(&self, max_age: Duration) -> bool {
+        self.had_error || self.queries >= MAX_QUERIES_PER_SOCKET || self.opened_at.elapsed() >= max_age
+    }
+}
+
+/// Returns the chance that a query has a fresh port while answered ports are kept and so many of them are idle.
+const fn fresh_percent(idle: usize) -> u32 {
+    match idle {
+        ..FEW_ANSWERED => FRESH_PERCENT_OF_FEW,
+        FEW_ANSWERED..ENOUGH_ANSWERED => FRESH_PERCENT,
+        ENOUGH_ANSWERED.. => 0,
     }
 }
 

@@ -183,11 +183,26 @@ pub(crate) async fn query(
     format: QueryFormat,
     tap: &Tap,
 ) -> io::Result<ExchangeOutcome> {
+    query_and_keep(sockets, sockets, question, format, tap).await
+}
+
+/// Queries a server like [`query`], from one of `sockets`, which is one of `kept` once the query was answered.
+///
+/// # Errors
+///
+/// Those of [`query`].
+pub(in crate::upstream) async fn query_and_keep(
+    sockets: &Sockets,
+    kept: &Sockets,
+    question: &Question,
+    format: QueryFormat,
+    tap: &Tap,
+) -> io::Result<ExchangeOutcome> {
     let mut query = UdpQuery::send(sockets, question, format, tap)?;
     loop {
         let event = poll_fn(|context| query.poll_event(context, sockets.server(), question, tap)).await?;
         if let SocketEvent::Outcome(outcome) = event {
-            query.finish(sockets, &outcome);
+            query.finish(kept, &outcome);
             return Ok(outcome);
         }
     }

@@ -78,7 +78,25 @@ pub(crate) fn limit_packets(port: u16, packets_per_second: Option<u32>) {
     run("nft", &["-f", file.path().to_str().unwrap()]);
 }
 
-/// Ends [`limit_packets`].
+/// Drops UDP packets to a port of this thread's namespace silently where they are the first of a flow and this many
+/// flows are known. A flow is forgotten after 20 s without a packet.
+pub(crate) fn limit_flows(port: u16, flows: u32) {
+    let rules = format!(
+        "table inet limited {{
+            set flows {{ type inet_service; size {flows}; flags dynamic, timeout; timeout 20s; }}
+            chain input {{
+                type filter hook input priority -10;
+                udp dport {port} update @flows {{ udp sport }} accept;
+                udp dport {port} drop;
+            }}
+        }}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    run("nft", &["-f", file.path().to_str().unwrap()]);
+}
+
+/// Ends [`limit_packets`] and [`limit_flows`].
 pub(crate) fn end_limit() {
     run("nft", &["delete", "table", "inet", "limited"]);
 }

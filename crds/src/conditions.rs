@@ -1,7 +1,7 @@
 //! The conditions of a tier: types, reasons, and the merge of new reports with the conditions in a status.
 //!
-//! `Ready`, `Progressing` and `Degraded` are always present. `Reconciling` and `Stalled` follow kstatus, which Helm and
-//! Flux wait by: they are present only while they are true.
+//! `Ready`, `Progressing`, `Degraded` and `UpstreamThrottled` are always present. `Reconciling` and `Stalled` follow
+//! kstatus, which Helm and Flux wait by: they are present only while they are true.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -14,7 +14,7 @@ pub enum ConditionType {
     Progressing,
     /// A problem needs attention, even if every query is answered.
     Degraded,
-    /// An upstream answers only a part of the packets that it is sent.
+    /// An upstream answers only a part of the packets that it is sent, or its packet budget is spent.
     UpstreamThrottled,
     /// kstatus: the newest spec is not rolled out everywhere yet.
     Reconciling,
@@ -107,8 +107,10 @@ reasons! {
     LimitFound,
     /// An upstream has no room for new flows; queries go from ports that were answered before.
     FlowsLimited,
-    /// An upstream loses queries, or is slow, at any rate.
+    /// An upstream loses queries, or is slow, whatever the rate.
     Lossy,
+    /// More packets are meant for an upstream than its packetBudget lets through.
+    BudgetSpent,
     /// The upstreams get too few queries to find a limit: at least 20 a second to one of them.
     TooLittleTraffic,
     /// A pod refused the newest configuration and keeps the one it has.
@@ -165,7 +167,10 @@ impl ConditionType {
             Self::Ready => "Every node answers through its caches and every zone has resolvers.",
             Self::Progressing => "The tier is being brought to the desired state.",
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
-            Self::UpstreamThrottled => "An upstream answers only a part of what it is sent.",
+            Self::UpstreamThrottled => {
+                "An upstream answers only a part of what it is sent, or is needed for more than its packetBudget lets \
+                 through."
+            }
             Self::Reconciling => {
                 "For kstatus (Helm, Flux): the newest spec is not in force everywhere yet. Present only while true."
             }

@@ -57,7 +57,8 @@ fn pending_status() -> Value {
             "lastTransitionTime": "1970-01-01T00:00:00Z",
         })
     };
-    let conditions = [ConditionType::Ready, ConditionType::Progressing, ConditionType::Degraded].map(condition);
+    let always_present = ConditionType::ALL.iter().copied().filter(|type_| !type_.only_while_true());
+    let conditions: Vec<Value> = always_present.map(condition).collect();
     json!({"observedGeneration": 0, "conditions": conditions})
 }
 
@@ -199,7 +200,8 @@ mod tests {
         let default = part("status").default.unwrap().0;
         let pending: DnsTierStatus = serde_json::from_value(default.clone()).unwrap();
         assert_eq!(pending.observed_generation, Some(0));
-        assert_eq!(pending.conditions.len(), 3);
+        let types: Vec<&str> = pending.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(types, ["Ready", "Progressing", "Degraded", "UpstreamThrottled"]);
         for condition in &pending.conditions {
             assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("Unknown", "Pending"));
             let type_ = ConditionType::ALL.iter().find(|type_| type_.name() == condition.type_).unwrap();

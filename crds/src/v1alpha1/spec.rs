@@ -78,6 +78,20 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
         priority = 1
     ),
     printcolumn(
+        name = "SERVFAIL%",
+        type_ = "integer",
+        json_path = ".status.traffic.servfailPercent",
+        description = "Queries that got SERVFAIL, in percent.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Throttled",
+        type_ = "string",
+        json_path = ".status.summary.throttled",
+        description = "Upstreams that answer only a part of what they are sent, or whose packetBudget is spent.",
+        priority = 1
+    ),
+    printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.summary.message",

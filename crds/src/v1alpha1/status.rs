@@ -14,8 +14,8 @@ pub struct DnsTierStatus {
     /// The state of the tier as `kubectl get dnstier` prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<SummaryStatus>,
-    /// The state of the tier, one entry for each aspect: Ready, Progressing, Degraded and, while they are true,
-    /// Reconciling and Stalled.
+    /// The state of the tier, one entry for each aspect: Ready, Progressing, Degraded, UpstreamThrottled and, while
+    /// they are true, Reconciling and Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -49,6 +49,10 @@ pub struct SummaryStatus {
     pub zones: u32,
     /// Nodes on the newest configuration and pod template, of nodes that should be: 3/3.
     pub updated: String,
+    /// The upstreams that the condition UpstreamThrottled is about: the first two, and the number of the others. Not
+    /// present while there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<String>,
     /// The sentence that matters most: what is wrong, else what is going on, else that all is well.
     pub message: String,
 }

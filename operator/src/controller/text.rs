@@ -9,11 +9,16 @@ const MAX_LIST_CHARS: usize = 1_000;
 
 /// Joins items: `a`, `a, b and c`, `a, b, c and 5 more`.
 pub(crate) fn join_some(items: &[String]) -> String {
+    join_at_most(MAX_LISTED, items)
+}
+
+/// Joins items as [`join_some`] does, with at most `max` of them.
+pub(crate) fn join_at_most(max: usize, items: &[String]) -> String {
     match items {
         [] => String::new(),
         [only] => only.clone(),
-        [most @ .., last] if items.len() <= MAX_LISTED => format!("{} and {last}", most.join(", ")),
-        _ => format!("{} and {} more", items[..MAX_LISTED].join(", "), items.len() - MAX_LISTED),
+        [most @ .., last] if items.len() <= max => format!("{} and {last}", most.join(", ")),
+        _ => format!("{} and {} more", items[..max].join(", "), items.len() - max),
     }
 }
 
@@ -53,6 +58,7 @@ mod tests {
         assert_eq!(join_some(&names[..2]), "a and b");
         assert_eq!(join_some(&names[..3]), "a, b and c");
         assert_eq!(join_some(&names), "a, b, c and 2 more");
+        assert_eq!(join_at_most(2, &names), "a, b and 3 more");
     }
 
     #[test]

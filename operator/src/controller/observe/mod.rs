@@ -77,6 +77,12 @@ impl Observed {
         self.reports.get(&pod.uid)?.current_status()
     }
 
+    /// Returns the status of a pod from its last successful poll; `None` when half a minute of polls has failed since.
+    #[must_use]
+    pub(crate) fn recent_status_of(&self, pod: &TierPod) -> Option<&PodStatus> {
+        self.reports.get(&pod.uid)?.recent_status()
+    }
+
     /// Returns the revisions that the annotations of the tier's pods name.
     #[must_use]
     pub(crate) fn annotated_revisions(&self) -> Vec<String> {

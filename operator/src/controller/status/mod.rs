@@ -64,6 +64,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             resolvers: format!("{}/{}", facts.resolvers_ready(), facts.resolvers_desired()),
             zones: to_count(facts.zones.len()),
             updated: format!("{}/{}", facts.nodes.updated, facts.nodes.desired),
+            throttled: throttling::addresses(observed),
             message: conditions.summary,
         }),
         conditions: merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now)),
@@ -121,14 +122,16 @@ fn zone_statuses(facts: &Facts) -> Vec<ZoneStatus> {
 }
 
 /// Computes the status of a tier in a cluster that the operator is denied to read: the previous counters, and the
-/// finding in every condition.
+/// finding in every condition. Nothing is known of upstreams.
 #[must_use]
 pub(crate) fn compute_unreadable(tier: &DnsTier, finding: &Finding, now: Timestamp) -> DnsTierStatus {
     let mut status = tier.status.clone().unwrap_or_default();
     let generation = tier.meta().generation;
     status.observed_generation = generation;
     status.conditions = merge(&status.conditions, &unknown_conditions(finding), generation, &Time(now));
-    status.summary.get_or_insert_default().message.clone_from(&finding.message);
+    let summary = status.summary.get_or_insert_default();
+    summary.message.clone_from(&finding.message);
+    summary.throttled = None;
     status
 }
 

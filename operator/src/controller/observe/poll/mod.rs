@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::Store;
-use node_cache_config::status::{Instance, NodeStatus, ResolverStatus};
+use node_cache_config::status::{DetectionStatus, Instance, NodeStatus, ResolverStatus, ThrottleStatus};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -27,6 +27,8 @@ const MAX_CONCURRENT_POLLS: usize = 32;
 const FAST_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Consecutive failures of a pod after which the poller returns to its normal interval.
 const MAX_FAST_POLL_FAILURES: u32 = 3;
+/// Consecutive failures of a pod up to which its last status counts as recent: half a minute of them.
+const MAX_RECENT_FAILURES: u32 = 6;
 
 /// Reports of all pods by UID.
 pub(crate) type PodReports = HashMap<String, PodReport>;
@@ -139,6 +141,13 @@ impl PodReport {
         self.last_status.as_ref().filter(|_| self.poll_error.is_none())
     }
 
+    /// Returns the status of the last successful poll, unless half a minute of polls has failed since. A resolver whose
+    /// upstream drops packets may be too busy to answer one.
+    #[must_use]
+    pub(crate) fn recent_status(&self) -> Option<&PodStatus> {
+        self.last_status.as_ref().filter(|_| self.failures <= MAX_RECENT_FAILURES)
+    }
+
     /// Returns whether the pod has not put its revision in force, or has failed a few polls.
     fn needs_fast_poll(&self) -> bool {
         match self.current_status() {
@@ -190,7 +199,8 @@ impl PodStatus {
             && self.instances().iter().all(|instance| instance.revision.asked == instance.revision.in_force)
     }
 
-    /// Returns a copy with all counters set to zero.
+    /// Returns a copy with all counters set to zero, and without what detection reports of each second. The begin of a
+    /// limit, which pods compute from two clocks, may differ by a second.
     fn without_counters(&self) -> Self {
         let mut status = self.clone();
         let instances = match &mut status {
@@ -203,6 +213,13 @@ impl PodStatus {
                 upstream.sent = 0;
                 upstream.timeouts = 0;
                 upstream.near_misses = 0;
+                upstream.in_flight = 0;
+                if let Some(detection) = upstream.detection.take() {
+                    let throttle = detection.throttle.map(|throttle| ThrottleStatus { since: 0, ..throttle });
+                    let has_enough_traffic = detection.has_enough_traffic;
+                    upstream.detection =
+                        Some(DetectionStatus { has_enough_traffic, throttle, ..DetectionStatus::default() });
+                }
             }
         }
         status
@@ -234,7 +251,7 @@ async fn fetch_status<S: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use node_cache_config::status::{Revision, Traffic};
+    use node_cache_config::status::{EpisodeStatus, Revision, SecondStatus, Traffic, UpstreamState, UpstreamStatus};
 
     fn node_report(queries: u64, in_force: &str) -> PodReport {
         let revision = Revision { asked: Some("new".to_owned()), in_force: Some(in_force.to_owned()), refusal: None };
@@ -258,6 +275,58 @@ mod tests {
         assert!(!has_changed(&reports(node_report(1, "old")), &reports(node_report(1_000, "old"))));
         assert!(has_changed(&reports(node_report(1, "old")), &reports(node_report(1, "new"))));
         assert!(has_changed(&reports(node_report(1, "old")), &PodReports::new()));
+    }
+
+    #[test]
+    fn the_seconds_of_an_episode_trigger_no_reconciliation_and_a_limit_does() {
+        let with_detection = |detection: DetectionStatus| {
+            let later_count = detection.refused as u32;
+            let mut report = node_report(1, "new");
+            if let Some(PodStatus::Node(status)) = &mut report.last_status {
+                status.instances[0].upstreams = vec![UpstreamStatus {
+                    scope: "route/corp.example".to_owned(),
+                    address: "192.0.2.53:53".parse().unwrap(),
+                    healthy: true,
+                    state: UpstreamState::default(),
+                    responded: true,
+                    sent: 1,
+                    timeouts: 0,
+                    in_flight: later_count,
+                    near_misses: 0,
+                    detection: Some(detection),
+                }];
+            }
+            reports(report)
+        };
+        let throttle = ThrottleStatus { state: "limited".to_owned(), since: 100, offered: 100, answered: 40 };
+        let before = DetectionStatus { throttle: Some(throttle.clone()), ..DetectionStatus::default() };
+        let later = DetectionStatus {
+            state: "limited".to_owned(),
+            ceiling: Some(36),
+            refused: 7,
+            throttle: Some(ThrottleStatus { since: 101, ..throttle.clone() }),
+            episodes: vec![EpisodeStatus {
+                started: 100,
+                seconds: vec![SecondStatus::default()],
+                ..EpisodeStatus::default()
+            }],
+            ..DetectionStatus::default()
+        };
+        let other = DetectionStatus {
+            throttle: Some(ThrottleStatus { answered: 41, ..throttle }),
+            ..DetectionStatus::default()
+        };
+        let before = with_detection(before);
+        assert!(!has_changed(&before, &with_detection(later)));
+        assert!(has_changed(&before, &with_detection(other)));
+        assert!(has_changed(&before, &with_detection(DetectionStatus::default())));
+    }
+
+    #[test]
+    fn the_last_status_of_a_pod_is_recent_for_six_failed_polls() {
+        let failed = |failures| PodReport { failures, poll_error: Some("refused".to_owned()), ..node_report(0, "new") };
+        assert!(failed(6).current_status().is_none() && failed(6).recent_status().is_some());
+        assert!(failed(7).recent_status().is_none());
     }
 
     #[test]

@@ -150,8 +150,8 @@ async fn wait_for_state(tier: &Tier, resolver: &Resolver, states: &[UpstreamStat
     wait_until(&condition, TIMEOUT, async || states.contains(&state(tier, resolver))).await;
 }
 
-/// Waits until a resolver is left, and `stats` gives the reason. A server whose responses take long besides, over TCP on
-/// a slow machine, is left by its score alone: hardly a query reaches it, and so it is never judged.
+/// Waits until a resolver is left, and `stats` gives the reason. A server whose responses take long besides, over TCP
+/// on a slow machine, is left by its score alone: hardly a query reaches it, and so it is never judged.
 async fn wait_until_left(tier: &Tier, bad: &Resolver, good: &Resolver, habit: Habit) {
     wait_until(&format!("{habit:?}: it is left"), TIMEOUT, async || {
         if state(tier, bad) == UpstreamState::Ejected {

@@ -147,9 +147,9 @@ impl<Q: Clone> Detector<Q> {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the step of a tick: to be called every [`super::cells::TICK`], with the stale responses of the process since
-    /// the last one. Returns the order and the questions of its control queries; fewer than are ordered where no name
-    /// is known, and the root is asked for instead.
+    /// Takes the step of a tick: to be called every [`super::cells::TICK`], with the stale responses of the process
+    /// since the last one. Returns the order and the questions of its control queries; fewer than are ordered where no
+    /// name is known, and the root is asked for instead.
     pub fn step(&self, is_starved: bool, stale: u32, now: Instant) -> (Order, Vec<Q>) {
         let mut watch = self.watch();
         let watch = &mut *watch;

@@ -101,8 +101,8 @@ impl RetryBudget {
         account.tokens = account.tokens.saturating_sub(u64::from(tokens) * TOKEN);
     }
 
-    /// Adds the tokens of the first sends up to `now`. `known_loss` is the share of the first sends to come that is lost
-    /// at any rate. Called once a second, so that the burst follows the load.
+    /// Adds the tokens of the first sends up to `now`. `known_loss` is the share of the first sends to come that is
+    /// lost at any rate. Called once a second, so that the burst follows the load.
     pub(in crate::upstream) fn refill(&self, known_loss: f64, now: Instant) {
         let first_sends = self.first_sends.load(Ordering::Relaxed);
         let mut account = self.account();

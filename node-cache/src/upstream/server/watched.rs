@@ -124,8 +124,8 @@ impl Server {
         self.watch.as_ref().map_or(0.0, |watch| watch.detector.known_loss())
     }
 
-    /// Takes the step of a tick, and puts its order in force. Returns the questions of the control queries that are due:
-    /// the root where none is known.
+    /// Takes the step of a tick, and puts its order in force. Returns the questions of the control queries that are
+    /// due: the root where none is known.
     pub(in crate::upstream) fn take_step(&self, is_starved: bool, stale: u32, now: Instant) -> Vec<Arc<Question>> {
         let Some(watch) = &self.watch else { return Vec::new() };
         let before = watch.detector.state();

@@ -117,7 +117,7 @@ impl Poller {
         let report = match result {
             Ok(status) => PodReport {
                 rates: window.add(Instant::now(), traffic::sum_counters(status.instances())),
-                last_status: Some(status),
+                last_status: Some(status.without_episodes()),
                 poll_error: None,
                 failures: 0,
                 window,
@@ -199,15 +199,28 @@ impl PodStatus {
             && self.instances().iter().all(|instance| instance.revision.asked == instance.revision.in_force)
     }
 
+    fn instances_mut(&mut self) -> &mut [Instance] {
+        match self {
+            Self::Node(status) => &mut status.instances,
+            Self::Resolver(status) => std::slice::from_mut(&mut status.instance),
+        }
+    }
+
+    /// Returns the status without the episodes of upstreams: no condition has them, and with a day of them 5,000 nodes
+    /// would take more memory than the operator may.
+    fn without_episodes(mut self) -> Self {
+        let upstreams = self.instances_mut().iter_mut().flat_map(|instance| &mut instance.upstreams);
+        for detection in upstreams.filter_map(|upstream| upstream.detection.as_mut()) {
+            detection.episodes = Vec::new();
+        }
+        self
+    }
+
     /// Returns a copy with all counters set to zero, and without what detection reports of each second. The begin of a
     /// limit, which pods compute from two clocks, may differ by a second.
     fn without_counters(&self) -> Self {
         let mut status = self.clone();
-        let instances = match &mut status {
-            Self::Node(status) => &mut status.instances[..],
-            Self::Resolver(status) => std::slice::from_mut(&mut status.instance),
-        };
-        for instance in instances {
+        for instance in status.instances_mut() {
             instance.traffic = Default::default();
             for upstream in &mut instance.upstreams {
                 upstream.sent = 0;
@@ -270,6 +283,26 @@ mod tests {
         HashMap::from([("uid".to_owned(), report)])
     }
 
+    /// Returns the reports of a node whose cache detects this of an upstream.
+    fn with_detection(detection: DetectionStatus) -> PodReports {
+        let mut report = node_report(1, "new");
+        if let Some(PodStatus::Node(status)) = &mut report.last_status {
+            status.instances[0].upstreams = vec![UpstreamStatus {
+                scope: "route/corp.example".to_owned(),
+                address: "192.0.2.53:53".parse().unwrap(),
+                healthy: true,
+                state: UpstreamState::default(),
+                responded: true,
+                sent: 1 + detection.refused,
+                timeouts: 0,
+                in_flight: detection.refused as u32,
+                near_misses: 0,
+                detection: Some(detection),
+            }];
+        }
+        reports(report)
+    }
+
     #[test]
     fn counters_alone_trigger_no_reconciliation() {
         assert!(!has_changed(&reports(node_report(1, "old")), &reports(node_report(1_000, "old"))));
@@ -279,25 +312,6 @@ mod tests {
 
     #[test]
     fn the_seconds_of_an_episode_trigger_no_reconciliation_and_a_limit_does() {
-        let with_detection = |detection: DetectionStatus| {
-            let later_count = detection.refused as u32;
-            let mut report = node_report(1, "new");
-            if let Some(PodStatus::Node(status)) = &mut report.last_status {
-                status.instances[0].upstreams = vec![UpstreamStatus {
-                    scope: "route/corp.example".to_owned(),
-                    address: "192.0.2.53:53".parse().unwrap(),
-                    healthy: true,
-                    state: UpstreamState::default(),
-                    responded: true,
-                    sent: 1,
-                    timeouts: 0,
-                    in_flight: later_count,
-                    near_misses: 0,
-                    detection: Some(detection),
-                }];
-            }
-            reports(report)
-        };
         let throttle = ThrottleStatus { state: "limited".to_owned(), since: 100, offered: 100, answered: 40 };
         let before = DetectionStatus { throttle: Some(throttle.clone()), ..DetectionStatus::default() };
         let later = DetectionStatus {
@@ -320,6 +334,19 @@ mod tests {
         assert!(!has_changed(&before, &with_detection(later)));
         assert!(has_changed(&before, &with_detection(other)));
         assert!(has_changed(&before, &with_detection(DetectionStatus::default())));
+    }
+
+    #[test]
+    fn no_episode_is_kept() {
+        let detection = DetectionStatus {
+            has_enough_traffic: true,
+            episodes: vec![EpisodeStatus { seconds: vec![SecondStatus::default(); 60], ..EpisodeStatus::default() }; 8],
+            ..DetectionStatus::default()
+        };
+        let report = with_detection(detection).remove("uid").unwrap();
+        let kept = report.last_status.unwrap().without_episodes();
+        let kept = kept.instances()[0].upstreams[0].detection.clone().unwrap();
+        assert!(kept.episodes.is_empty() && kept.has_enough_traffic);
     }
 
     #[test]

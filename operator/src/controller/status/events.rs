@@ -123,6 +123,29 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_a_warning_once_when_it_begins_and_an_event_when_its_cause_changes_and_when_it_ends() {
+        let tell = |throttled: (&str, &str), degraded: (&str, &str)| {
+            [
+                condition("Ready", "True", "Serving", "3 nodes"),
+                condition("Degraded", degraded.0, degraded.1, "x"),
+                condition("UpstreamThrottled", throttled.0, throttled.1, "x"),
+            ]
+        };
+        let well = tell(("False", "WithinLimits"), ("False", "Healthy"));
+        let limited = tell(("True", "LimitFound"), ("True", "LimitFound"));
+        let lossy = tell(("True", "Lossy"), ("True", "AddressForeign"));
+        let other = tell(("False", "WithinLimits"), ("True", "AddressForeign"));
+        let events = |previous: &[Condition], current: &[Condition]| {
+            let events = transitions(previous, current).into_iter();
+            events.map(|event| (event.reason, event.type_ == EventType::Warning)).collect::<Vec<_>>()
+        };
+        assert_eq!(events(&well, &limited), [("LimitFound".to_owned(), true)]);
+        assert_eq!(events(&limited, &limited), []);
+        assert_eq!(events(&limited, &lossy), [("AddressForeign".to_owned(), true), ("Lossy".to_owned(), true)]);
+        assert_eq!(events(&lossy, &other), [("WithinLimits".to_owned(), false)]);
+    }
+
+    #[test]
     fn a_long_message_is_cut_between_characters() {
         let message = "ü".repeat(2_000);
         let events = transitions(&[], &[condition("Ready", "False", "Starting", &message)]);

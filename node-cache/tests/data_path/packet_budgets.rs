@@ -12,7 +12,9 @@ use tokio::net::UdpSocket;
 
 use crate::processes::{NODE_ADDRESS, ZoneResolver};
 use crate::require::require;
-use crate::support::namespace::{add_address, count_packets, in_own_namespace, own_namespace, packets_by_second};
+use crate::support::namespace::{
+    add_address, count_packets, in_own_namespace, own_namespace, packets_by_second, track_connections, tracked_flows,
+};
 use crate::support::{
     Action, Authority, ReceivedQuery, Tier, address_record, allow_loopback, config, ede, exchange, query_for, route,
     servers_over, wait_until, zone,
@@ -366,4 +368,46 @@ fn a_link_local_upstream_is_queried_from_64_ports_at_random_for_some_seconds_eac
         assert!(*most < 100, "at random: {queries_by_port:?}");
         assert!(ids.len() > 950, "{} IDs", ids.len());
     });
+}
+
+/// Asserts how many flows connection tracking knows when a resolver has queried a link-local upstream 450 times a second
+/// for this long: one of two on a node with 900 queries a second.
+fn assert_flows(time: Duration, most: usize) {
+    require!(own_namespace());
+    require!(crate::require::program("conntrack"));
+    in_own_namespace(move || async move {
+        track_connections();
+        add_address("169.254.169.253/32");
+        let link_local: IpAddr = "169.254.169.253".parse().unwrap();
+        let upstream = Authority::start_on(link_local, |query| Action::Respond(query.default_response(300, 1))).await;
+        let tier = Tier::forwarding_to(&[upstream.address]).await;
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let started = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        let mut number = 0;
+        while started.elapsed() < time {
+            ticks.tick().await;
+            for _ in 0..9 {
+                let query = query_for(&format!("n{number}.example"), RecordType::A).to_vec().unwrap();
+                client.send_to(&query, tier.address).unwrap();
+                number += 1;
+            }
+        }
+        let flows = tracked_flows(upstream.address.port());
+        eprintln!("{flows} flows after {number} queries in {:?}", started.elapsed());
+        assert!((64..=most).contains(&flows), "{flows} flows after {number} queries");
+        assert!(upstream.queries().len() > number / 2, "{} of {number} queries", upstream.queries().len());
+    });
+}
+
+#[test]
+fn a_resolver_that_queries_a_link_local_upstream_450_times_a_second_begins_few_flows() {
+    // 64 ports, one for each 256 queries, and one for each that a slow machine loses.
+    assert_flows(Duration::from_secs(8), 150);
+}
+
+#[test]
+#[ignore = "minutes; run by make test-long"]
+fn connection_tracking_knows_at_most_500_flows_of_each_of_two_resolvers_at_900_queries_a_second() {
+    assert_flows(Duration::from_secs(200), 500);
 }

@@ -31,6 +31,9 @@ const MAX_QUERIES_PER_SOCKET: u32 = 256;
 /// Age at which a socket is closed. A connection-tracking entry on the way to a server that was replaced lives for as
 /// long as packets of its flow are sent.
 const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
+/// Age at which a socket to a link-local upstream is closed, which is not replaced. Connection tracking knows its flow
+/// for two minutes more: two resolvers of a node have 64 ports each, and at most 1,000 flows together.
+const MAX_AGE_OF_LINK_LOCAL: Duration = Duration::from_secs(20);
 /// Age at which a socket is closed while answered ports are kept: nearly all fresh ones get no answer.
 const MAX_AGE_OF_ANSWERED: Duration = Duration::from_secs(60);
 /// Idle sockets from which on no query has a fresh port while answered ports are kept, and the chance of a fresh one
@@ -68,6 +71,15 @@ impl PortPolicy {
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
         if is_link_local { Self::Keep } else { Self::Fresh }
+    }
+
+    /// Returns the age at which a socket is closed.
+    const fn max_age(self) -> Duration {
+        match self {
+            Self::Fresh | Self::Reuse => MAX_SOCKET_AGE,
+            Self::Keep => MAX_AGE_OF_LINK_LOCAL,
+            Self::KeepAnswered => MAX_AGE_OF_ANSWERED,
+        }
     }
 }
 
@@ -181,8 +193,7 @@ impl Sockets {
     /// becomes idle.
     pub(super) fn release(&self, socket: PooledSocket) {
         let policy = self.policy();
-        let max_age = if policy == PortPolicy::KeepAnswered { MAX_AGE_OF_ANSWERED } else { MAX_SOCKET_AGE };
-        if policy == PortPolicy::Fresh || socket.is_worn_out(max_age) {
+        if policy == PortPolicy::Fresh || socket.is_worn_out(policy.max_age()) {
             return;
         }
         socket_pool::clear_readiness(&socket.socket);
@@ -196,10 +207,7 @@ impl Sockets {
 
     /// Closes idle sockets that have reached the maximum age.
     pub(in crate::upstream) fn close_expired(&self, now: Instant) {
-        let max_age = match self.policy() {
-            PortPolicy::KeepAnswered => MAX_AGE_OF_ANSWERED,
-            _ => MAX_SOCKET_AGE,
-        };
+        let max_age = self.policy().max_age();
         let is_young = |socket: &PooledSocket| now.saturating_duration_since(socket.opened_at) < max_age;
         self.idle().retain(|idle| idle.0.as_ref().is_some_and(is_young));
     }

@@ -35,6 +35,19 @@ pub(crate) fn count_packets(port: u16) {
     run("nft", &["-f", file.path().to_str().unwrap()]);
 }
 
+/// Lets the kernel track the connections of this thread's namespace.
+pub(crate) fn track_connections() {
+    run("nft", &["add table inet tracked"]);
+    run("nft", &["add chain inet tracked output { type filter hook output priority 0; ct state new counter; }"]);
+}
+
+/// Returns the number of flows to a port that connection tracking knows, since [`track_connections`].
+pub(crate) fn tracked_flows(port: u16) -> usize {
+    let arguments = ["-L", "-p", "udp", "--dport", &port.to_string()];
+    let output = Command::new("conntrack").args(arguments).output().expect("the program can be run");
+    String::from_utf8_lossy(&output.stdout).lines().count()
+}
+
 /// Returns the packets of each second since [`count_packets`], the first one first.
 pub(crate) fn packets_by_second() -> Vec<u64> {
     let arguments = ["-j", "list", "set", "inet", "counted", "seconds"];

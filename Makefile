@@ -22,18 +22,6 @@ lab_program = $(or $(CARGO_TARGET_DIR),target)/$(host)/debug/lab
 lab = $(CARGO) build $(CRATES) --bin lab && $(lab_program)
 # The names that tests give to theirs.
 TEST_LABS := one other kept killed tests
-# What `make test` does in a short form, as long as it takes to be sure.
-LONG_TESTS := blackout::a_blackout_of_ten_minutes_is_no_different \
-  ceiling::half_an_hour_of_them_leaves_most_of_the_container_too \
-  crowding::response_times_of_others_beside_a_crowd_are_measured \
-  exchange::none_of_ten_million_answers_with_one_wrong_field_is_believed \
-  loops::a_million_responses_are_answered_with_nothing \
-  silent_limits::a_silent_limit_is_found_its_excess_goes_to_the_fallback_and_all_comes_back_when_it_is_gone \
-  silent_limits::a_silent_upstream_gets_probes_only_while_the_fallback_answers_and_returns_by_itself \
-  retries::of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is \
-  unique_names::ten_million_unique_names_leave_the_names_in_use_in_memory
-LONG_UNIT_TESTS := \
-  upstream::budget::tests::ten_million_takes_by_four_threads_never_exceed_the_budget_in_any_sliding_second
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster
 ROOT_TESTS := agent lab
@@ -116,11 +104,8 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 .PHONY: test-long
 test-long: ## Run the long forms of tests, one after the other, four hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
-	timeout 7200 $(CARGO) test --release --locked --package node-cache --test data_path -- --ignored --exact --nocapture \
-	  --test-threads=1 $(LONG_TESTS)
-	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib -- --ignored --exact --nocapture $(LONG_UNIT_TESTS)
-	timeout 3600 $(CARGO) test --release --locked --package node-cache --lib -- --ignored --nocapture --test-threads=1 \
-	  upstream::detection::
+	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
+	  --nocapture --test-threads=1
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 
 .PHONY: miri

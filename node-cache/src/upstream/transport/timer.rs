@@ -3,10 +3,14 @@
 //! Arming a runtime's timer earlier than all others wakes the runtime, which costs a system call, and another one to
 //! receive the wake-up; with one query in flight each timer is the earliest. So the shared timer stays armed when the
 //! deadlines it was armed for are gone. When it fires, it is armed for the deadlines that exist then.
+//!
+//! For the same reason a timer that is dropped leaves its deadline in the heap, and takes its waker along: it costs no
+//! search. Deadlines without a timer are removed together, when they are more than those with one.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::btree_map::OccupiedEntry;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
@@ -17,14 +21,23 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug)]
 pub(in crate::upstream) struct Timer {
     deadline: Instant,
-    /// Unique among the timers of the process; set while the timer is in the queue of its thread or has elapsed.
-    id: Option<u64>,
+    /// Set while the timer is in the queue of its thread or has elapsed.
+    place: Option<Place>,
+}
+
+/// Place of a timer in the queue of its thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Unique among the timers of the process.
+    id: NonZeroU64,
+    /// Index of its slot.
+    slot: u32,
 }
 
 impl Timer {
     /// Creates a timer that elapses at `deadline`.
     pub(in crate::upstream) const fn at(deadline: Instant) -> Self {
-        Self { deadline, id: None }
+        Self { deadline, place: None }
     }
 
     /// Moves the timer to another deadline. An unchanged deadline changes nothing.
@@ -39,28 +52,26 @@ impl Timer {
     ///
     /// Must be called inside a Tokio runtime, always on the same thread.
     pub(in crate::upstream) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let deadline = self.deadline;
-        QUEUE.with_borrow_mut(|queue| match self.id {
+        QUEUE.with_borrow_mut(|queue| match self.place {
             None => {
-                let id = *self.id.insert(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-                queue.insert(deadline, id, context.waker().clone());
+                self.place = Some(queue.insert(deadline, context.waker().clone()));
                 Poll::Pending
             }
-            Some(id) => match queue.wakers.get_mut(&(deadline, id)) {
-                Some(waker) => {
+            Some(place) => match queue.waker(place) {
+                Some(Some(waker)) => {
                     waker.clone_from(context.waker());
                     Poll::Pending
                 }
-                None => Poll::Ready(()),
+                _ => Poll::Ready(()),
             },
         })
     }
 
     fn cancel(&mut self) {
-        if let Some(id) = self.id.take() {
-            // The queue of a thread that ends may be gone already.
-            let _ = QUEUE.try_with(|queue| queue.borrow_mut().wakers.remove(&(self.deadline, id)));
+        if let Some(place) = self.place.take() {
+            // The queue of a thread that ends may be gone already. The waker is dropped when the queue is not borrowed.
+            let _ = QUEUE.try_with(|queue| queue.borrow_mut().remove(place));
         }
     }
 }
@@ -73,22 +84,87 @@ impl Drop for Timer {
 
 thread_local! {
     static QUEUE: RefCell<TimerQueue> = const {
-        RefCell::new(TimerQueue { wakers: BTreeMap::new(), armed_for: None, task: None })
+        RefCell::new(TimerQueue {
+            deadlines: BinaryHeap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            armed_for: None,
+            task: None,
+        })
     };
 }
 
-/// The timers of a thread that are awaited, by deadline and ID.
+/// Fewest deadlines at which those without a timer are removed.
+const MIN_SWEPT: usize = 64;
+
+/// The timers of a thread that are awaited.
 struct TimerQueue {
-    wakers: BTreeMap<(Instant, u64), Waker>,
+    /// Deadlines of the timers, the next one first, and of some that are gone.
+    deadlines: BinaryHeap<Reverse<(Instant, Place)>>,
+    slots: Vec<Slot>,
+    /// Indices of the slots without a timer.
+    free: Vec<u32>,
     /// Deadline that the runtime's timer is armed for.
     armed_for: Option<Instant>,
     /// Waker of the [`TimerTask`], while the runtime of the thread has one.
     task: Option<Waker>,
 }
 
+/// Slot of one timer.
+struct Slot {
+    /// ID of the timer, or of the last one.
+    id: NonZeroU64,
+    /// `None` without a timer.
+    waker: Option<Waker>,
+}
+
 impl TimerQueue {
-    fn insert(&mut self, deadline: Instant, id: u64, waker: Waker) {
-        self.wakers.insert((deadline, id), waker);
+    fn insert(&mut self, deadline: Instant, waker: Waker) -> Place {
+        let place = self.take_slot(waker);
+        if self.deadlines.len() >= MIN_SWEPT + 2 * self.len() {
+            let slots = &self.slots;
+            self.deadlines.retain(|Reverse((_, place))| holds(slots, *place));
+        }
+        self.deadlines.push(Reverse((deadline, place)));
+        self.arm(deadline);
+        place
+    }
+
+    /// Puts a timer into a slot.
+    fn take_slot(&mut self, waker: Waker) -> Place {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NonZeroU64::MIN.saturating_add(LAST_ID.fetch_add(1, Ordering::Relaxed));
+        let new = Slot { id, waker: Some(waker) };
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            *slot = new;
+            return Place { id, slot: index };
+        }
+        self.slots.push(new);
+        Place { id, slot: (self.slots.len() - 1) as u32 }
+    }
+
+    /// Returns the number of timers.
+    const fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Returns the waker in the slot of a timer; `None` when the slot was given to another timer.
+    fn waker(&mut self, place: Place) -> Option<&mut Option<Waker>> {
+        let slot = self.slots.get_mut(place.slot as usize).filter(|slot| slot.id == place.id)?;
+        Some(&mut slot.waker)
+    }
+
+    /// Removes a timer and returns its waker; `None` when it has elapsed or was removed.
+    fn remove(&mut self, place: Place) -> Option<Waker> {
+        let waker = self.waker(place)?.take()?;
+        self.free.push(place.slot);
+        Some(waker)
+    }
+
+    /// Arms the runtime's timer if it is not armed for this deadline or an earlier one.
+    fn arm(&mut self, deadline: Instant) {
         if self.armed_for.is_some_and(|armed| armed <= deadline) {
             return;
         }
@@ -102,16 +178,26 @@ impl TimerQueue {
         }
     }
 
-    /// Removes and returns one timer that has elapsed. Without one, sets the deadline to arm for.
+    /// Removes one timer that has elapsed and returns its waker. Without one, sets the deadline to arm for.
     fn pop_elapsed(&mut self, now: Instant) -> Option<Waker> {
-        let first = self.wakers.first_entry();
-        let deadline = first.as_ref().map(|first| first.key().0);
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return first.map(OccupiedEntry::remove);
+        while let Some(Reverse((deadline, place))) = self.deadlines.peek().copied() {
+            if deadline > now && holds(&self.slots, place) {
+                self.armed_for = Some(deadline);
+                return None;
+            }
+            self.deadlines.pop();
+            if let Some(waker) = self.remove(place) {
+                return Some(waker);
+            }
         }
-        self.armed_for = deadline;
+        self.armed_for = None;
         None
     }
+}
+
+/// Returns whether the timer of this place is in its slot.
+fn holds(slots: &[Slot], place: Place) -> bool {
+    slots.get(place.slot as usize).is_some_and(|slot| slot.id == place.id && slot.waker.is_some())
 }
 
 /// Task that owns the runtime's timer of a thread. It ends with the runtime, as do the tasks that await a timer.
@@ -166,7 +252,7 @@ mod tests {
     }
 
     fn queue_len() -> usize {
-        QUEUE.with_borrow(|queue| queue.wakers.len())
+        QUEUE.with_borrow(TimerQueue::len)
     }
 
     #[tokio::test(start_paused = true)]
@@ -194,6 +280,21 @@ mod tests {
         drop(dropped);
         assert_eq!(queue_len(), 1);
         assert!(elapsed_at(timer).await - now >= 3 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timers_that_are_dropped_take_no_memory_and_no_other_timer_along() {
+        let now = Instant::now();
+        let poll = |timer: &mut Timer| timer.poll(&mut Context::from_waker(Waker::noop()));
+        let mut kept = Timer::at(now + SECOND);
+        assert!(poll(&mut kept).is_pending());
+        for _ in 0..10 * MIN_SWEPT {
+            assert!(poll(&mut Timer::at(now + 3 * SECOND)).is_pending());
+        }
+        assert_eq!(queue_len(), 1);
+        let (deadlines, slots) = QUEUE.with_borrow(|queue| (queue.deadlines.len(), queue.slots.len()));
+        assert!(deadlines <= MIN_SWEPT + 3 && slots == 2, "{deadlines} deadlines, {slots} slots");
+        assert!(elapsed_at(kept).await - now >= SECOND);
     }
 
     #[test]

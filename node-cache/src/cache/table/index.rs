@@ -96,7 +96,7 @@ impl Index {
     #[inline]
     pub(super) fn tagged(&self, hash: u64) -> Tagged<'_> {
         let [first, second] = self.buckets_of(hash);
-        Tagged { cells: first.map_or(&[][..], |bucket| &bucket.0).iter(), second, hash }
+        Tagged { cells: cells_with_tag(first, hash).iter(), second, hash }
     }
 
     /// Returns the two buckets in which a key of this hash may be.
@@ -127,10 +127,9 @@ impl Index {
 
     /// Returns an empty cell for a hash, else the one with the fewest hits.
     pub(super) fn cell_for(&self, hash: u64) -> Option<&AtomicU64> {
-        self.candidates(hash).min_by_key(|cell| {
-            let slot = Slot(cell.load(Ordering::Relaxed));
-            if slot == Slot::EMPTY { 0 } else { 1 + slot.hits() }
-        })
+        let slot = |cell: &AtomicU64| Slot(cell.load(Ordering::Relaxed));
+        let empty = self.candidates(hash).find(|cell| slot(cell) == Slot::EMPTY);
+        empty.or_else(|| self.candidates(hash).min_by_key(|cell| slot(cell).hits()))
     }
 }
 
@@ -145,6 +144,16 @@ impl<'a> Buckets<'a> {
         let mask = self.0.len().wrapping_sub(1);
         [hash, hash >> 24].map(|bits| self.0.get(bits as usize & mask))
     }
+}
+
+/// Returns the cells of a bucket if a slot in it has the tag of this hash, and none otherwise. Nearly always there is
+/// none, and to look at all slots together takes half of what it takes to look at one after the other.
+#[inline]
+fn cells_with_tag(bucket: Option<&Line>, hash: u64) -> &[AtomicU64] {
+    let Some(bucket) = bucket else { return &[] };
+    // Tags are the highest bits: where one is equal, the difference is the smallest.
+    let difference = bucket.0.iter().map(|cell| cell.load(Ordering::Acquire) ^ hash).fold(u64::MAX, u64::min);
+    if Slot(difference).has_tag(0) { &bucket.0 } else { &[] }
 }
 
 /// Iterator over the slots of two buckets that have the tag of a hash; nearly always none or one.
@@ -169,7 +178,7 @@ impl<'a> Iterator for Tagged<'a> {
                     return Some((cell, slot));
                 }
             }
-            self.cells = self.second.take()?.0.iter();
+            self.cells = cells_with_tag(Some(self.second.take()?), self.hash).iter();
         }
     }
 }

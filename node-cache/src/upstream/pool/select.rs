@@ -150,9 +150,10 @@ impl<T: Clone> Planner<T> {
         }
         self.tiers += 1;
         let room = self.max_per_tier.min(self.max_sends - self.sends.len());
-        self.sends.extend(candidates.iter().take(room).filter_map(server));
+        let (first, rest) = candidates.split_at(room.min(candidates.len()));
+        first.iter().filter_map(server).for_each(|server| self.sends.push(server));
         if self.tiers == 1 {
-            self.rest.extend(candidates.iter().skip(room).take(self.max_sends - room).filter_map(server));
+            rest.iter().take(self.max_sends - room).filter_map(server).for_each(|server| self.rest.push(server));
         }
     }
 
@@ -161,16 +162,18 @@ impl<T: Clone> Planner<T> {
         let Self { max_sends, mut sends, rest, tiers, behind_all, looping, probe, .. } = self;
         if sends.len() < max_sends {
             if tiers == 1 {
-                sends.extend(rest);
+                rest.into_iter().for_each(|server| sends.push(server));
             }
-            sends.extend(behind_all);
+            behind_all.into_iter().for_each(|server| sends.push(server));
             if sends.is_empty() {
-                sends.extend(looping);
+                looping.into_iter().for_each(|server| sends.push(server));
             }
             sends.truncate(max_sends);
         }
         for repeated in 0..if sends.is_empty() { 0 } else { MAX_SENDS.saturating_sub(sends.len()) } {
-            sends.extend(sends.get(repeated).cloned());
+            if let Some(server) = sends.get(repeated).cloned() {
+                sends.push(server);
+            }
         }
         (!sends.is_empty()).then_some(QueryPlan { sends, probe })
     }

@@ -97,12 +97,7 @@ impl ServerChoice<'_> {
 
     /// Adds the servers of one group.
     fn add_group(&mut self, group: &Group) {
-        group.visit(|servers| {
-            let mut candidates = self.candidates(servers);
-            let is_any_up = !candidates.is_empty();
-            self.planner.add_tier(servers, &mut candidates, random_below);
-            is_any_up
-        });
+        group.visit(|servers| self.add_servers(servers));
     }
 
     /// Adds the servers of groups that are as near as each other: all zones, where the own one is not known.
@@ -115,19 +110,22 @@ impl ServerChoice<'_> {
                 servers.len() > before
             });
         }
-        let mut candidates = self.candidates(&servers);
-        self.planner.add_tier(&servers, &mut candidates, random_below);
+        self.add_servers(&servers);
     }
 
-    /// Returns the servers that are up.
-    fn candidates(&mut self, servers: &[Arc<Server>]) -> Candidates {
+    /// Adds the servers that are up as a tier. Returns whether there is one.
+    fn add_servers(&mut self, servers: &[Arc<Server>]) -> bool {
         let mut candidates = Candidates::new();
         for (index, server) in servers.iter().enumerate() {
             if self.is_up(server) {
                 candidates.push(Candidate { index, rank: self.rank(server), score: server.score(self.now) });
             }
         }
-        candidates
+        let is_any_up = !candidates.is_empty();
+        if is_any_up {
+            self.planner.add_tier(servers, &mut candidates, random_below);
+        }
+        is_any_up
     }
 
     /// Returns whether a server is up, and notes the probe of one that is not.

@@ -73,9 +73,14 @@ impl LoopState {
 
     /// Returns whether a loop was detected less than 10 s ago. Responses since then do not end it: they come from this
     /// process.
+    #[inline]
     pub(super) fn is_looping(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.has_looped.load(Ordering::Acquire)
-            && self.times().last_loop.is_some_and(|last| now().saturating_duration_since(last) < LOOP_BACKOFF)
+        self.has_looped.load(Ordering::Acquire) && self.has_looped_lately(now())
+    }
+
+    #[cold]
+    fn has_looped_lately(&self, now: Instant) -> bool {
+        self.times().last_loop.is_some_and(|last| now.saturating_duration_since(last) < LOOP_BACKOFF)
     }
 
     fn record_loop(&self, now: Instant) {

@@ -420,6 +420,7 @@ impl Server {
 
     /// Returns whether a forwarding loop through the server was detected less than 10 s ago. Such a server is queried
     /// only while no other one is up: its responses come from this process.
+    #[inline]
     pub(in crate::upstream) fn is_in_forwarding_loop(&self) -> bool {
         self.loop_state.is_looping(Instant::now)
     }

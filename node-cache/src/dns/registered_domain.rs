@@ -3,6 +3,9 @@
 //!
 //! Silence, limits and near misses are counted for registered domains, so that one of them costs no other.
 
+use std::hash::{BuildHasher, Hasher};
+
+use node_cache_sys::ascii::to_lowercase;
 use smallvec::SmallVec;
 
 use super::Name;
@@ -27,20 +30,46 @@ impl Name {
     /// Returns the registered domain in wire format, in the case of the name, without an allocation.
     #[must_use]
     pub fn registered_suffix(&self) -> &[u8] {
+        let octets = self.as_bytes();
+        // The last three labels; the whole name in place of those that it does not have.
+        let ([mut third, mut second, mut first], mut at) = ([0; 3], 0);
+        while let Some(length @ 1..) = octets.get(at).copied() {
+            [third, second, first] = [second, first, at];
+            at += 1 + usize::from(length);
+        }
+        let [third, second, first] = [third, second, first].map(|start| octets.get(start..).unwrap_or_default());
+        if second.eq_ignore_ascii_case(b"\x07in-addr\x04arpa\0") {
+            self.last_labels(IPV4_REVERSE_LABELS)
+        } else if second.eq_ignore_ascii_case(b"\x03ip6\x04arpa\0") {
+            self.last_labels(IPV6_REVERSE_LABELS)
+        } else if label_len(first) == 2 && label_len(second) <= MAX_SUFFIX_LABEL_LEN {
+            third
+        } else {
+            second
+        }
+    }
+
+    /// Returns the hash of the registered domain, whatever the case of the name. Under a random seed no client chooses
+    /// which domains have one hash.
+    #[must_use]
+    pub fn registered_domain_hash(&self, seed: &impl BuildHasher) -> u64 {
+        const CHUNK_LEN: usize = 16;
+        let mut hasher = seed.build_hasher();
+        let (chunks, rest) = self.registered_suffix().as_chunks::<CHUNK_LEN>();
+        // A name ends with a zero, so that zeros behind it make it no other one.
+        let mut last = [0; CHUNK_LEN];
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in chunks.iter().chain([&last]) {
+            hasher.write_u128(to_lowercase(u128::from_le_bytes(*chunk)));
+        }
+        hasher.finish()
+    }
+
+    /// Returns the last labels of the name, as many as it has, in wire format.
+    fn last_labels(&self, count: usize) -> &[u8] {
         // The root is a suffix without a label.
         let labels = self.suffixes().count().saturating_sub(1);
-        let suffix = |count: usize| self.suffixes().nth(labels - count.min(labels)).unwrap_or_default();
-        let is_tld_of_country = label_len(suffix(1)) == 2;
-        let count = if suffix(2).eq_ignore_ascii_case(b"\x07in-addr\x04arpa\0") {
-            IPV4_REVERSE_LABELS
-        } else if suffix(2).eq_ignore_ascii_case(b"\x03ip6\x04arpa\0") {
-            IPV6_REVERSE_LABELS
-        } else if is_tld_of_country && label_len(suffix(2)) <= MAX_SUFFIX_LABEL_LEN {
-            3
-        } else {
-            2
-        };
-        suffix(count)
+        self.suffixes().nth(labels - count.min(labels)).unwrap_or_default()
     }
 }
 
@@ -51,6 +80,8 @@ fn label_len(name: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::RandomState;
+
     use super::*;
 
     #[test]
@@ -76,5 +107,20 @@ mod tests {
         ] {
             assert_eq!(Name::from_text(name).unwrap().registered_domain().to_string(), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn names_of_a_registered_domain_have_one_hash_and_others_another() {
+        let (seed, other_seed) = (RandomState::new(), RandomState::new());
+        let hash = |name: &str| Name::from_text(name).unwrap().registered_domain_hash(&seed);
+        assert_eq!(hash("www.example.org"), hash("mail.a.EXAMPLE.org"));
+        assert_ne!(hash("www.example.org"), hash("www.example.net"));
+        assert_eq!(hash("a.example.co.uk"), hash("b.example.co.uk"));
+        assert_ne!(hash("a.example.co.uk"), hash("a.other.co.uk"));
+        assert_ne!(hash("."), hash("org"));
+        let long = |end: &str| format!("{}.{end}", "a".repeat(40));
+        assert_eq!(hash(&format!("www.{}", long("org"))), hash(&long("ORG")));
+        assert_ne!(hash(&long("org")), hash(&long("net")));
+        assert_ne!(hash("org"), Name::from_text("org").unwrap().registered_domain_hash(&other_seed));
     }
 }

@@ -1,8 +1,9 @@
 //! State shared by all servers of a process.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::quality::RandomState;
 
 use super::loop_probe::LoopProbes;
 use super::watches::Watches;
@@ -49,9 +50,9 @@ impl UpstreamContext {
         ScopeCounts { round_trips: self.response_times.of_scope(scope), packets: self.packets.of_scope(scope) }
     }
 
-    /// Returns the hash of the registered domain of a name.
+    /// Returns the hash of the registered domain of a name, under a seed that no client knows.
     pub(in crate::upstream) fn domain_hash(&self, name: &Name) -> u64 {
-        self.domain_hasher.hash_one(name.registered_domain())
+        name.registered_domain_hash(&self.domain_hasher)
     }
 }
 

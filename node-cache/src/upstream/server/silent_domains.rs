@@ -1,7 +1,6 @@
 //! Registered domains whose last queries got no answer, in a table of fixed size: a query for one of them is not
 //! retried. Pure: the time is a parameter.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -123,9 +122,7 @@ impl Table {
 
     /// Replaces the slot of a name's domain by what `change` makes of it and of the domain's tag.
     fn update(&self, used: &AtomicUsize, name: &Name, mut change: impl FnMut(Slot, u64) -> Option<Slot>) {
-        let mut hasher = self.seed.build_hasher();
-        name.registered_suffix().iter().for_each(|octet| hasher.write_u8(octet.to_ascii_lowercase()));
-        let hash = hasher.finish();
+        let hash = name.registered_domain_hash(&self.seed);
         let Some(slot) = self.slots.get(hash as usize % SLOTS) else { return };
         let tag = hash >> TAG_SHIFT;
         let changed = slot

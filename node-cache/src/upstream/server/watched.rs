@@ -30,8 +30,6 @@ const MAX_LATENESS: Duration = Duration::from_secs(2);
 const LATE_TIMER: Duration = Duration::from_millis(20);
 /// Interval at which a port is kept answered, while the upstream is well: four of them live at a time.
 const PORT_INTERVAL: Duration = Duration::from_millis(2500);
-/// Longest label below a two-letter top-level label that is taken for a public suffix.
-const MAX_SUFFIX_LABEL_LEN: u8 = 3;
 
 impl Server {
     /// Returns what detection thinks of the server; `None` where its limits are not detected.
@@ -88,7 +86,7 @@ impl Server {
     /// Counts the first send of a query for a name.
     pub(in crate::upstream) fn record_first_send(&self, name: &Name) -> Option<Stamp> {
         let watch = self.watch.as_ref()?;
-        Some(watch.detector.record_send(domain_hash(name, watch.seed)))
+        Some(watch.detector.record_send(self.domain_hash(name)))
     }
 
     /// Counts the answer to a first send, of any rcode.
@@ -109,7 +107,7 @@ impl Server {
         let Some(watch) = self.watch.as_ref().filter(|watch| watch.detector.is_name_due(now)) else { return };
         let (ResponseTtl::Positive(ttl) | ResponseTtl::Negative(ttl)) = ttl else { return };
         if self.p95().is_some_and(|p95| latency <= p95) {
-            let domain = domain_hash(&question.name, watch.seed);
+            let domain = self.domain_hash(&question.name);
             watch.detector.record_name(question.clone(), domain, Duration::from_secs(ttl.into()), now);
         }
     }
@@ -246,38 +244,5 @@ fn episode_status(episode: &Episode, unix: impl Fn(Instant) -> u64) -> EpisodeSt
         ended: episode.ended_at.map(&unix),
         before: episode.before as u32,
         seconds: episode.seconds.iter().map(second).collect(),
-    }
-}
-
-/// Returns the hash of a name's registered domain: its last two labels, or three below a public suffix of a country.
-/// Reverse names are one domain.
-fn domain_hash(name: &Name, seed: u64) -> u64 {
-    let octets = name.as_bytes();
-    let (mut starts, mut at) = ([0_usize; 3], 0_usize);
-    while let Some(length) = octets.get(at).filter(|length| **length > 0) {
-        starts = [starts[1], starts[2], at];
-        at += usize::from(*length) + 1;
-    }
-    let length = |start: usize| octets.get(start).copied().unwrap_or_default();
-    let is_below_suffix = length(starts[2]) == 2 && length(starts[1]) <= MAX_SUFFIX_LABEL_LEN;
-    let start = if is_below_suffix { starts[0] } else { starts[1] };
-    let hash = octets[start.min(octets.len())..]
-        .iter()
-        .fold(seed, |hash, octet| (hash ^ u64::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3));
-    hash ^ (hash >> 32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_a_registered_domain_have_one_hash_and_others_another() {
-        let hash = |name: &str| domain_hash(&Name::from_text(name).unwrap(), 7);
-        assert_eq!(hash("www.example.org"), hash("mail.a.EXAMPLE.org"));
-        assert_ne!(hash("www.example.org"), hash("www.example.net"));
-        assert_eq!(hash("a.example.co.uk"), hash("b.example.co.uk"));
-        assert_ne!(hash("a.example.co.uk"), hash("a.other.co.uk"));
-        assert_ne!(hash("."), hash("org"));
     }
 }

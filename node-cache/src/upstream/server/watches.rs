@@ -23,8 +23,6 @@ pub(in crate::upstream) struct Watch {
     pub(super) kept_sockets: Sockets,
     /// When the next control query keeps a port, while the upstream is well.
     pub(super) next_port_at: Mutex<Instant>,
-    /// Seed of the hashes of domains, so that no client chooses which of them share a cell.
-    pub(super) seed: u64,
 }
 
 /// Detectors of a process, each for one address: servers of several groups that share it share its limit, too.
@@ -46,7 +44,6 @@ impl Watches {
                 fresh_sockets: Sockets::new(address, PortPolicy::Fresh),
                 kept_sockets: Sockets::new(address, PortPolicy::Reuse),
                 next_port_at: Mutex::new(now),
-                seed: rand::random(),
             });
             by_address.insert(address, Arc::downgrade(&watch));
             watch

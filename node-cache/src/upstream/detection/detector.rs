@@ -125,7 +125,7 @@ impl<Q: Clone> Detector<Q> {
 
     /// Returns whether the next answer within the p95 latency may become a control query.
     pub fn is_name_due(&self, now: Instant) -> bool {
-        micros(now.saturating_duration_since(self.start)) >= self.next_name.load(Ordering::Relaxed)
+        now >= self.start + Duration::from_micros(self.next_name.load(Ordering::Relaxed))
     }
 
     /// Keeps the question of an answer within the p95 latency as a control query. Its port is to be kept, too.

@@ -264,8 +264,11 @@ impl Attempt {
         mut take_send: impl FnMut() -> bool,
     ) -> Poll<AttemptEvent> {
         loop {
-            let event = match ready!(self.poll_exchange(context)) {
-                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome, &mut take_send) {
+            let event = ready!(self.poll_exchange(context));
+            let now = Instant::now();
+            let round_trip = now - self.started;
+            let event = match event {
+                Ok(SocketEvent::Outcome(outcome)) => match self.apply_outcome(outcome, round_trip, &mut take_send) {
                     Some(event) => event,
                     None => {
                         self.server.charge_packets(1);
@@ -296,22 +299,21 @@ impl Attempt {
                 }
             };
             if let AttemptEvent::Response(response) = &event {
-                self.record_response(response);
+                self.record_response(response, round_trip, now);
             }
             return Poll::Ready(event);
         }
     }
 
     /// Records a response for the health of the server.
-    fn record_response(&mut self, response: &Response) {
-        let now = Instant::now();
+    fn record_response(&mut self, response: &Response, round_trip: Duration, now: Instant) {
         let is_answer = self.purpose == AttemptPurpose::Query && response.is_conclusive();
         let answered = is_answer.then_some(&self.question);
         let edns = (self.format.edns != EdnsUse::Absent).then_some(response.edns_reply());
         let kind = self.comparison.record_response(response, &self.server);
-        self.server.record_response(kind, answered, edns, now - self.started, now.into_std());
+        self.server.record_response(kind, answered, edns, round_trip, now.into_std());
         if is_answer {
-            self.server.record_name(&self.question, response.ttl(), now - self.started, now.into_std());
+            self.server.record_name(&self.question, response.ttl(), round_trip, now.into_std());
         }
     }
 

@@ -61,7 +61,7 @@ impl AnsweredQuestions {
 
     fn is_record_due(&self, now: Instant) -> bool {
         let interval = if self.questions.len() < MAX_QUESTIONS { FILL_INTERVAL } else { REPLACE_INTERVAL };
-        self.recorded_at.is_none_or(|at| now.saturating_duration_since(at) >= interval)
+        self.recorded_at.is_none_or(|at| now >= at + interval)
     }
 
     /// Records a query without a response in time.

@@ -1,5 +1,7 @@
 //! Responses in an attempt: which one ends it, and which one has the query repeated in another way.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Attempt, AttemptEvent, Exchange};
@@ -13,10 +15,11 @@ impl Attempt {
     pub(super) fn apply_outcome(
         &mut self,
         outcome: ExchangeOutcome,
+        round_trip: Duration,
         take_send: &mut impl FnMut() -> bool,
     ) -> Option<AttemptEvent> {
         if let Some(stamp) = self.stamp.take() {
-            self.server.record_first_answer(stamp, self.started.elapsed());
+            self.server.record_first_answer(stamp, round_trip);
         }
         let exchange = std::mem::replace(&mut self.exchange, Exchange::NotSent);
         let over_tcp = !matches!(exchange, Exchange::Udp(_));
@@ -148,7 +151,8 @@ impl Attempt {
     pub(in crate::upstream::pool) fn end_case_check(&mut self) -> Option<AttemptEvent> {
         let event = self.take_denial()?;
         if let AttemptEvent::Response(denial) = &event {
-            self.record_response(denial);
+            let now = Instant::now();
+            self.record_response(denial, now - self.started, now);
         }
         Some(event)
     }

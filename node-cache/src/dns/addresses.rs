@@ -33,7 +33,7 @@ impl Response {
             ResponseTtl::Uncacheable => ResponseTtl::Uncacheable,
         };
         let ede = Some(ede::BLOCKED);
-        let mut blocked = Self::from_parts(wire, Box::default(), self.question_end(), rcode::NOERROR, ttl, ede);
+        let mut blocked = Self::from_parts(wire, Default::default(), self.question_end(), rcode::NOERROR, ttl, ede);
         blocked.set_upstream_id(self.upstream_id());
         blocked
     }

@@ -16,6 +16,7 @@ pub(super) struct RdataLayout {
 
 /// Returns the layout of the data of a type; `None` for unknown types. Names in types that are newer than RFC 3597 may
 /// not be compressed, but pointers may still lead to them.
+#[inline]
 pub(super) const fn rdata_layout(rtype: u16) -> Option<RdataLayout> {
     let (prefix_len, name_count, suffix_len) = match rtype {
         // And MD, MF, MB, MG, MR, DNAME.
@@ -41,6 +42,7 @@ pub(super) const fn rdata_layout(rtype: u16) -> Option<RdataLayout> {
 
 /// Returns whether the data of a record fit the layout of its type, as far as it is known: names can be read and end
 /// where they should, addresses have the right length. Data that do not fit could confuse clients (RFC 9267).
+#[inline]
 pub(super) fn is_valid(message: &[u8], record: &Record) -> bool {
     let layout = rdata_layout(record.rtype).filter(|_| record.class == class::IN);
     let Some(RdataLayout { prefix_len, name_count, suffix_len }) = layout else { return true };

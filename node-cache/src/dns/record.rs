@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Header, Malformed, Name, u16_at, u32_at};
+use super::{Header, Malformed, Name};
+
+/// Octets between the owner of a record and its data: type, class, TTL and length of the data.
+const FIXED_LEN: usize = 10;
 
 /// Section of a message that holds records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,13 +60,15 @@ impl<'a> Records<'a> {
         self.offset
     }
 
+    #[inline]
     fn read(&self, section: Section) -> Result<Record, Malformed> {
         let fixed = Name::skip(self.message, self.offset)?;
-        let field = |offset| u16_at(self.message, offset).ok_or(Malformed);
-        let rtype = field(fixed)?;
-        let class = field(fixed + 2)?;
-        let ttl = u32_at(self.message, fixed + 4).ok_or(Malformed)?;
-        let data = fixed + 10..fixed + 10 + usize::from(field(fixed + 8)?);
+        let fields = self.message.get(fixed..).and_then(<[u8]>::first_chunk::<FIXED_LEN>).ok_or(Malformed)?;
+        let [type_0, type_1, class_0, class_1, ttl_0, ttl_1, ttl_2, ttl_3, length_0, length_1] = *fields;
+        let (rtype, class) = (u16::from_be_bytes([type_0, type_1]), u16::from_be_bytes([class_0, class_1]));
+        let ttl = u32::from_be_bytes([ttl_0, ttl_1, ttl_2, ttl_3]);
+        let start = fixed + FIXED_LEN;
+        let data = start..start + usize::from(u16::from_be_bytes([length_0, length_1]));
         if data.end > self.message.len() {
             return Err(Malformed);
         }
@@ -74,6 +79,7 @@ impl<'a> Records<'a> {
 impl Iterator for Records<'_> {
     type Item = Result<Record, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let sections = [Section::Answer, Section::Authority, Section::Additional];
         let index = self.remaining.iter().position(|remaining| *remaining > 0)?;

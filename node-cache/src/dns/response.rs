@@ -7,7 +7,7 @@ use super::owner_filter::drop_unrelated;
 use super::question::Question;
 use super::referral::is_referral;
 use super::response_error::{ResponseError, bare_error, fault, whole_records};
-use super::ttl::{ResponseTtl, lower_ttls};
+use super::ttl::{ResponseTtl, TtlOffsets, lower_ttls};
 use super::validate::{StrippedMessage, ValidatedRecords, strip_opt, validate};
 use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, put_u16, u16_at, u32_at};
 
@@ -18,7 +18,7 @@ const SOA_NUMBERS_LEN: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     wire: Vec<u8>,
-    ttl_offsets: Box<[u16]>,
+    ttl_offsets: TtlOffsets,
     question_end: u16,
     rcode: u16,
     ttl: ResponseTtl,
@@ -149,7 +149,7 @@ impl Response {
     #[must_use]
     pub(crate) const fn from_parts(
         wire: Vec<u8>,
-        ttl_offsets: Box<[u16]>,
+        ttl_offsets: TtlOffsets,
         question_end: u16,
         rcode: u16,
         ttl: ResponseTtl,
@@ -202,7 +202,7 @@ impl Response {
         let section = question.section();
         let mut wire = vec![0; Header::LENGTH];
         wire.extend_from_slice(&section);
-        let mut ttl_offsets = Vec::with_capacity(records.len());
+        let mut ttl_offsets = TtlOffsets::with_capacity(records.len());
         for (rtype, ttl, data) in records {
             wire.extend_from_slice(&[0xc0, 12]);
             wire.extend_from_slice(&rtype.to_be_bytes());
@@ -215,7 +215,7 @@ impl Response {
         let count = u16::try_from(records.len()).unwrap_or(u16::MAX);
         Header { id: 0, flags: flag::QR | (rcode & 0x0f), counts: [1, count, 0, 0] }.write(&mut wire);
         let question_end = u16::try_from(Header::LENGTH + section.len()).unwrap_or(u16::MAX);
-        Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ResponseTtl::Uncacheable, None)
+        Self::from_parts(wire, ttl_offsets, question_end, rcode, ResponseTtl::Uncacheable, None)
     }
 
     /// Makes a negative response (RFC 2308 §2) with the SOA record of `zone` in the authority section. `ttl` is in
@@ -277,7 +277,7 @@ impl Response {
         rcode: u16,
         ede: Option<u16>,
     ) -> Result<Self, Malformed> {
-        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, has_alias, is_valid } = records;
+        let ValidatedRecords { ttl_offsets, ttl_summary, may_hold_names, has_alias, is_valid, .. } = records;
         let header = Header::read(&wire).ok_or(Malformed)?;
         if !is_valid {
             return Err(Malformed);
@@ -289,7 +289,7 @@ impl Response {
             lower_ttls(&mut wire, &header, question_end, is_stale);
         }
         let question_end = u16::try_from(question_end).map_err(|_| Malformed)?;
-        let response = Self::from_parts(wire, ttl_offsets.into(), question_end, rcode, ttl, ede);
+        let response = Self::from_parts(wire, ttl_offsets, question_end, rcode, ttl, ede);
         Ok(Self { may_hold_names, has_alias, ..response })
     }
 

@@ -1,6 +1,8 @@
 //! How long a response may be cached: TTLs, and negative caching (RFC 2308). TTLs that no later hop may take at their
 //! face value are lowered on entry: those of 2³¹ and more (RFC 2181 §8), and those of stale responses (RFC 8767).
 
+use smallvec::SmallVec;
+
 use super::codes::{class, rcode, rtype};
 use super::{Header, Record, Records, Section, flag, u32_at};
 
@@ -8,6 +10,9 @@ use super::{Header, Record, Records, Section, flag, u32_at};
 pub(super) const STALE_TTL: u32 = 30;
 /// The maximum TTL in seconds. A greater one counts as 0 (RFC 2181 §8).
 const MAX_TTL: u32 = 0x7fff_ffff;
+
+/// Offsets of the TTLs of a response's records. Those of most responses take no allocation.
+pub(crate) type TtlOffsets = SmallVec<[u16; 8]>;
 
 /// How long a response may be cached, in seconds, before any cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

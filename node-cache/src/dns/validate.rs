@@ -5,16 +5,18 @@ use super::codes::rtype;
 use super::edns::Edns;
 use super::owner_filter::has_other_owner;
 use super::rdata;
-use super::ttl::TtlSummary;
+use super::ttl::{TtlOffsets, TtlSummary};
 use super::{Header, MAX_MESSAGE_LEN, Malformed, Name, Record, Records, Section, flag, u16_at};
 
 /// Properties of the records of a message, OPT excluded.
 pub(super) struct ValidatedRecords {
     /// Offset of each record's TTL.
-    pub(super) ttl_offsets: Vec<u16>,
+    pub(super) ttl_offsets: TtlOffsets,
     pub(super) ttl_summary: TtlSummary,
     /// Whether the records may hold uncompressed names, of which labels may have a hop's random case.
     pub(super) may_hold_names: bool,
+    /// Whether there are uncompressed owner names, which compression may make shorter.
+    has_uncompressed_owner: bool,
     /// Whether the answer section has an alias (CNAME).
     pub(super) has_alias: bool,
     /// Whether the data of all records fit the layouts of their types.
@@ -24,23 +26,26 @@ pub(super) struct ValidatedRecords {
 impl ValidatedRecords {
     pub(super) fn new(wire: &[u8], header: &Header, question_end: usize) -> Self {
         let qtype = u16_at(wire, question_end - 4).unwrap_or_default();
-        let ttl_offsets = Vec::with_capacity(max_record_count(wire, header));
+        let ttl_offsets = TtlOffsets::with_capacity(max_record_count(wire, header));
         Self {
             ttl_offsets,
             ttl_summary: TtlSummary::new(qtype),
             may_hold_names: false,
+            has_uncompressed_owner: false,
             has_alias: false,
             is_valid: true,
         }
     }
 
+    #[inline]
     pub(super) fn add(&mut self, wire: &[u8], record: &Record) {
         self.is_valid = self.is_valid && rdata::is_valid(wire, record);
         // Offsets fit: a message has 65,535 octets at most.
         self.ttl_offsets.push(record.ttl_offset as u16);
         self.ttl_summary.add(wire, record);
         self.has_alias |= record.rtype == rtype::CNAME && record.section == Section::Answer;
-        self.may_hold_names |= has_uncompressed_owner(wire, record) || !has_data_without_names(record.rtype);
+        self.has_uncompressed_owner |= has_uncompressed_owner(wire, record);
+        self.may_hold_names |= self.has_uncompressed_owner || !has_data_without_names(record.rtype);
     }
 }
 
@@ -67,7 +72,6 @@ pub(super) fn validate(
     let without_one = Header { counts: [questions, answers, authorities, additional.saturating_sub(1)], ..*header };
     let mut records = ValidatedRecords::new(packet, &without_one, question_end);
     let mut edns = None;
-    let mut is_compressible = false;
     let mut has_other_owners = false;
     let mut end = question_end;
     for record in Records::new(packet, header, question_end) {
@@ -80,13 +84,13 @@ pub(super) fn validate(
             continue;
         }
         records.add(packet, &record);
-        is_compressible |= has_uncompressed_owner(packet, &record);
         has_other_owners |= record.section == Section::Answer && has_other_owner(packet, &record);
         end = record.data.end;
     }
     let mut wire = packet[..end].to_vec();
     let Header { counts, .. } = if edns.is_some() { without_one } else { *header };
     Header { id: 0, flags: flag::cacheable(header.flags), counts }.write(&mut wire);
+    let is_compressible = records.has_uncompressed_owner;
     Ok(Some((StrippedMessage { wire, edns, is_compressible, has_other_owners }, records)))
 }
 

@@ -115,7 +115,7 @@ mod tests {
     fn failure(code: Option<u16>) -> Response {
         let empty = Response::empty(&Question::plain(&Name::root(), rtype::A), rcode::SERVFAIL);
         let (ttl, end) = (ResponseTtl::Uncacheable, empty.question_end());
-        Response::from_parts(empty.wire().to_vec(), Box::default(), end, rcode::SERVFAIL, ttl, code)
+        Response::from_parts(empty.wire().to_vec(), Default::default(), end, rcode::SERVFAIL, ttl, code)
     }
 
     #[test]

@@ -109,7 +109,7 @@ mod tests {
     fn failure(rcode: u16, ede: Option<u16>) -> Response {
         let empty = Response::empty(&Question::plain(&Name::root(), rtype::A), rcode);
         let ttl = ResponseTtl::Uncacheable;
-        Response::from_parts(empty.wire().to_vec(), Box::default(), empty.question_end(), rcode, ttl, ede)
+        Response::from_parts(empty.wire().to_vec(), Default::default(), empty.question_end(), rcode, ttl, ede)
     }
 
     #[test]

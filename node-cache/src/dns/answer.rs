@@ -79,7 +79,14 @@ impl Answer {
     /// Writes the UDP response to a query, truncated to the length that the client accepts.
     #[must_use]
     pub fn to_udp_wire(&self, query: &Query) -> Vec<u8> {
-        self.to_wire(query, udp_limit(query.edns.map(|edns| edns.udp_size)), None)
+        let mut message = Vec::new();
+        self.write_udp(query, &mut message);
+        message
+    }
+
+    /// Writes what [`Self::to_udp_wire`] returns to a buffer in place of its content.
+    pub fn write_udp(&self, query: &Query, message: &mut Vec<u8>) {
+        self.write(query, udp_limit(query.edns.map(|edns| edns.udp_size)), None, message);
     }
 
     /// Writes the TCP response to a query, without the two octets of its length. A client that asks for it is told how
@@ -87,21 +94,24 @@ impl Answer {
     #[must_use]
     pub fn to_tcp_wire(&self, query: &Query, idle_timeout: Duration) -> Vec<u8> {
         let keepalive = query.edns.and_then(|edns| edns.keepalive).map(|_| tenths_of_a_second(idle_timeout));
-        self.to_wire(query, MAX_MESSAGE_LEN, keepalive)
+        let mut message = Vec::new();
+        self.write(query, MAX_MESSAGE_LEN, keepalive, &mut message);
+        message
     }
 
     /// Writes the response in wire format: with the query's ID, case, RD and CD; a new OPT record if the query has one
     /// (RFC 6891 §6.1.1); AD only if the client asked for it (RFC 6840 §5.8); at most `limit` octets.
-    fn to_wire(&self, query: &Query, limit: usize, keepalive: Option<u16>) -> Vec<u8> {
-        let mut message = Vec::with_capacity(self.response.wire().len() + 17);
+    fn write(&self, query: &Query, limit: usize, keepalive: Option<u16>, message: &mut Vec<u8>) {
+        message.clear();
+        message.reserve(self.response.wire().len() + 17);
         message.extend_from_slice(self.response.wire());
-        self.rewrite_ttls(&mut message);
-        put_question(&mut message, query);
-        if let Some(mut header) = Header::read(&message) {
+        self.rewrite_ttls(message);
+        put_question(message, query);
+        if let Some(mut header) = Header::read(message) {
             header.id = query.id;
             let client = ClientFlags::new(query.flags(), query.dnssec_ok());
             header.flags = flag::cacheable(header.flags) & !client.cleared | client.echoed;
-            header.write(&mut message);
+            header.write(message);
         }
         let edns = query.edns.map(|query_edns| Edns {
             udp_size: ADVERTISED_UDP_SIZE,
@@ -112,11 +122,10 @@ impl Answer {
             keepalive,
             cookie: query.reply_cookie,
         });
-        truncate::to_limit(&mut message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
+        truncate::to_limit(message, limit.saturating_sub(edns.map_or(0, |edns| edns.length())));
         if let Some(edns) = edns {
-            edns.append(&mut message);
+            edns.append(message);
         }
-        message
     }
 
     fn rewrite_ttls(&self, message: &mut [u8]) {

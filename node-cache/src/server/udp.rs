@@ -351,8 +351,10 @@ fn handle_slow(
     let socket = socket.clone();
     worker_context::spawn_query_task(async move {
         let (answer, _deferred_store) = shared.resolver.resolve_miss(&query, miss).await;
-        let response = answer.to_udp_wire(&query);
-        send_response(&shared, &socket, &response, client, sampled.as_deref());
+        worker_context::with_response(|response| {
+            answer.write_udp(&query, response);
+            send_response(&shared, &socket, response, client, sampled.as_deref());
+        });
         drop(permit);
     });
 }

@@ -24,11 +24,18 @@ struct WorkerState {
     ipv4_batch: RefCell<Option<Box<Batch>>>,
     ipv6_batch: RefCell<Option<Box<Batch>>>,
     query_tasks: QueryTasks,
+    /// Buffer for a response of a query task, which is sent before the next one is written.
+    response: RefCell<Vec<u8>>,
 }
 
 impl WorkerState {
     const fn new() -> Self {
-        Self { ipv4_batch: RefCell::new(None), ipv6_batch: RefCell::new(None), query_tasks: QueryTasks::new() }
+        Self {
+            ipv4_batch: RefCell::new(None),
+            ipv6_batch: RefCell::new(None),
+            query_tasks: QueryTasks::new(),
+            response: RefCell::new(Vec::new()),
+        }
     }
 }
 
@@ -57,6 +64,7 @@ impl Drop for WorkerContext {
             state.query_tasks.stop();
             state.ipv4_batch.take();
             state.ipv6_batch.take();
+            state.response.take();
         });
     }
 }
@@ -71,6 +79,11 @@ pub(super) fn with_batch<T>(family: Family, use_batch: impl FnOnce(&mut Batch) -
         };
         use_batch(batch.borrow_mut().get_or_insert_with(|| Batch::new(family)))
     })
+}
+
+/// Calls `use_response` with the buffer of this worker for the response of a query task, whatever it holds.
+pub(super) fn with_response<T>(use_response: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    STATE.with(|state| use_response(&mut state.response.borrow_mut()))
 }
 
 /// Adds a query task to this worker. The next [`drive_query_tasks`], or a turn of the runtime, starts it.

@@ -11,6 +11,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use smallvec::{SmallVec, smallvec};
+
 use super::header::{EntryHeader, HEADER_WORDS};
 use super::rrset::{self, RecordLayout, RecordPrefix, UniformRrset};
 use super::table::copy_words;
@@ -134,8 +136,8 @@ impl RawRecords<'_> {
     }
 }
 
-/// Encodes a response that is stored at `now`, in ticks; `None` when it is uncacheable.
-pub(super) fn encode(response: &Response, now: u64) -> Option<Vec<u64>> {
+/// Encodes a response stored at `now`, in ticks, and passes the words to `store`; `None` when it is uncacheable.
+pub(super) fn encode<R>(response: &Response, now: u64, store: impl FnOnce(&[u64]) -> R) -> Option<R> {
     let rrset = UniformRrset::from_response(response);
     let header = EntryHeader::new(response, now, rrset.map_or(RecordLayout::Message, |rrset| rrset.layout))?;
     let records = response.wire().get(usize::from(response.question_end())..)?;
@@ -144,7 +146,8 @@ pub(super) fn encode(response: &Response, now: u64) -> Option<Vec<u64>> {
         None => (response.ttl_offsets(), records.len()),
     };
     let offset_words = offsets.len().div_ceil(4);
-    let mut words = vec![0; HEADER_WORDS + offset_words + octets.div_ceil(8)];
+    // The words of most responses take no allocation.
+    let mut words: SmallVec<[u64; 16]> = smallvec![0; HEADER_WORDS + offset_words + octets.div_ceil(8)];
     let (header_words, payload) = words.split_first_chunk_mut()?;
     *header_words = *header.as_words();
     let (packed_offsets, data) = payload.split_at_mut_checked(offset_words)?;
@@ -154,7 +157,7 @@ pub(super) fn encode(response: &Response, now: u64) -> Option<Vec<u64>> {
         Some(rrset) => rrset.copy_data(data),
         None => data.copy_from_slice(records),
     }
-    Some(words)
+    Some(store(&words))
 }
 
 /// Packs up to four offsets into a word, the first one in the lowest bits. The last one is repeated to fill the word.
@@ -183,7 +186,8 @@ mod tests {
                 let records: Vec<_> = (0..count).map(record).collect();
                 let sent = Response::with_records(&question, rcode::NOERROR, &records);
                 let response = Response::read(sent.wire(), 0, &question).unwrap();
-                let words: Vec<_> = encode(&response, 7).unwrap().into_iter().map(AtomicU64::new).collect();
+                let words = encode(&response, 7, <[u64]>::to_vec).unwrap();
+                let words: Vec<_> = words.into_iter().map(AtomicU64::new).collect();
                 let entry = EntryRef::read(&words).unwrap();
                 assert_eq!(entry.decode(&question.section()).unwrap().wire(), response.wire(), "{rtype} {count}");
                 assert_eq!(entry.decode(&question.section()).unwrap().ttl_offsets(), response.ttl_offsets());

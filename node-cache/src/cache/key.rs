@@ -4,6 +4,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use node_cache_sys::ascii::to_lowercase;
+use smallvec::SmallVec;
 
 use super::table::Secret;
 use crate::dns::Name;
@@ -56,12 +57,11 @@ impl Key {
 
     /// Returns the key of entries that hold for all types of this key's name.
     pub(super) fn typeless(&self) -> TypelessKey {
-        let mut key = TypelessKey { words: [0; MAX_WORDS], length: self.0.len() };
-        if let Some(words) = key.words.get_mut(..self.0.len()) {
-            words.copy_from_slice(&self.0);
-            words.iter_mut().last().into_iter().for_each(|last| *last = without_type(*last));
+        let mut words = SmallVec::from_slice(&self.0);
+        if let Some(last) = words.last_mut() {
+            *last = without_type(*last);
         }
-        key
+        TypelessKey(words)
     }
 
     /// Returns the shard of this key's name and scope, the type left out: a number below `SHARDS`, a power of two. The
@@ -90,16 +90,13 @@ impl Key {
     }
 }
 
-/// Key without a type, on the stack.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TypelessKey {
-    words: [u64; MAX_WORDS],
-    length: usize,
-}
+/// Key without a type. That of a name of up to 80 octets takes no allocation.
+#[derive(Clone, Debug)]
+pub(super) struct TypelessKey(SmallVec<[u64; 12]>);
 
 impl TypelessKey {
     pub(super) fn as_words(&self) -> &[u64] {
-        self.words.get(..self.length).unwrap_or_default()
+        &self.0
     }
 }
 

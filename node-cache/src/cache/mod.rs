@@ -234,9 +234,9 @@ impl Cache {
             ResponseTtl::Positive(_) => Class::Positive,
             ResponseTtl::Negative(_) | ResponseTtl::Uncacheable => Class::Negative,
         };
-        let is_stored = entry::encode(response, self.ticks_at(now))
-            .is_some_and(|words| self.answers.insert(self.answers.hash(stored_key), stored_key, &words, class));
-        if !is_stored {
+        let insert = |words: &[u64]| self.answers.insert(self.answers.hash(stored_key), stored_key, words, class);
+        let is_stored = entry::encode(response, self.ticks_at(now), insert);
+        if is_stored != Some(true) {
             self.remove(stored_key);
         }
     }

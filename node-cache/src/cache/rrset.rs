@@ -85,11 +85,23 @@ impl<'a> UniformRrset<'a> {
     }
 
     /// Copies the data of all records, without gaps, to `out`, which has [`Self::data_len`] octets.
-    pub(super) fn copy_data(&self, mut out: &mut [u8]) {
-        for data in self.records.chunks_exact(self.record_len).filter_map(|record| record.get(PREFIX_LEN..)) {
-            let Some((target, rest)) = out.split_at_mut_checked(data.len()) else { return };
-            target.copy_from_slice(data);
-            out = rest;
+    pub(super) fn copy_data(&self, out: &mut [u8]) {
+        match self.layout {
+            RecordLayout::Ipv4 => self.copy_data_of_len::<IPV4_LEN>(out),
+            RecordLayout::Ipv6 => self.copy_data_of_len::<IPV6_LEN>(out),
+            RecordLayout::Single | RecordLayout::Message => {
+                if let Some(data) = self.records.get(PREFIX_LEN..).filter(|data| data.len() == out.len()) {
+                    out.copy_from_slice(data);
+                }
+            }
+        }
+    }
+
+    fn copy_data_of_len<const LENGTH: usize>(&self, out: &mut [u8]) {
+        for (record, target) in self.records.chunks_exact(self.record_len).zip(out.as_chunks_mut().0) {
+            if let Some(data) = record.last_chunk::<LENGTH>() {
+                *target = *data;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Writing side of the table: insertion, and eviction after S3-FIFO.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::arena::{Arena, Words, record_words};
 use super::ghost::Ghosts;
@@ -207,7 +207,8 @@ impl Writer {
         class: Class,
     ) -> bool {
         let words = record_words(key, value);
-        let hits = index.find(arena, hash, key).map_or(0, |cell| Slot(cell.load(Ordering::Relaxed)).hits());
+        let own = index.find(arena, hash, key);
+        let hits = own.map_or(0, |cell| Slot(cell.load(Ordering::Relaxed)).hits());
         // The ring of the record, and the longest ring that its class may use.
         let (ring, longest_ring) = match class {
             Class::Negative => (NEGATIVE, NEGATIVE),
@@ -222,9 +223,10 @@ impl Writer {
         // Allocates only if a record is promoted.
         let mut promotions = VecDeque::new();
         let mut promoted = 0;
-        self.append(arena, index, &Record { ring, hits, hash, key, value }, &mut promotions, &mut promoted);
+        self.append(arena, index, &Record { ring, hits, hash, key, value }, own, &mut promotions, &mut promoted);
         while let Some(promotion) = promotions.pop_front() {
-            self.append(arena, index, &promotion.as_record(), &mut promotions, &mut promoted);
+            let own = index.find(arena, promotion.hash, &promotion.key);
+            self.append(arena, index, &promotion.as_record(), own, &mut promotions, &mut promoted);
         }
         true
     }
@@ -237,13 +239,14 @@ impl Writer {
         true
     }
 
-    /// Writes a record at the head of its ring. Records that leave the tail and are to stay are appended to
-    /// `promotions` and counted in `promoted`.
+    /// Writes a record at the head of its ring. `own` is the cell of its key, which an eviction may empty. Records that
+    /// leave the tail and are to stay are appended to `promotions` and counted in `promoted`.
     fn append(
         &mut self,
         arena: &Arena,
         index: &Index,
         new: &Record<'_>,
+        own: Option<&AtomicU64>,
         promotions: &mut VecDeque<Promotion>,
         promoted: &mut usize,
     ) {
@@ -261,7 +264,6 @@ impl Writer {
         fence(Ordering::Release);
         let Allocation { offset, generation } = self.rings[new.ring].push(arena, words);
         arena.write(offset, new.key, new.value);
-        let own = index.find(arena, new.hash, new.key);
         let Some(cell) = own.or_else(|| index.cell_for(new.hash)) else { return };
         let replaced = Slot(cell.swap(Slot::new(new.hash, new.hits, generation, offset).0, Ordering::Release));
         self.subtract_usage(arena, replaced);

@@ -162,11 +162,11 @@ impl<T: Clone> Planner<T> {
         let Self { max_sends, mut sends, rest, tiers, behind_all, looping, probe, .. } = self;
         if sends.len() < max_sends {
             if tiers == 1 {
-                rest.into_iter().for_each(|server| sends.push(server));
+                append(&mut sends, rest);
             }
-            behind_all.into_iter().for_each(|server| sends.push(server));
+            append(&mut sends, behind_all);
             if sends.is_empty() {
-                looping.into_iter().for_each(|server| sends.push(server));
+                append(&mut sends, looping);
             }
             sends.truncate(max_sends);
         }
@@ -176,6 +176,13 @@ impl<T: Clone> Planner<T> {
             }
         }
         (!sends.is_empty()).then_some(QueryPlan { sends, probe })
+    }
+}
+
+/// Appends further servers. Mostly there are none, and then nothing is moved.
+fn append<T>(sends: &mut Sends<T>, servers: SmallVec<[T; 1]>) {
+    if !servers.is_empty() {
+        sends.extend(servers);
     }
 }
 

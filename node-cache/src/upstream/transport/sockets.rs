@@ -33,7 +33,7 @@ const MAX_QUERIES_PER_SOCKET: u32 = 256;
 const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
 /// Age at which a socket to a link-local upstream is closed, which is not replaced. Connection tracking knows its flow
 /// for two minutes more: two resolvers of a node have 64 ports each, and at most 1,000 flows together.
-const MAX_AGE_OF_LINK_LOCAL: Duration = Duration::from_secs(20);
+const MAX_AGE_OF_LINK_LOCAL: Duration = Duration::from_secs(30);
 /// Age at which a socket is closed while answered ports are kept: nearly all fresh ones get no answer.
 const MAX_AGE_OF_ANSWERED: Duration = Duration::from_secs(60);
 /// Idle sockets from which on no query has a fresh port while answered ports are kept, and the chance of a fresh one

@@ -48,7 +48,8 @@ fn write_upstream(text: &mut String, scope: &str, server: &Server) {
     if let Some(rate) = server.budget_rate() {
         write_line(text, "budget", format!("{rate} packets/s of this process"));
     }
-    match server.detection_status(Instant::now(), NOW) {
+    let now = Instant::now();
+    match server.detection_status(|at| NOW - now.saturating_duration_since(at).as_secs()) {
         Some(detection) => write_detection(text, &detection),
         None => write_line(text, "limits", "not detected: this is a server of the tier, or a fallback"),
     }

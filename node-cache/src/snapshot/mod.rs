@@ -317,10 +317,21 @@ impl Snapshot {
         self.groups().flat_map(servers).collect()
     }
 
-    /// Returns the status of all upstreams, each once.
+    /// Returns the status of all upstreams, each once. Episodes are told with the first server of an address, and of
+    /// the first [`MAX_EPISODES`] of them.
     #[must_use]
     pub fn upstreams(&self) -> Vec<UpstreamStatus> {
-        self.groups().flat_map(|group| group.status()).collect()
+        let mut upstreams: Vec<_> = self.groups().flat_map(|group| group.status()).collect();
+        let (mut told, mut left) = (HashSet::new(), MAX_EPISODES);
+        for upstream in &mut upstreams {
+            if let Some(detection) = &mut upstream.detection {
+                let most = if told.insert(upstream.address) { left } else { 0 };
+                let old = detection.episodes.len().saturating_sub(most);
+                detection.episodes.drain(..old);
+                left -= detection.episodes.len();
+            }
+        }
+        upstreams
     }
 
     /// Returns the groups of all scopes, each once.
@@ -330,6 +341,9 @@ impl Snapshot {
         groups.filter(move |group| seen.insert(Arc::as_ptr(group)))
     }
 }
+
+/// Episodes of upstreams in a status: two servers have all of theirs. Each takes six kilobytes.
+const MAX_EPISODES: usize = 16;
 
 /// Kind of a scope's upstreams.
 #[derive(Clone, Copy, Debug)]

@@ -370,8 +370,8 @@ fn a_link_local_upstream_is_queried_from_64_ports_at_random_for_some_seconds_eac
     });
 }
 
-/// Asserts how many flows connection tracking knows when a resolver has queried a link-local upstream 450 times a second
-/// for this long: one of two on a node with 900 queries a second.
+/// Asserts how many flows connection tracking knows when a resolver has queried a link-local upstream 450 times a
+/// second for this long: one of two on a node with 900 queries a second.
 fn assert_flows(time: Duration, most: usize) {
     require!(own_namespace());
     require!(crate::require::program("conntrack"));

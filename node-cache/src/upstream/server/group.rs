@@ -1,7 +1,7 @@
 //! A group of equivalent servers: the resolvers of a zone, the pods of the cluster DNS, the upstreams of a route.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -228,10 +228,7 @@ impl Group {
 
     /// Returns health and counters of [`Self::servers`].
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "it is shown to people and decides nothing")]
     pub fn status(&self) -> Vec<UpstreamStatus> {
-        let now = Instant::now();
-        let unix_now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let status = |server: Arc<Server>| UpstreamStatus {
             scope: self.scope.clone(),
             address: server.address(),
@@ -242,7 +239,7 @@ impl Group {
             timeouts: server.timeouts(),
             in_flight: server.attempts_in_flight(),
             near_misses: server.near_misses(),
-            detection: server.detection_status(now, unix_now),
+            detection: server.detection_status(unix_second),
         };
         self.servers().into_iter().map(status).collect()
     }
@@ -256,4 +253,15 @@ impl Group {
         let bootstrap = self.bootstrap.iter().filter(|server| discovered.is_empty() || server.sent() > 0);
         discovered.iter().chain(bootstrap.filter(|server| !is_discovered(server))).cloned().collect()
     }
+}
+
+/// Returns the second of the Unix epoch of a time. The clock of the system is read once, so that no time is told one
+/// second sooner or later from one status to the next.
+#[expect(clippy::disallowed_methods, reason = "it is shown to people and decides nothing")]
+fn unix_second(at: Instant) -> u64 {
+    static START: LazyLock<(Instant, Duration)> =
+        LazyLock::new(|| (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+    let (start, unix_start) = *START;
+    let before = start.saturating_duration_since(at);
+    (unix_start + at.saturating_duration_since(start)).saturating_sub(before).as_secs()
 }

@@ -44,16 +44,16 @@ impl Server {
         self.gate.budget_rate()
     }
 
-    /// Returns what detection has found, for the status; `None` where the server's limits are not detected.
+    /// Returns what detection has found, for the status; `None` where the server's limits are not detected. `unix`
+    /// returns the second of the Unix epoch of a time.
     #[must_use]
-    pub fn detection_status(&self, now: Instant, unix_now: u64) -> Option<DetectionStatus> {
+    pub fn detection_status(&self, unix: impl Fn(Instant) -> u64) -> Option<DetectionStatus> {
         let detector = &self.watch.as_ref()?.detector;
-        let unix = |at: Instant| unix_now.saturating_sub(now.saturating_duration_since(at).as_secs());
         let (state, ceiling) = (detector.state().name().to_owned(), detector.ceiling().map(|ceiling| ceiling as u32));
         Some(detector.read_episodes(|episodes| DetectionStatus {
             state,
             ceiling,
-            has_enough_traffic: episodes.has_enough_traffic(now),
+            has_enough_traffic: episodes.has_enough_traffic(Instant::now()),
             refused: episodes.totals().refused,
             late: episodes.totals().late,
             throttle: episodes.throttle().map(|throttle| ThrottleStatus {
@@ -65,7 +65,7 @@ impl Server {
                     _ => throttle.answered as u32,
                 },
             }),
-            episodes: episodes.last().map(|episode| episode_status(episode, unix)).collect(),
+            episodes: episodes.last().map(|episode| episode_status(episode, &unix)).collect(),
         }))
     }
 

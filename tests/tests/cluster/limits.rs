@@ -62,6 +62,14 @@ fn a_provider_with_a_silent_limit_gets_at_most_1_3_packets_for_each_query_and_no
     assert!(lost * 1_000 <= sent, "each query has a response, if only SERVFAIL: {reports:?}");
 }
 
+/// Waits until no limit is told, of another test either: resolvers remember it for a while.
+fn wait_until_nothing_throttles() {
+    wait_until("the condition forgets the limit", 3 * WAIT_TIMEOUT, || {
+        let throttled = condition("UpstreamThrottled")?;
+        ensure(throttled.0 != "True", || format!("{throttled:?}"))
+    });
+}
+
 /// Returns the queries of a flood and those that were answered.
 fn sent_and_answered(flood: Clients<Report>) -> (u64, u64) {
     let reports = flood.stop();
@@ -104,6 +112,8 @@ fn a_limit_that_appears_is_told_its_excess_goes_to_the_fallback_and_it_is_forgot
     assert!(message.contains(&format!("/s go to {PUBLIC_RESOLVER}")) && message.contains("set packetBudget to "));
     assert!(condition("Degraded").expect("a condition").2.contains(&format!("Upstream {PROVIDER} answers ")));
     assert_eq!(condition("Ready").expect("a condition").0, "True");
+    let columns = kubectl(&["get", "dnstier", TIER, "-o", "wide"]);
+    assert!(columns.contains("THROTTLED") && columns.contains(&format!(" {PROVIDER} ")), "{columns}");
     wait_until("an event tells it", WAIT_TIMEOUT, || {
         ensure(has_event("LimitFound", &format!("Upstream {PROVIDER} answers ")), || "no event".to_owned())
     });
@@ -112,10 +122,7 @@ fn a_limit_that_appears_is_told_its_excess_goes_to_the_fallback_and_it_is_forgot
     let (sent, answered) = sent_and_answered(measured);
     eprintln!("{answered} of {sent} queries answered from {ESCAPE_TIME:?} after the limit on");
     assert!((sent - answered) * 100 <= sent, "{answered} of {sent} queries answered");
-    wait_until("the condition forgets the limit", 2 * WAIT_TIMEOUT, || {
-        let throttled = condition("UpstreamThrottled")?;
-        ensure(throttled.0 != "True", || format!("{throttled:?}"))
-    });
+    wait_until_nothing_throttles();
     eprintln!("forgotten {:.1} s after its end", gone_at.elapsed().as_secs_f64());
     let (sent, answered) = sent_and_answered(flood);
     eprintln!("{answered} of {sent} queries answered in all");
@@ -144,6 +151,7 @@ fn two_resolvers_of_a_node_divide_its_packet_budget_and_a_need_above_it_is_told(
         let half = Some(f64::from(BUDGET / 2));
         ensure(is_divided && budgets.iter().all(|budget| *budget == half), || format!("{resolvers:?}: {budgets:?}"))
     });
+    wait_until_nothing_throttles();
     let flood = flood_of_names_from_all_nodes(CLUSTER_DNS, RATE_ABOVE_BUDGET, "*.many");
     let message = wait_until("the condition tells the need", WAIT_TIMEOUT, || {
         let throttled = condition("UpstreamThrottled")?;

@@ -3,9 +3,9 @@
 
 use std::process::exit;
 
-use crate::host::namespaces::run_isolated;
+use crate::host::namespaces::{run_contained, run_isolated};
 use crate::host::processors::raise_priority;
-use crate::parts::{fairness, gate, hits, latency, memory, miss_cpu, misses, readers, start, traces};
+use crate::parts::{fairness, gate, hits, latency, memory, miss_cpu, misses, readers, replay, start, traces};
 use crate::servers::miss_resolver::{self, MissTarget};
 use crate::servers::own_server::OwnServer;
 
@@ -14,7 +14,8 @@ const ISOLATED: &str = "isolated";
 
 const USAGE: &str = "usage: node-cache-bench gate | readers | miss-cpu
        node-cache-bench hits [<beginning of a server's name> | <number of names>]…
-       node-cache-bench misses | latency | start | memory | fairness | traces [<beginning of a server's name>]";
+       node-cache-bench misses | latency | start | memory | fairness | traces [<beginning of a server's name>]
+       node-cache-bench replay full | short [<letter of a cast>]";
 
 /// Part of the benchmark with the words that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +29,21 @@ enum Part<'a> {
     Fairness(Option<&'a str>),
     Traces(Option<&'a str>),
     Readers,
+    Replay(replay::Form, Option<&'a str>),
     MissCpu,
 }
 
 /// Command by which the program runs itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Internal {
+enum Internal<'a> {
     Serve(OwnServer),
     ServeMisses(MissTarget, u16),
     ReadSocket { is_exclusive: bool },
     CountHits,
     CountMisses(MissTarget, usize),
     CountBatches(u32),
+    ServeAuthority,
+    HoldSockets { address: &'a str, run_dir: &'a str },
 }
 
 /// Runs the command that the arguments name. Ends the process with exit code 2 and the usage where there is no such
@@ -50,7 +54,10 @@ pub fn run(arguments: &[String]) {
         run_internal(command);
     } else if let [ISOLATED, ref rest @ ..] = arguments[..] {
         parse_part(rest).map_or_else(exit_with_usage, run_part);
-    } else if parse_part(&arguments).is_some() {
+    } else if let Some(part) = parse_part(&arguments) {
+        if let Part::Replay(..) = part {
+            run_contained(&[&[ISOLATED], &arguments[..]].concat());
+        }
         run_isolated(&[&[ISOLATED], &arguments[..]].concat());
     } else {
         exit_with_usage();
@@ -69,6 +76,7 @@ fn parse_part<'a>(arguments: &'a [&'a str]) -> Option<Part<'a>> {
         ("gate", 0) => Some(Part::Gate),
         ("readers", 0) => Some(Part::Readers),
         ("miss-cpu", 0) => Some(Part::MissCpu),
+        ("replay", 1..=2) => Some(Part::Replay(replay::Form::from_name(words[0])?, words.get(1).copied())),
         ("hits", _) => Some(Part::Hits(words)),
         ("misses", ..=1) => Some(Part::Misses(prefix)),
         ("latency", ..=1) => Some(Part::Latency(prefix)),
@@ -82,7 +90,7 @@ fn parse_part<'a>(arguments: &'a [&'a str]) -> Option<Part<'a>> {
 
 fn run_part(part: Part<'_>) {
     match part {
-        Part::Gate | Part::Hits(_) | Part::Readers | Part::MissCpu => {}
+        Part::Gate | Part::Hits(_) | Part::Readers | Part::Replay(..) | Part::MissCpu => {}
         _ => raise_priority(),
     }
     match part {
@@ -95,11 +103,12 @@ fn run_part(part: Part<'_>) {
         Part::Fairness(prefix) => fairness::run(prefix),
         Part::Traces(prefix) => traces::run(prefix),
         Part::Readers => readers::run(),
+        Part::Replay(form, letter) => replay::run(form, letter),
         Part::MissCpu => miss_cpu::run(),
     }
 }
 
-fn parse_internal(arguments: &[&str]) -> Option<Internal> {
+fn parse_internal<'a>(arguments: &[&'a str]) -> Option<Internal<'a>> {
     match *arguments {
         ["serve", kind, number] => OwnServer::from_arguments(kind, number).map(Internal::Serve),
         ["serve-misses", target, upstream_port] => {
@@ -108,6 +117,8 @@ fn parse_internal(arguments: &[&str]) -> Option<Internal> {
         ["read-socket", flag @ ("exclusive" | "shared")] => {
             Some(Internal::ReadSocket { is_exclusive: flag == "exclusive" })
         }
+        ["serve-authority"] => Some(Internal::ServeAuthority),
+        ["hold-sockets", address, run_dir] => Some(Internal::HoldSockets { address, run_dir }),
         ["count-hits"] => Some(Internal::CountHits),
         ["count-misses", target, queries] => {
             Some(Internal::CountMisses(MissTarget::from_name(target)?, queries.parse().ok()?))
@@ -117,11 +128,13 @@ fn parse_internal(arguments: &[&str]) -> Option<Internal> {
     }
 }
 
-fn run_internal(command: Internal) {
+fn run_internal(command: Internal<'_>) {
     match command {
         Internal::Serve(server) => server.run(),
         Internal::ServeMisses(target, upstream_port) => miss_resolver::run(target, upstream_port),
         Internal::ReadSocket { is_exclusive } => readers::read_socket(is_exclusive),
+        Internal::ServeAuthority => replay::serve_authority(),
+        Internal::HoldSockets { address, run_dir } => replay::hold_sockets(address, run_dir),
         Internal::CountHits => gate::run_hits(),
         Internal::CountMisses(target, queries) => gate::run_misses(target, queries),
         Internal::CountBatches(hits) => gate::run_batches(hits),
@@ -130,14 +143,16 @@ fn run_internal(command: Internal) {
 
 #[cfg(test)]
 mod tests {
+    use super::replay::Form;
     use super::{Internal, MissTarget, OwnServer, Part, parse_internal, parse_part};
 
     #[test]
     fn a_part_takes_the_words_that_it_can_use() {
         assert_eq!(parse_part(&["hits", "dnsmasq", "1000"]), Some(Part::Hits(&["dnsmasq", "1000"])));
         assert_eq!(parse_part(&["misses"]), Some(Part::Misses(None)));
+        assert_eq!(parse_part(&["replay", "short", "a"]), Some(Part::Replay(Form::Short, Some("a"))));
         assert_eq!(parse_part(&["traces", "DnsTier"]), Some(Part::Traces(Some("DnsTier"))));
-        for wrong in [&["gate", "DnsTier"][..], &["misses", "one", "two"], &["serve"], &[]] {
+        for wrong in [&["gate", "DnsTier"][..], &["misses", "one", "two"], &["replay"], &["serve"], &[]] {
             assert_eq!(parse_part(wrong), None, "{wrong:?}");
         }
     }

@@ -12,11 +12,13 @@
 //! * `fairness`: latency and hits of other clients while one client floods a server.
 //! * `traces`: hit rate at equal memory.
 //! * `readers`: cost of several processes that read one socket.
+//! * `replay` runs casts of resolvers under the silent limits of a provider, one after the other.
 //! * `miss-cpu` prints the CPU time of a miss of DnsTier alone.
 //!
-//! All but `gate` and `miss-cpu` write into `docs/benchmarks/`. Where the beginning of a server's name follows
-//! `misses` to `traces`, only these servers are measured, and nothing is written. Wall-clock time does not decide
-//! `hits`: servers are compared by the CPU time of their processes per response, in turns within one run.
+//! All but `gate`, `miss-cpu` and the short form of `replay` write into `docs/benchmarks/`. Where the beginning of a
+//! server's name follows `misses` to `traces`, only these servers are measured, and nothing is written.
+//! Wall-clock time does not decide `hits`: servers are compared by the CPU time of their processes per response, in
+//! turns within one run.
 //!
 //! Every part needs root, for namespaces of its own, and two processors. `make bench` and `make bench-gate` build the
 //! program and `zone-resolver` with the profile `bench`, install the tools and run them.

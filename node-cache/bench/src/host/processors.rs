@@ -1,10 +1,10 @@
 //! Processors: servers run on the first one, clients on the second one.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::setpriority_process;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
 /// Processor of the servers.
 pub(crate) const SERVER_CPU: usize = 0;
@@ -32,6 +32,17 @@ pub(crate) fn raise_priority() {
     const NICE: i32 = -15;
     if let Err(error) = setpriority_process(None, NICE) {
         println!("other programs may disturb the measurement: {error}");
+    }
+}
+
+/// Has the kernel run the calling thread as soon as it can, before all others. A thread that never sleeps must not call
+/// it.
+pub(crate) fn run_at_once() {
+    const PRIORITY: &str = "10";
+    let thread = gettid().as_raw_nonzero().to_string();
+    let status = Command::new("chrt").args(["--fifo", "--pid", PRIORITY, &thread]).stderr(Stdio::null()).status();
+    if !status.is_ok_and(|status| status.success()) {
+        println!("other programs may make the clients late");
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod miss_cpu;
 pub(crate) mod misses;
 pub(crate) mod readers;
+pub(crate) mod replay;
 pub(crate) mod start;
 pub(crate) mod traces;
 

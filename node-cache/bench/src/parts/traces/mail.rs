@@ -6,8 +6,7 @@ use super::zipf::Zipf;
 use crate::load::queries;
 use crate::servers::upstream::Answer;
 
-/// Domains that send, clients that come again, and providers that SPF policies include.
-const DOMAINS: usize = 300_000;
+/// Clients that come again, and providers that SPF policies include.
 const SENDERS: usize = 100_000;
 const PROVIDERS: usize = 1_000;
 /// Block lists that are queried for one message.
@@ -23,10 +22,10 @@ const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
-/// Returns this number of queries, for as many messages as it takes.
-pub(super) fn trace(queries: usize) -> Vec<Vec<u8>> {
+/// Returns this number of queries, for as many messages as it takes, which so many domains send.
+pub(crate) fn trace(queries: usize, domains: usize) -> Vec<Vec<u8>> {
     let mut random = Random::new(SEED);
-    let domains = Zipf::new(DOMAINS, 1.0);
+    let domains = Zipf::new(domains, 1.0);
     let senders = Zipf::new(SENDERS, 1.0);
     let providers = Zipf::new(PROVIDERS, 1.0);
     let mut trace = Vec::with_capacity(queries + 32);
@@ -63,7 +62,7 @@ pub(super) fn trace(queries: usize) -> Vec<Vec<u8>> {
 }
 
 /// Answers a query of the trace.
-pub(super) fn answer(name: &[u8], rtype: u16) -> Answer {
+pub(crate) fn answer(name: &[u8], rtype: u16) -> Answer {
     let hash = hash(name, rtype);
     let ttl = ttl(hash);
     let is_even = hash.is_multiple_of(2);
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_trace_is_equal_in_each_run() {
-        let trace = trace(1000);
+        let trace = trace(1000, 300_000);
         assert_eq!(trace.len(), 1000);
         let hash = trace.iter().fold(0_u64, |sum, query| sum.wrapping_add(hash(query, 0)));
         assert_eq!(hash, 0x015e_6b76_db93_b8ca);

@@ -1,6 +1,6 @@
 //! Part `traces`: hit rate at equal memory, on streams of queries that are made from a fixed seed.
 
-mod mail;
+pub(crate) mod mail;
 mod random;
 mod zipf;
 
@@ -36,6 +36,8 @@ const TIME_LIMIT_FACTOR: f64 = 2.0;
 const WARM_UP_QUERIES: u64 = 2_000;
 const MIB: u64 = 1 << 20;
 const MAIL: &str = "mail";
+/// Domains that send mail.
+const MAIL_DOMAINS: usize = 300_000;
 /// Pause between two rounds of all servers.
 const ROUND_PAUSE: Duration = Duration::from_micros(200);
 /// DnsTier's counter of refreshes ahead of expiry.
@@ -120,7 +122,7 @@ fn zipf_10(queries: usize) -> Trace {
 }
 
 fn mail(queries: usize) -> Trace {
-    Trace { name: MAIL, queries: mail::trace(queries), zone_data: mail::answer }
+    Trace { name: MAIL, queries: mail::trace(queries, MAIL_DOMAINS), zone_data: mail::answer }
 }
 
 /// Returns the accelerated TTL of an answer, in seconds, from the hash of its question.

@@ -128,7 +128,8 @@ impl Peer {
             .replace("CACHE_BYTES", &self.cache_bytes.to_string())
     }
 
-    fn program(&self) -> PathBuf {
+    /// Returns the path of its program.
+    pub(crate) fn program(&self) -> PathBuf {
         match self.origin {
             Origin::Debian(_, program) => program.into(),
             Origin::Built(variable) => std::env::var_os(variable).unwrap_or_default().into(),

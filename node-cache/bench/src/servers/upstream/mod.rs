@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 
-pub(crate) use response::Answer;
+pub(crate) use response::{Answer, write as write_response};
 
 use crate::host::processors::pin_current_thread;
 

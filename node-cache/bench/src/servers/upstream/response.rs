@@ -30,7 +30,7 @@ pub(crate) enum Answer {
 }
 
 /// Writes the response to a query; returns false when the packet is no query.
-pub(super) fn write(query: &[u8], zone_data: ZoneData, response: &mut Vec<u8>) -> bool {
+pub(crate) fn write(query: &[u8], zone_data: ZoneData, response: &mut Vec<u8>) -> bool {
     response.clear();
     let Some(end) = name_end(query) else { return false };
     let Some(&[high, low, _, _]) = query.get(end..end + 4) else { return false };

@@ -18,7 +18,7 @@ pub(super) enum Cast {
 }
 
 impl Cast {
-    const ALL: [Self; 6] =
+    pub(super) const ALL: [Self; 6] =
         [Self::TwoUnbounds, Self::TenUnbounds, Self::NodeLocal, Self::Dnsdist, Self::Told, Self::NotTold];
 
     /// Returns the casts of a form, in their order.

@@ -65,12 +65,14 @@ fn plot(run: &CastRun, top: u32) -> String {
     writeln!(svg, "  <text x=\"{LEFT}\" y=\"{}\" fill=\"{colour}\">{title}</text>", top - 8).unwrap();
     let right = |second: u32| count(&run.queries, second * 1_000, second * 1_000 + 1_000).right_share();
     let dropped = |second: u32| dropped_share(&run.samples, second);
+    // A void cast ends early.
+    let queried = run.queries.last().map_or(0, |query| query.planned_ms / 1_000 + 1);
     for (colour, share) in [(DROP_COLOUR, &dropped as &dyn Fn(u32) -> f64), (colour, &right)] {
         let point = |second: u32| {
             let y = f64::from(bottom) - f64::from(HEIGHT) * share(second).clamp(0.0, 1.0);
             format!("{},{y:.1}", x_of(second) + SECOND_WIDTH / 2)
         };
-        let points: Vec<String> = (0..end).map(point).collect();
+        let points: Vec<String> = (0..end.min(queried)).map(point).collect();
         let points = points.join(" ");
         writeln!(svg, "  <polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>")
             .unwrap();
@@ -84,7 +86,7 @@ mod tests {
     use crate::parts::replay::cast::Cast;
     use crate::parts::replay::conduct::{CastRun, PhaseRun};
     use crate::parts::replay::load::{Outcome, Query};
-    use crate::parts::replay::schedule::Form;
+    use crate::parts::replay::schedule::{Form, Scale};
 
     #[test]
     fn a_second_without_a_right_answer_is_at_the_bottom() {
@@ -94,7 +96,7 @@ mod tests {
         queries[44].outcome = Outcome::Silent;
         let run = CastRun {
             cast: Cast::Told,
-            scale: Form::Full.scale(),
+            scale: Scale::FULL,
             phases: phases.into_iter().map(PhaseRun::new).collect(),
             queries,
             sent_late: 0,

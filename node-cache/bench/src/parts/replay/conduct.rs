@@ -10,8 +10,9 @@ use super::load::{self, LoadReport, Query};
 use super::measure::{Counts, GOOD, Sample, count, packets_between};
 use super::network::{Network, Servers, print_logs};
 use super::schedule::{Form, Limiter, Phase, Scale, Span, total_seconds};
+use super::verdict::percent;
 use super::{dnstier, limits, peers, world};
-use crate::host::processors::run_at_once;
+use crate::host::processors::{Ticks, run_at_once};
 
 /// Time that a cast has until each of its servers answers.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -20,6 +21,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const DROP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Share of queries that the client may send late.
 const MAX_LATE_SHARE: f64 = 0.01;
+/// Share from which on the machine has too little time left for what is measured.
+const MAX_BUSY_SHARE: f64 = 0.85;
 
 /// Phase with the time of its first dropped packet, in milliseconds from the start: that of the last count without one.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +32,13 @@ pub(super) struct PhaseRun {
     /// Counters after its limit was set, and after the next one was.
     pub(super) began: Sample,
     pub(super) ended: Sample,
+    /// Share of its time in which the machine's processors were busy.
+    pub(super) busy: f64,
 }
 
 impl PhaseRun {
     pub(super) fn new(phase: Phase) -> Self {
-        Self { phase, first_drop: None, began: Sample::default(), ended: Sample::default() }
+        Self { phase, first_drop: None, began: Sample::default(), ended: Sample::default(), busy: 0.0 }
     }
 
     /// Returns the packets of the phase, and its seconds.
@@ -73,6 +78,11 @@ impl CastRun {
         (late > MAX_LATE_SHARE).then(|| format!("the client sent {:.1} % of the queries late", 100.0 * late))
     }
 
+    /// Returns whether the machine was so busy in a phase that it may be the cause of what is wrong.
+    pub(super) fn is_machine_too_busy(&self) -> bool {
+        self.phases.iter().any(|run| run.busy > MAX_BUSY_SHARE)
+    }
+
     /// Returns the first phase of a kind.
     pub(super) fn span(&self, span: Span) -> Option<Phase> {
         self.phases.iter().map(|run| run.phase).find(|phase| phase.span == span)
@@ -110,15 +120,16 @@ pub(super) fn run(_network: &Network, cast: Cast, form: Form, scale: Scale, trac
         return run;
     }
     let queries = scale.rate as usize * total_seconds(&phases) as usize;
+    let control = run.span(Span::Control).map_or(0..0, |phase| phase.start * 1_000..phase.end * 1_000);
     let started = Instant::now();
     let report = thread::scope(|scope| {
         let clients = scope.spawn(|| {
             // The clients are the instrument: what else the machine has to do must not make them late.
             run_at_once();
-            load::run(&addresses, &trace[..queries], scale.rate, started)
+            load::run(&addresses, &trace[..queries], scale.rate, started, control)
         });
         for number in 0..run.phases.len() {
-            conduct_phase(&mut run, number, started);
+            conduct_phase(&mut run, number, started, &|| clients.is_finished());
         }
         clients.join().unwrap()
     });
@@ -136,14 +147,18 @@ fn start(servers: &mut Servers, cast: Cast, scale: Scale) -> Vec<SocketAddr> {
     }
 }
 
-/// Sets the limit of a phase and reads counters until its end.
-fn conduct_phase(run: &mut CastRun, number: usize, started: Instant) {
+/// Sets the limit of a phase and reads counters until its end, or until the clients have ended early.
+fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, is_void: &dyn Fn() -> bool) {
+    if is_void() {
+        return;
+    }
     let phase = run.phases[number].phase;
     let limiter = match phase.span {
         Span::Limited(limiter) => Some(limiter),
         _ => None,
     };
     limits::set(limiter, run.scale);
+    let ticks = Ticks::now();
     let end = Duration::from_secs(phase.end.into());
     let sample = |run: &mut CastRun| {
         let at = started.elapsed().as_millis() as u32;
@@ -155,7 +170,7 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant) {
     if let Some(previous) = number.checked_sub(1) {
         run.phases[previous].ended = first;
     }
-    while started.elapsed() < end {
+    while started.elapsed() < end && !is_void() {
         let is_watched = limiter.is_some() && run.phases[number].first_drop.is_none();
         let interval = if is_watched { DROP_CHECK_INTERVAL } else { SAMPLE_INTERVAL };
         thread::sleep(interval.min(end.saturating_sub(started.elapsed())));
@@ -166,10 +181,12 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant) {
         }
     }
     run.phases[number].ended = run.samples[run.samples.len() - 1];
+    run.phases[number].busy = Ticks::now().busy_share_since(ticks);
     let (packets, seconds) = run.phases[number].packets();
     let rate = |packets: u64| packets as f64 / seconds.max(0.001);
     println!(
-        "({}) {:>3} to {:>3} s, {}: {:.0} packets/s to the provider, {:.0} dropped, {:.0} to the fallback",
+        "({}) {:>3} to {:>3} s, {}: {:.0} packets/s to the provider, {:.0} dropped, {:.0} to the fallback; processors {} \
+         busy",
         run.cast.letter(),
         phase.start,
         phase.end,
@@ -177,5 +194,6 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant) {
         rate(packets.provider),
         rate(packets.provider_dropped),
         rate(packets.fallback),
+        percent(run.phases[number].busy),
     );
 }

@@ -5,8 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use node_cache_config::{Captured, Config, UpstreamSource, Zone};
-use serde_json::{Value, json};
+use node_cache_config::{Captured, Config, PacketBudget, UpstreamSource, Zone};
 
 use super::authority::RESOLVER_PORT;
 use super::network::{
@@ -50,18 +49,18 @@ fn zone_name(node: usize) -> String {
 }
 
 /// Makes the folder of a process, with its configuration and its zone.
-fn folder(name: &str, zone: &str, config: &Value) -> PathBuf {
+fn folder(name: &str, zone: &str, config: &Config) -> PathBuf {
     let folder = Path::new(FOLDER).join(name);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("stable.json"), config.to_string()).unwrap();
+    fs::write(folder.join("stable.json"), serde_json::to_vec(config).unwrap()).unwrap();
     fs::write(folder.join("zone"), zone).unwrap();
     folder
 }
 
 /// Returns the configuration of all processes; with the packets that a node may send to the provider where they are
 /// told.
-fn configuration(budget: Option<u32>) -> Value {
+fn configuration(budget_per_node: Option<u32>) -> Config {
     let mut config = Config::example();
     let at = |address: &str| -> SocketAddr { format!("{address}:53").parse().unwrap() };
     let clients: ipnet::IpNet = CLIENTS.parse().unwrap();
@@ -80,28 +79,27 @@ fn configuration(budget: Option<u32>) -> Value {
     config.resolver.allow_from = vec![clients];
     config.resolver.upstreams = UpstreamSource::Servers(vec![at(PROVIDER).into()]);
     config.resolver.fallback = vec![at(FALLBACK).into()];
+    let budget = |packets_per_second| PacketBudget {
+        servers: vec![at(PROVIDER)],
+        packets_per_second,
+        in_flight: None,
+        processes: RESOLVERS_PER_NODE as u32,
+    };
+    config.resolver.packet_budgets = budget_per_node.map(budget).into_iter().collect();
     config.validate().unwrap();
-    let mut config = serde_json::to_value(config).unwrap();
-    if let Some(budget) = budget {
-        config["resolver"]["packetBudgets"] =
-            json!([{ "servers": [at(PROVIDER)], "packetsPerSecond": budget, "processes": RESOLVERS_PER_NODE }]);
-    }
     config
 }
 
 #[cfg(test)]
 mod tests {
-    use node_cache_config::Config;
-
     use super::configuration;
 
     #[test]
     fn a_budget_is_all_that_the_two_casts_differ_in() {
         let (mut told, not_told) = (configuration(Some(900)), configuration(None));
-        assert_eq!(told["resolver"]["packetBudgets"][0]["packetsPerSecond"], 900);
-        told["resolver"].as_object_mut().unwrap().remove("packetBudgets");
+        assert_eq!(told.resolver.packet_budgets[0].packets_per_second, 900);
+        told.resolver.packet_budgets.clear();
         assert_eq!(told, not_told);
-        let config: Config = serde_json::from_value(not_told).unwrap();
-        assert_eq!((config.zones.len(), config.resolver.fallback.len()), (3, 1));
+        assert_eq!((told.zones.len(), told.resolver.fallback.len()), (3, 1));
     }
 }

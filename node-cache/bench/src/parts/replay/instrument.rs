@@ -60,13 +60,13 @@ mod tests {
     use crate::parts::replay::limits::Packets;
     use crate::parts::replay::load::{Outcome, Query};
     use crate::parts::replay::measure::Sample;
-    use crate::parts::replay::schedule::Form;
+    use crate::parts::replay::schedule::{Form, Phase};
 
     /// Returns a cast that sends this many packets a second, of which so many are dropped in the limited phase and in
     /// all others.
     fn run(packets: u64, dropped: u64, dropped_otherwise: u64) -> CastRun {
-        let (cast, scale) = (Cast::NotTold, Form::Short.scale());
-        let phase = |phase: super::super::schedule::Phase| {
+        let (cast, scale) = (Cast::NotTold, Form::Short.scale(2));
+        let phase = |phase: Phase| {
             let seconds = u64::from(phase.end - phase.start);
             let dropped = if matches!(phase.span, Span::Limited(_)) { dropped } else { dropped_otherwise };
             let provider = packets * seconds;
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn three_nodes_may_send_three_times_what_one_may() {
-        let scale = Form::Full.scale();
+        let scale = Scale::FULL;
         let rate = |limiter| allowed(Span::Limited(limiter), scale, 100.0).unwrap() / 105.0;
         assert!((rate(Limiter::PerSource) - 3.0 * 1_024.0).abs() < 3.0, "{}", rate(Limiter::PerSource));
         assert!((rate(Limiter::Shared) - 2_048.0).abs() < 1.0);

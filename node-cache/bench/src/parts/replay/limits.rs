@@ -122,7 +122,7 @@ fn parse(text: &str) -> Packets {
 #[cfg(test)]
 mod tests {
     use super::{Limiter, Packets, change, parse, rules};
-    use crate::parts::replay::schedule::Form;
+    use crate::parts::replay::schedule::Scale;
 
     #[test]
     fn counters_are_read_by_their_names() {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_scale() {
-        let scale = Form::Full.scale();
+        let scale = Scale::FULL;
         assert!(change(Some(Limiter::PerSource), scale).contains("rate over 1024/second"));
         assert!(change(Some(Limiter::Shared), scale.halved()).contains("rate over 1024/second"));
         assert!(change(Some(Limiter::Flows), scale).contains("rate over 1500/second"), "that of the fallback");

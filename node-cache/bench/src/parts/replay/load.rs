@@ -2,13 +2,17 @@
 
 use std::io::{IoSliceMut, Result};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::answer::{Content, dead_domain, judge};
+use super::measure::{GOOD, count};
+use super::network::{CLIENTS_PER_SERVER, client_address};
 
 /// A right answer is in time until then.
 const IN_TIME: Duration = Duration::from_secs(1);
@@ -18,9 +22,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// is less than the burst that limiters allow a source.
 const LATE_AFTER: Duration = Duration::from_millis(25);
 /// Pause between two rounds of sending and receiving.
-const ROUND_PAUSE: Duration = Duration::from_micros(500);
-/// Sockets for each server.
-const LANES: usize = 4;
+const ROUND_PAUSE: Duration = Duration::from_millis(1);
 /// Receive buffer of a socket, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Datagrams per system call.
@@ -79,9 +81,17 @@ struct Clients<'a> {
     report: LoadReport,
 }
 
-/// Sends the trace at a rate, from `started` on, to all servers in turn, and waits for the last responses.
-pub(super) fn run(servers: &[SocketAddr], trace: &[Vec<u8>], rate: u32, started: Instant) -> LoadReport {
-    let lanes = (0..servers.len() * LANES).map(|number| Lane::open(servers[number % servers.len()]));
+/// Sends the trace at a rate, from `started` on, to all servers in turn, and waits for the last responses. Ends early
+/// where too few answers are right in the control window, which is given in milliseconds from the start.
+pub(super) fn run(
+    servers: &[SocketAddr],
+    trace: &[Vec<u8>],
+    rate: u32,
+    started: Instant,
+    control: Range<u32>,
+) -> LoadReport {
+    let lane = |number: usize| Lane::open(number / servers.len(), servers[number % servers.len()]);
+    let lanes = (0..servers.len() * CLIENTS_PER_SERVER).map(lane);
     let mut clients = Clients {
         lanes: lanes.collect::<Result<_>>().unwrap(),
         trace,
@@ -93,9 +103,17 @@ pub(super) fn run(servers: &[SocketAddr], trace: &[Vec<u8>], rate: u32, started:
         report: LoadReport { queries: Vec::with_capacity(trace.len()), sent_late: 0 },
     };
     let last = planned(trace.len(), rate);
+    let control_known = Duration::from_millis(control.end.into()) + IN_TIME;
+    let mut is_control_checked = false;
     while started.elapsed() < last + SILENT_AFTER {
         clients.send_due();
         clients.receive_all();
+        if !is_control_checked && started.elapsed() > control_known {
+            is_control_checked = true;
+            if count(&clients.report.queries, control.start, control.end).right_share() < GOOD {
+                break;
+            }
+        }
         std::thread::sleep(ROUND_PAUSE);
     }
     clients.report
@@ -104,7 +122,7 @@ pub(super) fn run(servers: &[SocketAddr], trace: &[Vec<u8>], rate: u32, started:
 /// Waits until a server answers a query, at most this long; returns whether it does.
 pub(super) fn wait_until_answered(server: SocketAddr, time_limit: Duration) -> bool {
     let deadline = Instant::now() + time_limit;
-    let lane = Lane::open(server).unwrap();
+    let lane = Lane::open(0, server).unwrap();
     lane.socket.set_nonblocking(false).unwrap();
     lane.socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut query = Vec::new();
@@ -145,8 +163,9 @@ fn outcome(content: Content, time: Duration) -> Outcome {
 }
 
 impl Lane {
-    fn open(server: SocketAddr) -> Result<Self> {
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    /// Opens a socket of a client that queries a server.
+    fn open(client: usize, server: SocketAddr) -> Result<Self> {
+        let socket = UdpSocket::bind((client_address(client).as_str(), 0))?;
         let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
@@ -181,9 +200,17 @@ impl Clients<'_> {
     }
 
     fn receive_all(&mut self) {
-        for lane in 0..self.lanes.len() {
+        for lane in self.lanes_with_responses() {
             while self.receive(lane) == BATCH {}
         }
+    }
+
+    fn lanes_with_responses(&self) -> Vec<usize> {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut sockets: Vec<PollFd<'_>> =
+            self.lanes.iter().map(|lane| PollFd::new(&lane.socket, PollFlags::IN)).collect();
+        let _ = poll(&mut sockets, Some(&AT_ONCE));
+        (0..sockets.len()).filter(|lane| !sockets[*lane].revents().is_empty()).collect()
     }
 
     /// Reads a batch of responses from a socket; returns how many there were.

@@ -22,7 +22,9 @@ mod sockets;
 mod verdict;
 mod world;
 
+use std::num::NonZero;
 use std::process::exit;
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -41,20 +43,26 @@ use verdict::{Figures, Goals, percent, seconds};
 
 /// Domains of the world. A tenth of them is delegated to an address that answers nothing.
 const DOMAINS: usize = 200_000;
+/// Exit code where a goal is missed, or where the figures do not agree with each other.
+const EXIT_MISSED: i32 = 1;
+/// Exit code of the same while the machine was too busy for anybody to say why.
+const EXIT_TOO_BUSY: i32 = 3;
 /// Descriptors that a resolver with thousands of queries in flight may open.
 const DESCRIPTORS: u64 = 1 << 17;
 
-/// Runs the casts of a form, or those whose letter is given, and ends this process with code 1 where a goal is missed.
+/// Runs the casts of a form, or the one whose letter is given, and ends this process where a goal is missed.
 pub(crate) fn run(form: Form, letter: Option<&str>) {
     let started = Instant::now();
     raise_descriptor_limit();
     raise_priority();
     let network = Network::create();
-    let casts: Vec<Cast> =
-        Cast::of(form).iter().copied().filter(|cast| letter.is_none_or(|l| l == cast.letter())).collect();
+    let casts: Vec<Cast> = match letter {
+        Some(letter) => Cast::ALL.into_iter().filter(|cast| cast.letter() == letter).collect(),
+        None => Cast::of(form).to_vec(),
+    };
     let longest = casts.iter().map(|cast| schedule::total_seconds(&cast.phases(form))).max().unwrap_or_default();
-    let scale = form.scale();
-    let queries = mail::trace(scale.rate as usize * longest as usize, DOMAINS);
+    let scale = form.scale(available_parallelism().map_or(1, NonZero::get));
+    let queries = mail::trace(scale.rate as usize * longest as usize, DOMAINS, mail::Naming::Registered);
     let mut runs = Vec::new();
     for cast in casts {
         if let Some(missing) = cast.missing_program() {
@@ -72,16 +80,21 @@ pub(crate) fn run(form: Form, letter: Option<&str>) {
     let faults: Vec<String> = runs.iter().flat_map(instrument::faults).collect();
     faults.iter().for_each(|fault| println!("instrument: {fault}"));
     println!("{}", goals.lines().join("\n"));
-    if !goals.are_reached() || !faults.is_empty() {
-        exit(1);
+    if goals.are_reached() && faults.is_empty() {
+        return;
     }
+    if runs.iter().any(CastRun::is_machine_too_busy) {
+        println!("void: the machine was too busy to tell");
+        exit(EXIT_TOO_BUSY);
+    }
+    exit(EXIT_MISSED);
 }
 
-/// Runs a cast, and once more with halved load and limits where the machine was too slow for it.
+/// Runs a cast, and in the full form once more with halved load and limits where the machine was too slow for it.
 fn run_until_valid(network: &Network, cast: Cast, form: Form, scale: Scale, queries: &[Vec<u8>]) -> CastRun {
     let run = conduct::run(network, cast, form, scale, queries);
     print_figures(&run);
-    let Some(fault) = run.fault() else { return run };
+    let Some(fault) = run.fault().filter(|_| form == Form::Full) else { return run };
     println!("({}) again with load and limits halved: {fault}", cast.letter());
     let run = conduct::run(network, cast, form, scale.halved(), queries);
     print_figures(&run);

@@ -23,6 +23,8 @@ pub(super) const DEAD: [u8; 4] = [192, 0, 2, 200];
 pub(super) const CLUSTER_DNS: &str = "10.88.0.254:5300";
 /// Addresses of everybody who may query.
 pub(super) const CLIENTS: &str = "10.88.0.0/24";
+/// Clients of each server, each with an address of its own, as pods have.
+pub(super) const CLIENTS_PER_SERVER: usize = 8;
 /// Nodes, one a zone.
 pub(super) const NODES: usize = 3;
 /// Zone resolvers of a node.
@@ -33,6 +35,11 @@ pub(super) const CENTRAL: usize = 10;
 /// Returns the address of a node, from which everything on it sends to the world.
 pub(super) fn node_address(node: usize) -> String {
     format!("10.88.0.{}", 2 + node)
+}
+
+/// Returns the address of a client.
+pub(super) fn client_address(number: usize) -> String {
+    format!("10.88.0.{}", 61 + number)
 }
 
 /// Returns the address of a zone resolver on a node.
@@ -86,6 +93,9 @@ impl Network {
     pub(super) fn create() -> Self {
         fs::create_dir_all(FOLDER).unwrap();
         let mut bridge = "link add br0 type bridge\nlink set br0 up\naddress add 10.88.0.1/24 dev br0\n".to_owned();
+        for client in 0..CLIENTS_PER_SERVER {
+            bridge += &format!("address add {}/24 dev br0\n", client_address(client));
+        }
         for member in Member::all() {
             let pin = member.pin();
             fs::write(&pin, "").unwrap();
@@ -176,7 +186,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{
-        CENTRAL, Member, NODES, RESOLVERS_PER_NODE, addresses, central_address, node_address, resolver_address,
+        CENTRAL, CLIENTS_PER_SERVER, Member, NODES, RESOLVERS_PER_NODE, addresses, central_address, client_address,
+        node_address, resolver_address,
     };
 
     #[test]
@@ -184,7 +195,9 @@ mod tests {
         let resolvers = (0..NODES).flat_map(|node| (0..RESOLVERS_PER_NODE).map(move |r| resolver_address(node, r)));
         let all = (0..NODES).map(node_address).chain(resolvers).chain((0..CENTRAL).map(central_address));
         let all: Vec<String> = all.collect();
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+        let clients = (0..CLIENTS_PER_SERVER).map(client_address);
+        let distinct: BTreeSet<String> = all.iter().cloned().chain(clients).collect();
+        assert_eq!(distinct.len(), all.len() + CLIENTS_PER_SERVER, "{all:?}");
         let lines: String = (0..NODES).map(|node| addresses(Member::Node(node))).collect();
         assert!(all.iter().all(|address| lines.matches(&format!(" {address}/24 ")).count() == 1), "{lines}");
     }

@@ -6,6 +6,7 @@ use super::chart;
 use super::conduct::CastRun;
 use super::measure::{GOOD, count, packets_between};
 use super::peers;
+use super::schedule::Scale;
 use super::verdict::{Figures, Goal, Goals, percent, seconds};
 use crate::report::output;
 
@@ -128,7 +129,8 @@ pub(super) fn publish(runs: &[CastRun], goals: &Goals) {
 }
 
 fn page(runs: &[CastRun], goals: &Goals) -> String {
-    let mut page = format!("{}\n\n{} {}.\n", beginning(), output::machine(), peers::versions().join(", "));
+    let mut page = format!("{}\n\n{}", beginning(), output::machine());
+    writeln!(page, " {}.{}", peers::versions().join(", "), divisor(runs)).unwrap();
     page += "\n| goal | measured | |\n| --- | --- | --- |\n";
     for (subject, goals) in [("told", &goals.told), ("not told", &goals.not_told)] {
         for Goal { subject: goal, measured, is_reached } in goals {
@@ -139,6 +141,19 @@ fn page(runs: &[CastRun], goals: &Goals) -> String {
     page += "\n![Lines: share of right answers in each second, and share of packets dropped](replay.svg)\n\n";
     page += &equals(runs);
     page + "\n" + &table(runs) + "\n" + &goals.lines().join("\n\n") + "\n"
+}
+
+/// Returns a sentence that says by how much load and limits were smaller than the full ones.
+fn divisor(runs: &[CastRun]) -> String {
+    let rate = runs.iter().map(|run| run.scale.rate).max().unwrap_or_default();
+    let divisor = Scale::FULL.rate / rate.max(1);
+    if divisor <= 1 {
+        return String::new();
+    }
+    format!(
+        " It has too few processors for the full load: **load and all limits are divided by {divisor}**, so that their \
+         ratios stay."
+    )
 }
 
 /// Returns title and method of the page.

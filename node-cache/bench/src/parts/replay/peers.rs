@@ -108,12 +108,12 @@ fn fill(template: &str, address: &str, source: &str, scale: Option<Scale>) -> St
 #[cfg(test)]
 mod tests {
     use super::{COREFILE, DNSDIST, UNBOUND, WORLD, fill};
-    use crate::parts::replay::schedule::Form;
+    use crate::parts::replay::schedule::Scale;
 
     #[test]
     fn no_placeholder_is_left_in_a_configuration() {
         for template in [UNBOUND, WORLD, COREFILE, DNSDIST] {
-            let text = fill(template, "10.88.0.2", "10.88.0.2", Some(Form::Full.scale()));
+            let text = fill(template, "10.88.0.2", "10.88.0.2", Some(Scale::FULL));
             let is_placeholder = |word: &str| {
                 word.split('}')
                     .next()
@@ -122,6 +122,6 @@ mod tests {
             assert!(!text.split('{').skip(1).any(is_placeholder), "{text}");
             assert!(text.contains("10.88.0.2"));
         }
-        assert!(fill(DNSDIST, "", "", Some(Form::Full.scale())).contains("qps=900"));
+        assert!(fill(DNSDIST, "", "", Some(Scale::FULL)).contains("qps=900"));
     }
 }

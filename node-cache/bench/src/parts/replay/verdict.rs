@@ -182,7 +182,7 @@ mod tests {
     use crate::parts::replay::limits::Packets;
     use crate::parts::replay::load::{Outcome, Query};
     use crate::parts::replay::measure::Sample;
-    use crate::parts::replay::schedule::{Phase, Span};
+    use crate::parts::replay::schedule::{Phase, Scale, Span};
 
     /// Returns a cast of 100 queries a second, of which those in a span of milliseconds fail; a limit drops packets.
     fn run(cast: Cast, bad: std::ops::Range<u32>, dropped: u64) -> CastRun {
@@ -212,7 +212,7 @@ mod tests {
         };
         CastRun {
             cast,
-            scale: Form::Full.scale(),
+            scale: Scale::FULL,
             phases: phases.iter().map(phase).collect(),
             queries: (0..end * 100).map(query).collect(),
             sent_late: 0,

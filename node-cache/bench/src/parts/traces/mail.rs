@@ -22,8 +22,28 @@ const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
+/// Names of domains and of block lists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming {
+    /// All domains are below one registered domain, and all block lists below another one. Published hit rates are
+    /// those of this trace.
+    Together,
+    /// Each domain and each block list is a registered domain, as on the internet.
+    Registered,
+}
+
+impl Naming {
+    const fn suffixes(self) -> [&'static str; 2] {
+        match self {
+            Self::Together => [".mail.example", ".dnsbl.example"],
+            Self::Registered => [".example", "-dnsbl.example"],
+        }
+    }
+}
+
 /// Returns this number of queries, for as many messages as it takes, which so many domains send.
-pub(crate) fn trace(queries: usize, domains: usize) -> Vec<Vec<u8>> {
+pub(crate) fn trace(queries: usize, domains: usize, naming: Naming) -> Vec<Vec<u8>> {
+    let [mail, lists] = naming.suffixes();
     let mut random = Random::new(SEED);
     let domains = Zipf::new(domains, 1.0);
     let senders = Zipf::new(SENDERS, 1.0);
@@ -44,11 +64,11 @@ pub(crate) fn trace(queries: usize, domains: usize) -> Vec<Vec<u8>> {
         };
         query(&[&address, "in-addr.arpa"], PTR);
         for list in 0..MIN_LISTS + random.below(MAX_LISTS + 1 - MIN_LISTS) {
-            query(&[&address, &format!("list{list}"), "dnsbl.example"], A);
+            query(&[&address, &format!("list{list}{lists}")], A);
         }
-        let domain = format!("domain{:06}.mail.example", domains.draw(&mut random));
+        let domain = format!("domain{:06}{mail}", domains.draw(&mut random));
         query(&[&domain], TXT);
-        query(&["_spf", &format!("provider{:04}.mail.example", providers.draw(&mut random))], TXT);
+        query(&["_spf", &format!("provider{:04}{mail}", providers.draw(&mut random))], TXT);
         query(&["s1._domainkey", &domain], TXT);
         query(&["_dmarc", &domain], TXT);
         query(&[&domain], MX);
@@ -67,7 +87,7 @@ pub(crate) fn answer(name: &[u8], rtype: u16) -> Answer {
     let ttl = ttl(hash);
     let is_even = hash.is_multiple_of(2);
     match rtype {
-        A if name.ends_with(b"\x05dnsbl\x07example") && hash % 100 >= LISTED_PERCENT => Answer::NxDomain(4, ttl),
+        A if name.ends_with(b"dnsbl\x07example") && hash % 100 >= LISTED_PERCENT => Answer::NxDomain(4, ttl),
         PTR if is_even => Answer::NxDomain(4, ttl),
         TXT if is_even && name.starts_with(b"\x06_dmarc") => Answer::NxDomain(1, ttl),
         AAAA if is_even => Answer::NoData(1, ttl),
@@ -103,8 +123,10 @@ fn wire_name(parts: &[&str]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::random::hash;
-    use super::{trace, wire_name};
+    use super::{Naming, trace, wire_name};
 
     #[test]
     fn a_name_is_written_label_by_label() {
@@ -113,9 +135,29 @@ mod tests {
 
     #[test]
     fn a_trace_is_equal_in_each_run() {
-        let trace = trace(1000, 300_000);
+        let trace = trace(1000, 300_000, Naming::Together);
         assert_eq!(trace.len(), 1000);
         let hash = trace.iter().fold(0_u64, |sum, query| sum.wrapping_add(hash(query, 0)));
         assert_eq!(hash, 0x015e_6b76_db93_b8ca);
+    }
+
+    #[test]
+    fn a_registered_domain_is_the_second_label_from_the_end() {
+        let labels = |name: &[u8]| {
+            let mut labels = Vec::new();
+            let mut rest = &name[12..name.len() - 5];
+            while let Some((length, tail)) = rest.split_first() {
+                let (label, tail) = tail.split_at(usize::from(*length));
+                labels.push(String::from_utf8(label.to_vec()).unwrap());
+                rest = tail;
+            }
+            labels
+        };
+        let domains = |naming| -> BTreeSet<String> {
+            let domain = |query: &Vec<u8>| labels(query).iter().rev().nth(1).unwrap().clone();
+            trace(1000, 300_000, naming).iter().map(domain).collect()
+        };
+        assert_eq!(domains(Naming::Together).len(), 3, "mail, dnsbl and in-addr");
+        assert!(domains(Naming::Registered).len() > 60);
     }
 }

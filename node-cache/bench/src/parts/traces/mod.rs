@@ -122,7 +122,7 @@ fn zipf_10(queries: usize) -> Trace {
 }
 
 fn mail(queries: usize) -> Trace {
-    Trace { name: MAIL, queries: mail::trace(queries, MAIL_DOMAINS), zone_data: mail::answer }
+    Trace { name: MAIL, queries: mail::trace(queries, MAIL_DOMAINS, mail::Naming::Together), zone_data: mail::answer }
 }
 
 /// Returns the accelerated TTL of an answer, in seconds, from the hash of its question.

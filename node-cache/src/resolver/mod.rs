@@ -42,11 +42,11 @@ use node_cache_sys::clock::nanoseconds;
 use tokio::time::Instant;
 
 use crate::cache::{Cache, Key, Lookup};
-use crate::dns::Response;
 use crate::dns::answer::Answer;
 use crate::dns::codes::{rcode, rtype};
 use crate::dns::query::Query;
 use crate::dns::question::Question;
+use crate::dns::{Response, ResponseTtl};
 use crate::dnstap::Tap;
 use crate::identity::Identity;
 use crate::metrics::{LOCAL_SCOPE, Metrics, ScopeCounters};
@@ -104,13 +104,15 @@ impl CacheLookup {
     }
 
     /// Returns the stale answer that is better than this response: any, if the response is no denial of a fallback,
-    /// which only the data of the upstreams outlive.
+    /// which only the records of the upstreams outlive.
     fn stale_better_than(&self, response: Option<&Response>) -> Option<Answer> {
         let is_denial = response.is_some_and(Response::is_denied_by_fallback);
         // The reserve of a node are the upstreams themselves.
         let is_of_fallback =
             |stale: &Answer| !self.scope.trusted && self.scope.pool.is_of_reserve(stale.response.upstream_id());
-        self.stale().filter(|stale| !is_denial || !is_of_fallback(stale))
+        // A denial that is stale says no more than one that is not.
+        let has_records = |stale: &Answer| matches!(stale.response.ttl(), ResponseTtl::Positive(_));
+        self.stale().filter(|stale| !is_denial || (has_records(stale) && !is_of_fallback(stale)))
     }
 }
 

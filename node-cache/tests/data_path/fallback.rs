@@ -299,6 +299,22 @@ async fn a_denial_of_the_fallback_ends_what_the_fallback_itself_has_said() {
 }
 
 #[tokio::test]
+async fn a_denial_of_the_fallback_is_better_than_a_stale_denial_of_the_upstream() {
+    let servers = Servers::start(1).await;
+    let deny = |query: &ReceivedQuery| Action::Respond(negative_response(query, ResponseCode::NXDomain, 1));
+    servers.upstream.set_script(deny);
+    assert_eq!(servers.resolve("gone.example").await.metadata.response_code, ResponseCode::NXDomain);
+    servers.deny_all();
+    servers.silence_upstream().await;
+    wait_until("the fallback has denied it", TIMEOUT, async || {
+        let response = servers.resolve("gone.example").await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NXDomain, "{response:?}");
+        ede(&response) == Some(DENIED_BY_FALLBACK)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_keeps_its_stale_data_when_a_resolver_without_any_has_a_denial_of_its_fallback() {
     let servers = Servers::start(1).await;
     let mut node_config = servers.config.clone();

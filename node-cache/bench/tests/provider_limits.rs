@@ -1,4 +1,5 @@
-//! The replay of a provider's silent limits, in its short form: whether its figures can be believed.
+//! The replay of a provider's silent limits, in its short form: whether its figures can be believed, and whether the
+//! tier finds a limit that it was not told.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -17,8 +18,10 @@ use require::{network_namespaces, program, require};
 const MARK: &str = "DNSTIER_REPLAY_TEST";
 /// One replay at a time: two would make each other slow.
 static TURN: Mutex<()> = Mutex::new(());
-/// Longest time of a replay in its short form whose casts are all run again.
-const TIME_LIMIT: Duration = Duration::from_secs(240);
+/// Longest time of a replay in its short form, which takes 45 s, on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// Exit code of a replay that says nothing because the machine was too busy.
+const EXIT_TOO_BUSY: i32 = 3;
 
 /// Starts the short form, with a mark that all of its processes carry.
 fn start(mark: &str) -> Child {
@@ -43,8 +46,8 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Runs the short form to its end, or kills it after a while; returns whether it ended well, and what it printed.
-fn run(mark: &str) -> (bool, String) {
+/// Runs the short form to its end, or kills it after a while; returns its exit code, and what it printed.
+fn run(mark: &str) -> (Option<i32>, String) {
     let replay = start(mark);
     let process = rustix::process::Pid::from_child(&replay);
     let output = std::thread::scope(|scope| {
@@ -60,20 +63,20 @@ fn run(mark: &str) -> (bool, String) {
         replay.wait_with_output().unwrap()
     });
     let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    (output.status.success(), printed.join("\n"))
+    (output.status.code(), printed.join("\n"))
 }
 
 #[test]
-fn without_a_limit_all_is_right_and_with_one_the_counters_agree_with_it() {
+fn behind_a_silent_limit_the_tier_answers_and_the_counters_agree_with_the_limit() {
     require!(network_namespaces(), program("unbound"), program("unshare"));
     let _turn = TURN.lock();
     let mark = format!("short-{}", std::process::id());
-    let (mut is_well, mut text) = run(&mark);
-    // What else the machine had to do made it too slow for the load.
-    if text.contains("void") {
-        (is_well, text) = run(&mark);
+    let (code, text) = run(&mark);
+    if code == Some(EXIT_TOO_BUSY) {
+        eprintln!("void: the machine was too busy for a replay at 1,000 queries a second, which shows nothing\n{text}");
+        return;
     }
-    assert!(is_well, "{text}");
+    assert_eq!(code, Some(0), "{text}");
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| (")).collect();
     assert_eq!(rows.len(), 2, "{text}");
     assert!(rows.iter().all(|row| row.contains("packets per source")), "{text}");

@@ -84,7 +84,7 @@ impl Cast {
             (Form::Full, Self::NotTold) => {
                 &[(P, 25), (Span::Rest, 60), (A, 25), (Span::Rest, 10), (F, 25), (Span::Rest, 10)]
             }
-            (Form::Short, Self::NotTold) => &[(P, 8), (Span::Rest, 5)],
+            (Form::Short, Self::NotTold) => &[(P, 10), (Span::Rest, 5)],
             (Form::Short, _) => &[(P, 6), (Span::Rest, 3)],
         };
         let quiet = if form == Form::Full { 10 } else { 3 };

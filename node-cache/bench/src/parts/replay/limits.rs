@@ -137,7 +137,7 @@ mod tests {
     fn limits_are_those_of_the_scale() {
         let scale = Scale::FULL;
         assert!(change(Some(Limiter::PerSource), scale).contains("rate over 1024/second"));
-        assert!(change(Some(Limiter::Shared), scale.halved()).contains("rate over 1024/second"));
+        assert!(change(Some(Limiter::Shared), scale.halved()).contains("rate over 1536/second"));
         assert!(change(Some(Limiter::Flows), scale).contains("rate over 1500/second"), "that of the fallback");
         assert!(rules(scale).contains("size 4096"));
         assert!(!change(None, scale).contains("add rule"));

@@ -96,10 +96,13 @@ pub(super) struct Scale {
 
 impl Scale {
     /// 1,024 is what AWS takes of an interface, 900 what a careful owner says, 1,500 what Google Public DNS takes of an
-    /// address. The shared limit is below half of the misses, so that it meets a cast that always sends half of them
-    /// elsewhere, too.
+    /// address. The shared limit is that of three sources, and below half of the packets of a cast that always sends
+    /// half of them elsewhere.
     pub(super) const FULL: Self =
-        Self { rate: 8_000, per_source: 1_024, shared: 2_048, flows: 4_096, fallback: 1_500, budget: 900 };
+        Self { rate: 8_000, per_source: 1_024, shared: 3_072, flows: 4_096, fallback: 1_500, budget: 900 };
+
+    /// An eighth. Caches are cold for most of it, so that the fallback takes more of the load.
+    const SHORT: Self = Self { fallback: 250, ..Self::FULL.divided(8) };
 
     /// Returns load and limits divided by this number.
     const fn divided(self, by: u32) -> Self {
@@ -138,7 +141,7 @@ impl Form {
         match self {
             Self::Full if processors >= FULL_PROCESSORS => Scale::FULL,
             Self::Full => Scale::FULL.halved(),
-            Self::Short => Scale::FULL.divided(8),
+            Self::Short => Scale::SHORT,
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) const RESOLVER_PORT: u16 = 1053;
 const RECEIVE_BUFFER: usize = 16 << 20;
 const NS: u16 = 2;
 const SRV: u16 = 33;
+/// Type SRV and class IN.
+const SRV_IN: [u8; 4] = [0, 33, 0, 1];
 
 /// Answers queries until the process is killed.
 pub(crate) fn serve() {
@@ -85,15 +87,17 @@ fn write_root_servers(query: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes the SRV records of the resolvers of a zone, and their addresses.
+/// Writes the SRV records of the resolvers of a zone, and their addresses; NXDOMAIN for any other question.
 fn cluster_response(query: &[u8], out: &mut Vec<u8>) -> bool {
-    let Some(zone) = zone_of(&name(query)) else { return false };
-    let end = HEADER + name(query).len() + 5;
+    let name = name(query);
+    let end = HEADER + name.len() + 5;
+    let Some(question) = query.get(..end) else { return false };
     out.clear();
-    out.extend_from_slice(&query[..end]);
-    if query[end - 4..end - 2] != SRV.to_be_bytes() {
-        return false;
-    }
+    out.extend_from_slice(question);
+    let Some(zone) = zone_of(&name).filter(|_| question.ends_with(&SRV_IN)) else {
+        out[2..12].copy_from_slice(&[0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]);
+        return true;
+    };
     let count = RESOLVERS_PER_NODE as u8;
     out[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count, 0, 0, 0, count]);
     let target = |resolver: usize| [b"\x01", &[b'0' + resolver as u8][..], b"\x03pod\0"].concat();
@@ -161,6 +165,12 @@ mod tests {
         let question = Question::plain(&Name::from_text(".").unwrap(), 2);
         assert_eq!(Response::read(&root, 7, &question).unwrap().records().len(), 2);
         assert!(root.ends_with(&[0, 4, 192, 0, 2, 1]));
+    }
+
+    #[test]
+    fn the_cluster_dns_denies_other_names() {
+        let denied = ask("_dns._udp.pods.kube-system.svc.cluster.local", SRV, cluster_response);
+        assert_eq!((denied[3] & 0xf, &denied[6..12]), (3, &[0; 6][..]));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cast::Cast;
+use super::lateness::Watch;
 use super::limits::Packets;
 use super::load::{self, LoadReport, Query};
 use super::measure::{Counts, GOOD, Sample, count, packets_between};
@@ -12,7 +13,7 @@ use super::network::{Network, Servers, print_logs};
 use super::schedule::{Form, Limiter, Phase, Scale, Span, total_seconds};
 use super::verdict::percent;
 use super::{dnstier, limits, peers, world};
-use crate::host::processors::{Ticks, run_at_once};
+use crate::host::processors::run_at_once;
 
 /// Time that a cast has until each of its servers answers.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -21,8 +22,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const DROP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Share of queries that the client may send late.
 const MAX_LATE_SHARE: f64 = 0.01;
-/// Share from which on the machine has too little time left for what is measured.
-const MAX_BUSY_SHARE: f64 = 0.85;
+/// Share of late wake-ups from which on the machine has too little time left for what is measured.
+const MAX_LATE_WAKE_UPS: f64 = 0.02;
 
 /// Phase with the time of its first dropped packet, in milliseconds from the start: that of the last count without one.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +33,13 @@ pub(super) struct PhaseRun {
     /// Counters after its limit was set, and after the next one was.
     pub(super) began: Sample,
     pub(super) ended: Sample,
-    /// Share of its time in which the machine's processors were busy.
-    pub(super) busy: f64,
+    /// Share of wake-ups of a thread that were late.
+    pub(super) late_share: f64,
 }
 
 impl PhaseRun {
     pub(super) fn new(phase: Phase) -> Self {
-        Self { phase, first_drop: None, began: Sample::default(), ended: Sample::default(), busy: 0.0 }
+        Self { phase, first_drop: None, began: Sample::default(), ended: Sample::default(), late_share: 0.0 }
     }
 
     /// Returns the packets of the phase, and its seconds.
@@ -80,7 +81,7 @@ impl CastRun {
 
     /// Returns whether the machine was so busy in a phase that it may be the cause of what is wrong.
     pub(super) fn is_machine_too_busy(&self) -> bool {
-        self.phases.iter().any(|run| run.busy > MAX_BUSY_SHARE)
+        self.phases.iter().any(|run| run.late_share > MAX_LATE_WAKE_UPS)
     }
 
     /// Returns the first phase of a kind.
@@ -122,15 +123,18 @@ pub(super) fn run(_network: &Network, cast: Cast, form: Form, scale: Scale, trac
     let queries = scale.rate as usize * total_seconds(&phases) as usize;
     let control = run.span(Span::Control).map_or(0..0, |phase| phase.start * 1_000..phase.end * 1_000);
     let started = Instant::now();
+    let watch = Watch::default();
     let report = thread::scope(|scope| {
+        scope.spawn(|| watch.run());
         let clients = scope.spawn(|| {
             // The clients are the instrument: what else the machine has to do must not make them late.
             run_at_once();
             load::run(&addresses, &trace[..queries], scale.rate, started, control)
         });
         for number in 0..run.phases.len() {
-            conduct_phase(&mut run, number, started, &|| clients.is_finished());
+            conduct_phase(&mut run, number, started, &watch, &|| clients.is_finished());
         }
+        watch.end();
         clients.join().unwrap()
     });
     let LoadReport { queries, sent_late } = report;
@@ -148,7 +152,7 @@ fn start(servers: &mut Servers, cast: Cast, scale: Scale) -> Vec<SocketAddr> {
 }
 
 /// Sets the limit of a phase and reads counters until its end, or until the clients have ended early.
-fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, is_void: &dyn Fn() -> bool) {
+fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, watch: &Watch, is_void: &dyn Fn() -> bool) {
     if is_void() {
         return;
     }
@@ -158,7 +162,7 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, is_void: &d
         _ => None,
     };
     limits::set(limiter, run.scale);
-    let ticks = Ticks::now();
+    let wake_ups = watch.wake_ups();
     let end = Duration::from_secs(phase.end.into());
     let sample = |run: &mut CastRun| {
         let at = started.elapsed().as_millis() as u32;
@@ -181,12 +185,12 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, is_void: &d
         }
     }
     run.phases[number].ended = run.samples[run.samples.len() - 1];
-    run.phases[number].busy = Ticks::now().busy_share_since(ticks);
+    run.phases[number].late_share = watch.wake_ups().late_share_since(wake_ups);
     let (packets, seconds) = run.phases[number].packets();
     let rate = |packets: u64| packets as f64 / seconds.max(0.001);
     println!(
-        "({}) {:>3} to {:>3} s, {}: {:.0} packets/s to the provider, {:.0} dropped, {:.0} to the fallback; processors {} \
-         busy",
+        "({}) {:>3} to {:>3} s, {}: {:.0} packets/s to the provider, {:.0} dropped, {:.0} to the fallback; {} of \
+         wake-ups late",
         run.cast.letter(),
         phase.start,
         phase.end,
@@ -194,6 +198,6 @@ fn conduct_phase(run: &mut CastRun, number: usize, started: Instant, is_void: &d
         rate(packets.provider),
         rate(packets.provider_dropped),
         rate(packets.fallback),
-        percent(run.phases[number].busy),
+        percent(run.phases[number].late_share),
     );
 }

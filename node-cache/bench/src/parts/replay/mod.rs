@@ -11,6 +11,7 @@ mod chart;
 mod conduct;
 mod dnstier;
 mod instrument;
+mod lateness;
 mod limits;
 mod load;
 mod measure;
@@ -33,7 +34,7 @@ pub(crate) use authority::serve as serve_authority;
 pub(crate) use schedule::Form;
 pub(crate) use sockets::hold as hold_sockets;
 
-use crate::host::processors::raise_priority;
+use crate::host::processors::raise_priority_of_session;
 use crate::parts::traces::mail;
 use cast::Cast;
 use conduct::CastRun;
@@ -54,7 +55,7 @@ const DESCRIPTORS: u64 = 1 << 17;
 pub(crate) fn run(form: Form, letter: Option<&str>) {
     let started = Instant::now();
     raise_descriptor_limit();
-    raise_priority();
+    raise_priority_of_session();
     let network = Network::create();
     let casts: Vec<Cast> = match letter {
         Some(letter) => Cast::ALL.into_iter().filter(|cast| cast.letter() == letter).collect(),

@@ -121,8 +121,7 @@ impl Scale {
     }
 }
 
-/// Processors that the full load needs. World, cast and clients take the time of 1.7 of them, and then nobody waits
-/// for a processor.
+/// Processors that the full load needs: world, cast and clients take the time of 1.7 of them, and must not wait.
 const FULL_PROCESSORS: usize = 4;
 
 impl Form {

@@ -49,9 +49,9 @@ struct Wanted {
 
 /// Goals of the full form.
 const FULL: Wanted = Wanted { interruption: Some(2_000), worst_second: 0.95, worst_second_after: 0.98 };
-/// Goals of the short form, which is a test of the instrument: what the product reaches without an escape from silent
-/// limits: 0.84 to 0.98 in the worst second. To be tightened to those of the full form.
-const SHORT: Wanted = Wanted { interruption: None, worst_second: 0.5, worst_second_after: 0.0 };
+/// Goals of the short form, which runs programs without optimization beside other tests, with caches that are cold.
+/// Without the fallback less than half is right.
+const SHORT: Wanted = Wanted { interruption: None, worst_second: 0.95, worst_second_after: 0.9 };
 /// Time in milliseconds after a limit within which the provider has the load back.
 const RETURN_WITHIN: u32 = 60_000;
 

@@ -27,6 +27,9 @@ const EARLY_LOSS_ERRORS: f64 = 3.5;
 const EARLY_LOSSES: f64 = 6.0;
 /// Fewest queries of a lossy interval.
 const MIN_QUERIES: u32 = 20;
+/// Fewest queries of an interval whose loss control queries can contradict. Those of its first third of a second are
+/// not ripe, while its control queries are answered.
+const CONTRADICTED_QUERIES: u32 = 50;
 /// Control queries that must have been lost by now for answers to all of them to contradict a loss (1 in 20,000).
 const CONTRADICTING_CONTROLS: f64 = 10.0;
 
@@ -221,7 +224,7 @@ impl Interval {
     /// have become more, and nothing else.
     pub(super) fn is_contradicted(&self, baseline: f64) -> bool {
         let expected = f64::from(self.controls.total()) * self.loss(baseline).share;
-        self.controls.overdue == 0 && expected >= CONTRADICTING_CONTROLS
+        self.count.sent >= CONTRADICTED_QUERIES && self.controls.overdue == 0 && expected >= CONTRADICTING_CONTROLS
     }
 
     /// Moves the start, and forgets what was counted.
@@ -263,6 +266,13 @@ mod tests {
         interval.controls = Tally { answered: 50, overdue: 0 };
         assert!(interval.is_contradicted(0.9));
         interval.controls.overdue = 1;
+        assert!(!interval.is_contradicted(0.9));
+    }
+
+    #[test]
+    fn queries_that_are_not_ripe_are_no_loss_that_control_queries_contradict() {
+        let mut interval = Interval::begin(Instant::now());
+        interval.controls = Tally { answered: 50, overdue: 0 };
         assert!(!interval.is_contradicted(0.9));
     }
 }

@@ -229,7 +229,7 @@ impl Hold {
         self.interval.add(context.seen, context.now);
         let controls = context.seen.controls();
         self.answered_controls = if controls.overdue > 0 { 0 } else { self.answered_controls + controls.answered };
-        if self.interval.is_contradicted(*context.baseline) && self.interval.sent() >= 50 {
+        if self.interval.is_contradicted(*context.baseline) {
             *context.baseline = self.interval.share().max(0.01);
             self.interval.restart(context.now);
         }

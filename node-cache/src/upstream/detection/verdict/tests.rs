@@ -140,6 +140,29 @@ fn fresh_ports_that_fail_beside_kept_ones_that_do_not_are_no_reason_for_a_ceilin
 }
 
 #[test]
+fn a_fast_upstream_has_its_baseline_after_a_return_whose_first_queries_are_not_ripe() {
+    /// Returns a tick of 100 queries.
+    fn fast(answered: u32) -> Seen {
+        let ripe = Count { sent: 100, answered };
+        let window = Count { sent: 1_000, answered: answered * 10 };
+        let seen = tick(answered / 10);
+        Seen { reading: Reading { ripe, window, ..seen.reading }, offered: 100, ..seen }
+    }
+    let mut process = Process::new();
+    process.run(200, |_| fast(100));
+    process.run(30, |order| with_controls(fast(40), order, false));
+    assert!(process.order.ceiling.is_some());
+    let mut ticks = 0;
+    while !matches!(process.verdict.state(), State::Returning { .. }) {
+        process.run(1, |order| with_controls(fast(100), order, true));
+        ticks += 1;
+        assert!(ticks < 1_200, "{:?}", process.verdict.state());
+    }
+    process.run(100, |order| with_controls(fast(100), order, true));
+    assert!(process.verdict.baseline() > 0.9, "{}", process.verdict.baseline());
+}
+
+#[test]
 fn a_loss_that_ends_while_it_is_confirmed_still_leads_to_a_ceiling() {
     let mut process = Process::new();
     process.run(4, |order| with_controls(tick(4), order, false));

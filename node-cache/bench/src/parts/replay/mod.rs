@@ -64,18 +64,19 @@ pub(crate) fn run(form: Form, letter: Option<&str>) {
     let longest = casts.iter().map(|cast| schedule::total_seconds(&cast.phases(form))).max().unwrap_or_default();
     let scale = form.scale(available_parallelism().map_or(1, NonZero::get));
     let queries = mail::trace(scale.rate as usize * longest as usize, DOMAINS, mail::Naming::Registered);
-    let mut runs = Vec::new();
+    let (mut runs, mut not_run) = (Vec::new(), Vec::new());
     for cast in casts {
         if let Some(missing) = cast.missing_program() {
-            println!("({}) {} is left out: {missing} is not installed", cast.letter(), cast.name());
+            println!("({}) {} is not run: {missing} is not installed", cast.letter(), cast.name());
+            not_run.push((cast, missing));
             continue;
         }
         runs.push(run_until_valid(&network, cast, form, scale, &queries));
     }
-    println!("\n{}", page::table(&runs));
+    println!("\n{}", page::table(&runs, &not_run));
     let goals = Goals::of(form, &runs);
     if form == Form::Full && letter.is_none() {
-        page::publish(&runs, &goals);
+        page::publish(&runs, &not_run, &goals);
     }
     println!("{} casts in {:.0} s", runs.len(), started.elapsed().as_secs_f64());
     let faults: Vec<String> = runs.iter().flat_map(instrument::faults).collect();

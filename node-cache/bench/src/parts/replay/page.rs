@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::cast::Cast;
 use super::chart;
 use super::conduct::CastRun;
 use super::measure::{GOOD, count, packets_between};
@@ -27,8 +28,8 @@ World, three nodes and clients are in network namespaces of their own. After 10 
 above 1,024 a second of one address, *packets, shared* above 3,072 a second of all together, *new flows* that find no
 place in a table of 4,096 (source address and port), each of which stays for 30 s. At the same time the fallback takes
 1,500 a second of one address. Their counters are the packets below; a cast drops nothing. **With fewer than four
-processors load and all of these limits are halved**, so that their ratios stay; the table says how many queries a
-second each cast had.
+processors load and limits are halved**, so that their ratios stay; only the fallback takes 900 instead of 750, because
+caches hit less with half of the load. The table says how many queries a second each cast had.
 
 Queries are sent at planned times, one try each. *right*: the right code and records within a second of the planned
 time, and not stale. *late*: right after that. *stale*: marked as stale. *silent*: no response within 5 s. *failed*:
@@ -61,18 +62,26 @@ const HEADINGS: [&str; 15] = [
     "fallback packets/s (dropped)",
 ];
 
-/// Returns the table of all casts.
-pub(super) fn table(runs: &[CastRun]) -> String {
-    let rows: Vec<Vec<String>> = runs.iter().flat_map(rows).collect();
+/// Returns the table of all casts, those that were not run included, each of which comes with its missing program.
+pub(super) fn table(runs: &[CastRun], not_run: &[(Cast, &str)]) -> String {
+    let missing = |(cast, program): &(Cast, &str)| {
+        let name = format!("({}) {}", cast.letter(), cast.name());
+        row_without_figures([name, "-".to_owned(), format!("not run: {program} is not installed")])
+    };
+    let rows: Vec<Vec<String>> = runs.iter().flat_map(rows).chain(not_run.iter().map(missing)).collect();
     aligned(&HEADINGS, &rows)
+}
+
+/// Returns a row without figures.
+fn row_without_figures(cells: [String; 3]) -> Vec<String> {
+    cells.into_iter().chain((3..HEADINGS.len()).map(|_| "-".to_owned())).collect()
 }
 
 /// Returns the rows of a cast: one for each limiter, or one that says why it is void.
 fn rows(run: &CastRun) -> Vec<Vec<String>> {
     let name = format!("({}) {}", run.cast.letter(), run.cast.name());
     if let Some(fault) = run.fault() {
-        let beginning = [name, run.scale.rate.to_string(), format!("void: {fault}")];
-        return vec![beginning.into_iter().chain((3..HEADINGS.len()).map(|_| "-".to_owned())).collect()];
+        return vec![row_without_figures([name, run.scale.rate.to_string(), format!("void: {fault}")])];
     }
     let row = |figures: Figures| {
         let counts = figures.counts;
@@ -125,13 +134,13 @@ fn aligned(headings: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Writes the page, the chart and the figures of each second.
-pub(super) fn publish(runs: &[CastRun], goals: &Goals) {
+pub(super) fn publish(runs: &[CastRun], not_run: &[(Cast, &str)], goals: &Goals) {
     output::write(PART, "svg", &chart::svg(runs));
     output::write(PART, "csv", &csv(runs));
-    output::write(PART, "md", &page(runs, goals));
+    output::write(PART, "md", &page(runs, not_run, goals));
 }
 
-fn page(runs: &[CastRun], goals: &Goals) -> String {
+fn page(runs: &[CastRun], not_run: &[(Cast, &str)], goals: &Goals) -> String {
     let mut page = format!("{}\n\n{}", beginning(), output::machine());
     writeln!(page, " {}.{}", peers::versions().join(", "), divisor(runs)).unwrap();
     page += "\n| goal | measured | |\n| --- | --- | --- |\n";
@@ -143,7 +152,7 @@ fn page(runs: &[CastRun], goals: &Goals) -> String {
     }
     page += "\n![Lines: share of right answers in each second, and share of packets dropped](replay.svg)\n\n";
     page += &equals(runs);
-    page + "\n" + &table(runs) + "\n" + &goals.lines().join("\n\n") + "\n"
+    page + "\n" + &table(runs, not_run) + "\n" + &goals.lines().join("\n\n") + "\n"
 }
 
 /// Returns a sentence that says by how much load and limits were smaller than the full ones.
@@ -153,10 +162,7 @@ fn divisor(runs: &[CastRun]) -> String {
     if divisor <= 1 {
         return String::new();
     }
-    format!(
-        " It has too few processors for the full load: **load and all limits are divided by {divisor}**, so that their \
-         ratios stay."
-    )
+    format!(" It has too few processors for the full load: **load and limits are divided by {divisor}**.")
 }
 
 /// Returns title and method of the page.
@@ -220,13 +226,19 @@ fn csv(runs: &[CastRun]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{aligned, beginning};
+    use super::{Cast, aligned, beginning, table};
     use crate::report::output;
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let table = aligned(&["cast", "µs"], &[vec!["a".into(), "12345".into()]]);
         assert_eq!(table, "| cast |    µs |\n| ---- | ----: |\n| a    | 12345 |\n");
+    }
+
+    #[test]
+    fn a_cast_whose_program_is_missing_has_a_row_that_says_so() {
+        let table = table(&[], &[(Cast::Dnsdist, "dnsdist")]);
+        assert!(table.lines().last().is_some_and(|row| row.contains("not run: dnsdist is not installed")), "{table}");
     }
 
     #[test]

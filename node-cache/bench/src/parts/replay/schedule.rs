@@ -116,8 +116,10 @@ impl Scale {
         }
     }
 
+    /// Returns load and limits halved, but for the fallback's limit: with half of the load caches hit less, so that
+    /// more than half of it is needed.
     pub(super) const fn halved(self) -> Self {
-        self.divided(2)
+        Self { fallback: self.fallback * 3 / 5, ..self.divided(2) }
     }
 }
 
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn load_and_limits_are_halved_together() {
         let scale = Scale::FULL.halved();
-        assert_eq!((scale.rate, scale.per_source, scale.budget), (4_000, 512, 450));
+        assert_eq!((scale.rate, scale.per_source, scale.budget, scale.fallback), (4_000, 512, 450, 900));
         assert_eq!((Form::Full.scale(2), Form::Full.scale(4)), (scale, Scale::FULL));
         assert_eq!(Form::Short.scale(2).rate, 1_000);
     }

@@ -47,7 +47,16 @@ impl Counts {
 
     /// Returns the share of right answers; 1 without queries.
     pub(super) fn right_share(&self) -> f64 {
-        if self.asked == 0 { 1.0 } else { f64::from(self.right) / f64::from(self.asked) }
+        self.share(self.right)
+    }
+
+    /// Returns the share of right answers and of those that are marked as stale.
+    pub(super) fn right_or_stale_share(&self) -> f64 {
+        self.share(self.right + self.stale)
+    }
+
+    fn share(&self, part: u32) -> f64 {
+        if self.asked == 0 { 1.0 } else { f64::from(part) / f64::from(self.asked) }
     }
 }
 
@@ -65,10 +74,10 @@ pub(super) fn worst_second(queries: &[Query], from: u32, to: u32) -> f64 {
     starts.map(|start| count(queries, start, start + SECOND).right_share()).fold(1.0, f64::min)
 }
 
-/// Returns the time from the first drop until queries are answered again: until a second from which on enough are
-/// right, both in that second and up to the end of the span. `None` where there is no such second.
-pub(super) fn interruption(queries: &[Query], first_drop: u32, end: u32) -> Option<u32> {
-    let is_good = |from, to| count(queries, from, to).right_share() >= GOOD;
+/// Returns the time from the first drop until queries are answered again: until a second from which on this share is
+/// large enough, both in that second and up to the end of the span. `None` where there is no such second.
+pub(super) fn interruption(queries: &[Query], first_drop: u32, end: u32, share: fn(&Counts) -> f64) -> Option<u32> {
+    let is_good = |from, to| share(&count(queries, from, to)) >= GOOD;
     let mut starts = (first_drop..(end + 1).saturating_sub(SECOND)).step_by(STEP as usize);
     starts.find(|start| is_good(*start, start + SECOND) && is_good(*start, end)).map(|start| start - first_drop)
 }
@@ -140,12 +149,12 @@ mod tests {
     #[test]
     fn an_interruption_ends_where_a_good_second_begins_after_which_none_is_bad() {
         let bad = queries(10, 2_000..3_450, Outcome::Late);
-        assert_eq!(interruption(&bad, 2_000, 10_000), Some(1_500));
-        assert_eq!(interruption(&queries(10, 0..0, Outcome::Late), 2_000, 10_000), Some(0));
+        assert_eq!(interruption(&bad, 2_000, 10_000, Counts::right_share), Some(1_500));
+        assert_eq!(interruption(&queries(10, 0..0, Outcome::Late), 2_000, 10_000, Counts::right_share), Some(0));
         let mut twice = bad;
         twice[8_000..8_100].iter_mut().for_each(|query| query.outcome = Outcome::Silent);
-        assert_eq!(interruption(&twice, 2_000, 10_000), Some(6_100));
-        assert_eq!(interruption(&twice, 2_000, 8_500), None);
+        assert_eq!(interruption(&twice, 2_000, 10_000, Counts::right_share), Some(6_100));
+        assert_eq!(interruption(&twice, 2_000, 8_500, Counts::right_share), None);
     }
 
     #[test]

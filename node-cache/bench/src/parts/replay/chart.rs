@@ -85,7 +85,7 @@ mod tests {
     use super::{HEIGHT, TOP, svg};
     use crate::parts::replay::cast::Cast;
     use crate::parts::replay::conduct::{CastRun, PhaseRun};
-    use crate::parts::replay::load::{Outcome, Query};
+    use crate::parts::replay::outcome::{Outcome, Query};
     use crate::parts::replay::schedule::{Form, Scale};
 
     #[test]

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::cast::Cast;
 use super::lateness::Watch;
 use super::limits::Packets;
-use super::load::{self, LoadReport, Query};
-use super::measure::{Counts, GOOD, Sample, count, packets_between};
+use super::load::{self, LoadReport};
+use super::measure::{Counts, GOOD, Sample, count, packets_between, percent};
 use super::network::{Network, Servers, print_logs};
+use super::outcome::Query;
 use super::schedule::{Form, Limiter, Phase, Scale, Span, total_seconds};
-use super::verdict::percent;
 use super::{dnstier, limits, peers, world};
 use crate::host::processors::run_at_once;
 

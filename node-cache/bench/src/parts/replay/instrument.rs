@@ -58,8 +58,8 @@ mod tests {
     use crate::parts::replay::cast::Cast;
     use crate::parts::replay::conduct::{CastRun, PhaseRun};
     use crate::parts::replay::limits::Packets;
-    use crate::parts::replay::load::{Outcome, Query};
     use crate::parts::replay::measure::Sample;
+    use crate::parts::replay::outcome::{Outcome, Query};
     use crate::parts::replay::schedule::{Form, Phase, Scale};
 
     /// Returns a cast that sends this many packets a second, of which so many are dropped in the limited phase and in

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::answer::{Content, dead_domain, judge};
 use super::measure::{GOOD, count};
 use super::network::{CLIENTS_PER_SERVER, client_address};
+use super::outcome::{Outcome, Query};
 
 /// A right answer is in time until then.
 const IN_TIME: Duration = Duration::from_secs(1);
@@ -29,30 +30,6 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const BATCH: usize = 32;
 /// OPT record of each query, by which servers may say that an answer is stale.
 const EDNS: [u8; 11] = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
-
-/// End of a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The right answer within a second.
-    Right,
-    /// The right answer, later.
-    Late,
-    Stale,
-    Wrong,
-    /// SERVFAIL, or another code that is no answer.
-    Failure,
-    Silent,
-}
-
-/// Query with its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Query {
-    /// Planned time in milliseconds from the start.
-    pub(super) planned_ms: u32,
-    /// Whether the world answers it at all.
-    pub(super) is_answerable: bool,
-    pub(super) outcome: Outcome,
-}
 
 /// Result of a load.
 #[derive(Debug, Default)]

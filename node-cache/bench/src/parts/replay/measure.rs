@@ -1,7 +1,7 @@
 //! Figures of a cast, from its queries and the counters of the limiters. Times are milliseconds from the start.
 
 use super::limits::Packets;
-use super::load::{Outcome, Query};
+use super::outcome::{Outcome, Query};
 
 /// Share of right answers that clients do not notice.
 pub(super) const GOOD: f64 = 0.999;
@@ -115,6 +115,11 @@ pub(super) fn return_time(samples: &[Sample], limit_end: u32, end: u32, control_
     let mut starts = (limit_end..(end + 1).saturating_sub(SECOND)).step_by(SECOND as usize);
     let is_back = |start: &u32| provider_share(samples, *start, start + SECOND) >= BACK * control_share;
     starts.find(is_back).map(|start| start - limit_end)
+}
+
+/// Formats a share as a percentage.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.2} %", (share * 10_000.0).floor() / 100.0)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod measure;
 mod network;
+mod outcome;
 mod page;
 mod peers;
 mod schedule;
@@ -38,9 +39,10 @@ use crate::host::processors::raise_priority_of_session;
 use crate::parts::traces::mail;
 use cast::Cast;
 use conduct::CastRun;
+use measure::percent;
 use network::Network;
 use schedule::Scale;
-use verdict::{Figures, Goals, percent, seconds};
+use verdict::{Figures, Goals, seconds};
 
 /// Domains of the world. A tenth of them is delegated to an address that answers nothing.
 const DOMAINS: usize = 200_000;

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use super::cast::Cast;
 use super::chart;
 use super::conduct::CastRun;
+use super::measure::percent;
 use super::measure::{GOOD, count, packets_between};
 use super::peers;
 use super::schedule::Scale;
-use super::verdict::{Figures, Goal, Goals, percent, seconds};
+use super::verdict::{Figures, Goal, Goals, seconds};
 use crate::report::output;
 
 /// Name of the page, its chart and its figures.

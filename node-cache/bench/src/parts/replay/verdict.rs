@@ -3,7 +3,7 @@
 use super::cast::Cast;
 use super::conduct::{CastRun, PhaseRun};
 use super::limits::Packets;
-use super::measure::{Counts, count, interruption, provider_share, return_time, worst_second};
+use super::measure::{Counts, count, interruption, percent, provider_share, return_time, worst_second};
 use super::schedule::{Form, Limiter, Span};
 
 const SECOND: u32 = 1_000;
@@ -17,7 +17,7 @@ pub(super) struct Figures {
     pub(super) worst_second: f64,
     /// Milliseconds from the first drop until queries are answered again; 0 without a drop.
     pub(super) interruption: Option<u32>,
-    /// The same where stale answers count as right ones.
+    /// Interruption where stale answers count as right ones, too.
     interruption_with_stale: Option<u32>,
     pub(super) packets: Packets,
 }
@@ -182,18 +182,13 @@ pub(super) fn seconds(milliseconds: Option<u32>) -> String {
     milliseconds.map_or_else(|| "never".to_owned(), |time| format!("{:.1} s", f64::from(time) / f64::from(SECOND)))
 }
 
-/// Formats a share as a percentage.
-pub(super) fn percent(share: f64) -> String {
-    format!("{:.2} %", (share * 10_000.0).floor() / 100.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Cast, CastRun, Form, Goal, Goals, Limiter, line, percent, seconds};
     use crate::parts::replay::conduct::PhaseRun;
     use crate::parts::replay::limits::Packets;
-    use crate::parts::replay::load::{Outcome, Query};
     use crate::parts::replay::measure::Sample;
+    use crate::parts::replay::outcome::{Outcome, Query};
     use crate::parts::replay::schedule::{Phase, Scale, Span};
 
     /// Returns a cast of 100 queries a second, of which those in a span of milliseconds fail; a limit drops packets.

@@ -10,7 +10,6 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::metrics::Metrics;
 use crate::upstream::detection::cells::TICK;
-use crate::upstream::detection::detector::ControlPort;
 use crate::upstream::server::Server;
 use starvation::Starvation;
 
@@ -58,7 +57,7 @@ pub(in crate::upstream) async fn watch_upstreams(watched: Weak<WatchedServers>, 
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut starvation = Starvation::default();
-    let (mut number, mut controls): (u32, u32) = (0, 0);
+    let mut number: u32 = 0;
     let mut stale_before = metrics.stale();
     loop {
         let due = ticks.tick().await;
@@ -81,10 +80,7 @@ pub(in crate::upstream) async fn watch_upstreams(watched: Weak<WatchedServers>, 
             let gap = TICK / (questions.len().max(1) as u32);
             for (index, question) in questions.into_iter().enumerate() {
                 let jitter = gap.saturating_sub(MIN_CONTROL_GAP).mul_f64(rand::random_range(0.0..1.0));
-                // Half of them, however few there are in a tick.
-                controls = controls.wrapping_add(1);
-                let port = if controls.is_multiple_of(2) { ControlPort::Kept } else { ControlPort::Fresh };
-                server.send_control(question, port, gap * index as u32 + jitter);
+                server.send_control(question, gap * index as u32 + jitter);
             }
         }
     }

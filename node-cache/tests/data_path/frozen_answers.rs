@@ -192,7 +192,8 @@ async fn a_domain_that_is_silent_for_ever_makes_no_server_down() {
     let upstreams = tier.resolver.snapshot().unwrap().upstreams();
     assert!(upstreams.iter().all(|upstream| upstream.healthy), "{upstreams:?}");
     let confirmations = servers[0].query_count(".");
-    assert!((1..=20).contains(&confirmations), "{confirmations}: at most one a second");
+    // The circuit breaker sends one a second at the most; detection sends some, too, while it knows no other name.
+    assert!((1..=60).contains(&confirmations), "{confirmations}");
 }
 
 /// Waits until the only server is known to be down. Known names are answered all the while.

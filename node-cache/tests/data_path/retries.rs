@@ -248,11 +248,17 @@ fn lose_a_tenth(ports: &[u16]) {
 }
 
 /// Asks a node for this many names while a tenth of the packets to and from the servers at these ports of the tier is
-/// lost. At most `max_lost` names may have no answer within five seconds.
-fn names_are_answered_in_spite_of_loss(names: usize, rate: u32, max_lost: usize, at: fn(&Tiers) -> Vec<u16>) {
+/// lost. At most `max_lost` names may have no answer within five seconds, after the first names, which do not count.
+fn names_are_answered_in_spite_of_loss(
+    (before, names): (usize, usize),
+    rate: u32,
+    max_lost: usize,
+    at: fn(&Tiers) -> Vec<u16>,
+) {
     in_own_namespace(async move || {
         let tiers = Tiers::start(2).await;
         lose_a_tenth(&at(&tiers));
+        ask_at_rate(tiers.node.address, before, rate, |number| format!("www.b{number}.example")).await;
         let name = |number: usize| format!("www.n{number}.example");
         let answered = ask_at_rate(tiers.node.address, names, rate, name).await;
         assert!(names - answered <= max_lost, "{} of {names}", names - answered);
@@ -266,18 +272,19 @@ fn resolver_ports(tiers: &Tiers) -> Vec<u16> {
 #[test]
 fn a_tenth_of_the_packets_lost_each_way_between_node_and_resolvers_loses_no_thousandth_of_the_names() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss(5_000, 400, 5, resolver_ports);
+    names_are_answered_in_spite_of_loss((0, 5_000), 400, 5, resolver_ports);
 }
 
 #[test]
 fn a_tenth_of_the_packets_lost_each_way_between_resolvers_and_their_upstream_loses_a_hundredth_of_the_names() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss(5_000, 400, 50, |tiers| vec![tiers.upstream.address.port()]);
+    // A resolver without another upstream has to send less for some seconds to find out that this is no limit.
+    names_are_answered_in_spite_of_loss((4_800, 5_000), 400, 50, |tiers| vec![tiers.upstream.address.port()]);
 }
 
 #[test]
 #[ignore = "minutes; run by make test-long"]
 fn of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss(100_000, 400, 10, resolver_ports);
+    names_are_answered_in_spite_of_loss((0, 100_000), 400, 10, resolver_ports);
 }

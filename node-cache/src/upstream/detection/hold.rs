@@ -33,9 +33,7 @@ const LOSSY_TIME: Duration = Duration::from_millis(1500);
 /// Part of the loss before the action that is left when the action changed nothing.
 const UNCHANGED_LOSS: f64 = 0.5;
 const MIN_UNCHANGED_LOSS: f64 = 0.05;
-/// Ceilings, each below what the one before carried: those before loss that they leave is no limit, and those after
-/// which it is one.
-const MIN_LOWERED: u32 = 2;
+/// Ceilings, each below what the one before carried, after which loss that becomes less with each is that of a limit.
 const MAX_LOWERED: u32 = 4;
 /// Growth of the loss without a ceiling, as factor and summand, that shows a limit after all.
 const GROWN_LOSS: (f64, f64) = (1.4, 0.05);
@@ -51,7 +49,7 @@ const WATCH_TIME: Duration = Duration::from_secs(10);
 const WATCHES: u32 = 6;
 /// First and longest time after which a ceiling that changed nothing is tried again: who shares a limit with others
 /// that give way loses as much with a ceiling as without.
-const MIN_RETRY_TIME: Duration = Duration::from_secs(60);
+const MIN_RETRY_TIME: Duration = Duration::from_secs(300);
 const MAX_RETRY_TIME: Duration = Duration::from_secs(960);
 /// First wait before the ceiling is raised.
 pub(super) const MIN_WAIT: Duration = Duration::from_secs(5);
@@ -164,6 +162,11 @@ impl Hold {
         let ceiling = (share * carried).max(MIN_CEILING);
         let start = now + settle;
         Self { carried, is_late, ..Self::new(Some(ceiling), None, Plan::Name, start, now + MAX_NAMING_TIME) }
+    }
+
+    /// Sets the loss before the ceiling.
+    pub(super) const fn after_loss(self, loss: f64) -> Self {
+        Self { loss, ..self }
     }
 
     /// Holds an upstream that was over its limit after all.
@@ -305,11 +308,7 @@ impl Hold {
             self.begin(Plan::Wait, self.wait.mul_f64(context.jitter), now);
             return Next::Held;
         }
-        if self.lowered == 0 && !self.is_late {
-            self.loss = loss;
-        } else if (self.is_late || self.lowered >= MIN_LOWERED)
-            && loss >= MIN_UNCHANGED_LOSS.max(UNCHANGED_LOSS * self.loss)
-        {
+        if loss >= MIN_UNCHANGED_LOSS.max(UNCHANGED_LOSS * self.loss) {
             self.give_up(loss, baseline, now);
             return Next::Held;
         }

@@ -21,6 +21,7 @@
 pub mod ceiling;
 pub mod cells;
 pub mod control;
+pub mod control_ports;
 pub mod detector;
 pub mod episodes;
 pub mod evidence;

@@ -364,7 +364,7 @@ impl Verdict {
             Hold::try_ports(loss, self.ports_time, now)
         } else {
             let late = self.late / TICK.as_secs_f64();
-            Hold::act(carried + late, late > LATE_PART * loss * f64::from(window.sent), now)
+            Hold::act(carried + late, late > LATE_PART * loss * f64::from(window.sent), now).after_loss(loss)
         })
     }
 

@@ -1,8 +1,8 @@
 //! Servers whose limits are detected: what queries report to the detector, and its control queries.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use node_cache_config::status::{BUDGET_SPENT, DetectionStatus, EpisodeStatus, SecondStatus, ThrottleStatus};
@@ -28,8 +28,6 @@ use crate::upstream::transport::udp;
 const MAX_LATENESS: Duration = Duration::from_secs(2);
 /// Lateness of the timer of a control query after which its silence says nothing.
 const LATE_TIMER: Duration = Duration::from_millis(20);
-/// Interval at which a port is kept answered, while the upstream is well: four of them live at a time.
-const PORT_INTERVAL: Duration = Duration::from_millis(2500);
 
 impl Server {
     /// Returns what detection thinks of the server; `None` where its limits are not detected.
@@ -148,16 +146,11 @@ impl Server {
     /// Sends a control query after a delay, in a task of its own.
     ///
     /// Must be called inside a Tokio runtime.
-    pub(in crate::upstream) fn send_control(
-        self: &Arc<Self>,
-        question: Arc<Question>,
-        port: ControlPort,
-        delay: Duration,
-    ) {
+    pub(in crate::upstream) fn send_control(self: &Arc<Self>, question: Arc<Question>, delay: Duration) {
         let server = self.clone();
         tokio::spawn(async move {
             sleep(delay).await;
-            server.ask_control(&question, port).await;
+            server.ask_control(&question).await;
         });
     }
 
@@ -165,13 +158,8 @@ impl Server {
     /// has enough queries for a limit to be found.
     pub(in crate::upstream) fn take_port_query(&self, now: Instant) -> Option<Arc<Question>> {
         let watch = self.watch.as_ref()?;
-        let mut next_at = watch.next_port_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = now >= *next_at && watch.detector.state() == State::Well && watch.detector.has_demand();
-        if !is_due {
-            return None;
-        }
-        *next_at = now + PORT_INTERVAL;
-        watch.detector.pick_name(now)
+        let may_keep = watch.detector.state() == State::Well && watch.detector.has_demand();
+        if may_keep && watch.ports().take_keeping(now) { watch.detector.pick_name(now) } else { None }
     }
 
     /// Keeps a port answered.
@@ -196,9 +184,10 @@ impl Server {
         udp::query_and_keep(sockets, &watch.kept_sockets, question, format, &self.context.tap).await.map(drop)
     }
 
-    async fn ask_control(&self, question: &Question, port: ControlPort) {
+    async fn ask_control(&self, question: &Question) {
         let Some(watch) = &self.watch else { return };
-        let port = if watch.kept_sockets.has_idle() { port } else { ControlPort::Fresh };
+        let is_suspected = watch.detector.state() == State::Suspected;
+        let port = watch.ports().choose(is_suspected, watch.kept_sockets.has_idle(), Instant::now());
         let sockets = match port {
             ControlPort::Fresh => &watch.fresh_sockets,
             ControlPort::Kept => &watch.kept_sockets,

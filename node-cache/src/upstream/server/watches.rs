@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use crate::dns::question::Question;
 use crate::upstream::detection::ceiling::Ceiling;
+use crate::upstream::detection::control_ports::ControlPorts;
 use crate::upstream::detection::detector::Detector;
 use crate::upstream::transport::sockets::{PortPolicy, Sockets};
 
@@ -21,8 +22,14 @@ pub(in crate::upstream) struct Watch {
     /// Sockets of control queries with fresh ports, and with ports that were answered before.
     pub(super) fresh_sockets: Sockets,
     pub(super) kept_sockets: Sockets,
-    /// When the next control query keeps a port, while the upstream is well.
-    pub(super) next_port_at: Mutex<Instant>,
+    ports: Mutex<ControlPorts>,
+}
+
+impl Watch {
+    /// Returns the choice of ports of control queries.
+    pub(super) fn ports(&self) -> MutexGuard<'_, ControlPorts> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Detectors of a process, each for one address: servers of several groups that share it share its limit, too.
@@ -43,7 +50,7 @@ impl Watches {
                 keeps_ports: Arc::default(),
                 fresh_sockets: Sockets::new(address, PortPolicy::Fresh),
                 kept_sockets: Sockets::new(address, PortPolicy::Reuse),
-                next_port_at: Mutex::new(now),
+                ports: Mutex::new(ControlPorts::new(now)),
             });
             by_address.insert(address, Arc::downgrade(&watch));
             watch

@@ -33,8 +33,8 @@ impl ControlPorts {
         is_due
     }
 
-    /// Returns the port of the next control query: each second one is fresh while the upstream is suspected, which tells
-    /// a limit of flows from others, and five a second otherwise. Without a kept port all are.
+    /// Returns the port of the next control query: each second one is fresh while the upstream is suspected, which
+    /// tells a limit of flows from others, and five a second otherwise. Without a kept port all are.
     pub fn choose(&mut self, is_suspected: bool, has_kept: bool, now: Instant) -> ControlPort {
         let is_fresh = !has_kept || if is_suspected { !self.was_fresh } else { now >= self.next_fresh };
         self.was_fresh = is_fresh;

@@ -13,7 +13,9 @@ use node_cache_config::{PacketBudget, Upstream};
 
 use crate::inspection::inspect;
 use crate::require::require;
-use crate::support::namespace::{end_limit, in_own_namespace, limit_flows, limit_packets, own_namespace};
+use crate::support::namespace::{
+    end_limit, in_own_namespace, limit_new_flows, limit_packets, note_flows, own_namespace,
+};
 use crate::support::{
     Action, Authority, ReceivedQuery, Tier, allow_loopback, config, query_for, servers_over, wait_until,
 };
@@ -188,9 +190,11 @@ fn where_new_flows_have_no_room_ports_are_kept_and_nearly_all_is_answered_by_the
     require!(own_namespace());
     in_own_namespace(|| async {
         let servers = Servers::start(true, |query| Action::Respond(query.default_response(300, 1))).await;
+        note_flows(servers.upstream.address.port());
         let load = Load::start(servers.tier.address);
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        limit_flows(servers.upstream.address.port(), 400);
+        // Some ports are kept answered by then.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        limit_new_flows(20);
         let limited_at = Instant::now();
         servers.wait_for("new flows are known to have no room", |verdict| verdict.name() == "flows limited").await;
         assert!(matches!(servers.verdict(), State::Held { ceiling: None, .. }), "{:?}", servers.verdict());

@@ -30,9 +30,7 @@ pub(crate) fn count_packets(port: u16) {
             }}
         }}"
     );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), rules).unwrap();
-    run("nft", &["-f", file.path().to_str().unwrap()]);
+    run_nft(&rules);
 }
 
 /// Lets the kernel track the connections of this thread's namespace.
@@ -86,30 +84,43 @@ pub(crate) fn limit_packets(port: u16, packets_per_second: Option<u32>) {
             }}
         }}"
     );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), rules).unwrap();
-    run("nft", &["-f", file.path().to_str().unwrap()]);
+    run_nft(&rules);
 }
 
-/// Drops UDP packets to a port of this thread's namespace silently where they are the first of a flow and this many
-/// flows are known. A flow is forgotten after 20 s without a packet.
-pub(crate) fn limit_flows(port: u16, flows: u32) {
-    let rules = format!(
+/// Notes the flows of UDP packets to a port of this thread's namespace, each for 20 s after its last packet.
+pub(crate) fn note_flows(port: u16) {
+    run_nft(&format!(
         "table inet limited {{
-            set flows {{ type inet_service; size {flows}; flags dynamic, timeout; timeout 20s; }}
-            chain input {{
-                type filter hook input priority -10;
-                udp dport {port} update @flows {{ udp sport }} accept;
-                udp dport {port} drop;
+            set flows {{ type inet_service; size 65535; flags dynamic, timeout; timeout 20s; }}
+            chain flow {{ update @flows {{ udp sport }}; }}
+            chain input {{ type filter hook input priority -10; udp dport {port} jump flow; }}
+        }}"
+    ));
+}
+
+/// Drops packets of flows that are not known silently, but for this many new flows a second, as a full table does whose
+/// places become free. After [`note_flows`].
+pub(crate) fn limit_new_flows(flows_per_second: u32) {
+    run_nft(&format!(
+        "flush chain inet limited flow
+        table inet limited {{
+            chain flow {{
+                udp sport @flows update @flows {{ udp sport }} accept;
+                limit rate {flows_per_second}/second burst 5 packets update @flows {{ udp sport }} accept;
+                drop;
             }}
         }}"
-    );
+    ));
+}
+
+/// Applies packet rules in this thread's namespace.
+fn run_nft(rules: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), rules).unwrap();
     run("nft", &["-f", file.path().to_str().unwrap()]);
 }
 
-/// Ends [`limit_packets`] and [`limit_flows`].
+/// Ends [`limit_packets`] and [`limit_new_flows`].
 pub(crate) fn end_limit() {
     run("nft", &["delete", "table", "inet", "limited"]);
 }

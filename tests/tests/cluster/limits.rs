@@ -57,7 +57,8 @@ fn a_provider_with_a_silent_limit_gets_at_most_1_3_packets_for_each_query_and_no
         NODES.len(),
         offered as f64 / sent as f64
     );
-    assert!(dropped > sent / 10, "the limit was met: {dropped} of {offered} packets dropped, {reports:?}");
+    // Hardly more than in the second before each resolver has found it.
+    assert!(dropped > sent / 100, "the limit was met: {dropped} of {offered} packets dropped, {reports:?}");
     assert!(offered * 100 <= sent * MAX_PACKETS_PERCENT, "{offered} packets for {sent} queries: {reports:?}");
     assert!(lost * 1_000 <= sent, "each query has a response, if only SERVFAIL: {reports:?}");
 }

@@ -92,8 +92,8 @@ pub(crate) fn note_flows(port: u16) {
     run_nft(&format!(
         "table inet limited {{
             set flows {{ type inet_service; size 65535; flags dynamic, timeout; timeout 20s; }}
-            chain flow {{ update @flows {{ udp sport }}; }}
-            chain input {{ type filter hook input priority -10; udp dport {port} jump flow; }}
+            chain seen {{ update @flows {{ udp sport }}; }}
+            chain input {{ type filter hook input priority -10; udp dport {port} jump seen; }}
         }}"
     ));
 }
@@ -102,9 +102,9 @@ pub(crate) fn note_flows(port: u16) {
 /// places become free. After [`note_flows`].
 pub(crate) fn limit_new_flows(flows_per_second: u32) {
     run_nft(&format!(
-        "flush chain inet limited flow
+        "flush chain inet limited seen
         table inet limited {{
-            chain flow {{
+            chain seen {{
                 udp sport @flows update @flows {{ udp sport }} accept;
                 limit rate {flows_per_second}/second burst 5 packets update @flows {{ udp sport }} accept;
                 drop;

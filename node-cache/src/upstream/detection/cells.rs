@@ -25,6 +25,8 @@ const MIN_QUERIES: u32 = 4;
 pub const OVERDUE: Duration = Duration::from_millis(300);
 /// Ticks after the end of a tick at which the query of its last moment is overdue.
 const OVERDUE_TICKS: u32 = OVERDUE.as_millis().div_ceil(TICK.as_millis()) as u32;
+/// Age of the first query of the tick that becomes ripe.
+pub const RIPE_AGE: Duration = TICK.saturating_mul(OVERDUE_TICKS + 1);
 /// One answered query in a counter; the lower half counts queries sent, up to 65,535 of a cell in a tick.
 const ANSWER: u32 = 1 << 16;
 
@@ -107,8 +109,20 @@ impl Cells {
         &self.counters[(tick % KEPT_TICKS) as usize * CELLS + usize::from(cell)]
     }
 
-    /// Begins the next tick. Only the watcher calls this.
-    fn advance(&self) -> u32 {
+    /// Begins the next tick, and reads the one that is ripe with it. To be called every [`TICK`], by one watcher.
+    pub fn advance(&self) -> Reading {
+        let end = self.begin_tick().saturating_sub(OVERDUE_TICKS);
+        let sum = |range: std::ops::Range<u32>| {
+            let mut counts = [Count::default(); CELLS];
+            range.for_each(|tick| self.add_tick(tick, &mut counts));
+            counts
+        };
+        let first = end.saturating_sub(1);
+        let (ripe, window) = (sum(first..end), sum(end.saturating_sub(WINDOW_TICKS)..end));
+        Reading { ripe: total(&ripe), ripe_ticks: end - first, median: median(window), window: total(&window) }
+    }
+
+    fn begin_tick(&self) -> u32 {
         let next = self.tick.load(Ordering::Relaxed).wrapping_add(1);
         (0..CELLS as u8).for_each(|cell| self.counter(next, cell).store(0, Ordering::Relaxed));
         self.tick.store(next, Ordering::Relaxed);
@@ -122,44 +136,17 @@ impl Cells {
     }
 }
 
-/// Ripe ticks as they are read, one after the other.
-#[derive(Debug, Default)]
-pub struct CellReader {
-    /// First tick that was not read yet.
-    next: u32,
-}
-
 /// Ripe queries since the last reading, and the window that ends with them.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// Ticks between the first one that was read and now.
-    pub age: u32,
-    /// Queries of the ticks that became ripe.
+    /// Queries of the tick that became ripe.
     pub ripe: Count,
-    /// Number of ticks that became ripe.
+    /// Number of ticks that became ripe: one, but none at first.
     pub ripe_ticks: u32,
     /// Median share of answered queries over the cells of the window; `None` where traffic is too thin.
     pub median: Option<f64>,
     /// Queries of the window.
     pub window: Count,
-}
-
-impl CellReader {
-    /// Begins a tick and reads those that are ripe with it. To be called every [`TICK`].
-    pub fn advance(&mut self, cells: &Cells) -> Reading {
-        let now = cells.advance();
-        let end = now.saturating_sub(OVERDUE_TICKS).max(self.next);
-        let first = self.next.max(end.saturating_sub(WINDOW_TICKS));
-        let sum = |range: std::ops::Range<u32>| {
-            let mut counts = [Count::default(); CELLS];
-            range.for_each(|tick| cells.add_tick(tick, &mut counts));
-            counts
-        };
-        let (ripe, window) = (sum(first..end), sum(end.saturating_sub(WINDOW_TICKS)..end));
-        self.next = end;
-        let ripe_ticks = end - first;
-        Reading { age: now - first, ripe: total(&ripe), ripe_ticks, median: median(window), window: total(&window) }
-    }
 }
 
 fn total(counts: &[Count]) -> Count {
@@ -200,27 +187,27 @@ mod tests {
 
     /// Sends `queries` of each domain, answers those for which `is_answered` holds, and returns the tick as it is read.
     fn read(domains: u64, queries: u64, is_answered: impl Fn(u64, u64) -> bool) -> Reading {
-        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        let cells = Cells::default();
         for (domain, query) in (0..domains).flat_map(|domain| (0..queries).map(move |query| (domain, query))) {
             let stamp = cells.record_send(domain);
             if is_answered(domain, query) {
                 cells.record_answer(stamp);
             }
         }
-        let mut readings = (0..5).map(|_| reader.advance(&cells));
+        let mut readings = (0..5).map(|_| cells.advance());
         readings.find(|reading| reading.ripe.sent > 0).unwrap()
     }
 
     #[test]
     fn an_answer_counts_where_its_query_was_sent_and_a_tick_is_read_once_when_it_is_ripe() {
-        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        let cells = Cells::default();
         let stamp = cells.record_send(7);
         let mut ripe = Vec::new();
         for tick in 0..30 {
             if tick == 2 {
                 cells.record_answer(stamp);
             }
-            let reading = reader.advance(&cells);
+            let reading = cells.advance();
             ripe.push(reading.ripe);
             let is_in_window = (3..13).contains(&tick);
             assert_eq!(reading.window.sent, u32::from(is_in_window), "tick {tick}");
@@ -235,10 +222,10 @@ mod tests {
     fn the_median_stands_while_one_domain_with_most_of_the_traffic_is_dead() {
         let reading = read(64, 8, |domain, _| domain != 3);
         assert_eq!(reading.median, Some(1.0));
-        let (cells, mut reader) = (Cells::default(), CellReader::default());
+        let cells = Cells::default();
         (0..1_000).for_each(|_| _ = cells.record_send(9));
         (0..640).for_each(|query| cells.record_answer(cells.record_send(query)));
-        let reading = (0..5).map(|_| reader.advance(&cells)).last().unwrap();
+        let reading = (0..5).map(|_| cells.advance()).last().unwrap();
         assert_eq!((reading.median, reading.window), (Some(1.0), Count { sent: 1_640, answered: 640 }));
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cells::{CellReader, Cells, OVERDUE, Stamp};
+use super::cells::{Cells, OVERDUE, Stamp};
 use super::control::ControlNames;
 use super::episodes::{Episodes, Second};
 use super::evidence::{Seen, Tally};
@@ -47,7 +47,6 @@ impl TallyCounter {
 /// Parts that only the watcher uses.
 #[derive(Debug)]
 struct Watch<Q> {
-    reader: CellReader,
     names: ControlNames<Q>,
     verdict: Verdict,
     episodes: Episodes,
@@ -74,12 +73,8 @@ impl<Q: Clone> Detector<Q> {
     /// Creates the detector of an upstream without a history. `seed` spreads the steps of many processes.
     #[must_use]
     pub fn new(seed: u64, now: Instant) -> Self {
-        let watch = Watch {
-            reader: CellReader::default(),
-            names: ControlNames::default(),
-            verdict: Verdict::new(seed, now),
-            episodes: Episodes::default(),
-        };
+        let watch =
+            Watch { names: ControlNames::default(), verdict: Verdict::new(seed, now), episodes: Episodes::default() };
         Self {
             cells: Cells::default(),
             offered: AtomicU32::new(0),
@@ -154,7 +149,7 @@ impl<Q: Clone> Detector<Q> {
         let mut watch = self.watch();
         let watch = &mut *watch;
         let seen = Seen {
-            reading: watch.reader.advance(&self.cells),
+            reading: self.cells.advance(),
             offered: self.offered.swap(0, Ordering::Relaxed),
             late: self.late.swap(0, Ordering::Relaxed),
             fresh: self.fresh.take(),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cells::{Count, Reading, TICK};
+use super::cells::{Count, RIPE_AGE, Reading, TICK};
 
 /// Share of control queries that a good upstream leaves unanswered, and the share that is to be found.
 const GOOD_LOSS: f64 = 0.01;
@@ -155,7 +155,7 @@ impl Interval {
             self.late += seen.late;
             self.last = now;
         }
-        let Some(sent_at) = now.checked_sub(seen.reading.age * TICK) else { return };
+        let Some(sent_at) = now.checked_sub(RIPE_AGE) else { return };
         if sent_at >= self.start && seen.reading.ripe_ticks > 0 {
             self.count.add(seen.reading.ripe);
             self.ticks += seen.reading.ripe_ticks;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cells::TICK;
+use super::cells::{RIPE_AGE, TICK};
 use super::evidence::{Interval, Seen, SequentialTest, Tally, TestResult};
 use super::hold::{Context, Hold, LATE_PART, MAX_PUNISHED_WAIT, MIN_WAIT, Next};
 use super::state::{Cause, Order, State};
@@ -286,7 +286,7 @@ impl Verdict {
             test: SequentialTest::default(),
             fresh: Tally::default(),
             kept: Tally::default(),
-            interval: Interval::begin(now - TICK * reading.age),
+            interval: Interval::begin(now - RIPE_AGE),
         })
     }
 

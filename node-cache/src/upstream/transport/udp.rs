@@ -190,7 +190,7 @@ pub(crate) async fn query(
 ///
 /// # Errors
 ///
-/// Those of [`query`].
+/// No socket can be opened or connected, or the datagram cannot be sent.
 pub(in crate::upstream) async fn query_and_keep(
     sockets: &Sockets,
     kept: &Sockets,

@@ -9,7 +9,7 @@ fn tick(answered: u32) -> Seen {
     let window = Count { sent: 100, answered: answered * 10 };
     let median = Some(f64::from(answered) / 10.0);
     Seen {
-        reading: Reading { age: 3, ripe, ripe_ticks: 1, median, window },
+        reading: Reading { ripe, ripe_ticks: 1, median, window },
         offered: 10,
         late: 0,
         fresh: Tally::default(),

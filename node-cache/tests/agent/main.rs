@@ -397,9 +397,9 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
                     "cacheEntries": 0},
                 "upstreams": [
                     {"scope": "cluster", "address": "10.9.2.2:53", "healthy": true, "responded": true, "sent": 1,
-                        "state": "Up", "timeouts": 0, "nearMisses": 0},
+                        "inFlight": 0, "state": "Up", "timeouts": 0, "nearMisses": 0},
                     {"scope": "zone/", "address": "10.9.2.2:53", "healthy": true, "responded": true, "sent": 1,
-                        "state": "Up", "timeouts": 0, "nearMisses": 0},
+                        "inFlight": 0, "state": "Up", "timeouts": 0, "nearMisses": 0},
                 ],
                 "upstreamProblem": null,
             })

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
+use node_cache_config::status::DetectionStatus;
 use node_cache_config::{Upstream, UpstreamSource, Zone};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use crate::require::{network_namespaces, program, require};
 use crate::support::crowd::answer_others;
@@ -23,6 +24,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most packets for one name that nobody answers, probes included.
 const MAX_PACKETS: usize = 4;
 const MAX_TIER_SENDS: usize = 6;
+const NAMES_PER_SECOND: u32 = 400;
+/// Seconds in which resolvers find out that packets are lost; ten are usual.
+const MAX_SECONDS_OF_LOSS: usize = 120;
 
 /// A node, the resolvers of its zone, and the resolvers' only upstream.
 struct Tiers {
@@ -40,6 +44,12 @@ impl Tiers {
         let addresses: Vec<_> = resolvers.iter().map(|resolver| resolver.address).collect();
         let node = Tier::node_on(Ipv4Addr::LOCALHOST.into(), &addresses);
         Self { upstream, resolvers, node }
+    }
+
+    /// Returns what each resolver knows of the upstream.
+    fn detection(&self) -> Vec<DetectionStatus> {
+        let upstreams = self.resolvers.iter().flat_map(|tier| tier.resolver.snapshot().unwrap().upstreams());
+        upstreams.filter_map(|upstream| upstream.detection).collect()
     }
 }
 
@@ -248,21 +258,36 @@ fn lose_a_tenth(ports: &[u16]) {
 }
 
 /// Asks a node for this many names while a tenth of the packets to and from the servers at these ports of the tier is
-/// lost. At most `max_lost` names may have no answer within five seconds, after the first names, which do not count.
+/// lost. At most `max_lost` names may have no answer within five seconds. What `before` asks does not count.
 fn names_are_answered_in_spite_of_loss(
-    (before, names): (usize, usize),
-    rate: u32,
+    names: usize,
     max_lost: usize,
     at: fn(&Tiers) -> Vec<u16>,
+    before: impl AsyncFnOnce(&Tiers) + Send + 'static,
 ) {
     in_own_namespace(async move || {
         let tiers = Tiers::start(2).await;
         lose_a_tenth(&at(&tiers));
-        ask_at_rate(tiers.node.address, before, rate, |number| format!("www.b{number}.example")).await;
+        before(&tiers).await;
         let name = |number: usize| format!("www.n{number}.example");
-        let answered = ask_at_rate(tiers.node.address, names, rate, name).await;
-        assert!(names - answered <= max_lost, "{} of {names}", names - answered);
+        let answered = ask_at_rate(tiers.node.address, names, NAMES_PER_SECOND, name).await;
+        assert!(names - answered <= max_lost, "{} of {names}; detection: {:#?}", names - answered, tiers.detection());
     });
+}
+
+/// Asks for names until each resolver has found out that its upstream loses packets.
+async fn ask_until_loss_is_known(tiers: &Tiers) {
+    let names = NAMES_PER_SECOND as usize * MAX_SECONDS_OF_LOSS;
+    let ask = ask_at_rate(tiers.node.address, names, NAMES_PER_SECOND, |number| format!("www.b{number}.example"));
+    let is_known = async {
+        while tiers.detection().iter().any(|detection| detection.state != "lossy") {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = is_known => {}
+        _ = ask => panic!("nobody found the loss in {MAX_SECONDS_OF_LOSS} s: {:#?}", tiers.detection()),
+    }
 }
 
 fn resolver_ports(tiers: &Tiers) -> Vec<u16> {
@@ -272,19 +297,20 @@ fn resolver_ports(tiers: &Tiers) -> Vec<u16> {
 #[test]
 fn a_tenth_of_the_packets_lost_each_way_between_node_and_resolvers_loses_no_thousandth_of_the_names() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss((0, 5_000), 400, 5, resolver_ports);
+    names_are_answered_in_spite_of_loss(5_000, 5, resolver_ports, async |_| {});
 }
 
 #[test]
 fn a_tenth_of_the_packets_lost_each_way_between_resolvers_and_their_upstream_loses_a_hundredth_of_the_names() {
     require!(network_namespaces(), program("unshare"));
     // A resolver without another upstream has to send less for some seconds to find out that this is no limit.
-    names_are_answered_in_spite_of_loss((4_800, 5_000), 400, 50, |tiers| vec![tiers.upstream.address.port()]);
+    let upstream_port = |tiers: &Tiers| vec![tiers.upstream.address.port()];
+    names_are_answered_in_spite_of_loss(5_000, 50, upstream_port, ask_until_loss_is_known);
 }
 
 #[test]
 #[ignore = "minutes; run by make test-long"]
 fn of_a_hundred_thousand_names_ten_are_lost_where_a_tenth_of_the_packets_is() {
     require!(network_namespaces(), program("unshare"));
-    names_are_answered_in_spite_of_loss((0, 100_000), 400, 10, resolver_ports);
+    names_are_answered_in_spite_of_loss(100_000, 10, resolver_ports, async |_| {});
 }

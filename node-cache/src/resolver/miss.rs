@@ -35,6 +35,9 @@ use crate::upstream::{NoAnswer, QueryEvent, QueryPurpose};
 const CLIENT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1800);
 /// The client response timer in multiples of the upstreams' p95, at most: a slower response is unusual.
 const MAX_P95_MULTIPLE: u32 = 3;
+/// Shortest client response timer: a query that one server loses (350 ms) and the next one, or the fallback, answers
+/// has a response in time that is not stale.
+const MIN_CLIENT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(800);
 /// Time beyond the deadline in which a leader reports its result to followers.
 const FOLLOWER_GRACE: Duration = Duration::from_millis(100);
 /// TTL of the HINFO record of RFC 8482, in seconds.
@@ -421,8 +424,9 @@ impl Resolver {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
         // Serve-stale: the client response timer applies. Without it the upstream query ends at the deadline by itself.
         let timer = lookup.stale().map(|_| {
-            let p95 = scope.pool.p95();
-            let timer = p95.map_or(CLIENT_RESPONSE_TIMEOUT, |p95| CLIENT_RESPONSE_TIMEOUT.min(MAX_P95_MULTIPLE * p95));
+            let timer = scope.pool.p95().map_or(CLIENT_RESPONSE_TIMEOUT, |p95| {
+                (MAX_P95_MULTIPLE * p95).clamp(MIN_CLIENT_RESPONSE_TIMEOUT, CLIENT_RESPONSE_TIMEOUT)
+            });
             Instant::now() + timer
         });
         let wait_limit = timer.into_iter().chain(is_continuation.then_some(deadline)).min();

@@ -74,6 +74,8 @@ struct Report {
     answered: u64,
     /// Server to which the excess goes.
     reserve: Option<SocketAddr>,
+    /// Number of processes of the node that send the upstream enough for a limit to be found, this one included.
+    senders: u64,
 }
 
 /// Upstream as one kind of processes sees it: limits on its side, or the budget.
@@ -138,6 +140,7 @@ pub(super) fn has_enough_traffic(observed: &Observed) -> bool {
 /// Returns the reports about each upstream, with the most important of their states, the most important group first.
 fn groups(observed: &Observed) -> Vec<(State, Key, Vec<Report>)> {
     let mut reports_by_key: BTreeMap<Key, Vec<Report>> = BTreeMap::new();
+    let senders = senders(observed);
     for (place, instance) in processes(observed) {
         let (mut seen, reserves) = (BTreeSet::new(), Reserves::of(instance));
         for upstream in &instance.upstreams {
@@ -154,6 +157,7 @@ fn groups(observed: &Observed) -> Vec<(State, Key, Vec<Report>)> {
                     offered: offered.into(),
                     answered: throttle.answered.min(offered).into(),
                     reserve: reserves.behind(upstream),
+                    senders: senders.get(&(upstream.address, place.node.clone())).copied().unwrap_or(1),
                 });
             }
         }
@@ -165,6 +169,23 @@ fn groups(observed: &Observed) -> Vec<(State, Key, Vec<Report>)> {
     let mut groups: Vec<_> = reports_by_key.into_iter().filter_map(with_state).collect();
     groups.sort_by_key(|(state, key, _)| (*state, *key));
     groups
+}
+
+/// Returns the number of processes of each node that send an upstream enough for a limit to be found.
+fn senders(observed: &Observed) -> BTreeMap<(SocketAddr, String), u64> {
+    let mut senders = BTreeMap::new();
+    for (place, instance) in processes(observed) {
+        let sends = |upstream: &&UpstreamStatus| {
+            let detection = upstream.detection.as_ref();
+            detection.is_some_and(|detection| detection.has_enough_traffic || detection.throttle.is_some())
+        };
+        let addresses: BTreeSet<SocketAddr> =
+            instance.upstreams.iter().filter(sends).map(|upstream| upstream.address).collect();
+        for address in addresses {
+            *senders.entry((address, place.node.clone())).or_default() += 1;
+        }
+    }
+    senders
 }
 
 /// Returns the processes that query upstreams, each with its place.
@@ -248,10 +269,16 @@ fn by_node<'a>(reports: impl Iterator<Item = &'a Report>) -> BTreeMap<&'a str, u
 }
 
 /// Returns the packet budget that keeps every node below the limit: nine tenths of what the node with the smallest
-/// share gets through, in round figures.
+/// share gets through, in round figures. Processes that have not found the limit yet count like those of their node
+/// that have.
 fn advised_budget(reports: &[Report]) -> u64 {
-    let limited = reports.iter().filter(|report| report.state == State::Limited);
-    let least = by_node(limited).into_values().min().unwrap_or_default() * 9 / 10;
+    let limited = || reports.iter().filter(|report| report.state == State::Limited);
+    let of_node = |(node, answered): (&str, u64)| {
+        let of_node = || limited().filter(|report| report.place.node == node);
+        let senders = of_node().map(|report| report.senders).max().unwrap_or(1);
+        answered * senders.max(of_node().count() as u64) / of_node().count().max(1) as u64
+    };
+    let least = by_node(limited()).into_iter().map(of_node).min().unwrap_or_default() * 9 / 10;
     let step = match least {
         ..100 => 1,
         100..500 => 10,

@@ -82,6 +82,22 @@ fn a_limit_that_resolvers_find_is_told_with_its_figures() {
 }
 
 #[test]
+fn a_resolver_that_has_not_found_the_limit_of_its_node_yet_counts_in_the_advised_budget() {
+    let limited = throttled("forward", "169.254.169.253:53", "limited", 1_325, 510);
+    let mut observed = observed_with(&[('a', vec![limited])]);
+    let change = |detection: Option<DetectionStatus>| {
+        move |status: &mut node_cache_config::status::ResolverStatus| {
+            status.instance.upstreams[0].detection = detection.clone();
+        }
+    };
+    change_resolver_status(&mut observed, "resolver-a-1", change(detection(None)));
+    assert!(message(&reconciled_status(&observed)).ends_with("set packetBudget to 900."));
+    change_resolver_status(&mut observed, "resolver-a-1", change(Some(DetectionStatus::default())));
+    let idle = reconciled_status(&observed);
+    assert!(message(&idle).ends_with("set packetBudget to 450."), "one without traffic takes no share: {idle:?}");
+}
+
+#[test]
 fn each_state_has_its_reason_which_degraded_has_too_and_ready_never() {
     for (state, reason) in REASONS {
         let status = status_with(&[('a', vec![throttled("forward", "192.0.2.53:53", state, 900, 300)])]);

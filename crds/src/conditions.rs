@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// Type of a condition: the aspect of the tier that it describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// Every node answers through its caches and every zone has resolvers.
+    /// Every node that is there answers through its caches and every zone has resolvers.
     Ready,
     /// The tier is being brought to its desired state.
     Progressing,
@@ -125,6 +125,8 @@ reasons! {
     QuotaMissing,
     /// The API server refused an object or could not be reached.
     ApplyFailed,
+    /// Pods of the newest pod template do not run 5 minutes after they were made.
+    PodsNotRunning,
     /// Pods run but do not say how they are.
     StatusUnknown,
 }
@@ -164,7 +166,7 @@ impl ConditionType {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Ready => "Every node answers through its caches and every zone has resolvers.",
+            Self::Ready => "Every node that is there answers through its caches and every zone has resolvers.",
             Self::Progressing => "The tier is being brought to the desired state.",
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
             Self::UpstreamThrottled => {

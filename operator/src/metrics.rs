@@ -164,7 +164,8 @@ impl Metrics {
     /// Sets the state of a tier.
     pub(crate) fn set_tier(&self, tier: &str, status: &DnsTierStatus, resolvers: Vec<ZoneResolverCount>) {
         let nodes = status.nodes.clone().unwrap_or_default();
-        let nodes = vec![("desired", nodes.desired), ("ready", nodes.ready), ("updated", nodes.updated)];
+        let nodes =
+            vec![("desired", nodes.desired), ("ready", nodes.ready), ("updated", nodes.updated), ("away", nodes.away)];
         let state = TierState { conditions: conditions(status), nodes, resolvers };
         self.tiers.lock().insert(tier.to_owned(), state);
     }

@@ -79,6 +79,10 @@ pub struct NodesStatus {
     pub ready: u32,
     /// Nodes on the newest configuration and pod template.
     pub updated: u32,
+    /// Nodes that should run the caches and that Kubernetes reports as not ready. Nothing waits for them; they are
+    /// updated when they return. Not present while there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub away: u32,
     /// Nodes that cannot run the caches and are not counted, by reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"]))]
@@ -141,4 +145,9 @@ pub struct TrafficStatus {
     /// Queries that got SERVFAIL, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servfail_percent: Option<u32>,
+}
+
+/// Returns whether a number is zero, and not worth a line.
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

@@ -10,8 +10,8 @@ use node_cache_config::names::ZONE_LABEL;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 
 use crate::controller::desired::{self, Desired};
-use crate::controller::observe::nodes::Labels;
-use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::nodes::{ClusterNode, Labels};
+use crate::controller::observe::pods::{Component, PodLifecycle, TierPod};
 use crate::controller::observe::poll::{PodReport, PodReports, PodStatus};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::{OwnedObjects, labels};
@@ -167,6 +167,11 @@ pub(super) fn change_resolver_status(observed: &mut Observed, pod: &str, change:
     }
 }
 
+/// Changes the report about a pod.
+pub(super) fn change_report(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut PodReport)) {
+    change(Arc::make_mut(&mut observed.reports).get_mut(&format!("uid-of-{pod}")).unwrap());
+}
+
 fn reported_status<'a>(observed: &'a mut Observed, pod: &str) -> &'a mut PodStatus {
     let uid = format!("uid-of-{pod}");
     let reports = Arc::make_mut(&mut observed.reports);
@@ -237,6 +242,37 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         annotated_zone: Some(format!("zone-{letter}")),
         annotated_resolvers_on_node: (component == Component::ZoneResolver).then(|| "1".to_owned()),
         waiting_reason: None,
+        lifecycle: PodLifecycle {
+            template: Some("1a2b".to_owned()),
+            created: Some("2026-01-01T00:01:00Z".parse().unwrap()),
+            running: true,
+            ..PodLifecycle::default()
+        },
+    }
+}
+
+/// Makes these nodes those that are away.
+pub(super) fn set_away(observed: &mut Observed, away: &[&str]) {
+    let nodes = observed
+        .nodes
+        .iter()
+        .map(|(name, node)| (name.to_owned(), ClusterNode { ready: !away.contains(&name), ..node.clone() }));
+    observed.nodes = nodes.collect();
+}
+
+/// Returns the pod of this name.
+pub(super) fn pod_of<'a>(observed: &'a mut Observed, name: &str) -> &'a mut TierPod {
+    observed.pods.iter_mut().find(|pod| pod.name == name).unwrap()
+}
+
+/// Changes the pod template of the node pods: these have the new one, the others the old one.
+pub(super) fn roll_out_template(observed: &mut Observed, updated: &[&str]) {
+    let daemon_set = &mut observed.owned.daemon_sets[0];
+    daemon_set.status.as_mut().unwrap().updated_number_scheduled = i32::try_from(updated.len()).ok();
+    for name in updated {
+        let lifecycle = &mut pod_of(observed, name).lifecycle;
+        lifecycle.template = Some("new".to_owned());
+        lifecycle.created = Some("2026-01-01T23:58:00Z".parse().unwrap());
     }
 }
 

@@ -11,12 +11,13 @@ mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
 mod placement;
+mod rollout;
 mod status;
 mod text;
 mod validate;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
 use kube::runtime::controller::Action;
@@ -29,6 +30,7 @@ pub(crate) use status::StatusWriter;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::WatchedTier;
+use crate::controller::rollout::PodStarts;
 use crate::controller::validate::validate;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -99,10 +101,12 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
         },
     };
     let status = status::compute(&observed, settings, &applied.outcome);
+    let next_deadline = PodStarts::collect(&observed, settings).next;
     let resolvers = status::resolver_counts(&observed, settings, &applied.outcome);
     context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
     status_writer.write(&observed.tier, &status).await?;
-    applied.requeue_after.map(Action::requeue)
+    let delay = applied.requeue_after?;
+    Ok(Action::requeue(next_deadline.into_iter().fold(delay, Duration::min)))
 }
 
 /// Requeues a failed tier with backoff.

@@ -135,6 +135,7 @@ mod tests {
             annotated_zone: zone.map(str::to_owned),
             annotated_resolvers_on_node: None,
             waiting_reason: None,
+            lifecycle: Default::default(),
         }
     }
 

@@ -16,7 +16,8 @@ const COMPONENT: &str = labels::COMPONENT_NODE_CACHE;
 
 /// Builds the DaemonSet.
 ///
-/// A rollout replaces one node's pod at a time; meanwhile the cluster DNS Service answers the queries of the node. No
+/// A rollout replaces one node's pod at a time; meanwhile the cluster DNS Service answers the queries of the node. Pods
+/// on nodes that are away, which the DaemonSet controller counts as unavailable, are allowed for beside it. No
 /// port is declared: a host port would keep the two pods of a handover from running on one node.
 #[must_use]
 pub(super) fn daemon_set(tier: &ValidatedTier, settings: &Settings) -> DaemonSet {
@@ -41,7 +42,7 @@ pub(super) fn daemon_set(tier: &ValidatedTier, settings: &Settings) -> DaemonSet
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDaemonSet {
                     max_surge: Some(IntOrString::Int(0)),
-                    max_unavailable: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(tier.node_cache.max_unavailable)),
                 }),
             }),
             min_ready_seconds: Some(2),

@@ -2,12 +2,18 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::{RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION};
 
 use crate::controller::owned::labels;
 use crate::controller::text::sanitize;
+
+/// Labels with the hash of a pod's template: of the DaemonSet controller, and of the Deployment controller.
+const TEMPLATE_LABELS: [&str; 2] = ["controller-revision-hash", "pod-template-hash"];
+/// Number of restarts from which a container that has just started may be one that ends again and again.
+const MIN_RESTARTS_OF_LOOP: i32 = 2;
 
 /// Component of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,23 @@ pub(crate) struct TierPod {
     /// Container that does not run, with the kubelet's reason, such as `agent: CrashLoopBackOff`, or the reason of the
     /// scheduler.
     pub(crate) waiting_reason: Option<String>,
+    /// Template and times of the pod.
+    pub(crate) lifecycle: PodLifecycle,
+}
+
+/// Template of a pod, and what it did since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PodLifecycle {
+    /// Hash of the pod template, from the label of the DaemonSet controller or of the Deployment.
+    pub(crate) template: Option<String>,
+    /// Time at which the pod was made.
+    pub(crate) created: Option<Timestamp>,
+    /// Time since which the pod is not ready; `None` while it is ready, and before the kubelet has seen it.
+    pub(crate) unready_since: Option<Timestamp>,
+    /// Whether all containers run.
+    pub(crate) running: bool,
+    /// Time of the last start of a container that has ended twice and more.
+    pub(crate) restarted: Option<Timestamp>,
 }
 
 impl TierPod {
@@ -88,7 +111,36 @@ impl TierPod {
             annotated_zone: annotations.get(ZONE_ANNOTATION).cloned(),
             annotated_resolvers_on_node: annotations.get(RESOLVERS_ON_NODE_ANNOTATION).cloned(),
             waiting_reason: status.and_then(|status| waiting_reason(status).or_else(|| unscheduled_reason(status))),
+            lifecycle: PodLifecycle::from_pod(pod),
         })
+    }
+}
+
+impl PodLifecycle {
+    fn from_pod(pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+        let running_since = |container: &ContainerStatus| {
+            let running = container.state.as_ref()?.running.as_ref()?;
+            running.started_at.as_ref().map(|time| time.0)
+        };
+        let is_running =
+            |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
+        let looping = containers.iter().filter(|container| container.restart_count >= MIN_RESTARTS_OF_LOOP);
+        let ready = status.and_then(|status| {
+            status
+                .conditions
+                .iter()
+                .flatten()
+                .find(|condition| condition.type_ == "Ready" && condition.status != "True")
+        });
+        Self {
+            template: TEMPLATE_LABELS.iter().find_map(|label| pod.labels().get(*label)).cloned(),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            unready_since: ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0),
+            running: !containers.is_empty() && containers.iter().all(is_running),
+            restarted: looping.filter_map(running_since).max(),
+        }
     }
 }
 
@@ -143,9 +195,11 @@ fn has_ended(status: &PodStatus) -> bool {
 
 fn waiting_reason(status: &PodStatus) -> Option<String> {
     status.container_statuses.iter().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
-        Some(format!("{}: {reason}", container.name))
+        let state = container.state.as_ref()?;
+        let waiting = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+        let ended = state.terminated.as_ref().and_then(|terminated| terminated.reason.as_deref());
+        let reason = waiting.filter(|reason| *reason != "ContainerCreating").or(ended)?;
+        Some(format!("{}: {}", container.name, sanitize(reason)))
     })
 }
 
@@ -184,6 +238,44 @@ mod tests {
             assert_eq!(reason, "not scheduled: 0/4 nodes are available: 1 Insufficient memory");
             trim_pod(&mut pod);
         }
+    }
+
+    #[test]
+    fn the_template_and_the_times_of_a_pod_are_read_before_and_after_it_is_trimmed() {
+        let started = json!({"running": {"startedAt": "2026-01-01T00:03:00Z"}});
+        let container = |name: &str, restarts: u32, state: &serde_json::Value| {
+            let fixed = json!({"ready": false, "image": "", "imageID": ""});
+            let mut container = json!({"name": name, "restartCount": restarts, "state": state});
+            container.as_object_mut().unwrap().extend(fixed.as_object().unwrap().clone());
+            container
+        };
+        let mut pod = unscheduled();
+        pod.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        pod.labels_mut().insert("controller-revision-hash".to_owned(), "1a2b".to_owned());
+        pod.status = Some(
+            serde_json::from_value(json!({
+                "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+                "containerStatuses": [container("agent", 0, &started), container("cache-0", 3, &started)],
+            }))
+            .unwrap(),
+        );
+        let time = |text: &str| Some(text.parse().unwrap());
+        let expected = PodLifecycle {
+            template: Some("1a2b".to_owned()),
+            created: time("2026-01-01T00:00:00Z"),
+            unready_since: time("2026-01-01T00:01:00Z"),
+            running: true,
+            restarted: time("2026-01-01T00:03:00Z"),
+        };
+        for _ in 0..2 {
+            assert_eq!(TierPod::from_pod(&pod).unwrap().lifecycle, expected);
+            trim_pod(&mut pod);
+        }
+        let ended = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        pod.status.as_mut().unwrap().container_statuses =
+            Some(vec![serde_json::from_value(container("cache-0", 3, &ended)).unwrap()]);
+        let ended = TierPod::from_pod(&pod).unwrap();
+        assert_eq!((ended.waiting_reason.as_deref(), ended.lifecycle.running), (Some("cache-0: Error"), false));
     }
 
     #[test]

@@ -5,9 +5,11 @@ use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report};
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::status::facts::{Facts, to_count};
+use crate::controller::rollout::to_count;
+use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
-    blocking_findings, degraded_findings, not_ready_findings, progress_finding, stalling_findings, without_start,
+    away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_finding, progress_finding,
+    stalling_findings, without_start,
 };
 use crate::controller::status::throttling;
 use crate::controller::text::plural;
@@ -27,8 +29,9 @@ impl ConditionSet {
     /// Computes the conditions of a tier.
     pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
         let blocking = blocking_findings(observed, outcome);
-        let degraded = without_start(degraded_findings(observed, outcome, facts), observed);
-        let progress = progress_finding(observed, outcome, facts);
+        let overdue = overdue_finding(facts);
+        // What waits for pods that do not run is no progress.
+        let progress = progress_finding(observed, outcome, facts).filter(|_| overdue.is_none());
         // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
         let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
             not_ready_findings(facts, progress.as_ref())
@@ -36,9 +39,15 @@ impl ConditionSet {
             Vec::new()
         };
 
+        let mut problems: Vec<Finding> = overdue.iter().cloned().collect();
+        problems.extend(without_start(degraded_findings(observed, outcome, facts), observed));
+        // Nodes and resolvers that start or roll out are expected to be missing; others are not.
+        let is_expected = |finding: &&Finding| matches!(finding.reason, Reason::Starting | Reason::RollingOut);
+        problems.extend(not_ready.iter().filter(|finding| !is_expected(finding)).cloned());
         let ready = ready_condition(&blocking, &not_ready, facts);
-        let degraded = degraded_condition(&blocking, degraded, not_ready);
-        let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling_findings(&blocking));
+        let degraded = degraded_condition(&blocking, &problems);
+        let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).collect();
+        let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling);
         let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { progress.into_iter().collect() };
         let progressing = progressing_condition(&progress, stalled.as_ref());
         let reconciling = report_findings(ConditionType::Reconciling, ConditionStatus::True, &progress);
@@ -71,13 +80,8 @@ fn ready_condition(blocking: &[Finding], not_ready: &[Finding], facts: &Facts) -
     })
 }
 
-fn degraded_condition(blocking: &[Finding], degraded: Vec<Finding>, not_ready: Vec<Finding>) -> Report {
-    let mut findings = blocking.to_vec();
-    findings.extend(degraded);
-    // Nodes and resolvers that start or roll out are expected to be missing; others are not.
-    findings.extend(
-        not_ready.into_iter().filter(|finding| !matches!(finding.reason, Reason::Starting | Reason::RollingOut)),
-    );
+fn degraded_condition(blocking: &[Finding], problems: &[Finding]) -> Report {
+    let findings = [blocking, problems].concat();
     report_findings(ConditionType::Degraded, ConditionStatus::True, &findings).unwrap_or_else(|| {
         report(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong.")
     })
@@ -118,14 +122,15 @@ fn serving_message(facts: &Facts) -> String {
     let resolvers = facts.resolvers_ready();
     let zones = to_count(facts.zones.len());
     format!(
-        "{} through their caches, {} in {} behind them.",
+        "{} through their caches, {} in {} behind them{}.",
         if facts.nodes.ready == 1 {
             "1 node answers".to_owned()
         } else {
             format!("{} nodes answer", facts.nodes.ready)
         },
         plural(resolvers, "resolver"),
-        plural(zones, "zone")
+        plural(zones, "zone"),
+        away_text(facts.nodes.away)
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use node_cache_config::status::CaptureState;
 
@@ -10,9 +10,12 @@ use crate::controller::apply::ApplyOutcome;
 use crate::controller::observe::Observed;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::PodStatus;
-use crate::controller::owned::{labels, names};
+use crate::controller::owned::labels;
 use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zone};
-use crate::controller::text::{join_some, sanitize};
+use crate::controller::rollout::{
+    NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
+};
+use crate::controller::text::{join_some, sanitize, zone_text};
 use crate::settings::Settings;
 
 /// Number of failed polls in sequence from which a ready pod counts as unreachable.
@@ -36,20 +39,31 @@ pub(super) struct Facts {
     pub(super) unreachable_pods: Vec<String>,
     /// Caching resolvers that do not respond to the agent of their node.
     pub(super) unresponsive_instances: Vec<String>,
+    /// Pods of the newest template that should run by now and do not, each with its place and the reason.
+    pub(super) overdue_pods: Vec<String>,
+}
+
+impl NodeFacts {
+    /// Returns the number of nodes that should answer and are there.
+    pub(super) fn expected(&self) -> u32 {
+        self.desired.saturating_sub(self.away)
+    }
 }
 
 /// Facts about the nodes.
 #[derive(Default)]
 pub(super) struct NodeFacts {
-    /// Number of nodes that should run a pod.
+    /// Number of nodes that should run a pod, those away included.
     pub(super) desired: u32,
+    /// Number of nodes that should run a pod and are away; they count neither as ready nor as updated.
+    pub(super) away: u32,
     /// Number of nodes that answer through their caches.
     pub(super) ready: u32,
     /// Number of nodes with the newest pod template and the revision in force.
     pub(super) updated: u32,
     /// Whether the DaemonSet is in a rollout, or has not observed its newest template yet.
     pub(super) rolling_out: bool,
-    /// Nodes that do not answer through their caches, with the reason where it is known.
+    /// Nodes that are there and do not answer through their caches, with the reason where it is known.
     pub(super) not_ready: Vec<String>,
     /// Whether a node may run the caches.
     pub(super) is_any_eligible: bool,
@@ -63,6 +77,8 @@ pub(super) struct ZoneFacts {
     pub(super) name: String,
     /// Number of nodes in the zone.
     pub(super) nodes: u32,
+    /// Whether all nodes of the zone that may run a resolver are away. Nothing waits for the resolvers of such a zone.
+    pub(super) is_away: bool,
     /// Number of resolvers that the zone should have.
     pub(super) desired: u32,
     /// Number of ready resolvers.
@@ -106,9 +122,10 @@ impl Facts {
             partly_failing_addresses: Vec::new(),
             unreachable_pods: Vec::new(),
             unresponsive_instances: Vec::new(),
+            overdue_pods: PodStarts::collect(observed, settings).overdue.into_iter().map(describe_overdue).collect(),
         };
         let mut pods_by_refusal: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
+        for pod in observed.pods.iter().filter(|pod| !pod.terminating && !is_away(observed, pod)) {
             facts.add_report(observed, pod, &mut pods_by_refusal);
         }
         facts.refusals = pods_by_refusal
@@ -167,37 +184,28 @@ impl Facts {
     }
 }
 
-/// Converts a count to the type of the status, saturating.
-pub(super) fn to_count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
 fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> NodeFacts {
-    let name = names::node_cache(&observed.tier.name_any());
     let excluded =
         Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings).excluded_nodes(&observed.nodes);
     let is_any_eligible = observed.nodes.iter().count() > excluded.values().map(Vec::len).sum();
-    let Some(daemon_set) = observed.owned.daemon_set(&settings.node_namespace, &name) else {
+    let Some(pods) = NodePods::collect(observed, settings) else {
         return NodeFacts { is_any_eligible, excluded, ..NodeFacts::default() };
     };
-    let status = daemon_set.status.clone().unwrap_or_default();
-    // The DaemonSet controller does not look again when the node goes for which a pod has waited.
-    let is_orphan = |pod: &&TierPod| !pod.scheduled && pod.node.as_ref().is_some_and(|node| !observed.nodes.has(node));
-    let (orphans, pods): (Vec<&TierPod>, Vec<&TierPod>) = pods_of(observed, Component::NodeCache).partition(is_orphan);
-    let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) = pods.iter().partition(|pod| is_serving(observed, pod));
-    let on_revision = pods.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
-    let desired = non_negative(status.desired_number_scheduled).saturating_sub(to_count(orphans.len()));
-    let updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
+    let expected = pods.expected();
+    let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) =
+        pods.present.iter().partition(|pod| is_serving(observed, pod));
+    let on_revision = pods.present.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
     let mut not_ready: Vec<String> = not_ready.into_iter().map(|pod| describe_not_ready(observed, pod)).collect();
-    let missing = desired.saturating_sub(to_count(pods.len()));
+    let missing = expected.saturating_sub(to_count(pods.present.len()));
     if missing > 0 {
         not_ready.push(format!("{missing} without a pod"));
     }
     NodeFacts {
-        desired,
-        ready: to_count(ready.len()).min(desired),
-        updated: to_count(on_revision).min(updated).min(desired),
-        rolling_out: is_behind(daemon_set) || updated < desired,
+        desired: pods.desired,
+        away: pods.away,
+        ready: to_count(ready.len()).min(expected),
+        updated: to_count(on_revision).min(pods.updated),
+        rolling_out: pods.is_behind || pods.updated < expected,
         not_ready,
         is_any_eligible,
         excluded,
@@ -217,7 +225,7 @@ fn zones_facts(
         .filter(|deployment| deployment.namespace().as_deref() == Some(&settings.namespace))
         .filter_map(|deployment| {
             let name = deployment.labels().get(labels::ZONE)?;
-            Some(zone_facts(observed, deployment, name, nodes_by_zone.get(name)?, revision))
+            Some(zone_facts(observed, settings, deployment, name, nodes_by_zone.get(name)?, revision))
         })
         .collect();
     zones.sort_by(|one, other| one.name.cmp(&other.name));
@@ -245,6 +253,7 @@ fn zones_without_resolvers(
 
 fn zone_facts(
     observed: &Observed,
+    settings: &Settings,
     deployment: &Deployment,
     name: &str,
     nodes: &ZoneNodes,
@@ -252,35 +261,24 @@ fn zone_facts(
 ) -> ZoneFacts {
     let status = deployment.status.clone().unwrap_or_default();
     let desired = non_negative(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default());
-    let replicas = non_negative(status.replicas.unwrap_or_default());
-    let updated = non_negative(status.updated_replicas.unwrap_or_default());
-    let is_behind = status.observed_generation < deployment.metadata.generation;
     let creation_failure = status
         .conditions
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
-    let mut pods = pods_of(observed, Component::ZoneResolver).filter(|pod| pod.resolver_zone.as_deref() == Some(name));
+    let mut pods = pods_of(observed, Component::ZoneResolver)
+        .filter(|pod| pod.resolver_zone.as_deref() == Some(name) && !is_away(observed, pod));
     ZoneFacts {
         name: name.to_owned(),
         nodes: to_count(nodes.nodes),
+        is_away: is_zone_away(observed, settings, name),
         desired,
         ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
-        rolling_out: is_behind || updated < desired || replicas > desired,
+        rolling_out: is_rolling_out(deployment),
         creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
         is_on_revision: pods.all(|pod| has_in_force(observed, pod, revision)),
         obstacles: if nodes.hosts == 0 { nodes.obstacles.clone() } else { Vec::new() },
     }
-}
-
-/// Returns whether the controller has not observed the newest template of a DaemonSet yet.
-fn is_behind(daemon_set: &DaemonSet) -> bool {
-    let observed_generation = daemon_set.status.as_ref().and_then(|status| status.observed_generation);
-    observed_generation < daemon_set.metadata.generation
-}
-
-fn pods_of(observed: &Observed, component: Component) -> impl Iterator<Item = &TierPod> {
-    observed.pods.iter().filter(move |pod| pod.component == component && !pod.terminating)
 }
 
 /// Returns whether a pod had this revision in force at its last successful poll.
@@ -319,14 +317,17 @@ fn describe_not_ready(observed: &Observed, pod: &TierPod) -> String {
     }
 }
 
+/// Returns the text for a pod that should run and does not.
+fn describe_overdue(pod: &TierPod) -> String {
+    let zone = pod.resolver_zone.as_ref().map(|zone| format!(" of {}", zone_text(zone))).unwrap_or_default();
+    let reason = pod.waiting_reason.as_deref().unwrap_or("its containers do not start");
+    format!("{}{zone} ({reason})", place(pod))
+}
+
 /// Returns the place of a pod in a message: the node of a node pod, the name of any other.
 fn place(pod: &TierPod) -> String {
     match (pod.component, &pod.node) {
         (Component::NodeCache, Some(node)) => node.clone(),
         _ => pod.name.clone(),
     }
-}
-
-fn non_negative(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or_default()
 }

@@ -10,7 +10,8 @@ use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::placement::Exclusion;
-use crate::controller::status::facts::{Facts, ZoneFacts, to_count};
+use crate::controller::rollout::to_count;
+use crate::controller::status::facts::{Facts, ZoneFacts};
 use crate::controller::status::upstreams;
 use crate::controller::text::{join_some, plural, sanitize, zone_text};
 
@@ -80,6 +81,12 @@ pub(super) fn stalling_findings(blocking: &[Finding]) -> Vec<Finding> {
     blocking.iter().filter(|finding| finding.reason != Reason::ApplyFailed).cloned().collect()
 }
 
+/// Returns the finding about pods of the newest template that should run by now.
+pub(super) fn overdue_finding(facts: &Facts) -> Option<Finding> {
+    let message = format!("Pods of the newest template do not run: {}.", join_some(&facts.overdue_pods));
+    (!facts.overdue_pods.is_empty()).then(|| Finding::new(Reason::PodsNotRunning, message))
+}
+
 /// Returns the findings about missing nodes and resolvers. Those that progress explains have its reason.
 pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
     let nodes = &facts.nodes;
@@ -99,19 +106,23 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
             Reason::NoNodes,
             "No node runs the caches yet; when this stays, look at spec.nodeCache.nodeSelector and affinity.",
         )));
-    } else if nodes.ready < nodes.desired {
+    } else if nodes.expected() == 0 {
+        let message = format!("Kubernetes reports none of the {} as ready.", plural(nodes.desired, "node"));
+        findings.push(Finding::new(Reason::NodesNotReady, message));
+    } else if nodes.ready < nodes.expected() {
         let message = format!(
-            "The caches of {} of {} do not answer: {}.",
-            nodes.desired - nodes.ready,
+            "The caches of {} of {} do not answer: {}{}.",
+            nodes.expected() - nodes.ready,
             plural(nodes.desired, "node"),
-            join_some(&nodes.not_ready)
+            join_some(&nodes.not_ready),
+            away_text(nodes.away)
         );
         let finding = Finding::new(Reason::NodesNotReady, message);
         let starting = progress.is_some_and(|progress| progress.reason == Reason::Starting);
         findings.push(if nodes.rolling_out || starting { with_progress_reason(finding) } else { finding });
     }
-    let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0).collect();
-    if facts.zones.is_empty() || zones_down.len() == facts.zones.len() {
+    let zones_down: Vec<&ZoneFacts> = facts.zones.iter().filter(|zone| zone.ready == 0 && !zone.is_away).collect();
+    if facts.zones.iter().all(|zone| zone.ready == 0) {
         let message = "No resolver of any zone is ready; names outside of the cluster are answered from caches and by \
                        spec.nodeCache.lastResort alone.";
         findings.push(with_starting_reason(progress, Finding::new(Reason::NoResolvers, message)));
@@ -138,6 +149,11 @@ fn excluded_text(excluded: &BTreeMap<Exclusion, Vec<String>>) -> String {
         })
         .collect();
     reasons.join(", ")
+}
+
+/// Returns the end of a sentence about nodes that are away: `; 2 nodes away`.
+pub(super) fn away_text(away: u32) -> String {
+    if away == 0 { String::new() } else { format!("; {} away", plural(away, "node")) }
 }
 
 /// Returns the text for a zone, with its nodes where no resolver can be placed on any: `zone-b (node-b: cordoned)`.
@@ -206,7 +222,7 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
     let incomplete_zones: Vec<String> = facts
         .zones
         .iter()
-        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling_out)
+        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling_out && !zone.is_away)
         .map(|zone| format!("{} ({} of {})", zone_text(&zone.name), zone.ready, zone.desired))
         .collect();
     if !incomplete_zones.is_empty() {
@@ -231,25 +247,31 @@ pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, fact
     let nodes = &facts.nodes;
     let reason = if has_served { Reason::RollingOut } else { Reason::Starting };
     let may_start = nodes.is_any_eligible || nodes.excluded.is_empty();
-    if !has_served && may_start && (nodes.desired == 0 || nodes.ready < nodes.desired) {
-        let message = format!("{} of {} answer through their caches.", nodes.ready, plural(nodes.desired, "node"));
+    if !has_served && may_start && (nodes.desired == 0 || nodes.ready < nodes.expected()) {
+        let message = format!(
+            "{} of {} answer through their caches{}.",
+            nodes.ready,
+            plural(nodes.desired, "node"),
+            away_text(nodes.away)
+        );
         return Some(Finding::new(reason, message));
     }
     let ApplyOutcome::Valid { revision, writes, .. } = outcome else { return None };
     let rolling_zones: Vec<String> = facts
         .zones
         .iter()
-        .filter(|zone| zone.rolling_out || !zone.is_on_revision)
+        .filter(|zone| !zone.is_away && (zone.rolling_out || !zone.is_on_revision))
         .map(|zone| zone_text(&zone.name))
         .collect();
-    let nodes_behind = nodes.desired.saturating_sub(nodes.updated);
+    let nodes_behind = nodes.expected().saturating_sub(nodes.updated);
     let message = match revision {
         None => "The addresses of the tier's own Services are not known yet.".to_owned(),
         Some(revision) if nodes_behind > 0 => {
             format!(
                 "Configuration {revision} and the newest pod template are not everywhere yet: {nodes_behind} of {} to \
-                 go.",
-                plural(nodes.desired, "node")
+                 go{}.",
+                plural(nodes.desired, "node"),
+                away_text(nodes.away)
             )
         }
         Some(_) if nodes.rolling_out => "Node pods are being replaced.".to_owned(),

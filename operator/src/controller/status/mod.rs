@@ -30,8 +30,9 @@ use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::placement::Exclusion;
+use crate::controller::rollout::to_count;
 use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
-use crate::controller::status::facts::{Facts, to_count};
+use crate::controller::status::facts::Facts;
 use crate::controller::text::join_some;
 use crate::error::Error;
 use crate::metrics::{Metrics, ZoneResolverCount};
@@ -54,7 +55,8 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
         ApplyOutcome::Invalid { active_revision, .. } => active_revision.clone(),
         ApplyOutcome::Valid { revision, .. } => revision.clone(),
     };
-    let all_updated = facts.nodes.desired > 0 && facts.nodes.updated == facts.nodes.desired;
+    let all_updated = facts.nodes.expected() > 0 && facts.nodes.updated == facts.nodes.expected();
+    let merged = merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now));
     let previous_revision = previous.revision.and_then(|revision| revision.current);
     let current = if all_updated && target.is_some() { target.clone() } else { previous_revision };
     DnsTierStatus {
@@ -67,12 +69,13 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             throttled: throttling::addresses(observed),
             message: conditions.summary,
         }),
-        conditions: merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now)),
+        conditions: merged,
         revision: (current.is_some() || target.is_some()).then_some(RevisionStatus { current, target }),
         nodes: Some(NodesStatus {
             desired: facts.nodes.desired,
             ready: facts.nodes.ready,
             updated: facts.nodes.updated,
+            away: facts.nodes.away,
             excluded: excluded_nodes(&facts.nodes.excluded),
         }),
         resolvers: Some(ResolversStatus { desired: facts.resolvers_desired(), ready: facts.resolvers_ready() }),

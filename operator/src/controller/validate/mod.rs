@@ -23,6 +23,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::owned::{cluster_ips, labels};
 use crate::controller::placement::{Placement, nodes_by_zone};
+use crate::controller::rollout::NodePods;
 use crate::controller::text::{join_some, zone_text};
 use crate::controller::validate::allow_from::{allow_from_or_default, with_private_networks};
 use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
@@ -74,6 +75,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             private_answers: private_answers(spec.node_cache.private_answers),
             last_resort: last_resort(&spec.node_cache),
             metrics_port: spec.node_cache.metrics_port,
+            max_unavailable: NodePods::collect(observed, settings).map_or(1, |pods| pods.max_unavailable()),
             pods: spec.node_cache.pod.clone(),
         },
         resolvers: Resolvers {

@@ -66,6 +66,8 @@ pub(crate) struct NodeCache {
     pub(crate) last_resort: LastResort,
     /// Host port of `/metrics` and `/status`.
     pub(crate) metrics_port: u16,
+    /// Number of nodes that may be without a ready pod while a new pod template is rolled out.
+    pub(crate) max_unavailable: i32,
     /// User's settings of the pods. Defaults are filled in where the pod is built.
     pub(crate) pods: PodSettings,
 }

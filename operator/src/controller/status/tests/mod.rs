@@ -1,3 +1,5 @@
+mod away;
+mod deadline;
 mod degradation;
 mod exclusion;
 mod readiness;

@@ -1,0 +1,98 @@
+//! Nodes that are away.
+
+use super::*;
+use crate::controller::fixtures::{
+    change_node_status, change_report, deployment_of, pod_of, roll_out_template, set_away,
+};
+
+/// Returns a settled cluster whose `node-a` went away before the newest configuration and template came.
+fn with_a_node_away() -> Observed {
+    let mut observed = settled();
+    set_away(&mut observed, &["node-a"]);
+    pod_of(&mut observed, "node-pod-a").ready = false;
+    change_node_status(&mut observed, "node-pod-a", |status| {
+        status.revision.in_force = Some("older".to_owned());
+    });
+    let tier = Arc::make_mut(&mut observed.tier);
+    tier.status.as_mut().unwrap().revision.as_mut().unwrap().current = Some("older".to_owned());
+    roll_out_template(&mut observed, &["node-pod-b", "node-pod-c"]);
+    observed
+}
+
+#[test]
+fn a_node_that_is_away_is_counted_apart_and_nothing_waits_for_it() {
+    let status = reconciled_status(&with_a_node_away());
+    assert_condition(&status, "Ready", "True", Reason::Serving, &["2 nodes answer", "; 1 node away."]);
+    assert_condition(&status, "Progressing", "False", Reason::Settled, &[]);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+    assert!(condition(&status, "Reconciling").is_none());
+    let nodes = status.nodes.unwrap();
+    assert_eq!((nodes.desired, nodes.ready, nodes.updated, nodes.away), (3, 2, 2, 1));
+    let revision = status.revision.unwrap();
+    assert!(revision.current.is_some() && revision.current == revision.target);
+    let summary = status.summary.unwrap();
+    assert_eq!((summary.ready.as_str(), summary.updated.as_str()), ("2/3", "2/3"));
+}
+
+#[test]
+fn a_node_that_returns_is_waited_for_again() {
+    let mut observed = with_a_node_away();
+    set_away(&mut observed, &[]);
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Progressing", "True", Reason::RollingOut, &["1 of 3 nodes to go"]);
+    assert_eq!(status.revision.unwrap().current.as_deref(), Some("older"));
+    assert_eq!(status.nodes.unwrap().away, 0);
+}
+
+#[test]
+fn a_node_that_is_there_is_waited_for_while_another_is_away() {
+    let mut observed = with_a_node_away();
+    roll_out_template(&mut observed, &["node-pod-b"]);
+    pod_of(&mut observed, "node-pod-c").lifecycle.template = Some("1a2b".to_owned());
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Progressing", "True", Reason::RollingOut, &["1 of 3 nodes to go; 1 node away."]);
+}
+
+#[test]
+fn the_resolvers_and_the_polls_of_a_node_that_is_away_hold_nothing() {
+    let mut observed = with_a_node_away();
+    for pod in ["node-pod-a", "resolver-a-0", "resolver-a-1"] {
+        change_report(&mut observed, pod, |report| {
+            report.last_status = None;
+            report.poll_error = Some("no answer within 2 s".into());
+            report.failures = 9;
+        });
+    }
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Progressing", "False", Reason::Settled, &[]);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+}
+
+#[test]
+fn resolvers_without_a_place_in_a_zone_whose_only_node_is_away_hold_nothing() {
+    let mut observed = with_a_node_away();
+    deployment_of(&mut observed, "zone-a").status.as_mut().unwrap().ready_replicas = None;
+    for name in ["resolver-a-0", "resolver-a-1"] {
+        change_report(&mut observed, name, |report| report.last_status = None);
+        let pod = pod_of(&mut observed, name);
+        (pod.node, pod.scheduled, pod.ready, pod.lifecycle.running) = (None, false, false, false);
+        pod.waiting_reason = Some("not scheduled: 0/3 nodes are available".to_owned());
+    }
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &["; 1 node away."]);
+    assert_condition(&status, "Progressing", "False", Reason::Settled, &[]);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+    assert_eq!(status.summary.unwrap().resolvers, "4/6");
+
+    set_away(&mut observed, &[]);
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Stalled", "True", Reason::PodsNotRunning, &["resolver-a-0 of zone-a (not scheduled"]);
+}
+
+#[test]
+fn a_tier_of_which_every_node_is_away_is_not_ready() {
+    let mut observed = settled();
+    set_away(&mut observed, &["node-a", "node-b", "node-c"]);
+    let parts = ["Kubernetes reports none of the 3 nodes as ready."];
+    assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::NodesNotReady, &parts);
+}

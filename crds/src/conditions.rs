@@ -166,7 +166,10 @@ impl ConditionType {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Ready => "Every node that is there answers through its caches and every zone has resolvers.",
+            Self::Ready => {
+                "Every node that Kubernetes reports as ready answers through its caches, and every zone has resolvers. \
+                 Once a tier was ready, 1 % of its nodes may be silent."
+            }
             Self::Progressing => "The tier is being brought to the desired state.",
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
             Self::UpstreamThrottled => {

@@ -1,6 +1,6 @@
 //! The status of a `DnsTier`. Numbers are rounded and change seldom, so that writing them triggers few watch events.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ pub struct DnsTierStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// The time at which the tier was Ready for the first time. From then on Ready tolerates 1 % of the nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_ready_time: Option<Time>,
     /// The revisions of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<RevisionStatus>,

@@ -9,8 +9,9 @@ use crate::controller::rollout::to_count;
 use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
     away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_finding, progress_finding,
-    stalling_findings, without_start,
+    stalling_findings,
 };
+use crate::controller::status::start::{is_starting, is_usual, was_ready};
 use crate::controller::status::throttling;
 use crate::controller::text::plural;
 
@@ -40,10 +41,13 @@ impl ConditionSet {
         };
 
         let mut problems: Vec<Finding> = overdue.iter().cloned().collect();
-        problems.extend(without_start(degraded_findings(observed, outcome, facts), observed));
+        problems.extend(degraded_findings(observed, outcome, facts));
         // Nodes and resolvers that start or roll out are expected to be missing; others are not.
         let is_expected = |finding: &&Finding| matches!(finding.reason, Reason::Starting | Reason::RollingOut);
         problems.extend(not_ready.iter().filter(|finding| !is_expected(finding)).cloned());
+        if is_starting(&observed.tier, was_ready(observed.tier.status.as_ref()), observed.now) {
+            problems.retain(|finding| !is_usual(finding.reason));
+        }
         let ready = ready_condition(&blocking, &not_ready, facts);
         let degraded = degraded_condition(&blocking, &problems);
         let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).collect();
@@ -121,8 +125,10 @@ fn progressing_condition(progress: &[Finding], stalled: Option<&Report>) -> Repo
 fn serving_message(facts: &Facts) -> String {
     let resolvers = facts.resolvers_ready();
     let zones = to_count(facts.zones.len());
+    let silent = facts.nodes.expected() - facts.nodes.ready;
+    let silent = if silent == 0 { String::new() } else { format!(" and {silent} do not") };
     format!(
-        "{} through their caches, {} in {} behind them{}.",
+        "{} through their caches{silent}, {} in {} behind them{}.",
         if facts.nodes.ready == 1 {
             "1 node answers".to_owned()
         } else {

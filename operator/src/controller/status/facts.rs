@@ -15,11 +15,15 @@ use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zon
 use crate::controller::rollout::{
     NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
 };
+use crate::controller::status::start::was_ready;
 use crate::controller::text::{join_some, sanitize, zone_text};
 use crate::settings::Settings;
 
 /// Number of failed polls in sequence from which a ready pod counts as unreachable.
 const MIN_FAILED_POLLS: u32 = 2;
+
+/// Number of nodes of which one may fail: 1 %. Of fewer nodes, none may.
+const NODES_PER_TOLERATED: u32 = 100;
 
 /// Facts about a tier.
 pub(super) struct Facts {
@@ -57,6 +61,8 @@ pub(super) struct NodeFacts {
     pub(super) desired: u32,
     /// Number of nodes that should run a pod and are away; they count neither as ready nor as updated.
     pub(super) away: u32,
+    /// Number of nodes that are there and may do without an answer while the tier is ready.
+    pub(super) tolerated: u32,
     /// Number of nodes that answer through their caches.
     pub(super) ready: u32,
     /// Number of nodes with the newest pod template and the revision in force.
@@ -203,6 +209,7 @@ fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) 
     NodeFacts {
         desired: pods.desired,
         away: pods.away,
+        tolerated: if was_ready(observed.tier.status.as_ref()) { pods.desired / NODES_PER_TOLERATED } else { 0 },
         ready: to_count(ready.len()).min(expected),
         updated: to_count(on_revision).min(pods.updated),
         rolling_out: pods.is_behind || pods.updated < expected,

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use dnstier_crds::conditions::Reason;
-use k8s_openapi::jiff::SignedDuration;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
@@ -14,9 +13,6 @@ use crate::controller::rollout::to_count;
 use crate::controller::status::facts::{Facts, ZoneFacts};
 use crate::controller::status::upstreams;
 use crate::controller::text::{join_some, plural, sanitize, zone_text};
-
-/// Time after the creation of a tier in which parts that do not answer yet are no problem.
-const START_PERIOD: SignedDuration = SignedDuration::from_mins(3);
 
 /// Returns the findings that keep the newest spec from being in force.
 pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
@@ -109,7 +105,7 @@ pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> V
     } else if nodes.expected() == 0 {
         let message = format!("Kubernetes reports none of the {} as ready.", plural(nodes.desired, "node"));
         findings.push(Finding::new(Reason::NodesNotReady, message));
-    } else if nodes.ready < nodes.expected() {
+    } else if nodes.ready + nodes.tolerated < nodes.expected() {
         let message = format!(
             "The caches of {} of {} do not answer: {}{}.",
             nodes.expected() - nodes.ready,
@@ -168,18 +164,6 @@ fn with_starting_reason(progress: Option<&Finding>, finding: Finding) -> Finding
         Some(progress) if progress.reason == Reason::Starting => Finding::new(Reason::Starting, finding.message),
         _ => finding,
     }
-}
-
-/// Returns the findings without those that are usual in the first minutes of a tier: parts that do not answer yet.
-pub(super) fn without_start(findings: Vec<Finding>, observed: &Observed) -> Vec<Finding> {
-    let created = observed.tier.meta().creation_timestamp.as_ref();
-    let is_starting = created.is_some_and(|created| observed.now.duration_since(created.0) < START_PERIOD);
-    let is_usual = |finding: &Finding| {
-        let reason = finding.reason;
-        matches!(reason, Reason::NodesNotReady | Reason::ResolversNotReady | Reason::StatusUnknown)
-            || reason == Reason::UpstreamUnreachable
-    };
-    findings.into_iter().filter(|finding| !(is_starting && is_usual(finding))).collect()
 }
 
 /// Returns the findings about problems that may exist while all queries are answered.

@@ -4,6 +4,7 @@ mod conditions;
 mod events;
 mod facts;
 mod findings;
+mod start;
 mod throttling;
 mod traffic;
 mod upstreams;
@@ -57,6 +58,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
     };
     let all_updated = facts.nodes.expected() > 0 && facts.nodes.updated == facts.nodes.expected();
     let merged = merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now));
+    let first_ready_time = start::first_ready_time(&previous, &merged);
     let previous_revision = previous.revision.and_then(|revision| revision.current);
     let current = if all_updated && target.is_some() { target.clone() } else { previous_revision };
     DnsTierStatus {
@@ -69,6 +71,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             throttled: throttling::addresses(observed),
             message: conditions.summary,
         }),
+        first_ready_time,
         conditions: merged,
         revision: (current.is_some() || target.is_some()).then_some(RevisionStatus { current, target }),
         nodes: Some(NodesStatus {

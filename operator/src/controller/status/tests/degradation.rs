@@ -78,3 +78,18 @@ fn parts_that_do_not_answer_in_the_first_minutes_of_a_tier_are_no_problem_yet() 
     Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created("2026-01-01T23:56:00Z");
     assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ResolversNotReady, &["zone-b"]);
 }
+
+#[test]
+fn a_tier_that_never_was_ready_has_five_minutes() {
+    let mut observed = settled();
+    Arc::make_mut(&mut observed.tier).status = None;
+    deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);
+    observed.pods[0].ready = false;
+    let mut at = |created: &str| {
+        let created = Some(Time(created.parse().unwrap()));
+        Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = created;
+        reconciled_status(&observed)
+    };
+    assert_condition(&at("2026-01-01T23:55:01Z"), "Degraded", "False", Reason::Healthy, &[]);
+    assert_condition(&at("2026-01-01T23:55:00Z"), "Degraded", "True", Reason::ResolversNotReady, &["zone-b"]);
+}

@@ -81,6 +81,62 @@ fn a_zone_without_a_ready_resolver_is_named_and_then_none_at_all() {
     assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::NoResolvers, &["caches"]);
 }
 
+/// Returns a cluster of 250 nodes that was ready before or not, with as many that do not answer.
+fn large(silent: usize, was_ready: bool) -> Observed {
+    let mut observed = settled();
+    if !was_ready {
+        Arc::make_mut(&mut observed.tier).status = None;
+    }
+    let template = observed.pods.iter().find(|pod| pod.name == "node-pod-a").unwrap().clone();
+    let report = observed.reports[&template.uid].clone();
+    observed.pods.retain(|pod| pod.resolver_zone.is_some());
+    for index in 0..250 {
+        let mut pod = template.clone();
+        (pod.name, pod.uid) = (format!("pod-{index}"), format!("uid-{index}"));
+        (pod.node, pod.ready) = (Some(format!("node-{index:03}")), index >= silent);
+        Arc::make_mut(&mut observed.reports).insert(pod.uid.clone(), report.clone());
+        observed.pods.push(pod);
+    }
+    let status = observed.owned.daemon_sets[0].status.as_mut().unwrap();
+    (status.desired_number_scheduled, status.updated_number_scheduled) = (250, Some(250));
+    observed
+}
+
+#[test]
+fn one_node_in_a_hundred_may_be_silent_once_the_tier_was_ready_and_the_message_names_none() {
+    let status = reconciled_status(&large(2, true));
+    let sentence = "248 nodes answer through their caches and 2 do not, 6 resolvers in 3 zones behind them.";
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[sentence]);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+    assert_eq!(status.nodes.unwrap().ready, 248);
+    assert_condition(&reconciled_status(&large(3, true)), "Ready", "False", Reason::NodesNotReady, &["3 of 250 nodes"]);
+    assert_condition(&reconciled_status(&large(1, false)), "Ready", "False", Reason::Starting, &[]);
+}
+
+#[test]
+fn a_tier_that_was_ready_once_needs_no_more_than_that_to_become_ready_again() {
+    let failed = large(3, true);
+    let status = reconciled_status(&failed);
+    assert_condition(&status, "Ready", "False", Reason::NodesNotReady, &[]);
+    assert!(status.first_ready_time.is_some());
+    let recovered = with_status(large(2, true), status);
+    assert_condition(&reconciled_status(&recovered), "Ready", "True", Reason::Serving, &[]);
+}
+
+#[test]
+fn the_time_of_the_first_readiness_is_kept() {
+    let first = reconciled_status(&settled());
+    let time = first.first_ready_time.clone().unwrap();
+    let mut observed = with_status(settled(), first);
+    observed.now = "2026-01-05T00:00:00Z".parse().unwrap();
+    for ready in [false, true] {
+        observed.pods[0].ready = ready;
+        let status = reconciled_status(&observed);
+        assert_eq!(status.first_ready_time, Some(time.clone()));
+        observed = with_status(observed, status);
+    }
+}
+
 #[test]
 fn a_terminating_pod_leaves_a_gap_that_is_reported() {
     let mut observed = settled();

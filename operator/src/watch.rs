@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dnstier_crds::{DnsTier, FIELD_MANAGER};
+use dnstier_crds::DnsTier;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -15,7 +15,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
@@ -88,11 +87,7 @@ pub(crate) async fn reconcile_on_changes(
             reports: reports_receiver,
         },
         applier: Applier { client: client.clone(), settings: settings.clone(), metrics: metrics.clone(), wake_poller },
-        status_writer: StatusWriter {
-            recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
-            client,
-            metrics: metrics.clone(),
-        },
+        status_writer: StatusWriter::new(client, metrics.clone()),
         backoff: Backoff::default(),
         settings,
         metrics,

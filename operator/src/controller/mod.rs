@@ -88,7 +88,7 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
             if error.is_forbidden() {
                 let status = status::compute_unreadable(&tier, &Finding::from(&error), observe::now());
                 context.metrics.set_conditions(&tier.name_any(), &status);
-                status_writer.write(&tier, &status).await?;
+                status_writer.write(&tier, &status, observe::now()).await?;
             }
             return Err(error);
         }
@@ -104,9 +104,9 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
     let next_deadline = PodStarts::collect(&observed, settings).next;
     let resolvers = status::resolver_counts(&observed, settings, &applied.outcome);
     context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
-    status_writer.write(&observed.tier, &status).await?;
+    let next_write = status_writer.write(&observed.tier, &status, observed.now).await?;
     let delay = applied.requeue_after?;
-    Ok(Action::requeue(next_deadline.into_iter().fold(delay, Duration::min)))
+    Ok(Action::requeue(next_deadline.into_iter().chain(next_write).fold(delay, Duration::min)))
 }
 
 /// Requeues a failed tier with backoff.

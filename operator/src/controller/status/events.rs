@@ -4,8 +4,11 @@ use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::{ConditionType, Reason};
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
+
+use crate::controller::status::start::{is_starting, is_usual, was_ready};
 
 /// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
 const MAX_NOTE_BYTES: usize = 1_000;
@@ -18,18 +21,27 @@ const PUBLISHED: [ConditionType; 5] = [
     ConditionType::Stalled,
 ];
 
-/// Publishes an event for each changed condition. A failure is only logged: the status has the same messages.
-pub(super) async fn publish_transitions(recorder: &Recorder, tier: &DnsTier, status: &DnsTierStatus) {
-    let previous = tier.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    for event in transitions(previous, &status.conditions) {
+/// Publishes an event for each condition that has changed from `previous`. A failure is only logged: the status has the
+/// same messages.
+pub(super) async fn publish_transitions(
+    recorder: &Recorder,
+    tier: &DnsTier,
+    previous: Option<&DnsTierStatus>,
+    status: &DnsTierStatus,
+    now: Timestamp,
+) {
+    let starting = is_starting(tier, was_ready(previous), now);
+    let previous = previous.map_or(&[][..], |status| &status.conditions);
+    for event in transitions(previous, &status.conditions, starting) {
         if let Err(error) = recorder.publish(&event, &tier.object_ref(&())).await {
             tracing::warn!(tier = tier.name_any(), reason = event.reason, %error, "an event cannot be published");
         }
     }
 }
 
-/// Returns an event for each condition whose status or reason changed.
-fn transitions(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
+/// Returns an event for each condition whose status or reason changed. What is usual while a tier is starting is no
+/// warning.
+pub(super) fn transitions(previous: &[Condition], current: &[Condition], starting: bool) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for condition in current {
         let Some(type_) = PUBLISHED.into_iter().find(|type_| type_.name() == condition.type_) else { continue };
@@ -37,20 +49,28 @@ fn transitions(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
             Some(previous) => previous.status != condition.status || previous.reason != condition.reason,
             None => true,
         };
-        // Several conditions may have changed for one reason, which makes one event.
-        if changed && events.iter().all(|event| event.reason != condition.reason) {
-            events.push(event(type_, condition));
+        if !changed {
+            continue;
+        }
+        // Several conditions may have changed for one reason, which makes one event: a warning if it is one for any.
+        let event = event(type_, condition, starting);
+        match events.iter_mut().find(|other| other.reason == event.reason) {
+            None => events.push(event),
+            Some(other) if event.type_ == EventType::Warning && other.type_ == EventType::Normal => *other = event,
+            Some(_) => {}
         }
     }
     events
 }
 
-fn event(type_: ConditionType, condition: &Condition) -> Event {
-    let is_expected = [Reason::Starting, Reason::RollingOut].iter().any(|reason| reason.name() == condition.reason);
+fn event(type_: ConditionType, condition: &Condition, starting: bool) -> Event {
+    let has = |reason: &Reason| reason.name() == condition.reason;
+    let is_start = starting && Reason::ALL.iter().any(|reason| is_usual(*reason) && has(reason));
+    let is_expected = is_start || [Reason::Starting, Reason::RollingOut].iter().any(has);
     let is_warning = match type_ {
         ConditionType::Ready => condition.status != "True" && !is_expected,
         ConditionType::Degraded | ConditionType::UpstreamThrottled | ConditionType::Stalled => {
-            condition.status == "True"
+            condition.status == "True" && !is_start
         }
         ConditionType::Progressing | ConditionType::Reconciling => false,
     };
@@ -89,7 +109,7 @@ mod tests {
             [condition("Ready", "True", "Serving", "3 nodes"), condition("Degraded", "False", "Healthy", "")];
         let current =
             [condition("Ready", "True", "Serving", "4 nodes"), condition("Degraded", "True", "AddressForeign", "x")];
-        let events = transitions(&previous, &current);
+        let events = transitions(&previous, &current, false);
         assert_eq!(events.len(), 1);
         assert_eq!((events[0].reason.as_str(), events[0].type_), ("AddressForeign", EventType::Warning));
     }
@@ -102,7 +122,19 @@ mod tests {
             condition("Degraded", "True", "ClusterDnsNotFound", "x"),
             condition("Stalled", "True", "ClusterDnsNotFound", "x"),
         ];
-        let events = transitions(&[], &current);
+        let events = transitions(&[], &current, false);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].type_, EventType::Warning);
+    }
+
+    #[test]
+    fn a_reason_that_is_a_warning_for_one_condition_is_a_warning() {
+        let current = [
+            condition("Ready", "True", "Serving", "x"),
+            condition("Progressing", "False", "PodsNotRunning", "x"),
+            condition("Degraded", "True", "PodsNotRunning", "x"),
+        ];
+        let events = transitions(&current[..1], &current, false);
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].type_, EventType::Warning);
     }
@@ -115,11 +147,25 @@ mod tests {
                 condition("Progressing", "True", reason, "0 of 3 nodes answer"),
                 condition("Degraded", "False", "Healthy", "Nothing is wrong."),
             ];
-            let events = transitions(&[], &current);
+            let events = transitions(&[], &current, false);
             assert!(events.iter().all(|event| event.type_ == EventType::Normal), "{reason}");
         }
-        let failed = transitions(&[], &[condition("Ready", "False", "NodesNotReady", "")]);
+        let failed = transitions(&[], &[condition("Ready", "False", "NodesNotReady", "")], false);
         assert_eq!(failed[0].type_, EventType::Warning);
+    }
+
+    #[test]
+    fn parts_that_come_up_one_after_the_other_in_the_first_minutes_are_no_warning_and_a_wrong_spec_is() {
+        for reason in ["NodesNotReady", "ResolversNotReady", "NoResolvers", "StatusUnknown", "UpstreamUnreachable"] {
+            let current = [condition("Ready", "False", reason, "x"), condition("Degraded", "True", reason, "x")];
+            let types = |starting| transitions(&[], &current, starting).into_iter().map(|event| event.type_);
+            assert_eq!(Vec::from_iter(types(true)), [EventType::Normal], "{reason}");
+            assert_eq!(Vec::from_iter(types(false)), [EventType::Warning], "{reason}");
+        }
+        for reason in ["ClusterDnsNotFound", "Forbidden", "PodsNotRunning", "NoNodes"] {
+            let current = [condition("Ready", "False", reason, "x"), condition("Stalled", "True", reason, "x")];
+            assert_eq!(transitions(&[], &current, true)[0].type_, EventType::Warning, "{reason}");
+        }
     }
 
     #[test]
@@ -136,7 +182,7 @@ mod tests {
         let lossy = tell(("True", "Lossy"), ("True", "AddressForeign"));
         let other = tell(("False", "WithinLimits"), ("True", "AddressForeign"));
         let events = |previous: &[Condition], current: &[Condition]| {
-            let events = transitions(previous, current).into_iter();
+            let events = transitions(previous, current, false).into_iter();
             events.map(|event| (event.reason, event.type_ == EventType::Warning)).collect::<Vec<_>>()
         };
         assert_eq!(events(&well, &limited), [("LimitFound".to_owned(), true)]);
@@ -148,7 +194,7 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_between_characters() {
         let message = "ü".repeat(2_000);
-        let events = transitions(&[], &[condition("Ready", "False", "Starting", &message)]);
+        let events = transitions(&[], &[condition("Ready", "False", "Starting", &message)], false);
         assert!(events[0].note.as_ref().is_some_and(|note| note.len() <= MAX_NOTE_BYTES));
     }
 }

@@ -8,24 +8,23 @@ mod start;
 mod throttling;
 mod traffic;
 mod upstreams;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::merge;
 use dnstier_crds::v1alpha1::{
     DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, ZoneStatus,
 };
-use dnstier_crds::{DnsTier, FIELD_MANAGER};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::events::Recorder;
-use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
+use kube::Resource;
+
+pub(crate) use writer::StatusWriter;
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
@@ -35,8 +34,7 @@ use crate::controller::rollout::to_count;
 use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
 use crate::controller::status::facts::Facts;
 use crate::controller::text::join_some;
-use crate::error::Error;
-use crate::metrics::{Metrics, ZoneResolverCount};
+use crate::metrics::ZoneResolverCount;
 use crate::settings::Settings;
 
 /// Maximum number of excluded nodes that a status names for each reason.
@@ -139,42 +137,4 @@ pub(crate) fn compute_unreadable(tier: &DnsTier, finding: &Finding, now: Timesta
     summary.message.clone_from(&finding.message);
     summary.throttled = None;
     status
-}
-
-/// Writes the status of tiers and publishes their events.
-pub(crate) struct StatusWriter {
-    /// Client of the API server.
-    pub(crate) client: Client,
-    /// Publisher of events.
-    pub(crate) recorder: Recorder,
-    /// Metrics of the writes.
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl StatusWriter {
-    /// Publishes an event for each changed condition, and writes the status unless it is unchanged.
-    ///
-    /// # Errors
-    ///
-    /// When the API server refuses the status. A tier that was deleted or recreated in between is no error.
-    pub(crate) async fn write(&self, tier: &DnsTier, status: &DnsTierStatus) -> Result<(), Error> {
-        events::publish_transitions(&self.recorder, tier, status).await;
-        if tier.status.as_ref() == Some(status) {
-            return Ok(());
-        }
-        let name = tier.name_any();
-        let patch = json!({
-            "apiVersion": DnsTier::api_version(&()),
-            "kind": DnsTier::kind(&()),
-            "metadata": {"name": name, "uid": tier.uid()},
-            "status": status,
-        });
-        self.metrics.record_write("DnsTier", "status");
-        let tiers: Api<DnsTier> = Api::all(self.client.clone());
-        match tiers.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(source) => Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
-        }
-    }
 }

@@ -5,6 +5,7 @@ mod exclusion;
 mod readiness;
 mod rollout;
 mod stall;
+mod start;
 mod throttling;
 mod upstreams;
 

@@ -1,0 +1,226 @@
+//! Writer of the status: at most one write in some seconds, unless a condition flips, and the events after it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dnstier_crds::v1alpha1::DnsTierStatus;
+use dnstier_crds::{DnsTier, FIELD_MANAGER};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::controller::status::events;
+use crate::error::Error;
+use crate::metrics::Metrics;
+
+/// Minimum time between two writes of a status in which no condition flips.
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Writes the status of tiers and publishes their events.
+pub(crate) struct StatusWriter {
+    client: Client,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    /// Last write of each tier, by name.
+    last_writes: Mutex<HashMap<String, LastWrite>>,
+}
+
+/// Last write of the status of a tier.
+#[derive(Clone)]
+struct LastWrite {
+    uid: Option<String>,
+    time: Instant,
+    status: DnsTierStatus,
+}
+
+/// Decision about a status.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    /// The status is in the cluster.
+    Unchanged,
+    /// The status is written now.
+    Write,
+    /// The status is written after this time, unless a condition flips before.
+    Wait(Duration),
+}
+
+impl StatusWriter {
+    /// Builds a writer that has written nothing.
+    pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        let recorder = Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER));
+        Self { client, recorder, metrics, last_writes: Mutex::default() }
+    }
+
+    /// Writes the status, unless it is unchanged or has to wait, and publishes an event for each changed condition
+    /// after the write. Returns the time after which a status that waits is to be written.
+    ///
+    /// # Errors
+    ///
+    /// When the API server refuses the status. A tier that was deleted or recreated in between is no error.
+    pub(crate) async fn write(
+        &self,
+        tier: &DnsTier,
+        status: &DnsTierStatus,
+        now: Timestamp,
+    ) -> Result<Option<Duration>, Error> {
+        // The watch may not have delivered the last write yet.
+        let recent = self.recent_write(tier);
+        let previous = recent.as_ref().map(|write| &write.status).or(tier.status.as_ref());
+        match decide(previous, status, recent.as_ref().map(|write| write.time.elapsed())) {
+            Decision::Unchanged => return Ok(None),
+            Decision::Wait(remaining) => return Ok(Some(remaining)),
+            Decision::Write => {}
+        }
+        let name = tier.name_any();
+        let patch = json!({
+            "apiVersion": DnsTier::api_version(&()),
+            "kind": DnsTier::kind(&()),
+            "metadata": {"name": name, "uid": tier.uid()},
+            "status": status,
+        });
+        self.metrics.record_write("DnsTier", "status");
+        let tiers: Api<DnsTier> = Api::all(self.client.clone());
+        match tiers.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(None),
+            Err(source) => return Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
+        }
+        let write = LastWrite { uid: tier.uid(), time: Instant::now(), status: status.clone() };
+        self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
+        events::publish_transitions(&self.recorder, tier, previous, status, now).await;
+        Ok(None)
+    }
+
+    /// Returns the last write of a tier, unless [`MIN_INTERVAL`] is over.
+    fn recent_write(&self, tier: &DnsTier) -> Option<LastWrite> {
+        let last_writes = self.last_writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last_writes.get(&tier.name_any())?;
+        (last.uid == tier.uid() && last.time.elapsed() < MIN_INTERVAL).then(|| last.clone())
+    }
+}
+
+/// Decides whether a status is written; `since_write` is the time since the last write of this process.
+fn decide(previous: Option<&DnsTierStatus>, current: &DnsTierStatus, since_write: Option<Duration>) -> Decision {
+    if previous == Some(current) {
+        return Decision::Unchanged;
+    }
+    let remaining = since_write.map_or(Duration::ZERO, |since| MIN_INTERVAL.saturating_sub(since));
+    if remaining.is_zero() || previous.is_none_or(|previous| flips(previous, current)) {
+        return Decision::Write;
+    }
+    Decision::Wait(remaining)
+}
+
+/// Returns whether a condition is true, false or unknown in one status and not in the other.
+fn flips(previous: &DnsTierStatus, current: &DnsTierStatus) -> bool {
+    let truths = |status: &DnsTierStatus| -> Vec<(String, String)> {
+        let conditions = status.conditions.iter();
+        conditions.map(|condition| (condition.type_.clone(), condition.status.clone())).collect()
+    };
+    truths(previous) != truths(current)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::{StatusCode, Uri};
+    use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report, merge};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::controller::fixtures;
+
+    /// Returns a status with this condition `Ready`.
+    fn status(truth: ConditionStatus, message: &str) -> DnsTierStatus {
+        let reason = if truth == ConditionStatus::True { Reason::Serving } else { Reason::NodesNotReady };
+        let report = Report { type_: ConditionType::Ready, status: truth, reason, message: message.to_owned() };
+        let conditions = merge(&[], &[report], Some(1), &Time(Timestamp::UNIX_EPOCH));
+        DnsTierStatus { conditions, ..DnsTierStatus::default() }
+    }
+
+    #[test]
+    fn a_status_waits_for_the_end_of_five_seconds_unless_a_condition_flips() {
+        let written = status(ConditionStatus::True, "4 nodes");
+        let other = status(ConditionStatus::True, "5 nodes");
+        let flipped = status(ConditionStatus::False, "5 nodes");
+        let after = |current, millis| decide(Some(&written), current, Some(Duration::from_millis(millis)));
+        assert_eq!(after(&written, 0), Decision::Unchanged);
+        assert_eq!(after(&other, 1_500), Decision::Wait(Duration::from_millis(3_500)));
+        assert_eq!(after(&other, 5_000), Decision::Write);
+        assert_eq!(after(&flipped, 0), Decision::Write);
+        let without = DnsTierStatus::default();
+        assert_eq!(after(&without, 0), Decision::Write, "a condition that goes is a flip");
+        assert_eq!(decide(Some(&written), &other, None), Decision::Write, "after a restart of the operator");
+        assert_eq!(decide(None, &other, Some(Duration::ZERO)), Decision::Write);
+    }
+
+    /// An API server that counts requests and answers writes of a status with `code`.
+    #[derive(Clone, Default)]
+    struct Server {
+        code: Arc<Mutex<u16>>,
+        requests: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Server {
+        fn writer(&self) -> StatusWriter {
+            let server = self.clone();
+            let router = Router::new().fallback(move |uri: Uri| async move { server.answer(uri.path()) });
+            StatusWriter::new(Client::new(router, "default"), Arc::new(Metrics::default()))
+        }
+
+        fn answer(&self, path: &str) -> (StatusCode, String) {
+            let is_status = path.ends_with("/status");
+            self.requests.lock().unwrap().push(if is_status { "status" } else { "event" });
+            let code = if is_status { *self.code.lock().unwrap() } else { 201 };
+            let body = match code {
+                200 => serde_json::to_string(&fixtures::tier("default", "2026-01-01T00:00:00Z", "{}")).unwrap(),
+                201 => r#"{"metadata": {"name": "x", "namespace": "default"}, "eventTime": null}"#.to_owned(),
+                _ => r#"{"status": "Failure", "message": "x", "reason": "InternalError", "code": 500}"#.to_owned(),
+            };
+            (StatusCode::from_u16(code).unwrap(), body)
+        }
+
+        fn requests(&self) -> Vec<&'static str> {
+            std::mem::take(&mut *self.requests.lock().unwrap())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_follow_the_write_and_a_write_that_fails_has_none() {
+        let server = Server::default();
+        let writer = server.writer();
+        let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let broken = status(ConditionStatus::False, "x");
+        *server.code.lock().unwrap() = 500;
+        writer.write(&tier, &broken, now).await.unwrap_err();
+        assert!(!server.requests().contains(&"event"));
+        *server.code.lock().unwrap() = 200;
+        assert_eq!(writer.write(&tier, &broken, now).await.unwrap(), None);
+        assert_eq!(server.requests(), ["status", "event"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_the_watch_has_not_delivered_yet_is_not_repeated_nor_are_its_events() {
+        let server = Server::default();
+        *server.code.lock().unwrap() = 200;
+        let writer = server.writer();
+        let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let first = status(ConditionStatus::True, "4 nodes");
+        writer.write(&tier, &first, now).await.unwrap();
+        server.requests();
+        assert_eq!(writer.write(&tier, &first, now).await.unwrap(), None);
+        let second = status(ConditionStatus::True, "5 nodes");
+        assert_eq!(writer.write(&tier, &second, now).await.unwrap(), Some(MIN_INTERVAL));
+        assert_eq!(server.requests(), Vec::<&str>::new());
+        tokio::time::advance(MIN_INTERVAL).await;
+        let tier = DnsTier { status: Some(first), ..tier };
+        assert_eq!(writer.write(&tier, &second, now).await.unwrap(), None);
+        assert_eq!(server.requests(), ["status"], "no condition has changed its reason");
+    }
+}

@@ -90,7 +90,7 @@ pub(super) fn cluster(spec: &str) -> Observed {
 pub(super) fn build_desired(observed: &Observed) -> Desired {
     let settings = settings();
     let tier = validate(observed, &settings).unwrap();
-    desired::build(&tier, &settings, &observed.owned, &observed.annotated_revisions()).unwrap()
+    desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap()
 }
 
 /// Replaces the observed objects by the desired ones, with the fields that the API server and its controllers fill in.

@@ -95,7 +95,7 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
     };
     let applied = match validate(&observed, settings) {
         Err(findings) => applier.on_invalid(&observed, findings).await,
-        Ok(tier) => match desired::build(&tier, settings, &observed.owned, &observed.annotated_revisions()) {
+        Ok(tier) => match desired::build(&tier, settings, &observed.owned, &observed.revisions_in_use()) {
             Err(finding) => applier.on_invalid(&observed, vec![finding]).await,
             Ok(desired) => applier.on_valid(&observed, &tier, &desired).await,
         },

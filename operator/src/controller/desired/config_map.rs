@@ -1,6 +1,6 @@
 //! ConfigMaps of the revisions: the newest revision and a history, one key each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
@@ -8,11 +8,11 @@ use node_cache_config::names::{STABLE_REVISION, revision_key};
 
 use crate::controller::desired::config::RenderedRevision;
 use crate::controller::desired::meta::owned_meta;
-use crate::controller::owned::{OwnedObjects, labels, names};
+use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
-/// Maximum number of revisions, the newest included, unless pods name more of them in their annotations.
+/// Maximum number of revisions, the newest included, unless more of them are in use.
 const MAX_REVISIONS: usize = 5;
 /// Maximum size of all older revisions in bytes. The newest revision is in the ConfigMap twice, and the API server
 /// accepts a mebibyte.
@@ -20,14 +20,14 @@ const MAX_HISTORY_BYTES: usize = 700 * 1024;
 
 /// Builds the ConfigMaps of both namespaces: the newest revision under its identifier and as `stable`, and older ones.
 ///
-/// Revisions that the annotation of a pod names stay; of the others, the newest ones stay.
+/// Revisions in use stay; of the others, the newest ones stay.
 #[must_use]
 pub(super) fn config_maps(
     tier: &ValidatedTier,
     settings: &Settings,
     newest: &RenderedRevision,
     existing: &OwnedObjects,
-    annotated_revisions: &[String],
+    in_use: &BTreeSet<String>,
 ) -> Vec<ConfigMap> {
     let name = names::revisions(&tier.name);
     let mut namespaces = vec![
@@ -41,7 +41,7 @@ pub(super) fn config_maps(
         .into_iter()
         .map(|(namespace, component)| {
             let previous = existing.config_map(namespace, &name);
-            let revisions = retain_revisions(newest, previous, annotated_revisions);
+            let revisions = retain_revisions(newest, previous, in_use);
             let mut metadata =
                 owned_meta(tier, namespace, name.clone(), labels::component_labels(&tier.name, component));
             let history: Vec<&str> = revisions.iter().map(|revision| revision.id.as_str()).collect();
@@ -59,42 +59,33 @@ pub(super) fn config_maps(
 /// Returns the newest revision of a ConfigMap, which is the one in force.
 #[must_use]
 pub(crate) fn active_revision(config_map: &ConfigMap) -> Option<String> {
-    history(config_map).next().map(str::to_owned)
-}
-
-/// Returns the revisions of a ConfigMap, the newest first.
-fn history(config_map: &ConfigMap) -> impl Iterator<Item = &str> {
-    let text = config_map.annotations().get(labels::REVISIONS).map_or("", String::as_str);
-    text.split(',').filter(|revision| !revision.is_empty())
+    revision_history(config_map).next().map(str::to_owned)
 }
 
 /// Returns the revisions of the next ConfigMap, the newest first.
 fn retain_revisions(
     newest: &RenderedRevision,
     previous: Option<&ConfigMap>,
-    annotated_revisions: &[String],
+    in_use: &BTreeSet<String>,
 ) -> Vec<RenderedRevision> {
-    let mut retained = vec![newest.clone()];
-    let Some(previous) = previous else { return retained };
-    let Some(data) = &previous.data else { return retained };
-    let older: Vec<&str> = history(previous).filter(|revision| **revision != newest.id).collect();
-    let is_annotated = |revision: &str| annotated_revisions.iter().any(|annotated| annotated == revision);
-    let annotated = older.iter().filter(|revision| is_annotated(revision)).count();
-    let mut remaining_unannotated = (MAX_REVISIONS - 1).saturating_sub(annotated);
+    let data = previous.and_then(|previous| previous.data.as_ref());
+    let older = previous.into_iter().flat_map(revision_history).filter(|revision| *revision != newest.id);
+    let older: Vec<(&str, &String)> =
+        older.filter_map(|revision| Some((revision, data?.get(&revision_key(revision))?))).collect();
+    let (used, unused): (Vec<_>, Vec<_>) = older.iter().copied().partition(|(revision, _)| in_use.contains(*revision));
+    let unused = unused.into_iter().take((MAX_REVISIONS - 1).saturating_sub(used.len()));
+    // Those in use come first: a pod may start with one of them again.
     let mut remaining_bytes = MAX_HISTORY_BYTES;
-    for revision in older {
-        let Some(json) = data.get(&revision_key(revision)) else { continue };
-        let is_retained = is_annotated(revision) || remaining_unannotated > 0;
-        if !is_retained || json.len() > remaining_bytes {
-            continue;
+    let mut retained = BTreeSet::new();
+    for (revision, json) in used.into_iter().chain(unused) {
+        if json.len() <= remaining_bytes {
+            remaining_bytes -= json.len();
+            retained.insert(revision);
         }
-        if !is_annotated(revision) {
-            remaining_unannotated -= 1;
-        }
-        remaining_bytes -= json.len();
-        retained.push(RenderedRevision { id: revision.to_owned(), json: json.clone() });
     }
-    retained
+    let older = older.into_iter().filter(|(revision, _)| retained.contains(revision));
+    let older = older.map(|(revision, json)| RenderedRevision { id: revision.to_owned(), json: json.clone() });
+    std::iter::once(newest.clone()).chain(older).collect()
 }
 
 #[cfg(test)]
@@ -120,15 +111,15 @@ mod tests {
     #[test]
     fn five_revisions_are_kept_and_the_oldest_goes() {
         let previous = config_map_with(&["e", "d", "c", "b", "a"]);
-        assert_eq!(ids(retain_revisions(&rendered("f"), Some(&previous), &[])), ["f", "e", "d", "c", "b"]);
+        assert_eq!(ids(retain_revisions(&rendered("f"), Some(&previous), &BTreeSet::new())), ["f", "e", "d", "c", "b"]);
     }
 
     #[test]
     fn a_revision_that_a_pod_names_stays_however_old_it_is() {
         let previous = config_map_with(&["e", "d", "c", "b", "a"]);
-        let revisions = retain_revisions(&rendered("f"), Some(&previous), &["a".to_owned()]);
+        let revisions = retain_revisions(&rendered("f"), Some(&previous), &BTreeSet::from(["a".to_owned()]));
         assert_eq!(ids(revisions), ["f", "e", "d", "c", "a"]);
-        let all: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+        let all: BTreeSet<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
         let revisions = retain_revisions(&rendered("f"), Some(&previous), &all);
         assert_eq!(ids(revisions), ["f", "e", "d", "c", "b", "a"]);
     }
@@ -136,14 +127,14 @@ mod tests {
     #[test]
     fn going_back_to_an_older_revision_makes_it_the_newest() {
         let previous = config_map_with(&["c", "b", "a"]);
-        let revisions = retain_revisions(&rendered("a"), Some(&previous), &[]);
+        let revisions = retain_revisions(&rendered("a"), Some(&previous), &BTreeSet::new());
         assert_eq!(ids(revisions), ["a", "c", "b"]);
     }
 
     #[test]
     fn the_same_revision_again_changes_nothing() {
         let previous = config_map_with(&["c", "b", "a"]);
-        assert_eq!(ids(retain_revisions(&rendered("c"), Some(&previous), &[])), ["c", "b", "a"]);
+        assert_eq!(ids(retain_revisions(&rendered("c"), Some(&previous), &BTreeSet::new())), ["c", "b", "a"]);
     }
 
     #[test]
@@ -152,8 +143,18 @@ mod tests {
         for text in previous.data.iter_mut().flat_map(|data| data.values_mut()) {
             *text = "x".repeat(150 * 1024);
         }
-        let all: Vec<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
+        let all: BTreeSet<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
         let revisions = retain_revisions(&rendered("h"), Some(&previous), &all);
         assert_eq!(ids(revisions), ["h", "g", "f", "e", "d"]);
+    }
+
+    #[test]
+    fn a_large_revision_in_use_stays_and_newer_ones_that_nobody_runs_go_for_it() {
+        let mut previous = config_map_with(&["e", "d", "c", "b", "a"]);
+        for text in previous.data.iter_mut().flat_map(|data| data.values_mut()) {
+            *text = "x".repeat(150 * 1024 * 7 / 5);
+        }
+        let revisions = retain_revisions(&rendered("f"), Some(&previous), &BTreeSet::from(["a".to_owned()]));
+        assert_eq!(ids(revisions), ["f", "e", "d", "a"]);
     }
 }

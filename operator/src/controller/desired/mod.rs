@@ -13,6 +13,8 @@ mod services;
 mod tests;
 mod zone_resolver;
 
+use std::collections::BTreeSet;
+
 pub(crate) use config_map::active_revision;
 
 use crate::controller::desired::config::RenderedRevision;
@@ -35,8 +37,7 @@ pub(crate) struct Desired {
 
 /// Builds the desired state of a tier.
 ///
-/// `existing` provides the ClusterIPs of Services and the older revisions. Those that the annotation of a pod names
-/// (`annotated_revisions`) stay in the ConfigMap.
+/// `existing` provides the ClusterIPs of Services and the older revisions. Those in use stay in the ConfigMap.
 ///
 /// # Errors
 ///
@@ -45,7 +46,7 @@ pub(crate) fn build(
     tier: &ValidatedTier,
     settings: &Settings,
     existing: &OwnedObjects,
-    annotated_revisions: &[String],
+    revisions_in_use: &BTreeSet<String>,
 ) -> Result<Desired, Finding> {
     let mut services: Vec<_> = services::shadow_services(tier).into();
     services.extend(tier.zones.iter().flat_map(|zone| services::zone_services(tier, zone, settings)));
@@ -59,7 +60,7 @@ pub(crate) fn build(
     };
     let revision = config::render(tier, settings, existing)?;
     if let Some(revision) = &revision {
-        objects.config_maps = config_map::config_maps(tier, settings, revision, existing, annotated_revisions);
+        objects.config_maps = config_map::config_maps(tier, settings, revision, existing, revisions_in_use);
         objects.daemon_sets = vec![node_cache::daemon_set(tier, settings)];
         objects.deployments = tier.zones.iter().map(|zone| zone_resolver::deployment(tier, zone, settings)).collect();
     }

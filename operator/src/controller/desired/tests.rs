@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use dnstier_crds::conditions::Reason;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -7,7 +9,10 @@ use node_cache_config::Config;
 use node_cache_config::names::ZONE_LABEL;
 
 use super::*;
-use crate::controller::fixtures::{apply_to, build_desired, cluster, linux, serving, settings};
+use crate::controller::fixtures::{
+    apply_to, build_desired, change_node_status, change_resolver_status, cluster, linux, serving, settings,
+};
+use crate::controller::observe::Observed;
 use crate::controller::owned::labels;
 use crate::controller::validate::validate;
 
@@ -222,7 +227,73 @@ fn a_configuration_that_is_too_large_is_refused_with_its_size() {
     let mut observed = cluster(&spec);
     observed.owned = owned;
     let tier = validate(&observed, &settings()).unwrap();
-    let Err(finding) = build(&tier, &settings(), &observed.owned, &[]) else { panic!("it is refused") };
+    let Err(finding) = build(&tier, &settings(), &observed.owned, &BTreeSet::new()) else { panic!("it is refused") };
     assert_eq!(finding.reason, Reason::RevisionTooLarge);
     assert!(finding.message.contains("150 KiB") && finding.message.contains("spec.routes"), "{}", finding.message);
+}
+
+/// Makes the caches of a node refuse the revision that they are asked to run.
+fn refuse(observed: &mut Observed, pod: &str, running: &str) {
+    change_node_status(observed, pod, |status| {
+        for revision in status.instances.iter_mut().map(|instance| &mut instance.revision).chain([&mut status.revision])
+        {
+            revision.in_force = Some(running.to_owned());
+            revision.refusal = Some("no".to_owned());
+        }
+    });
+}
+
+/// Applies a spec that captures this address besides, and asks every pod to run its revision.
+fn change(observed: &mut Observed, address: usize) -> String {
+    let spec = format!("nodeCache: {{capture: {{addresses: [169.254.20.{address}]}}}}");
+    Arc::make_mut(&mut observed.tier).spec = serde_saphyr::from_str(&spec).unwrap();
+    let desired = build_desired(observed);
+    let revision = desired.revision.as_ref().unwrap().id.clone();
+    apply_to(observed, desired);
+    for pod in &mut observed.pods {
+        pod.annotated_revision = Some(revision.clone());
+    }
+    revision
+}
+
+fn has_key(observed: &Observed, revision: &str) -> bool {
+    let key = node_cache_config::names::revision_key(revision);
+    observed.owned.config_maps.iter().all(|config_map| config_map.data.as_ref().unwrap().contains_key(&key))
+}
+
+#[test]
+fn the_revision_that_a_pod_runs_after_a_refusal_is_still_there_ten_changes_later() {
+    let mut observed = serving("{}");
+    let running = observed.pods[0].annotated_revision.clone().unwrap();
+    for pod in ["node-pod-b", "node-pod-c"] {
+        refuse(&mut observed, pod, "of-no-concern");
+    }
+    refuse(&mut observed, "node-pod-a", &running);
+    for pod in observed.pods.clone().iter().filter(|pod| pod.resolver_zone.is_some()) {
+        change_resolver_status(&mut observed, &pod.name, |status| {
+            status.instance.revision.in_force = Some("of-no-concern".to_owned());
+        });
+    }
+    let first = change(&mut observed, 30);
+    for address in 31..40 {
+        change(&mut observed, address);
+        assert!(has_key(&observed, &running), "{address}");
+    }
+    assert!(!has_key(&observed, &first), "nobody runs this one");
+}
+
+#[test]
+fn no_revision_goes_while_nobody_knows_what_a_pod_runs() {
+    let mut observed = serving("{}");
+    let running = observed.pods[0].annotated_revision.clone().unwrap();
+    observed.reports = Arc::default();
+    for address in 30..40 {
+        change(&mut observed, address);
+    }
+    assert!(has_key(&observed, &running));
+    for pod in &mut observed.pods {
+        pod.ready = false;
+    }
+    change(&mut observed, 40);
+    assert!(!has_key(&observed, &running), "pods that have not started run nothing");
 }

@@ -6,6 +6,7 @@ pub(crate) mod nodes;
 pub(crate) mod pods;
 pub(crate) mod poll;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{PodReports, PodStatus};
-use crate::controller::owned::{OwnedObjects, labels, names};
+use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::error::Error;
 use crate::settings::Settings;
 
@@ -83,10 +84,29 @@ impl Observed {
         self.reports.get(&pod.uid)?.recent_status()
     }
 
-    /// Returns the revisions that the annotations of the tier's pods name.
+    /// Returns the revisions in use: those that the tier's pods are asked to run, and those that they run, which differ
+    /// after a refusal. While nobody knows what a pod runs, those are all revisions that there are.
     #[must_use]
-    pub(crate) fn annotated_revisions(&self) -> Vec<String> {
-        self.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect()
+    pub(crate) fn revisions_in_use(&self) -> BTreeSet<String> {
+        let mut revisions: BTreeSet<String> =
+            self.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect();
+        let mut is_complete = true;
+        for pod in &self.pods {
+            match self.reports.get(&pod.uid).and_then(|report| report.last_status.as_ref()) {
+                Some(status) => revisions.extend(status.revisions_in_force().map(str::to_owned)),
+                None => is_complete &= !self.may_run_unknown(pod),
+            }
+        }
+        if !is_complete {
+            revisions.extend(self.owned.config_maps.iter().flat_map(revision_history).map(str::to_owned));
+        }
+        revisions
+    }
+
+    /// Returns whether a pod without a report may run any revision: it is ready, or its node is away. Another one has
+    /// not started yet.
+    fn may_run_unknown(&self, pod: &TierPod) -> bool {
+        !pod.ended && (pod.ready || pod.node.as_deref().is_some_and(|node| self.nodes.is_away(node)))
     }
 }
 

@@ -58,6 +58,12 @@ fn find<'a, K: ResourceExt>(objects: &'a [K], namespace: &str, name: &str) -> Op
         .find(|object| object.meta().name.as_deref() == Some(name) && object.namespace().as_deref() == Some(namespace))
 }
 
+/// Returns the revisions of a ConfigMap, the newest first.
+pub(crate) fn revision_history(config_map: &ConfigMap) -> impl Iterator<Item = &str> {
+    let text = config_map.annotations().get(labels::REVISIONS).map_or("", String::as_str);
+    text.split(',').filter(|revision| !revision.is_empty())
+}
+
 /// Returns the ClusterIPs of a Service; empty for a headless Service and before one is allocated.
 #[must_use]
 pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {

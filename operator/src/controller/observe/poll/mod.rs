@@ -189,6 +189,15 @@ impl PodStatus {
             && instances.iter().all(|instance| is_active(&instance.revision.in_force))
     }
 
+    /// Returns the revisions that processes of the pod have in force.
+    pub(crate) fn revisions_in_force(&self) -> impl Iterator<Item = &str> {
+        let agent = match self {
+            Self::Node(status) => status.revision.in_force.as_deref(),
+            Self::Resolver(_) => None,
+        };
+        self.instances().iter().filter_map(|instance| instance.revision.in_force.as_deref()).chain(agent)
+    }
+
     /// Returns whether every process has the revision in force that its pod's annotation names.
     fn has_converged(&self) -> bool {
         let agent_has_converged = match self {

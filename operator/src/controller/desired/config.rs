@@ -23,7 +23,8 @@ pub(crate) struct RenderedRevision {
 
 /// Renders the configuration; `None` until the required ClusterIPs are allocated.
 ///
-/// A zone whose Service has no ClusterIP yet is left out and joins a later revision.
+/// A zone whose Service has no ClusterIP yet is left out and joins a later revision. Zones on their way out are left
+/// out too.
 ///
 /// # Errors
 ///
@@ -35,8 +36,8 @@ pub(super) fn render(
 ) -> Result<Option<RenderedRevision>, Finding> {
     let shadow_service = existing.service(&tier.cluster_dns.namespace, &names::cluster_dns(&tier.name));
     let bootstrap = services::bootstrap_addresses(shadow_service);
-    let zones: Vec<Zone> =
-        tier.zones.iter().filter_map(|zone| zone_config(tier, &zone.name, settings, existing)).collect();
+    let staying = tier.zones.iter().filter(|zone| !zone.leaving);
+    let zones: Vec<Zone> = staying.filter_map(|zone| zone_config(tier, &zone.name, settings, existing)).collect();
     if bootstrap.is_empty() || zones.is_empty() {
         return Ok(None);
     }

@@ -10,7 +10,8 @@ use node_cache_config::names::ZONE_LABEL;
 
 use super::*;
 use crate::controller::fixtures::{
-    apply_to, build_desired, change_node_status, change_resolver_status, cluster, linux, serving, settings,
+    apply_to, build_desired, change_node_status, change_resolver_status, cluster, deployment_of, linux, pod_of,
+    serving, settings,
 };
 use crate::controller::observe::Observed;
 use crate::controller::owned::labels;
@@ -296,4 +297,53 @@ fn no_revision_goes_while_nobody_knows_what_a_pod_runs() {
     }
     change(&mut observed, 40);
     assert!(!has_key(&observed, &running), "pods that have not started run nothing");
+}
+
+/// Returns the zones that the newest configuration names, and those that have resolvers.
+fn zones_of(observed: &Observed) -> (Vec<String>, Vec<String>) {
+    let desired = build_desired(observed);
+    let named = config(&desired).zones.into_iter().map(|zone| zone.name).collect();
+    let zone = |deployment: &k8s_openapi::api::apps::v1::Deployment| deployment.labels().get(labels::ZONE).cloned();
+    (named, desired.objects.deployments.iter().filter_map(zone).collect())
+}
+
+#[test]
+fn a_struck_zone_leaves_the_configuration_at_once_and_its_resolvers_go_when_no_pod_runs_a_revision_with_it() {
+    let mut observed = serving("resolvers: {zones: [zone-a, zone-b, zone-c]}");
+    Arc::make_mut(&mut observed.tier).spec.resolvers.zones.pop();
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let (two, three) = (names(&["zone-a", "zone-b"]), names(&["zone-a", "zone-b", "zone-c"]));
+    assert_eq!(zones_of(&observed), (two.clone(), three.clone()));
+    let desired = build_desired(&observed);
+    let newest = desired.revision.as_ref().unwrap().id.clone();
+    apply_to(&mut observed, desired);
+    observed.now = "2026-01-03T00:00:00Z".parse().unwrap();
+    assert_eq!(zones_of(&observed).1, three, "pods run the revision of before");
+    for pod in observed.pods.clone() {
+        pod_of(&mut observed, &pod.name).annotated_revision = Some(newest.clone());
+        if pod.resolver_zone.is_some() {
+            change_resolver_status(&mut observed, &pod.name, |status| {
+                status.instance.revision.in_force = Some(newest.clone());
+            });
+        } else if pod.name != "node-pod-c" {
+            refuse(&mut observed, &pod.name, &newest);
+        }
+    }
+    assert_eq!(zones_of(&observed).1, three, "one node still runs it");
+    refuse(&mut observed, "node-pod-c", &newest);
+    assert_eq!(zones_of(&observed), (two.clone(), two));
+}
+
+#[test]
+fn a_struck_zone_stays_while_the_revision_that_new_pods_start_with_names_it() {
+    let mut observed = serving("resolvers: {zones: [zone-a, zone-b, zone-c]}");
+    Arc::make_mut(&mut observed.tier).spec.resolvers.zones.pop();
+    observed.pods.clear();
+    let long_ago = Some("2026-01-01T00:00:00Z".to_owned());
+    let annotations = &mut deployment_of(&mut observed, "zone-c").metadata.annotations;
+    *annotations = long_ago.map(|time| [(labels::EMPTY_SINCE.to_owned(), time)].into());
+    assert_eq!(zones_of(&observed).1, ["zone-a", "zone-b", "zone-c"]);
+    let desired = build_desired(&observed);
+    apply_to(&mut observed, desired);
+    assert_eq!(zones_of(&observed).1, ["zone-a", "zone-b"]);
 }

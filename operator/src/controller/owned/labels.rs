@@ -14,7 +14,7 @@ pub(crate) const ZONE: &str = "dnstier.io/zone";
 pub(crate) const METRICS: &str = "dnstier.io/metrics";
 /// Value of [`METRICS`].
 pub(crate) const METRICS_VALUE: &str = "true";
-/// Annotation of a zone's Deployment: the time (RFC 3339) since which the zone has no node.
+/// Annotation of a zone's Deployment: the time (RFC 3339) since which the zone is not wanted.
 pub(crate) const EMPTY_SINCE: &str = "dnstier.io/empty-since";
 /// Annotation of a pod: the port of its `/status`.
 pub(crate) const METRICS_PORT: &str = "dnstier.io/metrics-port";

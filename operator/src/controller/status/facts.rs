@@ -231,7 +231,7 @@ fn zones_facts(
         .iter()
         .filter(|deployment| deployment.namespace().as_deref() == Some(&settings.namespace))
         .filter_map(|deployment| {
-            let name = deployment.labels().get(labels::ZONE)?;
+            let name = deployment.labels().get(labels::ZONE).filter(|name| is_wanted(observed, name))?;
             Some(zone_facts(observed, settings, deployment, name, nodes_by_zone.get(name)?, revision))
         })
         .collect();
@@ -245,17 +245,23 @@ fn zones_without_resolvers(
     nodes_by_zone: BTreeMap<String, ZoneNodes>,
     zones: &[ZoneFacts],
 ) -> Vec<ZoneWithoutResolvers> {
-    let requested = &observed.tier.spec.resolvers.zones;
-    let is_wanted = |name: &String| requested.is_empty() || requested.contains(name);
     nodes_by_zone
         .into_iter()
-        .filter(|(name, nodes)| nodes.hosts == 0 && is_wanted(name) && zones.iter().all(|zone| zone.name != *name))
+        .filter(|(name, nodes)| {
+            nodes.hosts == 0 && is_wanted(observed, name) && zones.iter().all(|zone| zone.name != *name)
+        })
         .map(|(name, ZoneNodes { nodes, obstacles, .. })| ZoneWithoutResolvers {
             name,
             nodes: to_count(nodes),
             obstacles,
         })
         .collect()
+}
+
+/// Returns whether the spec wants a zone to have resolvers.
+fn is_wanted(observed: &Observed, zone: &String) -> bool {
+    let requested = &observed.tier.spec.resolvers.zones;
+    requested.is_empty() || requested.contains(zone)
 }
 
 fn zone_facts(

@@ -11,13 +11,15 @@ pub(crate) mod tier;
 mod upstreams;
 mod zones;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
 use kube::{Resource, ResourceExt};
+use node_cache_config::names::{STABLE_REVISION, revision_key};
 use node_cache_config::{Cache, Captured, LastResort, PrivateAnswers};
+use serde::Deserialize;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
@@ -57,6 +59,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
         &nodes_by_zone(&observed.nodes, &placement),
         &spec.resolvers.zones,
         &deployed_zones(observed),
+        &zones_in_use(observed),
         observed.now,
         settings.zone_prune_delay,
     );
@@ -111,6 +114,29 @@ fn deployed_zones(observed: &Observed) -> BTreeMap<String, DeployedZone> {
             let empty_since = deployment.annotations().get(labels::EMPTY_SINCE).cloned();
             Some((zone, DeployedZone { empty_since, has_ready_resolver: ready > 0 }))
         })
+        .collect()
+}
+
+/// Returns the zones that revisions in use name, and the revision with which new pods start.
+fn zones_in_use(observed: &Observed) -> BTreeSet<String> {
+    /// Part of a revision.
+    #[derive(Deserialize)]
+    struct Revision {
+        zones: Vec<Zone>,
+    }
+    /// Part of a zone of a revision.
+    #[derive(Deserialize)]
+    struct Zone {
+        name: String,
+    }
+    let mut keys: BTreeSet<String> =
+        observed.revisions_in_use().iter().map(|revision| revision_key(revision)).collect();
+    keys.insert(revision_key(STABLE_REVISION));
+    let entries = observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref()).flatten();
+    entries
+        .filter(|(key, _)| keys.contains(*key))
+        .filter_map(|(_, json)| serde_json::from_str::<Revision>(json).ok())
+        .flat_map(|revision| revision.zones.into_iter().map(|zone| zone.name))
         .collect()
 }
 

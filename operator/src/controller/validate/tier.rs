@@ -30,9 +30,9 @@ pub(crate) struct ValidatedTier {
     pub(crate) resolvers: Resolvers,
     /// Suffixes with upstreams of their own.
     pub(crate) routes: Vec<Route>,
-    /// Zones that have resolvers, ordered by name.
+    /// Zones that have resolvers, those on their way out included, ordered by name.
     pub(crate) zones: Vec<Zone>,
-    /// Time until the next zone without a host is pruned; `None` without such a zone.
+    /// Time until the next zone that is not wanted may be pruned; `None` without such a zone.
     pub(crate) next_prune: Option<Duration>,
     /// Problems that do not keep the tier from being applied.
     pub(crate) warnings: Vec<Finding>,
@@ -102,6 +102,10 @@ pub(crate) struct Zone {
     pub(crate) name: String,
     /// Number of nodes on which a resolver can be placed.
     pub(crate) nodes: usize,
-    /// Time (RFC 3339) since which no node of the zone may run a resolver and none runs; `None` otherwise.
+    /// Time (RFC 3339) since which the zone is not wanted: no node of it may run a resolver and none runs, or the spec
+    /// does not name it any more; `None` otherwise.
     pub(crate) empty_since: Option<String>,
+    /// Whether the zone is on its way out: it keeps its resolvers for the nodes that still query them, and the
+    /// configuration does not name it any more.
+    pub(crate) leaving: bool,
 }

@@ -84,7 +84,9 @@ impl<'a> NodePods<'a> {
 pub(crate) struct PodStarts<'a> {
     /// Pods of the newest template that do not run, [`START_DEADLINE`] after they were made.
     pub(crate) overdue: Vec<&'a TierPod>,
-    /// Time until the next pod is overdue; `None` while none is waited for.
+    /// Whether a pod of the newest template runs in a rollout and is not ready for [`START_DEADLINE`].
+    pub(crate) is_any_late: bool,
+    /// Time until the next pod is overdue or late; `None` while none is waited for.
     pub(crate) next: Option<Duration>,
 }
 
@@ -112,12 +114,15 @@ impl<'a> PodStarts<'a> {
     }
 
     fn add(&mut self, pods: &[&'a TierPod], newest: Option<&str>, is_rolling_out: bool, now: Timestamp) {
-        for pod in pods.iter().filter(|pod| newest.is_none_or(|newest| has_template(pod, newest))) {
-            match remaining(pod, is_rolling_out, now) {
-                Some(Duration::ZERO) => self.overdue.push(pod),
-                Some(remaining) => self.next = Some(self.next.map_or(remaining, |next| next.min(remaining))),
-                None => {}
+        for pod in pods.iter().filter(|pod| newest.is_some_and(|newest| has_template(pod, newest))) {
+            let until_overdue = remaining(pod, is_rolling_out, now);
+            let until_late = remaining_unready(pod, now).filter(|_| is_rolling_out && until_overdue.is_none());
+            if until_overdue == Some(Duration::ZERO) {
+                self.overdue.push(pod);
             }
+            self.is_any_late |= until_late == Some(Duration::ZERO);
+            let next = until_overdue.or(until_late).filter(|remaining| !remaining.is_zero());
+            self.next = self.next.into_iter().chain(next).min();
         }
     }
 }
@@ -136,6 +141,12 @@ fn remaining(pod: &TierPod, is_rolling_out: bool, now: Timestamp) -> Option<Dura
         return None;
     }
     Some(Duration::try_from(START_DEADLINE - now.duration_since(created)).unwrap_or_default())
+}
+
+/// Returns the time until a pod that is not ready is late; `None` for a pod that is ready.
+fn remaining_unready(pod: &TierPod, now: Timestamp) -> Option<Duration> {
+    let since = pod.lifecycle.unready_since.max(pod.lifecycle.created).filter(|_| !pod.ready)?;
+    Some(Duration::try_from(START_DEADLINE - now.duration_since(since)).unwrap_or_default())
 }
 
 /// Returns the newest template of a workload: the one that as many pods have as the workload counts as updated. When

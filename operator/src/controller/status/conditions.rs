@@ -35,7 +35,7 @@ impl ConditionSet {
         let progress = progress_finding(observed, outcome, facts).filter(|_| overdue.is_none());
         // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
         let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
-            not_ready_findings(facts, progress.as_ref())
+            not_ready_findings(facts, progress.as_ref().filter(|_| !facts.is_rollout_late))
         } else {
             Vec::new()
         };

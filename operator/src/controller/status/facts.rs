@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub(super) unresponsive_instances: Vec<String>,
     /// Pods of the newest template that should run by now and do not, each with its place and the reason.
     pub(super) overdue_pods: Vec<String>,
+    /// Whether a pod of the newest template runs and is not ready for long: a rollout does not explain it.
+    pub(super) is_rollout_late: bool,
 }
 
 impl NodeFacts {
@@ -119,6 +121,7 @@ impl Facts {
         let placement = Placement::of_resolvers(&observed.tier.spec.resolvers.pod, settings);
         let nodes_by_zone = nodes_by_zone(&observed.nodes, &placement);
         let zones = zones_facts(observed, settings, &nodes_by_zone, revision);
+        let starts = PodStarts::collect(observed, settings);
         let mut facts = Self {
             nodes: node_facts(observed, settings, revision),
             zones_without_resolvers: zones_without_resolvers(observed, nodes_by_zone, &zones),
@@ -128,7 +131,8 @@ impl Facts {
             partly_failing_addresses: Vec::new(),
             unreachable_pods: Vec::new(),
             unresponsive_instances: Vec::new(),
-            overdue_pods: PodStarts::collect(observed, settings).overdue.into_iter().map(describe_overdue).collect(),
+            overdue_pods: starts.overdue.into_iter().map(describe_overdue).collect(),
+            is_rollout_late: starts.is_any_late,
         };
         let mut pods_by_refusal: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for pod in observed.pods.iter().filter(|pod| !pod.terminating && !is_away(observed, pod)) {

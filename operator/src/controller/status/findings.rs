@@ -206,7 +206,8 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
     let incomplete_zones: Vec<String> = facts
         .zones
         .iter()
-        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.rolling_out && !zone.is_away)
+        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.is_away)
+        .filter(|zone| !zone.rolling_out || facts.is_rollout_late)
         .map(|zone| format!("{} ({} of {})", zone_text(&zone.name), zone.ready, zone.desired))
         .collect();
     if !incomplete_zones.is_empty() {

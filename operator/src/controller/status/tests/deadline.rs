@@ -71,3 +71,22 @@ fn a_first_template_that_does_not_run_stalls_too() {
     assert_condition(&status, "Stalled", "True", Reason::PodsNotRunning, &["node-a (agent: ImagePullBackOff)"]);
     assert_condition(&status, "Ready", "False", Reason::NodesNotReady, &[]);
 }
+
+#[test]
+fn a_new_template_that_runs_and_does_not_become_ready_is_degraded_after_five_minutes() {
+    let at = |now| {
+        let mut observed = with_a_pod_that_does_not_run(now);
+        let pod = pod_of(&mut observed, "node-pod-a");
+        (pod.lifecycle.running, pod.waiting_reason) = (true, None);
+        reconciled_status(&observed)
+    };
+    let status = at("2026-01-02T00:02:59Z");
+    assert_condition(&status, "Ready", "False", Reason::RollingOut, &[]);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+    let status = at("2026-01-02T00:03:00Z");
+    for (type_, truth) in [("Ready", "False"), ("Degraded", "True")] {
+        assert_condition(&status, type_, truth, Reason::NodesNotReady, &["1 of 3 nodes", "node-a"]);
+    }
+    assert_condition(&status, "Progressing", "True", Reason::RollingOut, &[]);
+    assert!(condition(&status, "Stalled").is_none());
+}

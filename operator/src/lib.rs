@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - `args`: flags and start-up; `settings`, `logging`, `admin` and `metrics` are what it starts.
+//! - `client`: the client of the API server, whose requests end in bounded time.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
 
@@ -14,8 +15,11 @@
 
 mod admin;
 mod args;
+mod client;
 mod controller;
 mod error;
+#[cfg(test)]
+mod fake_api;
 mod logging;
 mod metrics;
 mod settings;

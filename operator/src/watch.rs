@@ -30,6 +30,7 @@ use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
 use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
 use crate::error::Error;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -46,6 +47,7 @@ const MAX_CONCURRENT_RECONCILES: u16 = 4;
 pub(crate) async fn reconcile_on_changes(
     client: Client,
     settings: Settings,
+    liveness: Arc<Liveness>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
@@ -95,6 +97,7 @@ pub(crate) async fn reconcile_on_changes(
         },
         backoff: Backoff::default(),
         settings,
+        liveness,
         metrics,
     });
     tokio::select! {

@@ -31,6 +31,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::WatchedTier;
 use crate::controller::validate::validate;
 use crate::error::Error;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) status_writer: StatusWriter,
     /// Delays of the retries of failed tiers.
     pub(crate) backoff: Backoff,
+    /// Reconciliations that are running.
+    pub(crate) liveness: Arc<Liveness>,
     /// Metrics of the reconciliations.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -68,6 +71,7 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
         }
     };
     let started = Instant::now();
+    let _running = context.liveness.start(&tier.name_any(), started);
     let result = reconcile_tier(tier.clone(), &context).await;
     context.metrics.record_reconcile(started.elapsed());
     if result.is_ok() {

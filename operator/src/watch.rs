@@ -89,7 +89,7 @@ pub(crate) async fn reconcile_on_changes(
             pods: pods.clone(),
             reports: reports_receiver,
         },
-        applier: Applier { client: client.clone(), settings: settings.clone(), metrics: metrics.clone(), wake_poller },
+        applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller),
         status_writer: StatusWriter {
             recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
             client,

@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::controller::apply::annotate::{PodAnnotations, annotate_pods};
+use crate::controller::apply::annotate::PodAnnotations;
+use crate::controller::apply::annotator::{AnnotateResult, Annotator};
 use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
 use crate::controller::desired::Desired;
 use crate::controller::owned::OwnedObjects;
@@ -27,65 +28,75 @@ pub(super) struct Writer<'a> {
     pub(super) client: &'a Client,
     /// Metrics of the writes.
     pub(super) metrics: &'a Metrics,
+    /// Annotates pods.
+    pub(super) annotator: &'a Annotator,
 }
 
-/// Number of writes of a reconciliation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct WriteCounts {
-    /// Objects that were applied or deleted.
+/// Writes of a reconciliation.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Number of objects that were applied or deleted.
     pub(super) objects: usize,
-    /// Pods that were annotated.
-    pub(super) pods: usize,
+    /// Annotations of pods.
+    pub(super) pods: AnnotateResult,
+    /// First failure of a write of an object, after which no further object was written.
+    pub(super) failure: Option<Error>,
 }
 
-impl WriteCounts {
-    /// Returns the number of all writes.
-    pub(super) fn total(self) -> usize {
-        self.objects + self.pods
+impl Writes {
+    /// Returns the number of objects and pods that were not up to date.
+    pub(super) fn total(&self) -> usize {
+        self.objects + self.pods.annotated + self.pods.left
     }
 }
 
 impl Writer<'_> {
-    /// Writes the desired state: accounts, policies and Services, then the revisions, then the annotations of pods that
-    /// name a revision, then workloads. Orphans are deleted last.
+    /// Writes the desired state of a tier: accounts, policies and Services, then the revisions, then the annotations of
+    /// pods that name a revision, then workloads. Orphans are deleted last, once every pod that is behind was told.
     ///
-    /// # Errors
-    ///
-    /// The first failure of a step. Later steps depend on earlier ones and are left out.
+    /// The first failure of an object ends the writes, because later steps depend on earlier ones. A pod that cannot be
+    /// annotated does not.
     pub(super) async fn apply(
         &self,
+        tier: &str,
         desired: &Desired,
         existing: &OwnedObjects,
         annotations: Vec<PodAnnotations>,
-    ) -> Result<WriteCounts, Error> {
-        let objects = &desired.objects;
-        let mut counts = WriteCounts::default();
-        counts.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
-        counts.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
-        counts.objects += self.apply_all(&objects.services, &existing.services).await?;
-        counts.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
-        if desired.revision.is_none() {
-            return Ok(counts);
-        }
-        counts.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
-        counts.pods = self.annotate(annotations).await?;
-        counts.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
-        counts.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
-        counts.objects += self.prune(objects, existing).await?;
-        Ok(counts)
+    ) -> Writes {
+        let mut writes = Writes::default();
+        writes.failure = self.apply_steps(tier, desired, existing, annotations, &mut writes).await.err();
+        writes
     }
 
-    /// Annotates pods and returns their number.
-    ///
-    /// # Errors
-    ///
-    /// The first failure.
-    pub(super) async fn annotate(&self, annotations: Vec<PodAnnotations>) -> Result<usize, Error> {
-        let count = annotations.len();
-        for _ in &annotations {
-            self.metrics.record_write("Pod", "annotate");
+    async fn apply_steps(
+        &self,
+        tier: &str,
+        desired: &Desired,
+        existing: &OwnedObjects,
+        annotations: Vec<PodAnnotations>,
+        writes: &mut Writes,
+    ) -> Result<(), Error> {
+        let objects = &desired.objects;
+        writes.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
+        writes.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
+        writes.objects += self.apply_all(&objects.services, &existing.services).await?;
+        writes.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
+        if desired.revision.is_none() {
+            return Ok(());
         }
-        annotate_pods(self.client, annotations).await.map(|()| count)
+        writes.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
+        writes.pods = self.annotate(tier, annotations).await;
+        writes.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
+        writes.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
+        if writes.pods.left == 0 {
+            writes.objects += self.prune(objects, existing).await?;
+        }
+        Ok(())
+    }
+
+    /// Annotates pods of a tier.
+    pub(super) async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
+        self.annotator.annotate(self.client, self.metrics, tier, annotations).await
     }
 
     /// Deletes orphans and returns their number. Workloads are first: a Service outlives the pods behind it.

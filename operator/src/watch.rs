@@ -18,16 +18,18 @@ use kube::runtime::controller::{self, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
 use crate::controller::observe::WatchedTier;
 use crate::controller::observe::nodes;
+use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
 use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
+use crate::controller::schedule::{Concern, Schedule};
 use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
 use crate::error::Error;
 use crate::liveness::Liveness;
@@ -59,27 +61,35 @@ pub(crate) async fn reconcile_on_changes(
     readiness.send_replace(Readiness::NotReady("the lists of tiers, Nodes and pods are not complete yet".to_owned()));
     let settings = Arc::new(settings);
     let (changed, changes) = mpsc::channel(1);
+    let waker = Waker { schedule: Arc::default(), changed };
     let mut tasks = JoinSet::new();
-    let mut watches = Watches { client: &client, changed: &changed, tasks: &mut tasks };
+    let mut watches = Watches { client: &client, waker: &waker, tasks: &mut tasks };
     let nodes = watches.add_nodes();
     let pods: Vec<Store<Pod>> =
         settings.pod_namespaces().into_iter().map(|namespace| watches.add_pods(namespace)).collect();
     watches.add_owned_objects(&settings);
 
     let wake_poller = Arc::new(Notify::new());
+    let (polled, mut polls) = mpsc::channel(1);
     let (reports, reports_receiver) = watch::channel(Arc::new(PodReports::new()));
     let mut first_poll = reports_receiver.clone();
     let poller = Poller {
         pods: pods.clone(),
         interval: settings.poll_interval,
         reports,
-        changed,
+        changed: polled,
         wake: wake_poller.clone(),
         metrics: metrics.clone(),
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
-    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), settings.poll_interval));
+    let schedule = waker.schedule.clone();
+    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), schedule.clone(), settings.poll_interval));
+    tasks.spawn(async move {
+        while polls.recv().await.is_some() {
+            waker.wake(&Concern::All);
+        }
+    });
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
@@ -95,6 +105,7 @@ pub(crate) async fn reconcile_on_changes(
             client,
             metrics: metrics.clone(),
         },
+        schedule,
         backoff: Backoff::default(),
         settings,
         liveness,
@@ -137,8 +148,13 @@ async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
     }
 }
 
-/// Removes the metrics of tiers that do not exist any more.
-async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, interval: Duration) {
+/// Removes the metrics and the schedules of tiers that do not exist any more.
+async fn forget_deleted_tiers(
+    tiers: Store<WatchedTier>,
+    metrics: Arc<Metrics>,
+    schedule: Arc<Schedule>,
+    interval: Duration,
+) {
     if tiers.wait_until_ready().await.is_err() {
         return;
     }
@@ -146,6 +162,7 @@ async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, 
         tokio::time::sleep(interval).await;
         let names: Vec<String> = tiers.state().iter().filter_map(|tier| tier.meta().name.clone()).collect();
         metrics.keep_tiers(&names);
+        schedule.keep_tiers(&names);
     }
 }
 
@@ -159,11 +176,32 @@ async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
     complete
 }
 
+/// Wakes tiers.
+#[derive(Clone)]
+struct Waker {
+    schedule: Arc<Schedule>,
+    /// Receives an item for each change.
+    changed: mpsc::Sender<()>,
+}
+
+impl Waker {
+    /// Wakes the tiers that a change concerns.
+    fn wake(&self, concern: &Concern) {
+        self.schedule.wake(concern);
+        // A full channel holds a notification already.
+        let _ = self.changed.try_send(());
+    }
+
+    /// Wakes tiers for each change.
+    async fn wake_on(self, changes: impl Stream<Item = Concern>) {
+        changes.for_each(async |concern| self.wake(&concern)).await;
+    }
+}
+
 /// Starts watches, each in a task of its own.
 struct Watches<'a> {
     client: &'a Client,
-    /// Receives an item for each change.
-    changed: &'a mpsc::Sender<()>,
+    waker: &'a Waker,
     tasks: &'a mut JoinSet<()>,
 }
 
@@ -174,7 +212,7 @@ impl Watches<'_> {
         let api: Api<Node> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
         let changes = nodes::placement_changes(log_errors::<Node, _>(events.reflect(writer)));
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        self.tasks.spawn(self.waker.clone().wake_on(changes.map(|()| Concern::All)));
         store
     }
 
@@ -183,9 +221,8 @@ impl Watches<'_> {
         let (store, writer) = reflector::store();
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let config = watcher::Config::default().labels(&labels::query_pods());
-        let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer).touched_objects();
-        let changes = log_errors::<Pod, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer);
+        self.tasks.spawn(self.waker.clone().wake_on(pod_changes(log_errors::<Pod, _>(events))));
         store
     }
 
@@ -215,9 +252,9 @@ impl Watches<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
     {
         let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), namespace);
-        let events = watcher(api, config.clone()).default_backoff().touched_objects();
-        let changes = log_errors::<K, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        let events = watcher(api, config.clone()).default_backoff();
+        let changes = log_errors::<K, _>(events).filter_map(|event| async move { concern_of(&event.ok()?) });
+        self.tasks.spawn(self.waker.clone().wake_on(changes));
     }
 }
 
@@ -232,14 +269,17 @@ fn log_errors<K: Resource<DynamicType = ()>, T>(
     })
 }
 
-/// Sends an item to `changed` for each change.
-async fn notify(changes: impl Stream<Item = ()>, changed: mpsc::Sender<()>) {
-    changes
-        .for_each(async |()| {
-            // A full channel holds a notification already.
-            let _ = changed.try_send(());
-        })
-        .await;
+/// Returns the tiers that an event of an owned object concerns: the one that its label names. A Service without it may
+/// be a cluster DNS Service, and a new list may lack what was deleted in between.
+fn concern_of<K: Resource>(event: &watcher::Event<K>) -> Option<Concern> {
+    match event {
+        watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
+            let tier = object.labels().get(labels::INSTANCE).filter(|_| labels::is_managed(object.labels()));
+            Some(tier.map_or(Concern::All, |tier| Concern::Tier(tier.clone())))
+        }
+        watcher::Event::InitDone => Some(Concern::All),
+        watcher::Event::Init | watcher::Event::InitApply(_) => None,
+    }
 }
 
 /// Debounces changes: waits after a change for others, by a constant time, so that continuous changes delay no

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::controller::apply::annotate::plan_annotations;
 use crate::controller::apply::annotator::Annotator;
+use crate::controller::apply::pace::Pace;
 use crate::controller::apply::writer::{Writer, Writes};
 use crate::controller::desired::{Desired, active_revision};
 use crate::controller::finding::Finding;
@@ -29,15 +30,18 @@ use crate::settings::Settings;
 const REQUEUE_STEADY: Duration = Duration::from_secs(30);
 /// Requeue of a tier that is progressing, or that waits for a change without a watch event.
 const REQUEUE_PROGRESSING: Duration = Duration::from_secs(5);
-/// Requeue while pods are left to annotate.
-const REQUEUE_ANNOTATING: Duration = Duration::from_secs(1);
-/// Requeue after new Services were applied: the API server allocates their ClusterIPs at once.
-const REQUEUE_SOON: Duration = Duration::from_millis(200);
+/// Requeue while pods are left to annotate, and after new Services were applied: the API server allocates their
+/// ClusterIPs at once.
+const REQUEUE_SOON: Duration = Duration::from_secs(1);
+/// Time between two writes of objects of a tier that failed before: with its status, at most five each second.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Result of the apply step.
 pub(crate) struct ApplyResult {
     /// Outcome, for the status.
     pub(crate) outcome: ApplyOutcome,
+    /// Whether pods are left to annotate.
+    pub(crate) leaves_pods: bool,
     /// Delay before the next reconciliation, or the error that fails this one.
     pub(crate) requeue_after: Result<Duration, Error>,
 }
@@ -98,28 +102,38 @@ impl Applier {
         let pods = self.writer().annotate(&tier, annotations).await;
         self.wake_poller_after(pods.annotated);
         findings.extend(self.annotator.finding(&tier));
+        let leaves_pods = pods.left > 0 && pods.denied.is_none();
         let requeue_after = match pods.denied {
             Some(error) => Err(error),
-            None if pods.left > 0 => Ok(REQUEUE_ANNOTATING),
+            None if pods.left > 0 => Ok(REQUEUE_SOON),
             None => Ok(self.no_later_than_retries(&tier, REQUEUE_STEADY)),
         };
-        ApplyResult { outcome: ApplyOutcome::Invalid { findings, active_revision }, requeue_after }
+        ApplyResult { outcome: ApplyOutcome::Invalid { findings, active_revision }, leaves_pods, requeue_after }
     }
 
-    /// Writes the desired state of a valid tier.
-    pub(crate) async fn on_valid(&self, observed: &Observed, tier: &ValidatedTier, desired: &Desired) -> ApplyResult {
+    /// Writes the desired state of a valid tier; slowly in the retry of one that failed.
+    pub(crate) async fn on_valid(
+        &self,
+        observed: &Observed,
+        tier: &ValidatedTier,
+        desired: &Desired,
+        is_retry: bool,
+    ) -> ApplyResult {
         let revision = desired.revision.as_ref().map(|revision| revision.id.clone());
         let annotations = match &revision {
             Some(revision) => plan_annotations(&observed.pods, &observed.nodes, Some(revision)),
             None => Vec::new(),
         };
-        let mut writes = self.writer().apply(&tier.name, desired, &observed.owned, annotations).await;
+        let pace = is_retry.then(|| Pace::new(RETRY_INTERVAL));
+        let writer = Writer { pace: pace.as_ref(), ..self.writer() };
+        let mut writes = writer.apply(&tier.name, desired, &observed.owned, annotations).await;
         self.wake_poller_after(writes.pods.annotated);
         if writes.total() > 0 {
             let Writes { objects, pods, .. } = &writes;
             let (pods, left) = (pods.annotated, pods.left);
             tracing::info!(tier = tier.name, revision, objects, pods, left, "the desired state was applied");
         }
+        let leaves_pods = writes.pods.left > 0 && writes.pods.denied.is_none();
         let failure = writes.failure.take().or(writes.pods.denied.take());
         ApplyResult {
             outcome: ApplyOutcome::Valid {
@@ -128,6 +142,7 @@ impl Applier {
                 writes: writes.total(),
                 failure: failure.as_ref().filter(|error| !error.is_conflict()).map(Finding::from),
             },
+            leaves_pods,
             requeue_after: match failure {
                 Some(error) => Err(error),
                 None => Ok(self.no_later_than_retries(&tier.name, requeue_after(tier, desired, &writes))),
@@ -136,7 +151,7 @@ impl Applier {
     }
 
     fn writer(&self) -> Writer<'_> {
-        Writer { client: &self.client, metrics: &self.metrics, annotator: &self.annotator }
+        Writer { client: &self.client, metrics: &self.metrics, annotator: &self.annotator, pace: None }
     }
 
     /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.
@@ -154,7 +169,7 @@ impl Applier {
 /// Returns the delay before the next reconciliation, which is due no later than the next zone is pruned.
 fn requeue_after(tier: &ValidatedTier, desired: &Desired, writes: &Writes) -> Duration {
     let delay = match (&desired.revision, writes.total()) {
-        _ if writes.pods.left > 0 => REQUEUE_ANNOTATING,
+        _ if writes.pods.left > 0 => REQUEUE_SOON,
         (None, 1..) => REQUEUE_SOON,
         (None, 0) | (Some(_), 1..) => REQUEUE_PROGRESSING,
         (Some(_), 0) => REQUEUE_STEADY,
@@ -174,7 +189,7 @@ mod tests {
     use serde_json::json;
 
     /// Applies the desired state of a tier all of whose pods are behind, to this server.
-    async fn apply_where_pods_are_behind(server: &FakeApi) -> ApplyResult {
+    async fn apply_where_pods_are_behind(server: &FakeApi, is_retry: bool) -> ApplyResult {
         let mut observed = serving("{}");
         for pod in &mut observed.pods {
             pod.annotated_revision = Some("old".to_owned());
@@ -188,7 +203,7 @@ mod tests {
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
         let applier = Applier::new(client, settings, Arc::default(), Arc::default());
-        applier.on_valid(&observed, &tier, &desired).await
+        applier.on_valid(&observed, &tier, &desired, is_retry).await
     }
 
     fn count(requests: &[FakeRequest], method: &str, part: &str) -> usize {
@@ -212,7 +227,7 @@ mod tests {
             admit(request)
         })
         .await;
-        let result = apply_where_pods_are_behind(&server).await;
+        let result = apply_where_pods_are_behind(&server, false).await;
         let requests = server.requests();
         assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is tried");
         assert_eq!(count(&requests, "PATCH", "/daemonsets/"), 1);
@@ -241,7 +256,7 @@ mod tests {
             admit(request)
         })
         .await;
-        let result = apply_where_pods_are_behind(&server).await;
+        let result = apply_where_pods_are_behind(&server, false).await;
         let requests = server.requests();
         assert!(count(&requests, "PATCH", "/status") < 9, "the others are left alone after a few refusals");
         assert_eq!(count(&requests, "PATCH", "/daemonsets/"), 1);
@@ -250,5 +265,21 @@ mod tests {
         assert_eq!(failure.reason, Reason::Forbidden);
         assert!(failure.message.contains("--resource=pods/status"), "{}", failure.message);
         assert!(result.requeue_after.unwrap_err().is_forbidden());
+    }
+
+    #[tokio::test]
+    async fn the_retry_of_a_failed_tier_stops_at_the_first_refusal() {
+        let server = FakeApi::start(|request| {
+            if request.path().contains("/deployments/") {
+                return Reply::refusal(422, "no");
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, true).await;
+        assert_eq!(result.requeue_after.unwrap_err().kind(), "invalid");
+        let requests = server.requests();
+        assert_eq!(count(&requests, "PATCH", "/deployments/"), 1, "the other two are not tried");
+        assert_eq!(count(&requests, "DELETE", ""), 0);
     }
 }

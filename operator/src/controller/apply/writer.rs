@@ -1,6 +1,8 @@
 //! Writer: applies objects in the order of their dependencies and deletes orphans.
 
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dnstier_crds::FIELD_MANAGER;
 use futures::{StreamExt, stream};
@@ -10,10 +12,12 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::controller::apply::annotate::PodAnnotations;
 use crate::controller::apply::annotator::{AnnotateResult, Annotator};
 use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
+use crate::controller::apply::pace::Pace;
 use crate::controller::desired::Desired;
 use crate::controller::owned::OwnedObjects;
 use crate::error::Error;
@@ -21,6 +25,9 @@ use crate::metrics::Metrics;
 
 /// Maximum number of objects of a kind that are written at a time.
 const MAX_CONCURRENT_WRITES: usize = 8;
+
+/// Longest time that a write waits for its turn; only one write at a time waits.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Writes to the cluster.
 pub(super) struct Writer<'a> {
@@ -30,6 +37,8 @@ pub(super) struct Writer<'a> {
     pub(super) metrics: &'a Metrics,
     /// Annotates pods.
     pub(super) annotator: &'a Annotator,
+    /// Pace of the writes of objects; `None` when several are written at a time.
+    pub(super) pace: Option<&'a Pace>,
 }
 
 /// Writes of a reconciliation.
@@ -112,15 +121,29 @@ impl Writer<'_> {
         Ok(deleted)
     }
 
-    /// Applies the objects of one kind and returns the number of writes.
+    /// Applies the objects of one kind and returns the number of writes. After a failure no further write starts.
     async fn apply_all<K: OwnedKind>(&self, desired: &[K], existing: &[K]) -> Result<usize, Error> {
-        let writes: Vec<_> = desired
-            .iter()
-            .map(|object| self.apply_one(object, existing.iter().find(|other| is_same_object(object, *other))))
-            .collect();
-        let results: Vec<Result<usize, Error>> =
-            stream::iter(writes).buffer_unordered(MAX_CONCURRENT_WRITES).collect().await;
+        let has_failed = AtomicBool::new(false);
+        let apply = async |object: &K| {
+            if has_failed.load(Ordering::Relaxed) {
+                return Ok(0);
+            }
+            let existing = existing.iter().find(|other| is_same_object(object, *other));
+            self.apply_one(object, existing).await.inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+        };
+        let concurrency = if self.pace.is_some() { 1 } else { MAX_CONCURRENT_WRITES };
+        let writes: Vec<_> = desired.iter().map(apply).collect();
+        let results: Vec<Result<usize, Error>> = stream::iter(writes).buffer_unordered(concurrency).collect().await;
         results.into_iter().sum()
+    }
+
+    /// Waits for the turn of a write.
+    async fn wait_for_turn(&self) {
+        let Some(pace) = self.pace else { return };
+        let now = Instant::now();
+        if let Some(slot) = pace.reserve(now, now + MAX_WAIT) {
+            tokio::time::sleep_until(slot).await;
+        }
     }
 
     /// Applies one object, unless it is up to date, and returns the number of writes.
@@ -140,6 +163,7 @@ impl Writer<'_> {
         self.metrics.record_write(K::KIND, "apply");
         tracing::info!(kind = K::KIND, namespace = object.namespace(), name = object.name_any(), "applying an object");
         let patch: Patch<&Value> = Patch::Apply(&desired);
+        self.wait_for_turn().await;
         match api.patch(&object.name_any(), &params, &patch).await {
             Ok(_) => Ok(1),
             Err(source) => Err(Error::request("apply", describe(object), source)),
@@ -163,6 +187,7 @@ impl Writer<'_> {
                 name = orphan.name_any(),
                 "deleting an orphan"
             );
+            self.wait_for_turn().await;
             match api.delete(&orphan.name_any(), &params).await {
                 Ok(_) => deleted += 1,
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}

@@ -3,6 +3,7 @@
 //! A list that fails fails the reconciliation: no decision is based on partial state.
 
 pub(crate) mod nodes;
+pub(crate) mod pod_changes;
 pub(crate) mod pods;
 pub(crate) mod poll;
 

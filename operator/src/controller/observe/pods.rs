@@ -10,7 +10,7 @@ use crate::controller::owned::labels;
 use crate::controller::text::sanitize;
 
 /// Component of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Component {
     /// Caching resolvers of a node, for the pods of the node.
     NodeCache,
@@ -19,7 +19,7 @@ pub(crate) enum Component {
 }
 
 /// A pod of a tier.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TierPod {
     /// Namespace.
     pub(crate) namespace: String,

@@ -81,6 +81,12 @@ pub(crate) fn label_selector(labels: BTreeMap<String, String>) -> LabelSelector 
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
+/// Returns whether an object with these labels is of a tier.
+#[must_use]
+pub(crate) fn is_managed(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(MANAGED_BY).is_some_and(|manager| manager == OPERATOR)
+}
+
 /// Returns the list query for the objects of all tiers.
 #[must_use]
 pub(crate) fn query_managed() -> String {

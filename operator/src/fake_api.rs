@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, stream};
+use futures::stream::{self, BoxStream, StreamExt};
 use http_body_util::BodyExt;
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -49,6 +49,8 @@ pub(crate) enum Reply {
     RetryLater(u16),
     /// Start of a body that never ends.
     Open(String),
+    /// Parts of a body.
+    Stream(BoxStream<'static, String>),
     /// No response at all.
     Silence,
 }
@@ -77,6 +79,9 @@ impl Reply {
             Self::Open(start) => {
                 let start = stream::iter([Ok::<Bytes, Infallible>(start.into())]);
                 (json, Body::from_stream(start.chain(stream::pending()))).into_response()
+            }
+            Self::Stream(parts) => {
+                (json, Body::from_stream(parts.map(Bytes::from).map(Ok::<Bytes, Infallible>))).into_response()
             }
             Self::Silence => std::future::pending().await,
         }

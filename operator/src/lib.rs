@@ -20,10 +20,14 @@ mod controller;
 mod error;
 #[cfg(test)]
 mod fake_api;
+#[cfg(test)]
+mod fake_cluster;
 mod liveness;
 mod logging;
 mod metrics;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use args::Args;

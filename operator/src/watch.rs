@@ -8,10 +8,7 @@ use std::time::Duration;
 use dnstier_crds::{DnsTier, FIELD_MANAGER};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
@@ -19,12 +16,16 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
 use crate::controller::observe::WatchedTier;
 use crate::controller::observe::nodes;
+use crate::controller::observe::object_store::ObjectStore;
+use crate::controller::observe::own_writes::OwnWrites;
+use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
 use crate::controller::observe::poll::{PodReports, Poller};
@@ -67,7 +68,8 @@ pub(crate) async fn reconcile_on_changes(
     let nodes = watches.add_nodes();
     let pods: Vec<Store<Pod>> =
         settings.pod_namespaces().into_iter().map(|namespace| watches.add_pods(namespace)).collect();
-    watches.add_owned_objects(&settings);
+    let owned = watches.add_owned_objects(&settings);
+    let own_writes = Arc::new(OwnWrites::default());
 
     let wake_poller = Arc::new(Notify::new());
     let (polled, mut polls) = mpsc::channel(1);
@@ -97,9 +99,11 @@ pub(crate) async fn reconcile_on_changes(
             tiers: controller.store(),
             nodes: nodes.clone(),
             pods: pods.clone(),
+            owned: owned.clone(),
+            own_writes: own_writes.clone(),
             reports: reports_receiver,
         },
-        applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller),
+        applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller, own_writes),
         status_writer: StatusWriter {
             recorder: Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER)),
             client,
@@ -112,7 +116,7 @@ pub(crate) async fn reconcile_on_changes(
         metrics,
     });
     tokio::select! {
-        complete = lists_are_complete(&nodes, &pods) => if !complete { return },
+        complete = lists_are_complete(&nodes, &pods, &owned) => if !complete { return },
         () = stop.clone() => return,
     }
     tasks.spawn(poller.run());
@@ -166,9 +170,10 @@ async fn forget_deleted_tiers(
     }
 }
 
-/// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
-/// ended.
-async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
+/// Waits until every list is complete, because no decision is based on partial state. Lists of owned objects may fail
+/// instead, which the status of a tier tells. Returns `false` when a watch has ended.
+async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>], owned: &OwnedStores) -> bool {
+    owned.wait_for_lists().await;
     let mut complete = nodes.wait_until_ready().await.is_ok();
     for store in pods {
         complete &= store.wait_until_ready().await.is_ok();
@@ -228,33 +233,45 @@ impl Watches<'_> {
 
     /// Watches the objects that tiers own, and all Services in the namespaces of shadow Services, since a cluster DNS
     /// Service is one of them.
-    fn add_owned_objects(&mut self, settings: &Settings) {
+    fn add_owned_objects(&mut self, settings: &Settings) -> OwnedStores {
         let managed = watcher::Config::default().labels(&labels::query_managed());
+        let mut stores = OwnedStores::default();
         for namespace in settings.pod_namespaces() {
-            self.add::<ServiceAccount>(namespace, &managed);
-            self.add::<ConfigMap>(namespace, &managed);
+            stores.service_accounts.push(self.add(namespace, &managed));
+            stores.config_maps.push(self.add(namespace, &managed));
         }
-        self.add::<DaemonSet>(&settings.node_namespace, &managed);
-        self.add::<Deployment>(&settings.namespace, &managed);
-        for namespace in settings.pod_namespaces() {
-            self.add::<Service>(namespace, &managed);
+        stores.daemon_sets.push(self.add(&settings.node_namespace, &managed));
+        stores.deployments.push(self.add(&settings.namespace, &managed));
+        stores.disruption_budgets.push(self.add(&settings.namespace, &managed));
+        stores.network_policies.push(self.add(&settings.namespace, &managed));
+        let shadow_service_namespaces = settings.shadow_service_namespaces();
+        for namespace in settings.service_namespaces() {
+            let all = watcher::Config::default();
+            let config = if shadow_service_namespaces.contains(&namespace) { &all } else { &managed };
+            stores.services.push(self.add(namespace, config));
         }
-        self.add::<PodDisruptionBudget>(&settings.namespace, &managed);
-        self.add::<NetworkPolicy>(&settings.namespace, &managed);
-        for namespace in settings.shadow_service_namespaces() {
-            self.add::<Service>(namespace, &watcher::Config::default());
-        }
+        stores
     }
 
-    /// Watches the metadata of one kind. Each watch has its own backoff: a watch that is refused delays no other.
-    fn add<K>(&mut self, namespace: &str, config: &watcher::Config)
+    /// Watches one kind in a namespace. Each watch has its own backoff: a watch that is refused delays no other.
+    fn add<K>(&mut self, namespace: &str, config: &watcher::Config) -> ObjectStore<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
     {
-        let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), namespace);
-        let events = watcher(api, config.clone()).default_backoff();
-        let changes = log_errors::<K, _>(events).filter_map(|event| async move { concern_of(&event.ok()?) });
+        let (store, writer) = reflector::store();
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let trim = |object: &mut K| object.meta_mut().managed_fields = None;
+        let events = watcher(api, config.clone()).default_backoff().modify(trim).reflect(writer);
+        let (store, events) = ObjectStore::new(namespace, store, log_errors::<K, _>(events));
+        let changes = events.filter_map(|event| async move { concern_of(&event.ok()?) });
         self.tasks.spawn(self.waker.clone().wake_on(changes));
+        store
     }
 }
 
@@ -274,8 +291,8 @@ fn log_errors<K: Resource<DynamicType = ()>, T>(
 fn concern_of<K: Resource>(event: &watcher::Event<K>) -> Option<Concern> {
     match event {
         watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
-            let tier = object.labels().get(labels::INSTANCE).filter(|_| labels::is_managed(object.labels()));
-            Some(tier.map_or(Concern::All, |tier| Concern::Tier(tier.clone())))
+            let tier = labels::tier_of(object.labels());
+            Some(tier.map_or(Concern::All, |tier| Concern::Tier(tier.to_owned())))
         }
         watcher::Event::InitDone => Some(Concern::All),
         watcher::Event::Init | watcher::Event::InitApply(_) => None,

@@ -7,7 +7,7 @@ mod backoff;
 mod desired;
 mod finding;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
 mod placement;

@@ -20,6 +20,7 @@ use crate::controller::apply::writer::{Writer, Writes};
 use crate::controller::desired::{Desired, active_revision};
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::owned::names;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::error::Error;
@@ -79,6 +80,8 @@ pub(crate) struct Applier {
     pub(crate) metrics: Arc<Metrics>,
     /// Triggers an early status poll.
     pub(crate) wake_poller: Arc<Notify>,
+    /// Receives the writes, which the watches deliver later.
+    own_writes: Arc<OwnWrites>,
     annotator: Annotator,
 }
 
@@ -89,8 +92,9 @@ impl Applier {
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
         wake_poller: Arc<Notify>,
+        own_writes: Arc<OwnWrites>,
     ) -> Self {
-        Self { client, settings, metrics, wake_poller, annotator: Annotator::default() }
+        Self { client, settings, metrics, wake_poller, own_writes, annotator: Annotator::default() }
     }
 
     /// Leaves the objects of an invalid tier as they are, but annotates new pods with the revision in force.
@@ -151,7 +155,8 @@ impl Applier {
     }
 
     fn writer(&self) -> Writer<'_> {
-        Writer { client: &self.client, metrics: &self.metrics, annotator: &self.annotator, pace: None }
+        let Self { client, metrics, own_writes, annotator, .. } = self;
+        Writer { client, metrics, annotator, own_writes, pace: None }
     }
 
     /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.
@@ -202,7 +207,7 @@ mod tests {
         let desired = desired::build(&tier, &settings, &observed.owned, &observed.annotated_revisions()).unwrap();
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
-        let applier = Applier::new(client, settings, Arc::default(), Arc::default());
+        let applier = Applier::new(client, settings, Arc::default(), Arc::default(), Arc::default());
         applier.on_valid(&observed, &tier, &desired, is_retry).await
     }
 

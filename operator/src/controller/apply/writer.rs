@@ -19,6 +19,7 @@ use crate::controller::apply::annotator::{AnnotateResult, Annotator};
 use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
 use crate::controller::apply::pace::Pace;
 use crate::controller::desired::Desired;
+use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::owned::OwnedObjects;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub(super) struct Writer<'a> {
     pub(super) metrics: &'a Metrics,
     /// Annotates pods.
     pub(super) annotator: &'a Annotator,
+    /// Receives the writes of objects, which the watches deliver later.
+    pub(super) own_writes: &'a OwnWrites,
     /// Pace of the writes of objects; `None` when several are written at a time.
     pub(super) pace: Option<&'a Pace>,
 }
@@ -165,7 +168,12 @@ impl Writer<'_> {
         let patch: Patch<&Value> = Patch::Apply(&desired);
         self.wait_for_turn().await;
         match api.patch(&object.name_any(), &params, &patch).await {
-            Ok(_) => Ok(1),
+            Ok(mut written) => {
+                written.meta_mut().managed_fields = None;
+                let replaced = existing.and_then(ResourceExt::resource_version);
+                self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
+                Ok(1)
+            }
             Err(source) => Err(Error::request("apply", describe(object), source)),
         }
     }
@@ -189,7 +197,10 @@ impl Writer<'_> {
             );
             self.wait_for_turn().await;
             match api.delete(&orphan.name_any(), &params).await {
-                Ok(_) => deleted += 1,
+                Ok(_) => {
+                    self.own_writes.record_delete(orphan, std::time::Instant::now());
+                    deleted += 1;
+                }
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(source) => return Err(Error::request("delete", describe(orphan), source)),
             }

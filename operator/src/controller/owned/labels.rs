@@ -81,10 +81,11 @@ pub(crate) fn label_selector(labels: BTreeMap<String, String>) -> LabelSelector 
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
-/// Returns whether an object with these labels is of a tier.
+/// Returns the tier whose object has these labels; `None` for an object that this operator does not manage.
 #[must_use]
-pub(crate) fn is_managed(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(MANAGED_BY).is_some_and(|manager| manager == OPERATOR)
+pub(crate) fn tier_of(labels: &BTreeMap<String, String>) -> Option<&str> {
+    labels.get(MANAGED_BY).filter(|manager| *manager == OPERATOR)?;
+    labels.get(INSTANCE).map(String::as_str)
 }
 
 /// Returns the list query for the objects of all tiers.

@@ -115,7 +115,8 @@ impl Args {
         let (readiness, readiness_receiver) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let listener = listen(metrics_port).await?;
         let client = client::connect().await.context("cannot create a client of the API server")?;
-        let admin = tokio::spawn(admin::serve(listener, liveness.clone(), metrics.clone(), readiness_receiver, stop.clone()));
+        let admin =
+            tokio::spawn(admin::serve(listener, liveness.clone(), metrics.clone(), readiness_receiver, stop.clone()));
         reconcile_on_changes(client, settings, liveness, metrics, readiness, stop).await;
         admin.await?.context("the HTTP server of /metrics failed")
     }

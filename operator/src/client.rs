@@ -1,9 +1,9 @@
 //! Client of the API server: every request ends in bounded time, and none is repeated behind the caller's back.
 //!
-//! Without a limit, one unanswered request would end the reconciliation of its tier for ever. The client of kube repeats
-//! a request that is answered with 429, 503 or 504 up to 15 times, as late as `Retry-After` asks for: a write would leave
-//! long after the decision that it follows from. A failed request fails the reconciliation instead, which is retried
-//! with fresh state.
+//! Without a limit, one unanswered request would end the reconciliation of its tier for ever. The client of kube
+//! repeats a request that is answered with 429, 503 or 504 up to 15 times, as late as `Retry-After` asks for: a write
+//! would leave long after the decision that it follows from. A failed request fails the reconciliation instead, which
+//! is retried with fresh state.
 
 use std::error::Error as StdError;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ impl Limits {
     pub(crate) const OPERATOR: Self = Self {
         request: Duration::from_secs(10),
         list: Duration::from_secs(30),
-        watch_silence: Duration::from_mins(5),
+        watch_silence: Duration::from_secs(300),
     };
 
     /// Returns the limit of a request.
@@ -206,7 +206,10 @@ mod tests {
         let pods = "/api/v1/namespaces/a/pods";
         let seconds = Duration::from_secs;
         assert_eq!(limit_of("/api/v1/namespaces/a/pods/watch", "get"), Limit::Total(seconds(10)));
-        assert_eq!(limit_of("/api/v1/namespaces/a/pods/x/status?force=true", "patch_status"), Limit::Total(seconds(10)));
+        assert_eq!(
+            limit_of("/api/v1/namespaces/a/pods/x/status?force=true", "patch_status"),
+            Limit::Total(seconds(10))
+        );
         assert_eq!(limit_of(&format!("{pods}?limit=500"), "list"), Limit::Total(seconds(30)));
         assert_eq!(limit_of(&format!("{pods}?limit=1"), "list_metadata"), Limit::Total(seconds(30)));
         for name in ["watch", "watch_metadata"] {

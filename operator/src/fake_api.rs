@@ -65,7 +65,10 @@ impl Reply {
     /// Returns a list of these objects.
     pub(crate) fn list(kind: &str, resource_version: &str, items: &[Value]) -> Self {
         let metadata = json!({"resourceVersion": resource_version});
-        Self::Json(200, json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": items}))
+        Self::Json(
+            200,
+            json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": metadata, "items": items}),
+        )
     }
 
     async fn into_response(self) -> Response {

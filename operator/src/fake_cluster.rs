@@ -11,7 +11,7 @@ use crate::fake_api::{FakeApi, FakeRequest, Reply};
 
 /// Fake cluster, which ends with the runtime of its test.
 pub(crate) struct FakeCluster {
-    /// Its API server.
+    /// API server of the cluster.
     pub(crate) api: FakeApi,
     objects: Objects,
 }
@@ -105,9 +105,9 @@ impl Objects {
         let version = state.events.len() + 1;
         let key = (collection.to_owned(), name.to_owned());
         let existing = state.objects.get(&key).cloned();
-        let mut object = existing.clone().unwrap_or_else(|| {
-            json!({"metadata": {"name": name, "uid": format!("uid-{version}"), "generation": 0}})
-        });
+        let mut object = existing
+            .clone()
+            .unwrap_or_else(|| json!({"metadata": {"name": name, "uid": format!("uid-{version}"), "generation": 0}}));
         merge_json(&mut object, patch);
         if let Some((_, rest)) = collection.split_once("/namespaces/") {
             object["metadata"]["namespace"] = json!(rest.split('/').next());
@@ -165,12 +165,13 @@ impl Objects {
 impl Target {
     fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let version = match parts.first()? {
-            &"api" => 2,
-            &"apis" => 3,
+        let version = match *parts.first()? {
+            "api" => 2,
+            "apis" => 3,
             _ => return None,
         };
-        let kind = if parts.get(version) == Some(&"namespaces") && parts.len() > version + 2 { version + 2 } else { version };
+        let kind =
+            if parts.get(version) == Some(&"namespaces") && parts.len() > version + 2 { version + 2 } else { version };
         parts.get(kind)?;
         Some(Self {
             collection: format!("/{}", parts[..=kind].join("/")),

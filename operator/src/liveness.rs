@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Duration of a reconciliation above which the operator counts as stuck. Each request of it ends after seconds.
-const MAX_RECONCILE_DURATION: Duration = Duration::from_mins(2);
+const MAX_RECONCILE_DURATION: Duration = Duration::from_secs(120);
 
 /// Reconciliations that are running.
 #[derive(Debug, Default)]

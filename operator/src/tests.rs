@@ -23,9 +23,7 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 
 /// Starts a cluster of three nodes in three zones with a tier, and the operator.
-async fn start(
-    refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static,
-) -> (FakeCluster, Arc<Metrics>) {
+async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> (FakeCluster, Arc<Metrics>) {
     let cluster = FakeCluster::start(refuse).await;
     for letter in ["a", "b", "c"] {
         put_node(&cluster, letter, 0);
@@ -137,7 +135,8 @@ async fn a_list_that_is_refused_is_told_with_the_command_that_helps_until_it_is_
 async fn a_failing_tier_makes_few_requests_while_its_cluster_never_rests() {
     let is_write = |request: &FakeRequest| request.method == "PATCH" && request.path().starts_with(DEPLOYMENTS);
     let (cluster, metrics) = start(move |request| is_write(request).then(|| Reply::refusal(422, "no"))).await;
-    wait_until("the failure", || condition(&cluster, "Degraded").is_some_and(|degraded| degraded.2.contains("no."))).await;
+    wait_until("the failure", || condition(&cluster, "Degraded").is_some_and(|degraded| degraded.2.contains("no.")))
+        .await;
     let (start, requests, passes_before) = (Instant::now(), cluster.requests().len(), passes(&metrics));
     let mut count = 0;
     while passes(&metrics) < passes_before + 2 {

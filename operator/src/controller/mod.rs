@@ -76,11 +76,8 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
     };
     let name = tier.name_any();
     let started = Instant::now();
-    let version = TierVersion {
-        uid: tier.uid(),
-        generation: tier.meta().generation,
-        resource_version: tier.resource_version(),
-    };
+    let version =
+        TierVersion { uid: tier.uid(), generation: tier.meta().generation, resource_version: tier.resource_version() };
     let is_retry = match context.schedule.start(&name, version, started) {
         Turn::Start { is_retry, is_new_spec } => {
             if is_new_spec {

@@ -33,14 +33,14 @@ pub(crate) enum Concern {
 /// Whether a reconciliation starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// It starts.
+    /// Start of a reconciliation.
     Start {
         /// Whether the last one failed.
         is_retry: bool,
         /// Whether the spec is another one than that of the last reconciliation.
         is_new_spec: bool,
     },
-    /// It starts after this time, if nothing wakes the tier before.
+    /// Time until the start, if nothing wakes the tier before.
     Wait(Duration),
 }
 

@@ -138,7 +138,7 @@ impl Applier {
             tracing::info!(tier = tier.name, revision, objects, pods, left, "the desired state was applied");
         }
         let leaves_pods = writes.pods.left > 0 && writes.pods.denied.is_none();
-        let failure = writes.failure.take().or(writes.pods.denied.take());
+        let failure = writes.failure.take().or_else(|| writes.pods.denied.take());
         ApplyResult {
             outcome: ApplyOutcome::Valid {
                 warnings: tier.warnings.iter().cloned().chain(self.annotator.finding(&tier.name)).collect(),

@@ -12,7 +12,7 @@ use crate::controller::text::join_some;
 use crate::error::Error;
 
 /// Longest time between two attempts for one pod.
-const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Pods that could not be annotated, by tier and UID.
 #[derive(Debug, Default)]

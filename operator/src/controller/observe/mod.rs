@@ -191,8 +191,7 @@ impl Observer {
     async fn list_services(&self, tier: &str, namespace: &str) -> Result<Vec<Service>, Error> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let services = api.list(&ListParams::default().labels(&labels::query_tier(tier))).await;
-        let services =
-            services.map_err(|source| Error::request("list", format!("services in {namespace}"), source))?;
+        let services = services.map_err(|source| Error::request("list", format!("services in {namespace}"), source))?;
         Ok(services.items)
     }
 

@@ -34,7 +34,7 @@ struct WatchFailure {
     time: Instant,
 }
 
-/// What a watch that failed got.
+/// Response to a watch that failed.
 #[derive(Debug)]
 enum Reply {
     /// Response of the API server.
@@ -57,8 +57,9 @@ impl WatchState {
     /// Returns why the store cannot be read: it is refused, or was never complete. Any other failure leaves the objects
     /// as they were.
     fn check(&self, objects: &str, now: Instant) -> Result<(), Error> {
-        let refusal = self.failure.as_ref().filter(|failure| failure.is_refusal() && failure.age(now) < MAX_REFUSAL_AGE);
-        match refusal.or(self.failure.as_ref().filter(|_| !self.is_listed)) {
+        let refusal =
+            self.failure.as_ref().filter(|failure| failure.is_refusal() && failure.age(now) < MAX_REFUSAL_AGE);
+        match refusal.or_else(|| self.failure.as_ref().filter(|_| !self.is_listed)) {
             Some(failure) => Err(Error::request(failure.verb, objects, failure.to_error())),
             None if self.is_listed => Ok(()),
             None => Err(Error::request("list", objects, kube::Error::Service("the list is not complete yet".into()))),
@@ -144,7 +145,8 @@ where
         let objects = format!("{} in {}", K::plural(&()), self.namespace);
         self.state.borrow().check(&objects, Instant::now())?;
         let state = self.store.state();
-        let mut selected: Vec<K> = state.iter().filter(|object| predicate(object)).map(|object| K::clone(object)).collect();
+        let mut selected: Vec<K> =
+            state.iter().filter(|object| predicate(object)).map(|object| K::clone(object)).collect();
         selected.sort_by_key(|object| object.name_any());
         Ok(selected)
     }

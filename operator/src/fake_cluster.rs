@@ -22,6 +22,8 @@ struct Objects {
     state: Arc<Mutex<State>>,
     /// Version of the newest event.
     version: Arc<watch::Sender<usize>>,
+    /// Whether watches deliver nothing for now.
+    is_held: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -42,7 +44,11 @@ struct Target {
 impl FakeCluster {
     /// Starts a cluster without objects. `refuse` may answer a request in its place.
     pub(crate) async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> Self {
-        let objects = Objects { state: Arc::default(), version: Arc::new(watch::Sender::new(0)) };
+        let objects = Objects {
+            state: Arc::default(),
+            version: Arc::new(watch::Sender::new(0)),
+            is_held: Arc::new(watch::Sender::new(false)),
+        };
         let served = objects.clone();
         let reply = move |request: &FakeRequest| refuse(request).unwrap_or_else(|| served.reply(request));
         Self { api: FakeApi::start(reply).await, objects }
@@ -51,6 +57,11 @@ impl FakeCluster {
     /// Creates or changes an object: what `object` has replaces what is there.
     pub(crate) fn merge(&self, collection: &str, name: &str, object: Value) {
         self.objects.merge(collection, name, object);
+    }
+
+    /// Holds back the events of all watches, or lets them go.
+    pub(crate) fn hold_watches(&self, is_held: bool) {
+        self.objects.is_held.send_replace(is_held);
     }
 
     /// Returns the objects of a collection.
@@ -149,6 +160,7 @@ impl Objects {
             let (objects, collection, selector) = (objects.clone(), collection.clone(), selector.clone());
             async move {
                 version.wait_for(|version| *version > next).await.ok()?;
+                objects.is_held.subscribe().wait_for(|is_held| !is_held).await.ok()?;
                 let (of, event) = objects.lock().events[next].clone();
                 let is_sent = of == collection && is_selected(&event["object"], &selector);
                 Some((if is_sent { format!("{event}\n") } else { String::new() }, (next + 1, version)))

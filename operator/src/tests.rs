@@ -25,8 +25,14 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 /// Starts a cluster of three nodes in three zones with a tier, and the operator.
 async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> (FakeCluster, Arc<Metrics>) {
     let cluster = FakeCluster::start(refuse).await;
+    let metrics = start_operator(&cluster);
+    (cluster, metrics)
+}
+
+/// Creates nodes, the cluster DNS and a tier, and starts the operator.
+fn start_operator(cluster: &FakeCluster) -> Arc<Metrics> {
     for letter in ["a", "b", "c"] {
-        put_node(&cluster, letter, 0);
+        put_node(cluster, letter, 0);
     }
     cluster.merge(SERVICES, "kube-dns", serde_json::to_value(kube_dns()).unwrap());
     cluster.merge(TIERS, "default", serde_json::to_value(tier("default", "2026-01-01T00:00:00Z", "{}")).unwrap());
@@ -39,7 +45,7 @@ async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 's
         let never = futures::FutureExt::shared(never);
         reconcile_on_changes(client, settings(), Arc::default(), metrics_of_operator, readiness, never).await;
     });
-    (cluster, metrics)
+    metrics
 }
 
 /// Changes a label of a node that no tier depends on, which is a reason to look at all of them.
@@ -149,4 +155,14 @@ async fn a_failing_tier_makes_few_requests_while_its_cluster_never_rests() {
     let allowed = 5 * (start.elapsed().as_secs() + 1);
     assert!(requests.len() as u64 <= allowed, "{} of {allowed}: {requests:#?}", requests.len());
     assert!(requests.iter().filter(|request| is_write(request)).count() <= 3, "one refusal ends a retry");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_knows_what_it_wrote_before_its_watches_say_so() {
+    let cluster = FakeCluster::start(|_| None).await;
+    cluster.hold_watches(true);
+    let _metrics = start_operator(&cluster);
+    // The Deployments need the addresses that the API server gave to the Services of the first pass.
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    cluster.hold_watches(false);
 }

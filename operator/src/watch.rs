@@ -246,9 +246,13 @@ impl Watches<'_> {
         stores.network_policies.push(self.add(&settings.namespace, &managed));
         let shadow_service_namespaces = settings.shadow_service_namespaces();
         for namespace in settings.service_namespaces() {
-            let all = watcher::Config::default();
-            let config = if shadow_service_namespaces.contains(&namespace) { &all } else { &managed };
-            stores.services.push(self.add(namespace, config));
+            if shadow_service_namespaces.contains(&namespace) {
+                let store = self.add(namespace, &watcher::Config::default());
+                stores.cluster_dns_services.push(store.clone());
+                stores.services.push(store);
+            } else {
+                stores.services.push(self.add(namespace, &managed));
+            }
         }
         stores
     }

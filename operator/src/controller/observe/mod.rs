@@ -160,7 +160,7 @@ impl Observer {
 
     async fn look_up_cluster_dns(&self, tier: &DnsTier) -> Result<ClusterDnsLookup, Error> {
         let reference = &tier.spec.cluster_dns;
-        let found = match self.owned.services_in(&reference.namespace) {
+        let found = match self.owned.all_services_in(&reference.namespace) {
             Some(store) => store.select(|service| service.name_any() == reference.name).map(|mut found| found.pop()),
             // The operator has a role in a namespace of the settings alone, unless somebody grants it more.
             None => {
@@ -181,7 +181,7 @@ impl Observer {
         let name = tier.name_any();
         let mut owned = self.owned.objects_of(&name, &self.own_writes, Instant::now())?;
         let namespace = &tier.spec.cluster_dns.namespace;
-        if cluster_dns_is_readable && self.owned.services_in(namespace).is_none() {
+        if cluster_dns_is_readable && !self.owned.has_services_in(namespace) {
             owned.services.extend(self.list_services(&name, namespace).await?);
         }
         Ok(owned)

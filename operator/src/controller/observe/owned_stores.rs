@@ -22,8 +22,10 @@ pub(crate) struct OwnedStores {
     pub(crate) service_accounts: Vec<ObjectStore<ServiceAccount>>,
     /// Ingress policies of the zones' resolvers.
     pub(crate) network_policies: Vec<ObjectStore<NetworkPolicy>>,
-    /// Services of tiers; in the namespaces of shadow Services every Service.
+    /// Services of tiers, and others beside them.
     pub(crate) services: Vec<ObjectStore<Service>>,
+    /// Every Service of the namespaces of shadow Services.
+    pub(crate) cluster_dns_services: Vec<ObjectStore<Service>>,
     /// Disruption budgets of the zones' resolvers.
     pub(crate) disruption_budgets: Vec<ObjectStore<PodDisruptionBudget>>,
     /// Revisions of the configuration.
@@ -63,9 +65,14 @@ impl OwnedStores {
         })
     }
 
-    /// Returns the store with the Services of a namespace; `None` for a namespace that is not watched.
-    pub(crate) fn services_in(&self, namespace: &str) -> Option<&ObjectStore<Service>> {
-        self.services.iter().find(|store| store.namespace() == namespace)
+    /// Returns whether the Services of tiers in a namespace are watched.
+    pub(crate) fn has_services_in(&self, namespace: &str) -> bool {
+        self.services.iter().any(|store| store.namespace() == namespace)
+    }
+
+    /// Returns the store with every Service of a namespace; `None` where not all are watched.
+    pub(crate) fn all_services_in(&self, namespace: &str) -> Option<&ObjectStore<Service>> {
+        self.cluster_dns_services.iter().find(|store| store.namespace() == namespace)
     }
 }
 

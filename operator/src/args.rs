@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use futures::FutureExt;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
+use crate::client;
+use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -110,11 +111,13 @@ impl Args {
         .boxed()
         .shared();
         let metrics = Arc::new(Metrics::default());
+        let liveness = Arc::new(Liveness::default());
         let (readiness, readiness_receiver) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let listener = listen(metrics_port).await?;
-        let client = Client::try_default().await.context("cannot create a client of the API server")?;
-        let admin = tokio::spawn(admin::serve(listener, metrics.clone(), readiness_receiver, stop.clone()));
-        reconcile_on_changes(client, settings, metrics, readiness, stop).await;
+        let client = client::connect().await.context("cannot create a client of the API server")?;
+        let admin =
+            tokio::spawn(admin::serve(listener, liveness.clone(), metrics.clone(), readiness_receiver, stop.clone()));
+        reconcile_on_changes(client, settings, liveness, metrics, readiness, stop).await;
         admin.await?.context("the HTTP server of /metrics failed")
     }
 }

@@ -71,6 +71,7 @@ impl Error {
 pub(crate) fn request_failure(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.trim_end_matches('.').to_owned(),
+        kube::Error::Service(source) => source.to_string(),
         other => other.to_string(),
     }
 }

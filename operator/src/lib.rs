@@ -6,7 +6,8 @@
 //!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
 //!
-//! - `args`: flags and start-up; `settings`, `logging`, `admin` and `metrics` are what it starts.
+//! - `args`: flags and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it starts.
+//! - `client`: the client of the API server, whose requests end in bounded time.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
 
@@ -14,11 +15,19 @@
 
 mod admin;
 mod args;
+mod client;
 mod controller;
 mod error;
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod fake_cluster;
+mod liveness;
 mod logging;
 mod metrics;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use args::Args;

@@ -8,27 +8,31 @@ use std::time::Duration;
 use dnstier_crds::DnsTier;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
 use crate::controller::observe::WatchedTier;
 use crate::controller::observe::nodes;
+use crate::controller::observe::object_store::ObjectStore;
+use crate::controller::observe::own_writes::OwnWrites;
+use crate::controller::observe::owned_stores::OwnedStores;
+use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
 use crate::controller::observe::poll::{PodReports, Poller};
 use crate::controller::owned::labels;
+use crate::controller::schedule::{Concern, Schedule};
 use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
 use crate::error::Error;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -45,6 +49,7 @@ const MAX_CONCURRENT_RECONCILES: u16 = 4;
 pub(crate) async fn reconcile_on_changes(
     client: Client,
     settings: Settings,
+    liveness: Arc<Liveness>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
@@ -56,27 +61,36 @@ pub(crate) async fn reconcile_on_changes(
     readiness.send_replace(Readiness::NotReady("the lists of tiers, Nodes and pods are not complete yet".to_owned()));
     let settings = Arc::new(settings);
     let (changed, changes) = mpsc::channel(1);
+    let waker = Waker { schedule: Arc::default(), changed };
     let mut tasks = JoinSet::new();
-    let mut watches = Watches { client: &client, changed: &changed, tasks: &mut tasks };
+    let mut watches = Watches { client: &client, waker: &waker, tasks: &mut tasks };
     let nodes = watches.add_nodes();
     let pods: Vec<Store<Pod>> =
         settings.pod_namespaces().into_iter().map(|namespace| watches.add_pods(namespace)).collect();
-    watches.add_owned_objects(&settings);
+    let owned = watches.add_owned_objects(&settings);
+    let own_writes = Arc::new(OwnWrites::default());
 
     let wake_poller = Arc::new(Notify::new());
+    let (polled, mut polls) = mpsc::channel(1);
     let (reports, reports_receiver) = watch::channel(Arc::new(PodReports::new()));
     let mut first_poll = reports_receiver.clone();
     let poller = Poller {
         pods: pods.clone(),
         interval: settings.poll_interval,
         reports,
-        changed,
+        changed: polled,
         wake: wake_poller.clone(),
         metrics: metrics.clone(),
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
-    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), settings.poll_interval));
+    let schedule = waker.schedule.clone();
+    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), schedule.clone(), settings.poll_interval));
+    tasks.spawn(async move {
+        while polls.recv().await.is_some() {
+            waker.wake(&Concern::All);
+        }
+    });
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
@@ -84,16 +98,20 @@ pub(crate) async fn reconcile_on_changes(
             tiers: controller.store(),
             nodes: nodes.clone(),
             pods: pods.clone(),
+            owned: owned.clone(),
+            own_writes: own_writes.clone(),
             reports: reports_receiver,
         },
-        applier: Applier { client: client.clone(), settings: settings.clone(), metrics: metrics.clone(), wake_poller },
+        applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller, own_writes),
         status_writer: StatusWriter::new(client, metrics.clone()),
+        schedule,
         backoff: Backoff::default(),
         settings,
+        liveness,
         metrics,
     });
     tokio::select! {
-        complete = lists_are_complete(&nodes, &pods) => if !complete { return },
+        complete = lists_are_complete(&nodes, &pods, &owned) => if !complete { return },
         () = stop.clone() => return,
     }
     tasks.spawn(poller.run());
@@ -129,8 +147,13 @@ async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
     }
 }
 
-/// Removes the metrics of tiers that do not exist any more.
-async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, interval: Duration) {
+/// Removes the metrics and the schedules of tiers that do not exist any more.
+async fn forget_deleted_tiers(
+    tiers: Store<WatchedTier>,
+    metrics: Arc<Metrics>,
+    schedule: Arc<Schedule>,
+    interval: Duration,
+) {
     if tiers.wait_until_ready().await.is_err() {
         return;
     }
@@ -138,12 +161,14 @@ async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, 
         tokio::time::sleep(interval).await;
         let names: Vec<String> = tiers.state().iter().filter_map(|tier| tier.meta().name.clone()).collect();
         metrics.keep_tiers(&names);
+        schedule.keep_tiers(&names);
     }
 }
 
-/// Waits until every list is complete, because no decision is based on partial state. Returns `false` when a watch has
-/// ended.
-async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
+/// Waits until every list is complete, because no decision is based on partial state. Lists of owned objects may fail
+/// instead, which the status of a tier tells. Returns `false` when a watch has ended.
+async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>], owned: &OwnedStores) -> bool {
+    owned.wait_for_lists().await;
     let mut complete = nodes.wait_until_ready().await.is_ok();
     for store in pods {
         complete &= store.wait_until_ready().await.is_ok();
@@ -151,11 +176,32 @@ async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>]) -> bool {
     complete
 }
 
+/// Wakes tiers.
+#[derive(Clone)]
+struct Waker {
+    schedule: Arc<Schedule>,
+    /// Receives an item for each change.
+    changed: mpsc::Sender<()>,
+}
+
+impl Waker {
+    /// Wakes the tiers that a change concerns.
+    fn wake(&self, concern: &Concern) {
+        self.schedule.wake(concern);
+        // A full channel holds a notification already.
+        let _ = self.changed.try_send(());
+    }
+
+    /// Wakes tiers for each change.
+    async fn wake_on(self, changes: impl Stream<Item = Concern>) {
+        changes.for_each(async |concern| self.wake(&concern)).await;
+    }
+}
+
 /// Starts watches, each in a task of its own.
 struct Watches<'a> {
     client: &'a Client,
-    /// Receives an item for each change.
-    changed: &'a mpsc::Sender<()>,
+    waker: &'a Waker,
     tasks: &'a mut JoinSet<()>,
 }
 
@@ -166,7 +212,7 @@ impl Watches<'_> {
         let api: Api<Node> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
         let changes = nodes::placement_changes(log_errors::<Node, _>(events.reflect(writer)));
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        self.tasks.spawn(self.waker.clone().wake_on(changes.map(|()| Concern::All)));
         store
     }
 
@@ -175,41 +221,56 @@ impl Watches<'_> {
         let (store, writer) = reflector::store();
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let config = watcher::Config::default().labels(&labels::query_pods());
-        let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer).touched_objects();
-        let changes = log_errors::<Pod, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer);
+        self.tasks.spawn(self.waker.clone().wake_on(pod_changes(log_errors::<Pod, _>(events))));
         store
     }
 
     /// Watches the objects that tiers own, and all Services in the namespaces of shadow Services, since a cluster DNS
     /// Service is one of them.
-    fn add_owned_objects(&mut self, settings: &Settings) {
+    fn add_owned_objects(&mut self, settings: &Settings) -> OwnedStores {
         let managed = watcher::Config::default().labels(&labels::query_managed());
+        let mut stores = OwnedStores::default();
         for namespace in settings.pod_namespaces() {
-            self.add::<ServiceAccount>(namespace, &managed);
-            self.add::<ConfigMap>(namespace, &managed);
+            stores.service_accounts.push(self.add(namespace, &managed));
+            stores.config_maps.push(self.add(namespace, &managed));
         }
-        self.add::<DaemonSet>(&settings.node_namespace, &managed);
-        self.add::<Deployment>(&settings.namespace, &managed);
-        for namespace in settings.pod_namespaces() {
-            self.add::<Service>(namespace, &managed);
+        stores.daemon_sets.push(self.add(&settings.node_namespace, &managed));
+        stores.deployments.push(self.add(&settings.namespace, &managed));
+        stores.disruption_budgets.push(self.add(&settings.namespace, &managed));
+        stores.network_policies.push(self.add(&settings.namespace, &managed));
+        let shadow_service_namespaces = settings.shadow_service_namespaces();
+        for namespace in settings.service_namespaces() {
+            if shadow_service_namespaces.contains(&namespace) {
+                let store = self.add(namespace, &watcher::Config::default());
+                stores.cluster_dns_services.push(store.clone());
+                stores.services.push(store);
+            } else {
+                stores.services.push(self.add(namespace, &managed));
+            }
         }
-        self.add::<PodDisruptionBudget>(&settings.namespace, &managed);
-        self.add::<NetworkPolicy>(&settings.namespace, &managed);
-        for namespace in settings.shadow_service_namespaces() {
-            self.add::<Service>(namespace, &watcher::Config::default());
-        }
+        stores
     }
 
-    /// Watches the metadata of one kind. Each watch has its own backoff: a watch that is refused delays no other.
-    fn add<K>(&mut self, namespace: &str, config: &watcher::Config)
+    /// Watches one kind in a namespace. Each watch has its own backoff: a watch that is refused delays no other.
+    fn add<K>(&mut self, namespace: &str, config: &watcher::Config) -> ObjectStore<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
     {
-        let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), namespace);
-        let events = watcher(api, config.clone()).default_backoff().touched_objects();
-        let changes = log_errors::<K, _>(events).filter_map(|event| async move { event.ok().map(|_| ()) });
-        self.tasks.spawn(notify(changes, self.changed.clone()));
+        let (store, writer) = reflector::store();
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let trim = |object: &mut K| object.meta_mut().managed_fields = None;
+        let events = watcher(api, config.clone()).default_backoff().modify(trim).reflect(writer);
+        let (store, events) = ObjectStore::new(namespace, store, log_errors::<K, _>(events));
+        let changes = events.filter_map(|event| async move { concern_of(&event.ok()?) });
+        self.tasks.spawn(self.waker.clone().wake_on(changes));
+        store
     }
 }
 
@@ -224,14 +285,17 @@ fn log_errors<K: Resource<DynamicType = ()>, T>(
     })
 }
 
-/// Sends an item to `changed` for each change.
-async fn notify(changes: impl Stream<Item = ()>, changed: mpsc::Sender<()>) {
-    changes
-        .for_each(async |()| {
-            // A full channel holds a notification already.
-            let _ = changed.try_send(());
-        })
-        .await;
+/// Returns the tiers that an event of an owned object concerns: the one that its label names. A Service without it may
+/// be a cluster DNS Service, and a new list may lack what was deleted in between.
+fn concern_of<K: Resource>(event: &watcher::Event<K>) -> Option<Concern> {
+    match event {
+        watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
+            let tier = labels::tier_of(object.labels());
+            Some(tier.map_or(Concern::All, |tier| Concern::Tier(tier.to_owned())))
+        }
+        watcher::Event::InitDone => Some(Concern::All),
+        watcher::Event::Init | watcher::Event::InitApply(_) => None,
+    }
 }
 
 /// Debounces changes: waits after a change for others, by a constant time, so that continuous changes delay no

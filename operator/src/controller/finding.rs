@@ -46,6 +46,16 @@ impl From<&Error> for Finding {
     }
 }
 
+/// Returns whether RBAC denies a permission, which concerns every object of a kind.
+pub(crate) fn is_missing_grant(error: &Error) -> bool {
+    match error {
+        Error::Request { source, .. } => {
+            error.is_forbidden() && MissingGrant::parse(&request_failure(source)).is_some()
+        }
+        Error::AnnotationsDropped { .. } | Error::Serialize { .. } => false,
+    }
+}
+
 /// Value of the chart that admits further images. The chart's admission policy names it when it refuses one.
 const EXTRA_IMAGES: &str = "admissionPolicy.extraImages";
 

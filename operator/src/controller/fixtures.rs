@@ -20,7 +20,7 @@ use crate::controller::validate::validate;
 use crate::settings::Settings;
 
 /// Returns the settings of a default installation.
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         namespace: "dnstier-system".to_owned(),
         node_namespace: "dnstier-node".to_owned(),
@@ -35,7 +35,7 @@ pub(super) fn settings() -> Settings {
 }
 
 /// Returns the labels of a node that can run every image, and further ones.
-pub(super) fn linux<V: Into<String>>(further: impl IntoIterator<Item = (&'static str, V)>) -> Labels {
+pub(crate) fn linux<V: Into<String>>(further: impl IntoIterator<Item = (&'static str, V)>) -> Labels {
     let mut labels: Labels =
         [(OS_LABEL, "linux"), (ARCH_LABEL, "amd64")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     labels.extend(further.into_iter().map(|(key, value)| (key.to_owned(), value.into())));
@@ -43,7 +43,7 @@ pub(super) fn linux<V: Into<String>>(further: impl IntoIterator<Item = (&'static
 }
 
 /// Returns a tier of this name, creation time and spec, which is YAML.
-pub(super) fn tier(name: &str, created: &str, spec: &str) -> DnsTier {
+pub(crate) fn tier(name: &str, created: &str, spec: &str) -> DnsTier {
     let spec = spec.lines().map(|line| format!("  {line}\n")).collect::<String>();
     let text = format!(
         "apiVersion: dnstier.io/v1alpha1\nkind: DnsTier\nmetadata:\n  name: {name}\n  uid: uid-of-{name}\n  \
@@ -53,7 +53,7 @@ pub(super) fn tier(name: &str, created: &str, spec: &str) -> DnsTier {
 }
 
 /// Returns the cluster DNS Service of a dual-stack cluster.
-pub(super) fn kube_dns() -> Service {
+pub(crate) fn kube_dns() -> Service {
     serde_saphyr::from_str(
         "
 metadata: {name: kube-dns, namespace: kube-system}

@@ -7,11 +7,12 @@ mod backoff;
 mod desired;
 mod finding;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
 mod placement;
 mod rollout;
+pub(crate) mod schedule;
 mod status;
 mod text;
 mod validate;
@@ -31,8 +32,10 @@ pub(crate) use status::StatusWriter;
 use crate::controller::finding::Finding;
 use crate::controller::observe::WatchedTier;
 use crate::controller::rollout::PodStarts;
+use crate::controller::schedule::{Schedule, TierVersion, Turn};
 use crate::controller::validate::validate;
 use crate::error::Error;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -46,13 +49,17 @@ pub(crate) struct Context {
     pub(crate) applier: Applier,
     /// Writes the status of tiers.
     pub(crate) status_writer: StatusWriter,
+    /// Start of the next reconciliation of each tier.
+    pub(crate) schedule: Arc<Schedule>,
     /// Delays of the retries of failed tiers.
     pub(crate) backoff: Backoff,
+    /// Reconciliations that are running.
+    pub(crate) liveness: Arc<Liveness>,
     /// Metrics of the reconciliations.
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Reconciles one tier, if it can be deserialized and is not being deleted.
+/// Reconciles one tier, if it is due, can be deserialized and is not being deleted.
 ///
 /// # Errors
 ///
@@ -69,16 +76,29 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
             return Ok(Action::await_change());
         }
     };
+    let name = tier.name_any();
     let started = Instant::now();
-    let result = reconcile_tier(tier.clone(), &context).await;
+    let version =
+        TierVersion { uid: tier.uid(), generation: tier.meta().generation, resource_version: tier.resource_version() };
+    let is_retry = match context.schedule.start(&name, version, started) {
+        Turn::Start { is_retry, is_new_spec } => {
+            if is_new_spec {
+                context.backoff.reset(&name);
+            }
+            is_retry
+        }
+        Turn::Wait(delay) => return Ok(Action::requeue(delay)),
+    };
+    let _running = context.liveness.start(&name, started);
+    let result = reconcile_tier(tier, is_retry, &context).await;
     context.metrics.record_reconcile(started.elapsed());
-    if result.is_ok() {
-        context.backoff.reset(&tier.name_any());
-    }
-    result
+    let requeue_after = result?;
+    context.backoff.reset(&name);
+    Ok(Action::requeue(context.schedule.finish(&name, requeue_after, Instant::now())))
 }
 
-async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action, Error> {
+/// Reconciles one tier and returns the delay before its next reconciliation.
+async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -> Result<Duration, Error> {
     let Context { settings, observer, applier, status_writer, .. } = context;
     let observed = match observer.observe(tier.clone()).await {
         Ok(observed) => observed,
@@ -97,16 +117,19 @@ async fn reconcile_tier(tier: Arc<DnsTier>, context: &Context) -> Result<Action,
         Err(findings) => applier.on_invalid(&observed, findings).await,
         Ok(tier) => match desired::build(&tier, settings, &observed.owned, &observed.revisions_in_use()) {
             Err(finding) => applier.on_invalid(&observed, vec![finding]).await,
-            Ok(desired) => applier.on_valid(&observed, &tier, &desired).await,
+            Ok(desired) => applier.on_valid(&observed, &tier, &desired, is_retry).await,
         },
     };
+    if applied.leaves_pods {
+        context.schedule.leave_work(&observed.tier.name_any());
+    }
     let status = status::compute(&observed, settings, &applied.outcome);
     let next_deadline = PodStarts::collect(&observed, settings).next;
     let resolvers = status::resolver_counts(&observed, settings, &applied.outcome);
     context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
     let next_write = status_writer.write(&observed.tier, &status, observed.now).await?;
     let delay = applied.requeue_after?;
-    Ok(Action::requeue(next_deadline.into_iter().chain(next_write).fold(delay, Duration::min)))
+    Ok(next_deadline.into_iter().chain(next_write).fold(delay, Duration::min))
 }
 
 /// Requeues a failed tier with backoff.
@@ -114,7 +137,8 @@ pub(crate) fn error_policy(tier: Arc<WatchedTier>, error: &Error, context: Arc<C
     let tier = tier.name_any();
     let kind = error.kind();
     context.metrics.record_failure(kind);
-    let requeue_after = context.backoff.record_failure(&tier);
+    let retry_after = context.backoff.record_failure(&tier);
+    let requeue_after = context.schedule.fail(&tier, retry_after, Instant::now());
     if error.is_conflict() {
         tracing::info!(tier, %error, kind, ?requeue_after, "a reconciliation conflicted with another writer");
     } else {

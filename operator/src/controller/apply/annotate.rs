@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::core::Status;
@@ -14,9 +13,6 @@ use serde_json::json;
 use crate::controller::observe::nodes::Nodes;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::error::Error;
-
-/// Maximum number of pods that are annotated at a time.
-const MAX_CONCURRENT_ANNOTATIONS: usize = 16;
 
 /// Annotations to write to a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +29,8 @@ pub(super) struct PodAnnotations {
     pub(super) zone: Option<String>,
     /// Number of the tier's resolvers on the node of a zone resolver; `None` until the node is known.
     pub(super) resolvers_on_node: Option<String>,
+    /// Whether the pod has another revision, or none.
+    pub(super) is_behind: bool,
 }
 
 /// Returns the annotations of the pods whose revision, zone or number of resolvers on the node differs.
@@ -61,33 +59,25 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option
                 revision,
                 zone,
                 resolvers_on_node,
+                is_behind: revision_differs,
             })
         })
         .collect()
 }
 
-/// Annotates pods.
+/// Annotates a pod.
 ///
 /// The patch is a patch of `pods/status`: this permission suffices for annotations and cannot change an image.
 ///
 /// # Errors
 ///
-/// The first failure, after an attempt for every pod. A pod that no longer exists is not a failure.
-pub(super) async fn annotate_pods(client: &Client, annotations: Vec<PodAnnotations>) -> Result<(), Error> {
-    let results: Vec<Result<(), Error>> = stream::iter(annotations)
-        .map(|annotations| annotate_pod(client, annotations))
-        .buffer_unordered(MAX_CONCURRENT_ANNOTATIONS)
-        .collect()
-        .await;
-    results.into_iter().collect()
-}
-
-async fn annotate_pod(client: &Client, annotations: PodAnnotations) -> Result<(), Error> {
-    let PodAnnotations { namespace, pod: name, uid, revision, zone, resolvers_on_node } = annotations;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+/// When the API server refuses the patch or does not keep it. A pod that no longer exists is not a failure.
+pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<(), Error> {
+    let PodAnnotations { namespace, pod: name, uid, revision, zone, resolvers_on_node, is_behind: _ } = annotations;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut desired = serde_json::Map::new();
     for (key, value) in
-        [(REVISION_ANNOTATION, &revision), (ZONE_ANNOTATION, &zone), (RESOLVERS_ON_NODE_ANNOTATION, &resolvers_on_node)]
+        [(REVISION_ANNOTATION, revision), (ZONE_ANNOTATION, zone), (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node)]
     {
         if let Some(value) = value {
             desired.insert(key.to_owned(), json!(value));
@@ -96,7 +86,7 @@ async fn annotate_pod(client: &Client, annotations: PodAnnotations) -> Result<()
     tracing::debug!(pod = name, namespace, revision, zone, "annotating a pod");
     let patch = json!({"metadata": {"uid": uid, "annotations": desired}});
     let object = || format!("Pod {namespace}/{name}");
-    let pod = match pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+    let pod = match pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(pod) => pod,
         Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(()),
         Err(source) => return Err(Error::request("annotate", object(), source)),

@@ -1,7 +1,10 @@
 //! Apply: writes the desired state to the cluster, and returns the outcome for the status and the requeue.
 
 mod annotate;
+mod annotator;
 mod drift;
+mod pace;
+mod pod_failures;
 mod writer;
 
 use std::sync::Arc;
@@ -11,10 +14,13 @@ use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 
 use crate::controller::apply::annotate::plan_annotations;
-use crate::controller::apply::writer::{WriteCounts, Writer};
+use crate::controller::apply::annotator::Annotator;
+use crate::controller::apply::pace::Pace;
+use crate::controller::apply::writer::{Writer, Writes};
 use crate::controller::desired::{Desired, active_revision};
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::owned::names;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::error::Error;
@@ -25,13 +31,18 @@ use crate::settings::Settings;
 const REQUEUE_STEADY: Duration = Duration::from_secs(30);
 /// Requeue of a tier that is progressing, or that waits for a change without a watch event.
 const REQUEUE_PROGRESSING: Duration = Duration::from_secs(5);
-/// Requeue after new Services were applied: the API server allocates their ClusterIPs at once.
-const REQUEUE_SOON: Duration = Duration::from_millis(200);
+/// Requeue while pods are left to annotate, and after new Services were applied: the API server allocates their
+/// ClusterIPs at once.
+const REQUEUE_SOON: Duration = Duration::from_secs(1);
+/// Time between two writes of objects of a tier that failed before: with its status, at most five each second.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Result of the apply step.
 pub(crate) struct ApplyResult {
     /// Outcome, for the status.
     pub(crate) outcome: ApplyOutcome,
+    /// Whether pods are left to annotate.
+    pub(crate) leaves_pods: bool,
     /// Delay before the next reconciliation, or the error that fails this one.
     pub(crate) requeue_after: Result<Duration, Error>,
 }
@@ -48,7 +59,7 @@ pub(crate) enum ApplyOutcome {
     },
     /// The spec is valid: its objects were written, up to the first failure.
     Valid {
-        /// Problems of the spec that do not keep it from being applied.
+        /// Problems that do not keep the spec from being applied: those of the spec, and pods without annotations.
         warnings: Vec<Finding>,
         /// Revision for every pod; `None` until the required ClusterIPs are allocated.
         revision: Option<String>,
@@ -69,52 +80,88 @@ pub(crate) struct Applier {
     pub(crate) metrics: Arc<Metrics>,
     /// Triggers an early status poll.
     pub(crate) wake_poller: Arc<Notify>,
+    /// Receives the writes, which the watches deliver later.
+    own_writes: Arc<OwnWrites>,
+    annotator: Annotator,
 }
 
 impl Applier {
-    /// Leaves the objects of an invalid tier as they are, but annotates new pods with the revision in force.
-    pub(crate) async fn on_invalid(&self, observed: &Observed, findings: Vec<Finding>) -> ApplyResult {
-        let name = names::revisions(&observed.tier.name_any());
-        let config_map = observed.owned.config_map(&self.settings.node_namespace, &name);
-        let active_revision = config_map.and_then(active_revision);
-        let annotations = plan_annotations(&observed.pods, &observed.nodes, active_revision.as_deref());
-        let result = self.writer().annotate(annotations).await;
-        if let Ok(pods) = result {
-            self.wake_poller_after(pods);
-        }
-        ApplyResult {
-            outcome: ApplyOutcome::Invalid { findings, active_revision },
-            requeue_after: result.map(|_| REQUEUE_STEADY),
-        }
+    /// Builds an applier.
+    pub(crate) fn new(
+        client: Client,
+        settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
+        wake_poller: Arc<Notify>,
+        own_writes: Arc<OwnWrites>,
+    ) -> Self {
+        Self { client, settings, metrics, wake_poller, own_writes, annotator: Annotator::default() }
     }
 
-    /// Writes the desired state of a valid tier.
-    pub(crate) async fn on_valid(&self, observed: &Observed, tier: &ValidatedTier, desired: &Desired) -> ApplyResult {
+    /// Leaves the objects of an invalid tier as they are, but annotates new pods with the revision in force.
+    pub(crate) async fn on_invalid(&self, observed: &Observed, mut findings: Vec<Finding>) -> ApplyResult {
+        let tier = observed.tier.name_any();
+        let config_map = observed.owned.config_map(&self.settings.node_namespace, &names::revisions(&tier));
+        let active_revision = config_map.and_then(active_revision);
+        let annotations = plan_annotations(&observed.pods, &observed.nodes, active_revision.as_deref());
+        let pods = self.writer().annotate(&tier, annotations).await;
+        self.wake_poller_after(pods.annotated);
+        findings.extend(self.annotator.finding(&tier));
+        let leaves_pods = pods.left > 0 && pods.denied.is_none();
+        let requeue_after = match pods.denied {
+            Some(error) => Err(error),
+            None if pods.left > 0 => Ok(REQUEUE_SOON),
+            None => Ok(self.no_later_than_retries(&tier, REQUEUE_STEADY)),
+        };
+        ApplyResult { outcome: ApplyOutcome::Invalid { findings, active_revision }, leaves_pods, requeue_after }
+    }
+
+    /// Writes the desired state of a valid tier; slowly in the retry of one that failed.
+    pub(crate) async fn on_valid(
+        &self,
+        observed: &Observed,
+        tier: &ValidatedTier,
+        desired: &Desired,
+        is_retry: bool,
+    ) -> ApplyResult {
         let revision = desired.revision.as_ref().map(|revision| revision.id.clone());
         let annotations = match &revision {
             Some(revision) => plan_annotations(&observed.pods, &observed.nodes, Some(revision)),
             None => Vec::new(),
         };
-        let result = self.writer().apply(desired, &observed.owned, annotations).await;
-        let counts = result.as_ref().map_or_else(|_| WriteCounts::default(), Clone::clone);
-        self.wake_poller_after(counts.pods);
-        if counts.total() > 0 {
-            let WriteCounts { objects, pods } = counts;
-            tracing::info!(tier = tier.name, revision, objects, pods, "the desired state was applied");
+        let pace = is_retry.then(|| Pace::new(RETRY_INTERVAL));
+        let writer = Writer { pace: pace.as_ref(), ..self.writer() };
+        let mut writes = writer.apply(&tier.name, desired, &observed.owned, annotations).await;
+        self.wake_poller_after(writes.pods.annotated);
+        if writes.total() > 0 {
+            let Writes { objects, pods, .. } = &writes;
+            let (pods, left) = (pods.annotated, pods.left);
+            tracing::info!(tier = tier.name, revision, objects, pods, left, "the desired state was applied");
         }
+        let leaves_pods = writes.pods.left > 0 && writes.pods.denied.is_none();
+        let failure = writes.failure.take().or_else(|| writes.pods.denied.take());
         ApplyResult {
             outcome: ApplyOutcome::Valid {
-                warnings: tier.warnings.clone(),
+                warnings: tier.warnings.iter().cloned().chain(self.annotator.finding(&tier.name)).collect(),
                 revision,
-                writes: counts.total(),
-                failure: result.as_ref().err().filter(|error| !error.is_conflict()).map(Finding::from),
+                writes: writes.total(),
+                failure: failure.as_ref().filter(|error| !error.is_conflict()).map(Finding::from),
             },
-            requeue_after: result.map(|counts| requeue_after(tier, desired, counts)),
+            leaves_pods,
+            requeue_after: match failure {
+                Some(error) => Err(error),
+                None => Ok(self.no_later_than_retries(&tier.name, requeue_after(tier, desired, &writes))),
+            },
         }
     }
 
     fn writer(&self) -> Writer<'_> {
-        Writer { client: &self.client, metrics: &self.metrics }
+        let Self { client, metrics, own_writes, annotator, .. } = self;
+        Writer { client, metrics, annotator, own_writes, pace: None }
+    }
+
+    /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.
+    fn no_later_than_retries(&self, tier: &str, delay: Duration) -> Duration {
+        self.annotator.next_retry(tier).map_or(delay, |retry| retry.min(delay))
     }
 
     fn wake_poller_after(&self, annotated_pods: usize) {
@@ -125,11 +172,119 @@ impl Applier {
 }
 
 /// Returns the delay before the next reconciliation, which is due no later than the next zone is pruned.
-fn requeue_after(tier: &ValidatedTier, desired: &Desired, counts: WriteCounts) -> Duration {
-    let delay = match (&desired.revision, counts.total()) {
+fn requeue_after(tier: &ValidatedTier, desired: &Desired, writes: &Writes) -> Duration {
+    let delay = match (&desired.revision, writes.total()) {
+        _ if writes.pods.left > 0 => REQUEUE_SOON,
         (None, 1..) => REQUEUE_SOON,
         (None, 0) | (Some(_), 1..) => REQUEUE_PROGRESSING,
         (Some(_), 0) => REQUEUE_STEADY,
     };
     tier.next_prune.map_or(delay, |prune| delay.min(prune))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Limits;
+    use crate::controller::desired;
+    use crate::controller::fixtures::{build_desired, serving, settings};
+    use crate::controller::validate::validate;
+    use crate::fake_api::{FakeApi, FakeRequest, Reply};
+    use dnstier_crds::conditions::Reason;
+    use serde_json::json;
+
+    /// Applies the desired state of a tier all of whose pods are behind, to this server.
+    async fn apply_where_pods_are_behind(server: &FakeApi, is_retry: bool) -> ApplyResult {
+        let mut observed = serving("{}");
+        for pod in &mut observed.pods {
+            pod.annotated_revision = Some("old".to_owned());
+        }
+        let mut orphan = observed.owned.deployments[0].clone();
+        orphan.metadata.name = Some("dnstier-default-orphan".to_owned());
+        observed.owned.deployments = vec![orphan];
+        let settings = Arc::new(settings());
+        let tier = validate(&observed, &settings).unwrap();
+        let desired = desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap();
+        assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
+        let client = server.client(Limits::OPERATOR);
+        let applier = Applier::new(client, settings, Arc::default(), Arc::default(), Arc::default());
+        applier.on_valid(&observed, &tier, &desired, is_retry).await
+    }
+
+    fn count(requests: &[FakeRequest], method: &str, part: &str) -> usize {
+        requests.iter().filter(|request| request.method == method && request.uri.contains(part)).count()
+    }
+
+    /// Returns what the API server answers to a write that it admits.
+    fn admit(request: &FakeRequest) -> Reply {
+        let name = request.path().trim_end_matches("/status").rsplit('/').next().unwrap_or_default();
+        let mut object = if request.body.is_object() { request.body.clone() } else { json!({}) };
+        object["metadata"]["name"] = json!(name);
+        Reply::Json(200, object)
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_cannot_be_annotated_is_named_and_holds_up_nothing_else() {
+        let server = FakeApi::start(|request| {
+            if request.path().ends_with("/pods/node-pod-a/status") {
+                return Reply::refusal(500, "failed calling webhook \"pods.example\"");
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, false).await;
+        let requests = server.requests();
+        assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is tried");
+        assert_eq!(count(&requests, "PATCH", "/daemonsets/"), 1);
+        assert_eq!(count(&requests, "PATCH", "/deployments/"), 3);
+        assert_eq!(count(&requests, "DELETE", "/deployments/dnstier-default-orphan"), 1);
+        let ApplyOutcome::Valid { warnings, failure, .. } = result.outcome else { panic!("the tier is valid") };
+        assert_eq!(failure, None);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0].reason, Reason::ApplyFailed);
+        let message = &warnings[0].message;
+        assert!(message.starts_with("Pod dnstier-node/node-pod-a does not get its annotations: "), "{message}");
+        assert!(message.contains("failed calling webhook"), "{message}");
+        assert!(result.requeue_after.unwrap() <= Duration::from_secs(2), "the pod is tried again");
+    }
+
+    #[tokio::test]
+    async fn a_permission_that_every_pod_needs_stalls_the_tier_but_workloads_are_applied() {
+        let server = FakeApi::start(|request| {
+            if request.path().contains("/pods/") {
+                return Reply::refusal(
+                    403,
+                    "pods \"x\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \"pods/status\" \
+                     in API group \"\" in the namespace \"dnstier-node\"",
+                );
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, false).await;
+        let requests = server.requests();
+        assert!(count(&requests, "PATCH", "/status") < 9, "the others are left alone after a few refusals");
+        assert_eq!(count(&requests, "PATCH", "/daemonsets/"), 1);
+        let ApplyOutcome::Valid { failure, .. } = result.outcome else { panic!("the tier is valid") };
+        let failure = failure.unwrap();
+        assert_eq!(failure.reason, Reason::Forbidden);
+        assert!(failure.message.contains("--resource=pods/status"), "{}", failure.message);
+        assert!(result.requeue_after.unwrap_err().is_forbidden());
+    }
+
+    #[tokio::test]
+    async fn the_retry_of_a_failed_tier_stops_at_the_first_refusal() {
+        let server = FakeApi::start(|request| {
+            if request.path().contains("/deployments/") {
+                return Reply::refusal(422, "no");
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, true).await;
+        assert_eq!(result.requeue_after.unwrap_err().kind(), "invalid");
+        let requests = server.requests();
+        assert_eq!(count(&requests, "PATCH", "/deployments/"), 1, "the other two are not tried");
+        assert_eq!(count(&requests, "DELETE", ""), 0);
+    }
 }

@@ -1,6 +1,8 @@
 //! Writer: applies objects in the order of their dependencies and deletes orphans.
 
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dnstier_crds::FIELD_MANAGER;
 use futures::{StreamExt, stream};
@@ -10,10 +12,14 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::controller::apply::annotate::{PodAnnotations, annotate_pods};
+use crate::controller::apply::annotate::PodAnnotations;
+use crate::controller::apply::annotator::{AnnotateResult, Annotator};
 use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
+use crate::controller::apply::pace::Pace;
 use crate::controller::desired::Desired;
+use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::owned::OwnedObjects;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -21,71 +27,88 @@ use crate::metrics::Metrics;
 /// Maximum number of objects of a kind that are written at a time.
 const MAX_CONCURRENT_WRITES: usize = 8;
 
+/// Longest time that a write waits for its turn; only one write at a time waits.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
 /// Writes to the cluster.
 pub(super) struct Writer<'a> {
     /// Client of the API server.
     pub(super) client: &'a Client,
     /// Metrics of the writes.
     pub(super) metrics: &'a Metrics,
+    /// Annotates pods.
+    pub(super) annotator: &'a Annotator,
+    /// Receives the writes of objects, which the watches deliver later.
+    pub(super) own_writes: &'a OwnWrites,
+    /// Pace of the writes of objects; `None` when several are written at a time.
+    pub(super) pace: Option<&'a Pace>,
 }
 
-/// Number of writes of a reconciliation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct WriteCounts {
-    /// Objects that were applied or deleted.
+/// Writes of a reconciliation.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Number of objects that were applied or deleted.
     pub(super) objects: usize,
-    /// Pods that were annotated.
-    pub(super) pods: usize,
+    /// Annotations of pods.
+    pub(super) pods: AnnotateResult,
+    /// First failure of a write of an object, after which no further object was written.
+    pub(super) failure: Option<Error>,
 }
 
-impl WriteCounts {
-    /// Returns the number of all writes.
-    pub(super) fn total(self) -> usize {
-        self.objects + self.pods
+impl Writes {
+    /// Returns the number of objects and pods that were not up to date.
+    pub(super) fn total(&self) -> usize {
+        self.objects + self.pods.annotated + self.pods.left
     }
 }
 
 impl Writer<'_> {
-    /// Writes the desired state: accounts, policies and Services, then the revisions, then the annotations of pods that
-    /// name a revision, then workloads. Orphans are deleted last.
+    /// Writes the desired state of a tier: accounts, policies and Services, then the revisions, then the annotations of
+    /// pods that name a revision, then workloads. Orphans are deleted last, once every pod that is behind was told.
     ///
-    /// # Errors
-    ///
-    /// The first failure of a step. Later steps depend on earlier ones and are left out.
+    /// The first failure of an object ends the writes, because later steps depend on earlier ones. A pod that cannot be
+    /// annotated does not.
     pub(super) async fn apply(
         &self,
+        tier: &str,
         desired: &Desired,
         existing: &OwnedObjects,
         annotations: Vec<PodAnnotations>,
-    ) -> Result<WriteCounts, Error> {
-        let objects = &desired.objects;
-        let mut counts = WriteCounts::default();
-        counts.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
-        counts.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
-        counts.objects += self.apply_all(&objects.services, &existing.services).await?;
-        counts.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
-        if desired.revision.is_none() {
-            return Ok(counts);
-        }
-        counts.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
-        counts.pods = self.annotate(annotations).await?;
-        counts.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
-        counts.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
-        counts.objects += self.prune(objects, existing).await?;
-        Ok(counts)
+    ) -> Writes {
+        let mut writes = Writes::default();
+        writes.failure = self.apply_steps(tier, desired, existing, annotations, &mut writes).await.err();
+        writes
     }
 
-    /// Annotates pods and returns their number.
-    ///
-    /// # Errors
-    ///
-    /// The first failure.
-    pub(super) async fn annotate(&self, annotations: Vec<PodAnnotations>) -> Result<usize, Error> {
-        let count = annotations.len();
-        for _ in &annotations {
-            self.metrics.record_write("Pod", "annotate");
+    async fn apply_steps(
+        &self,
+        tier: &str,
+        desired: &Desired,
+        existing: &OwnedObjects,
+        annotations: Vec<PodAnnotations>,
+        writes: &mut Writes,
+    ) -> Result<(), Error> {
+        let objects = &desired.objects;
+        writes.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
+        writes.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
+        writes.objects += self.apply_all(&objects.services, &existing.services).await?;
+        writes.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
+        if desired.revision.is_none() {
+            return Ok(());
         }
-        annotate_pods(self.client, annotations).await.map(|()| count)
+        writes.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
+        writes.pods = self.annotate(tier, annotations).await;
+        writes.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
+        writes.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
+        if writes.pods.left == 0 {
+            writes.objects += self.prune(objects, existing).await?;
+        }
+        Ok(())
+    }
+
+    /// Annotates pods of a tier.
+    pub(super) async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
+        self.annotator.annotate(self.client, self.metrics, tier, annotations).await
     }
 
     /// Deletes orphans and returns their number. Workloads are first: a Service outlives the pods behind it.
@@ -101,15 +124,29 @@ impl Writer<'_> {
         Ok(deleted)
     }
 
-    /// Applies the objects of one kind and returns the number of writes.
+    /// Applies the objects of one kind and returns the number of writes. After a failure no further write starts.
     async fn apply_all<K: OwnedKind>(&self, desired: &[K], existing: &[K]) -> Result<usize, Error> {
-        let writes: Vec<_> = desired
-            .iter()
-            .map(|object| self.apply_one(object, existing.iter().find(|other| is_same_object(object, *other))))
-            .collect();
-        let results: Vec<Result<usize, Error>> =
-            stream::iter(writes).buffer_unordered(MAX_CONCURRENT_WRITES).collect().await;
+        let has_failed = AtomicBool::new(false);
+        let apply = async |object: &K| {
+            if has_failed.load(Ordering::Relaxed) {
+                return Ok(0);
+            }
+            let existing = existing.iter().find(|other| is_same_object(object, *other));
+            self.apply_one(object, existing).await.inspect_err(|_| has_failed.store(true, Ordering::Relaxed))
+        };
+        let concurrency = if self.pace.is_some() { 1 } else { MAX_CONCURRENT_WRITES };
+        let writes: Vec<_> = desired.iter().map(apply).collect();
+        let results: Vec<Result<usize, Error>> = stream::iter(writes).buffer_unordered(concurrency).collect().await;
         results.into_iter().sum()
+    }
+
+    /// Waits for the turn of a write.
+    async fn wait_for_turn(&self) {
+        let Some(pace) = self.pace else { return };
+        let now = Instant::now();
+        if let Some(slot) = pace.reserve(now, now + MAX_WAIT) {
+            tokio::time::sleep_until(slot).await;
+        }
     }
 
     /// Applies one object, unless it is up to date, and returns the number of writes.
@@ -129,8 +166,14 @@ impl Writer<'_> {
         self.metrics.record_write(K::KIND, "apply");
         tracing::info!(kind = K::KIND, namespace = object.namespace(), name = object.name_any(), "applying an object");
         let patch: Patch<&Value> = Patch::Apply(&desired);
+        self.wait_for_turn().await;
         match api.patch(&object.name_any(), &params, &patch).await {
-            Ok(_) => Ok(1),
+            Ok(mut written) => {
+                written.meta_mut().managed_fields = None;
+                let replaced = existing.and_then(ResourceExt::resource_version);
+                self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
+                Ok(1)
+            }
             Err(source) => Err(Error::request("apply", describe(object), source)),
         }
     }
@@ -152,8 +195,12 @@ impl Writer<'_> {
                 name = orphan.name_any(),
                 "deleting an orphan"
             );
+            self.wait_for_turn().await;
             match api.delete(&orphan.name_any(), &params).await {
-                Ok(_) => deleted += 1,
+                Ok(_) => {
+                    self.own_writes.record_delete(orphan, std::time::Instant::now());
+                    deleted += 1;
+                }
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(source) => return Err(Error::request("delete", describe(orphan), source)),
             }

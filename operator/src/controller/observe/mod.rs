@@ -1,36 +1,39 @@
 //! Observe: reads the state of the cluster that a reconciliation needs.
 //!
-//! A list that fails fails the reconciliation: no decision is based on partial state.
+//! Everything is read from the stores of watches, so that a reconciliation at rest makes no request. A watch that is
+//! refused fails the reconciliation: no decision is based on partial state.
 
 pub(crate) mod nodes;
+pub(crate) mod object_store;
+pub(crate) mod own_writes;
+pub(crate) mod owned_stores;
+pub(crate) mod pod_changes;
 pub(crate) mod pods;
 pub(crate) mod poll;
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dnstier_crds::DnsTier;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
+use crate::controller::observe::own_writes::OwnWrites;
+use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{PodReports, PodStatus};
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::error::Error;
 use crate::settings::Settings;
 
-/// Maximum number of objects in a page of a list.
-const LIST_PAGE_SIZE: u32 = 500;
 /// Age above which an event no longer explains a missing pod.
 const MAX_EVENT_AGE: SignedDuration = SignedDuration::from_mins(20);
 
@@ -122,6 +125,10 @@ pub(crate) struct Observer {
     pub(crate) nodes: Store<Node>,
     /// Pods of all tiers, one store for each namespace.
     pub(crate) pods: Vec<Store<Pod>>,
+    /// Objects that tiers own.
+    pub(crate) owned: OwnedStores,
+    /// Writes that the stores may lack.
+    pub(crate) own_writes: Arc<OwnWrites>,
     /// Reports of the status polls.
     pub(crate) reports: watch::Receiver<Arc<PodReports>>,
 }
@@ -137,7 +144,7 @@ impl Observer {
         let now = now();
         let cluster_dns = self.look_up_cluster_dns(&tier).await?;
         let cluster_dns_is_readable = !matches!(cluster_dns, ClusterDnsLookup::Forbidden(_));
-        let owned = self.list_owned(&tier, cluster_dns_is_readable).await?;
+        let owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
         let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
         Ok(Observed {
             other_tiers: self.other_tiers(&name),
@@ -173,61 +180,39 @@ impl Observer {
 
     async fn look_up_cluster_dns(&self, tier: &DnsTier) -> Result<ClusterDnsLookup, Error> {
         let reference = &tier.spec.cluster_dns;
-        let services: Api<Service> = Api::namespaced(self.client.clone(), &reference.namespace);
-        match services.get_opt(&reference.name).await {
+        let found = match self.owned.all_services_in(&reference.namespace) {
+            Some(store) => store.select(|service| service.name_any() == reference.name).map(|mut found| found.pop()),
+            // The operator has a role in a namespace of the settings alone, unless somebody grants it more.
+            None => {
+                let services: Api<Service> = Api::namespaced(self.client.clone(), &reference.namespace);
+                let object = format!("Service {}/{}", reference.namespace, reference.name);
+                services.get_opt(&reference.name).await.map_err(|source| Error::request("read", object, source))
+            }
+        };
+        match found {
             Ok(Some(service)) => Ok(ClusterDnsLookup::Found(Box::new(service))),
             Ok(None) => Ok(ClusterDnsLookup::NotFound),
-            Err(source) => {
-                let object = format!("Service {}/{}", reference.namespace, reference.name);
-                let error = Error::request("read", object, source);
-                if error.is_forbidden() { Ok(ClusterDnsLookup::Forbidden(Finding::from(&error))) } else { Err(error) }
-            }
+            Err(error) if error.is_forbidden() => Ok(ClusterDnsLookup::Forbidden(Finding::from(&error))),
+            Err(error) => Err(error),
         }
     }
 
-    async fn list_owned(&self, tier: &DnsTier, cluster_dns_is_readable: bool) -> Result<OwnedObjects, Error> {
-        let settings = &self.settings;
-        let pod_namespaces = settings.pod_namespaces();
-        let resolver_namespace = [settings.namespace.as_str()];
-        let node_namespace = [settings.node_namespace.as_str()];
-        let mut service_namespaces = settings.service_namespaces();
-        let cluster_dns_namespace = tier.spec.cluster_dns.namespace.as_str();
-        if cluster_dns_is_readable && !service_namespaces.contains(&cluster_dns_namespace) {
-            service_namespaces.push(cluster_dns_namespace);
-        }
+    async fn read_owned(&self, tier: &DnsTier, cluster_dns_is_readable: bool) -> Result<OwnedObjects, Error> {
         let name = tier.name_any();
-        Ok(OwnedObjects {
-            service_accounts: self.list(&name, &pod_namespaces).await?,
-            network_policies: self.list(&name, &resolver_namespace).await?,
-            services: self.list(&name, &service_namespaces).await?,
-            disruption_budgets: self.list(&name, &resolver_namespace).await?,
-            config_maps: self.list(&name, &pod_namespaces).await?,
-            daemon_sets: self.list(&name, &node_namespace).await?,
-            deployments: self.list(&name, &resolver_namespace).await?,
-        })
+        let mut owned = self.owned.objects_of(&name, &self.own_writes, Instant::now())?;
+        let namespace = &tier.spec.cluster_dns.namespace;
+        if cluster_dns_is_readable && !self.owned.has_services_in(namespace) {
+            owned.services.extend(self.list_services(&name, namespace).await?);
+        }
+        Ok(owned)
     }
 
-    /// Lists the objects of one kind that a tier owns.
-    async fn list<K>(&self, tier: &str, namespaces: &[&str]) -> Result<Vec<K>, Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
-    {
-        let mut objects = Vec::new();
-        for namespace in namespaces {
-            let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-            let mut params = ListParams::default().labels(&labels::query_tier(tier)).limit(LIST_PAGE_SIZE);
-            loop {
-                let page = api
-                    .list(&params)
-                    .await
-                    .map_err(|source| Error::request("list", format!("{} in {namespace}", K::plural(&())), source))?;
-                let continue_token = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-                objects.extend(page);
-                let Some(token) = continue_token else { break };
-                params = params.continue_token(&token);
-            }
-        }
-        Ok(objects)
+    /// Lists the Services of a tier in a namespace that is not watched.
+    async fn list_services(&self, tier: &str, namespace: &str) -> Result<Vec<Service>, Error> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        let services = api.list(&ListParams::default().labels(&labels::query_tier(tier))).await;
+        let services = services.map_err(|source| Error::request("list", format!("services in {namespace}"), source))?;
+        Ok(services.items)
     }
 
     /// Returns the reason why pods of the DaemonSet are missing: a DaemonSet has no condition for this, but its

@@ -16,7 +16,7 @@ const TEMPLATE_LABELS: [&str; 2] = ["controller-revision-hash", "pod-template-ha
 const MIN_RESTARTS_OF_LOOP: i32 = 2;
 
 /// Component of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Component {
     /// Caching resolvers of a node, for the pods of the node.
     NodeCache,
@@ -25,7 +25,7 @@ pub(crate) enum Component {
 }
 
 /// A pod of a tier.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TierPod {
     /// Namespace.
     pub(crate) namespace: String,

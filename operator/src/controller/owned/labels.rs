@@ -81,6 +81,13 @@ pub(crate) fn label_selector(labels: BTreeMap<String, String>) -> LabelSelector 
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
+/// Returns the tier whose object has these labels; `None` for an object that this operator does not manage.
+#[must_use]
+pub(crate) fn tier_of(labels: &BTreeMap<String, String>) -> Option<&str> {
+    labels.get(MANAGED_BY).filter(|manager| *manager == OPERATOR)?;
+    labels.get(INSTANCE).map(String::as_str)
+}
+
 /// Returns the list query for the objects of all tiers.
 #[must_use]
 pub(crate) fn query_managed() -> String {

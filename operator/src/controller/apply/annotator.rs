@@ -1,0 +1,158 @@
+//! Annotator: annotates pods at a pace that all tiers share. A pod that cannot be annotated holds up nothing else.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use kube::Client;
+use tokio::time::Instant;
+
+use crate::controller::apply::annotate::{PodAnnotations, annotate_pod};
+use crate::controller::apply::pace::Pace;
+use crate::controller::apply::pod_failures::PodFailures;
+use crate::controller::finding::{Finding, is_missing_grant};
+use crate::error::Error;
+use crate::metrics::Metrics;
+
+/// Time between two annotations, over all tiers: 20 each second.
+const ANNOTATION_INTERVAL: Duration = Duration::from_millis(50);
+/// How long one reconciliation annotates pods. What is left is for the next.
+const MAX_ANNOTATE_DURATION: Duration = Duration::from_secs(4);
+/// Maximum number of pods that are annotated at a time.
+const MAX_CONCURRENT_ANNOTATIONS: usize = 16;
+/// Number of failures after which one reconciliation leaves the other pods to the next.
+const MAX_FAILURES: usize = 3;
+
+/// Annotates pods, and knows those that could not be annotated.
+#[derive(Debug)]
+pub(super) struct Annotator {
+    pace: Pace,
+    failures: PodFailures,
+}
+
+impl Default for Annotator {
+    fn default() -> Self {
+        Self { pace: Pace::new(ANNOTATION_INTERVAL), failures: PodFailures::default() }
+    }
+}
+
+/// Result of the annotations of one reconciliation.
+#[derive(Debug, Default)]
+pub(super) struct AnnotateResult {
+    /// Number of pods that were annotated.
+    pub(super) annotated: usize,
+    /// Number of pods that are left for the next reconciliation.
+    pub(super) left: usize,
+    /// Denied permission, which concerns every pod.
+    pub(super) denied: Option<Error>,
+}
+
+/// Outcome of one annotation.
+enum Outcome {
+    Annotated,
+    Left,
+    Failed(Error),
+}
+
+impl Annotator {
+    /// Annotates the pods of a tier. The failure of a pod is kept for [`Self::finding`].
+    pub(super) async fn annotate(
+        &self,
+        client: &Client,
+        metrics: &Metrics,
+        tier: &str,
+        plan: Vec<PodAnnotations>,
+    ) -> AnnotateResult {
+        let start = Instant::now();
+        let until = start + MAX_ANNOTATE_DURATION;
+        self.failures.keep(tier, &plan);
+        let failures = AtomicUsize::new(0);
+        let may_go_on = || failures.load(Ordering::Relaxed) < MAX_FAILURES;
+        let annotate = async |annotations: &PodAnnotations| {
+            let slot = if may_go_on() { self.pace.reserve(Instant::now(), until) } else { None };
+            let Some(slot) = slot else { return Outcome::Left };
+            tokio::time::sleep_until(slot).await;
+            if !may_go_on() {
+                return Outcome::Left;
+            }
+            metrics.record_write("Pod", "annotate");
+            match annotate_pod(client, annotations).await {
+                Ok(()) => Outcome::Annotated,
+                Err(error) => {
+                    failures.fetch_add(1, Ordering::Relaxed);
+                    Outcome::Failed(error)
+                }
+            }
+        };
+        let due = self.failures.due(tier, plan, start);
+        let mut outcomes = stream::iter(due)
+            .map(async |annotations| {
+                let outcome = annotate(&annotations).await;
+                (annotations, outcome)
+            })
+            .buffer_unordered(MAX_CONCURRENT_ANNOTATIONS);
+        let mut result = AnnotateResult::default();
+        while let Some((annotations, outcome)) = outcomes.next().await {
+            match outcome {
+                Outcome::Annotated => {
+                    self.failures.record_success(tier, &annotations);
+                    result.annotated += 1;
+                }
+                Outcome::Left => result.left += 1,
+                Outcome::Failed(error) if is_missing_grant(&error) => result.denied = Some(error),
+                Outcome::Failed(error) => {
+                    let PodAnnotations { namespace, pod, .. } = &annotations;
+                    tracing::warn!(tier, namespace, pod, %error, "a pod cannot be annotated");
+                    self.failures.record_failure(tier, &annotations, &error, Instant::now());
+                }
+            }
+        }
+        result
+    }
+
+    /// Returns the finding that names the pods that could not be annotated; `None` without any.
+    #[must_use]
+    pub(super) fn finding(&self, tier: &str) -> Option<Finding> {
+        self.failures.finding(tier)
+    }
+
+    /// Returns the time until the next attempt for a pod that could not be annotated.
+    #[must_use]
+    pub(super) fn next_retry(&self, tier: &str) -> Option<Duration> {
+        self.failures.next_retry(tier, Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Limits;
+    use crate::fake_api::{FakeApi, Reply};
+
+    fn plan(pods: usize) -> Vec<PodAnnotations> {
+        let annotations = |index: usize| PodAnnotations {
+            namespace: "dnstier-node".to_owned(),
+            pod: format!("pod-{index}"),
+            uid: format!("uid-{index}"),
+            revision: Some("1a2b".to_owned()),
+            zone: None,
+            resolvers_on_node: None,
+            is_behind: true,
+        };
+        (0..pods).map(annotations).collect()
+    }
+
+    #[tokio::test]
+    async fn pods_without_a_slot_are_left_for_the_next_pass_because_all_tiers_share_the_pace() {
+        let server = FakeApi::start(|request| Reply::Json(200, request.body.clone())).await;
+        let client = server.client(Limits::OPERATOR);
+        let (annotator, metrics) = (Annotator::default(), Metrics::default());
+        let mut result = annotator.annotate(&client, &metrics, "one", plan(3)).await;
+        assert_eq!((result.annotated, result.left), (3, 0));
+        let until = Instant::now() + MAX_ANNOTATE_DURATION * 2;
+        while annotator.pace.reserve(Instant::now(), until).is_some() {}
+        result = annotator.annotate(&client, &metrics, "other", plan(500)).await;
+        assert_eq!((result.annotated, result.left), (0, 500));
+        assert_eq!(server.requests().len(), 3);
+    }
+}

@@ -1,0 +1,176 @@
+//! Pods that could not be annotated: each is tried again on its own, and named in a condition meanwhile.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::controller::apply::annotate::PodAnnotations;
+use crate::controller::finding::Finding;
+use crate::controller::text::join_some;
+use crate::error::Error;
+
+/// Longest time between two attempts for one pod.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
+
+/// Pods that could not be annotated, by tier and UID.
+#[derive(Debug, Default)]
+pub(super) struct PodFailures {
+    tiers: Mutex<HashMap<String, BTreeMap<String, PodFailure>>>,
+}
+
+/// Pod that could not be annotated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PodFailure {
+    /// Namespace and name.
+    pod: String,
+    /// Last error.
+    finding: Finding,
+    /// Number of consecutive failures.
+    failures: u32,
+    /// Time of the next attempt.
+    retry_at: Instant,
+}
+
+impl PodFailures {
+    /// Forgets the pods of a tier that need no annotation any more.
+    pub(super) fn keep(&self, tier: &str, plan: &[PodAnnotations]) {
+        let mut tiers = self.lock();
+        let Some(failures) = tiers.get_mut(tier) else { return };
+        let planned: HashSet<&str> = plan.iter().map(|annotations| annotations.uid.as_str()).collect();
+        failures.retain(|uid, _| planned.contains(uid.as_str()));
+        if failures.is_empty() {
+            tiers.remove(tier);
+        }
+    }
+
+    /// Returns the annotations that are due, in the order in which they are written: pods that are behind first, and
+    /// those last that failed before, so that they take no turn of another pod.
+    pub(super) fn due(&self, tier: &str, plan: Vec<PodAnnotations>, now: Instant) -> Vec<PodAnnotations> {
+        let tiers = self.lock();
+        let failure_of = |annotations: &PodAnnotations| tiers.get(tier)?.get(&annotations.uid);
+        let mut due: Vec<PodAnnotations> = plan
+            .into_iter()
+            .filter(|annotations| failure_of(annotations).is_none_or(|failure| failure.retry_at <= now))
+            .collect();
+        due.sort_by_key(|annotations| (failure_of(annotations).is_some(), !annotations.is_behind));
+        due
+    }
+
+    /// Records a failure.
+    pub(super) fn record_failure(&self, tier: &str, annotations: &PodAnnotations, error: &Error, now: Instant) {
+        let mut tiers = self.lock();
+        let pods = tiers.entry(tier.to_owned()).or_default();
+        let failures = pods.get(&annotations.uid).map_or(0, |failure| failure.failures).saturating_add(1);
+        let failure = PodFailure {
+            pod: format!("{}/{}", annotations.namespace, annotations.pod),
+            finding: Finding::from(error),
+            failures,
+            retry_at: now + retry_delay(failures),
+        };
+        pods.insert(annotations.uid.clone(), failure);
+    }
+
+    /// Records a success.
+    pub(super) fn record_success(&self, tier: &str, annotations: &PodAnnotations) {
+        if let Some(pods) = self.lock().get_mut(tier) {
+            pods.remove(&annotations.uid);
+        }
+    }
+
+    /// Returns the finding that names the pods of a tier that could not be annotated; `None` without any.
+    #[must_use]
+    pub(super) fn finding(&self, tier: &str) -> Option<Finding> {
+        let tiers = self.lock();
+        let failures = tiers.get(tier)?;
+        let first = failures.values().min_by(|one, other| one.pod.cmp(&other.pod))?;
+        let mut pods: Vec<String> = failures.values().map(|failure| failure.pod.clone()).collect();
+        pods.sort_unstable();
+        let (noun, verb) = if pods.len() == 1 { ("Pod", "does not get its") } else { ("Pods", "do not get their") };
+        let message = format!("{noun} {} {verb} annotations: {}", join_some(&pods), first.finding.message);
+        Some(Finding::new(first.finding.reason, message))
+    }
+
+    /// Returns the time until the next attempt for a pod of a tier; `None` when no pod failed.
+    #[must_use]
+    pub(super) fn next_retry(&self, tier: &str, now: Instant) -> Option<Duration> {
+        let tiers = self.lock();
+        let next = tiers.get(tier)?.values().map(|failure| failure.retry_at).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<String, PodFailure>>> {
+        self.tiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the delay after consecutive failures: 2 s, 4 s, 8 s … 1 min.
+fn retry_delay(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6)).min(MAX_RETRY_DELAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dnstier_crds::conditions::Reason;
+
+    fn annotations(pod: &str, is_behind: bool) -> PodAnnotations {
+        PodAnnotations {
+            namespace: "dnstier-node".to_owned(),
+            pod: pod.to_owned(),
+            uid: format!("uid-of-{pod}"),
+            revision: Some("1a2b".to_owned()),
+            zone: None,
+            resolvers_on_node: None,
+            is_behind,
+        }
+    }
+
+    fn error(pod: &str) -> Error {
+        Error::AnnotationsDropped { object: format!("Pod dnstier-node/{pod}") }
+    }
+
+    fn names(plan: Vec<PodAnnotations>) -> Vec<String> {
+        plan.into_iter().map(|annotations| annotations.pod).collect()
+    }
+
+    #[test]
+    fn pods_that_are_behind_come_first_and_those_that_failed_last() {
+        let failures = PodFailures::default();
+        let now = Instant::now();
+        let plan = ["a", "b", "c", "d"].map(|pod| annotations(pod, pod >= "c")).to_vec();
+        assert_eq!(names(failures.due("default", plan.clone(), now)), ["c", "d", "a", "b"]);
+        failures.record_failure("default", &plan[2], &error("c"), now);
+        assert_eq!(names(failures.due("default", plan.clone(), now)), ["d", "a", "b"]);
+        assert_eq!(names(failures.due("default", plan, now + Duration::from_secs(2))), ["d", "a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_pod_is_tried_again_later_and_later_up_to_a_minute() {
+        let delays: Vec<u64> = (1..=8).map(|failures| retry_delay(failures).as_secs()).collect();
+        assert_eq!(delays, [2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn failed_pods_are_named_until_they_succeed_or_are_gone() {
+        let failures = PodFailures::default();
+        let now = Instant::now();
+        let plan = [annotations("a", true), annotations("b", true)];
+        for annotations in &plan {
+            failures.record_failure("default", annotations, &error(&annotations.pod), now);
+        }
+        let finding = failures.finding("default").unwrap();
+        assert_eq!(finding.reason, Reason::ApplyFailed);
+        let start = "Pods dnstier-node/a and dnstier-node/b do not get their annotations: Pod dnstier-node/a was ";
+        assert!(finding.message.starts_with(start), "{}", finding.message);
+        assert_eq!(failures.next_retry("default", now), Some(Duration::from_secs(2)));
+        assert_eq!(failures.finding("other"), None);
+        failures.record_success("default", &plan[0]);
+        let message = failures.finding("default").unwrap().message;
+        assert!(message.starts_with("Pod dnstier-node/b does not get its annotations: "), "{message}");
+        failures.keep("default", &plan[..1]);
+        assert_eq!(failures.finding("default"), None);
+        assert_eq!(failures.next_retry("default", now), None);
+    }
+}

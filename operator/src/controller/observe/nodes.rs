@@ -1,9 +1,10 @@
-//! The Nodes of the cluster, reduced to what decides which pods they run: labels, taints and cordon.
+//! The Nodes of the cluster, reduced to what decides which pods they run and which pods count: labels, taints, cordon
+//! and readiness.
 
 use std::collections::{BTreeMap, HashMap};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Node, NodeSpec, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::ZONE_LABEL;
@@ -11,8 +12,11 @@ use node_cache_config::names::ZONE_LABEL;
 /// Labels of an object.
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// A Node, reduced to what decides which pods it runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Condition of a Node that tells whether its kubelet reports.
+const READY: &str = "Ready";
+
+/// A Node, reduced to what decides which pods it runs and whether they count.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterNode {
     /// Labels.
     pub(crate) labels: Labels,
@@ -20,6 +24,8 @@ pub(crate) struct ClusterNode {
     pub(crate) taints: Vec<NodeTaint>,
     /// Whether the node is cordoned: no pod is placed there, but those that run stay.
     pub(crate) cordoned: bool,
+    /// Whether the node is there: its condition `Ready` is neither `False` nor `Unknown`.
+    pub(crate) ready: bool,
 }
 
 /// A taint of a Node.
@@ -48,13 +54,14 @@ impl From<&Node> for ClusterNode {
             labels: node.labels().clone(),
             taints: spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().map(NodeTaint::from).collect(),
             cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+            ready: ready_condition(node).is_none_or(|condition| condition.status == "True"),
         }
     }
 }
 
 impl From<Labels> for ClusterNode {
     fn from(labels: Labels) -> Self {
-        Self { labels, ..Self::default() }
+        Self { labels, taints: Vec::new(), cordoned: false, ready: true }
     }
 }
 
@@ -93,8 +100,18 @@ impl<S: Into<String>, N: Into<ClusterNode>> FromIterator<(S, N)> for Nodes {
     }
 }
 
+/// Returns the condition `Ready` of a Node.
+fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == READY)
+}
+
+/// Returns whether a Node is not ready.
+pub(crate) fn is_away(node: &Node) -> bool {
+    ready_condition(node).is_some_and(|condition| condition.status != "True")
+}
+
 /// Filters the events of a watch: an item for each Node that is added, removed, relabelled, tainted or cordoned, and
-/// none for the heartbeats in between.
+/// for each that goes away or returns, and none for the heartbeats in between.
 pub(crate) fn placement_changes(
     events: impl Stream<Item = Result<watcher::Event<Node>, watcher::Error>>,
 ) -> impl Stream<Item = ()> {
@@ -117,12 +134,17 @@ pub(crate) fn placement_changes(
 
 /// Drops the fields of a Node that [`ClusterNode`] does not have: its status is large, with a line for each image.
 pub(crate) fn trim_node(node: &mut Node) {
+    let ready = ready_condition(node).map(|condition| NodeCondition {
+        type_: READY.to_owned(),
+        status: condition.status.clone(),
+        ..NodeCondition::default()
+    });
     let meta = node.meta_mut();
     meta.managed_fields = None;
     meta.annotations = None;
     let spec = node.spec.take().unwrap_or_default();
     node.spec = Some(NodeSpec { taints: spec.taints, unschedulable: spec.unschedulable, ..NodeSpec::default() });
-    node.status = None;
+    node.status = ready.map(|ready| NodeStatus { conditions: Some(vec![ready]), ..NodeStatus::default() });
 }
 
 #[cfg(test)]
@@ -147,6 +169,38 @@ mod tests {
         node(|spec| spec.taints = Some(vec![taint]))
     }
 
+    /// Returns a node with this status of the condition `Ready`, and another condition.
+    fn with_ready(status: &str) -> Node {
+        let condition = |type_: &str, status: &str| NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            message: Some("a message that changes".to_owned()),
+            ..NodeCondition::default()
+        };
+        let conditions = vec![condition("MemoryPressure", "False"), condition("Ready", status)];
+        let status = NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
+        Node { status: Some(status), ..node(|_| {}) }
+    }
+
+    #[test]
+    fn a_node_is_away_while_its_kubelet_does_not_say_that_it_is_ready() {
+        for (node, away) in [
+            (node(|_| {}), false),
+            (with_ready("True"), false),
+            (with_ready("False"), true),
+            (with_ready("Unknown"), true),
+        ] {
+            assert_eq!((is_away(&node), ClusterNode::from(&node).ready), (away, !away), "{node:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_goes_away_or_returns_is_a_change() {
+        let apply = |status: &str| Ok(watcher::Event::Apply(with_ready(status)));
+        let events = stream::iter(["True", "True", "Unknown", "False", "True"].map(apply));
+        assert_eq!(placement_changes(events).collect::<Vec<()>>().await.len(), 3);
+    }
+
     #[tokio::test]
     async fn a_cordon_and_a_taint_are_changes_and_a_heartbeat_is_none() {
         let apply = |node: Node| Ok(watcher::Event::Apply(node));
@@ -158,11 +212,12 @@ mod tests {
 
     #[test]
     fn a_trimmed_node_still_has_what_decides_its_pods() {
-        for node in [cordoned(), tainted()] {
+        for node in [cordoned(), tainted(), with_ready("Unknown")] {
             let mut trimmed = node.clone();
             trim_node(&mut trimmed);
             assert_eq!(ClusterNode::from(&trimmed), ClusterNode::from(&node));
             assert_eq!(trimmed.meta().annotations, None);
+            assert!(!format!("{trimmed:?}").contains("a message that changes"));
         }
     }
 }

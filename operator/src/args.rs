@@ -48,7 +48,7 @@ pub struct Args {
     /// How long a zone without nodes keeps its resolvers, e.g. 30s, 10m, 1h
     #[arg(long, env = "DNSTIER_ZONE_PRUNE_DELAY", default_value = "10m", value_parser = duration)]
     zone_prune_delay: Duration,
-    /// Time between two polls of the status of all pods, 1s or more
+    /// Time between two polls of the status of a zone resolver, and of each pod while they are few, 1s or more
     #[arg(long, env = "DNSTIER_POLL_INTERVAL", default_value = "5s", value_parser = poll_interval)]
     poll_interval: Duration,
     /// Port of /healthz, /readyz and /metrics

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -28,6 +29,15 @@ struct FailureLabels {
 struct PollLabels {
     result: &'static str,
 }
+
+/// Labels of an age of figures: the class of the pods in the schedule of the polls, or `silent`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FigureLabels {
+    class: &'static str,
+}
+
+/// Gauge of seconds.
+type Seconds = Gauge<f64, AtomicU64>;
 
 /// Labels of a write: the kind of the object, and the verb.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,6 +122,7 @@ pub(crate) struct Metrics {
     failures: Family<FailureLabels, Counter>,
     durations: Histogram,
     polls: Family<PollLabels, Counter>,
+    figure_ages: Family<FigureLabels, Seconds>,
     writes: Family<WriteLabels, Counter>,
     tiers: TierStates,
 }
@@ -124,6 +135,7 @@ impl Default for Metrics {
             failures: Family::default(),
             durations: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
             polls: Family::default(),
+            figure_ages: Family::default(),
             writes: Family::default(),
             tiers: TierStates::default(),
             registry: Registry::default(),
@@ -132,6 +144,8 @@ impl Default for Metrics {
         registry.register("failures", "Failed reconciliations, by kind of error", metrics.failures.clone());
         registry.register("reconcile_duration_seconds", "Duration of reconciliations", metrics.durations.clone());
         registry.register("polls", "Status polls of pods, by result", metrics.polls.clone());
+        let help = "Largest age of what the operator knows of a pod, by class of pods";
+        registry.register("figure_age_seconds", help, metrics.figure_ages.clone());
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
         registry.register_collector(Box::new(metrics.tiers.clone()));
         Self { registry, ..metrics }
@@ -154,6 +168,13 @@ impl Metrics {
     pub(crate) fn record_poll(&self, succeeded: bool) {
         let result = if succeeded { "answered" } else { "failed" };
         self.polls.get_or_create(&PollLabels { result }).inc();
+    }
+
+    /// Sets the largest ages of what is known of the pods of each class, in milliseconds.
+    pub(crate) fn set_figure_ages(&self, ages: impl Iterator<Item = (&'static str, u64)>) {
+        for (class, milliseconds) in ages {
+            self.figure_ages.get_or_create(&FigureLabels { class }).set(milliseconds as f64 / 1_000.0);
+        }
     }
 
     /// Counts a write.
@@ -252,11 +273,13 @@ mod tests {
         let metrics = Metrics::default();
         metrics.record_reconcile(Duration::from_millis(20));
         metrics.record_failure("forbidden");
+        metrics.set_figure_ages([("canary", 1_500)].into_iter());
         metrics.record_write("Service", "apply");
         let text = metrics.encode();
         for line in [
             "dnstier_operator_reconciles_total 1",
             "dnstier_operator_failures_total{kind=\"forbidden\"} 1",
+            "dnstier_operator_figure_age_seconds{class=\"canary\"} 1.5",
             "dnstier_operator_writes_total{kind=\"Service\",verb=\"apply\"} 1",
             "dnstier_operator_reconcile_duration_seconds_count 1",
             "dnstier_build_info{version=",

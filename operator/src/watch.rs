@@ -27,7 +27,7 @@ use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
-use crate::controller::observe::poll::{PodReports, Poller};
+use crate::controller::observe::poll::{Poller, ReportStore};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
 use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
@@ -41,7 +41,7 @@ const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two checks whether the CustomResourceDefinition is installed.
 const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the first reconciliation waits for the first status poll of all pods.
-const FIRST_POLL_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of tiers that are reconciled at a time.
 const MAX_CONCURRENT_RECONCILES: u16 = 4;
 
@@ -72,14 +72,16 @@ pub(crate) async fn reconcile_on_changes(
 
     let wake_poller = Arc::new(Notify::new());
     let (polled, mut polls) = mpsc::channel(1);
-    let (reports, reports_receiver) = watch::channel(Arc::new(PodReports::new()));
-    let mut first_poll = reports_receiver.clone();
+    let reports = ReportStore::default();
+    let (first_round, mut is_first_round_over) = watch::channel(false);
     let poller = Poller {
         pods: pods.clone(),
+        nodes: nodes.clone(),
         interval: settings.poll_interval,
-        reports,
+        reports: reports.clone(),
         changed: polled,
         wake: wake_poller.clone(),
+        first_round,
         metrics: metrics.clone(),
     };
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
@@ -100,7 +102,7 @@ pub(crate) async fn reconcile_on_changes(
             pods: pods.clone(),
             owned: owned.clone(),
             own_writes: own_writes.clone(),
-            reports: reports_receiver,
+            reports,
         },
         applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller, own_writes),
         status_writer: StatusWriter::new(client, metrics.clone()),
@@ -115,8 +117,8 @@ pub(crate) async fn reconcile_on_changes(
         () = stop.clone() => return,
     }
     tasks.spawn(poller.run());
-    // Before the first poll, no pod would count as updated.
-    let _ = tokio::time::timeout(FIRST_POLL_TIMEOUT, first_poll.changed()).await;
+    // With many pods the first round takes longer; a tier's status stays as it is until its end.
+    let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, is_first_round_over.wait_for(|is_over| *is_over)).await;
     readiness.send_replace(Readiness::Ready);
     controller
         .reconcile_all_on(debounce(changes))

@@ -12,7 +12,7 @@ use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeSta
 use crate::controller::desired::{self, Desired};
 use crate::controller::observe::nodes::{ClusterNode, Labels};
 use crate::controller::observe::pods::{Component, PodLifecycle, TierPod};
-use crate::controller::observe::poll::{PodReport, PodReports, PodStatus};
+use crate::controller::observe::poll::{PodPage, PodReport, PodReports};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::{OwnedObjects, labels};
 use crate::controller::placement::{ARCH_LABEL, OS_LABEL};
@@ -139,11 +139,11 @@ pub(super) fn serving(spec: &str) -> Observed {
     let mut reports = PodReports::new();
     for letter in ['a', 'b', 'c'] {
         let (pod, report) = node_pod(letter, &revision);
-        reports.insert(pod.uid.clone(), report);
+        reports.insert(pod.uid.clone(), Arc::new(report));
         observed.pods.push(pod);
         for index in 0..2 {
             let (pod, report) = resolver_pod(letter, index, &revision);
-            reports.insert(pod.uid.clone(), report);
+            reports.insert(pod.uid.clone(), Arc::new(report));
             observed.pods.push(pod);
         }
     }
@@ -153,29 +153,28 @@ pub(super) fn serving(spec: &str) -> Observed {
 
 /// Changes the status that the agent of a node pod reports.
 pub(super) fn change_node_status(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut NodeStatus)) {
-    match reported_status(observed, pod) {
-        PodStatus::Node(status) => change(status),
-        PodStatus::Resolver(_) => panic!("{pod} is a zone resolver"),
-    }
+    change_page(observed, pod, |page| match page {
+        PodPage::Node(status) => change(status),
+        PodPage::Resolver(_) => panic!("{pod} is a zone resolver"),
+    });
 }
 
 /// Changes the status that a zone resolver reports.
 pub(super) fn change_resolver_status(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut ResolverStatus)) {
-    match reported_status(observed, pod) {
-        PodStatus::Resolver(status) => change(status),
-        PodStatus::Node(_) => panic!("{pod} is a node pod"),
-    }
+    change_page(observed, pod, |page| match page {
+        PodPage::Resolver(status) => change(status),
+        PodPage::Node(_) => panic!("{pod} is a node pod"),
+    });
 }
 
 /// Changes the report about a pod.
 pub(super) fn change_report(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut PodReport)) {
-    change(Arc::make_mut(&mut observed.reports).get_mut(&format!("uid-of-{pod}")).unwrap());
+    let reports = Arc::make_mut(&mut observed.reports);
+    change(Arc::make_mut(reports.get_mut(&format!("uid-of-{pod}")).unwrap()));
 }
 
-fn reported_status<'a>(observed: &'a mut Observed, pod: &str) -> &'a mut PodStatus {
-    let uid = format!("uid-of-{pod}");
-    let reports = Arc::make_mut(&mut observed.reports);
-    reports.get_mut(&uid).unwrap().last_status.as_mut().unwrap()
+fn change_page(observed: &mut Observed, pod: &str, change: impl FnOnce(&mut PodPage)) {
+    change_report(observed, pod, |report| report.change_page(change));
 }
 
 fn instance(name: &str, revision: &Revision) -> Instance {
@@ -202,7 +201,7 @@ fn node_pod(letter: char, revision: &str) -> (TierPod, PodReport) {
         instances: vec![instance("cache-0", &in_force(revision)), instance("cache-1", &in_force(revision))],
     };
     let pod = pod(&name, letter, Component::NodeCache, revision);
-    (pod, PodReport::with_status(PodStatus::Node(status)))
+    (pod, PodReport::with_page(PodPage::Node(status)))
 }
 
 fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, PodReport) {
@@ -220,7 +219,7 @@ fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, PodReport
         metrics_port: 9153,
         ..pod(&name, letter, Component::ZoneResolver, revision)
     };
-    (pod, PodReport::with_status(PodStatus::Resolver(status)))
+    (pod, PodReport::with_page(PodPage::Resolver(status)))
 }
 
 fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPod {

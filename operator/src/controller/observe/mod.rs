@@ -22,14 +22,13 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::watch;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pods::TierPod;
-use crate::controller::observe::poll::{PodReports, PodStatus};
+use crate::controller::observe::poll::{PodReports, PodSummary, ReportStore};
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::error::Error;
 use crate::settings::Settings;
@@ -77,14 +76,20 @@ pub(crate) enum ClusterDnsLookup {
 impl Observed {
     /// Returns the status of a pod from the last poll; `None` when that poll failed.
     #[must_use]
-    pub(crate) fn status_of(&self, pod: &TierPod) -> Option<&PodStatus> {
+    pub(crate) fn status_of(&self, pod: &TierPod) -> Option<&PodSummary> {
         self.reports.get(&pod.uid)?.current_status()
     }
 
     /// Returns the status of a pod from its last successful poll; `None` when half a minute of polls has failed since.
     #[must_use]
-    pub(crate) fn recent_status_of(&self, pod: &TierPod) -> Option<&PodStatus> {
+    pub(crate) fn recent_status_of(&self, pod: &TierPod) -> Option<&PodSummary> {
         self.reports.get(&pod.uid)?.recent_status()
+    }
+
+    /// Returns whether the first poll of a pod that was there before the operator is still to come.
+    #[must_use]
+    pub(crate) fn awaits_first_polls(&self) -> bool {
+        self.reports.values().any(|report| report.is_awaited())
     }
 
     /// Returns the revisions in use: those that the tier's pods are asked to run, and those that they run, which differ
@@ -130,7 +135,7 @@ pub(crate) struct Observer {
     /// Writes that the stores may lack.
     pub(crate) own_writes: Arc<OwnWrites>,
     /// Reports of the status polls.
-    pub(crate) reports: watch::Receiver<Arc<PodReports>>,
+    pub(crate) reports: ReportStore,
 }
 
 impl Observer {
@@ -146,11 +151,12 @@ impl Observer {
         let cluster_dns_is_readable = !matches!(cluster_dns, ClusterDnsLookup::Forbidden(_));
         let owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
         let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
+        let pods = self.pods_of(&name);
         Ok(Observed {
             other_tiers: self.other_tiers(&name),
             nodes: self.nodes.state().iter().map(|node| (node.name_any(), ClusterNode::from(&**node))).collect(),
-            reports: self.reports.borrow().clone(),
-            pods: self.pods_of(&name),
+            reports: Arc::new(self.reports.of(pods.iter().map(|pod| pod.uid.as_str()))),
+            pods,
             tier,
             cluster_dns,
             owned,

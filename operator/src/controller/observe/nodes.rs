@@ -111,6 +111,11 @@ fn ready_condition(node: &Node) -> Option<&NodeCondition> {
     node.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == READY)
 }
 
+/// Returns whether a Node is not ready.
+pub(crate) fn is_away(node: &Node) -> bool {
+    ready_condition(node).is_some_and(|condition| condition.status != "True")
+}
+
 /// Filters the events of a watch: an item for each Node that is added, removed, relabelled, tainted or cordoned, and
 /// for each that goes away or returns, and none for the heartbeats in between.
 pub(crate) fn placement_changes(
@@ -193,6 +198,7 @@ mod tests {
         ] {
             let nodes: Nodes = [("node-a", ClusterNode::from(&node))].into_iter().collect();
             assert_eq!((nodes.is_away("node-a"), nodes.is_away("node-b")), (away, false), "{node:?}");
+            assert_eq!((is_away(&node), ClusterNode::from(&node).ready), (away, !away), "{node:?}");
         }
     }
 

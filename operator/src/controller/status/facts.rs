@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dnstier_crds::conditions::ConditionType;
+use dnstier_crds::v1alpha1::DnsTierStatus;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use node_cache_config::status::CaptureState;
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::observe::Observed;
 use crate::controller::observe::pods::{Component, TierPod};
-use crate::controller::observe::poll::PodStatus;
+use crate::controller::observe::poll::{PodSummary, ProblemKind};
 use crate::controller::owned::labels;
 use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zone};
 use crate::controller::rollout::{
@@ -20,7 +22,7 @@ use crate::controller::text::{join_some, sanitize, zone_text};
 use crate::settings::Settings;
 
 /// Number of failed polls in sequence from which a ready pod counts as unreachable.
-const MIN_FAILED_POLLS: u32 = 2;
+const MIN_FAILED_POLLS: u8 = 2;
 
 /// Number of nodes of which one may fail: 1 %. Of fewer nodes, none may.
 const NODES_PER_TOLERATED: u32 = 100;
@@ -170,27 +172,16 @@ impl Facts {
             }
             return;
         };
-        let agent_revision = match status {
-            PodStatus::Node(status) => Some(&status.revision),
-            PodStatus::Resolver(_) => None,
-        };
-        for revision in status.instances().iter().map(|instance| &instance.revision).chain(agent_revision) {
-            if let Some(refusal) = &revision.refusal {
-                pods_by_refusal.entry(sanitize(refusal)).or_default().insert(place(pod));
-            }
+        for refusal in status.problems(ProblemKind::Refusal) {
+            pods_by_refusal.entry(refusal.to_owned()).or_default().insert(place(pod));
         }
-        if let PodStatus::Node(status) = status {
-            let foreign = status.captured.iter().filter(|captured| captured.state == CaptureState::Foreign);
-            self.foreign_addresses.extend(foreign.map(|captured| format!("{} on {}", captured.address, place(pod))));
-            let captured = status.captured.iter().filter(|captured| captured.state == CaptureState::Captured);
-            self.partly_failing_addresses.extend(captured.filter_map(|captured| {
-                let reason = sanitize(captured.reason.as_ref()?);
-                Some(format!("{} on {} ({reason})", captured.address, place(pod)))
-            }));
-            let unresponsive = status.instances.iter().filter(|instance| !instance.alive);
-            self.unresponsive_instances
-                .extend(unresponsive.map(|instance| format!("{} on {}", sanitize(&instance.name), place(pod))));
-        }
+        let foreign = status.problems(ProblemKind::Foreign);
+        self.foreign_addresses.extend(foreign.map(|address| format!("{address} on {}", place(pod))));
+        let partly_failing = status.problems(ProblemKind::PartlyFailing).filter_map(|text| text.split_once(' '));
+        self.partly_failing_addresses
+            .extend(partly_failing.map(|(address, reason)| format!("{address} on {} ({reason})", place(pod))));
+        let unresponsive = status.problems(ProblemKind::Unresponsive);
+        self.unresponsive_instances.extend(unresponsive.map(|name| format!("{name} on {}", place(pod))));
     }
 }
 
@@ -204,7 +195,7 @@ fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) 
     let expected = pods.expected();
     let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) =
         pods.present.iter().partition(|pod| is_serving(observed, pod));
-    let on_revision = pods.present.iter().filter(|pod| has_in_force(observed, pod, revision)).count();
+    let on_revision = count_on_revision(observed, &pods.present, revision);
     let mut not_ready: Vec<String> = not_ready.into_iter().map(|pod| describe_not_ready(observed, pod)).collect();
     let missing = expected.saturating_sub(to_count(pods.present.len()));
     if missing > 0 {
@@ -215,7 +206,7 @@ fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) 
         away: pods.away,
         tolerated: if was_ready(observed.tier.status.as_ref()) { pods.desired / NODES_PER_TOLERATED } else { 0 },
         ready: to_count(ready.len()).min(expected),
-        updated: to_count(on_revision).min(pods.updated),
+        updated: on_revision.min(pods.updated),
         rolling_out: pods.is_behind || pods.updated < expected,
         not_ready,
         is_any_eligible,
@@ -283,7 +274,7 @@ fn zone_facts(
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
-    let mut pods = pods_of(observed, Component::ZoneResolver)
+    let pods = pods_of(observed, Component::ZoneResolver)
         .filter(|pod| pod.resolver_zone.as_deref() == Some(name) && !is_away(observed, pod));
     ZoneFacts {
         name: name.to_owned(),
@@ -293,41 +284,77 @@ fn zone_facts(
         ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
         rolling_out: is_rolling_out(deployment),
         creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
-        is_on_revision: pods.all(|pod| has_in_force(observed, pod, revision)),
+        is_on_revision: are_on_revision(observed, pods, revision),
         obstacles: if nodes.hosts == 0 { nodes.obstacles.clone() } else { Vec::new() },
     }
 }
 
+/// Whether a pod has a revision in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InForce {
+    Yes,
+    No,
+    /// The pod was asked to run the revision before the operator started, and has not answered a poll since.
+    Unknown,
+}
+
 /// Returns whether a pod had this revision in force at its last successful poll.
-fn has_in_force(observed: &Observed, pod: &TierPod, revision: Option<&str>) -> bool {
-    let last_status = observed.reports.get(&pod.uid).and_then(|report| report.last_status.as_ref());
-    last_status.zip(revision).is_some_and(|(status, revision)| status.has_in_force(revision))
+fn in_force(observed: &Observed, pod: &TierPod, revision: Option<&str>) -> InForce {
+    let Some((revision, report)) = revision.zip(observed.reports.get(&pod.uid)) else { return InForce::No };
+    if report.last_status.as_ref().is_some_and(|status| status.has_in_force(revision)) {
+        InForce::Yes
+    } else if report.is_unknown() && pod.annotated_revision.as_deref() == Some(revision) {
+        InForce::Unknown
+    } else {
+        InForce::No
+    }
+}
+
+/// Returns how many node pods have a revision in force. For those of which nothing is known the status of before
+/// counts.
+fn count_on_revision(observed: &Observed, pods: &[&TierPod], revision: Option<&str>) -> u32 {
+    let count = |state| to_count(pods.iter().filter(|pod| in_force(observed, pod, revision) == state).count());
+    let (known, unknown) = (count(InForce::Yes), count(InForce::Unknown));
+    let before = observed.tier.status.as_ref().filter(|status| is_target(status, revision));
+    let before = before.and_then(|status| status.nodes.as_ref()).map_or(0, |nodes| nodes.updated);
+    before.clamp(known, known + unknown)
+}
+
+/// Returns whether all resolvers of a zone have a revision in force. For those of which nothing is known the status of
+/// before counts.
+fn are_on_revision<'a>(
+    observed: &Observed,
+    mut pods: impl Iterator<Item = &'a TierPod>,
+    revision: Option<&str>,
+) -> bool {
+    let is_settled =
+        |condition: &Condition| condition.type_ == ConditionType::Progressing.name() && condition.status == "False";
+    let was_settled = observed
+        .tier
+        .status
+        .as_ref()
+        .is_some_and(|status| is_target(status, revision) && status.conditions.iter().any(is_settled));
+    pods.all(|pod| match in_force(observed, pod, revision) {
+        InForce::Yes => true,
+        InForce::No => false,
+        InForce::Unknown => was_settled,
+    })
+}
+
+fn is_target(status: &DnsTierStatus, revision: Option<&str>) -> bool {
+    status.revision.as_ref().and_then(|status| status.target.as_deref()) == revision
 }
 
 /// Returns whether a node answers through its caches: the kubelet finds the pod ready, and the pod has captured every
 /// address.
 fn is_serving(observed: &Observed, pod: &TierPod) -> bool {
-    let has_captured_all = match observed.status_of(pod) {
-        Some(PodStatus::Node(status)) => {
-            status.captured.iter().all(|captured| captured.state == CaptureState::Captured)
-        }
-        _ => true,
-    };
-    pod.ready && has_captured_all
+    pod.ready && observed.status_of(pod).is_none_or(PodSummary::has_captured_all)
 }
 
 /// Returns the text for a node that does not answer, with the reason that is closest to the cause.
 fn describe_not_ready(observed: &Observed, pod: &TierPod) -> String {
-    let not_captured = match observed.status_of(pod) {
-        Some(PodStatus::Node(status)) => {
-            status.captured.iter().find(|captured| captured.state != CaptureState::Captured)
-        }
-        _ => None,
-    };
-    let not_captured = not_captured.map(|captured| match &captured.reason {
-        Some(reason) => format!("{}: {}", captured.address, sanitize(reason)),
-        None => format!("{} is not captured", captured.address),
-    });
+    let status = observed.status_of(pod);
+    let not_captured = status.and_then(|status| status.problems(ProblemKind::NotCaptured).next()).map(str::to_owned);
     match pod.waiting_reason.clone().or(not_captured) {
         Some(reason) => format!("{} ({reason})", place(pod)),
         None => place(pod),

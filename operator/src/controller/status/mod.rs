@@ -46,6 +46,9 @@ const MAX_EXCLUDED_NAMES: usize = 3;
 /// reconciliation.
 #[must_use]
 pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyOutcome) -> DnsTierStatus {
+    if let Some(status) = status_of_before(observed, outcome) {
+        return status;
+    }
     let facts = Facts::collect(observed, settings, outcome);
     let conditions = ConditionSet::compute(observed, outcome, &facts);
     let previous = observed.tier.status.clone().unwrap_or_default();
@@ -83,6 +86,15 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
         zones: zone_statuses(&facts),
         traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
     }
+}
+
+/// Returns the status that a tier had before the operator started, while the first poll of some of its pods is still to
+/// come and nothing had to be written: a start of the operator is no change of the tier.
+fn status_of_before(observed: &Observed, outcome: &ApplyOutcome) -> Option<DnsTierStatus> {
+    let is_up_to_date = matches!(outcome, ApplyOutcome::Valid { writes: 0, failure: None, .. });
+    let status = observed.tier.status.as_ref().filter(|_| is_up_to_date && observed.awaits_first_polls())?;
+    let is_of_generation = status.observed_generation == observed.tier.meta().generation;
+    (is_of_generation && !status.conditions.is_empty()).then(|| status.clone())
 }
 
 /// Returns the numbers of resolvers of each zone that has nodes, for the metrics.

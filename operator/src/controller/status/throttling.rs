@@ -10,45 +10,19 @@ use std::net::SocketAddr;
 
 use dnstier_crds::conditions::Reason;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use node_cache_config::status::{BUDGET_SPENT, FALLBACK_SCOPE, Instance, ThrottleStatus, UpstreamStatus};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::observe::poll::PodStatus;
+use crate::controller::observe::pods::Component;
+use crate::controller::observe::poll::{PodSummary, Throttle, ThrottleState as State};
 use crate::controller::text::{join_at_most, join_some, sanitize, zone_text};
 
 /// Least packets a second that a packet budget can have.
 const MIN_BUDGET: u64 = 10;
-/// Most packets a second that are believed of a process, as many as a packet budget can have.
-const MAX_RATE: u32 = 1_000_000;
 /// Maximum number of upstreams that the summary names.
 const MAX_ADDRESSES: usize = 2;
 /// Age from which the begin of a limit is told with its date.
 const MAX_AGE_WITHOUT_DATE: SignedDuration = SignedDuration::from_hours(24);
-
-/// State of an upstream that people are told of, the most important first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
-    Limited,
-    FlowsLimited,
-    Lossy,
-    Slow,
-    BudgetSpent,
-}
-
-impl State {
-    /// Returns the state of this name; `None` for one that this operator does not know.
-    fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "limited" => Some(Self::Limited),
-            "flows limited" => Some(Self::FlowsLimited),
-            "lossy" => Some(Self::Lossy),
-            "slow" => Some(Self::Slow),
-            BUDGET_SPENT => Some(Self::BudgetSpent),
-            _ => None,
-        }
-    }
-}
 
 /// Zone resolver or node that queries upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +35,7 @@ struct Place {
     node: String,
 }
 
-/// Report of one process about one upstream.
+/// Report of one pod about one upstream.
 #[derive(Clone, Debug)]
 struct Report {
     place: Place,
@@ -74,7 +48,9 @@ struct Report {
     answered: u64,
     /// Server to which the excess goes.
     reserve: Option<SocketAddr>,
-    /// Number of processes of the node that send the upstream enough for a limit to be found, this one included.
+    /// Number of processes of the pod that report this.
+    processes: u64,
+    /// Number of processes of the node that send the upstream enough for a limit to be found, these included.
     senders: u64,
 }
 
@@ -84,34 +60,6 @@ struct Key {
     address: SocketAddr,
     is_node: bool,
     is_budget: bool,
-}
-
-/// Servers to which a process sends what an upstream may not be sent.
-struct Reserves<'a> {
-    /// First server of each group that is up and not throttled.
-    with_room: BTreeMap<&'a str, SocketAddr>,
-    /// First fallback; nobody knows how it is while it is not asked.
-    fallback: Option<SocketAddr>,
-}
-
-impl<'a> Reserves<'a> {
-    fn of(instance: &'a Instance) -> Self {
-        let mut reserves = Self { with_room: BTreeMap::new(), fallback: None };
-        for upstream in &instance.upstreams {
-            if upstream.healthy && throttle(upstream).is_none() {
-                reserves.with_room.entry(&upstream.scope).or_insert(upstream.address);
-            }
-            if upstream.scope == FALLBACK_SCOPE {
-                reserves.fallback.get_or_insert(upstream.address);
-            }
-        }
-        reserves
-    }
-
-    /// Returns the server behind an upstream: another one of its group, else the fallback.
-    fn behind(&self, upstream: &UpstreamStatus) -> Option<SocketAddr> {
-        self.with_room.get(upstream.scope.as_str()).copied().or(self.fallback)
-    }
 }
 
 /// Returns the findings, limits first, then flows, loss, slowness and budgets.
@@ -133,33 +81,28 @@ pub(super) fn addresses(observed: &Observed) -> Option<String> {
 
 /// Returns whether some upstream gets enough queries for a limit to be found.
 pub(super) fn has_enough_traffic(observed: &Observed) -> bool {
-    let upstreams = processes(observed).flat_map(|(_, instance)| &instance.upstreams);
-    upstreams.filter_map(|upstream| upstream.detection.as_ref()).any(|detection| detection.has_enough_traffic)
+    statuses(observed).any(|(_, status)| status.has_enough_traffic())
 }
 
 /// Returns the reports about each upstream, with the most important of their states, the most important group first.
 fn groups(observed: &Observed) -> Vec<(State, Key, Vec<Report>)> {
     let mut reports_by_key: BTreeMap<Key, Vec<Report>> = BTreeMap::new();
     let senders = senders(observed);
-    for (place, instance) in processes(observed) {
-        let (mut seen, reserves) = (BTreeSet::new(), Reserves::of(instance));
-        for upstream in &instance.upstreams {
-            let Some((state, throttle)) = throttle(upstream) else { continue };
-            // Two groups of a process may have the same server.
-            if seen.insert(upstream.address) {
-                let (is_node, is_budget) = (place.is_node, state == State::BudgetSpent);
-                let key = Key { address: upstream.address, is_node, is_budget };
-                let offered = throttle.offered.min(MAX_RATE);
-                reports_by_key.entry(key).or_default().push(Report {
-                    place: place.clone(),
-                    state,
-                    since: throttle.since,
-                    offered: offered.into(),
-                    answered: throttle.answered.min(offered).into(),
-                    reserve: reserves.behind(upstream),
-                    senders: senders.get(&(upstream.address, place.node.clone())).copied().unwrap_or(1),
-                });
-            }
+    for (place, status) in statuses(observed) {
+        for throttle in status.throttles() {
+            let Some(address) = throttle.address() else { continue };
+            let Throttle { state, since, offered, answered, processes, .. } = throttle;
+            let key = Key { address, is_node: place.is_node, is_budget: *state == State::BudgetSpent };
+            reports_by_key.entry(key).or_default().push(Report {
+                place: place.clone(),
+                state: *state,
+                since: u64::from(*since),
+                offered: u64::from(*offered),
+                answered: u64::from(*answered),
+                reserve: throttle.reserve(),
+                processes: u64::from(*processes),
+                senders: senders.get(&(address, place.node.clone())).copied().unwrap_or(1),
+            });
         }
     }
     let with_state = |(key, reports): (Key, Vec<Report>)| {
@@ -174,35 +117,23 @@ fn groups(observed: &Observed) -> Vec<(State, Key, Vec<Report>)> {
 /// Returns the number of processes of each node that send an upstream enough for a limit to be found.
 fn senders(observed: &Observed) -> BTreeMap<(SocketAddr, String), u64> {
     let mut senders = BTreeMap::new();
-    for (place, instance) in processes(observed) {
-        let sends = |upstream: &&UpstreamStatus| {
-            let detection = upstream.detection.as_ref();
-            detection.is_some_and(|detection| detection.has_enough_traffic || detection.throttle.is_some())
-        };
-        let addresses: BTreeSet<SocketAddr> =
-            instance.upstreams.iter().filter(sends).map(|upstream| upstream.address).collect();
-        for address in addresses {
-            *senders.entry((address, place.node.clone())).or_default() += 1;
+    for (place, status) in statuses(observed) {
+        for (address, processes) in status.senders() {
+            *senders.entry((address, place.node.clone())).or_default() += processes;
         }
     }
     senders
 }
 
-/// Returns the processes that query upstreams, each with its place.
-fn processes(observed: &Observed) -> impl Iterator<Item = (Place, &Instance)> {
-    observed.pods.iter().filter(|pod| !pod.terminating).flat_map(|pod| {
-        let status = observed.recent_status_of(pod);
+/// Returns the recent statuses of the pods, each with its place.
+fn statuses(observed: &Observed) -> impl Iterator<Item = (Place, &PodSummary)> {
+    observed.pods.iter().filter(|pod| !pod.terminating).filter_map(|pod| {
+        let status = observed.recent_status_of(pod)?;
         let node = sanitize(pod.node.as_ref().unwrap_or(&pod.name));
-        let is_node = matches!(status, Some(PodStatus::Node(_)));
+        let is_node = status.component() == Component::NodeCache;
         let name = if is_node { node.clone() } else { zone_text(pod.resolver_zone.as_deref().unwrap_or_default()) };
-        let place = Place { is_node, name, node };
-        status.into_iter().flat_map(PodStatus::instances).map(move |instance| (place.clone(), instance))
+        Some((Place { is_node, name, node }, status))
     })
-}
-
-fn throttle(upstream: &UpstreamStatus) -> Option<(State, &ThrottleStatus)> {
-    let throttle = upstream.detection.as_ref()?.throttle.as_ref()?;
-    Some((State::from_name(&throttle.state)?, throttle))
 }
 
 fn finding(state: State, key: Key, reports: &[Report], now: Timestamp) -> Finding {
@@ -276,7 +207,8 @@ fn advised_budget(reports: &[Report]) -> u64 {
     let of_node = |(node, answered): (&str, u64)| {
         let of_node = || limited().filter(|report| report.place.node == node);
         let senders = of_node().map(|report| report.senders).max().unwrap_or(1);
-        answered * senders.max(of_node().count() as u64) / of_node().count().max(1) as u64
+        let processes = of_node().map(|report| report.processes).sum::<u64>().max(1);
+        answered * senders.max(processes) / processes
     };
     let least = by_node(limited()).into_iter().map(of_node).min().unwrap_or_default() * 9 / 10;
     let step = match least {

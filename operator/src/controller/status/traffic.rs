@@ -24,7 +24,7 @@ pub(super) fn node_rates(observed: &Observed) -> Vec<TrafficRates> {
         .pods
         .iter()
         .filter(|pod| pod.component == Component::NodeCache)
-        .filter_map(|pod| observed.reports.get(&pod.uid)?.rates)
+        .filter_map(|pod| observed.reports.get(&pod.uid)?.rates())
         .collect()
 }
 

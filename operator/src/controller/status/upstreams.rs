@@ -1,16 +1,16 @@
 //! Findings about upstreams that do not answer, aggregated over the pods that query them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use dnstier_crds::conditions::Reason;
-use node_cache_config::status::{CAPTURED_UPSTREAM, Instance, LAST_RESORT_SCOPE, UpstreamStatus};
+use node_cache_config::status::CAPTURED_UPSTREAM;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
-use crate::controller::observe::poll::PodStatus;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::{PodSummary, ProblemKind};
 use crate::controller::status::throttling;
-use crate::controller::text::{join_some, sanitize, sanitize_list, zone_text};
+use crate::controller::text::{join_some, zone_text};
 
 /// Health of an upstream in the reports of the pods that query it.
 #[derive(Default)]
@@ -41,9 +41,9 @@ pub(super) fn findings(observed: &Observed) -> Vec<Finding> {
 /// Finds unusable sources of upstreams: a resolv.conf that names a captured address, or has lines that cannot be used.
 fn unusable_sources(observed: &Observed) -> Vec<Finding> {
     let mut places_by_problem: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (place, instance) in instances(observed) {
-        if let Some(problem) = &instance.upstream_problem {
-            places_by_problem.entry(sanitize_list(problem)).or_default().insert(place);
+    for (pod, status) in statuses(observed) {
+        for problem in status.problems(ProblemKind::UnusableUpstreams) {
+            places_by_problem.entry(problem.to_owned()).or_default().insert(place(pod));
         }
     }
     places_by_problem
@@ -60,21 +60,20 @@ fn unusable_sources(observed: &Observed) -> Vec<Finding> {
 /// Finds outages of the servers that resolvers forward to. Each server counts by itself, because its share of the
 /// queries is late even while the others answer.
 fn forwarder_outages(observed: &Observed) -> Vec<Finding> {
-    let mut reports: BTreeMap<(String, SocketAddr), UpstreamReports> = BTreeMap::new();
-    for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
-        let Some(PodStatus::Resolver(status)) = observed.status_of(pod) else { continue };
+    let mut reports: BTreeMap<(String, String), UpstreamReports> = BTreeMap::new();
+    for (pod, status) in statuses_of(observed, Component::ZoneResolver) {
         let zone = pod.resolver_zone.clone().unwrap_or_default();
-        for upstream in status.instance.upstreams.iter().filter(|upstream| upstream.scope == "forward") {
-            let entry = reports.entry((zone.clone(), upstream.address)).or_default();
+        for (address, is_down) in status.queried() {
+            let entry = reports.entry((zone.clone(), address.to_owned())).or_default();
             entry.total += 1;
-            if !upstream.healthy {
+            if is_down {
                 entry.down.insert(pod.name.clone());
             }
         }
     }
-    let mut zones_by_address: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
+    let mut zones_by_address: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for ((zone, address), _) in reports.iter().filter(|(_, reports)| reports.is_outage()) {
-        zones_by_address.entry(*address).or_default().push(zone_text(zone));
+        zones_by_address.entry(address).or_default().push(zone_text(zone));
     }
     zones_by_address
         .into_iter()
@@ -90,20 +89,12 @@ fn forwarder_outages(observed: &Observed) -> Vec<Finding> {
 /// are. The last resort is left out: nobody knows how its servers are while they are not asked.
 fn scope_outages(observed: &Observed) -> Vec<Finding> {
     let mut reports: BTreeMap<String, UpstreamReports> = BTreeMap::new();
-    for pod in observed.pods.iter().filter(|pod| !pod.terminating) {
-        let Some(PodStatus::Node(status)) = observed.status_of(pod) else { continue };
-        let alive = status.instances.iter().filter(|instance| instance.alive);
-        let upstreams: Vec<&UpstreamStatus> = alive.flat_map(|instance| &instance.upstreams).collect();
-        let scopes: BTreeSet<&str> = upstreams
-            .iter()
-            .map(|upstream| upstream.scope.as_str())
-            .filter(|scope| *scope != LAST_RESORT_SCOPE)
-            .collect();
-        for scope in scopes {
-            let entry = reports.entry(sanitize(scope)).or_default();
+    for (pod, status) in statuses_of(observed, Component::NodeCache) {
+        for (scope, is_down) in status.queried() {
+            let entry = reports.entry(scope.to_owned()).or_default();
             entry.total += 1;
-            if upstreams.iter().filter(|upstream| upstream.scope == scope).all(|upstream| !upstream.healthy) {
-                entry.down.insert(pod.node.clone().unwrap_or_else(|| pod.name.clone()));
+            if is_down {
+                entry.down.insert(place(pod));
             }
         }
     }
@@ -117,13 +108,19 @@ fn scope_outages(observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-/// Returns the processes that answer queries, each with its node or its pod.
-pub(super) fn instances(observed: &Observed) -> impl Iterator<Item = (String, &Instance)> {
-    observed.pods.iter().filter(|pod| !pod.terminating).flat_map(|pod| {
-        let status = observed.status_of(pod);
-        let place = pod.node.clone().unwrap_or_else(|| pod.name.clone());
-        status.into_iter().flat_map(PodStatus::instances).map(move |instance| (place.clone(), instance))
-    })
+/// Returns the pods whose last poll succeeded, each with its status.
+fn statuses(observed: &Observed) -> impl Iterator<Item = (&TierPod, &PodSummary)> {
+    let pods = observed.pods.iter().filter(|pod| !pod.terminating);
+    pods.filter_map(|pod| Some((pod, observed.status_of(pod)?)))
+}
+
+fn statuses_of(observed: &Observed, component: Component) -> impl Iterator<Item = (&TierPod, &PodSummary)> {
+    statuses(observed).filter(move |(_, status)| status.component() == component)
+}
+
+/// Returns the node of a pod, or the name of one without a node.
+fn place(pod: &TierPod) -> String {
+    pod.node.clone().unwrap_or_else(|| pod.name.clone())
 }
 
 fn scope_text(scope: &str) -> String {

@@ -1,12 +1,13 @@
-//! Rates of a pod's traffic over the last minute, from the counters of its status.
-
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+//! Rates of a pod's traffic over the last minute, from the counters of its status, in a few bytes: where the window
+//! begins is known to half a minute.
 
 use node_cache_config::status::{Instance, Traffic};
 
-/// Span of time over which rates are computed: shorter spans make the rates jump, longer ones hide a change.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// Span of time over which rates are computed, in milliseconds: shorter spans make the rates jump, longer ones hide a
+/// change.
+const RATE_WINDOW: u32 = 60_000;
+/// Age of the last start of a window from which another one is made.
+const START_INTERVAL: u32 = RATE_WINDOW / 2;
 
 /// Rates of a pod over the last minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,34 +24,99 @@ pub(crate) struct TrafficRates {
     pub(crate) servfail: f64,
 }
 
-/// Counters of the last minute, the oldest first.
+/// Counters of a pod since the last two starts of a window. Times are milliseconds of a clock that may wrap around.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TrafficWindow(VecDeque<(Instant, Traffic)>);
+pub(super) struct TrafficWindow {
+    last: Sample,
+    /// The older one first.
+    starts: [Start; 2],
+    /// Number of starts.
+    number: u8,
+}
+
+/// Counters at the last poll.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    queries: [u32; 2],
+    /// Hits, stale responses and SERVFAIL, modulo 2³².
+    others: [u32; 3],
+    at: u32,
+}
+
+/// Start of a window, and what was counted since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Start {
+    at: u32,
+    counted: [u32; 4],
+}
+
+impl Sample {
+    fn new(at: u32, counters: &Traffic) -> Self {
+        // The low halves suffice for differences.
+        let low = |counter: u64| counter as u32;
+        let queries = [low(counters.queries), low(counters.queries >> 32)];
+        Self { queries, others: [counters.hits, counters.stale, counters.servfail].map(low), at }
+    }
+
+    fn queries(&self) -> u64 {
+        u64::from(self.queries[0]) | u64::from(self.queries[1]) << 32
+    }
+
+    /// Returns what was counted since an earlier sample; `None` when a counter has decreased.
+    fn since(&self, earlier: &Self) -> Option<[u32; 4]> {
+        let queries = u32::try_from(self.queries().checked_sub(earlier.queries())?).ok()?;
+        let mut counted = [queries, 0, 0, 0];
+        for (index, counter) in self.others.iter().enumerate() {
+            let difference = counter.wrapping_sub(earlier.others[index]);
+            if difference > u32::MAX / 2 {
+                return None;
+            }
+            counted[index + 1] = difference;
+        }
+        Some(counted)
+    }
+}
 
 impl TrafficWindow {
-    /// Adds the counters at `now` and returns the rates; `None` with less than a second of counters.
-    ///
-    /// Counters that decreased are those of a new process and restart the window.
-    pub(super) fn add(&mut self, now: Instant, counters: Traffic) -> Option<TrafficRates> {
-        if self.0.back().is_some_and(|(_, last)| has_decreased(last, &counters)) {
-            self.0.clear();
+    /// Adds the counters at the time `now`. Counters that decreased are those of a new process and restart the window.
+    pub(super) fn add(&mut self, now: u32, counters: &Traffic) {
+        let sample = Sample::new(now, counters);
+        let counted = if self.number > 0 { sample.since(&self.last) } else { None };
+        self.last = sample;
+        let new = Start { at: now, counted: [0; 4] };
+        let Some(counted) = counted else {
+            (self.starts[0], self.number) = (new, 1);
+            return;
+        };
+        for start in &mut self.starts {
+            for (sum, counted) in start.counted.iter_mut().zip(counted) {
+                *sum = sum.saturating_add(counted);
+            }
         }
-        self.0.push_back((now, counters));
-        while self.0.get(1).is_some_and(|(time, _)| now.duration_since(*time) >= RATE_WINDOW) {
-            self.0.pop_front();
+        let [first, second] = self.starts;
+        let age = |start: Start| now.wrapping_sub(start.at);
+        if self.number == 1 && age(first) >= START_INTERVAL {
+            (self.starts[1], self.number) = (new, 2);
+        } else if self.number == 2 && age(second) >= START_INTERVAL && age(first) >= RATE_WINDOW {
+            self.starts = [second, new];
         }
-        let (since, first) = self.0.front()?;
-        let seconds = now.duration_since(*since).as_secs_f64();
-        if seconds < 1.0 {
+    }
+
+    /// Returns the rates at the last poll; `None` with less than a second of counters.
+    pub(super) fn rates(&self) -> Option<TrafficRates> {
+        let [start, _] = self.starts;
+        let milliseconds = self.last.at.wrapping_sub(start.at);
+        if self.number == 0 || milliseconds < 1_000 {
             return None;
         }
-        let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
+        let rate = |counted: u32| f64::from(counted) * 1_000.0 / f64::from(milliseconds);
+        let [queries, hits, stale, servfail] = start.counted;
         Some(TrafficRates {
-            counted: counters.queries.saturating_sub(first.queries) as f64,
-            queries: rate(first.queries, counters.queries),
-            hits: rate(first.hits, counters.hits),
-            stale: rate(first.stale, counters.stale),
-            servfail: rate(first.servfail, counters.servfail),
+            counted: queries.into(),
+            queries: rate(queries),
+            hits: rate(hits),
+            stale: rate(stale),
+            servfail: rate(servfail),
         })
     }
 }
@@ -62,14 +128,8 @@ pub(super) fn sum_counters(instances: &[Instance]) -> Traffic {
         hits: sum.hits.saturating_add(counters.hits),
         stale: sum.stale.saturating_add(counters.stale),
         servfail: sum.servfail.saturating_add(counters.servfail),
-        dropped: sum.dropped.saturating_add(counters.dropped),
-        cache_bytes: sum.cache_bytes.saturating_add(counters.cache_bytes),
-        cache_entries: sum.cache_entries.saturating_add(counters.cache_entries),
+        ..Traffic::default()
     })
-}
-
-fn has_decreased(last: &Traffic, now: &Traffic) -> bool {
-    now.queries < last.queries || now.hits < last.hits || now.stale < last.stale || now.servfail < last.servfail
 }
 
 #[cfg(test)]
@@ -82,32 +142,51 @@ mod tests {
 
     #[test]
     fn a_rate_is_what_was_counted_by_the_time_it_took() {
-        let start = Instant::now();
         let mut window = TrafficWindow::default();
-        assert_eq!(window.add(start, counters(100, 50)), None);
-        let rates = window.add(start + Duration::from_secs(10), counters(1_100, 950)).unwrap();
+        window.add(0, &counters(100, 50));
+        assert_eq!(window.rates(), None);
+        window.add(10_000, &counters(1_100, 950));
+        let rates = window.rates().unwrap();
         assert_eq!((rates.counted, rates.queries, rates.hits), (1_000.0, 100.0, 90.0));
     }
 
     #[test]
     fn a_restarted_process_does_not_count_backwards() {
-        let start = Instant::now();
-        let mut window = TrafficWindow::default();
-        window.add(start, counters(1_000, 0));
-        assert_eq!(window.add(start + Duration::from_secs(5), counters(10, 0)), None);
-        let rates = window.add(start + Duration::from_secs(10), counters(60, 0)).unwrap();
-        assert_eq!(rates.queries, 10.0);
+        for before in [1_000, 3_000_000_000, 1 << 40] {
+            let mut window = TrafficWindow::default();
+            window.add(0, &counters(before, before));
+            window.add(5_000, &counters(10, 0));
+            assert_eq!(window.rates(), None);
+            window.add(10_000, &counters(60, 0));
+            assert_eq!(window.rates().unwrap().queries, 10.0);
+        }
     }
 
     #[test]
-    fn counters_older_than_a_minute_do_not_count() {
-        let start = Instant::now();
+    fn counters_and_clocks_that_pass_the_end_of_32_bits_go_on() {
         let mut window = TrafficWindow::default();
-        for step in 0..40 {
-            window.add(start + Duration::from_secs(5 * step), counters(5 * step, 0));
+        let end = u64::from(u32::MAX);
+        window.add(u32::MAX, &counters(end, end));
+        window.add(9_999, &counters(end + 1_000, end + 500));
+        let rates = window.rates().unwrap();
+        assert_eq!((rates.queries, rates.hits), (100.0, 50.0));
+    }
+
+    #[test]
+    fn counters_much_older_than_a_minute_do_not_count() {
+        for interval in [1, 5, 20, 60, 83] {
+            let mut window = TrafficWindow::default();
+            for step in 0..100 {
+                window.add(1_000 * interval * step, &counters(0, 0));
+            }
+            let begin = 1_000 * interval * 100;
+            for step in 0..100 {
+                let seconds = interval * step;
+                window.add(begin + 1_000 * seconds, &counters(10 * u64::from(seconds), 0));
+                if seconds > 60 + 2 * interval {
+                    assert_eq!(window.rates().unwrap().queries, 10.0, "after {seconds} s");
+                }
+            }
         }
-        assert!(window.0.len() <= 14, "{}", window.0.len());
-        let rates = window.add(start + Duration::from_secs(200), counters(1_000, 0)).unwrap();
-        assert!(rates.queries > 10.0, "{}", rates.queries);
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use node_cache_config::status::CaptureState;
 
 use super::*;
-use crate::controller::fixtures::{change_node_status, deployment_of};
+use crate::controller::fixtures::{change_node_status, change_report, deployment_of};
 
 #[test]
 fn a_foreign_address_is_named_with_its_node() {
@@ -45,16 +45,14 @@ fn a_zone_that_misses_one_of_two_resolvers_is_degraded_and_ready() {
 #[test]
 fn a_ready_pod_is_reported_after_two_failed_polls() {
     let mut observed = settled();
-    let before = observed.reports["uid-of-node-pod-a"].clone();
-    let failed = |failures| {
-        let mut report = before.clone();
-        report.failures = failures;
-        report.poll_error = Some("no answer within 2 s".to_owned());
-        report
+    let fail = |observed: &mut Observed, failures| {
+        change_report(observed, "node-pod-a", |report| {
+            (report.failures, report.poll_error) = (failures, Some("no answer within 2 s".into()));
+        });
     };
-    Arc::make_mut(&mut observed.reports).insert("uid-of-node-pod-a".to_owned(), failed(1));
+    fail(&mut observed, 1);
     assert_condition(&reconciled_status(&observed), "Degraded", "False", Reason::Healthy, &[]);
-    Arc::make_mut(&mut observed.reports).insert("uid-of-node-pod-a".to_owned(), failed(2));
+    fail(&mut observed, 2);
     let status = reconciled_status(&observed);
     assert_condition(&status, "Degraded", "True", Reason::StatusUnknown, &["node-a (no answer within 2 s)"]);
     assert_eq!(status.summary.unwrap().updated, "3/3", "what it had in force it has still");

@@ -1,7 +1,8 @@
 //! Condition `Progressing` during rollouts.
 
 use super::*;
-use crate::controller::fixtures::change_node_status;
+use crate::controller::fixtures::{change_node_status, change_report};
+use crate::controller::observe::poll::PodReport;
 
 #[test]
 fn a_refused_revision_is_reported_with_the_message_of_the_process() {
@@ -42,4 +43,57 @@ fn a_template_that_nobody_has_looked_at_yet_is_not_taken_for_done() {
     let mut observed = settled();
     observed.owned.daemon_sets[0].metadata.generation = Some(2);
     assert_condition(&reconciled_status(&observed), "Reconciling", "True", Reason::RollingOut, &[]);
+}
+
+/// Makes the report about a pod the one of an operator that has just started.
+fn forget(observed: &mut Observed, pod: &str, is_awaited: bool) {
+    change_report(observed, pod, |report| *report = PodReport::unpolled(is_awaited));
+}
+
+fn names(observed: &Observed) -> Vec<String> {
+    observed.pods.iter().map(|pod| pod.name.clone()).collect()
+}
+
+#[test]
+fn a_start_of_the_operator_changes_no_status_before_the_first_round_of_polls_is_over() {
+    let mut observed = settled();
+    change_node_status(&mut observed, "node-pod-a", |status| {
+        status.instances[1].revision.refusal = Some("routes[0].suffix: no name.".to_owned());
+        status.captured[0].state = node_cache_config::status::CaptureState::Withdrawn;
+    });
+    let before = reconciled_status(&observed);
+    assert_condition(&before, "Degraded", "True", Reason::RevisionRefused, &["node-a"]);
+    let mut observed = with_status(observed, before.clone());
+    for pod in names(&observed) {
+        forget(&mut observed, &pod, true);
+        assert_eq!(reconciled_status(&observed), before);
+    }
+    Arc::make_mut(&mut observed.tier).metadata.generation = Some(2);
+    assert_eq!(reconciled_status(&observed).observed_generation, Some(2), "a change of the tier is told at once");
+}
+
+#[test]
+fn pods_that_have_not_answered_since_the_operator_started_count_as_the_status_said() {
+    let observed = settled();
+    let mut unknown = observed.clone();
+    for pod in names(&observed) {
+        forget(&mut unknown, &pod, false);
+    }
+    let status = reconciled_status(&unknown);
+    assert_eq!(status.nodes.as_ref().unwrap().updated, 3);
+    assert_condition(&status, "Progressing", "False", Reason::Settled, &[]);
+
+    let mut behind = observed.clone();
+    change_node_status(&mut behind, "node-pod-a", |status| status.revision.in_force = Some("older".to_owned()));
+    let status = reconciled_status(&behind);
+    let mut behind = with_status(behind, status);
+    for pod in ["node-pod-b", "resolver-c-1"] {
+        forget(&mut behind, pod, false);
+    }
+    assert_eq!(reconciled_status(&behind).nodes.unwrap().updated, 2, "what is known to be behind stays so");
+
+    for pod in &mut unknown.pods {
+        pod.annotated_revision = Some("older".to_owned());
+    }
+    assert_eq!(reconciled_status(&unknown).nodes.unwrap().updated, 0, "what was asked to run another one is behind");
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::client;
+use crate::leader::{Elector, Fence, Leadership};
 use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
@@ -26,6 +27,9 @@ pub struct Args {
     /// Namespace of the operator and of the zones' resolvers
     #[arg(long, env = "POD_NAMESPACE", default_value = "dnstier-system")]
     namespace: String,
+    /// Name of this pod, for the Lease
+    #[arg(long, env = "POD_NAME", default_value = "dnstier-operator")]
+    pod_name: String,
     /// Namespace of the node pods; it has to permit the Pod Security level privileged
     #[arg(long, env = "DNSTIER_NODE_NAMESPACE", default_value = "dnstier-node")]
     node_namespace: String,
@@ -75,6 +79,7 @@ impl Args {
     async fn run_until_signal(self) -> anyhow::Result<()> {
         let Self {
             namespace,
+            pod_name,
             node_namespace,
             cluster_dns_namespaces,
             node_cache_image,
@@ -110,14 +115,20 @@ impl Args {
         }
         .boxed()
         .shared();
-        let metrics = Arc::new(Metrics::default());
+        let leadership = Leadership::default();
+        let metrics = Arc::new(Metrics::new(leadership.clone()));
         let liveness = Arc::new(Liveness::default());
         let (readiness, readiness_receiver) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let listener = listen(metrics_port).await?;
-        let client = client::connect().await.context("cannot create a client of the API server")?;
+        let fence = Fence::new(leadership.clone());
+        let clients = client::connect(&fence).await.context("cannot create a client of the API server")?;
+        let elector =
+            Elector::new(clients.election, &settings.namespace, &pod_name, leadership.clone(), liveness.clone());
+        let election = tokio::spawn(elector.run(stop.clone()));
         let admin =
             tokio::spawn(admin::serve(listener, liveness.clone(), metrics.clone(), readiness_receiver, stop.clone()));
-        reconcile_on_changes(client, settings, liveness, metrics, readiness, stop).await;
+        reconcile_on_changes(clients.fenced, settings, liveness, metrics, readiness, leadership, stop).await;
+        election.await.context("the leader election failed")?;
         admin.await?.context("the HTTP server of /metrics failed")
     }
 }

@@ -21,6 +21,8 @@ use kube::{Client, Config};
 use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
+use crate::leader::Fence;
+
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Time limits of requests.
@@ -70,13 +72,25 @@ enum Limit {
 #[error("the API server did not answer within {} s", .0.as_secs_f32())]
 struct TimeoutError(Duration);
 
+/// Clients of the API server that the environment names.
+pub(crate) struct Clients {
+    /// Client that writes only while this process is the leader.
+    pub(crate) fenced: Client,
+    /// Client of the Lease, with connections of its own, so that no other request delays a renewal.
+    pub(crate) election: Client,
+}
+
 /// Connects to the API server that the environment names.
 ///
 /// # Errors
 ///
 /// When the environment names no API server, or when the configuration cannot be used.
-pub(crate) async fn connect() -> Result<Client, kube::Error> {
-    build(Config::infer().await.map_err(kube::Error::InferConfig)?, Limits::OPERATOR)
+pub(crate) async fn connect(fence: &Fence) -> Result<Clients, kube::Error> {
+    let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    Ok(Clients {
+        fenced: build_fenced(config.clone(), Limits::OPERATOR, fence)?,
+        election: build(config, Limits::OPERATOR)?,
+    })
 }
 
 /// Builds a client without retries from a configuration.
@@ -87,6 +101,16 @@ pub(crate) async fn connect() -> Result<Client, kube::Error> {
 pub(crate) fn build(mut config: Config, limits: Limits) -> Result<Client, kube::Error> {
     config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?.with_layer(&limits).build())
+}
+
+/// Builds a client without retries that writes only while this process is the leader.
+///
+/// # Errors
+///
+/// When the configuration cannot be used.
+pub(crate) fn build_fenced(mut config: Config, limits: Limits, fence: &Fence) -> Result<Client, kube::Error> {
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(fence).build())
 }
 
 impl<S> Layer<S> for Limits {

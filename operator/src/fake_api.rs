@@ -129,8 +129,12 @@ impl FakeApi {
 
     /// Returns a client of the server.
     pub(crate) fn client(&self, limits: Limits) -> Client {
-        let config = Config::new(format!("http://{}", self.address).parse().unwrap());
-        client::build(config, limits).unwrap()
+        client::build(self.config(), limits).unwrap()
+    }
+
+    /// Returns the configuration of a client of the server.
+    pub(crate) fn config(&self) -> Config {
+        Config::new(format!("http://{}", self.address).parse().unwrap())
     }
 
     /// Returns the requests so far.

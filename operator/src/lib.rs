@@ -8,6 +8,7 @@
 //!
 //! - `args`: flags and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it starts.
 //! - `client`: the client of the API server, whose requests end in bounded time.
+//! - `leader`: leader election by a Lease; the fence that lets no write of another process through.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
 
@@ -22,6 +23,7 @@ mod error;
 mod fake_api;
 #[cfg(test)]
 mod fake_cluster;
+mod leader;
 mod liveness;
 mod logging;
 mod metrics;

@@ -12,11 +12,14 @@ use node_cache_config::metrics_page::{BuildInfo, END, ProcessUsage, process_text
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
+
+use crate::leader::Leadership;
 
 /// Labels of a failed reconciliation: the kind of the error, from [`crate::error::Error::kind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,20 +71,27 @@ struct TierState {
     /// Numbers of nodes, by what is true of them.
     nodes: Vec<(&'static str, u32)>,
     resolvers: Vec<ZoneResolverCount>,
+    is_claimed_elsewhere: bool,
 }
 
-/// States of the tiers, by name.
-#[derive(Clone, Debug, Default)]
-struct TierStates(Arc<Mutex<BTreeMap<String, TierState>>>);
+/// States of the tiers, by name. Only the leader tells them: a standby does not know what has become of them.
+#[derive(Clone, Debug)]
+struct TierStates {
+    states: Arc<Mutex<BTreeMap<String, TierState>>>,
+    leadership: Leadership,
+}
 
 impl TierStates {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, TierState>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Collector for TierStates {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if self.leadership.term(Instant::now()).is_none() {
+            return Ok(());
+        }
         let tiers = self.lock();
         let gauge = |value: u32| ConstGauge::new(i64::from(value));
         let help = "Whether a condition of a tier has a status";
@@ -100,6 +110,12 @@ impl Collector for TierStates {
                 gauge(*count).encode(family.encode_family(&[("tier", tier.as_str()), ("state", nodes)])?)?;
             }
         }
+        let help = "Whether another release has claimed a tier";
+        let mut family = encoder.encode_descriptor("claimed_elsewhere", help, None, MetricType::Gauge)?;
+        for (tier, state) in &*tiers {
+            let labels = [("tier", tier.as_str())];
+            gauge(state.is_claimed_elsewhere.into()).encode(family.encode_family(&labels)?)?;
+        }
         let help = "Resolvers of a zone of a tier";
         let mut family = encoder.encode_descriptor("zone_resolvers", help, None, MetricType::Gauge)?;
         for (tier, state) in &*tiers {
@@ -109,6 +125,29 @@ impl Collector for TierStates {
                     gauge(count).encode(family.encode_family(&labels)?)?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+/// Leadership of this process.
+#[derive(Clone, Debug)]
+struct LeadershipCollector(Leadership);
+
+impl Collector for LeadershipCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let now = Instant::now();
+        let is_leader = self.0.term(now).is_some();
+        let help = "Whether this process is the leader, which writes";
+        let leader = encoder.encode_descriptor("leader", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(is_leader)).encode(leader)?;
+        let help = "Renewals of the Lease that failed";
+        let failures = encoder.encode_descriptor("lease_renew_failures", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.renew_failures()).encode(failures)?;
+        if let Some(age) = self.0.lease_age(now) {
+            let help = "Time since this process last saw the Lease change";
+            let gauge = encoder.encode_descriptor("lease_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            ConstGauge::new(age.as_secs_f64()).encode(gauge)?;
         }
         Ok(())
     }
@@ -129,6 +168,13 @@ pub(crate) struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(Leadership::default())
+    }
+}
+
+impl Metrics {
+    /// Builds the metrics of a process with this leadership.
+    pub(crate) fn new(leadership: Leadership) -> Self {
         let mut registry = Registry::with_prefix("dnstier_operator");
         let metrics = Self {
             reconciles: Counter::default(),
@@ -137,7 +183,7 @@ impl Default for Metrics {
             polls: Family::default(),
             figure_ages: Family::default(),
             writes: Family::default(),
-            tiers: TierStates::default(),
+            tiers: TierStates { states: Arc::default(), leadership: leadership.clone() },
             registry: Registry::default(),
         };
         registry.register("reconciles", "Reconciliations of a tier", metrics.reconciles.clone());
@@ -148,11 +194,10 @@ impl Default for Metrics {
         registry.register("figure_age_seconds", help, metrics.figure_ages.clone());
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
         registry.register_collector(Box::new(metrics.tiers.clone()));
+        registry.register_collector(Box::new(LeadershipCollector(leadership)));
         Self { registry, ..metrics }
     }
-}
 
-impl Metrics {
     /// Counts a reconciliation and records its duration.
     pub(crate) fn record_reconcile(&self, duration: Duration) {
         self.reconciles.inc();
@@ -187,8 +232,14 @@ impl Metrics {
         let nodes = status.nodes.clone().unwrap_or_default();
         let nodes =
             vec![("desired", nodes.desired), ("ready", nodes.ready), ("updated", nodes.updated), ("away", nodes.away)];
-        let state = TierState { conditions: conditions(status), nodes, resolvers };
-        self.tiers.lock().insert(tier.to_owned(), state);
+        let mut tiers = self.tiers.lock();
+        let state = tiers.entry(tier.to_owned()).or_default();
+        (state.conditions, state.nodes, state.resolvers) = (conditions(status), nodes, resolvers);
+    }
+
+    /// Sets whether another release has claimed a tier.
+    pub(crate) fn set_claimed_elsewhere(&self, tier: &str, is_claimed: bool) {
+        self.tiers.lock().entry(tier.to_owned()).or_default().is_claimed_elsewhere = is_claimed;
     }
 
     /// Sets the conditions of a tier of which nothing else could be read.
@@ -235,7 +286,8 @@ mod tests {
 
     #[test]
     fn the_state_of_a_tier_is_told_until_it_is_gone() {
-        let metrics = Metrics::default();
+        let leadership = Leadership::permanent();
+        let metrics = Metrics::new(leadership.clone());
         let zone = |ready| ZoneResolverCount { zone: "zone-a".to_owned(), desired: 2, ready };
         metrics.set_tier("default", &status("False"), vec![zone(0)]);
         metrics.set_tier("default", &status("True"), vec![zone(1)]);
@@ -256,16 +308,36 @@ mod tests {
         metrics.keep_tiers(&["other".to_owned()]);
         let text = metrics.encode();
         assert!(!text.contains("tier=\"default\"") && text.contains("tier=\"other\""), "{text}");
+        leadership.lose();
+        assert!(!metrics.encode().contains("tier="), "a standby does not know");
     }
 
     #[test]
     fn a_tier_that_cannot_be_read_keeps_its_counts() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(Leadership::permanent());
         metrics.set_tier("default", &status("True"), Vec::new());
         metrics.set_conditions("default", &status("Unknown"));
         let text = metrics.encode();
         assert!(text.contains("type=\"Ready\",status=\"Unknown\"} 1"), "{text}");
         assert!(text.contains("dnstier_operator_nodes{tier=\"default\",state=\"desired\"} 3"), "{text}");
+    }
+
+    #[test]
+    fn the_role_of_the_process_is_told() {
+        let leadership = Leadership::default();
+        let metrics = Metrics::new(leadership.clone());
+        let text = metrics.encode();
+        assert!(text.contains("dnstier_operator_leader 0"), "{text}");
+        assert!(!text.contains("dnstier_operator_lease_age_seconds "), "{text}");
+        leadership.lead(Duration::from_secs(60));
+        let text = metrics.encode();
+        for line in [
+            "dnstier_operator_leader 1",
+            "dnstier_operator_lease_renew_failures_total 0",
+            "dnstier_operator_lease_age_seconds 0.",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! Tests of the whole operator in front of a fake cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use node_cache_config::names::ZONE_LABEL;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::Readiness;
-use crate::client::Limits;
+use crate::client::{self, Limits};
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
+use crate::leader::fake_lease::FakeLease;
+use crate::leader::{Elector, Fence, Leadership};
 use crate::metrics::Metrics;
 use crate::watch::reconcile_on_changes;
 
@@ -20,32 +24,46 @@ const NODES: &str = "/api/v1/nodes";
 const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
 const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
+const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 
-/// Starts a cluster of three nodes in three zones with a tier, and the operator.
+/// Starts a cluster with a tier, and an operator that leads.
 async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> (FakeCluster, Arc<Metrics>) {
     let cluster = FakeCluster::start(refuse).await;
-    let metrics = start_operator(&cluster);
+    let metrics = start_operator(&cluster, Leadership::permanent());
     (cluster, metrics)
 }
 
-/// Creates nodes, the cluster DNS and a tier, and starts the operator.
-fn start_operator(cluster: &FakeCluster) -> Arc<Metrics> {
+/// Puts three nodes in three zones and a tier into a cluster, and starts an operator.
+fn start_operator(cluster: &FakeCluster, leadership: Leadership) -> Arc<Metrics> {
+    put_objects(cluster);
+    let metrics = Arc::new(Metrics::new(leadership.clone()));
+    let never = std::future::pending().boxed().shared();
+    drop(spawn_operator(cluster, leadership, metrics.clone(), never));
+    metrics
+}
+
+/// Creates nodes, the cluster DNS and a tier.
+fn put_objects(cluster: &FakeCluster) {
     for letter in ["a", "b", "c"] {
         put_node(cluster, letter, 0);
     }
     cluster.merge(SERVICES, "kube-dns", serde_json::to_value(kube_dns()).unwrap());
     cluster.merge(TIERS, "default", serde_json::to_value(tier("default", "2026-01-01T00:00:00Z", "{}")).unwrap());
-    let metrics = Arc::new(Metrics::default());
-    let client = cluster.api.client(Limits::OPERATOR);
+}
+
+/// Starts an operator with a fenced client.
+fn spawn_operator(
+    cluster: &FakeCluster,
+    leadership: Leadership,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
+) -> JoinHandle<()> {
+    let client = client::build_fenced(cluster.api.config(), Limits::OPERATOR, &Fence::new(leadership.clone())).unwrap();
     let (readiness, _) = watch::channel(Readiness::NotReady(String::new()));
-    let metrics_of_operator = metrics.clone();
     tokio::spawn(async move {
-        let never = std::future::pending();
-        let never = futures::FutureExt::shared(never);
-        reconcile_on_changes(client, settings(), Arc::default(), metrics_of_operator, readiness, never).await;
-    });
-    metrics
+        reconcile_on_changes(client, settings(), Arc::default(), metrics, readiness, leadership, stop).await;
+    })
 }
 
 /// Changes a label of a node that no tier depends on, which is a reason to look at all of them.
@@ -149,7 +167,7 @@ async fn a_failing_tier_makes_few_requests_while_its_cluster_never_rests() {
         count += 1;
         put_node(&cluster, "a", count);
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(start.elapsed() < Duration::from_mins(1), "the tier is not tried again");
+        assert!(start.elapsed() < Duration::from_secs(60), "the tier is not tried again");
     }
     let requests = cluster.requests().split_off(requests);
     let allowed = 5 * (start.elapsed().as_secs() + 1);
@@ -161,8 +179,152 @@ async fn a_failing_tier_makes_few_requests_while_its_cluster_never_rests() {
 async fn the_operator_knows_what_it_wrote_before_its_watches_say_so() {
     let cluster = FakeCluster::start(|_| None).await;
     cluster.hold_watches(true);
-    let _metrics = start_operator(&cluster);
+    let _metrics = start_operator(&cluster, Leadership::permanent());
     // The Deployments need the addresses that the API server gave to the Services of the first pass.
     wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
     cluster.hold_watches(false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_reads_everything_and_writes_nothing_until_it_leads() {
+    let leadership = Leadership::default();
+    let cluster = FakeCluster::start(|_| None).await;
+    let metrics = start_operator(&cluster, leadership.clone());
+    let is_watched =
+        |path: &str| cluster.api.requests().iter().any(|request| request.is_watch() && request.path() == path);
+    wait_until("the watches", || is_watched(TIERS) && is_watched(NODES) && is_watched(DEPLOYMENTS)).await;
+    // Changes that would be a reason for a pass.
+    for count in 0..20 {
+        put_node(&cluster, "a", count);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let are_reads = |requests: &[FakeRequest]| requests.iter().all(|request| request.method == "GET");
+    assert!(are_reads(&cluster.requests()), "{:#?}", cluster.requests());
+    assert_eq!(passes(&metrics), 0);
+    leadership.lead(Duration::from_secs(600));
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    leadership.lose();
+    assert!(!metrics.encode().contains("tier="), "a standby does not know how tiers are");
+    // What was running when the term ended is dropped at its next step.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (passes_before, requests_before) = (passes(&metrics), cluster.requests().len());
+    for count in 0..40 {
+        put_node(&cluster, "a", count);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(are_reads(&cluster.requests().split_off(requests_before)));
+    assert_eq!(passes(&metrics), passes_before);
+    // It leads again, and sets back what was changed meanwhile.
+    let name = cluster.list(DEPLOYMENTS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.merge(DEPLOYMENTS, &name, json!({"metadata": {"annotations": {"dnstier.io/applied": "other"}}}));
+    leadership.lead(Duration::from_secs(600));
+    let is_set_back = || {
+        let deployments = cluster.list(DEPLOYMENTS);
+        deployments.iter().all(|deployment| deployment["metadata"]["annotations"]["dnstier.io/applied"] != "other")
+    };
+    wait_until("the change back", is_set_back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_of_another_release_is_not_written_to() {
+    let cluster = FakeCluster::start(|_| None).await;
+    cluster.merge("/apis/coordination.k8s.io/v1/namespaces/elsewhere/leases", "dnstier-operator", json!({}));
+    cluster.merge(TIERS, "default", json!({"status": {"operator": {"namespace": "elsewhere"}}}));
+    let metrics = start_operator(&cluster, Leadership::permanent());
+    let is_told = || metrics.encode().contains("claimed_elsewhere{tier=\"default\"} 1");
+    wait_until("the word about the other release", is_told).await;
+    let passes_before = passes(&metrics);
+    let mut count = 0;
+    while passes(&metrics) < passes_before + 2 {
+        count += 1;
+        put_node(&cluster, "a", count);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(count < 1_200, "the tier is not looked at again");
+    }
+    let writes: Vec<FakeRequest> = cluster.requests().into_iter().filter(|request| request.method != "GET").collect();
+    assert_eq!(writes.len(), 1, "{writes:#?}");
+    assert_eq!(writes[0].body["reason"], "ClaimedByOtherRelease");
+    cluster.merge(TIERS, "default", json!({"status": {"operator": {"namespace": "dnstier-system"}}}));
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    assert_eq!(cluster.list(TIERS)[0]["status"]["operator"]["namespace"], "dnstier-system");
+}
+
+/// Operator that takes part in an election.
+struct Replica {
+    leadership: Leadership,
+    metrics: Arc<Metrics>,
+    stop: Option<oneshot::Sender<()>>,
+    elector: JoinHandle<()>,
+    operator: JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(cluster: &FakeCluster, pod: &str) -> Self {
+        let leadership = Leadership::default();
+        let metrics = Arc::new(Metrics::new(leadership.clone()));
+        let (leader, election_client) = (leadership.clone(), cluster.api.client(Limits::OPERATOR));
+        let elector = Elector::for_test(election_client, "dnstier-system", pod, leader, Arc::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) }.boxed().shared();
+        let elector = tokio::spawn(elector.run(stopped.clone()));
+        let operator = spawn_operator(cluster, leadership.clone(), metrics.clone(), stopped);
+        Self { leadership, metrics, stop: Some(stop), elector, operator }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.leadership.term(tokio::time::Instant::now()).is_some()
+    }
+
+    /// Ends the replica without a word.
+    fn kill(&self) {
+        self.elector.abort();
+        self.operator.abort();
+    }
+}
+
+/// Returns the objects that the operator keeps, without what the API server counts.
+fn owned_objects(cluster: &FakeCluster) -> Vec<Value> {
+    let collections = [SERVICES, CONFIG_MAPS, DEPLOYMENTS, DAEMON_SETS];
+    collections.iter().flat_map(|collection| cluster.list(collection)).map(|object| object["spec"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_leaves_behind_is_finished_by_the_next_whether_it_is_killed_or_stops() {
+    let clean = start(|_| None).await.0;
+    wait_until("the last Deployment", || clean.list(DEPLOYMENTS).len() == 3).await;
+    for is_killed in [true, false] {
+        let lease = FakeLease::default();
+        let (served, writes) = (lease.clone(), Arc::new(AtomicUsize::new(0)));
+        let counted = writes.clone();
+        // The API server is silent from the eighth write on, until the leader is gone.
+        let is_silent = Arc::new(AtomicBool::new(true));
+        let silent = is_silent.clone();
+        let cluster = FakeCluster::start(move |request| {
+            if request.path().contains("/leases") {
+                return Some(served.reply(request));
+            }
+            let is_write = request.method != "GET";
+            let is_lost = is_write && counted.fetch_add(1, Ordering::Relaxed) >= 8 && silent.load(Ordering::Relaxed);
+            is_lost.then_some(Reply::Silence)
+        })
+        .await;
+        put_objects(&cluster);
+        let mut one = Replica::start(&cluster, "pod-a");
+        wait_until("the first leader", || one.is_leader()).await;
+        let other = Replica::start(&cluster, "pod-b");
+        wait_until("the eighth write", || writes.load(Ordering::Relaxed) > 8).await;
+        assert!(!other.is_leader() && passes(&other.metrics) == 0);
+        if is_killed {
+            one.kill();
+        } else {
+            one.stop.take().unwrap().send(()).unwrap();
+        }
+        is_silent.store(false, Ordering::Relaxed);
+        wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+        assert!(other.is_leader() && !one.is_leader());
+        assert_eq!(owned_objects(&cluster).len(), owned_objects(&clean).len());
+        assert_eq!(lease.get("leaseTransitions"), json!(1));
+        let owner = "dnstier-system";
+        assert_eq!(cluster.list(TIERS)[0]["status"]["operator"]["namespace"], owner);
+    }
 }

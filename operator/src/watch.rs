@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dnstier_crds::DnsTier;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
@@ -30,8 +30,9 @@ use crate::controller::observe::pods;
 use crate::controller::observe::poll::{Poller, ReportStore};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
-use crate::controller::{Applier, Backoff, Context, Observer, StatusWriter, error_policy, reconcile};
+use crate::controller::{Applier, Backoff, Claims, Context, Observer, StatusWriter, error_policy, reconcile};
 use crate::error::Error;
+use crate::leader::{Leadership, Term};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -40,18 +41,20 @@ use crate::settings::Settings;
 const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two checks whether the CustomResourceDefinition is installed.
 const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the first reconciliation waits for the first status poll of all pods.
+/// How long the first reconciliation of a term waits for the first status poll of all pods.
 const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of tiers that are reconciled at a time.
 const MAX_CONCURRENT_RECONCILES: u16 = 4;
 
-/// Reconciles tiers on every change until `stop` resolves. Reconciliations that have begun are finished.
+/// Reconciles tiers on every change until `stop` resolves, while this process is the leader. As a standby it keeps its
+/// watches, so that it may lead at any time.
 pub(crate) async fn reconcile_on_changes(
     client: Client,
     settings: Settings,
     liveness: Arc<Liveness>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
+    leadership: Leadership,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
     tokio::select! {
@@ -73,7 +76,7 @@ pub(crate) async fn reconcile_on_changes(
     let wake_poller = Arc::new(Notify::new());
     let (polled, mut polls) = mpsc::channel(1);
     let reports = ReportStore::default();
-    let (first_round, mut is_first_round_over) = watch::channel(false);
+    let (first_round, _) = watch::channel(false);
     let poller = Poller {
         pods: pods.clone(),
         nodes: nodes.clone(),
@@ -88,6 +91,15 @@ pub(crate) async fn reconcile_on_changes(
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
     let schedule = waker.schedule.clone();
     tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), schedule.clone(), settings.poll_interval));
+    let (active, active_term) = watch::channel(None);
+    let terms = Terms {
+        leadership: leadership.clone(),
+        poller,
+        schedule: schedule.clone(),
+        waker: waker.clone(),
+        active,
+        metrics: metrics.clone(),
+    };
     tasks.spawn(async move {
         while polls.recv().await.is_some() {
             waker.wake(&Concern::All);
@@ -105,10 +117,13 @@ pub(crate) async fn reconcile_on_changes(
             reports,
         },
         applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller, own_writes),
+        claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
         status_writer: StatusWriter::new(client, metrics.clone()),
         schedule,
         backoff: Backoff::default(),
         settings,
+        leadership: leadership.clone(),
+        active_term,
         liveness,
         metrics,
     });
@@ -116,10 +131,9 @@ pub(crate) async fn reconcile_on_changes(
         complete = lists_are_complete(&nodes, &pods, &owned) => if !complete { return },
         () = stop.clone() => return,
     }
-    tasks.spawn(poller.run());
-    // With many pods the first round takes longer; a tier's status stays as it is until its end.
-    let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, is_first_round_over.wait_for(|is_over| *is_over)).await;
+    tasks.spawn(terms.run());
     readiness.send_replace(Readiness::Ready);
+    leadership.stand();
     controller
         .reconcile_all_on(debounce(changes))
         .graceful_shutdown_on(stop)
@@ -130,6 +144,41 @@ pub(crate) async fn reconcile_on_changes(
             }
         })
         .await;
+}
+
+/// Terms of this process as the leader.
+struct Terms {
+    leadership: Leadership,
+    poller: Poller,
+    schedule: Arc<Schedule>,
+    waker: Waker,
+    /// Receives the term in which tiers are reconciled.
+    active: watch::Sender<Option<Term>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Terms {
+    /// Polls the pods during each term, and reconciles all tiers at its begin.
+    async fn run(self) {
+        loop {
+            let term = self.leadership.gained().await;
+            // What is known from an earlier term is out of date.
+            self.metrics.keep_tiers(&[]);
+            self.poller.reports.clear();
+            self.poller.first_round.send_replace(false);
+            let mut is_first_round_over = self.poller.first_round.subscribe();
+            let begin = async {
+                // With many pods the first round takes longer; a tier's status stays as it is until its end.
+                let first_round = is_first_round_over.wait_for(|is_over| *is_over);
+                let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, first_round).await;
+                self.schedule.keep_tiers(&[]);
+                self.active.send_replace(Some(term));
+                self.waker.wake(&Concern::All);
+            };
+            self.leadership.run(future::join(self.poller.clone().run(), begin)).await;
+            self.active.send_replace(None);
+        }
+    }
 }
 
 /// Waits until the API server serves the DnsTiers.

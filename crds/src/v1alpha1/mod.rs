@@ -22,7 +22,7 @@ pub use resolvers::{Mode, Resolvers};
 pub use size::{ByteSize, InvalidByteSize};
 pub use spec::{ClusterDns, DnsTier, DnsTierSpec, Route};
 pub use status::{
-    DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, SummaryStatus, TrafficStatus,
-    ZoneStatus,
+    DnsTierStatus, ExcludedNodesStatus, NodesStatus, OperatorStatus, ResolversStatus, RevisionStatus, SummaryStatus,
+    TrafficStatus, ZoneStatus,
 };
 pub use upstream::{BudgetPreset, CaseRandomization, PacketBudget, Protocol, Upstream};

@@ -38,6 +38,17 @@ pub struct DnsTierStatus {
     /// The queries, all nodes together. Not present until a node has reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficStatus>,
+    /// The release of the operator that acts on this tier. Others leave it alone while that one is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorStatus>,
+}
+
+/// The release of the operator that has claimed a tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperatorStatus {
+    /// Namespace of the release. The claim ends when its Lease dnstier-operator is not renewed for a minute.
+    pub namespace: String,
 }
 
 /// The state of a tier in words.

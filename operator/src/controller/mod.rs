@@ -4,6 +4,7 @@
 
 mod apply;
 mod backoff;
+mod claim;
 mod desired;
 mod finding;
 #[cfg(test)]
@@ -23,9 +24,11 @@ use std::time::{Duration, Instant};
 use dnstier_crds::DnsTier;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
+use tokio::sync::watch;
 
 pub(crate) use apply::Applier;
 pub(crate) use backoff::Backoff;
+pub(crate) use claim::Claims;
 pub(crate) use observe::Observer;
 pub(crate) use status::StatusWriter;
 
@@ -35,6 +38,7 @@ use crate::controller::rollout::PodStarts;
 use crate::controller::schedule::{Schedule, TierVersion, Turn};
 use crate::controller::validate::validate;
 use crate::error::Error;
+use crate::leader::{Leadership, Term};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -45,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) settings: Arc<Settings>,
     /// Reads the cluster.
     pub(crate) observer: Observer,
+    /// Claims of tiers, which keep two releases from acting on one.
+    pub(crate) claims: Claims,
     /// Writes the objects of tiers.
     pub(crate) applier: Applier,
     /// Writes the status of tiers.
@@ -53,18 +59,37 @@ pub(crate) struct Context {
     pub(crate) schedule: Arc<Schedule>,
     /// Delays of the retries of failed tiers.
     pub(crate) backoff: Backoff,
+    /// Leadership of this process, which alone lets it reconcile.
+    pub(crate) leadership: Leadership,
+    /// Term in which tiers are reconciled: that of the leadership, once the pods have been polled.
+    pub(crate) active_term: watch::Receiver<Option<Term>>,
     /// Reconciliations that are running.
     pub(crate) liveness: Arc<Liveness>,
     /// Metrics of the reconciliations.
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Reconciles one tier, if it is due, can be deserialized and is not being deleted.
+/// Reconciles one tier while this process is the leader. A reconciliation is dropped with the term, and with it the
+/// requests that are in flight.
 ///
 /// # Errors
 ///
 /// The first failure of the observe, apply or status step. [`error_policy`] retries the tier.
 pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> Result<Action, Error> {
+    let term = context.leadership.term(tokio::time::Instant::now());
+    if term.is_none() || term != *context.active_term.borrow() {
+        // All tiers are woken when a term begins.
+        return Ok(Action::await_change());
+    }
+    let result = context.leadership.run(reconcile_as_leader(tier, &context)).await;
+    match result {
+        Some(result) if result.is_ok() || context.leadership.term(tokio::time::Instant::now()) == term => result,
+        _ => Ok(Action::await_change()),
+    }
+}
+
+/// Reconciles one tier, if it is due, can be deserialized and is not being deleted.
+async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> Result<Action, Error> {
     if tier.meta().deletion_timestamp.is_some() {
         // Garbage collection follows the owner references; node pods clean up their nodes when they terminate.
         return Ok(Action::await_change());
@@ -90,7 +115,7 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
         Turn::Wait(delay) => return Ok(Action::requeue(delay)),
     };
     let _running = context.liveness.start(&name, started);
-    let result = reconcile_tier(tier, is_retry, &context).await;
+    let result = reconcile_tier(tier, is_retry, context).await;
     context.metrics.record_reconcile(started.elapsed());
     let requeue_after = result?;
     context.backoff.reset(&name);
@@ -99,7 +124,10 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
 
 /// Reconciles one tier and returns the delay before its next reconciliation.
 async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -> Result<Duration, Error> {
-    let Context { settings, observer, applier, status_writer, .. } = context;
+    let Context { settings, observer, claims, applier, status_writer, .. } = context;
+    if let Some(next_look) = claims.settle(&tier, tokio::time::Instant::now()).await? {
+        return Ok(next_look);
+    }
     let observed = match observer.observe(tier.clone()).await {
         Ok(observed) => observed,
         Err(error) => {

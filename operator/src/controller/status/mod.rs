@@ -85,6 +85,8 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
         resolvers: Some(ResolversStatus { desired: facts.resolvers_desired(), ready: facts.resolvers_ready() }),
         zones: zone_statuses(&facts),
         traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
+        // Claims are written by a field manager of their own.
+        operator: None,
     }
 }
 
@@ -141,7 +143,7 @@ fn zone_statuses(facts: &Facts) -> Vec<ZoneStatus> {
 /// finding in every condition. Nothing is known of upstreams.
 #[must_use]
 pub(crate) fn compute_unreadable(tier: &DnsTier, finding: &Finding, now: Timestamp) -> DnsTierStatus {
-    let mut status = tier.status.clone().unwrap_or_default();
+    let mut status = DnsTierStatus { operator: None, ..tier.status.clone().unwrap_or_default() };
     let generation = tier.meta().generation;
     status.observed_generation = generation;
     status.conditions = merge(&status.conditions, &unknown_conditions(finding), generation, &Time(now));

@@ -69,7 +69,10 @@ impl StatusWriter {
     ) -> Result<Option<Duration>, Error> {
         // The watch may not have delivered the last write yet.
         let recent = self.recent_write(tier);
-        let previous = recent.as_ref().map(|write| &write.status).or(tier.status.as_ref());
+        // The claim has a writer of its own, and no apply may own it.
+        let without_claim = |status: &DnsTierStatus| DnsTierStatus { operator: None, ..status.clone() };
+        let (status, observed) = (&without_claim(status), tier.status.as_ref().map(without_claim));
+        let previous = recent.as_ref().map(|write| &write.status).or(observed.as_ref());
         match decide(previous, status, recent.as_ref().map(|write| write.time.elapsed())) {
             Decision::Unchanged => return Ok(None),
             Decision::Wait(remaining) => return Ok(Some(remaining)),
@@ -129,6 +132,7 @@ mod tests {
     use axum::Router;
     use axum::http::{StatusCode, Uri};
     use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report, merge};
+    use dnstier_crds::v1alpha1::OperatorStatus;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -222,5 +226,21 @@ mod tests {
         let tier = DnsTier { status: Some(first), ..tier };
         assert_eq!(writer.write(&tier, &second, now).await.unwrap(), None);
         assert_eq!(server.requests(), ["status"], "no condition has changed its reason");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_claim_of_a_release_is_no_reason_to_write_the_status() {
+        let server = Server::default();
+        let writer = server.writer();
+        let mut tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let unclaimed = status(ConditionStatus::True, "4 nodes");
+        let operator = Some(OperatorStatus { namespace: "dnstier-system".to_owned() });
+        let claimed = DnsTierStatus { operator, ..unclaimed.clone() };
+        tier.status = Some(claimed.clone());
+        for status in [&unclaimed, &claimed] {
+            assert_eq!(writer.write(&tier, status, now).await.unwrap(), None);
+        }
+        assert_eq!(server.requests(), Vec::<&str>::new());
     }
 }

@@ -45,6 +45,7 @@ const MAX_FIRST_ROUND: u64 = 90_000;
 const LOOKS_PER_CLEANUP: u32 = 60;
 
 /// Polls the status of all pods.
+#[derive(Clone)]
 pub(crate) struct Poller {
     /// Pods of all tiers, one store for each namespace.
     pub(crate) pods: Vec<Store<Pod>>,

@@ -163,6 +163,11 @@ impl ReportStore {
         self.lock().insert(key, Arc::new(report));
     }
 
+    /// Removes all reports.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// Removes all reports but these.
     pub(super) fn retain(&self, keep: impl Fn(&PodKey) -> bool) {
         self.lock().retain(|key, _| keep(key));

@@ -218,7 +218,8 @@ fn an_extra_image_is_a_repository_without_tag_or_pattern() {
 
 /// Values that this version has introduced: `helm upgrade --reuse-values` brings the values of an older chart, which
 /// lack them.
-const NEW_VALUES: [&str; 4] = ["admissionPolicy", "resourceQuota", "openshift", "image.architectures"];
+const NEW_VALUES: [&str; 5] =
+    ["admissionPolicy", "resourceQuota", "openshift", "image.architectures", "operator.replicas"];
 
 #[test]
 fn the_values_of_an_older_chart_render_what_the_default_values_render() {
@@ -365,4 +366,66 @@ fn no_pod_of_the_chart_runs_where_its_image_cannot() {
     for pod in pods(&["--set-json", "image.architectures=[]"]) {
         assert_eq!(pod["affinity"], Value::Null);
     }
+}
+
+#[test]
+fn replicas_are_spread_and_leave_a_lost_node_after_twenty_seconds() {
+    require!(require::helm());
+    let deployment = of_kind("Deployment", &[]).remove(0);
+    assert_eq!(
+        (&deployment["spec"]["replicas"], &deployment["spec"]["strategy"]["type"]),
+        (&json!(3), &json!("RollingUpdate"))
+    );
+    let pod = &deployment["spec"]["template"]["spec"];
+    for constraint in pod["topologySpreadConstraints"].as_array().unwrap() {
+        assert_eq!(constraint["whenUnsatisfiable"], "ScheduleAnyway");
+        assert_eq!(constraint["labelSelector"]["matchLabels"], deployment["spec"]["selector"]["matchLabels"]);
+    }
+    assert_eq!(pod["topologySpreadConstraints"][0]["topologyKey"], "topology.kubernetes.io/zone");
+    let seconds = |pod: &Value, taint: &str| {
+        let tolerations = pod["tolerations"].as_array().unwrap();
+        let toleration = tolerations.iter().find(|toleration| toleration["key"] == taint);
+        toleration.map(|toleration| toleration["tolerationSeconds"].clone())
+    };
+    let taints = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    assert!(taints.iter().all(|taint| seconds(pod, taint) == Some(json!(20))));
+    let more = ["--set-json", "operator.tolerations=[{\"key\":\"infra\",\"operator\":\"Exists\"}]"];
+    let pod = &of_kind("Deployment", &more)[0]["spec"]["template"]["spec"];
+    assert!(seconds(pod, taints[0]).is_some() && seconds(pod, "infra").is_some());
+}
+
+#[test]
+fn a_drain_takes_one_replica_at_a_time_and_is_not_blocked_by_a_single_one() {
+    require!(require::helm());
+    let budget = of_kind("PodDisruptionBudget", &[]).remove(0);
+    assert_eq!(budget["spec"]["maxUnavailable"], 1);
+    assert_eq!(budget["spec"]["selector"], of_kind("Deployment", &[])[0]["spec"]["selector"]);
+    for replicas in ["0", "1"] {
+        let arguments = ["--set", &format!("operator.replicas={replicas}")];
+        assert!(of_kind("PodDisruptionBudget", &arguments).is_empty(), "{replicas}");
+        assert_eq!(of_kind("Deployment", &arguments)[0]["spec"]["replicas"].to_string(), replicas);
+    }
+    template(&["--set", "operator.replicas=-1"]).unwrap_err();
+}
+
+#[test]
+fn the_operator_may_write_one_lease_and_read_those_of_other_releases() {
+    require!(require::helm());
+    let rules = |kind: &str| -> Vec<(Value, Value, Value)> {
+        let roles = of_kind(kind, &[]).into_iter();
+        let of_role = |role: Value| -> Vec<(Value, Value, Value)> {
+            let rules = role["rules"].as_array().unwrap().iter();
+            let leases = rules.filter(|rule| rule["apiGroups"][0] == "coordination.k8s.io");
+            let namespace = role["metadata"]["namespace"].clone();
+            leases.map(|rule| (namespace.clone(), rule["resourceNames"].clone(), rule["verbs"].clone())).collect()
+        };
+        roles.flat_map(of_role).collect()
+    };
+    let names = json!(["dnstier-operator"]);
+    assert_eq!(rules("ClusterRole"), [(Value::Null, names.clone(), json!(["get"]))]);
+    let namespace = json!("dnstier-system");
+    assert_eq!(
+        rules("Role"),
+        [(namespace.clone(), Value::Null, json!(["create"])), (namespace, names, json!(["get", "update"]))]
+    );
 }

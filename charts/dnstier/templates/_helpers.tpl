@@ -77,6 +77,11 @@ A switch that may be missing in values, which `helm upgrade --reuse-values` take
 {{- if $enabled }}true{{ end }}
 {{- end }}
 
+{{/* The number of replicas, which values of an older chart lack. */}}
+{{- define "dnstier.replicas" -}}
+{{- if kindIs "invalid" .Values.operator.replicas }}3{{ else }}{{ int .Values.operator.replicas }}{{ end }}
+{{- end }}
+
 {{/* The namespaces of pods, each once. */}}
 {{- define "dnstier.podNamespaces" -}}
 {{ list .Release.Namespace .Values.nodeNamespace.name | uniq | toJson }}

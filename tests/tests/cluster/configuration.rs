@@ -98,7 +98,7 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     // The operator never writes such a revision, and would remove it again: it is scaled to zero.
     let scale = |replicas: &str| kubectl(&["scale", "-n", NAMESPACE, "deployment/dnstier-operator", replicas]);
     scale("--replicas=0");
-    let operator = RestoreOnDrop(|| drop(scale("--replicas=1")));
+    let operator = RestoreOnDrop(|| drop(scale("--replicas=3")));
     let selector = "app.kubernetes.io/component=operator";
     wait_until("the operator is gone", WAIT_TIMEOUT, || {
         let pods = kubectl(&["get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "name"]);

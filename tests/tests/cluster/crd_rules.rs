@@ -93,7 +93,7 @@ fn a_tier_that_no_operator_has_seen_is_not_current_and_the_operator_replaces_all
     let scale = |replicas: &str| kubectl(&["scale", "-n", NAMESPACE, operator, &format!("--replicas={replicas}")]);
     let _restore = RestoreOnDrop(|| {
         drop(kubectl(&["delete", "dnstier", "unseen", "--ignore-not-found"]));
-        drop(scale("1"));
+        drop(scale("3"));
         drop(kubectl(&["rollout", "status", "-n", NAMESPACE, operator, "--timeout=120s"]));
     });
     scale("0");
@@ -119,7 +119,7 @@ fn a_tier_that_no_operator_has_seen_is_not_current_and_the_operator_replaces_all
     let wait = ["wait", "dnstier", "unseen", "--for=condition=Ready", "--timeout=1s"];
     lab().kubectl(&wait).expect_err("kubectl wait waits");
 
-    scale("1");
+    scale("3");
     // The other tier has the addresses already.
     let status = wait_until("the operator writes the status", WAIT_TIMEOUT, || {
         let status = kubectl_json(&["get", "dnstier", "unseen"])["status"].clone();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use dnstier_tests::require;
 
 use crate::tier::{
-    NAMESPACE, NODE_NAMESPACE, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl, kubectl_json, wait_until,
-    wait_until_ready,
+    NAMESPACE, NODE_NAMESPACE, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl, kubectl_json, operator_leader,
+    wait_until, wait_until_ready,
 };
 
 #[test]
@@ -62,13 +62,10 @@ fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) 
     keys
 }
 
-/// Returns how often the running operator has reconciled a tier, from its metrics.
+/// Returns how often the leader of the operator has reconciled a tier, from its metrics.
 fn reconciles() -> u64 {
-    let pods = kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator"]);
-    let running =
-        pods["items"].as_array().expect("a list").iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-    let Some(name) = running.and_then(|pod| pod["metadata"]["name"].as_str()) else { return 0 };
-    let Ok(text) = get(NAMESPACE, name, 8080, "metrics") else { return 0 };
+    let Some(name) = operator_leader() else { return 0 };
+    let Ok(text) = get(NAMESPACE, &name, 8080, "metrics") else { return 0 };
     let line = text.lines().find(|line| line.starts_with("dnstier_operator_reconciles_total"));
     line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map_or(0, |runs| runs as u64)
 }

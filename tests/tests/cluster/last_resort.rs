@@ -26,7 +26,7 @@ fn nodes_ask_the_upstreams_while_the_resolvers_are_scaled_to_zero_and_stop_with_
     let before = sent_by("node-a");
     // The operator would scale them up again.
     scale_operator("0");
-    let operator = RestoreOnDrop(|| scale_operator("1"));
+    let operator = RestoreOnDrop(|| scale_operator("3"));
     let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/component=zone-resolver");
     kubectl(&["scale", "-n", NAMESPACE, "deployment", "-l", &selector, "--replicas=0"]);
     wait_until("no resolver is left", WAIT_TIMEOUT, || {

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::lab;
 use crate::tier::{
-    NAMESPACE, NODE_NAMESPACE, NODES, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl_json, node_pods, pods,
-    query, wait_until,
+    NAMESPACE, NODE_NAMESPACE, NODES, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, get, kubectl_json, node_pods,
+    operator_leader, pods, query, wait_until,
 };
 
 /// Node in whose network Prometheus runs, as a pod on the host's network would.
@@ -151,7 +151,7 @@ fn promtool_finds_nothing_to_complain_of_in_any_metrics_page() {
     require!(require::lab(), require::program("promtool"));
     let _tier = exclusive_tier();
     NODES.iter().for_each(|node| drop(query(node, &["www.example"])));
-    let operator = operator_pod();
+    let operator = operator_leader().expect("a leader");
     let resolvers = pods(NAMESPACE, "zone-resolver");
     let pages = [
         (NODE_NAMESPACE, &node_pods()[0].name, 9353),
@@ -185,15 +185,9 @@ fn the_operator_tells_conditions_nodes_and_resolvers_of_each_tier() {
         format!("dnstier_operator_zone_resolvers{{tier=\"{TIER}\",zone=\"zone-b\",state=\"ready\"}} 2"),
     ];
     wait_until("the state is told", WAIT_TIMEOUT, || {
-        let page = get(NAMESPACE, &operator_pod(), 8080, "metrics").map_err(|error| format!("{error:#}"))?;
+        let page = get(NAMESPACE, &operator_leader().unwrap_or_default(), 8080, "metrics")
+            .map_err(|error| format!("{error:#}"))?;
         let missing = expected.iter().find(|line| !page.lines().any(|other| other == line.as_str()));
         missing.map_or(Ok(()), |line| Err(format!("{line} is not in\n{page}")))
     });
-}
-
-fn operator_pod() -> String {
-    let pods = kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator"]);
-    let items = pods["items"].as_array().expect("a list");
-    let running = items.iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null()).expect("an operator");
-    running["metadata"]["name"].as_str().expect("a name").to_owned()
 }

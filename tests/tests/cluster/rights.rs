@@ -272,6 +272,8 @@ fn a_stolen_token_changes_no_object_but_those_of_tiers() {
     assert_refused("its own account", thief.delete(&own_account), "objects", OPERATOR);
     let own_workload = object("apps/v1", "Deployment", NAMESPACE, OPERATOR);
     assert_refused("its own Deployment", thief.delete(&own_workload), "objects", OPERATOR);
+    let lease = object("coordination.k8s.io/v1", "Lease", NAMESPACE, "other");
+    assert_refused("a further Lease", thief.create(&lease), "objects", "of the name other");
     let mut account = object("v1", "ServiceAccount", NODE_NAMESPACE, "dnstier-stolen-node-cache");
     thief.create(&account).expect("an account of a tier is admitted");
     account["metadata"]["annotations"] = json!({"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/admin"});

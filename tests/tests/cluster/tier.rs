@@ -49,6 +49,13 @@ pub(crate) fn kubectl_json(arguments: &[&str]) -> Value {
     serde_json::from_str(&kubectl(&arguments)).expect("kubectl prints JSON")
 }
 
+/// Returns the name of the operator's pod that is the leader; `None` while nobody is.
+pub(crate) fn operator_leader() -> Option<String> {
+    let lease = kubectl_json(&["get", "lease", "-n", NAMESPACE, "dnstier-operator"]);
+    let (pod, _) = lease["spec"]["holderIdentity"].as_str()?.rsplit_once('_')?;
+    Some(pod.to_owned())
+}
+
 /// Changes the spec of the tier by a JSON merge patch.
 pub(crate) fn patch_tier(patch: &str) {
     kubectl(&["patch", "dnstier", TIER, "--type=merge", "-p", patch]);

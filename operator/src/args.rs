@@ -121,7 +121,8 @@ impl Args {
         let (readiness, readiness_receiver) = watch::channel(Readiness::NotReady("starting".to_owned()));
         let listener = listen(metrics_port).await?;
         let fence = Fence::new(leadership.clone());
-        let clients = client::connect(&fence).await.context("cannot create a client of the API server")?;
+        let clients =
+            client::connect(&fence, metrics.requests()).await.context("cannot create a client of the API server")?;
         let elector =
             Elector::new(clients.election, &settings.namespace, &pod_name, leadership.clone(), liveness.clone());
         let election = tokio::spawn(elector.run(stop.clone()));

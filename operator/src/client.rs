@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
 use crate::leader::Fence;
+use crate::request_counter::RequestCounter;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -85,11 +86,11 @@ pub(crate) struct Clients {
 /// # Errors
 ///
 /// When the environment names no API server, or when the configuration cannot be used.
-pub(crate) async fn connect(fence: &Fence) -> Result<Clients, kube::Error> {
+pub(crate) async fn connect(fence: &Fence, counter: &RequestCounter) -> Result<Clients, kube::Error> {
     let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     Ok(Clients {
-        fenced: build_fenced(config.clone(), Limits::OPERATOR, fence)?,
-        election: build(config, Limits::OPERATOR)?,
+        fenced: build_fenced(config.clone(), Limits::OPERATOR, counter, fence)?,
+        election: build(config, Limits::OPERATOR, counter)?,
     })
 }
 
@@ -98,9 +99,9 @@ pub(crate) async fn connect(fence: &Fence) -> Result<Clients, kube::Error> {
 /// # Errors
 ///
 /// When the configuration cannot be used.
-pub(crate) fn build(mut config: Config, limits: Limits) -> Result<Client, kube::Error> {
+pub(crate) fn build(mut config: Config, limits: Limits, counter: &RequestCounter) -> Result<Client, kube::Error> {
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).build())
+    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(counter).build())
 }
 
 /// Builds a client without retries that writes only while this process is the leader.
@@ -108,9 +109,14 @@ pub(crate) fn build(mut config: Config, limits: Limits) -> Result<Client, kube::
 /// # Errors
 ///
 /// When the configuration cannot be used.
-pub(crate) fn build_fenced(mut config: Config, limits: Limits, fence: &Fence) -> Result<Client, kube::Error> {
+pub(crate) fn build_fenced(
+    mut config: Config,
+    limits: Limits,
+    counter: &RequestCounter,
+    fence: &Fence,
+) -> Result<Client, kube::Error> {
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(fence).build())
+    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(counter).with_layer(fence).build())
 }
 
 impl<S> Layer<S> for Limits {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::client::{self, Limits};
+use crate::request_counter::RequestCounter;
 
 /// Request that the fake API server has received.
 #[derive(Clone, Debug)]
@@ -129,7 +130,7 @@ impl FakeApi {
 
     /// Returns a client of the server.
     pub(crate) fn client(&self, limits: Limits) -> Client {
-        client::build(self.config(), limits).unwrap()
+        client::build(self.config(), limits, &RequestCounter::default()).unwrap()
     }
 
     /// Returns the configuration of a client of the server.

@@ -27,6 +27,7 @@ mod leader;
 mod liveness;
 mod logging;
 mod metrics;
+mod request_counter;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use crate::leader::Leadership;
+use crate::request_counter::RequestCounter;
 
 /// Labels of a failed reconciliation: the kind of the error, from [`crate::error::Error::kind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -163,6 +164,7 @@ pub(crate) struct Metrics {
     polls: Family<PollLabels, Counter>,
     figure_ages: Family<FigureLabels, Seconds>,
     writes: Family<WriteLabels, Counter>,
+    requests: RequestCounter,
     tiers: TierStates,
 }
 
@@ -183,6 +185,7 @@ impl Metrics {
             polls: Family::default(),
             figure_ages: Family::default(),
             writes: Family::default(),
+            requests: RequestCounter::default(),
             tiers: TierStates { states: Arc::default(), leadership: leadership.clone() },
             registry: Registry::default(),
         };
@@ -193,6 +196,7 @@ impl Metrics {
         let help = "Largest age of what the operator knows of a pod, by class of pods";
         registry.register("figure_age_seconds", help, metrics.figure_ages.clone());
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
+        metrics.requests.register(&mut registry);
         registry.register_collector(Box::new(metrics.tiers.clone()));
         registry.register_collector(Box::new(LeadershipCollector(leadership)));
         Self { registry, ..metrics }
@@ -220,6 +224,12 @@ impl Metrics {
         for (class, milliseconds) in ages {
             self.figure_ages.get_or_create(&FigureLabels { class }).set(milliseconds as f64 / 1_000.0);
         }
+    }
+
+    /// Returns the counter of the requests to the API server.
+    #[must_use]
+    pub(crate) fn requests(&self) -> &RequestCounter {
+        &self.requests
     }
 
     /// Counts a write.

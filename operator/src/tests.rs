@@ -18,6 +18,7 @@ use crate::fake_cluster::FakeCluster;
 use crate::leader::fake_lease::FakeLease;
 use crate::leader::{Elector, Fence, Leadership};
 use crate::metrics::Metrics;
+use crate::request_counter::RequestCounter;
 use crate::watch::reconcile_on_changes;
 
 const NODES: &str = "/api/v1/nodes";
@@ -59,7 +60,13 @@ fn spawn_operator(
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) -> JoinHandle<()> {
-    let client = client::build_fenced(cluster.api.config(), Limits::OPERATOR, &Fence::new(leadership.clone())).unwrap();
+    let client = client::build_fenced(
+        cluster.api.config(),
+        Limits::OPERATOR,
+        &RequestCounter::default(),
+        &Fence::new(leadership.clone()),
+    )
+    .unwrap();
     let (readiness, _) = watch::channel(Readiness::NotReady(String::new()));
     tokio::spawn(async move {
         reconcile_on_changes(client, settings(), Arc::default(), metrics, readiness, leadership, stop).await;

@@ -81,6 +81,7 @@ mod tests {
     use super::*;
     use crate::client::{self, Limits};
     use crate::fake_api::{FakeApi, Reply};
+    use crate::request_counter::RequestCounter;
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::Api;
     use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -88,7 +89,13 @@ mod tests {
     use std::time::Duration;
 
     fn client(server: &FakeApi, leadership: &Leadership) -> Api<ConfigMap> {
-        let client = client::build_fenced(server.config(), Limits::OPERATOR, &Fence::new(leadership.clone())).unwrap();
+        let client = client::build_fenced(
+            server.config(),
+            Limits::OPERATOR,
+            &RequestCounter::default(),
+            &Fence::new(leadership.clone()),
+        )
+        .unwrap();
         Api::namespaced(client, "a")
     }
 

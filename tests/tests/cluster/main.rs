@@ -15,6 +15,7 @@ mod idempotence;
 mod images;
 mod inspection;
 mod last_resort;
+mod leadership;
 mod limits;
 mod metrics;
 mod nodes;

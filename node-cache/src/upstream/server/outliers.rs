@@ -15,7 +15,7 @@ use super::standing::{SLOW_START, Standing};
 use super::timestamp::Timestamp;
 
 /// Interval at which the servers of a group are judged.
-pub(in crate::upstream) const JUDGEMENT_INTERVAL: Duration = Duration::from_millis(250);
+pub(in crate::upstream) const JUDGEMENT_INTERVAL: Duration = Duration::from_millis(500);
 /// Attempts after which a server is judged by its ratios, the latest ones.
 const MIN_ATTEMPTS: f32 = 50.0;
 /// Attempts after which a server in slow start is judged: it is known how it was.
@@ -49,18 +49,12 @@ const LOSS_FACTOR: f32 = 1.5;
 const PRIOR_ATTEMPTS: f32 = 20.0;
 const PRIOR_LOSSES: f32 = 0.2;
 /// Standard deviations by which a server loses more than the others in the same time, without which it is no outlier;
-const LOSS_DEVIATIONS: f32 = 2.6;
-/// those where the others lose queries, too, which makes chance larger;
-const LOSS_DEVIATIONS_AMONG_LOSSY: f32 = 3.5;
+const LOSS_DEVIATIONS: f32 = 3.5;
 /// and those for a server that has more than twice the queries of the others, which have shown less.
-const LOSS_DEVIATIONS_OF_FIRST: f32 = 0.8;
-/// Share of lost queries from which on servers lose queries, too.
-const LOSSY: f32 = 0.03;
+const LOSS_DEVIATIONS_OF_FIRST: f32 = 1.5;
 /// Logarithm of the likelihood ratio from which on a server counts as one that loses queries (CUSUM).
-const LOSS_EVIDENCE: f32 = 5.0;
+const LOSS_EVIDENCE: f32 = 9.0;
 const LOSS_EVIDENCE_IN_SLOW_START: f32 = 5.0;
-/// The evidence from which on the first of ordered servers is compared with the others.
-const LOSS_EVIDENCE_OF_SUSPECTED: f32 = 1.0;
 
 /// Time for which a server is left, for each time in a row.
 const EJECTION_PERIOD: Duration = Duration::from_secs(10);
@@ -254,11 +248,10 @@ impl OutlierRecord {
     fn symptom(&self, others: &Others) -> Option<EjectionReason> {
         let min = if self.is_returning() { MIN_ATTEMPTS_IN_SLOW_START } else { MIN_ATTEMPTS };
         if let Some(latest) = self.latest(min) {
-            // What has ended for the others, and for this server, is no symptom any more.
-            let newest = self.latest(MIN_CHUNK).unwrap_or(latest);
+            let responses = latest.responses.max(1.0);
             let is_outlier = |count: fn(&OutcomeCounts) -> f32, limit: f32| {
-                let own = latest.ratio(count);
-                own >= limit && newest.ratio(count) >= limit && others.ratio(count) < own * ALIKE
+                let own = count(&latest) / responses;
+                own >= limit && others.ratio(count) < own * ALIKE
             };
             if latest.refuted >= MIN_REFUTED && is_outlier(|counts| counts.failures, ONLY_FAILURES) {
                 return Some(EjectionReason::OnlyFailures);
@@ -282,21 +275,11 @@ impl OutlierRecord {
             EjectionReason::OnlyFailures => Some(true),
             EjectionReason::AlwaysTruncates | EjectionReason::Slow => others.is_known().then_some(true),
             EjectionReason::LosesQueries => {
-                let is_first = self.has_most_queries();
+                let is_first = self.loss_own.attempts() > 2.0 * self.loss_others.attempts();
                 let loses_more = loses_more(&self.loss_own, &self.loss_others, is_first);
                 (loses_more || !is_first).then_some(loses_more)
             }
         }
-    }
-
-    /// Returns whether the server had more than twice the queries of the others since there is evidence of loss.
-    fn has_most_queries(&self) -> bool {
-        self.loss_own.attempts() > 2.0 * self.loss_others.attempts()
-    }
-
-    /// Returns whether the server may lose queries, and the others have had too few to be compared with.
-    fn may_lose_queries(&self) -> bool {
-        self.loss_evidence > LOSS_EVIDENCE_OF_SUSPECTED && self.has_most_queries()
     }
 
     fn eject(&mut self, reason: EjectionReason, now: Timestamp) {
@@ -320,7 +303,8 @@ impl Others {
     /// Returns the ratio of what `count` counts to the responses, in the last minute or among the latest attempts,
     /// whichever is higher.
     fn ratio(&self, count: fn(&OutcomeCounts) -> f32) -> f32 {
-        self.minute.ratio(count).max(self.latest.ratio(count))
+        let ratio = |counts: &OutcomeCounts| count(counts) / counts.responses.max(1.0);
+        ratio(&self.minute).max(ratio(&self.latest))
     }
 
     fn is_known(&self) -> bool {
@@ -340,11 +324,7 @@ fn loses_more(own: &OutcomeCounts, others: &OutcomeCounts, is_first: bool) -> bo
     let all = (attempts + of_others).max(1.0);
     let loss = (own.lost + others.lost.max(0.0)) / all;
     let deviation = (loss * attempts * of_others / all).sqrt();
-    let deviations = match is_first {
-        true => LOSS_DEVIATIONS_OF_FIRST,
-        false if others.lost > LOSSY * of_others => LOSS_DEVIATIONS_AMONG_LOSSY,
-        false => LOSS_DEVIATIONS,
-    };
+    let deviations = if is_first { LOSS_DEVIATIONS_OF_FIRST } else { LOSS_DEVIATIONS };
     own.lost - loss * attempts > deviations * deviation
 }
 
@@ -366,9 +346,6 @@ pub(super) fn judge(records: &mut [&mut OutlierRecord], samples: &[Sample], now:
             Some((symptom, Some(true))) => symptoms.push((symptom, index)),
             // While a server is in slow start, the others get queries anyway.
             Some((_, None)) if others.is_any_up && !record.is_returning() => record.state = State::Suspected,
-            None if others.is_any_up && !record.is_returning() && record.may_lose_queries() => {
-                record.state = State::Suspected;
-            }
             _ if record.state == State::Suspected => record.state = State::Full(now),
             _ => {}
         }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::client;
-use crate::leader::{Elector, Fence, Leadership};
+use crate::leader::{Elector, Fence, Leadership, Timing};
 use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
@@ -123,8 +123,14 @@ impl Args {
         let fence = Fence::new(leadership.clone());
         let clients =
             client::connect(&fence, metrics.requests()).await.context("cannot create a client of the API server")?;
-        let elector =
-            Elector::new(clients.election, &settings.namespace, &pod_name, leadership.clone(), liveness.clone());
+        let elector = Elector::new(
+            clients.election,
+            &settings.namespace,
+            &pod_name,
+            leadership.clone(),
+            liveness.clone(),
+            Timing::OPERATOR,
+        );
         let election = tokio::spawn(elector.run(stop.clone()));
         let admin =
             tokio::spawn(admin::serve(listener, liveness.clone(), metrics.clone(), readiness_receiver, stop.clone()));

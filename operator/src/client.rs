@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 
 use crate::leader::Fence;
 use crate::request_counter::RequestCounter;
+use crate::verb::Verb;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -47,13 +48,9 @@ impl Limits {
 
     /// Returns the limit of a request.
     fn limit_of<B>(&self, request: &Request<B>) -> Limit {
-        let query = request.uri().query().unwrap_or_default();
-        if query.split('&').any(|parameter| matches!(parameter, "watch=true" | "watch=1")) {
-            return Limit::Silence(self.watch_silence);
-        }
-        // The name that kube gives to the request.
-        match request.extensions().get::<&'static str>() {
-            Some(&("list" | "list_metadata")) => Limit::Total(self.list),
+        match Verb::of(request) {
+            Verb::Watch => Limit::Silence(self.watch_silence),
+            Verb::List => Limit::Total(self.list),
             _ => Limit::Total(self.request),
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - `args`: flags and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it starts.
-//! - `client`: the client of the API server, whose requests end in bounded time.
+//! - `client`: the client of the API server, whose requests end in bounded time; `verb` and `request_counter` serve it.
 //! - `leader`: leader election by a Lease; the fence that lets no write of another process through.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
@@ -31,6 +31,7 @@ mod request_counter;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod verb;
 mod watch;
 
 pub use args::Args;

@@ -4,17 +4,19 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::{Method, Request, Response};
+use hyper::{Request, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tower::{Layer, Service};
 
+use crate::verb::Verb;
+
 /// Code of a request that had no response.
 const NO_RESPONSE: &str = "none";
 
-/// Labels of a request: the verb of Kubernetes, and the status code of the response.
+/// Labels of a request: the name of its verb, and the status code of the response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     verb: &'static str,
@@ -35,9 +37,9 @@ impl RequestCounter {
     }
 
     /// Counts a request with the status code of its response, or without a response.
-    fn record(&self, verb: &'static str, code: Option<u16>) {
+    fn record(&self, verb: Verb, code: Option<u16>) {
         let code = code.map_or_else(|| NO_RESPONSE.to_owned(), |code| code.to_string());
-        self.requests.get_or_create(&RequestLabels { verb, code }).inc();
+        self.requests.get_or_create(&RequestLabels { verb: verb.name(), code }).inc();
     }
 }
 
@@ -71,30 +73,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (verb, counter) = (verb_of(&request), self.counter.clone());
+        let (verb, counter) = (Verb::of(&request), self.counter.clone());
         let response = self.inner.call(request);
         response
             .inspect(move |result| {
                 counter.record(verb, result.as_ref().ok().map(|response| response.status().as_u16()))
             })
             .boxed()
-    }
-}
-
-/// Returns the verb of a request, as the API server's audit log names it.
-fn verb_of<B>(request: &Request<B>) -> &'static str {
-    let query = request.uri().query().unwrap_or_default();
-    // The name that kube gives to the request.
-    let is_list = matches!(request.extensions().get::<&'static str>(), Some(&("list" | "list_metadata")));
-    match *request.method() {
-        Method::GET if query.split('&').any(|parameter| matches!(parameter, "watch=true" | "watch=1")) => "watch",
-        Method::GET if is_list => "list",
-        Method::GET => "get",
-        Method::POST => "create",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::DELETE => "delete",
-        _ => "other",
     }
 }
 

@@ -15,7 +15,7 @@ use crate::client::{self, Limits};
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
-use crate::leader::fake_lease::FakeLease;
+use crate::leader::fake_lease::{FakeLease, TIMING};
 use crate::leader::{Elector, Fence, Leadership};
 use crate::metrics::Metrics;
 use crate::request_counter::RequestCounter;
@@ -270,7 +270,7 @@ impl Replica {
         let leadership = Leadership::default();
         let metrics = Arc::new(Metrics::new(leadership.clone()));
         let (leader, election_client) = (leadership.clone(), cluster.api.client(Limits::OPERATOR));
-        let elector = Elector::for_test(election_client, "dnstier-system", pod, leader, Arc::default());
+        let elector = Elector::new(election_client, "dnstier-system", pod, leader, Arc::default(), TIMING);
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) }.boxed().shared();
         let elector = tokio::spawn(elector.run(stopped.clone()));

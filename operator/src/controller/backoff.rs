@@ -32,9 +32,13 @@ impl Backoff {
 
 /// Returns the delay after `failures` consecutive failures; `jitter` is any number.
 fn delay(failures: u32, jitter: u64) -> Duration {
-    let doubled = INITIAL_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let percent = 75 + u32::try_from(jitter % 51).unwrap_or_default();
-    (doubled.min(MAX_DELAY) * percent / 100).min(MAX_DELAY)
+    (double(INITIAL_DELAY, failures, MAX_DELAY) * percent / 100).min(MAX_DELAY)
+}
+
+/// Returns `first` after one failure, doubled after each further one, and `max` at the most.
+pub(super) fn double(first: Duration, failures: u32, max: Duration) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(max)
 }
 
 #[cfg(test)]

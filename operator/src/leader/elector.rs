@@ -42,29 +42,6 @@ impl Elector {
         pod: &str,
         leadership: Leadership,
         liveness: Arc<Liveness>,
-    ) -> Self {
-        Self::with_timing(client, namespace, pod, leadership, liveness, Timing::OPERATOR)
-    }
-
-    /// Builds an elector with times that a test can wait for.
-    #[cfg(test)]
-    pub(crate) fn for_test(
-        client: Client,
-        namespace: &str,
-        pod: &str,
-        leadership: Leadership,
-        liveness: Arc<Liveness>,
-    ) -> Self {
-        let timing = crate::leader::fake_lease::TIMING;
-        Self::with_timing(client, namespace, pod, leadership, liveness, timing)
-    }
-
-    fn with_timing(
-        client: Client,
-        namespace: &str,
-        pod: &str,
-        leadership: Leadership,
-        liveness: Arc<Liveness>,
         timing: Timing,
     ) -> Self {
         // A container that is restarted in its pod is another process.
@@ -207,7 +184,7 @@ mod tests {
             let leadership = Leadership::default();
             let client = server.client(Limits::OPERATOR);
             let (leader, live) = (leadership.clone(), Arc::default());
-            let elector = Elector::for_test(client, "dnstier-system", pod, leader, live);
+            let elector = Elector::new(client, "dnstier-system", pod, leader, live, TIMING);
             let (stop, stopped) = oneshot::channel();
             let task = tokio::spawn(elector.run(async move { drop(stopped.await) }));
             leadership.stand();

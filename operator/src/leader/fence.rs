@@ -5,10 +5,11 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::{Method, Request};
+use hyper::Request;
 use tower::{Layer, Service};
 
 use crate::leader::leadership::{Leadership, NotLeaderError};
+use crate::verb::Verb;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -56,8 +57,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // Lists and watches are GET, too.
-        if [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
+        if !Verb::of(&request).is_write() {
             return self.inner.call(request).map(|response| response.map_err(Into::into)).boxed();
         }
         let write = match self.leadership.begin_write() {

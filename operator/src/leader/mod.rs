@@ -17,6 +17,7 @@ mod lease;
 #[cfg(test)]
 mod simulation_tests;
 
+pub(crate) use election::Timing;
 pub(crate) use elector::{Elector, LEASE_NAME};
 pub(crate) use fence::Fence;
 pub(crate) use leadership::{Leadership, Term};

@@ -72,14 +72,11 @@ pub(crate) enum ApplyOutcome {
 
 /// Writes the objects of tiers and the annotations of their pods.
 pub(crate) struct Applier {
-    /// Client of the API server.
-    pub(crate) client: Client,
-    /// Settings of the operator.
-    pub(crate) settings: Arc<Settings>,
-    /// Metrics of the writes.
-    pub(crate) metrics: Arc<Metrics>,
+    client: Client,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
     /// Triggers an early status poll.
-    pub(crate) wake_poller: Arc<Notify>,
+    wake_poller: Arc<Notify>,
     /// Receives the writes, which the watches deliver later.
     own_writes: Arc<OwnWrites>,
     annotator: Annotator,

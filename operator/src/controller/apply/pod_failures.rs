@@ -7,10 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::controller::apply::annotate::PodAnnotations;
+use crate::controller::backoff;
 use crate::controller::finding::Finding;
 use crate::controller::text::join_some;
 use crate::error::Error;
 
+/// Time between the first two attempts for one pod; it doubles with each further failure.
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Longest time between two attempts for one pod.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
@@ -107,7 +110,7 @@ impl PodFailures {
 
 /// Returns the delay after consecutive failures: 2 s, 4 s, 8 s … 1 min.
 fn retry_delay(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.min(6)).min(MAX_RETRY_DELAY)
+    backoff::double(FIRST_RETRY_DELAY, failures, MAX_RETRY_DELAY)
 }
 
 #[cfg(test)]

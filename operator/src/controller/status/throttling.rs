@@ -203,14 +203,18 @@ fn by_node<'a>(reports: impl Iterator<Item = &'a Report>) -> BTreeMap<&'a str, u
 /// share gets through, in round figures. Processes that have not found the limit yet count like those of their node
 /// that have.
 fn advised_budget(reports: &[Report]) -> u64 {
-    let limited = || reports.iter().filter(|report| report.state == State::Limited);
-    let of_node = |(node, answered): (&str, u64)| {
-        let of_node = || limited().filter(|report| report.place.node == node);
-        let senders = of_node().map(|report| report.senders).max().unwrap_or(1);
-        let processes = of_node().map(|report| report.processes).sum::<u64>().max(1);
+    let mut nodes: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+    for report in reports.iter().filter(|report| report.state == State::Limited) {
+        let (answered, processes, senders) = nodes.entry(&report.place.node).or_default();
+        *answered += report.answered;
+        *processes += report.processes;
+        *senders = report.senders.max(*senders);
+    }
+    let shares = nodes.into_values().map(|(answered, processes, senders)| {
+        let processes = processes.max(1);
         answered * senders.max(processes) / processes
-    };
-    let least = by_node(limited()).into_iter().map(of_node).min().unwrap_or_default() * 9 / 10;
+    });
+    let least = shares.min().unwrap_or_default() * 9 / 10;
     let step = match least {
         ..100 => 1,
         100..500 => 10,

@@ -1,7 +1,7 @@
 //! Summary of the status page of a pod: the facts that conditions are computed from, in a few bytes. A page of 130
 //! upstreams in two processes has 60 KiB.
 //!
-//! What a pod reports is not trusted: every list is bounded, and texts are bounded and kept once for all pods.
+//! Reports of pods are not trusted: every list is bounded, and texts are bounded and kept once for all pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

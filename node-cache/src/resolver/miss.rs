@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admission::FlightOrigin;
 use super::alias_routing::split_response;
+use super::client_response_timer::client_response_timer;
 use super::cut_evidence::CutEvidence;
 use super::late_flights::LateOrigin;
 use super::nxdomain_cut::is_denial;
@@ -30,14 +31,6 @@ use crate::snapshot::private_answers::FilterResult;
 use crate::snapshot::{Scope, Snapshot};
 use crate::upstream::{NoAnswer, QueryEvent, QueryPurpose};
 
-/// Client response timer (RFC 8767 §5): longest time for which a client waits for upstreams before it gets the stale
-/// answer, if there is one.
-const CLIENT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1800);
-/// The client response timer in multiples of the upstreams' p95, at most: a slower response is unusual.
-const MAX_P95_MULTIPLE: u32 = 3;
-/// Shortest client response timer: a query that one server loses (350 ms) and the next one, or the fallback, answers
-/// has a response in time that is not stale.
-const MIN_CLIENT_RESPONSE_TIMEOUT: Duration = Duration::from_millis(800);
 /// Time beyond the deadline in which a leader reports its result to followers.
 const FOLLOWER_GRACE: Duration = Duration::from_millis(100);
 /// TTL of the HINFO record of RFC 8482, in seconds.
@@ -423,12 +416,7 @@ impl Resolver {
     ) -> Result<FlightWait, Answer> {
         let CacheLookup { snapshot, scope, question, key, generation, .. } = lookup;
         // Serve-stale: the client response timer applies. Without it the upstream query ends at the deadline by itself.
-        let timer = lookup.stale().map(|_| {
-            let timer = scope.pool.p95().map_or(CLIENT_RESPONSE_TIMEOUT, |p95| {
-                (MAX_P95_MULTIPLE * p95).clamp(MIN_CLIENT_RESPONSE_TIMEOUT, CLIENT_RESPONSE_TIMEOUT)
-            });
-            Instant::now() + timer
-        });
+        let timer = lookup.stale().map(|_| Instant::now() + client_response_timer(scope.pool.p95()));
         let wait_limit = timer.into_iter().chain(is_continuation.then_some(deadline)).min();
         let join = self.join_query(snapshot, scope, key, *generation, question.clone(), query.client);
         match (join, wait_limit) {

@@ -5,7 +5,8 @@
 //! | local names: `id.server` (RFC 4892), `localhost`, `invalid` (RFC 6761), `onion`, `resolver.arpa` | `local_names` |
 //! | fast path of a cache hit over UDP | `hit` |
 //! | prefetch: refresh of a cached answer in the last tenth of its TTL | [`Resolver::refresh`] |
-//! | cache miss; serve-stale and the client response timer (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
+//! | cache miss; serve-stale (RFC 8767); minimal response to ANY (RFC 8482) | `miss` |
+//! | serve-stale: the client response timer | `client_response_timer` |
 //! | single-flight: leader and followers of one upstream query | `single_flight` |
 //! | queries that go on after their deadline, for a late answer | `late_flights` |
 //! | room of a node cache and of a zone resolver: queries in flight, queries that wait | `room` |
@@ -22,6 +23,7 @@
 mod admission;
 mod alias_routing;
 mod aliases;
+mod client_response_timer;
 mod cut_evidence;
 mod explain_upstream;
 mod failing_domains;

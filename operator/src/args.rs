@@ -1,11 +1,13 @@
 //! Command line of the operator, and the start of its parts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,45 +15,25 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::client;
+use crate::flags::{SettingsFlags, duration};
 use crate::leader::{Elector, Fence, Leadership, Timing};
 use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
-use crate::settings::Settings;
+use crate::offline::Command;
 use crate::watch::reconcile_on_changes;
 
 /// Turns DnsTier objects into DNS tiers.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dnstier-operator", version)]
 pub struct Args {
-    /// Namespace of the operator and of the zones' resolvers
-    #[arg(long, env = "POD_NAMESPACE", default_value = "dnstier-system")]
-    namespace: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: SettingsFlags,
     /// Name of this pod, for the Lease
     #[arg(long, env = "POD_NAME", default_value = "dnstier-operator")]
     pod_name: String,
-    /// Namespace of the node pods; it has to permit the Pod Security level privileged
-    #[arg(long, env = "DNSTIER_NODE_NAMESPACE", default_value = "dnstier-node")]
-    node_namespace: String,
-    /// Namespaces of cluster DNS Services, in which the operator may create shadow Services
-    #[arg(long, env = "DNSTIER_CLUSTER_DNS_NAMESPACES", value_delimiter = ',', default_value = "kube-system")]
-    cluster_dns_namespaces: Vec<String>,
-    /// Image of the data plane for tiers that name none
-    #[arg(long, env = "DNSTIER_NODE_CACHE_IMAGE")]
-    node_cache_image: String,
-    /// Architectures of the data plane's image, such as amd64,arm64; empty: every one
-    #[arg(long, env = "DNSTIER_ARCHITECTURES", value_delimiter = ',', default_value = "amd64")]
-    architectures: Vec<String>,
-    /// imagePullPolicy of the data plane
-    #[arg(long, env = "DNSTIER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
-          value_parser = ["Always", "IfNotPresent", "Never"])]
-    image_pull_policy: String,
-    /// Pull Secrets of the data plane's image, in the namespaces of the resolvers and of the node pods
-    #[arg(long, env = "DNSTIER_IMAGE_PULL_SECRETS", value_delimiter = ',')]
-    image_pull_secrets: Vec<String>,
-    /// How long a zone without nodes keeps its resolvers, e.g. 30s, 10m, 1h
-    #[arg(long, env = "DNSTIER_ZONE_PRUNE_DELAY", default_value = "10m", value_parser = duration)]
-    zone_prune_delay: Duration,
     /// Time between two polls of the status of a zone resolver, and of each pod while they are few, 1s or more
     #[arg(long, env = "DNSTIER_POLL_INTERVAL", default_value = "5s", value_parser = poll_interval)]
     poll_interval: Duration,
@@ -67,43 +49,28 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs the operator until SIGTERM or SIGINT.
+    /// Runs an offline command, or without one the operator until SIGTERM or SIGINT.
     ///
     /// # Errors
     ///
     /// When the metrics port is in use, or when there is no configuration for a connection to the API server.
-    pub fn run(self) -> anyhow::Result<()> {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(self.run_until_signal())
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        if let Some(command) = self.command {
+            return Ok(runtime.block_on(command.run(&self.settings.into_settings(self.poll_interval))));
+        }
+        if !self.settings.has_image() {
+            let message = "the operator needs --node-cache-image or DNSTIER_NODE_CACHE_IMAGE";
+            Self::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+        }
+        runtime.block_on(self.run_until_signal())?;
+        Ok(ExitCode::SUCCESS)
     }
 
     async fn run_until_signal(self) -> anyhow::Result<()> {
-        let Self {
-            namespace,
-            pod_name,
-            node_namespace,
-            cluster_dns_namespaces,
-            node_cache_image,
-            architectures,
-            image_pull_policy,
-            image_pull_secrets,
-            zone_prune_delay,
-            poll_interval,
-            metrics_port,
-            log,
-            log_format,
-        } = self;
+        let Self { settings, pod_name, poll_interval, metrics_port, log, log_format, .. } = self;
         logging::init(&log, log_format)?;
-        let settings = Settings {
-            namespace,
-            node_namespace,
-            cluster_dns_namespaces: non_empty_names(cluster_dns_namespaces),
-            image: node_cache_image,
-            architectures: non_empty_names(architectures),
-            image_pull_policy,
-            image_pull_secrets: non_empty_names(image_pull_secrets),
-            zone_prune_delay,
-            poll_interval,
-        };
+        let settings = settings.into_settings(poll_interval);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
@@ -150,24 +117,14 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, dnstier_crds::v1alpha1::InvalidDuration> {
-    text.parse().map(|duration: dnstier_crds::v1alpha1::Duration| Duration::from_secs(duration.seconds().into()))
-}
-
 fn poll_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_secs(1) { Err("it has to be 1s or more".to_owned()) } else { Ok(interval) }
 }
 
-/// Trims names and drops empty ones, which an environment variable that is set and empty gives.
-fn non_empty_names(names: Vec<String>) -> Vec<String> {
-    names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -175,19 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_durations_are_read() {
-        let args = Args::try_parse_from([
-            "dnstier-operator",
-            "--node-cache-image=registry.example/node-cache:1",
-            "--image-pull-secrets=one, two,",
-            "--architectures=amd64, arm64",
-            "--zone-prune-delay=90s",
-        ])
-        .unwrap();
-        assert_eq!(non_empty_names(args.image_pull_secrets), ["one", "two"]);
-        assert_eq!(args.zone_prune_delay, Duration::from_secs(90));
-        assert_eq!(args.cluster_dns_namespaces, ["kube-system"]);
-        assert_eq!(non_empty_names(args.architectures), ["amd64", "arm64"]);
+    fn flags_of_the_settings_stand_before_or_behind_a_command() {
+        for arguments in [["--namespace=a", "render", "x.yaml"], ["render", "x.yaml", "--namespace=a"]] {
+            let args = Args::try_parse_from(["dnstier-operator"].into_iter().chain(arguments)).unwrap();
+            assert!(matches!(args.command, Some(Command::Render { .. })));
+            assert_eq!(args.settings.namespace, "a");
+        }
     }
 
     #[test]

@@ -89,6 +89,12 @@ impl Objects {
                 Some(object) => Reply::Json(200, object.clone()),
                 None => Reply::refusal(404, "not found"),
             },
+            ("PATCH", Some(name)) if request.uri.contains("dryRun=All") => {
+                let existing = self.lock().objects.get(&(target.collection, name)).cloned();
+                let mut object = existing.unwrap_or_else(|| json!({}));
+                merge_json(&mut object, request.body.clone());
+                Reply::Json(200, object)
+            }
             ("PATCH", Some(name)) => {
                 let mut patch = request.body.clone();
                 if !target.is_subresource {

@@ -6,11 +6,13 @@
 //!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
 //!
-//! - `args`: flags and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it starts.
+//! - `args`, `flags`: command line and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it
+//!   starts.
 //! - `client`: the client of the API server, whose requests end in bounded time; `verb` and `request_counter` serve it.
 //! - `leader`: leader election by a Lease; the fence that lets no write of another process through.
 //! - `watch`: the watches that trigger a reconciliation.
 //! - `controller`: one reconciliation and its five steps.
+//! - `offline`: the commands that show what the controller would do: `render`, `validate` and `diff`.
 
 #![forbid(unsafe_code)]
 
@@ -23,10 +25,12 @@ mod error;
 mod fake_api;
 #[cfg(test)]
 mod fake_cluster;
+mod flags;
 mod leader;
 mod liveness;
 mod logging;
 mod metrics;
+mod offline;
 mod request_counter;
 mod settings;
 #[cfg(test)]

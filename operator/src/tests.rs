@@ -22,11 +22,11 @@ use crate::request_counter::RequestCounter;
 use crate::watch::reconcile_on_changes;
 
 const NODES: &str = "/api/v1/nodes";
-const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
+pub(crate) const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
 const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
-const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
-const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
-const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
+pub(crate) const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
+pub(crate) const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 
 /// Starts a cluster with a tier, and an operator that leads.
 async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> (FakeCluster, Arc<Metrics>) {
@@ -36,7 +36,7 @@ async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 's
 }
 
 /// Puts three nodes in three zones and a tier into a cluster, and starts an operator.
-fn start_operator(cluster: &FakeCluster, leadership: Leadership) -> Arc<Metrics> {
+pub(crate) fn start_operator(cluster: &FakeCluster, leadership: Leadership) -> Arc<Metrics> {
     put_objects(cluster);
     let metrics = Arc::new(Metrics::new(leadership.clone()));
     let never = std::future::pending().boxed().shared();
@@ -45,7 +45,7 @@ fn start_operator(cluster: &FakeCluster, leadership: Leadership) -> Arc<Metrics>
 }
 
 /// Creates nodes, the cluster DNS and a tier.
-fn put_objects(cluster: &FakeCluster) {
+pub(crate) fn put_objects(cluster: &FakeCluster) {
     for letter in ["a", "b", "c"] {
         put_node(cluster, letter, 0);
     }
@@ -86,7 +86,7 @@ fn passes(metrics: &Metrics) -> u32 {
 }
 
 /// Waits until a condition holds.
-async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1_200 {
         if condition() {
             return;

@@ -2,21 +2,21 @@
 //!
 //! Validate and desired are pure functions; only the other steps have a client.
 
-mod apply;
+pub(crate) mod apply;
 mod backoff;
 mod claim;
-mod desired;
-mod finding;
+pub(crate) mod desired;
+pub(crate) mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub(crate) mod observe;
 pub(crate) mod owned;
-mod placement;
+pub(crate) mod placement;
 mod rollout;
 pub(crate) mod schedule;
 mod status;
 mod text;
-mod validate;
+pub(crate) mod validate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

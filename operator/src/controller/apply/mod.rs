@@ -4,6 +4,7 @@ mod annotate;
 mod annotator;
 mod drift;
 mod pace;
+pub(crate) mod plan;
 mod pod_failures;
 mod writer;
 

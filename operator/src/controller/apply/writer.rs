@@ -151,11 +151,7 @@ impl Writer<'_> {
 
     /// Applies one object, unless it is up to date, and returns the number of writes.
     async fn apply_one<K: OwnedKind>(&self, object: &K, existing: Option<&K>) -> Result<usize, Error> {
-        let to_json = |object: &K| {
-            serde_json::to_value(object).map_err(|source| Error::Serialize { object: describe(object), source })
-        };
-        let mut desired = to_json(object)?;
-        stamp_applied_hash(&mut desired);
+        let desired = body_of(object)?;
         if let Some(existing) = existing
             && is_up_to_date(&desired, &to_json(existing)?)
         {
@@ -210,17 +206,32 @@ impl Writer<'_> {
 }
 
 /// A kind of object that a tier owns.
-trait OwnedKind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + ApiObject {}
+pub(super) trait OwnedKind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + ApiObject {}
 
 impl<K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + ApiObject> OwnedKind for K {}
 
 /// An object that the client reads and writes.
-trait ApiObject: k8s_openapi::Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync {}
+pub(super) trait ApiObject:
+    k8s_openapi::Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync
+{
+}
 
 impl<K: k8s_openapi::Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync> ApiObject for K {}
 
+/// Returns the body of the request that applies an object.
+pub(super) fn body_of<K: OwnedKind>(object: &K) -> Result<Value, Error> {
+    let mut desired = to_json(object)?;
+    stamp_applied_hash(&mut desired);
+    Ok(desired)
+}
+
+/// Returns an object as JSON.
+pub(super) fn to_json<K: OwnedKind>(object: &K) -> Result<Value, Error> {
+    serde_json::to_value(object).map_err(|source| Error::Serialize { object: describe(object), source })
+}
+
 /// Returns the existing objects that are not desired and are not being deleted.
-fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec<&'a K> {
+pub(super) fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec<&'a K> {
     existing
         .iter()
         .filter(|object| object.meta().deletion_timestamp.is_none())
@@ -228,7 +239,7 @@ fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec<&'a K> {
         .collect()
 }
 
-fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {
+pub(super) fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {
     one.meta().name == other.meta().name && one.meta().namespace == other.meta().namespace
 }
 

@@ -5,7 +5,5 @@ mod rules;
 mod taints;
 mod zones;
 
-#[cfg(test)]
-pub(crate) use rules::{ARCH_LABEL, OS_LABEL};
-pub(crate) use rules::{Exclusion, Placement};
+pub(crate) use rules::{ARCH_LABEL, Exclusion, OS_LABEL, Placement};
 pub(crate) use zones::{ZoneNodes, nodes_by_zone};

@@ -10,14 +10,12 @@ pub(crate) const MIN_RESPONSES: u64 = 300;
 const MIN_CONTROL_RESPONSES: u64 = 100;
 /// Distinct names from which errors are more than those of one client.
 const MIN_NAMES: u64 = 5;
-/// Controls from which the largest change among them bounds what happens without a change.
-const MANY_CONTROLS: usize = 19;
 /// Probability below which an increase is no chance.
-const SIGNIFICANCE: f64 = 0.001;
+pub(crate) const SIGNIFICANCE: f64 = 0.001;
 /// Probability below which an increase may be no chance.
 const DOUBT: f64 = 0.05;
 /// Controls from which their own variation is known.
-const MIN_CONTROLS_FOR_DISPERSION: usize = 5;
+const MIN_CONTROLS_FOR_DISPERSION: usize = 3;
 /// Variation beyond chance that is believed at the most.
 const MAX_DISPERSION: f64 = 4.0;
 
@@ -37,6 +35,12 @@ impl Change {
         self.now.percent() - self.past.percent()
     }
 
+    /// Returns the increase in percentage points without repetitions of one name.
+    fn distinct_points(&self) -> f64 {
+        let percent = |share: &Share| share.distinct as f64 * 100.0 / share.responses.max(1) as f64;
+        percent(&self.now) - percent(&self.past)
+    }
+
     /// Returns the sum of two changes.
     #[must_use]
     pub(crate) fn plus(self, other: Self) -> Self {
@@ -47,9 +51,9 @@ impl Change {
         self.past.responses >= responses && self.now.responses >= responses
     }
 
-    /// Returns by which factor the share has grown, at least 1; one event more on both sides keeps it finite.
+    /// Returns by which factor the share has grown, at least 1. Some more events on both sides keep chance out of it.
     fn growth(&self) -> f64 {
-        let rate = |share: &Share| (share.events + 1) as f64 / share.responses.max(1) as f64;
+        let rate = |share: &Share| (share.events + 3) as f64 / share.responses.max(1) as f64;
         (rate(&self.now) / rate(&self.past)).max(1.0)
     }
 
@@ -61,7 +65,7 @@ impl Change {
 
     /// Returns the change of distinct events in its own standard deviations, as chance alone makes it.
     fn deviation(&self) -> f64 {
-        let (now, past) = (self.now.sample(), self.past.sample());
+        let (now, past) = (self.now.thinned(1.0), self.past.thinned(1.0));
         let share = |sample: Sample| sample.events as f64 / sample.total.max(1) as f64;
         let both = (now.events + past.events + 1) as f64 / (now.total + past.total).max(1) as f64;
         let variance = both * (1.0 - both).max(0.0) * (1.0 / now.total.max(1) as f64 + 1.0 / past.total.max(1) as f64);
@@ -80,6 +84,15 @@ pub(crate) struct Contrast {
     pub(crate) controls: usize,
 }
 
+/// Limits of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limits {
+    /// Percentage points above the controls that are tolerated.
+    pub(crate) max_points: f64,
+    /// Probability below which an increase is no chance.
+    pub(crate) significance: f64,
+}
+
 /// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Comparison {
@@ -93,15 +106,16 @@ pub(crate) enum Comparison {
     CommonTrouble(Contrast),
 }
 
-/// Compares a change with those of the controls. An excess is larger than `max_points`, beyond chance against the own
-/// past and against the controls, and beyond every control's own change where there are many.
+/// Compares a change with those of the controls. An excess is larger than the limit, beyond chance against the own
+/// past and against the controls, and beyond every control's own change.
 #[must_use]
 pub(crate) fn compare(
     measure: Measure,
     judged: Change,
     controls: impl FnOnce() -> Vec<Change>,
-    max_points: f64,
+    limits: Limits,
 ) -> Comparison {
+    let Limits { max_points, significance } = limits;
     let has_names = !measure.has_names() || judged.now.distinct >= MIN_NAMES;
     if !judged.has_responses(MIN_RESPONSES) || !has_names || judged.points() <= max_points {
         return Comparison::Unsuspicious;
@@ -116,7 +130,7 @@ pub(crate) fn compare(
     let mut changes: Vec<f64> = comparable.iter().map(|control| control.points()).collect();
     changes.sort_by(f64::total_cmp);
     let median_change = median(&changes).unwrap_or_else(|| pooled.points());
-    let largest = changes.last().copied().filter(|_| changes.len() >= MANY_CONTROLS);
+    let is_largest = comparable.iter().all(|control| judged.distinct_points() > control.distinct_points());
     let contrast = Contrast { judged, median: median_change, controls: controls.len() };
     // Traffic comes in bursts. How much more than chance that is, the controls tell.
     let dispersion = dispersion(&comparable);
@@ -134,12 +148,14 @@ pub(crate) fn compare(
     let has_changed = pooled.chance_of_events() < DOUBT;
     let reference = if has_changed { pooled.now } else { pooled.now.plus(pooled.past) };
     // Trouble multiplies the errors of a pod that always has more of them.
-    let multiplied = judged.now.percent() - judged.past.percent() * pooled.growth();
-    let is_above = (judged.points() - median_change).min(multiplied) > max_points
-        && largest.is_none_or(|largest| judged.points() > largest);
+    let mut growths: Vec<f64> = comparable.iter().map(|control| control.growth()).collect();
+    growths.sort_by(f64::total_cmp);
+    let growth = median(&growths).filter(|_| has_changed).unwrap_or(1.0);
+    let multiplied = judged.now.percent() - judged.past.percent() * growth;
+    let is_above = (judged.points() - median_change).min(multiplied) > max_points && is_largest;
     let chance = against_past.max(p_value(judged.now, reference));
     match is_above {
-        true if chance < SIGNIFICANCE => Comparison::Excess(contrast),
+        true if chance < significance => Comparison::Excess(contrast),
         true if chance < DOUBT => Comparison::Doubt(contrast),
         _ => Comparison::Unsuspicious,
     }
@@ -163,10 +179,10 @@ fn dispersion(controls: &[&Change]) -> f64 {
 
 /// Compares a change with the own past alone, where no control is left.
 #[must_use]
-pub(crate) fn compare_with_past(judged: Change, max_points: f64) -> Comparison {
+pub(crate) fn compare_with_past(judged: Change, limits: Limits) -> Comparison {
     let is_excess = judged.has_responses(MIN_RESPONSES)
-        && judged.points() > max_points
-        && p_value(judged.now.sample(), judged.past.sample()) < SIGNIFICANCE;
+        && judged.points() > limits.max_points
+        && p_value(judged.now.thinned(1.0), judged.past.thinned(1.0)) < limits.significance;
     let contrast = Contrast { judged, median: 0.0, controls: 0 };
     if is_excess { Comparison::Excess(contrast) } else { Comparison::Unsuspicious }
 }
@@ -182,8 +198,10 @@ fn median(ordered: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits { max_points: 1.0, significance: SIGNIFICANCE };
+
     fn share(events: u64, responses: u64) -> Share {
-        Share { events, distinct: events, responses }
+        Share { events, distinct: events, responses, estimate_squares: 0 }
     }
 
     fn change(past: Share, now: Share) -> Change {
@@ -195,14 +213,14 @@ mod tests {
     }
 
     fn is_excess(judged: Change, controls: &[Change]) -> bool {
-        matches!(compare(Measure::Servfail, judged, || controls.to_vec(), 1.0), Comparison::Excess(_))
+        matches!(compare(Measure::Servfail, judged, || controls.to_vec(), LIMITS), Comparison::Excess(_))
     }
 
     #[test]
     fn an_increase_beyond_chance_and_controls_is_an_excess() {
         let judged = change(share(6, 1_200), share(33, 600));
         let contrast = Contrast { judged, median: 0.0, controls: 3 };
-        assert_eq!(compare(Measure::Servfail, judged, || vec![calm(); 3], 1.0), Comparison::Excess(contrast));
+        assert_eq!(compare(Measure::Servfail, judged, || vec![calm(); 3], LIMITS), Comparison::Excess(contrast));
         assert!((judged.points() - 5.0).abs() < 1e-9);
     }
 
@@ -225,7 +243,7 @@ mod tests {
         let trouble = change(share(6, 1_200), share(60, 600));
         assert!(!is_excess(trouble, &[trouble; 3]));
         let more = change(share(6, 1_200), share(90, 600));
-        let comparison = compare(Measure::Servfail, more, || vec![trouble; 3], 1.0);
+        let comparison = compare(Measure::Servfail, more, || vec![trouble; 3], LIMITS);
         assert!(matches!(comparison, Comparison::CommonTrouble(_)), "{comparison:?}");
         assert!(is_excess(change(share(6, 1_200), share(180, 600)), &[trouble; 3]), "more than twice as much");
         let odd = change(share(48, 1_200), share(48, 600));
@@ -237,28 +255,29 @@ mod tests {
     fn an_increase_within_the_limit_is_tolerated_and_with_limit_zero_any_significant_one_counts() {
         let small = change(share(60, 12_000), share(160, 12_000));
         assert!(!is_excess(small, &[calm(); 3]), "0.8 points");
-        let with_limit_zero = |judged| compare(Measure::Servfail, judged, || vec![calm(); 30], 0.0);
+        let with_limit_zero =
+            |judged| compare(Measure::Servfail, judged, || vec![calm(); 30], Limits { max_points: 0.0, ..LIMITS });
         assert!(matches!(with_limit_zero(small), Comparison::Excess(_)));
         assert_eq!(with_limit_zero(change(share(60, 12_000), share(70, 12_000))), Comparison::Unsuspicious);
     }
 
     #[test]
     fn failures_of_four_names_are_those_of_one_client() {
-        let of_names = |distinct| Share { events: 200, distinct, responses: 600 };
+        let of_names =
+            |distinct| Share { events: 200, distinct, responses: 600, estimate_squares: distinct * distinct };
         assert!(!is_excess(change(share(0, 1_200), of_names(4)), &[calm(); 9]));
         assert!(is_excess(change(share(0, 1_200), of_names(20)), &[calm(); 9]));
     }
 
     #[test]
-    fn with_nineteen_controls_the_largest_of_their_changes_is_the_bound() {
+    fn the_largest_change_of_a_control_is_the_bound() {
         let judged = change(share(6, 1_200), share(33, 600));
-        let worse = change(share(6, 1_200), share(36, 600));
-        let controls =
-            |count: usize| -> Vec<Change> { std::iter::repeat_n(calm(), count - 1).chain([worse]).collect() };
-        assert!(is_excess(judged, &controls(18)), "the median counts");
-        assert!(!is_excess(judged, &controls(19)));
+        let with = |other: Change| -> Vec<Change> { std::iter::repeat_n(calm(), 18).chain([other]).collect() };
+        assert!(is_excess(judged, &with(calm())));
+        assert!(!is_excess(judged, &with(change(share(6, 1_200), share(36, 600)))));
+        let storm = Share { events: 300, distinct: 6, responses: 900, estimate_squares: 36 };
+        assert!(is_excess(judged, &with(change(share(6, 1_200), storm))), "one client of a control hides nothing");
         let idle = change(share(1, 99), share(50, 99));
-        let with_idle: Vec<Change> = std::iter::repeat_n(calm(), 19).chain([idle]).collect();
-        assert!(is_excess(judged, &with_idle), "a control without traffic bounds nothing");
+        assert!(is_excess(judged, &with(idle)), "a control without traffic bounds nothing");
     }
 }

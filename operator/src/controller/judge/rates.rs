@@ -1,6 +1,8 @@
 //! Judgement by shares of responses: which shares of which pods are in excess.
 
-use crate::controller::judge::comparison::{Change, Comparison, Contrast, MIN_RESPONSES, compare, compare_with_past};
+use crate::controller::judge::comparison::{
+    Change, Comparison, Contrast, Limits, MIN_RESPONSES, compare, compare_with_past,
+};
 use crate::controller::judge::measure::Measure;
 use crate::controller::judge::track::Track;
 
@@ -50,16 +52,16 @@ pub(crate) fn find(
     zone: &str,
     pods: &[(&str, &Track)],
     controls: &[(&str, &Track)],
-    max_points: f64,
+    limits: Limits,
 ) -> Vec<RateFinding> {
     let mut findings = Vec::new();
     if pods.len() <= MAX_SINGLE_PODS {
         for pod in pods {
-            find_in_unit(Some(pod.0), zone, std::slice::from_ref(pod), controls, max_points, &mut findings);
+            find_in_unit(Some(pod.0), zone, std::slice::from_ref(pod), controls, limits, &mut findings);
         }
     }
     if pods.len() > 1 {
-        find_in_unit(None, zone, pods, controls, max_points, &mut findings);
+        find_in_unit(None, zone, pods, controls, limits, &mut findings);
     }
     findings
 }
@@ -69,7 +71,7 @@ fn find_in_unit(
     zone: &str,
     pods: &[(&str, &Track)],
     controls: &[(&str, &Track)],
-    max_points: f64,
+    limits: Limits,
     findings: &mut Vec<RateFinding>,
 ) {
     let change = |pods: &[(&str, &Track)], measure, scope| {
@@ -85,9 +87,9 @@ fn find_in_unit(
             let judged = change(pods, measure, scope);
             let of_controls = || controls.iter().map(|(_, track)| track.change(measure, scope)).collect();
             let comparison = if controls.is_empty() {
-                compare_with_past(judged, max_points)
+                compare_with_past(judged, limits)
             } else {
-                compare(measure, judged, of_controls, max_points)
+                compare(measure, judged, of_controls, limits)
             };
             let decides = measure.decides() && !controls.is_empty();
             let (contrast, weight) = match comparison {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::controller::judge::comparison::{Limits, SIGNIFICANCE};
 use crate::controller::judge::controls;
 use crate::controller::judge::hard_signs;
 use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome, Role};
@@ -25,6 +26,10 @@ const LOOK_TOLERANCE: Duration = Duration::from_millis(500);
 const MAX_REPORT_AGE: Duration = Duration::from_secs(15);
 /// Time beyond the soak for which a step waits until chance can be told from change.
 const MAX_DOUBT: Duration = Duration::from_secs(30);
+/// Time since a change within which only what is far beyond chance counts: traffic comes in bursts.
+const EARLY: Duration = Duration::from_secs(20);
+/// Probability below which an increase is no chance in that time.
+const EARLY_SIGNIFICANCE: f64 = 0.000_01;
 /// Most warnings of a verdict.
 const MAX_WARNINGS: usize = 4;
 
@@ -174,7 +179,7 @@ impl Trial {
         if let Some((Outcome::Fail(reason), sentence)) = probes {
             return Verdict { outcome: Outcome::Fail(reason), sentence, warnings: Vec::new() };
         }
-        let findings = self.find_rates(judged);
+        let findings = self.find_rates(now, judged);
         let has_rates = self.step.soak >= MIN_SOAK_FOR_RATES;
         let has_weight = |finding: &RateFinding, weight| finding.weight == weight && has_rates;
         let is_warning = |finding: &&RateFinding| finding.weight == Weight::Warning || !has_rates;
@@ -252,13 +257,17 @@ impl Trial {
         })
     }
 
-    fn find_rates(&self, judged: &[&PodLook]) -> Vec<RateFinding> {
+    fn find_rates(&self, now: Duration, judged: &[&PodLook]) -> Vec<RateFinding> {
+        let start = judged.iter().filter_map(|look| self.tracks.get(&look.name)?.in_force_since).max();
+        let is_early = start.is_none_or(|start| now.saturating_sub(start) < EARLY);
+        let significance = if is_early { EARLY_SIGNIFICANCE } else { SIGNIFICANCE };
+        let limits = Limits { max_points: self.step.max_error_increase, significance };
         let mut findings = Vec::new();
         for ((zone, role), looks) in groups(judged) {
             let tracks = looks.iter().filter_map(|look| Some((look.name.as_str(), self.tracks.get(&look.name)?)));
             let pods: Vec<(&str, &Track)> = tracks.filter(|(_, track)| track.in_force_since.is_some()).collect();
             let controls = controls::choose(&self.tracks, zone, role, |_, track| track.has_past());
-            findings.extend(rates::find(zone, &pods, &controls, self.step.max_error_increase));
+            findings.extend(rates::find(zone, &pods, &controls, limits));
         }
         findings
     }

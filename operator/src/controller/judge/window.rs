@@ -5,6 +5,9 @@ use crate::controller::judge::figures::{Counts, Figures};
 use crate::controller::judge::measure::Measure;
 use crate::controller::judge::names::NameWindow;
 
+/// Square of the relative standard error of an estimated number of names.
+const ESTIMATE_VARIANCE: f64 = 0.017;
+
 /// What a pod counted in a span of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -48,8 +51,11 @@ impl Window {
         };
         // One query may wait for several upstreams.
         let events = events.min(total);
-        let distinct = if measure.has_names() { events.min(self.names_in(scope, events)) } else { events };
-        Share { events, distinct, responses: total }
+        if !measure.has_names() {
+            return Share { events, distinct: events, responses: total, estimate_squares: 0 };
+        }
+        let distinct = events.min(self.names_in(scope, events));
+        Share { events, distinct, responses: total, estimate_squares: distinct.saturating_mul(distinct) }
     }
 }
 
@@ -75,6 +81,8 @@ pub(crate) struct Share {
     pub(crate) distinct: u64,
     /// Number of all responses.
     pub(crate) responses: u64,
+    /// Sum of the squares of such estimates as `distinct` consists of; 0 where it is exact.
+    pub(crate) estimate_squares: u64,
 }
 
 impl Share {
@@ -84,17 +92,12 @@ impl Share {
         if self.responses == 0 { 0.0 } else { self.events as f64 * 100.0 / self.responses as f64 }
     }
 
-    /// Returns the sample that an exact test compares.
-    #[must_use]
-    pub(crate) fn sample(&self) -> Sample {
-        Sample { events: self.distinct, total: self.responses }
-    }
-
-    /// Returns the sample that an exact test compares where events come in bursts: as many fewer as they vary more than
-    /// by chance.
+    /// Returns the sample that an exact test compares: as many fewer events and responses as they vary more than by
+    /// chance, because events come in bursts and numbers of names are estimates.
     #[must_use]
     pub(crate) fn thinned(&self, dispersion: f64) -> Sample {
-        let thin = |count: u64| (count as f64 / dispersion).round() as u64;
+        let of_estimates = ESTIMATE_VARIANCE * self.estimate_squares as f64 / self.distinct.max(1) as f64;
+        let thin = |count: u64| (count as f64 / (dispersion + of_estimates)).round() as u64;
         Sample { events: thin(self.distinct), total: thin(self.responses) }
     }
 
@@ -105,6 +108,7 @@ impl Share {
             events: self.events.saturating_add(other.events),
             distinct: self.distinct.saturating_add(other.distinct),
             responses: self.responses.saturating_add(other.responses),
+            estimate_squares: self.estimate_squares.saturating_add(other.estimate_squares),
         }
     }
 }

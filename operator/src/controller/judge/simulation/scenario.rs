@@ -18,8 +18,10 @@ pub(super) struct Scenario {
     pub(super) slow: f64,
     /// Percentage points of SERVFAIL that all nodes get at some time, whatever is changed.
     pub(super) trouble: f64,
-    /// Client in a storm on each canary: queries a second, and names that it repeats.
+    /// Client in a storm on one node of each zone: queries a second, and names that it repeats.
     pub(super) storm: Option<(f64, u64)>,
+    /// Number of that node in its zone; 0 is the canary.
+    pub(super) storm_node: usize,
     /// Share of the controls that restart during the soak.
     pub(super) restarts: f64,
     /// Share of the pods that are away, their last figures being nonsense.
@@ -43,6 +45,7 @@ const CALM: Scenario = Scenario {
     slow: 0.0,
     trouble: 0.0,
     storm: None,
+    storm_node: 0,
     restarts: 0.0,
     away: 0.0,
     is_route_dead: false,
@@ -74,12 +77,20 @@ pub(super) const GOOD: [Scenario; 16] = [
 ];
 
 /// Changes with a fault.
-pub(super) const FAULTS: [Scenario; 9] = [
+pub(super) const FAULTS: [Scenario; 11] = [
     Scenario { name: "+5 points, 20 queries/s, 20 controls a zone", ..BAD },
     Scenario { name: "+5 points, 20 queries/s, 3 controls a zone", nodes_per_zone: 4, ..BAD },
     Scenario { name: "+5 points, 20 queries/s, one zone of 2 nodes", zones: 1, nodes_per_zone: 2, ..BAD },
     Scenario { name: "+5 points, 1,000 queries/s", rate: (1_000.0, 1_000.0), ..BAD },
     Scenario { name: "+5 points, a third of the nodes away", away: 0.33, ..BAD },
+    Scenario { name: "+5 points, storm on a control, 20 controls", storm: Some((20.0, 4)), storm_node: 1, ..BAD },
+    Scenario {
+        name: "+5 points, storm on a control, 3 controls",
+        storm: Some((20.0, 4)),
+        storm_node: 1,
+        nodes_per_zone: 4,
+        ..BAD
+    },
     Scenario { name: "+5 points of slow misses, 20 queries/s", errors: 0.0, slow: 5.0, ..BAD },
     Scenario { name: "dead route, 0.1 queries/s", rate: (0.1, 0.1), errors: 0.0, is_route_dead: true, ..BAD },
     Scenario { name: "dead route, 50 queries/s", rate: (50.0, 50.0), errors: 0.0, is_route_dead: true, ..BAD },

@@ -19,8 +19,14 @@ struct Ends {
 
 fn run(scenario: &Scenario, changes: u64) -> Ends {
     let mut ends = Ends::default();
+    if std::env::var("ONLY").is_ok_and(|only| !scenario.name.contains(&only)) {
+        return ends;
+    }
     for seed in 0..changes {
         let (verdict, seconds) = World::new(*scenario, seed).judge();
+        if std::env::var("SHOW").is_ok_and(|show| scenario.name.contains(&show)) {
+            println!("{seed} {seconds} {verdict:?}");
+        }
         match verdict.outcome {
             Outcome::Pass => ends.passed += 1,
             Outcome::Hold(_) => ends.held += 1,

@@ -20,6 +20,7 @@ const OUTSIDE: f64 = 0.4;
 
 struct Node {
     is_canary: bool,
+    has_storm: bool,
     rate: f64,
     background: f64,
     restart_at: Option<u64>,
@@ -53,6 +54,7 @@ impl World {
                 looks.push(look(zone, number, is_away));
                 nodes.push(Node {
                     is_canary,
+                    has_storm: number == scenario.storm_node,
                     rate: low * (high / low).powf(random.unit()),
                     background: random.between(scenario.background.0, scenario.background.1) / 100.0,
                     restart_at: restarts.then(|| shift + 1_060 + random.next() % 35),
@@ -185,7 +187,7 @@ impl World {
             let popular = random.unit();
             Random::insert_name(&mut names.current, (popular * popular * popular * NAMES) as u64);
         }
-        if let Some((rate, count)) = scenario.storm.filter(|_| node.is_canary && *now > node.storm_start) {
+        if let Some((rate, count)) = scenario.storm.filter(|_| node.has_storm && *now > node.storm_start) {
             failures += random.poisson(rate * seconds);
             (0..count).for_each(|name| Random::insert_name(&mut names.current, 1_000_000 + name));
         }

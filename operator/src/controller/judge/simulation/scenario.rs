@@ -6,6 +6,8 @@ pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) zones: usize,
     pub(super) nodes_per_zone: usize,
+    /// Nodes of each zone that get the change.
+    pub(super) changed_per_zone: usize,
     /// Queries a second of a node, from and to, evenly by their logarithm.
     pub(super) rate: (f64, f64),
     /// Percent of the queries of a node that fail all the time, from and to.
@@ -38,6 +40,7 @@ const CALM: Scenario = Scenario {
     name: "",
     zones: 3,
     nodes_per_zone: 21,
+    changed_per_zone: 1,
     rate: (50.0, 50.0),
     background: (0.5, 0.5),
     drift: 1.0,
@@ -57,7 +60,7 @@ const UNEVEN: Scenario = Scenario { rate: (1.0, 2_000.0), background: (0.0, 4.0)
 const BAD: Scenario = Scenario { rate: (20.0, 20.0), errors: 5.0, ..CALM };
 
 /// Changes without a fault.
-pub(super) const GOOD: [Scenario; 16] = [
+pub(super) const GOOD: [Scenario; 18] = [
     Scenario { name: "steady, 20 controls a zone", ..CALM },
     Scenario { name: "steady, 3 controls a zone", nodes_per_zone: 4, ..CALM },
     Scenario { name: "steady, 1,000 queries/s", rate: (1_000.0, 1_000.0), ..CALM },
@@ -66,6 +69,8 @@ pub(super) const GOOD: [Scenario; 16] = [
     Scenario { name: "storm of one client, 4 names, 20 controls", storm: Some((20.0, 4)), ..CALM },
     Scenario { name: "storm of one client, 4 names, 3 controls", nodes_per_zone: 4, storm: Some((20.0, 4)), ..CALM },
     Scenario { name: "storm on a busy node", rate: (500.0, 500.0), storm: Some((300.0, 4)), nodes_per_zone: 4, ..CALM },
+    Scenario { name: "10 canaries a zone, 11 controls", changed_per_zone: 10, ..CALM },
+    Scenario { name: "wave of 15, uneven nodes, 15 controls", changed_per_zone: 15, nodes_per_zone: 30, ..UNEVEN },
     Scenario { name: "0.1 queries/s a node", rate: (0.1, 0.1), ..CALM },
     Scenario { name: "uneven nodes, 20 controls a zone", ..UNEVEN },
     Scenario { name: "uneven nodes, 3 controls a zone", nodes_per_zone: 4, ..UNEVEN },
@@ -77,12 +82,13 @@ pub(super) const GOOD: [Scenario; 16] = [
 ];
 
 /// Changes with a fault.
-pub(super) const FAULTS: [Scenario; 11] = [
+pub(super) const FAULTS: [Scenario; 12] = [
     Scenario { name: "+5 points, 20 queries/s, 20 controls a zone", ..BAD },
     Scenario { name: "+5 points, 20 queries/s, 3 controls a zone", nodes_per_zone: 4, ..BAD },
     Scenario { name: "+5 points, 20 queries/s, one zone of 2 nodes", zones: 1, nodes_per_zone: 2, ..BAD },
     Scenario { name: "+5 points, 1,000 queries/s", rate: (1_000.0, 1_000.0), ..BAD },
     Scenario { name: "+5 points, a third of the nodes away", away: 0.33, ..BAD },
+    Scenario { name: "+5 points, wave of 15, 2 queries/s", rate: (2.0, 2.0), changed_per_zone: 15, ..BAD },
     Scenario { name: "+5 points, storm on a control, 20 controls", storm: Some((20.0, 4)), storm_node: 1, ..BAD },
     Scenario {
         name: "+5 points, storm on a control, 3 controls",

@@ -46,7 +46,7 @@ impl World {
         let (mut nodes, mut looks) = (Vec::new(), Vec::new());
         for zone in 0..scenario.zones {
             for number in 0..scenario.nodes_per_zone {
-                let is_canary = number == 0;
+                let is_canary = number < scenario.changed_per_zone;
                 let restarts = !is_canary && random.unit() < scenario.restarts;
                 // One canary stays: without any there is nothing to judge.
                 let is_away = (zone, number) != (0, 0) && random.unit() < scenario.away;
@@ -110,10 +110,11 @@ impl World {
     /// Probes canaries and three controls of each zone.
     fn probe(&mut self, number: usize) {
         let place = number % self.scenario.nodes_per_zone;
-        if place > 3 {
+        let changed = self.scenario.changed_per_zone;
+        if place >= changed + 3 {
             return;
         }
-        let has_route = self.scenario.is_route_dead && place == 0 && self.now > self.change_at;
+        let has_route = self.scenario.is_route_dead && place < changed && self.now > self.change_at;
         let names = [(".", "NS"), ("kubernetes.default.svc.cluster.local", "A"), ("corp.example", "SOA")];
         let mut outcomes = Vec::new();
         for (name, rtype) in names {

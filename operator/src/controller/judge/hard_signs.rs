@@ -20,5 +20,5 @@ pub(crate) fn find(name: &str, role: Role, report: &PodReport, baseline: &Baseli
         return Some((FailReason::PodCrashed, format!("{pod} has restarted {times} since it was told of the change")));
     }
     let failure = report.self_query_failure.as_ref().filter(|_| !baseline.is_self_query_failing)?;
-    Some((FailReason::JudgedWorse, format!("{pod} does not reach its own caches: {failure}")))
+    Some((FailReason::PodCrashed, format!("{pod} does not reach its own caches: {failure}")))
 }

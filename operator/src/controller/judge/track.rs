@@ -145,7 +145,7 @@ impl Track {
     }
 
     fn add_past(&mut self, now: Duration, earlier: &Figures, later: &Figures) {
-        let start = *self.past_start.get_or_insert(self.last_report.unwrap_or(now));
+        let start = *self.past_start.get_or_insert_with(|| self.last_report.unwrap_or(now));
         if now.saturating_sub(self.past_turn.max(start)) >= PAST_SPAN {
             self.past.swap(0, 1);
             self.past[1] = Window::default();
@@ -157,7 +157,7 @@ impl Track {
     /// Adds to what was counted since the change. A trouble that begins late in a long soak must not drown in the good
     /// hours before it, so the window is the later half of a long time.
     fn add_since(&mut self, now: Duration, earlier: &Figures, later: &Figures) {
-        let start = *self.since_start.get_or_insert(self.last_report.unwrap_or(now));
+        let start = *self.since_start.get_or_insert_with(|| self.last_report.unwrap_or(now));
         let half = self.half.max(start);
         if now.saturating_sub(start) >= WHOLE_SPAN && now.saturating_sub(half) >= half.saturating_sub(start) {
             self.since = std::mem::take(&mut self.later_half);

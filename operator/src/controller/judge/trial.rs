@@ -42,7 +42,8 @@ pub(crate) struct Step {
     pub(crate) soak: Duration,
     /// Percentage points above the controls that are tolerated.
     pub(crate) max_error_increase: f64,
-    /// Begin of the soak, where an earlier process has seen it.
+    /// Begin of the soak, if the caller says when it was: it may have been in an earlier process, and a pod that does
+    /// not get the revision in force may be excused. `None`: the judge waits until all pods have it.
     pub(crate) soak_start: Option<Duration>,
 }
 
@@ -76,6 +77,11 @@ impl Trial {
     /// Notes that the pods of the step are told of the change now: their past ends.
     pub(crate) fn tell(&mut self) {
         self.is_told = true;
+    }
+
+    /// Notes when the soak of the step began.
+    pub(crate) fn start_soak(&mut self, start: Duration) {
+        self.step.soak_start = Some(start);
     }
 
     /// Judges other pods from now on, after a canary was replaced.
@@ -215,7 +221,8 @@ impl Trial {
             .filter(|look| track(look).is_none_or(|track| track.in_force_since.is_none()))
             .map(|look| look.name.as_str())
             .collect();
-        if let Some(first) = behind.first() {
+        let is_excused = self.step.soak_start.is_some() && behind.len() < judged.len();
+        if let Some(first) = behind.first().filter(|_| !is_excused) {
             let sentence = format!(
                 "{} of {} pods of the step do not have the revision in force yet, {first} among them",
                 behind.len(),

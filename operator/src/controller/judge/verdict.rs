@@ -29,11 +29,11 @@ pub(crate) enum Outcome {
 pub(crate) enum FailReason {
     /// A pod rejects the revision.
     RevisionRefused,
-    /// A process of a pod has restarted.
+    /// A process of a pod has restarted, or the pod does not answer itself at a captured address.
     PodCrashed,
     /// A probe got another answer than on controls.
     WrongAnswers,
-    /// Responses, or probes without an answer, are worse than those of the controls; or a pod is deaf at an address.
+    /// Responses, or probes without an answer, are worse than those of the controls.
     JudgedWorse,
 }
 

@@ -58,7 +58,7 @@ fn a_failed_self_query_fails_at_once_unless_it_failed_before() {
     cluster.change(&["canary"]);
     cluster.report("canary").self_query_failure.clone_from(&failure);
     let verdict = cluster.look();
-    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::JudgedWorse));
+    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::PodCrashed));
     assert!(verdict.sentence.ends_with("does not reach its own caches: 169.254.20.10: no response within 1 s"));
     let mut cluster = Cluster::new(3);
     cluster.report("canary").self_query_failure = failure;

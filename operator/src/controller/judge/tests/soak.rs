@@ -55,3 +55,12 @@ fn nothing_passes_before_pods_are_told() {
     let mut cluster = Cluster::new(3);
     assert_eq!(cluster.outcomes(20), [Outcome::Hold(HoldReason::NotInForce); 20]);
 }
+
+#[test]
+fn a_pod_of_a_wave_that_stays_behind_can_be_excused() {
+    let mut cluster = Cluster::with(step(&["one", "two", "three"]), vec![pod("control-0", "a")]);
+    cluster.change(&["one", "two"]);
+    assert_eq!(cluster.outcomes(20), [Outcome::Hold(HoldReason::NotInForce); 20]);
+    cluster.trial.start_soak(Duration::from_secs(cluster.now));
+    assert_eq!(cluster.outcomes(6)[4..], [SOAK, Outcome::Pass]);
+}

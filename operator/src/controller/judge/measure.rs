@@ -1,4 +1,4 @@
-//! What is counted of responses, and which of it decides.
+//! Kinds of responses whose share is compared, and which of them decide.
 
 /// Kind of responses whose share is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -65,7 +65,7 @@ pub(crate) struct ProbeOutcome {
     pub(crate) name: String,
     /// Mnemonic of the probed type.
     pub(crate) rtype: String,
-    /// What of the answers is compared.
+    /// Part of the answers that is compared.
     pub(crate) compare: Compare,
     /// Response code; `None` without a response.
     pub(crate) rcode: Option<u16>,
@@ -75,7 +75,7 @@ pub(crate) struct ProbeOutcome {
     pub(crate) microseconds: u64,
 }
 
-/// What two answers to a probe have to have in common.
+/// Part of two answers to a probe that has to be the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compare {
     /// The response code.

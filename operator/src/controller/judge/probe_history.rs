@@ -1,4 +1,4 @@
-//! What a pod answered to probes: before the change, and how it compared in the last looks.
+//! Answers of a pod to probes: before the change, and how they compared in the last looks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

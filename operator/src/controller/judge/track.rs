@@ -48,11 +48,11 @@ impl Baseline {
 /// Part of a trial to which a look at a pod belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nobody was told of the change.
+    /// Time before anybody is told of the change.
     Past,
-    /// Pods of the step are told, and this one does not have the change in force.
+    /// Time in which pods of the step are told, and this one does not have the change in force.
     Told,
-    /// The change is in force: on this pod of the step, or for a control on any pod of the step.
+    /// Time in which the change is in force: on this pod of the step, or for a control on any pod of the step.
     Since,
 }
 

@@ -9,7 +9,7 @@ pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
     /// One sentence with the figures that decided.
     pub(crate) sentence: String,
-    /// What people may want to know and what decides nothing, one sentence each, four at the most.
+    /// Sentences about what people may want to know and what decides nothing, four at the most.
     pub(crate) warnings: Vec<String>,
 }
 

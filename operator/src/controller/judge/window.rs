@@ -1,4 +1,4 @@
-//! What a pod counted in a span of time, and the shares that are compared.
+//! Counts of a pod in a span of time, and the shares that are compared.
 
 use crate::controller::judge::exact_test::Sample;
 use crate::controller::judge::figures::{Counts, Figures};
@@ -8,7 +8,7 @@ use crate::controller::judge::names::NameWindow;
 /// Square of the relative standard error of an estimated number of names.
 const ESTIMATE_VARIANCE: f64 = 0.017;
 
-/// What a pod counted in a span of time.
+/// Counts of a pod in a span of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Window {
     counts: Counts,
@@ -57,11 +57,9 @@ impl Window {
         let distinct = events.min(self.names_in(scope, events));
         Share { events, distinct, responses: total, estimate_squares: distinct.saturating_mul(distinct) }
     }
-}
 
-impl Window {
-    /// Returns the estimated number of names that failed in a scope, in which `events` responses are SERVFAIL: names are
-    /// not counted by scope, so it is that part of all names.
+    /// Returns the estimated number of names that failed in a scope, in which `events` responses are SERVFAIL. It is
+    /// that part of all names, which are not counted by scope.
     fn names_in(&self, scope: Option<&str>, events: u64) -> u64 {
         let names = self.names.map_or(0, |names| names.estimate());
         if scope.is_none() {

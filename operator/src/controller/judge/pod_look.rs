@@ -43,7 +43,7 @@ pub(crate) struct PodReport {
     pub(crate) self_query_failure: Option<String>,
     /// Counters of the pod.
     pub(crate) figures: Figures,
-    /// Results of probes of this look; empty where none were asked.
+    /// Results of probes of this look, those without a response included; empty where none were asked.
     pub(crate) probes: Vec<ProbeOutcome>,
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Track {
     pub(crate) in_force_since: Option<Duration>,
     /// Time of the last report.
     pub(crate) last_report: Option<Duration>,
-    /// Whether the pod runs the proven revision and its figures can be compared with.
+    /// Whether the pod, when it last reported, ran the proven revision and could be compared with.
     pub(crate) is_control: bool,
     /// Probes of the pod.
     pub(crate) probes: ProbeHistory,
@@ -175,7 +175,11 @@ impl Track {
 
     /// Turns what was counted in a step into the past of the next one.
     pub(crate) fn advance(&mut self) {
-        if self.in_force_since.is_none() && !self.since.is_empty() {
+        if self.in_force_since.is_some() {
+            return;
+        }
+        self.baseline = None;
+        if !self.since.is_empty() {
             self.past = [Window::default(), std::mem::take(&mut self.since)];
             self.past_turn = self.last_report.unwrap_or_default();
             self.restart_since();

@@ -86,6 +86,12 @@ impl Trial {
 
     /// Judges other pods from now on, after a canary was replaced.
     pub(crate) fn replace_pods(&mut self, pods: BTreeSet<String>) {
+        for (name, track) in &mut self.tracks {
+            if pods.contains(name) && !self.step.pods.contains(name) {
+                // It is told only now.
+                track.baseline = None;
+            }
+        }
         self.step.pods = pods;
     }
 
@@ -132,7 +138,7 @@ impl Trial {
         let listed: BTreeMap<&str, &PodLook> = looks.iter().map(|look| (look.name.as_str(), look)).collect();
         self.tracks.retain(|name, track| listed.get(name.as_str()).is_some_and(|look| track.is_of(look)));
         for (name, track) in &mut self.tracks {
-            track.is_control &= listed.get(name.as_str()).is_some_and(|look| !look.is_away && look.report.is_some());
+            track.is_control &= listed.get(name.as_str()).is_some_and(|look| !look.is_away);
         }
         looks.iter().filter(|look| !look.is_away).filter_map(|look| Some((look, look.report.as_ref()?))).collect()
     }
@@ -253,10 +259,7 @@ impl Trial {
 
     /// Returns a sentence when more than half of the judged pods of a zone and role report nothing.
     fn silence(&self, now: Duration, judged: &[&PodLook]) -> Option<String> {
-        let reports = |look: &PodLook| {
-            let last = self.tracks.get(&look.name).and_then(|track| track.last_report);
-            last.is_some_and(|last| now.saturating_sub(last) <= MAX_REPORT_AGE)
-        };
+        let reports = |look: &PodLook| self.tracks.get(&look.name).is_some_and(|track| has_reported(track, now));
         groups(judged).into_iter().find_map(|((zone, _), pods)| {
             let silent = pods.iter().filter(|look| !reports(look)).count();
             let sentence = || format!("{silent} of {} pods of the step in zone {zone} report nothing", pods.len());
@@ -273,7 +276,8 @@ impl Trial {
         for ((zone, role), looks) in groups(judged) {
             let tracks = looks.iter().filter_map(|look| Some((look.name.as_str(), self.tracks.get(&look.name)?)));
             let pods: Vec<(&str, &Track)> = tracks.filter(|(_, track)| track.in_force_since.is_some()).collect();
-            let controls = controls::choose(&self.tracks, zone, role, |_, track| track.has_past());
+            let is_comparable = |_: &str, track: &Track| track.has_past() && has_reported(track, now);
+            let controls = controls::choose(&self.tracks, zone, role, is_comparable);
             findings.extend(rates::find(zone, &pods, &controls, limits));
         }
         findings
@@ -320,6 +324,11 @@ impl Trial {
     fn hold(&self, reason: HoldReason, sentence: String) -> Verdict {
         Verdict { outcome: Outcome::Hold(reason), sentence, warnings: Vec::new() }
     }
+}
+
+/// Returns whether a pod has reported lately.
+fn has_reported(track: &Track, now: Duration) -> bool {
+    track.last_report.is_some_and(|last| now.saturating_sub(last) <= MAX_REPORT_AGE)
 }
 
 /// Returns the pods by zone and role.

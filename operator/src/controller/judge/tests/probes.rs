@@ -103,6 +103,17 @@ fn a_look_in_which_controls_were_not_asked_decides_nothing() {
 }
 
 #[test]
+fn controls_that_fall_silent_are_not_gone() {
+    let mut cluster = cluster();
+    cluster.look();
+    for name in &ALL[1..] {
+        cluster.pod(name).report = None;
+    }
+    cluster.set_probe(&["canary"], None, "");
+    assert_eq!(cluster.outcomes(4), [Outcome::Hold(HoldReason::Soak); 4], "whatever is wrong, nobody can compare");
+}
+
+#[test]
 fn a_soak_below_15_s_is_judged_by_probes() {
     let short = Step { soak: Duration::from_secs(5), ..step(&["canary"]) };
     let controls = (0..3).map(|number| pod(&format!("control-{number}"), "a"));

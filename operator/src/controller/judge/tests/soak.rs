@@ -37,7 +37,10 @@ fn a_canary_that_takes_the_place_of_another_is_judged_in_its_stead() {
     let mut cluster = Cluster::new(3);
     cluster.trial.tell();
     cluster.look();
+    cluster.report("control-0").restarts = 5;
+    cluster.look();
     cluster.trial.replace_pods(["control-0".to_owned()].into());
+    cluster.look();
     cluster.report("control-0").in_force = InForce::Target;
     assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
 }

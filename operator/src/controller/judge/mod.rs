@@ -6,8 +6,8 @@
 //! the same moment, shares of responses against the pod's own past and against the controls, and for the rest warnings.
 //!
 //! Each look lists all pods of the step and all controls, those that are away or silent included. Looks begin half a
-//! minute before [`tell`](trial::Trial::tell), with probes, so that there is a past. While a step is watched, the pods of
-//! the next one are among its controls; [`advance`](trial::Trial::advance) keeps what they counted.
+//! minute before [`tell`](trial::Trial::tell), with probes, so that there is a past. While a step is watched, the pods
+//! of the next one are among its controls; [`advance`](trial::Trial::advance) keeps what they counted.
 
 pub(crate) mod comparison;
 pub(crate) mod controls;

@@ -1,6 +1,8 @@
 //! Judgement by probes: a pod against controls that were asked at the same moment, or against its own answers just
 //! before where no control is left.
 
+use std::fmt;
+
 use crate::controller::judge::pod_look::ProbeOutcome;
 use crate::controller::judge::probe_history::{ProbeHistory, ProbeKey, ProbePast, Standing};
 
@@ -28,6 +30,13 @@ pub(crate) struct BadLooks {
     pub(crate) bad: usize,
     /// Number of looks that are judged.
     pub(crate) looks: usize,
+}
+
+impl fmt::Display for BadLooks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key: ProbeKey { name, rtype }, bad, looks } = self;
+        write!(formatter, "{bad} of the last {looks} probes of {name} {rtype}")
+    }
 }
 
 /// Compares one result with the results of controls of the same moment.

@@ -30,6 +30,8 @@ const MAX_DOUBT: Duration = Duration::from_secs(30);
 const EARLY: Duration = Duration::from_secs(20);
 /// Probability below which an increase is no chance in that time.
 const EARLY_SIGNIFICANCE: f64 = 0.000_01;
+/// Pods of a step up to which two lost probes of one pod are no chance.
+const MAX_PODS_WITHOUT_CHANCE: usize = 3;
 /// Most warnings of a verdict.
 const MAX_WARNINGS: usize = 4;
 
@@ -286,7 +288,7 @@ impl Trial {
     fn judge_probes(&mut self, judged: &[&PodLook], present: &[(&PodLook, &PodReport)]) -> Option<(Outcome, String)> {
         let results: BTreeMap<&str, BTreeMap<ProbeKey, &ProbeOutcome>> =
             present.iter().map(|(look, report)| (look.name.as_str(), by_key(&report.probes))).collect();
-        let mut worst: Option<(u8, Outcome, String)> = None;
+        let mut found: Vec<ProbeFinding> = Vec::new();
         for ((zone, role), looks) in groups(judged) {
             let is_left = !controls::choose(&self.tracks, zone, role, |_, _| true).is_empty();
             let has_results = |name: &str, _: &Track| results.get(name).is_some_and(|results| !results.is_empty());
@@ -311,14 +313,16 @@ impl Trial {
                     let standing = probes::compare(outcome, &track.probes, is_left.then_some(&answers));
                     track.probes.add(key, standing);
                 }
-                let found = describe(&look.name, probes::judge(&track.probes), controls.len());
-                worst = match (found, worst) {
-                    (Some(found), Some(worst)) if worst.0 >= found.0 => Some(worst),
-                    (found, worst) => found.or(worst),
-                };
+                let judgement = probes::judge(&track.probes);
+                found.extend(ProbeFinding::describe(&look.name, judgement, controls.len()));
             }
         }
-        worst.map(|(_, outcome, sentence)| (outcome, sentence))
+        let failed = found.iter().filter(|finding| matches!(finding.outcome, Outcome::Fail(_))).count();
+        if judged.len() > MAX_PODS_WITHOUT_CHANCE && failed == 1 {
+            found.iter_mut().filter(|finding| finding.may_be_chance).for_each(ProbeFinding::doubt);
+        }
+        let worst = found.into_iter().rev().max_by_key(|finding| finding.severity());
+        worst.map(|finding| (finding.outcome, finding.sentence))
     }
 
     fn hold(&self, reason: HoldReason, sentence: String) -> Verdict {
@@ -340,32 +344,54 @@ fn groups<'a>(looks: &[&'a PodLook]) -> BTreeMap<(&'a str, Role), Vec<&'a PodLoo
     groups
 }
 
-/// Returns how bad the probes of a pod are, the consequence, and a sentence; `None` when nothing is bad.
-fn describe(pod: &str, judgement: ProbeJudgement, controls: usize) -> Option<(u8, Outcome, String)> {
-    let others = match controls {
-        0 => "its own answers just before".to_owned(),
-        1 => "one control".to_owned(),
-        count => format!("{count} controls"),
-    };
-    Some(match judgement {
-        ProbeJudgement::Fine => return None,
-        ProbeJudgement::Suspicion(ProbeKey { name, rtype }) => {
-            let sentence = format!("The last probe of {name} {rtype} on {pod} was worse than {others}");
-            (0, Outcome::Hold(HoldReason::Suspicion), sentence)
+/// What the probes of one pod show, when it is bad.
+struct ProbeFinding {
+    outcome: Outcome,
+    sentence: String,
+    /// Whether a look was good among those that are judged.
+    may_be_chance: bool,
+}
+
+impl ProbeFinding {
+    fn describe(pod: &str, judgement: ProbeJudgement, controls: usize) -> Option<Self> {
+        let others = match controls {
+            0 => "its own answers just before".to_owned(),
+            1 => "one control".to_owned(),
+            count => format!("{count} controls"),
+        };
+        let is_incomplete = |looks: &BadLooks| looks.bad < looks.looks;
+        let (outcome, sentence, may_be_chance) = match judgement {
+            ProbeJudgement::Fine => return None,
+            ProbeJudgement::Suspicion(ProbeKey { name, rtype }) => {
+                let sentence = format!("The last probe of {name} {rtype} on {pod} was worse than {others}");
+                (Outcome::Hold(HoldReason::Suspicion), sentence, true)
+            }
+            ProbeJudgement::ControlsFailing(ProbeKey { name, rtype }) => {
+                let sentence = format!("Probes of {name} {rtype} get no answer on {pod}, and none on controls");
+                (Outcome::Hold(HoldReason::ControlsFailing), sentence, false)
+            }
+            ProbeJudgement::Unanswered(looks) => {
+                let sentence = format!("{looks} on {pod} got no answer, unlike {others}");
+                (Outcome::Fail(FailReason::JudgedWorse), sentence, is_incomplete(&looks))
+            }
+            ProbeJudgement::Different(looks) => {
+                let sentence = format!("{looks} on {pod} got another answer than {others}");
+                (Outcome::Fail(FailReason::WrongAnswers), sentence, is_incomplete(&looks))
+            }
+        };
+        Some(Self { outcome, sentence, may_be_chance })
+    }
+
+    /// Turns a failure into a suspicion.
+    fn doubt(&mut self) {
+        self.outcome = Outcome::Hold(HoldReason::Suspicion);
+    }
+
+    fn severity(&self) -> u8 {
+        match self.outcome {
+            Outcome::Fail(_) => 2,
+            Outcome::Hold(HoldReason::ControlsFailing) => 1,
+            _ => 0,
         }
-        ProbeJudgement::ControlsFailing(ProbeKey { name, rtype }) => {
-            let sentence = format!("Probes of {name} {rtype} get no answer on {pod}, and none on controls");
-            (1, Outcome::Hold(HoldReason::ControlsFailing), sentence)
-        }
-        ProbeJudgement::Unanswered(BadLooks { key: ProbeKey { name, rtype }, bad, looks }) => {
-            let sentence =
-                format!("{bad} of the last {looks} probes of {name} {rtype} on {pod} got no answer, unlike {others}");
-            (2, Outcome::Fail(FailReason::JudgedWorse), sentence)
-        }
-        ProbeJudgement::Different(BadLooks { key: ProbeKey { name, rtype }, bad, looks }) => {
-            let sentence =
-                format!("{bad} of the last {looks} probes of {name} {rtype} on {pod} got another answer than {others}");
-            (2, Outcome::Fail(FailReason::WrongAnswers), sentence)
-        }
-    })
+    }
 }

@@ -103,6 +103,22 @@ fn a_look_in_which_controls_were_not_asked_decides_nothing() {
 }
 
 #[test]
+fn among_many_pods_one_pod_needs_three_bad_looks_and_two_pods_need_two() {
+    let pods = ["one", "two", "three", "four"];
+    let cluster = |bad: &[&str]| {
+        let mut cluster = Cluster::with(step(&pods), vec![pod("control-0", "a")]);
+        cluster.set_probe(&[&pods[..], &["control-0"]].concat(), Some(0), "1");
+        cluster.look();
+        cluster.change(&pods);
+        cluster.set_probe(bad, None, "");
+        cluster
+    };
+    let fail = Outcome::Fail(FailReason::JudgedWorse);
+    assert_eq!(cluster(&["two"]).outcomes(3), [SUSPICION, SUSPICION, fail]);
+    assert_eq!(cluster(&["two", "four"]).outcomes(2), [SUSPICION, fail]);
+}
+
+#[test]
 fn controls_that_fall_silent_are_not_gone() {
     let mut cluster = cluster();
     cluster.look();

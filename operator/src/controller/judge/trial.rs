@@ -344,7 +344,7 @@ fn groups<'a>(looks: &[&'a PodLook]) -> BTreeMap<(&'a str, Role), Vec<&'a PodLoo
     groups
 }
 
-/// What the probes of one pod show, when it is bad.
+/// Bad sign that the probes of one pod show.
 struct ProbeFinding {
     outcome: Outcome,
     sentence: String,

@@ -1,0 +1,41 @@
+//! Roll-outs: of pod templates, and of revisions of the configuration.
+//!
+//! ```text
+//! ConfigMap ──► record ─┐
+//! pods, polls ──► pods ─┼─► plan (pure) ──► record to write, pods to tell, facts for the conditions
+//! judge ──► verdict ────┘     │
+//!                             ├─ steps: which step is next, and who belongs to it
+//!                             └─ asks: which pod should run which revision, and in which order
+//! ```
+//!
+//! The record is written before any pod of a step is told. Everything else follows from the record and from what the
+//! pods are asked to run, so that a crash after any write ends where no crash would have ended.
+
+mod asks;
+mod leaving;
+mod plan;
+mod pods;
+mod record;
+mod revision;
+#[cfg(test)]
+mod simulation;
+mod steps;
+mod store;
+mod template;
+#[cfg(test)]
+mod tests;
+
+#[expect(unused_imports, reason = "the apply step does not use the planner yet")]
+pub(crate) use {
+    asks::Ask,
+    leaving::nodes_to_keep,
+    plan::{Inputs, Plan, RolledOut, RolloutReason, plan},
+    pods::{Role, RolloutPod},
+    record::{Record, Rejection, Step},
+    revision::{KnownRevision, TierRevision, assign, rebuild_proven},
+    steps::{FailReason, Verdict},
+    store::StoredRecord,
+};
+pub(crate) use template::{
+    NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
+};

@@ -24,8 +24,7 @@ pub use rollout::{InvalidWaveSize, Probe, ProbeCompare, ProbeType, Rollout, Wave
 pub use size::{ByteSize, InvalidByteSize};
 pub use spec::{ClusterDns, DnsTier, DnsTierSpec, Route};
 pub use status::{
-    DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, RolloutStatus,
-    SummaryStatus, TrafficStatus,
-    ZoneStatus,
+    DnsTierStatus, ExcludedNodesStatus, NodesStatus, ResolversStatus, RevisionStatus, RolloutStatus, SummaryStatus,
+    TrafficStatus, ZoneStatus,
 };
 pub use upstream::{BudgetPreset, CaseRandomization, PacketBudget, Protocol, Upstream};

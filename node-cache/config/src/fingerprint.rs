@@ -10,9 +10,9 @@ use crate::{Config, LastResort, NodeCache, PacketBudget, PrivateAnswers, Resolve
 /// this part does the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartFingerprints {
-    /// What caches and agent of a node read.
+    /// Fingerprint of the part that caches and agent of a node read.
     pub nodes: String,
-    /// What the resolvers of a zone read.
+    /// Fingerprint of the part that the resolvers of a zone read.
     pub resolvers: String,
 }
 
@@ -42,8 +42,7 @@ pub fn part_fingerprints(config: &Config) -> PartFingerprints {
     let budgets: Vec<PacketBudget> = packet_budgets.iter().map(budget_of_node).collect();
     let last_resort_servers = has_last_resort.then_some((upstreams, budgets));
     let exempt_suffixes = (*private_answers == PrivateAnswers::Refuse).then_some(private_suffixes);
-    let nodes =
-        (tier, cluster_domain, cluster_dns, node_cache, zones, routes, last_resort_servers, exempt_suffixes);
+    let nodes = (tier, cluster_domain, cluster_dns, node_cache, zones, routes, last_resort_servers, exempt_suffixes);
     let not_asked = (*upstreams == UpstreamSource::ResolvConf).then(|| captured.iter().map(|each| each.address));
     let not_asked: Option<Vec<_>> = not_asked.map(Iterator::collect);
     PartFingerprints { nodes: hash(&nodes), resolvers: hash(&(resolver, not_asked)) }

@@ -59,11 +59,7 @@ fn revision_of<'a>(record: &'a Record, around: &Surroundings<'_>, pod: &RolloutP
     if around.settings.paused && pod.asked.is_some() && !is_same { None } else { revision }
 }
 
-fn revision_of_known<'a>(
-    record: &'a Record,
-    proven: &'a TierRevision,
-    pod: &RolloutPod,
-) -> Option<&'a str> {
+fn revision_of_known<'a>(record: &'a Record, proven: &'a TierRevision, pod: &RolloutPod) -> Option<&'a str> {
     let (target, proven_part) = (record.target.part(pod.role), proven.part(pod.role));
     let is_moved = is_moved(record, proven, pod);
     match record.step {
@@ -74,7 +70,8 @@ fn revision_of_known<'a>(
         Step::Moved => Some(if is_moved { target } else { proven_part }),
         Step::Resolver | Step::ResolverZone | Step::Canary | Step::Wave => {
             let key = pod.key();
-            let role = if matches!(record.step, Step::Resolver | Step::ResolverZone) { Role::Resolver } else { Role::Node };
+            let role =
+                if matches!(record.step, Step::Resolver | Step::ResolverZone) { Role::Resolver } else { Role::Node };
             let is_of_step = pod.role == role && record.moved.contains(key);
             let is_first = pod.role == Role::Node && record.canaries.contains(key);
             if record.set_aside.contains(key) {

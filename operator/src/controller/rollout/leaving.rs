@@ -22,7 +22,9 @@ pub(crate) fn nodes_to_keep(
     let next = leaving.values().min_by_key(|zone| (size(zone), zone.as_str()));
     let Some(next) = next else { return keep };
     let of_zone = leaving.iter().filter(|(_, zone)| *zone == next).map(|(node, _)| node);
-    of_zone.take(wave_size.nodes_of(size(next))).for_each(|node| drop(keep.remove(node)));
+    for node in of_zone.take(wave_size.nodes_of(size(next))) {
+        keep.remove(node);
+    }
     keep
 }
 

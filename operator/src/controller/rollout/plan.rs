@@ -17,10 +17,10 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 /// Interval of looks while a roll-out waits for a person.
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
-/// What is rolled out.
+/// Kind of a roll-out: its subject.
 const KIND: &str = "Configuration";
 
-/// What a plan is made from.
+/// Inputs of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
     /// Record; `None` before the first and when it is lost.
@@ -47,7 +47,7 @@ pub(crate) struct Plan {
     pub(crate) is_changed: bool,
     /// Pods to tell, in this order.
     pub(crate) asks: Vec<Ask>,
-    /// What the condition `RolledOut` says.
+    /// State of the condition `RolledOut`.
     pub(crate) rolled_out: RolledOut,
     /// The roll-out as the status shows it.
     pub(crate) status: RolloutStatus,
@@ -55,7 +55,7 @@ pub(crate) struct Plan {
     pub(crate) next_look: Option<Duration>,
 }
 
-/// What the condition `RolledOut` says.
+/// State of the condition `RolledOut`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RolledOut {
     /// Reason; the condition is true for [`RolloutReason::RolledOut`] alone.
@@ -159,9 +159,7 @@ fn rebuild(inputs: &Inputs<'_>) -> Record {
         return Record::new((*desired).clone(), None, Step::First, around.now);
     };
     let mut record = Record::new(proven.clone(), Some(proven.clone()), Step::Done, around.now);
-    let moved = around.pods.iter().filter_map(|pod| {
-        pod.asked.as_ref().filter(|asked| *asked != proven.part(pod.role))
-    });
+    let moved = around.pods.iter().filter_map(|pod| pod.asked.as_ref().filter(|asked| *asked != proven.part(pod.role)));
     record.superseded = moved.cloned().collect();
     if !record.superseded.is_empty() {
         // Whose turn it was is not known: they are the first to get the target, or go back.
@@ -213,9 +211,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
     });
     let zone = record.zone.as_deref().unwrap_or_default();
     let (reason, sentence) = match record.step {
-        Step::Done if !is_awaited => {
-            (Reason::RolledOut, format!("Revision {target} is in force wherever it is read."))
-        }
+        Step::Done if !is_awaited => (Reason::RolledOut, format!("Revision {target} is in force wherever it is read.")),
         Step::Stopped if !is_awaited => stopped.unwrap_or((Reason::JudgedWorse, format!("{target} was taken back."))),
         _ if paused => (Reason::Paused, format!("The roll-out of revision {} is paused.{said}", desired.id)),
         Step::RollingBack => {
@@ -237,18 +233,14 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
             let reason = if is_of_resolvers { Reason::Resolvers } else { Reason::Canary };
             (reason, format!("The roll-out of revision {} begins.", desired.id))
         }
-        Step::Moved => {
-            (Reason::Canary, format!("Pods of a superseded revision take over revision {target}.{said}"))
-        }
+        Step::Moved => (Reason::Canary, format!("Pods of a superseded revision take over revision {target}.{said}")),
         Step::Resolver => {
             (Reason::Resolvers, format!("A resolver of zone {zone:?} takes over revision {target}.{said}"))
         }
         Step::ResolverZone => {
             (Reason::Resolvers, format!("The resolvers of zone {zone:?} take over revision {target}.{said}"))
         }
-        Step::Canary => {
-            (Reason::Canary, format!("The first nodes of each zone take over revision {target}.{said}"))
-        }
+        Step::Canary => (Reason::Canary, format!("The first nodes of each zone take over revision {target}.{said}")),
         Step::Wave => (Reason::Wave, format!("Nodes of zone {zone:?} take over revision {target}.{said}")),
         Step::First | Step::Finish => (Reason::Wave, format!("All pods take over revision {target}.")),
     };

@@ -69,7 +69,7 @@ pub(crate) struct Record {
 pub(crate) enum Step {
     /// The first revision goes to all pods at once.
     First,
-    /// Nobody has been told yet.
+    /// No pod has been told yet.
     Start,
     /// Pods that ran a superseded revision have the target.
     Moved,

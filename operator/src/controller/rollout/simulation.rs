@@ -7,8 +7,8 @@ use dnstier_crds::v1alpha1::{Duration, Rollout, WaveSize};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use node_cache_config::PartFingerprints;
 
-use super::pods::{Role, RolloutPod, zone_size};
 use super::plan::{Inputs, Plan, plan};
+use super::pods::{Role, RolloutPod, zone_size};
 use super::record::{Record, Step};
 use super::revision::{KnownRevision, TierRevision, assign, rebuild_proven};
 use super::steps::{FailReason, Surroundings, Verdict, members};
@@ -208,7 +208,8 @@ impl World {
         };
         let plan = plan(&inputs);
         let again = super::plan::plan(&Inputs { record: Some(&plan.record), verdict: None, ..inputs });
-        assert!(!again.is_changed || plan.record.step == Step::Done, "one pass goes as far as it can");
+        let is_ended = matches!(plan.record.step, Step::Done | Step::Stopped);
+        assert!(!again.is_changed || is_ended, "a pass goes as far as it can: {:#?} {:#?}", plan.record, again.record);
         let mut write = || {
             let may = writes_left > 0;
             writes_left = writes_left.saturating_sub(1);
@@ -420,7 +421,7 @@ fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_no_bad_revision_is_proven_and_every_roll_out_ends() {
-    (0..300).for_each(simulate);
+    (0..100).for_each(simulate);
 }
 
 /// Rolls out a change that is interrupted after its n-th write, and looks at where that ends.

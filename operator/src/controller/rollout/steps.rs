@@ -22,7 +22,7 @@ pub(crate) enum Verdict {
     Pass,
     /// Something is worse.
     Fail {
-        /// What is worse.
+        /// Kind of the failure.
         reason: FailReason,
         /// Sentence with the figures.
         sentence: String,
@@ -36,7 +36,7 @@ pub(crate) enum Verdict {
     },
 }
 
-/// What the judge finds worse.
+/// Kind of a failure that the judge finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailReason {
     /// Figures of the responses.
@@ -62,7 +62,7 @@ impl FailReason {
     }
 }
 
-/// What the steps read beside the record.
+/// Inputs of the steps beside the record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Surroundings<'a> {
     /// Pods of the tier that are not terminating.
@@ -193,9 +193,7 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     let mut silent: BTreeSet<String> = BTreeSet::new();
     let mut current = members(record, proven, around);
     let is_target = |pod: &RolloutPod| pod.is_asked(record.target.part(pod.role));
-    silent.extend(
-        current.iter().filter(|pod| is_target(pod) && pod.is_silent(now)).map(|pod| pod.key().to_owned()),
-    );
+    silent.extend(current.iter().filter(|pod| is_target(pod) && pod.is_silent(now)).map(|pod| pod.key().to_owned()));
     let is_first = matches!(record.step, Step::Resolver | Step::Canary);
     if !is_paused && !silent.is_empty() {
         let is_too_many =
@@ -238,9 +236,8 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     let is_in_force = |pod: &&RolloutPod| {
         pod.is_running(record.target.part(pod.role)) || !is_first && pod.is_silent(now) && is_target_of(record, pod)
     };
-    let is_missing = record.moved.iter().any(|key| {
-        is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key)
-    });
+    let is_missing =
+        record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
     let is_in_force = current.iter().all(is_in_force) && !is_missing;
     if !is_in_force {
         return;
@@ -298,8 +295,7 @@ fn replace_absent(record: &mut Record, proven: &TierRevision, around: &Surroundi
         Step::Resolver => {
             let is_any = record.moved.iter().any(|key| is_there(record, key, around));
             let zone = record.zone.clone().unwrap_or_default();
-            let mut others =
-                candidates(around.pods, Role::Resolver, &zone, &proven.resolvers, &record.set_aside);
+            let mut others = candidates(around.pods, Role::Resolver, &zone, &proven.resolvers, &record.set_aside);
             sort_by_traffic(&mut others);
             if let (false, Some(other)) = (is_any, others.first()) {
                 std::mem::take(&mut record.moved).iter().for_each(|key| set_aside(record, key));
@@ -318,9 +314,7 @@ fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surround
     for zone in zones(around.pods, Role::Node) {
         let in_zone = || around.pods.iter().filter(|pod| pod.role == Role::Node && pod.zone == zone);
         let is_here = |pod: &&RolloutPod| !pod.away && !record.set_aside.contains(pod.key());
-        let runs_target = |pod: &&RolloutPod| {
-            record.canaries.contains(pod.key()) || pod.is_asked(&record.target.nodes)
-        };
+        let runs_target = |pod: &&RolloutPod| record.canaries.contains(pod.key()) || pod.is_asked(&record.target.nodes);
         let here = in_zone().filter(is_here).filter(runs_target).count();
         // A node whose pod is made again is of no zone meanwhile; it is there all the same.
         let expected = record.canaries.iter().filter(|key| {
@@ -346,8 +340,7 @@ fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surround
 
 /// Begins the step that follows: resolvers, nodes that go first, waves; or the end.
 fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
-    let is_before_nodes =
-        matches!(record.step, Step::Start | Step::Moved | Step::Resolver | Step::ResolverZone);
+    let is_before_nodes = matches!(record.step, Step::Start | Step::Moved | Step::Resolver | Step::ResolverZone);
     if is_before_nodes && record.target.resolvers != proven.resolvers {
         if begin_resolvers(record, proven, around) {
             return;
@@ -379,8 +372,7 @@ fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<
 
 fn begin_resolvers(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
     for zone in current_first(zones(around.pods, Role::Resolver), record.zone.as_deref()) {
-        let mut others =
-            candidates(around.pods, Role::Resolver, zone, &proven.resolvers, &record.set_aside);
+        let mut others = candidates(around.pods, Role::Resolver, zone, &proven.resolvers, &record.set_aside);
         sort_by_traffic(&mut others);
         let is_moved =
             |pod: &RolloutPod| pod.role == Role::Resolver && pod.zone == zone && is_moved(record, proven, pod);

@@ -17,7 +17,7 @@ const KEY: &str = "record.json";
 /// Version of the form of the record. Another version is not read.
 const VERSION: u32 = 1;
 
-/// What the ConfigMap of a record has.
+/// Contents of the ConfigMap of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredRecord {
     /// Record; `None` where there is none, or none that can be read.

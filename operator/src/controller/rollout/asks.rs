@@ -45,7 +45,7 @@ pub(crate) fn asks(record: &Record, around: &Surroundings<'_>) -> Vec<Ask> {
         let order = if is_back { (Some(back), None) } else { (None, Some(forward)) };
         asks.push((order, Ask { role: pod.role, pod: pod.name.clone(), revision: revision.to_owned(), telling }));
     }
-    asks.sort_by(|(one, _), (other, _)| one.cmp(other));
+    asks.sort_by_key(|(order, _)| *order);
     asks.into_iter().map(|(_, ask)| ask).collect()
 }
 

@@ -11,15 +11,12 @@
 //! The record is written before any pod of a step is told. Everything else follows from the record and from what the
 //! pods are asked to run, so that a crash after any write ends where no crash would have ended.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod asks;
 #[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod leaving;
 #[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod plan;
-#[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod pods;
-#[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod record;
 #[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod revision;

@@ -212,7 +212,9 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
     let zone = record.zone.as_deref().unwrap_or_default();
     let (reason, sentence) = match record.step {
         Step::Done if !is_awaited => (Reason::RolledOut, format!("Revision {target} is in force wherever it is read.")),
-        Step::Stopped if !is_awaited => stopped.unwrap_or((Reason::JudgedWorse, format!("{target} was taken back."))),
+        Step::Stopped if !is_awaited => {
+            stopped.unwrap_or_else(|| (Reason::JudgedWorse, format!("Revision {target} was taken back.")))
+        }
         _ if paused => (Reason::Paused, format!("The roll-out of revision {} is paused.{said}", desired.id)),
         Step::RollingBack => {
             let why = stopped.map(|(_, sentence)| format!(" {sentence}")).unwrap_or_default();

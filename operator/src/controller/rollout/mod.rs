@@ -18,6 +18,8 @@ mod leaving;
 mod plan;
 mod pods;
 mod record;
+#[cfg(test)]
+mod record_tests;
 #[cfg_attr(not(test), expect(dead_code, reason = "the apply step does not use it yet"))]
 mod revision;
 #[cfg(test)]
@@ -40,7 +42,7 @@ pub(crate) use {
     plan::{Inputs, Plan, RolledOut, RolloutReason, named_revisions, plan},
     pods::{Role, RolloutPod},
     record::{Record, Rejection, Step},
-    revision::{KnownRevision, TierRevision, assign, rebuild_proven},
+    revision::{KnownRevision, TierRevision, assign, known_revisions, rebuild_proven},
     steps::{FailReason, Surroundings, Verdict},
     store::StoredRecord,
 };

@@ -72,9 +72,10 @@ impl RolloutPod {
         self.is_asked(revision) && self.in_force.as_deref() == Some(revision)
     }
 
-    /// Returns whether the pod does not have in force what it is asked to run and is to be told again by now. A pod that
-    /// does not say what it runs is told again only while something moves: all of them say nothing yet when the operator
-    /// has just started.
+    /// Returns whether the pod does not have in force what it is asked to run and is to be told again by now.
+    ///
+    /// A pod that does not say what it runs is told again only while something moves: all of them say nothing yet when
+    /// the operator has just started.
     #[must_use]
     pub(crate) fn is_due_again(&self, is_moving: bool, now: Timestamp) -> bool {
         let is_late = self.told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN_AFTER);

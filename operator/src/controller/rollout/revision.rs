@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use node_cache_config::PartFingerprints;
+use k8s_openapi::api::core::v1::ConfigMap;
+use node_cache_config::names::{STABLE_REVISION, revision_key};
+use node_cache_config::{Config, PartFingerprints, fingerprint, part_fingerprints};
 use serde::{Deserialize, Serialize};
 
 use crate::controller::rollout::pods::{Role, RolloutPod};
@@ -51,9 +53,31 @@ impl KnownRevision {
     }
 }
 
-/// Returns the revision for a desired configuration: a part that is the same in one of `running`, which are asked for in
-/// this order, keeps the name under which it runs. `known` has the fingerprints of the configurations that can be read;
-/// the part of any other configuration differs.
+/// Returns the configurations of a ConfigMap that can be read, and the stable one among them or beside them.
+#[must_use]
+pub(crate) fn known_revisions(config_map: &ConfigMap) -> (Vec<KnownRevision>, Option<KnownRevision>) {
+    let data = || config_map.data.iter().flatten();
+    let known = data().filter(|(key, _)| **key != revision_key(STABLE_REVISION)).filter_map(|(key, json)| {
+        let config = Config::from_json(json.as_bytes()).ok()?;
+        Some(KnownRevision { id: key.strip_suffix(".json")?.to_owned(), parts: part_fingerprints(&config) })
+    });
+    let known: Vec<KnownRevision> = known.collect();
+    let stable = config_map.data.as_ref().and_then(|data| data.get(&revision_key(STABLE_REVISION)));
+    let stable = stable.and_then(|stable| {
+        // An older operator may have written the same value in another form: its key has the name that pods know.
+        let name = data().find(|(key, json)| *json == stable && **key != revision_key(STABLE_REVISION));
+        let name = name.and_then(|(key, _)| key.strip_suffix(".json"));
+        let config = Config::from_json(stable.as_bytes()).ok()?;
+        let id = name.map_or_else(|| fingerprint(&config), str::to_owned);
+        Some(KnownRevision { id, parts: part_fingerprints(&config) })
+    });
+    (known, stable)
+}
+
+/// Returns the revision for a desired configuration: a part that is the same in one of `running` keeps the name under
+/// which it runs. The first of them counts.
+///
+/// `known` has the fingerprints of the configurations that can be read; the part of any other configuration differs.
 #[must_use]
 pub(crate) fn assign(desired: &KnownRevision, running: &[&TierRevision], known: &[KnownRevision]) -> TierRevision {
     let name = |role: Role| {

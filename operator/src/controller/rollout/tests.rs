@@ -1,14 +1,12 @@
 //! Promises of a roll-out, each in a small tier.
 
 use dnstier_crds::v1alpha1::{Duration, WaveSize};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::plan::{RolloutReason, named_revisions};
 use super::pods::{MAX_TELLINGS, Role};
-use super::record::{Record, Step};
+use super::record::Step;
 use super::simulation::{World, revision};
 use super::steps::FailReason;
-use super::store::StoredRecord;
 
 /// Runs a tier until its roll-out has ended and returns its steps, each with its zone and pods.
 fn steps(world: &mut World) -> Vec<(Step, String, Vec<String>)> {
@@ -403,65 +401,6 @@ fn the_status_counts_those_who_read_what_changed() {
     world.run_until("the canaries have it", |world| world.nodes_on("n2").len() == 2);
     let status = world.pass(0).status;
     assert_eq!((status.step.as_str(), status.target.as_str(), status.moved, status.total), ("Canary", "n2r1", 2, 5));
-}
-
-fn stored(record: &Record) -> StoredRecord {
-    let metadata = ObjectMeta { name: Some("dnstier-default-rollout".to_owned()), ..ObjectMeta::default() };
-    let mut config_map = StoredRecord::default().replaced_by(record, metadata);
-    config_map.metadata.resource_version = Some("7".to_owned());
-    StoredRecord::read(Some(&config_map))
-}
-
-#[test]
-fn a_record_is_read_as_it_was_written_and_replaced_at_the_version_that_was_read() {
-    let mut world = World::new(&[4]);
-    world.bad.insert("n5".to_owned());
-    for desired in [revision(5, 1), revision(2, 1)] {
-        world.change(desired);
-        world.run(12);
-        let stored = stored(world.record());
-        assert_eq!((stored.record.as_ref(), &stored.problem), (Some(world.record()), &None));
-        let next = stored.replaced_by(world.record(), ObjectMeta::default());
-        assert_eq!(next.metadata.resource_version.as_deref(), Some("7"));
-    }
-    assert_eq!(world.record().rejections.len(), 1);
-}
-
-#[test]
-fn a_record_that_cannot_be_read_counts_as_lost_and_is_told() {
-    let world = World::new(&[1]);
-    let mut config_map = StoredRecord::default().replaced_by(world.record(), ObjectMeta::default());
-    config_map.metadata.name = Some("dnstier-default-rollout".to_owned());
-    config_map.metadata.resource_version = Some("7".to_owned());
-    let text = config_map.data.as_ref().unwrap()["record.json"].clone();
-    let cases = [
-        (text.replace("\"version\":1", "\"version\":2"), "it is of version 2, not 1"),
-        (text.replace("\"Done\"", "\"Dancing\""), "unknown variant `Dancing`"),
-        (text[..text.len() / 2].to_owned(), "EOF while parsing"),
-        (String::new(), "EOF while parsing"),
-    ];
-    for (text, says) in cases {
-        config_map.data.as_mut().unwrap().insert("record.json".to_owned(), text);
-        let stored = StoredRecord::read(Some(&config_map));
-        assert_eq!((stored.record, stored.resource_version.as_deref()), (None, Some("7")));
-        let problem = stored.problem.unwrap();
-        assert!(problem.contains("dnstier-default-rollout") && problem.contains(says), "{problem}");
-    }
-    config_map.data = None;
-    assert!(StoredRecord::read(Some(&config_map)).problem.unwrap().contains("it has no key record.json"));
-    assert_eq!(StoredRecord::read(None), StoredRecord::default());
-}
-
-#[test]
-fn ten_rejections_are_kept_the_newest_first() {
-    let mut world = World::new(&[1]);
-    for number in 5..17 {
-        world.bad.insert(format!("n{number}"));
-        world.change(revision(number, 1));
-        world.settle();
-    }
-    let rejections = &world.record().rejections;
-    assert_eq!((rejections.len(), rejections[0].target.as_str(), rejections[9].target.as_str()), (10, "n16r1", "n7r1"));
 }
 
 #[test]

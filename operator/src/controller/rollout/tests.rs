@@ -423,3 +423,23 @@ fn a_revision_stays_in_the_config_map_while_a_pod_may_be_told_to_run_it() {
     let names: Vec<String> = named_revisions(world.record()).into_iter().collect();
     assert_eq!(names, ["n1r1", "n2r1", "n3r1"]);
 }
+
+#[test]
+fn a_roll_back_ends_before_another_target_begins() {
+    let mut world = World::new(&[4]);
+    world.bad.insert("n5".to_owned());
+    world.change(revision(5, 1));
+    world.run_until("the canary runs it", |world| world.pod("a000").is_running("n5r1"));
+    let name = world.pod("a000").name.clone();
+    world.deaf.insert(name);
+    world.run_until("it goes back", |world| world.record().step == Step::RollingBack);
+    world.change(revision(3, 1));
+    for _ in 0..10 {
+        world.run(1);
+        assert_eq!((world.record().step, world.nodes_on("n3").len()), (Step::RollingBack, 0));
+        assert!(world.pod("a000").is_asked("n1r1"));
+    }
+    world.deaf.clear();
+    world.settle();
+    assert_eq!(world.nodes_on("n3").len(), 4);
+}

@@ -25,6 +25,6 @@ pub use config::{
     Cache, Captured, CaseRandomization, ClusterDns, Config, LastResort, NodeCache, PacketBudget, PrivateAnswers,
     Protocol, Resolver, Route, Upstream, UpstreamSource, Zone,
 };
-pub use fingerprint::fingerprint;
+pub use fingerprint::{PartFingerprints, fingerprint, part_fingerprints};
 pub use suffix::{is_suffix, suffix_labels};
 pub use validate::Invalid;

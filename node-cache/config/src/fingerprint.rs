@@ -10,7 +10,17 @@ use crate::Config;
 #[must_use]
 pub fn fingerprint(config: &Config) -> String {
     let json = serde_json::to_vec(config).unwrap_or_default();
-    Sha256::digest(&json).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&json, 5)
+}
+
+/// Returns the first 16 hexadecimal digits of the SHA-256 of some octets.
+#[must_use]
+pub fn digest(octets: &[u8]) -> String {
+    hexadecimal(octets, 8)
+}
+
+fn hexadecimal(octets: &[u8], length: usize) -> String {
+    Sha256::digest(octets).iter().take(length).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

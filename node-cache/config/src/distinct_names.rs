@@ -4,6 +4,8 @@
 //! Registers never forget, and such an estimate says little once it is large. So there are two generations, each of one
 //! minute of the clock: registers of the same minute merge over processes and over pods.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Number of registers; a power of two.
@@ -12,6 +14,12 @@ const REGISTERS: usize = 64;
 const INDEX_BITS: u32 = REGISTERS.trailing_zeros();
 /// Letters of a register's value on a page (base64url, RFC 4648 §5), so that each register takes one.
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Returns the minute of the clock, since the Unix epoch.
+#[must_use]
+pub fn this_minute() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 60)
+}
 
 /// Distinct names of this minute and of the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +46,17 @@ impl DistinctNames {
             return;
         }
         // A clock that was set back begins anew.
-        self.previous = if minute == self.minute + 1 { self.current } else { Registers::default() };
+        self.previous = if self.minute.checked_add(1) == Some(minute) { self.current } else { Registers::default() };
         self.current = Registers::default();
         self.minute = minute;
+    }
+
+    /// Forgets names of a minute after this one, and of the minute before that: nobody has counted them yet.
+    pub fn forget_future(&mut self, minute: u64) {
+        // A minute may have begun since this one was read.
+        if self.minute > minute.saturating_add(1) {
+            *self = Self::default();
+        }
     }
 
     /// Adds the names of another process. What is older than the minute before the later one of both is forgotten.
@@ -178,6 +194,11 @@ mod tests {
         assert_eq!(later.estimate(), 0);
         later.merge(&names_of_two);
         assert_eq!(later.estimate(), 0, "what is older than two minutes is forgotten");
+        let mut forged = names(u64::MAX, 0..9);
+        forged.turn(3);
+        forged.merge(&names(u64::MAX, 0..9));
+        forged.forget_future(8);
+        assert_eq!(forged, DistinctNames::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use node_cache_config::distinct_names::this_minute;
 use node_cache_config::figures::{CAPABILITIES, Figures};
 use node_cache_config::metrics_page::END;
 use node_cache_config::probes::ProbeResult;
@@ -46,7 +47,9 @@ impl NodeStatusReporter {
         let mut instances = self.instances.status().await;
         let mut figures = Figures::default();
         for instance in &mut instances {
-            figures.add(&std::mem::take(&mut instance.figures));
+            let mut of_instance = std::mem::take(&mut instance.figures);
+            of_instance.servfail_names.forget_future(this_minute());
+            figures.add(&of_instance);
         }
         let state = self.state.borrow().clone();
         NodeStatus {

@@ -15,9 +15,9 @@ mod tally;
 mod upstream_series;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use node_cache_config::distinct_names::DistinctNames;
+use node_cache_config::distinct_names::{DistinctNames, this_minute};
 use node_cache_config::figures::{AddressQueries, Figures};
 use node_cache_config::status::Traffic;
 use prometheus_client::metrics::counter::Counter;
@@ -273,11 +273,6 @@ impl Metrics {
             cache_entries,
         }
     }
-}
-
-/// Returns the minute of the clock, since the Unix epoch.
-fn this_minute() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 60)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ fn answer(query: &ReceivedQuery) -> Action {
     match name.split('.').next().unwrap_or_default() {
         "none" => Action::Respond(negative_response(query, ResponseCode::NXDomain, 300)),
         "refused" => Action::Respond(empty_response(query, ResponseCode::Refused)),
-        "slow" => Action::Delay(Duration::from_millis(600), query.default_response(300, 1)),
+        "slow" => Action::RespondAfter(Duration::from_millis(600), query.default_response(300, 1)),
         label if label.starts_with("bad") => failure(query, 2),
         _ => Action::Respond(query.default_response(300, 1)),
     }

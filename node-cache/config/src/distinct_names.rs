@@ -17,6 +17,7 @@ const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 
 /// Returns the minute of the clock, since the Unix epoch.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "it names registers of many processes and decides no response")]
 pub fn this_minute() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 60)
 }

@@ -120,8 +120,8 @@ pub struct Instance {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarts: Option<u32>,
     /// Figures of the process, for the agent; those of the pod are beside its instances.
-    #[serde(skip_serializing_if = "Figures::is_empty")]
-    pub figures: Figures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Box<Figures>>,
 }
 
 /// Counters of queries and responses.

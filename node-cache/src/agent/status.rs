@@ -47,7 +47,7 @@ impl NodeStatusReporter {
         let mut instances = self.instances.status().await;
         let mut figures = Figures::default();
         for instance in &mut instances {
-            let mut of_instance = std::mem::take(&mut instance.figures);
+            let Some(mut of_instance) = instance.figures.take() else { continue };
             of_instance.servfail_names.forget_future(this_minute());
             figures.add(&of_instance);
         }

@@ -53,7 +53,7 @@ impl<R: Readiness> StatusReporter<R> {
             upstream_problem: snapshot.and_then(|snapshot| snapshot.upstream_problem.clone()),
             started: process_start(),
             restarts: None,
-            figures: self.resolver.metrics().figures(self.workers.queries_by_address()),
+            figures: Some(Box::new(self.resolver.metrics().figures(self.workers.queries_by_address()))),
         }
     }
 
@@ -93,7 +93,7 @@ impl<R: Readiness> StatusPages for StatusReporter<R> {
             node: identity.node.clone(),
             zone,
             ready: self.readiness.missing().await.is_none(),
-            figures: std::mem::take(&mut instance.figures),
+            figures: instance.figures.take().map(|figures| *figures).unwrap_or_default(),
             instance,
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         }

@@ -47,7 +47,7 @@ impl CommandHandler for Behaviour {
         match command {
             Command::Status => {
                 let responses = vec![ScopeResponses { noerror: 7, ..ScopeResponses::new("cluster") }];
-                let figures = Figures { responses, ..Figures::default() };
+                let figures = Some(Box::new(Figures { responses, ..Figures::default() }));
                 let instance = Instance { upstreams, alive: true, started: Some(5), figures, ..Instance::default() };
                 serde_json::to_string(&instance).unwrap()
             }

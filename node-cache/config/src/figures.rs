@@ -229,7 +229,8 @@ mod tests {
         let text = serde_json::to_string(&figures).unwrap();
         assert_eq!(serde_json::from_str::<Figures>(&text).unwrap(), figures);
         let later = r#"{"responses":[["cluster",7,2,1,4,9,"more"],["outside",3]],"slowMisses":5,"fasterMisses":[1],
-            "servfailNames":{"minute":7,"current":"AB","seconds":3},"queries":[{"address":"10.0.0.10","queries":9,"x":1}]}"#;
+            "servfailNames":{"minute":7,"current":"AB","seconds":3},
+            "queries":[{"address":"10.0.0.10","queries":9,"x":1}]}"#;
         let later: Figures = serde_json::from_str(later).unwrap();
         let row = |scope: &str, [noerror, nxdomain, servfail, other]: [u64; 4]| ScopeResponses {
             scope: scope.to_owned(),
@@ -256,7 +257,8 @@ mod tests {
         );
         assert!(status.figures.is_empty() && status.capabilities.is_empty());
         let later = r#"{"podUid":"uid-7","ready":true,"mood":"good","figures":{"slowMisses":3,"mood":["good"]},
-            "capabilities":["figures","more"],"instance":{"started":5,"restarts":1,"figures":{"slowMisses":2},"x":{}}}"#;
+            "capabilities":["figures","more"],
+            "instance":{"started":5,"restarts":1,"figures":{"slowMisses":2},"x":{}}}"#;
         let status: ResolverStatus = serde_json::from_str(later).unwrap();
         assert_eq!(
             (status.figures.slow_misses, status.instance.figures.map(|figures| figures.slow_misses)),

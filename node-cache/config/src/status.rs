@@ -36,7 +36,7 @@ pub struct NodeStatus {
     pub started: Option<u64>,
     /// Figures of all caching resolvers together.
     pub figures: Figures,
-    /// What this release can do, one word each.
+    /// Capabilities of this release, one word each.
     pub capabilities: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ pub struct ResolverStatus {
     pub instance: Instance,
     /// Figures of the process.
     pub figures: Figures,
-    /// What this release can do, one word each.
+    /// Capabilities of this release, one word each.
     pub capabilities: Vec<String>,
 }
 

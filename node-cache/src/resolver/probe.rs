@@ -1,5 +1,5 @@
-//! Probes past the cache: what the upstreams of a name say now. Neither the cache nor its failures are read, no query in
-//! flight is joined, and nothing is stored: a probe changes no client's response.
+//! Probes past the cache: what the upstreams of a name say now. Neither the cache nor its failures are read, no query
+//! in flight is joined, and nothing is stored: a probe changes no client's response.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::upstream::QueryPurpose;
 /// Scopes in which a chain of aliases is followed, at most.
 const MAX_PARTS: usize = 8;
 
-/// What the upstreams of a name say.
+/// Answer of the upstreams of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamAnswer {
     /// Response code; SERVFAIL where no upstream responds.

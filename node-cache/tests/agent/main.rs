@@ -392,7 +392,8 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
         assert_eq!(
             status["instances"][1],
             serde_json::json!({
-                "name": "cache-1", "alive": true, "started": 5, "restarts": 0, "revision": {"asked": null, "inForce": null, "refusal": null},
+                "name": "cache-1", "alive": true, "started": 5, "restarts": 0,
+                "revision": {"asked": null, "inForce": null, "refusal": null},
                 "traffic": {"queries": 0, "hits": 0, "stale": 0, "servfail": 0, "dropped": 0, "cacheBytes": 0,
                     "cacheEntries": 0},
                 "upstreams": [

@@ -34,7 +34,7 @@ pub fn fingerprint(config: &Config) -> String {
 pub fn part_fingerprints(config: &Config) -> PartFingerprints {
     // Without `..`: a new field does not compile until somebody has decided who reads it.
     let Config { tier, cluster_domain, cluster_dns, node_cache, zones, resolver, routes } = config;
-    let NodeCache { captured, cache: _, allow_from: _, private_answers, last_resort } = node_cache;
+    let NodeCache { captured, cache: _, allow_from: _, private_answers, last_resort, probes: _ } = node_cache;
     let Resolver { upstreams, fallback: _, private_suffixes, cache: _, allow_from: _, packet_budgets } = resolver;
     let has_last_resort = matches!(last_resort, LastResort::Upstreams { .. }) && !zones.is_empty();
     // A node divides the budgets by its own caches.
@@ -49,8 +49,17 @@ pub fn part_fingerprints(config: &Config) -> PartFingerprints {
 }
 
 fn hash(value: &impl Serialize) -> String {
-    let json = serde_json::to_vec(value).unwrap_or_default();
-    Sha256::digest(&json).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&serde_json::to_vec(value).unwrap_or_default(), 5)
+}
+
+/// Returns the first 16 hexadecimal digits of the SHA-256 of some octets.
+#[must_use]
+pub fn digest(octets: &[u8]) -> String {
+    hexadecimal(octets, 8)
+}
+
+fn hexadecimal(octets: &[u8], length: usize) -> String {
+    Sha256::digest(octets).iter().take(length).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -199,6 +199,7 @@ fn node_pod(letter: char, revision: &str) -> (TierPod, PodReport) {
         revision: in_force(revision),
         captured: captured.to_vec(),
         instances: vec![instance("cache-0", &in_force(revision)), instance("cache-1", &in_force(revision))],
+        ..NodeStatus::default()
     };
     let pod = pod(&name, letter, Component::NodeCache, revision);
     (pod, PodReport::with_page(PodPage::Node(status)))
@@ -212,6 +213,7 @@ fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, PodReport
         zone: Some(format!("zone-{letter}")),
         ready: true,
         instance: instance("zone-resolver", &in_force(revision)),
+        ..ResolverStatus::default()
     };
     let pod = TierPod {
         namespace: "dnstier-system".to_owned(),

@@ -9,6 +9,8 @@ mod desired;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg_attr(not(test), expect(dead_code, reason = "the planner of rollouts will call it"))]
+mod judge;
 pub(crate) mod observe;
 pub(crate) mod owned;
 mod placement;

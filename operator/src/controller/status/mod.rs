@@ -73,6 +73,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             message: conditions.summary,
         }),
         first_ready_time,
+        rollout: None,
         conditions: merged,
         revision: (current.is_some() || target.is_some()).then_some(RevisionStatus { current, target }),
         nodes: Some(NodesStatus {

@@ -25,7 +25,6 @@ pub use size::{ByteSize, InvalidByteSize};
 pub use spec::{ClusterDns, DnsTier, DnsTierSpec, Route};
 pub use status::{
     DnsTierStatus, ExcludedNodesStatus, NodesStatus, OperatorStatus, ResolversStatus, RevisionStatus, RolloutStatus,
-    SummaryStatus,
-    TrafficStatus, ZoneStatus,
+    SummaryStatus, TrafficStatus, ZoneStatus,
 };
 pub use upstream::{BudgetPreset, CaseRandomization, PacketBudget, Protocol, Upstream};

@@ -97,6 +97,24 @@ pub enum ProbeType {
     Txt,
 }
 
+impl ProbeType {
+    /// Returns the mnemonic of the type.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Cname => "CNAME",
+            Self::Mx => "MX",
+            Self::Ns => "NS",
+            Self::Ptr => "PTR",
+            Self::Soa => "SOA",
+            Self::Srv => "SRV",
+            Self::Txt => "TXT",
+        }
+    }
+}
+
 /// Part of the responses that a probe compares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProbeCompare {

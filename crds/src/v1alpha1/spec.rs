@@ -57,6 +57,12 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Rollout, Upstream};
         description = "Nodes on the newest configuration and pod template, of nodes that should be."
     ),
     printcolumn(
+        name = "Step",
+        type_ = "string",
+        json_path = ".status.rollout.step",
+        description = "Where the roll-out of the configuration is."
+    ),
+    printcolumn(
         name = "Phase",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",

@@ -14,8 +14,8 @@ pub struct DnsTierStatus {
     /// The state of the tier as `kubectl get dnstier` prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<SummaryStatus>,
-    /// The state of the tier, one entry for each aspect: Ready, Progressing, Degraded, UpstreamThrottled and, while
-    /// they are true, Reconciling and Stalled.
+    /// The state of the tier, one entry for each aspect: Ready, Progressing, RolledOut, Degraded,
+    /// UpstreamThrottled and, while they are true, Reconciling and Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Number of registers; a power of two.
-const REGISTERS: usize = 64;
+pub const REGISTERS: usize = 64;
 /// Bits of a hash that choose the register.
 const INDEX_BITS: u32 = REGISTERS.trailing_zeros();
 /// Letters of a register's value on a page (base64url, RFC 4648 §5), so that each register takes one.
@@ -90,6 +90,12 @@ impl Default for Registers {
 }
 
 impl Registers {
+    /// Returns the largest rank that each register has seen.
+    #[must_use]
+    pub const fn ranks(&self) -> &[u8; REGISTERS] {
+        &self.0
+    }
+
     fn insert(&mut self, hash: u64) {
         let index = (hash >> (u64::BITS - INDEX_BITS)) as usize;
         let rank = ((hash << INDEX_BITS) | (1 << (INDEX_BITS - 1))).leading_zeros() + 1;

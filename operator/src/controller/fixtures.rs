@@ -16,12 +16,14 @@ use crate::controller::observe::poll::{PodPage, PodReport, PodReports};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::{OwnedObjects, labels};
 use crate::controller::placement::{ARCH_LABEL, OS_LABEL};
+use crate::controller::rollout::store::StoredRecord;
 use crate::controller::validate::validate;
 use crate::settings::Settings;
 
 /// Returns the settings of a default installation.
 pub(crate) fn settings() -> Settings {
     Settings {
+        pod_name: "dnstier-operator-1".to_owned(),
         namespace: "dnstier-system".to_owned(),
         node_namespace: "dnstier-node".to_owned(),
         cluster_dns_namespaces: vec!["kube-system".to_owned()],
@@ -79,6 +81,7 @@ pub(super) fn cluster(spec: &str) -> Observed {
         nodes: ['a', 'b', 'c'].map(node).into_iter().collect(),
         cluster_dns: ClusterDnsLookup::Found(Box::new(kube_dns())),
         owned: OwnedObjects::default(),
+        record: StoredRecord::default(),
         pods: Vec::new(),
         reports: Arc::default(),
         pod_creation_failure: None,
@@ -240,6 +243,7 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         terminating: false,
         ended: false,
         annotated_revision: Some(revision.to_owned()),
+        told: None,
         annotated_zone: Some(format!("zone-{letter}")),
         annotated_resolvers_on_node: (component == Component::ZoneResolver).then(|| "1".to_owned()),
         waiting_reason: None,

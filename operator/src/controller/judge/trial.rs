@@ -86,15 +86,15 @@ impl Trial {
         self.step.soak_start = Some(start);
     }
 
-    /// Judges other pods from now on, after a canary was replaced.
-    pub(crate) fn replace_pods(&mut self, pods: BTreeSet<String>) {
+    /// Judges by other settings from now on, and other pods after a canary was replaced.
+    pub(crate) fn update_step(&mut self, step: Step) {
         for (name, track) in &mut self.tracks {
-            if pods.contains(name) && !self.step.pods.contains(name) {
+            if step.pods.contains(name) && !self.step.pods.contains(name) {
                 // It is told only now.
                 track.baseline = None;
             }
         }
-        self.step.pods = pods;
+        self.step = step;
     }
 
     /// Starts the trial of the next step. What its pods and controls counted in this one is their past.
@@ -110,6 +110,17 @@ impl Trial {
     pub(crate) fn has_long_past(&self) -> bool {
         let tracks = self.tracks.iter().filter(|(name, _)| self.step.pods.contains(*name));
         tracks.map(|(_, track)| track).all(Track::has_long_past)
+    }
+
+    /// Looks at hard signs alone. Without any the verdict of the last look is returned; `None` before the first.
+    pub(crate) fn glance(&mut self, looks: &[PodLook]) -> Option<Verdict> {
+        let present: Vec<(&PodLook, &PodReport)> = self.present(looks);
+        match self.hard_sign(&present) {
+            Some((reason, sentence)) => {
+                Some(Verdict { outcome: Outcome::Fail(reason), sentence, warnings: Vec::new() })
+            }
+            None => self.verdict.clone(),
+        }
     }
 
     /// Looks at the pods of the step and at controls. A look that comes early shows only hard signs.

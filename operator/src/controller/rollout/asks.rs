@@ -53,20 +53,25 @@ pub(crate) fn asks(record: &Record, around: &Surroundings<'_>) -> Vec<Ask> {
 fn revision_of<'a>(record: &'a Record, around: &Surroundings<'_>, pod: &RolloutPod) -> Option<&'a str> {
     let target = record.target.part(pod.role);
     let Some(proven) = &record.proven else { return Some(target) };
-    let revision = revision_of_known(record, proven, pod);
+    let revision = revision_of_known(record, around, proven, pod);
     // While the roll-out is paused, only pods without a revision get one.
     let is_same = revision.is_some_and(|revision| pod.is_asked(revision));
     if around.settings.paused && pod.asked.is_some() && !is_same { None } else { revision }
 }
 
-fn revision_of_known<'a>(record: &'a Record, proven: &'a TierRevision, pod: &RolloutPod) -> Option<&'a str> {
+fn revision_of_known<'a>(
+    record: &'a Record,
+    around: &Surroundings<'_>,
+    proven: &'a TierRevision,
+    pod: &RolloutPod,
+) -> Option<&'a str> {
     let (target, proven_part) = (record.target.part(pod.role), proven.part(pod.role));
     let is_moved = is_moved(record, proven, pod);
     match record.step {
         Step::First | Step::Finish | Step::Done | Step::RollingBack | Step::Stopped => Some(proven_part),
         _ if target == proven_part => Some(proven_part),
         Step::Start => (!is_moved).then_some(proven_part),
-        Step::Moved if is_moved && pod.away => None,
+        Step::Moved if is_moved && (pod.away || !around.may_tell(record)) => None,
         Step::Moved => Some(if is_moved { target } else { proven_part }),
         Step::Resolver | Step::ResolverZone | Step::Canary | Step::Wave => {
             let key = pod.key();
@@ -81,6 +86,7 @@ fn revision_of_known<'a>(record: &'a Record, proven: &'a TierRevision, pod: &Rol
                 _ if pod.is_asked(target) => Some(target),
                 // What it is asked stays while the node is away: nobody would see what it does.
                 true if pod.away && pod.asked.is_some() => None,
+                true if is_of_step && !around.may_tell(record) => Some(proven_part),
                 true => Some(target),
                 false => Some(proven_part),
             }

@@ -1,11 +1,12 @@
 //! Plan of a pass: the next record, the pods to tell, and what the conditions say. A pure function.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
+use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1::RolloutStatus;
 use k8s_openapi::jiff::SignedDuration;
 
+use crate::controller::owned::labels::CONFIRM_ROLLOUT;
 use crate::controller::rollout::asks::{Ask, asks};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
@@ -17,6 +18,9 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 /// Interval of looks while a roll-out waits for a person.
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
+/// Reasons of a target that was taken back.
+const STOPPED: [Reason; 5] =
+    [Reason::JudgedWorse, Reason::RevisionRefused, Reason::NotInForce, Reason::PodCrashed, Reason::WrongAnswers];
 /// Kind of a roll-out: its subject.
 const KIND: &str = "Configuration";
 
@@ -58,78 +62,29 @@ pub(crate) struct Plan {
 /// State of the condition `RolledOut`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RolledOut {
-    /// Reason; the condition is true for [`RolloutReason::RolledOut`] alone.
-    pub(crate) reason: RolloutReason,
+    /// Reason; the condition is true for [`Reason::RolledOut`] alone.
+    pub(crate) reason: Reason,
     /// Sentence.
     pub(crate) sentence: String,
 }
 
-macro_rules! rollout_reasons {
-    ($($(#[doc = $meaning:literal])+ $name:ident,)+) => {
-        /// Reason of the condition `RolledOut`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum RolloutReason {
-            $($(#[doc = $meaning])+ $name,)+
-        }
+impl RolledOut {
+    /// Returns whether the target is in force wherever it is read.
+    #[must_use]
+    pub(crate) fn is_true(&self) -> bool {
+        self.reason == Reason::RolledOut
+    }
 
-        impl RolloutReason {
-            /// Every reason.
-            pub(crate) const ALL: &[Self] = &[$(Self::$name,)+];
-
-            /// Returns the reason as written in a condition.
-            #[must_use]
-            pub(crate) const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)+
-                }
-            }
-        }
-    };
-}
-
-rollout_reasons! {
-    /// The target is in force wherever it is read.
-    RolledOut,
-    /// Resolvers take over the target.
-    Resolvers,
-    /// The first nodes of the zones take over the target.
-    Canary,
-    /// Further nodes take over the target.
-    Wave,
-    /// The roll-out is paused.
-    Paused,
-    /// Pods that are not changed fail too, so that nothing can be said.
-    ControlsFailing,
-    /// The target gives up an address that pods ask, and waits for a confirmation.
-    AddressInUse,
-    /// Pods go back to the proven revision.
-    RollingBack,
-    /// The target was taken back: its pods did worse.
-    JudgedWorse,
-    /// The target was taken back: a pod rejected it.
-    RevisionRefused,
-    /// The target was taken back: pods did not take it over.
-    NotInForce,
-    /// The target was taken back: a pod ended or did not answer itself.
-    PodCrashed,
-    /// The target was taken back: probes got other answers.
-    WrongAnswers,
-}
-
-impl RolloutReason {
     /// Returns whether the roll-out was stopped: Degraded and Stalled.
     #[must_use]
-    pub(crate) const fn is_stopped(self) -> bool {
-        matches!(
-            self,
-            Self::JudgedWorse | Self::RevisionRefused | Self::NotInForce | Self::PodCrashed | Self::WrongAnswers
-        )
+    pub(crate) fn is_stopped(&self) -> bool {
+        STOPPED.contains(&self.reason)
     }
 
     /// Returns whether somebody has to do something before the roll-out goes on: Stalled.
     #[must_use]
-    pub(crate) const fn is_stalled(self) -> bool {
-        self.is_stopped() || matches!(self, Self::AddressInUse)
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.is_stopped() || self.reason == Reason::AddressInUse
     }
 }
 
@@ -199,14 +154,13 @@ fn adopt(record: &mut Record, inputs: &Inputs<'_>) {
 }
 
 fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
-    use RolloutReason as Reason;
     let Inputs { around, desired, verdict, .. } = inputs;
     let target = &record.target.id;
     let is_awaited = record.target.id != desired.id;
     let (paused, said) = (around.settings.paused && record.proven.is_some(), verdict_sentence(*verdict));
     let rejection = record.rejections.iter().find(|rejection| rejection.target == *target);
     let stopped = rejection.map(|rejection| {
-        let reason = Reason::ALL.iter().find(|reason| reason.name() == rejection.reason);
+        let reason = STOPPED.iter().find(|reason| reason.name() == rejection.reason);
         (*reason.unwrap_or(&Reason::JudgedWorse), rejection.sentence.clone())
     });
     let zone = record.zone.as_deref().unwrap_or_default();
@@ -226,7 +180,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
         }
         Step::Start if around.obstacle(record).is_some() => {
             let obstacle = around.obstacle(record).unwrap_or_default();
-            let confirm = format!("annotate the DnsTier with dnstier.io/confirm-rollout={target} to go on");
+            let confirm = format!("annotate the DnsTier with {CONFIRM_ROLLOUT}={target} to go on");
             (Reason::AddressInUse, format!("{obstacle} Nobody is told before you {confirm}."))
         }
         Step::Start | Step::Done | Step::Stopped => {
@@ -295,12 +249,4 @@ fn next_look(record: &Record, inputs: &Inputs<'_>, asks: &[Ask]) -> Option<Durat
         }),
         _ => Some(LOOK_SOON),
     }
-}
-
-/// Returns the configurations that a record names, which stay in the ConfigMap.
-#[must_use]
-pub(crate) fn named_revisions(record: &Record) -> BTreeSet<String> {
-    let revisions = [Some(&record.target), record.proven.as_ref()];
-    let names = revisions.into_iter().flatten().flat_map(|each| [&each.id, &each.nodes, &each.resolvers]);
-    names.chain(&record.superseded).cloned().collect()
 }

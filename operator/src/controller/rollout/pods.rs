@@ -13,7 +13,7 @@ pub(crate) const TELL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5)
 const GIVE_UP_AFTER: SignedDuration = SignedDuration::from_secs(15);
 
 /// Role of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
     /// Resolver of a zone.
     Resolver,

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::controller::rollout::pods::Role;
 use crate::controller::rollout::revision::TierRevision;
 
 /// Maximum number of rejections in a record.
@@ -110,6 +111,16 @@ impl Step {
         }
     }
 
+    /// Returns the role of the pods of the step; `None` where it is about both.
+    #[must_use]
+    pub(crate) const fn role(self) -> Option<Role> {
+        match self {
+            Self::Resolver | Self::ResolverZone => Some(Role::Resolver),
+            Self::Canary | Self::Wave => Some(Role::Node),
+            _ => None,
+        }
+    }
+
     /// Returns whether the step is watched and judged.
     #[must_use]
     pub(crate) const fn is_judged(self) -> bool {
@@ -157,6 +168,13 @@ impl Record {
             rejections: Vec::new(),
             writer: String::new(),
         }
+    }
+
+    /// Returns the configurations that the record names, which stay in the ConfigMap.
+    pub(crate) fn named_revisions(&self) -> impl Iterator<Item = &String> {
+        let revisions = [Some(&self.target), self.proven.as_ref()];
+        let names = revisions.into_iter().flatten().flat_map(|each| [&each.id, &each.nodes, &each.resolvers]);
+        names.chain(&self.superseded)
     }
 
     /// Begins a step for these pods.

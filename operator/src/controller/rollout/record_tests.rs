@@ -72,7 +72,7 @@ fn ten_rejections_are_kept_the_newest_first() {
 
 #[test]
 fn a_part_that_is_the_same_keeps_the_name_under_which_it_runs() {
-    let mut configs = vec![Config::example(), Config::example(), Config::example()];
+    let mut configs = [Config::example(), Config::example(), Config::example()];
     configs[1].resolver.cache.max_ttl = 1;
     configs[2].resolver.cache.max_ttl = 1;
     configs[2].node_cache.cache.max_ttl = 1;

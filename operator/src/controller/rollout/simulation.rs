@@ -11,7 +11,8 @@ use super::plan::{Inputs, Plan, plan};
 use super::pods::{Role, RolloutPod, zone_size};
 use super::record::{Record, Step};
 use super::revision::{KnownRevision, TierRevision, assign, rebuild_proven};
-use super::steps::{FailReason, Surroundings, Verdict, members};
+use super::steps::{Surroundings, Verdict, members};
+use crate::controller::judge::verdict::FailReason;
 
 /// Pods told in a second.
 const PACE: usize = 20;
@@ -44,6 +45,7 @@ pub(super) struct World {
     known: BTreeMap<String, KnownRevision>,
     pub(super) settings: Rollout,
     pub(super) announced: Option<String>,
+    pub(super) is_past_known: bool,
     pub(super) retry: Option<String>,
     pub(super) confirm: Option<String>,
     pub(super) address_in_use: Option<String>,
@@ -73,6 +75,7 @@ impl World {
             desired: first,
             settings: Rollout { soak: Duration::from_seconds(5), ..Rollout::default() },
             announced: None,
+            is_past_known: true,
             retry: None,
             confirm: None,
             address_in_use: None,
@@ -192,6 +195,7 @@ impl World {
             nodes: &nodes,
             settings: &self.settings,
             announced: self.announced.as_deref(),
+            is_past_known: self.is_past_known,
             address_in_use: self.address_in_use.as_deref(),
             confirm: self.confirm.as_deref(),
             retry: self.retry.as_deref(),

@@ -6,12 +6,15 @@ use dnstier_crds::v1alpha1::Rollout;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use crate::controller::judge::verdict::FailReason;
 use crate::controller::rollout::pods::{Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
 
 /// Time for which a node without a pod stays in its step: the pod that follows takes its place.
 const POD_ABSENCE: SignedDuration = SignedDuration::from_mins(5);
+/// Longest time for which a step waits until the past of its pods is known.
+const MAX_PAST_WAIT: SignedDuration = SignedDuration::from_secs(40);
 /// Reason of a target that pods do not take over.
 pub(super) const NOT_IN_FORCE: &str = "NotInForce";
 
@@ -36,32 +39,6 @@ pub(crate) enum Verdict {
     },
 }
 
-/// Kind of a failure that the judge finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailReason {
-    /// Figures of the responses.
-    JudgedWorse,
-    /// A pod rejected the configuration.
-    RevisionRefused,
-    /// A container of a pod ended, or the pod does not answer itself.
-    PodCrashed,
-    /// Answers of probes.
-    WrongAnswers,
-}
-
-impl FailReason {
-    /// Returns the reason of the condition `RolledOut`.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::JudgedWorse => "JudgedWorse",
-            Self::RevisionRefused => "RevisionRefused",
-            Self::PodCrashed => "PodCrashed",
-            Self::WrongAnswers => "WrongAnswers",
-        }
-    }
-}
-
 /// Inputs of the steps beside the record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Surroundings<'a> {
@@ -73,6 +50,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) settings: &'a Rollout,
     /// Target for which the status says that it is not rolled out: nobody is told before.
     pub(crate) announced: Option<&'a str>,
+    /// Whether the past of the pods of the step is known to the judge. They are told afterwards.
+    pub(crate) is_past_known: bool,
     /// Captured addresses that the target gives up and that are asked: which nodes, how often. `None` without any.
     pub(crate) address_in_use: Option<&'a str>,
     /// Value of the annotation `dnstier.io/confirm-rollout`.
@@ -84,6 +63,13 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
+    /// Returns whether the pods of the step may be told: the judge knows how they were before, or has had the time.
+    #[must_use]
+    pub(crate) fn may_tell(&self, record: &Record) -> bool {
+        let is_late = || self.now.duration_since(record.since.0) >= MAX_PAST_WAIT;
+        !record.step.is_judged() || self.is_past_known || is_late()
+    }
+
     /// Returns the sentence about addresses in use for which a target waits; `None` once it is confirmed.
     #[must_use]
     pub(crate) fn obstacle(&self, record: &Record) -> Option<&str> {
@@ -187,7 +173,7 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     let is_paused = around.settings.paused;
     let now = around.now;
     if let (Some(Verdict::Fail { reason, sentence }), false) = (verdict, is_paused) {
-        record.reject(reason.name(), sentence.clone(), around.retry, now);
+        record.reject(&reason.to_string(), sentence.clone(), around.retry, now);
         return;
     }
     let mut silent: BTreeSet<String> = BTreeSet::new();

@@ -1,12 +1,15 @@
 //! Promises of a roll-out, each in a small tier.
 
+use std::collections::BTreeSet;
+
+use dnstier_crds::conditions::Reason as RolloutReason;
 use dnstier_crds::v1alpha1::{Duration, WaveSize};
 
-use super::plan::{RolloutReason, named_revisions};
+use super::plan::RolledOut;
 use super::pods::{MAX_TELLINGS, Role};
 use super::record::Step;
 use super::simulation::{World, revision};
-use super::steps::FailReason;
+use crate::controller::judge::verdict::FailReason;
 
 /// Runs a tier until its roll-out has ended and returns its steps, each with its zone and pods.
 fn steps(world: &mut World) -> Vec<(Step, String, Vec<String>)> {
@@ -30,8 +33,12 @@ fn nodes(steps: &[(Step, String, Vec<String>)], step: Step) -> Vec<Vec<String>> 
     steps.iter().filter(|(one, ..)| *one == step).map(|(_, _, moved)| moved.clone()).collect()
 }
 
+fn rolled_out(world: &mut World) -> RolledOut {
+    world.pass(0).rolled_out
+}
+
 fn reason(world: &mut World) -> (RolloutReason, String) {
-    let rolled_out = world.pass(0).rolled_out;
+    let rolled_out = rolled_out(world);
     (rolled_out.reason, rolled_out.sentence)
 }
 
@@ -166,6 +173,24 @@ fn a_step_is_watched_for_the_soak_from_its_last_pod_on() {
 }
 
 #[test]
+fn nobody_is_told_before_it_is_known_how_the_pods_of_the_step_were() {
+    let mut world = World::new(&[4]);
+    world.is_past_known = false;
+    world.change(revision(2, 1));
+    world.run_until("the canary is chosen", |world| world.record().step == Step::Canary);
+    world.run(20);
+    assert_eq!(world.nodes_on("n2").len(), 0);
+    world.is_past_known = true;
+    world.run(1);
+    assert_eq!(world.nodes_on("n2"), ["a000"]);
+    world.settle();
+    world.is_past_known = false;
+    world.change(revision(3, 1));
+    world.settle();
+    assert_eq!(world.nodes_on("n3").len(), 4, "nobody waits for ever");
+}
+
+#[test]
 fn a_bad_target_goes_back_and_no_untouched_pod_ever_sees_it() {
     let mut world = World::new(&[6, 6]);
     world.bad.insert("n5".to_owned());
@@ -175,7 +200,7 @@ fn a_bad_target_goes_back_and_no_untouched_pod_ever_sees_it() {
     let seen: Vec<&String> = world.seen.iter().filter(|(_, seen)| seen.contains("n5")).map(|(key, _)| key).collect();
     assert_eq!(seen, ["a000", "b000"], "one node of each zone");
     assert_eq!(reason(&mut world), (RolloutReason::JudgedWorse, "It is bad.".to_owned()));
-    assert!(reason(&mut world).0.is_stopped() && world.stable.as_deref() == Some("n1r1"));
+    assert!(rolled_out(&mut world).is_stopped() && world.stable.as_deref() == Some("n1r1"));
 }
 
 #[test]
@@ -374,7 +399,8 @@ fn an_address_that_is_asked_is_given_up_only_when_somebody_confirms_that_target(
     assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Start, 0));
     let (reason, sentence) = reason(&mut world);
     assert_eq!(reason, RolloutReason::AddressInUse);
-    assert!(reason.is_stalled() && !reason.is_stopped());
+    let rolled_out = rolled_out(&mut world);
+    assert!(rolled_out.is_stalled() && !rolled_out.is_stopped());
     assert!(sentence.contains("169.254.20.10") && sentence.contains("confirm-rollout=n2r1"), "{sentence}");
     world.confirm = Some("n2r1".to_owned());
     world.settle();
@@ -408,8 +434,9 @@ fn every_failure_that_the_judge_finds_is_a_reason_of_the_condition() {
     let failures =
         [FailReason::JudgedWorse, FailReason::RevisionRefused, FailReason::PodCrashed, FailReason::WrongAnswers];
     for failure in failures {
-        let reason = RolloutReason::ALL.iter().find(|reason| reason.name() == failure.name());
-        assert!(reason.is_some_and(|reason| reason.is_stopped()), "{failure:?}");
+        let reason = RolloutReason::ALL.iter().find(|reason| reason.name() == failure.to_string());
+        let rolled_out = RolledOut { reason: *reason.unwrap(), sentence: String::new() };
+        assert!(rolled_out.is_stopped(), "{failure:?}");
     }
 }
 
@@ -420,8 +447,8 @@ fn a_revision_stays_in_the_config_map_while_a_pod_may_be_told_to_run_it() {
     world.run_until("the canary runs it", |world| world.nodes_on("n2").len() == 1);
     world.change(revision(3, 1));
     world.run(1);
-    let names: Vec<String> = named_revisions(world.record()).into_iter().collect();
-    assert_eq!(names, ["n1r1", "n2r1", "n3r1"]);
+    let names: BTreeSet<&String> = world.record().named_revisions().collect();
+    assert_eq!(Vec::from_iter(names), ["n1r1", "n2r1", "n3r1"]);
 }
 
 #[test]

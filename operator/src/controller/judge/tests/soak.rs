@@ -39,7 +39,7 @@ fn a_canary_that_takes_the_place_of_another_is_judged_in_its_stead() {
     cluster.look();
     cluster.report("control-0").restarts = 5;
     cluster.look();
-    cluster.trial.replace_pods(["control-0".to_owned()].into());
+    cluster.trial.update_step(step(&["control-0"]));
     cluster.look();
     cluster.report("control-0").in_force = InForce::Target;
     assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);

@@ -165,7 +165,7 @@ impl PodPage {
     }
 
     /// Returns the revisions of all processes, that of the agent among them.
-    fn revisions(&self) -> impl Iterator<Item = &Revision> {
+    pub(super) fn revisions(&self) -> impl Iterator<Item = &Revision> {
         let agent = match self {
             Self::Node(status) => Some(&status.revision),
             Self::Resolver(_) => None,
@@ -174,7 +174,7 @@ impl PodPage {
     }
 
     /// Returns the addresses that the pod should capture.
-    fn captured(&self) -> &[CapturedAddress] {
+    pub(super) fn captured(&self) -> &[CapturedAddress] {
         match self {
             Self::Node(status) => &status.captured,
             Self::Resolver(_) => &[],

@@ -1,13 +1,14 @@
 //! Pods of a tier in a fake cluster, for tests: they follow their annotations, and serve `/status` and `/probe`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use node_cache_config::figures::{CAPABILITIES, Figures, ScopeResponses};
+use node_cache_config::figures::{AddressQueries, CAPABILITIES, Figures, ScopeResponses};
 use node_cache_config::probes::ProbeResult;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 use serde_json::{Value, json};
@@ -48,6 +49,8 @@ struct State {
     /// Faults by revision and pod; those of an empty name are of every pod.
     faults: BTreeMap<(String, String), Fault>,
     pods: BTreeMap<String, PodState>,
+    /// Address that is asked, beside others.
+    asked_address: Option<IpAddr>,
     made: u32,
 }
 
@@ -65,7 +68,8 @@ struct PodState {
 impl FakePods {
     /// Starts pods without any.
     pub(crate) fn new(cluster: Arc<FakeCluster>, now: Timestamp) -> Self {
-        let state = State { cluster, now, faults: BTreeMap::new(), pods: BTreeMap::new(), made: 0 };
+        let state =
+            State { cluster, now, faults: BTreeMap::new(), pods: BTreeMap::new(), asked_address: None, made: 0 };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -143,6 +147,11 @@ impl FakePods {
         };
     }
 
+    /// Lets a query a second come to this address on each node.
+    pub(crate) fn ask(&self, address: &str) {
+        self.lock().asked_address = address.parse().ok();
+    }
+
     /// Sets the time.
     pub(crate) fn set_now(&self, now: Timestamp) {
         self.lock().now = now;
@@ -178,7 +187,7 @@ impl FakePods {
     fn reply(&self, name: &str, path: &str, query: &str) -> Value {
         let mut state = self.lock();
         let now = state.now;
-        let State { cluster, faults, pods, .. } = &mut *state;
+        let State { cluster, faults, pods, asked_address, .. } = &mut *state;
         let Some(pod) = pods.get_mut(name) else { return Value::Null };
         let asked = asked(cluster, &pod.collection, name);
         let fault_of = |revision: Option<&String>| {
@@ -191,7 +200,7 @@ impl FakePods {
             pod.in_force.clone_from(&asked);
         }
         let running = fault_of(pod.in_force.as_ref());
-        pod.count(now, running);
+        pod.count(now, running, asked_address.filter(|_| pod.is_node_pod));
         if path == "/probe" {
             return probe_result(query, running);
         }
@@ -209,7 +218,7 @@ impl FakePods {
 
 impl PodState {
     /// Counts the responses since the last time.
-    fn count(&mut self, now: Timestamp, fault: Option<Fault>) {
+    fn count(&mut self, now: Timestamp, fault: Option<Fault>, address: Option<IpAddr>) {
         let seconds = u64::try_from(now.duration_since(self.counted).as_secs()).unwrap_or_default();
         self.counted = now;
         let responses = QUERIES * seconds;
@@ -219,8 +228,9 @@ impl PodState {
             let minute = u64::try_from(now.as_second() / 60).unwrap();
             self.figures.servfail_names.insert(minute, format!("{}-{}", self.node, self.names).as_bytes());
         }
+        let queries = address.into_iter().map(|address| AddressQueries { address, queries: seconds });
         let row = ScopeResponses { noerror: responses - servfail, servfail, ..ScopeResponses::new("outside") };
-        self.figures.add(&Figures { responses: vec![row], ..Figures::default() });
+        self.figures.add(&Figures { responses: vec![row], queries: queries.collect(), ..Figures::default() });
     }
 
     fn status(&self, name: &str, revision: Revision) -> Value {

@@ -32,6 +32,8 @@ mod metrics;
 mod request_counter;
 #[cfg(test)]
 mod rollout_tests;
+#[cfg(test)]
+mod rollout_world;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
-use crate::controller::observe::poll::{Poller, ReportStore, RoleStore};
+use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore};
 use crate::controller::observe::{self, WatchedTier};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
@@ -73,6 +73,7 @@ pub(crate) async fn reconcile_on_changes(
     let wake_poller = Arc::new(Notify::new());
     let (polled, mut polls) = mpsc::channel(1);
     let (reports, roles) = (ReportStore::default(), RoleStore::default());
+    let address_uses = AddressUses::default();
     let trials = Arc::new(Trials::new(roles.clone(), polled.clone()));
     let (first_round, _) = watch::channel(false);
     let poller = Poller {
@@ -81,6 +82,7 @@ pub(crate) async fn reconcile_on_changes(
         interval: settings.poll_interval,
         reports: reports.clone(),
         roles,
+        address_uses: address_uses.clone(),
         changed: polled,
         wake: wake_poller.clone(),
         first_round,
@@ -119,6 +121,7 @@ pub(crate) async fn reconcile_on_changes(
         },
         applier: Applier::new(client.clone(), metrics.clone(), wake_poller, own_writes),
         claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
+        address_uses,
         trials,
         status_writer: StatusWriter::new(client, metrics.clone()),
         schedule,
@@ -168,6 +171,7 @@ impl Terms {
             // What is known from an earlier term is out of date.
             self.metrics.keep_tiers(&[]);
             self.poller.reports.clear();
+            self.poller.address_uses.clear();
             self.trials.clear();
             self.poller.first_round.send_replace(false);
             let mut is_first_round_over = self.poller.first_round.subscribe();

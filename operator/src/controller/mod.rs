@@ -39,6 +39,7 @@ pub(crate) use trials::Trials;
 use crate::controller::apply::{RolloutState, RolloutWrites};
 use crate::controller::desired::{Desired, RenderedRevision};
 use crate::controller::finding::Finding;
+use crate::controller::observe::poll::AddressUses;
 use crate::controller::observe::{Observed, WatchedTier};
 use crate::controller::owned::{labels, names};
 use crate::controller::rollout::PodStarts;
@@ -63,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) claims: Claims,
     /// Writes the objects of tiers.
     pub(crate) applier: Applier,
+    /// Uses of captured addresses.
+    pub(crate) address_uses: AddressUses,
     /// Trials of the steps of roll-outs.
     pub(crate) trials: Arc<Trials>,
     /// Writes the status of tiers.
@@ -193,11 +196,11 @@ fn plan_rollout(
     newest: Option<&RenderedRevision>,
     context: &Context,
 ) -> Option<(String, RolloutWrites)> {
-    let Context { settings, trials, .. } = context;
+    let Context { settings, trials, address_uses, .. } = context;
     if let Some(problem) = &observed.record.problem {
         tracing::warn!(tier = observed.tier.name_any(), problem, "the record of a roll-out is lost");
     }
-    let situation = Situation::collect(observed, settings, newest)?;
+    let situation = Situation::collect(observed, settings, newest, address_uses)?;
     let Judgement { verdict, is_past_known } = trials.judge(observed, &situation);
     let plan = situation.plan(verdict.as_ref(), is_past_known, &settings.pod_name);
     let tier = &observed.tier;

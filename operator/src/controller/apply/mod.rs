@@ -242,6 +242,7 @@ mod tests {
     use crate::client::Limits;
     use crate::controller::desired;
     use crate::controller::fixtures::{build_desired, serving, settings};
+    use crate::controller::observe::poll::AddressUses;
     use crate::controller::rollout::situation::Situation;
     use crate::controller::validate::validate;
     use crate::fake_api::{FakeApi, FakeRequest, Reply};
@@ -260,7 +261,8 @@ mod tests {
         let settings = settings();
         let tier = validate(&observed, &settings).unwrap();
         let desired = desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap();
-        let situation = Situation::collect(&observed, &settings, desired.revision.as_ref()).unwrap();
+        let situation = Situation::collect(&observed, &settings, desired.revision.as_ref(), &AddressUses::default());
+        let situation = situation.unwrap();
         // All pods are told of the first revision, and of the one before while another one is on its way.
         let plan = situation.plan(None, false, "test");
         let state = RolloutState {

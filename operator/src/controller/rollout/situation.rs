@@ -1,26 +1,29 @@
 //! Situation of a roll-out in one reconciliation: what the planner reads, collected from the observed state.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dnstier_crds::conditions::{ConditionStatus, ConditionType};
 use dnstier_crds::v1alpha1::{DnsTierStatus, Rollout};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use node_cache_config::names::revision_key;
 use node_cache_config::{Config, part_fingerprints};
 
 use crate::controller::desired::RenderedRevision;
 use crate::controller::observe::Observed;
 use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::observe::pods::{Component, TierPod};
-use crate::controller::observe::poll::PodSummary;
+use crate::controller::observe::poll::{AddressUses, PodSummary};
 use crate::controller::owned::{labels, names};
+use crate::controller::rollout::address_use::{self, given_up};
 use crate::controller::rollout::plan::{Inputs, Plan, plan};
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::Record;
 use crate::controller::rollout::revision::{KnownRevision, TierRevision, assign, known_revisions, rebuild_proven};
 use crate::controller::rollout::steps::{Surroundings, Verdict};
-use crate::controller::rollout::template::is_away;
+use crate::controller::rollout::template::{is_away, pods_of};
 use crate::settings::Settings;
 
 /// Time over which the responses of a pod are counted.
@@ -52,9 +55,18 @@ impl Situation {
     /// Collects the situation. `newest` is the configuration that the spec results in; `None` for a spec that is not
     /// valid, which changes nothing: what was on its way goes on. Returns `None` before the first configuration.
     #[must_use]
-    pub(crate) fn collect(observed: &Observed, settings: &Settings, newest: Option<&RenderedRevision>) -> Option<Self> {
+    pub(crate) fn collect(
+        observed: &Observed,
+        settings: &Settings,
+        newest: Option<&RenderedRevision>,
+        uses: &AddressUses,
+    ) -> Option<Self> {
         let tier = &observed.tier;
         let config_map = observed.owned.config_map(&settings.node_namespace, &names::revisions(&tier.name_any()));
+        let config_of = |id: &str| {
+            let json = config_map.and_then(|config_map| config_map.data.as_ref()?.get(&revision_key(id)));
+            Config::from_json(json?.as_bytes()).ok()
+        };
         let (mut known, stable) = config_map.map(known_revisions).unwrap_or_default();
         let pods: Vec<RolloutPod> =
             observed.pods.iter().filter(|pod| !pod.terminating).map(|pod| rollout_pod(observed, pod)).collect();
@@ -72,13 +84,19 @@ impl Situation {
             }
             None => record.as_ref().map(|record| record.target.clone()).or_else(|| stable.clone())?,
         };
+        let before = record.as_ref().and_then(|record| config_of(&record.proven.as_ref()?.nodes));
+        let after = match newest {
+            Some(newest) => Config::from_json(newest.json.as_bytes()).ok(),
+            None => config_of(&desired.id),
+        };
+        let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
         let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
         Some(Self {
             record,
             pods,
             desired,
             settings: tier.spec.rollout.clone(),
-            address_in_use: None,
+            address_in_use: address_in_use(observed, &given_up, uses),
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
             stable,
@@ -116,6 +134,16 @@ impl Situation {
             around: self.surroundings(is_past_known),
         })
     }
+}
+
+/// Returns the sentence about addresses that are given up and asked.
+fn address_in_use(observed: &Observed, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
+    let pods = || pods_of(observed, Component::NodeCache);
+    let asked = given_up.iter().map(|address| {
+        let by_node = pods().filter_map(|pod| Some((pod.node.clone()?, uses.count(&pod.uid, *address))));
+        (*address, by_node.collect())
+    });
+    address_use::sentence(asked)
 }
 
 /// Returns the revisions whose names the parts of a new one may keep.

@@ -1,5 +1,6 @@
 //! Status poller: fetches `/status` of each pod on the pod's own schedule, and keeps a summary of its last page.
 
+mod address_uses;
 mod evidence;
 pub(crate) mod http;
 mod report;
@@ -24,6 +25,7 @@ use kube::runtime::reflector::Store;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) use address_uses::AddressUses;
 pub(crate) use evidence::Evidence;
 pub(crate) use report::{PodReport, PodReports, ReportStore};
 pub(crate) use roles::RoleStore;
@@ -63,6 +65,8 @@ pub(crate) struct Poller {
     pub(crate) changed: mpsc::Sender<()>,
     /// Roles of pods in roll-outs.
     pub(crate) roles: RoleStore,
+    /// Uses of captured addresses.
+    pub(crate) address_uses: AddressUses,
     /// Triggers an early look, because pods were annotated.
     pub(crate) wake: Arc<Notify>,
     /// Becomes `true` once each pod that was there at the start has been polled.
@@ -149,6 +153,7 @@ impl Polling {
         }
         schedule.retain(|key| polled.contains(key));
         poller.reports.retain(|key| known.contains(key));
+        poller.address_uses.retain(|key| known.contains(key));
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_CLEANUP) {
             self.texts.forget_unused();
@@ -173,6 +178,11 @@ impl Polling {
             // The clock of the rates may wrap around.
             Ok(page) => {
                 self.poller.roles.keep(key, page);
+                self.poller.address_uses.add(
+                    key,
+                    page.address_queries(),
+                    u32::try_from(now / 1_000).unwrap_or(u32::MAX),
+                );
                 before.after_answer(page, now as u32, &mut self.texts)
             }
             Err(error) => before.after_failure(error, &mut self.texts),
@@ -221,6 +231,7 @@ impl Poller {
             let after = match &result {
                 Ok(page) => {
                     self.roles.keep(key, page);
+                    self.address_uses.add(key, page.address_queries(), now / 1_000);
                     before.after_answer(page, now, &mut texts)
                 }
                 Err(error) => before.after_failure(error, &mut texts),
@@ -327,6 +338,7 @@ mod tests {
             interval: Duration::from_secs(1),
             reports: reports.clone(),
             roles: RoleStore::default(),
+            address_uses: AddressUses::default(),
             changed,
             wake: Arc::default(),
             first_round,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use node_cache_config::figures::AddressQueries;
 use node_cache_config::status::{
     BUDGET_SPENT, CaptureState, CapturedAddress, FALLBACK_SCOPE, Instance, LAST_RESORT_SCOPE, NodeStatus,
     ResolverStatus, Revision, ThrottleStatus, UpstreamStatus,
@@ -171,6 +172,14 @@ impl PodPage {
             Self::Resolver(_) => None,
         };
         self.instances().iter().map(|instance| &instance.revision).chain(agent)
+    }
+
+    /// Returns the queries by captured address; none for a resolver.
+    pub(super) fn address_queries(&self) -> &[AddressQueries] {
+        match self {
+            Self::Node(status) => &status.figures.queries,
+            Self::Resolver(_) => &[],
+        }
     }
 
     /// Returns the addresses that the pod should capture.

@@ -25,6 +25,8 @@ mod error;
 mod fake_api;
 #[cfg(test)]
 mod fake_cluster;
+#[cfg(test)]
+mod fake_pods;
 mod flags;
 mod leader;
 mod liveness;
@@ -32,6 +34,10 @@ mod logging;
 mod metrics;
 mod offline;
 mod request_counter;
+#[cfg(test)]
+mod rollout_tests;
+#[cfg(test)]
+mod rollout_world;
 mod settings;
 #[cfg(test)]
 mod tests;

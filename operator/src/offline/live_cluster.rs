@@ -62,12 +62,15 @@ impl<'a> LiveCluster<'a> {
         let in_file: BTreeSet<String> =
             others_in_file.iter().map(ResourceExt::name_any).chain([name.clone()]).collect();
         let elsewhere = self.tiers.iter().filter(|other| !in_file.contains(&other.name_any()));
+        let mut owned = self.owned(tier).await?;
+        let record = observe::take_record(&mut owned, &name);
         Ok(Observed {
             tier: Arc::new(self.replaced_by(tier)),
             other_tiers: others_in_file.iter().map(|other| self.replaced_by(other)).chain(elsewhere.cloned()).collect(),
             nodes: self.nodes.clone(),
             cluster_dns: self.cluster_dns(tier).await?,
-            owned: self.owned(tier).await?,
+            owned,
+            record,
             pods: self.pods(&name).await?,
             reports: Arc::default(),
             pod_creation_failure: None,

@@ -16,6 +16,7 @@ use crate::controller::observe::nodes::{ClusterNode, Labels, Nodes};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::OwnedObjects;
 use crate::controller::placement::{ARCH_LABEL, OS_LABEL};
+use crate::controller::rollout::store::StoredRecord;
 use crate::settings::Settings;
 
 /// Zones of a cluster of which nothing is said.
@@ -46,6 +47,7 @@ impl PlannedCluster {
             nodes: self.nodes(tier, settings),
             cluster_dns: ClusterDnsLookup::Found(Box::new(self.cluster_dns(tier))),
             owned: OwnedObjects::default(),
+            record: StoredRecord::default(),
             pods: Vec::new(),
             reports: Arc::default(),
             pod_creation_failure: None,

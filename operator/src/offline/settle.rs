@@ -42,8 +42,9 @@ pub(super) struct Settled {
 ///
 /// The findings of the controller that keep the tier from being applied.
 pub(super) fn settle(observed: &Observed, settings: &Settings) -> Result<Settled, Vec<Finding>> {
-    let revisions_in_use: BTreeSet<String> =
+    let mut revisions_in_use: BTreeSet<String> =
         observed.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect();
+    revisions_in_use.extend(observed.record.record.iter().flat_map(|record| record.named_revisions().cloned()));
     let mut current = observed.clone();
     let mut warnings = None;
     let mut previous = String::new();
@@ -57,9 +58,10 @@ pub(super) fn settle(observed: &Observed, settings: &Settings) -> Result<Settled
         let text = serde_json::to_string(&desired.objects).unwrap_or_default();
         if tier.next_prune.is_none() && text == previous {
             let existing = OwnedObjects { config_maps: observed.owned.config_maps.clone(), ..current.owned };
-            let Desired { objects, .. } =
+            let mut desired =
                 desired::build(&tier, settings, &existing, &revisions_in_use).map_err(|finding| vec![finding])?;
-            return Ok(Settled { objects, warnings: warnings.unwrap_or_default() });
+            keep_stable(&mut desired, observed, &existing);
+            return Ok(Settled { objects: desired.objects, warnings: warnings.unwrap_or_default() });
         }
         previous = text;
         current.owned = store(desired.objects, &current.owned);
@@ -69,6 +71,16 @@ pub(super) fn settle(observed: &Observed, settings: &Settings) -> Result<Settled
         }
     }
     Ok(Settled { objects: current.owned, warnings: warnings.unwrap_or_default() })
+}
+
+/// Keeps the revision with which pods start, where the newest one is the target already: whether it is on its way or
+/// was rejected, a file that asks for it changes nothing.
+fn keep_stable(desired: &mut Desired, observed: &Observed, existing: &OwnedObjects) {
+    let Some(record) = &observed.record.record else { return };
+    if desired.revision.as_ref().is_some_and(|newest| newest.id == record.target.id) {
+        let stable = record.proven.as_ref().unwrap_or(&record.target).id.clone();
+        desired::set_stable(desired, existing, &stable);
+    }
 }
 
 /// Returns desired objects as they are once they are stored, with what the API server and others add that the
@@ -122,4 +134,37 @@ fn allocate(service: &mut Service, existing: Option<&Service>, taken: &mut BTree
     };
     spec.cluster_ip = addresses.first().cloned();
     spec.cluster_ips = Some(addresses);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::fixtures::{serving, settings};
+    use crate::controller::owned::{labels, revision_history};
+    use crate::controller::rollout::record::{Record, Step};
+    use crate::controller::rollout::revision::TierRevision;
+
+    fn revision(id: &str) -> TierRevision {
+        TierRevision { id: id.to_owned(), nodes: id.to_owned(), resolvers: id.to_owned() }
+    }
+
+    /// Returns a tier whose newest revision is the target and an older one the proven revision, and the stable one.
+    fn stable_of(target: &str) -> String {
+        let mut observed = serving("{}");
+        let newest = revision_history(&observed.owned.config_maps[0]).next().unwrap().to_owned();
+        for config_map in &mut observed.owned.config_maps {
+            config_map.annotations_mut().insert(labels::REVISIONS.to_owned(), format!("{newest},old"));
+            config_map.data.get_or_insert_default().insert("old.json".to_owned(), "{}".to_owned());
+        }
+        let target = if target.is_empty() { &newest } else { target };
+        observed.record.record = Some(Record::new(revision(target), Some(revision("old")), Step::Start, observed.now));
+        let settled = settle(&observed, &settings()).unwrap();
+        settled.objects.config_maps[0].data.as_ref().unwrap()["stable.json"].clone()
+    }
+
+    #[test]
+    fn a_target_that_is_on_its_way_or_was_rejected_is_no_difference_and_a_new_one_is() {
+        assert_eq!(stable_of(""), "{}", "new pods start with the proven revision");
+        assert_ne!(stable_of("another"), "{}", "at rest, the new one is proven");
+    }
 }

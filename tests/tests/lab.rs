@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dnstier_tests::lab::{self, KubeProxyMode, Lab, Layout, NODES, Options, STATE_ROOT};
+use dnstier_tests::lab::{self, KubeProxyMode, Lab, Layout, Options, STATE_ROOT};
 use dnstier_tests::require;
 
 /// Runs one test at a time: each needs the whole machine.
@@ -76,12 +76,12 @@ fn labs_live_side_by_side_and_one_goes_without_the_other() {
     let other = Lab::up(&bare("other")).unwrap();
     assert_eq!(self::links(), links, "a link appeared in the machine's own network");
     for lab in [&one, &other] {
-        NODES.iter().for_each(|node| assert_resolves(lab, node.name));
+        lab.nodes().iter().for_each(|node| assert_resolves(lab, node.name));
     }
 
     lab::down("one").unwrap();
     assert_eq!(traces("one"), Vec::<String>::new());
-    NODES.iter().for_each(|node| assert_resolves(&other, node.name));
+    other.nodes().iter().for_each(|node| assert_resolves(&other, node.name));
     assert_eq!(common_places(), common);
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use dnstier_tests::lab::{self, Build, KubeProxyMode, Lab, NODES, Options, Programs, Progress};
+use dnstier_tests::lab::{self, Build, KubeProxyMode, Lab, Options, Programs, Progress, Shape};
 
 /// A real Kubernetes cluster of three zones on this machine, with a DNS tier in it.
 #[derive(Parser)]
@@ -25,10 +25,13 @@ struct Args {
 enum Action {
     /// Bring the lab up; update what has changed in one that runs
     Up {
+        /// Two nodes a zone instead of one
+        #[arg(long)]
+        pairs: bool,
         /// Only the cluster and its small internet, without DnsTier in it
         #[arg(long)]
         bare: bool,
-        /// Mode of kube-proxy on all nodes [default: nftables on node-a and node-b, iptables on node-c]
+        /// Mode of kube-proxy on all nodes [default: nftables, in zone-c iptables]
         #[arg(long, value_name = "MODE")]
         kube_proxy: Option<KubeProxyMode>,
     },
@@ -100,7 +103,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let name = &args.name;
     match &args.action {
-        Action::Up { bare, kube_proxy } => up(name, *bare, *kube_proxy),
+        Action::Up { pairs, bare, kube_proxy } => up(name, *pairs, *bare, *kube_proxy),
         Action::Down => Progress::to_stdout().step(&format!("lab {name}: remove it"), || lab::down(name)),
         Action::Status => status(name),
         Action::Kubectl { arguments } => become_command(Lab::open(name)?.kubectl_command(&words(arguments))),
@@ -116,10 +119,11 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn up(name: &str, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
+fn up(name: &str, pairs: bool, bare: bool, kube_proxy: Option<KubeProxyMode>) -> Result<()> {
     let progress = Progress::to_stdout();
     let kube_proxy = kube_proxy.map(|mode| [mode; 3]);
-    let options = Options { bare, kube_proxy, progress: progress.clone(), ..Options::new(name) };
+    let shape = if pairs { Shape::TwoNodesPerZone } else { Shape::OneNodePerZone };
+    let options = Options { shape, bare, kube_proxy, progress: progress.clone(), ..Options::new(name) };
     let started = std::time::Instant::now();
     Lab::up(&options).with_context(|| format!("lab `{name}` is not up"))?;
     let seconds = started.elapsed().as_secs();
@@ -150,7 +154,7 @@ fn status(name: &str) -> Result<()> {
     for (image, reference) in lab.images() {
         print(&format!("{image:<28} {reference}"))?;
     }
-    for node in NODES {
+    for node in lab.nodes() {
         let mode = lab.node(node.name)?.kube_proxy_mode()?.flag();
         print(&format!("{:<28} {} in {}, kube-proxy with {mode}", node.name, node.ipv4(), node.zone))?;
     }

@@ -184,6 +184,6 @@ mod tests {
     #[test]
     fn a_node_has_no_route_to_its_own_pods() {
         assert!(!pod_routes(Some("node-a")).contains("10.89.2."));
-        assert_eq!(pod_routes(None).lines().count(), 6);
+        assert_eq!(pod_routes(None).lines().count(), 12);
     }
 }

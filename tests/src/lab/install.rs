@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 
 use super::Lab;
 use super::images::REGISTRY;
-use super::layout::NODES;
 use super::process::wait_until;
 use super::programs::CHECKOUT;
 use super::progress::Progress;
@@ -93,7 +92,7 @@ pub(super) fn show(lab: &Lab, progress: &Progress) -> Result<()> {
     progress.say(lab.kubectl(&["get", "dnstier", "-o", "wide"])?.trim_end());
     progress.say("");
     progress.say(&format!("{:<10} {:<38} {:<38} {}", "FROM", "NAME", "ANSWER", "ANSWERED BY"));
-    for node in NODES {
+    for node in lab.nodes() {
         for name in ["kubernetes.default.svc.cluster.local.", "www.shop.example."] {
             let ask = || lab.exec(node.name, &["ask", name, "A", "--who", "--json"]);
             let answered = wait_until(Duration::from_secs(30), || ask().ok());

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 /// Folder of all labs.
 pub const STATE_ROOT: &str = "/var/lib/dnstier-lab";
@@ -23,16 +24,43 @@ pub struct NodeName {
     pub name: &'static str,
     /// Value of the node's label `topology.kubernetes.io/zone`.
     pub zone: &'static str,
-    /// Last part of the node's addresses and middle part of its pods' addresses, 2–4.
+    /// Last part of the node's addresses and middle part of its pods' addresses, 2–7.
     pub number: u8,
 }
 
-/// The nodes, one a zone.
-pub const NODES: [NodeName; 3] = [
+/// The nodes, the first of each zone before the second ones.
+pub(super) const NODES: [NodeName; 6] = [
     NodeName { name: "node-a", zone: "zone-a", number: 2 },
     NodeName { name: "node-b", zone: "zone-b", number: 3 },
     NodeName { name: "node-c", zone: "zone-c", number: 4 },
+    NodeName { name: "node-d", zone: "zone-a", number: 5 },
+    NodeName { name: "node-e", zone: "zone-b", number: 6 },
+    NodeName { name: "node-f", zone: "zone-c", number: 7 },
 ];
+
+/// Number of zones.
+const ZONES: usize = 3;
+
+/// Shape of a lab: how many of its nodes run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Shape {
+    /// One node a zone.
+    #[default]
+    OneNodePerZone,
+    /// Two nodes a zone, for what spreads from node to node.
+    TwoNodesPerZone,
+}
+
+impl Shape {
+    /// Returns the nodes that run.
+    #[must_use]
+    pub fn nodes(self) -> &'static [NodeName] {
+        match self {
+            Self::OneNodePerZone => &NODES[..ZONES],
+            Self::TwoNodesPerZone => &NODES,
+        }
+    }
+}
 
 impl NodeName {
     /// Returns the node's address, such as `10.88.0.2`.

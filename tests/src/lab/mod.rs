@@ -39,16 +39,17 @@ use serde::{Deserialize, Serialize};
 
 pub use cleanup::remains;
 pub use images::{Build, Image, ImageSet, published_images, table};
-pub use layout::{FABRIC, Layout, NODES, NodeName, STATE_ROOT, WORLD};
+pub use layout::{FABRIC, Layout, NodeName, STATE_ROOT, Shape, WORLD};
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
 pub use programs::{CHECKOUT, Programs};
 pub use progress::Progress;
 pub use world::{PROVIDER, PUBLIC_RESOLVER, World};
 
+use layout::NODES;
 use process::{inside, run, run_with_input};
 
-/// Modes of kube-proxy in a new lab: clusters use both.
+/// Modes of kube-proxy in the zones of a new lab: clusters use both.
 const KUBE_PROXY: [KubeProxyMode; 3] = [KubeProxyMode::Nftables, KubeProxyMode::Nftables, KubeProxyMode::Iptables];
 
 /// Options of bringing a lab up.
@@ -58,7 +59,9 @@ pub struct Options {
     pub name: String,
     /// Whether to leave DnsTier out: only the cluster and the world.
     pub bare: bool,
-    /// Mode of kube-proxy on each node; by default a new lab has both modes, and a running one keeps its own.
+    /// How many nodes run. A lab with one node a zone gets the second ones; one with two is replaced by a new one.
+    pub shape: Shape,
+    /// Mode of kube-proxy in each zone; by default a new lab has both modes, and a running one keeps its own.
     pub kube_proxy: Option<[KubeProxyMode; 3]>,
     /// Where progress is reported.
     pub progress: Progress,
@@ -74,7 +77,13 @@ impl Options {
     /// Options of a silent lab with the whole tier in it.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), bare: false, kube_proxy: None, progress: Progress::silent() }
+        Self {
+            name: name.to_owned(),
+            bare: false,
+            shape: Shape::default(),
+            kube_proxy: None,
+            progress: Progress::silent(),
+        }
     }
 }
 
@@ -83,6 +92,9 @@ impl Options {
 struct SavedState {
     /// Images in use: short names and references.
     images: BTreeMap<String, String>,
+    /// Nodes that run.
+    #[serde(default)]
+    shape: Shape,
 }
 
 /// Running lab.
@@ -105,14 +117,15 @@ impl Lab {
         let _lock = lock(&layout, true)?;
         let set = if options.bare { ImageSet::Cluster } else { ImageSet::All };
         let lab = match Self::open(&options.name).and_then(Self::if_all_run) {
-            Ok(mut lab) => {
+            Ok(mut lab) if lab.saved.shape <= options.shape => {
                 lab.check_kube_proxies(options.kube_proxy)?;
                 let images = lab.build(set, progress)?;
                 lab.update_images(&images, progress)?;
+                lab.add_nodes(&images, options)?;
                 lab
             }
-            // An incomplete lab is replaced by a new one.
-            Err(_) => {
+            // An incomplete lab is replaced by a new one, and so is one with too many nodes.
+            _ => {
                 let mut lab = Self { layout, programs, saved: SavedState::default() };
                 lab.create(set, options)?;
                 lab
@@ -166,7 +179,8 @@ impl Lab {
 
     /// Fails when a running lab has other modes of kube-proxy than these.
     fn check_kube_proxies(&self, wanted: Option<[KubeProxyMode; 3]>) -> Result<()> {
-        for (name, wanted) in NODES.into_iter().zip(wanted.into_iter().flatten()) {
+        let Some(wanted) = wanted else { return Ok(()) };
+        for (name, wanted) in self.nodes().iter().zip(wanted.into_iter().cycle()) {
             let has = self.node(name.name)?.kube_proxy_mode()?;
             if has != wanted {
                 let node = name.name;
@@ -196,7 +210,8 @@ impl Lab {
             cluster.and(images)
         })?;
         self.saved.images = images.iter().map(|image| (image.name.to_owned(), image.reference())).collect();
-        self.start_nodes(&images, options)?;
+        self.saved.shape = options.shape;
+        self.start_nodes(self.nodes(), &images, options)?;
         progress.step("cluster: wait for the nodes, the cluster DNS and a toolbox pod on each node", || {
             workloads::apply(self)?;
             workloads::wait(self)
@@ -217,16 +232,30 @@ impl Lab {
         })
     }
 
-    fn start_nodes(&self, images: &[Image], options: &Options) -> Result<()> {
+    /// Starts the nodes that the shape of the options has and the lab has not.
+    fn add_nodes(&mut self, images: &[Image], options: &Options) -> Result<()> {
+        let new = &options.shape.nodes()[self.nodes().len()..];
+        if new.is_empty() {
+            return Ok(());
+        }
+        // A lab whose new nodes did not come up is no complete one.
+        fs::remove_file(self.layout.file("lab.json"))?;
+        self.start_nodes(new, images, options)?;
+        self.saved.shape = options.shape;
+        options.progress.step("cluster: wait for the new nodes", || workloads::wait(self))?;
+        self.save()
+    }
+
+    fn start_nodes(&self, nodes: &[NodeName], images: &[Image], options: &Options) -> Result<()> {
         let archives: Vec<PathBuf> = images.iter().map(|image| image.archive.clone()).collect();
         let pause = self.image("pause").context("the lab has no image pause")?;
-        options.progress.step("cluster: containerd, kubelet and kube-proxy on three nodes", || {
+        options.progress.step("cluster: containerd, kubelet and kube-proxy on the nodes", || {
             std::thread::scope(|scope| {
-                let starts: Vec<_> = NODES
-                    .into_iter()
-                    .zip(options.kube_proxy.unwrap_or(KUBE_PROXY))
+                let starts: Vec<_> = nodes
+                    .iter()
+                    .zip(options.kube_proxy.unwrap_or(KUBE_PROXY).into_iter().cycle())
                     .map(|(name, mode)| {
-                        let node = Node::new(&self.layout, &self.programs, name);
+                        let node = Node::new(&self.layout, &self.programs, *name);
                         let pause = &pause;
                         let archives = &archives;
                         scope.spawn(move || node.start(pause, archives, mode).with_context(|| name.name))
@@ -251,7 +280,7 @@ impl Lab {
         let names: Vec<&str> = new.iter().map(|image| image.name).collect();
         progress.step(&format!("cluster: take over {}", names.join(", ")), || {
             let archives: Vec<PathBuf> = new.iter().map(|image| image.archive.clone()).collect();
-            for name in NODES {
+            for name in self.nodes() {
                 self.node(name.name)?.import(&archives)?;
             }
             self.saved.images.extend(new.iter().map(|image| (image.name.to_owned(), image.reference())));
@@ -304,8 +333,14 @@ impl Lab {
     pub fn alias_image(&self, reference: &str, tag: &str) -> Result<String> {
         let (repository, _) = reference.rsplit_once(':').with_context(|| format!("{reference} has no tag"))?;
         let alias = format!("{repository}:{tag}");
-        NODES.iter().try_for_each(|node| self.node(node.name)?.tag(reference, &alias))?;
+        self.nodes().iter().try_for_each(|node| self.node(node.name)?.tag(reference, &alias))?;
         Ok(alias)
+    }
+
+    /// Returns the nodes that run.
+    #[must_use]
+    pub fn nodes(&self) -> &'static [NodeName] {
+        self.saved.shape.nodes()
     }
 
     /// Returns the node `name`, such as `node-a`.
@@ -313,8 +348,8 @@ impl Lab {
     /// # Errors
     /// When the lab has no such node.
     pub fn node(&self, name: &str) -> Result<Node> {
-        let name = NODES.into_iter().find(|node| node.name == name);
-        let name = name.with_context(|| "a lab's nodes are node-a, node-b and node-c".to_owned())?;
+        let found = NODES.into_iter().find(|node| node.name == name);
+        let name = found.with_context(|| format!("a lab's nodes are node-a to node-f, and {name} is none"))?;
         Ok(Node::new(&self.layout, &self.programs, name))
     }
 

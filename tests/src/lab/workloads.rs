@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Lab;
-use super::layout::NODES;
 use super::node::fill;
 use super::process::wait_until;
 
@@ -32,7 +31,7 @@ pub(super) fn apply(lab: &Lab) -> Result<()> {
 /// When one of these takes longer than two minutes.
 pub(super) fn wait(lab: &Lab) -> Result<()> {
     let timeout = "--timeout=120s";
-    let nodes = NODES.map(|node| format!("node/{}", node.name));
+    let nodes: Vec<String> = lab.nodes().iter().map(|node| format!("node/{}", node.name)).collect();
     // `kubectl wait` fails at once for a node that is not registered yet.
     let registered = wait_until(Duration::from_secs(120), || {
         let output = lab.kubectl(&["get", "nodes", "--output=name"]).ok()?;
@@ -43,7 +42,7 @@ pub(super) fn wait(lab: &Lab) -> Result<()> {
     lab.kubectl(&ready.collect::<Vec<_>>())?;
     lab.kubectl(&["rollout", "status", "--namespace=kube-system", "deployment/coredns", timeout])?;
     lab.kubectl(&["rollout", "status", "--namespace=lab", "daemonset/toolbox", timeout])?;
-    NODES.iter().try_for_each(|node| wait_until_names_resolve(lab, node.name))
+    lab.nodes().iter().try_for_each(|node| wait_until_names_resolve(lab, node.name))
 }
 
 /// Waits until kube-proxy has set up the cluster DNS: it is the last to be ready.

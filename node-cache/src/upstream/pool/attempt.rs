@@ -39,7 +39,7 @@ const LOOP_CHECKS: u32 = 5;
 
 /// Check for a forwarding loop at which an attempt without a response counts as lost, when another one was answered. A
 /// server that is half a second slower than usual has responded by then.
-const LOST_AT_CHECK: u32 = 2;
+const LOST_AT_CHECK: u32 = 1;
 
 /// Event of an attempt.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! Once a second each down server is probed until it responds, so that its recovery is noticed without a query of a
 //! client. Probes ask for names that the server has answered before and for the root, so that a silent name says
 //! nothing about the server. Expired sockets are closed and retry budgets refilled on the same tick. The servers of the
-//! group are judged twice as often.
+//! group are judged four times as often.
 
 use std::sync::Weak;
 use std::time::Instant;

@@ -40,6 +40,11 @@ impl OutcomeCounts {
         self.responses + self.lost.max(0.0)
     }
 
+    /// Returns the ratio of what `count` counts to the responses.
+    pub(super) fn ratio(&self, count: fn(&Self) -> f32) -> f32 {
+        count(self) / self.responses.max(1.0)
+    }
+
     /// Returns all counts multiplied by a factor.
     pub(super) fn scaled(self, factor: f32) -> Self {
         let Self { responses, failures, refuted, truncated, lost, slow } = self;

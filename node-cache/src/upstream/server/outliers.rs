@@ -4,27 +4,33 @@
 //! A server is compared with the others of its group and with itself in the minute before. What all do alike is
 //! nobody's fault: the names are the reason, or what lies behind all of them.
 
+mod comparison;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::AddAssign;
 use std::time::Duration;
 
+use self::comparison::{Comparison, Count};
 use super::outcomes::OutcomeCounts;
 use super::standing::{SLOW_START, Standing};
 use super::timestamp::Timestamp;
 
 /// Interval at which the servers of a group are judged.
-pub(in crate::upstream) const JUDGEMENT_INTERVAL: Duration = Duration::from_millis(500);
+pub(in crate::upstream) const JUDGEMENT_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two judgements above which this process stood still.
+const MAX_DELAY: Duration = JUDGEMENT_INTERVAL.saturating_mul(2);
 /// Attempts after which a server is judged by its ratios, the latest ones.
 const MIN_ATTEMPTS: f32 = 50.0;
 /// Attempts after which a server in slow start is judged: it is known how it was.
 const MIN_ATTEMPTS_IN_SLOW_START: f32 = 10.0;
-/// Attempts of the others in the last minute without which it is not known how they do.
-const MIN_ATTEMPTS_OF_OTHERS: f32 = 10.0;
 /// Attempts of one chunk at least. The latest attempts are counted in whole chunks.
 const MIN_CHUNK: f32 = 10.0;
 const MAX_CHUNKS: usize = 8;
+/// Longest interval in which the outcomes of a server are compared with those of the others.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Share of failures among the responses of a server that gives only failures.
 const ONLY_FAILURES: f32 = 0.8;
@@ -48,13 +54,10 @@ const LOSS_FACTOR: f32 = 1.5;
 /// Attempts and losses that are added to those of the others: nobody has lost nothing for sure.
 const PRIOR_ATTEMPTS: f32 = 20.0;
 const PRIOR_LOSSES: f32 = 0.2;
-/// Standard deviations by which a server loses more than the others in the same time, without which it is no outlier;
-const LOSS_DEVIATIONS: f32 = 3.5;
-/// and those for a server that has more than twice the queries of the others, which have shown less.
-const LOSS_DEVIATIONS_OF_FIRST: f32 = 1.5;
 /// Logarithm of the likelihood ratio from which on a server counts as one that loses queries (CUSUM).
-const LOSS_EVIDENCE: f32 = 9.0;
-const LOSS_EVIDENCE_IN_SLOW_START: f32 = 5.0;
+const LOSS_EVIDENCE: f32 = 5.0;
+/// The evidence from which on the first of ordered servers is compared with the others.
+const LOSS_EVIDENCE_OF_SUSPECTED: f32 = 1.0;
 
 /// Time for which a server is left, for each time in a row.
 const EJECTION_PERIOD: Duration = Duration::from_secs(10);
@@ -113,21 +116,38 @@ enum State {
     Returning(Timestamp),
 }
 
+/// Latest attempts with a server.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chunk {
+    counts: OutcomeCounts,
+    /// Weighted intervals.
+    compared: Comparison,
+}
+
+impl AddAssign for Chunk {
+    fn add_assign(&mut self, other: Self) {
+        self.counts += other.counts;
+        self.compared += other.compared;
+    }
+}
+
 /// Record of one server for the judgement.
 #[derive(Debug, Default)]
 pub(super) struct OutlierRecord {
     state: State,
     /// The oldest first.
-    chunks: VecDeque<OutcomeCounts>,
-    open_chunk: OutcomeCounts,
+    chunks: VecDeque<Chunk>,
+    open_chunk: Chunk,
+    /// Outcomes since this time, which are compared when both sides have a response, or one has several.
+    interval: Comparison,
+    interval_start: Timestamp,
     /// Counts of the last minute, which are forgotten exponentially.
     minute: OutcomeCounts,
     /// Usual latency: the median in the last minute.
     usual_latency: Option<Duration>,
     /// Evidence that the server loses more queries than is usual, and what it and the others lost while there was some.
     loss_evidence: f32,
-    loss_own: OutcomeCounts,
-    loss_others: OutcomeCounts,
+    loss: Comparison,
     /// Number of ejections that count.
     ejections: u32,
     judged_at: Timestamp,
@@ -169,23 +189,36 @@ impl OutlierRecord {
         self.usual_latency.or(group).map(|usual| usual + SLOWER)
     }
 
+    /// Returns whether a judgement at `now` comes late.
+    fn is_late(&self, now: Timestamp) -> bool {
+        self.judged_at != Timestamp::default() && now.since(self.judged_at) > MAX_DELAY
+    }
+
     fn enter_slow_start(&mut self, now: Timestamp) {
         self.state = State::Returning(now);
         self.chunks.clear();
-        self.open_chunk = OutcomeCounts::default();
+        self.open_chunk = Chunk::default();
+        self.interval = Comparison::default();
         self.loss_evidence = 0.0;
-        (self.loss_own, self.loss_others) = Default::default();
+        self.loss = Comparison::default();
     }
 
-    /// Adds a sample, and lets time pass.
-    fn record(&mut self, sample: &Sample, now: Timestamp) {
+    /// Adds a sample and what became of the attempts with the others in the same time, and lets time pass.
+    fn record(&mut self, sample: &Sample, others: OutcomeCounts, now: Timestamp) {
         let elapsed = now.since(self.judged_at).min(MEMORY).as_secs_f32();
         self.judged_at = now;
         let memory = MEMORY.as_secs_f32();
         self.minute = self.minute.scaled(memory / (memory + elapsed));
         self.minute += sample.counts;
-        self.open_chunk += sample.counts;
-        if self.open_chunk.attempts() >= MIN_CHUNK {
+        self.interval += Comparison { own: sample.counts, others };
+        self.open_chunk.counts += sample.counts;
+        let attempts = self.interval.own.attempts() + self.interval.others.attempts();
+        let is_complete = self.interval.is_complete() || attempts >= MIN_CHUNK;
+        if is_complete || now.since(self.interval_start) >= MAX_INTERVAL {
+            self.open_chunk.compared += std::mem::take(&mut self.interval).weighted();
+            self.interval_start = now;
+        }
+        if self.open_chunk.counts.attempts() >= MIN_CHUNK {
             self.chunks.push_back(std::mem::take(&mut self.open_chunk));
             if self.chunks.len() > MAX_CHUNKS {
                 self.chunks.pop_front();
@@ -216,15 +249,15 @@ impl OutlierRecord {
     }
 
     /// Returns the counts of the latest attempts, of at least `min` of them; `None` while there were fewer.
-    fn latest(&self, min: f32) -> Option<OutcomeCounts> {
+    fn latest(&self, min: f32) -> Option<Chunk> {
         let mut sum = self.open_chunk;
         for chunk in self.chunks.iter().rev() {
-            if sum.attempts() >= min {
+            if sum.counts.attempts() >= min {
                 break;
             }
             sum += *chunk;
         }
-        (sum.attempts() >= min).then_some(sum)
+        (sum.counts.attempts() >= min).then_some(sum)
     }
 
     /// Adds the evidence of a sample that the server loses more queries than is usual.
@@ -237,48 +270,42 @@ impl OutlierRecord {
         let evidence = self.loss_evidence + counts.lost * of_loss + counts.responses * of_response;
         self.loss_evidence = evidence.clamp(0.0, 2.0 * LOSS_EVIDENCE);
         if self.loss_evidence > 0.0 {
-            self.loss_own += *counts;
-            self.loss_others += others.new;
+            self.loss += Comparison { own: *counts, others: others.new };
         } else {
-            (self.loss_own, self.loss_others) = Default::default();
+            self.loss = Comparison::default();
         }
     }
 
-    /// Returns what is wrong with the server, by itself and compared with the others.
-    fn symptom(&self, others: &Others) -> Option<EjectionReason> {
+    /// Returns what is wrong with the server, by itself and compared with the others, and whether the others have shown
+    /// that they do better; `None` for that while they have had too few queries.
+    fn symptom(&self, others: &Others) -> Option<(EjectionReason, Option<bool>)> {
         let min = if self.is_returning() { MIN_ATTEMPTS_IN_SLOW_START } else { MIN_ATTEMPTS };
         if let Some(latest) = self.latest(min) {
-            let responses = latest.responses.max(1.0);
-            let is_outlier = |count: fn(&OutcomeCounts) -> f32, limit: f32| {
-                let own = count(&latest) / responses;
-                own >= limit && others.ratio(count) < own * ALIKE
+            let is_outlier = |count: Count, limit: f32| {
+                let own = latest.counts.ratio(count);
+                let of_others = latest.compared.others.ratio(count).max(others.minute.ratio(count));
+                own >= limit && of_others < own * ALIKE
             };
-            if latest.refuted >= MIN_REFUTED && is_outlier(|counts| counts.failures, ONLY_FAILURES) {
-                return Some(EjectionReason::OnlyFailures);
+            if latest.counts.refuted >= MIN_REFUTED && is_outlier(|counts| counts.failures, ONLY_FAILURES) {
+                // The others have answered what it failed to answer.
+                return Some((EjectionReason::OnlyFailures, Some(true)));
             }
-            if is_outlier(|counts| counts.truncated, ALWAYS_TRUNCATED) {
-                return Some(EjectionReason::AlwaysTruncates);
-            }
-            if is_outlier(|counts| counts.slow, MOSTLY_SLOW) {
-                return Some(EjectionReason::Slow);
+            let others = [
+                (EjectionReason::AlwaysTruncates, (|counts| counts.truncated) as Count, ALWAYS_TRUNCATED),
+                (EjectionReason::Slow, |counts| counts.slow, MOSTLY_SLOW),
+            ];
+            for (reason, count, limit) in others {
+                if is_outlier(count, limit) {
+                    return Some((reason, latest.compared.exceeds_others(count).then_some(true)));
+                }
             }
         }
-        let limit = if self.is_returning() { LOSS_EVIDENCE_IN_SLOW_START } else { LOSS_EVIDENCE };
-        (self.loss_evidence > limit).then_some(EjectionReason::LosesQueries)
-    }
-
-    /// Returns whether the others have shown that they do better, for a server with this symptom; `None` while they
-    /// have had too few queries.
-    fn is_confirmed(&self, symptom: EjectionReason, others: &Others) -> Option<bool> {
-        match symptom {
-            // The others have answered what it failed to answer.
-            EjectionReason::OnlyFailures => Some(true),
-            EjectionReason::AlwaysTruncates | EjectionReason::Slow => others.is_known().then_some(true),
-            EjectionReason::LosesQueries => {
-                let is_first = self.loss_own.attempts() > 2.0 * self.loss_others.attempts();
-                let loses_more = loses_more(&self.loss_own, &self.loss_others, is_first);
-                (loses_more || !is_first).then_some(loses_more)
+        match self.loss_evidence {
+            evidence if evidence > LOSS_EVIDENCE => Some((EjectionReason::LosesQueries, self.loss.loses_more())),
+            evidence if evidence > LOSS_EVIDENCE_OF_SUSPECTED && self.loss.is_first() => {
+                Some((EjectionReason::LosesQueries, None))
             }
+            _ => None,
         }
     }
 
@@ -299,39 +326,20 @@ struct Others {
     is_any_up: bool,
 }
 
-impl Others {
-    /// Returns the ratio of what `count` counts to the responses, in the last minute or among the latest attempts,
-    /// whichever is higher.
-    fn ratio(&self, count: fn(&OutcomeCounts) -> f32) -> f32 {
-        let ratio = |counts: &OutcomeCounts| count(counts) / counts.responses.max(1.0);
-        ratio(&self.minute).max(ratio(&self.latest))
-    }
-
-    fn is_known(&self) -> bool {
-        self.minute.attempts() >= MIN_ATTEMPTS_OF_OTHERS
-    }
-}
-
 /// Returns the loss of servers of which nobody knows that they lose nothing.
 fn loss_with_prior(counts: &OutcomeCounts) -> f32 {
     (counts.lost.max(0.0) + PRIOR_LOSSES) / (counts.attempts() + PRIOR_ATTEMPTS)
 }
 
-/// Returns whether a server lost more queries than others did in the same time, by more than chance explains.
-/// `is_first` tells whether the others had few of the queries.
-fn loses_more(own: &OutcomeCounts, others: &OutcomeCounts, is_first: bool) -> bool {
-    let (attempts, of_others) = (own.attempts(), others.attempts());
-    let all = (attempts + of_others).max(1.0);
-    let loss = (own.lost + others.lost.max(0.0)) / all;
-    let deviation = (loss * attempts * of_others / all).sqrt();
-    let deviations = if is_first { LOSS_DEVIATIONS_OF_FIRST } else { LOSS_DEVIATIONS };
-    own.lost - loss * attempts > deviations * deviation
-}
-
-/// Judges the servers of a group at `now`. At most half of them are left out, those that are down included.
+/// Judges the servers of a group at `now`. At most half of them are left out, those that are down included. Samples of
+/// an interval in which this process stood still say nothing about the servers.
 pub(super) fn judge(records: &mut [&mut OutlierRecord], samples: &[Sample], now: Timestamp) {
-    for (record, sample) in records.iter_mut().zip(samples) {
-        record.record(sample, now);
+    let samples = &*match records.iter().any(|record| record.is_late(now)) {
+        true => samples.iter().map(|sample| Sample { counts: OutcomeCounts::default(), ..*sample }).collect(),
+        false => Cow::Borrowed(samples),
+    };
+    for (index, record) in records.iter_mut().enumerate() {
+        record.record(&samples[index], counts_of_others(samples, index), now);
     }
     let mut symptoms = Vec::new();
     for index in 0..records.len() {
@@ -341,8 +349,7 @@ pub(super) fn judge(records: &mut [&mut OutlierRecord], samples: &[Sample], now:
         if sample.is_down || record.is_ejected() {
             continue;
         }
-        let symptom = record.symptom(&others).map(|symptom| (symptom, record.is_confirmed(symptom, &others)));
-        match symptom {
+        match record.symptom(&others) {
             Some((symptom, Some(true))) => symptoms.push((symptom, index)),
             // While a server is in slow start, the others get queries anyway.
             Some((_, None)) if others.is_any_up && !record.is_returning() => record.state = State::Suspected,
@@ -359,13 +366,19 @@ pub(super) fn judge(records: &mut [&mut OutlierRecord], samples: &[Sample], now:
     }
 }
 
+fn counts_of_others(samples: &[Sample], index: usize) -> OutcomeCounts {
+    let mut counts = OutcomeCounts::default();
+    let others = samples.iter().enumerate().filter(|(other, _)| *other != index);
+    others.for_each(|(_, sample)| counts += sample.counts);
+    counts
+}
+
 fn others(records: &[&mut OutlierRecord], samples: &[Sample], index: usize) -> Others {
-    let mut others = Others::default();
+    let mut others = Others { new: counts_of_others(samples, index), ..Others::default() };
     for (other, (record, sample)) in records.iter().zip(samples).enumerate() {
         if other != index {
             others.minute += record.minute;
-            others.new += sample.counts;
-            others.latest += record.latest(MIN_CHUNK).unwrap_or_default();
+            others.latest += record.latest(MIN_CHUNK).unwrap_or_default().counts;
             others.is_any_up |= !sample.is_down && !record.is_ejected();
         }
     }

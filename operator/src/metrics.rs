@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dnstier_crds::conditions::ConditionType;
-use dnstier_crds::v1alpha1::DnsTierStatus;
+use dnstier_crds::v1alpha1::{DnsTierStatus, RolloutStatus};
 use node_cache_config::metrics_page::{BuildInfo, END, ProcessUsage, process_text};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
@@ -72,6 +72,7 @@ struct TierState {
     /// Numbers of nodes, by what is true of them.
     nodes: Vec<(&'static str, u32)>,
     resolvers: Vec<ZoneResolverCount>,
+    rollout: Option<RolloutStatus>,
     is_claimed_elsewhere: bool,
 }
 
@@ -109,6 +110,20 @@ impl Collector for TierStates {
         for (tier, state) in &*tiers {
             for (nodes, count) in &state.nodes {
                 gauge(*count).encode(family.encode_family(&[("tier", tier.as_str()), ("state", nodes)])?)?;
+            }
+        }
+        let help = "Step of the roll-out of a tier, always 1";
+        let mut family = encoder.encode_descriptor("rollout_step", help, None, MetricType::Gauge)?;
+        let rollouts = || tiers.iter().filter_map(|(tier, state)| Some((tier.as_str(), state.rollout.as_ref()?)));
+        for (tier, rollout) in rollouts() {
+            let labels = [("tier", tier), ("step", rollout.step.as_str())];
+            gauge(1).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Pods that read what the roll-out of a tier changes";
+        let mut family = encoder.encode_descriptor("rollout_pods", help, None, MetricType::Gauge)?;
+        for (tier, rollout) in rollouts() {
+            for (pods, count) in [("moved", rollout.moved), ("left", rollout.total.saturating_sub(rollout.moved))] {
+                gauge(count).encode(family.encode_family(&[("tier", tier), ("state", pods)])?)?;
             }
         }
         let help = "Whether another release has claimed a tier";
@@ -245,6 +260,7 @@ impl Metrics {
         let mut tiers = self.tiers.lock();
         let state = tiers.entry(tier.to_owned()).or_default();
         (state.conditions, state.nodes, state.resolvers) = (conditions(status), nodes, resolvers);
+        state.rollout.clone_from(&status.rollout);
     }
 
     /// Sets whether another release has claimed a tier.
@@ -290,6 +306,7 @@ mod tests {
             "conditions": [{"type": "Ready", "status": ready, "reason": "x", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}],
             "nodes": {"desired": 3, "ready": 2, "updated": 1},
+            "rollout": {"kind": "Configuration", "target": "1a2b", "step": "Wave", "moved": 2, "total": 3},
         }))
         .unwrap()
     }
@@ -309,6 +326,9 @@ mod tests {
             "dnstier_operator_condition{tier=\"default\",type=\"Stalled\",status=\"False\"} 1",
             "dnstier_operator_condition{tier=\"other\",type=\"Ready\",status=\"Unknown\"} 1",
             "dnstier_operator_nodes{tier=\"default\",state=\"ready\"} 2",
+            "dnstier_operator_rollout_step{tier=\"default\",step=\"Wave\"} 1",
+            "dnstier_operator_rollout_pods{tier=\"default\",state=\"moved\"} 2",
+            "dnstier_operator_rollout_pods{tier=\"default\",state=\"left\"} 1",
             "dnstier_operator_zone_resolvers{tier=\"default\",zone=\"zone-a\",state=\"desired\"} 2",
             "dnstier_operator_zone_resolvers{tier=\"default\",zone=\"zone-a\",state=\"ready\"} 1",
         ] {

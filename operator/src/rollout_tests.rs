@@ -317,3 +317,43 @@ async fn an_address_that_pods_ask_is_given_up_only_when_somebody_confirms_that()
     world.annotate("dnstier.io/confirm-rollout", &target);
     world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_a_resolver_cannot_run_reaches_one_resolver_and_no_node() {
+    let mut world = World::start(&[2, 1], settings_of("5s")).await;
+    world.change(json!({"resolvers": {"upstreams": [{"addresses": ["192.0.2.53"]}]}}));
+    world.run_until("there is another target", |world| world.target() != world.first).await;
+    let target = world.target();
+    world.pods.set_fault(&target, "", Some(Fault::Crash));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    world.run(2).await;
+    assert_eq!(world.rolled_out().1, "PodCrashed");
+    let seen = world.seen(&target);
+    assert!(seen.len() == 1 && seen[0].starts_with("resolver-"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_judges_a_step_from_its_first_looks_on() {
+    let mut world = World::start(&[3], settings_of("30s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.run(5).await;
+    world.replace_process().await;
+    world.pods.set_fault(&target, "", Some(Fault::Crash));
+    world.run(15).await;
+    assert_eq!(world.step(), "Stopped");
+    assert_eq!(world.seen(&target), ["a0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_away_holds_nothing_up_and_follows_when_it_returns() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    world.set_ready("a1", false);
+    let target = world.change_nodes(600).await;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    let (away, _) = world.pods.names().into_iter().find(|(_, node)| node == "a1").unwrap();
+    world.set_ready("a1", true);
+    world.run(3).await;
+    assert_eq!(world.pods.asked(&away), Some(target));
+    assert_eq!(world.rolled_out().0, "True");
+}

@@ -251,6 +251,13 @@ impl World {
         }
     }
 
+    /// Sets whether Kubernetes reports a node as ready.
+    pub(crate) fn set_ready(&self, node: &str, is_ready: bool) {
+        let status = if is_ready { "True" } else { "Unknown" };
+        let conditions = json!([{"type": "Ready", "status": status}]);
+        self.cluster.merge(NODES, node, json!({"status": {"conditions": conditions}}));
+    }
+
     pub(crate) fn annotate(&self, key: &str, value: &str) {
         self.cluster.merge(TIERS, "default", json!({"metadata": {"annotations": {key: value}}}));
     }

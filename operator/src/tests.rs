@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use k8s_openapi::jiff::Timestamp;
 use node_cache_config::names::ZONE_LABEL;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -15,6 +16,7 @@ use crate::client::{self, Limits};
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
+use crate::fake_pods::FakePods;
 use crate::leader::fake_lease::{FakeLease, TIMING};
 use crate::leader::{Elector, Fence, Leadership};
 use crate::metrics::Metrics;
@@ -254,6 +256,39 @@ async fn a_tier_of_another_release_is_not_written_to() {
     cluster.merge(TIERS, "default", json!({"status": {"operator": {"namespace": "dnstier-system"}}}));
     wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
     assert_eq!(cluster.list(TIERS)[0]["status"]["operator"]["namespace"], "dnstier-system");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_spreads_by_the_clocks_and_the_polls_of_the_operator() {
+    let cluster = Arc::new(FakeCluster::start(|_| None).await);
+    let pods = FakePods::new(cluster.clone(), Timestamp::now());
+    let clock = pods.clone();
+    tokio::spawn(async move {
+        loop {
+            clock.set_now(Timestamp::now());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let metrics = start_operator(&cluster, Leadership::permanent());
+    cluster.merge(TIERS, "default", json!({"spec": {"rollout": {"soak": "5s", "waveSize": 1}}}));
+    // Zone a has two nodes, the others have no pods.
+    cluster.merge(NODES, "node-a2", json!({"metadata": {"labels": linux([(ZONE_LABEL, "zone-a")])}}));
+    for node in ["node-a", "node-a2"] {
+        pods.add_node_pod("zone-a", node).await;
+    }
+    let is_rolled_out = || condition(&cluster, "RolledOut").is_some_and(|rolled_out| rolled_out.0 == "True");
+    wait_until("the first revision", is_rolled_out).await;
+    cluster.merge(TIERS, "default", json!({"spec": {"nodeCache": {"cache": {"maxTtl": "600s"}}}}));
+    wait_until("the word that it is not rolled out", || !is_rolled_out()).await;
+    let target = || cluster.list(TIERS)[0]["status"]["rollout"]["target"].as_str().unwrap().to_owned();
+    let seen = || pods.seen().into_iter().filter(|(_, seen)| seen.contains(&target())).count();
+    wait_until("the first node", || seen() == 1).await;
+    let step = || cluster.list(TIERS)[0]["status"]["rollout"]["step"].as_str().unwrap().to_owned();
+    wait_until("the word about it", || step() == "Canary").await;
+    assert_eq!(seen(), 1, "the first node is watched");
+    wait_until("the wave", || seen() == 2).await;
+    wait_until("the end", is_rolled_out).await;
+    assert!(passes(&metrics) > 3);
 }
 
 /// Operator that takes part in an election.

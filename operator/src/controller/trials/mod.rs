@@ -9,6 +9,7 @@
 //! Nothing here has to survive a restart: another process judges the step anew, by less of its past.
 
 mod looks;
+mod names;
 mod prober;
 mod selection;
 
@@ -17,15 +18,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dnstier_crds::v1alpha1::{Probe, ProbeCompare, Rollout};
+use dnstier_crds::v1alpha1::Rollout;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use node_cache_config::Config;
 use node_cache_config::names::revision_key;
-use node_cache_config::probes::{ProbeName, ProbeResult};
 use tokio::sync::mpsc;
 
-use crate::controller::judge::pod_look::{Compare, PodLook, ProbeOutcome};
+use crate::controller::judge::pod_look::PodLook;
 use crate::controller::judge::trial::{LOOK_INTERVAL, Step as TrialStep, Trial};
 use crate::controller::judge::verdict::{self, HoldReason, Outcome};
 use crate::controller::observe::Observed;
@@ -69,6 +69,8 @@ struct TierTrial {
     last_look: Option<Duration>,
     /// Start of the last round of probes.
     round: Option<Duration>,
+    /// Number of rounds so far.
+    rounds: usize,
     verdict: Option<verdict::Verdict>,
 }
 
@@ -166,7 +168,13 @@ impl Trials {
             return Some(HashMap::new());
         }
         tier.round = Some(now);
-        self.prober.start(name, pods, names_of_probes(observed, record, proven));
+        tier.rounds += 1;
+        let (target, proven) = (config_of(observed, &record.target.id), config_of(observed, &proven.id));
+        let names = |role| Arc::new(names::names(target.as_ref(), proven.as_ref(), role, tier.rounds));
+        let of_role = [(Role::Node, names(Role::Node)), (Role::Resolver, names(Role::Resolver))];
+        let names_of = |role| of_role.iter().find(|(other, _)| *other == role).map(|(_, names)| names.clone());
+        let pods = pods.into_iter().filter_map(|(role, pod)| Some((pod, names_of(role)?))).collect();
+        self.prober.start(name, pods);
         None
     }
 }
@@ -199,6 +207,7 @@ impl TierTrial {
             trial,
             last_look: None,
             round: None,
+            rounds: 0,
             verdict: None,
         };
         match earlier {
@@ -272,13 +281,13 @@ impl<'a> Found<'a> {
     }
 
     /// Returns the pods that are probed and can be.
-    fn probed(&self) -> Vec<ProbedPod> {
+    fn probed(&self) -> Vec<(Role, ProbedPod)> {
         let can_be_probed = |uid: &str| self.evidence.get(uid).is_some_and(|evidence| evidence.can_be_probed);
-        let pods = self.pods.iter().map(|(_, pod)| pod);
-        pods.filter(|pod| self.probed.contains(pod.uid.as_str()) && can_be_probed(&pod.uid))
-            .filter_map(|pod| {
+        let pods = self.pods.iter();
+        pods.filter(|(_, pod)| self.probed.contains(pod.uid.as_str()) && can_be_probed(&pod.uid))
+            .filter_map(|(rollout_pod, pod)| {
                 let address = SocketAddr::new(pod.address?, pod.metrics_port);
-                Some(ProbedPod { uid: pod.uid.clone(), address })
+                Some((rollout_pod.role, ProbedPod { uid: pod.uid.clone(), address }))
             })
             .collect()
     }
@@ -293,7 +302,9 @@ impl<'a> Found<'a> {
         let looks = self.pods.iter().map(|(pod, found)| {
             let report = self.observed.reports.get(&found.uid).map(|report| &**report);
             let answers = answers.and_then(|answers| answers.get(&found.uid));
-            let probes = answers.into_iter().flatten().map(|answer| probe_outcome(answer, settings)).collect();
+            let answers = answers.into_iter().flatten();
+            let probes =
+                answers.map(|(probe, result)| names::outcome(probe, result.as_ref(), &settings.probes)).collect();
             let evidence = self.evidence.get(found.uid.as_str()).map(|evidence| &**evidence);
             pod_look(pod, &found.uid, report, evidence, target, proven, probes)
         });
@@ -301,38 +312,11 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Returns the names that pods are asked for: those of the target and those of the proven configuration. A pod knows
-/// the names of its own configuration.
-fn names_of_probes(observed: &Observed, record: &Record, proven: &TierRevision) -> Vec<ProbeName> {
-    let mut names: Vec<ProbeName> = Vec::new();
-    let data = || observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref());
-    for id in [&record.target.id, &proven.id] {
-        let json = data().find_map(|data| data.get(&revision_key(id)));
-        let Some(config) = json.and_then(|json| Config::from_json(json.as_bytes()).ok()) else { continue };
-        for probe in config.probes() {
-            if !names.contains(&probe) {
-                names.push(probe);
-            }
-        }
-    }
-    names
-}
-
-/// Returns the result of a probe with what the spec says to compare; of a name that the spec does not have, the rcode.
-fn probe_outcome((probe, result): &(ProbeName, Option<ProbeResult>), settings: &Rollout) -> ProbeOutcome {
-    let is_listed = |listed: &&Probe| listed.name == probe.name && listed.type_.name() == probe.rtype;
-    let compare = match settings.probes.iter().find(is_listed).map(|listed| listed.compare) {
-        Some(ProbeCompare::Answers) => Compare::Answers,
-        Some(ProbeCompare::Rcode) | None => Compare::Rcode,
-    };
-    ProbeOutcome {
-        name: probe.name.clone(),
-        rtype: probe.rtype.clone(),
-        compare,
-        rcode: result.as_ref().map(|result| result.rcode),
-        digest: result.as_ref().map(|result| result.digest.clone()).unwrap_or_default(),
-        microseconds: result.as_ref().map_or(0, |result| result.microseconds),
-    }
+/// Returns a configuration of the ConfigMap.
+fn config_of(observed: &Observed, id: &str) -> Option<Config> {
+    let data = observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref());
+    let json = data.filter_map(|data| data.get(&revision_key(id))).next();
+    Config::from_json(json?.as_bytes()).ok()
 }
 
 /// Returns the verdict as the planner reads it.

@@ -10,7 +10,6 @@ use futures::{StreamExt, stream};
 use hyper::StatusCode;
 use node_cache_config::probes::{ProbeName, ProbeResult};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::controller::observe::poll::http::{HttpError, get_within};
 
@@ -81,14 +80,13 @@ impl Prober {
         }
     }
 
-    /// Starts a round: every pod is asked for every name. An earlier round of the tier is forgotten.
-    pub(crate) fn start(&self, tier: &str, pods: Vec<ProbedPod>, names: Vec<ProbeName>) {
+    /// Starts a round: every pod is asked for its names. An earlier round of the tier is forgotten.
+    pub(crate) fn start(&self, tier: &str, pods: Vec<(ProbedPod, Arc<Vec<ProbeName>>)>) {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         lock(&self.rounds).insert(tier.to_owned(), Round::Running { number });
         let (rounds, ended, tier) = (self.rounds.clone(), self.ended.clone(), tier.to_owned());
         tokio::spawn(async move {
-            let names = &names;
-            let asked = stream::iter(pods).map(async |pod| (pod.uid.clone(), ask(pod.address, names).await));
+            let asked = stream::iter(pods).map(async |(pod, names)| (pod.uid, ask(pod.address, &names).await));
             let answers: HashMap<String, Answers> = asked.buffer_unordered(MAX_PODS).collect().await;
             let is_wanted = |round: &Round| matches!(round, Round::Running { number: running } if *running == number);
             let mut rounds = lock(&rounds);
@@ -116,17 +114,14 @@ fn lock(rounds: &Mutex<HashMap<String, Round>>) -> MutexGuard<'_, HashMap<String
     rounds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks a pod for all names, a few each second.
+/// Asks a pod for all names. A few begin in each second, however long the others take.
 async fn ask(address: SocketAddr, names: &[ProbeName]) -> Answers {
-    let mut answers = Answers::new();
-    let mut next = Instant::now();
-    for part in names.chunks(PROBES_PER_SECOND) {
-        tokio::time::sleep_until(next).await;
-        next = Instant::now() + Duration::from_secs(1);
-        let results = futures::future::join_all(part.iter().map(|name| ask_one(address, name))).await;
-        answers.extend(part.iter().zip(results).filter_map(|(name, result)| Some((name.clone(), result.ok()?))));
-    }
-    answers
+    let ask_in_turn = async |(place, name): (usize, &ProbeName)| {
+        tokio::time::sleep(Duration::from_secs((place / PROBES_PER_SECOND) as u64)).await;
+        Some((name.clone(), ask_one(address, name).await.ok()?))
+    };
+    let answers = futures::future::join_all(names.iter().enumerate().map(ask_in_turn)).await;
+    answers.into_iter().flatten().collect()
 }
 
 /// The configuration of a pod does not lead to a name.

@@ -93,3 +93,75 @@ fn first_of_groups<'a>(pods: &[&'a RolloutPod], number: usize) -> Vec<&'a Rollou
     }
     first
 }
+
+#[cfg(test)]
+mod tests {
+    use dnstier_crds::v1alpha1::Rollout;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::controller::rollout::record::Step;
+
+    fn revision(id: &str) -> TierRevision {
+        TierRevision { id: id.to_owned(), nodes: id.to_owned(), resolvers: id.to_owned() }
+    }
+
+    fn pod(zone: &str, number: usize) -> RolloutPod {
+        RolloutPod {
+            role: Role::Node,
+            name: format!("pod-{zone}-{number:03}"),
+            zone: zone.to_owned(),
+            node: Some(format!("{zone}-{number:03}")),
+            ready: true,
+            away: false,
+            asked: Some("old".to_owned()),
+            in_force: Some("old".to_owned()),
+            tellings: 1,
+            told: None,
+            responses: 0,
+            created: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn select(pods: &[RolloutPod], step: Step, moved: &[&str], check: impl FnOnce(Selection<'_>)) {
+        let mut record = Record::new(revision("new"), Some(revision("old")), step, Timestamp::UNIX_EPOCH);
+        record.moved = moved.iter().map(|key| (*key).to_owned()).collect();
+        let (nodes, settings) = (BTreeSet::new(), Rollout::default());
+        let around = Surroundings {
+            pods,
+            nodes: &nodes,
+            settings: &settings,
+            announced: None,
+            is_past_known: false,
+            address_in_use: None,
+            confirm: None,
+            retry: None,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        check(Selection::of(&record, &revision("old"), &around));
+    }
+
+    #[test]
+    fn the_next_wave_and_more_of_the_zone_are_controls_and_three_of_them_are_probed() {
+        let pods: Vec<RolloutPod> = ["a", "b"].iter().flat_map(|zone| (0..100).map(|n| pod(zone, n))).collect();
+        select(&pods, Step::Wave, &["a-000", "a-001"], |selection| {
+            assert_eq!(selection.judged.len(), 2);
+            assert_eq!(selection.controls.len(), CONTROLS + 10, "a wave is a tenth of the zone");
+            assert!(selection.controls.iter().all(|pod| pod.zone == "a"));
+            assert_eq!(selection.controls[0].key(), "a-002");
+            assert_eq!(selection.probed().len(), 2 + PROBED_CONTROLS);
+        });
+    }
+
+    #[test]
+    fn a_zone_without_controls_is_compared_with_others_and_pods_of_the_target_are_none() {
+        let mut pods = vec![pod("a", 0), pod("a", 1), pod("b", 0), pod("b", 1), pod("c", 0)];
+        pods[1].asked = Some("new".to_owned());
+        pods[4].away = true;
+        select(&pods, Step::Canary, &["a-000"], |selection| {
+            let keys: Vec<&str> = selection.controls.iter().map(|pod| pod.key()).collect();
+            assert_eq!(keys, ["b-000", "b-001", "c-000"]);
+            assert_eq!(selection.probed().len(), 3, "nobody asks a node that is away");
+        });
+    }
+}

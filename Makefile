@@ -106,6 +106,7 @@ test-long: ## Run the long forms of tests, one after the other, four hours at th
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
 	  --nocapture --test-threads=1
+	timeout 7200 $(CARGO) test --release --locked --package dnstier-operator --lib --no-fail-fast -- --ignored --nocapture
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 
 .PHONY: miri

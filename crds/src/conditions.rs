@@ -1,7 +1,7 @@
 //! The conditions of a tier: types, reasons, and the merge of new reports with the conditions in a status.
 //!
-//! `Ready`, `Progressing`, `Degraded` and `UpstreamThrottled` are always present. `Reconciling` and `Stalled` follow
-//! kstatus, which Helm and Flux wait by: they are present only while they are true.
+//! `Ready`, `Progressing`, `RolledOut`, `Degraded` and `UpstreamThrottled` are always present. `Reconciling` and
+//! `Stalled` follow kstatus, which Helm and Flux wait by: they are present only while they are true.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -12,6 +12,8 @@ pub enum ConditionType {
     Ready,
     /// The tier is being brought to its desired state.
     Progressing,
+    /// The configuration that the spec results in is in force wherever it is read.
+    RolledOut,
     /// A problem needs attention, even if every query is answered.
     Degraded,
     /// An upstream answers only a part of the packets that it is sent, or its packet budget is spent.
@@ -77,6 +79,30 @@ reasons! {
     Starting,
     /// Nodes or resolvers take over a new configuration or a new pod template.
     RollingOut,
+    /// The configuration that the spec results in is in force wherever it is read.
+    RolledOut,
+    /// Resolvers take over a new configuration, one of a zone, then the others of the zone.
+    Resolvers,
+    /// The first nodes of the zones take over a new configuration and are watched.
+    Canary,
+    /// Further nodes take over a new configuration, in waves.
+    Wave,
+    /// spec.rollout.paused holds the roll-out where it is.
+    Paused,
+    /// Pods that are not changed fail too, so that nothing can be said about the change; the roll-out waits.
+    ControlsFailing,
+    /// The new configuration gives up an address that pods ask; the roll-out waits for a confirmation.
+    AddressInUse,
+    /// Pods go back to the configuration that was proven before.
+    RollingBack,
+    /// The new configuration was taken back: its pods did worse than those that were not changed.
+    JudgedWorse,
+    /// The new configuration was taken back: pods did not take it over.
+    NotInForce,
+    /// The new configuration was taken back: a process of a pod ended, or a node did not answer itself.
+    PodCrashed,
+    /// The new configuration was taken back: probes got other answers than on pods that were not changed.
+    WrongAnswers,
     /// Some nodes do not answer through their caches; pods there are answered by the cluster DNS.
     NodesNotReady,
     /// A zone has fewer resolvers than it should; its nodes query the others and other zones.
@@ -146,8 +172,15 @@ pub struct Report {
 
 impl ConditionType {
     /// Every type, in the order in which a status lists them.
-    pub const ALL: &[Self] =
-        &[Self::Ready, Self::Progressing, Self::Degraded, Self::UpstreamThrottled, Self::Reconciling, Self::Stalled];
+    pub const ALL: &[Self] = &[
+        Self::Ready,
+        Self::Progressing,
+        Self::RolledOut,
+        Self::Degraded,
+        Self::UpstreamThrottled,
+        Self::Reconciling,
+        Self::Stalled,
+    ];
 
     /// Returns the type as written in a condition.
     #[must_use]
@@ -155,6 +188,7 @@ impl ConditionType {
         match self {
             Self::Ready => "Ready",
             Self::Progressing => "Progressing",
+            Self::RolledOut => "RolledOut",
             Self::Degraded => "Degraded",
             Self::UpstreamThrottled => "UpstreamThrottled",
             Self::Reconciling => "Reconciling",
@@ -171,6 +205,10 @@ impl ConditionType {
                  Once a tier was ready, 1 % of its nodes may be silent."
             }
             Self::Progressing => "The tier is being brought to the desired state.",
+            Self::RolledOut => {
+                "The configuration that the spec results in is in force wherever it is read. It turns false before the \
+                 first pod is told of another one."
+            }
             Self::Degraded => "Something is wrong that somebody should look at, also while everything is answered.",
             Self::UpstreamThrottled => {
                 "An upstream answers only a part of what it is sent, or is needed for more than its packetBudget lets \

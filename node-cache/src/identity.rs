@@ -1,6 +1,9 @@
 //! Identity of this process, the response to `id.server. CH TXT`.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use node_cache_config::metrics_page::ProcessUsage;
 
 /// Identity of one process: instance, node and pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,13 @@ impl Identity {
             truncate_to_255(format!("pod={}", self.pod_uid)),
         ]
     }
+}
+
+/// Returns when this process started, in seconds of the Unix epoch. It is read once, so that it never differs.
+#[must_use]
+pub fn process_start() -> Option<u64> {
+    static STARTED: OnceLock<Option<u64>> = OnceLock::new();
+    *STARTED.get_or_init(|| ProcessUsage::read().start_time.map(|seconds| seconds as u64))
 }
 
 /// Returns the addresses of the pod from `POD_IPS`, separated by commas. Anything that is no address is skipped.

@@ -94,6 +94,7 @@ impl Args {
         } = self;
         logging::init(&log, log_format)?;
         let settings = Settings {
+            pod_name: pod_name.clone(),
             namespace,
             node_namespace,
             cluster_dns_namespaces: non_empty_names(cluster_dns_namespaces),

@@ -59,6 +59,11 @@ impl FakeCluster {
         self.objects.merge(collection, name, object);
     }
 
+    /// Deletes an object.
+    pub(crate) fn delete(&self, collection: &str, name: &str) {
+        self.objects.delete(collection, name);
+    }
+
     /// Holds back the events of all watches, or lets them go.
     pub(crate) fn hold_watches(&self, is_held: bool) {
         self.objects.is_held.send_replace(is_held);
@@ -94,15 +99,34 @@ impl Objects {
                 if !target.is_subresource {
                     patch["status"].take();
                 }
+                if self.is_of_another_version(&target.collection, &name, &patch) {
+                    return Reply::refusal(409, "the object has been modified");
+                }
                 Reply::Json(200, self.merge(&target.collection, &name, patch))
             }
             ("DELETE", Some(name)) => {
                 self.delete(&target.collection, &name);
                 Reply::Json(200, json!({"kind": "Status", "status": "Success"}))
             }
+            ("POST", None) if target.collection.ends_with("/configmaps") => {
+                let name = request.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                if self.lock().objects.contains_key(&(target.collection.clone(), name.clone())) {
+                    return Reply::refusal(409, "the object already exists");
+                }
+                Reply::Json(201, self.merge(&target.collection, &name, request.body.clone()))
+            }
             ("POST", None) => Reply::Json(201, request.body.clone()),
             _ => Reply::refusal(405, "not allowed"),
         }
+    }
+
+    /// Returns whether a patch names another version than that of the object.
+    fn is_of_another_version(&self, collection: &str, name: &str, patch: &Value) -> bool {
+        let state = self.lock();
+        let object = state.objects.get(&(collection.to_owned(), name.to_owned()));
+        let version = object.map_or(&Value::Null, |object| &object["metadata"]["resourceVersion"]);
+        let named = &patch["metadata"]["resourceVersion"];
+        !named.is_null() && named != version
     }
 
     fn list(&self, collection: &str, selector: &[(String, String)]) -> Vec<Value> {

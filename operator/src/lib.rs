@@ -23,11 +23,17 @@ mod error;
 mod fake_api;
 #[cfg(test)]
 mod fake_cluster;
+#[cfg(test)]
+mod fake_pods;
 mod leader;
 mod liveness;
 mod logging;
 mod metrics;
 mod request_counter;
+#[cfg(test)]
+mod rollout_tests;
+#[cfg(test)]
+mod rollout_world;
 mod settings;
 #[cfg(test)]
 mod tests;

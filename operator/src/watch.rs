@@ -20,17 +20,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Readiness;
-use crate::controller::observe::WatchedTier;
 use crate::controller::observe::nodes;
 use crate::controller::observe::object_store::ObjectStore;
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
-use crate::controller::observe::poll::{Poller, ReportStore};
+use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore};
+use crate::controller::observe::{self, WatchedTier};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
-use crate::controller::{Applier, Backoff, Claims, Context, Observer, StatusWriter, error_policy, reconcile};
+use crate::controller::{Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, error_policy, reconcile};
 use crate::error::Error;
 use crate::leader::{Leadership, Term};
 use crate::liveness::Liveness;
@@ -66,22 +66,23 @@ pub(crate) async fn reconcile_on_changes(
     let (changed, changes) = mpsc::channel(1);
     let waker = Waker { schedule: Arc::default(), changed };
     let mut tasks = JoinSet::new();
-    let mut watches = Watches { client: &client, waker: &waker, tasks: &mut tasks };
-    let nodes = watches.add_nodes();
-    let pods: Vec<Store<Pod>> =
-        settings.pod_namespaces().into_iter().map(|namespace| watches.add_pods(namespace)).collect();
-    let owned = watches.add_owned_objects(&settings);
+    let Stores { nodes, pods, owned } =
+        Watches { client: &client, waker: &waker, tasks: &mut tasks }.add_all(&settings);
     let own_writes = Arc::new(OwnWrites::default());
 
     let wake_poller = Arc::new(Notify::new());
     let (polled, mut polls) = mpsc::channel(1);
-    let reports = ReportStore::default();
+    let (reports, roles) = (ReportStore::default(), RoleStore::default());
+    let address_uses = AddressUses::default();
+    let trials = Arc::new(Trials::new(roles.clone(), polled.clone()));
     let (first_round, _) = watch::channel(false);
     let poller = Poller {
         pods: pods.clone(),
         nodes: nodes.clone(),
         interval: settings.poll_interval,
         reports: reports.clone(),
+        roles,
+        address_uses: address_uses.clone(),
         changed: polled,
         wake: wake_poller.clone(),
         first_round,
@@ -97,6 +98,7 @@ pub(crate) async fn reconcile_on_changes(
         poller,
         schedule: schedule.clone(),
         waker: waker.clone(),
+        trials: trials.clone(),
         active,
         metrics: metrics.clone(),
     };
@@ -115,9 +117,12 @@ pub(crate) async fn reconcile_on_changes(
             owned: owned.clone(),
             own_writes: own_writes.clone(),
             reports,
+            clock: Arc::new(observe::now),
         },
-        applier: Applier::new(client.clone(), settings.clone(), metrics.clone(), wake_poller, own_writes),
+        applier: Applier::new(client.clone(), metrics.clone(), wake_poller, own_writes),
         claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
+        address_uses,
+        trials,
         status_writer: StatusWriter::new(client, metrics.clone()),
         schedule,
         backoff: Backoff::default(),
@@ -152,6 +157,7 @@ struct Terms {
     poller: Poller,
     schedule: Arc<Schedule>,
     waker: Waker,
+    trials: Arc<Trials>,
     /// Receives the term in which tiers are reconciled.
     active: watch::Sender<Option<Term>>,
     metrics: Arc<Metrics>,
@@ -165,6 +171,8 @@ impl Terms {
             // What is known from an earlier term is out of date.
             self.metrics.keep_tiers(&[]);
             self.poller.reports.clear();
+            self.poller.address_uses.clear();
+            self.trials.clear();
             self.poller.first_round.send_replace(false);
             let mut is_first_round_over = self.poller.first_round.subscribe();
             let begin = async {
@@ -229,10 +237,11 @@ async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>], owned: &Ow
 
 /// Wakes tiers.
 #[derive(Clone)]
-struct Waker {
-    schedule: Arc<Schedule>,
+pub(crate) struct Waker {
+    /// Start of the next reconciliation of each tier.
+    pub(crate) schedule: Arc<Schedule>,
     /// Receives an item for each change.
-    changed: mpsc::Sender<()>,
+    pub(crate) changed: mpsc::Sender<()>,
 }
 
 impl Waker {
@@ -250,13 +259,35 @@ impl Waker {
 }
 
 /// Starts watches, each in a task of its own.
-struct Watches<'a> {
-    client: &'a Client,
-    waker: &'a Waker,
-    tasks: &'a mut JoinSet<()>,
+pub(crate) struct Watches<'a> {
+    /// Client of the API server.
+    pub(crate) client: &'a Client,
+    /// Wakes tiers on changes.
+    pub(crate) waker: &'a Waker,
+    /// Tasks of the watches.
+    pub(crate) tasks: &'a mut JoinSet<()>,
+}
+
+/// Stores of the watches.
+pub(crate) struct Stores {
+    /// All Nodes.
+    pub(crate) nodes: Store<Node>,
+    /// Pods of all tiers, one store for each namespace.
+    pub(crate) pods: Vec<Store<Pod>>,
+    /// Objects that tiers own.
+    pub(crate) owned: OwnedStores,
 }
 
 impl Watches<'_> {
+    /// Starts all watches but that of the tiers.
+    pub(crate) fn add_all(&mut self, settings: &Settings) -> Stores {
+        Stores {
+            nodes: self.add_nodes(),
+            pods: settings.pod_namespaces().into_iter().map(|namespace| self.add_pods(namespace)).collect(),
+            owned: self.add_owned_objects(settings),
+        }
+    }
+
     /// Watches all Nodes.
     fn add_nodes(&mut self) -> Store<Node> {
         let (store, writer) = reflector::store();

@@ -47,7 +47,43 @@ fn every_reason_of_a_condition_is_explained() {
         assert!(page.contains(&format!("| `{reason}` |")), "docs/conditions.md does not explain {reason}");
     }
     let explained = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(explained, reasons.len() + 6, "a type or reason is explained that does not exist");
+    assert_eq!(explained, reasons.len() + 7, "a type or reason is explained that does not exist");
+}
+
+/// Returns the paths of all fields of the spec, from the generated reference.
+fn fields_of_spec() -> Vec<String> {
+    let reference = read(&repository().join("docs/reference/api.md"));
+    let mut section = String::new();
+    let mut fields = Vec::new();
+    for line in reference.lines() {
+        if line.starts_with('#') {
+            line.trim_start_matches(['#', ' ']).clone_into(&mut section);
+        } else if let Some(field) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next())
+            && section.starts_with("spec")
+        {
+            fields.push(format!("{section}.{field}").trim_start_matches("spec.").to_owned());
+        }
+    }
+    fields
+}
+
+#[test]
+fn every_field_of_the_spec_tells_what_its_change_moves() {
+    let page = read(&repository().join("docs/what-a-change-moves.md"));
+    let rows: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let fields = fields_of_spec();
+    assert!(fields.len() > 60, "{fields:?}");
+    let is_in = |field: &str, row: &str| {
+        field.strip_prefix(row).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    for field in &fields {
+        // An object whose fields have rows of their own needs none.
+        let is_told = rows.iter().any(|row| is_in(field, row) || is_in(row, field));
+        assert!(is_told, "docs/what-a-change-moves.md does not tell what {field} moves");
+    }
+    for row in rows {
+        assert!(fields.iter().any(|field| field == row), "{row} is no field of the spec");
+    }
 }
 
 #[test]

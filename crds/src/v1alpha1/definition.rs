@@ -201,7 +201,7 @@ mod tests {
         let pending: DnsTierStatus = serde_json::from_value(default.clone()).unwrap();
         assert_eq!(pending.observed_generation, Some(0));
         let types: Vec<&str> = pending.conditions.iter().map(|condition| condition.type_.as_str()).collect();
-        assert_eq!(types, ["Ready", "Progressing", "Degraded", "UpstreamThrottled"]);
+        assert_eq!(types, ["Ready", "Progressing", "RolledOut", "Degraded", "UpstreamThrottled"]);
         for condition in &pending.conditions {
             assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("Unknown", "Pending"));
             let type_ = ConditionType::ALL.iter().find(|type_| type_.name() == condition.type_).unwrap();

@@ -19,6 +19,20 @@ pub(super) fn budget_preset(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["AWS", "Azure", "Huawei"]})
 }
 
+/// Returns the schema of `type` of a probe.
+pub(super) fn probe_type(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "default": "A",
+        "enum": ["A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT"],
+    })
+}
+
+/// Returns the schema of `compare` of a probe.
+pub(super) fn probe_compare(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "default": "Rcode", "enum": ["Rcode", "Answers"]})
+}
+
 /// Returns the schema of `nodeCache.capture.addresses`.
 pub(super) fn captured_addresses(_: &mut SchemaGenerator) -> Schema {
     string_set(8, 64, &[CAPTURED_ADDRESS, CAPTURABLE, NOT_THE_CLOUDS], &[])

@@ -12,7 +12,7 @@ use super::validation::{
     ROUTES_ARE_NOT_CAPTURED, ROUTES_LEAVE_THE_CLUSTER, SERVERS_ARE_DISTINCT, SERVICE, SUFFIX,
     UPSTREAMS_ARE_NOT_CAPTURED, rules,
 };
-use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
+use super::{DnsTierStatus, NodeCache, Resolvers, Rollout, Upstream};
 
 /// What the tier should be. Every field has a default: `spec: {}` is a working tier.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,12 @@ use super::{DnsTierStatus, NodeCache, Resolvers, Upstream};
         type_ = "string",
         json_path = ".status.summary.updated",
         description = "Nodes on the newest configuration and pod template, of nodes that should be."
+    ),
+    printcolumn(
+        name = "Step",
+        type_ = "string",
+        json_path = ".status.rollout.step",
+        description = "Where the roll-out of the configuration is."
     ),
     printcolumn(
         name = "Phase",
@@ -125,6 +131,8 @@ pub struct DnsTierSpec {
     /// longest suffix that matches a name wins. Nodes query these upstreams directly. At most 256 routes.
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["suffix"]))]
     pub routes: Vec<Route>,
+    /// How a change of the configuration spreads, and what takes it back.
+    pub rollout: Rollout,
 }
 
 impl Default for DnsTierSpec {
@@ -135,6 +143,7 @@ impl Default for DnsTierSpec {
             node_cache: NodeCache::default(),
             resolvers: Resolvers::default(),
             routes: Vec::new(),
+            rollout: Rollout::default(),
         }
     }
 }

@@ -14,8 +14,8 @@ pub struct DnsTierStatus {
     /// The state of the tier as `kubectl get dnstier` prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<SummaryStatus>,
-    /// The state of the tier, one entry for each aspect: Ready, Progressing, Degraded, UpstreamThrottled and, while
-    /// they are true, Reconciling and Stalled.
+    /// The state of the tier, one entry for each aspect: Ready, Progressing, RolledOut, Degraded,
+    /// UpstreamThrottled and, while they are true, Reconciling and Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -25,6 +25,9 @@ pub struct DnsTierStatus {
     /// The revisions of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<RevisionStatus>,
+    /// The roll-out that goes on, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// The nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodesStatus>,
@@ -81,6 +84,29 @@ pub struct RevisionStatus {
     /// The revision that the spec results in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+}
+
+/// A roll-out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RolloutStatus {
+    /// What is rolled out: Configuration.
+    pub kind: String,
+    /// The revision that is rolled out.
+    pub target: String,
+    /// Where it is: First (all pods get the first revision), Start, Moved (pods of a superseded revision), Resolver,
+    /// ResolverZone, Canary, Wave, Finish, Done, RollingBack or Stopped.
+    pub step: String,
+    /// The zone that the step is about. Not present where it is about all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Pods that were told to run the revision, of those that read what it changes.
+    pub moved: u32,
+    /// Pods that read what the revision changes.
+    pub total: u32,
+    /// When the step began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }
 
 /// Numbers of nodes.

@@ -279,6 +279,28 @@ pub(super) const SIZE_IN_RANGE: Rule = Rule::new(
     "size must be from 8Mi to 64Gi",
 );
 
+// Roll-outs
+
+/// Size of a wave: a percentage or a number.
+pub(super) const WAVE_SIZE: Rule = Rule::new(
+    "type(self) == int ? self >= 1 && self <= 500 : \
+     type(self) == string && self.matches('^([1-9][0-9]?|100)%$')",
+    "waveSize must be a percentage from 1% to 100%, or a number from 1 to 500",
+);
+
+/// `soak`: a pod may need some seconds to take over a configuration; what takes longer than a day is no roll-out.
+pub(super) const SOAK: Rule = Rule::new(
+    "!self.matches('^([0-9]{1,5}[hms]){1,4}$') || duration(self) >= duration('5s') && \
+     duration(self) <= duration('24h')",
+    "soak must be from 5s to 24h",
+);
+
+/// Name of a probe: a domain name, with `_` as in service names.
+pub(super) const PROBE_NAME: Rule = Rule::new(
+    "self.matches('^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?([.][a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$')",
+    "the name of a probe must be a domain name in lower case without a final dot, like www.corp.example",
+);
+
 // Pods
 
 /// Image: the grammar of image references (distribution/reference).

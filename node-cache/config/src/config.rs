@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::probes::ProbeName;
+
 /// Port of the discard service (RFC 863), on which nothing responds.
 const DISCARD_PORT: u16 = 9;
 
@@ -56,6 +58,9 @@ pub struct NodeCache {
     /// Servers of the caches for outside names while no resolver of any zone answers.
     #[serde(default, skip_serializing_if = "LastResort::is_default")]
     pub last_resort: LastResort,
+    /// Names that pods may be probed for beside those that always are; 16 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeName>,
 }
 
 /// Servers that the caches of a node query for outside names while no resolver of any zone answers.
@@ -292,6 +297,7 @@ impl Default for NodeCache {
             allow_from: loopback(),
             private_answers: PrivateAnswers::default(),
             last_resort: LastResort::default(),
+            probes: Vec::new(),
         }
     }
 }

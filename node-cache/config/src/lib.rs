@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod config;
+pub mod distinct_names;
+pub mod figures;
 mod fingerprint;
 pub mod metrics_page;
 pub mod names;
+pub mod probes;
 pub mod status;
 mod suffix;
 mod validate;
@@ -25,6 +28,6 @@ pub use config::{
     Cache, Captured, CaseRandomization, ClusterDns, Config, LastResort, NodeCache, PacketBudget, PrivateAnswers,
     Protocol, Resolver, Route, Upstream, UpstreamSource, Zone,
 };
-pub use fingerprint::fingerprint;
+pub use fingerprint::{PartFingerprints, digest, fingerprint, part_fingerprints};
 pub use suffix::{is_suffix, suffix_labels};
 pub use validate::Invalid;

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::figures::Figures;
+
 /// Clause about addresses in every `upstream_problem` that is a forwarding loop.
 pub const CAPTURED_UPSTREAM: &str = "which this tier captures";
 
@@ -29,6 +31,13 @@ pub struct NodeStatus {
     pub captured: Vec<CapturedAddress>,
     /// One entry for each caching resolver, in the order of their names.
     pub instances: Vec<Instance>,
+    /// Start of the agent, in seconds of the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
+    /// Figures of all caching resolvers together.
+    pub figures: Figures,
+    /// Capabilities of this release, one word each.
+    pub capabilities: Vec<String>,
 }
 
 /// Status of a zone resolver.
@@ -45,6 +54,10 @@ pub struct ResolverStatus {
     pub ready: bool,
     /// Status of the process.
     pub instance: Instance,
+    /// Figures of the process.
+    pub figures: Figures,
+    /// Capabilities of this release, one word each.
+    pub capabilities: Vec<String>,
 }
 
 /// Desired and active revision of a process.
@@ -99,6 +112,16 @@ pub struct Instance {
     pub upstreams: Vec<UpstreamStatus>,
     /// Problem with the source of the upstreams, in one sentence: the lines of a `resolv.conf` that cannot be used.
     pub upstream_problem: Option<String>,
+    /// Start of the process, in seconds of the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
+    /// Restarts of the process that the agent has seen since its own start, by the start of the process; `None` where
+    /// no agent looks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
+    /// Figures of the process, for the agent; those of the pod are beside its instances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Box<Figures>>,
 }
 
 /// Counters of queries and responses.

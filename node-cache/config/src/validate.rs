@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::probes::{MAX_PROBES, ProbeName, is_type};
 use crate::{Config, LastResort, PacketBudget, Upstream, UpstreamSource, is_suffix};
 
 /// Reason why a configuration is invalid: the field and the correction.
@@ -43,6 +44,24 @@ pub enum Invalid {
         field: String,
         /// Captured address.
         address: IpAddr,
+    },
+    /// A list has too many entries.
+    #[error("{field}: {count} are listed, {max} at most can be")]
+    TooMany {
+        /// Path of the field.
+        field: String,
+        /// Number of entries.
+        count: usize,
+        /// Largest number.
+        max: usize,
+    },
+    /// A value is not a type of records.
+    #[error("{field}: {value:?} is not a type of records such as A, MX or TYPE65")]
+    Type {
+        /// Path of the field.
+        field: String,
+        /// Invalid value.
+        value: String,
     },
     /// A number that stands for an amount is 0.
     #[error("{field}: 0 is too few; name a number from 1 on")]
@@ -90,6 +109,7 @@ impl Config {
         require_servers("clusterDns.bootstrap", &self.cluster_dns.bootstrap, &captured)?;
         require_distinct("nodeCache.captured", self.node_cache.captured.iter().map(|captured| captured.address))?;
         require_entries("nodeCache.captured", &self.node_cache.captured)?;
+        require_probes("nodeCache.probes", &self.node_cache.probes)?;
         require_entries("nodeCache.allowFrom", &self.node_cache.allow_from)?;
         require_entries("resolver.allowFrom", &self.resolver.allow_from)?;
         if let LastResort::Upstreams { packets_per_second, instances } = self.node_cache.last_resort {
@@ -129,6 +149,21 @@ fn require_name(field: &str, value: &str) -> Result<(), Invalid> {
         return Ok(());
     }
     Err(Invalid::Name { field: field.to_owned(), value: value.to_owned() })
+}
+
+fn require_probes(field: &str, probes: &[ProbeName]) -> Result<(), Invalid> {
+    if probes.len() > MAX_PROBES {
+        return Err(Invalid::TooMany { field: field.to_owned(), count: probes.len(), max: MAX_PROBES });
+    }
+    for (index, probe) in probes.iter().enumerate() {
+        if probe.name != "." {
+            require_name(&format!("{field}[{index}].name"), &probe.name)?;
+        }
+        if !is_type(&probe.rtype) {
+            return Err(Invalid::Type { field: format!("{field}[{index}].type"), value: probe.rtype.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn require_positive(field: &str, number: u32) -> Result<(), Invalid> {

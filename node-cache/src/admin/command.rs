@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use node_cache_config::probes::ProbeName;
+
 use crate::dns::codes::rtype;
 use crate::dns::{Name, NameError};
 
@@ -19,6 +21,8 @@ pub enum Command {
     Ready,
     /// Metrics, in OpenMetrics.
     Metrics,
+    /// Probe past the cache for a name of the configuration, as JSON.
+    Probe(ProbeName),
     /// Inspection or flush of the cache.
     Inspect(Inspection),
 }
@@ -61,7 +65,7 @@ pub enum Inspection {
 pub enum CommandError {
     /// The first word is not a command.
     #[error(
-        "unknown command {0:?}; status, live, ready, metrics, stats, explain NAME [TYPE], \
+        "unknown command {0:?}; status, live, ready, metrics, probe NAME TYPE, stats, explain NAME [TYPE], \
          explain ADDRESS, flush NAME, flush-below NAME and dump [NAME] are known"
     )]
     Unknown(String),
@@ -85,6 +89,7 @@ impl Command {
             Self::Live => "live".into(),
             Self::Ready => "ready".into(),
             Self::Metrics => "metrics".into(),
+            Self::Probe(ProbeName { name, rtype }) => format!("probe {name} {rtype}"),
             Self::Inspect(Inspection::Stats) => "stats".into(),
             Self::Inspect(Inspection::Explain { name, rtype }) => format!("explain {name} {}", rtype::to_text(*rtype)),
             Self::Inspect(Inspection::ExplainUpstream { address, port: None }) => format!("explain {address}"),
@@ -117,6 +122,11 @@ impl Command {
             "live" => Self::Live,
             "ready" => Self::Ready,
             "metrics" => Self::Metrics,
+            // Looked up as it is among the names of the configuration.
+            "probe" => {
+                let name = name.ok_or(CommandError::MissingName("probe"))?;
+                Self::Probe(ProbeName::new(name, type_text.unwrap_or("A")))
+            }
             "stats" => Self::Inspect(Inspection::Stats),
             "explain" if let Some((address, port)) = name.and_then(parse_upstream) => {
                 Self::Inspect(Inspection::ExplainUpstream { address, port })
@@ -151,6 +161,7 @@ mod tests {
             "live",
             "ready",
             "metrics",
+            "probe www.example AAAA",
             "stats",
             "explain www.example. MX",
             "explain www.example. TYPE65280",

@@ -1,12 +1,15 @@
 //! Caches of the pod, asked over their control sockets. One that hangs or is gone is reported and delays no other, and
 //! one that was taken over costs the agent no more than a fixed number of bytes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use node_cache_config::metrics_page::{BuildInfo, ProcessUsage, process_text};
+use node_cache_config::probes::{ProbeName, ProbeResult};
 use node_cache_config::status::Instance;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -24,6 +27,15 @@ const MAX_STATUS_LEN: usize = 64 * 1024;
 /// Longest metrics of all caches together that are read, in bytes. Each has an equal share.
 const MAX_METRICS_LEN: usize = 512 * 1024;
 
+/// Time that a cache has for a probe: that of the probe, and some to spare.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(4400);
+/// Longest result of a probe that is read, in bytes.
+const MAX_PROBE_LEN: usize = 1024;
+/// Caches that are asked for one probe, at most.
+const MAX_PROBED: usize = 2;
+/// Longest digest that is passed on, in bytes.
+const MAX_DIGEST_LEN: usize = 64;
+
 /// Name of the agent in the label `process`.
 const AGENT: &str = "agent";
 
@@ -36,6 +48,10 @@ pub(crate) struct Instances {
     run_dir: PathBuf,
     names: Vec<String>,
     last: Mutex<Option<(Instant, Vec<Instance>)>>,
+    /// Last start of each cache, and its restarts since the agent has started.
+    starts: std::sync::Mutex<BTreeMap<String, (u64, u32)>>,
+    /// Turn of the next probe.
+    next_probe: AtomicUsize,
     last_metrics: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
@@ -44,7 +60,14 @@ impl Instances {
     #[must_use]
     pub(crate) fn new(run_dir: PathBuf, count: usize) -> Self {
         let names = (0..count).map(|number| format!("cache-{number}")).collect();
-        Self { run_dir, names, last: Mutex::new(None), last_metrics: Mutex::new(None) }
+        Self {
+            run_dir,
+            names,
+            last: Mutex::new(None),
+            last_metrics: Mutex::new(None),
+            starts: std::sync::Mutex::default(),
+            next_probe: AtomicUsize::new(0),
+        }
     }
 
     /// Returns the status of each cache. Only the name is set for one that does not answer.
@@ -53,7 +76,8 @@ impl Instances {
         if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
             return instances.clone();
         }
-        let instances = join_all(self.names.iter().map(|name| self.status_of(name))).await;
+        let mut instances = join_all(self.names.iter().map(|name| self.status_of(name))).await;
+        instances.iter_mut().for_each(|instance| self.count_restart(instance));
         *last = Some((Instant::now(), instances.clone()));
         instances
     }
@@ -73,6 +97,42 @@ impl Instances {
                 Instance { name: name.to_owned(), ..Instance::default() }
             }
         }
+    }
+
+    /// Has one cache ask the upstreams of a name, in turn with the others. One that hangs or refuses is passed over.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: why the last cache did not ask.
+    pub(crate) async fn probe(&self, probe: &ProbeName) -> Result<ProbeResult, String> {
+        let alive: Vec<_> = self.status().await.into_iter().filter(|instance| instance.alive).collect();
+        let first = self.next_probe.fetch_add(1, Ordering::Relaxed);
+        let mut reason = "no cache of this node answers".to_owned();
+        for turn in 0..alive.len().min(MAX_PROBED) {
+            let Instance { name, .. } = &alive[(first + turn) % alive.len()];
+            let path = socket_path(&self.run_dir, name);
+            let command = Command::Probe(probe.clone());
+            match send_command_bounded(&path, command, PROBE_TIMEOUT, MAX_PROBE_LEN).await {
+                Ok(text) => match serde_json::from_str::<ProbeResult>(&text) {
+                    Ok(result) => return Ok(checked(result, probe, name)),
+                    Err(_) => reason = printable(&text),
+                },
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(reason)
+    }
+
+    /// Counts the restarts of a cache since the start of the agent, by the times at which it has started.
+    fn count_restart(&self, instance: &mut Instance) {
+        let Some(started) = instance.started else { return };
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, restarts) = starts.entry(instance.name.clone()).or_insert((started, 0));
+        if *last != started {
+            *last = started;
+            *restarts += 1;
+        }
+        instance.restarts = Some(*restarts);
     }
 
     /// Waits until no cache runs any more. One that hangs counts as running.
@@ -111,6 +171,20 @@ impl Instances {
     }
 }
 
+/// Returns the result of a probe with nothing in it that the cache could choose but numbers and a digest.
+fn checked(result: ProbeResult, probe: &ProbeName, instance: &str) -> ProbeResult {
+    let is_digest =
+        |digest: &str| digest.len() <= MAX_DIGEST_LEN && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ProbeResult {
+        name: probe.name.clone(),
+        rtype: probe.rtype.clone(),
+        instance: instance.to_owned(),
+        digest: Some(result.digest).filter(|digest| is_digest(digest)).unwrap_or_default(),
+        rcode: result.rcode,
+        microseconds: result.microseconds,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +198,7 @@ mod tests {
         async fn handle(&self, command: Command) -> String {
             match command {
                 Command::Status => r#"{"name":"cache-0","alive":true,"traffic":{"queries":7}}"#.to_owned(),
+                Command::Probe(_) => r#"{"name":"x","rcode":3,"microseconds":9,"digest":"0aF","more":1}"#.to_owned(),
                 _ => METRICS.to_owned(),
             }
         }
@@ -144,9 +219,39 @@ mod tests {
         let alive: Vec<(&str, bool)> = status.iter().map(|instance| (instance.name.as_str(), instance.alive)).collect();
         assert_eq!(alive, [("cache-0", true), ("cache-1", false), ("cache-2", false)]);
         assert_eq!(status[0].traffic.queries, 7);
+        let probe = ProbeName::new("www.example", "A");
+        let result = instances.probe(&probe).await.unwrap();
+        assert_eq!((result.name.as_str(), result.instance.as_str()), ("www.example", "cache-0"));
+        assert_eq!((result.rcode, result.microseconds, result.digest.as_str()), (3, 9, "0aF"));
         let metrics = instances.metrics().await;
         assert!(metrics.contains(METRICS) && metrics.contains("\nprocess_open_fds{process=\"agent\"} "), "{metrics}");
         serving.abort();
+    }
+
+    #[test]
+    fn a_cache_that_has_started_anew_counts_as_restarted() {
+        let instances = Instances::new(PathBuf::new(), 2);
+        let restarts = |name: &str, started| {
+            let mut instance = Instance { name: name.to_owned(), started, ..Instance::default() };
+            instances.count_restart(&mut instance);
+            instance.restarts
+        };
+        assert_eq!(restarts("cache-0", Some(100)), Some(0));
+        assert_eq!(restarts("cache-0", None), None, "it does not answer");
+        assert_eq!(restarts("cache-0", Some(100)), Some(0));
+        assert_eq!(restarts("cache-0", Some(107)), Some(1));
+        assert_eq!(restarts("cache-1", Some(100)), Some(0));
+        assert_eq!(restarts("cache-0", Some(109)), Some(2));
+    }
+
+    #[test]
+    fn a_cache_chooses_nothing_in_the_result_of_a_probe_but_numbers_and_a_digest() {
+        let probe = ProbeName::new("www.example", "A");
+        for digest in ["<script>".to_owned(), "a".repeat(65)] {
+            let forged = ProbeResult { name: "x".repeat(500), digest, rcode: 5, ..ProbeResult::default() };
+            let result = checked(forged, &probe, "cache-0");
+            assert_eq!((result.name.as_str(), result.digest.as_str(), result.rcode), ("www.example", "", 5));
+        }
     }
 
     /// Cache that was taken over: its metrics are as long as it likes.

@@ -83,21 +83,6 @@ impl SelfQuery {
     }
 }
 
-/// Queries the caches through an address for a name of class IN, as a pod would, and returns the rcode. What the
-/// servers of the name said is not read.
-///
-/// # Errors
-///
-/// [`SelfQueryError`] when there is no response within `limit`.
-pub(crate) async fn query_rcode(
-    address: IpAddr,
-    name: &str,
-    rtype: u16,
-    limit: Duration,
-) -> Result<u16, SelfQueryError> {
-    rcode_of(client(address), name, rtype, limit).await
-}
-
 /// Queries the Service behind an address that is not captured, as a pod would, and returns the rcode: the query
 /// carries no mark.
 ///
@@ -110,12 +95,8 @@ pub(crate) async fn query_service(
     rtype: u16,
     limit: Duration,
 ) -> Result<u16, SelfQueryError> {
-    rcode_of(unmarked_client(address), name, rtype, limit).await
-}
-
-async fn rcode_of(client: StubClient, name: &str, rtype: u16, limit: Duration) -> Result<u16, SelfQueryError> {
     let question = Question::plain(&Name::from_text(name)?, rtype);
-    Ok(client.query_rcode(&question, limit).await?)
+    Ok(unmarked_client(address).query_rcode(&question, limit).await?)
 }
 
 fn client(address: IpAddr) -> StubClient {

@@ -12,6 +12,7 @@ mod logging;
 pub mod node_agent;
 pub mod node_cache;
 mod probe;
+mod prober;
 mod readiness;
 mod shutdown;
 mod status_http;

@@ -15,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use clap::{Parser, Subcommand};
 use node_cache_config::status::NodeStatus;
-use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -24,7 +23,7 @@ use super::args::Directories;
 use super::logging::LogArgs;
 use super::probe::Probe;
 use super::shutdown::Shutdown;
-use super::status_http::{self, StatusPages};
+use super::status_http::{self, ProbeParameters, StatusPages};
 use super::{ProgramError, block_on};
 use crate::agent::instances::Instances;
 use crate::agent::interface::Interface;
@@ -280,23 +279,14 @@ fn routes(reporter: &Arc<NodeStatusReporter>) -> Router {
     status_http::routes::<NodeStatusReporter>().route("/probe", get(probe)).with_state(reporter.clone())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProbeParameters {
-    name: String,
-}
-
 async fn probe(
     State(reporter): State<Arc<NodeStatusReporter>>,
     parameters: Result<Query<ProbeParameters>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(parameters)) = parameters else {
-        let usage = "a probe has one parameter, `name`, with a name of the configuration";
-        return (StatusCode::BAD_REQUEST, usage).into_response();
-    };
-    match reporter.probe(&parameters.name).await {
+    let Ok(Query(ProbeParameters { name, rtype })) = parameters else { return ProbeParameters::usage() };
+    match reporter.probe(&name, rtype.as_deref()).await {
         Ok(result) => Json(result).into_response(),
         Err(error @ ProbeError::Unknown(_)) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
-        Err(error @ ProbeError::Failed(_)) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        Err(error @ ProbeError::Failed(_)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     }
 }

@@ -15,6 +15,7 @@ use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
 use super::probe::Probe;
+use super::prober::Prober;
 use super::readiness::{NodeReadiness, query_silent_upstreams};
 use super::shutdown::{Shutdown, wait_until_withdrawn};
 use super::status_reporter::StatusReporter;
@@ -126,6 +127,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         revision: active.clone(),
         readiness: NodeReadiness { revision: active.clone(), sockets: agent.sockets() },
         workers: server.workers().clone(),
+        prober: Prober::new(resolver.clone(), active.clone()),
     });
     let control_path = admin::socket_path(&args.directories.run, &args.instance);
     let tap_path = dnstap::socket_path(&args.directories.run, &args.instance);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use node_cache_config::metrics_page::TextFormat;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -21,6 +21,24 @@ use crate::admin::node_addresses;
 
 /// Pause between two tries to listen at an address that is taken or not there yet.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Parameters of `/probe`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProbeParameters {
+    pub(super) name: String,
+    /// Type; by default the first one that the configuration has for the name.
+    #[serde(rename = "type")]
+    pub(super) rtype: Option<String>,
+}
+
+impl ProbeParameters {
+    /// Returns the response to a request with other parameters.
+    pub(super) fn usage() -> Response {
+        let usage = "a probe has the parameters `name` and, if need be, `type`, of a name of the configuration";
+        (StatusCode::BAD_REQUEST, usage).into_response()
+    }
+}
 
 /// Source of the two pages.
 pub(super) trait StatusPages: Send + Sync + 'static {

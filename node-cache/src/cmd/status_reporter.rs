@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use node_cache_config::figures::CAPABILITIES;
 use node_cache_config::metrics_page::ProcessUsage;
+use node_cache_config::probes::ProbeName;
 use node_cache_config::status::{Instance, ResolverStatus};
 use tokio::sync::watch;
 
+use super::prober::Prober;
 use super::readiness::Readiness;
 use super::status_http::StatusPages;
 use crate::admin::{Command, CommandHandler, OK};
+use crate::identity::process_start;
 use crate::metrics::{Gauges, render};
 use crate::resolver::Resolver;
 use crate::revision::ActiveRevision;
@@ -27,6 +31,7 @@ pub(super) struct StatusReporter<R> {
     pub(super) revision: watch::Receiver<Arc<ActiveRevision>>,
     pub(super) readiness: R,
     pub(super) workers: Arc<Workers>,
+    pub(super) prober: Prober,
 }
 
 impl<R: Readiness> StatusReporter<R> {
@@ -46,6 +51,9 @@ impl<R: Readiness> StatusReporter<R> {
             traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
             upstream_problem: snapshot.and_then(|snapshot| snapshot.upstream_problem.clone()),
+            started: process_start(),
+            restarts: None,
+            figures: Some(Box::new(self.resolver.metrics().figures(self.workers.queries_by_address()))),
         }
     }
 
@@ -64,6 +72,10 @@ impl<R: Readiness> CommandHandler for StatusReporter<R> {
             Command::Live => self.not_live().await.unwrap_or_else(|| OK.to_owned()),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics_text(),
+            Command::Probe(ProbeName { name, rtype }) => match self.prober.probe(&name, Some(&rtype)).await {
+                Ok(result) => serde_json::to_string(&result).unwrap_or_else(|error| error.to_string()),
+                Err(refusal) => refusal.to_string(),
+            },
             Command::Inspect(inspection) => self.resolver.inspect(inspection).await,
         }
     }
@@ -75,12 +87,15 @@ impl<R: Readiness> StatusPages for StatusReporter<R> {
     async fn status(&self) -> ResolverStatus {
         let identity = self.resolver.identity();
         let zone = self.revision.borrow().zone.clone();
+        let mut instance = self.instance().await;
         ResolverStatus {
             pod_uid: identity.pod_uid.clone(),
             node: identity.node.clone(),
             zone,
             ready: self.readiness.missing().await.is_none(),
-            instance: self.instance().await,
+            figures: instance.figures.take().map(|figures| *figures).unwrap_or_default(),
+            instance,
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         }
     }
 

@@ -5,10 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use clap::{Parser, Subcommand};
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
 use node_cache_sys::malloc::share_one_arena;
@@ -20,8 +22,10 @@ use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
 use super::probe::Probe;
+use super::prober::{ProbeRefusal, Prober};
 use super::readiness::{Readiness, Stage, ZoneReadiness, query_silent_upstreams, wait_for_upstream};
 use super::shutdown::Shutdown;
+use super::status_http::ProbeParameters;
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
 use super::{ProgramError, block_on, raise_descriptor_limit, status_http, usable_cache_bytes};
@@ -130,6 +134,7 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
         revision: active.clone(),
         readiness: ZoneReadiness { resolver: resolver.clone(), stage: current_stage, addresses },
         workers: server.workers().clone(),
+        prober: Prober::new(resolver.clone(), active.clone()),
     });
     for address in given_or_pod_addresses(&args.http, RESOLVER_METRICS_PORT)? {
         let listener = tokio::net::TcpListener::bind(address).await;
@@ -187,11 +192,12 @@ fn given_or_pod_addresses(given: &[SocketAddr], port: u16) -> Result<Vec<SocketA
     if addresses.is_empty() { Err(ProgramError::NoAddress) } else { Ok(addresses) }
 }
 
-/// Router of a zone resolver: `/status`, `/metrics`, and the kubelet's `/live` and `/ready`.
+/// Router of a zone resolver: `/status`, `/metrics`, `/probe?name=`, and the kubelet's `/live` and `/ready`.
 fn routes<R: Readiness>(reporter: &Arc<StatusReporter<R>>) -> Router {
     status_http::routes::<StatusReporter<R>>()
         .route("/live", get(live::<R>))
         .route("/ready", get(ready::<R>))
+        .route("/probe", get(probe::<R>))
         .with_state(reporter.clone())
 }
 
@@ -201,6 +207,18 @@ async fn live<R: Readiness>(State(reporter): State<Arc<StatusReporter<R>>>) -> (
 
 async fn ready<R: Readiness>(State(reporter): State<Arc<StatusReporter<R>>>) -> (StatusCode, String) {
     probe_response(reporter.readiness.missing().await, "ready\n")
+}
+
+async fn probe<R: Readiness>(
+    State(reporter): State<Arc<StatusReporter<R>>>,
+    parameters: Result<Query<ProbeParameters>, QueryRejection>,
+) -> Response {
+    let Ok(Query(ProbeParameters { name, rtype })) = parameters else { return ProbeParameters::usage() };
+    match reporter.prober.probe(&name, rtype.as_deref()).await {
+        Ok(result) => Json(result).into_response(),
+        Err(refusal @ ProbeRefusal::Unknown(_)) => (StatusCode::NOT_FOUND, refusal.to_string()).into_response(),
+        Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()).into_response(),
+    }
 }
 
 fn probe_response(problem: Option<String>, success: &str) -> (StatusCode, String) {

@@ -11,7 +11,8 @@
 //!    layouts and `ttl` for how long it may be cached (negative caching included); `owner_filter` drops answer records
 //!    of unrelated names; `compress` makes it shorter; [`alias`] splits it where its aliases lead elsewhere; `referral`
 //!    finds what is no answer, and `response_error` tells what is wrong with a packet.
-//!    [`Response`] holds the result, or a response of this process itself. `addresses` finds addresses in it.
+//!    [`Response`] holds the result, or a response of this process itself. `addresses` finds addresses in it,
+//!    `answer_digest` makes it comparable.
 //! 4. The response to the client. [`answer`] writes it with the TTLs, flags and EDNS of the client, and [`truncate`]
 //!    makes it fit.
 //!
@@ -20,6 +21,7 @@
 mod addresses;
 pub mod alias;
 pub mod answer;
+pub(crate) mod answer_digest;
 pub mod codes;
 mod compress;
 pub(crate) mod cookie;

@@ -74,7 +74,10 @@ impl Metrics {
         let refused = RefusalReason::ALL.map(|reason| (reason.label(), self.refused_admission_counter(reason)));
         let help = "Queries not sent to an upstream because their share of the queries in flight was used up";
         counters(encoder, "admission_refused", help, "reason", refused)?;
-        metric(encoder, "answers", "Responses", None, &self.responses)?;
+        let mut family = encoder.encode_descriptor("answers", "Responses", None, MetricType::Counter)?;
+        for ((scope, rcode), count) in self.responses.by_kind() {
+            ConstCounter::new(count).encode(family.encode_family(&[("scope", scope.as_str()), ("rcode", rcode)])?)?;
+        }
         let seconds = Some(&Unit::Seconds);
         let help = "Response time of cache hits; over UDP from receiving a batch to sending its responses";
         metric(encoder, "hit", help, seconds, &self.hit_seconds)?;

@@ -1,7 +1,5 @@
 //! Labels of metrics. Their values come from fixed lists or the configuration, so that no client can add series.
 
-use prometheus_client::encoding::EncodeLabelSet;
-
 use crate::dns::codes::rcode;
 
 /// Value of the label `scope` for responses of this process itself. Most of them answer health checks.
@@ -92,24 +90,13 @@ impl RefusalReason {
     }
 }
 
-/// Labels of a response counter. There are as many as kinds of scopes and groups of rcodes, however many routes a
-/// configuration has and whatever upstreams respond.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ResponseLabels {
-    scope: String,
-    rcode: &'static str,
-}
-
-impl ResponseLabels {
-    pub(super) fn new(scope: &str, rcode: u16) -> Self {
-        let rcode = match rcode {
-            // Refusals before routing have rcodes of this process alone.
-            rcode if scope == REFUSED_SCOPE => rcode::name(rcode),
-            rcode if scope == LOCAL_SCOPE && rcode != rcode::NOERROR => "other",
-            rcode::NOERROR | rcode::NXDOMAIN | rcode::SERVFAIL | rcode::REFUSED => rcode::name(rcode),
-            _ => "other",
-        };
-        Self { scope: scope_kind(scope).to_owned(), rcode }
+/// Returns the value of the label `rcode` for a response outside of all scopes.
+pub(super) fn rcode_label(scope: &str, rcode: u16) -> &'static str {
+    match rcode {
+        // Refusals before routing have rcodes of this process alone.
+        rcode if scope == REFUSED_SCOPE => rcode::name(rcode),
+        rcode::NOERROR => rcode::name(rcode),
+        _ => "other",
     }
 }
 

@@ -10,15 +10,17 @@ mod labels;
 mod packet_exposition;
 mod packets;
 mod response_times;
+mod responses;
 mod tally;
 mod upstream_series;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use node_cache_config::distinct_names::{DistinctNames, this_minute};
+use node_cache_config::figures::{AddressQueries, Figures};
 use node_cache_config::status::Traffic;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 use crate::dns::answer::{Answer, Source};
 use crate::dns::codes::rcode;
@@ -27,14 +29,18 @@ use crate::dns::query::Transport;
 pub use exposition::render;
 pub use gauges::{ClassUsage, Gauges};
 pub use histogram::{HitSeconds, WaitSeconds};
+use labels::REFUSED_SCOPE;
 pub(crate) use labels::scope_kind;
 pub use labels::{DropReason, LOCAL_SCOPE, RefusalReason};
-use labels::{REFUSED_SCOPE, ResponseLabels};
 pub use packets::{PacketClass, PacketCounts, UpstreamPackets};
 pub use response_times::ResponseTimes;
+use responses::Responses;
 pub use tally::{ScopeCounters, Tally};
 use upstream_series::UpstreamSeries;
 pub use upstream_series::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER};
+
+/// Response time from which on a cache miss is slow.
+const SLOW_MISS: Duration = Duration::from_millis(500);
 
 /// Counters and histograms of one process.
 #[derive(Debug, Default)]
@@ -47,7 +53,11 @@ pub struct Metrics {
     stale: Counter,
     refreshes: Counter,
     servfail: Counter,
-    responses: Family<ResponseLabels, Counter>,
+    responses: Responses,
+    /// Cache misses of [`SLOW_MISS`] or longer.
+    slow_misses: Counter,
+    /// Names that were answered with SERVFAIL.
+    servfail_names: Mutex<DistinctNames>,
     private_answers_refused: Counter,
     reserve_responses: Counter,
     drops: [Counter; DropReason::ALL.len()],
@@ -111,44 +121,68 @@ impl Metrics {
             Source::StaleCache | Source::Upstream | Source::Failure => {
                 self.misses.inc();
                 self.miss_seconds.observe(elapsed);
+                if elapsed >= SLOW_MISS {
+                    self.slow_misses.inc();
+                }
             }
             Source::Local => {}
         }
         if answer.source == Source::StaleCache {
             self.stale.inc();
         }
+        let rcode = answer.response.rcode();
+        if rcode == rcode::SERVFAIL {
+            self.servfail.inc();
+        }
         if scope == LOCAL_SCOPE {
             self.local.inc();
+            return self.responses.count_unscoped(LOCAL_SCOPE, rcode);
         }
-        let rcode = answer.response.rcode();
-        match counters.filter(|_| transport == Transport::Udp).and_then(|counters| counters.for_rcode(rcode)) {
-            Some(counter) => {
-                counter.inc();
-            }
-            None => self.count_rcode(scope, transport, rcode),
+        if rcode == rcode::SERVFAIL {
+            self.servfail_names().insert(this_minute(), answer.response.question_name());
         }
+        match counters {
+            Some(counters) => counters.for_rcode(rcode).inc(),
+            None => self.responses.of_scope(scope).for_rcode(rcode).inc(),
+        };
     }
 
     /// Counts a query that was refused with this rcode before it was resolved.
     pub fn count_refusal(&self, transport: Transport, rcode: u16) {
-        self.count_rcode(REFUSED_SCOPE, transport, rcode);
-    }
-
-    fn count_rcode(&self, scope: &str, transport: Transport, rcode: u16) {
         if rcode == rcode::SERVFAIL {
             self.servfail.inc();
         }
         // What a process queries for itself is no traffic.
         if transport != Transport::Internal {
-            self.responses.get_or_create(&ResponseLabels::new(scope, rcode)).inc();
+            self.responses.count_unscoped(REFUSED_SCOPE, rcode);
         }
     }
 
-    /// Returns the counters of a scope's usual UDP responses. Scopes of one kind share them.
+    /// Returns the counters of a scope's responses. They are those of this scope as long as they are held.
     #[must_use]
     pub fn scope_counters(&self, scope: &str) -> ScopeCounters {
-        let counter = |rcode| self.responses.get_or_create(&ResponseLabels::new(scope, rcode)).clone();
-        ScopeCounters { hits: self.hits.clone(), noerror: counter(rcode::NOERROR), nxdomain: counter(rcode::NXDOMAIN) }
+        ScopeCounters::new(self.hits.clone(), self.responses.of_scope(scope))
+    }
+
+    /// Returns the figures of the process's status, with these queries by address.
+    #[must_use]
+    pub fn figures(&self, queries: Vec<AddressQueries>) -> Figures {
+        let mut servfail_names = self.servfail_names();
+        servfail_names.turn(this_minute());
+        let own = Figures {
+            responses: self.responses.by_scope(),
+            slow_misses: self.slow_misses.get(),
+            servfail_names: *servfail_names,
+            queries,
+        };
+        // Bounds what a page holds.
+        let mut figures = Figures::default();
+        figures.add(&own);
+        figures
+    }
+
+    fn servfail_names(&self) -> MutexGuard<'_, DistinctNames> {
+        self.servfail_names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a refresh (prefetch): an upstream query for a cache entry before it expires.

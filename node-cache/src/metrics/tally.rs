@@ -1,27 +1,31 @@
 //! Cache hits of one batch of datagrams, counted without touching shared counters and added to them once a batch.
 
 use std::ptr;
+use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::responses::RcodeCounters;
 use crate::dns::codes::rcode;
 
-/// Counters of one scope's usual UDP responses, looked up once.
+/// Counters of one scope's responses, looked up once.
 #[derive(Debug)]
 pub struct ScopeCounters {
-    pub(super) hits: Counter,
-    pub(super) noerror: Counter,
-    pub(super) nxdomain: Counter,
+    hits: Counter,
+    noerror: Counter,
+    nxdomain: Counter,
+    /// Counters of all rcodes, those above among them.
+    responses: Arc<RcodeCounters>,
 }
 
 impl ScopeCounters {
-    /// Returns the counter of responses with an rcode; `None` for all but NOERROR and NXDOMAIN.
-    pub(super) const fn for_rcode(&self, rcode: u16) -> Option<&Counter> {
-        match rcode {
-            rcode::NOERROR => Some(&self.noerror),
-            rcode::NXDOMAIN => Some(&self.nxdomain),
-            _ => None,
-        }
+    pub(super) fn new(hits: Counter, responses: Arc<RcodeCounters>) -> Self {
+        Self { hits, noerror: responses.noerror.clone(), nxdomain: responses.nxdomain.clone(), responses }
+    }
+
+    /// Returns the counter of responses with an rcode.
+    pub(super) fn for_rcode(&self, rcode: u16) -> &Counter {
+        self.responses.for_rcode(rcode)
     }
 
     /// Adds cache hits.

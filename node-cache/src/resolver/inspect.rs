@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use node_cache_config::figures::ScopeResponses;
 use node_cache_config::status::UpstreamState;
 use tokio::time::Instant;
 
@@ -69,6 +70,14 @@ impl Resolver {
             ("from reserve", self.metrics.reserve_responses()),
         ] {
             write_line(&mut text, label, count);
+        }
+        let figures = self.metrics.figures(Vec::new());
+        write_line(&mut text, "slow misses", figures.slow_misses);
+        write_line(&mut text, "names failing", figures.servfail_names.estimate());
+        for row in figures.responses {
+            let ScopeResponses { scope, noerror, nxdomain, servfail, other } = row;
+            let counts = [("NOERROR", noerror), ("NXDOMAIN", nxdomain), ("SERVFAIL", servfail), ("other", other)];
+            write_line(&mut text, "responses", format!("{scope}: {}", count_by_reason(&counts)));
         }
         let drops = DropReason::ALL.map(|reason| (reason.label(), self.metrics.drops(reason)));
         write_line(&mut text, "dropped", count_by_reason(&drops));

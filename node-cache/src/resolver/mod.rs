@@ -15,6 +15,7 @@
 //! | aliases that lead into another scope (RFC 1034 §5.3.3) | `alias_routing`, `aliases` |
 //! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
 //! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
+//! | probes past the cache, and their bound | `probe` |
 //! | text of `explain`, `stats`, `dump` and `flush` | `inspect` |
 //! | text of `explain ADDRESS`: an upstream and its episodes | `explain_upstream` |
 //!
@@ -33,6 +34,7 @@ mod late_flights;
 pub mod local_names;
 mod miss;
 mod nxdomain_cut;
+mod probe;
 mod room;
 mod servfail;
 mod single_flight;
@@ -59,6 +61,7 @@ use cut_evidence::CutEvidence;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
+pub use probe::{ProbeBudget, UpstreamAnswer};
 pub use room::Room;
 use single_flight::{InFlight, Join};
 
@@ -156,7 +159,13 @@ impl Resolver {
     /// Applies a revision to all later queries.
     pub fn apply(&self, snapshot: Snapshot) {
         self.in_flight.set_scopes(snapshot.scopes().len());
-        self.snapshot.store(Some(Arc::new(snapshot)));
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Some(snapshot.clone()));
+        // In the order of the configuration: where there are too many scopes, the same ones have entries of their own
+        // in every pod.
+        for scope in snapshot.scopes() {
+            self.scope_counters(scope);
+        }
     }
 
     /// Returns the snapshot of the active revision.

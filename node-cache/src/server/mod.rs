@@ -10,8 +10,10 @@
 //! | UDP: batches of datagrams, five steps of a cache hit | `udp`, `batch` |
 //! | TCP: pipelining, out-of-order responses, timeouts (RFC 7766) | `tcp`, `tcp/connection`, `tcp/framing` |
 //! | queries that wait for upstreams | `query_tasks` |
+//! | queries by local address | `address_counts` |
 //! | ACL, cookies, limits per client, dnstap of clients' messages | `shared` |
 
+mod address_counts;
 mod batch;
 mod query_tasks;
 mod shared;

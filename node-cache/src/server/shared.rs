@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use super::address_counts::AddressCounts;
 use crate::connection_table::{ConnectionLimits, ConnectionTable};
 use crate::dns::Cookie;
 use crate::dns::answer::Answer;
@@ -76,6 +77,10 @@ pub(super) struct Shared {
     /// Limits bytes of responses that wait to be written to TCP connections.
     unwritten_bytes: Arc<ClientLimiter>,
     cookie_secrets: watch::Receiver<CookieSecrets>,
+    /// Queries over TCP by local address. Those over UDP are counted where a socket is read, once for a batch.
+    pub(super) tcp_queries: AddressCounts,
+    /// Queries of class CH (`id.server`) by local address, which are health checks.
+    pub(super) health_checks: AddressCounts,
 }
 
 /// Returns the ACL of a snapshot. Before the first snapshot, only the host itself may query.
@@ -105,6 +110,8 @@ impl Shared {
             waiting_new_queries: ClientLimiter::new(room.waiting_for_new, room.waiting_for_new),
             unwritten_bytes: ClientLimiter::new(MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_BYTES_PER_CLIENT),
             cookie_secrets,
+            tcp_queries: AddressCounts::default(),
+            health_checks: AddressCounts::default(),
         }
     }
 

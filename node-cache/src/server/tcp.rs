@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::shared::Shared;
 use super::worker_context;
 
+use crate::dns::codes::class;
 use crate::dns::query::Transport;
 use crate::dns::request::Rejection;
 use crate::metrics::DropReason;
@@ -108,6 +109,12 @@ fn handle_query(connection: &Arc<Connection>, message: &[u8], read_half: &ReadHa
             return true;
         }
     };
+    if let Ok(local) = read_half.local_addr() {
+        shared.tcp_queries.count(local.ip());
+        if query.class == class::CH {
+            shared.health_checks.count(local.ip());
+        }
+    }
     let sampled = sample();
     let transport = shared.limits.idle_timeout;
     let miss = match shared.resolver.resolve_from_cache(&query, None) {

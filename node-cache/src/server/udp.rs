@@ -14,6 +14,7 @@ use super::shared::{Shared, acl_of};
 use super::worker_context;
 use crate::cache::KeyBuf;
 
+use crate::dns::codes::class;
 use crate::dns::query::Transport;
 use crate::dns::request::{self, Rejection};
 use crate::dnstap::Sampled;
@@ -332,6 +333,11 @@ fn handle_slow(
             return send_response(shared, socket, &response, client, sample().as_deref());
         }
     };
+    if query.class == class::CH
+        && let Ok(local) = socket.local_addr()
+    {
+        shared.health_checks.count(local.ip());
+    }
     let sampled = sample();
     let miss = match shared.resolver.resolve_from_cache(&query, known_miss) {
         Ok(answer) => {

@@ -1,18 +1,20 @@
 //! Workers: threads with a runtime of their own. Each worker reads every socket and answers what it reads itself, hit
 //! or miss. Workers share the resolver, and with it the cache and the upstream queries in flight.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
+use node_cache_config::figures::AddressQueries;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time;
 
+use super::address_counts::AddressCounts;
 use super::shared::Shared;
 use super::worker_context::WorkerContext;
 use super::{tcp, udp};
@@ -49,7 +51,10 @@ pub enum WorkerFault {
 
 /// The workers of a process. Dropping it ends them.
 #[derive(Debug)]
-pub struct Workers(Vec<Worker>);
+pub struct Workers {
+    threads: Vec<Worker>,
+    shared: Arc<Shared>,
+}
 
 impl Workers {
     pub(super) fn start(
@@ -58,7 +63,7 @@ impl Workers {
         sockets: &watch::Receiver<Vec<HeldSocket>>,
     ) -> io::Result<Self> {
         let start = |index| Worker::start(index, shared.clone(), sockets.clone());
-        Ok(Self((0..count.max(1)).map(start).collect::<io::Result<_>>()?))
+        Ok(Self { threads: (0..count.max(1)).map(start).collect::<io::Result<_>>()?, shared: shared.clone() })
     }
 
     /// Checks that every worker reads every socket. Each has `timeout` to report.
@@ -67,18 +72,34 @@ impl Workers {
     ///
     /// [`WorkerFault`] of the first worker that does not.
     pub async fn check_readers(&self, timeout: Duration) -> Result<(), WorkerFault> {
-        join_all(self.0.iter().map(|worker| worker.check_readers(timeout))).await.into_iter().collect()
+        join_all(self.threads.iter().map(|worker| worker.check_readers(timeout))).await.into_iter().collect()
     }
 
     /// Returns the number of datagrams that each worker has read.
     #[must_use]
     pub fn datagrams(&self) -> Vec<u64> {
-        self.0.iter().map(|worker| worker.datagrams.load(Ordering::Relaxed)).collect()
+        self.threads.iter().map(|worker| worker.datagrams.total()).collect()
+    }
+
+    /// Returns the number of queries by local address, dropped ones included, without those of class CH: those are
+    /// health checks.
+    #[must_use]
+    pub fn queries_by_address(&self) -> Vec<AddressQueries> {
+        let mut sums = BTreeMap::new();
+        self.threads.iter().for_each(|worker| worker.datagrams.add_to(&mut sums));
+        self.shared.tcp_queries.add_to(&mut sums);
+        let mut health_checks = BTreeMap::new();
+        self.shared.health_checks.add_to(&mut health_checks);
+        let without_checks = |(address, count): (IpAddr, u64)| AddressQueries {
+            address,
+            queries: count.saturating_sub(health_checks.get(&address).copied().unwrap_or_default()),
+        };
+        sums.into_iter().map(without_checks).collect()
     }
 
     /// Stops reading on all workers; queries already read are still answered.
     pub(super) async fn stop_reading(&self) {
-        join_all(self.0.iter().map(|worker| worker.request(Command::StopReading, STOP_READING_TIMEOUT))).await;
+        join_all(self.threads.iter().map(|worker| worker.request(Command::StopReading, STOP_READING_TIMEOUT))).await;
     }
 }
 
@@ -86,7 +107,7 @@ impl Workers {
 struct Worker {
     index: usize,
     commands: mpsc::Sender<Command>,
-    datagrams: Arc<AtomicU64>,
+    datagrams: Arc<AddressCounts>,
 }
 
 /// Command to a worker, with the channel for its reply.
@@ -113,7 +134,7 @@ impl Worker {
         // look once more after the last task, just before the thread sleeps, which looks at them as well.
         let runtime = Builder::new_current_thread().event_interval(2).enable_all().build()?;
         let (commands, received_commands) = mpsc::channel(8);
-        let datagrams = Arc::<AtomicU64>::default();
+        let datagrams = Arc::<AddressCounts>::default();
         let readers = SocketReaders {
             worker: index,
             shared,
@@ -173,7 +194,7 @@ struct SocketReaders {
     /// Index of the worker.
     worker: usize,
     shared: Arc<Shared>,
-    datagrams: Arc<AtomicU64>,
+    datagrams: Arc<AddressCounts>,
     /// Sockets that the worker should read.
     sockets: Vec<HeldSocket>,
     readers: Vec<(HeldSocket, ReaderTask)>,
@@ -234,7 +255,7 @@ impl SocketReaders {
             Protocol::Udp => {
                 let udp_socket = std::net::UdpSocket::from(fd);
                 udp_socket.set_nonblocking(true)?;
-                let serve = udp::serve(shared, udp::register(Arc::new(udp_socket))?, self.datagrams.clone());
+                let serve = udp::serve(shared, udp::register(Arc::new(udp_socket))?, self.datagrams.of(socket.address));
                 let worker = self.worker;
                 let address = socket.address;
                 tokio::spawn(async move {

@@ -392,7 +392,8 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
         assert_eq!(
             status["instances"][1],
             serde_json::json!({
-                "name": "cache-1", "alive": false, "revision": {"asked": null, "inForce": null, "refusal": null},
+                "name": "cache-1", "alive": true, "started": 5, "restarts": 0,
+                "revision": {"asked": null, "inForce": null, "refusal": null},
                 "traffic": {"queries": 0, "hits": 0, "stale": 0, "servfail": 0, "dropped": 0, "cacheBytes": 0,
                     "cacheEntries": 0},
                 "upstreams": [
@@ -404,6 +405,15 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
                 "upstreamProblem": null,
             })
         );
+        assert_eq!(
+            status["figures"],
+            serde_json::json!({
+                "responses": [["cluster", 14, 0, 0, 0]], "slowMisses": 0, "queries": [],
+                "servfailNames": {"minute": 0, "current": "", "previous": ""},
+            })
+        );
+        assert_eq!(status["capabilities"], serde_json::json!(["figures", "probe-digest"]));
+        assert!(status["started"].as_u64().is_some_and(|started| started > 1_700_000_000), "{status}");
         let metrics = get("/metrics").1;
         assert!(metrics.contains("dnstier_agent_captured{address=\"10.96.0.10\"} 1\n"), "{metrics}");
         assert!(metrics.contains("dnstier_build_info{process=\"agent\",version=\""), "{metrics}");
@@ -413,13 +423,19 @@ fn status_metrics_and_probes_are_served_on_the_addresses_of_the_pod() {
         assert!(series.clone().count() <= 28, "{}", series.collect::<Vec<_>>().join("\n"));
         let (line, body) = get("/probe?name=kubernetes.default.svc.cluster.local");
         assert_eq!(line, "HTTP/1.1 200 OK", "{body}");
+        let result: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(result["instance"].as_str().is_some_and(|name| name.starts_with("cache-")), "{body}");
+        assert_eq!((&result["rcode"], &result["digest"]), (&serde_json::json!(3), &serde_json::json!("0aff")));
         let (line, body) = get("/probe?name=bank.example");
         assert_eq!(line, "HTTP/1.1 404 Not Found");
         assert_eq!(body, "only names of the configuration can be asked for: ., kubernetes.default.svc.cluster.local");
-        for parameters in ["", "?", "?type=A", "?name=.&type=TXT", "?name=.&name=bank.example", "?name=.&server=::1"] {
+        for parameters in ["", "?", "?type=A", "?name=.&name=bank.example", "?name=.&server=::1"] {
             let (line, body) = get(&format!("/probe{parameters}"));
             assert_eq!(line, "HTTP/1.1 400 Bad Request", "{parameters}");
-            assert_eq!(body, "a probe has one parameter, `name`, with a name of the configuration");
+            assert_eq!(
+                body,
+                "a probe has the parameters `name` and, if need be, `type`, of a name of the configuration"
+            );
         }
     }
 }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use node_cache::admin::{self, Command, CommandHandler};
 use node_cache::handover::client::Client;
 use node_cache::handover::{HeldSocket, Protocol, socket_path};
+use node_cache_config::figures::{Figures, ScopeResponses};
 use node_cache_config::status::{Instance, UpstreamState, UpstreamStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -44,7 +45,13 @@ impl CommandHandler for Behaviour {
         let outside = !self.outside_is_down.load(Ordering::Relaxed);
         let upstreams = vec![upstream("cluster", true), upstream("zone/", outside)];
         match command {
-            Command::Status => serde_json::to_string(&Instance { upstreams, ..Instance::default() }).unwrap(),
+            Command::Status => {
+                let responses = vec![ScopeResponses { noerror: 7, ..ScopeResponses::new("cluster") }];
+                let figures = Some(Box::new(Figures { responses, ..Figures::default() }));
+                let instance = Instance { upstreams, alive: true, started: Some(5), figures, ..Instance::default() };
+                serde_json::to_string(&instance).unwrap()
+            }
+            Command::Probe(_) => r#"{"rcode":3,"microseconds":9,"digest":"0aff"}"#.to_owned(),
             _ => String::new(),
         }
     }

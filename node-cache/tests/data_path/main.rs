@@ -18,6 +18,7 @@ mod crowding;
 mod exchange;
 mod fairness;
 mod fallback;
+mod figures;
 mod frozen_answers;
 mod held_back;
 mod inspection;

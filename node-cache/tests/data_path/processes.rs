@@ -14,6 +14,7 @@ use hickory_proto::rr::RecordType;
 use node_cache::admin;
 use node_cache::handover::server::Server;
 use node_cache::handover::{self, HeldSocket, Protocol};
+use node_cache_config::probes::ProbeName;
 use node_cache_config::status::{Instance, ResolverStatus};
 use node_cache_config::{Config, PrivateAnswers, Upstream, UpstreamSource};
 use rustix::process::{Pid, Signal, kill_process};
@@ -446,6 +447,17 @@ impl NodeCache {
         })
         .await;
         cache
+    }
+
+    /// Returns the status of the process.
+    pub(crate) async fn instance(&self) -> Instance {
+        self.process.instance("cache-0").await.unwrap()
+    }
+
+    /// Probes the process over its control socket, as the agent does.
+    pub(crate) async fn control_probe(&self, name: &str, rtype: &str) -> String {
+        let command = admin::Command::Probe(ProbeName::new(name, rtype));
+        self.process.control("cache-0", command).await.unwrap()
     }
 
     async fn answers(&self, name: &str) -> Vec<hickory_proto::rr::RData> {

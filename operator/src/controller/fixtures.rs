@@ -16,12 +16,14 @@ use crate::controller::observe::poll::{PodPage, PodReport, PodReports};
 use crate::controller::observe::{ClusterDnsLookup, Observed};
 use crate::controller::owned::{OwnedObjects, labels};
 use crate::controller::placement::{ARCH_LABEL, OS_LABEL};
+use crate::controller::rollout::store::StoredRecord;
 use crate::controller::validate::validate;
 use crate::settings::Settings;
 
 /// Returns the settings of a default installation.
 pub(crate) fn settings() -> Settings {
     Settings {
+        pod_name: "dnstier-operator-1".to_owned(),
         namespace: "dnstier-system".to_owned(),
         node_namespace: "dnstier-node".to_owned(),
         cluster_dns_namespaces: vec!["kube-system".to_owned()],
@@ -79,6 +81,7 @@ pub(super) fn cluster(spec: &str) -> Observed {
         nodes: ['a', 'b', 'c'].map(node).into_iter().collect(),
         cluster_dns: ClusterDnsLookup::Found(Box::new(kube_dns())),
         owned: OwnedObjects::default(),
+        record: StoredRecord::default(),
         pods: Vec::new(),
         reports: Arc::default(),
         pod_creation_failure: None,
@@ -199,6 +202,7 @@ fn node_pod(letter: char, revision: &str) -> (TierPod, PodReport) {
         revision: in_force(revision),
         captured: captured.to_vec(),
         instances: vec![instance("cache-0", &in_force(revision)), instance("cache-1", &in_force(revision))],
+        ..NodeStatus::default()
     };
     let pod = pod(&name, letter, Component::NodeCache, revision);
     (pod, PodReport::with_page(PodPage::Node(status)))
@@ -212,6 +216,7 @@ fn resolver_pod(letter: char, index: u32, revision: &str) -> (TierPod, PodReport
         zone: Some(format!("zone-{letter}")),
         ready: true,
         instance: instance("zone-resolver", &in_force(revision)),
+        ..ResolverStatus::default()
     };
     let pod = TierPod {
         namespace: "dnstier-system".to_owned(),
@@ -238,6 +243,7 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         terminating: false,
         ended: false,
         annotated_revision: Some(revision.to_owned()),
+        told: None,
         annotated_zone: Some(format!("zone-{letter}")),
         annotated_resolvers_on_node: (component == Component::ZoneResolver).then(|| "1".to_owned()),
         waiting_reason: None,

@@ -9,6 +9,7 @@ mod desired;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod judge;
 pub(crate) mod observe;
 pub(crate) mod owned;
 mod placement;
@@ -16,12 +17,14 @@ mod rollout;
 pub(crate) mod schedule;
 mod status;
 mod text;
+mod trials;
 mod validate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
@@ -31,11 +34,19 @@ pub(crate) use backoff::Backoff;
 pub(crate) use claim::Claims;
 pub(crate) use observe::Observer;
 pub(crate) use status::StatusWriter;
+pub(crate) use trials::Trials;
 
+use crate::controller::apply::{RolloutState, RolloutWrites};
+use crate::controller::desired::{Desired, RenderedRevision};
 use crate::controller::finding::Finding;
-use crate::controller::observe::WatchedTier;
+use crate::controller::observe::poll::AddressUses;
+use crate::controller::observe::{Observed, WatchedTier};
+use crate::controller::owned::{labels, names};
 use crate::controller::rollout::PodStarts;
+use crate::controller::rollout::situation::Situation;
 use crate::controller::schedule::{Schedule, TierVersion, Turn};
+use crate::controller::trials::Judgement;
+use crate::controller::validate::tier::ValidatedTier;
 use crate::controller::validate::validate;
 use crate::error::Error;
 use crate::leader::{Leadership, Term};
@@ -53,6 +64,10 @@ pub(crate) struct Context {
     pub(crate) claims: Claims,
     /// Writes the objects of tiers.
     pub(crate) applier: Applier,
+    /// Uses of captured addresses.
+    pub(crate) address_uses: AddressUses,
+    /// Trials of the steps of roll-outs.
+    pub(crate) trials: Arc<Trials>,
     /// Writes the status of tiers.
     pub(crate) status_writer: StatusWriter,
     /// Start of the next reconciliation of each tier.
@@ -123,7 +138,7 @@ async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> 
 }
 
 /// Reconciles one tier and returns the delay before its next reconciliation.
-async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -> Result<Duration, Error> {
+pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -> Result<Duration, Error> {
     let Context { settings, observer, claims, applier, status_writer, .. } = context;
     if let Some(next_look) = claims.settle(&tier, tokio::time::Instant::now()).await? {
         return Ok(next_look);
@@ -141,12 +156,19 @@ async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -
             return Err(error);
         }
     };
-    let applied = match validate(&observed, settings) {
-        Err(findings) => applier.on_invalid(&observed, findings).await,
-        Ok(tier) => match desired::build(&tier, settings, &observed.owned, &observed.revisions_in_use()) {
-            Err(finding) => applier.on_invalid(&observed, vec![finding]).await,
-            Ok(desired) => applier.on_valid(&observed, &tier, &desired, is_retry).await,
-        },
+    let applied = match build_desired(&observed, settings) {
+        Err(findings) => {
+            let rollout = plan_rollout(&observed, None, context);
+            applier.on_invalid(&observed, rollout.map(|(_, writes)| writes), findings).await
+        }
+        Ok((tier, mut desired)) => {
+            let rollout = desired.revision.as_ref().and_then(|newest| plan_rollout(&observed, Some(newest), context));
+            let rollout = rollout.map(|(stable, writes)| {
+                desired::set_stable(&mut desired, &observed.owned, &stable);
+                writes
+            });
+            applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await
+        }
     };
     if applied.leaves_pods {
         context.schedule.leave_work(&observed.tier.name_any());
@@ -158,6 +180,44 @@ async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -
     let next_write = status_writer.write(&observed.tier, &status, observed.now).await?;
     let delay = applied.requeue_after?;
     Ok(next_deadline.into_iter().chain(next_write).fold(delay, Duration::min))
+}
+
+/// Validates the tier and builds its desired state.
+fn build_desired(observed: &Observed, settings: &Settings) -> Result<(ValidatedTier, Desired), Vec<Finding>> {
+    let tier = validate(observed, settings)?;
+    let desired = desired::build(&tier, settings, &observed.owned, &observed.revisions_in_use());
+    desired.map(|desired| (tier, desired)).map_err(|finding| vec![finding])
+}
+
+/// Judges the step of the roll-out and plans the next; `None` before the first revision. Returns the name of the
+/// revision with which pods start that are not told any, and what is to be written.
+fn plan_rollout(
+    observed: &Observed,
+    newest: Option<&RenderedRevision>,
+    context: &Context,
+) -> Option<(String, RolloutWrites)> {
+    let Context { settings, trials, address_uses, .. } = context;
+    if let Some(problem) = &observed.record.problem {
+        tracing::warn!(tier = observed.tier.name_any(), problem, "the record of a roll-out is lost");
+    }
+    let situation = Situation::collect(observed, settings, newest, address_uses)?;
+    let Judgement { verdict, is_past_known } = trials.judge(observed, &situation);
+    let plan = situation.plan(verdict.as_ref(), is_past_known, &settings.pod_name);
+    let tier = &observed.tier;
+    let record = plan.is_changed.then(|| {
+        let labels = labels::component_labels(&tier.name_any(), labels::COMPONENT_ROLLOUT);
+        let metadata = ObjectMeta {
+            name: Some(names::rollout(&tier.name_any())),
+            namespace: Some(settings.namespace.clone()),
+            labels: Some(labels),
+            owner_references: tier.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        };
+        observed.record.replaced_by(&plan.record, metadata)
+    });
+    let stable = plan.record.proven.as_ref().unwrap_or(&plan.record.target).id.clone();
+    let state = RolloutState { desired: situation.desired, rolled_out: plan.rolled_out, status: plan.status };
+    Some((stable, RolloutWrites { record, asks: plan.asks, state, next_look: plan.next_look }))
 }
 
 /// Requeues a failed tier with backoff.

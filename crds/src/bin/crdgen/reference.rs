@@ -126,6 +126,9 @@ fn kind(path: &str, name: &str, property: &JSONSchemaProps) -> String {
     if property.additional_properties.is_some() {
         return "map".to_owned();
     }
+    if property.x_kubernetes_int_or_string == Some(true) {
+        return "integer or string".to_owned();
+    }
     let kind = property.type_.clone().unwrap_or_default();
     match (property.minimum, property.maximum) {
         (Some(minimum), Some(maximum)) => format!("{kind}, {minimum} to {maximum}"),

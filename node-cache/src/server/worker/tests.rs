@@ -36,7 +36,7 @@ async fn a_worker_that_hangs_is_reported_although_the_others_read_on() {
     let workers = server.workers();
     workers.check_readers(GENEROUS_TIMEOUT).await.unwrap();
     let (release, released) = std::sync::mpsc::channel::<()>();
-    run_in(&workers.0[1], move || {
+    run_in(&workers.threads[1], move || {
         let _ = released.recv();
     })
     .await;
@@ -50,7 +50,7 @@ async fn a_worker_that_hangs_is_reported_although_the_others_read_on() {
 async fn a_worker_whose_thread_has_ended_is_reported() {
     let (sockets, _) = watch::channel(vec![held_socket(UdpSocket::bind("127.0.0.1:0").unwrap())]);
     let server = start_server(2, &sockets);
-    run_in(&server.workers().0[0], || panic!("on purpose")).await;
+    run_in(&server.workers().threads[0], || panic!("on purpose")).await;
     assert_eq!(server.workers().check_readers(GENEROUS_TIMEOUT).await, Err(WorkerFault::Ended(0)));
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt};
@@ -12,6 +13,11 @@ use serde_json::json;
 
 use crate::controller::observe::nodes::Nodes;
 use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::owned::labels;
+use crate::controller::owned::telling::Telling;
+use crate::controller::rollout::asks::Ask;
+use crate::controller::rollout::pods::Role;
+use crate::controller::rollout::situation::role_of;
 use crate::error::Error;
 
 /// Annotations to write to a pod.
@@ -23,46 +29,55 @@ pub(super) struct PodAnnotations {
     pub(super) pod: String,
     /// UID of the pod: another pod of this name is not annotated.
     pub(super) uid: String,
-    /// Revision for the pod; `None` before the first.
+    /// Revision for the pod; `None` where it stays as it is.
     pub(super) revision: Option<String>,
+    /// Number and time of this telling of the revision.
+    pub(super) told: Option<Telling>,
     /// Zone of the pod's node; `None` until the node is known.
     pub(super) zone: Option<String>,
     /// Number of the tier's resolvers on the node of a zone resolver; `None` until the node is known.
     pub(super) resolvers_on_node: Option<String>,
-    /// Whether the pod has another revision, or none.
-    pub(super) is_behind: bool,
 }
 
-/// Returns the annotations of the pods whose revision, zone or number of resolvers on the node differs.
+/// Returns the annotations of the pods that are to be told a revision, in the order of `asks`, then those of the pods
+/// whose zone or number of resolvers on the node differs.
 #[must_use]
-pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option<&str>) -> Vec<PodAnnotations> {
+pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, asks: &[Ask], now: Timestamp) -> Vec<PodAnnotations> {
     let mut resolvers = HashMap::<&str, usize>::new();
     // One that is terminating still answers.
     let is_resolver = |pod: &&TierPod| pod.component == Component::ZoneResolver && !pod.ended;
     for node in pods.iter().filter(is_resolver).filter_map(|pod| pod.node.as_deref()) {
         *resolvers.entry(node).or_default() += 1;
     }
-    pods.iter()
+    let places: HashMap<(Role, &str), usize> =
+        asks.iter().enumerate().map(|(place, ask)| ((ask.role, ask.pod.as_str()), place)).collect();
+    let mut plan: Vec<(usize, PodAnnotations)> = pods
+        .iter()
         .filter(|pod| !pod.terminating)
         .filter_map(|pod| {
+            let place = places.get(&(role_of(pod), pod.name.as_str())).copied();
+            let ask = place.and_then(|place| asks.get(place));
             let zone = pod.node.as_deref().and_then(|node| nodes.zone_of(node)).map(str::to_owned);
-            let revision = revision.map(str::to_owned);
-            let revision_differs = revision.is_some() && revision != pod.annotated_revision;
             let zone_differs = zone.is_some() && zone != pod.annotated_zone;
             let node = pod.node.as_deref().filter(|_| pod.component == Component::ZoneResolver);
             let resolvers_on_node = node.and_then(|node| resolvers.get(node)).map(usize::to_string);
             let number_differs = resolvers_on_node.is_some() && resolvers_on_node != pod.annotated_resolvers_on_node;
-            (revision_differs || zone_differs || number_differs).then(|| PodAnnotations {
-                namespace: pod.namespace.clone(),
-                pod: pod.name.clone(),
-                uid: pod.uid.clone(),
-                revision,
-                zone,
-                resolvers_on_node,
-                is_behind: revision_differs,
+            (ask.is_some() || zone_differs || number_differs).then(|| {
+                let annotations = PodAnnotations {
+                    namespace: pod.namespace.clone(),
+                    pod: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                    revision: ask.map(|ask| ask.revision.clone()),
+                    told: ask.map(|ask| Telling { number: ask.telling, time: now }),
+                    zone,
+                    resolvers_on_node,
+                };
+                (place.unwrap_or(usize::MAX), annotations)
             })
         })
-        .collect()
+        .collect();
+    plan.sort_by_key(|(place, _)| *place);
+    plan.into_iter().map(|(_, annotations)| annotations).collect()
 }
 
 /// Annotates a pod.
@@ -73,12 +88,16 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, revision: Option
 ///
 /// When the API server refuses the patch or does not keep it. A pod that no longer exists is not a failure.
 pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<(), Error> {
-    let PodAnnotations { namespace, pod: name, uid, revision, zone, resolvers_on_node, is_behind: _ } = annotations;
+    let PodAnnotations { namespace, pod: name, uid, revision, told, zone, resolvers_on_node } = annotations;
+    let told = told.as_ref().map(ToString::to_string);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut desired = serde_json::Map::new();
-    for (key, value) in
-        [(REVISION_ANNOTATION, revision), (ZONE_ANNOTATION, zone), (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node)]
-    {
+    for (key, value) in [
+        (REVISION_ANNOTATION, revision),
+        (labels::TOLD, &told),
+        (ZONE_ANNOTATION, zone),
+        (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node),
+    ] {
         if let Some(value) = value {
             desired.insert(key.to_owned(), json!(value));
         }
@@ -122,6 +141,7 @@ mod tests {
             terminating: false,
             ended: false,
             annotated_revision: revision.map(str::to_owned),
+            told: None,
             annotated_zone: zone.map(str::to_owned),
             annotated_resolvers_on_node: None,
             waiting_reason: None,
@@ -134,11 +154,20 @@ mod tests {
         [("node-a", labels), ("node-b", Labels::new())].into_iter().collect()
     }
 
+    fn ask(pod: &str, revision: &str, telling: u8) -> Ask {
+        Ask { role: Role::Node, pod: pod.to_owned(), revision: revision.to_owned(), telling }
+    }
+
+    fn plan(pods: &[TierPod], asks: &[Ask]) -> Vec<PodAnnotations> {
+        plan_annotations(pods, &nodes(), asks, "2026-01-01T00:00:00Z".parse().unwrap())
+    }
+
     #[test]
     fn a_new_pod_is_annotated_with_its_revision_and_its_zone() {
-        let plan = plan_annotations(&[pod("new", Some("node-a"), None, None)], &nodes(), Some("1a2b"));
+        let plan = plan(&[pod("new", Some("node-a"), None, None)], &[ask("new", "1a2b", 1)]);
         assert_eq!(plan.len(), 1);
         assert_eq!(plan[0].revision.as_deref(), Some("1a2b"));
+        assert_eq!(plan[0].told.unwrap().to_string(), "1 2026-01-01T00:00:00Z");
         assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
     }
 
@@ -149,21 +178,30 @@ mod tests {
             pod("b", Some("node-b"), Some("1a2b"), Some("")),
             pod("pending", None, Some("1a2b"), None),
         ];
-        assert_eq!(plan_annotations(&pods, &nodes(), Some("1a2b")), []);
+        assert_eq!(plan(&pods, &[]), []);
     }
 
     #[test]
     fn a_pod_whose_node_moved_to_another_zone_is_annotated() {
         let pods = [pod("a", Some("node-a"), Some("1a2b"), Some("zone-old"))];
-        let plan = plan_annotations(&pods, &nodes(), Some("1a2b"));
+        let plan = plan(&pods, &[]);
         assert_eq!(plan[0].zone.as_deref(), Some("zone-a"));
+    }
+
+    #[test]
+    fn pods_are_told_in_the_order_of_the_plan_and_before_all_others_are_annotated() {
+        let pods = ["a", "b", "c"].map(|name| pod(name, Some("node-a"), Some("old"), None));
+        let plan = plan(&pods, &[ask("c", "new", 1), ask("b", "old", 2)]);
+        let told: Vec<(&str, Option<u8>)> =
+            plan.iter().map(|each| (each.pod.as_str(), each.told.map(|told| told.number))).collect();
+        assert_eq!(told, [("c", Some(1)), ("b", Some(2)), ("a", None)]);
     }
 
     #[test]
     fn a_terminating_pod_keeps_its_annotations() {
         let mut terminating = pod("a", Some("node-a"), Some("old"), Some("zone-a"));
         terminating.terminating = true;
-        assert_eq!(plan_annotations(&[terminating], &nodes(), Some("new")), []);
+        assert_eq!(plan(&[terminating], &[ask("a", "new", 1)]), []);
     }
 
     /// Returns a zone resolver on a node, with this annotation.
@@ -187,7 +225,7 @@ mod tests {
             pod("node-cache", Some("node-a"), Some("1a2b"), Some("zone-a")),
         ];
         let told = |pods: &[TierPod]| -> Vec<(String, Option<String>)> {
-            let plan = plan_annotations(pods, &nodes(), Some("1a2b"));
+            let plan = plan(pods, &[]);
             plan.into_iter().map(|annotations| (annotations.pod, annotations.resolvers_on_node)).collect()
         };
         let three = Some("3".to_owned());
@@ -198,7 +236,7 @@ mod tests {
 
     #[test]
     fn without_a_revision_the_zone_is_annotated_all_the_same() {
-        let plan = plan_annotations(&[pod("a", Some("node-a"), None, None)], &nodes(), None);
+        let plan = plan(&[pod("a", Some("node-a"), None, None)], &[]);
         assert_eq!((plan[0].revision.as_deref(), plan[0].zone.as_deref()), (None, Some("zone-a")));
     }
 }

@@ -137,7 +137,7 @@ mod tests {
             revision: Some("1a2b".to_owned()),
             zone: None,
             resolvers_on_node: None,
-            is_behind: true,
+            told: None,
         };
         (0..pods).map(annotations).collect()
     }

@@ -10,6 +10,8 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dnstier_crds::v1alpha1::RolloutStatus;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 
@@ -17,15 +19,16 @@ use crate::controller::apply::annotate::plan_annotations;
 use crate::controller::apply::annotator::Annotator;
 use crate::controller::apply::pace::Pace;
 use crate::controller::apply::writer::{Writer, Writes};
-use crate::controller::desired::{Desired, active_revision};
+use crate::controller::desired::Desired;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::observe::own_writes::OwnWrites;
-use crate::controller::owned::names;
+use crate::controller::rollout::asks::Ask;
+use crate::controller::rollout::plan::RolledOut;
+use crate::controller::rollout::revision::TierRevision;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::settings::Settings;
 
 /// Requeue of a tier whose desired state is in force.
 const REQUEUE_STEADY: Duration = Duration::from_secs(30);
@@ -54,15 +57,15 @@ pub(crate) enum ApplyOutcome {
     Invalid {
         /// Findings that keep the spec from being applied; never empty.
         findings: Vec<Finding>,
-        /// Revision that stays in force; `None` before the first.
-        active_revision: Option<String>,
+        /// Roll-out of what was valid before; `None` before the first revision.
+        rollout: Option<RolloutState>,
     },
     /// The spec is valid: its objects were written, up to the first failure.
     Valid {
         /// Problems that do not keep the spec from being applied: those of the spec, and pods without annotations.
         warnings: Vec<Finding>,
-        /// Revision for every pod; `None` until the required ClusterIPs are allocated.
-        revision: Option<String>,
+        /// Roll-out of the revision of the spec; `None` until the required ClusterIPs are allocated.
+        rollout: Option<RolloutState>,
         /// Number of objects and pods that were not up to date.
         writes: usize,
         /// First failure; `None` also for a conflict, which a retry resolves.
@@ -70,10 +73,43 @@ pub(crate) enum ApplyOutcome {
     },
 }
 
+impl ApplyOutcome {
+    /// Returns the state of the roll-out.
+    #[must_use]
+    pub(crate) const fn rollout(&self) -> Option<&RolloutState> {
+        match self {
+            Self::Invalid { rollout, .. } | Self::Valid { rollout, .. } => rollout.as_ref(),
+        }
+    }
+}
+
+/// State of a roll-out, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RolloutState {
+    /// Revision that the spec results in; of an invalid spec that of the last valid one.
+    pub(crate) desired: TierRevision,
+    /// State of the condition `RolledOut`.
+    pub(crate) rolled_out: RolledOut,
+    /// The roll-out as the status shows it.
+    pub(crate) status: RolloutStatus,
+}
+
+/// Writes of a roll-out in one reconciliation.
+#[derive(Clone, Debug)]
+pub(crate) struct RolloutWrites {
+    /// ConfigMap of the record, when it differs from the one that was read.
+    pub(crate) record: Option<ConfigMap>,
+    /// Pods to tell, in this order, once the record is written.
+    pub(crate) asks: Vec<Ask>,
+    /// State, for the status.
+    pub(crate) state: RolloutState,
+    /// Time until the next look at the roll-out; `None` while only an event changes anything.
+    pub(crate) next_look: Option<Duration>,
+}
+
 /// Writes the objects of tiers and the annotations of their pods.
 pub(crate) struct Applier {
     client: Client,
-    settings: Arc<Settings>,
     metrics: Arc<Metrics>,
     /// Triggers an early status poll.
     wake_poller: Arc<Notify>,
@@ -86,67 +122,77 @@ impl Applier {
     /// Builds an applier.
     pub(crate) fn new(
         client: Client,
-        settings: Arc<Settings>,
         metrics: Arc<Metrics>,
         wake_poller: Arc<Notify>,
         own_writes: Arc<OwnWrites>,
     ) -> Self {
-        Self { client, settings, metrics, wake_poller, own_writes, annotator: Annotator::default() }
+        Self { client, metrics, wake_poller, own_writes, annotator: Annotator::default() }
     }
 
-    /// Leaves the objects of an invalid tier as they are, but annotates new pods with the revision in force.
-    pub(crate) async fn on_invalid(&self, observed: &Observed, mut findings: Vec<Finding>) -> ApplyResult {
+    /// Leaves the objects of an invalid tier as they are. What was rolled out before goes on.
+    pub(crate) async fn on_invalid(
+        &self,
+        observed: &Observed,
+        rollout: Option<RolloutWrites>,
+        mut findings: Vec<Finding>,
+    ) -> ApplyResult {
         let tier = observed.tier.name_any();
-        let config_map = observed.owned.config_map(&self.settings.node_namespace, &names::revisions(&tier));
-        let active_revision = config_map.and_then(active_revision);
-        let annotations = plan_annotations(&observed.pods, &observed.nodes, active_revision.as_deref());
-        let pods = self.writer().annotate(&tier, annotations).await;
+        let (record, asks, state, next_look) = parts(rollout);
+        let annotations = plan_annotations(&observed.pods, &observed.nodes, &asks, observed.now);
+        let Writes { pods, failure, .. } = self.writer().apply_rollout(&tier, record.as_ref(), annotations).await;
         self.wake_poller_after(pods.annotated);
         findings.extend(self.annotator.finding(&tier));
         let leaves_pods = pods.left > 0 && pods.denied.is_none();
-        let requeue_after = match pods.denied {
+        let requeue_after = match failure.or(pods.denied) {
             Some(error) => Err(error),
             None if pods.left > 0 => Ok(REQUEUE_SOON),
-            None => Ok(self.no_later_than_retries(&tier, REQUEUE_STEADY)),
+            None => Ok(self.no_later_than_retries(&tier, soonest(REQUEUE_STEADY, next_look))),
         };
-        ApplyResult { outcome: ApplyOutcome::Invalid { findings, active_revision }, leaves_pods, requeue_after }
+        ApplyResult { outcome: ApplyOutcome::Invalid { findings, rollout: state }, leaves_pods, requeue_after }
     }
 
-    /// Writes the desired state of a valid tier; slowly in the retry of one that failed.
+    /// Writes the desired state of a valid tier; slowly in the retry of one that failed. Pods are told what `rollout`
+    /// says; nobody is told before the first configuration.
     pub(crate) async fn on_valid(
         &self,
         observed: &Observed,
         tier: &ValidatedTier,
         desired: &Desired,
+        rollout: Option<RolloutWrites>,
         is_retry: bool,
     ) -> ApplyResult {
-        let revision = desired.revision.as_ref().map(|revision| revision.id.clone());
-        let annotations = match &revision {
-            Some(revision) => plan_annotations(&observed.pods, &observed.nodes, Some(revision)),
+        let (record, asks, state, next_look) = parts(rollout);
+        let annotations = match &desired.revision {
+            Some(_) => plan_annotations(&observed.pods, &observed.nodes, &asks, observed.now),
             None => Vec::new(),
         };
         let pace = is_retry.then(|| Pace::new(RETRY_INTERVAL));
         let writer = Writer { pace: pace.as_ref(), ..self.writer() };
-        let mut writes = writer.apply(&tier.name, desired, &observed.owned, annotations).await;
+        let mut writes = writer.apply(&tier.name, desired, &observed.owned, record.as_ref(), annotations).await;
         self.wake_poller_after(writes.pods.annotated);
         if writes.total() > 0 {
             let Writes { objects, pods, .. } = &writes;
             let (pods, left) = (pods.annotated, pods.left);
-            tracing::info!(tier = tier.name, revision, objects, pods, left, "the desired state was applied");
+            let step = state.as_ref().map(|state| state.status.step.as_str());
+            tracing::info!(tier = tier.name, step, objects, pods, left, "the desired state was applied");
         }
         let leaves_pods = writes.pods.left > 0 && writes.pods.denied.is_none();
         let failure = writes.failure.take().or_else(|| writes.pods.denied.take());
+        let requeue_after = match &failure {
+            Some(_) => None,
+            None => Some(soonest(requeue_after(tier, desired, &writes), next_look)),
+        };
         ApplyResult {
             outcome: ApplyOutcome::Valid {
                 warnings: tier.warnings.iter().cloned().chain(self.annotator.finding(&tier.name)).collect(),
-                revision,
+                rollout: state,
                 writes: writes.total(),
                 failure: failure.as_ref().filter(|error| !error.is_conflict()).map(Finding::from),
             },
             leaves_pods,
-            requeue_after: match failure {
-                Some(error) => Err(error),
-                None => Ok(self.no_later_than_retries(&tier.name, requeue_after(tier, desired, &writes))),
+            requeue_after: match (failure, requeue_after) {
+                (Some(error), _) => Err(error),
+                (None, delay) => Ok(self.no_later_than_retries(&tier.name, delay.unwrap_or(REQUEUE_STEADY))),
             },
         }
     }
@@ -168,6 +214,17 @@ impl Applier {
     }
 }
 
+fn parts(rollout: Option<RolloutWrites>) -> (Option<ConfigMap>, Vec<Ask>, Option<RolloutState>, Option<Duration>) {
+    match rollout {
+        Some(RolloutWrites { record, asks, state, next_look }) => (record, asks, Some(state), next_look),
+        None => (None, Vec::new(), None, None),
+    }
+}
+
+fn soonest(delay: Duration, next_look: Option<Duration>) -> Duration {
+    next_look.map_or(delay, |next_look| delay.min(next_look))
+}
+
 /// Returns the delay before the next reconciliation, which is due no later than the next zone is pruned.
 fn requeue_after(tier: &ValidatedTier, desired: &Desired, writes: &Writes) -> Duration {
     let delay = match (&desired.revision, writes.total()) {
@@ -185,6 +242,8 @@ mod tests {
     use crate::client::Limits;
     use crate::controller::desired;
     use crate::controller::fixtures::{build_desired, serving, settings};
+    use crate::controller::observe::poll::AddressUses;
+    use crate::controller::rollout::situation::Situation;
     use crate::controller::validate::validate;
     use crate::fake_api::{FakeApi, FakeRequest, Reply};
     use dnstier_crds::conditions::Reason;
@@ -199,13 +258,23 @@ mod tests {
         let mut orphan = observed.owned.deployments[0].clone();
         orphan.metadata.name = Some("dnstier-default-orphan".to_owned());
         observed.owned.deployments = vec![orphan];
-        let settings = Arc::new(settings());
+        let settings = settings();
         let tier = validate(&observed, &settings).unwrap();
         let desired = desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap();
+        let situation = Situation::collect(&observed, &settings, desired.revision.as_ref(), &AddressUses::default());
+        let situation = situation.unwrap();
+        // All pods are told of the first revision, and of the one before while another one is on its way.
+        let plan = situation.plan(None, false, "test");
+        let state = RolloutState {
+            desired: situation.desired.clone(),
+            rolled_out: plan.rolled_out.clone(),
+            status: plan.status.clone(),
+        };
+        let rollout = RolloutWrites { record: None, asks: plan.asks, state, next_look: None };
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
-        let applier = Applier::new(client, settings, Arc::default(), Arc::default(), Arc::default());
-        applier.on_valid(&observed, &tier, &desired, is_retry).await
+        let applier = Applier::new(client, Arc::default(), Arc::default(), Arc::default());
+        applier.on_valid(&observed, &tier, &desired, Some(rollout), is_retry).await
     }
 
     fn count(requests: &[FakeRequest], method: &str, part: &str) -> usize {

@@ -57,7 +57,7 @@ impl PodFailures {
             .into_iter()
             .filter(|annotations| failure_of(annotations).is_none_or(|failure| failure.retry_at <= now))
             .collect();
-        due.sort_by_key(|annotations| (failure_of(annotations).is_some(), !annotations.is_behind));
+        due.sort_by_key(|annotations| (failure_of(annotations).is_some(), annotations.revision.is_none()));
         due
     }
 
@@ -123,10 +123,10 @@ mod tests {
             namespace: "dnstier-node".to_owned(),
             pod: pod.to_owned(),
             uid: format!("uid-of-{pod}"),
-            revision: Some("1a2b".to_owned()),
+            revision: is_behind.then(|| "1a2b".to_owned()),
+            told: None,
             zone: None,
             resolvers_on_node: None,
-            is_behind,
         }
     }
 

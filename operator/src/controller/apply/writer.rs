@@ -7,7 +7,8 @@ use std::time::Duration;
 use dnstier_crds::FIELD_MANAGER;
 use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,8 +64,9 @@ impl Writes {
 }
 
 impl Writer<'_> {
-    /// Writes the desired state of a tier: accounts, policies and Services, then the revisions, then the annotations of
-    /// pods that name a revision, then workloads. Orphans are deleted last, once every pod that is behind was told.
+    /// Writes the desired state of a tier: accounts, policies and Services, then the record of the roll-out and the
+    /// revisions, then the annotations of pods that name a revision, then workloads. Orphans are deleted last, once
+    /// every pod that is behind was told.
     ///
     /// The first failure of an object ends the writes, because later steps depend on earlier ones. A pod that cannot be
     /// annotated does not.
@@ -73,10 +75,29 @@ impl Writer<'_> {
         tier: &str,
         desired: &Desired,
         existing: &OwnedObjects,
+        record: Option<&ConfigMap>,
         annotations: Vec<PodAnnotations>,
     ) -> Writes {
         let mut writes = Writes::default();
-        writes.failure = self.apply_steps(tier, desired, existing, annotations, &mut writes).await.err();
+        writes.failure = self.apply_steps(tier, desired, existing, record, annotations, &mut writes).await.err();
+        writes
+    }
+
+    /// Writes the record of the roll-out of a tier whose spec is not valid, then the annotations of pods.
+    pub(super) async fn apply_rollout(
+        &self,
+        tier: &str,
+        record: Option<&ConfigMap>,
+        annotations: Vec<PodAnnotations>,
+    ) -> Writes {
+        let mut writes = Writes::default();
+        match self.write_record(record).await {
+            Ok(written) => {
+                writes.objects = written;
+                writes.pods = self.annotate(tier, annotations).await;
+            }
+            Err(error) => writes.failure = Some(error),
+        }
         writes
     }
 
@@ -85,6 +106,7 @@ impl Writer<'_> {
         tier: &str,
         desired: &Desired,
         existing: &OwnedObjects,
+        record: Option<&ConfigMap>,
         annotations: Vec<PodAnnotations>,
         writes: &mut Writes,
     ) -> Result<(), Error> {
@@ -96,6 +118,7 @@ impl Writer<'_> {
         if desired.revision.is_none() {
             return Ok(());
         }
+        writes.objects += self.write_record(record).await?;
         writes.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
         writes.pods = self.annotate(tier, annotations).await;
         writes.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
@@ -106,8 +129,30 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Writes the record of a roll-out at the version that was read, and returns the number of writes. Whoever has read
+    /// an older version fails here, before any pod is told.
+    async fn write_record(&self, record: Option<&ConfigMap>) -> Result<usize, Error> {
+        let Some(record) = record else { return Ok(0) };
+        let name = record.name_any();
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &record.namespace().unwrap_or_default());
+        let replaced = record.resource_version();
+        self.metrics.record_write("ConfigMap", "record");
+        let written = if replaced.is_some() {
+            // With the version in it, a patch of another version is refused. The operator has no right to replace.
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(&name, &params, &Patch::Merge(record)).await
+        } else {
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+            api.create(&params, record).await
+        };
+        let mut written = written.map_err(|source| Error::request("write", describe(record), source))?;
+        written.meta_mut().managed_fields = None;
+        self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
+        Ok(1)
+    }
+
     /// Annotates pods of a tier.
-    pub(super) async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
+    async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
         self.annotator.annotate(self.client, self.metrics, tier, annotations).await
     }
 

@@ -58,6 +58,7 @@ pub(super) fn render(
             allow_from: tier.node_cache.allow_from.clone(),
             private_answers: tier.node_cache.private_answers,
             last_resort: tier.node_cache.last_resort,
+            probes: tier.node_cache.probes.clone(),
         },
         zones,
         resolver: Resolver {

@@ -56,10 +56,17 @@ pub(super) fn config_maps(
         .collect()
 }
 
-/// Returns the newest revision of a ConfigMap, which is the one in force.
-#[must_use]
-pub(crate) fn active_revision(config_map: &ConfigMap) -> Option<String> {
-    revision_history(config_map).next().map(str::to_owned)
+/// Sets the revision with which pods start that were not told any. One that is lost is not replaced: its key stays as
+/// it was.
+pub(super) fn set_stable(config_map: &mut ConfigMap, existing: &OwnedObjects, stable: &str) {
+    let (key, stable_key) = (revision_key(stable), revision_key(STABLE_REVISION));
+    let Some(data) = &mut config_map.data else { return };
+    let of_others = || existing.config_maps.iter().filter_map(|other| other.data.as_ref());
+    let json = data.get(&key).cloned().or_else(|| of_others().find_map(|data| data.get(&key).cloned()));
+    let json = json.or_else(|| of_others().find_map(|data| data.get(&stable_key).cloned()));
+    if let Some(json) = json {
+        data.insert(stable_key, json);
+    }
 }
 
 /// Returns the revisions of the next ConfigMap, the newest first.
@@ -129,6 +136,23 @@ mod tests {
         let previous = config_map_with(&["c", "b", "a"]);
         let revisions = retain_revisions(&rendered("a"), Some(&previous), &BTreeSet::new());
         assert_eq!(ids(revisions), ["a", "c", "b"]);
+    }
+
+    #[test]
+    fn pods_start_with_the_proven_revision_which_is_kept_when_its_key_is_lost() {
+        let stable_of = |config_map: &ConfigMap| config_map.data.as_ref().unwrap()["stable.json"].clone();
+        let mut config_map = config_map_with(&["b", "a"]);
+        set_stable(&mut config_map, &OwnedObjects::default(), "a");
+        assert_eq!(stable_of(&config_map), rendered("a").json);
+        let existing = OwnedObjects { config_maps: vec![config_map], ..OwnedObjects::default() };
+        let mut next = config_map_with(&["c", "b"]);
+        set_stable(&mut next, &existing, "a");
+        assert_eq!(stable_of(&next), rendered("a").json);
+        let mut lost = existing.clone();
+        lost.config_maps[0].data.as_mut().unwrap().remove("a.json");
+        let mut next = config_map_with(&["c", "b"]);
+        set_stable(&mut next, &lost, "a");
+        assert_eq!(stable_of(&next), rendered("a").json);
     }
 
     #[test]

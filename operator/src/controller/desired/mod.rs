@@ -15,9 +15,8 @@ mod zone_resolver;
 
 use std::collections::BTreeSet;
 
-pub(crate) use config_map::active_revision;
+pub(crate) use config::RenderedRevision;
 
-use crate::controller::desired::config::RenderedRevision;
 use crate::controller::finding::Finding;
 use crate::controller::owned::OwnedObjects;
 use crate::controller::validate::tier::ValidatedTier;
@@ -37,7 +36,8 @@ pub(crate) struct Desired {
 
 /// Builds the desired state of a tier.
 ///
-/// `existing` provides the ClusterIPs of Services and the older revisions. Those in use stay in the ConfigMap.
+/// `existing` provides the ClusterIPs of Services and the older revisions. Those in use stay in the ConfigMap. New pods
+/// start with the newest revision, unless [`set_stable`] says another one.
 ///
 /// # Errors
 ///
@@ -65,4 +65,11 @@ pub(crate) fn build(
         objects.deployments = tier.zones.iter().map(|zone| zone_resolver::deployment(tier, zone, settings)).collect();
     }
     Ok(Desired { objects, revision })
+}
+
+/// Makes another revision than the newest the one with which pods start that were not told any: the one that is proven.
+pub(crate) fn set_stable(desired: &mut Desired, existing: &OwnedObjects, stable: &str) {
+    for config_map in &mut desired.objects.config_maps {
+        config_map::set_stable(config_map, existing, stable);
+    }
 }

@@ -30,6 +30,7 @@ use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{PodReports, PodSummary, ReportStore};
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
+use crate::controller::rollout::store::StoredRecord;
 use crate::error::Error;
 use crate::settings::Settings;
 
@@ -38,6 +39,9 @@ const MAX_EVENT_AGE: SignedDuration = SignedDuration::from_mins(20);
 
 /// A tier as the watch delivers it: a tier that cannot be deserialized does not hide the others.
 pub(crate) type WatchedTier = DeserializeGuard<DnsTier>;
+
+/// Clock of the reconciliations, in whole seconds.
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// State of the cluster in one reconciliation.
 #[derive(Clone, Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Observed {
     pub(crate) cluster_dns: ClusterDnsLookup,
     /// Objects that the tier owns.
     pub(crate) owned: OwnedObjects,
+    /// Record of the roll-outs of the tier.
+    pub(crate) record: StoredRecord,
     /// Pods of the tier, ordered by namespace and name.
     pub(crate) pods: Vec<TierPod>,
     /// Reports of the status polls.
@@ -92,12 +98,14 @@ impl Observed {
         self.reports.values().any(|report| report.is_awaited())
     }
 
-    /// Returns the revisions in use: those that the tier's pods are asked to run, and those that they run, which differ
-    /// after a refusal. While nobody knows what a pod runs, those are all revisions that there are.
+    /// Returns the revisions in use: those that the tier's pods are asked to run, those that they run, which differ
+    /// after a refusal, and those of the record of roll-outs. While nobody knows what a pod runs, those are all
+    /// revisions that there are.
     #[must_use]
     pub(crate) fn revisions_in_use(&self) -> BTreeSet<String> {
         let mut revisions: BTreeSet<String> =
             self.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect();
+        revisions.extend(self.record.record.iter().flat_map(|record| record.named_revisions().cloned()));
         let mut is_complete = true;
         for pod in &self.pods {
             match self.reports.get(&pod.uid).and_then(|report| report.last_status.as_ref()) {
@@ -136,6 +144,8 @@ pub(crate) struct Observer {
     pub(crate) own_writes: Arc<OwnWrites>,
     /// Reports of the status polls.
     pub(crate) reports: ReportStore,
+    /// Returns the time.
+    pub(crate) clock: Clock,
 }
 
 impl Observer {
@@ -146,10 +156,11 @@ impl Observer {
     /// The first read that fails.
     pub(crate) async fn observe(&self, tier: Arc<DnsTier>) -> Result<Observed, Error> {
         let name = tier.name_any();
-        let now = now();
+        let now = (self.clock)();
         let cluster_dns = self.look_up_cluster_dns(&tier).await?;
         let cluster_dns_is_readable = !matches!(cluster_dns, ClusterDnsLookup::Forbidden(_));
-        let owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
+        let mut owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
+        let record = take_record(&mut owned, &name);
         let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
         let pods = self.pods_of(&name);
         Ok(Observed {
@@ -160,6 +171,7 @@ impl Observer {
             tier,
             cluster_dns,
             owned,
+            record,
             pod_creation_failure,
             now,
         })
@@ -249,6 +261,13 @@ impl Observer {
             events.items.into_iter().filter(|event| time(event).is_some_and(|time| time + MAX_EVENT_AGE > now));
         Ok(recent.max_by_key(time).and_then(|event| event.message))
     }
+}
+
+/// Takes the record of roll-outs out of the ConfigMaps of a tier: it is no object that the spec results in.
+fn take_record(owned: &mut OwnedObjects, tier: &str) -> StoredRecord {
+    let name = names::rollout(tier);
+    let records = owned.config_maps.extract_if(.., |config_map| config_map.name_any() == name);
+    StoredRecord::read(records.last().as_ref())
 }
 
 /// Returns the time in whole seconds, the precision of the API.

@@ -8,6 +8,7 @@ use kube::{Resource, ResourceExt};
 use node_cache_config::names::{RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION};
 
 use crate::controller::owned::labels;
+use crate::controller::owned::telling::Telling;
 use crate::controller::text::sanitize;
 
 /// Labels with the hash of a pod's template: of the DaemonSet controller, and of the Deployment controller.
@@ -56,6 +57,8 @@ pub(crate) struct TierPod {
     pub(crate) ended: bool,
     /// Revision from the pod's annotation.
     pub(crate) annotated_revision: Option<String>,
+    /// How often the pod was told this revision, and when last; `None` where that is not known.
+    pub(crate) told: Option<Telling>,
     /// Zone from the pod's annotation.
     pub(crate) annotated_zone: Option<String>,
     /// Number of zone resolvers on the node from the pod's annotation.
@@ -108,6 +111,7 @@ impl TierPod {
             terminating: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
             ended: status.is_some_and(has_ended),
             annotated_revision: annotations.get(REVISION_ANNOTATION).cloned(),
+            told: annotations.get(labels::TOLD).and_then(|text| Telling::parse(text)),
             annotated_zone: annotations.get(ZONE_ANNOTATION).cloned(),
             annotated_resolvers_on_node: annotations.get(RESOLVERS_ON_NODE_ANNOTATION).cloned(),
             waiting_reason: status.and_then(|status| waiting_reason(status).or_else(|| unscheduled_reason(status))),

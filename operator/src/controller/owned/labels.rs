@@ -18,6 +18,12 @@ pub(crate) const METRICS_VALUE: &str = "true";
 pub(crate) const EMPTY_SINCE: &str = "dnstier.io/empty-since";
 /// Annotation of a pod: the port of its `/status`.
 pub(crate) const METRICS_PORT: &str = "dnstier.io/metrics-port";
+/// Annotation of a pod: a [`Telling`](super::telling::Telling) of its revision.
+pub(crate) const TOLD: &str = "dnstier.io/told";
+/// Annotation of a tier: another value than at the rejection of a revision asks for another try.
+pub(crate) const RETRY_ROLLOUT: &str = "dnstier.io/retry-rollout";
+/// Annotation of a tier: the revision that may give up addresses which pods ask.
+pub(crate) const CONFIRM_ROLLOUT: &str = "dnstier.io/confirm-rollout";
 /// Annotation of the ConfigMap: its revisions from the newest to the oldest, separated by commas.
 pub(crate) const REVISIONS: &str = "dnstier.io/revisions";
 /// Annotation of every object: a hash of the desired object of the last apply.
@@ -29,6 +35,8 @@ pub(crate) const PREFIX: &str = "dnstier.io/";
 pub(crate) const COMPONENT_NODE_CACHE: &str = "node-cache";
 /// Component of the zones' resolvers.
 pub(crate) const COMPONENT_ZONE_RESOLVER: &str = "zone-resolver";
+/// Component of the record of roll-outs.
+pub(crate) const COMPONENT_ROLLOUT: &str = "rollout";
 /// Component of the shadow Services of the cluster DNS Service.
 pub(crate) const COMPONENT_CLUSTER_DNS: &str = "cluster-dns";
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod labels;
 pub(crate) mod names;
+pub(crate) mod telling;
 
 use std::net::IpAddr;
 

@@ -60,6 +60,12 @@ pub(crate) fn revisions(tier: &str) -> String {
     format!("dnstier-{tier}-revisions")
 }
 
+/// Returns the name of the ConfigMap of the record of roll-outs in the operator's namespace.
+#[must_use]
+pub(crate) fn rollout(tier: &str) -> String {
+    format!("dnstier-{tier}-rollout")
+}
+
 /// Returns the DNS name of a Service.
 #[must_use]
 pub(crate) fn service_dns_name(service: &str, namespace: &str, cluster_domain: &str) -> String {

@@ -9,7 +9,7 @@ use crate::controller::rollout::to_count;
 use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
     away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_finding, progress_finding,
-    stalling_findings,
+    stalling_findings, stopped_finding,
 };
 use crate::controller::status::start::{is_starting, is_usual, was_ready};
 use crate::controller::status::throttling;
@@ -40,7 +40,9 @@ impl ConditionSet {
             Vec::new()
         };
 
+        let stopped = stopped_finding(outcome);
         let mut problems: Vec<Finding> = overdue.iter().cloned().collect();
+        problems.extend(stopped.iter().filter(|finding| finding.reason != Reason::AddressInUse).cloned());
         problems.extend(degraded_findings(observed, outcome, facts));
         // Nodes and resolvers that start or roll out are expected to be missing; others are not.
         let is_expected = |finding: &&Finding| matches!(finding.reason, Reason::Starting | Reason::RollingOut);
@@ -50,7 +52,7 @@ impl ConditionSet {
         }
         let ready = ready_condition(&blocking, &not_ready, facts);
         let degraded = degraded_condition(&blocking, &problems);
-        let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).collect();
+        let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).chain(stopped).collect();
         let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling);
         let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { progress.into_iter().collect() };
         let progressing = progressing_condition(&progress, stalled.as_ref());
@@ -58,7 +60,8 @@ impl ConditionSet {
 
         let most_important = [&ready, &degraded, &progressing].into_iter().find(|report| !is_good(report));
         let summary = most_important.unwrap_or(&ready).message.clone();
-        let mut reports = vec![ready, progressing, degraded, throttled_condition(observed)];
+        let rolled_out = rolled_out_condition(outcome);
+        let mut reports = vec![ready, progressing, rolled_out, degraded, throttled_condition(observed)];
         reports.extend(reconciling);
         reports.extend(stalled);
         Self { reports, summary }
@@ -71,6 +74,7 @@ pub(super) fn unknown_conditions(finding: &Finding) -> Vec<Report> {
     vec![
         condition(ConditionType::Ready, ConditionStatus::Unknown),
         condition(ConditionType::Progressing, ConditionStatus::False),
+        condition(ConditionType::RolledOut, ConditionStatus::Unknown),
         condition(ConditionType::Degraded, ConditionStatus::True),
         condition(ConditionType::UpstreamThrottled, ConditionStatus::Unknown),
         condition(ConditionType::Stalled, ConditionStatus::True),
@@ -89,6 +93,25 @@ fn degraded_condition(blocking: &[Finding], problems: &[Finding]) -> Report {
     report_findings(ConditionType::Degraded, ConditionStatus::True, &findings).unwrap_or_else(|| {
         report(ConditionType::Degraded, ConditionStatus::False, Reason::Healthy, "Nothing is wrong.")
     })
+}
+
+/// Returns the condition `RolledOut`. A spec that is not valid is not rolled out, for that reason.
+fn rolled_out_condition(outcome: &ApplyOutcome) -> Report {
+    let type_ = ConditionType::RolledOut;
+    match outcome {
+        ApplyOutcome::Invalid { findings, .. } => {
+            report_findings(type_, ConditionStatus::False, findings).unwrap_or_else(|| first_revision(type_))
+        }
+        ApplyOutcome::Valid { rollout: None, .. } => first_revision(type_),
+        ApplyOutcome::Valid { rollout: Some(rollout), .. } => {
+            let status = if rollout.rolled_out.is_true() { ConditionStatus::True } else { ConditionStatus::False };
+            report(type_, status, rollout.rolled_out.reason, &rollout.rolled_out.sentence)
+        }
+    }
+}
+
+fn first_revision(type_: ConditionType) -> Report {
+    report(type_, ConditionStatus::False, Reason::Wave, "There is no configuration yet.")
 }
 
 fn throttled_condition(observed: &Observed) -> Report {

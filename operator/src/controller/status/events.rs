@@ -13,9 +13,10 @@ use crate::controller::status::start::{is_starting, is_usual, was_ready};
 /// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
 const MAX_NOTE_BYTES: usize = 1_000;
 /// Conditions whose changes are published. `Reconciling` repeats `Progressing`.
-const PUBLISHED: [ConditionType; 5] = [
+const PUBLISHED: [ConditionType; 6] = [
     ConditionType::Ready,
     ConditionType::Progressing,
+    ConditionType::RolledOut,
     ConditionType::Degraded,
     ConditionType::UpstreamThrottled,
     ConditionType::Stalled,
@@ -72,7 +73,7 @@ fn event(type_: ConditionType, condition: &Condition, starting: bool) -> Event {
         ConditionType::Degraded | ConditionType::UpstreamThrottled | ConditionType::Stalled => {
             condition.status == "True" && !is_start
         }
-        ConditionType::Progressing | ConditionType::Reconciling => false,
+        ConditionType::Progressing | ConditionType::RolledOut | ConditionType::Reconciling => false,
     };
     let char_ends = condition.message.char_indices().map(|(start, char)| start + char.len_utf8());
     let note_len = char_ends.take_while(|end| *end <= MAX_NOTE_BYTES).last().unwrap_or_default();

@@ -14,6 +14,8 @@ use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{PodSummary, ProblemKind};
 use crate::controller::owned::labels;
 use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zone};
+use crate::controller::rollout::pods::Role;
+use crate::controller::rollout::revision::TierRevision;
 use crate::controller::rollout::{
     NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
 };
@@ -116,10 +118,7 @@ pub(super) struct ZoneWithoutResolvers {
 impl Facts {
     /// Collects the facts about a tier.
     pub(super) fn collect(observed: &Observed, settings: &Settings, outcome: &ApplyOutcome) -> Self {
-        let revision = match outcome {
-            ApplyOutcome::Invalid { active_revision, .. } => active_revision.as_deref(),
-            ApplyOutcome::Valid { revision, .. } => revision.as_deref(),
-        };
+        let revision = outcome.rollout().map(|rollout| &rollout.desired);
         let placement = Placement::of_resolvers(&observed.tier.spec.resolvers.pod, settings);
         let nodes_by_zone = nodes_by_zone(&observed.nodes, &placement);
         let zones = zones_facts(observed, settings, &nodes_by_zone, revision);
@@ -185,7 +184,7 @@ impl Facts {
     }
 }
 
-fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&str>) -> NodeFacts {
+fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&TierRevision>) -> NodeFacts {
     let excluded =
         Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings).excluded_nodes(&observed.nodes);
     let is_any_eligible = observed.nodes.iter().count() > excluded.values().map(Vec::len).sum();
@@ -218,7 +217,7 @@ fn zones_facts(
     observed: &Observed,
     settings: &Settings,
     nodes_by_zone: &BTreeMap<String, ZoneNodes>,
-    revision: Option<&str>,
+    revision: Option<&TierRevision>,
 ) -> Vec<ZoneFacts> {
     let mut zones: Vec<ZoneFacts> = observed
         .owned
@@ -265,7 +264,7 @@ fn zone_facts(
     deployment: &Deployment,
     name: &str,
     nodes: &ZoneNodes,
-    revision: Option<&str>,
+    revision: Option<&TierRevision>,
 ) -> ZoneFacts {
     let status = deployment.status.clone().unwrap_or_default();
     let desired = non_negative(deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default());
@@ -312,8 +311,9 @@ fn in_force(observed: &Observed, pod: &TierPod, revision: Option<&str>) -> InFor
 
 /// Returns how many node pods have a revision in force. For those of which nothing is known the status of before
 /// counts.
-fn count_on_revision(observed: &Observed, pods: &[&TierPod], revision: Option<&str>) -> u32 {
-    let count = |state| to_count(pods.iter().filter(|pod| in_force(observed, pod, revision) == state).count());
+fn count_on_revision(observed: &Observed, pods: &[&TierPod], revision: Option<&TierRevision>) -> u32 {
+    let part = revision.map(|revision| revision.part(Role::Node));
+    let count = |state| to_count(pods.iter().filter(|pod| in_force(observed, pod, part) == state).count());
     let (known, unknown) = (count(InForce::Yes), count(InForce::Unknown));
     let before = observed.tier.status.as_ref().filter(|status| is_target(status, revision));
     let before = before.and_then(|status| status.nodes.as_ref()).map_or(0, |nodes| nodes.updated);
@@ -325,7 +325,7 @@ fn count_on_revision(observed: &Observed, pods: &[&TierPod], revision: Option<&s
 fn are_on_revision<'a>(
     observed: &Observed,
     mut pods: impl Iterator<Item = &'a TierPod>,
-    revision: Option<&str>,
+    revision: Option<&TierRevision>,
 ) -> bool {
     let is_settled =
         |condition: &Condition| condition.type_ == ConditionType::Progressing.name() && condition.status == "False";
@@ -334,15 +334,17 @@ fn are_on_revision<'a>(
         .status
         .as_ref()
         .is_some_and(|status| is_target(status, revision) && status.conditions.iter().any(is_settled));
-    pods.all(|pod| match in_force(observed, pod, revision) {
+    let part = revision.map(|revision| revision.part(Role::Resolver));
+    pods.all(|pod| match in_force(observed, pod, part) {
         InForce::Yes => true,
         InForce::No => false,
         InForce::Unknown => was_settled,
     })
 }
 
-fn is_target(status: &DnsTierStatus, revision: Option<&str>) -> bool {
-    status.revision.as_ref().and_then(|status| status.target.as_deref()) == revision
+fn is_target(status: &DnsTierStatus, revision: Option<&TierRevision>) -> bool {
+    let target = status.revision.as_ref().and_then(|status| status.target.as_deref());
+    target == revision.map(|revision| revision.id.as_str())
 }
 
 /// Returns whether a node answers through its caches: the kubelet finds the pod ready, and the pod has captured every

@@ -9,6 +9,7 @@ use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::placement::Exclusion;
+use crate::controller::rollout::plan::RolledOut;
 use crate::controller::rollout::to_count;
 use crate::controller::status::facts::{Facts, ZoneFacts};
 use crate::controller::status::upstreams;
@@ -17,12 +18,12 @@ use crate::controller::text::{join_some, plural, sanitize, zone_text};
 /// Returns the findings that keep the newest spec from being in force.
 pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> Vec<Finding> {
     let mut blocking = match outcome {
-        ApplyOutcome::Invalid { findings, active_revision } => findings
+        ApplyOutcome::Invalid { findings, rollout } => findings
             .iter()
-            .map(|finding| match active_revision {
-                Some(revision) => Finding::new(
+            .map(|finding| match rollout {
+                Some(rollout) => Finding::new(
                     finding.reason,
-                    format!("{} Configuration {revision} stays in force.", finding.message),
+                    format!("{} Configuration {} stays in force.", finding.message, rollout.desired.id),
                 ),
                 None => finding.clone(),
             })
@@ -75,6 +76,13 @@ fn quota_finding(pods: &str, namespace: &str) -> Finding {
 /// Returns the blocking findings that only a change of the spec or of the cluster resolves. The others are retried.
 pub(super) fn stalling_findings(blocking: &[Finding]) -> Vec<Finding> {
     blocking.iter().filter(|finding| finding.reason != Reason::ApplyFailed).cloned().collect()
+}
+
+/// Returns the finding about a roll-out that was stopped, or that waits for somebody.
+pub(super) fn stopped_finding(outcome: &ApplyOutcome) -> Option<Finding> {
+    let ApplyOutcome::Valid { rollout: Some(rollout), .. } = outcome else { return None };
+    let RolledOut { reason, sentence } = &rollout.rolled_out;
+    rollout.rolled_out.is_stalled().then(|| Finding::new(*reason, sentence.clone()))
 }
 
 /// Returns the finding about pods of the newest template that should run by now.
@@ -241,7 +249,7 @@ pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, fact
         );
         return Some(Finding::new(reason, message));
     }
-    let ApplyOutcome::Valid { revision, writes, .. } = outcome else { return None };
+    let ApplyOutcome::Valid { rollout, writes, .. } = outcome else { return None };
     let rolling_zones: Vec<String> = facts
         .zones
         .iter()
@@ -249,18 +257,29 @@ pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, fact
         .map(|zone| zone_text(&zone.name))
         .collect();
     let nodes_behind = nodes.expected().saturating_sub(nodes.updated);
-    let message = match revision {
+    let paused = rollout.as_ref().map(|rollout| &rollout.rolled_out).filter(|state| state.reason == Reason::Paused);
+    if let Some(paused) = paused {
+        return Some(Finding::new(Reason::Paused, paused.sentence.clone()));
+    }
+    // What goes on in a roll-out, beside the number of nodes that are left.
+    let step = rollout.as_ref().map(|rollout| &rollout.rolled_out).filter(|state| !state.is_true());
+    let step = step.map_or_else(String::new, |state| format!(" {}", state.sentence));
+    let message = match rollout {
         None => "The addresses of the tier's own Services are not known yet.".to_owned(),
-        Some(revision) if nodes_behind > 0 => {
+        Some(rollout) if nodes_behind > 0 => {
             format!(
-                "Configuration {revision} and the newest pod template are not everywhere yet: {nodes_behind} of {} to \
-                 go{}.",
+                "Configuration {} and the newest pod template are not everywhere yet: {nodes_behind} of {} to go{}.\
+                 {step}",
+                rollout.desired.id,
                 plural(nodes.desired, "node"),
                 away_text(nodes.away)
             )
         }
         Some(_) if nodes.rolling_out => "Node pods are being replaced.".to_owned(),
-        Some(_) if !rolling_zones.is_empty() => format!("Resolvers of {} take over.", join_some(&rolling_zones)),
+        Some(_) if !rolling_zones.is_empty() => {
+            format!("Resolvers of {} take over.{step}", join_some(&rolling_zones))
+        }
+        Some(_) if !step.is_empty() => step.trim_start().to_owned(),
         Some(_) if *writes > 0 => "Objects were written and have yet to take effect.".to_owned(),
         Some(_) => return None,
     };

@@ -53,10 +53,8 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
     let conditions = ConditionSet::compute(observed, outcome, &facts);
     let previous = observed.tier.status.clone().unwrap_or_default();
     let generation = observed.tier.meta().generation;
-    let target = match outcome {
-        ApplyOutcome::Invalid { active_revision, .. } => active_revision.clone(),
-        ApplyOutcome::Valid { revision, .. } => revision.clone(),
-    };
+    let rollout = outcome.rollout();
+    let target = rollout.map(|rollout| rollout.desired.id.clone());
     let all_updated = facts.nodes.expected() > 0 && facts.nodes.updated == facts.nodes.expected();
     let merged = merge(&previous.conditions, &conditions.reports, generation, &Time(observed.now));
     let first_ready_time = start::first_ready_time(&previous, &merged);
@@ -73,6 +71,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             message: conditions.summary,
         }),
         first_ready_time,
+        rollout: rollout.map(|rollout| rollout.status.clone()),
         conditions: merged,
         revision: (current.is_some() || target.is_some()).then_some(RevisionStatus { current, target }),
         nodes: Some(NodesStatus {

@@ -1,4 +1,5 @@
-//! Writer of the status: at most one write in some seconds, unless a condition flips, and the events after it.
+//! Writer of the status: at most one write in some seconds, unless a condition flips or another revision is rolled out,
+//! and the events after it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,8 @@ pub(crate) struct StatusWriter {
     client: Client,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    /// Minimum time between two writes of a status in which no condition flips.
+    min_interval: Duration,
     /// Last write of each tier, by name.
     last_writes: Mutex<HashMap<String, LastWrite>>,
 }
@@ -52,7 +55,13 @@ impl StatusWriter {
     /// Builds a writer that has written nothing.
     pub(crate) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
         let recorder = Recorder::new(client.clone(), Reporter::from(FIELD_MANAGER));
-        Self { client, recorder, metrics, last_writes: Mutex::default() }
+        Self { client, recorder, metrics, min_interval: MIN_INTERVAL, last_writes: Mutex::default() }
+    }
+
+    /// Returns a writer that writes every change at once.
+    #[cfg(test)]
+    pub(crate) fn without_delay(self) -> Self {
+        Self { min_interval: Duration::ZERO, ..self }
     }
 
     /// Writes the status, unless it is unchanged or has to wait, and publishes an event for each changed condition
@@ -98,11 +107,11 @@ impl StatusWriter {
         Ok(None)
     }
 
-    /// Returns the last write of a tier, unless [`MIN_INTERVAL`] is over.
+    /// Returns the last write of a tier, unless the minimum time is over.
     fn recent_write(&self, tier: &DnsTier) -> Option<LastWrite> {
         let last_writes = self.last_writes.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last_writes.get(&tier.name_any())?;
-        (last.uid == tier.uid() && last.time.elapsed() < MIN_INTERVAL).then(|| last.clone())
+        (last.uid == tier.uid() && last.time.elapsed() < self.min_interval).then(|| last.clone())
     }
 }
 
@@ -112,7 +121,10 @@ fn decide(previous: Option<&DnsTierStatus>, current: &DnsTierStatus, since_write
         return Decision::Unchanged;
     }
     let remaining = since_write.map_or(Duration::ZERO, |since| MIN_INTERVAL.saturating_sub(since));
-    if remaining.is_zero() || previous.is_none_or(|previous| flips(previous, current)) {
+    // No pod is told of a target before the status says that it is not rolled out.
+    let target = |status: &DnsTierStatus| status.rollout.as_ref().map(|rollout| rollout.target.clone());
+    let is_new_target = previous.is_none_or(|previous| target(previous) != target(current));
+    if remaining.is_zero() || is_new_target || previous.is_none_or(|previous| flips(previous, current)) {
         return Decision::Write;
     }
     Decision::Wait(remaining)

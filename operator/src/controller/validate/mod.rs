@@ -18,6 +18,7 @@ use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1 as api;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::{STABLE_REVISION, revision_key};
+use node_cache_config::probes::ProbeName;
 use node_cache_config::{Cache, Captured, LastResort, PrivateAnswers};
 use serde::Deserialize;
 
@@ -77,6 +78,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
             allow_from: allow_from.clone(),
             private_answers: private_answers(spec.node_cache.private_answers),
             last_resort: last_resort(&spec.node_cache),
+            probes: spec.rollout.probes.iter().map(|probe| ProbeName::new(&probe.name, probe.type_.name())).collect(),
             metrics_port: spec.node_cache.metrics_port,
             max_unavailable: NodePods::collect(observed, settings).map_or(1, |pods| pods.max_unavailable()),
             pods: spec.node_cache.pod.clone(),

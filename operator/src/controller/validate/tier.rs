@@ -7,6 +7,7 @@ use dnstier_crds::v1alpha1::PodSettings;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use node_cache_config::probes::ProbeName;
 use node_cache_config::{Cache, Captured, LastResort, PacketBudget, PrivateAnswers, Route, Upstream, UpstreamSource};
 
 use crate::controller::finding::Finding;
@@ -64,6 +65,8 @@ pub(crate) struct NodeCache {
     pub(crate) private_answers: PrivateAnswers,
     /// Servers of the caches for outside names while no resolver of any zone answers.
     pub(crate) last_resort: LastResort,
+    /// Names that are probed beside those that every tier has.
+    pub(crate) probes: Vec<ProbeName>,
     /// Host port of `/metrics` and `/status`.
     pub(crate) metrics_port: u16,
     /// Number of nodes that may be without a ready pod while a new pod template is rolled out.

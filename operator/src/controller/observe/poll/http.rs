@@ -1,4 +1,4 @@
-//! HTTP GET of a status poll, bounded to two seconds and one mebibyte, without redirects or reuse of connections.
+//! HTTP GET from a pod, bounded in time and to one mebibyte, without redirects or reuse of connections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,10 +15,10 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// Failure of a request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
-    /// No response within the timeout.
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+pub(crate) enum HttpError {
+    /// No response within this time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
     /// No connection.
     #[error("no connection: {0}")]
     Connect(#[source] std::io::Error),
@@ -42,7 +42,16 @@ pub(super) enum HttpError {
 ///
 /// [`HttpError`] without a response of status 200 and at most a mebibyte within two seconds.
 pub(super) async fn get(address: SocketAddr, path: &str) -> Result<Bytes, HttpError> {
-    tokio::time::timeout(REQUEST_TIMEOUT, send_request(address, path)).await.unwrap_or(Err(HttpError::Timeout))
+    get_within(REQUEST_TIMEOUT, address, path).await
+}
+
+/// Fetches a path within a time limit and returns the body.
+///
+/// # Errors
+///
+/// [`HttpError`] without a response of status 200 and at most a mebibyte in time.
+pub(crate) async fn get_within(limit: Duration, address: SocketAddr, path: &str) -> Result<Bytes, HttpError> {
+    tokio::time::timeout(limit, send_request(address, path)).await.unwrap_or(Err(HttpError::Timeout(limit)))
 }
 
 async fn send_request(address: SocketAddr, path: &str) -> Result<Bytes, HttpError> {
@@ -117,7 +126,7 @@ mod tests {
     async fn a_pod_that_says_nothing_costs_two_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let before = tokio::time::Instant::now();
-        assert!(matches!(get(listener.local_addr().unwrap(), "/status").await, Err(HttpError::Timeout)));
+        assert!(matches!(get(listener.local_addr().unwrap(), "/status").await, Err(HttpError::Timeout(_))));
         assert_eq!(before.elapsed(), REQUEST_TIMEOUT);
     }
 }

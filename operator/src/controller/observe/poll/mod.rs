@@ -1,7 +1,10 @@
 //! Status poller: fetches `/status` of each pod on the pod's own schedule, and keeps a summary of its last page.
 
-mod http;
+mod address_uses;
+mod evidence;
+pub(crate) mod http;
 mod report;
+mod roles;
 mod schedule;
 #[cfg(test)]
 mod simulation;
@@ -22,7 +25,10 @@ use kube::runtime::reflector::Store;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) use address_uses::AddressUses;
+pub(crate) use evidence::Evidence;
 pub(crate) use report::{PodReport, PodReports, ReportStore};
+pub(crate) use roles::RoleStore;
 pub(crate) use schedule::Class;
 pub(crate) use summary::{PodPage, PodSummary, ProblemKind, Throttle, ThrottleState};
 pub(crate) use traffic::TrafficRates;
@@ -57,6 +63,10 @@ pub(crate) struct Poller {
     pub(crate) reports: ReportStore,
     /// Receives an item when more than counters has changed.
     pub(crate) changed: mpsc::Sender<()>,
+    /// Roles of pods in roll-outs.
+    pub(crate) roles: RoleStore,
+    /// Uses of captured addresses.
+    pub(crate) address_uses: AddressUses,
     /// Triggers an early look, because pods were annotated.
     pub(crate) wake: Arc<Notify>,
     /// Becomes `true` once each pod that was there at the start has been polled.
@@ -133,7 +143,7 @@ impl Polling {
             }
             if is_polled {
                 polled.insert(key);
-                let standing = target.standing(poller.reports.get(key).as_deref());
+                let standing = target.standing(poller.reports.get(key).as_deref(), poller.roles.get(key));
                 let has_changed = schedule.target(&key).is_some_and(|before| !Arc::ptr_eq(before, &pod));
                 schedule.put(key, pod.clone(), standing, now);
                 if has_changed {
@@ -143,6 +153,7 @@ impl Polling {
         }
         schedule.retain(|key| polled.contains(key));
         poller.reports.retain(|key| known.contains(key));
+        poller.address_uses.retain(|key| known.contains(key));
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_CLEANUP) {
             self.texts.forget_unused();
@@ -162,12 +173,21 @@ impl Polling {
         let Some(pod) = self.schedule.target(&key).cloned() else { return };
         let Some(target) = Target::of(&pod) else { return };
         let before = self.poller.reports.get(key).unwrap_or_default();
+        let role = self.poller.roles.get(key);
         let after = match &result {
             // The clock of the rates may wrap around.
-            Ok(page) => before.after_answer(page, now as u32, &mut self.texts),
+            Ok(page) => {
+                self.poller.roles.keep(key, page);
+                self.poller.address_uses.add(
+                    key,
+                    page.address_queries(),
+                    u32::try_from(now / 1_000).unwrap_or(u32::MAX),
+                );
+                before.after_answer(page, now as u32, &mut self.texts)
+            }
             Err(error) => before.after_failure(error, &mut self.texts),
         };
-        self.schedule.finish(key, result.is_ok(), target.standing(Some(&after)), now);
+        self.schedule.finish(key, result.is_ok(), target.standing(Some(&after), role), now);
         let has_changed = after.differs_from(&before) && !before.is_awaited();
         let was_awaited = before.is_awaited();
         self.poller.reports.set(key, after);
@@ -195,6 +215,29 @@ impl Polling {
     fn notify(&self) {
         // A full channel holds a notification already.
         let _ = self.poller.changed.try_send(());
+    }
+}
+
+#[cfg(test)]
+impl Poller {
+    /// Polls every pod once, at a time in milliseconds.
+    pub(crate) async fn poll_all(&self, now: u32) {
+        let pods: Vec<Arc<Pod>> = self.pods.iter().flat_map(Store::state).collect();
+        let mut texts = Texts::default();
+        let targets = pods.iter().filter_map(|pod| Target::of(pod));
+        let polls = targets.map(async |target| (PodKey::of(target.uid), fetch_page(&target).await));
+        for (key, result) in futures::future::join_all(polls).await {
+            let before = self.reports.get(key).unwrap_or_default();
+            let after = match &result {
+                Ok(page) => {
+                    self.roles.keep(key, page);
+                    self.address_uses.add(key, page.address_queries(), now / 1_000);
+                    before.after_answer(page, now, &mut texts)
+                }
+                Err(error) => before.after_failure(error, &mut texts),
+            };
+            self.reports.set(key, after);
+        }
     }
 }
 
@@ -294,6 +337,8 @@ mod tests {
             nodes,
             interval: Duration::from_secs(1),
             reports: reports.clone(),
+            roles: RoleStore::default(),
+            address_uses: AddressUses::default(),
             changed,
             wake: Arc::default(),
             first_round,

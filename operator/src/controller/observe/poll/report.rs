@@ -131,7 +131,7 @@ impl PodReport {
 
 /// Key of a pod: 128 bits from its UID, which are shorter than the UID and differ as surely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PodKey([u64; 2]);
+pub(crate) struct PodKey([u64; 2]);
 
 impl PodKey {
     pub(super) fn of(uid: &str) -> Self {

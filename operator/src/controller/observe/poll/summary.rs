@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use node_cache_config::figures::AddressQueries;
 use node_cache_config::status::{
     BUDGET_SPENT, CaptureState, CapturedAddress, FALLBACK_SCOPE, Instance, LAST_RESORT_SCOPE, NodeStatus,
     ResolverStatus, Revision, ThrottleStatus, UpstreamStatus,
@@ -165,7 +166,7 @@ impl PodPage {
     }
 
     /// Returns the revisions of all processes, that of the agent among them.
-    fn revisions(&self) -> impl Iterator<Item = &Revision> {
+    pub(super) fn revisions(&self) -> impl Iterator<Item = &Revision> {
         let agent = match self {
             Self::Node(status) => Some(&status.revision),
             Self::Resolver(_) => None,
@@ -173,8 +174,16 @@ impl PodPage {
         self.instances().iter().map(|instance| &instance.revision).chain(agent)
     }
 
+    /// Returns the queries by captured address; none for a resolver.
+    pub(super) fn address_queries(&self) -> &[AddressQueries] {
+        match self {
+            Self::Node(status) => &status.figures.queries,
+            Self::Resolver(_) => &[],
+        }
+    }
+
     /// Returns the addresses that the pod should capture.
-    fn captured(&self) -> &[CapturedAddress] {
+    pub(super) fn captured(&self) -> &[CapturedAddress] {
         match self {
             Self::Node(status) => &status.captured,
             Self::Resolver(_) => &[],

@@ -45,17 +45,18 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// Returns what decides how often the pod is polled. A pod of which nothing is known counts as behind.
-    pub(super) fn standing(&self, report: Option<&PodReport>) -> Standing {
+    /// Returns what decides how often the pod is polled. A pod of which nothing is known counts as behind. `role` is
+    /// that in a roll-out.
+    pub(super) fn standing(&self, report: Option<&PodReport>, role: Option<Class>) -> Standing {
         let status = report.and_then(|report| report.last_status.as_ref());
         let is_behind = match (status, self.revision) {
             (Some(status), Some(revision)) => !status.has_in_force(revision),
             (status, _) => status.is_none(),
         };
-        let role = match self.component {
+        let role = role.unwrap_or(match self.component {
             Component::NodeCache => Class::Rotation,
             Component::ZoneResolver => Class::Control,
-        };
+        });
         let mut hasher = DefaultHasher::new();
         self.revision.hash(&mut hasher);
         Standing { role, is_behind, asked: hasher.finish() as u32 }
@@ -106,8 +107,9 @@ mod tests {
     fn a_pod_is_behind_until_it_has_answered_with_the_revision_of_its_annotation() {
         let pod = pod(labels::COMPONENT_ZONE_RESOLVER, "Running", "192.0.2.1");
         let target = Target::of(&pod).unwrap();
-        let standing = target.standing(None);
+        let standing = target.standing(None, None);
         assert_eq!((standing.role, standing.is_behind), (Class::Control, true));
-        assert!(target.standing(Some(&PodReport::default())).is_behind);
+        assert!(target.standing(Some(&PodReport::default()), None).is_behind);
+        assert_eq!(target.standing(None, Some(Class::Canary)).role, Class::Canary);
     }
 }

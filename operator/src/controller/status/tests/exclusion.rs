@@ -108,7 +108,7 @@ fn a_drained_zone_is_reported_by_its_nodes_while_its_resolvers_wait() {
 fn a_cluster_in_which_no_node_can_run_the_caches_says_so_and_is_not_starting_for_ever() {
     let mut observed = cluster("{}");
     observed.nodes = [("win-1", windows())].into_iter().collect();
-    let outcome = ApplyOutcome::Valid { warnings: Vec::new(), revision: None, writes: 0, failure: None };
+    let outcome = ApplyOutcome::Valid { warnings: Vec::new(), rollout: None, writes: 0, failure: None };
     let status = compute(&observed, &settings(), &outcome);
     assert_condition(&status, "Ready", "False", Reason::NoNodes, &["1 node by OperatingSystem (win-1)"]);
 }

@@ -12,10 +12,14 @@ mod upstreams;
 use std::sync::Arc;
 
 use dnstier_crds::conditions::Reason;
+use dnstier_crds::v1alpha1::RolloutStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::*;
+use crate::controller::apply::RolloutState;
 use crate::controller::fixtures::{build_desired, cluster, serving, settings};
+use crate::controller::rollout::plan::RolledOut;
+use crate::controller::rollout::revision::TierRevision;
 use crate::controller::validate::validate;
 
 /// Returns the status after a reconciliation without failures.
@@ -26,8 +30,18 @@ fn reconciled_status(observed: &Observed) -> DnsTierStatus {
 /// Returns the outcome of applying the desired state when all objects are up to date.
 fn valid_outcome(observed: &Observed, failure: Option<Finding>) -> ApplyOutcome {
     let warnings = validate(observed, &settings()).unwrap().warnings;
-    let revision = build_desired(observed).revision.map(|revision| revision.id);
-    ApplyOutcome::Valid { warnings, revision, writes: 0, failure }
+    let rollout = build_desired(observed).revision.map(|revision| rolled_out(&revision.id));
+    ApplyOutcome::Valid { warnings, rollout, writes: 0, failure }
+}
+
+/// Returns the state of a roll-out that has ended.
+fn rolled_out(id: &str) -> RolloutState {
+    let (nodes, resolvers) = (id.to_owned(), id.to_owned());
+    RolloutState {
+        desired: TierRevision { id: id.to_owned(), nodes, resolvers },
+        rolled_out: RolledOut { reason: Reason::RolledOut, sentence: "It is in force.".to_owned() },
+        status: RolloutStatus { step: "Done".to_owned(), target: id.to_owned(), ..RolloutStatus::default() },
+    }
 }
 
 /// Returns the cluster after a status was written.

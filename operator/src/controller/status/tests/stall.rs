@@ -10,7 +10,7 @@ fn a_refused_spec_stalls_and_says_what_stays_in_force() {
     let observed = settled();
     let outcome = ApplyOutcome::Invalid {
         findings: vec![Finding::new(Reason::ClusterDnsNotFound, "spec.clusterDns: Service a/b does not exist.")],
-        active_revision: Some("1a2b3c4d5e".to_owned()),
+        rollout: Some(rolled_out("1a2b3c4d5e")),
     };
     let status = compute(&observed, &settings(), &outcome);
     for type_ in ["Ready", "Progressing"] {
@@ -33,7 +33,7 @@ fn a_refused_spec_stalls_and_says_what_stays_in_force() {
 fn a_tier_that_was_refused_before_it_ever_ran_says_only_why() {
     let observed = cluster("{}");
     let findings = vec![Finding::new(Reason::AddressTaken, "taken.")];
-    let status = compute(&observed, &settings(), &ApplyOutcome::Invalid { findings, active_revision: None });
+    let status = compute(&observed, &settings(), &ApplyOutcome::Invalid { findings, rollout: None });
     assert_condition(&status, "Ready", "False", Reason::AddressTaken, &[]);
     assert_eq!(condition(&status, "Ready").map(|ready| ready.message.as_str()), Some("taken."));
 }

@@ -1,0 +1,85 @@
+//! Look at one pod: what is known of it at one moment.
+
+use crate::controller::judge::figures::Figures;
+
+/// Look at one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodLook {
+    /// Name of the node for a node pod, of the pod for a resolver: a node pod that is made anew keeps its name.
+    pub(crate) name: String,
+    /// UID of the pod.
+    pub(crate) uid: String,
+    /// Zone of the pod.
+    pub(crate) zone: String,
+    /// Role of the pod.
+    pub(crate) role: Role,
+    /// Whether the node of the pod is away. Such a pod is neither judged nor compared with.
+    pub(crate) is_away: bool,
+    /// Report of the pod; `None` while it does not answer.
+    pub(crate) report: Option<PodReport>,
+}
+
+/// Role of a pod. Only pods of the same role are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Pod with the caches of a node.
+    Node,
+    /// Resolver of a zone.
+    Resolver,
+}
+
+/// Report of a pod about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodReport {
+    /// Revision that all processes of the pod have in force.
+    pub(crate) in_force: InForce,
+    /// Start of the process that started last, in seconds of the Unix epoch.
+    pub(crate) started: u64,
+    /// Number of restarts of containers, by whatever clock; only an increase counts.
+    pub(crate) restarts: u32,
+    /// Reason why the pod rejects the revision that is on trial.
+    pub(crate) refusal: Option<String>,
+    /// Captured address through which the pod does not reach its own caches, with the reason.
+    pub(crate) self_query_failure: Option<String>,
+    /// Counters of the pod.
+    pub(crate) figures: Figures,
+    /// Results of probes of this look, those without a response included; empty where none were asked.
+    pub(crate) probes: Vec<ProbeOutcome>,
+}
+
+/// Revision in force, as far as the judge cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InForce {
+    /// The revision that is on trial.
+    Target,
+    /// The revision that has proved itself.
+    Proven,
+    /// Another one, none, or several.
+    Other,
+}
+
+/// Result of one probe past the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProbeOutcome {
+    /// Probed name.
+    pub(crate) name: String,
+    /// Mnemonic of the probed type.
+    pub(crate) rtype: String,
+    /// Part of the answers that is compared.
+    pub(crate) compare: Compare,
+    /// Response code; `None` without a response.
+    pub(crate) rcode: Option<u16>,
+    /// Digest of the answer.
+    pub(crate) digest: String,
+    /// Time from the query to the response.
+    pub(crate) microseconds: u64,
+}
+
+/// Part of two answers to a probe that has to be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compare {
+    /// The response code.
+    Rcode,
+    /// The response code and the records.
+    Answers,
+}

@@ -1,0 +1,69 @@
+//! When a step passes, and when it waits.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, pod, step};
+use crate::controller::judge::pod_look::InForce;
+use crate::controller::judge::trial::Step;
+use crate::controller::judge::verdict::{HoldReason, Outcome};
+
+const SOAK: Outcome = Outcome::Hold(HoldReason::Soak);
+
+#[test]
+fn a_step_passes_only_at_the_end_of_the_soak() {
+    let mut cluster = Cluster::new(3);
+    cluster.change(&["canary"]);
+    assert_eq!(cluster.outcomes(6), [SOAK; 6]);
+    let verdict = cluster.look();
+    assert_eq!(verdict.outcome, Outcome::Pass);
+    assert_eq!(verdict.sentence, "One pod showed nothing worse than the controls for 30 s");
+}
+
+#[test]
+fn the_soak_begins_when_the_last_pod_has_the_change_in_force() {
+    let mut cluster = Cluster::with(step(&["canary", "second"]), vec![pod("control-0", "a")]);
+    cluster.change(&["canary"]);
+    let verdict = cluster.look();
+    assert_eq!(verdict.outcome, Outcome::Hold(HoldReason::NotInForce));
+    let sentence = "1 of 2 pods of the step do not have the revision in force yet, second among them";
+    assert_eq!(verdict.sentence, sentence);
+    (0..10).for_each(|_| drop(cluster.look()));
+    cluster.report("second").in_force = InForce::Target;
+    assert_eq!(cluster.outcomes(7), [&[SOAK; 6][..], &[Outcome::Pass]].concat());
+}
+
+#[test]
+fn a_canary_that_takes_the_place_of_another_is_judged_in_its_stead() {
+    let mut cluster = Cluster::new(3);
+    cluster.trial.tell();
+    cluster.look();
+    cluster.report("control-0").restarts = 5;
+    cluster.look();
+    cluster.trial.update_step(step(&["control-0"]));
+    cluster.look();
+    cluster.report("control-0").in_force = InForce::Target;
+    assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
+}
+
+#[test]
+fn a_soak_that_an_earlier_process_has_seen_begin_goes_on() {
+    let seen = Step { soak_start: Some(Duration::from_secs(3_015)), ..step(&["canary"]) };
+    let mut cluster = Cluster::with(seen, vec![pod("control-0", "a")]);
+    cluster.change(&["canary"]);
+    assert_eq!(cluster.outcomes(2), [SOAK, Outcome::Pass]);
+}
+
+#[test]
+fn nothing_passes_before_pods_are_told() {
+    let mut cluster = Cluster::new(3);
+    assert_eq!(cluster.outcomes(20), [Outcome::Hold(HoldReason::NotInForce); 20]);
+}
+
+#[test]
+fn a_pod_of_a_wave_that_stays_behind_can_be_excused() {
+    let mut cluster = Cluster::with(step(&["one", "two", "three"]), vec![pod("control-0", "a")]);
+    cluster.change(&["one", "two"]);
+    assert_eq!(cluster.outcomes(20), [Outcome::Hold(HoldReason::NotInForce); 20]);
+    cluster.trial.start_soak(Duration::from_secs(cluster.now));
+    assert_eq!(cluster.outcomes(6)[4..], [SOAK, Outcome::Pass]);
+}

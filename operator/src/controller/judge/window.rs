@@ -1,0 +1,112 @@
+//! Counts of a pod in a span of time, and the shares that are compared.
+
+use crate::controller::judge::exact_test::Sample;
+use crate::controller::judge::figures::{Counts, Figures};
+use crate::controller::judge::measure::Measure;
+use crate::controller::judge::names::NameWindow;
+
+/// Square of the relative standard error of an estimated number of names.
+const ESTIMATE_VARIANCE: f64 = 0.017;
+
+/// Counts of a pod in a span of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Window {
+    counts: Counts,
+    names: Option<NameWindow>,
+}
+
+impl Window {
+    /// Adds what was counted between two looks. Counters that went back in between add nothing.
+    pub(crate) fn add(&mut self, earlier: &Figures, later: &Figures) {
+        let names = self.names.get_or_insert_with(|| NameWindow::new(&earlier.servfail_names));
+        if let Some(counts) = later.counts.since(&earlier.counts) {
+            self.counts.add(&counts);
+            names.add(&later.servfail_names);
+        }
+    }
+
+    /// Returns whether nothing was added.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_none()
+    }
+
+    /// Returns the scopes with at least that many responses.
+    pub(crate) fn scopes(&self, responses: u64) -> impl Iterator<Item = &str> {
+        self.counts.scopes.iter().filter(move |(_, row)| row.total() >= responses).map(|(scope, _)| &**scope)
+    }
+
+    /// Returns the share of a measure in one scope, or in all of them together.
+    #[must_use]
+    pub(crate) fn share(&self, measure: Measure, scope: Option<&str>) -> Share {
+        let responses = self.counts.responses(scope);
+        let total = responses.total();
+        let events = match measure {
+            Measure::Servfail => responses.servfail,
+            Measure::Nxdomain => responses.nxdomain,
+            Measure::OtherRcode => responses.other,
+            Measure::SlowMisses => self.counts.slow_misses,
+            Measure::Stale => self.counts.stale,
+            Measure::Timeouts => self.counts.timeouts,
+        };
+        // One query may wait for several upstreams.
+        let events = events.min(total);
+        if !measure.has_names() {
+            return Share { events, distinct: events, responses: total, estimate_squares: 0 };
+        }
+        let distinct = events.min(self.names_in(scope, events));
+        Share { events, distinct, responses: total, estimate_squares: distinct.saturating_mul(distinct) }
+    }
+
+    /// Returns the estimated number of names that failed in a scope, in which `events` responses are SERVFAIL. It is
+    /// that part of all names, which are not counted by scope.
+    fn names_in(&self, scope: Option<&str>, events: u64) -> u64 {
+        let names = self.names.map_or(0, |names| names.estimate());
+        if scope.is_none() {
+            return names;
+        }
+        let part = events as f64 / self.counts.responses(None).servfail.max(1) as f64;
+        (names as f64 * part).round() as u64
+    }
+}
+
+/// Share of the responses of a span of time that are of some kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Number of such responses.
+    pub(crate) events: u64,
+    /// Number of such responses, with repetitions of one name left out where names are known.
+    pub(crate) distinct: u64,
+    /// Number of all responses.
+    pub(crate) responses: u64,
+    /// Sum of the squares of such estimates as `distinct` consists of; 0 where it is exact.
+    pub(crate) estimate_squares: u64,
+}
+
+impl Share {
+    /// Returns the share in percent; 0 without responses.
+    #[must_use]
+    pub(crate) fn percent(&self) -> f64 {
+        if self.responses == 0 { 0.0 } else { self.events as f64 * 100.0 / self.responses as f64 }
+    }
+
+    /// Returns the sample that an exact test compares: as many fewer events and responses as they vary more than by
+    /// chance, because events come in bursts and numbers of names are estimates.
+    #[must_use]
+    pub(crate) fn thinned(&self, dispersion: f64) -> Sample {
+        let of_estimates = ESTIMATE_VARIANCE * self.estimate_squares as f64 / self.distinct.max(1) as f64;
+        let thin = |count: u64| (count as f64 / (dispersion + of_estimates)).round() as u64;
+        Sample { events: thin(self.distinct), total: thin(self.responses) }
+    }
+
+    /// Returns the sum of two shares.
+    #[must_use]
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            events: self.events.saturating_add(other.events),
+            distinct: self.distinct.saturating_add(other.distinct),
+            responses: self.responses.saturating_add(other.responses),
+            estimate_squares: self.estimate_squares.saturating_add(other.estimate_squares),
+        }
+    }
+}

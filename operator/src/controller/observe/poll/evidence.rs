@@ -1,0 +1,122 @@
+//! Evidence: what the last page of a pod tells for the judgement of a change. It is kept of the pods of a step and of
+//! their controls alone: figures take up to 4 KiB.
+
+use node_cache_config::figures::{CAPABILITIES, Figures};
+use node_cache_config::status::{CaptureState, CapturedAddress, Instance};
+
+use crate::controller::observe::poll::summary::PodPage;
+use crate::controller::text::sanitize;
+
+/// Polls in sequence with a captured address that the pod does not answer at, from which that is a failure: an address
+/// that was just added takes a moment.
+const MIN_UNANSWERED_POLLS: u8 = 3;
+/// Number of scopes that are kept, at most; a pod of this release reports no more.
+const MAX_SCOPES: usize = 32;
+
+/// Evidence of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Evidence {
+    /// Counters of the pod.
+    pub(crate) figures: Figures,
+    /// Stale answers.
+    pub(crate) stale: u64,
+    /// Queries to upstreams without a response in time.
+    pub(crate) timeouts: u64,
+    /// Start of the process that started last, in seconds of the Unix epoch.
+    pub(crate) started: u64,
+    /// Restarts of processes.
+    pub(crate) restarts: u32,
+    /// Revision that a process does not take over, and the reason.
+    pub(crate) refusal: Option<(String, String)>,
+    /// Captured address at which the pod has not answered itself for some polls, with the reason.
+    pub(crate) self_query_failure: Option<String>,
+    /// Whether the pod can be probed with a digest of the answer.
+    pub(crate) can_be_probed: bool,
+    unanswered_polls: u8,
+}
+
+impl Evidence {
+    /// Reads a page; `before` is the evidence of the page before.
+    pub(super) fn of(page: &PodPage, before: Option<&Self>) -> Self {
+        let (figures, agent_started, capabilities) = match page {
+            PodPage::Node(status) => (&status.figures, status.started, &status.capabilities),
+            PodPage::Resolver(status) => (&status.figures, None, &status.capabilities),
+        };
+        let instances = page.instances();
+        let sum = |count: fn(&Instance) -> u64| instances.iter().map(count).fold(0, u64::saturating_add);
+        let upstreams = |instance: &Instance| {
+            instance.upstreams.iter().map(|upstream| upstream.timeouts).fold(0, u64::saturating_add)
+        };
+        let refusals = page.revisions().filter_map(|revision| revision.asked.as_ref().zip(revision.refusal.as_ref()));
+        let unanswered = page.captured().iter().find_map(unanswered);
+        let before = before.map_or(0, |before| before.unanswered_polls);
+        let unanswered_polls = if unanswered.is_some() { before.saturating_add(1) } else { 0 };
+        let mut figures = figures.clone();
+        figures.responses.truncate(MAX_SCOPES);
+        figures.queries.clear();
+        Self {
+            figures,
+            stale: sum(|instance| instance.traffic.stale),
+            timeouts: instances.iter().map(upstreams).fold(0, u64::saturating_add),
+            started: instances.iter().filter_map(|instance| instance.started).chain(agent_started).max().unwrap_or(0),
+            restarts: instances.iter().filter_map(|instance| instance.restarts).fold(0, u32::saturating_add),
+            refusal: refusals.map(|(asked, reason)| (asked.clone(), sanitize(reason))).next(),
+            self_query_failure: unanswered.filter(|_| unanswered_polls >= MIN_UNANSWERED_POLLS),
+            can_be_probed: capabilities.iter().any(|word| word == CAPABILITIES[1]),
+            unanswered_polls,
+        }
+    }
+}
+
+/// Returns the address and the reason, when the pod does not answer itself there.
+fn unanswered(captured: &CapturedAddress) -> Option<String> {
+    let reason = captured.reason.as_ref().filter(|_| captured.state == CaptureState::Withdrawn)?;
+    Some(format!("{}: {}", captured.address, sanitize(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use node_cache_config::status::{NodeStatus, Revision};
+
+    use super::*;
+
+    fn page(change: impl FnOnce(&mut NodeStatus)) -> PodPage {
+        let instance = |started| Instance { started: Some(started), restarts: Some(1), ..Instance::default() };
+        let mut status =
+            NodeStatus { started: Some(5), instances: vec![instance(7), instance(6)], ..NodeStatus::default() };
+        change(&mut status);
+        PodPage::Node(status)
+    }
+
+    #[test]
+    fn the_process_that_started_last_and_the_restarts_of_all_count() {
+        let evidence = Evidence::of(&page(|_| {}), None);
+        assert_eq!((evidence.started, evidence.restarts), (7, 2));
+        assert_eq!(Evidence::of(&page(|status| status.started = Some(9)), None).started, 9);
+    }
+
+    #[test]
+    fn a_refusal_is_that_of_the_revision_that_was_asked_for() {
+        let revision = Revision { asked: Some("new".to_owned()), in_force: None, refusal: Some("no.".to_owned()) };
+        let evidence = Evidence::of(&page(|status| status.instances[1].revision = revision), None);
+        assert_eq!(evidence.refusal, Some(("new".to_owned(), "no".to_owned())));
+    }
+
+    #[test]
+    fn an_address_that_is_unanswered_for_three_polls_is_a_failed_self_query() {
+        let unanswered = page(|status| {
+            status.captured = vec![CapturedAddress {
+                address: "10.96.0.10".parse().unwrap(),
+                state: CaptureState::Withdrawn,
+                reason: Some("no cache answers".to_owned()),
+            }];
+        });
+        let first = Evidence::of(&unanswered, None);
+        let second = Evidence::of(&unanswered, Some(&first));
+        assert_eq!((&first.self_query_failure, &second.self_query_failure), (&None, &None));
+        let third = Evidence::of(&unanswered, Some(&second));
+        assert_eq!(third.self_query_failure.as_deref(), Some("10.96.0.10: no cache answers"));
+        let answered = Evidence::of(&page(|_| {}), Some(&third));
+        assert_eq!(Evidence::of(&unanswered, Some(&answered)).self_query_failure, None);
+    }
+}

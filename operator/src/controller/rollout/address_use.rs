@@ -1,0 +1,46 @@
+//! Addresses that a revision gives up while pods ask them: probes do not see what that breaks, so it has to be
+//! confirmed.
+
+use std::net::IpAddr;
+
+use node_cache_config::Config;
+
+use crate::controller::text::{join_some, plural};
+
+/// Returns the addresses that are captured before a change and not after it.
+#[must_use]
+pub(crate) fn given_up(before: &Config, after: &Config) -> Vec<IpAddr> {
+    let captured = |config: &Config| config.node_cache.captured.iter().map(|captured| captured.address).collect();
+    let (before, after): (Vec<IpAddr>, Vec<IpAddr>) = (captured(before), captured(after));
+    before.into_iter().filter(|address| !after.contains(address)).collect()
+}
+
+/// Returns the sentence about addresses that pods ask: which nodes, how often; `None` when nobody asks them. `asked` has
+/// the queries by node for each address.
+#[must_use]
+pub(crate) fn sentence(asked: impl IntoIterator<Item = (IpAddr, Vec<(String, u32)>)>) -> Option<String> {
+    let sentences = asked.into_iter().filter_map(|(address, by_node)| {
+        let nodes = by_node.into_iter().filter(|(_, count)| *count > 0);
+        let nodes: Vec<String> = nodes.map(|(node, count)| format!("{node} ({})", plural(count, "time"))).collect();
+        let number = plural(u32::try_from(nodes.len()).unwrap_or(u32::MAX), "node");
+        let text = || format!("{address} was asked in the last ten minutes on {number}: {}.", join_some(&nodes));
+        (!nodes.is_empty()).then(text)
+    });
+    let sentences: Vec<String> = sentences.collect();
+    (!sentences.is_empty()).then(|| sentences.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_asked_is_told_with_its_nodes_and_how_often() {
+        let address = |text: &str| text.parse().unwrap();
+        let by_node = |counts: [u32; 3]| ["a", "b", "c"].map(str::to_owned).into_iter().zip(counts).collect();
+        let asked = [(address("10.96.0.10"), by_node([0, 0, 0])), (address("169.254.20.10"), by_node([1, 0, 1_203]))];
+        let expected = "169.254.20.10 was asked in the last ten minutes on 2 nodes: a (1 time) and c (1203 times).";
+        assert_eq!(sentence(asked.clone()).as_deref(), Some(expected));
+        assert_eq!(sentence(asked.into_iter().take(1)), None);
+    }
+}

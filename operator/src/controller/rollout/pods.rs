@@ -1,0 +1,136 @@
+//! The pods of a tier as a roll-out sees them: who is there, who goes next.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+/// Number of times that a pod is told its revision: once, and three times again.
+pub(crate) const MAX_TELLINGS: u8 = 4;
+/// Time after which a pod that does not have its revision in force is told again.
+pub(crate) const TELL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5);
+/// Time after the last telling at which a pod is given up, half a minute after the first.
+const GIVE_UP_AFTER: SignedDuration = SignedDuration::from_secs(15);
+
+/// Role of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Role {
+    /// Resolver of a zone.
+    Resolver,
+    /// Caches of a node.
+    Node,
+}
+
+/// A pod that is not terminating.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RolloutPod {
+    /// Role.
+    pub(crate) role: Role,
+    /// Name of the pod: what the caller finds it by.
+    pub(crate) name: String,
+    /// Zone.
+    pub(crate) zone: String,
+    /// Node; the pod that follows this one there takes its place in a step. `None` until the pod is scheduled.
+    pub(crate) node: Option<String>,
+    /// Whether the pod is ready.
+    pub(crate) ready: bool,
+    /// Whether its node is away.
+    pub(crate) away: bool,
+    /// Configuration that the pod is asked to run; `None` for a new pod.
+    pub(crate) asked: Option<String>,
+    /// Configuration that the pod says it runs; `None` while it has not said.
+    pub(crate) in_force: Option<String>,
+    /// Number of times that the pod was told `asked`, and the last time; once, long ago, where that is not known.
+    pub(crate) tellings: u8,
+    /// Time of the last telling; `None` where that is not known.
+    pub(crate) told: Option<Timestamp>,
+    /// Responses of the pod in the last minute.
+    pub(crate) responses: u64,
+    /// Time at which the pod was made.
+    pub(crate) created: Timestamp,
+}
+
+impl RolloutPod {
+    /// Returns what a pod is known by in a record: a node, on which another pod takes its place, or a resolver's name.
+    #[must_use]
+    pub(crate) fn key(&self) -> &str {
+        match (self.role, &self.node) {
+            (Role::Node, Some(node)) => node,
+            _ => &self.name,
+        }
+    }
+
+    /// Returns whether the pod is asked to run a configuration.
+    #[must_use]
+    pub(crate) fn is_asked(&self, revision: &str) -> bool {
+        self.asked.as_deref() == Some(revision)
+    }
+
+    /// Returns whether the pod is asked to run a configuration and runs it.
+    #[must_use]
+    pub(crate) fn is_running(&self, revision: &str) -> bool {
+        self.is_asked(revision) && self.in_force.as_deref() == Some(revision)
+    }
+
+    /// Returns whether the pod does not have in force what it is asked to run and is to be told again by now.
+    ///
+    /// A pod that does not say what it runs is told again only while something moves: all of them say nothing yet when
+    /// the operator has just started.
+    #[must_use]
+    pub(crate) fn is_due_again(&self, is_moving: bool, now: Timestamp) -> bool {
+        let is_late = self.told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN_AFTER);
+        let is_known = self.in_force.is_some() || is_moving && self.told.is_some();
+        let is_behind = self.asked.is_some() && self.in_force != self.asked;
+        !self.away && is_known && is_behind && self.tellings < MAX_TELLINGS && is_late
+    }
+
+    /// Returns whether the pod was told often enough and does not have in force what it is asked to run.
+    #[must_use]
+    pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
+        let is_given_up = self.told.is_none_or(|told| now.duration_since(told) >= GIVE_UP_AFTER);
+        self.asked.is_some() && self.in_force != self.asked && self.tellings >= MAX_TELLINGS && is_given_up
+    }
+
+    /// Returns whether the pod can be chosen for a step.
+    fn is_candidate(&self, role: Role, proven: &str, set_aside: &BTreeSet<String>) -> bool {
+        self.role == role && self.ready && !self.away && self.is_asked(proven) && !set_aside.contains(self.key())
+    }
+}
+
+/// Returns the zones with pods of a role: those with the fewest first, then by name.
+#[must_use]
+pub(crate) fn zones(pods: &[RolloutPod], role: Role) -> Vec<&str> {
+    let mut sizes = BTreeMap::<&str, usize>::new();
+    for pod in pods.iter().filter(|pod| pod.role == role) {
+        *sizes.entry(&pod.zone).or_default() += 1;
+    }
+    let mut zones: Vec<(usize, &str)> = sizes.into_iter().map(|(zone, size)| (size, zone)).collect();
+    zones.sort_unstable();
+    zones.into_iter().map(|(_, zone)| zone).collect()
+}
+
+/// Returns the pods of a zone that run the proven configuration and can be chosen for a step, by name.
+#[must_use]
+pub(crate) fn candidates<'a>(
+    pods: &'a [RolloutPod],
+    role: Role,
+    zone: &str,
+    proven: &str,
+    set_aside: &BTreeSet<String>,
+) -> Vec<&'a RolloutPod> {
+    let is_one = |pod: &&RolloutPod| pod.zone == zone && pod.is_candidate(role, proven, set_aside);
+    let mut candidates: Vec<&RolloutPod> = pods.iter().filter(is_one).collect();
+    candidates.sort_by_key(|pod| pod.key());
+    candidates
+}
+
+/// Sorts candidates for the first step of their zone: those with the most responses first, then by name.
+pub(crate) fn sort_by_traffic(candidates: &mut [&RolloutPod]) {
+    candidates.sort_by_key(|pod| (Reverse(pod.responses), pod.key()));
+}
+
+/// Returns the number of pods of a role in a zone.
+#[must_use]
+pub(crate) fn zone_size(pods: &[RolloutPod], role: Role, zone: &str) -> usize {
+    pods.iter().filter(|pod| pod.role == role && pod.zone == zone).count()
+}

@@ -1,0 +1,215 @@
+//! Situation of a roll-out in one reconciliation: what the planner reads, collected from the observed state.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dnstier_crds::conditions::{ConditionStatus, ConditionType};
+use dnstier_crds::v1alpha1::{DnsTierStatus, Rollout};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use node_cache_config::names::revision_key;
+use node_cache_config::{Config, part_fingerprints};
+
+use crate::controller::desired::RenderedRevision;
+use crate::controller::observe::Observed;
+use crate::controller::observe::nodes::ClusterNode;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::observe::poll::{AddressUses, PodSummary};
+use crate::controller::owned::{labels, names};
+use crate::controller::rollout::address_use::{self, given_up};
+use crate::controller::rollout::plan::{Inputs, Plan, plan};
+use crate::controller::rollout::pods::{Role, RolloutPod};
+use crate::controller::rollout::record::Record;
+use crate::controller::rollout::revision::{KnownRevision, TierRevision, assign, known_revisions, rebuild_proven};
+use crate::controller::rollout::steps::{Surroundings, Verdict};
+use crate::controller::rollout::template::{is_away, pods_of};
+use crate::settings::Settings;
+
+/// Time over which the responses of a pod are counted.
+const TRAFFIC_SPAN: Duration = Duration::from_secs(60);
+
+/// Situation of a roll-out.
+#[derive(Clone, Debug)]
+pub(crate) struct Situation {
+    /// Record; `None` before the first and when it is lost.
+    pub(crate) record: Option<Record>,
+    /// Pods that are not terminating.
+    pub(crate) pods: Vec<RolloutPod>,
+    /// Revision that the spec results in.
+    pub(crate) desired: TierRevision,
+    /// Settings of the tier.
+    pub(crate) settings: Rollout,
+    /// Captured addresses that the target gives up and that are asked; `None` without any.
+    pub(crate) address_in_use: Option<String>,
+    /// Present time.
+    pub(crate) now: Timestamp,
+    nodes: BTreeSet<String>,
+    stable: Option<TierRevision>,
+    announced: Option<String>,
+    confirm: Option<String>,
+    retry: Option<String>,
+}
+
+impl Situation {
+    /// Collects the situation. `newest` is the configuration that the spec results in; `None` for a spec that is not
+    /// valid, which changes nothing: what was on its way goes on. Returns `None` before the first configuration.
+    #[must_use]
+    pub(crate) fn collect(
+        observed: &Observed,
+        settings: &Settings,
+        newest: Option<&RenderedRevision>,
+        uses: &AddressUses,
+    ) -> Option<Self> {
+        let tier = &observed.tier;
+        let config_map = observed.owned.config_map(&settings.node_namespace, &names::revisions(&tier.name_any()));
+        let config_of = |id: &str| {
+            let json = config_map.and_then(|config_map| config_map.data.as_ref()?.get(&revision_key(id)));
+            Config::from_json(json?.as_bytes()).ok()
+        };
+        let (mut known, stable) = config_map.map(known_revisions).unwrap_or_default();
+        let pods: Vec<RolloutPod> =
+            observed.pods.iter().filter(|pod| !pod.terminating).map(|pod| rollout_pod(observed, pod)).collect();
+        let stable = stable.map(|stable| rebuild_proven(&stable, &known, &pods));
+        let record = observed.record.record.clone();
+        let annotation = |key: &str| tier.annotations().get(key).cloned();
+        let retry = annotation(labels::RETRY_ROLLOUT);
+        let desired = match newest {
+            Some(newest) => {
+                let newest = read(newest)?;
+                if known.iter().all(|revision| revision.id != newest.id) {
+                    known.push(newest.clone());
+                }
+                assign(&newest, &running(record.as_ref(), stable.as_ref(), retry.as_deref()), &known)
+            }
+            None => record.as_ref().map(|record| record.target.clone()).or_else(|| stable.clone())?,
+        };
+        let before = record.as_ref().and_then(|record| config_of(&record.proven.as_ref()?.nodes));
+        let after = match newest {
+            Some(newest) => Config::from_json(newest.json.as_bytes()).ok(),
+            None => config_of(&desired.id),
+        };
+        let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
+        let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
+        Some(Self {
+            record,
+            pods,
+            desired,
+            settings: tier.spec.rollout.clone(),
+            address_in_use: address_in_use(observed, &given_up, uses),
+            now: observed.now,
+            nodes: observed.nodes.iter().filter_map(is_there).collect(),
+            stable,
+            announced: tier.status.as_ref().and_then(announced),
+            confirm: annotation(labels::CONFIRM_ROLLOUT),
+            retry,
+        })
+    }
+
+    /// Returns what the steps read beside the record.
+    #[must_use]
+    pub(crate) fn surroundings(&self, is_past_known: bool) -> Surroundings<'_> {
+        Surroundings {
+            pods: &self.pods,
+            nodes: &self.nodes,
+            settings: &self.settings,
+            announced: self.announced.as_deref(),
+            is_past_known,
+            address_in_use: self.address_in_use.as_deref(),
+            confirm: self.confirm.as_deref(),
+            retry: self.retry.as_deref(),
+            now: self.now,
+        }
+    }
+
+    /// Plans the pass.
+    #[must_use]
+    pub(crate) fn plan(&self, verdict: Option<&Verdict>, is_past_known: bool, writer: &str) -> Plan {
+        plan(&Inputs {
+            record: self.record.as_ref(),
+            stable: self.stable.as_ref(),
+            desired: &self.desired,
+            verdict,
+            writer,
+            around: self.surroundings(is_past_known),
+        })
+    }
+}
+
+/// Returns the sentence about addresses that are given up and asked.
+fn address_in_use(observed: &Observed, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
+    let pods = || pods_of(observed, Component::NodeCache);
+    let asked = given_up.iter().map(|address| {
+        let by_node = pods().filter_map(|pod| Some((pod.node.clone()?, uses.count(&pod.uid, *address))));
+        (*address, by_node.collect())
+    });
+    address_use::sentence(asked)
+}
+
+/// Returns the revisions whose names the parts of a new one may keep.
+fn running<'a>(
+    record: Option<&'a Record>,
+    stable: Option<&'a TierRevision>,
+    retry: Option<&str>,
+) -> Vec<&'a TierRevision> {
+    let Some(record) = record else { return stable.into_iter().collect() };
+    let target = Some(&record.target).filter(|target| record.rejection(&target.id, retry).is_none());
+    record.proven.iter().chain(target).collect()
+}
+
+/// Returns the name and the fingerprints of a configuration.
+fn read(revision: &RenderedRevision) -> Option<KnownRevision> {
+    let config = Config::from_json(revision.json.as_bytes()).ok()?;
+    Some(KnownRevision { id: revision.id.clone(), parts: part_fingerprints(&config) })
+}
+
+/// Returns the target for which a status says that it is not rolled out.
+fn announced(status: &DnsTierStatus) -> Option<String> {
+    let is_false = status.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::RolledOut.name() && condition.status == ConditionStatus::False.name()
+    });
+    status.rollout.as_ref().filter(|_| is_false).map(|rollout| rollout.target.clone())
+}
+
+/// Returns the role of a pod.
+#[must_use]
+pub(crate) fn role_of(pod: &TierPod) -> Role {
+    match pod.component {
+        Component::NodeCache => Role::Node,
+        Component::ZoneResolver => Role::Resolver,
+    }
+}
+
+fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {
+    let role = role_of(pod);
+    let zone_of_node = || pod.node.as_deref().and_then(|node| observed.nodes.zone_of(node)).map(str::to_owned);
+    let zone = match role {
+        Role::Node => zone_of_node().or_else(|| pod.annotated_zone.clone()),
+        Role::Resolver => pod.resolver_zone.clone(),
+    };
+    let report = observed.reports.get(&pod.uid);
+    let status = report.and_then(|report| report.last_status.as_ref());
+    let responses = report.and_then(|report| report.rates()).map_or(0.0, |rates| rates.queries);
+    RolloutPod {
+        role,
+        name: pod.name.clone(),
+        zone: zone.unwrap_or_default(),
+        node: pod.node.clone(),
+        ready: pod.ready,
+        away: is_away(observed, pod),
+        asked: pod.annotated_revision.clone(),
+        in_force: status.and_then(|status| in_force(status, pod.annotated_revision.as_deref())),
+        tellings: pod.told.map_or(1, |told| told.number),
+        told: pod.told.map(|told| told.time),
+        responses: (responses * TRAFFIC_SPAN.as_secs_f64()) as u64,
+        created: pod.lifecycle.created.unwrap_or(Timestamp::UNIX_EPOCH),
+    }
+}
+
+/// Returns the configuration that a pod runs: the one that it is asked to run only when all of its processes run it.
+fn in_force(status: &PodSummary, asked: Option<&str>) -> Option<String> {
+    match asked.filter(|asked| status.has_in_force(asked)) {
+        Some(asked) => Some(asked.to_owned()),
+        None => status.revisions_in_force().find(|revision| Some(*revision) != asked).map(str::to_owned),
+    }
+}

@@ -1,0 +1,395 @@
+//! Steps of a roll-out: when one is over, which one follows, and which pods belong to it.
+
+use std::collections::BTreeSet;
+
+use dnstier_crds::v1alpha1::Rollout;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::controller::judge::verdict::FailReason;
+use crate::controller::rollout::pods::{Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones};
+use crate::controller::rollout::record::{Record, Step};
+use crate::controller::rollout::revision::TierRevision;
+
+/// Time for which a node without a pod stays in its step: the pod that follows takes its place.
+const POD_ABSENCE: SignedDuration = SignedDuration::from_mins(5);
+/// Longest time for which a step waits until the past of its pods is known.
+const MAX_PAST_WAIT: SignedDuration = SignedDuration::from_secs(40);
+/// Reason of a target that pods do not take over.
+pub(super) const NOT_IN_FORCE: &str = "NotInForce";
+
+/// Verdict of the judge on a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing is worse than before. The planner believes it at the end of the soak.
+    Pass,
+    /// Something is worse.
+    Fail {
+        /// Kind of the failure.
+        reason: FailReason,
+        /// Sentence with the figures.
+        sentence: String,
+    },
+    /// Nothing can be said yet.
+    Hold {
+        /// Whether pods that are not changed fail too.
+        are_controls_failing: bool,
+        /// Sentence with the figures.
+        sentence: String,
+    },
+}
+
+/// Inputs of the steps beside the record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// Pods of the tier that are not terminating.
+    pub(crate) pods: &'a [RolloutPod],
+    /// Nodes that are there and not away.
+    pub(crate) nodes: &'a BTreeSet<String>,
+    /// Settings of the tier.
+    pub(crate) settings: &'a Rollout,
+    /// Target for which the status says that it is not rolled out: nobody is told before.
+    pub(crate) announced: Option<&'a str>,
+    /// Whether the past of the pods of the step is known to the judge. They are told afterwards.
+    pub(crate) is_past_known: bool,
+    /// Captured addresses that the target gives up and that are asked: which nodes, how often. `None` without any.
+    pub(crate) address_in_use: Option<&'a str>,
+    /// Value of the annotation `dnstier.io/confirm-rollout`.
+    pub(crate) confirm: Option<&'a str>,
+    /// Value of the annotation `dnstier.io/retry-rollout`.
+    pub(crate) retry: Option<&'a str>,
+    /// Present time.
+    pub(crate) now: Timestamp,
+}
+
+impl Surroundings<'_> {
+    /// Returns whether the pods of the step may be told: the judge knows how they were before, or has had the time.
+    #[must_use]
+    pub(crate) fn may_tell(&self, record: &Record) -> bool {
+        let is_late = || self.now.duration_since(record.since.0) >= MAX_PAST_WAIT;
+        !record.step.is_judged() || self.is_past_known || is_late()
+    }
+
+    /// Returns the sentence about addresses in use for which a target waits; `None` once it is confirmed.
+    #[must_use]
+    pub(crate) fn obstacle(&self, record: &Record) -> Option<&str> {
+        self.address_in_use.filter(|_| self.confirm != Some(&record.target.id))
+    }
+}
+
+/// Takes the record as far as it goes without a further look at the pods. Returns whether it changed.
+///
+/// `verdict` is that on the step of the record as it was read; `None` when it is new.
+pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) -> bool {
+    let before = record.clone();
+    let mut verdict = verdict;
+    loop {
+        let (step, since) = (record.step, record.since.clone());
+        let moved = record.moved.clone();
+        advance_once(record, around, verdict.take());
+        if (record.step, &record.since, &record.moved) == (step, &since, &moved) {
+            return *record != before;
+        }
+    }
+}
+
+fn advance_once(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) {
+    let Some(proven) = record.proven.clone() else {
+        if is_everywhere(&record.target, around) {
+            record.proven = Some(record.target.clone());
+            record.begin(Step::Done, None, BTreeSet::new(), around.now);
+        }
+        return;
+    };
+    let is_paused = around.settings.paused;
+    match record.step {
+        Step::First | Step::Done | Step::Stopped => {}
+        Step::Start => {
+            let may_start = around.announced == Some(&record.target.id) && around.obstacle(record).is_none();
+            if may_start && !is_paused {
+                start(record, &proven, around);
+            }
+        }
+        Step::Finish | Step::RollingBack => {
+            if !is_paused && is_settled(record, &proven, around) {
+                let is_rejected = record.step == Step::RollingBack && record.target != proven;
+                record.superseded.clear();
+                record.begin(if is_rejected { Step::Stopped } else { Step::Done }, None, BTreeSet::new(), around.now);
+            }
+        }
+        Step::Moved | Step::Resolver | Step::ResolverZone | Step::Canary | Step::Wave => {
+            watch(record, &proven, around, verdict);
+        }
+    }
+}
+
+/// Returns whether the first revision is in force: on every ready pod that is there, at least on half of all.
+fn is_everywhere(target: &TierRevision, around: &Surroundings<'_>) -> bool {
+    let present: Vec<&RolloutPod> = around.pods.iter().filter(|pod| !pod.away).collect();
+    let ready: Vec<&&RolloutPod> = present.iter().filter(|pod| pod.ready).collect();
+    ready.iter().any(|pod| pod.role == Role::Node)
+        && ready.len() * 2 >= present.len()
+        && ready.iter().all(|pod| pod.is_running(target.part(pod.role)))
+}
+
+/// Returns whether every pod has the proven revision in force, those apart that are away, are new, or do not listen.
+fn is_settled(record: &Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
+    around.pods.iter().all(|pod| {
+        let part = proven.part(pod.role);
+        let is_new = pod.created > record.since.0;
+        pod.is_running(part) || pod.is_asked(part) && (pod.away || is_new || pod.is_silent(around.now))
+    })
+}
+
+/// Returns whether a pod runs a revision that was superseded on its way, or the target.
+#[must_use]
+pub(crate) fn is_moved(record: &Record, proven: &TierRevision, pod: &RolloutPod) -> bool {
+    let (target, proven) = (record.target.part(pod.role), proven.part(pod.role));
+    let asked = pod.asked.as_deref().filter(|asked| *asked != proven);
+    asked.is_some_and(|asked| asked == target || record.superseded.contains(asked))
+}
+
+fn start(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
+    if around.pods.iter().any(|pod| !pod.away && is_moved(record, proven, pod)) {
+        record.begin(Step::Moved, None, BTreeSet::new(), around.now);
+    } else {
+        begin_next(record, proven, around);
+    }
+}
+
+/// Returns the pods of the step that are there.
+#[must_use]
+pub(crate) fn members<'a>(record: &Record, proven: &TierRevision, around: &Surroundings<'a>) -> Vec<&'a RolloutPod> {
+    let is_member = |pod: &&RolloutPod| match record.step {
+        Step::Moved => is_moved(record, proven, pod) && record.target.part(pod.role) != proven.part(pod.role),
+        Step::Resolver | Step::ResolverZone => pod.role == Role::Resolver && record.moved.contains(pod.key()),
+        _ => pod.role == Role::Node && record.moved.contains(pod.key()),
+    };
+    around.pods.iter().filter(|pod| !pod.away).filter(is_member).collect()
+}
+
+/// Watches the pods of a step.
+fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, verdict: Option<&Verdict>) {
+    let is_paused = around.settings.paused;
+    let now = around.now;
+    if let (Some(Verdict::Fail { reason, sentence }), false) = (verdict, is_paused) {
+        record.reject(&reason.to_string(), sentence.clone(), around.retry, now);
+        return;
+    }
+    let mut silent: BTreeSet<String> = BTreeSet::new();
+    let mut current = members(record, proven, around);
+    let is_target = |pod: &RolloutPod| pod.is_asked(record.target.part(pod.role));
+    silent.extend(current.iter().filter(|pod| is_target(pod) && pod.is_silent(now)).map(|pod| pod.key().to_owned()));
+    let is_first = matches!(record.step, Step::Resolver | Step::Canary);
+    if !is_paused && !silent.is_empty() {
+        let is_too_many =
+            if is_first { record.replaced || silent.len() > 1 } else { silent.len() * 2 >= current.len() };
+        if is_too_many {
+            record.reject(NOT_IN_FORCE, not_in_force(record, &silent, current.len()), around.retry, now);
+            return;
+        }
+    }
+    if !is_paused && is_first {
+        for key in &silent {
+            record.replaced = true;
+            set_aside(record, key);
+        }
+        let had_some = !record.moved.is_empty();
+        replace_absent(record, proven, around);
+        current = members(record, proven, around);
+        let is_any_expected = record.moved.iter().any(|key| is_there(record, key, around));
+        if record.moved.is_empty() && !silent.is_empty() {
+            let sentence = not_in_force(record, &silent, silent.len());
+            record.reject(NOT_IN_FORCE, sentence, around.retry, now);
+            return;
+        }
+        if record.step == Step::Canary && current.is_empty() {
+            // Nobody was asked, so that nothing is known: a wave would be the first to run the target.
+            return;
+        }
+        if had_some && !is_any_expected {
+            begin_next(record, proven, around);
+            return;
+        }
+    }
+    if current.is_empty() {
+        let is_waiting = record.step == Step::Resolver && record.moved.is_empty();
+        if !is_paused && (!is_first || is_waiting) {
+            begin_next(record, proven, around);
+        }
+        return;
+    }
+    let is_in_force = |pod: &&RolloutPod| {
+        pod.is_running(record.target.part(pod.role)) || !is_first && pod.is_silent(now) && is_target_of(record, pod)
+    };
+    let is_missing =
+        record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
+    let is_in_force = current.iter().all(is_in_force) && !is_missing;
+    if !is_in_force {
+        return;
+    }
+    let since = record.watched_since.get_or_insert(Time(now)).0;
+    let soak = SignedDuration::from_secs(around.settings.soak.seconds().into());
+    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak {
+        record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
+        record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
+        begin_next(record, proven, around);
+    }
+}
+
+fn is_target_of(record: &Record, pod: &RolloutPod) -> bool {
+    pod.is_asked(record.target.part(pod.role))
+}
+
+/// Returns whether a pod of the step is there, or the pod that follows on its node is still expected.
+fn is_there(record: &Record, key: &str, around: &Surroundings<'_>) -> bool {
+    let mut pods = around.pods.iter().filter(|pod| pod.key() == key).peekable();
+    if pods.peek().is_some() {
+        return pods.any(|pod| !pod.away);
+    }
+    around.nodes.contains(key) && around.now.duration_since(record.since.0) < POD_ABSENCE
+}
+
+fn set_aside(record: &mut Record, key: &str) {
+    record.moved.remove(key);
+    record.canaries.remove(key);
+    record.set_aside.insert(key.to_owned());
+}
+
+fn not_in_force(record: &Record, silent: &BTreeSet<String>, of: usize) -> String {
+    let names: Vec<&str> = silent.iter().take(3).map(String::as_str).collect();
+    format!(
+        "{} of {of} pods do not have revision {} in force half a minute after they were told: {}{}.",
+        silent.len(),
+        record.target.id,
+        names.join(", "),
+        if silent.len() > names.len() { ", …" } else { "" },
+    )
+}
+
+/// Replaces the pods that go first and are not there any more, where another one can.
+fn replace_absent(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
+    match record.step {
+        Step::Canary => {
+            let added = choose_canaries(record, proven, around);
+            if !added.is_empty() {
+                record.moved.extend(added.iter().cloned());
+                record.canaries.extend(added);
+                record.watched_since = None;
+            }
+        }
+        Step::Resolver => {
+            let is_any = record.moved.iter().any(|key| is_there(record, key, around));
+            let zone = record.zone.clone().unwrap_or_default();
+            let mut others = candidates(around.pods, Role::Resolver, &zone, &proven.resolvers, &record.set_aside);
+            sort_by_traffic(&mut others);
+            if let (false, Some(other)) = (is_any, others.first()) {
+                std::mem::take(&mut record.moved).iter().for_each(|key| set_aside(record, key));
+                record.moved.insert(other.key().to_owned());
+                record.watched_since = None;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Chooses the nodes that are missing to go first. Those that are away make room for others and are set aside.
+fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> BTreeSet<String> {
+    let wanted = usize::from(around.settings.canaries_per_zone);
+    let mut chosen = BTreeSet::new();
+    for zone in zones(around.pods, Role::Node) {
+        let in_zone = || around.pods.iter().filter(|pod| pod.role == Role::Node && pod.zone == zone);
+        let is_here = |pod: &&RolloutPod| !pod.away && !record.set_aside.contains(pod.key());
+        let runs_target = |pod: &&RolloutPod| record.canaries.contains(pod.key()) || pod.is_asked(&record.target.nodes);
+        let here = in_zone().filter(is_here).filter(runs_target).count();
+        // A node whose pod is made again is of no zone meanwhile; it is there all the same.
+        let expected = record.canaries.iter().filter(|key| {
+            let is_of_no_zone = !around.pods.iter().any(|pod| pod.key() == key.as_str());
+            is_of_no_zone && record.zones.get(*key).is_some_and(|of| of == zone) && is_there(record, key, around)
+        });
+        let missing = wanted.saturating_sub(here + expected.count());
+        let mut others = candidates(around.pods, Role::Node, zone, &proven.nodes, &record.set_aside);
+        others.retain(|pod| !record.canaries.contains(pod.key()));
+        sort_by_traffic(&mut others);
+        let others: Vec<String> = others.into_iter().take(missing).map(|pod| pod.key().to_owned()).collect();
+        let away: Vec<String> = in_zone()
+            .filter(|pod| pod.away && record.canaries.contains(pod.key()))
+            .take(others.len())
+            .map(|pod| pod.key().to_owned())
+            .collect();
+        away.iter().for_each(|key| set_aside(record, key));
+        record.zones.extend(others.iter().map(|key| (key.clone(), zone.to_owned())));
+        chosen.extend(others);
+    }
+    chosen
+}
+
+/// Begins the step that follows: resolvers, nodes that go first, waves; or the end.
+fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
+    let is_before_nodes = matches!(record.step, Step::Start | Step::Moved | Step::Resolver | Step::ResolverZone);
+    if is_before_nodes && record.target.resolvers != proven.resolvers {
+        if begin_resolvers(record, proven, around) {
+            return;
+        }
+        // None is ready: nodes do not get what no resolver has shown.
+        if !record.resolvers_passed && around.pods.iter().any(|pod| pod.role == Role::Resolver) {
+            if record.step != Step::Resolver || !record.moved.is_empty() {
+                record.begin(Step::Resolver, None, BTreeSet::new(), around.now);
+            }
+            return;
+        }
+    }
+    if record.target.nodes != proven.nodes && around.pods.iter().any(|pod| pod.role == Role::Node) {
+        if is_before_nodes {
+            let canaries = choose_canaries(record, proven, around);
+            if !canaries.is_empty() || !record.nodes_passed {
+                record.canaries.extend(canaries.iter().cloned());
+                record.begin(Step::Canary, None, canaries, around.now);
+                return;
+            }
+        }
+        if begin_wave(record, proven, around) {
+            return;
+        }
+    }
+    record.proven = Some(record.target.clone());
+    record.begin(Step::Finish, None, BTreeSet::new(), around.now);
+}
+
+fn begin_resolvers(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
+    for zone in current_first(zones(around.pods, Role::Resolver), record.zone.as_deref()) {
+        let mut others = candidates(around.pods, Role::Resolver, zone, &proven.resolvers, &record.set_aside);
+        sort_by_traffic(&mut others);
+        let is_moved =
+            |pod: &RolloutPod| pod.role == Role::Resolver && pod.zone == zone && is_moved(record, proven, pod);
+        let is_any_moved = around.pods.iter().any(is_moved);
+        let number = if is_any_moved { others.len() } else { 1 };
+        let moved: BTreeSet<String> = others.into_iter().take(number).map(|pod| pod.key().to_owned()).collect();
+        if !moved.is_empty() {
+            let step = if is_any_moved { Step::ResolverZone } else { Step::Resolver };
+            record.begin(step, Some(zone), moved, around.now);
+            return true;
+        }
+    }
+    false
+}
+
+fn begin_wave(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
+    for zone in current_first(zones(around.pods, Role::Node), record.zone.as_deref()) {
+        let others = candidates(around.pods, Role::Node, zone, &proven.nodes, &record.set_aside);
+        let size = around.settings.wave_size.nodes_of(zone_size(around.pods, Role::Node, zone));
+        // Nodes that came since would otherwise keep a slow roll-out from ever ending. They get the target at the end.
+        let is_any_older = others.iter().any(|pod| pod.created <= record.started.0);
+        if is_any_older || others.len() > size {
+            let moved = others.into_iter().take(size).map(|pod| pod.key().to_owned()).collect();
+            record.begin(Step::Wave, Some(zone), moved, around.now);
+            return true;
+        }
+    }
+    false
+}
+
+fn current_first<'a>(mut zones: Vec<&'a str>, current: Option<&str>) -> Vec<&'a str> {
+    zones.sort_by_key(|zone| Some(*zone) != current);
+    zones
+}

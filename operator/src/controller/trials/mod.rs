@@ -1,0 +1,353 @@
+//! Trials: what is kept in memory of the step of each tier's roll-out while it is judged.
+//!
+//! ```text
+//! record, pods ──► selection ─┬─► roles of the pods, for the poller
+//!                             ├─► prober ──► answers ─┐
+//! status polls ───────────────┴──────────────► looks ─┴─► judge ──► verdict, for the planner
+//! ```
+//!
+//! Nothing here has to survive a restart: another process judges the step anew, by less of its past.
+
+mod looks;
+mod prober;
+mod selection;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dnstier_crds::v1alpha1::{Probe, ProbeCompare, Rollout};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use node_cache_config::Config;
+use node_cache_config::names::revision_key;
+use node_cache_config::probes::{ProbeName, ProbeResult};
+use tokio::sync::mpsc;
+
+use crate::controller::judge::pod_look::{Compare, PodLook, ProbeOutcome};
+use crate::controller::judge::trial::{LOOK_INTERVAL, Step as TrialStep, Trial};
+use crate::controller::judge::verdict::{self, HoldReason, Outcome};
+use crate::controller::observe::Observed;
+use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::poll::{Class, Evidence, RoleStore};
+use crate::controller::rollout::pods::{Role, RolloutPod};
+use crate::controller::rollout::record::{Record, Step};
+use crate::controller::rollout::revision::TierRevision;
+use crate::controller::rollout::situation::{Situation, role_of};
+use crate::controller::rollout::steps::Verdict;
+use crate::controller::trials::looks::pod_look;
+use crate::controller::trials::prober::{Answers, ProbedPod, Prober, RoundState};
+use crate::controller::trials::selection::Selection;
+
+/// Soak from which shares of responses judge, so that their past is waited for.
+const MIN_SOAK_FOR_PAST: u32 = 15;
+/// Time for which the first look at a step waits for a report of each of its pods.
+const MAX_REPORT_WAIT: Duration = Duration::from_secs(10);
+/// Time for which a look waits for its probes.
+const MAX_ROUND: Duration = Duration::from_secs(60);
+/// Warnings of the judge that are told.
+const MAX_WARNINGS: usize = 2;
+
+/// Trials of all tiers.
+#[derive(Debug)]
+pub(crate) struct Trials {
+    tiers: Mutex<HashMap<String, TierTrial>>,
+    roles: RoleStore,
+    prober: Prober,
+}
+
+/// Trial of the step of one tier.
+#[derive(Debug)]
+struct TierTrial {
+    uid: Option<String>,
+    target: String,
+    step: Step,
+    since: Timestamp,
+    trial: Trial,
+    /// Time of the last look.
+    last_look: Option<Duration>,
+    /// Start of the last round of probes.
+    round: Option<Duration>,
+    verdict: Option<verdict::Verdict>,
+}
+
+/// Judgement of the step of a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    /// Verdict; `None` before the first look and for a step that is not judged.
+    pub(crate) verdict: Option<Verdict>,
+    /// Whether it is known how the pods of the step were before.
+    pub(crate) is_past_known: bool,
+}
+
+impl Trials {
+    /// Builds trials without any step. `ended` receives an item when probes have been answered.
+    pub(crate) fn new(roles: RoleStore, ended: mpsc::Sender<()>) -> Self {
+        Self { tiers: Mutex::default(), roles, prober: Prober::new(ended) }
+    }
+
+    /// Forgets all steps, because another process may have gone on with them.
+    pub(crate) fn clear(&self) {
+        self.tiers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.roles.clear();
+    }
+
+    /// Returns whether probes of a tier are under way.
+    #[cfg(test)]
+    pub(crate) fn is_probing(&self, tier: &str) -> bool {
+        self.prober.is_running(tier)
+    }
+
+    /// Looks at the pods of the step of the record that was read, and judges them.
+    pub(crate) fn judge(&self, observed: &Observed, situation: &Situation) -> Judgement {
+        let name = observed.tier.name_any();
+        let mut tiers = self.tiers.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = situation.record.as_ref().filter(|record| record.step.is_judged());
+        let Some((record, proven)) = step.and_then(|record| Some((record, record.proven.as_ref()?))) else {
+            tiers.remove(&name);
+            self.roles.set(&name, []);
+            self.prober.forget(&name);
+            return Judgement::default();
+        };
+        let around = situation.surroundings(false);
+        let selection = Selection::of(record, proven, &around);
+        let mut found = Found::new(observed, &selection);
+        self.roles.set(&name, found.roles());
+        found.read_evidence(&self.roles);
+        let now = since_epoch(situation.now);
+        let earlier = tiers.remove(&name).filter(|earlier| earlier.uid == observed.tier.uid());
+        let mut tier = TierTrial::follow(earlier, observed.tier.uid(), record, &selection.keys, &situation.settings);
+        if let Some(since) = &record.watched_since {
+            tier.trial.start_soak(since_epoch(since.0));
+        }
+        let answers = self.probe(&name, &mut tier, observed, record, proven, &found, now);
+        let looks = found.looks(&record.target, proven, &situation.settings, answers.as_ref());
+        let is_waited_for = tier.last_look.is_none()
+            && now.saturating_sub(since_epoch(record.since.0)) < MAX_REPORT_WAIT
+            && found.is_any_report_missing();
+        tier.look(now, &looks, answers.is_some() && !is_waited_for);
+        // An earlier process has told some.
+        let is_told = |pod: &&RolloutPod| pod.is_asked(record.target.part(pod.role));
+        let is_past_known = selection.judged.iter().any(is_told) || tier.is_past_known(&situation.settings);
+        if situation.surroundings(is_past_known).may_tell(record) {
+            tier.trial.tell();
+        }
+        let verdict = tier.verdict.clone().map(planner_verdict);
+        tiers.insert(name, tier);
+        Judgement { verdict, is_past_known }
+    }
+
+    /// Returns the answers to the probes when a look is due and they are there, and starts a round when it is not.
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one look")]
+    fn probe(
+        &self,
+        name: &str,
+        tier: &mut TierTrial,
+        observed: &Observed,
+        record: &Record,
+        proven: &TierRevision,
+        found: &Found<'_>,
+        now: Duration,
+    ) -> Option<HashMap<String, Answers>> {
+        let is_due = tier.last_look.is_none_or(|last| now.saturating_sub(last) >= LOOK_INTERVAL || now < last);
+        if !is_due {
+            return None;
+        }
+        match self.prober.take(name) {
+            RoundState::Ended(answers) if tier.round.is_some() => return Some(answers),
+            RoundState::Running if tier.round.is_some_and(|start| now.saturating_sub(start) < MAX_ROUND) => {
+                return None;
+            }
+            _ => {}
+        }
+        let pods = found.probed();
+        if pods.is_empty() {
+            return Some(HashMap::new());
+        }
+        tier.round = Some(now);
+        self.prober.start(name, pods, names_of_probes(observed, record, proven));
+        None
+    }
+}
+
+impl TierTrial {
+    /// Returns the trial of the step of a record, which follows that of the step before.
+    fn follow(
+        earlier: Option<Self>,
+        uid: Option<String>,
+        record: &Record,
+        keys: &BTreeSet<String>,
+        settings: &Rollout,
+    ) -> Self {
+        let step = TrialStep {
+            pods: keys.clone(),
+            soak: Duration::from_secs(settings.soak.seconds().into()),
+            max_error_increase: f64::from(settings.max_error_increase_percent),
+            soak_start: None,
+        };
+        let is_same = |tier: &Self| {
+            (tier.target.as_str(), tier.step, tier.since) == (record.target.id.as_str(), record.step, record.since.0)
+        };
+        // What pods of a superseded target counted is no past of theirs.
+        let is_next = |tier: &Self| tier.target == record.target.id && ![tier.step, record.step].contains(&Step::Moved);
+        let start = |trial: Trial| Self {
+            uid: uid.clone(),
+            target: record.target.id.clone(),
+            step: record.step,
+            since: record.since.0,
+            trial,
+            last_look: None,
+            round: None,
+            verdict: None,
+        };
+        match earlier {
+            Some(mut tier) if is_same(&tier) => {
+                tier.trial.update_step(step);
+                tier
+            }
+            Some(tier) if is_next(&tier) => start(tier.trial.advance(step)),
+            _ => start(Trial::new(step)),
+        }
+    }
+
+    /// Looks at pods. Without all that belongs to a look only hard signs count.
+    fn look(&mut self, now: Duration, looks: &[PodLook], is_complete: bool) {
+        if is_complete {
+            self.last_look = Some(now);
+            self.verdict = Some(self.trial.look(now, looks));
+        } else if let Some(verdict) = self.trial.glance(looks) {
+            self.verdict = Some(verdict);
+        }
+    }
+
+    fn is_past_known(&self, settings: &Rollout) -> bool {
+        let needs_long_past = settings.soak.seconds() >= MIN_SOAK_FOR_PAST && self.step != Step::Moved;
+        self.last_look.is_some() && (!needs_long_past || self.trial.has_long_past())
+    }
+}
+
+/// Pods of a selection, as they were found in the cluster.
+struct Found<'a> {
+    observed: &'a Observed,
+    pods: Vec<(&'a RolloutPod, &'a TierPod)>,
+    fast: BTreeSet<&'a str>,
+    judged: BTreeSet<&'a str>,
+    probed: BTreeSet<&'a str>,
+    evidence: HashMap<&'a str, Arc<Evidence>>,
+}
+
+impl<'a> Found<'a> {
+    fn new(observed: &'a Observed, selection: &Selection<'a>) -> Self {
+        let by_name: HashMap<(Role, &str), &TierPod> =
+            observed.pods.iter().map(|pod| ((role_of(pod), pod.name.as_str()), pod)).collect();
+        let find = |pod: &RolloutPod| by_name.get(&(pod.role, pod.name.as_str())).copied();
+        let uids = |pods: &[&'a RolloutPod]| pods.iter().filter_map(|pod| Some(find(pod)?.uid.as_str())).collect();
+        let fast = selection.pods().filter(|(_, is_fast)| *is_fast).map(|(pod, _)| pod).collect::<Vec<_>>();
+        Self {
+            observed,
+            pods: selection.pods().filter_map(|(pod, _)| Some((pod, find(pod)?))).collect(),
+            fast: uids(&fast),
+            judged: uids(&selection.judged),
+            probed: uids(&selection.probed()),
+            evidence: HashMap::new(),
+        }
+    }
+
+    fn read_evidence(&mut self, roles: &RoleStore) {
+        let uids = self.pods.iter().map(|(_, pod)| pod.uid.as_str());
+        self.evidence = uids.filter_map(|uid| Some((uid, roles.evidence(uid)?))).collect();
+    }
+
+    fn roles(&self) -> impl Iterator<Item = (&'a str, Class)> {
+        self.pods.iter().map(|(_, pod)| {
+            let uid = pod.uid.as_str();
+            (uid, if self.fast.contains(uid) { Class::Canary } else { Class::Control })
+        })
+    }
+
+    fn is_any_report_missing(&self) -> bool {
+        let is_there = |pod: &&(&RolloutPod, &TierPod)| !pod.0.away && self.judged.contains(pod.1.uid.as_str());
+        self.pods.iter().filter(is_there).any(|(_, pod)| !self.evidence.contains_key(pod.uid.as_str()))
+    }
+
+    /// Returns the pods that are probed and can be.
+    fn probed(&self) -> Vec<ProbedPod> {
+        let can_be_probed = |uid: &str| self.evidence.get(uid).is_some_and(|evidence| evidence.can_be_probed);
+        let pods = self.pods.iter().map(|(_, pod)| pod);
+        pods.filter(|pod| self.probed.contains(pod.uid.as_str()) && can_be_probed(&pod.uid))
+            .filter_map(|pod| {
+                let address = SocketAddr::new(pod.address?, pod.metrics_port);
+                Some(ProbedPod { uid: pod.uid.clone(), address })
+            })
+            .collect()
+    }
+
+    fn looks(
+        &self,
+        target: &TierRevision,
+        proven: &TierRevision,
+        settings: &Rollout,
+        answers: Option<&HashMap<String, Answers>>,
+    ) -> Vec<PodLook> {
+        let looks = self.pods.iter().map(|(pod, found)| {
+            let report = self.observed.reports.get(&found.uid).map(|report| &**report);
+            let answers = answers.and_then(|answers| answers.get(&found.uid));
+            let probes = answers.into_iter().flatten().map(|answer| probe_outcome(answer, settings)).collect();
+            let evidence = self.evidence.get(found.uid.as_str()).map(|evidence| &**evidence);
+            pod_look(pod, &found.uid, report, evidence, target, proven, probes)
+        });
+        looks.collect()
+    }
+}
+
+/// Returns the names that pods are asked for: those of the target and those of the proven configuration. A pod knows
+/// the names of its own configuration.
+fn names_of_probes(observed: &Observed, record: &Record, proven: &TierRevision) -> Vec<ProbeName> {
+    let mut names: Vec<ProbeName> = Vec::new();
+    let data = || observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref());
+    for id in [&record.target.id, &proven.id] {
+        let json = data().find_map(|data| data.get(&revision_key(id)));
+        let Some(config) = json.and_then(|json| Config::from_json(json.as_bytes()).ok()) else { continue };
+        for probe in config.probes() {
+            if !names.contains(&probe) {
+                names.push(probe);
+            }
+        }
+    }
+    names
+}
+
+/// Returns the result of a probe with what the spec says to compare; of a name that the spec does not have, the rcode.
+fn probe_outcome((probe, result): &(ProbeName, Option<ProbeResult>), settings: &Rollout) -> ProbeOutcome {
+    let is_listed = |listed: &&Probe| listed.name == probe.name && listed.type_.name() == probe.rtype;
+    let compare = match settings.probes.iter().find(is_listed).map(|listed| listed.compare) {
+        Some(ProbeCompare::Answers) => Compare::Answers,
+        Some(ProbeCompare::Rcode) | None => Compare::Rcode,
+    };
+    ProbeOutcome {
+        name: probe.name.clone(),
+        rtype: probe.rtype.clone(),
+        compare,
+        rcode: result.as_ref().map(|result| result.rcode),
+        digest: result.as_ref().map(|result| result.digest.clone()).unwrap_or_default(),
+        microseconds: result.as_ref().map_or(0, |result| result.microseconds),
+    }
+}
+
+/// Returns the verdict as the planner reads it.
+fn planner_verdict(verdict: verdict::Verdict) -> Verdict {
+    let warnings = verdict.warnings.iter().take(MAX_WARNINGS).map(|warning| format!(" {warning}."));
+    let sentence = format!("{}.{}", verdict.sentence, warnings.collect::<String>());
+    match verdict.outcome {
+        Outcome::Pass => Verdict::Pass,
+        Outcome::Fail(reason) => Verdict::Fail { reason, sentence },
+        Outcome::Hold(reason) => {
+            Verdict::Hold { are_controls_failing: reason == HoldReason::ControlsFailing, sentence }
+        }
+    }
+}
+
+fn since_epoch(time: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default())
+}

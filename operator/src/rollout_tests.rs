@@ -1,0 +1,319 @@
+//! Roll-outs by the whole controller in front of a fake cluster.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use crate::fake_api::FakeRequest;
+use crate::fake_pods::Fault;
+use crate::rollout_world::{RECORD, RECORDS, TIERS, World};
+
+fn settings_of(soak: &str) -> Value {
+    json!({"soak": soak, "waveSize": 1})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_change_goes_to_resolvers_then_to_the_first_nodes_then_in_waves_and_is_rolled_out() {
+    let mut world = World::start(&[2, 1], settings_of("5s")).await;
+    world.change(json!({"resolvers": {"upstreams": [{"addresses": ["192.0.2.53"]}]}}));
+    let mut steps: Vec<(String, String)> = Vec::new();
+    world.run(2).await;
+    let target = world.target();
+    assert_ne!(target, world.first);
+    assert_eq!(world.rolled_out().0, "False");
+    assert_eq!(world.seen(&target), Vec::<String>::new(), "the status is written before the first pod is told");
+    for _ in 0..300 {
+        let record = world.record();
+        let zone = record["zone"].as_str().unwrap_or_default().to_owned();
+        let step = (world.step(), zone);
+        if steps.last() != Some(&step) {
+            steps.push(step);
+        }
+        if world.rolled_out().0 == "True" {
+            break;
+        }
+        let is_stable = world.stable()["resolver"] != json!(null) && world.record()["proven"]["id"] == target;
+        let has_upstream = world.stable()["resolver"].to_string().contains("192.0.2.53");
+        assert_eq!(has_upstream, is_stable, "stable is the target with the last step and not before");
+        world.pass().await;
+    }
+    let expected = [
+        ("Resolver", "a"),
+        ("ResolverZone", "a"),
+        ("Resolver", "b"),
+        ("ResolverZone", "b"),
+        ("Canary", ""),
+        ("Wave", "a"),
+        ("Done", ""),
+    ];
+    let steps: Vec<(&str, &str)> = steps.iter().map(|(step, zone)| (step.as_str(), zone.as_str())).collect();
+    assert_eq!(
+        steps.iter().filter(|(step, _)| !["Start", "Finish"].contains(step)).copied().collect::<Vec<_>>(),
+        expected
+    );
+    assert_eq!(world.rolled_out().1, "RolledOut");
+    assert_eq!(world.status()["rollout"]["step"], "Done");
+    assert_eq!(world.status()["revision"], json!({"current": target, "target": target}));
+    world.run(2).await;
+    for (type_, status) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Stalled", "")] {
+        assert_eq!(world.condition(type_).0, status, "{type_}: {:?}", world.condition(type_));
+    }
+    assert_eq!(world.seen(&target).len(), 7);
+    let tier = &world.cluster.list(TIERS)[0];
+    let generation = &tier["metadata"]["generation"];
+    let conditions = tier["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().all(|condition| condition["observedGeneration"] == *generation));
+}
+
+/// Rolls out a change of the nodes that has a fault, and returns the reason and the sentence for which it was stopped.
+async fn stop(world: &mut World, fault: Fault) -> (String, String) {
+    let target = world.change_nodes(600).await;
+    world.pods.set_fault(&target, "", Some(fault));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    world.run(2).await;
+    let (status, reason, sentence) = world.rolled_out();
+    assert_eq!(status, "False", "{sentence}");
+    let seen = world.seen(&target);
+    assert!(seen.iter().all(|key| ["a0", "b0"].contains(&key.as_str())), "{fault:?}: one node of each zone: {seen:?}");
+    for (name, _) in world.pods.names() {
+        assert_eq!(world.pods.asked(&name).as_ref(), Some(&world.first), "{name} is back");
+    }
+    for type_ in ["Degraded", "Stalled"] {
+        let condition = world.condition(type_);
+        assert_eq!((condition.0.as_str(), condition.1.as_str()), ("True", reason.as_str()));
+        assert!(condition.2.contains(&sentence), "{condition:?}");
+    }
+    assert_eq!(world.condition("Reconciling").0, "");
+    assert_eq!(world.record()["proven"]["id"], json!(world.first));
+    assert_ne!(world.stable()["nodeCache"]["cache"]["maxTtl"], 600);
+    (reason, sentence)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_a_node_refuses_goes_no_further_than_one_node_of_a_zone_and_is_taken_back() {
+    let mut world = World::start(&[3, 2], settings_of("5s")).await;
+    let (reason, sentence) = stop(&mut world, Fault::Refused).await;
+    assert_eq!(reason, "RevisionRefused");
+    assert!(sentence.contains("zones: it is bad"), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_whose_pods_do_worse_is_taken_back_with_the_figures() {
+    let mut world = World::start(&[3, 2], settings_of("30s")).await;
+    let (reason, sentence) = stop(&mut world, Fault::Servfail).await;
+    assert_eq!(reason, "JudgedWorse");
+    assert!(sentence.contains("SERVFAIL") && sentence.contains('%'), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_whose_probes_get_other_answers_or_none_is_taken_back() {
+    for (fault, expected) in [(Fault::WrongAnswers, "WrongAnswers"), (Fault::DeadRoute, "JudgedWorse")] {
+        let probes = json!([{"name": "www.example", "type": "A", "compare": "Answers"}]);
+        let mut world = World::start(&[3, 2], json!({"soak": "5s", "waveSize": 1, "probes": probes})).await;
+        assert_eq!(world.stable()["nodeCache"]["probes"], json!([{"name": "www.example", "type": "A"}]));
+        let (reason, sentence) = stop(&mut world, fault).await;
+        assert_eq!(reason, expected);
+        let name = if fault == Fault::DeadRoute { "probes of " } else { "www.example A" };
+        assert!(sentence.contains(name), "{sentence}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_with_which_processes_end_is_taken_back() {
+    let mut world = World::start(&[3, 2], settings_of("5s")).await;
+    assert_eq!(stop(&mut world, Fault::Crash).await.0, "PodCrashed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_pods_do_not_take_over_is_taken_back_after_three_further_tellings() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.pods.set_fault(&target, "", Some(Fault::Deaf));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    world.run(2).await;
+    assert_eq!(world.rolled_out().1, "NotInForce");
+    assert_eq!(world.seen(&target), ["a0", "a1"], "another node takes the place of the first one once");
+    let told = |request: &FakeRequest| {
+        let annotations = &request.body["metadata"]["annotations"];
+        (annotations["dnstier.io/revision"] == *target)
+            .then(|| annotations["dnstier.io/told"].as_str().unwrap().split(' ').next().unwrap().to_owned())
+    };
+    let requests = world.cluster.requests();
+    let of_first = requests.iter().filter(|request| request.path().contains("/cache-a0-"));
+    assert_eq!(of_first.filter_map(told).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_was_taken_back_is_tried_again_when_the_annotation_says_so() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.pods.set_fault(&target, "", Some(Fault::Refused));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    world.pods.set_fault(&target, "", None);
+    world.run(20).await;
+    assert_eq!(world.step(), "Stopped");
+    world.annotate("dnstier.io/retry-rollout", "1");
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.target(), target);
+    assert_eq!(world.stable()["nodeCache"]["cache"]["maxTtl"], 600);
+    assert_eq!(world.condition("Stalled").0, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_holds_the_pods_where_they_are_and_is_told() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.change(json!({"rollout": {"paused": true}}));
+    let new = world.pods.add_node_pod("a", "a9").await;
+    world.run(40).await;
+    assert_eq!((world.step().as_str(), world.seen(&target)), ("Canary", vec!["a0".to_owned()]));
+    assert_eq!(world.pods.asked(&new), Some(world.first.clone()), "new pods get the proven state");
+    assert_eq!(world.rolled_out().1, "Paused");
+    assert_eq!(world.condition("Reconciling").1, "Paused");
+    world.change(json!({"rollout": {"paused": false}}));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.pods.asked(&new), Some(target));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_spec_supersedes_and_untouched_pods_never_see_the_old_target() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    let old = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&old) == ["a0"]).await;
+    let new = world.change_nodes(700).await;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.target(), new);
+    assert_eq!(world.seen(&old), ["a0"]);
+    assert_eq!(world.seen(&new), ["a0", "a1", "a2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_lost_is_made_again_and_the_roll_out_goes_on() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.cluster.delete(RECORDS, RECORD);
+    // The watch tells that it is gone once the own write is forgotten.
+    world.replace_process().await;
+    world.pass().await;
+    assert_eq!(world.record()["proven"]["id"], json!(world.first));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.target(), target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_that_is_not_the_leader_any_more_tells_nobody() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    world.is_fenced.store(true, Ordering::Relaxed);
+    world.change(json!({"nodeCache": {"cache": {"maxTtl": "600s"}}}));
+    let requests = world.cluster.requests().len();
+    world.run(20).await;
+    let told = world.cluster.requests().split_off(requests);
+    assert!(told.iter().any(|request| request.body["metadata"]["name"] == RECORD), "it has tried");
+    assert!(told.iter().all(|request| !request.path().contains("/pods/")), "{told:#?}");
+    assert_eq!(world.target(), world.first);
+    world.is_fenced.store(false, Ordering::Relaxed);
+    world.run_until("there is another target", |world| world.target() != world.first).await;
+    let target = world.target();
+    // Somebody else leads from the first step on: its record is newer than the one that was read.
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.is_fenced.store(true, Ordering::Relaxed);
+    world.run(30).await;
+    assert_eq!((world.step().as_str(), world.seen(&target)), ("Canary", vec!["a0".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_replaced_in_every_step_leaves_a_roll_out_that_ends_the_same() {
+    for fault in [None, Some(Fault::Refused)] {
+        let mut world = World::start(&[2, 1], settings_of("5s")).await;
+        let target = world.change_nodes(600).await;
+        world.pods.set_fault(&target, "b0", None);
+        let mut steps = 0;
+        let mut step = String::new();
+        for _ in 0..300 {
+            if world.step() != step {
+                step = world.step();
+                steps += 1;
+                world.replace_process().await;
+            }
+            if step == "Wave" && fault.is_some() {
+                world.pods.set_fault(&target, "", fault);
+            }
+            if ["Done", "Stopped"].contains(&step.as_str()) && world.target() == target {
+                break;
+            }
+            world.pass().await;
+        }
+        world.run(3).await;
+        assert!(steps >= 3, "{steps}");
+        let (asked, reason) = match fault {
+            None => (&target, "RolledOut"),
+            Some(_) => (&world.first, "RevisionRefused"),
+        };
+        assert_eq!(world.rolled_out().1, reason);
+        let nodes = world.pods.names().into_iter().filter(|(name, _)| name.starts_with("cache"));
+        for (name, _) in nodes {
+            assert_eq!(world.pods.asked(&name).as_ref(), Some(asked), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_whose_pod_is_made_again_stays_one() {
+    let mut world = World::start(&[3], settings_of("20s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.run(5).await;
+    let (old, _) = world.pods.names().into_iter().find(|(_, node)| node == "a0").unwrap();
+    world.pods.delete(&old);
+    let new = world.pods.add_node_pod("a", "a0").await;
+    world.run(3).await;
+    assert_eq!(world.pods.asked(&new), Some(target.clone()));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalid_spec_is_not_rolled_out_and_what_was_on_its_way_goes_on() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.change(json!({"clusterDns": {"name": "nothing"}}));
+    world.run_until("every node has it", |world| world.seen(&target) == ["a0", "a1"]).await;
+    world.run(10).await;
+    let (status, reason, _) = world.rolled_out();
+    assert_eq!((status.as_str(), reason.as_str(), world.step().as_str()), ("False", "ClusterDnsNotFound", "Done"));
+    world.change(json!({"clusterDns": {"name": "kube-dns"}}));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.stable()["nodeCache"]["cache"]["maxTtl"], 600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_pods_ask_is_given_up_only_when_somebody_confirms_that() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    let addresses = |addresses: Value| json!({"nodeCache": {"capture": {"addresses": addresses}}});
+    world.change(addresses(json!(["169.254.20.10", "169.254.20.11"])));
+    world.run_until("both are captured", |world| world.target() != world.first && world.rolled_out().0 == "True").await;
+    let before = world.target();
+    world.pods.ask("169.254.20.10");
+    world.change(addresses(json!(["169.254.20.10"])));
+    world
+        .run_until("the other one is given up", |world| world.target() != before && world.rolled_out().0 == "True")
+        .await;
+    let before = world.target();
+    world.change(addresses(json!([])));
+    world.run_until("it waits", |world| world.rolled_out().1 == "AddressInUse").await;
+    world.run(60).await;
+    let target = world.target();
+    assert_eq!(world.seen(&target), Vec::<String>::new());
+    let (_, reason, message) = world.condition("Stalled");
+    assert_eq!(reason, "AddressInUse");
+    assert!(message.contains("169.254.20.10 was asked in the last ten minutes on 2 nodes: a0 ("), "{message}");
+    assert!(message.contains(&format!("dnstier.io/confirm-rollout={target}")), "{message}");
+    assert_eq!(world.condition("Degraded").0, "False");
+    world.annotate("dnstier.io/confirm-rollout", &before);
+    world.run(40).await;
+    assert_eq!(world.seen(&target), Vec::<String>::new(), "another target was confirmed");
+    world.annotate("dnstier.io/confirm-rollout", &target);
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}

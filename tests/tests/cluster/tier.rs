@@ -180,9 +180,9 @@ pub(crate) fn wait_until_ready() {
         ensure(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
         let degraded = condition("Degraded")?;
         ensure(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
-        for node in NODES {
-            captured(node)?;
-            resolves(node)?;
+        for node in lab().nodes() {
+            captured(node.name)?;
+            resolves(node.name)?;
         }
         Ok(())
     });

@@ -8,6 +8,7 @@ mod good;
 mod interruptions;
 mod people;
 mod responders;
+mod rights;
 #[allow(dead_code, reason = "tests of roll-outs need a part of it")]
 #[path = "../cluster/tier.rs"]
 mod tier;

@@ -23,7 +23,7 @@ lab = $(CARGO) build $(CRATES) --bin lab && $(lab_program)
 # The names that tests give to theirs.
 TEST_LABS := one other kept killed tests
 # Test programs that use a cluster, and those that need root otherwise.
-CLUSTER_TESTS := cluster
+CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache

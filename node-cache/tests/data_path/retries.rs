@@ -26,7 +26,7 @@ const MAX_PACKETS: usize = 4;
 const MAX_TIER_SENDS: usize = 6;
 const NAMES_PER_SECOND: u32 = 400;
 /// Seconds in which resolvers find out that packets are lost; ten are usual.
-const MAX_SECONDS_OF_LOSS: usize = 120;
+const MAX_SECONDS_OF_LOSS: usize = 240;
 
 /// A node, the resolvers of its zone, and the resolvers' only upstream.
 struct Tiers {

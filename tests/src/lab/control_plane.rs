@@ -21,6 +21,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
         Daemon { name: name.to_owned(), network: FABRIC.to_owned(), mounts: None, path: None, command }.start(layout)
     };
     std::fs::write(layout.file("admission.yaml"), include_str!("manifests/admission.yaml"))?;
+    std::fs::write(layout.file("audit.yaml"), include_str!("manifests/audit.yaml"))?;
     start("etcd", etcd(layout))?;
     let server = start("kube-apiserver", api_server(layout))?;
     let ready = || kubectl(&["get", "--raw", "/readyz"]).ok().map(drop).or_else(|| (!server.is_alive()).then_some(()));
@@ -71,6 +72,8 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("enable-admission-plugins", "NodeRestriction"),
         ("admission-control-config-file", &layout.file("admission.yaml").display().to_string()),
         ("allow-privileged", "true"),
+        ("audit-policy-file", &layout.file("audit.yaml").display().to_string()),
+        ("audit-log-path", &layout.audit_log().display().to_string()),
         // Pods leave a lost node soon enough for a test to observe it.
         ("default-not-ready-toleration-seconds", "30"),
         ("default-unreachable-toleration-seconds", "30"),

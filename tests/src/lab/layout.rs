@@ -163,6 +163,12 @@ impl Layout {
         self.file("log").join(format!("{process}.log"))
     }
 
+    /// Returns the audit log of the API server: a JSON object a line for each request of DnsTier.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.file("log").join("audit.json")
+    }
+
     /// Returns the record of a process.
     #[must_use]
     pub fn record(&self, process: &str) -> PathBuf {

@@ -115,7 +115,7 @@ fn a_tier_that_no_operator_has_seen_is_not_current_and_the_operator_replaces_all
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         conditions.iter().map(|condition| format!("{} {}", condition["status"], condition["reason"])).collect()
     };
-    assert_eq!(reasons(&status), vec!["\"Unknown\" \"Pending\""; 4], "{status}");
+    assert_eq!(reasons(&status), vec!["\"Unknown\" \"Pending\""; 5], "{status}");
     let wait = ["wait", "dnstier", "unseen", "--for=condition=Ready", "--timeout=1s"];
     lab().kubectl(&wait).expect_err("kubectl wait waits");
 

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::{EXAMPLE, lab};
 
+/// Roll-out settings of the tier of the tests: the example with the shortest soak.
+const ROLLOUT: &str = "  rollout: {soak: 5s}\n";
+
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 pub(crate) const NODE_NAMESPACE: &str = "dnstier-node";
 pub(crate) const NAMESPACE: &str = "dnstier-system";
@@ -150,26 +153,36 @@ pub(crate) fn condition_of(tier: &str, kind: &str) -> Result<(String, String, St
 pub(crate) fn exclusive_tier() -> MutexGuard<'static, ()> {
     static TIER_LOCK: Mutex<()> = Mutex::new(());
     let guard = TIER_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    if lab().kubectl(&["replace", "-f", EXAMPLE]).is_err() {
+    if restore_tier().is_err() {
         // A test that removed the tier has failed before it was back.
         lab().install().expect("the tier comes back");
+        restore_tier().expect("the tier is there");
     }
     wait_until_ready();
     guard
 }
 
-/// Waits until the tier is Ready and settled, nothing is Degraded, and every address is captured on every node.
+/// Replaces the tier by that of all tests.
+pub(crate) fn restore_tier() -> anyhow::Result<()> {
+    let example = std::fs::read_to_string(EXAMPLE)?;
+    lab().kubectl_with_input(&["replace", "-f", "-"], &(example + ROLLOUT)).map(drop)
+}
+
+/// Waits until the tier is Ready, its configuration is rolled out and settled, nothing is Degraded, and every address is
+/// captured on every node.
 pub(crate) fn wait_until_ready() {
-    wait_until("the tier is whole", 2 * WAIT_TIMEOUT, || {
+    wait_until("the tier is whole", 3 * WAIT_TIMEOUT, || {
         let ready = condition("Ready")?;
         ensure(ready.0 == "True", || format!("Ready is {ready:?}"))?;
+        let rolled_out = condition("RolledOut")?;
+        ensure(rolled_out.0 == "True", || format!("RolledOut is {rolled_out:?}"))?;
         let progressing = condition("Progressing")?;
         ensure(progressing.0 == "False", || format!("Progressing is {progressing:?}"))?;
         let degraded = condition("Degraded")?;
         ensure(degraded.0 == "False", || format!("Degraded is {degraded:?}"))?;
-        for node in NODES {
-            captured(node)?;
-            resolves(node)?;
+        for node in lab().nodes() {
+            captured(node.name)?;
+            resolves(node.name)?;
         }
         Ok(())
     });

@@ -6,7 +6,6 @@ use std::process::{Child, Stdio};
 use dnstier_tests::{flood, stub_clients};
 
 use crate::lab;
-use crate::tier::NODES;
 
 /// Names that the clients query in turn: one of the cluster and one of the world, which are soon cache hits, and a
 /// unique one (the star becomes a number).
@@ -36,7 +35,7 @@ pub(crate) fn flood_of_names_from_all_nodes(server: &str, rate: u32, names: &str
     let rate = rate.to_string();
     let command =
         ["/ask", "flood", "--until-stdin-closes", "--json", "--names", names, "--server", server, "--qps", &rate];
-    Clients::start(NODES.iter().map(|node| (*node, command.to_vec())))
+    Clients::start(lab().nodes().iter().map(|node| (node.name, command.to_vec())))
 }
 
 impl<R: serde::de::DeserializeOwned> Clients<R> {

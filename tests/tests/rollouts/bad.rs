@@ -1,0 +1,99 @@
+//! A bad change stops at one node of a zone or one resolver, goes back by itself, and says why.
+
+use dnstier_tests::require;
+
+use crate::responders::{self, Response};
+use crate::tier::{
+    CLUSTER_DNS, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pods, node_status,
+    patch_tier, wait_until, wait_until_ready,
+};
+use crate::watch::flood_from_all_nodes;
+use crate::witness::{STOPPED, Witness, pods_by_zone, target, wait_for_reason};
+
+/// Queries a second from each of six nodes.
+const RATE: u32 = 50;
+
+/// Applies a change that stops, under a load of single tries on all nodes, and returns the reason and the message. Each
+/// zone keeps a node, and each resolver but one, that never was asked to run it.
+fn apply_bad_change(patch: &str) -> (String, String) {
+    let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
+    let witness = Witness::start();
+    let proven = node_status("node-a").expect("a status").revision.in_force;
+    patch_tier(patch);
+    let (reason, message) = wait_for_reason(&STOPPED);
+    let bad = target();
+    assert_ne!(Some(&bad), proven.as_ref());
+    let asked = witness.stop();
+    let nodes = pods_by_zone(&asked, "node-cache", &bad);
+    let resolvers = pods_by_zone(&asked, "zone-resolver", &bad);
+    eprintln!("{reason}: {message}\nnodes {nodes:?}, resolvers {resolvers:?}");
+    assert!(nodes.values().all(|nodes| *nodes == 1), "one node of a zone at most: {asked:?}");
+    assert!(resolvers.values().sum::<usize>() <= 1, "one resolver at most: {asked:?}");
+    assert!(!nodes.is_empty() || !resolvers.is_empty(), "somebody has tried it: {asked:?}");
+    for kind in ["Degraded", "Stalled"] {
+        let found = wait_until("it is told", WAIT_TIMEOUT, || {
+            let found = condition(kind)?;
+            ensure(found.0 == "True" && found.1 == reason, || format!("{kind}: {found:?}")).map(|()| found)
+        });
+        assert!(found.2.contains(&bad) || found.2 == message, "{kind}: {found:?}");
+    }
+    wait_until("every pod runs what it ran", WAIT_TIMEOUT, || {
+        for pod in node_pods() {
+            let revision = node_status(&pod.node)?.revision;
+            ensure(revision.in_force == proven && revision.asked == proven, || format!("{}: {revision:?}", pod.node))?;
+        }
+        Ok(())
+    });
+    flood.assert_none_lost();
+    (reason, message)
+}
+
+#[test]
+fn a_route_to_a_dead_server_stops_at_the_first_node_of_each_zone() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let dead = r#"{"spec":{"routes":[{"suffix":"corp.test","upstreams":[{"addresses":["192.0.2.250"]}]}]}}"#;
+    let (_, message) = apply_bad_change(dead);
+    assert!(message.contains("corp.test"), "the message has the name: {message}");
+    // It is not tried again, whatever else is looked at, until it changes.
+    let bad = target();
+    kubectl(&["annotate", "dnstier", "default", "--overwrite", "example.com/look=again"]);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let revisions = kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        NODE_NAMESPACE,
+        "-o",
+        r"jsonpath={.items[*].metadata.annotations.dnstier\.io/revision}",
+    ]);
+    assert!(!revisions.contains(&bad), "{revisions}");
+    patch_tier(r#"{"spec":{"routes":null}}"#);
+    wait_until_ready();
+}
+
+#[test]
+fn upstreams_that_give_only_servfail_stop_at_one_resolver() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let (address, _server) = responders::start(Response::Servfail);
+    let upstreams = format!(r#"{{"spec":{{"resolvers":{{"upstreams":[{{"addresses":["{address}"]}}]}}}}}}"#);
+    apply_bad_change(&upstreams);
+    patch_tier(r#"{"spec":{"resolvers":{"upstreams":null}}}"#);
+    wait_until_ready();
+}
+
+#[test]
+fn wrong_answers_to_a_probe_stop_at_the_first_node_of_each_zone() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let (address, _server) = responders::start(Response::WrongAddress);
+    patch_tier(r#"{"spec":{"rollout":{"probes":[{"name":"partner.test","type":"A","compare":"Answers"}]}}}"#);
+    wait_until_ready();
+    let route =
+        format!(r#"{{"spec":{{"routes":[{{"suffix":"partner.test","upstreams":[{{"addresses":["{address}"]}}]}}]}}}}"#);
+    let (reason, message) = apply_bad_change(&route);
+    assert!(reason == "WrongAnswers" && message.contains("partner.test"), "{reason}: {message}");
+    patch_tier(r#"{"spec":{"routes":null,"rollout":{"probes":null}}}"#);
+    wait_until_ready();
+}

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::objects::Objects;
+use crate::objects::{Key, Objects};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
@@ -45,6 +45,7 @@ struct Running {
 pub(crate) async fn run(client: Client, objects: Arc<Objects>) {
     let mut running: HashMap<String, Running> = HashMap::new();
     let mut next = 0;
+    let (mut version, mut has_work) = (0, false);
     let mut busy: HashSet<String> = HashSet::new();
     let mut steps: JoinSet<String> = JoinSet::new();
     loop {
@@ -52,6 +53,11 @@ pub(crate) async fn run(client: Client, objects: Arc<Objects>) {
         while let Some(done) = steps.try_join_next() {
             busy.remove(&done.unwrap_or_default());
         }
+        let latest = objects.version_of("Pod");
+        if std::mem::replace(&mut version, latest) == latest && !has_work {
+            continue;
+        }
+        has_work = !busy.is_empty();
         let pods = objects.select(|key, _| key.0 == "Pod");
         let uids: HashSet<&str> = pods.iter().map(|(_, pod)| text(&pod["metadata"]["uid"])).collect();
         running.retain(|uid, pod| {
@@ -87,7 +93,7 @@ pub(crate) async fn run(client: Client, objects: Arc<Objects>) {
 }
 
 /// Returns what is done with a pod next; `None` for one that runs.
-fn next_step(pod: &Value, pods: &[(crate::objects::Key, Value)], objects: &Objects) -> Option<Step> {
+fn next_step(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Option<Step> {
     if pod["metadata"]["deletionTimestamp"].is_string() {
         return Some(Step::Remove);
     }
@@ -99,7 +105,7 @@ fn next_step(pod: &Value, pods: &[(crate::objects::Key, Value)], objects: &Objec
 
 /// Returns the node for a pod: the one that the DaemonSet controller names, or the one of the zone with the fewest pods
 /// of the same kind.
-fn node_for(pod: &Value, pods: &[(crate::objects::Key, Value)], objects: &Objects) -> Option<String> {
+fn node_for(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Option<String> {
     let terms =
         &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     if let Some(name) = terms[0]["matchFields"][0]["values"][0].as_str() {
@@ -112,7 +118,7 @@ fn node_for(pod: &Value, pods: &[(crate::objects::Key, Value)], objects: &Object
         key.0 == "Node" && labels[ZONE_LABEL] == *zone && selector.iter().all(|(key, value)| labels[key] == *value)
     });
     let pods_on = |node: &str| {
-        let is_there = |(_, other): &&(_, Value)| {
+        let is_there = |(_, other): &&(_, Arc<Value>)| {
             other["spec"]["nodeName"] == node && other["metadata"]["labels"] == pod["metadata"]["labels"]
         };
         pods.iter().filter(is_there).count()

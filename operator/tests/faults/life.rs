@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::decision::{Distortion, Fault, Kind, OldLists, Placement};
 use crate::state::{Counts, WorldState, counts_of, differences, is_at_rest, state_of};
-use crate::world::{Cluster, MOVING_NODE, World};
+use crate::world::{Cluster, LEFT_ZONE, MOVING_NODE, NEW_ZONE, World};
 
 /// Phases of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,10 @@ pub(crate) enum Phase {
 
 pub(crate) const PHASES: [Phase; 4] = [Phase::Create, Phase::Update, Phase::ZoneChange, Phase::Delete];
 
-/// Time without a write after which an undisturbed phase is over: longer than any pause between two passes that have
-/// work to do.
-const QUIET: Duration = Duration::from_secs(7);
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Time without a write after which an undisturbed phase is over that has reached its aim: longer than the pause between
+/// two passes that have work to do.
+const QUIET: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Limit of a phase. Failures that follow each other are retried after as much as half a minute.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Time that a write which is deleted under is held back for.
@@ -145,6 +145,16 @@ fn describe(world: &World, phase: Phase, disturbance: Disturbance) -> String {
     text
 }
 
+/// Returns whether nothing is left to do in a phase.
+fn has_reached_aim(phase: Phase, world: &World, state: &WorldState) -> bool {
+    let has_left_zone = || !state.values().any(|object| object.to_string().contains(LEFT_ZONE));
+    match phase {
+        Phase::Create | Phase::Update => is_at_rest(&world.name, &world.cluster.objects),
+        Phase::ZoneChange => has_left_zone() && is_at_rest(&world.name, &world.cluster.objects),
+        Phase::Delete => state.is_empty(),
+    }
+}
+
 /// Returns a state, one object a line.
 fn text_of(state: &WorldState) -> String {
     state.iter().map(|(name, object)| format!("{name}: {object}\n")).collect()
@@ -164,7 +174,7 @@ async fn run_phase(
     proxy.begin_phase(disturbance.placement(), disturbance.distortion());
     match phase {
         Phase::Create | Phase::Update => world.apply_tier(spec(phase)).await?,
-        Phase::ZoneChange => world.set_zone(MOVING_NODE, "zone-c").await?,
+        Phase::ZoneChange => world.set_zone(MOVING_NODE, NEW_ZONE).await?,
         Phase::Delete => {
             let kill = disturbance.kills_around_delete();
             if kill == Some(true) {
@@ -178,6 +188,7 @@ async fn run_phase(
     }
     let mut last_write = (0, Instant::now());
     let mut is_deleted = false;
+    let (mut version, mut state) = (0, WorldState::new());
     loop {
         tokio::select! {
             () = proxy.killed() => {
@@ -196,7 +207,10 @@ async fn run_phase(
         {
             proxy.end_faults();
         }
-        let state = state_of(&world.name, objects);
+        let latest = objects.version_of(&world.name);
+        if std::mem::replace(&mut version, latest) != latest {
+            state = state_of(&world.name, objects);
+        }
         let is_over = match (disturbance, expected) {
             (Disturbance::DeleteDuringWrite(nth), _) => {
                 if !is_deleted && (proxy.hits() > 0 || (is_quiet && proxy.writes() < nth)) {
@@ -208,8 +222,7 @@ async fn run_phase(
             }
             (Disturbance::Outage(_, time), Some(expected)) => now - start >= time && state == expected.state,
             (_, Some(expected)) => state == expected.state,
-            (_, None) if phase == Phase::Delete => state.is_empty() && is_quiet,
-            (_, None) => is_quiet && is_at_rest(&world.name, objects),
+            (_, None) => is_quiet && has_reached_aim(phase, world, &state),
         };
         if is_over {
             let counts = counts_of(&world.name, objects);

@@ -33,9 +33,9 @@ use life::{Disturbance, PhaseEnd, live};
 use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time.
-const LIVES: usize = 10;
+const LIVES: usize = 24;
 
-static TURNS: Semaphore = Semaphore::const_new(LIVES);
+static TURNS: std::sync::LazyLock<Semaphore> = std::sync::LazyLock::new(|| Semaphore::new(std::env::var("FAULTS_LIVES").map_or(LIVES, |n| n.parse().unwrap())));
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 static CLEAN: OnceCell<Vec<PhaseEnd>> = OnceCell::const_new();
 
@@ -89,6 +89,10 @@ async fn live_with(disturbances: Vec<Disturbance>) -> Vec<(Disturbance, Vec<Phas
     let mut ends = Vec::new();
     let mut failures = Vec::new();
     for (disturbance, life) in lives {
+        if let Ok(life) = &life {
+            let times: Vec<f32> = life.iter().map(|end| end.time.as_secs_f32()).collect();
+            eprintln!("{disturbance:?}: {times:.1?}");
+        }
         match life {
             Ok(life) => ends.push((disturbance, life)),
             Err(error) => failures.push(format!("{error:#}")),

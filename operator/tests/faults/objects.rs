@@ -1,7 +1,7 @@
 //! Objects of the cluster as watches of the test deliver them, past the proxy, and every UID that was ever there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
@@ -34,13 +34,15 @@ pub(crate) struct Objects {
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Arc<Value>>,
     /// First sight of each UID: the object as it was made.
-    made: BTreeMap<String, (Key, Value)>,
+    made: BTreeMap<String, (Key, Arc<Value>)>,
     /// UIDs of the objects that are gone.
     removed: BTreeSet<String>,
     /// Kinds whose first list is complete.
     listed: BTreeSet<&'static str>,
+    /// Number of changes so far of each kind, and of each world.
+    versions: HashMap<String, u64>,
 }
 
 impl Objects {
@@ -60,7 +62,7 @@ impl Objects {
                     state.put(kind, &object);
                 }
                 Ok(watcher::Event::InitDone) => {
-                    let is_gone = |(key, _): &(&Key, &Value)| key.0 == kind && !found.contains(*key);
+                    let is_gone = |(key, _): &(&Key, &Arc<Value>)| key.0 == kind && !found.contains(*key);
                     let gone: Vec<Key> = state.objects.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
                     gone.iter().for_each(|key| state.remove(key));
                     state.listed.insert(kind);
@@ -81,20 +83,25 @@ impl Objects {
         self.lock().listed.len() == KINDS.len()
     }
 
+    /// Returns the number of changes so far of a kind or a world.
+    pub(crate) fn version_of(&self, kind_or_world: &str) -> u64 {
+        self.lock().versions.get(kind_or_world).copied().unwrap_or_default()
+    }
+
     /// Returns the objects that a predicate selects.
-    pub(crate) fn select(&self, predicate: impl Fn(&Key, &Value) -> bool) -> Vec<(Key, Value)> {
+    pub(crate) fn select(&self, predicate: impl Fn(&Key, &Value) -> bool) -> Vec<(Key, Arc<Value>)> {
         let state = self.lock();
         let selected = state.objects.iter().filter(|(key, object)| predicate(key, object));
         selected.map(|(key, object)| (key.clone(), object.clone())).collect()
     }
 
     /// Returns the object of this kind, namespace and name.
-    pub(crate) fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.lock().objects.get(&(kind, namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// Returns every object of a predicate that was ever made, with whether it is gone.
-    pub(crate) fn history(&self, predicate: impl Fn(&Key, &Value) -> bool) -> Vec<(Key, Value, bool)> {
+    pub(crate) fn history(&self, predicate: impl Fn(&Key, &Value) -> bool) -> Vec<(Key, Arc<Value>, bool)> {
         let state = self.lock();
         let selected = state.made.iter().filter(|(_, (key, object))| predicate(key, object));
         selected.map(|(uid, (key, object))| (key.clone(), object.clone(), state.removed.contains(uid))).collect()
@@ -112,7 +119,8 @@ impl State {
         if let Some(metadata) = value["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
-        let key = key(kind, object);
+        let (key, value) = (key(kind, object), Arc::new(value));
+        self.count_change(&key);
         let uid = object.metadata.uid.clone().unwrap_or_default();
         self.made.entry(uid.clone()).or_insert_with(|| (key.clone(), value.clone()));
         // An object of another UID under this name means that the earlier one is gone.
@@ -123,7 +131,17 @@ impl State {
         }
     }
 
+    fn count_change(&mut self, key: &Key) {
+        let (kind, namespace, name) = key;
+        let world = if namespace.is_empty() { name } else { namespace };
+        // Names of namespaces and nodes are those of their worlds with an end.
+        for changed in [*kind, world.split('-').next().unwrap_or_default()] {
+            *self.versions.entry(changed.to_owned()).or_default() += 1;
+        }
+    }
+
     fn remove(&mut self, key: &Key) {
+        self.count_change(key);
         if let Some(object) = self.objects.remove(key) {
             self.removed.insert(object["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
         }

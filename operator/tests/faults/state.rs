@@ -1,6 +1,7 @@
 //! State of a world in a form that two runs have in common: without versions, times, and what the API server chooses.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ pub(crate) type Counts = BTreeMap<String, (usize, usize)>;
 fn is_of_tier(world: &str, key: &Key, object: &Value) -> bool {
     let labels = &object["metadata"]["labels"];
     match key.0 {
+        _ if !key.1.starts_with(world) && key.2 != world => false,
         "DnsTier" => key.2 == world,
         "Node" => false,
         _ => {
@@ -67,7 +69,7 @@ fn name_of(world: &str, key: &Key, object: &Value) -> String {
 
 fn normalize(
     world: &str,
-    objects: impl IntoIterator<Item = (Key, Value)>,
+    objects: impl IntoIterator<Item = (Key, Arc<Value>)>,
     replacements: &[(String, String)],
 ) -> WorldState {
     let mut state = WorldState::new();
@@ -99,7 +101,7 @@ fn normalize(
 
 /// Returns what stands for something else in each world, the longest first: addresses of Services, the revision in
 /// force, and the name of the world.
-fn replacements(world: &str, objects: &[(Key, Value)]) -> Vec<(String, String)> {
+fn replacements(world: &str, objects: &[(Key, Arc<Value>)]) -> Vec<(String, String)> {
     let mut replacements = vec![(world.to_owned(), "world".to_owned())];
     for (key, object) in objects {
         if let ("Service", Some(address)) = (key.0, object["spec"]["clusterIP"].as_str())
@@ -192,24 +194,24 @@ pub(crate) fn differences(expected: &WorldState, found: &WorldState) -> Vec<Stri
 }
 
 #[cfg(test)]
-fn config_map(address: &str, revisions: &str) -> (Key, Value) {
+fn config_map(address: &str, revisions: &str) -> (Key, Arc<Value>) {
     let newest = revisions.split(',').next().unwrap();
     let object = json!({
         "metadata": {"uid": address, "annotations": {REVISIONS: revisions, APPLIED: revisions}},
         "data": {format!("{newest}.json"): address, "stable.json": address, "older.json": "x"},
     });
-    (("ConfigMap", "w1-node".to_owned(), "w1-revisions".to_owned()), object)
+    (("ConfigMap", "w1-node".to_owned(), "w1-revisions".to_owned()), Arc::new(object))
 }
 
 #[cfg(test)]
-fn service(world: &str, address: &str) -> (Key, Value) {
+fn service(world: &str, address: &str) -> (Key, Arc<Value>) {
     let object = json!({"metadata": {"uid": address}, "spec": {"clusterIP": address, "clusterIPs": [address]}});
-    (("Service", format!("{world}-node"), format!("{world}-vip")), object)
+    (("Service", format!("{world}-node"), format!("{world}-vip")), Arc::new(object))
 }
 
 #[test]
 fn worlds_that_differ_in_what_the_api_server_chooses_are_the_same() {
-    let state = |objects: Vec<(Key, Value)>| normalize("w1", objects.clone(), &replacements("w1", &objects));
+    let state = |objects: Vec<(Key, Arc<Value>)>| normalize("w1", objects.clone(), &replacements("w1", &objects));
     let one = state(vec![service("w1", "10.96.0.1"), config_map("10.96.0.1", "aa,bb")]);
     let other = state(vec![service("w1", "10.96.0.17"), config_map("10.96.0.17", "cc")]);
     assert_eq!(differences(&one, &other), Vec::<String>::new());

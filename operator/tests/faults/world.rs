@@ -29,9 +29,11 @@ const MANAGER: &str = "test";
 /// Label of a node with the world that it is in.
 const WORLD_LABEL: &str = "faults/world";
 /// Letters of the nodes and their zones at the begin of a life.
-const NODES: [(&str, &str); 3] = [("a1", "zone-a"), ("a2", "zone-a"), ("b1", "zone-b")];
-/// Node that changes its zone.
+const NODES: [(&str, &str); 3] = [("a1", "zone-stay"), ("a2", "zone-stay"), (MOVING_NODE, LEFT_ZONE)];
+/// Node that changes its zone, where it is alone.
 pub(crate) const MOVING_NODE: &str = "b1";
+pub(crate) const LEFT_ZONE: &str = "zone-old";
+pub(crate) const NEW_ZONE: &str = "zone-new";
 
 /// Cluster that all worlds share.
 pub(crate) struct Cluster {
@@ -197,6 +199,7 @@ impl World {
     /// Ends the operator, and removes the nodes.
     pub(crate) async fn remove(self) {
         self.proxy.kill();
+        drop(std::fs::copy(self.path("log"), format!("/tmp/faults-logs/{}", self.name)));
         let nodes: Api<Node> = Api::all(self.cluster.client.clone());
         for (node, _) in NODES {
             drop(nodes.delete(&format!("{}-{node}", self.name), &DeleteParams::default()).await);

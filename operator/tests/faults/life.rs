@@ -29,7 +29,7 @@ pub(crate) const PHASES: [Phase; 4] = [Phase::Create, Phase::Update, Phase::Zone
 const QUIET: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Limit of a phase. Failures that follow each other are retried after as much as half a minute.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 /// Time that a write which is deleted under is held back for.
 const HOLD: Duration = Duration::from_millis(1_500);
 

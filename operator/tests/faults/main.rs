@@ -33,7 +33,7 @@ use life::{Disturbance, PhaseEnd, live};
 use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time.
-const LIVES: usize = 24;
+const LIVES: usize = 12;
 
 static TURNS: std::sync::LazyLock<Semaphore> = std::sync::LazyLock::new(|| Semaphore::new(std::env::var("FAULTS_LIVES").map_or(LIVES, |n| n.parse().unwrap())));
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();

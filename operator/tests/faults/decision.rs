@@ -171,7 +171,10 @@ pub(crate) struct EventFilter {
     seen: usize,
     /// Events that wait for the end of the moment.
     held: Vec<String>,
+    /// Number of events that were lost since the last news that the version is too old.
     lost: usize,
+    /// Number of events that a distortion has met.
+    hits: usize,
 }
 
 impl EventFilter {
@@ -185,24 +188,39 @@ impl EventFilter {
         self.seen += 1;
         match distortion {
             Distortion::Cut(nth) if self.seen == nth => {
+                self.hits += 1;
                 let half = line.char_indices().nth(line.chars().count() / 2).map_or(0, |(at, _)| at);
                 vec![Output::Send(line[..half].to_owned()), Output::Abort]
             }
-            Distortion::Gone(nth) if self.seen == nth => vec![Output::Send(GONE.to_owned()), Output::End],
+            Distortion::Gone(nth) if self.seen == nth => {
+                self.hits += 1;
+                vec![Output::Send(GONE.to_owned()), Output::End]
+            }
             Distortion::Lose(nth) if self.seen >= nth => {
+                self.hits += 1;
                 self.lost += 1;
                 Vec::new()
             }
             Distortion::Merge => {
+                let before = self.held.len();
                 if let Some(name) = name_of(&line) {
                     self.held.retain(|held| name_of(held).as_ref() != Some(&name));
                 }
+                self.hits += before - self.held.len();
                 self.held.push(line);
                 Vec::new()
             }
-            Distortion::Silence => Vec::new(),
+            Distortion::Silence => {
+                self.hits += 1;
+                Vec::new()
+            }
             Distortion::Cut(_) | Distortion::Gone(_) | Distortion::Lose(_) => vec![Output::Send(line)],
         }
+    }
+
+    /// Returns the number of events that a distortion has met since the last call.
+    pub(crate) fn take_hits(&mut self) -> usize {
+        std::mem::take(&mut self.hits)
     }
 
     /// Ends a moment.
@@ -250,7 +268,7 @@ impl OldLists {
 pub(crate) struct Once(HashSet<String>);
 
 impl Once {
-    /// Returns whether this is the first time for a path.
+    /// Returns whether this is the first time for a path, and records it.
     pub(crate) fn is_first(&mut self, path: &str) -> bool {
         self.0.insert(path.to_owned())
     }
@@ -305,6 +323,7 @@ fn a_moment_shows_the_last_event_of_each_object() {
         assert_eq!(filter.push(event(name, version), Some(Distortion::Merge)), []);
     }
     assert_eq!(filter.end_moment(), [Output::Send(event("b", 2)), Output::Send(event("a", 3))]);
+    assert_eq!(filter.take_hits(), 1);
     assert_eq!(filter.end_moment(), []);
 }
 

@@ -28,8 +28,8 @@ pub(crate) const PHASES: [Phase; 4] = [Phase::Create, Phase::Update, Phase::Zone
 /// two passes that have work to do.
 const QUIET: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// Limit of a phase. Failures that follow each other are retried after as much as half a minute.
-const LIMIT: Duration = Duration::from_secs(300);
+/// Limit of a phase. A watch ends after five minutes of silence, and many tests may share the machine.
+const LIMIT: Duration = Duration::from_secs(600);
 /// Time that a write which is deleted under is held back for.
 const HOLD: Duration = Duration::from_millis(1_500);
 
@@ -42,6 +42,8 @@ pub(crate) enum Disturbance {
     Request(Placement),
     /// The operator is killed after the n-th write, and the first lists of the next one are from before the phase.
     OldLists(usize, OldLists),
+    /// The operator is killed after the n-th write, and a request of the next one has a fault.
+    Restart(usize, Placement),
     /// Watches are disturbed.
     Watches(Distortion),
     /// Every request has a fault for some time.
@@ -56,14 +58,19 @@ impl Disturbance {
         match self {
             Self::None | Self::Watches(_) => None,
             Self::Request(placement) => Some(placement),
-            Self::OldLists(nth, _) => Some(Placement::at(Kind::Write, nth, Fault::KillAfter)),
+            Self::OldLists(nth, _) | Self::Restart(nth, _) => Some(Placement::at(Kind::Write, nth, Fault::KillAfter)),
             Self::Outage(fault, _) => Some(Placement::everywhere(fault)),
             Self::DeleteDuringWrite(nth) => Some(Placement::at(Kind::Write, nth, Fault::Slow(HOLD))),
         }
     }
 
-    fn distortion(self) -> Option<Distortion> {
-        if let Self::Watches(distortion) = self { Some(distortion) } else { None }
+    /// Returns what disturbs the watches in a phase. Silence lasts for minutes, so that it is for one phase alone.
+    fn distortion(self, phase: Phase) -> Option<Distortion> {
+        match self {
+            Self::Watches(Distortion::Silence) if phase != Phase::Update => None,
+            Self::Watches(distortion) => Some(distortion),
+            _ => None,
+        }
     }
 
     fn old_lists(self) -> Option<OldLists> {
@@ -171,7 +178,7 @@ async fn run_phase(
         proxy.record_lists().await;
     }
     let start = Instant::now();
-    proxy.begin_phase(disturbance.placement(), disturbance.distortion());
+    proxy.begin_phase(disturbance.placement(), disturbance.distortion(phase));
     match phase {
         Phase::Create | Phase::Update => world.apply_tier(spec(phase)).await?,
         Phase::ZoneChange => world.set_zone(MOVING_NODE, NEW_ZONE).await?,
@@ -193,6 +200,9 @@ async fn run_phase(
         tokio::select! {
             () = proxy.killed() => {
                 world.free_lease().await;
+                if let Disturbance::Restart(_, placement) = disturbance {
+                    proxy.place(placement);
+                }
                 world.start_operator(disturbance.old_lists())?;
             }
             () = tokio::time::sleep(LOOK_INTERVAL) => {}

@@ -70,6 +70,8 @@ struct State {
     old: Option<OldLists>,
     /// Paths whose old list was served.
     served: Once,
+    /// Number of old lists and of disturbed events in this phase.
+    hits: usize,
     log: Vec<String>,
 }
 
@@ -103,6 +105,7 @@ impl Proxy {
         let mut state = self.shared.lock();
         state.script = Script::new(placement);
         state.distorted = Once::default();
+        state.hits = 0;
         state.log.clear();
         drop(state);
         self.shared.distortion.send_replace(distortion);
@@ -119,9 +122,17 @@ impl Proxy {
         self.shared.lock().script.count(Kind::Write)
     }
 
-    /// Returns the number of requests that had the fault in this phase.
+    /// Replaces the fault of this phase, and counts requests from 1 again.
+    pub(crate) fn place(&self, placement: Placement) {
+        let mut state = self.shared.lock();
+        state.hits += state.script.hits;
+        state.script = Script::new(Some(placement));
+    }
+
+    /// Returns the number of requests, lists and events in this phase that had a fault.
     pub(crate) fn hits(&self) -> usize {
-        self.shared.lock().script.hits
+        let state = self.shared.lock();
+        state.script.hits + state.hits
     }
 
     /// Returns what was asked in this phase, one request a line.
@@ -311,7 +322,12 @@ impl Shared {
         loop {
             let mut outputs = Vec::new();
             tokio::select! {
-                () = sender.closed() => return,
+                () = sender.closed() => {
+                    if current == Some(Distortion::Silence) {
+                        self.lock().distorted.is_first(path);
+                    }
+                    return;
+                }
                 _ = moments.tick() => outputs = filter.end_moment(),
                 changed = distortions.changed() => {
                     if changed.is_err() {
@@ -331,6 +347,10 @@ impl Shared {
                         outputs.extend(filter.push(String::from_utf8_lossy(&line).into_owned(), current));
                     }
                 }
+            }
+            let hits = filter.take_hits();
+            if hits > 0 {
+                self.lock().hits += hits;
             }
             for output in outputs {
                 let part = match output {
@@ -363,7 +383,9 @@ impl Shared {
         let mut state = self.lock();
         state.old.filter(|old| old.has(path))?;
         let list = state.recorded.get(path).cloned()?;
-        state.served.is_first(path).then_some(list)
+        let is_first = state.served.is_first(path);
+        state.hits += usize::from(is_first);
+        is_first.then_some(list)
     }
 
     fn lags_behind(&self, path: &str) -> bool {

@@ -59,6 +59,11 @@ impl FakeCluster {
         self.objects.merge(collection, name, object);
     }
 
+    /// Deletes an object.
+    pub(crate) fn delete(&self, collection: &str, name: &str) {
+        self.objects.delete(collection, name);
+    }
+
     /// Holds back the events of all watches, or lets them go.
     pub(crate) fn hold_watches(&self, is_held: bool) {
         self.objects.is_held.send_replace(is_held);
@@ -89,6 +94,9 @@ impl Objects {
                 Some(object) => Reply::Json(200, object.clone()),
                 None => Reply::refusal(404, "not found"),
             },
+            ("PATCH", Some(name)) if target.is_subresource && !self.has(&target.collection, &name) => {
+                Reply::refusal(404, "not found")
+            }
             ("PATCH", Some(name)) => {
                 let mut patch = request.body.clone();
                 if !target.is_subresource {
@@ -103,6 +111,10 @@ impl Objects {
             ("POST", None) => Reply::Json(201, request.body.clone()),
             _ => Reply::refusal(405, "not allowed"),
         }
+    }
+
+    fn has(&self, collection: &str, name: &str) -> bool {
+        self.lock().objects.contains_key(&(collection.to_owned(), name.to_owned()))
     }
 
     fn list(&self, collection: &str, selector: &[(String, String)]) -> Vec<Value> {

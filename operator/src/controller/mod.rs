@@ -43,6 +43,9 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
+/// Time between two looks at a tier that is gone, until its watch tells so.
+const GONE_TIER_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Shared state of all reconciliations.
 pub(crate) struct Context {
     /// Settings of the operator.
@@ -145,6 +148,10 @@ async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -
         Err(findings) => applier.on_invalid(&observed, findings).await,
         Ok(tier) => match desired::build(&tier, settings, &observed.owned, &observed.revisions_in_use()) {
             Err(finding) => applier.on_invalid(&observed, vec![finding]).await,
+            // Objects go with their tier: what is missing of a tier that is gone is not created again.
+            Ok(desired) if !observed.owned.has_all(&desired.objects) && observer.is_gone(&observed.tier).await? => {
+                return Ok(GONE_TIER_INTERVAL);
+            }
             Ok(desired) => applier.on_valid(&observed, &tier, &desired, is_retry).await,
         },
     };

@@ -223,7 +223,9 @@ async fn run_phase(
         }
         let is_over = match (disturbance, expected) {
             (Disturbance::DeleteDuringWrite(nth), _) => {
-                if !is_deleted && (proxy.hits() > 0 || (is_quiet && proxy.writes() < nth)) {
+                // There may be fewer writes.
+                let is_at_rest = is_quiet && proxy.writes() < nth && is_at_rest(&world.name, objects);
+                if !is_deleted && (proxy.hits() > 0 || is_at_rest) {
                     is_deleted = true;
                     world.delete_tier().await?;
                     last_write.1 = now;

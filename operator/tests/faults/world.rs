@@ -199,7 +199,6 @@ impl World {
     /// Ends the operator, and removes the nodes.
     pub(crate) async fn remove(self) {
         self.proxy.kill();
-        drop(std::fs::copy(self.path("log"), format!("/tmp/faults-logs/{}", self.name)));
         let nodes: Api<Node> = Api::all(self.cluster.client.clone());
         for (node, _) in NODES {
             drop(nodes.delete(&format!("{}-{node}", self.name), &DeleteParams::default()).await);

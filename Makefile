@@ -25,6 +25,8 @@ TEST_LABS := one other kept killed tests
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
+# Test programs that start a control plane.
+CONTROL_PLANE_TESTS := faults
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs */bench/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
@@ -102,12 +104,14 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 
 .PHONY: test-long
-test-long: ## Run the long forms of tests, one after the other, four hours at the most
+test-long: ## Run the long forms of tests, one after the other, six hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
 	  --nocapture --test-threads=1
 	timeout 7200 $(CARGO) test --release --locked --package dnstier-operator --lib --no-fail-fast -- --ignored --nocapture
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
+	@# The operator behind a proxy that fails, at every write.
+	timeout 7200 $(CARGO) test $(CRATES) --test faults --no-fail-fast -- --ignored --nocapture
 
 .PHONY: miri
 miri: require ## Run what is unsafe under Miri, which needs a nightly compiler

@@ -100,6 +100,9 @@ impl Objects {
                 merge_json(&mut object, request.body.clone());
                 Reply::Json(200, object)
             }
+            ("PATCH", Some(name)) if target.is_subresource && !self.has(&target.collection, &name) => {
+                Reply::refusal(404, "not found")
+            }
             ("PATCH", Some(name)) => {
                 let mut patch = request.body.clone();
                 if !target.is_subresource {
@@ -133,6 +136,10 @@ impl Objects {
         let version = object.map_or(&Value::Null, |object| &object["metadata"]["resourceVersion"]);
         let named = &patch["metadata"]["resourceVersion"];
         !named.is_null() && named != version
+    }
+
+    fn has(&self, collection: &str, name: &str) -> bool {
+        self.lock().objects.contains_key(&(collection.to_owned(), name.to_owned()))
     }
 
     fn list(&self, collection: &str, selector: &[(String, String)]) -> Vec<Value> {

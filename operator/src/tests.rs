@@ -291,6 +291,34 @@ async fn a_change_spreads_by_the_clocks_and_the_polls_of_the_operator() {
     assert!(passes(&metrics) > 3);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_of_a_tier_that_was_deleted_are_not_created_again_while_its_watch_is_late() {
+    let is_tier = |request: &FakeRequest| request.path() == TIERS && request.is_watch();
+    let cluster = FakeCluster::start(move |request| is_tier(request).then_some(Reply::Silence)).await;
+    put_objects(&cluster);
+    let never = std::future::pending().boxed().shared();
+    drop(spawn_operator(&cluster, Leadership::permanent(), Arc::default(), never));
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    cluster.delete(TIERS, "default");
+    let name = cluster.list(DEPLOYMENTS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.delete(DEPLOYMENTS, &name);
+    let requests_before = cluster.requests().len();
+    let looks = || {
+        let requests = cluster.requests().split_off(requests_before);
+        requests.iter().filter(|request| request.path() == format!("{TIERS}/default")).count()
+    };
+    // For some seconds the operator believes that its own write has not reached the watch yet.
+    for count in 0.. {
+        put_node(&cluster, "a", count);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(cluster.list(DEPLOYMENTS).len(), 2);
+        assert!(count < 600, "the operator does not look at the tier");
+        if looks() > 1 {
+            break;
+        }
+    }
+}
+
 /// Operator that takes part in an election.
 struct Replica {
     leadership: Leadership,

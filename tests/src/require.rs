@@ -71,6 +71,18 @@ pub fn coredns() -> Result<PathBuf, String> {
     COREDNS.get_or_init(|| lab_program("coredns")).clone()
 }
 
+/// Returns the pinned etcd and Kubernetes, compiled as [`helm`] is.
+///
+/// # Errors
+/// When a program of the control plane is not there.
+pub fn control_plane() -> Result<Programs, String> {
+    for program in ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"] {
+        lab_program(program)?;
+    }
+    program("setpriv")?;
+    Programs::locate().map_err(|error| one_line(&format!("{error:#}")))
+}
+
 /// Requires skopeo, which copies images.
 ///
 /// # Errors

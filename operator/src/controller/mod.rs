@@ -54,6 +54,9 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
+/// Time between two looks at a tier that is gone, until its watch tells so.
+const GONE_TIER_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Shared state of all reconciliations.
 pub(crate) struct Context {
     /// Settings of the operator.
@@ -160,6 +163,10 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
         Err(findings) => {
             let rollout = plan_rollout(&observed, None, context);
             applier.on_invalid(&observed, rollout.map(|(_, writes)| writes), findings).await
+        }
+        // Objects go with their tier: what is missing of a tier that is gone is not created again.
+        Ok((_, desired)) if !observed.owned.has_all(&desired.objects) && observer.is_gone(&observed.tier).await? => {
+            return Ok(GONE_TIER_INTERVAL);
         }
         Ok((tier, mut desired)) => {
             let rollout = desired.revision.as_ref().and_then(|newest| plan_rollout(&observed, Some(newest), context));

@@ -34,7 +34,7 @@ pub(super) fn start(layout: &Layout, programs: &Programs, kubectl: impl Fn(&[&st
 }
 
 /// Builds flags from names and values.
-fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 

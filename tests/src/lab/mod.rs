@@ -2,6 +2,8 @@
 //!
 //! `up` walks through the modules in the order in which they are declared. A lab is identified by its name; all of it
 //! is in one folder and in namespaces and control groups named after it, so labs run side by side and leave nothing.
+//!
+//! `loopback` is a control plane alone, for tests that need neither nodes nor root.
 
 mod layout;
 
@@ -27,6 +29,8 @@ mod install;
 
 mod cleanup;
 
+mod loopback;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -40,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use cleanup::remains;
 pub use images::{Build, Image, ImageSet, published_images, table};
 pub use layout::{FABRIC, Layout, NodeName, STATE_ROOT, Shape, WORLD};
+pub use loopback::LoopbackControlPlane;
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
 pub use programs::{CHECKOUT, Programs};

@@ -19,9 +19,9 @@ use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::Store;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
@@ -175,6 +175,20 @@ impl Observer {
             pod_creation_failure,
             now,
         })
+    }
+
+    /// Returns whether a tier is gone, is being deleted or was created again, as the API server has it. The watches of
+    /// its objects may be ahead of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the tier cannot be read.
+    pub(crate) async fn is_gone(&self, tier: &DnsTier) -> Result<bool, Error> {
+        let tiers: Api<PartialObjectMeta<DnsTier>> = Api::all(self.client.clone());
+        let name = tier.name_any();
+        let current = tiers.get_metadata_opt(&name).await;
+        let current = current.map_err(|source| Error::request("read", format!("DnsTier {name}"), source))?;
+        Ok(current.is_none_or(|current| current.uid() != tier.uid() || current.meta().deletion_timestamp.is_some()))
     }
 
     /// Returns the tiers of other names that can be deserialized.

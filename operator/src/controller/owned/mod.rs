@@ -34,6 +34,25 @@ pub(crate) struct OwnedObjects {
 }
 
 impl OwnedObjects {
+    /// Returns whether every object of `others` is one of these, by kind, namespace and name.
+    #[must_use]
+    pub(crate) fn has_all(&self, others: &Self) -> bool {
+        fn has_all<K: ResourceExt>(objects: &[K], others: &[K]) -> bool {
+            let is_there = |other: &K| {
+                let is_same = |object: &K| object.name_any() == other.name_any();
+                objects.iter().any(|object| is_same(object) && object.namespace() == other.namespace())
+            };
+            others.iter().all(is_there)
+        }
+        has_all(&self.service_accounts, &others.service_accounts)
+            && has_all(&self.network_policies, &others.network_policies)
+            && has_all(&self.services, &others.services)
+            && has_all(&self.disruption_budgets, &others.disruption_budgets)
+            && has_all(&self.config_maps, &others.config_maps)
+            && has_all(&self.daemon_sets, &others.daemon_sets)
+            && has_all(&self.deployments, &others.deployments)
+    }
+
     /// Returns the Service of this name in this namespace.
     #[must_use]
     pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Service> {

@@ -1,0 +1,258 @@
+//! The operator behind a proxy that fails: killed at every write, with refusals, cut connections, silence, lost events
+//! and old lists. Every life of a tier has to end as one without faults, with as many objects made and removed.
+//!
+//! etcd, the API server, its controllers and the operator are real; nodes and kubelets are played by the test. All lives
+//! of a test program share one cluster, in which each has namespaces and nodes of its own.
+//!
+//! - `decision`: what happens to the n-th request of a kind, and to the events of a watch.
+//! - `proxy`: sockets and connections between one operator and the API server.
+//! - `objects`, `kubelet`: what is in the cluster, and what makes its pods run.
+//! - `state`: the state of a world, in a form that two runs have in common.
+//! - `world`, `life`: one tier with its operator, and its phases.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
+
+mod decision;
+mod kubelet;
+mod life;
+mod objects;
+mod proxy;
+mod state;
+mod world;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dnstier_tests::require;
+use futures::future;
+use tokio::runtime::Runtime;
+use tokio::sync::{OnceCell, Semaphore};
+
+use decision::{Distortion, Fault, Kind, OldLists, Placement};
+use life::{Disturbance, PhaseEnd, live};
+use world::Cluster;
+
+/// Number of lives at a time, over all tests of the program. They wait most of the time.
+const LIVES: usize = 12;
+
+static TURNS: Semaphore = Semaphore::const_new(LIVES);
+static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
+static CLEAN: OnceCell<Vec<PhaseEnd>> = OnceCell::const_new();
+
+/// Returns the runtime of all tests, which outlives each of them.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().unwrap())
+}
+
+async fn cluster() -> Arc<Cluster> {
+    let start = async || {
+        let programs = require::control_plane().unwrap();
+        // The processes end with the thread that has started them, and a test's thread ends before others.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let started = runtime().block_on(Cluster::start(&programs));
+            drop(sender.send(started));
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.await.unwrap().unwrap()
+    };
+    CLUSTER.get_or_init(start).await.clone()
+}
+
+/// Returns the phases of a life without faults.
+async fn clean() -> &'static [PhaseEnd] {
+    let live = async || {
+        let clean = live(cluster().await, Disturbance::None, None).await.unwrap_or_else(|error| panic!("{error:#}"));
+        for (phase, end) in life::PHASES.iter().zip(&clean) {
+            eprintln!("{phase:?}: {} writes, {} objects, {:?}", end.writes, end.state.len(), end.time);
+        }
+        clean
+    };
+    CLEAN.get_or_init(live).await
+}
+
+/// Lives one life for each disturbance, and fails with all that have ended otherwise. A fault that meets nothing shows
+/// nothing.
+async fn live_with(disturbances: Vec<Disturbance>) {
+    let (cluster, clean) = (cluster().await, clean().await);
+    let lives = disturbances.into_iter().map(|disturbance| {
+        let cluster = cluster.clone();
+        let life = tokio::spawn(async move {
+            let _turn = TURNS.acquire().await.unwrap();
+            live(cluster, disturbance, Some(clean)).await
+        });
+        async move { (disturbance, life.await.unwrap()) }
+    });
+    let mut hits = Vec::new();
+    let mut failures = Vec::new();
+    for (disturbance, life) in future::join_all(lives).await {
+        match life {
+            Ok(life) => hits.push((disturbance, life.iter().map(|end| end.hits).sum::<usize>())),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    assert!(failures.is_empty(), "{} lives failed:\n{}", failures.len(), failures.join("\n\n"));
+    let without: Vec<&Disturbance> = hits.iter().filter(|(_, hits)| *hits == 0).map(|(each, _)| each).collect();
+    // How many writes a phase has depends on what is seen at a time.
+    assert!(without.len() <= hits.len() / 5, "these faults met nothing: {without:?}");
+    let total: usize = hits.iter().map(|(_, hits)| hits).sum();
+    eprintln!("{} lives with {total} faults", hits.len());
+}
+
+/// Returns the number of writes of the phase that has the most.
+async fn most_writes() -> usize {
+    clean().await.iter().map(|end| end.writes).max().unwrap()
+}
+
+fn at_write(nth: usize, fault: Fault) -> Disturbance {
+    Disturbance::Request(Placement::at(Kind::Write, nth, fault))
+}
+
+/// Faults of a write that do not end the operator.
+const WRITE_FAULTS: [Fault; 8] = [
+    Fault::Refuse(409),
+    Fault::Refuse(410),
+    Fault::Refuse(429),
+    Fault::Refuse(500),
+    Fault::CutBefore,
+    Fault::CutAfter,
+    Fault::Late,
+    Fault::Silence,
+];
+
+/// Collections that the operator lists.
+const COLLECTIONS: [&str; 10] = [
+    "dnstiers",
+    "nodes",
+    "pods",
+    "configmaps",
+    "services",
+    "daemonsets",
+    "deployments",
+    "serviceaccounts",
+    "networkpolicies",
+    "poddisruptionbudgets",
+];
+
+#[test]
+fn an_operator_that_is_killed_at_a_write_comes_to_the_same_end() {
+    require!(require::control_plane());
+    runtime().block_on(async {
+        let sides = [Fault::KillBefore, Fault::KillAfter].into_iter().cycle();
+        let kills = (1..=most_writes().await).step_by(3).zip(sides);
+        live_with(kills.map(|(nth, fault)| at_write(nth, fault)).collect()).await;
+    });
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn an_operator_that_is_killed_at_any_write_comes_to_the_same_end() {
+    require!(require::control_plane());
+    runtime().block_on(async {
+        let kills = (1..=most_writes().await)
+            .flat_map(|nth| [Fault::KillBefore, Fault::KillAfter].map(|fault| at_write(nth, fault)));
+        live_with(kills.collect()).await;
+    });
+}
+
+#[test]
+fn an_operator_that_starts_with_old_lists_comes_to_the_same_end() {
+    require!(require::control_plane());
+    let old = [OldLists::All, OldLists::Of("pods"), OldLists::Of("configmaps")];
+    runtime().block_on(live_with(old.map(|old| Disturbance::OldLists(14, old)).to_vec()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn an_operator_that_starts_with_old_lists_after_any_write_comes_to_the_same_end() {
+    require!(require::control_plane());
+    runtime().block_on(async {
+        let old: Vec<OldLists> = COLLECTIONS.map(OldLists::Of).into_iter().chain([OldLists::All]).collect();
+        let nths = (1..=most_writes().await).step_by(3);
+        live_with(nths.flat_map(|nth| old.iter().map(move |old| Disturbance::OldLists(nth, *old))).collect()).await;
+    });
+}
+
+#[test]
+fn requests_that_fail_lead_to_the_same_end() {
+    require!(require::control_plane());
+    let at_start = |(kind, nth, fault)| Disturbance::Restart(9, Placement::at(kind, nth, fault));
+    let writes = WRITE_FAULTS.into_iter().enumerate().map(|(index, fault)| at_write(4 + 3 * index, fault));
+    let starts = [(Kind::List, 5, Fault::Refuse(500)), (Kind::Watch, 3, Fault::Refuse(410))].map(at_start);
+    runtime().block_on(live_with(writes.chain(starts).collect()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn any_write_that_fails_leads_to_the_same_end() {
+    require!(require::control_plane());
+    runtime().block_on(async {
+        let nths = (1..=most_writes().await).step_by(2);
+        live_with(nths.flat_map(|nth| WRITE_FAULTS.map(|fault| at_write(nth, fault))).collect()).await;
+    });
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn any_list_or_watch_that_fails_at_the_start_leads_to_the_same_end() {
+    require!(require::control_plane());
+    let faults = [429, 410, 500].map(Fault::Refuse).into_iter().chain([Fault::CutAfter, Fault::Silence]);
+    let placements = faults.flat_map(|fault| {
+        (1..=17).flat_map(move |nth| [Kind::List, Kind::Watch].map(|kind| Placement::at(kind, nth, fault)))
+    });
+    runtime().block_on(live_with(placements.map(|placement| Disturbance::Restart(9, placement)).collect()));
+}
+
+#[test]
+fn an_api_server_that_is_away_or_slow_for_a_while_leads_to_the_same_end() {
+    require!(require::control_plane());
+    let outages = [Fault::Silence, Fault::Slow(Duration::from_secs(3))];
+    runtime().block_on(live_with(outages.map(|fault| Disturbance::Outage(fault, Duration::from_secs(12))).to_vec()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn an_api_server_that_is_away_or_slow_for_a_minute_leads_to_the_same_end() {
+    require!(require::control_plane());
+    let codes = [409, 410, 429, 500].map(Fault::Refuse);
+    let others = [Fault::CutBefore, Fault::CutAfter, Fault::Silence];
+    let slow = [1, 5, 30].map(|seconds| Fault::Slow(Duration::from_secs(seconds)));
+    let outages = codes.into_iter().chain(others).chain(slow);
+    let outages = outages.map(|fault| Disturbance::Outage(fault, Duration::from_secs(60)));
+    runtime().block_on(live_with(outages.collect()));
+}
+
+#[test]
+fn events_that_are_lost_or_cut_off_lead_to_the_same_end() {
+    require!(require::control_plane());
+    let distortions = [Distortion::Cut(2), Distortion::Gone(1), Distortion::Lose(1), Distortion::Merge];
+    runtime().block_on(live_with(distortions.map(Disturbance::Watches).to_vec()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn any_event_that_is_lost_or_cut_off_leads_to_the_same_end() {
+    require!(require::control_plane());
+    let distortions = (1..=6).flat_map(|nth| [Distortion::Cut(nth), Distortion::Gone(nth), Distortion::Lose(nth)]);
+    let distortions = distortions.chain([Distortion::Silence]);
+    runtime().block_on(live_with(distortions.map(Disturbance::Watches).collect()));
+}
+
+#[test]
+fn nothing_is_left_of_a_tier_that_is_deleted_while_it_is_being_created() {
+    require!(require::control_plane());
+    runtime().block_on(live_with([12, 21].map(Disturbance::DeleteDuringWrite).to_vec()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn nothing_is_left_of_a_tier_that_is_deleted_during_any_write_of_its_creation() {
+    require!(require::control_plane());
+    runtime().block_on(async {
+        let writes = clean().await[0].writes;
+        live_with((1..=writes).map(Disturbance::DeleteDuringWrite).collect()).await;
+    });
+}

@@ -1,0 +1,234 @@
+//! World of one life: a tier with nodes and namespaces of its own in the cluster that all lives share, an operator that
+//! sees nothing else, and the proxy between them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dnstier_crds::DnsTier;
+use dnstier_tests::lab::{LoopbackControlPlane, Programs};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::decision::OldLists;
+use crate::kubelet;
+use crate::objects::{KINDS, Objects};
+use crate::proxy::Proxy;
+
+const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
+const MANAGER: &str = "test";
+/// Label of a node with the world that it is in.
+const WORLD_LABEL: &str = "faults/world";
+/// Letters of the nodes and their zones at the begin of a life.
+const NODES: [(&str, &str); 3] = [("a1", "zone-stay"), ("a2", "zone-stay"), (MOVING_NODE, LEFT_ZONE)];
+/// Node that changes its zone, where it is alone.
+pub(crate) const MOVING_NODE: &str = "b1";
+pub(crate) const LEFT_ZONE: &str = "zone-old";
+pub(crate) const NEW_ZONE: &str = "zone-new";
+
+/// Cluster that all worlds share.
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) objects: Arc<Objects>,
+    worlds: AtomicUsize,
+    control_plane: LoopbackControlPlane,
+}
+
+impl Cluster {
+    /// Starts a control plane, and what makes pods run.
+    pub(crate) async fn start(programs: &Programs) -> Result<Arc<Self>> {
+        let control_plane = LoopbackControlPlane::start(programs, &[CRDS])?;
+        let kubeconfig = Kubeconfig::read_from(control_plane.kubeconfig())?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(config)?;
+        let objects = Arc::new(Objects::default());
+        for kind in KINDS {
+            let (objects, client) = (objects.clone(), client.clone());
+            tokio::spawn(async move { objects.watch(client, kind).await });
+        }
+        tokio::spawn(kubelet::run(client.clone(), objects.clone()));
+        let mut looks = 0;
+        while !objects.are_listed() {
+            looks += 1;
+            anyhow::ensure!(looks < 600, "the lists are not complete: {}", control_plane.log("kube-apiserver"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(Arc::new(Self { client, objects, worlds: AtomicUsize::new(0), control_plane }))
+    }
+
+    /// Returns the ends of the logs of the control plane.
+    pub(crate) fn logs(&self) -> String {
+        ["kube-apiserver", "kube-controller-manager"].map(|process| self.control_plane.log(process)).join("\n")
+    }
+}
+
+/// World of one life. Its processes end on drop.
+pub(crate) struct World {
+    /// Name of the world and of its tier.
+    pub(crate) name: String,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) proxy: Proxy,
+    operator: Arc<Mutex<Option<Child>>>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// Creates namespaces, nodes and a cluster DNS Service, and starts the proxy. No operator runs yet.
+    pub(crate) async fn create(cluster: Arc<Cluster>) -> Result<Self> {
+        let name = format!("w{:04}", cluster.worlds.fetch_add(1, Ordering::Relaxed));
+        for part in ["system", "node", "dns"] {
+            let namespace = format!("{name}-{part}");
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+            apply::<Namespace>(&Api::all(cluster.client.clone()), &namespace, object).await?;
+        }
+        let dns = format!("{name}-dns");
+        let ports = json!([
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+        ]);
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": dns},
+            "spec": {"selector": {"k8s-app": "kube-dns"}, "ports": ports},
+        });
+        apply::<Service>(&Api::namespaced(cluster.client.clone(), &dns), "kube-dns", service).await?;
+
+        let operator: Arc<Mutex<Option<Child>>> = Arc::default();
+        let victim = operator.clone();
+        let scope = BTreeMap::from([
+            ("nodes", format!("labelSelector=faults%2Fworld%3D{name}")),
+            ("dnstiers", format!("fieldSelector=metadata.name%3D{name}")),
+        ]);
+        let proxy = Proxy::start(cluster.client.clone(), scope, move || kill(&victim)).await?;
+        let world = Self { name, cluster, proxy, operator, folder: tempfile::tempdir()? };
+        for (node, zone) in NODES {
+            world.set_zone(node, zone).await?;
+        }
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", world.proxy.address)}}],
+            "users": [{"name": "operator", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
+        });
+        std::fs::write(world.path("kubeconfig"), kubeconfig.to_string())?;
+        Ok(world)
+    }
+
+    /// Starts an operator; its first lists may be old ones.
+    pub(crate) fn start_operator(&self, old: Option<OldLists>) -> Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log"))?;
+        let name = &self.name;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_dnstier-operator")]);
+        command.args([
+            &format!("--namespace={name}-system"),
+            &format!("--node-namespace={name}-node"),
+            &format!("--cluster-dns-namespaces={name}-dns"),
+            "--node-cache-image=registry.example/node-cache:1",
+            "--zone-prune-delay=1s",
+            "--poll-interval=1s",
+            "--metrics-port=0",
+        ]);
+        command.env_clear().env("KUBECONFIG", self.path("kubeconfig")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "info".to_owned()));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.proxy.begin_life(old);
+        let child = command.spawn().context("cannot start the operator")?;
+        *self.operator.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Frees the Lease of an operator that was killed, as its expiry would some seconds later.
+    pub(crate) async fn free_lease(&self) {
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client.clone(), &format!("{}-system", self.name));
+        drop(leases.delete("dnstier-operator", &DeleteParams::default()).await);
+    }
+
+    /// Creates the tier, or changes its spec.
+    pub(crate) async fn apply_tier(&self, mut spec: Value) -> Result<()> {
+        let name = &self.name;
+        spec["clusterDns"] = json!({"namespace": format!("{name}-dns"), "name": "kube-dns"});
+        spec["nodeCache"]["nodeSelector"] = json!({WORLD_LABEL: name});
+        spec["resolvers"]["nodeSelector"] = json!({WORLD_LABEL: name});
+        let tier = json!({
+            "apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": name}, "spec": spec,
+        });
+        apply::<DnsTier>(&Api::all(self.cluster.client.clone()), name, tier).await
+    }
+
+    /// Deletes the tier.
+    pub(crate) async fn delete_tier(&self) -> Result<()> {
+        let tiers: Api<DnsTier> = Api::all(self.cluster.client.clone());
+        tiers.delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Creates a node in a zone, or moves it there.
+    pub(crate) async fn set_zone(&self, node: &str, zone: &str) -> Result<()> {
+        let name = format!("{}-{node}", self.name);
+        let labels = json!({
+            WORLD_LABEL: self.name, "topology.kubernetes.io/zone": zone,
+            "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+        });
+        let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+        let nodes: Api<Node> = Api::all(self.cluster.client.clone());
+        apply(&nodes, &name, object).await?;
+        let resources = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        let status = json!({"status": {
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            "capacity": resources, "allocatable": resources,
+        }});
+        nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        Ok(())
+    }
+
+    /// Returns the last lines of the operator's log.
+    pub(crate) fn log(&self, lines: usize) -> String {
+        let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Ends the operator, and removes the nodes.
+    pub(crate) async fn remove(self) {
+        self.proxy.kill();
+        let nodes: Api<Node> = Api::all(self.cluster.client.clone());
+        for (node, _) in NODES {
+            drop(nodes.delete(&format!("{}-{node}", self.name), &DeleteParams::default()).await);
+        }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        kill(&self.operator);
+    }
+}
+
+/// Kills the operator and waits for its end.
+fn kill(operator: &Mutex<Option<Child>>) {
+    if let Some(mut child) = operator.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let params = PatchParams::apply(MANAGER).force();
+    api.patch(name, &params, &Patch::Apply(&object)).await.with_context(|| format!("cannot apply {name}"))?;
+    Ok(())
+}

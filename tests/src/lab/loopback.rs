@@ -1,0 +1,185 @@
+//! Control plane on loopback: etcd, the API server and a few controllers as plain processes, without nodes, namespaces
+//! and root. Nodes and kubelets are up to the test.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rcgen::KeyPair;
+use serde_json::json;
+
+use super::control_plane::flags;
+use super::process::{run, run_with_input, wait_until};
+use super::programs::Programs;
+
+/// Token of the administrator, on an API server that only this machine reaches.
+const TOKEN: &str = "administrator";
+/// Controllers that make pods from workloads and remove what nobody owns.
+const CONTROLLERS: &str =
+    "daemonset-controller,deployment-controller,replicaset-controller,garbage-collector-controller";
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Control plane whose processes end with it, and with the thread that started it.
+#[derive(Debug)]
+pub struct LoopbackControlPlane {
+    processes: Vec<Child>,
+    kubeconfig: PathBuf,
+    // Removed last.
+    folder: tempfile::TempDir,
+}
+
+impl LoopbackControlPlane {
+    /// Starts the control plane and waits until the API server is ready and has these manifests.
+    ///
+    /// The controllers start after the manifests are applied, so that they know all kinds from the beginning.
+    ///
+    /// # Errors
+    /// When a process cannot be started, or the API server is not ready within two minutes.
+    pub fn start(programs: &Programs, manifests: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let [etcd, etcd_peers, api_server, controllers] = free_ports()?;
+        let kubeconfig = folder.path().join("kubeconfig");
+        let server = format!("https://127.0.0.1:{api_server}");
+        fs::write(&kubeconfig, serde_json::to_vec_pretty(&administrator(&server))?)?;
+        fs::write(folder.path().join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n"))?;
+        let keys = KeyPair::generate()?;
+        fs::write(folder.path().join("service-accounts.key"), keys.serialize_pem())?;
+        fs::write(folder.path().join("service-accounts.pub"), keys.public_key_pem())?;
+
+        let mut this = Self { processes: Vec::new(), kubeconfig, folder };
+        let etcd_url = format!("http://127.0.0.1:{etcd}");
+        this.start_process(programs, "etcd", this.etcd_flags(&etcd_url, &format!("http://127.0.0.1:{etcd_peers}")))?;
+        this.start_process(programs, "kube-apiserver", this.api_server_flags(&etcd_url, api_server))?;
+        let is_ready = || this.kubectl(programs, &["get", "--raw", "/readyz"]).ok();
+        wait_until(START_TIMEOUT, is_ready)
+            .with_context(|| format!("the API server is not ready: {}", this.log("kube-apiserver")))?;
+        for manifest in manifests {
+            let mut command = this.kubectl_command(programs, &["apply", "--server-side", "-f", "-"]);
+            run_with_input(&mut command, manifest)?;
+        }
+        this.start_process(programs, "kube-controller-manager", this.controller_flags(controllers))?;
+        Ok(this)
+    }
+
+    /// Returns the path of the administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Returns the last lines of the log of a process.
+    #[must_use]
+    pub fn log(&self, process: &str) -> String {
+        let text = fs::read_to_string(self.path(&format!("{process}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    fn kubectl(&self, programs: &Programs, arguments: &[&str]) -> Result<String> {
+        run(&mut self.kubectl_command(programs, arguments))
+    }
+
+    fn kubectl_command(&self, programs: &Programs, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs.path("kubectl"));
+        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.path("kubectl-cache")).args(arguments);
+        command
+    }
+
+    fn start_process(&mut self, programs: &Programs, name: &str, flags: Vec<String>) -> Result<()> {
+        let log = fs::File::create(self.path(&format!("{name}.log")))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(programs.path(name)).args(flags).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.processes.push(command.spawn().with_context(|| format!("cannot start {name}"))?);
+        Ok(())
+    }
+
+    fn etcd_flags(&self, clients: &str, peers: &str) -> Vec<String> {
+        flags(&[
+            ("data-dir", &self.path("etcd").display().to_string()),
+            ("listen-client-urls", clients),
+            ("advertise-client-urls", clients),
+            ("listen-peer-urls", peers),
+            ("initial-advertise-peer-urls", peers),
+            ("initial-cluster", &format!("default={peers}")),
+            ("unsafe-no-fsync", "true"),
+            ("log-level", "warn"),
+        ])
+    }
+
+    fn api_server_flags(&self, etcd: &str, port: u16) -> Vec<String> {
+        let file = |name: &str| self.path(name).display().to_string();
+        flags(&[
+            ("etcd-servers", etcd),
+            ("bind-address", "127.0.0.1"),
+            ("secure-port", &port.to_string()),
+            // Nothing in the cluster connects to the Service `kubernetes`, whose address may not be a loopback one.
+            ("endpoint-reconciler-type", "none"),
+            // The API server makes a certificate of its own there.
+            ("cert-dir", &file("certificates")),
+            ("token-auth-file", &file("tokens.csv")),
+            ("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
+            ("service-account-key-file", &file("service-accounts.pub")),
+            ("service-account-signing-key-file", &file("service-accounts.key")),
+            ("service-cluster-ip-range", "10.96.0.0/16"),
+            ("authorization-mode", "RBAC"),
+            // Pods mount no token, and no controller takes the taint of a new node away.
+            ("disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
+            ("enable-priority-and-fairness", "false"),
+            ("allow-privileged", "true"),
+        ])
+    }
+
+    fn controller_flags(&self, port: u16) -> Vec<String> {
+        flags(&[
+            ("kubeconfig", &self.kubeconfig.display().to_string()),
+            ("controllers", CONTROLLERS),
+            ("cert-dir", &self.path("certificates").display().to_string()),
+            ("bind-address", "127.0.0.1"),
+            ("secure-port", &port.to_string()),
+            ("leader-elect", "false"),
+            ("kube-api-qps", "500"),
+            ("kube-api-burst", "1000"),
+        ])
+    }
+}
+
+impl Drop for LoopbackControlPlane {
+    fn drop(&mut self) {
+        for process in self.processes.iter_mut().rev() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
+
+/// Builds the administrator's kubeconfig.
+fn administrator(server: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "loopback", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "loopback", "context": {"cluster": "loopback", "user": "admin"}}],
+        "current-context": "loopback",
+    })
+}
+
+/// Returns different ports of 127.0.0.1 that are free just now.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let listeners: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    ensure!(ports.iter().all(|port| *port > 0), "a listener without a port");
+    Ok(ports)
+}

@@ -56,7 +56,7 @@ impl AddressUses {
             let counter = *queries as u32;
             let part = now / PART;
             let of_address = uses.by_address.entry(*address).or_default();
-            let known = of_address.entry(key).or_insert(AddressUse { part, ..AddressUse::default() });
+            let known = of_address.entry(key).or_insert_with(|| AddressUse { part, ..AddressUse::default() });
             known.turn(part);
             let counted = counter.wrapping_sub(known.counter);
             // A counter that went back is that of a process that has begun anew.

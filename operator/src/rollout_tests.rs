@@ -357,3 +357,47 @@ async fn a_node_that_is_away_holds_nothing_up_and_follows_when_it_returns() {
     assert_eq!(world.pods.asked(&away), Some(target));
     assert_eq!(world.rolled_out().0, "True");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_that_fail_on_all_pods_hold_a_step_and_take_nothing_back() {
+    let mut world = World::start(&[3], settings_of("10s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    for revision in [&world.first, &target] {
+        world.pods.set_fault(revision, "", Some(Fault::DeadRoute));
+    }
+    world.run_until("it is held", |world| world.rolled_out().1 == "ControlsFailing").await;
+    world.run(60).await;
+    assert_eq!((world.step().as_str(), world.seen(&target)), ("Canary", vec!["a0".to_owned()]));
+    assert_eq!(world.condition("Degraded").0, "False");
+    for revision in [&world.first, &target] {
+        world.pods.set_fault(revision, "", None);
+    }
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_settings_of_the_roll_out_say_how_many_go_how_long_they_are_watched_and_what_is_tolerated() {
+    let settings = json!({"soak": "20s", "canariesPerZone": 2, "waveSize": "100%", "maxErrorIncreasePercent": 20});
+    let mut world = World::start(&[5], settings).await;
+    let target = world.change_nodes(600).await;
+    // A tenth of the responses are worse: less than is tolerated.
+    world.pods.set_fault(&target, "", Some(Fault::Servfail));
+    world.run_until("the step is watched", |world| !world.record()["watchedSince"].is_null()).await;
+    assert_eq!(world.seen(&target), ["a0", "a1"]);
+    world.run(19).await;
+    assert_eq!(world.step(), "Canary");
+    world.run_until("the wave", |world| world.step() == "Wave").await;
+    world.run_until("all nodes have it", |world| world.seen(&target).len() == 5).await;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_whose_roll_out_is_over_makes_no_request() {
+    let mut world = World::start(&[2, 1], settings_of("5s")).await;
+    world.run(10).await;
+    let requests = world.cluster.requests().len();
+    world.run(20).await;
+    let requests = world.cluster.requests().split_off(requests);
+    assert!(requests.is_empty(), "{requests:#?}");
+}

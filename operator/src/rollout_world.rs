@@ -1,5 +1,5 @@
-//! World of the tests of roll-outs: the whole controller in front of a fake cluster, with the time as a parameter and one
-//! pass in each second.
+//! World of the tests of roll-outs: the whole controller in front of a fake cluster, with the time as a parameter and
+//! one pass in each second.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -27,7 +27,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
-use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{PodReports, PodSummary, ReportStore};
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::controller::rollout::store::StoredRecord;
@@ -103,11 +103,26 @@ impl Observed {
     /// revisions that there are.
     #[must_use]
     pub(crate) fn revisions_in_use(&self) -> BTreeSet<String> {
-        let mut revisions: BTreeSet<String> =
-            self.pods.iter().filter_map(|pod| pod.annotated_revision.clone()).collect();
+        let mut revisions = self.revisions_of(|_| true);
         revisions.extend(self.record.record.iter().flat_map(|record| record.named_revisions().cloned()));
+        revisions
+    }
+
+    /// Returns the revisions in use whose part for nodes is read. Resolvers stay on an older one while only the part for
+    /// nodes changes.
+    #[must_use]
+    pub(crate) fn node_revisions_in_use(&self) -> BTreeSet<String> {
+        let mut revisions = self.revisions_of(|pod| pod.component == Component::NodeCache);
+        revisions.extend(self.record.record.iter().flat_map(|record| record.node_revisions().cloned()));
+        revisions
+    }
+
+    /// Returns the revisions that some pods are asked to run or run.
+    fn revisions_of(&self, is_wanted: impl Fn(&TierPod) -> bool) -> BTreeSet<String> {
+        let pods = || self.pods.iter().filter(|pod| is_wanted(pod));
+        let mut revisions: BTreeSet<String> = pods().filter_map(|pod| pod.annotated_revision.clone()).collect();
         let mut is_complete = true;
-        for pod in &self.pods {
+        for pod in pods() {
             match self.reports.get(&pod.uid).and_then(|report| report.last_status.as_ref()) {
                 Some(status) => revisions.extend(status.revisions_in_force().map(str::to_owned)),
                 None => is_complete &= !self.may_run_unknown(pod),

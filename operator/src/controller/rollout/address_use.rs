@@ -15,8 +15,8 @@ pub(crate) fn given_up(before: &Config, after: &Config) -> Vec<IpAddr> {
     before.into_iter().filter(|address| !after.contains(address)).collect()
 }
 
-/// Returns the sentence about addresses that pods ask: which nodes, how often; `None` when nobody asks them. `asked` has
-/// the queries by node for each address.
+/// Returns the sentence about addresses that pods ask: which nodes, how often; `None` when nobody asks them. `asked`
+/// has the queries by node for each address.
 #[must_use]
 pub(crate) fn sentence(asked: impl IntoIterator<Item = (IpAddr, Vec<(String, u32)>)>) -> Option<String> {
     let sentences = asked.into_iter().filter_map(|(address, by_node)| {

@@ -177,6 +177,12 @@ impl Record {
         names.chain(&self.superseded)
     }
 
+    /// Returns the configurations of the record that nodes run or will run.
+    pub(crate) fn node_revisions(&self) -> impl Iterator<Item = &String> {
+        let revisions = [Some(&self.target), self.proven.as_ref()];
+        revisions.into_iter().flatten().map(|each| &each.nodes).chain(&self.superseded)
+    }
+
     /// Begins a step for these pods.
     pub(crate) fn begin(&mut self, step: Step, zone: Option<&str>, moved: BTreeSet<String>, now: Timestamp) {
         self.step = step;

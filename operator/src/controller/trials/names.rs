@@ -10,8 +10,9 @@ use crate::controller::rollout::pods::Role;
 /// Names that a pod is asked for in one look, at most: three are asked in a second.
 const MAX_NAMES: usize = 48;
 
-/// Returns the names that pods of a role are asked for in the look of this number: those first that lead elsewhere after
-/// the change, and of the others as many as there is time for, in turn. A pod knows the names of its own configuration.
+/// Returns the names that pods of a role are asked for in the look of this number: those first that lead elsewhere
+/// after the change, and of the others as many as there is time for, in turn. A pod knows the names of its own
+/// configuration.
 #[must_use]
 pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role, look: usize) -> Vec<ProbeName> {
     let mut names: Vec<ProbeName> = Vec::new();
@@ -39,8 +40,8 @@ pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role
     first
 }
 
-/// Returns whether a resolver may be asked for a name: one that is outside of the cluster and of all routes. Others never
-/// leave through the upstreams of the resolvers.
+/// Returns whether a resolver may be asked for a name: one that is outside of the cluster and of all routes. Others
+/// never leave through the upstreams of the resolvers.
 fn leaves(config: &Config, name: &str) -> bool {
     let is_below = |suffix: &str| name == suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
     !is_below(&config.cluster_domain) && !config.routes.iter().any(|route| is_below(&route.suffix))

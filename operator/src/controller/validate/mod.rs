@@ -119,7 +119,7 @@ fn deployed_zones(observed: &Observed) -> BTreeMap<String, DeployedZone> {
         .collect()
 }
 
-/// Returns the zones that revisions in use name, and the revision with which new pods start.
+/// Returns the zones that revisions in use by nodes name, and the revision with which new pods start.
 fn zones_in_use(observed: &Observed) -> BTreeSet<String> {
     /// Part of a revision.
     #[derive(Deserialize)]
@@ -132,7 +132,7 @@ fn zones_in_use(observed: &Observed) -> BTreeSet<String> {
         name: String,
     }
     let mut keys: BTreeSet<String> =
-        observed.revisions_in_use().iter().map(|revision| revision_key(revision)).collect();
+        observed.node_revisions_in_use().iter().map(|revision| revision_key(revision)).collect();
     keys.insert(revision_key(STABLE_REVISION));
     let entries = observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref()).flatten();
     entries

@@ -2,7 +2,7 @@ use dnstier_crds::v1alpha1::DnsTierSpec;
 use node_cache_config::{CaseRandomization, LastResort, UpstreamSource};
 
 use super::*;
-use crate::controller::fixtures::{cluster, kube_dns, settings, tier};
+use crate::controller::fixtures::{change_node_status, cluster, kube_dns, pod_of, serving, settings, tier};
 use crate::controller::observe::ClusterDnsLookup;
 
 /// Asserts that validation fails with exactly one finding, of this reason and with these parts in its message.
@@ -190,4 +190,29 @@ fn the_last_resort_of_a_tier_that_says_nothing_is_the_default_of_the_configurati
     let expected = LastResort::Upstreams { packets_per_second: 7, instances: 3 };
     assert_eq!(last_resort("nodeCache: {instances: 3, lastResort: {packetsPerSecond: 7}}"), expected);
     assert_eq!(last_resort("nodeCache: {lastResort: {mode: Disabled}}"), LastResort::Disabled);
+}
+
+#[test]
+fn a_zone_is_in_use_while_nodes_run_a_revision_that_names_it_however_old_that_of_the_resolvers_is() {
+    let mut observed = serving("{}");
+    let zones = |observed: &Observed| Vec::from_iter(zones_in_use(observed));
+    assert_eq!(zones(&observed), ["zone-a", "zone-b", "zone-c"]);
+    for config_map in &mut observed.owned.config_maps {
+        let data = config_map.data.as_mut().unwrap();
+        for key in ["newer.json", "stable.json"] {
+            data.insert(key.to_owned(), r#"{"zones": [{"name": "zone-a"}]}"#.to_owned());
+        }
+    }
+    for letter in ["a", "b", "c"] {
+        assert_eq!(zones(&observed).len(), 3);
+        let pod = format!("node-pod-{letter}");
+        pod_of(&mut observed, &pod).annotated_revision = Some("newer".to_owned());
+        change_node_status(&mut observed, &pod, |status| {
+            status.revision.in_force = Some("newer".to_owned());
+            for instance in &mut status.instances {
+                instance.revision.in_force = Some("newer".to_owned());
+            }
+        });
+    }
+    assert_eq!(zones(&observed), ["zone-a"]);
 }

@@ -147,7 +147,7 @@ pub(crate) enum Distortion {
     Silence,
 }
 
-/// What goes to the operator.
+/// Bytes that go to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Part of the stream.

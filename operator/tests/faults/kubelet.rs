@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// What is done with a pod next.
+/// Next step of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Bind(String),

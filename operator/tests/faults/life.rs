@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Time that a write which is deleted under is held back for.
 const HOLD: Duration = Duration::from_millis(1_500);
 
-/// What happens in every phase of a life.
+/// Disturbance of every phase of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     /// Nothing.

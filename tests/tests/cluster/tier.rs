@@ -168,8 +168,8 @@ pub(crate) fn restore_tier() -> anyhow::Result<()> {
     lab().kubectl_with_input(&["replace", "-f", "-"], &(example + ROLLOUT)).map(drop)
 }
 
-/// Waits until the tier is Ready, its configuration is rolled out and settled, nothing is Degraded, and every address is
-/// captured on every node.
+/// Waits until the tier is Ready, its configuration is rolled out and settled, nothing is Degraded, and all addresses
+/// are captured on every node.
 pub(crate) fn wait_until_ready() {
     wait_until("the tier is whole", 3 * WAIT_TIMEOUT, || {
         let ready = condition("Ready")?;

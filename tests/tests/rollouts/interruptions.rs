@@ -1,4 +1,4 @@
-//! What comes between: the leader is killed at every step, pods are made again, nodes go away and come.
+//! Interruptions of a roll-out: the leader is killed at every step, pods are made again, nodes go away and come.
 
 use std::collections::BTreeSet;
 

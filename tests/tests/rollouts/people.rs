@@ -1,4 +1,4 @@
-//! What people do to a roll-out: they pause it, go on, change their mind, and try again.
+//! Roll-outs in the hands of people, who pause them, go on, change their mind, and try again.
 
 use dnstier_tests::require;
 

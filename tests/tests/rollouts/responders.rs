@@ -3,7 +3,7 @@
 use crate::lab;
 use crate::tier::{RestoreOnDrop, kubectl};
 
-/// What a server responds with.
+/// Response of a server to every query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Response {
     /// SERVFAIL.

@@ -11,8 +11,9 @@ use crate::tier::{TIER, WAIT_TIMEOUT, condition, ensure, kubectl_json, wait_unti
 
 /// Reasons with which a roll-out ends that was taken back.
 pub(crate) const STOPPED: [&str; 5] = ["JudgedWorse", "RevisionRefused", "NotInForce", "PodCrashed", "WrongAnswers"];
-/// What is watched of a pod, a line each time that it changes.
-const COLUMNS: &str = r"jsonpath={.metadata.labels.app\.kubernetes\.io/component}{' '}{.spec.nodeName}{' '}{.metadata.name}{' '}{.metadata.annotations.dnstier\.io/revision}{'\n'}";
+/// Columns of a watched pod, a line each time that it changes.
+const COLUMNS: &str = "jsonpath={.metadata.labels.app\\.kubernetes\\.io/component}{' '}{.spec.nodeName}{' '}\
+                       {.metadata.name}{' '}{.metadata.annotations.dnstier\\.io/revision}{'\\n'}";
 
 /// Pod that was asked to run a revision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -90,8 +90,13 @@ fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_take
     drop(kubelet);
     wait_until_ready();
     let asked = witness.stop();
-    let of_node = |revision: &String| asked.iter().any(|one| one.node == "node-f" && one.revision == *revision);
-    assert_eq!(targets.iter().map(of_node).collect::<Vec<_>>(), [false, false, true], "{asked:?}");
+    for target in &targets {
+        let nodes: Vec<&str> =
+            asked.iter().filter(|one| one.revision == *target).map(|one| one.node.as_str()).collect();
+        assert_eq!((nodes.len(), nodes.last()), (6, Some(&"node-f")), "the one that is away is told last: {asked:?}");
+    }
+    let revision = node_status("node-f").expect("a status").revision.in_force;
+    assert_eq!(revision.as_ref(), targets.last(), "it takes up the newest");
 
     // A node whose Node object is made again, in the middle of a change, is a new one.
     let kubelet = stop_kubelet_until_drop("node-e");

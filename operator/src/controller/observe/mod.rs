@@ -108,8 +108,8 @@ impl Observed {
         revisions
     }
 
-    /// Returns the revisions in use whose part for nodes is read. Resolvers stay on an older one while only the part for
-    /// nodes changes.
+    /// Returns the revisions in use whose part for nodes is read. Resolvers stay on an older one while only the part
+    /// for nodes changes.
     #[must_use]
     pub(crate) fn node_revisions_in_use(&self) -> BTreeSet<String> {
         let mut revisions = self.revisions_of(|pod| pod.component == Component::NodeCache);

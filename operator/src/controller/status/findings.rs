@@ -267,9 +267,9 @@ pub(super) fn progress_finding(observed: &Observed, outcome: &ApplyOutcome, fact
     let message = match rollout {
         None => "The addresses of the tier's own Services are not known yet.".to_owned(),
         Some(rollout) if nodes_behind > 0 => {
+            let template = if nodes.rolling_out { " and the newest pod template are" } else { " is" };
             format!(
-                "Configuration {} and the newest pod template are not everywhere yet: {nodes_behind} of {} to go{}.\
-                 {step}",
+                "Configuration {}{template} not everywhere yet: {nodes_behind} of {} to go{}.{step}",
                 rollout.desired.id,
                 plural(nodes.desired, "node"),
                 away_text(nodes.away)

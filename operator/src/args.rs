@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Readiness};
 use crate::client;
-use crate::leader::{Elector, Fence, Leadership, Timing};
+use crate::leader::{Elector, Fence, Leadership, Timing, new_identity};
 use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
@@ -94,7 +94,7 @@ impl Args {
         } = self;
         logging::init(&log, log_format)?;
         let settings = Settings {
-            pod_name: pod_name.clone(),
+            identity: new_identity(&pod_name),
             namespace,
             node_namespace,
             cluster_dns_namespaces: non_empty_names(cluster_dns_namespaces),
@@ -127,7 +127,7 @@ impl Args {
         let elector = Elector::new(
             clients.election,
             &settings.namespace,
-            &pod_name,
+            &settings.identity,
             leadership.clone(),
             liveness.clone(),
             Timing::OPERATOR,

@@ -202,7 +202,9 @@ fn plan_rollout(
     }
     let situation = Situation::collect(observed, settings, newest, address_uses)?;
     let Judgement { verdict, is_past_known } = trials.judge(observed, &situation);
-    let plan = situation.plan(verdict.as_ref(), is_past_known, &settings.pod_name);
+    // Another term is another writer, also of the same process: others may have led in between.
+    let writer = format!("{}#{}", settings.identity, context.active_term.borrow().unwrap_or_default());
+    let plan = situation.plan(verdict.as_ref(), is_past_known, &writer);
     let tier = &observed.tier;
     let record = plan.is_changed.then(|| {
         let labels = labels::component_labels(&tier.name_any(), labels::COMPONENT_ROLLOUT);

@@ -170,6 +170,10 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
             applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await
         }
     };
+    if let Err(error @ Error::OutdatedRecord { .. }) = applied.requeue_after {
+        // The roll-out is somewhere else than was read, and so is what its conditions have to say.
+        return Err(error);
+    }
     if applied.leaves_pods {
         context.schedule.leave_work(&observed.tier.name_any());
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Readiness};
 use crate::client;
 use crate::flags::{SettingsFlags, duration};
-use crate::leader::{Elector, Fence, Leadership, Timing};
+use crate::leader::{Elector, Fence, Leadership, Timing, new_identity};
 use crate::liveness::Liveness;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if let Some(command) = self.command {
-            return Ok(runtime.block_on(command.run(&self.settings.into_settings(&self.pod_name, self.poll_interval))));
+            return Ok(runtime.block_on(command.run(&self.settings.into_settings(self.pod_name.clone(), self.poll_interval))));
         }
         if !self.settings.has_image() {
             let message = "the operator needs --node-cache-image or DNSTIER_NODE_CACHE_IMAGE";
@@ -70,7 +70,7 @@ impl Args {
     async fn run_until_signal(self) -> anyhow::Result<()> {
         let Self { settings, pod_name, poll_interval, metrics_port, log, log_format, .. } = self;
         logging::init(&log, log_format)?;
-        let settings = settings.into_settings(&pod_name, poll_interval);
+        let settings = settings.into_settings(new_identity(&pod_name), poll_interval);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
@@ -93,7 +93,7 @@ impl Args {
         let elector = Elector::new(
             clients.election,
             &settings.namespace,
-            &pod_name,
+            &settings.identity,
             leadership.clone(),
             liveness.clone(),
             Timing::OPERATOR,

@@ -20,6 +20,12 @@ pub(crate) enum Error {
         /// Kind, namespace and name of the object.
         object: String,
     },
+    /// A record of a roll-out that was changed or deleted since it was read.
+    #[error("{object} has another version than the one that was read")]
+    OutdatedRecord {
+        /// Kind, namespace and name of the object.
+        object: String,
+    },
     /// An object that cannot be serialized to JSON.
     #[error("{object} cannot be written as JSON: {source}")]
     Serialize {
@@ -37,6 +43,14 @@ impl Error {
         Self::Request { verb, object: object.into(), source: Box::new(source) }
     }
 
+    /// Builds the error of a record of a roll-out that was not written.
+    pub(crate) fn unwritten_record(object: impl Into<String>, source: kube::Error) -> Self {
+        match http_status(&source) {
+            Some(404 | 409) => Self::OutdatedRecord { object: object.into() },
+            _ => Self::request("write", object, source),
+        }
+    }
+
     /// Returns the kind of the error: one of seven words, for the label of a metric.
     #[must_use]
     pub(crate) fn kind(&self) -> &'static str {
@@ -48,6 +62,7 @@ impl Error {
                 Some(_) => "refused",
                 None => "unreachable",
             },
+            Self::OutdatedRecord { .. } => "conflict",
             Self::AnnotationsDropped { .. } => "not_kept",
             Self::Serialize { .. } => "unwritable",
         }

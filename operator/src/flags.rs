@@ -50,9 +50,9 @@ impl SettingsFlags {
     }
 
     /// Returns the settings.
-    pub(crate) fn into_settings(self, pod_name: &str, poll_interval: Duration) -> Settings {
+    pub(crate) fn into_settings(self, identity: String, poll_interval: Duration) -> Settings {
         Settings {
-            pod_name: pod_name.to_owned(),
+            identity,
             namespace: self.namespace,
             node_namespace: self.node_namespace,
             cluster_dns_namespaces: non_empty_names(self.cluster_dns_namespaces),
@@ -90,7 +90,7 @@ mod tests {
 
     fn settings(arguments: &[&str]) -> Settings {
         let arguments = ["program"].iter().chain(arguments);
-        Program::try_parse_from(arguments).unwrap().flags.into_settings("operator", Duration::from_secs(5))
+        Program::try_parse_from(arguments).unwrap().flags.into_settings("operator".to_owned(), Duration::from_secs(5))
     }
 
     #[test]

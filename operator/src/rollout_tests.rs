@@ -207,11 +207,12 @@ async fn an_operator_that_is_not_the_leader_any_more_tells_nobody() {
     let mut world = World::start(&[3], settings_of("5s")).await;
     world.is_fenced.store(true, Ordering::Relaxed);
     world.change(json!({"nodeCache": {"cache": {"maxTtl": "600s"}}}));
-    let requests = world.cluster.requests().len();
+    let (requests, status) = (world.cluster.requests().len(), world.status());
     world.run(20).await;
     let told = world.cluster.requests().split_off(requests);
     assert!(told.iter().any(|request| request.body["metadata"]["name"] == RECORD), "it has tried");
     assert!(told.iter().all(|request| !request.path().contains("/pods/")), "{told:#?}");
+    assert_eq!(world.status(), status, "what it would say may be outdated");
     assert_eq!(world.target(), world.first);
     world.is_fenced.store(false, Ordering::Relaxed);
     world.run_until("there is another target", |world| world.target() != world.first).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Settings of the operator that apply to every tier.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Name of the operator's pod, which signs the records of roll-outs.
-    pub(crate) pod_name: String,
+    /// Identity of this process: the holder of its Lease, and the writer of the records of roll-outs.
+    pub(crate) identity: String,
     /// Namespace of the operator and of the zones' resolvers.
     pub(crate) namespace: String,
     /// Namespace of the node pods.

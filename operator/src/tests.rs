@@ -18,7 +18,7 @@ use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
 use crate::fake_pods::FakePods;
 use crate::leader::fake_lease::{FakeLease, TIMING};
-use crate::leader::{Elector, Fence, Leadership};
+use crate::leader::{Elector, Fence, Leadership, new_identity};
 use crate::metrics::Metrics;
 use crate::request_counter::RequestCounter;
 use crate::watch::reconcile_on_changes;
@@ -333,7 +333,8 @@ impl Replica {
         let leadership = Leadership::default();
         let metrics = Arc::new(Metrics::new(leadership.clone()));
         let (leader, election_client) = (leadership.clone(), cluster.api.client(Limits::OPERATOR));
-        let elector = Elector::new(election_client, "dnstier-system", pod, leader, Arc::default(), TIMING);
+        let elector =
+            Elector::new(election_client, "dnstier-system", &new_identity(pod), leader, Arc::default(), TIMING);
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) }.boxed().shared();
         let elector = tokio::spawn(elector.run(stopped.clone()));

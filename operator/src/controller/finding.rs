@@ -27,7 +27,9 @@ impl From<&Error> for Finding {
     fn from(error: &Error) -> Self {
         let sentence = match error {
             Error::Request { .. } => format!("The operator {error}"),
-            Error::AnnotationsDropped { .. } | Error::Serialize { .. } => error.to_string(),
+            Error::AnnotationsDropped { .. } | Error::OutdatedRecord { .. } | Error::Serialize { .. } => {
+                error.to_string()
+            }
         };
         let message = match error {
             Error::Request { source, .. } if error.is_forbidden() => request_failure(source),
@@ -52,7 +54,7 @@ pub(crate) fn is_missing_grant(error: &Error) -> bool {
         Error::Request { source, .. } => {
             error.is_forbidden() && MissingGrant::parse(&request_failure(source)).is_some()
         }
-        Error::AnnotationsDropped { .. } | Error::Serialize { .. } => false,
+        Error::AnnotationsDropped { .. } | Error::OutdatedRecord { .. } | Error::Serialize { .. } => false,
     }
 }
 

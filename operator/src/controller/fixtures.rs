@@ -23,7 +23,7 @@ use crate::settings::Settings;
 /// Returns the settings of a default installation.
 pub(crate) fn settings() -> Settings {
     Settings {
-        pod_name: "dnstier-operator-1".to_owned(),
+        identity: "dnstier-operator-1".to_owned(),
         namespace: "dnstier-system".to_owned(),
         node_namespace: "dnstier-node".to_owned(),
         cluster_dns_namespaces: vec!["kube-system".to_owned()],

@@ -177,6 +177,10 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
             applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await
         }
     };
+    if let Err(error @ Error::OutdatedRecord { .. }) = applied.requeue_after {
+        // The roll-out is somewhere else than was read, and so is what its conditions have to say.
+        return Err(error);
+    }
     if applied.leaves_pods {
         context.schedule.leave_work(&observed.tier.name_any());
     }
@@ -209,7 +213,9 @@ fn plan_rollout(
     }
     let situation = Situation::collect(observed, settings, newest, address_uses)?;
     let Judgement { verdict, is_past_known } = trials.judge(observed, &situation);
-    let plan = situation.plan(verdict.as_ref(), is_past_known, &settings.pod_name);
+    // Another term is another writer, also of the same process: others may have led in between.
+    let writer = format!("{}#{}", settings.identity, context.active_term.borrow().unwrap_or_default());
+    let plan = situation.plan(verdict.as_ref(), is_past_known, &writer);
     let tier = &observed.tier;
     let record = plan.is_changed.then(|| {
         let labels = labels::component_labels(&tier.name_any(), labels::COMPONENT_ROLLOUT);

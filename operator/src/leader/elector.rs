@@ -34,19 +34,22 @@ pub(crate) struct Elector {
     failures: u32,
 }
 
+/// Returns a new identity for a process in the pod of this name: a container that is restarted is another process.
+pub(crate) fn new_identity(pod: &str) -> String {
+    format!("{pod}_{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
 impl Elector {
-    /// Builds the elector of the pod of this name. The client must not be fenced.
+    /// Builds the elector of the process of this identity. The client must not be fenced.
     pub(crate) fn new(
         client: Client,
         namespace: &str,
-        pod: &str,
+        identity: &str,
         leadership: Leadership,
         liveness: Arc<Liveness>,
         timing: Timing,
     ) -> Self {
-        // A container that is restarted in its pod is another process.
-        let identity = format!("{pod}_{:016x}", RandomState::new().hash_one(std::process::id()));
-        let election = Election::new(identity, timing, Instant::now());
+        let election = Election::new(identity.to_owned(), timing, Instant::now());
         let leases = Api::namespaced(client, namespace);
         Self { leases, timing, election, leadership, liveness, metadata: ObjectMeta::default(), failures: 0 }
     }
@@ -184,7 +187,7 @@ mod tests {
             let leadership = Leadership::default();
             let client = server.client(Limits::OPERATOR);
             let (leader, live) = (leadership.clone(), Arc::default());
-            let elector = Elector::new(client, "dnstier-system", pod, leader, live, TIMING);
+            let elector = Elector::new(client, "dnstier-system", &new_identity(pod), leader, live, TIMING);
             let (stop, stopped) = oneshot::channel();
             let task = tokio::spawn(elector.run(async move { drop(stopped.await) }));
             leadership.stand();

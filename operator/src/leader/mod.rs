@@ -18,6 +18,6 @@ mod lease;
 mod simulation_tests;
 
 pub(crate) use election::Timing;
-pub(crate) use elector::{Elector, LEASE_NAME};
+pub(crate) use elector::{Elector, LEASE_NAME, new_identity};
 pub(crate) use fence::Fence;
 pub(crate) use leadership::{Leadership, Term};

@@ -145,7 +145,7 @@ impl Writer<'_> {
             let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
             api.create(&params, record).await
         };
-        let mut written = written.map_err(|source| Error::request("write", describe(record), source))?;
+        let mut written = written.map_err(|source| Error::unwritten_record(describe(record), source))?;
         written.meta_mut().managed_fields = None;
         self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
         Ok(1)

@@ -15,6 +15,8 @@
 
 pub(crate) mod address_use;
 pub(crate) mod asks;
+#[cfg(test)]
+mod model;
 pub(crate) mod plan;
 pub(crate) mod pods;
 pub(crate) mod record;

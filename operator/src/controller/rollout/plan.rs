@@ -35,7 +35,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) desired: &'a TierRevision,
     /// Verdict on the step of `record`; `None` before the first look.
     pub(crate) verdict: Option<&'a Verdict>,
-    /// Name of this operator.
+    /// Name of this operator in its term as the leader.
     pub(crate) writer: &'a str,
     /// Pods, nodes, settings, annotations and the time.
     pub(crate) around: Surroundings<'a>,
@@ -97,10 +97,10 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Plan {
     // The verdict is about the step that was read.
     let is_same_step = inputs.record.is_some_and(|read| (read.step, &read.since) == (record.step, &record.since));
     advance(&mut record, around, inputs.verdict.filter(|_| is_same_step));
+    // A new leader writes the record before anything else, also where it leaves it as it is: its copy may be older than
+    // what the leader before it has written, and then the write is refused.
+    inputs.writer.clone_into(&mut record.writer);
     let is_changed = inputs.record != Some(&record);
-    if is_changed {
-        inputs.writer.clone_into(&mut record.writer);
-    }
     let asks = asks(&record, around);
     let rolled_out = rolled_out(&record, inputs);
     let next_look = next_look(&record, inputs, &asks);

@@ -61,7 +61,7 @@ pub(crate) struct Record {
     /// Targets that were taken back, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rejections: Vec<Rejection>,
-    /// Operator that wrote the record.
+    /// Operator that wrote the record, and its term.
     pub(crate) writer: String,
 }
 

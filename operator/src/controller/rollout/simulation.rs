@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) bad: BTreeSet<String>,
     pub(super) are_controls_failing: bool,
     pub(super) now: Timestamp,
+    /// Name of the operator.
+    pub(super) writer: &'static str,
     /// Nodes that ran something else than the proven revision when a target was adopted.
     superseded: BTreeSet<String>,
     /// Every part that a pod was asked to run, by key.
@@ -82,6 +84,7 @@ impl World {
             bad: BTreeSet::new(),
             are_controls_failing: false,
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            writer: "operator-0",
             superseded: BTreeSet::new(),
             seen: BTreeMap::new(),
             made: 0,
@@ -207,7 +210,7 @@ impl World {
             stable: stable.as_ref(),
             desired: &desired,
             verdict: verdict.as_ref(),
-            writer: "test",
+            writer: self.writer,
             around,
         };
         let plan = plan(&inputs);

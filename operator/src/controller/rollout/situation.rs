@@ -147,7 +147,7 @@ fn address_in_use(observed: &Observed, given_up: &[IpAddr], uses: &AddressUses) 
 }
 
 /// Returns the revisions whose names the parts of a new one may keep.
-fn running<'a>(
+pub(super) fn running<'a>(
     record: Option<&'a Record>,
     stable: Option<&'a TierRevision>,
     retry: Option<&str>,

@@ -63,11 +63,13 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// Returns whether the pods of the step may be told: the judge knows how they were before, or has had the time.
+    /// Returns whether the pods of the step may be told: the status says that the target is not rolled out, and the
+    /// judge knows how the pods were before, or has had the time.
     #[must_use]
     pub(crate) fn may_tell(&self, record: &Record) -> bool {
         let is_late = || self.now.duration_since(record.since.0) >= MAX_PAST_WAIT;
-        !record.step.is_judged() || self.is_past_known || is_late()
+        let is_announced = || self.announced == Some(&record.target.id);
+        !record.step.is_judged() || is_announced() && (self.is_past_known || is_late())
     }
 
     /// Returns the sentence about addresses in use for which a target waits; `None` once it is confirmed.

@@ -156,6 +156,37 @@ fn nobody_is_told_before_the_status_says_that_it_is_not_rolled_out() {
 }
 
 #[test]
+fn nobody_else_is_told_while_the_status_says_something_else_again() {
+    let mut world = World::new(&[2]);
+    world.change(revision(2, 1));
+    world.run_until("canaries are chosen", |world| world.announced.is_some());
+    world.announced = None;
+    let record = world.pass(0).record;
+    assert_eq!(record.step, Step::Start);
+    world.announced = Some("n2r1".to_owned());
+    world.pass(1);
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Canary, 0));
+    // A leader of before has written its own status.
+    world.announced = None;
+    assert_eq!(world.pass(usize::MAX).asks, []);
+    assert_eq!(world.pass(usize::MAX).asks.len(), 1, "the status is right again");
+}
+
+#[test]
+fn a_new_leader_writes_the_record_before_it_tells_anybody() {
+    let mut world = World::new(&[2]);
+    assert!(!world.pass(usize::MAX).is_changed, "a leader that goes on writes nothing");
+    world.add_node("a", "a-new");
+    world.writer = "operator-1";
+    let plan = world.pass(0);
+    assert!(plan.is_changed && !plan.asks.is_empty(), "the write is refused where the record has another version");
+    assert_eq!((plan.record.step, plan.record.writer.as_str()), (Step::Done, "operator-1"));
+    assert_eq!(world.pod("a-new").asked, None);
+    world.pass(usize::MAX);
+    assert!(!world.pass(usize::MAX).is_changed, "once in a term");
+}
+
+#[test]
 fn a_step_is_watched_for_the_soak_from_its_last_pod_on() {
     let mut world = World::new(&[2, 2]);
     world.settings.soak = Duration::from_seconds(60);

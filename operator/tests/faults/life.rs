@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::decision::{Distortion, Fault, Kind, OldLists, Placement};
@@ -103,20 +104,51 @@ pub(crate) struct PhaseEnd {
     pub(crate) time: Duration,
 }
 
+/// Returns the spec in a phase. The update has a step of the roll-out for the resolver that stays in each zone, and one
+/// for all nodes.
 fn spec(phase: Phase) -> Value {
     let mut spec = json!({
         "nodeCache": {"instances": 1},
-        "resolvers": {"replicasPerZone": 1, "upstreams": [{"addresses": ["192.0.2.53"]}]},
+        "resolvers": {"replicasPerZone": 2, "upstreams": [{"addresses": ["192.0.2.53"]}]},
+        "rollout": {"soak": "5s", "canariesPerZone": 10},
     });
     if phase != Phase::Create {
-        spec["resolvers"]["replicasPerZone"] = json!(2);
+        spec["resolvers"]["replicasPerZone"] = json!(1);
         spec["routes"] = json!([{"suffix": "corp.example", "upstreams": [{"addresses": ["192.0.2.54"]}]}]);
     }
     spec
 }
 
-/// Lives one life and returns the ends of its phases. With those of an undisturbed life, each phase is waited for until
-/// it has come to the same end.
+/// Life without faults, which others are compared with while it goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clean {
+    /// Ends of its phases so far.
+    pub(crate) ends: Vec<Arc<PhaseEnd>>,
+    /// Error with which it has ended.
+    pub(crate) error: Option<String>,
+}
+
+/// Lives the life without faults, and publishes the end of each phase.
+pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean>) {
+    let life = async {
+        let world = World::create(cluster).await?;
+        world.start_operator(None)?;
+        for phase in PHASES {
+            let end = run_phase(&world, phase, Disturbance::None, &|| Ok(None)).await;
+            let end = end.with_context(|| describe(&world, phase, Disturbance::None))?;
+            eprintln!("{phase:?}: {} writes, {} objects, {:?}", end.writes, end.state.len(), end.time);
+            clean.send_modify(|clean| clean.ends.push(Arc::new(end)));
+        }
+        world.remove().await;
+        anyhow::Ok(())
+    };
+    if let Err(error) = life.await {
+        clean.send_modify(|clean| clean.error = Some(format!("{error:#}")));
+    }
+}
+
+/// Lives one life and returns the ends of its phases. Each phase is waited for until it has come to the same end as that
+/// of the life without faults.
 ///
 /// # Errors
 ///
@@ -124,14 +156,20 @@ fn spec(phase: Phase) -> Value {
 pub(crate) async fn live(
     cluster: Arc<Cluster>,
     disturbance: Disturbance,
-    clean: Option<&[PhaseEnd]>,
+    clean: &watch::Receiver<Clean>,
 ) -> Result<Vec<PhaseEnd>> {
     let world = World::create(cluster).await?;
     world.start_operator(None)?;
     let mut ends = Vec::new();
     for (index, phase) in PHASES.into_iter().enumerate() {
-        let expected = clean.and_then(|clean| clean.get(index));
-        let end = run_phase(&world, phase, disturbance, expected).await;
+        let expected = || {
+            let clean = clean.borrow();
+            match &clean.error {
+                Some(_) => bail!("the life without faults has failed"),
+                None => Ok(clean.ends.get(index).cloned()),
+            }
+        };
+        let end = run_phase(&world, phase, disturbance, &expected).await;
         ends.push(end.with_context(|| describe(&world, phase, disturbance))?);
         if matches!(disturbance, Disturbance::DeleteDuringWrite(_)) {
             break;
@@ -171,7 +209,7 @@ async fn run_phase(
     world: &World,
     phase: Phase,
     disturbance: Disturbance,
-    expected: Option<&PhaseEnd>,
+    expected: &(dyn Fn() -> Result<Option<Arc<PhaseEnd>>> + Sync),
 ) -> Result<PhaseEnd> {
     let (proxy, objects) = (&world.proxy, &world.cluster.objects);
     if disturbance.old_lists().is_some() {
@@ -221,6 +259,8 @@ async fn run_phase(
         if std::mem::replace(&mut version, latest) != latest {
             state = state_of(&world.name, objects);
         }
+        let expected = expected()?;
+        let expected = expected.as_deref();
         let is_over = match (disturbance, expected) {
             (Disturbance::DeleteDuringWrite(nth), _) => {
                 // There may be fewer writes.
@@ -234,7 +274,8 @@ async fn run_phase(
             }
             (Disturbance::Outage(_, time), Some(expected)) => now - start >= time && state == expected.state,
             (_, Some(expected)) => state == expected.state,
-            (_, None) => is_quiet && has_reached_aim(phase, world, &state),
+            (Disturbance::None, None) => is_quiet && has_reached_aim(phase, world, &state),
+            (_, None) => false,
         };
         if is_over {
             let counts = counts_of(&world.name, objects);

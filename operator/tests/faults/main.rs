@@ -26,18 +26,18 @@ use std::time::Duration;
 use dnstier_tests::require;
 use futures::future;
 use tokio::runtime::Runtime;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use decision::{Distortion, Fault, Kind, OldLists, Placement};
-use life::{Disturbance, PhaseEnd, live};
+use life::{Clean, Disturbance, PHASES, live, live_clean};
 use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time.
-const LIVES: usize = 12;
+const LIVES: usize = 40;
 
 static TURNS: Semaphore = Semaphore::const_new(LIVES);
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
-static CLEAN: OnceCell<Vec<PhaseEnd>> = OnceCell::const_new();
+static CLEAN: OnceCell<watch::Receiver<Clean>> = OnceCell::const_new();
 
 /// Returns the runtime of all tests, which outlives each of them.
 fn runtime() -> &'static Runtime {
@@ -62,16 +62,22 @@ async fn cluster() -> Arc<Cluster> {
     CLUSTER.get_or_init(start).await.clone()
 }
 
-/// Returns the phases of a life without faults.
-async fn clean() -> &'static [PhaseEnd] {
-    let live = async || {
-        let clean = live(cluster().await, Disturbance::None, None).await.unwrap_or_else(|error| panic!("{error:#}"));
-        for (phase, end) in life::PHASES.iter().zip(&clean) {
-            eprintln!("{phase:?}: {} writes, {} objects, {:?}", end.writes, end.state.len(), end.time);
-        }
-        clean
+/// Returns the life without faults, which goes on meanwhile.
+async fn clean() -> watch::Receiver<Clean> {
+    let start = async || {
+        let (sender, receiver) = watch::channel(Clean::default());
+        runtime().spawn(live_clean(cluster().await, sender));
+        receiver
     };
-    CLEAN.get_or_init(live).await
+    CLEAN.get_or_init(start).await.clone()
+}
+
+/// Returns the number of writes in each phase of the life without faults.
+async fn writes() -> Vec<usize> {
+    let mut clean = clean().await;
+    let clean = clean.wait_for(|clean| clean.ends.len() == PHASES.len() || clean.error.is_some()).await.unwrap();
+    assert!(clean.error.is_none(), "{}", clean.error.as_deref().unwrap_or_default());
+    clean.ends.iter().map(|end| end.writes).collect()
 }
 
 /// Lives one life for each disturbance, and fails with all that have ended otherwise. A fault that meets nothing shows
@@ -79,10 +85,10 @@ async fn clean() -> &'static [PhaseEnd] {
 async fn live_with(disturbances: Vec<Disturbance>) {
     let (cluster, clean) = (cluster().await, clean().await);
     let lives = disturbances.into_iter().map(|disturbance| {
-        let cluster = cluster.clone();
+        let (cluster, clean) = (cluster.clone(), clean.clone());
         let life = tokio::spawn(async move {
             let _turn = TURNS.acquire().await.unwrap();
-            live(cluster, disturbance, Some(clean)).await
+            live(cluster, disturbance, &clean).await
         });
         async move { (disturbance, life.await.unwrap()) }
     });
@@ -94,6 +100,8 @@ async fn live_with(disturbances: Vec<Disturbance>) {
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
+    let error = clean.borrow().error.clone();
+    assert!(error.is_none(), "the life without faults: {}", error.unwrap_or_default());
     assert!(failures.is_empty(), "{} lives failed:\n{}", failures.len(), failures.join("\n\n"));
     let without: Vec<&Disturbance> = hits.iter().filter(|(_, hits)| *hits == 0).map(|(each, _)| each).collect();
     // How many writes a phase has depends on what is seen at a time.
@@ -102,9 +110,12 @@ async fn live_with(disturbances: Vec<Disturbance>) {
     eprintln!("{} lives with {total} faults", hits.len());
 }
 
+/// Number of writes that the longest phase has at least: which writes have a fault does not wait for a first life.
+const FEWEST_WRITES: usize = 36;
+
 /// Returns the number of writes of the phase that has the most.
 async fn most_writes() -> usize {
-    clean().await.iter().map(|end| end.writes).max().unwrap()
+    writes().await.into_iter().max().unwrap()
 }
 
 fn at_write(nth: usize, fault: Fault) -> Disturbance {
@@ -142,8 +153,16 @@ fn an_operator_that_is_killed_at_a_write_comes_to_the_same_end() {
     require!(require::control_plane());
     runtime().block_on(async {
         let sides = [Fault::KillBefore, Fault::KillAfter].into_iter().cycle();
-        let kills = (1..=most_writes().await).step_by(3).zip(sides);
-        live_with(kills.map(|(nth, fault)| at_write(nth, fault)).collect()).await;
+        let kills = (1..=FEWEST_WRITES).step_by(5).zip(sides).map(|(nth, fault)| at_write(nth, fault));
+        let of_rollouts = [
+            (Kind::Record, 1, Fault::KillAfter),
+            (Kind::Record, 2, Fault::KillAfter),
+            (Kind::Telling, 1, Fault::KillBefore),
+            (Kind::Telling, 1, Fault::KillAfter),
+            (Kind::Revisions, 2, Fault::KillAfter),
+        ];
+        let of_rollouts = of_rollouts.map(|(kind, nth, fault)| Disturbance::Request(Placement::at(kind, nth, fault)));
+        live_with(kills.chain(of_rollouts).collect()).await;
     });
 }
 
@@ -252,7 +271,7 @@ fn nothing_is_left_of_a_tier_that_is_deleted_while_it_is_being_created() {
 fn nothing_is_left_of_a_tier_that_is_deleted_during_any_write_of_its_creation() {
     require!(require::control_plane());
     runtime().block_on(async {
-        let writes = clean().await[0].writes;
+        let writes = writes().await[0];
         live_with((1..=writes).map(Disturbance::DeleteDuringWrite).collect()).await;
     });
 }

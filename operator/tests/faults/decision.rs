@@ -116,7 +116,7 @@ impl Placement {
 /// Faults of one phase, and the requests that it had so far.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    placement: Option<Placement>,
+    placements: Vec<Placement>,
     counts: [usize; 8],
     total: usize,
     /// Number of requests that had the fault.
@@ -124,31 +124,31 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// Returns a script with this fault, before the first request.
-    pub(crate) fn new(placement: Option<Placement>) -> Self {
-        Self { placement, ..Self::default() }
+    /// Returns a script with these faults, before the first request.
+    pub(crate) fn new(placements: impl IntoIterator<Item = Placement>) -> Self {
+        Self { placements: placements.into_iter().collect(), ..Self::default() }
     }
 
     /// Counts a request and returns its fault.
     pub(crate) fn decide(&mut self, kind: Kind) -> Option<Fault> {
         kind.counted().for_each(|counted| self.counts[counted as usize] += 1);
         self.total += 1;
-        let placement = self.placement?;
-        let number = match placement.kind {
-            Some(of) if kind.counted().any(|counted| counted == of) => self.count(of),
-            Some(_) => return None,
-            None => self.total,
+        let has_fault = |placement: &&Placement| {
+            let number = match placement.kind {
+                Some(of) if kind.counted().any(|counted| counted == of) => self.count(of),
+                Some(_) => return false,
+                None => self.total,
+            };
+            number >= placement.first && number - placement.first < placement.count
         };
-        if number < placement.first || number - placement.first >= placement.count {
-            return None;
-        }
+        let fault = self.placements.iter().find(has_fault)?.fault;
         self.hits += 1;
-        Some(placement.fault)
+        Some(fault)
     }
 
-    /// Takes the fault away; requests are counted on.
+    /// Takes the faults away; requests are counted on.
     pub(crate) fn end_faults(&mut self) {
-        self.placement = None;
+        self.placements.clear();
     }
 
     /// Returns the number of requests of a kind so far.

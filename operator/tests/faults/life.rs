@@ -1,6 +1,7 @@
 //! Life of a tier: it is created, updated, a node of it changes its zone, and it is deleted. Each phase of a disturbed
 //! life has to end as that of an undisturbed one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::decision::{Distortion, Fault, Kind, OldLists, Placement};
-use crate::state::{Counts, WorldState, counts_of, differences, is_at_rest, state_of};
+use crate::state::{Counts, WorldState, counts_of, differences, is_at_rest, state_of, step_of};
 use crate::world::{Cluster, LEFT_ZONE, MOVING_NODE, NEW_ZONE, World};
 
 /// Phases of a life.
@@ -41,6 +42,8 @@ pub(crate) enum Disturbance {
     None,
     /// A request has a fault; one that kills the operator is followed by a new operator.
     Request(Placement),
+    /// Two requests have faults.
+    Requests(Placement, Placement),
     /// The operator is killed after the n-th write, and the first lists of the next one are from before the phase.
     OldLists(usize, OldLists),
     /// The operator is killed after the n-th write, and a request of the next one has a fault.
@@ -54,14 +57,15 @@ pub(crate) enum Disturbance {
 }
 
 impl Disturbance {
-    /// Returns the fault of requests.
-    fn placement(self) -> Option<Placement> {
+    /// Returns the faults of requests.
+    fn placements(self) -> Vec<Placement> {
         match self {
-            Self::None | Self::Watches(_) => None,
-            Self::Request(placement) => Some(placement),
-            Self::OldLists(nth, _) | Self::Restart(nth, _) => Some(Placement::at(Kind::Write, nth, Fault::KillAfter)),
-            Self::Outage(fault, _) => Some(Placement::everywhere(fault)),
-            Self::DeleteDuringWrite(nth) => Some(Placement::at(Kind::Write, nth, Fault::Slow(HOLD))),
+            Self::None | Self::Watches(_) => Vec::new(),
+            Self::Request(placement) => vec![placement],
+            Self::Requests(one, other) => vec![one, other],
+            Self::OldLists(nth, _) | Self::Restart(nth, _) => vec![Placement::at(Kind::Write, nth, Fault::KillAfter)],
+            Self::Outage(fault, _) => vec![Placement::everywhere(fault)],
+            Self::DeleteDuringWrite(nth) => vec![Placement::at(Kind::Write, nth, Fault::Slow(HOLD))],
         }
     }
 
@@ -81,7 +85,7 @@ impl Disturbance {
     /// Returns whether the operator is killed around the request of the test itself, before or after it. The operator
     /// writes nothing while a tier is deleted.
     fn kills_around_delete(self) -> Option<bool> {
-        match self.placement()?.fault {
+        match self.placements().first()?.fault {
             Fault::KillBefore => Some(true),
             Fault::KillAfter => Some(false),
             _ => None,
@@ -100,6 +104,8 @@ pub(crate) struct PhaseEnd {
     pub(crate) writes: usize,
     /// Number of requests that had the fault.
     pub(crate) hits: usize,
+    /// Steps of the roll-out that were seen.
+    pub(crate) steps: BTreeSet<String>,
     /// Time that it took.
     pub(crate) time: Duration,
 }
@@ -136,7 +142,10 @@ pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean
         for phase in PHASES {
             let end = run_phase(&world, phase, Disturbance::None, &|| Ok(None)).await;
             let end = end.with_context(|| describe(&world, phase, Disturbance::None))?;
-            eprintln!("{phase:?}: {} writes, {} objects, {:?}", end.writes, end.state.len(), end.time);
+            let PhaseEnd { writes, steps, time, .. } = &end;
+            eprintln!("{phase:?}: {writes} writes, {} objects, {steps:?}, {time:?}", end.state.len());
+            let is_judged = ["Resolver", "Canary"].iter().all(|step| steps.contains(*step));
+            ensure!(phase != Phase::Update || is_judged, "the update goes to all pods at once: {steps:?}");
             clean.send_modify(|clean| clean.ends.push(Arc::new(end)));
         }
         world.remove().await;
@@ -216,7 +225,7 @@ async fn run_phase(
         proxy.record_lists().await;
     }
     let start = Instant::now();
-    proxy.begin_phase(disturbance.placement(), disturbance.distortion(phase));
+    proxy.begin_phase(disturbance.placements(), disturbance.distortion(phase));
     match phase {
         Phase::Create | Phase::Update => world.apply_tier(spec(phase)).await?,
         Phase::ZoneChange => world.set_zone(MOVING_NODE, NEW_ZONE).await?,
@@ -233,7 +242,7 @@ async fn run_phase(
     }
     let mut last_write = (0, Instant::now());
     let mut is_deleted = false;
-    let (mut version, mut state) = (0, WorldState::new());
+    let (mut version, mut state, mut steps) = (0, WorldState::new(), BTreeSet::new());
     loop {
         tokio::select! {
             () = proxy.killed() => {
@@ -258,6 +267,7 @@ async fn run_phase(
         let latest = objects.version_of(&world.name);
         if std::mem::replace(&mut version, latest) != latest {
             state = state_of(&world.name, objects);
+            steps.extend(step_of(&world.name, objects));
         }
         let expected = expected()?;
         let expected = expected.as_deref();
@@ -280,7 +290,8 @@ async fn run_phase(
         if is_over {
             let counts = counts_of(&world.name, objects);
             compare_counts(disturbance, expected, &counts)?;
-            return Ok(PhaseEnd { state, counts, writes: proxy.writes(), hits: proxy.hits(), time: start.elapsed() });
+            let (writes, hits, time) = (proxy.writes(), proxy.hits(), start.elapsed());
+            return Ok(PhaseEnd { state, counts, writes, hits, steps, time });
         }
         if now - start > LIMIT {
             match expected {
@@ -300,7 +311,7 @@ fn compare_counts(disturbance: Disturbance, expected: Option<&PhaseEnd>, counts:
     }
     let Some(expected) = expected else { return Ok(()) };
     let names = expected.counts.keys().chain(counts.keys());
-    let different: std::collections::BTreeSet<String> = names
+    let different: BTreeSet<String> = names
         .filter(|name| expected.counts.get(*name) != counts.get(*name))
         .map(|name| format!("{name}: {:?} instead of {:?}", counts.get(name), expected.counts.get(name)))
         .collect();

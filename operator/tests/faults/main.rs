@@ -110,9 +110,6 @@ async fn live_with(disturbances: Vec<Disturbance>) {
     eprintln!("{} lives with {total} faults", hits.len());
 }
 
-/// Number of writes that the longest phase has at least: which writes have a fault does not wait for a first life.
-const FEWEST_WRITES: usize = 36;
-
 /// Returns the number of writes of the phase that has the most.
 async fn most_writes() -> usize {
     writes().await.into_iter().max().unwrap()
@@ -148,22 +145,48 @@ const COLLECTIONS: [&str; 10] = [
     "poddisruptionbudgets",
 ];
 
-#[test]
-fn an_operator_that_is_killed_at_a_write_comes_to_the_same_end() {
-    require!(require::control_plane());
-    runtime().block_on(async {
-        let sides = [Fault::KillBefore, Fault::KillAfter].into_iter().cycle();
-        let kills = (1..=FEWEST_WRITES).step_by(5).zip(sides).map(|(nth, fault)| at_write(nth, fault));
-        let of_rollouts = [
-            (Kind::Record, 1, Fault::KillAfter),
-            (Kind::Record, 2, Fault::KillAfter),
-            (Kind::Telling, 1, Fault::KillBefore),
-            (Kind::Telling, 1, Fault::KillAfter),
-            (Kind::Revisions, 2, Fault::KillAfter),
-        ];
-        let of_rollouts = of_rollouts.map(|(kind, nth, fault)| Disturbance::Request(Placement::at(kind, nth, fault)));
-        live_with(kills.chain(of_rollouts).collect()).await;
+/// Returns some kills: at every fifth write, and around the record, `stable` and the tellings of pods.
+fn some_kills() -> impl Iterator<Item = Disturbance> {
+    let at = |kind, nth, fault| Placement::at(kind, nth, fault);
+    let (before, after) = (Fault::KillBefore, Fault::KillAfter);
+    let pairs = [
+        (at(Kind::Write, 1, before), at(Kind::Write, 21, after)),
+        (at(Kind::Write, 6, after), at(Kind::Write, 26, before)),
+        (at(Kind::Write, 11, before), at(Kind::Write, 31, after)),
+        (at(Kind::Write, 16, after), at(Kind::Write, 36, before)),
+        (at(Kind::Record, 1, after), at(Kind::Telling, 1, before)),
+        (at(Kind::Telling, 1, after), at(Kind::Record, 2, after)),
+        (at(Kind::Telling, 4, after), at(Kind::Revisions, 1, before)),
+        // `stable` is in one namespace and not in the other one.
+        (at(Kind::Revisions, 3, after), at(Kind::Record, 3, before)),
+    ];
+    pairs.into_iter().map(|(one, other)| Disturbance::Requests(one, other))
+}
+
+/// Returns some requests that fail: writes, and what an operator begins with.
+fn some_failures() -> impl Iterator<Item = Disturbance> {
+    let writes = WRITE_FAULTS.chunks(2).enumerate().map(|(index, faults)| {
+        let at = |nth, fault| Placement::at(Kind::Write, nth + 3 * index, fault);
+        Disturbance::Requests(at(4, faults[0]), at(16, faults[1]))
     });
+    let starts = [(Kind::List, 5, Fault::Refuse(500)), (Kind::Watch, 3, Fault::Refuse(410))];
+    writes.chain(starts.map(|(kind, nth, fault)| Disturbance::Restart(9, Placement::at(kind, nth, fault))))
+}
+
+/// All lives of the short form are lived at a time, because they wait most of it.
+#[test]
+fn an_operator_with_some_faults_of_each_kind_comes_to_the_same_end() {
+    require!(require::control_plane());
+    let old = [OldLists::All, OldLists::Of("pods"), OldLists::Of("configmaps")];
+    let outages = [Fault::Silence, Fault::Slow(Duration::from_secs(3))];
+    let distortions = [Distortion::Cut(2), Distortion::Gone(1), Distortion::Lose(1), Distortion::Merge];
+    let disturbances = some_kills()
+        .chain(some_failures())
+        .chain(old.map(|old| Disturbance::OldLists(14, old)))
+        .chain(outages.map(|fault| Disturbance::Outage(fault, Duration::from_secs(12))))
+        .chain(distortions.map(Disturbance::Watches))
+        .chain([12, 21].map(Disturbance::DeleteDuringWrite));
+    runtime().block_on(live_with(disturbances.collect()));
 }
 
 #[test]
@@ -178,13 +201,6 @@ fn an_operator_that_is_killed_at_any_write_comes_to_the_same_end() {
 }
 
 #[test]
-fn an_operator_that_starts_with_old_lists_comes_to_the_same_end() {
-    require!(require::control_plane());
-    let old = [OldLists::All, OldLists::Of("pods"), OldLists::Of("configmaps")];
-    runtime().block_on(live_with(old.map(|old| Disturbance::OldLists(14, old)).to_vec()));
-}
-
-#[test]
 #[ignore = "takes minutes; `make test-long` runs it"]
 fn an_operator_that_starts_with_old_lists_after_any_write_comes_to_the_same_end() {
     require!(require::control_plane());
@@ -193,15 +209,6 @@ fn an_operator_that_starts_with_old_lists_after_any_write_comes_to_the_same_end(
         let nths = (1..=most_writes().await).step_by(3);
         live_with(nths.flat_map(|nth| old.iter().map(move |old| Disturbance::OldLists(nth, *old))).collect()).await;
     });
-}
-
-#[test]
-fn requests_that_fail_lead_to_the_same_end() {
-    require!(require::control_plane());
-    let at_start = |(kind, nth, fault)| Disturbance::Restart(9, Placement::at(kind, nth, fault));
-    let writes = WRITE_FAULTS.into_iter().enumerate().map(|(index, fault)| at_write(4 + 3 * index, fault));
-    let starts = [(Kind::List, 5, Fault::Refuse(500)), (Kind::Watch, 3, Fault::Refuse(410))].map(at_start);
-    runtime().block_on(live_with(writes.chain(starts).collect()));
 }
 
 #[test]
@@ -226,13 +233,6 @@ fn any_list_or_watch_that_fails_at_the_start_leads_to_the_same_end() {
 }
 
 #[test]
-fn an_api_server_that_is_away_or_slow_for_a_while_leads_to_the_same_end() {
-    require!(require::control_plane());
-    let outages = [Fault::Silence, Fault::Slow(Duration::from_secs(3))];
-    runtime().block_on(live_with(outages.map(|fault| Disturbance::Outage(fault, Duration::from_secs(12))).to_vec()));
-}
-
-#[test]
 #[ignore = "takes minutes; `make test-long` runs it"]
 fn an_api_server_that_is_away_or_slow_for_a_minute_leads_to_the_same_end() {
     require!(require::control_plane());
@@ -245,25 +245,12 @@ fn an_api_server_that_is_away_or_slow_for_a_minute_leads_to_the_same_end() {
 }
 
 #[test]
-fn events_that_are_lost_or_cut_off_lead_to_the_same_end() {
-    require!(require::control_plane());
-    let distortions = [Distortion::Cut(2), Distortion::Gone(1), Distortion::Lose(1), Distortion::Merge];
-    runtime().block_on(live_with(distortions.map(Disturbance::Watches).to_vec()));
-}
-
-#[test]
 #[ignore = "takes minutes; `make test-long` runs it"]
 fn any_event_that_is_lost_or_cut_off_leads_to_the_same_end() {
     require!(require::control_plane());
     let distortions = (1..=6).flat_map(|nth| [Distortion::Cut(nth), Distortion::Gone(nth), Distortion::Lose(nth)]);
     let distortions = distortions.chain([Distortion::Silence]);
     runtime().block_on(live_with(distortions.map(Disturbance::Watches).collect()));
-}
-
-#[test]
-fn nothing_is_left_of_a_tier_that_is_deleted_while_it_is_being_created() {
-    require!(require::control_plane());
-    runtime().block_on(live_with([12, 21].map(Disturbance::DeleteDuringWrite).to_vec()));
 }
 
 #[test]

@@ -101,9 +101,9 @@ impl Proxy {
     }
 
     /// Begins a phase with these faults, and counts its requests from 1.
-    pub(crate) fn begin_phase(&self, placement: Option<Placement>, distortion: Option<Distortion>) {
+    pub(crate) fn begin_phase(&self, placements: Vec<Placement>, distortion: Option<Distortion>) {
         let mut state = self.shared.lock();
-        state.script = Script::new(placement);
+        state.script = Script::new(placements);
         state.distorted = Once::default();
         state.hits = 0;
         state.log.clear();

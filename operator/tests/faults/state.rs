@@ -244,6 +244,12 @@ pub(crate) fn is_at_rest(world: &str, objects: &Objects) -> bool {
     has("RolledOut", "True") && has("Ready", "True") && has("Progressing", "False") && has("Degraded", "False")
 }
 
+/// Returns the step of the roll-out that the tier of a world shows.
+pub(crate) fn step_of(world: &str, objects: &Objects) -> Option<String> {
+    let tier = objects.get("DnsTier", "", world)?;
+    Some(tier["status"]["rollout"]["step"].as_str()?.to_owned())
+}
+
 /// Returns how two states differ, one line for each object; empty when they are the same.
 pub(crate) fn differences(expected: &WorldState, found: &WorldState) -> Vec<String> {
     let names: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();

@@ -32,8 +32,9 @@ use decision::{Distortion, Fault, Kind, OldLists, Placement};
 use life::{Clean, Disturbance, PHASES, live, live_clean};
 use world::Cluster;
 
-/// Number of lives at a time, over all tests of the program. They wait most of the time.
-const LIVES: usize = 40;
+/// Number of lives at a time, over all tests of the program. They wait most of the time; with many more of them on two
+/// cores operators lose their Leases, and begin again.
+const LIVES: usize = 18;
 
 static TURNS: Semaphore = Semaphore::const_new(LIVES);
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
@@ -169,23 +170,21 @@ fn some_failures() -> impl Iterator<Item = Disturbance> {
         let at = |nth, fault| Placement::at(Kind::Write, nth + 3 * index, fault);
         Disturbance::Requests(at(4, faults[0]), at(16, faults[1]))
     });
-    let starts = [(Kind::List, 5, Fault::Refuse(500)), (Kind::Watch, 3, Fault::Refuse(410))];
-    writes.chain(starts.map(|(kind, nth, fault)| Disturbance::Restart(9, Placement::at(kind, nth, fault))))
+    writes.chain([Disturbance::Restart(9, Placement::at(Kind::Watch, 3, Fault::Refuse(410)))])
 }
 
 /// All lives of the short form are lived at a time, because they wait most of it.
 #[test]
 fn an_operator_with_some_faults_of_each_kind_comes_to_the_same_end() {
     require!(require::control_plane());
-    let old = [OldLists::All, OldLists::Of("pods"), OldLists::Of("configmaps")];
-    let outages = [Fault::Silence, Fault::Slow(Duration::from_secs(3))];
-    let distortions = [Distortion::Cut(2), Distortion::Gone(1), Distortion::Lose(1), Distortion::Merge];
-    let disturbances = some_kills()
-        .chain(some_failures())
-        .chain(old.map(|old| Disturbance::OldLists(14, old)))
-        .chain(outages.map(|fault| Disturbance::Outage(fault, Duration::from_secs(12))))
-        .chain(distortions.map(Disturbance::Watches))
-        .chain([12, 21].map(Disturbance::DeleteDuringWrite));
+    let others = [
+        Disturbance::OldLists(14, OldLists::All),
+        Disturbance::Outage(Fault::Silence, Duration::from_secs(12)),
+        Disturbance::Watches(Distortion::Lose(1)),
+        Disturbance::Watches(Distortion::Merge),
+        Disturbance::DeleteDuringWrite(21),
+    ];
+    let disturbances = some_kills().chain(some_failures()).chain(others);
     runtime().block_on(live_with(disturbances.collect()));
 }
 

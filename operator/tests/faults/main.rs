@@ -148,7 +148,7 @@ const COLLECTIONS: [&str; 10] = [
 
 /// Returns some kills: at every fifth write, and around the record, `stable` and the tellings of pods.
 fn some_kills() -> impl Iterator<Item = Disturbance> {
-    let at = |kind, nth, fault| Placement::at(kind, nth, fault);
+    let at = Placement::at;
     let (before, after) = (Fault::KillBefore, Fault::KillAfter);
     let pairs = [
         (at(Kind::Write, 1, before), at(Kind::Write, 21, after)),

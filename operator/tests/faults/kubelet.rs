@@ -235,16 +235,7 @@ fn page(pod: &Value, started: u64) -> Value {
     let capabilities = CAPABILITIES.map(str::to_owned).to_vec();
     let page = if pod["metadata"]["labels"][COMPONENT] == "zone-resolver" {
         let instance = instance("zone-resolver");
-        let status = ResolverStatus {
-            pod_uid,
-            node,
-            zone,
-            ready: true,
-            instance,
-            figures,
-            capabilities,
-            ..ResolverStatus::default()
-        };
+        let status = ResolverStatus { pod_uid, node, zone, ready: true, instance, figures, capabilities };
         serde_json::to_value(status)
     } else {
         let captured = CapturedAddress {

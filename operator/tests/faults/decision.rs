@@ -4,11 +4,19 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use node_cache_config::names::REVISION_ANNOTATION;
+
 /// Kind of a request, by which faults are placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// Creation, change or deletion of an object, events included.
+    /// Creation, change or deletion of an object, events included. Those of the next three kinds count as writes, too.
     Write,
+    /// Write of the record of a roll-out.
+    Record,
+    /// Write of the ConfigMaps with the revisions, `stable` among them.
+    Revisions,
+    /// Telling of a pod which revision it is to run.
+    Telling,
     /// Start of a watch.
     Watch,
     /// Read of a collection.
@@ -20,8 +28,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of a request with this method and this path with its query.
-    pub(crate) fn of(method: &str, uri: &str) -> Self {
+    /// Returns the kind of a request with this method, this path with its query, and this body.
+    pub(crate) fn of(method: &str, uri: &str, body: &[u8]) -> Self {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         // Group and version, then the namespace, then the collection.
@@ -32,13 +40,31 @@ impl Kind {
             return Self::Election;
         }
         if method != "GET" {
-            return Self::Write;
+            let name = parts.get(collection + 1);
+            return match (parts.get(collection), name) {
+                // All others are applied under their names.
+                (Some(&"configmaps"), None) => Self::Record,
+                (Some(&"configmaps"), Some(name)) if name.ends_with("-rollout") => Self::Record,
+                (Some(&"configmaps"), Some(name)) if name.ends_with("-revisions") => Self::Revisions,
+                (Some(&"pods"), _) if contains(body, REVISION_ANNOTATION) => Self::Telling,
+                _ => Self::Write,
+            };
         }
         if query.split('&').any(|parameter| matches!(parameter, "watch=true" | "watch=1")) {
             return Self::Watch;
         }
         if parts.len() == collection + 1 { Self::List } else { Self::Get }
     }
+
+    /// Returns the kinds that a request of this kind counts for.
+    fn counted(self) -> impl Iterator<Item = Self> {
+        let is_special = matches!(self, Self::Record | Self::Revisions | Self::Telling);
+        [self].into_iter().chain(is_special.then_some(Self::Write))
+    }
+}
+
+fn contains(body: &[u8], text: &str) -> bool {
+    body.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 /// Fault of one request.
@@ -90,40 +116,39 @@ impl Placement {
 /// Faults of one phase, and the requests that it had so far.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    placement: Option<Placement>,
-    counts: [usize; 5],
+    placements: Vec<Placement>,
+    counts: [usize; 8],
     total: usize,
     /// Number of requests that had the fault.
     pub(crate) hits: usize,
 }
 
 impl Script {
-    /// Returns a script with this fault, before the first request.
-    pub(crate) fn new(placement: Option<Placement>) -> Self {
-        Self { placement, ..Self::default() }
+    /// Returns a script with these faults, before the first request.
+    pub(crate) fn new(placements: impl IntoIterator<Item = Placement>) -> Self {
+        Self { placements: placements.into_iter().collect(), ..Self::default() }
     }
 
     /// Counts a request and returns its fault.
     pub(crate) fn decide(&mut self, kind: Kind) -> Option<Fault> {
-        let count = &mut self.counts[kind as usize];
-        *count += 1;
+        kind.counted().for_each(|counted| self.counts[counted as usize] += 1);
         self.total += 1;
-        let placement = self.placement?;
-        let number = match placement.kind {
-            Some(of) if of == kind => *count,
-            Some(_) => return None,
-            None => self.total,
+        let has_fault = |placement: &&Placement| {
+            let number = match placement.kind {
+                Some(of) if kind.counted().any(|counted| counted == of) => self.count(of),
+                Some(_) => return false,
+                None => self.total,
+            };
+            number >= placement.first && number - placement.first < placement.count
         };
-        if number < placement.first || number - placement.first >= placement.count {
-            return None;
-        }
+        let fault = self.placements.iter().find(has_fault)?.fault;
         self.hits += 1;
-        Some(placement.fault)
+        Some(fault)
     }
 
-    /// Takes the fault away; requests are counted on.
+    /// Takes the faults away; requests are counted on.
     pub(crate) fn end_faults(&mut self) {
-        self.placement = None;
+        self.placements.clear();
     }
 
     /// Returns the number of requests of a kind so far.
@@ -292,8 +317,28 @@ fn the_kind_of_a_request_follows_from_its_method_and_path() {
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/a/leases/dnstier-operator", Kind::Election),
         ("GET", "/apis/coordination.k8s.io/v1/namespaces/a/leases/dnstier-operator", Kind::Election),
     ] {
-        assert_eq!(Kind::of(method, uri), kind, "{method} {uri}");
+        assert_eq!(Kind::of(method, uri, b"{}"), kind, "{method} {uri}");
     }
+    let told = br#"{"metadata":{"annotations":{"dnstier.io/revision":"1a2b"}}}"#;
+    for (method, uri, kind) in [
+        ("POST", "/api/v1/namespaces/a/configmaps", Kind::Record),
+        ("PATCH", "/api/v1/namespaces/a/configmaps/dnstier-default-rollout", Kind::Record),
+        ("PATCH", "/api/v1/namespaces/a/configmaps/dnstier-default-revisions?force=true", Kind::Revisions),
+        ("PATCH", "/api/v1/namespaces/a/pods/b/status", Kind::Telling),
+    ] {
+        assert_eq!(Kind::of(method, uri, told), kind, "{method} {uri}");
+    }
+    assert_eq!(Kind::of("PATCH", "/api/v1/namespaces/a/pods/b/status", b"{}"), Kind::Write);
+}
+
+#[test]
+fn the_record_and_tellings_are_counted_for_themselves_and_among_the_writes() {
+    let mut script = Script::new(Some(Placement::at(Kind::Telling, 2, Fault::KillAfter)));
+    let kinds = [Kind::Telling, Kind::Record, Kind::Write, Kind::Telling];
+    assert_eq!(kinds.map(|kind| script.decide(kind)), [None, None, None, Some(Fault::KillAfter)]);
+    assert_eq!((script.count(Kind::Write), script.count(Kind::Telling), script.count(Kind::Record)), (4, 2, 1));
+    let mut script = Script::new(Some(Placement::at(Kind::Write, 2, Fault::KillBefore)));
+    assert_eq!(kinds.map(|kind| script.decide(kind)), [None, Some(Fault::KillBefore), None, None]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Scheduler and kubelets of all nodes: pods are bound, run at once, answer `/status` on an address of their own out of
-//! 127.0.0.0/8, and go when they are told to.
+//! Scheduler and kubelets of all nodes: pods are bound, run at once, answer `/status` and `/probe` on an address of their
+//! own out of 127.0.0.0/8, and go when they are told to.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -13,9 +13,12 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use node_cache_config::figures::{CAPABILITIES, Figures, ScopeResponses};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION, ZONE_LABEL};
+use node_cache_config::probes::ProbeResult;
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -24,6 +27,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::objects::{Key, Objects};
 
 const INTERVAL: Duration = Duration::from_millis(50);
+/// Responses of a pod in a second.
+const RESPONSES: u64 = 50;
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
 const COMPONENT: &str = "app.kubernetes.io/component";
 
@@ -138,7 +143,7 @@ async fn carry_out(api: &Api<Pod>, name: &str, step: Step, address: Option<Ipv4A
         }
         Step::Run => {
             let Some(address) = address else { return };
-            let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let condition = |type_: &str| json!({"type": type_, "status": "True", "lastTransitionTime": now});
             let statuses: Vec<Value> = containers.as_array().into_iter().flatten().map(|container| json!({
                 "name": container["name"], "image": container["image"], "imageID": "", "ready": true, "started": true,
@@ -156,7 +161,7 @@ async fn carry_out(api: &Api<Pod>, name: &str, step: Step, address: Option<Ipv4A
     }
 }
 
-/// Starts the server of a pod's `/status`, on the next address that is free.
+/// Starts the server of a pod's pages, on the next address that is free.
 async fn start(namespace: &str, name: &str, pod: &Value, number: u32, objects: &Arc<Objects>) -> Option<Running> {
     let port: u16 = pod["metadata"]["annotations"][METRICS_PORT].as_str()?.parse().ok()?;
     let [_, high, middle, low] = number.to_be_bytes();
@@ -165,13 +170,17 @@ async fn start(namespace: &str, name: &str, pod: &Value, number: u32, objects: &
     let address = Ipv4Addr::new(127, part, high.wrapping_add(middle), low);
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(address), port)).await.ok()?;
     let (objects, namespace, name) = (objects.clone(), namespace.to_owned(), name.to_owned());
+    let started = now();
     let server = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             while connections.try_join_next().is_some() {}
             let (objects, namespace, name) = (objects.clone(), namespace.clone(), name.clone());
-            let answer = move |_: Request<_>| {
-                let page = objects.get("Pod", &namespace, &name).map_or(Value::Null, |pod| page(&pod));
+            let answer = move |request: Request<_>| {
+                let page = match request.uri().path() {
+                    "/probe" => probe_result(request.uri().query().unwrap_or_default()),
+                    _ => objects.get("Pod", &namespace, &name).map_or(Value::Null, |pod| page(&pod, started)),
+                };
                 async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(page.to_string())))) }
             };
             connections.spawn(async move {
@@ -183,19 +192,51 @@ async fn start(namespace: &str, name: &str, pod: &Value, number: u32, objects: &
     Some(Running { address, server })
 }
 
-/// Returns the status page of a pod that does what its annotations say.
-fn page(pod: &Value) -> Value {
+/// Returns the present time in seconds of the Unix epoch.
+fn now() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// Returns the answer to a probe, the same from every pod.
+fn probe_result(query: &str) -> Value {
+    let parameter = |name: &str| {
+        let value = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().to_owned()
+    };
+    let result = ProbeResult {
+        name: parameter("name"),
+        rtype: parameter("type"),
+        instance: "cache-0".to_owned(),
+        rcode: 0,
+        microseconds: 900,
+        digest: "right".to_owned(),
+    };
+    serde_json::to_value(result).unwrap_or_default()
+}
+
+/// Returns the status page of a pod that does what its annotations say since this time.
+fn page(pod: &Value, started: u64) -> Value {
     let annotation = |name: &str| pod["metadata"]["annotations"][name].as_str().map(str::to_owned);
     let asked = annotation(REVISION_ANNOTATION);
     let revision = Revision { in_force: asked.clone(), asked, refusal: None };
     let pod_uid = text(&pod["metadata"]["uid"]).to_owned();
     let node = text(&pod["spec"]["nodeName"]).to_owned();
     let zone = annotation(ZONE_ANNOTATION);
-    let instance =
-        |name: &str| Instance { name: name.to_owned(), alive: true, revision: revision.clone(), ..Instance::default() };
+    let instance = |name: &str| Instance {
+        name: name.to_owned(),
+        alive: true,
+        revision: revision.clone(),
+        started: Some(started),
+        ..Instance::default()
+    };
+    let noerror = RESPONSES * now().saturating_sub(started);
+    let responses = vec![ScopeResponses { noerror, ..ScopeResponses::new("outside") }];
+    let figures = Figures { responses, ..Figures::default() };
+    let capabilities = CAPABILITIES.map(str::to_owned).to_vec();
     let page = if pod["metadata"]["labels"][COMPONENT] == "zone-resolver" {
         let instance = instance("zone-resolver");
-        serde_json::to_value(ResolverStatus { pod_uid, node, zone, ready: true, instance, ..ResolverStatus::default() })
+        let status = ResolverStatus { pod_uid, node, zone, ready: true, instance, figures, capabilities };
+        serde_json::to_value(status)
     } else {
         let captured = CapturedAddress {
             address: IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)),
@@ -205,7 +246,17 @@ fn page(pod: &Value) -> Value {
         let instances = vec![instance("cache-0")];
         let revision = revision.clone();
         let captured = vec![captured];
-        let status = NodeStatus { pod_uid, node, zone, revision, captured, instances, ..NodeStatus::default() };
+        let status = NodeStatus {
+            pod_uid,
+            node,
+            zone,
+            revision,
+            captured,
+            instances,
+            figures,
+            capabilities,
+            ..NodeStatus::default()
+        };
         serde_json::to_value(status)
     };
     page.unwrap_or_default()

@@ -1,16 +1,18 @@
 //! Life of a tier: it is created, updated, a node of it changes its zone, and it is deleted. Each phase of a disturbed
 //! life has to end as that of an undisturbed one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::decision::{Distortion, Fault, Kind, OldLists, Placement};
-use crate::state::{Counts, WorldState, counts_of, differences, is_at_rest, state_of};
+use crate::state::{Counts, WorldState, counts_of, differences, is_at_rest, state_of, step_of};
 use crate::world::{Cluster, LEFT_ZONE, MOVING_NODE, NEW_ZONE, World};
 
 /// Phases of a life.
@@ -40,6 +42,8 @@ pub(crate) enum Disturbance {
     None,
     /// A request has a fault; one that kills the operator is followed by a new operator.
     Request(Placement),
+    /// Two requests have faults.
+    Requests(Placement, Placement),
     /// The operator is killed after the n-th write, and the first lists of the next one are from before the phase.
     OldLists(usize, OldLists),
     /// The operator is killed after the n-th write, and a request of the next one has a fault.
@@ -53,14 +57,15 @@ pub(crate) enum Disturbance {
 }
 
 impl Disturbance {
-    /// Returns the fault of requests.
-    fn placement(self) -> Option<Placement> {
+    /// Returns the faults of requests.
+    fn placements(self) -> Vec<Placement> {
         match self {
-            Self::None | Self::Watches(_) => None,
-            Self::Request(placement) => Some(placement),
-            Self::OldLists(nth, _) | Self::Restart(nth, _) => Some(Placement::at(Kind::Write, nth, Fault::KillAfter)),
-            Self::Outage(fault, _) => Some(Placement::everywhere(fault)),
-            Self::DeleteDuringWrite(nth) => Some(Placement::at(Kind::Write, nth, Fault::Slow(HOLD))),
+            Self::None | Self::Watches(_) => Vec::new(),
+            Self::Request(placement) => vec![placement],
+            Self::Requests(one, other) => vec![one, other],
+            Self::OldLists(nth, _) | Self::Restart(nth, _) => vec![Placement::at(Kind::Write, nth, Fault::KillAfter)],
+            Self::Outage(fault, _) => vec![Placement::everywhere(fault)],
+            Self::DeleteDuringWrite(nth) => vec![Placement::at(Kind::Write, nth, Fault::Slow(HOLD))],
         }
     }
 
@@ -80,7 +85,7 @@ impl Disturbance {
     /// Returns whether the operator is killed around the request of the test itself, before or after it. The operator
     /// writes nothing while a tier is deleted.
     fn kills_around_delete(self) -> Option<bool> {
-        match self.placement()?.fault {
+        match self.placements().first()?.fault {
             Fault::KillBefore => Some(true),
             Fault::KillAfter => Some(false),
             _ => None,
@@ -99,24 +104,60 @@ pub(crate) struct PhaseEnd {
     pub(crate) writes: usize,
     /// Number of requests that had the fault.
     pub(crate) hits: usize,
+    /// Steps of the roll-out that were seen.
+    pub(crate) steps: BTreeSet<String>,
     /// Time that it took.
     pub(crate) time: Duration,
 }
 
+/// Returns the spec in a phase. The update has a step of the roll-out for the resolver that stays in each zone, and one
+/// for all nodes.
 fn spec(phase: Phase) -> Value {
     let mut spec = json!({
         "nodeCache": {"instances": 1},
-        "resolvers": {"replicasPerZone": 1, "upstreams": [{"addresses": ["192.0.2.53"]}]},
+        "resolvers": {"replicasPerZone": 2, "upstreams": [{"addresses": ["192.0.2.53"]}]},
+        "rollout": {"soak": "5s", "canariesPerZone": 10},
     });
     if phase != Phase::Create {
-        spec["resolvers"]["replicasPerZone"] = json!(2);
+        spec["resolvers"]["replicasPerZone"] = json!(1);
         spec["routes"] = json!([{"suffix": "corp.example", "upstreams": [{"addresses": ["192.0.2.54"]}]}]);
     }
     spec
 }
 
-/// Lives one life and returns the ends of its phases. With those of an undisturbed life, each phase is waited for until
-/// it has come to the same end.
+/// Life without faults, which others are compared with while it goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clean {
+    /// Ends of its phases so far.
+    pub(crate) ends: Vec<Arc<PhaseEnd>>,
+    /// Error with which it has ended.
+    pub(crate) error: Option<String>,
+}
+
+/// Lives the life without faults, and publishes the end of each phase.
+pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean>) {
+    let life = async {
+        let world = World::create(cluster).await?;
+        world.start_operator(None)?;
+        for phase in PHASES {
+            let end = run_phase(&world, phase, Disturbance::None, &|| Ok(None)).await;
+            let end = end.with_context(|| describe(&world, phase, Disturbance::None))?;
+            let PhaseEnd { writes, steps, time, .. } = &end;
+            eprintln!("{phase:?}: {writes} writes, {} objects, {steps:?}, {time:?}", end.state.len());
+            let is_judged = ["Resolver", "Canary"].iter().all(|step| steps.contains(*step));
+            ensure!(phase != Phase::Update || is_judged, "the update goes to all pods at once: {steps:?}");
+            clean.send_modify(|clean| clean.ends.push(Arc::new(end)));
+        }
+        world.remove().await;
+        anyhow::Ok(())
+    };
+    if let Err(error) = life.await {
+        clean.send_modify(|clean| clean.error = Some(format!("{error:#}")));
+    }
+}
+
+/// Lives one life and returns the ends of its phases. Each phase is waited for until it has come to the same end as that
+/// of the life without faults.
 ///
 /// # Errors
 ///
@@ -124,14 +165,20 @@ fn spec(phase: Phase) -> Value {
 pub(crate) async fn live(
     cluster: Arc<Cluster>,
     disturbance: Disturbance,
-    clean: Option<&[PhaseEnd]>,
+    clean: &watch::Receiver<Clean>,
 ) -> Result<Vec<PhaseEnd>> {
     let world = World::create(cluster).await?;
     world.start_operator(None)?;
     let mut ends = Vec::new();
     for (index, phase) in PHASES.into_iter().enumerate() {
-        let expected = clean.and_then(|clean| clean.get(index));
-        let end = run_phase(&world, phase, disturbance, expected).await;
+        let expected = || {
+            let clean = clean.borrow();
+            match &clean.error {
+                Some(_) => bail!("the life without faults has failed"),
+                None => Ok(clean.ends.get(index).cloned()),
+            }
+        };
+        let end = run_phase(&world, phase, disturbance, &expected).await;
         ends.push(end.with_context(|| describe(&world, phase, disturbance))?);
         if matches!(disturbance, Disturbance::DeleteDuringWrite(_)) {
             break;
@@ -171,14 +218,14 @@ async fn run_phase(
     world: &World,
     phase: Phase,
     disturbance: Disturbance,
-    expected: Option<&PhaseEnd>,
+    expected: &(dyn Fn() -> Result<Option<Arc<PhaseEnd>>> + Sync),
 ) -> Result<PhaseEnd> {
     let (proxy, objects) = (&world.proxy, &world.cluster.objects);
     if disturbance.old_lists().is_some() {
         proxy.record_lists().await;
     }
     let start = Instant::now();
-    proxy.begin_phase(disturbance.placement(), disturbance.distortion(phase));
+    proxy.begin_phase(disturbance.placements(), disturbance.distortion(phase));
     match phase {
         Phase::Create | Phase::Update => world.apply_tier(spec(phase)).await?,
         Phase::ZoneChange => world.set_zone(MOVING_NODE, NEW_ZONE).await?,
@@ -195,7 +242,7 @@ async fn run_phase(
     }
     let mut last_write = (0, Instant::now());
     let mut is_deleted = false;
-    let (mut version, mut state) = (0, WorldState::new());
+    let (mut version, mut state, mut steps) = (0, WorldState::new(), BTreeSet::new());
     loop {
         tokio::select! {
             () = proxy.killed() => {
@@ -220,7 +267,10 @@ async fn run_phase(
         let latest = objects.version_of(&world.name);
         if std::mem::replace(&mut version, latest) != latest {
             state = state_of(&world.name, objects);
+            steps.extend(step_of(&world.name, objects));
         }
+        let expected = expected()?;
+        let expected = expected.as_deref();
         let is_over = match (disturbance, expected) {
             (Disturbance::DeleteDuringWrite(nth), _) => {
                 // There may be fewer writes.
@@ -234,12 +284,14 @@ async fn run_phase(
             }
             (Disturbance::Outage(_, time), Some(expected)) => now - start >= time && state == expected.state,
             (_, Some(expected)) => state == expected.state,
-            (_, None) => is_quiet && has_reached_aim(phase, world, &state),
+            (Disturbance::None, None) => is_quiet && has_reached_aim(phase, world, &state),
+            (_, None) => false,
         };
         if is_over {
             let counts = counts_of(&world.name, objects);
             compare_counts(disturbance, expected, &counts)?;
-            return Ok(PhaseEnd { state, counts, writes: proxy.writes(), hits: proxy.hits(), time: start.elapsed() });
+            let (writes, hits, time) = (proxy.writes(), proxy.hits(), start.elapsed());
+            return Ok(PhaseEnd { state, counts, writes, hits, steps, time });
         }
         if now - start > LIMIT {
             match expected {
@@ -259,7 +311,7 @@ fn compare_counts(disturbance: Disturbance, expected: Option<&PhaseEnd>, counts:
     }
     let Some(expected) = expected else { return Ok(()) };
     let names = expected.counts.keys().chain(counts.keys());
-    let different: std::collections::BTreeSet<String> = names
+    let different: BTreeSet<String> = names
         .filter(|name| expected.counts.get(*name) != counts.get(*name))
         .map(|name| format!("{name}: {:?} instead of {:?}", counts.get(name), expected.counts.get(name)))
         .collect();

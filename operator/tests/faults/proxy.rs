@@ -101,9 +101,9 @@ impl Proxy {
     }
 
     /// Begins a phase with these faults, and counts its requests from 1.
-    pub(crate) fn begin_phase(&self, placement: Option<Placement>, distortion: Option<Distortion>) {
+    pub(crate) fn begin_phase(&self, placements: Vec<Placement>, distortion: Option<Distortion>) {
         let mut state = self.shared.lock();
-        state.script = Script::new(placement);
+        state.script = Script::new(placements);
         state.distorted = Once::default();
         state.hits = 0;
         state.log.clear();
@@ -219,7 +219,7 @@ impl Shared {
         let method = parts.method.as_str().to_owned();
         let uri = self.in_scope(parts.uri.path_and_query().map_or("/", |uri| uri.as_str()));
         let path = uri.split('?').next().unwrap_or_default().to_owned();
-        let kind = Kind::of(&method, &uri);
+        let kind = Kind::of(&method, &uri, &body);
         let fault = {
             let mut state = self.lock();
             if self.is_dead.load(Ordering::SeqCst) || life != self.life.load(Ordering::SeqCst) {
@@ -271,7 +271,7 @@ impl Shared {
                 }
                 return self.watch(upstream, path).await;
             }
-            Kind::Write | Kind::Get | Kind::Election => {}
+            _ => {}
         }
         let response = self.forward(upstream).await?;
         match fault {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dnstier_crds::conditions::Reason;
 use tokio::time::Instant;
 
+use crate::controller::apply::field_managers::Parties;
 use crate::controller::finding::Finding;
 use crate::controller::text::join_some;
 
@@ -101,9 +102,11 @@ impl Contests {
         objects.entry(object.to_owned()).or_default().decide(hash, is_applied, now)
     }
 
-    /// Records who sets back which fields of an object that is contested.
-    pub(super) fn record_parties(&self, tier: &str, object: &str, fields: &[String], managers: &[String]) {
-        let by = match managers {
+    /// Begins the contest of an object between the operator and these parties; `None` when nobody sets it back.
+    pub(super) fn begin(&self, tier: &str, object: &str, parties: Option<&Parties>) {
+        let Some(Parties { fields, managers }) = parties else { return self.forget(tier, object) };
+        tracing::warn!(tier, object, ?fields, ?managers, "an object is set back again and again and left alone");
+        let by = match managers.as_slice() {
             [] => "another writer".to_owned(),
             managers => format!("the field manager {}", join_some(managers)),
         };
@@ -233,7 +236,8 @@ mod tests {
             assert_eq!(contests.finding("default", start), None);
             set_back(&contests, "1a", start);
         }
-        contests.record_parties("default", OBJECT, &["spec.replicas".to_owned()], &["keda".to_owned()]);
+        let parties = Parties { fields: vec!["spec.replicas".to_owned()], managers: vec!["keda".to_owned()] };
+        contests.begin("default", OBJECT, Some(&parties));
         let finding = contests.finding("default", start).unwrap();
         assert_eq!(finding.reason, Reason::FieldContested);
         let text = "Deployment dnstier-system/a: the field manager keda sets back spec.replicas. ";
@@ -242,5 +246,16 @@ mod tests {
         assert_eq!(contests.finding("default", start + LEFT_ALONE), None);
         contests.settle("default", OBJECT);
         assert_eq!(contests.finding("default", start), None);
+    }
+
+    #[test]
+    fn an_object_that_is_as_desired_and_whose_watch_is_late_is_not_contested() {
+        let (contests, start) = (Contests::default(), Instant::now());
+        for _ in 0..3 {
+            set_back(&contests, "1a", start);
+        }
+        contests.begin("default", OBJECT, None);
+        assert_eq!(contests.finding("default", start), None);
+        assert_eq!(set_back(&contests, "1a", start), Decision::Apply);
     }
 }

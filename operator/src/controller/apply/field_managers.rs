@@ -108,16 +108,13 @@ fn is_entry_of(entry: &str, item: &Value) -> bool {
 
 /// Returns a path as text.
 fn to_text(path: &[Step]) -> String {
-    let mut text = String::new();
-    for step in path {
-        match step {
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
-            Step::Key(key) if key.contains(['.', '/']) => text.push_str(&format!("[{key}]")),
-            Step::Key(key) if text.is_empty() => text.push_str(key),
-            Step::Key(key) => text.push_str(&format!(".{key}")),
-        }
-    }
-    text
+    let steps = path.iter().enumerate().map(|(position, step)| match step {
+        Step::Index(index) => format!("[{index}]"),
+        Step::Key(key) if key.contains(['.', '/']) => format!("[{key}]"),
+        Step::Key(key) if position == 0 => key.clone(),
+        Step::Key(key) => format!(".{key}"),
+    });
+    steps.collect()
 }
 
 #[cfg(test)]

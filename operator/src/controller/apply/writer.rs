@@ -212,15 +212,8 @@ impl Writer<'_> {
                 Decision::Apply => {}
                 Decision::LeaveAlone => return Ok(0),
                 Decision::Contest => {
-                    let Parties { fields, managers } = self.find_parties(object, &desired, &existing).await;
-                    tracing::warn!(
-                        tier,
-                        object = described,
-                        ?fields,
-                        ?managers,
-                        "an object is set back and left alone"
-                    );
-                    self.contests.record_parties(tier, &described, &fields, &managers);
+                    let parties = self.find_parties(object, &desired, &existing).await;
+                    self.contests.begin(tier, &described, parties.as_ref());
                     return Ok(0);
                 }
             }
@@ -243,17 +236,18 @@ impl Writer<'_> {
         }
     }
 
-    /// Reads the managers of an object that is set back, which the watches do not keep. The operator may list objects,
-    /// not get one; a list that fails leaves the managers unknown.
-    async fn find_parties<K: OwnedKind>(&self, object: &K, desired: &Value, existing: &Value) -> Parties {
+    /// Reads the managers of an object that is set back, which the watches do not keep; `None` when it is as desired by
+    /// now, and its watch late. The operator may list objects, not get one; a list that fails leaves them unknown.
+    async fn find_parties<K: OwnedKind>(&self, object: &K, desired: &Value, existing: &Value) -> Option<Parties> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let params = ListParams::default().fields(&format!("metadata.name={}", object.name_any()));
         let list = api.list(&params).await.map(|list| list.items).unwrap_or_default();
-        let current = list.iter().find(|current| is_same_object(object, *current));
-        let managed = current.map_or(&[][..], ResourceExt::managed_fields);
-        // What the managers wrote is what is there now, unless it is as desired by now.
-        let current = current.and_then(|current| to_json(current).ok()).filter(|now| !is_up_to_date(desired, now));
-        parties(desired, current.as_ref().unwrap_or(existing), managed, FIELD_MANAGER)
+        let Some(current) = list.iter().find(|current| is_same_object(object, *current)) else {
+            return Some(parties(desired, existing, &[], FIELD_MANAGER));
+        };
+        let managed = current.managed_fields();
+        let current = to_json(current).ok()?;
+        (!is_up_to_date(desired, &current)).then(|| parties(desired, &current, managed, FIELD_MANAGER))
     }
 
     /// Deletes the objects of one kind that are not desired, and returns their number.

@@ -109,7 +109,7 @@ impl StatusWriter {
             Err(source) => return Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
         };
         let dropped = dropped_fields::dropped(&json!(status), &json!(kept), "status");
-        let is_told = last.as_ref().map_or(&[][..], |last| &last.dropped) == dropped.as_slice();
+        let is_told = last.as_ref().map_or(&[][..], |last| last.dropped.as_slice()) == dropped.as_slice();
         let write = LastWrite { uid: tier.uid(), time: Instant::now(), status: status.clone(), kept, dropped };
         self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
         events::publish_transitions(&self.recorder, tier, previous, status, now).await;

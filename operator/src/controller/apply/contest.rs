@@ -36,7 +36,7 @@ pub(super) enum Decision {
     LeaveAlone,
 }
 
-/// What happened to an object.
+/// History of an object.
 #[derive(Debug, Default)]
 struct History {
     /// Hash of the desired object of the last apply of this process.

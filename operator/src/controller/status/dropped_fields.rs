@@ -74,8 +74,8 @@ pub(super) fn dropped(sent: &Value, kept: &Value, path: &str) -> Vec<String> {
 pub(super) fn finding(dropped: &[String]) -> Option<Finding> {
     let message = format!(
         "The installed CustomResourceDefinition dnstiers.dnstier.io is older than the operator and drops {}: upgrade \
-         it with `helm template dnstier charts/dnstier --set crds.install=true --show-only templates/crd.yaml | kubectl \
-         apply --server-side --force-conflicts -f -`, from the chart of the operator's version.",
+         it with `helm template dnstier charts/dnstier --set crds.install=true --show-only templates/crd.yaml | \
+         kubectl apply --server-side --force-conflicts -f -`, from the chart of the operator's version.",
         join_some(dropped)
     );
     (!dropped.is_empty()).then(|| Finding::new(Reason::CrdTooOld, message))

@@ -94,6 +94,8 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@$(call install,ip,iproute2)
 	@# A resolver of others in a forwarding loop. RUNLEVEL says that the machine is coming up: its service is not started.
 	@export RUNLEVEL=1; $(call install,unbound,unbound)
+	@# Runs the health check for Argo CD, whose Lua is 5.1.
+	@$(call install,lua5.1,lua5.1)
 	@# Pushes images to registries.
 	@$(call install,skopeo,skopeo)
 	@# It scrapes the lab, and its promtool checks the pages of metrics.

@@ -3,6 +3,7 @@ mod deadline;
 mod degradation;
 mod exclusion;
 mod readiness;
+mod recorded;
 mod rollout;
 mod stall;
 mod start;

@@ -5,7 +5,7 @@ use node_cache_config::status::{CAPTURED_UPSTREAM, UpstreamState, UpstreamStatus
 use super::*;
 use crate::controller::fixtures::{change_node_status, change_resolver_status};
 
-fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
+pub(super) fn upstream(scope: &str, address: &str, healthy: bool) -> UpstreamStatus {
     let address = address.parse().unwrap();
     UpstreamStatus {
         scope: scope.to_owned(),

@@ -151,6 +151,10 @@ reasons! {
     QuotaMissing,
     /// The API server refused an object or could not be reached.
     ApplyFailed,
+    /// Another field manager sets back what the operator applies; the object is left alone for 10 minutes at a time.
+    FieldContested,
+    /// The installed CRD is older than the operator and drops fields of the status.
+    CrdTooOld,
     /// Pods of the newest pod template do not run 5 minutes after they were made.
     PodsNotRunning,
     /// Pods run but do not say how they are.

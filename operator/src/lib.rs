@@ -33,6 +33,8 @@ mod liveness;
 mod logging;
 mod metrics;
 mod offline;
+#[cfg(test)]
+mod other_writer_tests;
 mod request_counter;
 #[cfg(test)]
 mod rollout_tests;

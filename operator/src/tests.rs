@@ -31,7 +31,9 @@ pub(crate) const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daem
 pub(crate) const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 
 /// Starts a cluster with a tier, and an operator that leads.
-async fn start(refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static) -> (FakeCluster, Arc<Metrics>) {
+pub(crate) async fn start(
+    refuse: impl Fn(&FakeRequest) -> Option<Reply> + Send + Sync + 'static,
+) -> (FakeCluster, Arc<Metrics>) {
     let cluster = FakeCluster::start(refuse).await;
     let metrics = start_operator(&cluster, Leadership::permanent());
     (cluster, metrics)
@@ -131,7 +133,7 @@ async fn a_pass_at_rest_makes_no_request() {
 }
 
 /// Returns a condition of the tier: its status, reason and message.
-fn condition(cluster: &FakeCluster, type_: &str) -> Option<(String, String, String)> {
+pub(crate) fn condition(cluster: &FakeCluster, type_: &str) -> Option<(String, String, String)> {
     let tiers = cluster.list(TIERS);
     let conditions = tiers.first()?["status"]["conditions"].as_array()?;
     let condition = conditions.iter().find(|condition| condition["type"] == type_)?;

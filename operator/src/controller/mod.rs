@@ -180,9 +180,10 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
     if applied.leaves_pods {
         context.schedule.leave_work(&observed.tier.name_any());
     }
-    let status = status::compute(&observed, settings, &applied.outcome);
+    let outcome = applied.outcome.with_warning(status_writer.finding(&observed.tier));
+    let status = status::compute(&observed, settings, &outcome);
     let next_deadline = PodStarts::collect(&observed, settings).next;
-    let resolvers = status::resolver_counts(&observed, settings, &applied.outcome);
+    let resolvers = status::resolver_counts(&observed, settings, &outcome);
     context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
     let next_write = status_writer.write(&observed.tier, &status, observed.now).await?;
     let delay = applied.requeue_after?;

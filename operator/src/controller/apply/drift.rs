@@ -35,6 +35,11 @@ pub(super) fn is_up_to_date(desired: &Value, existing: &Value) -> bool {
     }
 }
 
+/// Returns the hash with which an object is annotated; empty without one.
+pub(super) fn applied_hash(object: &Value) -> &str {
+    object["metadata"]["annotations"][labels::APPLIED].as_str().unwrap_or_default()
+}
+
 /// Returns a hash of a desired object without its `resourceVersion`, which is a precondition of the write.
 fn hash(desired: &Value) -> String {
     let mut desired = desired.clone();
@@ -45,7 +50,7 @@ fn hash(desired: &Value) -> String {
 }
 
 /// Returns whether a value is the zero value of its type, which the API server omits.
-fn is_zero_value(value: &Value) -> bool {
+pub(super) fn is_zero_value(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(value) => !value,

@@ -2,7 +2,9 @@
 
 mod annotate;
 mod annotator;
+mod contest;
 mod drift;
+mod field_managers;
 mod pace;
 pub(crate) mod plan;
 mod pod_failures;
@@ -15,9 +17,11 @@ use dnstier_crds::v1alpha1::RolloutStatus;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::controller::apply::annotate::plan_annotations;
 use crate::controller::apply::annotator::Annotator;
+use crate::controller::apply::contest::Contests;
 use crate::controller::apply::pace::Pace;
 use crate::controller::apply::writer::{Writer, Writes};
 use crate::controller::desired::Desired;
@@ -82,6 +86,15 @@ impl ApplyOutcome {
             Self::Invalid { rollout, .. } | Self::Valid { rollout, .. } => rollout.as_ref(),
         }
     }
+
+    /// Returns the outcome with a further problem that does not keep a valid spec from being applied.
+    #[must_use]
+    pub(crate) fn with_warning(mut self, finding: Option<Finding>) -> Self {
+        if let Self::Valid { warnings, .. } = &mut self {
+            warnings.extend(finding);
+        }
+        self
+    }
 }
 
 /// State of a roll-out, for the status.
@@ -117,6 +130,7 @@ pub(crate) struct Applier {
     /// Receives the writes, which the watches deliver later.
     own_writes: Arc<OwnWrites>,
     annotator: Annotator,
+    contests: Contests,
 }
 
 impl Applier {
@@ -127,7 +141,14 @@ impl Applier {
         wake_poller: Arc<Notify>,
         own_writes: Arc<OwnWrites>,
     ) -> Self {
-        Self { client, metrics, wake_poller, own_writes, annotator: Annotator::default() }
+        Self {
+            client,
+            metrics,
+            wake_poller,
+            own_writes,
+            annotator: Annotator::default(),
+            contests: Contests::default(),
+        }
     }
 
     /// Leaves the objects of an invalid tier as they are. What was rolled out before goes on.
@@ -185,7 +206,7 @@ impl Applier {
         };
         ApplyResult {
             outcome: ApplyOutcome::Valid {
-                warnings: tier.warnings.iter().cloned().chain(self.annotator.finding(&tier.name)).collect(),
+                warnings: tier.warnings.iter().cloned().chain(self.findings(&tier.name)).collect(),
                 rollout: state,
                 writes: writes.total(),
                 failure: failure.as_ref().filter(|error| !error.is_conflict()).map(Finding::from),
@@ -199,8 +220,13 @@ impl Applier {
     }
 
     fn writer(&self) -> Writer<'_> {
-        let Self { client, metrics, own_writes, annotator, .. } = self;
-        Writer { client, metrics, annotator, own_writes, pace: None }
+        let Self { client, metrics, own_writes, annotator, contests, .. } = self;
+        Writer { client, metrics, annotator, own_writes, contests, pace: None }
+    }
+
+    /// Returns the findings about pods and objects of a tier that do not become what they should be.
+    fn findings(&self, tier: &str) -> impl Iterator<Item = Finding> {
+        self.annotator.finding(tier).into_iter().chain(self.contests.finding(tier, Instant::now()))
     }
 
     /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.

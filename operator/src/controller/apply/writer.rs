@@ -8,7 +8,7 @@ use dnstier_crds::FIELD_MANAGER;
 use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,11 +17,13 @@ use tokio::time::Instant;
 
 use crate::controller::apply::annotate::PodAnnotations;
 use crate::controller::apply::annotator::{AnnotateResult, Annotator};
-use crate::controller::apply::drift::{is_up_to_date, stamp_applied_hash};
+use crate::controller::apply::contest::{Contests, Decision};
+use crate::controller::apply::drift::{applied_hash, is_up_to_date, stamp_applied_hash};
+use crate::controller::apply::field_managers::{Parties, parties};
 use crate::controller::apply::pace::Pace;
 use crate::controller::desired::Desired;
 use crate::controller::observe::own_writes::OwnWrites;
-use crate::controller::owned::OwnedObjects;
+use crate::controller::owned::{OwnedObjects, labels};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
@@ -41,6 +43,8 @@ pub(super) struct Writer<'a> {
     pub(super) annotator: &'a Annotator,
     /// Receives the writes of objects, which the watches deliver later.
     pub(super) own_writes: &'a OwnWrites,
+    /// Objects that another manager sets back.
+    pub(super) contests: &'a Contests,
     /// Pace of the writes of objects; `None` when several are written at a time.
     pub(super) pace: Option<&'a Pace>,
 }
@@ -197,10 +201,22 @@ impl Writer<'_> {
     /// Applies one object, unless it is up to date, and returns the number of writes.
     async fn apply_one<K: OwnedKind>(&self, object: &K, existing: Option<&K>) -> Result<usize, Error> {
         let desired = body_of(object)?;
-        if let Some(existing) = existing
-            && is_up_to_date(&desired, &to_json(existing)?)
-        {
-            return Ok(0);
+        let (tier, described, hash) = (tier_of(object), describe(object), applied_hash(&desired));
+        if let Some(existing) = existing {
+            let existing = to_json(existing)?;
+            if is_up_to_date(&desired, &existing) {
+                self.contests.settle(tier, &described);
+                return Ok(0);
+            }
+            match self.contests.decide(tier, &described, hash, applied_hash(&existing) == hash, Instant::now()) {
+                Decision::Apply => {}
+                Decision::LeaveAlone => return Ok(0),
+                Decision::Contest => {
+                    let parties = self.find_parties(object, &desired, &existing).await;
+                    self.contests.begin(tier, &described, parties.as_ref());
+                    return Ok(0);
+                }
+            }
         }
         let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -213,10 +229,25 @@ impl Writer<'_> {
                 written.meta_mut().managed_fields = None;
                 let replaced = existing.and_then(ResourceExt::resource_version);
                 self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
+                self.contests.record_apply(tier, &described, hash);
                 Ok(1)
             }
-            Err(source) => Err(Error::request("apply", describe(object), source)),
+            Err(source) => Err(Error::request("apply", described, source)),
         }
+    }
+
+    /// Reads the managers of an object that is set back, which the watches do not keep; `None` when it is as desired by
+    /// now, and its watch late. The operator may list objects, not get one; a list that fails leaves them unknown.
+    async fn find_parties<K: OwnedKind>(&self, object: &K, desired: &Value, existing: &Value) -> Option<Parties> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let params = ListParams::default().fields(&format!("metadata.name={}", object.name_any()));
+        let list = api.list(&params).await.map(|list| list.items).unwrap_or_default();
+        let Some(current) = list.iter().find(|current| is_same_object(object, *current)) else {
+            return Some(parties(desired, existing, &[], FIELD_MANAGER));
+        };
+        let managed = current.managed_fields();
+        let current = to_json(current).ok()?;
+        (!is_up_to_date(desired, &current)).then(|| parties(desired, &current, managed, FIELD_MANAGER))
     }
 
     /// Deletes the objects of one kind that are not desired, and returns their number.
@@ -240,6 +271,7 @@ impl Writer<'_> {
             match api.delete(&orphan.name_any(), &params).await {
                 Ok(_) => {
                     self.own_writes.record_delete(orphan, std::time::Instant::now());
+                    self.contests.forget(tier_of(orphan), &describe(orphan));
                     deleted += 1;
                 }
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
@@ -286,6 +318,11 @@ pub(super) fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec
 
 pub(super) fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {
     one.meta().name == other.meta().name && one.meta().namespace == other.meta().namespace
+}
+
+/// Returns the tier of an object.
+fn tier_of<K: OwnedKind>(object: &K) -> &str {
+    object.labels().get(labels::INSTANCE).map_or("", String::as_str)
 }
 
 /// Returns kind, namespace and name of an object, for an error.

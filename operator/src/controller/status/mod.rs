@@ -1,6 +1,7 @@
 //! Status: computes the status of a tier from the observed state and the outcome, and writes it.
 
 mod conditions;
+mod dropped_fields;
 mod events;
 mod facts;
 mod findings;

@@ -14,12 +14,18 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::controller::status::events;
+use crate::controller::finding::Finding;
+use crate::controller::status::{dropped_fields, events};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
 /// Minimum time between two writes of a status in which no condition flips.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time after which a status of which fields were dropped is written again: the CRD may have been upgraded.
+const RETRY_DROPPED: Duration = Duration::from_secs(60);
+/// Time after which a tier is looked at again when fields begin or cease to be dropped.
+const TELL_DROPPED: Duration = Duration::from_secs(1);
 
 /// Writes the status of tiers and publishes their events.
 pub(crate) struct StatusWriter {
@@ -38,6 +44,10 @@ struct LastWrite {
     uid: Option<String>,
     time: Instant,
     status: DnsTierStatus,
+    /// Status that the API server kept of it.
+    kept: DnsTierStatus,
+    /// Fields that it did not keep.
+    dropped: Vec<String>,
 }
 
 /// Decision about a status.
@@ -76,42 +86,71 @@ impl StatusWriter {
         status: &DnsTierStatus,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
+        let last = self.last_write(tier);
         // The watch may not have delivered the last write yet.
-        let recent = self.recent_write(tier);
+        let recent = last.as_ref().filter(|last| last.time.elapsed() < self.min_interval);
         // The claim has a writer of its own, and no apply may own it.
         let without_claim = |status: &DnsTierStatus| DnsTierStatus { operator: None, ..status.clone() };
         let (status, observed) = (&without_claim(status), tier.status.as_ref().map(without_claim));
-        let previous = recent.as_ref().map(|write| &write.status).or(observed.as_ref());
-        match decide(previous, status, recent.as_ref().map(|write| write.time.elapsed())) {
+        // Where fields were dropped, what is there is as good as what was written.
+        let partly_kept = last.as_ref().filter(|last| !last.dropped.is_empty());
+        let as_written = partly_kept.filter(|last| observed.as_ref() == Some(&last.kept));
+        let previous = recent.or(as_written).map(|write| &write.status).or(observed.as_ref());
+        match decide(previous, status, recent.map(|write| write.time.elapsed())) {
+            Decision::Unchanged if partly_kept.is_some_and(|last| last.time.elapsed() >= RETRY_DROPPED) => {}
             Decision::Unchanged => return Ok(None),
             Decision::Wait(remaining) => return Ok(Some(remaining)),
             Decision::Write => {}
         }
         let name = tier.name_any();
-        let patch = json!({
+        let kept = match self.apply(tier, status).await {
+            Ok(written) => without_claim(&written.status.unwrap_or_default()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(None),
+            Err(source) => return Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
+        };
+        let dropped = dropped_fields::dropped(&json!(status), &json!(kept), "status");
+        let is_told = last.as_ref().map_or(&[][..], |last| last.dropped.as_slice()) == dropped.as_slice();
+        let write = LastWrite { uid: tier.uid(), time: Instant::now(), status: status.clone(), kept, dropped };
+        self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
+        events::publish_transitions(&self.recorder, tier, previous, status, now).await;
+        Ok((!is_told).then_some(TELL_DROPPED))
+    }
+
+    /// Applies a status. Fields that the installed CRD does not know are left out, for it refuses the whole otherwise.
+    async fn apply(&self, tier: &DnsTier, status: &DnsTierStatus) -> kube::Result<DnsTier> {
+        let name = tier.name_any();
+        let mut patch = json!({
             "apiVersion": DnsTier::api_version(&()),
             "kind": DnsTier::kind(&()),
             "metadata": {"name": name, "uid": tier.uid()},
             "status": status,
         });
-        self.metrics.record_write("DnsTier", "status");
         let tiers: Api<DnsTier> = Api::all(self.client.clone());
-        match tiers.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(None),
-            Err(source) => return Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        self.metrics.record_write("DnsTier", "status");
+        let result = tiers.patch_status(&name, &params, &Patch::Apply(&patch)).await;
+        let undeclared = match &result {
+            Err(kube::Error::Api(refusal)) => dropped_fields::undeclared(&refusal.message),
+            _ => Vec::new(),
+        };
+        if undeclared.is_empty() {
+            return result;
         }
-        let write = LastWrite { uid: tier.uid(), time: Instant::now(), status: status.clone() };
-        self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
-        events::publish_transitions(&self.recorder, tier, previous, status, now).await;
-        Ok(None)
+        dropped_fields::remove(&mut patch, &undeclared);
+        self.metrics.record_write("DnsTier", "status");
+        tiers.patch_status(&name, &params, &Patch::Apply(&patch)).await
     }
 
-    /// Returns the last write of a tier, unless the minimum time is over.
-    fn recent_write(&self, tier: &DnsTier) -> Option<LastWrite> {
+    /// Returns the finding about fields of a tier's status that the installed CRD drops; `None` without any.
+    #[must_use]
+    pub(crate) fn finding(&self, tier: &DnsTier) -> Option<Finding> {
+        dropped_fields::finding(&self.last_write(tier)?.dropped)
+    }
+
+    /// Returns the last write of a tier.
+    fn last_write(&self, tier: &DnsTier) -> Option<LastWrite> {
         let last_writes = self.last_writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last_writes.get(&tier.name_any())?;
-        (last.uid == tier.uid() && last.time.elapsed() < self.min_interval).then(|| last.clone())
+        last_writes.get(&tier.name_any()).filter(|last| last.uid == tier.uid()).cloned()
     }
 }
 
@@ -144,8 +183,9 @@ mod tests {
     use axum::Router;
     use axum::http::{StatusCode, Uri};
     use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report, merge};
-    use dnstier_crds::v1alpha1::OperatorStatus;
+    use dnstier_crds::v1alpha1::{OperatorStatus, RolloutStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::Value;
 
     use super::*;
     use crate::controller::fixtures;
@@ -178,22 +218,35 @@ mod tests {
     #[derive(Clone, Default)]
     struct Server {
         code: Arc<Mutex<u16>>,
+        is_old: Arc<Mutex<bool>>,
         requests: Arc<Mutex<Vec<&'static str>>>,
     }
 
     impl Server {
         fn writer(&self) -> StatusWriter {
             let server = self.clone();
-            let router = Router::new().fallback(move |uri: Uri| async move { server.answer(uri.path()) });
+            let router = Router::new().fallback(move |uri: Uri, body: String| async move {
+                let body = serde_json::from_str(&body).unwrap_or_default();
+                server.answer(uri.path(), &body)
+            });
             StatusWriter::new(Client::new(router, "default"), Arc::new(Metrics::default()))
         }
 
-        fn answer(&self, path: &str) -> (StatusCode, String) {
+        fn answer(&self, path: &str, body: &Value) -> (StatusCode, String) {
             let is_status = path.ends_with("/status");
             self.requests.lock().unwrap().push(if is_status { "status" } else { "event" });
             let code = if is_status { *self.code.lock().unwrap() } else { 201 };
             let body = match code {
-                200 => serde_json::to_string(&fixtures::tier("default", "2026-01-01T00:00:00Z", "{}")).unwrap(),
+                200 => {
+                    let mut tier =
+                        serde_json::to_value(fixtures::tier("default", "2026-01-01T00:00:00Z", "{}")).unwrap();
+                    tier["status"] = body["status"].clone();
+                    // The server of an old CRD.
+                    if *self.is_old.lock().unwrap() {
+                        tier["status"].as_object_mut().unwrap().remove("rollout");
+                    }
+                    tier.to_string()
+                }
                 201 => r#"{"metadata": {"name": "x", "namespace": "default"}, "eventTime": null}"#.to_owned(),
                 _ => r#"{"status": "Failure", "message": "x", "reason": "InternalError", "code": 500}"#.to_owned(),
             };
@@ -254,5 +307,34 @@ mod tests {
             assert_eq!(writer.write(&tier, status, now).await.unwrap(), None);
         }
         assert_eq!(server.requests(), Vec::<&str>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_field_that_the_installed_definition_drops_is_told_and_costs_one_write_a_minute() {
+        let server = Server::default();
+        *server.code.lock().unwrap() = 200;
+        *server.is_old.lock().unwrap() = true;
+        let writer = server.writer();
+        let mut tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let kept = status(ConditionStatus::True, "4 nodes");
+        let sent = DnsTierStatus { rollout: Some(RolloutStatus::default()), ..kept.clone() };
+        assert_eq!(writer.finding(&tier), None);
+        assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), Some(TELL_DROPPED), "it is to be told soon");
+        let finding = writer.finding(&tier).unwrap();
+        assert_eq!(finding.reason, Reason::CrdTooOld);
+        assert!(finding.message.contains("drops status.rollout: "), "{}", finding.message);
+        server.requests();
+        // What is in the cluster differs from what was sent for ever.
+        tier.status = Some(kept);
+        for _ in 0..11 {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), None);
+        }
+        assert_eq!(server.requests(), Vec::<&str>::new());
+        *server.is_old.lock().unwrap() = false;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), Some(TELL_DROPPED));
+        assert_eq!((server.requests(), writer.finding(&tier)), (vec!["status"], None), "it was upgraded");
     }
 }

@@ -57,7 +57,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if let Some(command) = self.command {
-            return Ok(runtime.block_on(command.run(&self.settings.into_settings(self.pod_name.clone(), self.poll_interval))));
+            let settings = self.settings.into_settings(self.pod_name, self.poll_interval);
+            return Ok(runtime.block_on(command.run(&settings)));
         }
         if !self.settings.has_image() {
             let message = "the operator needs --node-cache-image or DNSTIER_NODE_CACHE_IMAGE";

@@ -357,7 +357,8 @@ fn a_fault_meets_the_nth_request_of_its_kind_alone() {
 #[cfg(test)]
 fn event(name: &str, version: u32) -> String {
     format!(
-        "{{\"type\":\"MODIFIED\",\"object\":{{\"metadata\":{{\"name\":\"{name}\",\"resourceVersion\":\"{version}\"}}}}}}\n"
+        "{{\"type\":\"MODIFIED\",\"object\":{{\"metadata\":\
+         {{\"name\":\"{name}\",\"resourceVersion\":\"{version}\"}}}}}}\n"
     )
 }
 

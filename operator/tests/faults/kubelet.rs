@@ -1,5 +1,5 @@
-//! Scheduler and kubelets of all nodes: pods are bound, run at once, answer `/status` and `/probe` on an address of their
-//! own out of 127.0.0.0/8, and go when they are told to.
+//! Scheduler and kubelets of all nodes: pods are bound, run at once, answer `/status` and `/probe` on an address of
+//! their own out of 127.0.0.0/8, and go when they are told to.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

@@ -26,8 +26,8 @@ pub(crate) enum Phase {
 
 pub(crate) const PHASES: [Phase; 4] = [Phase::Create, Phase::Update, Phase::ZoneChange, Phase::Delete];
 
-/// Time without a write after which an undisturbed phase is over that has reached its aim: longer than the pause between
-/// two passes that have work to do.
+/// Time without a write after which an undisturbed phase is over that has reached its aim: longer than the pause
+/// between two passes that have work to do.
 const QUIET: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Limit of a phase. A watch ends after five minutes of silence, and many tests may share the machine.
@@ -156,8 +156,8 @@ pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean
     }
 }
 
-/// Lives one life and returns the ends of its phases. Each phase is waited for until it has come to the same end as that
-/// of the life without faults.
+/// Lives one life and returns the ends of its phases. Each phase is waited for until it has come to the same end as
+/// that of the life without faults.
 ///
 /// # Errors
 ///

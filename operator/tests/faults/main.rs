@@ -1,8 +1,8 @@
 //! The operator behind a proxy that fails: killed at every write, with refusals, cut connections, silence, lost events
 //! and old lists. Every life of a tier has to end as one without faults, with as many objects made and removed.
 //!
-//! etcd, the API server, its controllers and the operator are real; nodes and kubelets are played by the test. All lives
-//! of a test program share one cluster, in which each has namespaces and nodes of its own.
+//! etcd, the API server, its controllers and the operator are real; nodes and kubelets are played by the test. All
+//! lives of a test program share one cluster, in which each has namespaces and nodes of its own.
 //!
 //! - `decision`: what happens to the n-th request of a kind, and to the events of a watch.
 //! - `proxy`: sockets and connections between one operator and the API server.
@@ -34,7 +34,7 @@ use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time; with many more of them on two
 /// cores operators lose their Leases, and begin again.
-const LIVES: usize = 18;
+const LIVES: usize = 8;
 
 static TURNS: Semaphore = Semaphore::const_new(LIVES);
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();

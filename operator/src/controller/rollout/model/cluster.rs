@@ -88,9 +88,9 @@ impl Revisions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Presence {
     Here,
-    /// Its node is away.
+    /// Pod whose node is away.
     Away,
-    /// It was deleted, and the one that follows is not there yet.
+    /// Pod that was deleted, while the one that follows is not there yet.
     Gone,
 }
 
@@ -234,7 +234,7 @@ impl Hash for Stored {
     }
 }
 
-/// What an operator has read of the record's ConfigMap, where that is not what the ConfigMap holds.
+/// Copy of the record's ConfigMap that an operator has read, where that is not what the ConfigMap holds.
 pub(super) type Outdated = Option<Option<Stored>>;
 
 /// Writes of a pass, or those that are left of it, in their order.
@@ -298,9 +298,9 @@ pub(super) struct Cluster {
     pub(super) retry: bool,
     /// Number of the leader.
     pub(super) term: u8,
-    /// What the leader has read, when it is outdated.
+    /// Copy that the leader has read, when it is outdated.
     pub(super) leader_read: Outdated,
-    /// What the next leader has read, when it is outdated.
+    /// Copy that the next leader has read, when it is outdated.
     pub(super) standby_read: Outdated,
     /// Pass of a leader of before that stands still.
     pub(super) stalled: Option<Writes>,
@@ -341,7 +341,7 @@ impl Cluster {
         let mut new_ages = Vec::new();
         let mut last: Option<(u8, u8)> = None;
         for age in ages {
-            let new = last.map_or(age.min(1), |(old, new)| new + (age - old).min(1));
+            let new = last.map_or_else(|| age.min(1), |(old, new)| new + (age - old).min(1));
             new_ages.push((age, new));
             last = Some((age, new));
         }

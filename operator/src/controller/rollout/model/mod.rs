@@ -55,7 +55,7 @@ enum Action {
     Make(usize),
     /// The record is deleted.
     LoseRecord,
-    /// Somebody asks for another try.
+    /// Another try, for which somebody asks.
     Retry,
 }
 
@@ -357,7 +357,7 @@ fn explore(name: &str, model: Rollouts, expected: &[&str]) {
     let (states, depth, taken) = (checker.unique_state_count(), checker.max_depth(), start.elapsed());
     let seen = checker.model().seen.lock().unwrap().clone();
     eprintln!("{name}: {states} states, depth {depth}, {:.1} s, {seen:?}", taken.as_secs_f64());
-    for (promise, path) in checker.discoveries() {
+    if let Some((promise, path)) = checker.discoveries().into_iter().next() {
         let last = path.last_state().clone();
         let actions: Vec<String> = path.into_actions().iter().map(|action| format!("{action:?}")).collect();
         panic!("{name}: {promise}: {actions:#?}\n{last:#?}");

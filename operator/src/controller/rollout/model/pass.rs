@@ -13,7 +13,7 @@ use crate::controller::rollout::revision::{assign, rebuild_proven};
 use crate::controller::rollout::situation::running;
 use crate::controller::rollout::steps::{Surroundings, Verdict, members};
 
-/// What does not change in a model.
+/// Constants of a model.
 #[derive(Clone, Debug)]
 pub(super) struct Tier {
     pub(super) places: Vec<Place>,

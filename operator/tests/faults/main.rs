@@ -34,7 +34,7 @@ use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time; with many more of them on two
 /// cores operators lose their Leases, and begin again.
-const LIVES: usize = 8;
+const LIVES: usize = 12;
 
 static TURNS: Semaphore = Semaphore::const_new(LIVES);
 static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
@@ -146,15 +146,13 @@ const COLLECTIONS: [&str; 10] = [
     "poddisruptionbudgets",
 ];
 
-/// Returns some kills: at every fifth write, and around the record, `stable` and the tellings of pods.
+/// Returns some kills: at some writes, and around the record, `stable` and the tellings of pods.
 fn some_kills() -> impl Iterator<Item = Disturbance> {
     let at = Placement::at;
     let (before, after) = (Fault::KillBefore, Fault::KillAfter);
     let pairs = [
-        (at(Kind::Write, 1, before), at(Kind::Write, 21, after)),
         (at(Kind::Write, 6, after), at(Kind::Write, 26, before)),
         (at(Kind::Write, 11, before), at(Kind::Write, 31, after)),
-        (at(Kind::Write, 16, after), at(Kind::Write, 36, before)),
         (at(Kind::Record, 1, after), at(Kind::Telling, 1, before)),
         (at(Kind::Telling, 1, after), at(Kind::Record, 2, after)),
         (at(Kind::Telling, 4, after), at(Kind::Revisions, 1, before)),
@@ -166,7 +164,7 @@ fn some_kills() -> impl Iterator<Item = Disturbance> {
 
 /// Returns some requests that fail: writes, and what an operator begins with.
 fn some_failures() -> impl Iterator<Item = Disturbance> {
-    let writes = WRITE_FAULTS.chunks(2).enumerate().map(|(index, faults)| {
+    let writes = WRITE_FAULTS[..4].chunks(2).enumerate().map(|(index, faults)| {
         let at = |nth, fault| Placement::at(Kind::Write, nth + 3 * index, fault);
         Disturbance::Requests(at(4, faults[0]), at(16, faults[1]))
     });
@@ -179,9 +177,7 @@ fn an_operator_with_some_faults_of_each_kind_comes_to_the_same_end() {
     require!(require::control_plane());
     let others = [
         Disturbance::OldLists(14, OldLists::All),
-        Disturbance::Outage(Fault::Silence, Duration::from_secs(12)),
         Disturbance::Watches(Distortion::Lose(1)),
-        Disturbance::Watches(Distortion::Merge),
         Disturbance::DeleteDuringWrite(21),
     ];
     let disturbances = some_kills().chain(some_failures()).chain(others);

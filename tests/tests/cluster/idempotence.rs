@@ -48,6 +48,10 @@ fn owned_objects() -> BTreeMap<String, String> {
         let list = kubectl_json(&["get", kinds, "-n", namespace, "-l", &selector]);
         for item in list["items"].as_array().expect("a list") {
             let meta = &item["metadata"];
+            // A new leader writes its name into the record of the roll-out, so that the one before cannot.
+            if meta["labels"]["app.kubernetes.io/component"] == "rollout" {
+                continue;
+            }
             let key = format!("{} {namespace}/{}", item["kind"], meta["name"]);
             owned_objects.insert(key, meta["resourceVersion"].to_string());
         }

@@ -114,6 +114,8 @@ test-long: ## Run the long forms of tests, one after the other, six hours at the
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 	@# The operator behind a proxy that fails, at every write.
 	timeout 7200 $(CARGO) test $(CRATES) --test faults --no-fail-fast -- --ignored --nocapture
+	@# More changes of a configuration on the lab.
+	timeout 7200 $(CARGO) test $(CRATES) --test rollouts --no-fail-fast -- --ignored --nocapture --test-threads=1
 
 .PHONY: miri
 miri: require ## Run what is unsafe under Miri, which needs a nightly compiler

@@ -84,6 +84,7 @@ fn upstreams_that_give_only_servfail_stop_at_one_resolver() {
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn wrong_answers_to_a_probe_stop_at_the_first_node_of_each_zone() {
     require!(require::lab());
     let _tier = exclusive_tier();

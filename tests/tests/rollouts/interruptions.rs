@@ -72,6 +72,7 @@ fn a_node_that_goes_first_stays_so_when_its_pod_is_made_again() {
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_taken_along() {
     require!(require::lab());
     let _tier = exclusive_tier();

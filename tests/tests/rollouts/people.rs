@@ -34,6 +34,7 @@ fn a_paused_roll_out_stays_where_it_is_and_a_new_spec_takes_its_place() {
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn a_target_that_was_taken_back_is_tried_again_when_somebody_asks() {
     require!(require::lab());
     let _tier = exclusive_tier();

@@ -33,7 +33,9 @@ fn lab() -> &'static Lab {
             // An earlier run may have ended in the middle of a change; there may be no tier at all.
             let _ = warm.kubectl(&["replace", "-f", EXAMPLE]);
         }
-        Lab::up(&options).map_err(|error| format!("{error:#}"))
+        let lab = Lab::up(&options).map_err(|error| format!("{error:#}"))?;
+        rights::start(&lab);
+        Ok(lab)
     });
     lab.as_ref().unwrap_or_else(|error| panic!("the lab does not come up: {error}"))
 }

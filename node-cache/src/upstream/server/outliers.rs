@@ -338,12 +338,13 @@ pub(super) fn judge(records: &mut [&mut OutlierRecord], samples: &[Sample], now:
         true => samples.iter().map(|sample| Sample { counts: OutcomeCounts::default(), ..*sample }).collect(),
         false => Cow::Borrowed(samples),
     };
-    for (index, record) in records.iter_mut().enumerate() {
-        record.record(&samples[index], counts_of_others(samples, index), now);
+    let new_of_others: Vec<_> = (0..samples.len()).map(|index| counts_of_others(samples, index)).collect();
+    for ((record, sample), new) in records.iter_mut().zip(samples).zip(&new_of_others) {
+        record.record(sample, *new, now);
     }
     let mut symptoms = Vec::new();
     for index in 0..records.len() {
-        let others = others(records, samples, index);
+        let others = others(records, samples, index, new_of_others[index]);
         let (record, sample) = (&mut records[index], &samples[index]);
         record.add_loss_evidence(&sample.counts, &others);
         if sample.is_down || record.is_ejected() {
@@ -373,8 +374,8 @@ fn counts_of_others(samples: &[Sample], index: usize) -> OutcomeCounts {
     counts
 }
 
-fn others(records: &[&mut OutlierRecord], samples: &[Sample], index: usize) -> Others {
-    let mut others = Others { new: counts_of_others(samples, index), ..Others::default() };
+fn others(records: &[&mut OutlierRecord], samples: &[Sample], index: usize, new: OutcomeCounts) -> Others {
+    let mut others = Others { new, ..Others::default() };
     for (other, (record, sample)) in records.iter().zip(samples).enumerate() {
         if other != index {
             others.minute += record.minute;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::controller::judge::pod_look::Role;
 use crate::controller::judge::track::Track;
+use crate::controller::rollout::pods::Role;
 
 /// Returns the names of the controls for pods of a zone and role, among pods that pass a filter. They are those of
 /// other zones where the zone has none, and nobody where no pod is left on the proven revision.

@@ -1,8 +1,9 @@
 //! Signs of one pod that need no statistics: rejection, restart, a failed self-query.
 
-use crate::controller::judge::pod_look::{PodReport, Role};
+use crate::controller::judge::pod_look::PodReport;
 use crate::controller::judge::track::Baseline;
 use crate::controller::judge::verdict::FailReason;
+use crate::controller::rollout::pods::Role;
 
 /// Returns the reason to roll back and a sentence, when a pod shows a hard sign.
 #[must_use]

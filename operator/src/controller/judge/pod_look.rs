@@ -1,6 +1,7 @@
 //! Look at one pod: what is known of it at one moment.
 
 use crate::controller::judge::figures::Figures;
+use crate::controller::rollout::pods::Role;
 
 /// Look at one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,21 +12,12 @@ pub(crate) struct PodLook {
     pub(crate) uid: String,
     /// Zone of the pod.
     pub(crate) zone: String,
-    /// Role of the pod.
+    /// Role of the pod. Only pods of the same role are compared.
     pub(crate) role: Role,
     /// Whether the node of the pod is away. Such a pod is neither judged nor compared with.
     pub(crate) is_away: bool,
     /// Report of the pod; `None` while it does not answer.
     pub(crate) report: Option<PodReport>,
-}
-
-/// Role of a pod. Only pods of the same role are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    /// Pod with the caches of a node.
-    Node,
-    /// Resolver of a zone.
-    Resolver,
 }
 
 /// Report of a pod about itself.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::controller::judge::comparison::Change;
 use crate::controller::judge::figures::Figures;
 use crate::controller::judge::measure::Measure;
-use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, Role};
+use crate::controller::judge::pod_look::{InForce, PodLook, PodReport};
 use crate::controller::judge::probe_history::ProbeHistory;
 use crate::controller::judge::window::{Share, Window};
+use crate::controller::rollout::pods::Role;
 
 /// Past that is kept: this much, up to twice as much.
 const PAST_SPAN: Duration = Duration::from_secs(60);

@@ -9,12 +9,13 @@ use std::time::Duration;
 use crate::controller::judge::comparison::{Limits, SIGNIFICANCE};
 use crate::controller::judge::controls;
 use crate::controller::judge::hard_signs;
-use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome, Role};
+use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::judge::probe_history::{ProbeKey, by_key};
 use crate::controller::judge::probes::{self, BadLooks, ProbeJudgement};
 use crate::controller::judge::rates::{self, RateFinding, RateKey, Weight};
 use crate::controller::judge::track::{Baseline, Phase, Track};
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome, Verdict};
+use crate::controller::rollout::pods::Role;
 
 /// Time between two looks.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);

@@ -74,9 +74,11 @@ impl Situation {
         let record = observed.record.record.clone();
         let annotation = |key: &str| tier.annotations().get(key).cloned();
         let retry = annotation(labels::RETRY_ROLLOUT);
-        let desired = match newest {
+        let newest = newest.map(|newest| Some((&newest.id, Config::from_json(newest.json.as_bytes()).ok()?)));
+        let desired = match &newest {
             Some(newest) => {
-                let newest = read(newest)?;
+                let (id, config) = newest.as_ref()?;
+                let newest = KnownRevision { id: (*id).clone(), parts: part_fingerprints(config) };
                 if known.iter().all(|revision| revision.id != newest.id) {
                     known.push(newest.clone());
                 }
@@ -86,7 +88,7 @@ impl Situation {
         };
         let before = record.as_ref().and_then(|record| config_of(&record.proven.as_ref()?.nodes));
         let after = match newest {
-            Some(newest) => Config::from_json(newest.json.as_bytes()).ok(),
+            Some(newest) => newest.map(|(_, config)| config),
             None => config_of(&desired.id),
         };
         let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
@@ -155,12 +157,6 @@ pub(super) fn running<'a>(
     let Some(record) = record else { return stable.into_iter().collect() };
     let target = Some(&record.target).filter(|target| record.rejection(&target.id, retry).is_none());
     record.proven.iter().chain(target).collect()
-}
-
-/// Returns the name and the fingerprints of a configuration.
-fn read(revision: &RenderedRevision) -> Option<KnownRevision> {
-    let config = Config::from_json(revision.json.as_bytes()).ok()?;
-    Some(KnownRevision { id: revision.id.clone(), parts: part_fingerprints(&config) })
 }
 
 /// Returns the target for which a status says that it is not rolled out.

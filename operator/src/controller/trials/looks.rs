@@ -6,9 +6,9 @@ use node_cache_config::distinct_names::{DistinctNames, Registers as PageRegister
 
 use crate::controller::judge::figures::{Counts, Figures, Responses};
 use crate::controller::judge::names::{RecentNames, Registers};
-use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome, Role as JudgeRole};
+use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::observe::poll::{self, Evidence};
-use crate::controller::rollout::pods::{Role, RolloutPod};
+use crate::controller::rollout::pods::RolloutPod;
 use crate::controller::rollout::revision::TierRevision;
 
 /// Returns the look at a pod. `report` is that of the poller; a pod whose last poll failed reports nothing.
@@ -28,10 +28,7 @@ pub(crate) fn pod_look(
         name: pod.key().to_owned(),
         uid: uid.to_owned(),
         zone: pod.zone.clone(),
-        role: match pod.role {
-            Role::Node => JudgeRole::Node,
-            Role::Resolver => JudgeRole::Resolver,
-        },
+        role: pod.role,
         is_away: pod.away,
         report: evidence.map(|evidence| pod_report(pod, evidence, target, proven, probes)),
     }

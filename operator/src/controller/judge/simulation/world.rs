@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::random::Random;
 use super::scenario::Scenario;
 use crate::controller::judge::figures::Figures;
-use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome, Role};
+use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::judge::trial::{Step, Trial};
 use crate::controller::judge::verdict::{Outcome, Verdict};
+use crate::controller::rollout::pods::Role;
 
 /// Times of the looks before the change, in seconds.
 const LOOKS_BEFORE: [u64; 3] = [1_000, 1_030, 1_060];

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::controller::judge::figures::Figures;
-use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome, Role};
+use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::judge::simulation::random::Random;
 use crate::controller::judge::trial::{Step, Trial};
 use crate::controller::judge::verdict::{Outcome, Verdict};
+use crate::controller::rollout::pods::Role;
 
 /// Step of a cluster: one pod in the soak of 30 s.
 pub(super) fn step(pods: &[&str]) -> Step {

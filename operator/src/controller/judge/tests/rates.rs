@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, pod, step};
 use crate::controller::judge::figures::Responses;
-use crate::controller::judge::pod_look::{InForce, PodLook, Role};
+use crate::controller::judge::pod_look::{InForce, PodLook};
 use crate::controller::judge::trial::Step;
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome};
+use crate::controller::rollout::pods::Role;
 
 const FAIL: Outcome = Outcome::Fail(FailReason::JudgedWorse);
 const NEIGHBOURS: [&str; 2] = ["control-0", "control-1"];

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Desired state and validation are those of the controller, schema and rules those of the CustomResourceDefinition.
-//! What the commands do not do: write.
+//! The commands never write.
 //!
 //! - `command`: the commands, their flags, outputs and exit codes.
 //! - `yaml`, `field_path`, `complaint`: documents, and the lines of their fields.

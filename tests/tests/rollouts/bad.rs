@@ -8,10 +8,7 @@ use crate::tier::{
     patch_tier, wait_until, wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
-use crate::witness::{STOPPED, Witness, pods_by_zone, target, wait_for_reason};
-
-/// Queries a second from each of six nodes.
-const RATE: u32 = 50;
+use crate::witness::{RATE, STOPPED, Witness, pods_by_zone, target, wait_for_reason};
 
 /// Applies a change that stops, under a load of single tries on all nodes, and returns the reason and the message. Each
 /// zone keeps a node, and each resolver but one, that never was asked to run it.

@@ -6,10 +6,7 @@ use dnstier_tests::require;
 
 use crate::tier::{CLUSTER_DNS, condition, ensure, exclusive_tier, patch_tier, wait_until, wait_until_ready};
 use crate::watch::flood_from_all_nodes;
-use crate::witness::{Witness, pods_by_zone, rollout, target, wait_for_reason, wait_until_rolled_out};
-
-/// Queries a second from each of six nodes.
-const RATE: u32 = 50;
+use crate::witness::{RATE, Witness, pods_by_zone, rollout, target, wait_for_reason, wait_until_rolled_out};
 
 #[test]
 fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_no_query() {

@@ -10,10 +10,7 @@ use crate::tier::{
     node_status, operator_leader, patch_tier, stop_kubelet_until_drop, wait_until, wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
-use crate::witness::{Witness, rollout, target, wait_for_reason, wait_until_rolled_out};
-
-/// Queries a second from each of six nodes.
-const RATE: u32 = 50;
+use crate::witness::{RATE, Witness, rollout, target, wait_for_reason, wait_until_rolled_out};
 
 #[test]
 fn a_leader_that_is_killed_at_every_step_leaves_the_roll_out_to_the_next_one() {

@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::lab;
 use crate::tier::{TIER, WAIT_TIMEOUT, condition, ensure, kubectl_json, wait_until};
 
+/// Queries a second from each of six nodes.
+pub(crate) const RATE: u32 = 50;
 /// Reasons with which a roll-out ends that was taken back.
 pub(crate) const STOPPED: [&str; 5] = ["JudgedWorse", "RevisionRefused", "NotInForce", "PodCrashed", "WrongAnswers"];
 /// Columns of a watched pod, a line each time that it changes.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -141,7 +141,7 @@ pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean
         world.start_operator(None)?;
         for phase in PHASES {
             let end = run_phase(&world, phase, Disturbance::None, &|| Ok(None)).await;
-            let end = end.with_context(|| describe(&world, phase, Disturbance::None))?;
+            let end = end.map_err(|error| describe(&world, phase, Disturbance::None, &error))?;
             let PhaseEnd { writes, steps, time, .. } = &end;
             eprintln!("{phase:?}: {writes} writes, {} objects, {steps:?}, {time:?}", end.state.len());
             ensure!(
@@ -181,7 +181,7 @@ pub(crate) async fn live(
             }
         };
         let end = run_phase(&world, phase, disturbance, &expected).await;
-        ends.push(end.with_context(|| describe(&world, phase, disturbance))?);
+        ends.push(end.map_err(|error| describe(&world, phase, disturbance, &error))?);
         if matches!(disturbance, Disturbance::DeleteDuringWrite(_)) {
             break;
         }
@@ -190,15 +190,15 @@ pub(crate) async fn live(
     Ok(ends)
 }
 
-/// Returns what is known about a phase that failed.
-fn describe(world: &World, phase: Phase, disturbance: Disturbance) -> String {
-    let mut text = format!("{phase:?} of {} with {disturbance:?}; the last requests:\n", world.name);
+/// Returns the error of a phase with what is known about its world.
+fn describe(world: &World, phase: Phase, disturbance: Disturbance, error: &Error) -> Error {
+    let mut text = format!("{phase:?} of {} with {disturbance:?}: {error:#}\nThe last requests:\n", world.name);
     let requests = world.proxy.log();
     for line in &requests[requests.len().saturating_sub(40)..] {
         let _ = writeln!(text, "    {line}");
     }
-    let _ = write!(text, "the end of the log:\n{}\n", world.log(30));
-    text
+    let _ = write!(text, "The end of the log:\n{}\n", world.log(30));
+    Error::msg(text)
 }
 
 /// Returns whether nothing is left to do in a phase.
@@ -298,7 +298,7 @@ async fn run_phase(
         if now - start > LIMIT {
             match expected {
                 Some(expected) => bail!("it ends otherwise:\n{}", differences(&expected.state, &state).join("\n")),
-                None => bail!("it does not come to rest: {}\n{}", text_of(&state), world.cluster.logs()),
+                None => bail!("it does not come to rest: {}\n{}", world.cluster.logs(), text_of(&state)),
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Control plane on loopback: etcd, the API server and a few controllers as plain processes, without nodes, namespaces
-//! and root. Nodes and kubelets are up to the test.
+//! and root. Nodes and kubelets are up to the test. The controllers are started again when they end, as a kubelet would.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,6 +21,29 @@ const TOKEN: &str = "administrator";
 const CONTROLLERS: &str =
     "daemonset-controller,deployment-controller,replicaset-controller,garbage-collector-controller";
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Shell command that runs its arguments again whenever they end. They end with the shell.
+const RESTART: &str = r#"while :; do setpriv --pdeathsig KILL "$0" "$@"; sleep 1; done"#;
+/// Objects that controllers observe and make nothing of: no node and no replica.
+const TRIAL: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: trial, namespace: default}
+spec:
+  selector: {matchLabels: {app: trial}}
+  template:
+    metadata: {labels: {app: trial}}
+    spec: {containers: [{name: trial, image: registry.example/trial}], nodeSelector: {kubernetes.io/hostname: nowhere}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: trial, namespace: default}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: trial}}
+  template:
+    metadata: {labels: {app: trial}}
+    spec: {containers: [{name: trial, image: registry.example/trial}]}
+"#;
 
 /// Control plane whose processes end with it, and with the thread that started it.
 #[derive(Debug)]
@@ -34,13 +57,14 @@ pub struct LoopbackControlPlane {
 impl LoopbackControlPlane {
     /// Starts the control plane and waits until the API server is ready and has these manifests.
     ///
-    /// The controllers start after the manifests are applied, so that they know all kinds from the beginning.
+    /// The controllers start after the manifests are applied, so that they know all kinds from the beginning. They are
+    /// waited for until they have observed workloads and collected garbage.
     ///
     /// # Errors
-    /// When a process cannot be started, or the API server is not ready within two minutes.
+    /// When a process cannot be started, or is not ready within two minutes.
     pub fn start(programs: &Programs, manifests: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let [etcd, etcd_peers, api_server, controllers] = free_ports()?;
+        let [etcd, etcd_peers, api_server] = free_ports()?;
         let kubeconfig = folder.path().join("kubeconfig");
         let server = format!("https://127.0.0.1:{api_server}");
         fs::write(&kubeconfig, serde_json::to_vec_pretty(&administrator(&server))?)?;
@@ -60,8 +84,25 @@ impl LoopbackControlPlane {
             let mut command = this.kubectl_command(programs, &["apply", "--server-side", "-f", "-"]);
             run_with_input(&mut command, manifest)?;
         }
-        this.start_process(programs, "kube-controller-manager", this.controller_flags(controllers))?;
+        this.start_controllers(programs)?;
         Ok(this)
+    }
+
+    fn start_controllers(&mut self, programs: &Programs) -> Result<()> {
+        let name = "kube-controller-manager";
+        let arguments = ["-c".to_owned(), RESTART.to_owned(), programs.argument(name)];
+        self.spawn("sh", name, arguments.into_iter().chain(self.controller_flags()).collect())?;
+        run_with_input(&mut self.kubectl_command(programs, &["apply", "-f", "-"]), TRIAL)?;
+        let observed = "jsonpath={.items[*].status.observedGeneration}";
+        let are_observed = || {
+            let generations = self.kubectl(programs, &["get", "daemonset,deployment", "-o", observed]).ok()?;
+            (generations.split_whitespace().count() == 2).then_some(())
+        };
+        wait_until(START_TIMEOUT, are_observed).with_context(|| format!("no controller works: {}", self.log(name)))?;
+        let timeout = format!("--timeout={}s", START_TIMEOUT.as_secs());
+        self.kubectl(programs, &["delete", "daemonset,deployment", "trial", "--cascade=foreground", &timeout])
+            .with_context(|| format!("no garbage is collected: {}", self.log(name)))?;
+        Ok(())
     }
 
     /// Returns the path of the administrator's kubeconfig.
@@ -93,9 +134,13 @@ impl LoopbackControlPlane {
     }
 
     fn start_process(&mut self, programs: &Programs, name: &str, flags: Vec<String>) -> Result<()> {
+        self.spawn(&programs.argument(name), name, flags)
+    }
+
+    fn spawn(&mut self, program: &str, name: &str, arguments: Vec<String>) -> Result<()> {
         let log = fs::File::create(self.path(&format!("{name}.log")))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(programs.path(name)).args(flags).current_dir(self.folder.path());
+        command.args(["--pdeathsig", "KILL", program]).args(arguments).current_dir(self.folder.path());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.processes.push(command.spawn().with_context(|| format!("cannot start {name}"))?);
         Ok(())
@@ -137,13 +182,13 @@ impl LoopbackControlPlane {
         ])
     }
 
-    fn controller_flags(&self, port: u16) -> Vec<String> {
+    fn controller_flags(&self) -> Vec<String> {
         flags(&[
             ("kubeconfig", &self.kubeconfig.display().to_string()),
             ("controllers", CONTROLLERS),
             ("cert-dir", &self.path("certificates").display().to_string()),
-            ("bind-address", "127.0.0.1"),
-            ("secure-port", &port.to_string()),
+            // Nobody reads its metrics, and a port that is free now may be that of a connection later.
+            ("secure-port", "0"),
             ("leader-elect", "false"),
             ("kube-api-qps", "500"),
             ("kube-api-burst", "1000"),
@@ -172,14 +217,17 @@ fn administrator(server: &str) -> serde_json::Value {
     })
 }
 
-/// Returns different ports of 127.0.0.1 that are free just now.
+/// Returns different ports of 127.0.0.1 that are free just now, below those that connections get (32,768 and more).
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // Programs that run side by side begin at different places.
+    let first = 10_000 + u16::try_from(std::process::id() % 20_000)?;
+    let candidates = first..32_768;
     let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
+        candidates.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(N).collect();
+    ensure!(listeners.len() == N, "no {N} ports from {first} on are free");
     let mut ports = [0; N];
     for (port, listener) in ports.iter_mut().zip(&listeners) {
         *port = listener.local_addr()?.port();
     }
-    ensure!(ports.iter().all(|port| *port > 0), "a listener without a port");
     Ok(ports)
 }

@@ -91,9 +91,10 @@ impl RolloutPod {
         self.asked.is_some() && self.in_force != self.asked && self.tellings >= MAX_TELLINGS && is_given_up
     }
 
-    /// Returns whether the pod can be chosen for a step.
+    /// Returns whether the pod can be chosen for a step. One that was not asked anything yet runs what is proven.
     fn is_candidate(&self, role: Role, proven: &str, set_aside: &BTreeSet<String>) -> bool {
-        self.role == role && self.ready && !self.away && self.is_asked(proven) && !set_aside.contains(self.key())
+        let runs_proven = self.asked.as_deref().is_none_or(|asked| asked == proven);
+        self.role == role && self.ready && !self.away && runs_proven && !set_aside.contains(self.key())
     }
 }
 

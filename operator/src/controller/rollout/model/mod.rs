@@ -431,6 +431,12 @@ fn a_record_that_is_lost_at_any_time_changes_no_end() {
 }
 
 #[test]
+fn a_record_that_is_lost_while_a_pod_is_made_again_changes_no_end() {
+    let budget = Budget { changes: 1, losses: 1, removals: 1, ..NONE };
+    explore("lost record and new pod", Rollouts::new(2, &CHANGES, budget), &["Done", "Stopped", "Moved", "no record"]);
+}
+
+#[test]
 fn the_first_revision_is_in_force_after_any_crash() {
     let model = Rollouts::new(1, &CHANGES[..2], Budget { changes: 1, crashes: 1, ..NONE });
     explore("first revision", Rollouts { is_new: true, ..model }, &["First", "Done"]);
@@ -443,7 +449,6 @@ fn a_target_that_was_taken_back_and_is_tried_again_is_taken_back_again() {
 }
 
 #[test]
-#[ignore = "a long form: some minutes"]
 fn what_happens_once_in_the_short_models_may_happen_together() {
     let explore = |name: &str, budget| explore(name, Rollouts::new(2, &CHANGES, budget), &ENDS);
     explore("late pods and a crash", Budget { changes: 1, crashes: 1, slow_ticks: 4, ..NONE });

@@ -16,6 +16,8 @@ pub(crate) struct PodLook {
     pub(crate) role: Role,
     /// Whether the node of the pod is away. Such a pod is neither judged nor compared with.
     pub(crate) is_away: bool,
+    /// Number of restarts of its containers, by the kubelet, which counts them also while the pod does not answer.
+    pub(crate) container_restarts: u32,
     /// Report of the pod; `None` while it does not answer.
     pub(crate) report: Option<PodReport>,
 }

@@ -24,17 +24,20 @@ pub(crate) struct Baseline {
     pub(crate) started: u64,
     /// Number of its restarts.
     pub(crate) restarts: u32,
+    /// Number of restarts of its containers.
+    pub(crate) container_restarts: u32,
     /// Whether it did not reach itself through a captured address.
     pub(crate) is_self_query_failing: bool,
 }
 
 impl Baseline {
-    /// Returns the state of a pod at a report.
+    /// Returns the state of a pod at a look with a report.
     #[must_use]
-    pub(crate) fn of(report: &PodReport) -> Self {
+    pub(crate) fn of(look: &PodLook, report: &PodReport) -> Self {
         Self {
             started: report.started,
             restarts: report.restarts,
+            container_restarts: look.container_restarts,
             is_self_query_failing: report.self_query_failure.is_some(),
         }
     }
@@ -115,15 +118,15 @@ impl Track {
         self.uid == look.uid
     }
 
-    /// Adds a report.
-    pub(crate) fn add(&mut self, now: Duration, report: &PodReport, phase: Phase) {
+    /// Adds a look with a report.
+    pub(crate) fn add(&mut self, now: Duration, look: &PodLook, report: &PodReport, phase: Phase) {
         let has_restarted = self.baseline.is_some_and(|baseline| baseline.is_before_restart(report));
         if phase == Phase::Past && has_restarted {
             // Its memory was emptied: what it counted before is another past.
             (self.past, self.past_start, self.last) = (Default::default(), None, None);
         }
         if phase == Phase::Past || self.baseline.is_none() {
-            self.baseline = Some(Baseline::of(report));
+            self.baseline = Some(Baseline::of(look, report));
         }
         if phase == Phase::Past {
             self.probes.add_past(&report.probes);

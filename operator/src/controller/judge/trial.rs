@@ -115,8 +115,8 @@ impl Trial {
 
     /// Looks at hard signs alone. Without any the verdict of the last look is returned; `None` before the first.
     pub(crate) fn glance(&mut self, looks: &[PodLook]) -> Option<Verdict> {
-        let present: Vec<(&PodLook, &PodReport)> = self.present(looks);
-        match self.hard_sign(&present) {
+        self.forget_others(looks);
+        match self.hard_sign(looks) {
             Some((reason, sentence)) => {
                 Some(Verdict { outcome: Outcome::Fail(reason), sentence, warnings: Vec::new() })
             }
@@ -126,8 +126,9 @@ impl Trial {
 
     /// Looks at the pods of the step and at controls. A look that comes early shows only hard signs.
     pub(crate) fn look(&mut self, now: Duration, looks: &[PodLook]) -> Verdict {
-        let present: Vec<(&PodLook, &PodReport)> = self.present(looks);
-        let hard_sign = self.hard_sign(&present);
+        self.forget_others(looks);
+        let present = present(looks);
+        let hard_sign = self.hard_sign(looks);
         let is_early = self.last_look.is_some_and(|last| now.saturating_sub(last) + LOOK_TOLERANCE < LOOK_INTERVAL);
         if let Some((reason, sentence)) = hard_sign {
             return Verdict { outcome: Outcome::Fail(reason), sentence, warnings: Vec::new() };
@@ -147,25 +148,22 @@ impl Trial {
         looks.iter().filter(|look| self.step.pods.contains(&look.name))
     }
 
-    /// Forgets pods that were made anew, and returns the looks at pods that are there and report.
-    fn present<'a>(&mut self, looks: &'a [PodLook]) -> Vec<(&'a PodLook, &'a PodReport)> {
+    /// Forgets pods that were made anew or are gone.
+    fn forget_others(&mut self, looks: &[PodLook]) {
         let listed: BTreeMap<&str, &PodLook> = looks.iter().map(|look| (look.name.as_str(), look)).collect();
         self.tracks.retain(|name, track| listed.get(name.as_str()).is_some_and(|look| track.is_of(look)));
         for (name, track) in &mut self.tracks {
             track.is_control &= listed.get(name.as_str()).is_some_and(|look| !look.is_away);
         }
-        looks.iter().filter(|look| !look.is_away).filter_map(|look| Some((look, look.report.as_ref()?))).collect()
     }
 
     /// Returns the first hard sign of a pod of the step that is told.
-    fn hard_sign(&self, present: &[(&PodLook, &PodReport)]) -> Option<(FailReason, String)> {
-        if !self.is_told {
-            return None;
-        }
-        present.iter().filter(|(look, _)| self.step.pods.contains(&look.name)).find_map(|(look, report)| {
+    fn hard_sign(&self, looks: &[PodLook]) -> Option<(FailReason, String)> {
+        let told = self.of_step(looks).filter(|look| self.is_told && !look.is_away);
+        told.into_iter().find_map(|look| {
             let baseline = self.tracks.get(&look.name).and_then(|track| track.baseline);
-            let baseline = baseline.unwrap_or_else(|| Baseline::of(report));
-            hard_signs::find(&look.name, look.role, report, &baseline)
+            let baseline = baseline.or_else(|| Some(Baseline::of(look, look.report.as_ref()?)))?;
+            hard_signs::find(look, &baseline)
         })
     }
 
@@ -182,7 +180,7 @@ impl Trial {
                 _ => Phase::Told,
             };
             let track = self.tracks.entry(look.name.clone()).or_insert_with(|| Track::new(look));
-            track.add(now, report, phase);
+            track.add(now, look, report, phase);
             // A pod that will be judged is a control of the pods before it until it is told.
             track.is_control &= !(is_judged && self.is_told);
         }
@@ -345,6 +343,11 @@ impl Trial {
 /// Returns whether a pod has reported lately.
 fn has_reported(track: &Track, now: Duration) -> bool {
     track.last_report.is_some_and(|last| now.saturating_sub(last) <= MAX_REPORT_AGE)
+}
+
+/// Returns the looks at pods that are there and report.
+fn present(looks: &[PodLook]) -> Vec<(&PodLook, &PodReport)> {
+    looks.iter().filter(|look| !look.is_away).filter_map(|look| Some((look, look.report.as_ref()?))).collect()
 }
 
 /// Returns the pods by zone and role.

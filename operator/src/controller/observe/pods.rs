@@ -83,6 +83,8 @@ pub(crate) struct PodLifecycle {
     pub(crate) running: bool,
     /// Time of the last start of a container that has ended twice and more.
     pub(crate) restarted: Option<Timestamp>,
+    /// Number of restarts of all containers.
+    pub(crate) restarts: u32,
 }
 
 impl TierPod {
@@ -144,6 +146,7 @@ impl PodLifecycle {
             unready_since: ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0),
             running: !containers.is_empty() && containers.iter().all(is_running),
             restarted: looping.filter_map(running_since).max(),
+            restarts: containers.iter().filter_map(|container| u32::try_from(container.restart_count).ok()).sum(),
         }
     }
 }
@@ -259,7 +262,7 @@ mod tests {
         pod.status = Some(
             serde_json::from_value(json!({
                 "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
-                "containerStatuses": [container("agent", 0, &started), container("cache-0", 3, &started)],
+                "containerStatuses": [container("agent", 1, &started), container("cache-0", 3, &started)],
             }))
             .unwrap(),
         );
@@ -270,6 +273,7 @@ mod tests {
             unready_since: time("2026-01-01T00:01:00Z"),
             running: true,
             restarted: time("2026-01-01T00:03:00Z"),
+            restarts: 4,
         };
         for _ in 0..2 {
             assert_eq!(TierPod::from_pod(&pod).unwrap().lifecycle, expected);

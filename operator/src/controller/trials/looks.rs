@@ -7,6 +7,7 @@ use node_cache_config::distinct_names::{DistinctNames, Registers as PageRegister
 use crate::controller::judge::figures::{Counts, Figures, Responses};
 use crate::controller::judge::names::{RecentNames, Registers};
 use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome};
+use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{self, Evidence};
 use crate::controller::rollout::pods::RolloutPod;
 use crate::controller::rollout::revision::TierRevision;
@@ -15,7 +16,7 @@ use crate::controller::rollout::revision::TierRevision;
 #[must_use]
 pub(crate) fn pod_look(
     pod: &RolloutPod,
-    uid: &str,
+    found: &TierPod,
     report: Option<&poll::PodReport>,
     evidence: Option<&Evidence>,
     target: &TierRevision,
@@ -26,10 +27,11 @@ pub(crate) fn pod_look(
     let evidence = evidence.filter(|_| is_current);
     PodLook {
         name: pod.key().to_owned(),
-        uid: uid.to_owned(),
+        uid: found.uid.clone(),
         zone: pod.zone.clone(),
         role: pod.role,
         is_away: pod.away,
+        container_restarts: found.lifecycle.restarts,
         report: evidence.map(|evidence| pod_report(pod, evidence, target, proven, probes)),
     }
 }

@@ -306,7 +306,7 @@ impl<'a> Found<'a> {
             let probes =
                 answers.map(|(probe, result)| names::outcome(probe, result.as_ref(), &settings.probes)).collect();
             let evidence = self.evidence.get(found.uid.as_str()).map(|evidence| &**evidence);
-            pod_look(pod, &found.uid, report, evidence, target, proven, probes)
+            pod_look(pod, found, report, evidence, target, proven, probes)
         });
         looks.collect()
     }

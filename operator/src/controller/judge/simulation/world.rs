@@ -213,6 +213,7 @@ fn look(zone: usize, number: usize, is_away: bool) -> PodLook {
         zone: format!("zone-{zone}"),
         role: Role::Node,
         is_away,
+        container_restarts: 0,
         report: Some(PodReport {
             in_force: InForce::Proven,
             started: 100,

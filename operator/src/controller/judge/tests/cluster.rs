@@ -131,6 +131,7 @@ pub(super) fn pod(name: &str, zone: &str) -> PodLook {
         zone: zone.to_owned(),
         role: Role::Node,
         is_away: false,
+        container_restarts: 2,
         report: Some(PodReport {
             in_force: InForce::Proven,
             started: 100,

@@ -38,6 +38,19 @@ fn a_restart_is_told_by_the_start_of_a_process_and_before_the_change_is_in_force
 }
 
 #[test]
+fn a_pod_that_restarts_and_never_answers_has_crashed() {
+    let mut cluster = Cluster::new(3);
+    cluster.change(&["canary"]);
+    cluster.pod("canary").report = None;
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::NotInForce));
+    cluster.pod("control-0").container_restarts = 9;
+    cluster.pod("canary").container_restarts = 4;
+    let verdict = cluster.look_after(1);
+    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::PodCrashed));
+    assert!(verdict.sentence.contains("has restarted 2 times since"), "{}", verdict.sentence);
+}
+
+#[test]
 fn a_pod_that_is_made_anew_has_not_crashed_and_has_no_past() {
     let mut cluster = Cluster::new(3);
     cluster.change(&["canary"]);

@@ -1,4 +1,5 @@
-//! Exponential backoff of failed tiers: retries after 1 s, 2 s, 4 s … 5 min, each with up to 25 % of jitter.
+//! Exponential backoff of failed tiers: retries after 1 s, 2 s, 4 s … 5 min, each with up to 25 % of jitter. After a
+//! conflict 10 s are the longest: what was read is older than what is there, and the watch brings the newer at any time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 const INITIAL_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(300);
+const MAX_DELAY_AFTER_CONFLICT: Duration = Duration::from_secs(10);
 
 /// Consecutive failures by tier. A restart of the operator resets them, at the cost of one early retry.
 #[derive(Debug, Default)]
@@ -17,11 +19,12 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Counts a failure of a tier and returns the delay before the retry.
-    pub(crate) fn record_failure(&self, tier: &str) -> Duration {
+    pub(crate) fn record_failure(&self, tier: &str, is_conflict: bool) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(tier.to_owned()).or_default();
         *count = count.saturating_add(1);
-        delay(*count, self.jitter.hash_one((tier, *count)))
+        let max = if is_conflict { MAX_DELAY_AFTER_CONFLICT } else { MAX_DELAY };
+        delay(*count, self.jitter.hash_one((tier, *count))).min(max)
     }
 
     /// Resets the failures of a tier.
@@ -64,9 +67,18 @@ mod tests {
     fn a_success_starts_over() {
         let backoff = Backoff::default();
         for _ in 0..5 {
-            backoff.record_failure("default");
+            backoff.record_failure("default", false);
         }
         backoff.reset("default");
-        assert!(backoff.record_failure("default") < Duration::from_secs(2));
+        assert!(backoff.record_failure("default", false) < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_conflict_is_tried_again_within_ten_seconds_however_often_it_was_before() {
+        let backoff = Backoff::default();
+        let delays: Vec<Duration> = (0..20).map(|_| backoff.record_failure("default", true)).collect();
+        assert!(delays[0] < Duration::from_secs(2), "{delays:?}");
+        assert!(delays[5..].iter().all(|delay| *delay == Duration::from_secs(10)), "{delays:?}");
+        assert!(backoff.record_failure("default", false) > Duration::from_secs(60));
     }
 }

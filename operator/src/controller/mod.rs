@@ -239,7 +239,7 @@ pub(crate) fn error_policy(tier: Arc<WatchedTier>, error: &Error, context: Arc<C
     let tier = tier.name_any();
     let kind = error.kind();
     context.metrics.record_failure(kind);
-    let retry_after = context.backoff.record_failure(&tier);
+    let retry_after = context.backoff.record_failure(&tier, error.is_conflict());
     let requeue_after = context.schedule.fail(&tier, retry_after, Instant::now());
     if error.is_conflict() {
         tracing::info!(tier, %error, kind, ?requeue_after, "a reconciliation conflicted with another writer");

@@ -200,7 +200,7 @@ mod tests {
                 };
                 self.starts.push(self.now);
                 if self.fails {
-                    self.schedule.fail("default", self.backoff.record_failure("default"), self.now);
+                    self.schedule.fail("default", self.backoff.record_failure("default", false), self.now);
                 } else {
                     self.schedule.finish("default", STEADY, self.now);
                 }

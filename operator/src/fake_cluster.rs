@@ -156,6 +156,11 @@ impl Objects {
         let mut object = existing
             .clone()
             .unwrap_or_else(|| json!({"metadata": {"name": name, "uid": format!("uid-{version}"), "generation": 0}}));
+        if collection.ends_with("/daemonsets") && !patch["spec"].is_null() {
+            // An apply takes away what it does not name any more.
+            object["spec"] = json!({});
+            object["metadata"]["annotations"] = json!({});
+        }
         merge_json(&mut object, patch);
         if let Some((_, rest)) = collection.split_once("/namespaces/") {
             object["metadata"]["namespace"] = json!(rest.split('/').next());

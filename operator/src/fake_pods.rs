@@ -157,6 +157,13 @@ impl FakePods {
         self.lock().now = now;
     }
 
+    /// Returns the names of the pods of all nodes with their nodes.
+    pub(crate) fn node_pods(&self) -> Vec<(String, String)> {
+        let state = self.lock();
+        let pods = state.pods.iter().filter(|(_, pod)| pod.is_node_pod);
+        pods.map(|(name, pod)| (name.clone(), pod.node.clone())).collect()
+    }
+
     /// Returns the names of all pods with their nodes.
     pub(crate) fn names(&self) -> Vec<(String, String)> {
         self.lock().pods.iter().map(|(name, pod)| (name.clone(), pod.node.clone())).collect()

@@ -20,11 +20,15 @@ mod admin;
 mod args;
 mod client;
 mod controller;
+#[cfg(test)]
+mod departure_tests;
 mod error;
 #[cfg(test)]
 mod fake_api;
 #[cfg(test)]
 mod fake_cluster;
+#[cfg(test)]
+mod fake_daemon_sets;
 #[cfg(test)]
 mod fake_pods;
 mod flags;

@@ -30,10 +30,10 @@ use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::watch::{Stores, Waker, Watches};
 
-const NODES: &str = "/api/v1/nodes";
+pub(crate) const NODES: &str = "/api/v1/nodes";
 pub(crate) const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
 const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
-const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
+pub(crate) const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
 pub(crate) const RECORDS: &str = "/api/v1/namespaces/dnstier-system/configmaps";
@@ -205,9 +205,25 @@ impl World {
 
     /// Lets a second pass, and the operator look at the tier.
     pub(crate) async fn pass(&mut self) {
+        self.pass_after(|_| ()).await;
+    }
+
+    /// Lets a pass happen as [`Self::pass`] does, while a change of the cluster is not known to the operator yet.
+    pub(crate) async fn pass_behind(&mut self, change: impl FnOnce(&FakeCluster)) {
+        self.pass_after(|cluster| {
+            cluster.hold_watches(true);
+            change(cluster);
+        })
+        .await;
+        self.cluster.hold_watches(false);
+    }
+
+    /// Lets a pass happen right after the operator has seen everything and this was done.
+    async fn pass_after(&mut self, change: impl FnOnce(&FakeCluster)) {
         let now = Timestamp::from_second(self.clock.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
         self.pods.set_now(now);
         self.process.catch_up(&self.cluster).await;
+        change(&self.cluster);
         self.process.poller.poll_all(u32::try_from((now.as_second() - BEGIN) * 1_000).unwrap()).await;
         let result = reconcile_tier(self.process.tier(), false, &self.process.context).await;
         if let Err(error) = result {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
+use dnstier_crds::conditions::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -36,13 +37,16 @@ pub(crate) use observe::Observer;
 pub(crate) use status::StatusWriter;
 pub(crate) use trials::Trials;
 
-use crate::controller::apply::{RolloutState, RolloutWrites};
+use crate::controller::apply::{ApplyResult, RolloutState, RolloutWrites};
 use crate::controller::desired::{Desired, RenderedRevision};
 use crate::controller::finding::Finding;
 use crate::controller::observe::poll::AddressUses;
 use crate::controller::observe::{Observed, WatchedTier};
 use crate::controller::owned::{labels, names};
 use crate::controller::rollout::PodStarts;
+use crate::controller::rollout::leaving::{Leaving, plan_leaving};
+use crate::controller::rollout::plan::RolledOut;
+use crate::controller::rollout::record::Step;
 use crate::controller::rollout::situation::Situation;
 use crate::controller::schedule::{Schedule, TierVersion, Turn};
 use crate::controller::trials::Judgement;
@@ -170,11 +174,14 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
         }
         Ok((tier, mut desired)) => {
             let rollout = desired.revision.as_ref().and_then(|newest| plan_rollout(&observed, Some(newest), context));
-            let rollout = rollout.map(|(stable, writes)| {
+            let mut too_many = None;
+            let rollout = rollout.map(|(stable, mut writes)| {
                 desired::set_stable(&mut desired, &observed.owned, &stable);
+                too_many = plan_departure(&observed, settings, &mut desired, &mut writes);
                 writes
             });
-            applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await
+            let applied = applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await;
+            ApplyResult { outcome: applied.outcome.with_warning(too_many), ..applied }
         }
     };
     if let Err(error @ Error::OutdatedRecord { .. }) = applied.requeue_after {
@@ -232,6 +239,47 @@ fn plan_rollout(
     let stable = plan.record.proven.as_ref().unwrap_or(&plan.record.target).id.clone();
     let state = RolloutState { desired: situation.desired, rolled_out: plan.rolled_out, status: plan.status };
     Some((stable, RolloutWrites { record, asks: plan.asks, state, next_look: plan.next_look }))
+}
+
+/// Plans which nodes leave that the desired placement excludes, and lets the others stay for now. Before a configuration
+/// was proven, nodes leave at once. Returns a finding when more are to leave than can.
+fn plan_departure(
+    observed: &Observed,
+    settings: &Settings,
+    desired: &mut Desired,
+    writes: &mut RolloutWrites,
+) -> Option<Finding> {
+    let name = names::node_cache(&observed.tier.name_any());
+    let current = observed.owned.daemon_set(&settings.node_namespace, &name)?;
+    let daemon_set = desired.objects.daemon_sets.iter_mut().find(|daemon_set| daemon_set.name_any() == name)?;
+    let RolloutWrites { state, next_look, .. } = writes;
+    if state.status.step == Step::First.name() {
+        return None;
+    }
+    let is_at_rest = state.rolled_out.is_true() || state.rolled_out.is_stalled();
+    let leaving = plan_leaving(observed, current, daemon_set, is_at_rest);
+    desired::set_leaving(daemon_set, current, &leaving, &observed.nodes);
+    match leaving {
+        Leaving::Nobody => None,
+        Leaving::Steps(plan) => {
+            state.rolled_out = plan.rolled_out(state.rolled_out.clone(), observed.tier.spec.rollout.paused);
+            if is_at_rest {
+                state.status = plan.status(&state.status.target);
+            }
+            *next_look = next_look.iter().chain(&plan.next_look).min().copied();
+            None
+        }
+        Leaving::TooMany(number) => {
+            let sentence = format!(
+                "The placement excludes {number} nodes, more than can leave in steps: none leaves. Exclude fewer at a \
+                 time with spec.nodeCache.nodeSelector, affinity and tolerations."
+            );
+            if state.rolled_out.is_true() {
+                state.rolled_out = RolledOut { reason: Reason::Wave, sentence: sentence.clone() };
+            }
+            Some(Finding::new(Reason::Wave, sentence))
+        }
+    }
 }
 
 /// Requeues a failed tier with backoff.

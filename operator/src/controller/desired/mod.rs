@@ -16,9 +16,14 @@ mod zone_resolver;
 use std::collections::BTreeSet;
 
 pub(crate) use config::RenderedRevision;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::ResourceExt;
 
 use crate::controller::finding::Finding;
-use crate::controller::owned::OwnedObjects;
+use crate::controller::observe::nodes::Nodes;
+use crate::controller::owned::{OwnedObjects, labels};
+use crate::controller::rollout::departure::DeparturePlan;
+use crate::controller::rollout::leaving::Leaving;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
@@ -71,5 +76,22 @@ pub(crate) fn build(
 pub(crate) fn set_stable(desired: &mut Desired, existing: &OwnedObjects, stable: &str) {
     for config_map in &mut desired.objects.config_maps {
         config_map::set_stable(config_map, existing, stable);
+    }
+}
+
+/// Lets pods of the DaemonSet go in steps where the placement excludes nodes. `current` is the DaemonSet as it is.
+///
+/// As long as nodes leave, a write is refused when the DaemonSet was read before its last change: who leaves next
+/// follows from its template.
+pub(crate) fn set_leaving(daemon_set: &mut DaemonSet, current: &DaemonSet, leaving: &Leaving, nodes: &Nodes) {
+    match leaving {
+        Leaving::Nobody => {}
+        Leaving::Steps(DeparturePlan { departure, staying, .. }) => {
+            node_cache::keep_for_now(daemon_set, current, departure, staying, nodes);
+        }
+        Leaving::TooMany(_) => node_cache::keep_placement(daemon_set, current),
+    }
+    if [&*daemon_set, current].iter().any(|daemon_set| daemon_set.annotations().contains_key(labels::DEPARTURE)) {
+        daemon_set.metadata.resource_version = current.resource_version();
     }
 }

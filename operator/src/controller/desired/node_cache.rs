@@ -1,14 +1,19 @@
 //! DaemonSet of the node pods: one agent and the caching resolvers of a node.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
 
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::desired::pod;
+use crate::controller::observe::nodes::Nodes;
 use crate::controller::owned::{labels, names};
-use crate::controller::placement::Placement;
+use crate::controller::placement::{Placement, keep_nodes};
+use crate::controller::rollout::departure::Departure;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
@@ -50,6 +55,47 @@ pub(super) fn daemon_set(tier: &ValidatedTier, settings: &Settings) -> DaemonSet
         }),
         status: None,
     }
+}
+
+/// Changes a desired DaemonSet so that pods on these nodes stay for now.
+///
+/// With `OnDelete`, the DaemonSet controller deletes pods where the template places none any more and creates missing
+/// ones, but replaces none for a newer template. A wave is another template; without it, each would restart all pods.
+pub(super) fn keep_for_now(
+    daemon_set: &mut DaemonSet,
+    current: &DaemonSet,
+    departure: &Departure,
+    staying: &BTreeSet<String>,
+    nodes: &Nodes,
+) {
+    let state = serde_json::to_string(departure).unwrap_or_default();
+    daemon_set.metadata.annotations.get_or_insert_default().insert(labels::DEPARTURE.to_owned(), state);
+    let Some(spec) = &mut daemon_set.spec else { return };
+    spec.update_strategy = Some(DaemonSetUpdateStrategy { type_: Some("OnDelete".to_owned()), rolling_update: None });
+    if let (Some(pods), Some(current)) = (&mut spec.template.spec, pods_of_template(current)) {
+        keep_nodes(pods, current, staying, nodes);
+    }
+}
+
+/// Gives a desired DaemonSet the placement that it has in the cluster, and how that changes.
+pub(super) fn keep_placement(daemon_set: &mut DaemonSet, current: &DaemonSet) {
+    if let Some(state) = current.annotations().get(labels::DEPARTURE) {
+        let annotations = daemon_set.metadata.annotations.get_or_insert_default();
+        annotations.insert(labels::DEPARTURE.to_owned(), state.clone());
+    }
+    let (Some(spec), Some(now)) = (&mut daemon_set.spec, &current.spec) else { return };
+    if current.annotations().contains_key(labels::DEPARTURE) {
+        spec.update_strategy.clone_from(&now.update_strategy);
+    }
+    if let (Some(pods), Some(current)) = (&mut spec.template.spec, &now.template.spec) {
+        pods.node_selector.clone_from(&current.node_selector);
+        pods.affinity.clone_from(&current.affinity);
+        pods.tolerations.clone_from(&current.tolerations);
+    }
+}
+
+fn pods_of_template(daemon_set: &DaemonSet) -> Option<&PodSpec> {
+    daemon_set.spec.as_ref()?.template.spec.as_ref()
 }
 
 fn pod_spec(tier: &ValidatedTier, settings: &Settings) -> PodSpec {

@@ -82,6 +82,12 @@ impl Nodes {
         self.0.get(node).map(ClusterNode::zone)
     }
 
+    /// Returns a node with its name.
+    #[must_use]
+    pub(crate) fn get(&self, node: &str) -> Option<(&str, &ClusterNode)> {
+        self.0.get_key_value(node).map(|(name, node)| (name.as_str(), node))
+    }
+
     /// Returns whether a Node of this name exists.
     #[must_use]
     pub(crate) fn has(&self, node: &str) -> bool {

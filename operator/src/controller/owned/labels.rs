@@ -24,6 +24,8 @@ pub(crate) const TOLD: &str = "dnstier.io/told";
 pub(crate) const RETRY_ROLLOUT: &str = "dnstier.io/retry-rollout";
 /// Annotation of a tier: the revision that may give up addresses which pods ask.
 pub(crate) const CONFIRM_ROLLOUT: &str = "dnstier.io/confirm-rollout";
+/// Annotation of the DaemonSet while nodes leave the tier: how far that is.
+pub(crate) const DEPARTURE: &str = "dnstier.io/departure";
 /// Annotation of the ConfigMap: its revisions from the newest to the oldest, separated by commas.
 pub(crate) const REVISIONS: &str = "dnstier.io/revisions";
 /// Annotation of every object: a hash of the desired object of the last apply.

@@ -19,6 +19,18 @@ pub(super) fn is_not_in(key: &str, value: &str) -> NodeSelectorRequirement {
     NodeSelectorRequirement { key: key.to_owned(), operator: "NotIn".to_owned(), values: Some(vec![value.to_owned()]) }
 }
 
+/// Returns the requirement that the node has this name. Of fields, a requirement has one value.
+#[must_use]
+pub(super) fn has_name(name: &str) -> NodeSelectorRequirement {
+    is_in(NAME_FIELD, &[name.to_owned()])
+}
+
+/// Returns the requirement that the node has another name.
+#[must_use]
+pub(super) fn has_other_name(name: &str) -> NodeSelectorRequirement {
+    is_not_in(NAME_FIELD, name)
+}
+
 /// Adds requirements to an affinity. Its terms are alternatives, so each of them gets all requirements.
 #[must_use]
 pub(super) fn add_requirements(mut affinity: Affinity, requirements: &[NodeSelectorRequirement]) -> Affinity {

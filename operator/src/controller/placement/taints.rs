@@ -10,8 +10,18 @@ const PASSING_STATES: [&str; 2] = ["node.kubernetes.io/", "node.cloudprovider.ku
 /// Returns the first taint that keeps pods with these tolerations from a node for good; `None` without one.
 #[must_use]
 pub(super) fn intolerable_taint<'a>(taints: &'a [NodeTaint], tolerations: &[Toleration]) -> Option<&'a NodeTaint> {
+    intolerable(taints, tolerations, &["NoSchedule", "NoExecute"])
+}
+
+/// Returns the first taint that drives pods with these tolerations from a node for good; `None` without one.
+#[must_use]
+pub(super) fn evicting_taint<'a>(taints: &'a [NodeTaint], tolerations: &[Toleration]) -> Option<&'a NodeTaint> {
+    intolerable(taints, tolerations, &["NoExecute"])
+}
+
+fn intolerable<'a>(taints: &'a [NodeTaint], tolerations: &[Toleration], effects: &[&str]) -> Option<&'a NodeTaint> {
     taints.iter().find(|taint| {
-        let is_binding = ["NoSchedule", "NoExecute"].contains(&taint.effect.as_str());
+        let is_binding = effects.contains(&taint.effect.as_str());
         let passes = PASSING_STATES.iter().any(|prefix| taint.key.starts_with(prefix));
         is_binding && !passes && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
     })

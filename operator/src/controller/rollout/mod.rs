@@ -1,4 +1,4 @@
-//! Roll-outs: of pod templates, and of revisions of the configuration.
+//! Roll-outs: of pod templates, of revisions of the configuration, and of a placement that excludes nodes.
 //!
 //! ```text
 //! ConfigMap ──► record ─┐
@@ -8,13 +8,16 @@
 //!                             └─ asks: which pod should run which revision, and in which order
 //! ```
 //!
-//! A `situation` is what the planner reads, collected from the observed state.
+//! A `situation` is what the planner reads, collected from the observed state. A `departure` is planned beside it: which
+//! of the nodes in `leaving` leave next.
 //!
 //! The record is written before any pod of a step is told. Everything else follows from the record and from what the
 //! pods are asked to run, so that a crash after any write ends where no crash would have ended.
 
 pub(crate) mod address_use;
 pub(crate) mod asks;
+pub(crate) mod departure;
+pub(crate) mod leaving;
 #[cfg(test)]
 mod model;
 pub(crate) mod plan;

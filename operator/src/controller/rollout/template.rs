@@ -11,7 +11,7 @@ use crate::controller::observe::Observed;
 use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::owned::{labels, names};
-use crate::controller::placement::Placement;
+use crate::controller::placement::{Placement, TemplatePlacement};
 use crate::settings::Settings;
 
 /// Time after which a pod of the newest template that does not run is a problem of the template or of its node.
@@ -31,6 +31,8 @@ pub(crate) struct NodePods<'a> {
     pub(crate) updated: u32,
     /// Whether the DaemonSet controller has not seen the newest template yet.
     pub(crate) is_behind: bool,
+    /// Placement while nodes leave. Meanwhile pods keep their templates, so that none is older than it should be.
+    held: Option<TemplatePlacement<'a>>,
     newest: Option<&'a str>,
 }
 
@@ -50,23 +52,34 @@ impl<'a> NodePods<'a> {
         let counted_as_updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
         let newest = newest_template(&pods, counted_as_updated);
         let present: Vec<&TierPod> = pods.into_iter().filter(|pod| !is_away(observed, pod)).collect();
+        let held = held_placement(daemon_set);
         let placement = Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings);
-        let away =
-            observed.nodes.iter().filter(|(name, node)| !node.ready && placement.exclusion(name, node).is_none());
+        let is_placed = |name: &str, node: &ClusterNode| match held {
+            Some(held) => held.admits(name, node),
+            None => placement.exclusion(name, node).is_none(),
+        };
+        let away = observed.nodes.iter().filter(|(name, node)| !node.ready && is_placed(name, node));
         let away = to_count(away.count()).min(desired);
         let expected = desired - away;
         let updated = match newest {
-            _ if counted_as_updated >= desired => expected,
+            _ if held.is_some() || counted_as_updated >= desired => expected,
             Some(newest) => to_count(present.iter().filter(|pod| has_template(pod, newest)).count()),
             None => counted_as_updated,
         };
-        Some(Self { present, desired, away, updated: updated.min(expected), is_behind: is_behind(daemon_set), newest })
+        let is_behind = is_behind(daemon_set) && held.is_none();
+        Some(Self { present, desired, away, updated: updated.min(expected), is_behind, held, newest })
     }
 
     /// Returns the number of nodes that should run a pod and are there.
     #[must_use]
     pub(crate) fn expected(&self) -> u32 {
         self.desired - self.away
+    }
+
+    /// Returns whether a node has a pod although the spec excludes it: it has not left yet.
+    #[must_use]
+    pub(crate) fn is_staying(&self, name: &str, node: &ClusterNode) -> bool {
+        self.held.is_some_and(|held| held.keeps(name, node))
     }
 
     /// Returns the number of nodes that may be without a ready pod in a rollout: one, and those that are away while
@@ -97,7 +110,9 @@ impl<'a> PodStarts<'a> {
         let mut starts = Self::default();
         if let Some(nodes) = NodePods::collect(observed, settings) {
             let is_rolling_out = nodes.updated < nodes.expected();
-            starts.add(&nodes.present, nodes.newest, is_rolling_out, observed.now);
+            let is_newest =
+                |pod: &TierPod| nodes.held.is_some() || nodes.newest.is_some_and(|newest| has_template(pod, newest));
+            starts.add(&nodes.present, is_newest, is_rolling_out, observed.now);
         }
         for deployment in &observed.owned.deployments {
             let zone = deployment.labels().get(labels::ZONE);
@@ -108,13 +123,20 @@ impl<'a> PodStarts<'a> {
                 .filter(|pod| pod.resolver_zone.as_ref() == zone && !is_away(observed, pod))
                 .collect();
             let newest = newest_template(&pods, updated_replicas(deployment));
-            starts.add(&pods, newest, is_rolling_out(deployment), observed.now);
+            let is_newest = |pod: &TierPod| newest.is_some_and(|newest| has_template(pod, newest));
+            starts.add(&pods, is_newest, is_rolling_out(deployment), observed.now);
         }
         starts
     }
 
-    fn add(&mut self, pods: &[&'a TierPod], newest: Option<&str>, is_rolling_out: bool, now: Timestamp) {
-        for pod in pods.iter().filter(|pod| newest.is_some_and(|newest| has_template(pod, newest))) {
+    fn add(
+        &mut self,
+        pods: &[&'a TierPod],
+        is_newest: impl Fn(&TierPod) -> bool,
+        is_rolling_out: bool,
+        now: Timestamp,
+    ) {
+        for pod in pods.iter().filter(|pod| is_newest(pod)) {
             let until_overdue = remaining(pod, is_rolling_out, now);
             let until_late = remaining_unready(pod, now).filter(|_| is_rolling_out && until_overdue.is_none());
             if until_overdue == Some(Duration::ZERO) {
@@ -202,6 +224,13 @@ pub(crate) fn is_rolling_out(deployment: &Deployment) -> bool {
 
 fn updated_replicas(deployment: &Deployment) -> u32 {
     non_negative(deployment.status.as_ref().and_then(|status| status.updated_replicas).unwrap_or_default())
+}
+
+/// Returns the placement of a DaemonSet whose pods keep their templates until they are deleted, because nodes leave.
+fn held_placement(daemon_set: &DaemonSet) -> Option<TemplatePlacement<'_>> {
+    let spec = daemon_set.spec.as_ref()?;
+    let is_held = spec.update_strategy.as_ref()?.type_.as_deref() == Some("OnDelete");
+    spec.template.spec.as_ref().filter(|_| is_held).map(TemplatePlacement::of)
 }
 
 /// Returns whether the controller has not observed the newest template of a DaemonSet yet.

@@ -185,12 +185,15 @@ impl Facts {
 }
 
 fn node_facts(observed: &Observed, settings: &Settings, revision: Option<&TierRevision>) -> NodeFacts {
-    let excluded =
+    let mut excluded =
         Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings).excluded_nodes(&observed.nodes);
     let is_any_eligible = observed.nodes.iter().count() > excluded.values().map(Vec::len).sum();
     let Some(pods) = NodePods::collect(observed, settings) else {
         return NodeFacts { is_any_eligible, excluded, ..NodeFacts::default() };
     };
+    let has_left = |name: &String| !observed.nodes.get(name).is_some_and(|(name, node)| pods.is_staying(name, node));
+    excluded.values_mut().for_each(|names| names.retain(has_left));
+    excluded.retain(|_, names| !names.is_empty());
     let expected = pods.expected();
     let (ready, not_ready): (Vec<&TierPod>, Vec<&TierPod>) =
         pods.present.iter().partition(|pod| is_serving(observed, pod));

@@ -1,0 +1,84 @@
+//! Placement by a pod template: on which nodes the DaemonSet controller makes pods, and on which those that run stay.
+
+use k8s_openapi::api::core::v1::{PodSpec, Toleration};
+
+use crate::controller::observe::nodes::ClusterNode;
+use crate::controller::placement::affinity::may_run;
+use crate::controller::placement::taints::{evicting_taint, intolerable_taint};
+
+/// Placement of the pods of a template, as the DaemonSet controller decides. Taints of a state that passes by itself do
+/// not count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TemplatePlacement<'a>(&'a PodSpec);
+
+impl<'a> TemplatePlacement<'a> {
+    /// Returns the placement of the pods of a template.
+    #[must_use]
+    pub(crate) const fn of(pods: &'a PodSpec) -> Self {
+        Self(pods)
+    }
+
+    /// Returns whether a node that has no pod gets one.
+    #[must_use]
+    pub(crate) fn admits(self, name: &str, node: &ClusterNode) -> bool {
+        self.selects(name, node) && intolerable_taint(&node.taints, self.tolerations()).is_none()
+    }
+
+    /// Returns whether a pod that runs on a node stays there: a taint `NoSchedule` drives none away.
+    #[must_use]
+    pub(crate) fn keeps(self, name: &str, node: &ClusterNode) -> bool {
+        self.selects(name, node) && evicting_taint(&node.taints, self.tolerations()).is_none()
+    }
+
+    /// Returns whether a node has the labels and the name that the template wants, whatever its taints.
+    #[must_use]
+    pub(super) fn selects(self, name: &str, node: &ClusterNode) -> bool {
+        let mut selector = self.0.node_selector.iter().flatten();
+        selector.all(|(key, value)| node.labels.get(key) == Some(value))
+            && self.0.affinity.as_ref().is_none_or(|affinity| may_run(affinity, name, &node.labels))
+    }
+
+    /// Returns the tolerations of the pods.
+    #[must_use]
+    pub(super) fn tolerations(self) -> &'a [Toleration] {
+        self.0.tolerations.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::fixtures::linux;
+    use crate::controller::observe::nodes::NodeTaint;
+
+    fn template(yaml: &str) -> PodSpec {
+        serde_saphyr::from_str(&format!("containers: []\n{yaml}")).unwrap()
+    }
+
+    #[test]
+    fn a_pod_stays_where_none_would_be_made_for_a_taint_without_eviction() {
+        let pods = template("nodeSelector: {pool: blue}\ntolerations: [{key: gpu, operator: Exists}]");
+        let node = |taints: &[(&str, &str)]| {
+            let mut node = ClusterNode::from(linux([("pool", "blue")]));
+            node.taints.extend(taints.iter().map(|(key, effect)| NodeTaint {
+                key: (*key).to_owned(),
+                value: String::new(),
+                effect: (*effect).to_owned(),
+            }));
+            node
+        };
+        for (taints, admits, keeps) in [
+            (vec![], true, true),
+            (vec![("gpu", "NoExecute")], true, true),
+            (vec![("db", "NoSchedule")], false, true),
+            (vec![("db", "NoExecute")], false, false),
+            (vec![("db", "PreferNoSchedule")], true, true),
+            (vec![("node.kubernetes.io/not-ready", "NoExecute")], true, true),
+        ] {
+            let (placement, node) = (TemplatePlacement::of(&pods), node(&taints));
+            assert_eq!((placement.admits("a", &node), placement.keeps("a", &node)), (admits, keeps), "{taints:?}");
+        }
+        let other = ClusterNode::from(linux([("pool", "red")]));
+        assert!(!TemplatePlacement::of(&pods).keeps("a", &other));
+    }
+}

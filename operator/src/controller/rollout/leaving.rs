@@ -1,0 +1,132 @@
+//! Nodes that are to leave in one reconciliation, collected from the observed state.
+//!
+//! Who leaves follows from the pod template in the cluster and from the desired one: a node has to leave while the first
+//! one keeps its pod and the second one does not admit it. A node whose own labels or taints change is no such node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dnstier_crds::conditions::{ConditionStatus, ConditionType};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::PodSpec;
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use crate::controller::observe::Observed;
+use crate::controller::observe::nodes::ClusterNode;
+use crate::controller::observe::pods::{Component, TierPod};
+use crate::controller::owned::labels;
+use crate::controller::placement::{MAX_NAMES, TemplatePlacement, number_of_names};
+use crate::controller::rollout::departure::{Departure, DeparturePlan, Inputs, KIND, LeavingNode, plan};
+use crate::controller::rollout::template::pods_of;
+
+/// Time over which the responses of a pod are counted.
+const TRAFFIC_SPAN: Duration = Duration::from_secs(60);
+
+/// What a pass does about nodes that are to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// No node is to leave: the desired template is applied.
+    Nobody,
+    /// Some nodes stay for now.
+    Steps(DeparturePlan),
+    /// More nodes are to leave than a template can name: this many. None of them does.
+    TooMany(usize),
+}
+
+/// Plans which nodes leave now for a desired DaemonSet. `is_at_rest` is whether no configuration is on its way.
+#[must_use]
+pub(crate) fn plan_leaving(observed: &Observed, current: &DaemonSet, desired: &DaemonSet, is_at_rest: bool) -> Leaving {
+    let (Some(before), Some(after)) = (pods_of_template(current), pods_of_template(desired)) else {
+        return Leaving::Nobody;
+    };
+    let departure = departure_of(current);
+    let leaving = leaving_nodes(observed, before, after, departure.is_some());
+    let names: BTreeSet<String> = leaving.iter().map(|node| node.name.clone()).collect();
+    if !leaving.is_empty() && number_of_names(after, &names, &observed.nodes) > MAX_NAMES {
+        return Leaving::TooMany(leaving.len());
+    }
+    let before = TemplatePlacement::of(before);
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, node) in observed.nodes.iter().filter(|(name, node)| before.admits(name, node)) {
+        *sizes.entry(node.zone().to_owned()).or_default() += 1;
+    }
+    let inputs = Inputs {
+        current: departure.as_ref(),
+        placement: &placement_hash(after),
+        leaving: &leaving,
+        sizes: &sizes,
+        settings: &observed.tier.spec.rollout,
+        is_at_rest,
+        is_announced: is_announced(observed),
+        has_ended: have_pods_ended(observed, before),
+        now: observed.now,
+    };
+    plan(&inputs).map_or(Leaving::Nobody, Leaving::Steps)
+}
+
+/// Returns the pods of the template of a DaemonSet.
+fn pods_of_template(daemon_set: &DaemonSet) -> Option<&PodSpec> {
+    daemon_set.spec.as_ref()?.template.spec.as_ref()
+}
+
+/// Returns how far the departure of nodes from a DaemonSet is; `None` while none leaves. One that cannot be read begins
+/// again with those that are left.
+fn departure_of(daemon_set: &DaemonSet) -> Option<Departure> {
+    serde_json::from_str(daemon_set.annotations().get(labels::DEPARTURE)?).ok()
+}
+
+/// Returns a hash of the placement of pods.
+fn placement_hash(pods: &PodSpec) -> String {
+    let placement = serde_json::json!([pods.node_selector, pods.affinity, pods.tolerations]);
+    Sha256::digest(placement.to_string().as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the nodes that are to leave, ordered by name.
+fn leaving_nodes(observed: &Observed, before: &PodSpec, after: &PodSpec, has_begun: bool) -> Vec<LeavingNode> {
+    let (before, after) = (TemplatePlacement::of(before), TemplatePlacement::of(after));
+    let pods: BTreeMap<&str, &TierPod> =
+        pods_of(observed, Component::NodeCache).filter_map(|pod| Some((pod.node.as_deref()?, pod))).collect();
+    // A taint that the node got itself leaves a pod where none would be made: that is no change of the placement, but
+    // the pod would go with the last step, and so goes in a step of its own.
+    let is_left_over = |name: &str, node: &ClusterNode| {
+        pods.contains_key(name) && before.keeps(name, node) && !after.admits(name, node)
+    };
+    let is_changed = |name: &str, node: &ClusterNode| {
+        before.admits(name, node) && !after.admits(name, node) || is_left_over(name, node) && !after.keeps(name, node)
+    };
+    let has_begun = has_begun || observed.nodes.iter().any(|(name, node)| is_changed(name, node));
+    if !has_begun {
+        return Vec::new();
+    }
+    let nodes = observed.nodes.iter().filter(|(name, node)| is_changed(name, node) || is_left_over(name, node));
+    nodes
+        .map(|(name, node)| {
+            let pod = pods.get(name);
+            let report = pod.and_then(|pod| observed.reports.get(&pod.uid));
+            let rate = report.and_then(|report| report.rates()).map_or(0.0, |rates| rates.queries);
+            LeavingNode {
+                name: name.to_owned(),
+                zone: node.zone().to_owned(),
+                ready: node.ready && pod.is_some(),
+                responses: (rate * TRAFFIC_SPAN.as_secs_f64()) as u64,
+            }
+        })
+        .collect()
+}
+
+/// Returns whether the status says that nodes leave.
+fn is_announced(observed: &Observed) -> bool {
+    let Some(status) = &observed.tier.status else { return false };
+    let is_false = status.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::RolledOut.name() && condition.status == ConditionStatus::False.name()
+    });
+    is_false && status.rollout.as_ref().is_some_and(|rollout| rollout.kind == KIND)
+}
+
+/// Returns whether no pod is left on a node that has left. Pods on nodes that are away end when these return.
+fn have_pods_ended(observed: &Observed, placement: TemplatePlacement<'_>) -> bool {
+    let pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache && !pod.ended);
+    let mut nodes = pods.filter_map(|pod| observed.nodes.get(pod.node.as_deref()?));
+    !nodes.any(|(name, node)| node.ready && !placement.keeps(name, node))
+}

@@ -161,6 +161,9 @@ impl Objects {
             object["spec"] = json!({});
             object["metadata"]["annotations"] = json!({});
         }
+        if !patch["status"]["rollout"].is_null() {
+            object["status"]["rollout"] = json!({});
+        }
         merge_json(&mut object, patch);
         if let Some((_, rest)) = collection.split_once("/namespaces/") {
             object["metadata"]["namespace"] = json!(rest.split('/').next());

@@ -70,8 +70,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) settings: &'a Rollout,
     /// Whether no configuration is on its way.
     pub(crate) is_at_rest: bool,
-    /// Whether the status says that nodes leave.
-    pub(crate) is_announced: bool,
+    /// Begin of the step of a departure that the status shows; `None` while it says that everything is rolled out.
+    pub(crate) announced: Option<Timestamp>,
     /// Whether the pods of the last step have ended.
     pub(crate) has_ended: bool,
     /// Present time.
@@ -112,7 +112,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Option<DeparturePlan> {
         if leaving.is_empty() {
             return None;
         }
-        if inputs.is_announced {
+        if known.is_some_and(|known| inputs.announced == Some(known.since.0)) {
             leaves = first_nodes(leaving, settings.canaries_per_zone.into());
             departure.begin(Step::Canary, None, now);
             if leaves.is_empty() {
@@ -254,7 +254,7 @@ mod tests {
         settings: Rollout,
         placement: &'static str,
         is_at_rest: bool,
-        is_announced: bool,
+        announced: bool,
         has_ended: bool,
         now: Timestamp,
     }
@@ -273,7 +273,7 @@ mod tests {
                 settings: serde_saphyr::from_str(settings).unwrap(),
                 placement: "new",
                 is_at_rest: true,
-                is_announced: true,
+                announced: true,
                 has_ended: true,
                 now: begin(),
             }
@@ -287,7 +287,7 @@ mod tests {
                 sizes: &self.sizes,
                 settings: &self.settings,
                 is_at_rest: self.is_at_rest,
-                is_announced: self.is_announced,
+                announced: self.current.as_ref().map(|current| current.since.0).filter(|_| self.announced),
                 has_ended: self.has_ended,
                 now: self.now,
             })
@@ -314,6 +314,7 @@ mod tests {
                 assert!(steps.len() < 20, "{steps:?}");
                 steps.push(step.join(" "));
             }
+            steps.retain(|step| !step.is_empty());
             steps
         }
     }
@@ -331,7 +332,8 @@ mod tests {
     fn a_wave_is_a_part_of_the_nodes_that_a_zone_had_at_the_begin() {
         let mut world = World::new(&["a1", "a2", "a3", "a4"], "{soak: 10s, waveSize: 20%}");
         world.sizes = BTreeMap::from([("a".to_owned(), 10)]);
-        assert_eq!(world.pass(10), Some(vec!["a1".to_owned()]));
+        assert_eq!(world.pass(10), Some(vec![]));
+        assert_eq!(world.pass(1), Some(vec!["a1".to_owned()]));
         world.sizes = BTreeMap::from([("a".to_owned(), 1)]);
         assert_eq!(world.steps(), ["a2 a3", "a4"]);
     }
@@ -339,9 +341,9 @@ mod tests {
     #[test]
     fn no_node_leaves_before_the_status_says_so_the_last_pods_have_ended_and_the_soak_is_over() {
         let mut world = World::new(&["a1", "a2"], SETTINGS);
-        world.is_announced = false;
+        world.announced = false;
         assert_eq!(world.pass(60), Some(vec![]));
-        world.is_announced = true;
+        world.announced = true;
         assert_eq!(world.pass(1), Some(vec!["a1".to_owned()]));
         assert_eq!(world.pass(9), Some(vec![]), "the soak");
         world.has_ended = false;
@@ -385,9 +387,11 @@ mod tests {
     #[test]
     fn another_placement_begins_with_first_nodes_again_and_a_revert_ends_at_once() {
         let mut world = World::new(&["a1", "a2", "a3"], SETTINGS);
+        world.pass(1);
         assert_eq!(world.pass(1), Some(vec!["a1".to_owned()]));
         world.placement = "other";
         world.leaving.extend(nodes(&["b1", "b2", "b3", "b4"]));
+        assert_eq!(world.pass(1), Some(vec![]), "the status says that something else leaves");
         assert_eq!(world.pass(1), Some(vec!["a2".to_owned(), "b1".to_owned()]));
         assert_eq!(world.current.as_ref().unwrap().total, 6);
         world.placement = "first";
@@ -398,6 +402,7 @@ mod tests {
     #[test]
     fn the_status_counts_the_nodes_that_have_left() {
         let mut world = World::new(&["a1", "a2", "b1"], SETTINGS);
+        world.pass(1);
         world.pass(1);
         let plan = world.plan().unwrap();
         let status = plan.status("1a2b");

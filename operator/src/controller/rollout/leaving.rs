@@ -9,6 +9,7 @@ use std::time::Duration;
 use dnstier_crds::conditions::{ConditionStatus, ConditionType};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
@@ -58,7 +59,7 @@ pub(crate) fn plan_leaving(observed: &Observed, current: &DaemonSet, desired: &D
         sizes: &sizes,
         settings: &observed.tier.spec.rollout,
         is_at_rest,
-        is_announced: is_announced(observed),
+        announced: announced(observed),
         has_ended: have_pods_ended(observed, before),
         now: observed.now,
     };
@@ -115,13 +116,14 @@ fn leaving_nodes(observed: &Observed, before: &PodSpec, after: &PodSpec, has_beg
         .collect()
 }
 
-/// Returns whether the status says that nodes leave.
-fn is_announced(observed: &Observed) -> bool {
-    let Some(status) = &observed.tier.status else { return false };
+/// Returns the begin of the step of a departure that the status shows, where it says that something is not rolled out.
+fn announced(observed: &Observed) -> Option<Timestamp> {
+    let status = observed.tier.status.as_ref()?;
     let is_false = status.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::RolledOut.name() && condition.status == ConditionStatus::False.name()
     });
-    is_false && status.rollout.as_ref().is_some_and(|rollout| rollout.kind == KIND)
+    let rollout = status.rollout.as_ref().filter(|rollout| is_false && rollout.kind == KIND)?;
+    rollout.since.as_ref().map(|since| since.0)
 }
 
 /// Returns whether no pod is left on a node that has left. Pods on nodes that are away end when these return.

@@ -9,10 +9,12 @@
 //! - `objects`, `kubelet`: what is in the cluster, and what makes its pods run.
 //! - `state`: the state of a world, in a form that two runs have in common.
 //! - `world`, `life`: one tier with its operator, and its phases.
+//! - `departure`: nodes that leave a tier.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
 mod decision;
+mod departure;
 mod kubelet;
 mod life;
 mod objects;

@@ -2,17 +2,20 @@
 //! left alone until the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use dnstier_tests::require;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::world::{LEFT_ZONE, World};
+use crate::decision::{Fault, Kind, OldLists, Placement};
+use crate::world::{Cluster, LEFT_ZONE, World};
 use crate::{cluster, runtime};
 
 /// Zone of two more nodes that leave.
@@ -20,57 +23,137 @@ const OTHER_ZONE: &str = "zone-other";
 /// Nodes beside those that every world has.
 const MORE_NODES: [(&str, &str); 4] = [("b2", LEFT_ZONE), ("b3", LEFT_ZONE), ("c1", OTHER_ZONE), ("c2", OTHER_ZONE)];
 const ALL: [&str; 7] = ["a1", "a2", "b1", "b2", "b3", "c1", "c2"];
+/// Number of worlds at a time.
+const WORLDS: usize = 6;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Pods of the nodes: their UIDs.
 type Pods = BTreeMap<String, String>;
 
+/// Faults of the operator while nodes leave.
+type Faults = Vec<Placement>;
+
 #[test]
 fn nodes_leave_in_waves_and_a_revert_brings_them_back() {
     require!(require::control_plane());
-    runtime().block_on(async {
-        let world = World::create(cluster().await).await.unwrap();
-        let result = leave_and_return(&world).await;
-        let log = world.log(30);
-        let nodes: Api<Node> = Api::all(world.cluster.client.clone());
-        for (node, _) in MORE_NODES {
-            drop(nodes.delete(&format!("{}-{node}", world.name), &DeleteParams::default()).await);
-        }
-        world.remove().await;
-        result.unwrap_or_else(|error| panic!("{error:#}\n{log}"));
-    });
+    runtime().block_on(in_worlds(vec![(Vec::new(), true)]));
 }
 
-async fn leave_and_return(world: &World) -> Result<()> {
+#[test]
+fn an_operator_that_is_killed_while_nodes_leave_leaves_the_waves_as_they_are() {
+    require!(require::control_plane());
+    let at = |nth, fault| Placement::at(Kind::Write, nth, fault);
+    let some = [
+        vec![at(1, Fault::KillAfter), at(4, Fault::KillBefore)],
+        vec![at(3, Fault::KillBefore), at(6, Fault::KillAfter)],
+        vec![at(2, Fault::KillAfter), at(8, Fault::KillAfter)],
+    ];
+    runtime().block_on(in_worlds(some.map(|faults| (faults, false)).into()));
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn an_operator_that_is_killed_at_any_write_while_nodes_leave_leaves_the_waves_as_they_are() {
+    require!(require::control_plane());
+    let faults = (1..=16).flat_map(|nth| {
+        [Fault::KillBefore, Fault::KillAfter].map(|fault| (vec![Placement::at(Kind::Write, nth, fault)], false))
+    });
+    runtime().block_on(in_worlds(faults.collect()));
+}
+
+/// Lets nodes leave in worlds of their own, some at a time. With `true`, they return too.
+async fn in_worlds(cases: Vec<(Faults, bool)>) {
+    let (cluster, turns) = (cluster().await, Arc::new(Semaphore::new(WORLDS)));
+    let worlds = cases.into_iter().map(|(faults, returns)| {
+        let (cluster, turns) = (cluster.clone(), turns.clone());
+        tokio::spawn(async move {
+            let _turn = turns.acquire().await;
+            in_world(cluster, faults, returns).await
+        })
+    });
+    let mut hits = 0;
+    for world in futures::future::join_all(worlds).await {
+        hits += world.unwrap().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+    eprintln!("{hits} faults");
+}
+
+/// Lets nodes leave in a world, and returns the number of faults.
+async fn in_world(cluster: Arc<Cluster>, faults: Faults, returns: bool) -> Result<usize> {
+    let world = World::create(cluster).await?;
     for (node, zone) in MORE_NODES {
         world.set_zone(node, zone).await?;
     }
     world.start_operator(None)?;
+    let is_faultless = faults.is_empty();
+    let result = async {
+        let before = leave(&world, faults.clone()).await?;
+        let hits = world.proxy.hits();
+        ensure!(is_faultless || hits > 0, "no fault met anything");
+        if returns {
+            return_twice(&world, before).await?;
+        }
+        anyhow::Ok(hits)
+    }
+    .await;
+    let requests = world.proxy.log();
+    let requests = requests[requests.len().saturating_sub(40)..].join("\n");
+    let result = result.with_context(|| format!("{faults:?} {requests}\n{}", world.log(30)));
+    let nodes: Api<Node> = Api::all(world.cluster.client.clone());
+    for (node, _) in MORE_NODES {
+        drop(nodes.delete(&format!("{}-{node}", world.name), &DeleteParams::default()).await);
+    }
+    world.remove().await;
+    result
+}
+
+/// Lets the nodes of two zones leave, and returns the pods afterwards.
+async fn leave(world: &World, faults: Faults) -> Result<Pods> {
     world.apply_tier(spec(&[])).await?;
     let first = wait_until(world, "the first pods", |pods| is_complete(world, pods, &ALL)).await?;
-
+    // A new operator begins with the DaemonSet from before.
+    world.proxy.record_lists().await;
+    world.proxy.begin_phase(faults, None);
     world.apply_tier(spec(&[LEFT_ZONE, OTHER_ZONE])).await?;
     let waves = departures(world, &first, 5).await?;
     let expected: [&[&str]; 4] = [&["b1", "c1"], &["c2"], &["b2"], &["b3"]];
     ensure!(waves == expected.map(names), "{waves:?}");
-    let second = wait_until(world, "the restart of those that stay", |pods| {
-        is_complete(world, pods, &["a1", "a2"]) && ["a1", "a2"].iter().all(|node| pods[*node] != first[*node])
-    })
-    .await?;
+    let stay = ["a1", "a2"];
+    let is_restarted =
+        |pods: &Pods| is_complete(world, pods, &stay) && stay.iter().all(|node| pods[*node] != first[*node]);
+    let second = wait_until(world, "the restart of those that stay", is_restarted).await?;
+    let made = world.cluster.objects.history(|key, _| key.0 == "Pod" && key.1 == format!("{}-node", world.name));
+    ensure!(made.len() == ALL.len() + stay.len(), "{} pods were made", made.len());
+    Ok(second)
+}
 
+/// Lets all nodes return, then some leave and return in the middle.
+async fn return_twice(world: &World, before: Pods) -> Result<()> {
     world.apply_tier(spec(&[])).await?;
-    let third = wait_until(world, "all nodes again", |pods| {
-        is_complete(world, pods, &ALL) && ["a1", "a2"].iter().all(|node| pods[*node] != second[*node])
+    let all = wait_until(world, "all nodes again", |pods| {
+        is_complete(world, pods, &ALL) && before.iter().all(|(node, uid)| pods[node] != *uid)
     })
     .await?;
     world.apply_tier(spec(&[LEFT_ZONE, OTHER_ZONE])).await?;
-    let waves = departures(world, &third, 2).await?;
+    let waves = departures(world, &all, 2).await?;
     ensure!(waves == [names(&["b1", "c1"])], "{waves:?}");
     world.apply_tier(spec(&[])).await?;
     let last = wait_until(world, "all nodes after the revert", |pods| is_complete(world, pods, &ALL)).await?;
-    let new: BTreeSet<&str> = ALL.into_iter().filter(|node| last[*node] != third[*node]).collect();
+    let new: BTreeSet<&str> = ALL.into_iter().filter(|node| last[*node] != all[*node]).collect();
     ensure!(new == BTreeSet::from(["b1", "c1"]), "these pods are new: {new:?}");
+    Ok(())
+}
+
+/// Waits a moment. An operator that was killed meanwhile is followed by one whose first list of DaemonSets is old.
+async fn wait(world: &World) -> Result<()> {
+    tokio::select! {
+        () = world.proxy.killed() => {
+            world.free_lease().await;
+            world.start_operator(Some(OldLists::Of("daemonsets")))?;
+        }
+        () = tokio::time::sleep(LOOK_INTERVAL) => {}
+    }
     Ok(())
 }
 
@@ -144,7 +227,7 @@ async fn wait_until(world: &World, what: &str, is_true: impl Fn(&Pods) -> bool) 
         if is_true(&pods) {
             return Ok(pods);
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        wait(world).await?;
     }
     bail!("never: {what}: {:?} {:#}", pods(world), tier(world)["status"])
 }
@@ -158,7 +241,7 @@ async fn departures(world: &World, before: &Pods, most: usize) -> Result<Vec<BTr
     let most = before.len() - most;
     while left.len() > most {
         ensure!(start.elapsed() < LIMIT, "no node leaves any more: {waves:?} {:#}", tier(world)["status"]);
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        wait(world).await?;
         let now = pods(world);
         let gone: BTreeSet<String> = left.keys().filter(|node| !now.contains_key(*node)).cloned().collect();
         for (node, uid) in &now {

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::controller::fixtures::linux;
+use crate::controller::placement::MAX_NAMES;
 use crate::fake_daemon_sets::FakeDaemonSets;
 use crate::rollout_world::{DAEMON_SETS, NODES, World};
 
@@ -273,4 +275,25 @@ async fn a_pod_that_is_made_while_nodes_leave_and_does_not_run_is_told_after_fiv
     assert_eq!(cluster.world.condition("Stalled").0, "");
     cluster.run(60).await;
     assert_eq!(cluster.world.condition("Stalled").1, "PodsNotRunning");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_nodes_than_can_leave_in_steps_stay_and_somebody_is_told() {
+    let mut cluster = Cluster::start(&[2], &["a1"], settings()).await;
+    for number in 0..MAX_NAMES {
+        let labels = linux([("pool", "go")]);
+        let conditions = json!([{"type": "Ready", "status": "True"}]);
+        let node = json!({"metadata": {"labels": labels}, "status": {"conditions": conditions}});
+        cluster.world.cluster.merge(NODES, &format!("n{number}"), node);
+    }
+    cluster.world.change(pools(&["stay"]));
+    for _ in 0..10 {
+        cluster.world.pass().await;
+    }
+    let text = text_of(&cluster.world);
+    assert!(text.contains("\"go\"") && text.contains("RollingUpdate") && !text.contains("departure"), "{text}");
+    let (status, reason, message) = cluster.world.rolled_out();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Wave"));
+    assert!(message.starts_with("The placement excludes 2001 nodes, more than can leave in steps"), "{message}");
+    assert_eq!(cluster.world.condition("Degraded").2, message);
 }

@@ -132,3 +132,90 @@ fn have_pods_ended(observed: &Observed, placement: TemplatePlacement<'_>) -> boo
     let mut nodes = pods.filter_map(|pod| observed.nodes.get(pod.node.as_deref()?));
     !nodes.any(|(name, node)| node.ready && !placement.keeps(name, node))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::controller::fixtures::{build_desired, linux, serving, tier};
+    use crate::controller::observe::nodes::{NodeTaint, Nodes};
+
+    const NO_TOLERATION: &str = "{nodeCache: {tolerations: []}}";
+
+    /// Returns a tier in force, and its DaemonSet with another spec.
+    fn changed(before: &str, after: &str) -> (Observed, DaemonSet) {
+        let mut observed = serving(before);
+        observed.tier = Arc::new(tier("default", "2026-01-01T00:00:00Z", after));
+        let desired = build_desired(&observed).objects.daemon_sets.remove(0);
+        (observed, desired)
+    }
+
+    fn plan_of(observed: &Observed, desired: &DaemonSet) -> Leaving {
+        plan_leaving(observed, &observed.owned.daemon_sets[0], desired, true)
+    }
+
+    fn staying(leaving: &Leaving) -> Vec<&str> {
+        let Leaving::Steps(plan) = leaving else { panic!("{leaving:?}") };
+        plan.staying.iter().map(String::as_str).collect()
+    }
+
+    /// Sets a taint of a node, and its label `pool`.
+    fn mark(observed: &mut Observed, marked: &str, pool: &str, taint: Option<&str>) {
+        let nodes = observed.nodes.iter().map(|(name, node)| {
+            let mut node = node.clone();
+            if name == marked {
+                node.labels.insert("pool".to_owned(), pool.to_owned());
+                node.taints = taint
+                    .map(|effect| NodeTaint {
+                        key: "dedicated".to_owned(),
+                        value: String::new(),
+                        effect: effect.to_owned(),
+                    })
+                    .into_iter()
+                    .collect();
+            }
+            (name.to_owned(), node)
+        });
+        let nodes: Nodes = nodes.collect();
+        observed.nodes = nodes;
+    }
+
+    #[test]
+    fn nodes_are_to_leave_that_the_template_in_the_cluster_admits_and_the_desired_one_does_not() {
+        let (mut observed, desired) = changed("{}", "{nodeCache: {nodeSelector: {pool: blue}}}");
+        mark(&mut observed, "node-b", "blue", None);
+        assert_eq!(staying(&plan_of(&observed, &desired)), ["node-a", "node-c"]);
+    }
+
+    #[test]
+    fn a_node_whose_own_label_or_taint_changes_is_not_one_that_is_to_leave() {
+        for (pool, taint) in [("red", None), ("blue", Some("NoSchedule")), ("blue", Some("NoExecute"))] {
+            let spec = "{nodeCache: {nodeSelector: {kubernetes.io/os: linux}, tolerations: []}}";
+            let (mut observed, desired) = changed(spec, spec);
+            mark(&mut observed, "node-b", pool, taint);
+            assert_eq!(plan_of(&observed, &desired), Leaving::Nobody);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_a_taint_has_left_over_goes_with_those_that_are_to_leave() {
+        let (mut observed, desired) =
+            changed(NO_TOLERATION, "{nodeCache: {tolerations: [], nodeSelector: {pool: blue}}}");
+        mark(&mut observed, "node-a", "blue", None);
+        mark(&mut observed, "node-b", "blue", Some("NoSchedule"));
+        assert_eq!(staying(&plan_of(&observed, &desired)), ["node-b", "node-c"]);
+        observed.pods.retain(|pod| pod.node.as_deref() != Some("node-b"));
+        assert_eq!(staying(&plan_of(&observed, &desired)), ["node-c"], "a node without a pod has nothing to leave");
+    }
+
+    #[test]
+    fn more_nodes_than_a_template_can_name_stay_all_of_them() {
+        for (number, expected) in [(MAX_NAMES, false), (MAX_NAMES + 1, true)] {
+            let (mut observed, desired) = changed("{}", "{nodeCache: {nodeSelector: {pool: blue}}}");
+            observed.nodes = (0..number).map(|number| (format!("node-{number}"), linux([("pool", "red")]))).collect();
+            let leaving = plan_of(&observed, &desired);
+            assert_eq!(leaving == Leaving::TooMany(number), expected, "{number}");
+        }
+    }
+}

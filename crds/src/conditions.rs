@@ -83,9 +83,9 @@ reasons! {
     RolledOut,
     /// Resolvers take over a new configuration, one of a zone, then the others of the zone.
     Resolvers,
-    /// The first nodes of the zones take over a new configuration and are watched.
+    /// The first nodes of the zones take over a new configuration and are watched, or leave the tier.
     Canary,
-    /// Further nodes take over a new configuration, in waves.
+    /// Further nodes take over a new configuration, or leave the tier, in waves.
     Wave,
     /// spec.rollout.paused holds the roll-out where it is.
     Paused,

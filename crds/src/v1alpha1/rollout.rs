@@ -37,7 +37,7 @@ pub struct Rollout {
     ))]
     pub probes: Vec<Probe>,
     /// Whether a change stands still where it is: no pod gets another configuration, forward or back, but new pods,
-    /// which get the proven one. Judging goes on. Default: false.
+    /// which get the proven one, and no node leaves. Judging goes on. Default: false.
     pub paused: bool,
 }
 

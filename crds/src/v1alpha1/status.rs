@@ -90,9 +90,9 @@ pub struct RevisionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RolloutStatus {
-    /// What is rolled out: Configuration.
+    /// What moves: Configuration, or Nodes while nodes leave that nodeCache excludes.
     pub kind: String,
-    /// The revision that is rolled out.
+    /// The revision that is rolled out, or that the nodes run.
     pub target: String,
     /// Where it is: First (all pods get the first revision), Start, Moved (pods of a superseded revision), Resolver,
     /// ResolverZone, Canary, Wave, Finish, Done, RollingBack or Stopped.
@@ -100,9 +100,9 @@ pub struct RolloutStatus {
     /// The zone that the step is about. Not present where it is about all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// Pods that were told to run the revision, of those that read what it changes.
+    /// Pods that were told to run the revision, of those that read what it changes; or nodes that have left.
     pub moved: u32,
-    /// Pods that read what the revision changes.
+    /// Pods that read what the revision changes; or nodes that leave.
     pub total: u32,
     /// When the step began.
     #[serde(skip_serializing_if = "Option::is_none")]

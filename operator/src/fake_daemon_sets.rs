@@ -66,7 +66,7 @@ impl FakeDaemonSets {
                 self.delete(world, &name, &node);
             }
         }
-        self.report(world, &object, &nodes, placement);
+        self.report(world, &object, &nodes, &placement);
     }
 
     fn delete(&mut self, world: &World, name: &str, node: &str) {
@@ -80,7 +80,7 @@ impl FakeDaemonSets {
         world: &World,
         object: &Value,
         nodes: &BTreeMap<String, ClusterNode>,
-        placement: TemplatePlacement<'_>,
+        placement: &TemplatePlacement<'_>,
     ) {
         let template = template_of(object);
         let desired: Vec<&String> =

@@ -58,8 +58,18 @@ pub(super) fn may_run(affinity: &Affinity, name: &str, labels: &Labels) -> bool 
     required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(term, name, labels)))
 }
 
+/// Returns the name of the one node that a term can match; `None` for a term that asks for anything else.
+#[must_use]
+pub(super) fn only_name(term: &NodeSelectorTerm) -> Option<&str> {
+    let [field] = term.match_fields.as_deref()? else { return None };
+    let [name] = field.values.as_deref()? else { return None };
+    let is_name = field.key == NAME_FIELD && field.operator == "In";
+    (is_name && term.match_expressions.as_ref().is_none_or(Vec::is_empty)).then_some(name)
+}
+
 /// Returns whether a node meets a term: all of its requirements. A term without any is met by no node.
-fn matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
+#[must_use]
+pub(super) fn matches(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
     let expressions = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();
     let mut requirements = expressions

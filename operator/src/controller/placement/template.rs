@@ -1,47 +1,62 @@
 //! Placement by a pod template: on which nodes the DaemonSet controller makes pods, and on which those that run stay.
 
-use k8s_openapi::api::core::v1::{PodSpec, Toleration};
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec, Toleration};
 
 use crate::controller::observe::nodes::ClusterNode;
-use crate::controller::placement::affinity::may_run;
+use crate::controller::placement::affinity::{matches, only_name};
 use crate::controller::placement::taints::{evicting_taint, intolerable_taint};
 
 /// Placement of the pods of a template, as the DaemonSet controller decides. Taints of a state that passes by itself do
 /// not count.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TemplatePlacement<'a>(&'a PodSpec);
+#[derive(Clone, Debug)]
+pub(crate) struct TemplatePlacement<'a> {
+    pods: &'a PodSpec,
+    /// Names of terms of the required node affinity that ask for a name alone: there may be thousands.
+    names: BTreeSet<&'a str>,
+    /// Other terms; `None` without a required node affinity.
+    terms: Option<Vec<&'a NodeSelectorTerm>>,
+}
 
 impl<'a> TemplatePlacement<'a> {
     /// Returns the placement of the pods of a template.
     #[must_use]
-    pub(crate) const fn of(pods: &'a PodSpec) -> Self {
-        Self(pods)
+    pub(crate) fn of(pods: &'a PodSpec) -> Self {
+        let nodes = pods.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let required = nodes.and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution.as_ref());
+        let all = required.map(|required| required.node_selector_terms.iter());
+        let names = all.clone().into_iter().flatten().filter_map(only_name).collect();
+        let terms = all.map(|terms| terms.filter(|term| only_name(term).is_none()).collect());
+        Self { pods, names, terms }
     }
 
     /// Returns whether a node that has no pod gets one.
     #[must_use]
-    pub(crate) fn admits(self, name: &str, node: &ClusterNode) -> bool {
+    pub(crate) fn admits(&self, name: &str, node: &ClusterNode) -> bool {
         self.selects(name, node) && intolerable_taint(&node.taints, self.tolerations()).is_none()
     }
 
     /// Returns whether a pod that runs on a node stays there: a taint `NoSchedule` drives none away.
     #[must_use]
-    pub(crate) fn keeps(self, name: &str, node: &ClusterNode) -> bool {
+    pub(crate) fn keeps(&self, name: &str, node: &ClusterNode) -> bool {
         self.selects(name, node) && evicting_taint(&node.taints, self.tolerations()).is_none()
     }
 
     /// Returns whether a node has the labels and the name that the template wants, whatever its taints.
     #[must_use]
-    pub(super) fn selects(self, name: &str, node: &ClusterNode) -> bool {
-        let mut selector = self.0.node_selector.iter().flatten();
-        selector.all(|(key, value)| node.labels.get(key) == Some(value))
-            && self.0.affinity.as_ref().is_none_or(|affinity| may_run(affinity, name, &node.labels))
+    pub(super) fn selects(&self, name: &str, node: &ClusterNode) -> bool {
+        let mut selector = self.pods.node_selector.iter().flatten();
+        let is_met = |terms: &Vec<&NodeSelectorTerm>| {
+            self.names.contains(name) || terms.iter().any(|term| matches(term, name, &node.labels))
+        };
+        selector.all(|(key, value)| node.labels.get(key) == Some(value)) && self.terms.as_ref().is_none_or(is_met)
     }
 
     /// Returns the tolerations of the pods.
     #[must_use]
-    pub(super) fn tolerations(self) -> &'a [Toleration] {
-        self.0.tolerations.as_deref().unwrap_or_default()
+    pub(super) fn tolerations(&self) -> &'a [Toleration] {
+        self.pods.tolerations.as_deref().unwrap_or_default()
     }
 }
 
@@ -53,6 +68,21 @@ mod tests {
 
     fn template(yaml: &str) -> PodSpec {
         serde_saphyr::from_str(&format!("containers: []\n{yaml}")).unwrap()
+    }
+
+    #[test]
+    fn a_node_is_placed_by_its_name_as_by_any_other_term() {
+        let pods = template(
+            "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
+            {matchFields: [{key: metadata.name, operator: In, values: [a]}]},
+            {matchFields: [{key: metadata.name, operator: NotIn, values: [b]}],
+             matchExpressions: [{key: pool, operator: Exists}]}]}}}",
+        );
+        let placement = TemplatePlacement::of(&pods);
+        let (with, without) = (ClusterNode::from(linux([("pool", "blue")])), ClusterNode::from(linux::<String>([])));
+        for (name, expected) in [("a", (true, true)), ("b", (false, false)), ("c", (true, false))] {
+            assert_eq!((placement.admits(name, &with), placement.admits(name, &without)), expected, "{name}");
+        }
     }
 
     #[test]

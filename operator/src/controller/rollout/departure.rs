@@ -343,6 +343,7 @@ mod tests {
         let mut world = World::new(&["a1", "a2"], SETTINGS);
         world.announced = false;
         assert_eq!(world.pass(60), Some(vec![]));
+        assert_eq!(world.pass(60), Some(vec![]), "the status");
         world.announced = true;
         assert_eq!(world.pass(1), Some(vec!["a1".to_owned()]));
         assert_eq!(world.pass(9), Some(vec![]), "the soak");

@@ -42,6 +42,9 @@ pub(crate) fn plan_leaving(observed: &Observed, current: &DaemonSet, desired: &D
         return Leaving::Nobody;
     };
     let departure = departure_of(current);
+    if departure.is_none() && placement_hash(before) == placement_hash(after) {
+        return Leaving::Nobody;
+    }
     let leaving = leaving_nodes(observed, before, after, departure.is_some());
     let names: BTreeSet<String> = leaving.iter().map(|node| node.name.clone()).collect();
     if !leaving.is_empty() && number_of_names(after, &names, &observed.nodes) > MAX_NAMES {
@@ -60,7 +63,7 @@ pub(crate) fn plan_leaving(observed: &Observed, current: &DaemonSet, desired: &D
         settings: &observed.tier.spec.rollout,
         is_at_rest,
         announced: announced(observed),
-        has_ended: have_pods_ended(observed, before),
+        has_ended: have_pods_ended(observed, &before),
         now: observed.now,
     };
     plan(&inputs).map_or(Leaving::Nobody, Leaving::Steps)
@@ -127,7 +130,7 @@ fn announced(observed: &Observed) -> Option<Timestamp> {
 }
 
 /// Returns whether no pod is left on a node that has left. Pods on nodes that are away end when these return.
-fn have_pods_ended(observed: &Observed, placement: TemplatePlacement<'_>) -> bool {
+fn have_pods_ended(observed: &Observed, placement: &TemplatePlacement<'_>) -> bool {
     let pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache && !pod.ended);
     let mut nodes = pods.filter_map(|pod| observed.nodes.get(pod.node.as_deref()?));
     !nodes.any(|(name, node)| node.ready && !placement.keeps(name, node))

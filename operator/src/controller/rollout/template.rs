@@ -54,7 +54,7 @@ impl<'a> NodePods<'a> {
         let present: Vec<&TierPod> = pods.into_iter().filter(|pod| !is_away(observed, pod)).collect();
         let held = held_placement(daemon_set);
         let placement = Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings);
-        let is_placed = |name: &str, node: &ClusterNode| match held {
+        let is_placed = |name: &str, node: &ClusterNode| match &held {
             Some(held) => held.admits(name, node),
             None => placement.exclusion(name, node).is_none(),
         };
@@ -79,7 +79,7 @@ impl<'a> NodePods<'a> {
     /// Returns whether a node has a pod although the spec excludes it: it has not left yet.
     #[must_use]
     pub(crate) fn is_staying(&self, name: &str, node: &ClusterNode) -> bool {
-        self.held.is_some_and(|held| held.keeps(name, node))
+        self.held.as_ref().is_some_and(|held| held.keeps(name, node))
     }
 
     /// Returns the number of nodes that may be without a ready pod in a rollout: one, and those that are away while

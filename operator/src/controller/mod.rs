@@ -241,8 +241,8 @@ fn plan_rollout(
     Some((stable, RolloutWrites { record, asks: plan.asks, state, next_look: plan.next_look }))
 }
 
-/// Plans which nodes leave that the desired placement excludes, and lets the others stay for now. Before a configuration
-/// was proven, nodes leave at once. Returns a finding when more are to leave than can.
+/// Plans which nodes leave that the desired placement excludes, and lets the others stay for now. Before a
+/// configuration was proven, nodes leave at once. Returns a finding when more are to leave than can.
 fn plan_departure(
     observed: &Observed,
     settings: &Settings,

@@ -1,8 +1,8 @@
 //! Transition between two placements: a pod template with which nodes that leave keep their pods for now.
 //!
 //! A term of the required node affinity names each of these nodes, beside the terms of the desired template. They are
-//! alternatives, but a `nodeSelector` is not: it becomes a part of the desired terms. Tolerations are of all pods alike,
-//! so nodes that only the tolerations of before admit are barred by name once they have left.
+//! alternatives, but a `nodeSelector` is not: it becomes a part of the desired terms. Tolerations are of all pods
+//! alike, so nodes that only the tolerations of before admit are barred by name once they have left.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Nodes that are to leave in one reconciliation, collected from the observed state.
 //!
-//! Who leaves follows from the pod template in the cluster and from the desired one: a node has to leave while the first
-//! one keeps its pod and the second one does not admit it. A node whose own labels or taints change is no such node.
+//! Who leaves follows from the pod template in the cluster and from the desired one: a node has to leave while the
+//! first one keeps its pod and the second one does not admit it. A node whose own labels or taints change is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::controller::rollout::template::pods_of;
 /// Time over which the responses of a pod are counted.
 const TRAFFIC_SPAN: Duration = Duration::from_secs(60);
 
-/// What a pass does about nodes that are to leave.
+/// Decision of a pass about the nodes that are to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
     /// No node is to leave: the desired template is applied.

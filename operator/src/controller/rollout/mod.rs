@@ -8,8 +8,8 @@
 //!                             └─ asks: which pod should run which revision, and in which order
 //! ```
 //!
-//! A `situation` is what the planner reads, collected from the observed state. A `departure` is planned beside it: which
-//! of the nodes in `leaving` leave next.
+//! A `situation` is what the planner reads, collected from the observed state. A `departure` is planned beside it:
+//! which of the nodes in `leaving` leave next.
 //!
 //! The record is written before any pod of a step is told. Everything else follows from the record and from what the
 //! pods are asked to run, so that a crash after any write ends where no crash would have ended.

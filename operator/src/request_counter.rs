@@ -102,7 +102,7 @@ mod tests {
         })
         .await;
         let counter = RequestCounter::default();
-        let limits = Limits { request: Duration::from_millis(50), ..Limits::OPERATOR };
+        let limits = Limits { request: Duration::from_secs(1), ..Limits::OPERATOR };
         let client = crate::client::build(server.config(), limits, &counter).unwrap();
         let config_maps: Api<ConfigMap> = Api::namespaced(client, "a");
         config_maps.get("x").await.unwrap_err();

@@ -163,6 +163,11 @@ pub struct ZoneStatus {
     pub nodes: u32,
     /// Resolvers of the zone that answer.
     pub resolvers_ready: u32,
+    /// Share of the queries of the zone's nodes to the tier's resolvers that went to resolvers of the zone itself, in
+    /// percent. Not present while there are too few for a percentage to mean something (fewer than 100 in the last
+    /// minute), or while no node of the zone has reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_percent: Option<u32>,
     /// Why the zone has no resolvers: the nodes on which none can be placed, each with its obstacle. Its nodes query
     /// other zones.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -42,6 +42,9 @@ pub struct Figures {
     pub servfail_names: DistinctNames,
     /// Queries by the address that was asked.
     pub queries: Vec<AddressQueries>,
+    /// Queries of a node to the resolvers of zones; `None` where the zone of the node is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_queries: Option<ZoneQueries>,
 }
 
 impl Figures {
@@ -72,6 +75,8 @@ impl Figures {
         }
         let queries = by_address.into_iter().map(|(address, queries)| AddressQueries { address, queries });
         self.queries = queries.take(MAX_ADDRESSES).collect();
+        let known = [self.zone_queries, other.zone_queries];
+        self.zone_queries = known.into_iter().flatten().reduce(ZoneQueries::plus);
     }
 }
 
@@ -116,6 +121,23 @@ pub struct AddressQueries {
     /// Queries over UDP and TCP, dropped ones included, without those of class CH (`id.server`), which are health
     /// checks.
     pub queries: u64,
+}
+
+/// Queries of the caches of a node to the resolvers of zones, retries included, without those that look at the health
+/// of a resolver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ZoneQueries {
+    /// Queries to resolvers of the node's own zone.
+    pub own: u64,
+    /// Queries to resolvers of other zones.
+    pub other: u64,
+}
+
+impl ZoneQueries {
+    fn plus(self, more: Self) -> Self {
+        Self { own: sum(self.own, more.own), other: sum(self.other, more.other) }
+    }
 }
 
 impl Serialize for ScopeResponses {
@@ -198,6 +220,7 @@ mod tests {
         };
         figures.responses = (0..40).map(row).collect();
         figures.queries = (0..20).map(queries).collect();
+        figures.zone_queries = Some(ZoneQueries { own: u64::MAX, other: u64::MAX });
         let more = figures.clone();
         figures.add(&more);
         figures
@@ -230,7 +253,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Figures>(&text).unwrap(), figures);
         let later = r#"{"responses":[["cluster",7,2,1,4,9,"more"],["outside",3]],"slowMisses":5,"fasterMisses":[1],
             "servfailNames":{"minute":7,"current":"AB","seconds":3},
-            "queries":[{"address":"10.0.0.10","queries":9,"x":1}]}"#;
+            "queries":[{"address":"10.0.0.10","queries":9,"x":1}],"zoneQueries":{"own":7,"far":1}}"#;
         let later: Figures = serde_json::from_str(later).unwrap();
         let row = |scope: &str, [noerror, nxdomain, servfail, other]: [u64; 4]| ScopeResponses {
             scope: scope.to_owned(),
@@ -241,6 +264,7 @@ mod tests {
         };
         assert_eq!(later.responses, [row("cluster", [7, 2, 1, 4]), row("outside", [3, 0, 0, 0])]);
         assert_eq!((later.slow_misses, later.queries[0].queries), (5, 9));
+        assert_eq!(later.zone_queries, Some(ZoneQueries { own: 7, other: 0 }));
         assert!(serde_json::from_str::<Figures>("{}").unwrap().is_empty());
     }
 
@@ -283,6 +307,7 @@ mod tests {
             responses: vec![row("cluster", 10, 1), row("route/corp.example", 1, 1)],
             slow_misses: 4,
             queries: vec![queries("10.0.0.10", 1), queries("169.254.20.10", 2)],
+            zone_queries: Some(ZoneQueries { own: 5, other: 1 }),
             ..Figures::default()
         };
         more.servfail_names.insert(9, b"\x01A");
@@ -291,6 +316,10 @@ mod tests {
         let rows = [row("cluster", 15, 2), row("outside", 2, 0), row("route/corp.example", 1, 1)];
         assert_eq!((figures.responses.as_slice(), figures.slow_misses), (rows.as_slice(), 7));
         assert_eq!(figures.queries, [queries("10.0.0.10", 8), queries("169.254.20.10", 2)]);
+        let zones = |figures: &Figures| figures.zone_queries.map(|queries| (queries.own, queries.other));
+        assert_eq!(zones(&figures), Some((5, 1)), "a process that does not know its zone takes nothing away");
+        figures.add(&more);
+        assert_eq!(zones(&figures), Some((10, 2)));
         assert_eq!(figures.servfail_names.estimate(), 2, "one name in two processes is one name");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use node_cache_config::figures::CAPABILITIES;
+use node_cache_config::figures::{CAPABILITIES, Figures};
 use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::probes::ProbeName;
 use node_cache_config::status::{Instance, ResolverStatus};
@@ -44,16 +44,20 @@ impl<R: Readiness> StatusReporter<R> {
     async fn instance(&self) -> Instance {
         let snapshot = self.resolver.snapshot();
         let cache = self.resolver.cache();
+        let active = self.revision.borrow().clone();
+        let zone_queries =
+            snapshot.as_ref().and_then(|snapshot| snapshot.context.zone_queries.from_zone(active.zone.as_deref()));
+        let figures = self.resolver.metrics().figures(self.workers.queries_by_address());
         Instance {
             name: self.resolver.identity().instance.clone(),
             alive: self.workers.check_readers(STATUS_TIMEOUT).await.is_ok(),
-            revision: self.revision.borrow().revision.clone(),
+            revision: active.revision.clone(),
             traffic: self.resolver.metrics().traffic(cache.bytes(), cache.entries()),
             upstreams: snapshot.as_ref().map(|snapshot| snapshot.upstreams()).unwrap_or_default(),
             upstream_problem: snapshot.and_then(|snapshot| snapshot.upstream_problem.clone()),
             started: process_start(),
             restarts: None,
-            figures: Some(Box::new(self.resolver.metrics().figures(self.workers.queries_by_address()))),
+            figures: Some(Box::new(Figures { zone_queries, ..figures })),
         }
     }
 

@@ -13,6 +13,7 @@ mod response_times;
 mod responses;
 mod tally;
 mod upstream_series;
+mod zone_queries;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,7 @@ use responses::Responses;
 pub use tally::{ScopeCounters, Tally};
 use upstream_series::UpstreamSeries;
 pub use upstream_series::{MAX_SHOWN_BY_A_NODE_CACHE, MAX_SHOWN_BY_A_RESOLVER};
+pub use zone_queries::ZoneQueryCounts;
 
 /// Response time from which on a cache miss is slow.
 const SLOW_MISS: Duration = Duration::from_millis(500);
@@ -164,7 +166,7 @@ impl Metrics {
         ScopeCounters::new(self.hits.clone(), self.responses.of_scope(scope))
     }
 
-    /// Returns the figures of the process's status, with these queries by address.
+    /// Returns the figures of the process's status, with these queries by address and none to the resolvers of zones.
     #[must_use]
     pub fn figures(&self, queries: Vec<AddressQueries>) -> Figures {
         let mut servfail_names = self.servfail_names();
@@ -174,6 +176,7 @@ impl Metrics {
             slow_misses: self.slow_misses.get(),
             servfail_names: *servfail_names,
             queries,
+            zone_queries: None,
         };
         // Bounds what a page holds.
         let mut figures = Figures::default();

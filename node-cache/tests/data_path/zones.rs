@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
+use node_cache_config::figures::ZoneQueries;
 
 use crate::support::{
     Action, Authority, ReceivedQuery, Tier, address_record, config, empty_response, exchange, query_for, response_with,
@@ -100,6 +101,9 @@ async fn the_own_zone_is_asked_and_the_others_are_not() {
         exchange(tier.address, &query_for(&format!("n{number}.example"), RecordType::A)).await;
     }
     assert_eq!((own.queries().len(), other.queries().len()), (30, 0));
+    let counted = |zone| tier.resolver.snapshot().unwrap().context.zone_queries.from_zone(zone);
+    assert_eq!(counted(Some("zone-b")), Some(ZoneQueries { own: 30, other: 0 }));
+    assert_eq!(counted(None), None);
 }
 
 #[tokio::test]
@@ -127,6 +131,8 @@ async fn another_zone_answers_for_a_dead_one_within_a_second_and_soon_at_once() 
     let health = tier.resolver.snapshot().unwrap().upstreams();
     let healthy = |scope: &str| health.iter().find(|upstream| upstream.scope == scope).unwrap().healthy;
     assert!(!healthy("zone/zone-a") && healthy("zone/zone-b"));
+    let sent = tier.resolver.snapshot().unwrap().context.zone_queries.from_zone(Some("zone-a")).unwrap();
+    assert!(sent.other >= 6 && sent.own < 6, "health checks of the dead resolver count nowhere: {sent:?}");
     // The own zone is preferred again as soon as it responds.
     own.set_script(|query| Action::Respond(query.default_response(300, 1)));
     let recovered = Instant::now();

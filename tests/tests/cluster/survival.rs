@@ -6,9 +6,9 @@ use dnstier_tests::lab::Signal;
 use dnstier_tests::require;
 
 use crate::tier::{
-    CLUSTER_DNS, LINK_LOCAL, NAMESPACE, RestoreOnDrop, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, node_pod,
-    pods, query, resolver_statuses, responder, signal, signal_container, stop_kubelet_until_drop, try_query,
-    wait_until, wait_until_ready,
+    CLUSTER_DNS, LINK_LOCAL, NAMESPACE, RestoreOnDrop, TIER, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl,
+    kubectl_json, node_pod, pods, query, resolver_statuses, responder, signal, signal_container,
+    stop_kubelet_until_drop, try_query, wait_until, wait_until_ready,
 };
 use crate::watch::stub_clients;
 
@@ -88,6 +88,10 @@ fn answers_go_on_when_every_resolver_of_a_zone_is_gone() {
     require!(require::lab());
     let _tier = exclusive_tier();
     let watch = stub_clients(&["node-c"], &[CLUSTER_DNS, LINK_LOCAL]);
+    wait_until("the queries of zone-c stay in it", WAIT_TIMEOUT, || {
+        let percent = local_percent("zone-c");
+        ensure(percent.is_some_and(|percent| percent >= 97), || format!("{percent:?} %"))
+    });
     kubectl(&["cordon", "node-c"]);
     let cordon = RestoreOnDrop(|| drop(kubectl(&["uncordon", "node-c"])));
     kubectl(&[
@@ -103,12 +107,22 @@ fn answers_go_on_when_every_resolver_of_a_zone_is_gone() {
         let statuses = resolver_statuses("zone-c");
         ensure(statuses.is_empty(), || format!("{statuses:?}"))
     });
-    std::thread::sleep(Duration::from_secs(3));
+    wait_until("the status tells that the queries of zone-c leave it", WAIT_TIMEOUT, || {
+        let percent = local_percent("zone-c");
+        ensure(percent.is_some_and(|percent| percent < 90), || format!("{percent:?} %"))
+    });
     let response = query("node-c", &["gone.wild.example", "--server", CLUSTER_DNS]);
     assert_eq!(response.rcode, "NOERROR");
     drop(cordon);
     watch.assert_none_failed();
     wait_until_ready();
+}
+
+/// Returns the share of the queries of a zone that stay in it, as the status of the tier has it.
+fn local_percent(zone: &str) -> Option<u64> {
+    let tier = kubectl_json(&["get", "dnstier", TIER]);
+    let zones = tier["status"]["zones"].as_array().cloned().unwrap_or_default();
+    zones.iter().find(|other| other["name"] == zone)?["localPercent"].as_u64()
 }
 
 /// Injects a fault on node-a while a pod there sends queries over UDP and TCP, and waits until the tier is ready again.

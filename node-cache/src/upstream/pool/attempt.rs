@@ -404,6 +404,9 @@ impl Attempt {
     fn count_sent(&mut self) {
         if !std::mem::replace(&mut self.is_counted, true) {
             self.server.count_sent();
+            if self.purpose == AttemptPurpose::Query {
+                self.server.count_zone_query();
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! State shared by all servers of a process.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::quality::RandomState;
@@ -9,7 +10,7 @@ use super::loop_probe::LoopProbes;
 use super::watches::Watches;
 use crate::dns::Name;
 use crate::dnstap::Tap;
-use crate::metrics::{PacketCounts, ResponseTimes, UpstreamPackets, WaitSeconds};
+use crate::metrics::{PacketCounts, ResponseTimes, UpstreamPackets, WaitSeconds, ZoneQueryCounts};
 
 /// State shared by all servers of a process, across revisions.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ pub struct UpstreamContext {
     pub response_times: Arc<ResponseTimes>,
     /// Packets to upstreams by scope.
     pub packets: Arc<UpstreamPackets>,
+    /// Queries to the resolvers of each zone.
+    pub zone_queries: ZoneQueryCounts,
     /// Detectors of limits.
     pub watches: Watches,
     /// Seed of the hashes of domains.
@@ -37,6 +40,8 @@ pub(in crate::upstream) struct ScopeCounts {
     pub(super) round_trips: Arc<WaitSeconds>,
     /// Packets.
     pub(super) packets: Arc<PacketCounts>,
+    /// Queries to the resolvers of the zone, where the scope is one.
+    pub(super) zone_queries: Option<Arc<AtomicU64>>,
 }
 
 impl UpstreamContext {
@@ -47,7 +52,11 @@ impl UpstreamContext {
 
     /// Returns the counters of a scope such as `cluster`, `zone/a` or `route/corp.example`.
     pub(in crate::upstream) fn counts_of(&self, scope: &str) -> ScopeCounts {
-        ScopeCounts { round_trips: self.response_times.of_scope(scope), packets: self.packets.of_scope(scope) }
+        ScopeCounts {
+            round_trips: self.response_times.of_scope(scope),
+            packets: self.packets.of_scope(scope),
+            zone_queries: self.zone_queries.of_scope(scope),
+        }
     }
 
     /// Returns the hash of the registered domain of a name, under a seed that no client knows.

@@ -93,6 +93,8 @@ pub struct Server {
     near_misses: AtomicU64,
     /// Response times of the scope.
     round_trips: Arc<WaitSeconds>,
+    /// Queries to the resolvers of the zone, where the scope is one.
+    zone_queries: Option<Arc<AtomicU64>>,
     /// Detector of limits, for a [`Role::Upstream`].
     watch: Option<Arc<Watch>>,
     state: Mutex<ServerState>,
@@ -143,6 +145,7 @@ impl Server {
             timeouts: AtomicU64::new(0),
             near_misses: AtomicU64::new(0),
             round_trips: counts.round_trips,
+            zone_queries: counts.zone_queries,
             watch,
             state: Mutex::default(),
             selection: SelectionState::default(),
@@ -287,6 +290,13 @@ impl Server {
     /// Counts a query that is sent.
     pub(in crate::upstream) fn count_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a query for an answer, not for the health of the server, among those to the zone of the server.
+    pub(in crate::upstream) fn count_zone_query(&self) {
+        if let Some(queries) = &self.zone_queries {
+            queries.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Records a response with any rcode after this round-trip time; `kind` is what it says about the server,

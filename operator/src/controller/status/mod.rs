@@ -83,7 +83,7 @@ pub(crate) fn compute(observed: &Observed, settings: &Settings, outcome: &ApplyO
             excluded: excluded_nodes(&facts.nodes.excluded),
         }),
         resolvers: Some(ResolversStatus { desired: facts.resolvers_desired(), ready: facts.resolvers_ready() }),
-        zones: zone_statuses(&facts),
+        zones: zone_statuses(&facts, &traffic::local_percents(observed)),
         traffic: traffic::with_hysteresis(previous.traffic, &traffic::node_rates(observed)),
         // Claims are written by a field manager of their own.
         operator: None,
@@ -121,17 +121,19 @@ fn excluded_nodes(excluded: &BTreeMap<Exclusion, Vec<String>>) -> Vec<ExcludedNo
 }
 
 /// Returns the zones, those without resolvers among them, ordered by name.
-fn zone_statuses(facts: &Facts) -> Vec<ZoneStatus> {
+fn zone_statuses(facts: &Facts, local_percents: &BTreeMap<String, u32>) -> Vec<ZoneStatus> {
     let with_resolvers = facts.zones.iter().map(|zone| ZoneStatus {
         name: zone.name.clone(),
         nodes: zone.nodes,
         resolvers_ready: zone.ready,
+        local_percent: local_percents.get(&zone.name).copied(),
         no_resolvers: None,
     });
     let without = facts.zones_without_resolvers.iter().map(|zone| ZoneStatus {
         name: zone.name.clone(),
         nodes: zone.nodes,
         resolvers_ready: 0,
+        local_percent: local_percents.get(&zone.name).copied(),
         no_resolvers: Some(format!("No node may run one: {}.", join_some(&zone.obstacles))),
     });
     let mut zones: Vec<ZoneStatus> = with_resolvers.chain(without).collect();

@@ -1,10 +1,13 @@
-//! Traffic of a tier, with hysteresis, so that small changes cause no write of the status.
+//! Traffic of a tier and of its zones, with hysteresis, so that small changes cause no write of the status.
+
+use std::collections::BTreeMap;
 
 use dnstier_crds::v1alpha1::TrafficStatus;
 
 use crate::controller::observe::Observed;
 use crate::controller::observe::pods::Component;
 use crate::controller::observe::poll::TrafficRates;
+use crate::controller::rollout::is_away;
 
 /// Minimum change of a share that is written, in percentage points.
 const PERCENT_HYSTERESIS: f64 = 3.0;
@@ -38,8 +41,7 @@ pub(super) fn with_hysteresis(previous: Option<TrafficStatus>, rates: &[TrafficR
     let previous = |number: fn(&TrafficStatus) -> Option<u32>| previous.as_ref().and_then(number);
     let queries = sum(|rates| rates.queries);
     let has_shares = previous(|traffic| traffic.hit_percent).is_some();
-    let min_queries = if has_shares { MIN_QUERIES_FOR_LAST_SHARES } else { MIN_QUERIES_FOR_SHARES };
-    let is_enough = sum(|rates| rates.counted) >= min_queries;
+    let is_enough = sum(|rates| rates.counted) >= min_queries(has_shares);
     let percent = |previous: Option<u32>, rate: f64| {
         is_enough.then(|| unless_close(previous, (100.0 * rate / queries).min(100.0), PERCENT_HYSTERESIS))
     };
@@ -51,6 +53,48 @@ pub(super) fn with_hysteresis(previous: Option<TrafficStatus>, rates: &[TrafficR
         stale_percent: percent(previous(|traffic| traffic.stale_percent), sum(|rates| rates.stale)),
         servfail_percent: percent(previous(|traffic| traffic.servfail_percent), sum(|rates| rates.servfail)),
     })
+}
+
+/// Returns the share of the queries to the tier's resolvers that went to those of the zone itself, by zone; none of a
+/// zone of which nobody knows it.
+pub(super) fn local_percents(observed: &Observed) -> BTreeMap<String, u32> {
+    let mut rates: BTreeMap<&str, Vec<Option<TrafficRates>>> = BTreeMap::new();
+    let pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache && !is_away(observed, pod));
+    for pod in pods {
+        let zone = pod.node.as_deref().and_then(|node| observed.nodes.zone_of(node));
+        let Some((zone, report)) = zone.zip(observed.reports.get(&pod.uid)) else { continue };
+        if report.failures == 0 {
+            rates.entry(zone).or_default().push(report.rates());
+        }
+    }
+    let before = observed.tier.status.iter().flat_map(|status| &status.zones);
+    let before: BTreeMap<&str, Option<u32>> = before.map(|zone| (zone.name.as_str(), zone.local_percent)).collect();
+    let percents = rates.into_iter().filter_map(|(zone, rates)| {
+        Some((zone.to_owned(), local_percent(before.get(zone).copied().flatten(), &rates)?))
+    });
+    percents.collect()
+}
+
+/// Returns the share of a zone with these rates of the pods that answer, `None` for those of which no two polls are
+/// there yet. The share stays at its previous value until it differs clearly, or is all or nothing; `None` with too few
+/// queries.
+fn local_percent(previous: Option<u32>, rates: &[Option<TrafficRates>]) -> Option<u32> {
+    let known: Vec<&TrafficRates> = rates.iter().flatten().collect();
+    if known.is_empty() {
+        return previous.filter(|_| !rates.is_empty());
+    }
+    let sum = |rate: fn(&TrafficRates) -> f64| known.iter().map(|rates| rate(rates)).sum::<f64>();
+    if sum(|rates| rates.counted_to_zones) < min_queries(previous.is_some()) {
+        return None;
+    }
+    let (own, other) = (sum(|rates| rates.to_own_zone), sum(|rates| rates.to_other_zones));
+    let hysteresis = if own > 0.0 && other > 0.0 { PERCENT_HYSTERESIS } else { 0.0 };
+    Some(unless_close(previous, 100.0 * own / (own + other), hysteresis))
+}
+
+/// Returns the queries of the last minute with which shares are shown.
+fn min_queries(has_shares: bool) -> f64 {
+    if has_shares { MIN_QUERIES_FOR_LAST_SHARES } else { MIN_QUERIES_FOR_SHARES }
 }
 
 /// Returns the current number, or the previous one if they differ by less than `hysteresis`.
@@ -104,6 +148,35 @@ mod tests {
         let less = with_hysteresis(busy, &[rates(1.0, 0.5)]);
         assert_eq!(less.and_then(|traffic| traffic.hit_percent), Some(50), "it does not come and go");
         assert_eq!(with_hysteresis(less, &[rates(0.5, 0.5)]).and_then(|traffic| traffic.hit_percent), None);
+    }
+
+    /// Returns the rates of a pod that sent these numbers of queries to zones in a minute.
+    fn to_zones(own: f64, other: f64) -> Option<TrafficRates> {
+        let [to_own_zone, to_other_zones] = [own, other].map(|queries| queries / 60.0);
+        Some(TrafficRates { to_own_zone, to_other_zones, counted_to_zones: own + other, ..TrafficRates::default() })
+    }
+
+    #[test]
+    fn the_share_of_the_own_zone_is_of_the_queries_of_all_nodes_of_the_zone() {
+        assert_eq!(local_percent(None, &[to_zones(300.0, 0.0), to_zones(50.0, 50.0), None]), Some(88));
+        assert_eq!(local_percent(None, &[to_zones(0.0, 100.0)]), Some(0));
+        assert_eq!(local_percent(None, &[to_zones(99.0, 0.0)]), None, "too few queries");
+        assert_eq!(local_percent(Some(70), &[to_zones(40.0, 12.0)]), Some(77));
+        assert_eq!(local_percent(Some(70), &[to_zones(0.0, 0.0)]), None, "nothing was sent");
+    }
+
+    #[test]
+    fn a_share_of_which_nothing_is_known_stays_for_one_poll_and_is_never_all() {
+        assert_eq!(local_percent(Some(70), &[None, None]), Some(70));
+        assert_eq!((local_percent(None, &[None]), local_percent(Some(70), &[])), (None, None));
+    }
+
+    #[test]
+    fn a_share_that_is_all_or_nothing_is_shown_at_once_and_other_small_changes_are_not() {
+        assert_eq!(local_percent(Some(98), &[to_zones(960.0, 40.0)]), Some(98));
+        assert_eq!(local_percent(Some(98), &[to_zones(1_000.0, 0.0)]), Some(100));
+        assert_eq!(local_percent(Some(100), &[to_zones(960.0, 40.0)]), Some(96));
+        assert_eq!(local_percent(Some(2), &[to_zones(0.0, 1_000.0)]), Some(0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::controller::observe::poll::summary::{PodPage, PodSummary};
 use crate::controller::observe::poll::texts::{Text, Texts};
-use crate::controller::observe::poll::traffic::{TrafficRates, TrafficWindow, sum_counters};
+use crate::controller::observe::poll::traffic::{PodCounters, TrafficRates, TrafficWindow};
 use crate::controller::text::sanitize;
 
 /// Consecutive failures of a pod up to which its last status counts as recent: with the delays between them, half a
@@ -46,7 +46,7 @@ impl PodReport {
     #[must_use]
     pub(super) fn after_answer(&self, page: &PodPage, now: u32, texts: &mut Texts) -> Self {
         let mut traffic = self.traffic.clone();
-        traffic.add(now, &sum_counters(page.instances()));
+        traffic.add(now, &PodCounters::of(page));
         Self {
             last_status: Some(PodSummary::of(page, texts)),
             poll_error: None,
@@ -126,6 +126,13 @@ impl PodReport {
         change(&mut page);
         self.last_status = Some(PodSummary::of(&page, &mut Texts::default()));
         self.page = Some(Arc::new(page));
+    }
+
+    /// Builds the report after another poll, 10 s after the first one.
+    pub(crate) fn polled_again(&self, change: impl FnOnce(&mut PodPage)) -> Self {
+        let mut page = PodPage::clone(self.page.as_ref().unwrap());
+        change(&mut page);
+        self.after_answer(&page, 10_000, &mut Texts::default())
     }
 }
 

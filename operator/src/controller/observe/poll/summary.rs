@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use node_cache_config::figures::AddressQueries;
+use node_cache_config::figures::{AddressQueries, ZoneQueries};
 use node_cache_config::status::{
     BUDGET_SPENT, CaptureState, CapturedAddress, FALLBACK_SCOPE, Instance, LAST_RESORT_SCOPE, NodeStatus,
     ResolverStatus, Revision, ThrottleStatus, UpstreamStatus,
@@ -53,7 +53,9 @@ pub(crate) struct PodSummary {
     /// Upstreams that get enough queries for a limit to be found, one a line, after the number of processes that send
     /// them.
     senders: Option<Text>,
-    problems: Box<[Problem]>,
+    /// Kinds of the problems, in the order of their texts. Beside its text, each would take eight bytes.
+    problem_kinds: [ProblemKind; MAX_PROBLEMS],
+    problem_texts: Box<[Text]>,
     throttles: Box<[Throttle]>,
     is_node: bool,
     /// Whether every process has the same revision in force.
@@ -62,16 +64,8 @@ pub(crate) struct PodSummary {
     has_enough_traffic: bool,
 }
 
-/// Problem that a pod reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
-    /// Kind, from which follows what the text tells.
-    pub(crate) kind: ProblemKind,
-    /// Text in one line of bounded length.
-    pub(crate) text: Text,
-}
-
-/// Kind of a problem, the ones that are kept first at the top.
+/// Kind of a problem that a pod reports, from which follows what its text tells, the ones that are kept first at the
+/// top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ProblemKind {
     /// First address that is not captured, with the reason.
@@ -182,6 +176,14 @@ impl PodPage {
         }
     }
 
+    /// Returns the queries of a node to the resolvers of zones; `None` where its zone is not known, and for a resolver.
+    pub(super) fn zone_queries(&self) -> Option<ZoneQueries> {
+        match self {
+            Self::Node(status) => status.figures.zone_queries,
+            Self::Resolver(_) => None,
+        }
+    }
+
     /// Returns the addresses that the pod should capture.
     pub(super) fn captured(&self) -> &[CapturedAddress] {
         match self {
@@ -203,6 +205,7 @@ impl PodSummary {
             PodPage::Resolver(status) => health_of_forwarders(status),
         };
         let (queried, down) = queried_and_down(&health, texts);
+        let (problem_kinds, problem_texts) = problems(page, texts);
         let mut detections = page
             .instances()
             .iter()
@@ -213,7 +216,8 @@ impl PodSummary {
             queried,
             down,
             senders: senders(page.instances(), texts),
-            problems: problems(page, texts),
+            problem_kinds,
+            problem_texts,
             throttles: throttles(page.instances(), texts),
             is_node: matches!(page, PodPage::Node(_)),
             is_on_one_revision,
@@ -260,7 +264,8 @@ impl PodSummary {
 
     /// Returns the texts of the problems of a kind.
     pub(crate) fn problems(&self, kind: ProblemKind) -> impl Iterator<Item = &str> {
-        self.problems.iter().filter(move |problem| problem.kind == kind).map(|problem| &*problem.text)
+        let problems = self.problem_kinds.iter().zip(&self.problem_texts);
+        problems.filter(move |(other, _)| **other == kind).map(|(_, text)| &**text)
     }
 
     /// Returns the throttled upstreams, the most important three.
@@ -294,7 +299,7 @@ impl PodSummary {
     /// Returns how many bytes the summary keeps beside its own size and the shared texts.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.problems) + size_of_val(&*self.throttles)
+        size_of_val(&*self.problem_texts) + size_of_val(&*self.throttles)
     }
 }
 
@@ -338,7 +343,8 @@ fn queried_and_down(health: &BTreeMap<String, bool>, texts: &mut Texts) -> (Opti
     }
 }
 
-fn problems(page: &PodPage, texts: &mut Texts) -> Box<[Problem]> {
+/// Returns the kinds and texts of the problems of a page. Kinds without a text are meaningless.
+fn problems(page: &PodPage, texts: &mut Texts) -> ([ProblemKind; MAX_PROBLEMS], Box<[Text]>) {
     let mut problems: Vec<(ProblemKind, String)> = Vec::new();
     let not_captured = page.captured().iter().find(|captured| captured.state != CaptureState::Captured);
     problems.extend(not_captured.map(|captured| {
@@ -366,9 +372,14 @@ fn problems(page: &PodPage, texts: &mut Texts) -> Box<[Problem]> {
     problems.sort_by_key(|(kind, _)| *kind);
     let mut seen = BTreeSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
-    problems.truncate(MAX_PROBLEMS);
-    let kept = problems.into_iter().filter_map(|(kind, text)| Some(Problem { kind, text: texts.intern(&text)? }));
-    kept.collect()
+    let kept = problems.into_iter().filter_map(|(kind, text)| Some((kind, texts.intern(&text)?)));
+    let mut kinds = [ProblemKind::PartlyFailing; MAX_PROBLEMS];
+    let texts = kinds.iter_mut().zip(kept).map(|(place, (kind, text))| {
+        *place = kind;
+        text
+    });
+    let texts = texts.collect();
+    (kinds, texts)
 }
 
 fn throttles(instances: &[Instance], texts: &mut Texts) -> Box<[Throttle]> {

@@ -74,6 +74,7 @@ fn a_tainted_control_plane_without_a_zone_gets_no_resolvers_and_the_status_says_
         name: String::new(),
         nodes: 1,
         resolvers_ready: 0,
+        local_percent: None,
         no_resolvers: Some(format!("No node may run one: {obstacle}.")),
     };
     assert_eq!(status.zones[0], expected);

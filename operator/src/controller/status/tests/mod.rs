@@ -2,6 +2,7 @@ mod away;
 mod deadline;
 mod degradation;
 mod exclusion;
+mod local_percent;
 mod readiness;
 mod recorded;
 mod rollout;

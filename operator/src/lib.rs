@@ -6,8 +6,8 @@
 //!             /status of all pods ──► poll             annotate ◄───────────┘
 //! ```
 //!
-//! - `args`, `flags`: command line and start-up; `settings`, `logging`, `admin`, `liveness` and `metrics` are what it
-//!   starts.
+//! - `args`, `flags`: command line and start-up; `settings`, `logging`, `admin`, `liveness`, `metrics` and `queue` are
+//!   what it starts.
 //! - `client`: the client of the API server, whose requests end in bounded time; `verb` and `request_counter` serve it.
 //! - `leader`: leader election by a Lease; the fence that lets no write of another process through.
 //! - `watch`: the watches that trigger a reconciliation.
@@ -39,6 +39,7 @@ mod metrics;
 mod offline;
 #[cfg(test)]
 mod other_writer_tests;
+mod queue;
 mod request_counter;
 #[cfg(test)]
 mod rollout_tests;

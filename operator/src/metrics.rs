@@ -20,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use crate::leader::Leadership;
+use crate::queue::Queue;
 use crate::request_counter::RequestCounter;
 
 /// Labels of a failed reconciliation: the kind of the error, from [`crate::error::Error::kind`].
@@ -180,6 +181,7 @@ pub(crate) struct Metrics {
     figure_ages: Family<FigureLabels, Seconds>,
     writes: Family<WriteLabels, Counter>,
     requests: RequestCounter,
+    queue: Queue,
     tiers: TierStates,
 }
 
@@ -201,6 +203,7 @@ impl Metrics {
             figure_ages: Family::default(),
             writes: Family::default(),
             requests: RequestCounter::default(),
+            queue: Queue::new(leadership.clone()),
             tiers: TierStates { states: Arc::default(), leadership: leadership.clone() },
             registry: Registry::default(),
         };
@@ -213,6 +216,7 @@ impl Metrics {
         registry.register("writes", "Objects applied, deleted or annotated", metrics.writes.clone());
         metrics.requests.register(&mut registry);
         registry.register_collector(Box::new(metrics.tiers.clone()));
+        registry.register_collector(Box::new(metrics.queue.clone()));
         registry.register_collector(Box::new(LeadershipCollector(leadership)));
         Self { registry, ..metrics }
     }
@@ -245,6 +249,12 @@ impl Metrics {
     #[must_use]
     pub(crate) fn requests(&self) -> &RequestCounter {
         &self.requests
+    }
+
+    /// Returns the work that waits.
+    #[must_use]
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Counts a write.

@@ -132,6 +132,22 @@ async fn a_pass_at_rest_makes_no_request() {
     wait_until("the change back", is_set_back).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_that_waits_for_the_api_server_is_told_while_it_waits() {
+    let is_silent = Arc::new(AtomicBool::new(true));
+    let silent = is_silent.clone();
+    let (cluster, metrics) = start(move |request| {
+        let is_apply = request.method == "PATCH" && request.path().contains("/serviceaccounts/");
+        (is_apply && silent.load(Ordering::Relaxed)).then_some(Reply::Silence)
+    })
+    .await;
+    let wait = || metrics.queue().wait("default", Instant::now()).unwrap_or_default();
+    wait_until("a pass that takes long", || wait() >= Duration::from_secs(2)).await;
+    is_silent.store(false, Ordering::Relaxed);
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    wait_until("the end of the pass", || wait().is_zero()).await;
+}
+
 /// Returns a condition of the tier: its status, reason and message.
 pub(crate) fn condition(cluster: &FakeCluster, type_: &str) -> Option<(String, String, String)> {
     let tiers = cluster.list(TIERS);

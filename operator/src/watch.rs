@@ -64,7 +64,7 @@ pub(crate) async fn reconcile_on_changes(
     readiness.send_replace(Readiness::NotReady("the lists of tiers, Nodes and pods are not complete yet".to_owned()));
     let settings = Arc::new(settings);
     let (changed, changes) = mpsc::channel(1);
-    let waker = Waker { schedule: Arc::default(), changed };
+    let waker = Waker { schedule: Arc::new(Schedule::new(metrics.queue().clone())), changed };
     let mut tasks = JoinSet::new();
     let Stores { nodes, pods, owned } =
         Watches { client: &client, waker: &waker, tasks: &mut tasks }.add_all(&settings);
@@ -170,6 +170,7 @@ impl Terms {
             let term = self.leadership.gained().await;
             // What is known from an earlier term is out of date.
             self.metrics.keep_tiers(&[]);
+            self.schedule.keep_tiers(&[]);
             self.poller.reports.clear();
             self.poller.address_uses.clear();
             self.trials.clear();
@@ -179,7 +180,6 @@ impl Terms {
                 // With many pods the first round takes longer; a tier's status stays as it is until its end.
                 let first_round = is_first_round_over.wait_for(|is_over| *is_over);
                 let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, first_round).await;
-                self.schedule.keep_tiers(&[]);
                 self.active.send_replace(Some(term));
                 self.waker.wake(&Concern::All);
             };

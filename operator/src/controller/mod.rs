@@ -114,11 +114,13 @@ pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> 
 async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> Result<Action, Error> {
     if tier.meta().deletion_timestamp.is_some() {
         // Garbage collection follows the owner references; node pods clean up their nodes when they terminate.
+        context.schedule.forget(&tier.name_any());
         return Ok(Action::await_change());
     }
     let tier = match &tier.0 {
         Ok(tier) => Arc::new(tier.clone()),
         Err(invalid) => {
+            context.schedule.forget(invalid.metadata.name.as_deref().unwrap_or_default());
             tracing::warn!(tier = invalid.metadata.name, error = invalid.error, "a DnsTier cannot be deserialized");
             return Ok(Action::await_change());
         }

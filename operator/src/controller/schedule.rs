@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::queue::Queue;
+
 /// Least time between the end of a reconciliation of a tier and the start of the next.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,7 @@ pub(crate) enum Turn {
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
     tiers: Mutex<HashMap<String, TierSchedule>>,
+    queue: Queue,
 }
 
 /// Schedule of a tier that was reconciled before.
@@ -65,6 +68,8 @@ struct TierSchedule {
     is_woken: bool,
     /// Whether the running reconciliation leaves work that does not wait for the back-off.
     leaves_work: bool,
+    /// Whether a reconciliation is running.
+    is_running: bool,
 }
 
 impl TierSchedule {
@@ -78,22 +83,31 @@ impl TierSchedule {
         if is_changed && !self.has_failed { earliest } else { self.due.max(earliest) }
     }
 
+    /// Returns when the running reconciliation was due, or the next one is, as far as is known without the version.
+    fn waits_from(&self) -> Instant {
+        if self.is_running { self.end } else { self.next_start(&self.version) }
+    }
+
     fn is_new_spec(&self, version: &TierVersion) -> bool {
         (&self.version.uid, self.version.generation) != (&version.uid, version.generation)
     }
 }
 
 impl Schedule {
+    /// Builds the schedule of tiers whose reconciliations wait in `queue`.
+    pub(crate) fn new(queue: Queue) -> Self {
+        Self { tiers: Mutex::default(), queue }
+    }
+
     /// Records a change of the cluster.
     pub(crate) fn wake(&self, concern: &Concern) {
-        let mut tiers = self.lock();
-        match concern {
-            Concern::Tier(tier) => {
-                if let Some(schedule) = tiers.get_mut(tier) {
-                    schedule.is_woken = true;
-                }
-            }
-            Concern::All => tiers.values_mut().for_each(|schedule| schedule.is_woken = true),
+        let is_concerned = |tier: &String| match concern {
+            Concern::Tier(concerned) => concerned == tier,
+            Concern::All => true,
+        };
+        for (tier, schedule) in self.lock().iter_mut().filter(|(tier, _)| is_concerned(tier)) {
+            schedule.is_woken = true;
+            self.queue.set_due(tier, schedule.waits_from());
         }
     }
 
@@ -110,7 +124,9 @@ impl Schedule {
             turn = Turn::Start { is_retry: schedule.has_failed, is_new_spec: schedule.is_new_spec(&version) };
         }
         let has_failed = tiers.get(tier).is_some_and(|schedule| schedule.has_failed);
-        let started = TierSchedule { version, end: now, due: now, has_failed, is_woken: false, leaves_work: false };
+        let (is_woken, leaves_work, is_running) = (false, false, true);
+        let started = TierSchedule { version, end: now, due: now, has_failed, is_woken, leaves_work, is_running };
+        self.queue.set_due(tier, now);
         tiers.insert(tier.to_owned(), started);
         turn
     }
@@ -135,8 +151,15 @@ impl Schedule {
 
     /// Forgets all tiers but these.
     pub(crate) fn keep_tiers(&self, names: &[String]) {
-        let names: HashSet<&String> = names.iter().collect();
-        self.lock().retain(|tier, _| names.contains(tier));
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        self.lock().retain(|tier, _| names.contains(tier.as_str()));
+        self.queue.retain(|tier| names.contains(tier));
+    }
+
+    /// Forgets a tier that is not reconciled any more.
+    pub(crate) fn forget(&self, tier: &str) {
+        self.lock().remove(tier);
+        self.queue.retain(|other| other != tier);
     }
 
     fn end(&self, tier: &str, delay: Duration, has_failed: bool, now: Instant) -> Duration {
@@ -148,6 +171,8 @@ impl Schedule {
             schedule.end = now;
             schedule.due = now + delay;
             schedule.has_failed = has_failed;
+            schedule.is_running = false;
+            self.queue.set_due(tier, schedule.waits_from());
         }
         delay
     }
@@ -281,6 +306,27 @@ mod tests {
         simulation.schedule.keep_tiers(&[]);
         simulation.run(STEP, |_| {});
         assert_eq!(simulation.starts.len(), starts + 2);
+    }
+
+    #[test]
+    fn a_tier_waits_from_the_time_at_which_it_is_due_until_its_reconciliation_has_ended() {
+        let queue = Queue::default();
+        let schedule = Schedule::new(queue.clone());
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let wait = |seconds| queue.wait("default", at(seconds)).map(|wait| wait.as_secs());
+        assert_eq!(wait(0), None);
+        schedule.start("default", version(1, 1), start);
+        schedule.wake(&concern());
+        assert_eq!(wait(5), Some(5), "it runs");
+        schedule.finish("default", STEADY, at(6));
+        assert_eq!((wait(6), wait(10)), (Some(0), Some(3)), "a change during the pass makes the next one due");
+        schedule.start("default", version(1, 1), at(10));
+        schedule.fail("default", STEADY, at(10));
+        schedule.wake(&Concern::All);
+        assert_eq!((wait(40), wait(47)), (Some(0), Some(7)), "the back-off is no wait");
+        schedule.forget("default");
+        assert_eq!(wait(47), None);
     }
 
     #[test]

@@ -183,6 +183,8 @@ fn the_operator_tells_conditions_nodes_and_resolvers_of_each_tier() {
         format!("dnstier_operator_condition{{tier=\"{TIER}\",type=\"Degraded\",status=\"True\"}} 0"),
         format!("dnstier_operator_nodes{{tier=\"{TIER}\",state=\"ready\"}} 3"),
         format!("dnstier_operator_zone_resolvers{{tier=\"{TIER}\",zone=\"zone-b\",state=\"ready\"}} 2"),
+        format!("dnstier_operator_pending_annotations{{tier=\"{TIER}\"}} 0"),
+        format!("dnstier_operator_reconcile_wait_seconds{{tier=\"{TIER}\"}} 0.0"),
     ];
     wait_until("the state is told", WAIT_TIMEOUT, || {
         let page = get(NAMESPACE, &operator_leader().unwrap_or_default(), 8080, "metrics")

@@ -278,6 +278,10 @@ mod tests {
 
     /// Applies the desired state of a tier all of whose pods are behind, to this server.
     async fn apply_where_pods_are_behind(server: &FakeApi, is_retry: bool) -> ApplyResult {
+        apply_and_measure(server, is_retry, Arc::default()).await
+    }
+
+    async fn apply_and_measure(server: &FakeApi, is_retry: bool, metrics: Arc<Metrics>) -> ApplyResult {
         let mut observed = serving("{}");
         for pod in &mut observed.pods {
             pod.annotated_revision = Some("old".to_owned());
@@ -300,7 +304,7 @@ mod tests {
         let rollout = RolloutWrites { record: None, asks: plan.asks, state, next_look: None };
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
-        let applier = Applier::new(client, Arc::default(), Arc::default(), Arc::default());
+        let applier = Applier::new(client, metrics, Arc::default(), Arc::default());
         applier.on_valid(&observed, &tier, &desired, Some(rollout), is_retry).await
     }
 
@@ -325,7 +329,9 @@ mod tests {
             admit(request)
         })
         .await;
-        let result = apply_where_pods_are_behind(&server, false).await;
+        let metrics = Arc::new(Metrics::default());
+        let result = apply_and_measure(&server, false, metrics.clone()).await;
+        assert_eq!(metrics.queue().annotations("default"), Some(1));
         let requests = server.requests();
         assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is tried");
         assert_eq!(count(&requests, "PATCH", "/daemonsets/"), 1);

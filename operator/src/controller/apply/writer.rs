@@ -82,6 +82,7 @@ impl Writer<'_> {
         record: Option<&ConfigMap>,
         annotations: Vec<PodAnnotations>,
     ) -> Writes {
+        self.metrics.queue().set_annotations(tier, annotations.len());
         let mut writes = Writes::default();
         writes.failure = self.apply_steps(tier, desired, existing, record, annotations, &mut writes).await.err();
         writes
@@ -94,6 +95,7 @@ impl Writer<'_> {
         record: Option<&ConfigMap>,
         annotations: Vec<PodAnnotations>,
     ) -> Writes {
+        self.metrics.queue().set_annotations(tier, annotations.len());
         let mut writes = Writes::default();
         match self.write_record(record).await {
             Ok(written) => {
@@ -157,7 +159,10 @@ impl Writer<'_> {
 
     /// Annotates pods of a tier.
     async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
-        self.annotator.annotate(self.client, self.metrics, tier, annotations).await
+        let planned = annotations.len();
+        let result = self.annotator.annotate(self.client, self.metrics, tier, annotations).await;
+        self.metrics.queue().set_annotations(tier, planned - result.annotated);
+        result
     }
 
     /// Deletes orphans and returns their number. Workloads are first: a Service outlives the pods behind it.

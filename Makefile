@@ -26,7 +26,7 @@ TEST_LABS := one other kept killed tests
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
 # Test programs that start a control plane.
-CONTROL_PLANE_TESTS := faults
+CONTROL_PLANE_TESTS := faults old_crd
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs */bench/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))

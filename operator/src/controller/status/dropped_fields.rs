@@ -57,17 +57,28 @@ fn remove_at(object: &mut Value, keys: &[&str]) {
     }
 }
 
-/// Returns the paths of the fields that were sent and are not in what was kept. Items of lists are not compared.
+/// Returns the paths of the fields that were sent and are not in what was kept, each once. The path
+/// `status.zones[].nodes` stands for that of any item.
 pub(super) fn dropped(sent: &Value, kept: &Value, path: &str) -> Vec<String> {
-    let (Value::Object(sent), Some(kept)) = (sent, kept.as_object()) else { return Vec::new() };
-    let fields = sent.iter().flat_map(|(key, value)| {
-        let path = format!("{path}.{key}");
-        match kept.get(key) {
-            Some(kept) => dropped(value, kept, &path),
-            None => vec![path],
+    let mut fields: Vec<String> = match (sent, kept) {
+        (Value::Object(sent), Value::Object(kept)) => {
+            let fields = sent.iter().flat_map(|(key, value)| {
+                let path = format!("{path}.{key}");
+                match kept.get(key) {
+                    Some(kept) => dropped(value, kept, &path),
+                    None => vec![path],
+                }
+            });
+            fields.collect()
         }
-    });
-    fields.collect()
+        (Value::Array(sent), Value::Array(kept)) => {
+            sent.iter().zip(kept).flat_map(|(sent, kept)| dropped(sent, kept, &format!("{path}[]"))).collect()
+        }
+        _ => Vec::new(),
+    };
+    fields.sort();
+    fields.dedup();
+    fields
 }
 
 /// Returns the finding about fields that are not kept; `None` without any.
@@ -111,6 +122,9 @@ mod tests {
         let sent = json!({"nodes": {"ready": 1, "away": 0}, "rollout": {"step": "Done"}, "zones": []});
         let kept = json!({"nodes": {"ready": 1}, "zones": [], "operator": {"namespace": "a"}});
         assert_eq!(dropped(&sent, &kept, "status"), ["status.nodes.away", "status.rollout"]);
+        let zones = |item: Value| json!({"zones": [item, item]});
+        let dropped_of_items = dropped(&zones(json!({"name": "a", "new": 1})), &zones(json!({"name": "a"})), "status");
+        assert_eq!(dropped_of_items, ["status.zones[].new"], "once");
         assert!(dropped(&sent, &sent, "status").is_empty());
     }
 

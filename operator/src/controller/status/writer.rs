@@ -24,6 +24,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Time after which a status of which fields were dropped is written again: the CRD may have been upgraded.
 const RETRY_DROPPED: Duration = Duration::from_secs(60);
+/// Writes of one status at most: each but the last leaves out fields that the one before was refused for.
+const MAX_ATTEMPTS: u32 = 8;
 /// Time after which a tier is looked at again when fields begin or cease to be dropped.
 const TELL_DROPPED: Duration = Duration::from_secs(1);
 
@@ -117,6 +119,7 @@ impl StatusWriter {
     }
 
     /// Applies a status. Fields that the installed CRD does not know are left out, for it refuses the whole otherwise.
+    /// The API server names some of them at a time.
     async fn apply(&self, tier: &DnsTier, status: &DnsTierStatus) -> kube::Result<DnsTier> {
         let name = tier.name_any();
         let mut patch = json!({
@@ -127,18 +130,20 @@ impl StatusWriter {
         });
         let tiers: Api<DnsTier> = Api::all(self.client.clone());
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        self.metrics.record_write("DnsTier", "status");
-        let result = tiers.patch_status(&name, &params, &Patch::Apply(&patch)).await;
-        let undeclared = match &result {
-            Err(kube::Error::Api(refusal)) => dropped_fields::undeclared(&refusal.message),
-            _ => Vec::new(),
-        };
-        if undeclared.is_empty() {
-            return result;
+        let mut attempts = 1;
+        loop {
+            self.metrics.record_write("DnsTier", "status");
+            let result = tiers.patch_status(&name, &params, &Patch::Apply(&patch)).await;
+            let undeclared = match &result {
+                Err(kube::Error::Api(refusal)) => dropped_fields::undeclared(&refusal.message),
+                _ => Vec::new(),
+            };
+            if undeclared.is_empty() || attempts == MAX_ATTEMPTS {
+                return result;
+            }
+            dropped_fields::remove(&mut patch, &undeclared);
+            attempts += 1;
         }
-        dropped_fields::remove(&mut patch, &undeclared);
-        self.metrics.record_write("DnsTier", "status");
-        tiers.patch_status(&name, &params, &Patch::Apply(&patch)).await
     }
 
     /// Returns the finding about fields of a tier's status that the installed CRD drops; `None` without any.
@@ -183,7 +188,7 @@ mod tests {
     use axum::Router;
     use axum::http::{StatusCode, Uri};
     use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report, merge};
-    use dnstier_crds::v1alpha1::{OperatorStatus, RolloutStatus};
+    use dnstier_crds::v1alpha1::{NodesStatus, OperatorStatus, RolloutStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::Value;
 
@@ -256,6 +261,30 @@ mod tests {
         fn requests(&self) -> Vec<&'static str> {
             std::mem::take(&mut *self.requests.lock().unwrap())
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_names_one_unknown_field_at_a_time_gets_the_rest_of_the_status() {
+        let router = Router::new().fallback(|body: String| async move {
+            let mut tier: Value = serde_json::from_str(&body).unwrap();
+            tier["spec"] = json!({});
+            let unknown = ["rollout", "nodes"].into_iter().find(|field| !tier["status"][field].is_null());
+            let Some(field) = unknown else { return (StatusCode::OK, tier.to_string()) };
+            let message = format!("failed to create typed patch object: .status.{field}: field not declared in schema");
+            let refusal = json!({"status": "Failure", "message": message, "reason": "", "code": 500});
+            (StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string())
+        });
+        let writer = StatusWriter::new(Client::new(router, "default"), Arc::new(Metrics::default()));
+        let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let status = DnsTierStatus {
+            observed_generation: Some(1),
+            rollout: Some(RolloutStatus::default()),
+            nodes: Some(NodesStatus::default()),
+            ..DnsTierStatus::default()
+        };
+        let told = writer.write(&tier, &status, "2026-01-02T00:00:00Z".parse().unwrap()).await.unwrap();
+        assert_eq!(told, Some(TELL_DROPPED));
+        assert!(writer.finding(&tier).unwrap().message.contains("drops status.nodes and status.rollout"));
     }
 
     #[tokio::test(start_paused = true)]

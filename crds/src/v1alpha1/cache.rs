@@ -23,7 +23,8 @@ pub struct Cache {
     /// The longest time that an answer is kept and shown as its TTL, 1s to 168h. A shorter TTL is obeyed. Default: 1h.
     #[schemars(extend("x-kubernetes-validations" = rules(&[DURATION, MAX_TTL])))]
     pub max_ttl: Duration,
-    /// The same for negative answers, such as a name that does not exist (RFC 2308), 1s to 3h. Default: 30s.
+    /// The longest time that a negative answer is kept, such as that a name does not exist (RFC 2308), 1s to 3h.
+    /// Default: 30s.
     #[schemars(extend("x-kubernetes-validations" = rules(&[DURATION, NEGATIVE_MAX_TTL])))]
     pub negative_max_ttl: Duration,
     /// How long after its TTL an answer is still served while no upstream responds that could renew it (RFC 8767),

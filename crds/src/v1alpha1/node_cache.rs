@@ -21,7 +21,7 @@ pub struct NodeCache {
     /// The addresses on which the tier answers on every node. When this object is given, nothing of it is filled in:
     /// what it does not name is not captured. Default: the ClusterIPs of the cluster DNS, and 169.254.20.10.
     pub capture: Capture,
-    /// What each of the caching resolvers keeps.
+    /// Cache of each of the caching resolvers.
     pub cache: Cache,
     /// Which clients get a response, as networks in CIDR notation (10.0.0.0/8). Others get none. At most 64. Default,
     /// also for an empty list: private addresses (RFC 1918), 100.64.0.0/10, unique local (fc00::/7), link-local and
@@ -42,7 +42,7 @@ pub struct NodeCache {
     /// The pods are on the host's network, so nothing else on the nodes may use it. Default: 9353.
     #[schemars(range(min = 1024, max = 65535))]
     pub metrics_port: u16,
-    /// What the tier does not decide about its node pods.
+    /// Settings of the node pods that the tier does not decide.
     #[serde(flatten)]
     pub pod: PodSettings,
 }

@@ -47,9 +47,9 @@ pub struct Resolvers {
     /// 64. Default: none.
     #[schemars(schema_with = "schema::private_suffixes")]
     pub private_suffixes: Vec<String>,
-    /// What each of the resolvers keeps.
+    /// Cache of each of the resolvers.
     pub cache: Cache,
-    /// What the tier does not decide about its resolver pods.
+    /// Settings of the resolver pods that the tier does not decide.
     #[serde(flatten)]
     pub pod: PodSettings,
 }
@@ -80,7 +80,7 @@ impl Resolvers {
 /// Method by which the resolvers find an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
-    /// They query the upstreams.
+    /// Queries to the upstreams.
     #[default]
     Forward,
 }

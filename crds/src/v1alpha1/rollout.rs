@@ -65,8 +65,8 @@ pub struct Probe {
     #[serde(rename = "type", default)]
     #[schemars(schema_with = "schema::probe_type")]
     pub type_: ProbeType,
-    /// What must be equal. Rcode: the response code, for names whose records change. Answers: the records too. Default:
-    /// Rcode.
+    /// Part of the responses that must be equal. Rcode: the response code, for names whose records change. Answers: the
+    /// records too. Default: Rcode.
     #[serde(default)]
     #[schemars(schema_with = "schema::probe_compare")]
     pub compare: ProbeCompare,

@@ -77,7 +77,7 @@ pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "properties": {
             "limits": amounts("The most that a container may use, by the name of the resource (cpu, memory, …)."),
-            "requests": amounts("What is reserved for a container, by the name of the resource. Default: its limits."),
+            "requests": amounts("The part reserved for a container, by the name of the resource. Default: its limits."),
         },
         "x-kubernetes-validations": rules(&[REQUESTS_WITHIN_LIMITS]),
     })

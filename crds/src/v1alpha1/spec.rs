@@ -14,7 +14,7 @@ use super::validation::{
 };
 use super::{DnsTierStatus, NodeCache, Resolvers, Rollout, Upstream};
 
-/// What the tier should be. Every field has a default: `spec: {}` is a working tier.
+/// Desired state of the tier. Every field has a default: `spec: {}` is a working tier.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "dnstier.io",
@@ -176,7 +176,7 @@ pub struct Route {
     /// cluster's own domain and names below it cannot be routed.
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules(&[SUFFIX])))]
     pub suffix: String,
-    /// Who answers. At least one entry, at most 8. They are tried in this order of preference.
+    /// Servers that answer. At least one entry, at most 8. They are tried in this order of preference.
     #[schemars(length(max = 8), extend(
         "x-kubernetes-list-type" = "atomic",
         "x-kubernetes-validations" = rules(&[ROUTE_HAS_UPSTREAMS, SERVERS_ARE_DISTINCT])

@@ -90,7 +90,7 @@ pub struct RevisionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RolloutStatus {
-    /// What moves: Configuration, or Nodes while nodes leave that nodeCache excludes.
+    /// Kind of the change: Configuration, or Nodes while nodes leave that nodeCache excludes.
     pub kind: String,
     /// The revision that is rolled out, or that the nodes run.
     pub target: String,

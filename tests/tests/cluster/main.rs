@@ -11,6 +11,7 @@ mod chart;
 mod comparison;
 mod configuration;
 mod crd_rules;
+mod diff;
 mod idempotence;
 mod images;
 mod inspection;

@@ -1,69 +1,32 @@
 //! The operator behind a proxy that fails: killed at every write, with refusals, cut connections, silence, lost events
 //! and old lists. Every life of a tier has to end as one without faults, with as many objects made and removed.
 //!
-//! etcd, the API server, its controllers and the operator are real; nodes and kubelets are played by the test. All
-//! lives of a test program share one cluster, in which each has namespaces and nodes of its own.
-//!
-//! - `decision`: what happens to the n-th request of a kind, and to the events of a watch.
-//! - `proxy`: sockets and connections between one operator and the API server.
-//! - `objects`, `kubelet`: what is in the cluster, and what makes its pods run.
-//! - `state`: the state of a world, in a form that two runs have in common.
-//! - `world`, `life`: one tier with its operator, and its phases.
-//! - `departure`: nodes that leave a tier.
+//! The cluster, the proxy and the worlds are those of `common`; `life` has the phases of one tier, `departure` those of
+//! nodes that leave a tier.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
-mod decision;
+#[path = "../common/mod.rs"]
+mod common;
 mod departure;
-mod kubelet;
 mod life;
-mod objects;
-mod proxy;
-mod state;
-mod world;
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dnstier_tests::require;
 use futures::future;
-use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use decision::{Distortion, Fault, Kind, OldLists, Placement};
+use common::decision::{self, Distortion, Fault, Kind, OldLists, Placement};
+use common::{cluster, runtime, state, world};
 use life::{Clean, Disturbance, PHASES, live, live_clean};
-use world::Cluster;
 
 /// Number of lives at a time, over all tests of the program. They wait most of the time; with many more of them on two
 /// cores operators lose their Leases, and begin again.
 const LIVES: usize = 12;
 
 static TURNS: Semaphore = Semaphore::const_new(LIVES);
-static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 static CLEAN: OnceCell<watch::Receiver<Clean>> = OnceCell::const_new();
-
-/// Returns the runtime of all tests, which outlives each of them.
-fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new().unwrap())
-}
-
-async fn cluster() -> Arc<Cluster> {
-    let start = async || {
-        let programs = require::control_plane().unwrap();
-        // The processes end with the thread that has started them, and a test's thread ends before others.
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let started = runtime().block_on(Cluster::start(&programs));
-            drop(sender.send(started));
-            loop {
-                std::thread::park();
-            }
-        });
-        receiver.await.unwrap().unwrap()
-    };
-    CLUSTER.get_or_init(start).await.clone()
-}
 
 /// Returns the life without faults, which goes on meanwhile.
 async fn clean() -> watch::Receiver<Clean> {

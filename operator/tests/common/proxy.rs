@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::decision::{Distortion, EventFilter, Fault, Kind, OldLists, Once, Output, Placement, Script};
+use super::decision::{Distortion, EventFilter, Fault, Kind, OldLists, Once, Output, Placement, Script};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;

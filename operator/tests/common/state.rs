@@ -7,7 +7,7 @@ use node_cache_config::names::REVISION_ANNOTATION;
 use node_cache_config::{Config, PartFingerprints, part_fingerprints};
 use serde_json::{Value, json};
 
-use crate::objects::{Key, Objects};
+use super::objects::{Key, Objects};
 
 const APPLIED: &str = "dnstier.io/applied";
 const REVISIONS: &str = "dnstier.io/revisions";

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::objects::{Key, Objects};
+use super::objects::{Key, Objects};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Responses of a pod in a second.

@@ -19,10 +19,10 @@ use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::decision::OldLists;
-use crate::kubelet;
-use crate::objects::{KINDS, Objects};
-use crate::proxy::Proxy;
+use super::decision::OldLists;
+use super::kubelet;
+use super::objects::{KINDS, Objects};
+use super::proxy::Proxy;
 
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
 const MANAGER: &str = "test";
@@ -78,12 +78,22 @@ pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) proxy: Proxy,
     operator: Arc<Mutex<Option<Child>>>,
+    /// Letters of the nodes and their zones at the begin.
+    nodes: &'static [(&'static str, &'static str)],
     folder: tempfile::TempDir,
 }
 
 impl World {
-    /// Creates namespaces, nodes and a cluster DNS Service, and starts the proxy. No operator runs yet.
+    /// Creates namespaces, three nodes and a cluster DNS Service, and starts the proxy. No operator runs yet.
     pub(crate) async fn create(cluster: Arc<Cluster>) -> Result<Self> {
+        Self::create_with(cluster, &NODES).await
+    }
+
+    /// Creates a world with these nodes in these zones.
+    pub(crate) async fn create_with(
+        cluster: Arc<Cluster>,
+        nodes: &'static [(&'static str, &'static str)],
+    ) -> Result<Self> {
         let name = format!("w{:04}", cluster.worlds.fetch_add(1, Ordering::Relaxed));
         for part in ["system", "node", "dns"] {
             let namespace = format!("{name}-{part}");
@@ -107,8 +117,8 @@ impl World {
             ("dnstiers", format!("fieldSelector=metadata.name%3D{name}")),
         ]);
         let proxy = Proxy::start(cluster.client.clone(), scope, move || kill(&victim)).await?;
-        let world = Self { name, cluster, proxy, operator, folder: tempfile::tempdir()? };
-        for (node, zone) in NODES {
+        let world = Self { name, cluster, proxy, operator, nodes, folder: tempfile::tempdir()? };
+        for (node, zone) in nodes {
             world.set_zone(node, zone).await?;
         }
         let kubeconfig = json!({
@@ -200,7 +210,7 @@ impl World {
     pub(crate) async fn remove(self) {
         self.proxy.kill();
         let nodes: Api<Node> = Api::all(self.cluster.client.clone());
-        for (node, _) in NODES {
+        for (node, _) in self.nodes {
             drop(nodes.delete(&format!("{}-{node}", self.name), &DeleteParams::default()).await);
         }
     }

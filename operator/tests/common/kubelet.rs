@@ -16,21 +16,18 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use node_cache_config::figures::{CAPABILITIES, Figures, ScopeResponses};
-use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION, ZONE_LABEL};
-use node_cache_config::probes::ProbeResult;
-use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
+use node_cache_config::names::ZONE_LABEL;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::objects::{Key, Objects};
+use super::pod_page::PlayedPod;
 
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Responses of a pod in a second.
-const RESPONSES: u64 = 50;
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
-const COMPONENT: &str = "app.kubernetes.io/component";
+/// Part of the name of an image that cannot be pulled.
+pub(crate) const UNPULLABLE: &str = "unpullable";
 
 /// Next step of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +110,8 @@ fn next_step(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Opti
 fn node_for(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Option<String> {
     let terms =
         &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
-    if let Some(name) = terms[0]["matchFields"][0]["values"][0].as_str() {
-        return Some(name.to_owned());
+    if pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet" {
+        return terms[0]["matchFields"][0]["values"][0].as_str().map(str::to_owned);
     }
     let zone = &pod["metadata"]["labels"]["dnstier.io/zone"];
     let selector = pod["spec"]["nodeSelector"].as_object().cloned().unwrap_or_default();
@@ -140,6 +137,14 @@ async fn carry_out(api: &Api<Pod>, name: &str, step: Step, address: Option<Ipv4A
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node},
             });
             drop(api.create_subresource::<Value, Value>("binding", name, &PostParams::default(), &binding).await);
+        }
+        Step::Run if containers.to_string().contains(UNPULLABLE) => {
+            let statuses: Vec<Value> = containers.as_array().into_iter().flatten().map(|container| json!({
+                "name": container["name"], "image": container["image"], "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "the image is not there"}},
+            })).collect();
+            let status = json!({"status": {"phase": "Pending", "containerStatuses": statuses}});
+            drop(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await);
         }
         Step::Run => {
             let Some(address) = address else { return };
@@ -169,17 +174,16 @@ async fn start(namespace: &str, name: &str, pod: &Value, number: u32, objects: &
     let part = 16 + u8::try_from(std::process::id() % 200).unwrap_or_default();
     let address = Ipv4Addr::new(127, part, high.wrapping_add(middle), low);
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(address), port)).await.ok()?;
-    let (objects, namespace, name) = (objects.clone(), namespace.to_owned(), name.to_owned());
-    let started = now();
+    let (objects, pod) = (objects.clone(), Arc::new(PlayedPod::new(namespace, name)));
     let server = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             while connections.try_join_next().is_some() {}
-            let (objects, namespace, name) = (objects.clone(), namespace.clone(), name.clone());
+            let (objects, pod) = (objects.clone(), pod.clone());
             let answer = move |request: Request<_>| {
                 let page = match request.uri().path() {
-                    "/probe" => probe_result(request.uri().query().unwrap_or_default()),
-                    _ => objects.get("Pod", &namespace, &name).map_or(Value::Null, |pod| page(&pod, started)),
+                    "/probe" => pod.probe_result(request.uri().query().unwrap_or_default()),
+                    _ => pod.page(&objects),
                 };
                 async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(page.to_string())))) }
             };
@@ -190,76 +194,6 @@ async fn start(namespace: &str, name: &str, pod: &Value, number: u32, objects: &
         }
     });
     Some(Running { address, server })
-}
-
-/// Returns the present time in seconds of the Unix epoch.
-fn now() -> u64 {
-    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
-}
-
-/// Returns the answer to a probe, the same from every pod.
-fn probe_result(query: &str) -> Value {
-    let parameter = |name: &str| {
-        let value = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-        value.unwrap_or_default().to_owned()
-    };
-    let result = ProbeResult {
-        name: parameter("name"),
-        rtype: parameter("type"),
-        instance: "cache-0".to_owned(),
-        rcode: 0,
-        microseconds: 900,
-        digest: "right".to_owned(),
-    };
-    serde_json::to_value(result).unwrap_or_default()
-}
-
-/// Returns the status page of a pod that does what its annotations say since this time.
-fn page(pod: &Value, started: u64) -> Value {
-    let annotation = |name: &str| pod["metadata"]["annotations"][name].as_str().map(str::to_owned);
-    let asked = annotation(REVISION_ANNOTATION);
-    let revision = Revision { in_force: asked.clone(), asked, refusal: None };
-    let pod_uid = text(&pod["metadata"]["uid"]).to_owned();
-    let node = text(&pod["spec"]["nodeName"]).to_owned();
-    let zone = annotation(ZONE_ANNOTATION);
-    let instance = |name: &str| Instance {
-        name: name.to_owned(),
-        alive: true,
-        revision: revision.clone(),
-        started: Some(started),
-        ..Instance::default()
-    };
-    let noerror = RESPONSES * now().saturating_sub(started);
-    let responses = vec![ScopeResponses { noerror, ..ScopeResponses::new("outside") }];
-    let figures = Figures { responses, ..Figures::default() };
-    let capabilities = CAPABILITIES.map(str::to_owned).to_vec();
-    let page = if pod["metadata"]["labels"][COMPONENT] == "zone-resolver" {
-        let instance = instance("zone-resolver");
-        let status = ResolverStatus { pod_uid, node, zone, ready: true, instance, figures, capabilities };
-        serde_json::to_value(status)
-    } else {
-        let captured = CapturedAddress {
-            address: IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)),
-            state: CaptureState::Captured,
-            reason: None,
-        };
-        let instances = vec![instance("cache-0")];
-        let revision = revision.clone();
-        let captured = vec![captured];
-        let status = NodeStatus {
-            pod_uid,
-            node,
-            zone,
-            revision,
-            captured,
-            instances,
-            figures,
-            capabilities,
-            ..NodeStatus::default()
-        };
-        serde_json::to_value(status)
-    };
-    page.unwrap_or_default()
 }
 
 fn text(value: &Value) -> &str {

@@ -4,7 +4,7 @@
 //! - `world`: one tier with its nodes and its operator.
 //! - `decision`: what happens to the n-th request of a kind, and to the events of a watch.
 //! - `proxy`: sockets and connections between one operator and the API server.
-//! - `objects`, `kubelet`: what is in the cluster, and what makes its pods run.
+//! - `objects`, `kubelet`, `pod_page`: what is in the cluster, what makes its pods run, and what pods tell.
 //! - `state`: the state of a world, in a form that two runs have in common.
 
 #![allow(dead_code, reason = "each test program uses a part")]
@@ -12,6 +12,7 @@
 pub(crate) mod decision;
 pub(crate) mod kubelet;
 pub(crate) mod objects;
+pub(crate) mod pod_page;
 pub(crate) mod proxy;
 pub(crate) mod state;
 pub(crate) mod world;

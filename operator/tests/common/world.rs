@@ -27,7 +27,7 @@ use super::proxy::Proxy;
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
 const MANAGER: &str = "test";
 /// Label of a node with the world that it is in.
-const WORLD_LABEL: &str = "faults/world";
+pub(crate) const WORLD_LABEL: &str = "faults/world";
 /// Letters of the nodes and their zones at the begin of a life.
 const NODES: [(&str, &str); 3] = [("a1", "zone-stay"), ("a2", "zone-stay"), (MOVING_NODE, LEFT_ZONE)];
 /// Node that changes its zone, where it is alone.
@@ -80,35 +80,40 @@ pub(crate) struct World {
     operator: Arc<Mutex<Option<Child>>>,
     /// Letters of the nodes and their zones at the begin.
     nodes: &'static [(&'static str, &'static str)],
+    /// Ends of the names of the namespaces with a cluster DNS Service.
+    dns: &'static [&'static str],
     folder: tempfile::TempDir,
 }
 
 impl World {
     /// Creates namespaces, three nodes and a cluster DNS Service, and starts the proxy. No operator runs yet.
     pub(crate) async fn create(cluster: Arc<Cluster>) -> Result<Self> {
-        Self::create_with(cluster, &NODES).await
+        Self::create_with(cluster, &NODES, &["dns"]).await
     }
 
-    /// Creates a world with these nodes in these zones.
+    /// Creates a world with these nodes in these zones, and a cluster DNS Service in each of these namespaces.
     pub(crate) async fn create_with(
         cluster: Arc<Cluster>,
         nodes: &'static [(&'static str, &'static str)],
+        dns: &'static [&'static str],
     ) -> Result<Self> {
         let name = format!("w{:04}", cluster.worlds.fetch_add(1, Ordering::Relaxed));
-        for part in ["system", "node", "dns"] {
+        for part in ["system", "node"].iter().chain(dns) {
             let namespace = format!("{name}-{part}");
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
             apply::<Namespace>(&Api::all(cluster.client.clone()), &namespace, object).await?;
         }
-        let dns = format!("{name}-dns");
         let ports = json!([
             {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
         ]);
         let service = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": dns},
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns"},
             "spec": {"selector": {"k8s-app": "kube-dns"}, "ports": ports},
         });
-        apply::<Service>(&Api::namespaced(cluster.client.clone(), &dns), "kube-dns", service).await?;
+        for part in dns {
+            let services: Api<Service> = Api::namespaced(cluster.client.clone(), &format!("{name}-{part}"));
+            apply(&services, "kube-dns", service.clone()).await?;
+        }
 
         let operator: Arc<Mutex<Option<Child>>> = Arc::default();
         let victim = operator.clone();
@@ -117,7 +122,7 @@ impl World {
             ("dnstiers", format!("fieldSelector=metadata.name%3D{name}")),
         ]);
         let proxy = Proxy::start(cluster.client.clone(), scope, move || kill(&victim)).await?;
-        let world = Self { name, cluster, proxy, operator, nodes, folder: tempfile::tempdir()? };
+        let world = Self { name, cluster, proxy, operator, nodes, dns, folder: tempfile::tempdir()? };
         for (node, zone) in nodes {
             world.set_zone(node, zone).await?;
         }
@@ -135,12 +140,13 @@ impl World {
     pub(crate) fn start_operator(&self, old: Option<OldLists>) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log"))?;
         let name = &self.name;
+        let dns: Vec<String> = self.dns.iter().map(|part| format!("{name}-{part}")).collect();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_dnstier-operator")]);
         command.args([
             &format!("--namespace={name}-system"),
             &format!("--node-namespace={name}-node"),
-            &format!("--cluster-dns-namespaces={name}-dns"),
+            &format!("--cluster-dns-namespaces={}", dns.join(",")),
             "--node-cache-image=registry.example/node-cache:1",
             "--zone-prune-delay=1s",
             "--poll-interval=1s",
@@ -199,9 +205,20 @@ impl World {
         Ok(())
     }
 
+    /// Returns whether the operator has ended by itself.
+    pub(crate) fn has_operator_ended(&self) -> bool {
+        let mut operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+        operator.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Returns the operator's log.
+    pub(crate) fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
     /// Returns the last lines of the operator's log.
     pub(crate) fn log(&self, lines: usize) -> String {
-        let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        let text = self.whole_log();
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }

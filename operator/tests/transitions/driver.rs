@@ -1,0 +1,413 @@
+//! Driver of one tier: it changes the spec, waits until the tier has come to what the transition asks for, and consults
+//! the oracles.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use dnstier_crds::DnsTier;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::common::state::{WorldState, differences, state_of};
+use crate::common::world::{Cluster, WORLD_LABEL, World};
+use crate::effects::{Effects, asked, movable};
+use crate::oracles::{bad_lines, conditions, unhealthy, unrest};
+use crate::path::last_name;
+use crate::report::Report;
+use crate::trace::Trace;
+use crate::transition::{Manner, Outcome, Transition};
+use crate::values::Table;
+use crate::world::prepare;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Limit of a transition. A pod that does not run is reported after five minutes.
+const LIMIT: Duration = Duration::from_secs(480);
+/// Reasons of errors with which everything stays as it was.
+const REFUSALS: [&str; 5] =
+    ["ClusterDnsNotFound", "ClusterDnsUnusable", "UpstreamLoop", "ApplyFailed", "RevisionTooLarge"];
+
+/// Tier with its world and what was seen of it.
+pub(crate) struct Driver {
+    world: World,
+    tier: usize,
+    table: Arc<Table>,
+    cluster_dns: String,
+    /// Spec that was applied last and came into force.
+    spec: Value,
+    /// Length of the log that was looked at.
+    read: usize,
+    report: Report,
+}
+
+/// What was there before a transition.
+struct Before {
+    spec: Value,
+    generation: Value,
+    effects: Effects,
+    state: WorldState,
+}
+
+impl Driver {
+    /// Creates a tier and waits for its rest.
+    pub(crate) async fn start(cluster: Arc<Cluster>, tier: usize, table: Arc<Table>) -> Result<Self> {
+        let world = World::create_with(cluster, &crate::world::NODES, &["dns", "dns2"]).await?;
+        let cluster_dns = prepare(&world).await?;
+        world.start_operator(None)?;
+        let spec = base(&world.name);
+        let mut driver = Self { world, tier, table, cluster_dns, spec, read: 0, report: Report::default() };
+        let first = driver.spec.clone();
+        driver.apply(&first).await?;
+        driver.rest(&mut Trace::default(), None).await.context("the first spec")?;
+        driver.check_log(false)?;
+        Ok(driver)
+    }
+
+    /// Makes the transitions, one after the other. A failure is noted, and the next one begins from the first spec.
+    pub(crate) async fn run(mut self, transitions: &[Transition]) -> Report {
+        for (number, transition) in transitions.iter().enumerate() {
+            let described = transition.describe(&self.spec);
+            let start = Instant::now();
+            let result = self.make(transition).await;
+            if std::env::var_os("DNSTIER_TESTS_SHOW").is_some() {
+                let outcome = if result.is_ok() { "well" } else { "FAILED" };
+                eprintln!("{} {number} {:?} {outcome}: {described}", self.world.name, start.elapsed());
+            }
+            if let Err(error) = result {
+                let log = self.world.log(25);
+                self.report.fail(format!("tier {}, transition {number}: {described}\n{error:#}\n{log}", self.tier));
+                if let Err(error) = self.begin_anew().await {
+                    self.report.fail(format!("tier {} does not come back to its first spec: {error:#}", self.tier));
+                    break;
+                }
+            }
+        }
+        let Self { world, report, .. } = self;
+        world.remove().await;
+        report
+    }
+
+    /// Applies the first spec, with an operator that runs.
+    async fn begin_anew(&mut self) -> Result<()> {
+        if self.world.has_operator_ended() {
+            self.restart().await?;
+        }
+        self.spec = base(&self.world.name);
+        let first = self.spec.clone();
+        self.apply(&first).await?;
+        self.rest(&mut Trace::default(), None).await?;
+        self.read = self.world.whole_log().len();
+        Ok(())
+    }
+
+    async fn make(&mut self, transition: &Transition) -> Result<()> {
+        let spec = transition.spec_after(&self.spec, &self.table, &self.world.name, &self.cluster_dns);
+        if spec == self.spec {
+            self.report.idle += 1;
+            return Ok(());
+        }
+        let before = Before {
+            spec: self.spec.clone(),
+            generation: self.generation(),
+            effects: Effects::of(&self.world.name, &self.world.cluster.objects),
+            state: self.state(),
+        };
+        match &transition.outcome {
+            Outcome::Rest | Outcome::Reordered => self.come_to_rest(transition, spec, before).await,
+            Outcome::Refused => self.be_refused(transition, &spec, &before).await,
+            Outcome::Error => self.err_and_revert(transition, &spec, &before).await,
+            Outcome::Held(release) => {
+                self.apply(&spec).await?;
+                let told = asked(&self.world.name, &self.world.cluster.objects);
+                self.problem(transition).await?;
+                let now = asked(&self.world.name, &self.world.cluster.objects);
+                ensure!(told == now, "consistency: pods are told of a change that is held");
+                let mut released = spec.clone();
+                release.apply(&mut released, &self.table);
+                self.report.held += 1;
+                self.come_to_rest(transition, released, before).await
+            }
+        }
+    }
+
+    async fn come_to_rest(&mut self, transition: &Transition, mut spec: Value, before: Before) -> Result<()> {
+        if transition.manner == Manner::Superseding {
+            let mut other = self.spec.clone();
+            other["routes"] = json!([{"suffix": "superseded.example", "upstreams": [{"addresses": ["203.0.113.99"]}]}]);
+            self.apply(&other).await?;
+            self.until_it_moves().await?;
+        }
+        if let Err(refusal) = self.apply(&spec).await {
+            // Fields that were changed earlier may not go with this one: it begins from the first spec.
+            spec = transition.spec_after(&base(&self.world.name), &self.table, &self.world.name, &self.cluster_dns);
+            let refused = || format!("a valid spec is refused: {refusal:#}");
+            self.apply(&spec).await.with_context(refused)?;
+            self.report.begun_anew += 1;
+        }
+        if transition.manner == Manner::WithRestart {
+            self.until_it_moves().await?;
+            self.restart().await?;
+        }
+        let mut trace = Trace::default();
+        let is_confirmed = before.spec.to_string().contains("169.254.20.99");
+        self.rest(&mut trace, is_confirmed.then_some(())).await?;
+        self.check_log(transition.manner == Manner::WithRestart)?;
+        let effects = Effects::of(&self.world.name, &self.world.cluster.objects);
+        if self.generation() == before.generation {
+            // A value that is the default one.
+            self.report.idle += 1;
+            self.spec = spec;
+            return Ok(());
+        }
+        self.check_effects(transition, &before, &effects, &spec)?;
+        if let Some(behaviour) = transition.behaviour {
+            trace.check(behaviour).with_context(|| format!("consistency: {behaviour:?}"))?;
+            transition.edits.iter().for_each(|edit| self.report.cover(&edit.path));
+        }
+        self.report.rested += 1;
+        self.spec = spec;
+        if transition.is_fleeting {
+            self.revert(&before).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that what the fields may move has moved, and nothing else.
+    fn check_effects(&mut self, transition: &Transition, before: &Before, now: &Effects, spec: &Value) -> Result<()> {
+        let mut permitted = BTreeSet::new();
+        // What goes with a field, and what was taken back because it does not, moves too.
+        for path in changed_fields(&before.spec, spec) {
+            permitted.extend(movable(&path).with_context(|| format!("{path} has no row in what-a-change-moves.md"))?);
+        }
+        let moved = now.moved_since(&before.effects);
+        let differences = || now.differences(&before.effects).join("\n");
+        let others: Vec<_> = moved.difference(&permitted).collect();
+        ensure!(
+            others.is_empty(),
+            "consistency: {others:?} moved, of which the documentation says nothing:\n{}",
+            differences()
+        );
+        let may_move_nothing = transition.outcome == Outcome::Reordered || permitted.is_empty();
+        ensure!(may_move_nothing || !moved.is_empty(), "consistency: nothing has moved of {permitted:?}");
+        if transition.edits.len() == 1 && !moved.is_empty() {
+            self.report.cover(&transition.edits[0].path);
+        }
+        Ok(())
+    }
+
+    async fn be_refused(&mut self, transition: &Transition, spec: &Value, before: &Before) -> Result<()> {
+        let Err(error) = self.apply(spec).await else {
+            self.spec.clone_from(spec);
+            bail!("the API server takes an invalid value");
+        };
+        let message = format!("{error:#}");
+        let named = transition.edits.iter().all(|edit| message.contains(last_name(&edit.path)));
+        ensure!(named, "the refusal does not name the field: {message}");
+        ensure!(self.generation() == before.generation, "a refused spec is stored");
+        let effects = Effects::of(&self.world.name, &self.world.cluster.objects);
+        ensure!(effects == before.effects, "a refused spec moves: {}", effects.differences(&before.effects).join("\n"));
+        self.report.refused += 1;
+        Ok(())
+    }
+
+    async fn err_and_revert(&mut self, transition: &Transition, spec: &Value, before: &Before) -> Result<()> {
+        self.apply(spec).await.context("the API server refuses what should be an error later")?;
+        let reason = self.problem(transition).await?;
+        if REFUSALS.contains(&reason.as_str()) {
+            let effects = Effects::of(&self.world.name, &self.world.cluster.objects);
+            let differences = effects.differences(&before.effects);
+            ensure!(differences.is_empty(), "the last good state is not in force:\n{}", differences.join("\n"));
+        }
+        self.check_log(true)?;
+        *self.report.errors.entry(reason).or_default() += 1;
+        self.revert(before).await
+    }
+
+    /// Applies the previous spec, and waits until everything is as it was.
+    async fn revert(&mut self, before: &Before) -> Result<()> {
+        self.spec.clone_from(&before.spec);
+        self.apply(&before.spec).await?;
+        self.rest(&mut Trace::default(), Some(())).await.context("recovery")?;
+        let start = Instant::now();
+        loop {
+            let state = self.state();
+            if state == before.state {
+                break;
+            }
+            let differences = differences(&before.state, &state);
+            ensure!(
+                start.elapsed() < Duration::from_secs(60),
+                "recovery: it ends otherwise:\n{}",
+                differences.join("\n")
+            );
+            self.look().await?;
+        }
+        self.report.reverted += 1;
+        self.check_log(true)
+    }
+
+    /// Waits until the tier is at rest and its workloads are healthy. `confirm` gives up an address that is in use.
+    async fn rest(&mut self, trace: &mut Trace, confirm: Option<()>) -> Result<()> {
+        let start = Instant::now();
+        let mut looks = 0;
+        loop {
+            self.look().await?;
+            trace.note(&self.world.name, &self.world.cluster.objects);
+            let unrest = unrest(&self.world.name, &self.world.cluster.objects);
+            if unrest.is_empty() {
+                return Ok(());
+            }
+            let conditions = conditions(&self.world.name, &self.world.cluster.objects);
+            if confirm.is_some() && conditions.iter().any(|each| each.reason == "AddressInUse") {
+                self.confirm(trace).await?;
+            }
+            // The watch of the tier may be before those of its workloads by a moment.
+            let unhealthy = unhealthy(&self.world.name, &self.world.cluster.objects);
+            looks = if unrest == unhealthy { looks + 1 } else { 0 };
+            ensure!(looks < 25, "health: the tier says that it is at rest:\n{}", unhealthy.join("\n"));
+            ensure!(start.elapsed() < LIMIT, "health: it does not come to rest:\n{}", unrest.join("\n"));
+        }
+    }
+
+    /// Waits until a condition says what is wrong, and returns its reason.
+    async fn problem(&mut self, transition: &Transition) -> Result<String> {
+        let edit = &transition.edits[0];
+        let (says, start) = (edit.named(), Instant::now());
+        loop {
+            self.look().await?;
+            let conditions = conditions(&self.world.name, &self.world.cluster.objects);
+            let says_it = |message: &str| message.contains(&says);
+            let found = conditions.iter().find(|condition| match &edit.reason {
+                Some(reason) => condition.reason == *reason && says_it(&condition.message),
+                None => condition.type_ == "Degraded" && condition.status == "True" && says_it(&condition.message),
+            });
+            if let Some(condition) = found {
+                return Ok(condition.reason.clone());
+            }
+            let wanted = edit.reason.as_deref().unwrap_or("Degraded");
+            ensure!(start.elapsed() < LIMIT, "no condition has {wanted} with {says:?}: {conditions:#?}");
+        }
+    }
+
+    /// Waits until the change of a spec is under way, or over.
+    async fn until_it_moves(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            self.look().await?;
+            let unrest = unrest(&self.world.name, &self.world.cluster.objects);
+            let conditions = conditions(&self.world.name, &self.world.cluster.objects);
+            if !conditions.is_empty() && (!unrest.is_empty() || start.elapsed() > Duration::from_secs(5)) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < LIMIT, "no condition is about the newest spec");
+        }
+    }
+
+    /// Waits a moment, and checks that the operator runs.
+    async fn look(&self) -> Result<()> {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        ensure!(!self.world.has_operator_ended(), "crash: the operator has ended");
+        Ok(())
+    }
+
+    /// Checks what the operator has logged since the last look.
+    fn check_log(&mut self, are_warnings_expected: bool) -> Result<()> {
+        let log = self.world.whole_log();
+        let lines = bad_lines(log.get(self.read..).unwrap_or_default(), are_warnings_expected);
+        self.read = log.len();
+        ensure!(lines.is_empty(), "log:\n{}", lines.join("\n"));
+        Ok(())
+    }
+
+    async fn restart(&self) -> Result<()> {
+        self.world.proxy.kill();
+        self.world.free_lease().await;
+        self.world.start_operator(None)
+    }
+
+    /// Applies a spec, forced; the error is that of the API server.
+    async fn apply(&self, spec: &Value) -> Result<()> {
+        let name = &self.world.name;
+        let tier = json!({
+            "apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": name}, "spec": spec,
+        });
+        let params = PatchParams::apply("driver").force();
+        let tier = self.tiers().patch(name, &params, &Patch::Apply(&tier)).await?;
+        // What is waited for afterwards is about this generation.
+        let start = Instant::now();
+        while self.generation().as_i64() < tier.metadata.generation {
+            self.look().await?;
+            ensure!(start.elapsed() < LIMIT, "the watch of tiers has no news");
+        }
+        Ok(())
+    }
+
+    async fn confirm(&self, trace: &Trace) -> Result<()> {
+        let patch = json!({"metadata": {"annotations": {"dnstier.io/confirm-rollout": trace.target()}}});
+        self.tiers().patch(&self.world.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        Ok(())
+    }
+
+    fn tiers(&self) -> Api<DnsTier> {
+        Api::all(self.world.cluster.client.clone())
+    }
+
+    fn generation(&self) -> Value {
+        let tier = self.world.cluster.objects.get("DnsTier", "", &self.world.name);
+        tier.map_or(Value::Null, |tier| tier["metadata"]["generation"].clone())
+    }
+
+    /// Returns the state of the world, without the revisions that were taken back.
+    fn state(&self) -> WorldState {
+        let mut state = state_of(&self.world.name, &self.world.cluster.objects);
+        for object in state.values_mut() {
+            if let Some(rejections) = object.pointer_mut("/record/rest/5") {
+                *rejections = Value::Null;
+            }
+        }
+        state
+    }
+}
+
+/// Returns the spec with which a tier begins.
+fn base(world: &str) -> Value {
+    json!({
+        "clusterDns": {"namespace": format!("{world}-dns"), "name": "kube-dns"},
+        "nodeCache": {"instances": 1, "nodeSelector": {WORLD_LABEL: world}},
+        "resolvers": {
+            "replicasPerZone": 1, "nodeSelector": {WORLD_LABEL: world}, "upstreams": [{"addresses": ["192.0.2.53"]}],
+        },
+        "rollout": {"soak": "5s", "waveSize": "100%"},
+    })
+}
+
+/// Returns the paths of the fields in which two specs differ.
+fn changed_fields(one: &Value, other: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    compare(one, other, "", &mut paths);
+    paths
+}
+
+fn compare(one: &Value, other: &Value, path: &str, paths: &mut Vec<String>) {
+    match (one.as_object(), other.as_object()) {
+        (Some(fields), Some(others)) => {
+            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
+            for name in names {
+                let child = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                compare(&one[name], &other[name], &child, paths);
+            }
+        }
+        _ if one != other => paths.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[test]
+fn fields_that_differ_are_named() {
+    let one = json!({"rollout": {"soak": "5s"}, "routes": [1], "same": {"x": 1}});
+    let other = json!({"rollout": {"soak": "6s", "paused": true}, "same": {"x": 1}});
+    assert_eq!(changed_fields(&one, &other), ["rollout.paused", "rollout.soak", "routes"]);
+}

@@ -26,7 +26,7 @@ TEST_LABS := one other kept killed tests
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
 # Test programs that start a control plane.
-CONTROL_PLANE_TESTS := faults old_crd
+CONTROL_PLANE_TESTS := faults old_crd transitions
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs */bench/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
@@ -106,7 +106,7 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 
 .PHONY: test-long
-test-long: ## Run the long forms of tests, one after the other, six hours at the most
+test-long: ## Run the long forms of tests, one after the other, seven hours at the most
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
 	  --nocapture --test-threads=1
@@ -114,6 +114,8 @@ test-long: ## Run the long forms of tests, one after the other, six hours at the
 	timeout 7200 $(CARGO) test $(CRATES) --test images -- --ignored --exact --nocapture two_checkouts_build_the_same_images
 	@# The operator behind a proxy that fails, at every write.
 	timeout 7200 $(CARGO) test $(CRATES) --test faults --no-fail-fast -- --ignored --nocapture
+	@# Changes of every field of a DnsTier.
+	timeout 7200 $(CARGO) test $(CRATES) --test transitions --no-fail-fast -- --ignored --nocapture
 	@# More changes of a configuration on the lab.
 	timeout 7200 $(CARGO) test $(CRATES) --test rollouts --no-fail-fast -- --ignored --nocapture --test-threads=1
 

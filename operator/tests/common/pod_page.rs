@@ -30,7 +30,7 @@ pub(crate) const UNSEEN: &str = "unseen.example";
 pub(crate) const CRASHING: &str = "crashing.example";
 /// Name in a configuration with which a third of the responses are SERVFAIL.
 pub(crate) const FAILING: &str = "failing.example";
-/// Name in a configuration with which probes get SERVFAIL.
+/// Name in a configuration for which probes get SERVFAIL.
 pub(crate) const DEAD: &str = "dead.example";
 /// Name in a configuration with which probes get other records.
 pub(crate) const STRANGE: &str = "strange.example";
@@ -78,7 +78,7 @@ impl PlayedPod {
             name: parameter("name"),
             rtype: parameter("type"),
             instance: "cache-0".to_owned(),
-            rcode: if state.text.contains(DEAD) { 2 } else { 0 },
+            rcode: if state.text.contains(DEAD) && query.contains(DEAD) { 2 } else { 0 },
             microseconds: 900,
             digest: if state.text.contains(STRANGE) { "strange" } else { "right" }.to_owned(),
         };

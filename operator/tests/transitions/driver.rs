@@ -20,12 +20,16 @@ use crate::path::last_name;
 use crate::report::Report;
 use crate::trace::Trace;
 use crate::transition::{Manner, Outcome, Transition};
-use crate::values::Table;
+use crate::values::{Edit, Table};
 use crate::world::prepare;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// Limit of a transition. A pod that does not run is reported after five minutes.
-const LIMIT: Duration = Duration::from_secs(480);
+/// Limit of a transition.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Limit of an error: a pod that does not run is reported after five minutes.
+const ERROR_LIMIT: Duration = Duration::from_secs(400);
+/// Limit for workloads that are not healthy while their tier is at rest: the watches of the test are not in step.
+const LAG: Duration = Duration::from_secs(20);
 /// Reasons of errors with which everything stays as it was.
 const REFUSALS: [&str; 5] =
     ["ClusterDnsNotFound", "ClusterDnsUnusable", "UpstreamLoop", "ApplyFailed", "RevisionTooLarge"];
@@ -73,8 +77,8 @@ impl Driver {
             let start = Instant::now();
             let result = self.make(transition).await;
             if std::env::var_os("DNSTIER_TESTS_SHOW").is_some() {
-                let outcome = if result.is_ok() { "well" } else { "FAILED" };
-                eprintln!("{} {number} {:?} {outcome}: {described}", self.world.name, start.elapsed());
+                let outcome = result.as_ref().map_or_else(|error| format!("FAILED: {error:#}"), |()| "well".to_owned());
+                eprintln!("{} {number} {:.1?} {described}: {outcome}", self.world.name, start.elapsed());
             }
             if let Err(error) = result {
                 let log = self.world.log(25);
@@ -128,6 +132,7 @@ impl Driver {
                 let mut released = spec.clone();
                 release.apply(&mut released, &self.table);
                 self.report.held += 1;
+                self.cover_behaviours(transition);
                 self.come_to_rest(transition, released, before).await
             }
         }
@@ -165,7 +170,7 @@ impl Driver {
         self.check_effects(transition, &before, &effects, &spec)?;
         if let Some(behaviour) = transition.behaviour {
             trace.check(behaviour).with_context(|| format!("consistency: {behaviour:?}"))?;
-            transition.edits.iter().for_each(|edit| self.report.cover(&edit.path));
+            self.cover_behaviours(transition);
         }
         self.report.rested += 1;
         self.spec = spec;
@@ -173,6 +178,11 @@ impl Driver {
             self.revert(&before).await?;
         }
         Ok(())
+    }
+
+    /// Notes the fields that move nothing and have shown what they decide.
+    fn cover_behaviours(&mut self, transition: &Transition) {
+        transition.edits.iter().filter(|edit| moves_nothing(edit)).for_each(|edit| self.report.cover(&edit.path));
     }
 
     /// Checks that what the fields may move has moved, and nothing else.
@@ -190,7 +200,7 @@ impl Driver {
             "consistency: {others:?} moved, of which the documentation says nothing:\n{}",
             differences()
         );
-        let may_move_nothing = transition.outcome == Outcome::Reordered || permitted.is_empty();
+        let may_move_nothing = transition.outcome == Outcome::Reordered || transition.edits.iter().all(moves_nothing);
         ensure!(may_move_nothing || !moved.is_empty(), "consistency: nothing has moved of {permitted:?}");
         if transition.edits.len() == 1 && !moved.is_empty() {
             self.report.cover(&transition.edits[0].path);
@@ -221,9 +231,23 @@ impl Driver {
             let differences = effects.differences(&before.effects);
             ensure!(differences.is_empty(), "the last good state is not in force:\n{}", differences.join("\n"));
         }
+        if reason == "NoNodes" {
+            self.until_no_node_runs_caches().await?;
+        }
         self.check_log(true)?;
         *self.report.errors.entry(reason).or_default() += 1;
+        self.cover_behaviours(transition);
         self.revert(before).await
+    }
+
+    async fn until_no_node_runs_caches(&self) -> Result<()> {
+        let start = Instant::now();
+        let of_nodes = |name: &String| name.contains("node-cache");
+        while asked(&self.world.name, &self.world.cluster.objects).keys().any(of_nodes) {
+            self.look().await?;
+            ensure!(start.elapsed() < LIMIT / 4, "consistency: nodes run caches, and a condition has NoNodes");
+        }
+        Ok(())
     }
 
     /// Applies the previous spec, and waits until everything is as it was.
@@ -238,11 +262,7 @@ impl Driver {
                 break;
             }
             let differences = differences(&before.state, &state);
-            ensure!(
-                start.elapsed() < Duration::from_secs(60),
-                "recovery: it ends otherwise:\n{}",
-                differences.join("\n")
-            );
+            ensure!(start.elapsed() < LIMIT / 2, "recovery: it ends otherwise:\n{}", differences.join("\n"));
             self.look().await?;
         }
         self.report.reverted += 1;
@@ -252,7 +272,7 @@ impl Driver {
     /// Waits until the tier is at rest and its workloads are healthy. `confirm` gives up an address that is in use.
     async fn rest(&mut self, trace: &mut Trace, confirm: Option<()>) -> Result<()> {
         let start = Instant::now();
-        let mut looks = 0;
+        let mut unhealthy_since = None;
         loop {
             self.look().await?;
             trace.note(&self.world.name, &self.world.cluster.objects);
@@ -266,8 +286,10 @@ impl Driver {
             }
             // The watch of the tier may be before those of its workloads by a moment.
             let unhealthy = unhealthy(&self.world.name, &self.world.cluster.objects);
-            looks = if unrest == unhealthy { looks + 1 } else { 0 };
-            ensure!(looks < 25, "health: the tier says that it is at rest:\n{}", unhealthy.join("\n"));
+            unhealthy_since = (unrest == unhealthy).then(|| unhealthy_since.unwrap_or_else(Instant::now));
+            let lag = unhealthy_since.map(|since| since.elapsed()).unwrap_or_default();
+            self.report.longest_lag = self.report.longest_lag.max(lag);
+            ensure!(lag < LAG, "health: the tier says that it is at rest:\n{}", unhealthy.join("\n"));
             ensure!(start.elapsed() < LIMIT, "health: it does not come to rest:\n{}", unrest.join("\n"));
         }
     }
@@ -288,7 +310,8 @@ impl Driver {
                 return Ok(condition.reason.clone());
             }
             let wanted = edit.reason.as_deref().unwrap_or("Degraded");
-            ensure!(start.elapsed() < LIMIT, "no condition has {wanted} with {says:?}: {conditions:#?}");
+            let limit = if edit.reason.is_some() { ERROR_LIMIT } else { LIMIT / 2 };
+            ensure!(start.elapsed() < limit, "no condition has {wanted} with {says:?}: {conditions:#?}");
         }
     }
 
@@ -370,6 +393,11 @@ impl Driver {
         }
         state
     }
+}
+
+/// Returns whether a field decides how a roll-out goes, and moves nothing.
+fn moves_nothing(edit: &Edit) -> bool {
+    movable(&edit.path).is_some_and(|parts| parts.is_empty())
 }
 
 /// Returns the spec with which a tier begins.

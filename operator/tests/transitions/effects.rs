@@ -107,11 +107,12 @@ pub(crate) fn asked(world: &str, objects: &Objects) -> BTreeMap<String, Value> {
 
 /// Returns the parts that a field may move: those of its row, or of the row of an object around it.
 pub(crate) fn movable(path: &str) -> Option<BTreeSet<Part>> {
-    let path = path.replace("[]", "").replace("{}", "");
+    let plain = |path: &str| path.replace("[]", "").replace("{}", "");
+    let path = plain(path);
+    let is_around = |field: &str| path == field || path.starts_with(&format!("{field}."));
+    let of_fields = |field: &str| field.starts_with(&format!("{path}."));
     let rows = TABLE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    let is_around = |field: &&str| path == *field || path.starts_with(&format!("{field}."));
-    let of_fields = |field: &&str| field.starts_with(&format!("{path}."));
-    let rows: Vec<(&str, &str)> = rows.collect();
+    let rows: Vec<(String, &str)> = rows.map(|(field, text)| (plain(field), text)).collect();
     // An object that is removed or set whole moves what its fields move.
     let row = rows.iter().filter(|(field, _)| is_around(field)).max_by_key(|(field, _)| field.len());
     let texts: Vec<&str> = match row {

@@ -93,8 +93,9 @@ fn of_list(field: &Field, table: &Table) -> Vec<Transition> {
             group.push(to(rest.iter().chain([one]).collect(), Outcome::Rest));
         }
     }
-    // A term without requirements is met by no node.
-    if !field.is_required && !field.path.contains("nodeSelectorTerms") {
+    // A term without requirements is met by no node, and operators need values.
+    let is_needed = field.path.contains("nodeSelectorTerms") || last_name(&field.path) == "values";
+    if !field.is_required && !is_needed {
         if field.is_of_affinity() {
             group.extend(removal(field));
         } else if last_name(&field.path) != "addresses" {
@@ -142,14 +143,19 @@ fn specials() -> Vec<Vec<Transition>> {
     let fails =
         |edits: &[Edit]| Transition { edits: edits.to_vec(), ..Transition::new(edits[0].clone(), Outcome::Error) };
     let rollout = |name: &str, value: Value| Edit::to(&format!("rollout.{name}"), value);
-    let compared = |compare: &str| Edit::to("rollout.probes", json!([{"name": "www.example", "compare": compare}]));
+    let terms = |part: &str, terms: Value| {
+        let required = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+        Edit::to(&format!("{part}.{required}"), terms)
+    };
+    let probe = Edit::to("rollout.probes", json!([{"name": "www.example"}]));
+    let compared = |compare: &str| Edit::to("rollout.probes[].compare", json!(compare));
     let captured = |addresses: &[&str]| Edit::to("nodeCache.capture", json!({"addresses": addresses}));
-    let strange = |compare: &str| [route("strange.example"), compared(compare)];
+    let strange = |compare: &str| [route("strange.example"), probe.clone(), compared(compare)];
     let judged = |percent: u8| {
         [route("failing.example"), rollout("soak", json!("15s")), rollout("maxErrorIncreasePercent", json!(percent))]
     };
     let [worse, soak, percent] = judged(1);
-    let [other, same] = strange("Answers");
+    let [other, name, answers] = strange("Answers");
     let held = Outcome::Held(Box::new(rollout("paused", json!(false))));
     let many: Vec<Value> = (0..250)
         .map(|number| {
@@ -166,7 +172,7 @@ fn specials() -> Vec<Vec<Transition>> {
         vec![rest(&[rollout("waveSize", json!("34%")), route("share.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("soak", json!("12s")), route("soak.example")], Some(Behaviour::Soak(12)))],
         vec![rest(&judged(60), None), fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent])],
-        vec![rest(&strange("Rcode"), None), fails(&[error(other, "WrongAnswers", "www.example"), same])],
+        vec![rest(&strange("Rcode"), None), fails(&[error(other, "WrongAnswers", "www.example"), name, answers])],
         vec![Transition {
             edits: vec![error(rollout("paused", json!(true)), "Paused", "paused"), route("paused.example")],
             ..Transition::new(Edit::default(), held.clone())
@@ -185,6 +191,10 @@ fn specials() -> Vec<Vec<Transition>> {
             // The driver confirms this one.
             Transition { is_fleeting: false, ..rest(&[captured(&["169.254.20.11"])], None) },
         ],
+        // A term without requirements is met by no node.
+        vec![fails(&[error(terms("nodeCache", json!([{}])), "NoNodes", "affinity")])],
+        vec![fails(&[error(terms("nodeCache", json!([])), "NoNodes", "affinity")])],
+        vec![fails(&[error(terms("resolvers", json!([{}])), "ZoneWithoutNodes", "affinity")])],
         vec![fails(&[error(Edit::to("routes", json!(many)), "RevisionTooLarge", "routes")])],
         vec![fails(&[error(
             Edit::to("nodeCache.image", json!("registry.example/unpullable:1")),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 /// Counts of one tier, or of all.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Report {
     pub(crate) begun_anew: usize,
     /// Fields whose change had an effect of its own.
     pub(crate) covered: BTreeSet<String>,
+    /// Longest time for which a workload was not healthy while its tier was at rest.
+    pub(crate) longest_lag: Duration,
     pub(crate) failures: Vec<String>,
 }
 
@@ -46,6 +49,7 @@ impl Report {
         self.begun_anew += other.begun_anew;
         self.covered.extend(other.covered);
         self.failures.extend(other.failures);
+        self.longest_lag = self.longest_lag.max(other.longest_lag);
         for (reason, count) in other.errors {
             *self.errors.entry(reason).or_default() += count;
         }
@@ -64,11 +68,13 @@ impl fmt::Display for Report {
             formatter,
             "{} transitions: {rested} came to rest, {held} of them held on the way, {} were errors ({:?}); {refused} \
              specs were refused by the API server; {reverted} were taken back; {idle} values were there already, \
-             {begun_anew} transitions began from the first spec; {} fields had an effect; {} failures",
+             {begun_anew} transitions began from the first spec; {} fields had an effect; workloads were \
+             behind their tier for {:.1?} at most; {} failures",
             rested + self.errors(),
             self.errors(),
             self.errors,
             self.covered.len(),
+            self.longest_lag,
             self.failures.len(),
         )
     }

@@ -31,21 +31,31 @@ pub(super) fn has_other_name(name: &str) -> NodeSelectorRequirement {
     is_not_in(NAME_FIELD, name)
 }
 
-/// Adds requirements to an affinity. Its terms are alternatives, so each of them gets all requirements.
+/// Adds requirements to an affinity. Its terms are alternatives, so each of them gets all requirements, but for one that
+/// has none: no node meets it, and with a requirement some would.
 #[must_use]
 pub(super) fn add_requirements(mut affinity: Affinity, requirements: &[NodeSelectorRequirement]) -> Affinity {
-    let required = affinity
-        .node_affinity
-        .get_or_insert_default()
-        .required_during_scheduling_ignored_during_execution
-        .get_or_insert_with(|| NodeSelector { node_selector_terms: Vec::new() });
+    let required =
+        &mut affinity.node_affinity.get_or_insert_default().required_during_scheduling_ignored_during_execution;
+    let Some(required) = required else {
+        let term = NodeSelectorTerm { match_expressions: Some(requirements.to_vec()), match_fields: None };
+        *required = Some(NodeSelector { node_selector_terms: vec![term] });
+        return affinity;
+    };
     if required.node_selector_terms.is_empty() {
+        // The API server refuses a list without terms, which means the same.
         required.node_selector_terms.push(NodeSelectorTerm::default());
     }
-    for term in &mut required.node_selector_terms {
+    for term in required.node_selector_terms.iter_mut().filter(|term| !is_empty(term)) {
         term.match_expressions.get_or_insert_default().extend(requirements.iter().cloned());
     }
     affinity
+}
+
+/// Returns whether a term has no requirement.
+#[must_use]
+pub(super) fn is_empty(term: &NodeSelectorTerm) -> bool {
+    term.match_expressions.iter().flatten().chain(term.match_fields.iter().flatten()).next().is_none()
 }
 
 /// Returns whether a node meets the required node affinity: one of its terms, if it has any.
@@ -150,6 +160,19 @@ mod tests {
         assert!(!may_run(&affinity(vec![term(vec![yes(), no()])]), "node-a", &labels()));
         assert!(!may_run(&affinity(vec![NodeSelectorTerm::default()]), "node-a", &labels()));
         assert!(may_run(&Affinity::default(), "node-a", &labels()));
+    }
+
+    #[test]
+    fn requirements_are_added_to_each_term_but_one_that_no_node_meets() {
+        let of = |affinity| add_requirements(affinity, &[requirement("pool", "In", &["blue"])]);
+        let runs = |affinity: Affinity| may_run(&of(affinity), "node-a", &labels());
+        assert!(runs(Affinity::default()));
+        assert!(runs(affinity(vec![term(vec![requirement("cores", "Exists", &[])])])));
+        assert!(!runs(affinity(vec![term(vec![requirement("absent", "Exists", &[])])])));
+        assert!(!runs(affinity(vec![NodeSelectorTerm::default(), term(Vec::new())])));
+        assert!(!runs(affinity(Vec::new())));
+        let one_of_two = vec![NodeSelectorTerm::default(), term(vec![requirement("cores", "Exists", &[])])];
+        assert!(runs(affinity(one_of_two)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec, Toleration};
 
 use crate::controller::observe::nodes::Nodes;
-use crate::controller::placement::affinity::{add_requirements, has_name, has_other_name, is_in};
+use crate::controller::placement::affinity::{add_requirements, has_name, has_other_name, is_empty, is_in};
 use crate::controller::placement::rules::OS_LABEL;
 use crate::controller::placement::taints::intolerable_taint;
 use crate::controller::placement::template::TemplatePlacement;
@@ -32,7 +32,9 @@ pub(crate) fn keep_nodes(desired: &mut PodSpec, current: &PodSpec, staying: &BTr
         .as_mut()
         .and_then(|nodes| nodes.required_during_scheduling_ignored_during_execution.as_mut());
     if let Some(required) = required {
-        for term in required.node_selector_terms.iter_mut().filter(|_| !barred.is_empty()) {
+        // A term without requirements selects no node, and with one it would.
+        let terms = required.node_selector_terms.iter_mut().filter(|term| !is_empty(term) && !barred.is_empty());
+        for term in terms {
             term.match_fields.get_or_insert_default().extend(barred.iter().map(|name| has_other_name(name)));
         }
         required.node_selector_terms.extend(

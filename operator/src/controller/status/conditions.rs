@@ -54,7 +54,9 @@ impl ConditionSet {
         let degraded = degraded_condition(&blocking, &problems);
         let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).chain(stopped).collect();
         let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling);
-        let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { progress.into_iter().collect() };
+        // What could not be applied is tried again.
+        let retried = blocking.iter().filter(|finding| finding.reason == Reason::ApplyFailed).cloned();
+        let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { retried.chain(progress).collect() };
         let progressing = progressing_condition(&progress, stalled.as_ref());
         let reconciling = report_findings(ConditionType::Reconciling, ConditionStatus::True, &progress);
 

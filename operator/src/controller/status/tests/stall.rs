@@ -55,6 +55,9 @@ fn a_write_that_failed_is_tried_again_and_stalls_nothing() {
     let status = compute(&observed, &settings(), &failed(Reason::ApplyFailed));
     assert_condition(&status, "Ready", "False", Reason::ApplyFailed, &[]);
     assert!(condition(&status, "Stalled").is_none());
+    // What the spec asks for is not in force.
+    assert_condition(&status, "Progressing", "True", Reason::ApplyFailed, &["cannot apply"]);
+    assert_condition(&status, "Reconciling", "True", Reason::ApplyFailed, &["cannot apply"]);
     let status = compute(&observed, &settings(), &failed(Reason::Forbidden));
     assert_condition(&status, "Stalled", "True", Reason::Forbidden, &["cannot apply"]);
 }

@@ -33,6 +33,7 @@ pub(crate) const UNPULLABLE: &str = "unpullable";
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Bind(String),
+    TellUnscheduled,
     Run,
     Remove,
 }
@@ -100,7 +101,8 @@ fn next_step(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Opti
         return Some(Step::Remove);
     }
     if !pod["spec"]["nodeName"].is_string() {
-        return node_for(pod, pods, objects).map(Step::Bind);
+        let is_told = pod["status"]["conditions"].as_array().is_some_and(|conditions| !conditions.is_empty());
+        return node_for(pod, pods, objects).map(Step::Bind).or((!is_told).then_some(Step::TellUnscheduled));
     }
     (pod["status"]["phase"] != "Running").then_some(Step::Run)
 }
@@ -137,6 +139,14 @@ async fn carry_out(api: &Api<Pod>, name: &str, step: Step, address: Option<Ipv4A
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node},
             });
             drop(api.create_subresource::<Value, Value>("binding", name, &PostParams::default(), &binding).await);
+        }
+        Step::TellUnscheduled => {
+            let condition = json!({
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": "0 nodes are available",
+            });
+            let status = json!({"status": {"conditions": [condition]}});
+            drop(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await);
         }
         Step::Run if containers.to_string().contains(UNPULLABLE) => {
             let statuses: Vec<Value> = containers.as_array().into_iter().flatten().map(|container| json!({

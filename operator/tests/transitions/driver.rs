@@ -113,6 +113,11 @@ impl Driver {
             self.report.idle += 1;
             return Ok(());
         }
+        // A pod that has gone a moment after the rest may still have changed something.
+        if !unrest(&self.world.name, &self.world.cluster.objects).is_empty() {
+            self.report.left_rest += 1;
+            self.rest(&mut Trace::default(), None).await.context("before the transition")?;
+        }
         let before = Before {
             spec: self.spec.clone(),
             generation: self.generation(),
@@ -200,7 +205,9 @@ impl Driver {
             "consistency: {others:?} moved, of which the documentation says nothing:\n{}",
             differences()
         );
-        let may_move_nothing = transition.outcome == Outcome::Reordered || transition.edits.iter().all(moves_nothing);
+        let may_move_nothing = transition.outcome == Outcome::Reordered
+            || permitted.is_empty()
+            || transition.edits.iter().all(moves_nothing);
         ensure!(may_move_nothing || !moved.is_empty(), "consistency: nothing has moved of {permitted:?}");
         if transition.edits.len() == 1 && !moved.is_empty() {
             self.report.cover(&transition.edits[0].path);
@@ -420,22 +427,31 @@ fn changed_fields(one: &Value, other: &Value) -> Vec<String> {
 }
 
 fn compare(one: &Value, other: &Value, path: &str, paths: &mut Vec<String>) {
-    match (one.as_object(), other.as_object()) {
-        (Some(fields), Some(others)) => {
-            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
-            for name in names {
-                let child = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                compare(&one[name], &other[name], &child, paths);
-            }
+    let is_removed = |value: &Value| value.is_null();
+    let fields = |value: &Value| value.as_object().map(|fields| fields.keys().cloned().collect::<BTreeSet<String>>());
+    match (fields(one), fields(other)) {
+        // An object that is new or gone is all of its fields.
+        (Some(names), None) if is_removed(other) && !names.is_empty() => {
+            names.iter().for_each(|name| compare(&one[name], &Value::Null, &join(path, name), paths));
+        }
+        (None, Some(_)) if is_removed(one) => compare(other, one, path, paths),
+        (Some(names), Some(others)) => {
+            names.union(&others).for_each(|name| compare(&one[name], &other[name], &join(path, name), paths));
         }
         _ if one != other => paths.push(path.to_owned()),
         _ => {}
     }
 }
 
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
 #[test]
 fn fields_that_differ_are_named() {
-    let one = json!({"rollout": {"soak": "5s"}, "routes": [1], "same": {"x": 1}});
+    let one = json!({"rollout": {"soak": "5s"}, "routes": [1], "same": {"x": 1}, "gone": {"a": {"b": 1}, "c": 2}});
     let other = json!({"rollout": {"soak": "6s", "paused": true}, "same": {"x": 1}});
-    assert_eq!(changed_fields(&one, &other), ["rollout.paused", "rollout.soak", "routes"]);
+    let expected = ["gone.a.b", "gone.c", "rollout.paused", "rollout.soak", "routes"];
+    assert_eq!(changed_fields(&one, &other), expected);
+    assert_eq!(changed_fields(&other, &one), expected);
 }

@@ -48,6 +48,8 @@ fn groups(table: &Table) -> (Vec<Vec<Transition>>, Vec<String>) {
                     Vec::new()
                 }
             },
+            // Those of both affinities are alike.
+            Shape::List if field.is_of_affinity() && field.path.starts_with("resolvers") => Vec::new(),
             Shape::List => of_list(field, table),
             Shape::Map => removal(field).into_iter().collect(),
             Shape::Object => Vec::new(),
@@ -84,7 +86,10 @@ fn of_leaf(field: &Field, valid: &[Edit], table: &Table, index: usize) -> Vec<Tr
 
 fn of_list(field: &Field, table: &Table) -> Vec<Transition> {
     let elements = table.elements(&field.path);
-    let to = |value: Vec<&Value>, outcome| Transition::new(Edit::to(&field.path, json!(value)), outcome);
+    let with = table.with(&field.path);
+    let to = |value: Vec<&Value>, outcome| {
+        Transition::new(Edit { with: with.clone(), ..Edit::to(&field.path, json!(value)) }, outcome)
+    };
     let mut group = Vec::new();
     if let [one, two, rest @ ..] = elements.as_slice() {
         group.push(to(vec![one, two], Outcome::Rest));
@@ -143,10 +148,8 @@ fn specials() -> Vec<Vec<Transition>> {
     let fails =
         |edits: &[Edit]| Transition { edits: edits.to_vec(), ..Transition::new(edits[0].clone(), Outcome::Error) };
     let rollout = |name: &str, value: Value| Edit::to(&format!("rollout.{name}"), value);
-    let terms = |part: &str, terms: Value| {
-        let required = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
-        Edit::to(&format!("{part}.{required}"), terms)
-    };
+    let required = "nodeCache.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = |terms: Value| Edit::to(&format!("{required}.nodeSelectorTerms"), terms);
     let probe = Edit::to("rollout.probes", json!([{"name": "www.example"}]));
     let compared = |compare: &str| Edit::to("rollout.probes[].compare", json!(compare));
     let captured = |addresses: &[&str]| Edit::to("nodeCache.capture", json!({"addresses": addresses}));
@@ -192,9 +195,8 @@ fn specials() -> Vec<Vec<Transition>> {
             Transition { is_fleeting: false, ..rest(&[captured(&["169.254.20.11"])], None) },
         ],
         // A term without requirements is met by no node.
-        vec![fails(&[error(terms("nodeCache", json!([{}])), "NoNodes", "affinity")])],
-        vec![fails(&[error(terms("nodeCache", json!([])), "NoNodes", "affinity")])],
-        vec![fails(&[error(terms("resolvers", json!([{}])), "ZoneWithoutNodes", "affinity")])],
+        vec![fails(&[error(terms(json!([{}])), "NoNodes", "affinity")])],
+        vec![fails(&[error(terms(json!([])), "NoNodes", "affinity")])],
         vec![fails(&[error(Edit::to("routes", json!(many)), "RevisionTooLarge", "routes")])],
         vec![fails(&[error(
             Edit::to("nodeCache.image", json!("registry.example/unpullable:1")),

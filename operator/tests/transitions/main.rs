@@ -59,6 +59,7 @@ fn seed() -> u64 {
 /// Drives a tier through each list of transitions, and returns what was seen of all.
 async fn drive(table: Table, lists: Vec<Vec<Transition>>) -> Report {
     let (table, cluster, start) = (Arc::new(table), cluster().await, Instant::now());
+    eprintln!("{:?} transitions, on a tier each", lists.iter().map(Vec::len).collect::<Vec<_>>());
     let tiers = lists.into_iter().enumerate().map(|(tier, transitions)| {
         let (table, cluster) = (table.clone(), cluster.clone());
         tokio::spawn(async move {

@@ -23,6 +23,8 @@ pub(crate) struct Report {
     pub(crate) begun_anew: usize,
     /// Fields whose change had an effect of its own.
     pub(crate) covered: BTreeSet<String>,
+    /// Tiers that were at rest and had something left to do.
+    pub(crate) left_rest: usize,
     /// Longest time for which a workload was not healthy while its tier was at rest.
     pub(crate) longest_lag: Duration,
     pub(crate) failures: Vec<String>,
@@ -47,6 +49,7 @@ impl Report {
         self.reverted += other.reverted;
         self.idle += other.idle;
         self.begun_anew += other.begun_anew;
+        self.left_rest += other.left_rest;
         self.covered.extend(other.covered);
         self.failures.extend(other.failures);
         self.longest_lag = self.longest_lag.max(other.longest_lag);
@@ -63,12 +66,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rested, held, refused, reverted, idle, begun_anew, .. } = self;
+        let Self { rested, held, refused, reverted, idle, begun_anew, left_rest, .. } = self;
         write!(
             formatter,
             "{} transitions: {rested} came to rest, {held} of them held on the way, {} were errors ({:?}); {refused} \
              specs were refused by the API server; {reverted} were taken back; {idle} values were there already, \
-             {begun_anew} transitions began from the first spec; {} fields had an effect; workloads were \
+             {begun_anew} transitions began from the first spec; {} fields had an effect; {left_rest} times a tier at rest had \
+             something left to do; workloads were \
              behind their tier for {:.1?} at most; {} failures",
             rested + self.errors(),
             self.errors(),

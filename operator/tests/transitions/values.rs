@@ -111,6 +111,11 @@ impl Table {
         row.sample.clone().or_else(|| row.valid.as_ref()?.first().cloned())
     }
 
+    /// Returns the siblings that any value of a field goes with.
+    pub(crate) fn with(&self, path: &str) -> serde_json::Map<String, Value> {
+        self.row(path).map(|row| row.with.clone()).unwrap_or_default()
+    }
+
     /// Returns the elements that a list may have.
     pub(crate) fn elements(&self, list: &str) -> Vec<Value> {
         self.row(&format!("{list}[]")).and_then(|row| row.valid.clone()).unwrap_or_default()

@@ -18,13 +18,10 @@ const OUTSIDE: &str = "a3";
 pub(crate) async fn prepare(world: &World) -> Result<String> {
     let client = &world.cluster.client;
     let nodes: Api<Node> = Api::all(client.clone());
-    for (node, zone) in NODES {
+    for (node, _) in NODES {
         let mut labels = json!({"driver/all": "yes", "driver/number": "5"});
         if node != OUTSIDE {
             labels["driver/part"] = json!("yes");
-        }
-        if zone == "zone-a" {
-            labels["driver/one-zone"] = json!("yes");
         }
         let patch = json!({"metadata": {"labels": labels}});
         nodes.patch(&format!("{}-{node}", world.name), &PatchParams::default(), &Patch::Merge(&patch)).await?;

@@ -13,6 +13,7 @@ mod rights;
 #[allow(dead_code, reason = "tests of roll-outs need a part of it")]
 #[path = "../cluster/tier.rs"]
 mod tier;
+mod transitions;
 #[allow(dead_code, reason = "tests of roll-outs need a part of it")]
 #[path = "../cluster/watch.rs"]
 mod watch;

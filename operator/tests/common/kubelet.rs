@@ -149,10 +149,18 @@ async fn carry_out(api: &Api<Pod>, name: &str, step: Step, address: Option<Ipv4A
             drop(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await);
         }
         Step::Run if containers.to_string().contains(UNPULLABLE) => {
-            let statuses: Vec<Value> = containers.as_array().into_iter().flatten().map(|container| json!({
-                "name": container["name"], "image": container["image"], "imageID": "", "ready": false, "restartCount": 0,
-                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "the image is not there"}},
-            })).collect();
+            let statuses: Vec<Value> = containers
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|container| {
+                    json!({
+                        "name": container["name"], "image": container["image"], "imageID": "", "ready": false,
+                        "restartCount": 0,
+                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "the image is not there"}},
+                    })
+                })
+                .collect();
             let status = json!({"status": {"phase": "Pending", "containerStatuses": statuses}});
             drop(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await);
         }

@@ -163,8 +163,10 @@ fn specials() -> Vec<Vec<Transition>> {
     let many: Vec<Value> = (0..250)
         .map(|number| {
             let long = "x".repeat(60);
-            let addresses: Vec<String> = (1..=8).map(|end| format!("2001:db8:1111:2222:3333:4444:{number:x}:{end}")).collect();
-            json!({"suffix": format!("r{number}.{long}.{long}.{long}.example"), "upstreams": [{"addresses": addresses}]})
+            let network = "2001:db8:1111:2222:3333:4444";
+            let addresses: Vec<String> = (1..=8).map(|end| format!("{network}:{number:x}:{end}")).collect();
+            let suffix = format!("r{number}.{long}.{long}.{long}.example");
+            json!({"suffix": suffix, "upstreams": [{"addresses": addresses}]})
         })
         .collect();
     vec![

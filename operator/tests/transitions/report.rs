@@ -71,9 +71,8 @@ impl fmt::Display for Report {
             formatter,
             "{} transitions: {rested} came to rest, {held} of them held on the way, {} were errors ({:?}); {refused} \
              specs were refused by the API server; {reverted} were taken back; {idle} values were there already, \
-             {begun_anew} transitions began from the first spec; {} fields had an effect; {left_rest} times a tier at rest had \
-             something left to do; workloads were \
-             behind their tier for {:.1?} at most; {} failures",
+             {begun_anew} transitions began from the first spec; {} fields had an effect; {left_rest} times a tier at \
+             rest had something left to do; workloads were behind their tier for {:.1?} at most; {} failures",
             rested + self.errors(),
             self.errors(),
             self.errors,

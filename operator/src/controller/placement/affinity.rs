@@ -31,8 +31,8 @@ pub(super) fn has_other_name(name: &str) -> NodeSelectorRequirement {
     is_not_in(NAME_FIELD, name)
 }
 
-/// Adds requirements to an affinity. Its terms are alternatives, so each of them gets all requirements, but for one that
-/// has none: no node meets it, and with a requirement some would.
+/// Adds requirements to an affinity. Its terms are alternatives, so each of them gets all requirements, but for one
+/// that has none: no node meets it, and with a requirement some would.
 #[must_use]
 pub(super) fn add_requirements(mut affinity: Affinity, requirements: &[NodeSelectorRequirement]) -> Affinity {
     let required =

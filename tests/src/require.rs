@@ -83,6 +83,18 @@ pub fn control_plane() -> Result<Programs, String> {
     Programs::locate().map_err(|error| one_line(&format!("{error:#}")))
 }
 
+/// Returns the pinned kwok, which plays nodes and kubelets, and all of the control plane with its scheduler, compiled as
+/// [`helm`] is.
+///
+/// # Errors
+/// When one of the programs is not there.
+pub fn kwok() -> Result<Programs, String> {
+    for program in ["kube-scheduler", "kwok"] {
+        lab_program(program)?;
+    }
+    control_plane()
+}
+
 /// Requires skopeo, which copies images.
 ///
 /// # Errors

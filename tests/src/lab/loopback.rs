@@ -2,7 +2,7 @@
 //! and root. Nodes and kubelets are up to the test. The controllers are started again when they end, as a kubelet would.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,6 +17,16 @@ use super::programs::Programs;
 
 /// Token of the administrator, on an API server that only this machine reaches.
 const TOKEN: &str = "administrator";
+/// Name, and token, of another administrator, whose requests the API server logs.
+pub const AUDITED_USER: &str = "audited";
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, users: [audited]}
+- {level: None}
+"#;
 /// Controllers that make pods from workloads and remove what nobody owns.
 const CONTROLLERS: &str =
     "daemonset-controller,deployment-controller,replicaset-controller,garbage-collector-controller";
@@ -50,6 +60,7 @@ spec:
 pub struct LoopbackControlPlane {
     processes: Vec<Child>,
     kubeconfig: PathBuf,
+    address: SocketAddr,
     // Removed last.
     folder: tempfile::TempDir,
 }
@@ -67,13 +78,17 @@ impl LoopbackControlPlane {
         let [etcd, etcd_peers, api_server] = free_ports()?;
         let kubeconfig = folder.path().join("kubeconfig");
         let server = format!("https://127.0.0.1:{api_server}");
-        fs::write(&kubeconfig, serde_json::to_vec_pretty(&administrator(&server))?)?;
-        fs::write(folder.path().join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n"))?;
+        fs::write(&kubeconfig, serde_json::to_vec_pretty(&administrator(&server, TOKEN))?)?;
+        let tokens = [("admin", TOKEN), (AUDITED_USER, AUDITED_USER)];
+        let tokens = tokens.map(|(user, token)| format!("{token},{user},{user},system:masters\n"));
+        fs::write(folder.path().join("tokens.csv"), tokens.concat())?;
+        fs::write(folder.path().join("audit-policy.yaml"), AUDIT_POLICY)?;
         let keys = KeyPair::generate()?;
         fs::write(folder.path().join("service-accounts.key"), keys.serialize_pem())?;
         fs::write(folder.path().join("service-accounts.pub"), keys.public_key_pem())?;
 
-        let mut this = Self { processes: Vec::new(), kubeconfig, folder };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, api_server));
+        let mut this = Self { processes: Vec::new(), kubeconfig, address, folder };
         let etcd_url = format!("http://127.0.0.1:{etcd}");
         this.start_process(programs, "etcd", this.etcd_flags(&etcd_url, &format!("http://127.0.0.1:{etcd_peers}")))?;
         this.start_process(programs, "kube-apiserver", this.api_server_flags(&etcd_url, api_server))?;
@@ -109,6 +124,33 @@ impl LoopbackControlPlane {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Returns the address of the API server.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns a kubeconfig of [`AUDITED_USER`] that reaches the API server through this address.
+    #[must_use]
+    pub fn audited_kubeconfig(&self, address: SocketAddr) -> serde_json::Value {
+        administrator(&format!("https://{address}"), AUDITED_USER)
+    }
+
+    /// Returns the path of the log of the requests of [`AUDITED_USER`]: one event in JSON a line, when its response is
+    /// complete, and when that of a watch begins.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.path("audit.log")
+    }
+
+    /// Starts a program beside the control plane, which ends with it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_program(&mut self, programs: &Programs, name: &str, arguments: &[(&str, &str)]) -> Result<()> {
+        self.start_process(programs, name, flags(arguments))
     }
 
     /// Returns the last lines of the log of a process.
@@ -179,6 +221,10 @@ impl LoopbackControlPlane {
             ("disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
             ("enable-priority-and-fairness", "false"),
             ("allow-privileged", "true"),
+            ("audit-policy-file", &file("audit-policy.yaml")),
+            ("audit-log-path", &file("audit.log")),
+            // Megabytes of one file: it is never rotated.
+            ("audit-log-maxsize", "10000"),
         ])
     }
 
@@ -205,13 +251,13 @@ impl Drop for LoopbackControlPlane {
     }
 }
 
-/// Builds the administrator's kubeconfig.
-fn administrator(server: &str) -> serde_json::Value {
+/// Builds the kubeconfig of an administrator.
+fn administrator(server: &str, token: &str) -> serde_json::Value {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "loopback", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "users": [{"name": "admin", "user": {"token": token}}],
         "contexts": [{"name": "loopback", "context": {"cluster": "loopback", "user": "admin"}}],
         "current-context": "loopback",
     })

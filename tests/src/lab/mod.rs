@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use cleanup::remains;
 pub use images::{Build, Image, ImageSet, published_images, table};
 pub use layout::{FABRIC, Layout, NodeName, STATE_ROOT, Shape, WORLD};
-pub use loopback::LoopbackControlPlane;
+pub use loopback::{AUDITED_USER, LoopbackControlPlane};
 pub use node::{KubeProxyMode, Node};
 pub use process::{Record, Signal};
 pub use programs::{CHECKOUT, Programs};

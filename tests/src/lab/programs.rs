@@ -24,11 +24,14 @@ struct Module {
     folder: &'static str,
     /// Programs and their packages, those that a lab needs first before the others.
     programs: &'static [(&'static str, &'static str)],
+    /// Whether a lab needs the programs.
+    is_of_lab: bool,
 }
 
-const MODULES: [Module; 5] = [
+const MODULES: [Module; 6] = [
     Module {
         folder: "kubernetes",
+        is_of_lab: true,
         programs: &[
             ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
             ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
@@ -38,17 +41,19 @@ const MODULES: [Module; 5] = [
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
         ],
     },
-    Module { folder: "etcd", programs: &[("etcd", "go.etcd.io/etcd/server/v3")] },
+    Module { folder: "etcd", is_of_lab: true, programs: &[("etcd", "go.etcd.io/etcd/server/v3")] },
     Module {
         folder: "containerd",
+        is_of_lab: true,
         programs: &[
             ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
             ("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
             ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
         ],
     },
-    Module { folder: "coredns", programs: &[("coredns", "github.com/coredns/coredns")] },
-    Module { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")] },
+    Module { folder: "coredns", is_of_lab: true, programs: &[("coredns", "github.com/coredns/coredns")] },
+    Module { folder: "helm", is_of_lab: true, programs: &[("helm", "helm.sh/helm/v4/cmd/helm")] },
+    Module { folder: "kwok", is_of_lab: false, programs: &[("kwok", "sigs.k8s.io/kwok/cmd/kwok")] },
 ];
 
 /// Paths of the programs.
@@ -92,19 +97,20 @@ impl Programs {
         self.path(program).display().to_string()
     }
 
-    /// Returns the names of the programs that are not compiled yet.
+    /// Returns the names of a lab's programs that are not compiled yet.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
-        let all = MODULES.iter().flat_map(|module| module.programs);
+        let all = MODULES.iter().filter(|module| module.is_of_lab).flat_map(|module| module.programs);
         all.map(|(program, _)| *program).filter(|program| !self.path(program).exists()).collect()
     }
 
-    /// Compiles all missing programs, one after the other.
+    /// Compiles all missing programs of a lab, one after the other.
     ///
     /// # Errors
     /// When a compilation fails.
     pub fn build(&self, progress: &Progress) -> Result<()> {
-        self.build_selected(progress, |_| true)
+        let missing = self.missing();
+        self.build_selected(progress, |name| missing.contains(&name))
     }
 
     /// Compiles one program if it is missing, without a cluster.
@@ -118,7 +124,8 @@ impl Programs {
     }
 
     fn build_selected(&self, progress: &Progress, is_selected: impl Fn(&str) -> bool) -> Result<()> {
-        if !self.missing().into_iter().any(&is_selected) {
+        let mut names = MODULES.iter().flat_map(|module| module.programs).map(|(name, _)| *name);
+        if !names.any(|name| is_selected(name) && !self.path(name).exists()) {
             return Ok(());
         }
         fs::create_dir_all(cache()?)?;

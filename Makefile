@@ -26,7 +26,7 @@ TEST_LABS := one other kept killed tests
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
 # Test programs that start a control plane.
-CONTROL_PLANE_TESTS := faults old_crd transitions
+CONTROL_PLANE_TESTS := faults old_crd scale transitions
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs */bench/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
@@ -81,7 +81,7 @@ images: ## Build the images, as archives in target/images; needs Rust and nft
 .PHONY: test-quick
 test-quick: ## Run the tests that need neither root nor a cluster
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
-	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(ROOT_TESTS),$(TEST_BINARIES))) -- $(addprefix --skip ,$(SLOW_TESTS))
+	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(ROOT_TESTS) $(CONTROL_PLANE_TESTS),$(TEST_BINARIES))) -- $(addprefix --skip ,$(SLOW_TESTS))
 
 # A test that finds its requirements missing is skipped everywhere but here, where it fails.
 .PHONY: test
@@ -156,6 +156,18 @@ replay: require ## Replay a provider's silent limits against casts of resolvers,
 	$(CARGO) build $(CRATES) --bin lab
 	$(bench_build) --package node-cache --bins
 	BENCH_COREDNS=$$($(lab_program) program coredns) timeout 1500 $(bench_program) replay full $(ONLY)
+
+# Numbers of nodes, such as "100 1000".
+SIZES ?= 100 1000 5000
+
+.PHONY: bench-scale
+bench-scale: require ## Measure the operator with 100, 1,000 and 5,000 nodes; an hour and a half
+	$(CARGO) build $(CRATES) --bin lab
+	for program in etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok; do \
+	  $(lab_program) program $$program; \
+	done
+	SCALE_NODES="$(SIZES)" timeout 10800 $(CARGO) test --release --locked --package dnstier-operator --test scale -- \
+	  --ignored --nocapture
 
 .PHONY: bench-gate
 bench-gate: require ## Fail when a hit, a miss or a cache entry takes more instructions or bytes than its limit

@@ -24,6 +24,7 @@ use tower::{Layer, Service};
 use crate::leader::Fence;
 use crate::request_counter::RequestCounter;
 use crate::verb::Verb;
+use crate::write_pace::WritePace;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -72,7 +73,7 @@ struct TimeoutError(Duration);
 
 /// Clients of the API server that the environment names.
 pub(crate) struct Clients {
-    /// Client that writes only while this process is the leader.
+    /// Client that writes only while this process is the leader, and at a pace.
     pub(crate) fenced: Client,
     /// Client of the Lease, with connections of its own, so that no other request delays a renewal.
     pub(crate) election: Client,
@@ -101,7 +102,7 @@ pub(crate) fn build(mut config: Config, limits: Limits, counter: &RequestCounter
     Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(counter).build())
 }
 
-/// Builds a client without retries that writes only while this process is the leader.
+/// Builds a client without retries that writes only while this process is the leader, and at a pace.
 ///
 /// # Errors
 ///
@@ -113,7 +114,12 @@ pub(crate) fn build_fenced(
     fence: &Fence,
 ) -> Result<Client, kube::Error> {
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&limits).with_layer(counter).with_layer(fence).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&limits)
+        .with_layer(counter)
+        .with_layer(&WritePace::default())
+        .with_layer(fence)
+        .build())
 }
 
 impl<S> Layer<S> for Limits {

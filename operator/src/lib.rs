@@ -39,6 +39,7 @@ mod metrics;
 mod offline;
 #[cfg(test)]
 mod other_writer_tests;
+mod pace;
 mod queue;
 mod request_counter;
 #[cfg(test)]
@@ -50,5 +51,6 @@ mod settings;
 mod tests;
 mod verb;
 mod watch;
+mod write_pace;
 
 pub use args::Args;

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ use crate::pods::Pods;
 use crate::seconds::now;
 
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
+const STAGES: &str = include_str!("stages.yaml");
 const MANAGER: &str = "test";
 /// Name of the tier.
 pub(crate) const TIER: &str = "default";
@@ -79,8 +80,12 @@ impl Cluster {
         ];
         control_plane.start_program(programs, "kube-scheduler", &scheduler)?;
         let cidr = format!("127.{part}.200.1/24");
+        let folder = tempfile::tempdir()?;
+        let stages = folder.path().join("stages.yaml");
+        std::fs::write(&stages, STAGES)?;
         let kwok = [
             ("kubeconfig", kubeconfig.as_str()),
+            ("config", &stages.display().to_string()),
             ("manage-all-nodes", "true"),
             ("cidr", &cidr),
             ("node-lease-duration-seconds", NODE_LEASE),
@@ -95,7 +100,6 @@ impl Cluster {
         let steps: Arc<Mutex<Vec<Step>>> = Arc::default();
         tokio::spawn(watch_record(client.clone(), steps.clone()));
         let forwarder = Forwarder::start(control_plane.address()).await?;
-        let folder = tempfile::tempdir()?;
         let kubeconfig = control_plane.audited_kubeconfig(forwarder.address);
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string())?;
         let audit = Mutex::new(AuditLog::new(control_plane.audit_log()));
@@ -275,7 +279,8 @@ fn each_is(
 /// Keeps every change of the record of the roll-outs.
 async fn watch_record(client: Client, steps: Arc<Mutex<Vec<Step>>>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={RECORD}"));
-    let mut events = watcher(Api::<ConfigMap>::namespaced(client, "dnstier-system"), config).boxed();
+    let record: Api<ConfigMap> = Api::namespaced(client, "dnstier-system");
+    let mut events = watcher(record, config).default_backoff().boxed();
     while let Some(event) = events.next().await {
         let Ok(watcher::Event::Apply(record) | watcher::Event::InitApply(record)) = event else { continue };
         let text = record.data.and_then(|mut data| data.remove("record.json")).unwrap_or_default();

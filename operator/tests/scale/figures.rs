@@ -39,7 +39,12 @@ pub(crate) const FIGURES: &[Figure] = &[
     limited("writes_per_s", "API writes in any second, at most", 20.0, 0),
     limited("polls_per_s", "polls of `/status` in any second, at most", 100.0, 0),
     limited("canary_gap_s", "one zone dark: longest time between two answers of a canary elsewhere (s)", 3.0, 1),
-    limited("canary_age_s", "one zone dark: oldest figures of a canary, by the operator's metric (s)", 3.0, 1),
+    limited(
+        "canary_age_s",
+        "one zone dark for 7 s and longer: oldest figures of a canary, by the operator's metric (s)",
+        3.0,
+        1,
+    ),
     told("idle_s", "time at rest that was watched (s)", 0),
     limited("idle_requests", "requests at rest beside the Lease and renewed watches", 0.0, 0),
     told("idle_lease_per_min", "requests for the Lease at rest (a minute)", 0),
@@ -76,7 +81,6 @@ impl Row {
     /// Sets a figure.
     pub(crate) fn set(&mut self, key: &str, value: f64) {
         assert!(FIGURES.iter().any(|figure| figure.key == key), "no figure {key}");
-        eprintln!("{} nodes: {key} {value:.2}", self.nodes);
         self.values.insert(key.to_owned(), value);
     }
 
@@ -90,6 +94,13 @@ impl Row {
     /// Returns a figure; `None` when it was not measured.
     pub(crate) fn get(&self, key: &str) -> Option<f64> {
         self.values.get(key).copied()
+    }
+
+    /// Prints the figures.
+    pub(crate) fn print(&self) {
+        let figures = FIGURES.iter().filter_map(|figure| Some((figure, self.get(figure.key)?)));
+        figures
+            .for_each(|(figure, value)| eprintln!("{} nodes: {}: {value:.*}", self.nodes, figure.text, figure.digits));
     }
 
     /// Returns what is above its limit or was not measured, one sentence each.

@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 use serde_json::Value;
@@ -66,7 +66,7 @@ impl Pods {
     /// Plays the pods until the cluster ends.
     pub(crate) async fn run(self, client: Client) {
         let config = watcher::Config::default().labels("app.kubernetes.io/managed-by=dnstier-operator");
-        let mut events = watcher(Api::<Pod>::all(client), config).boxed();
+        let mut events = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => self.put(&pod).await,

@@ -17,6 +17,8 @@ use crate::seconds::now;
 const QUIET: f64 = 10.0;
 /// Time after a restart for which what comes from the API server is counted, in seconds.
 const START: f64 = 60.0;
+/// Time after which a canary that does not answer counts as silent, in seconds.
+const SILENT: f64 = 7.0;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Extent of a measurement.
@@ -51,31 +53,41 @@ pub(crate) async fn measure(programs: &Programs, extent: Extent) -> Result<Row> 
     let mut row = Row::new(extent.nodes);
     let start = now();
     let cluster = Cluster::start(programs, extent.nodes).await?;
-    eprintln!("{} nodes are Ready after {:.0} s", extent.nodes, now() - start);
-    let run = Run { cluster: &cluster, extent };
+    let run = Run { cluster: &cluster, extent, start };
     let begin = now();
+    run.tell("the tier is created");
     let operator = run.create(&mut row).await.with_context(|| cluster.log())?;
     run.end(operator, &mut row).await?;
+    run.tell("another operator starts");
     let operator = run.restart(&mut row).await.with_context(|| cluster.log())?;
+    run.tell("it is at rest");
     run.rest(&operator, &mut row).await.with_context(|| cluster.log())?;
+    run.tell("a change goes to the canaries, then a zone is dark");
     run.darkness(&operator, &mut row).await.with_context(|| cluster.log())?;
     if extent.has_rollout {
+        run.tell("another change goes to all nodes");
         run.roll_out(&operator, &mut row).await.with_context(|| cluster.log())?;
     }
     run.end(operator, &mut row).await?;
     let requests = run.requests_since(begin)?;
-    let writes = requests.iter().filter(|request| request.is_write()).map(|request| request.time);
-    row.set("writes_per_s", most_in_a_second(writes) as f64);
+    let writes: Vec<&Request> = requests.iter().filter(|request| request.is_write()).collect();
+    row.set("writes_per_s", most_in_a_second(writes.iter().map(|request| request.time)) as f64);
     row.set("polls_per_s", most_in_a_second(cluster.pods.polls_since(begin)) as f64);
+    row.print();
     Ok(row)
 }
 
 struct Run<'a> {
     cluster: &'a Cluster,
     extent: Extent,
+    start: f64,
 }
 
 impl Run<'_> {
+    fn tell(&self, text: &str) {
+        eprintln!("{} nodes, {:.0} s: {text}", self.extent.nodes, now() - self.start);
+    }
+
     /// Creates the tier and starts the operator.
     async fn create(&self, row: &mut Row) -> Result<Operator> {
         let generation = self.cluster.apply_tier("1h", rollout(false)).await?;
@@ -151,14 +163,18 @@ impl Run<'_> {
         self.cluster.apply_tier("50m", rollout(true)).await?;
         let zones = Cluster::zones_of(&canaries.moved);
         let dark = ZONES[2];
-        let light: Vec<String> = zones.iter().filter(|(_, zone)| **zone != dark).map(|(node, _)| (*node).into()).collect();
+        let light: Vec<String> =
+            zones.iter().filter(|(_, zone)| **zone != dark).map(|(node, _)| (*node).into()).collect();
         ensure!(light.len() == 2, "there is no canary in each zone: {zones:?}");
         self.cluster.pods.darken(Some(dark));
         let start = now();
         while now() - start < self.extent.dark {
-            let metrics = operator.metrics().await?;
-            let age = metrics.get("dnstier_operator_figure_age_seconds{class=\"canary\"}");
-            row.raise("canary_age_s", *age.context("no age of figures")?);
+            // By then the canary in the dark counts as silent.
+            if now() - start > SILENT {
+                let metrics = operator.metrics().await?;
+                let age = metrics.get("dnstier_operator_figure_age_seconds{class=\"canary\"}");
+                row.raise("canary_age_s", *age.context("no age of figures")?);
+            }
             tokio::time::sleep(INTERVAL).await;
         }
         row.set("canary_gap_s", self.cluster.pods.longest_gap(&light, start));

@@ -8,14 +8,13 @@ use kube::Client;
 use tokio::time::Instant;
 
 use crate::controller::apply::annotate::{PodAnnotations, annotate_pod};
-use crate::controller::apply::pace::Pace;
 use crate::controller::apply::pod_failures::PodFailures;
 use crate::controller::finding::{Finding, is_missing_grant};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
+use crate::write_pace::WRITE_INTERVAL;
 
-/// Time between two annotations, over all tiers: 20 each second.
-const ANNOTATION_INTERVAL: Duration = Duration::from_millis(50);
 /// How long one reconciliation annotates pods. What is left is for the next.
 const MAX_ANNOTATE_DURATION: Duration = Duration::from_secs(4);
 /// Maximum number of pods that are annotated at a time.
@@ -32,7 +31,7 @@ pub(super) struct Annotator {
 
 impl Default for Annotator {
     fn default() -> Self {
-        Self { pace: Pace::new(ANNOTATION_INTERVAL), failures: PodFailures::default() }
+        Self { pace: Pace::new(WRITE_INTERVAL), failures: PodFailures::default() }
     }
 }
 

@@ -5,7 +5,6 @@ mod annotator;
 mod contest;
 mod drift;
 mod field_managers;
-mod pace;
 pub(crate) mod plan;
 mod pod_failures;
 mod writer;
@@ -22,7 +21,6 @@ use tokio::time::Instant;
 use crate::controller::apply::annotate::plan_annotations;
 use crate::controller::apply::annotator::Annotator;
 use crate::controller::apply::contest::Contests;
-use crate::controller::apply::pace::Pace;
 use crate::controller::apply::writer::{Writer, Writes};
 use crate::controller::desired::Desired;
 use crate::controller::finding::Finding;
@@ -34,6 +32,7 @@ use crate::controller::rollout::revision::TierRevision;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 
 /// Requeue of a tier whose desired state is in force.
 const REQUEUE_STEADY: Duration = Duration::from_secs(30);

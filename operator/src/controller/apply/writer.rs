@@ -20,12 +20,12 @@ use crate::controller::apply::annotator::{AnnotateResult, Annotator};
 use crate::controller::apply::contest::{Contests, Decision};
 use crate::controller::apply::drift::{applied_hash, is_up_to_date, stamp_applied_hash};
 use crate::controller::apply::field_managers::{Parties, parties};
-use crate::controller::apply::pace::Pace;
 use crate::controller::desired::Desired;
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::owned::{OwnedObjects, labels};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 
 /// Maximum number of objects of a kind that are written at a time.
 const MAX_CONCURRENT_WRITES: usize = 8;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Pace that several writers share.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Time between two slots.
     interval: Duration,
     /// First slot that is free; `None` before the first request.
@@ -16,12 +16,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Builds a pace with this time between two requests.
-    pub(super) const fn new(interval: Duration) -> Self {
+    pub(crate) const fn new(interval: Duration) -> Self {
         Self { interval, next: Mutex::new(None) }
     }
 
     /// Takes the next free slot and returns its time; `None` when it is later than `until`.
-    pub(super) fn reserve(&self, now: Instant, until: Instant) -> Option<Instant> {
+    pub(crate) fn reserve(&self, now: Instant, until: Instant) -> Option<Instant> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = next.map_or(now, |next| next.max(now));
         if slot > until {
@@ -29,6 +29,14 @@ impl Pace {
         }
         *next = Some(slot + self.interval);
         Some(slot)
+    }
+
+    /// Takes the next free slot and returns its time, however late it is.
+    pub(crate) fn reserve_next(&self, now: Instant) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = next.map_or(now, |next| next.max(now));
+        *next = Some(slot + self.interval);
+        slot
     }
 }
 

@@ -26,7 +26,7 @@ use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pod_changes::pod_changes;
 use crate::controller::observe::pods;
-use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore};
+use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore, takes_no_longer};
 use crate::controller::observe::{self, WatchedTier};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
@@ -41,7 +41,8 @@ use crate::settings::Settings;
 const DEBOUNCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two checks whether the CustomResourceDefinition is installed.
 const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the first reconciliation of a term waits for the first status poll of all pods.
+/// How long the first reconciliation of a term waits for the first status poll of all pods, if they are so few that it
+/// may end in this time.
 const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of tiers that are reconciled at a time.
 const MAX_CONCURRENT_RECONCILES: u16 = 4;
@@ -177,9 +178,12 @@ impl Terms {
             self.poller.first_round.send_replace(false);
             let mut is_first_round_over = self.poller.first_round.subscribe();
             let begin = async {
-                // With many pods the first round takes longer; a tier's status stays as it is until its end.
-                let first_round = is_first_round_over.wait_for(|is_over| *is_over);
-                let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, first_round).await;
+                // Until the end of the first round the status of a tier stays as it is.
+                let pods = self.poller.pods.iter().map(Store::len).sum();
+                if takes_no_longer(pods, FIRST_ROUND_TIMEOUT) {
+                    let first_round = is_first_round_over.wait_for(|is_over| *is_over);
+                    let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, first_round).await;
+                }
                 self.active.send_replace(Some(term));
                 self.waker.wake(&Concern::All);
             };

@@ -30,6 +30,7 @@ pub(crate) const FIGURES: &[Figure] = &[
     told("memory_rest_mib", "memory at rest (MiB)", 0),
     limited("start_first_pass_s", "start until the end of the first pass, nothing there yet (s)", 15.0, 1),
     limited("restart_first_pass_s", "start until the end of the first pass, everything there (s)", 15.0, 1),
+    told("first_round_s", "start with everything there until each pod was polled (s)", 0),
     told("install_s", "creation of the tier until it is Ready and rolled out (s)", 0),
     limited("planned_s", "change of the spec until its roll-out is recorded (s)", 10.0, 1),
     limited("canary_told_s", "change of the spec until the first canary is told (s)", 10.0, 1),

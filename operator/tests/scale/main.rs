@@ -33,17 +33,23 @@ use run::{Extent, measure};
 
 /// Environment variable with the numbers of nodes of the long form, such as `100 1000`.
 const NODES: &str = "SCALE_NODES";
+/// Environment variable with the time for which the long form leaves the operator alone, in seconds.
+const IDLE: &str = "SCALE_IDLE";
 
-fn measure_one(extent: Extent) -> Row {
+/// Returns what was measured, and what has failed.
+fn measure_one(extent: Extent) -> (Row, Vec<String>) {
     let programs = require::kwok().unwrap();
-    Runtime::new().unwrap().block_on(measure(&programs, extent)).unwrap()
+    let mut row = Row::new(extent.nodes);
+    let measured = Runtime::new().unwrap().block_on(measure(&programs, extent, &mut row));
+    let failures = measured.err().map(|error| format!("{error:#}")).into_iter().chain(row.failures()).collect();
+    (row, failures)
 }
 
 #[test]
 fn a_hundred_nodes_cost_no_more_than_the_limits() {
     require!(require::kwok());
-    let row = measure_one(Extent { nodes: 100, idle: 10.0, dark: 8.0, has_rollout: false });
-    assert_eq!(row.failures(), Vec::<String>::new());
+    let (_, failures) = measure_one(Extent { nodes: 100, idle: 5.0, dark: 9.0, has_rollout: false });
+    assert_eq!(failures, Vec::<String>::new());
 }
 
 #[test]
@@ -53,10 +59,11 @@ fn five_thousand_nodes_cost_no_more_than_the_limits() {
     let sizes = std::env::var(NODES).unwrap_or_default();
     let sizes: Vec<usize> = sizes.split_whitespace().map(|size| size.parse().unwrap()).collect();
     let sizes = if sizes.is_empty() { vec![100, 1_000, 5_000] } else { sizes };
+    let idle = std::env::var(IDLE).map_or(600.0, |idle| idle.parse().unwrap());
     let mut failures = Vec::new();
     for nodes in sizes {
-        let row = measure_one(Extent { nodes, idle: 600.0, dark: 60.0, has_rollout: true });
-        failures.extend(row.failures());
+        let (row, failed) = measure_one(Extent { nodes, idle, dark: 60.0, has_rollout: true });
+        failures.extend(failed);
         report::write(row);
     }
     assert_eq!(failures, Vec::<String>::new());

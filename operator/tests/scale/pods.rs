@@ -199,6 +199,19 @@ impl Pods {
         gaps.fold(0.0, f64::max)
     }
 
+    /// Returns the time at which each pod had answered `/status` since one.
+    pub(crate) fn first_round(&self, since: f64) -> f64 {
+        let state = self.lock();
+        let first = state.pods.values().filter_map(|pod| pod.answered.iter().find(|time| **time >= since));
+        first.copied().fold(since, f64::max)
+    }
+
+    /// Returns the number of pods that have not answered `/status` since a time.
+    pub(crate) fn silent_since(&self, since: f64) -> usize {
+        let is_silent = |pod: &&Running| pod.answered.last().is_none_or(|last| *last < since);
+        self.lock().pods.values().filter(is_silent).count()
+    }
+
     /// Returns the times since one at which `/status` was asked for.
     pub(crate) fn polls_since(&self, since: f64) -> Vec<f64> {
         self.lock().polls.iter().copied().filter(|time| *time >= since).collect()

@@ -45,36 +45,35 @@ fn rollout(is_paused: bool) -> Value {
     json!({"soak": "5s", "paused": is_paused})
 }
 
-/// Measures one cluster.
+/// Measures one cluster. The row has what was measured up to an error.
 ///
 /// # Errors
 /// When something does not come about.
-pub(crate) async fn measure(programs: &Programs, extent: Extent) -> Result<Row> {
-    let mut row = Row::new(extent.nodes);
+pub(crate) async fn measure(programs: &Programs, extent: Extent, row: &mut Row) -> Result<()> {
     let start = now();
     let cluster = Cluster::start(programs, extent.nodes).await?;
     let run = Run { cluster: &cluster, extent, start };
     let begin = now();
     run.tell("the tier is created");
-    let operator = run.create(&mut row).await.with_context(|| cluster.log())?;
-    run.end(operator, &mut row).await?;
+    let operator = run.create(row).await.with_context(|| cluster.log())?;
+    run.end(operator, row).await?;
     run.tell("another operator starts");
-    let operator = run.restart(&mut row).await.with_context(|| cluster.log())?;
+    let operator = run.restart(row).await.with_context(|| cluster.log())?;
     run.tell("it is at rest");
-    run.rest(&operator, &mut row).await.with_context(|| cluster.log())?;
+    run.rest(&operator, row).await.with_context(|| cluster.log())?;
     run.tell("a change goes to the canaries, then a zone is dark");
-    run.darkness(&operator, &mut row).await.with_context(|| cluster.log())?;
+    run.darkness(&operator, row).await.with_context(|| cluster.log())?;
     if extent.has_rollout {
         run.tell("another change goes to all nodes");
-        run.roll_out(&operator, &mut row).await.with_context(|| cluster.log())?;
+        run.roll_out(&operator, row).await.with_context(|| cluster.log())?;
     }
-    run.end(operator, &mut row).await?;
+    run.end(operator, row).await?;
     let requests = run.requests_since(begin)?;
     let writes: Vec<&Request> = requests.iter().filter(|request| request.is_write()).collect();
     row.set("writes_per_s", most_in_a_second(writes.iter().map(|request| request.time)) as f64);
     row.set("polls_per_s", most_in_a_second(cluster.pods.polls_since(begin)) as f64);
     row.print();
-    Ok(row)
+    Ok(())
 }
 
 struct Run<'a> {
@@ -104,8 +103,10 @@ impl Run<'_> {
         let operator = self.cluster.start_operator()?;
         row.set("restart_first_pass_s", operator.first_pass().await?);
         let start = operator.started;
-        self.wait_for_rest_since(start + START.min(self.extent.idle)).await?;
+        tokio::time::sleep(Duration::from_secs_f64((start + START.min(self.extent.idle) - now()).max(0.0))).await;
         row.set("restart_mb", (self.cluster.forwarder.received() - received) as f64 / 1e6);
+        self.wait_for_rest(start).await?;
+        row.set("first_round_s", self.cluster.pods.first_round(start) - start);
         Ok(operator)
     }
 
@@ -214,14 +215,14 @@ impl Run<'_> {
         operator.stop().await
     }
 
-    /// Waits until a time, and until the operator is at rest.
-    async fn wait_for_rest_since(&self, time: f64) -> Result<()> {
+    /// Waits until an operator that has started has asked every pod and is at rest.
+    async fn wait_for_rest(&self, started: f64) -> Result<()> {
         let limit = now() + self.extent.limit();
         loop {
             let now = now();
             let requests = self.requests_since(now - QUIET)?;
             let is_quiet = requests.iter().all(|request| request.is_lease() || request.verb == "watch");
-            if now >= time && is_quiet {
+            if is_quiet && self.cluster.pods.silent_since(started) == 0 {
                 return Ok(());
             }
             ensure!(now < limit, "the operator does not come to rest: {requests:?}");

@@ -29,7 +29,7 @@ pub(crate) use address_uses::AddressUses;
 pub(crate) use evidence::Evidence;
 pub(crate) use report::{PodReport, PodReports, ReportStore};
 pub(crate) use roles::RoleStore;
-pub(crate) use schedule::Class;
+pub(crate) use schedule::{Class, takes_no_longer};
 pub(crate) use summary::{PodPage, PodSummary, ProblemKind, Throttle, ThrottleState};
 pub(crate) use traffic::TrafficRates;
 

@@ -19,8 +19,6 @@ const FAST_PERIOD: u64 = 1_000;
 const MAX_BEHIND: u64 = 60_000;
 /// Longest time between two polls of a pod that does not answer.
 const MAX_BACKOFF: u64 = 60_000;
-/// Polls per second that the rotation gets however many other pods there are, about.
-const MIN_ROTATION: u64 = POLLS_PER_SECOND / ROTATION_TURN;
 /// One of so many polls is one of the rotation, if one is due.
 const ROTATION_TURN: u64 = 10;
 
@@ -315,14 +313,16 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
         match class {
             Class::Canary | Class::Behind => FAST_PERIOD,
             Class::Control => self.interval,
-            Class::Rotation => {
-                let [canaries, controls, behind, rotation] = self.sizes;
-                let others = canaries + behind + controls * 1_000 / self.interval;
-                let left = POLLS_PER_SECOND.saturating_sub(others).max(MIN_ROTATION);
-                (rotation * 1_000 / left).max(self.interval)
-            }
+            // As if the rotation had all polls: those that are due wait for one in the order of their times, however
+            // many the other classes leave just now.
+            Class::Rotation => (self.sizes[class as usize] * 1_000 / POLLS_PER_SECOND).max(self.interval),
         }
     }
+}
+
+/// Returns whether so many pods can be polled in this time.
+pub(crate) fn takes_no_longer(pods: usize, time: Duration) -> bool {
+    pods as u128 * 1_000 <= u128::from(POLLS_PER_SECOND) * time.as_millis()
 }
 
 /// Returns a time in tenths of a second, for thirteen years.

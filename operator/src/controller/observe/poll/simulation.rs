@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::schedule::{Class, Schedule, Standing};
+use super::schedule::{Class, Schedule, Standing, takes_no_longer};
 
 /// Time in which a pod answers, in milliseconds.
 const LATENCY: u64 = 20;
@@ -206,6 +206,25 @@ fn the_rotation_of_5000_pods_takes_a_minute() {
     assert!(longest < 65.0, "{longest}");
     let polls: usize = (0..5_000).map(|number| cluster.polls_of(number, from)).sum();
     assert!((90 * 130..=96 * 130).contains(&polls), "{polls}");
+}
+
+#[test]
+fn a_start_with_5000_pods_leaves_none_of_them_for_minutes() {
+    // Each is behind until its first poll.
+    let mut cluster = Cluster::new((0..5_000).map(|_| Pod::new(Class::Rotation)));
+    cluster.run(60);
+    assert_eq!(cluster.polls.len(), 5_000);
+    let from = cluster.now;
+    cluster.run(130);
+    let longest = (0..5_000).map(|number| cluster.longest_gap(number, from)).fold(0.0, f64::max);
+    assert!(longest < 65.0, "{longest}");
+}
+
+#[test]
+fn a_first_round_of_5000_pods_is_known_to_take_longer_than_that_of_400() {
+    let seconds = Duration::from_secs;
+    assert!(takes_no_longer(400, seconds(5)) && !takes_no_longer(5_000, seconds(5)));
+    assert!(takes_no_longer(5_000, seconds(60)));
 }
 
 #[test]

@@ -42,13 +42,16 @@ fn path(extension: &str) -> std::path::PathBuf {
     Path::new(FOLDER).join(format!("scale.{extension}"))
 }
 
-/// Describes the machine: number and model of its processors, release of its kernel.
+/// Describes the machine: number and model of its processors, how busy they were, release of its kernel.
 fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let count = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("Processors: {count}, {}. Kernel: {}.", model.unwrap_or("unknown"), kernel.trim())
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(2).unwrap_or_default();
+    let model = model.unwrap_or("unknown");
+    format!("Processors: {count}, {model}; load average of the last 15 minutes: {load}. Kernel: {}.", kernel.trim())
 }
 
 fn page(machine: &str, rows: &[Row]) -> String {

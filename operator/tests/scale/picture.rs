@@ -27,9 +27,9 @@ pub(crate) fn svg(rows: &[Row]) -> String {
     let height = HEIGHT * PANELS.len().div_ceil(COLUMNS) as f64 + 30.0;
     let width = WIDTH * COLUMNS as f64 + 20.0;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n  <text x=\"20\" y=\"18\" font-size=\"14\" font-weight=\"bold\">The operator and the number \
-         of nodes</text>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n  \
+         <text x=\"20\" y=\"18\" font-size=\"14\" font-weight=\"bold\">The operator and the number of nodes</text>\n"
     );
     for (index, (key, title)) in PANELS.into_iter().enumerate() {
         let (column, line) = ((index % COLUMNS) as f64, (index / COLUMNS) as f64);

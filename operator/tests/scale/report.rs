@@ -9,21 +9,23 @@ use crate::picture;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks");
 const METHOD: &str = "\
-Written by `make bench-scale`. One operator with the flags of the chart keeps one tier on a cluster of three zones. etcd,
-the API server, the controllers for workloads and the scheduler are real; they, [kwok](https://kwok.sigs.k8s.io), the
-operator and the test share one machine, so that times include the work of a whole control plane on it. kwok makes nodes
-Ready and pods run. It gives every node pod the address of its node, each another one of 127.0.0.0/8, and there the test
-answers `/status` and `/probe`; a revision is in force 0.2 to 2 s after a pod was told. No network is between them: what
-is not shown is the latency of a real API server and of real pods.
+Written by `make bench-scale`. One operator with the flags of the chart keeps one tier on a cluster of three zones.
+etcd, the API server, the controllers for workloads and the scheduler are real; they, the operator, the test and
+[kwok](https://kwok.sigs.k8s.io) share one machine, so that times include the work of a whole control plane on it.
+kwok makes nodes Ready and pods run. It gives every node pod the address of its node, each another one of
+127.0.0.0/8, and there the test answers `/status` and `/probe`; a revision is in force 0.2 to 2 s after a pod was
+told. No network is between them: what is not shown is the latency of a real API server and of real pods.
 
 The course: the tier is created and rolled out. The operator is ended with SIGTERM, another one starts, and is left
-alone once it has asked for nothing for ten seconds. A change (`nodeCache.cache.maxTtl`, which nodes alone read) goes to
-one canary in each zone; the roll-out is paused there, and no pod of one zone answers for a minute. Another change goes
-to all nodes with `soak: 5s`, and the default of 10 % a wave.
+alone once it has asked for nothing for ten seconds. A change (`nodeCache.cache.maxTtl`, which nodes alone read)
+goes to one canary in each zone; the roll-out is paused there, and no pod of one zone answers for a minute. Another
+change goes to all nodes with `soak: 5s`, and the default of 10 % a wave.
 
-Requests are those of the operator's user in the API server's audit log, all of the time that the operators ran; octets
-those of its encrypted connections. *In any second*: in the second with the most, wherever it begins. The API server ends
-a watch after five minutes, and the operator starts it again where it was: these requests count apart.";
+Requests are those of the operator's user in the API server's audit log, all of the time that the operators ran;
+octets those of its encrypted connections. *In any second*: in the second with the most, wherever it begins, and
+counted where requests arrive. On a machine that is too busy, some that left one after the other arrive together.
+The API server ends a watch after five minutes, and the operator starts it again where it was: these requests count
+apart.";
 
 /// Writes the pages with a new row, in place of an earlier one with as many nodes.
 pub(crate) fn write(row: Row) {

@@ -109,7 +109,10 @@ impl Row {
         let limited = FIGURES.iter().filter_map(|figure| Some((figure, figure.limit?)));
         let failures = limited.filter_map(|(figure, limit)| match self.get(figure.key) {
             Some(value) if value <= limit => None,
-            value => Some(format!("{} nodes: {}: {value:?} instead of {limit} at most", self.nodes, figure.text)),
+            value => {
+                let value = value.map_or_else(|| "nothing".to_owned(), |value| format!("{value:.*}", figure.digits));
+                Some(format!("{} nodes: {}: {value} instead of {limit} at most", self.nodes, figure.text))
+            }
         });
         failures.collect()
     }

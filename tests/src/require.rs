@@ -83,7 +83,7 @@ pub fn control_plane() -> Result<Programs, String> {
     Programs::locate().map_err(|error| one_line(&format!("{error:#}")))
 }
 
-/// Returns the pinned kwok, which plays nodes and kubelets, and all of the control plane with its scheduler, compiled as
+/// Returns the pinned kwok, which plays nodes and kubelets, and the control plane with its scheduler, compiled as
 /// [`helm`] is.
 ///
 /// # Errors

@@ -30,14 +30,6 @@ impl Pace {
         *next = Some(slot + self.interval);
         Some(slot)
     }
-
-    /// Takes the next free slot and returns its time, however late it is.
-    pub(crate) fn reserve_next(&self, now: Instant) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = next.map_or(now, |next| next.max(now));
-        *next = Some(slot + self.interval);
-        slot
-    }
 }
 
 #[cfg(test)]

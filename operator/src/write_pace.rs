@@ -10,37 +10,34 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper::Request;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::pace::Pace;
 use crate::verb::Verb;
 
 /// Time between two writes: 18 each second.
 pub(crate) const WRITE_INTERVAL: Duration = Duration::from_micros(1_000_000 / 18 + 1);
 
-/// Layer that holds writes back until it is their turn.
-#[derive(Clone, Debug)]
-pub(crate) struct WritePace(Arc<Pace>);
-
-impl Default for WritePace {
-    fn default() -> Self {
-        Self(Arc::new(Pace::new(WRITE_INTERVAL)))
-    }
-}
+/// Layer that holds writes back until it is their turn, in the order in which they come.
+///
+/// The time of the last write is kept, and not that of the next: writes that a machine which stood still has missed are
+/// not made up for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WritePace(Arc<Mutex<Option<Instant>>>);
 
 impl<S> Layer<S> for WritePace {
     type Service = PacedService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PacedService { inner, pace: self.0.clone() }
+        PacedService { inner, last: self.0.clone() }
     }
 }
 
 /// Service whose writes wait for their turns.
 pub(crate) struct PacedService<S> {
     inner: S,
-    pace: Arc<Pace>,
+    last: Arc<Mutex<Option<Instant>>>,
 }
 
 impl<S, B> Service<Request<B>> for PacedService<S>
@@ -63,9 +60,14 @@ where
         if !is_write {
             return response.boxed();
         }
-        let turn = self.pace.reserve_next(Instant::now());
+        let last = self.last.clone();
         async move {
-            tokio::time::sleep_until(turn).await;
+            let mut last = last.lock().await;
+            if let Some(last) = *last {
+                tokio::time::sleep_until(last + WRITE_INTERVAL).await;
+            }
+            *last = Some(Instant::now());
+            drop(last);
             response.await
         }
         .boxed()
@@ -124,7 +126,17 @@ mod tests {
         let sent = send(vec![Method::PATCH; 100]).await;
         assert_eq!(sent.len(), 100);
         assert!(sent.windows(19).all(|times| times[18] - times[0] >= 1_000), "{sent:?}");
-        assert!(sent[99] < 5_600, "they do not wait longer than that: {sent:?}");
+        assert!(sent[99] < 5_900, "they do not wait longer than that: {sent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_a_process_has_missed_are_not_made_up_for() {
+        let sending = tokio::spawn(send(vec![Method::PATCH; 60]));
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let sent = sending.await.unwrap();
+        assert!(sent[1] >= 30_000, "the process stood still: {sent:?}");
+        assert!(sent.windows(19).all(|times| times[18] - times[0] >= 1_000), "{sent:?}");
     }
 
     #[tokio::test(start_paused = true)]

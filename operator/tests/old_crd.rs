@@ -18,7 +18,7 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 /// Limit of each wait, far above any observed time.
-const LIMIT: Duration = Duration::from_mins(5);
+const LIMIT: Duration = Duration::from_secs(300);
 const MANAGER: &str = "test";
 /// Properties of the status below the schema.
 const STATUS: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";

@@ -102,7 +102,7 @@ fn next_step(pod: &Value, pods: &[(Key, Arc<Value>)], objects: &Objects) -> Opti
     }
     if !pod["spec"]["nodeName"].is_string() {
         let is_told = pod["status"]["conditions"].as_array().is_some_and(|conditions| !conditions.is_empty());
-        return node_for(pod, pods, objects).map(Step::Bind).or((!is_told).then_some(Step::TellUnscheduled));
+        return node_for(pod, pods, objects).map(Step::Bind).or_else(|| (!is_told).then_some(Step::TellUnscheduled));
     }
     (pod["status"]["phase"] != "Running").then_some(Step::Run)
 }

@@ -71,7 +71,7 @@ fn mislabelled(world: &str, objects: &Objects) -> Vec<String> {
     });
     let on_node = |node: &Value| resolvers.iter().filter(|(_, pod)| pod["spec"]["nodeName"] == *node).count();
     let told = |pod: &Value| pod["metadata"]["annotations"]["dnstier.io/resolvers-on-node"].clone();
-    let is_wrong = |pod: &Value| told(pod) != on_node(&pod["spec"]["nodeName"]).to_string();
+    let is_wrong = |pod: &Value| told(pod).as_str() != Some(on_node(&pod["spec"]["nodeName"]).to_string().as_str());
     let wrong = resolvers.iter().filter(|(_, pod)| is_wrong(pod));
     wrong.map(|((.., name), pod)| format!("Pod {name} was told of {} resolvers on its node", told(pod))).collect()
 }

@@ -81,7 +81,7 @@ fn put(
     };
     if *segment == Segment::Element {
         let child = format!("{path}[]");
-        if !here.as_array().is_some_and(|elements| !elements.is_empty()) {
+        if here.as_array().is_none_or(Vec::is_empty) {
             *here = json!([sample(&child).unwrap_or_else(|| json!({}))]);
         }
         return put(&mut here[0], &child, rest, entry, value, sample);

@@ -33,7 +33,7 @@ impl Trace {
         let at = |step: &'static str| self.0.iter().filter(move |record| record["step"] == step);
         match behaviour {
             Behaviour::Canaries(count) => {
-                let canary = at("Canary").last().with_context(|| format!("no canaries: {self:?}"))?;
+                let canary = at("Canary").next_back().with_context(|| format!("no canaries: {self:?}"))?;
                 let moved = canary["moved"].as_array().map_or(0, Vec::len);
                 ensure!(moved == count, "{moved} nodes went first: {canary}");
             }

@@ -69,8 +69,8 @@ impl Transition {
     /// Returns the fields and their new values.
     pub(crate) fn describe(&self, before: &Value) -> String {
         let edits = self.edits.iter().map(|edit| {
-            let old = crate::path::get(before, &edit.path, &edit.entry).map_or("absent".to_owned(), short);
-            let new = edit.value.as_ref().map_or("absent".to_owned(), short);
+            let old = crate::path::get(before, &edit.path, &edit.entry).map_or_else(|| "absent".to_owned(), short);
+            let new = edit.value.as_ref().map_or_else(|| "absent".to_owned(), short);
             let entry = if edit.entry.is_empty() { String::new() } else { format!(" ({})", edit.entry) };
             format!("{}{entry}: {old} -> {new}", edit.path)
         });

@@ -1,5 +1,6 @@
-//! Exponential backoff of failed tiers: retries after 1 s, 2 s, 4 s … 5 min, each with up to 25 % of jitter. After a
-//! conflict 10 s are the longest: what was read is older than what is there, and the watch brings the newer at any time.
+//! Exponential backoff of failed tiers: retries after 1 s, 2 s, 4 s … 5 min, each with up to 25 % of jitter.
+//!
+//! After a conflict 10 s are the longest: the watch brings what is there at any time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

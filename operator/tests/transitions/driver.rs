@@ -47,7 +47,7 @@ pub(crate) struct Driver {
     report: Report,
 }
 
-/// What was there before a transition.
+/// State before a transition.
 struct Before {
     spec: Value,
     generation: Value,

@@ -26,7 +26,7 @@ pub(crate) enum Part {
     Services,
 }
 
-/// What a world shows of its spec.
+/// Effects of a spec that a world shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Effects(BTreeMap<Part, BTreeMap<String, Value>>);
 

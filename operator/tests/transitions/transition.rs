@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::values::{Edit, Table, fill_in};
 
-/// What a changed spec has to lead to.
+/// Outcome that a changed spec has to lead to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     /// The tier comes to rest, and what the field moves has moved.

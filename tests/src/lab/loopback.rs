@@ -1,5 +1,5 @@
 //! Control plane on loopback: etcd, the API server and a few controllers as plain processes, without nodes, namespaces
-//! and root. Nodes and kubelets are up to the test. The controllers are started again when they end, as a kubelet would.
+//! and root. Nodes and kubelets are up to the test. Controllers that end are started again, as a kubelet would do.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

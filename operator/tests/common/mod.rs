@@ -9,6 +9,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod apply;
 pub(crate) mod decision;
 pub(crate) mod kubelet;
 pub(crate) mod objects;

@@ -16,16 +16,15 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::apply::apply;
 use super::decision::OldLists;
 use super::kubelet;
 use super::objects::{KINDS, Objects};
 use super::proxy::Proxy;
 
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
-const MANAGER: &str = "test";
 /// Label of a node with the world that it is in.
 pub(crate) const WORLD_LABEL: &str = "faults/world";
 /// Letters of the nodes and their zones at the begin of a life.
@@ -176,7 +175,8 @@ impl World {
         let tier = json!({
             "apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": name}, "spec": spec,
         });
-        apply::<DnsTier>(&Api::all(self.cluster.client.clone()), name, tier).await
+        apply::<DnsTier>(&Api::all(self.cluster.client.clone()), name, tier).await?;
+        Ok(())
     }
 
     /// Deletes the tier.
@@ -249,13 +249,4 @@ fn kill(operator: &Mutex<Option<Child>>) {
         drop(child.kill());
         drop(child.wait());
     }
-}
-
-async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let params = PatchParams::apply(MANAGER).force();
-    api.patch(name, &params, &Patch::Apply(&object)).await.with_context(|| format!("cannot apply {name}"))?;
-    Ok(())
 }

@@ -12,13 +12,13 @@ use dnstier_crds::DnsTier;
 use dnstier_tests::lab::{LoopbackControlPlane, Programs};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::apply::apply;
 use crate::audit::AuditLog;
 use crate::forwarder::Forwarder;
 use crate::operator::Operator;
@@ -27,7 +27,6 @@ use crate::seconds::now;
 
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
 const STAGES: &str = include_str!("stages.yaml");
-const MANAGER: &str = "test";
 /// Name of the tier.
 pub(crate) const TIER: &str = "default";
 /// Name of the ConfigMap with the record of its roll-outs.
@@ -121,7 +120,8 @@ impl Cluster {
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "kube-system"},
             "spec": {"selector": {"k8s-app": "kube-dns"}, "ports": ports},
         });
-        apply::<Service>(&Api::namespaced(self.client.clone(), "kube-system"), "kube-dns", service).await
+        apply::<Service>(&Api::namespaced(self.client.clone(), "kube-system"), "kube-dns", service).await?;
+        Ok(())
     }
 
     async fn create_nodes(&self, nodes: usize, part: u8) -> Result<()> {
@@ -170,8 +170,7 @@ impl Cluster {
             },
         });
         let tiers: Api<DnsTier> = Api::all(self.client.clone());
-        let params = PatchParams::apply(MANAGER).force();
-        let tier = tiers.patch(TIER, &params, &Patch::Apply(&tier)).await.context("cannot apply the tier")?;
+        let tier = apply(&tiers, TIER, tier).await?;
         tier.metadata.generation.context("a tier without a generation")
     }
 
@@ -296,13 +295,4 @@ async fn watch_record(client: Client, steps: Arc<Mutex<Vec<Step>>>) {
         };
         steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
-}
-
-async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let params = PatchParams::apply(MANAGER).force();
-    api.patch(name, &params, &Patch::Apply(&object)).await.with_context(|| format!("cannot apply {name}"))?;
-    Ok(())
 }

@@ -13,6 +13,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
+#[path = "../common/apply.rs"]
+mod apply;
 mod audit;
 mod cluster;
 mod figures;

@@ -1,7 +1,7 @@
 //! Nodes that are to leave in one reconciliation, collected from the observed state.
 //!
-//! Who leaves follows from the pod template in the cluster and from the desired one: a node has to leave while the
-//! first one keeps its pod and the second one does not admit it. A node whose own labels or taints change is none.
+//! A node has to leave while the pod template in the cluster keeps its pod and the desired template does not admit it.
+//! A node whose own labels or taints change is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

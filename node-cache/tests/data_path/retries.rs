@@ -271,7 +271,9 @@ fn names_are_answered_in_spite_of_loss(
         before(&tiers).await;
         let name = |number: usize| format!("www.n{number}.example");
         let answered = ask_at_rate(tiers.node.address, names, NAMES_PER_SECOND, name).await;
-        assert!(names - answered <= max_lost, "{} of {names}; detection: {:#?}", names - answered, tiers.detection());
+        let lost = names - answered;
+        println!("{lost} of {names} names have no response");
+        assert!(lost <= max_lost, "{lost} of {names}; detection: {:#?}", tiers.detection());
     });
 }
 
@@ -305,8 +307,8 @@ fn a_tenth_of_the_packets_lost_each_way_between_resolvers_and_their_upstream_los
     require!(network_namespaces(), program("unshare"));
     // A resolver without another upstream has to send less for some seconds to find out that this is no limit.
     let upstream_port = |tiers: &Tiers| vec![tiers.upstream.address.port()];
-    // A hundredth is usual; chance made it 54 of 5,000 once.
-    names_are_answered_in_spite_of_loss(5_000, 100, upstream_port, ask_until_loss_is_known);
+    // Three tries are lost for 0.19 ^ 3 = 0.7 % of the names; 34 to 54 of 5,000 were measured.
+    names_are_answered_in_spite_of_loss(5_000, 80, upstream_port, ask_until_loss_is_known);
 }
 
 #[test]

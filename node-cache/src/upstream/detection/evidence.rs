@@ -9,8 +9,9 @@ const GOOD_LOSS: f64 = 0.01;
 const BAD_LOSS: f64 = 0.1;
 /// Logarithm of the likelihood ratio at which loss is accepted: one false alarm in a million tests.
 const ACCEPT: f64 = 13.8;
-/// Logarithm of the likelihood ratio at which loss is dismissed: 32 answers running.
-const DISMISS: f64 = -3.0;
+/// Logarithm of the likelihood ratio at which loss is dismissed: 53 answers running. A loss that is missed becomes the
+/// baseline: one of 10 % in 150.
+const DISMISS: f64 = -5.0;
 /// Logarithm of the likelihood ratio above which a dismissed loss was one: three lost in a row. Others behind the limit
 /// have given way.
 const LOSSY: f64 = 6.5;
@@ -249,9 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn six_lost_control_queries_confirm_and_thirty_two_answers_dismiss() {
+    fn six_lost_control_queries_confirm_and_fifty_three_answers_dismiss() {
         assert_eq!([5, 6].map(|lost| after(lost, 0)), [TestResult::Open, TestResult::Accepted]);
-        assert_eq!([31, 32].map(|answered| after(0, answered)), [TestResult::Open, TestResult::Dismissed]);
+        assert_eq!([52, 53].map(|answered| after(0, answered)), [TestResult::Open, TestResult::Dismissed]);
         assert_eq!(after(7, 7), TestResult::Accepted);
         assert_eq!(after(1, 99), TestResult::Dismissed);
     }

@@ -268,13 +268,14 @@ impl Verdict {
         self.slow.add(seen, now);
         let is_slow_due = self.slow.age(now) >= SLOW_TIME;
         let loss = self.slow.loss(self.baseline).share;
-        let is_lossy = is_slow_due && loss > SLOW_LOSS && self.slow.is_lossy(self.baseline, false);
+        let is_lossy = loss > SLOW_LOSS && self.slow.is_lossy(self.baseline, false);
         if is_slow_due {
             self.slow.restart(now);
         }
         let is_quick = self.fallen >= FALLEN_TICKS || self.unanswered >= SILENT_QUERIES;
-        if self.demand < MIN_DEMAND || now < self.calm_until || !(is_quick || is_lossy) {
-            if !is_fallen && self.demand >= MIN_DEMAND {
+        if self.demand < MIN_DEMAND || now < self.calm_until || !(is_quick || (is_slow_due && is_lossy)) {
+            // Only control queries tell a loss from names that nobody answers: what they will judge is not learned.
+            if !is_fallen && !is_lossy && self.demand >= MIN_DEMAND {
                 self.learn(seen);
             }
             return Phase::Well;

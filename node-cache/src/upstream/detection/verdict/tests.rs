@@ -95,6 +95,24 @@ fn a_process_that_is_starved_decides_nothing() {
 }
 
 #[test]
+fn a_loss_from_the_first_query_on_is_found_after_minutes_in_which_the_process_was_late_every_eight_seconds() {
+    let now = Instant::now();
+    let mut process = Process { verdict: Verdict::new(1, now), now, order: Order::default() };
+    let lossy = |order: &Order| Seen {
+        fresh: Tally { answered: order.controls / 2, overdue: order.controls.div_ceil(2) },
+        reading: Reading { median: Some(0.85), ..tick(8).reading },
+        ..tick(8)
+    };
+    for _ in 0..30 {
+        process.run(79, lossy);
+        process.run(1, |order| Seen { is_starved: true, ..lossy(order) });
+    }
+    assert_eq!(process.verdict.state(), State::Well, "nothing is decided in less than ten seconds");
+    process.run(150, lossy);
+    assert!(matches!(process.verdict.state(), State::Held { .. }), "{:?}", process.verdict.state());
+}
+
+#[test]
 fn a_ceiling_of_a_process_that_stays_starved_expires() {
     let mut process = Process::new();
     process.run(20, |order| with_controls(tick(4), order, false));

@@ -4,7 +4,8 @@
 //! - `world`: one tier with its nodes and its operator.
 //! - `decision`: what happens to the n-th request of a kind, and to the events of a watch.
 //! - `proxy`: sockets and connections between one operator and the API server.
-//! - `objects`, `kubelet`, `pod_page`: what is in the cluster, what makes its pods run, and what pods tell.
+//! - `objects`, `kubelet`: what is in the cluster, and what makes its pods run.
+//! - `pod_page`, `page`: what pods tell, and its form.
 //! - `state`: the state of a world, in a form that two runs have in common.
 
 #![allow(dead_code, reason = "each test program uses a part")]
@@ -13,6 +14,7 @@ pub(crate) mod apply;
 pub(crate) mod decision;
 pub(crate) mod kubelet;
 pub(crate) mod objects;
+pub(crate) mod page;
 pub(crate) mod pod_page;
 pub(crate) mod proxy;
 pub(crate) mod state;

@@ -1,24 +1,21 @@
-//! Pages of a played pod: `/status` and `/probe`. A pod takes up what it is asked to run, unless a name in that
+//! Played pod between its pages, `/status` and `/probe`. A pod takes up what it is asked to run, unless a name in that
 //! configuration says that it does otherwise.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 
-use k8s_openapi::jiff::Timestamp;
 use node_cache_config::Config;
 use node_cache_config::distinct_names::DistinctNames;
-use node_cache_config::figures::{AddressQueries, CAPABILITIES, Figures, ScopeResponses};
+use node_cache_config::figures::{AddressQueries, Figures};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION, revision_key};
-use node_cache_config::probes::ProbeResult;
-use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
+use node_cache_config::status::Revision;
 use serde_json::Value;
 
 use super::objects::Objects;
+use super::page::{Page, now, probe_result, responses};
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 const TIER: &str = "app.kubernetes.io/instance";
-/// Responses of a pod in a second.
-const RESPONSES: u64 = 50;
 /// Responses with SERVFAIL beside them, in a second, where a configuration fails.
 const FAILURES: u64 = 25;
 
@@ -69,20 +66,9 @@ impl PlayedPod {
 
     /// Returns the answer to a probe, the same from every pod with a configuration.
     pub(crate) fn probe_result(&self, query: &str) -> Value {
-        let parameter = |name: &str| {
-            let value = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-            value.unwrap_or_default().to_owned()
-        };
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = ProbeResult {
-            name: parameter("name"),
-            rtype: parameter("type"),
-            instance: "cache-0".to_owned(),
-            rcode: if state.text.contains(DEAD) && query.contains(DEAD) { 2 } else { 0 },
-            microseconds: 900,
-            digest: if state.text.contains(STRANGE) { "strange" } else { "right" }.to_owned(),
-        };
-        serde_json::to_value(result).unwrap_or_default()
+        let rcode = if state.text.contains(DEAD) && query.contains(DEAD) { 2 } else { 0 };
+        probe_result(query, rcode, if state.text.contains(STRANGE) { "strange" } else { "right" })
     }
 
     /// Returns the status page; null once the pod is gone.
@@ -93,66 +79,35 @@ impl PlayedPod {
         if asked != state.asked.as_deref() {
             state.ask(asked, &self.namespace, text(&pod["metadata"]["labels"][TIER]), objects);
         }
-        let is_resolver = pod["metadata"]["labels"][COMPONENT] == "zone-resolver";
-        let page = if is_resolver { self.resolver(&pod, &state) } else { self.node(&pod, &state) };
-        page.unwrap_or_default()
-    }
-
-    fn resolver(&self, pod: &Value, state: &State) -> serde_json::Result<Value> {
-        serde_json::to_value(ResolverStatus {
-            pod_uid: text(&pod["metadata"]["uid"]).to_owned(),
-            node: text(&pod["spec"]["nodeName"]).to_owned(),
-            zone: zone(pod),
-            ready: true,
-            instance: self.instance("zone-resolver", state),
-            figures: self.figures(state),
-            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
-        })
-    }
-
-    fn node(&self, pod: &Value, state: &State) -> serde_json::Result<Value> {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         let caches = containers.map(|container| text(&container["name"])).filter(|name| name.starts_with("cache-"));
-        let captured = state.addresses().into_iter();
-        serde_json::to_value(NodeStatus {
+        let page = Page {
             pod_uid: text(&pod["metadata"]["uid"]).to_owned(),
             node: text(&pod["spec"]["nodeName"]).to_owned(),
-            zone: zone(pod),
+            zone: pod["metadata"]["annotations"][ZONE_ANNOTATION].as_str().map(str::to_owned),
+            is_resolver: pod["metadata"]["labels"][COMPONENT] == "zone-resolver",
             revision: state.revision(),
-            captured: captured
-                .map(|address| CapturedAddress { address, state: CaptureState::Captured, reason: None })
-                .collect(),
-            instances: caches.map(|name| self.instance(name, state)).collect(),
-            figures: self.figures(state),
-            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
-            ..NodeStatus::default()
-        })
-    }
-
-    fn instance(&self, name: &str, state: &State) -> Instance {
-        Instance {
-            name: name.to_owned(),
-            alive: true,
-            revision: state.revision(),
-            started: Some(self.started),
-            restarts: Some(state.restarts),
-            ..Instance::default()
-        }
+            captured: state.addresses(),
+            caches: caches.map(str::to_owned).collect(),
+            started: self.started,
+            restarts: state.restarts,
+            figures: self.figures(&state),
+        };
+        page.into_json()
     }
 
     fn figures(&self, state: &State) -> Figures {
-        let noerror = RESPONSES * now().saturating_sub(self.started);
-        let servfail = state.failures();
+        let responses = responses(self.started, state.failures());
         let mut servfail_names = DistinctNames::default();
         if let Some(since) = state.failing_since {
             // Other names each time: those that failed before are no news to the judge.
             let name = |number: u8| format!("\x0c{:012x}\x04name\x07example\0", since * 32 + u64::from(number));
             (0..20).for_each(|number| servfail_names.insert(now() / 60, name(number).as_bytes()));
         }
-        let queries = AddressQueries { address: ASKED, queries: noerror };
+        let queries = AddressQueries { address: ASKED, queries: responses.noerror };
         let queries = Some(queries).filter(|_| state.addresses().contains(&ASKED));
         Figures {
-            responses: vec![ScopeResponses { noerror, servfail, ..ScopeResponses::new("outside") }],
+            responses: vec![responses],
             servfail_names,
             queries: queries.into_iter().collect(),
             ..Figures::default()
@@ -196,15 +151,6 @@ impl State {
         let captured = self.config.iter().flat_map(|config| &config.node_cache.captured);
         captured.map(|captured| captured.address).collect()
     }
-}
-
-/// Returns the present time in seconds of the Unix epoch.
-fn now() -> u64 {
-    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
-}
-
-fn zone(pod: &Value) -> Option<String> {
-    pod["metadata"]["annotations"][ZONE_ANNOTATION].as_str().map(str::to_owned)
 }
 
 fn text(value: &Value) -> &str {

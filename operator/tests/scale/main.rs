@@ -4,7 +4,7 @@
 //! test answers for the data plane of all pods.
 //!
 //! - `cluster`: what runs, and the tier in it.
-//! - `pods`, `pages`: the data plane.
+//! - `pods`, `page`: the data plane.
 //! - `forwarder`, `audit`: octets and requests between the operator and the API server.
 //! - `operator`: the process of the operator.
 //! - `run`: the course of a measurement.
@@ -20,7 +20,8 @@ mod cluster;
 mod figures;
 mod forwarder;
 mod operator;
-mod pages;
+#[path = "../common/page.rs"]
+mod page;
 mod picture;
 mod pods;
 mod report;

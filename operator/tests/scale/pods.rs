@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,15 +17,18 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use node_cache_config::figures::Figures;
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::pages::{self, Page};
+use crate::page::{self, Page};
 use crate::seconds::now;
 
 const COMPONENT: &str = "app.kubernetes.io/component";
+/// Address that every node captures.
+const CAPTURED: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
 /// Bounds of the time from an annotation to its effect, in milliseconds: kubelet and agent look for changes.
 const DELAY: (u64, u64) = (200, 2_000);
@@ -45,7 +48,7 @@ struct Running {
 impl Running {
     fn look(&mut self, now: f64) {
         if self.next.1 <= now {
-            self.page.in_force.clone_from(&self.next.0);
+            self.page.revision.in_force.clone_from(&self.next.0);
         }
     }
 }
@@ -87,12 +90,11 @@ impl Pods {
             let running = state.pods.entry(uid.clone()).or_insert_with(|| Running {
                 page: Page {
                     pod_uid: uid.clone(),
-                    node: String::new(),
-                    zone: None,
                     is_resolver: pod.labels().get(COMPONENT).is_some_and(|component| component == "zone-resolver"),
-                    asked: None,
-                    in_force: None,
-                    started: pages::now(),
+                    captured: vec![CAPTURED],
+                    caches: vec!["cache-0".to_owned()],
+                    started: page::now(),
+                    ..Page::default()
                 },
                 next: (None, 0.0),
                 answered: Vec::new(),
@@ -103,7 +105,7 @@ impl Pods {
             running.look(now());
             if running.next.0 != asked {
                 running.next = (asked.clone(), now() + delay(&uid, asked.as_deref()));
-                running.page.asked = asked;
+                running.page.revision.asked = asked;
             }
             if running.server.is_some() {
                 return;
@@ -152,14 +154,15 @@ impl Pods {
             tokio::time::sleep(DARK_INTERVAL).await;
         }
         if !is_status {
-            return pages::probe_result(uri.query().unwrap_or_default());
+            return page::probe_result(uri.query().unwrap_or_default(), 0, "right");
         }
         let now = now();
         let mut state = self.lock();
         let Some(pod) = state.pods.get_mut(uid) else { return Value::Null };
         pod.look(now);
         pod.answered.push(now);
-        pod.page.to_json()
+        let responses = vec![page::responses(pod.page.started, 0)];
+        Page { figures: Figures { responses, ..Figures::default() }, ..pod.page.clone() }.into_json()
     }
 
     /// Keeps the pods of a zone from answering, and those of all others answer.
@@ -178,8 +181,8 @@ impl Pods {
         let now = now();
         for pod in self.lock().pods.values_mut() {
             pod.look(now);
-            revisions.entry(pod.page.asked.clone().unwrap_or_default()).or_default().0 += 1;
-            revisions.entry(pod.page.in_force.clone().unwrap_or_default()).or_default().1 += 1;
+            revisions.entry(pod.page.revision.asked.clone().unwrap_or_default()).or_default().0 += 1;
+            revisions.entry(pod.page.revision.in_force.clone().unwrap_or_default()).or_default().1 += 1;
         }
         revisions
     }

@@ -50,6 +50,8 @@ pub(crate) struct Driver {
 /// State before a transition.
 struct Before {
     spec: Value,
+    /// Spec that the API server keeps, with its defaults.
+    stored: Value,
     generation: Value,
     effects: Effects,
     state: WorldState,
@@ -120,6 +122,7 @@ impl Driver {
         }
         let before = Before {
             spec: self.spec.clone(),
+            stored: self.stored(),
             generation: self.generation(),
             effects: Effects::of(&self.world.name, &self.world.cluster.objects),
             state: self.state(),
@@ -166,7 +169,7 @@ impl Driver {
         self.rest(&mut trace, is_confirmed.then_some(())).await?;
         self.check_log(transition.manner == Manner::WithRestart)?;
         let effects = Effects::of(&self.world.name, &self.world.cluster.objects);
-        if self.generation() == before.generation {
+        if self.stored() == before.stored {
             // A value that is the default one.
             self.report.idle += 1;
             self.spec = spec;
@@ -385,9 +388,16 @@ impl Driver {
         Api::all(self.world.cluster.client.clone())
     }
 
+    fn tier(&self) -> Arc<Value> {
+        self.world.cluster.objects.get("DnsTier", "", &self.world.name).unwrap_or_default()
+    }
+
     fn generation(&self) -> Value {
-        let tier = self.world.cluster.objects.get("DnsTier", "", &self.world.name);
-        tier.map_or(Value::Null, |tier| tier["metadata"]["generation"].clone())
+        self.tier()["metadata"]["generation"].clone()
+    }
+
+    fn stored(&self) -> Value {
+        self.tier()["spec"].clone()
     }
 
     /// Returns the state of the world, without the revisions that were taken back.

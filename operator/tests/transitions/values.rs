@@ -111,9 +111,10 @@ impl Table {
         row.sample.clone().or_else(|| row.valid.as_ref()?.first().cloned())
     }
 
-    /// Returns the siblings that any value of a field goes with.
-    pub(crate) fn with(&self, path: &str) -> serde_json::Map<String, Value> {
-        self.row(path).map(|row| row.with.clone()).unwrap_or_default()
+    /// Returns the siblings that any value of a list goes with: its own, and those of its elements.
+    pub(crate) fn with(&self, list: &str) -> serde_json::Map<String, Value> {
+        let rows = [self.row(list), self.row(&format!("{list}[]"))];
+        rows.into_iter().flatten().flat_map(|row| row.with.clone()).collect()
     }
 
     /// Returns the elements that a list may have.

@@ -25,11 +25,15 @@ TEST_LABS := one other kept killed tests
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
-# Test programs that start a control plane.
+# Test programs that start a control plane, and what it consists of.
 CONTROL_PLANE_TESTS := faults old_crd scale transitions
+CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
 # What `make test-quick` leaves out: they take the longest, seven seconds and more.
 SLOW_TESTS := blackout:: ceiling:: recovery:: memory_stays_near_the_size_of_the_cache
 TEST_BINARIES := $(basename $(notdir $(wildcard */tests/*.rs */bench/tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard */tests/*/main.rs)))
+
+# A shell command that compiles the programs of a control plane.
+control_plane = for program in $(CONTROL_PLANE); do $(lab_program) program $$program; done
 
 # A shell command that installs the packages $(2) where the program $(1) is missing.
 install = command -v $(1) >/dev/null || \
@@ -101,9 +105,17 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@# It scrapes the lab, and its promtool checks the pages of metrics.
 	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
-	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins $(addprefix --test ,$(filter-out $(CLUSTER_TESTS),$(TEST_BINARIES)))
+	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
+	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS),$(TEST_BINARIES)))
+	@# Each of these has a control plane of its own, and waits more than it works: side by side.
+	$(control_plane)
+	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(CONTROL_PLANE_TESTS:%=test-%)
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
+
+.PHONY: $(CONTROL_PLANE_TESTS:%=test-%)
+$(CONTROL_PLANE_TESTS:%=test-%): test-%:
+	$(CARGO) test $(CRATES) --no-fail-fast --test $*
 
 .PHONY: test-long
 test-long: ## Run the long forms of tests, one after the other, seven hours at the most
@@ -163,9 +175,7 @@ SIZES ?= 100 1000 5000
 .PHONY: bench-scale
 bench-scale: require ## Measure the operator with 100, 1,000 and 5,000 nodes; an hour and a half
 	$(CARGO) build $(CRATES) --bin lab
-	for program in etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok; do \
-	  $(lab_program) program $$program; \
-	done
+	$(control_plane)
 	SCALE_NODES="$(SIZES)" timeout 10800 $(CARGO) test --release --locked --package dnstier-operator --test scale -- \
 	  --ignored --nocapture
 

@@ -8,9 +8,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use node_cache_config::figures::Figures;
 use node_cache_config::metrics_page::{BuildInfo, ProcessUsage, process_text};
 use node_cache_config::probes::{ProbeName, ProbeResult};
-use node_cache_config::status::Instance;
+use node_cache_config::status::{Instance, Traffic};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
@@ -42,14 +43,24 @@ const AGENT: &str = "agent";
 /// Interval at which [`Instances::wait_until_gone`] asks.
 const GONE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Counters of a cache.
+#[derive(Debug)]
+struct Counters {
+    started: u64,
+    /// Restarts since the agent has started.
+    restarts: u32,
+    traffic: Traffic,
+    figures: Option<Box<Figures>>,
+}
+
 /// Caches of the pod, in the order of their names.
 #[derive(Debug)]
 pub(crate) struct Instances {
     run_dir: PathBuf,
     names: Vec<String>,
     last: Mutex<Option<(Instant, Vec<Instance>)>>,
-    /// Last start of each cache, and its restarts since the agent has started.
-    starts: std::sync::Mutex<BTreeMap<String, (u64, u32)>>,
+    /// Counters of each cache at its last answer.
+    counters: std::sync::Mutex<BTreeMap<String, Counters>>,
     /// Turn of the next probe.
     next_probe: AtomicUsize,
     last_metrics: Mutex<Option<(Instant, Arc<str>)>>,
@@ -65,19 +76,19 @@ impl Instances {
             names,
             last: Mutex::new(None),
             last_metrics: Mutex::new(None),
-            starts: std::sync::Mutex::default(),
+            counters: std::sync::Mutex::default(),
             next_probe: AtomicUsize::new(0),
         }
     }
 
-    /// Returns the status of each cache. Only the name is set for one that does not answer.
+    /// Returns the status of each cache. One that does not answer has its name, and its counters at its last answer.
     pub(crate) async fn status(&self) -> Vec<Instance> {
         let mut last = self.last.lock().await;
         if let Some((_, instances)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
             return instances.clone();
         }
         let mut instances = join_all(self.names.iter().map(|name| self.status_of(name))).await;
-        instances.iter_mut().for_each(|instance| self.count_restart(instance));
+        instances.iter_mut().for_each(|instance| self.keep_counters(instance));
         *last = Some((Instant::now(), instances.clone()));
         instances
     }
@@ -123,16 +134,22 @@ impl Instances {
         Err(reason)
     }
 
-    /// Counts the restarts of a cache since the start of the agent, by the times at which it has started.
-    fn count_restart(&self, instance: &mut Instance) {
-        let Some(started) = instance.started else { return };
-        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, restarts) = starts.entry(instance.name.clone()).or_insert((started, 0));
-        if *last != started {
-            *last = started;
-            *restarts += 1;
-        }
-        instance.restarts = Some(*restarts);
+    /// Keeps the counters of a cache that answers, and counts its restarts by the times at which it has started. One that
+    /// does not answer gets those of its last answer: counters that go back and forth look like another life.
+    fn keep_counters(&self, instance: &mut Instance) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = counters.get(&instance.name);
+        let Some(started) = instance.started else {
+            if let Some(last) = last {
+                (instance.started, instance.restarts) = (Some(last.started), Some(last.restarts));
+                (instance.traffic, instance.figures) = (last.traffic, last.figures.clone());
+            }
+            return;
+        };
+        let restarts = last.map_or(0, |last| last.restarts + u32::from(last.started != started));
+        instance.restarts = Some(restarts);
+        let (traffic, figures) = (instance.traffic, instance.figures.clone());
+        counters.insert(instance.name.clone(), Counters { started, restarts, traffic, figures });
     }
 
     /// Waits until no cache runs any more. One that hangs counts as running.
@@ -229,19 +246,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_has_started_anew_counts_as_restarted() {
+    fn a_cache_that_has_started_anew_counts_as_restarted_and_one_that_is_silent_keeps_its_counters() {
         let instances = Instances::new(PathBuf::new(), 2);
-        let restarts = |name: &str, started| {
-            let mut instance = Instance { name: name.to_owned(), started, ..Instance::default() };
-            instances.count_restart(&mut instance);
-            instance.restarts
+        let look = |name: &str, started, queries| {
+            let traffic = Traffic { queries, ..Traffic::default() };
+            let figures = Some(Box::new(Figures { slow_misses: queries, ..Figures::default() }));
+            let mut instance =
+                Instance { name: name.to_owned(), started, traffic, figures, alive: true, ..Instance::default() };
+            if started.is_none() {
+                instance = Instance { name: name.to_owned(), ..Instance::default() };
+            }
+            instances.keep_counters(&mut instance);
+            let slow_misses = instance.figures.map(|figures| figures.slow_misses);
+            (instance.started, instance.restarts, instance.traffic.queries, slow_misses)
         };
-        assert_eq!(restarts("cache-0", Some(100)), Some(0));
-        assert_eq!(restarts("cache-0", None), None, "it does not answer");
-        assert_eq!(restarts("cache-0", Some(100)), Some(0));
-        assert_eq!(restarts("cache-0", Some(107)), Some(1));
-        assert_eq!(restarts("cache-1", Some(100)), Some(0));
-        assert_eq!(restarts("cache-0", Some(109)), Some(2));
+        assert_eq!(look("cache-0", None, 0), (None, None, 0, None), "it has never answered");
+        assert_eq!(look("cache-0", Some(100), 5), (Some(100), Some(0), 5, Some(5)));
+        assert_eq!(look("cache-0", None, 0), (Some(100), Some(0), 5, Some(5)));
+        assert_eq!(look("cache-0", Some(107), 2), (Some(107), Some(1), 2, Some(2)));
+        assert_eq!(look("cache-1", Some(100), 1), (Some(100), Some(0), 1, Some(1)));
+        assert_eq!(look("cache-0", Some(109), 1), (Some(109), Some(2), 1, Some(1)));
     }
 
     #[test]

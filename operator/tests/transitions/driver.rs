@@ -116,7 +116,9 @@ impl Driver {
             return Ok(());
         }
         // A pod that has gone a moment after the rest may still have changed something.
-        if !unrest(&self.world.name, &self.world.cluster.objects).is_empty() {
+        let unrest = unrest(&self.world.name, &self.world.cluster.objects);
+        if !unrest.is_empty() {
+            eprintln!("{} was at rest, and now: {}", self.world.name, unrest.join("; "));
             self.report.left_rest += 1;
             self.rest(&mut Trace::default(), None).await.context("before the transition")?;
         }

@@ -92,7 +92,9 @@ fn of_list(field: &Field, table: &Table) -> Vec<Transition> {
     };
     let mut group = Vec::new();
     if let [one, two, rest @ ..] = elements.as_slice() {
-        group.push(to(vec![one, two], Outcome::Rest));
+        // All zones are what a tier has that names none.
+        let is_all = field.path == "resolvers.zones";
+        group.push(to(vec![one, two], if is_all { Outcome::Reordered } else { Outcome::Rest }));
         if !field.is_of_affinity() {
             group.push(to(vec![two, one], Outcome::Reordered));
             group.push(to(rest.iter().chain([one]).collect(), Outcome::Rest));
@@ -176,7 +178,8 @@ fn specials() -> Vec<Vec<Transition>> {
         vec![rest(&[rollout("waveSize", json!("100%")), route("wave.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("waveSize", json!("34%")), route("share.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("soak", json!("12s")), route("soak.example")], Some(Behaviour::Soak(12)))],
-        vec![rest(&judged(60), None), fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent])],
+        // In this order: what fails just after a failing configuration fails no more than before.
+        vec![fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent]), rest(&judged(60), None)],
         vec![rest(&strange("Rcode"), None), fails(&[error(other, "WrongAnswers", "www.example"), name, answers])],
         vec![Transition {
             edits: vec![error(rollout("paused", json!(true)), "Paused", "paused"), route("paused.example")],

@@ -36,8 +36,19 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads a page; `before` is the evidence of the page before.
-    pub(super) fn of(page: &PodPage, before: Option<&Self>) -> Self {
+    /// Reads a page; `before` is the evidence of the page before. Counters are those of all processes: while one of them
+    /// does not answer, the ones of before stay, and there is no evidence without any.
+    pub(super) fn of(page: &PodPage, before: Option<&Self>) -> Option<Self> {
+        let evidence = Self::of_page(page, before);
+        if page.instances().iter().all(|instance| instance.alive) {
+            return Some(evidence);
+        }
+        let before = before?.clone();
+        let Self { refusal, self_query_failure, can_be_probed, unanswered_polls, .. } = evidence;
+        Some(Self { refusal, self_query_failure, can_be_probed, unanswered_polls, ..before })
+    }
+
+    fn of_page(page: &PodPage, before: Option<&Self>) -> Self {
         let (figures, agent_started, capabilities) = match page {
             PodPage::Node(status) => (&status.figures, status.started, &status.capabilities),
             PodPage::Resolver(status) => (&status.figures, None, &status.capabilities),
@@ -81,7 +92,8 @@ mod tests {
     use super::*;
 
     fn page(change: impl FnOnce(&mut NodeStatus)) -> PodPage {
-        let instance = |started| Instance { started: Some(started), restarts: Some(1), ..Instance::default() };
+        let instance =
+            |started| Instance { alive: true, started: Some(started), restarts: Some(1), ..Instance::default() };
         let mut status =
             NodeStatus { started: Some(5), instances: vec![instance(7), instance(6)], ..NodeStatus::default() };
         change(&mut status);
@@ -90,15 +102,35 @@ mod tests {
 
     #[test]
     fn the_process_that_started_last_and_the_restarts_of_all_count() {
-        let evidence = Evidence::of(&page(|_| {}), None);
+        let evidence = Evidence::of(&page(|_| {}), None).unwrap();
         assert_eq!((evidence.started, evidence.restarts), (7, 2));
-        assert_eq!(Evidence::of(&page(|status| status.started = Some(9)), None).started, 9);
+        assert_eq!(Evidence::of(&page(|status| status.started = Some(9)), None).unwrap().started, 9);
+    }
+
+    #[test]
+    fn a_process_that_does_not_answer_for_a_moment_has_not_restarted_and_takes_no_counter_back() {
+        let counting = |status: &mut NodeStatus| {
+            status.figures.slow_misses = 5;
+            status.instances[0].traffic.stale = 3;
+        };
+        let silent = page(|status| {
+            status.instances[0] = Instance { name: "cache-0".to_owned(), ..Instance::default() };
+            status.revision.refusal = Some("no".to_owned());
+            status.revision.asked = Some("new".to_owned());
+        });
+        assert_eq!(Evidence::of(&silent, None), None, "what it counts is not known");
+        let whole = Evidence::of(&page(counting), None).unwrap();
+        let meanwhile = Evidence::of(&silent, Some(&whole)).unwrap();
+        assert_eq!((meanwhile.started, meanwhile.restarts, meanwhile.stale), (7, 2, 3));
+        assert_eq!(meanwhile.figures, whole.figures);
+        assert!(meanwhile.refusal.is_some(), "what the agent says counts");
+        assert_eq!(Evidence::of(&page(counting), Some(&meanwhile)), Some(whole));
     }
 
     #[test]
     fn a_refusal_is_that_of_the_revision_that_was_asked_for() {
         let revision = Revision { asked: Some("new".to_owned()), in_force: None, refusal: Some("no.".to_owned()) };
-        let evidence = Evidence::of(&page(|status| status.instances[1].revision = revision), None);
+        let evidence = Evidence::of(&page(|status| status.instances[1].revision = revision), None).unwrap();
         assert_eq!(evidence.refusal, Some(("new".to_owned(), "no".to_owned())));
     }
 
@@ -111,12 +143,12 @@ mod tests {
                 reason: Some("no cache answers".to_owned()),
             }];
         });
-        let first = Evidence::of(&unanswered, None);
-        let second = Evidence::of(&unanswered, Some(&first));
+        let first = Evidence::of(&unanswered, None).unwrap();
+        let second = Evidence::of(&unanswered, Some(&first)).unwrap();
         assert_eq!((&first.self_query_failure, &second.self_query_failure), (&None, &None));
-        let third = Evidence::of(&unanswered, Some(&second));
+        let third = Evidence::of(&unanswered, Some(&second)).unwrap();
         assert_eq!(third.self_query_failure.as_deref(), Some("10.96.0.10: no cache answers"));
-        let answered = Evidence::of(&page(|_| {}), Some(&third));
-        assert_eq!(Evidence::of(&unanswered, Some(&answered)).self_query_failure, None);
+        let answered = Evidence::of(&page(|_| {}), Some(&third)).unwrap();
+        assert_eq!(Evidence::of(&unanswered, Some(&answered)).unwrap().self_query_failure, None);
     }
 }

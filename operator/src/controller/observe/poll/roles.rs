@@ -58,8 +58,9 @@ impl RoleStore {
     pub(super) fn keep(&self, key: PodKey, page: &PodPage) {
         let mut roles = self.lock();
         if roles.get(key).is_some() {
-            let evidence = Evidence::of(page, roles.evidence.get(&key).map(|before| &**before));
-            roles.evidence.insert(key, Arc::new(evidence));
+            if let Some(evidence) = Evidence::of(page, roles.evidence.get(&key).map(|before| &**before)) {
+                roles.evidence.insert(key, Arc::new(evidence));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
 use futures::StreamExt;
@@ -98,6 +98,8 @@ impl Process {
                 own_writes: own_writes.clone(),
                 reports,
                 clock: Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap()),
+                // All watches have delivered everything.
+                lists_complete: Arc::new(Instant::now().checked_sub(Duration::from_secs(60)).unwrap().into()),
             },
             applier: Applier::new(client.clone(), metrics.clone(), Arc::default(), own_writes),
             claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),

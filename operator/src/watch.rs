@@ -2,8 +2,8 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
 use futures::{Stream, StreamExt, future, stream};
@@ -108,6 +108,7 @@ pub(crate) async fn reconcile_on_changes(
             waker.wake(&Concern::All);
         }
     });
+    let lists_complete = Arc::new(OnceLock::new());
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
@@ -119,6 +120,7 @@ pub(crate) async fn reconcile_on_changes(
             own_writes: own_writes.clone(),
             reports,
             clock: Arc::new(observe::now),
+            lists_complete: lists_complete.clone(),
         },
         applier: Applier::new(client.clone(), metrics.clone(), wake_poller, own_writes),
         claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
@@ -137,6 +139,7 @@ pub(crate) async fn reconcile_on_changes(
         complete = lists_are_complete(&nodes, &pods, &owned) => if !complete { return },
         () = stop.clone() => return,
     }
+    lists_complete.get_or_init(Instant::now);
     tasks.spawn(terms.run());
     readiness.send_replace(Readiness::Ready);
     leadership.stand();

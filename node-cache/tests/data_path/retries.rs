@@ -272,7 +272,7 @@ fn names_are_answered_in_spite_of_loss(
         let name = |number: usize| format!("www.n{number}.example");
         let answered = ask_at_rate(tiers.node.address, names, NAMES_PER_SECOND, name).await;
         let lost = names - answered;
-        println!("{lost} of {names} names have no response");
+        eprintln!("{lost} of {names} names have no response");
         assert!(lost <= max_lost, "{lost} of {names}; detection: {:#?}", tiers.detection());
     });
 }

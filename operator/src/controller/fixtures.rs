@@ -86,6 +86,7 @@ pub(super) fn cluster(spec: &str) -> Observed {
         reports: Arc::default(),
         pod_creation_failure: None,
         now: "2026-01-02T00:00:00Z".parse().unwrap(),
+        lists_age: Duration::MAX,
     }
 }
 

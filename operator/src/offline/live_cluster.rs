@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -75,6 +76,7 @@ impl<'a> LiveCluster<'a> {
             reports: Arc::default(),
             pod_creation_failure: None,
             now: observe::now(),
+            lists_age: Duration::MAX,
         })
     }
 

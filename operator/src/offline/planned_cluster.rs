@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -52,6 +53,7 @@ impl PlannedCluster {
             reports: Arc::default(),
             pod_creation_failure: None,
             now: Timestamp::UNIX_EPOCH,
+            lists_age: Duration::MAX,
         }
     }
 

@@ -8,6 +8,7 @@ mod field_managers;
 pub(crate) mod plan;
 mod pod_failures;
 mod writer;
+mod young_lists;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::controller::apply::annotate::plan_annotations;
 use crate::controller::apply::annotator::Annotator;
 use crate::controller::apply::contest::Contests;
 use crate::controller::apply::writer::{Writer, Writes};
+use crate::controller::apply::young_lists::Wait;
 use crate::controller::desired::Desired;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
@@ -183,6 +185,15 @@ impl Applier {
         is_retry: bool,
     ) -> ApplyResult {
         let (record, asks, state, next_look) = parts(rollout);
+        let warnings = || tier.warnings.iter().cloned().chain(self.findings(&tier.name)).collect();
+        if let Some(Wait { objects, remaining }) = young_lists::wait(desired, &observed.owned, observed.lists_age) {
+            tracing::info!(tier = tier.name, objects, ?remaining, "objects wait for lists that were read just now");
+            return ApplyResult {
+                outcome: ApplyOutcome::Valid { warnings: warnings(), rollout: state, writes: objects, failure: None },
+                leaves_pods: false,
+                requeue_after: Ok(remaining),
+            };
+        }
         let annotations = match &desired.revision {
             Some(_) => plan_annotations(&observed.pods, &observed.nodes, &asks, observed.now),
             None => Vec::new(),
@@ -205,7 +216,7 @@ impl Applier {
         };
         ApplyResult {
             outcome: ApplyOutcome::Valid {
-                warnings: tier.warnings.iter().cloned().chain(self.findings(&tier.name)).collect(),
+                warnings: warnings(),
                 rollout: state,
                 writes: writes.total(),
                 failure: failure.as_ref().filter(|error| !error.is_conflict()).map(Finding::from),

@@ -12,8 +12,8 @@ pub(crate) mod pods;
 pub(crate) mod poll;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
@@ -66,6 +66,8 @@ pub(crate) struct Observed {
     pub(crate) pod_creation_failure: Option<String>,
     /// Time of the reconciliation, in whole seconds.
     pub(crate) now: Timestamp,
+    /// Time since the lists of this process were complete.
+    pub(crate) lists_age: Duration,
 }
 
 /// Result of reading the Service that `clusterDns` names.
@@ -161,6 +163,8 @@ pub(crate) struct Observer {
     pub(crate) reports: ReportStore,
     /// Returns the time.
     pub(crate) clock: Clock,
+    /// Time at which the lists were complete.
+    pub(crate) lists_complete: Arc<OnceLock<Instant>>,
 }
 
 impl Observer {
@@ -189,6 +193,7 @@ impl Observer {
             record,
             pod_creation_failure,
             now,
+            lists_age: self.lists_complete.get().map(Instant::elapsed).unwrap_or_default(),
         })
     }
 

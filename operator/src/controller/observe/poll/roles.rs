@@ -57,10 +57,10 @@ impl RoleStore {
     /// Keeps the evidence of a page, if its pod has a role.
     pub(super) fn keep(&self, key: PodKey, page: &PodPage) {
         let mut roles = self.lock();
-        if roles.get(key).is_some() {
-            if let Some(evidence) = Evidence::of(page, roles.evidence.get(&key).map(|before| &**before)) {
-                roles.evidence.insert(key, Arc::new(evidence));
-            }
+        if roles.get(key).is_some()
+            && let Some(evidence) = Evidence::of(page, roles.evidence.get(&key).map(|before| &**before))
+        {
+            roles.evidence.insert(key, Arc::new(evidence));
         }
     }
 

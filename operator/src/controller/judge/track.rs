@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::controller::judge::comparison::Change;
 use crate::controller::judge::figures::Figures;
 use crate::controller::judge::measure::Measure;
+use crate::controller::judge::names::RecentNames;
 use crate::controller::judge::pod_look::{InForce, PodLook, PodReport};
 use crate::controller::judge::probe_history::ProbeHistory;
 use crate::controller::judge::window::{Share, Window};
@@ -79,6 +80,8 @@ pub(crate) struct Track {
     pub(crate) probes: ProbeHistory,
     uid: String,
     last: Option<Figures>,
+    /// Names that had failed at the look before the last one.
+    names_before_last: Option<RecentNames>,
     past: [Window; 2],
     past_start: Option<Duration>,
     past_turn: Duration,
@@ -102,6 +105,7 @@ impl Track {
             probes: ProbeHistory::default(),
             uid: look.uid.clone(),
             last: None,
+            names_before_last: None,
             past: Default::default(),
             past_start: None,
             past_turn: Duration::ZERO,
@@ -135,6 +139,7 @@ impl Track {
             self.in_force_since = Some(now);
         }
         self.is_control = report.in_force == InForce::Proven && !(phase != Phase::Past && has_restarted);
+        self.names_before_last = self.last.as_ref().map(|last| last.servfail_names);
         if let Some(last) = self.last.take() {
             match phase {
                 Phase::Since => self.add_since(now, &last, &report.figures),
@@ -171,8 +176,14 @@ impl Track {
         self.later_half.add(earlier, later);
     }
 
-    /// Forgets what was counted since the change, so that all pods are compared over the same time.
+    /// Forgets what was counted since the change, so that all pods are compared over the same time. Names count from the
+    /// look before: popular ones fail before anybody sees that the change is in force, and are no news after that.
     pub(crate) fn restart_since(&mut self) {
+        self.forget_since();
+        self.since = self.names_before_last.map(Window::after).unwrap_or_default();
+    }
+
+    fn forget_since(&mut self) {
         (self.since, self.later_half) = (Window::default(), Window::default());
         (self.since_start, self.half) = (None, Duration::ZERO);
     }
@@ -186,7 +197,7 @@ impl Track {
         if !self.since.is_empty() {
             self.past = [Window::default(), std::mem::take(&mut self.since)];
             self.past_turn = self.last_report.unwrap_or_default();
-            self.restart_since();
+            self.forget_since();
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::controller::judge::exact_test::Sample;
 use crate::controller::judge::figures::{Counts, Figures};
 use crate::controller::judge::measure::Measure;
-use crate::controller::judge::names::NameWindow;
+use crate::controller::judge::names::{NameWindow, RecentNames};
 
 /// Square of the relative standard error of an estimated number of names.
 const ESTIMATE_VARIANCE: f64 = 0.017;
@@ -13,12 +13,21 @@ const ESTIMATE_VARIANCE: f64 = 0.017;
 pub(crate) struct Window {
     counts: Counts,
     names: Option<NameWindow>,
+    /// Names that had failed before the window; those of the look at which it begins where that is `None`.
+    names_before: Option<RecentNames>,
 }
 
 impl Window {
+    /// Starts a window after these names had failed.
+    #[must_use]
+    pub(crate) fn after(names: RecentNames) -> Self {
+        Self { names_before: Some(names), ..Self::default() }
+    }
+
     /// Adds what was counted between two looks. Counters that went back in between add nothing.
     pub(crate) fn add(&mut self, earlier: &Figures, later: &Figures) {
-        let names = self.names.get_or_insert_with(|| NameWindow::new(&earlier.servfail_names));
+        let before = self.names_before.as_ref().unwrap_or(&earlier.servfail_names);
+        let names = self.names.get_or_insert_with(|| NameWindow::new(before));
         if let Some(counts) = later.counts.since(&earlier.counts) {
             self.counts.add(&counts);
             names.add(&later.servfail_names);

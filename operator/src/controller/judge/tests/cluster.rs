@@ -27,6 +27,8 @@ pub(super) struct Cluster {
     pub(super) trial: Trial,
     pub(super) looks: Vec<PodLook>,
     pub(super) loads: BTreeMap<String, Load>,
+    /// Number of names that fail again and again, by pod.
+    popular: BTreeMap<String, u64>,
     pub(super) now: u64,
     names: u64,
 }
@@ -42,7 +44,8 @@ impl Cluster {
         let pods = step.pods.iter().map(|name| pod(name, "a")).chain(controls);
         let looks: Vec<PodLook> = pods.collect();
         let loads = looks.iter().map(|look| (look.name.clone(), (400, 2))).collect();
-        let mut cluster = Self { trial: Trial::new(step), looks, loads, now: 3_000, names: 0 };
+        let mut cluster =
+            Self { trial: Trial::new(step), looks, loads, popular: BTreeMap::new(), now: 3_000, names: 0 };
         (0..7).for_each(|_| drop(cluster.look()));
         cluster
     }
@@ -61,6 +64,11 @@ impl Cluster {
 
     pub(super) fn report(&mut self, name: &str) -> &mut PodReport {
         self.pod(name).report.as_mut().unwrap()
+    }
+
+    /// Lets the failures of a pod be those of a number of names, again and again.
+    pub(super) fn fail_popular_names(&mut self, name: &str, count: u64) {
+        self.popular.insert(name.to_owned(), count);
     }
 
     pub(super) fn set_load(&mut self, name: &str, load: Load) {
@@ -82,9 +90,12 @@ impl Cluster {
             if names.minute != minute {
                 (names.previous, names.current, names.minute) = (names.current, Default::default(), minute);
             }
-            for _ in 0..servfail {
-                self.names += 1;
-                Random::insert_name(&mut names.current, self.names);
+            match self.popular.get(&look.name) {
+                Some(count) => (0..*count).for_each(|name| Random::insert_name(&mut names.current, u64::MAX - name)),
+                None => {
+                    (1..=servfail).for_each(|number| Random::insert_name(&mut names.current, self.names + number));
+                    self.names += servfail;
+                }
             }
             let outside = report.figures.counts.scopes.entry("outside".to_owned()).or_default();
             outside.noerror += responses - servfail;

@@ -28,6 +28,22 @@ fn more_servfail_fails_in_the_second_of_two_looks_running() {
 }
 
 #[test]
+fn popular_names_that_fail_before_the_change_is_seen_in_force_are_news() {
+    let mut cluster = Cluster::new(3);
+    for name in ["canary", "control-0", "control-1", "control-2"] {
+        cluster.set_load(name, (400, 0));
+    }
+    while !cluster.now.is_multiple_of(60) || cluster.now < 3_180 {
+        cluster.look();
+    }
+    cluster.change(&["canary"]);
+    cluster.set_load("canary", (400, 100));
+    cluster.fail_popular_names("canary", 20);
+    let outcomes = cluster.outcomes(4);
+    assert!(outcomes.contains(&FAIL), "within one minute of the clock: {outcomes:?}");
+}
+
+#[test]
 fn a_suspicion_that_the_next_look_does_not_share_fails_nothing() {
     let mut cluster = Cluster::new(3);
     cluster.change(&["canary"]);

@@ -134,8 +134,8 @@ impl Instances {
         Err(reason)
     }
 
-    /// Keeps the counters of a cache that answers, and counts its restarts by the times at which it has started. One that
-    /// does not answer gets those of its last answer: counters that go back and forth look like another life.
+    /// Keeps the counters of a cache that answers, and counts its restarts by the times at which it has started. One
+    /// that does not answer gets those of its last answer: counters that go back and forth look like another life.
     fn keep_counters(&self, instance: &mut Instance) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let last = counters.get(&instance.name);

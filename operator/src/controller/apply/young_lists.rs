@@ -1,5 +1,5 @@
-//! Young lists: those of an operator that has just started may be older than the last writes of the one before it. Until
-//! events have caught up, nothing of a tier that has objects is created or deleted.
+//! Young lists: those of an operator that has just started may be older than the last writes of the one before it.
+//! Until events have caught up, nothing of a tier that has objects is created or deleted.
 
 use std::time::Duration;
 

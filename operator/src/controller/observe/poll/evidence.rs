@@ -36,8 +36,8 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads a page; `before` is the evidence of the page before. Counters are those of all processes: while one of them
-    /// does not answer, the ones of before stay, and there is no evidence without any.
+    /// Reads a page; `before` is the evidence of the page before. Counters are those of all processes: while one of
+    /// them does not answer, the ones of before stay, and there is no evidence without any.
     pub(super) fn of(page: &PodPage, before: Option<&Self>) -> Option<Self> {
         let evidence = Self::of_page(page, before);
         if page.instances().iter().all(|instance| instance.alive) {

@@ -110,6 +110,13 @@ impl Driver {
     }
 
     async fn make(&mut self, transition: &Transition) -> Result<()> {
+        let first = base(&self.world.name);
+        if transition.begins_anew && self.spec != first {
+            self.apply(&first).await?;
+            self.rest(&mut Trace::default(), Some(())).await.context("on the way to the first spec")?;
+            self.spec = first;
+            self.report.begun_anew += 1;
+        }
         let spec = transition.spec_after(&self.spec, &self.table, &self.world.name, &self.cluster_dns);
         if spec == self.spec {
             self.report.idle += 1;

@@ -69,7 +69,10 @@ fn groups(table: &Table) -> (Vec<Vec<Transition>>, Vec<String>) {
         }
         groups.push(group);
     }
-    groups.extend(specials());
+    groups.extend(specials().into_iter().map(|mut group| {
+        group.iter_mut().take(1).for_each(|first| first.begins_anew = true);
+        group
+    }));
     groups.retain(|group| !group.is_empty());
     (groups, without)
 }

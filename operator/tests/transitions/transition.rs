@@ -50,12 +50,15 @@ pub(crate) struct Transition {
     pub(crate) behaviour: Option<Behaviour>,
     /// Whether the spec is taken back once it is in force.
     pub(crate) is_fleeting: bool,
+    /// Whether it begins from the first spec: what it shows needs all nodes of the tier.
+    pub(crate) begins_anew: bool,
 }
 
 impl Transition {
     /// Creates a transition of one field.
     pub(crate) fn new(edit: Edit, outcome: Outcome) -> Self {
-        Self { edits: vec![edit], outcome, manner: Manner::Plain, behaviour: None, is_fleeting: false }
+        let manner = Manner::Plain;
+        Self { edits: vec![edit], outcome, manner, behaviour: None, is_fleeting: false, begins_anew: false }
     }
 
     /// Returns the spec after the edits.

@@ -17,9 +17,9 @@ kwok makes nodes Ready and pods run. It gives every node pod the address of its 
 told. No network is between them: what is not shown is the latency of a real API server and of real pods.
 
 The course: the tier is created and rolled out. The operator is ended with SIGTERM, another one starts, and is left
-alone once it has asked for nothing for ten seconds. A change (`nodeCache.cache.maxTtl`, which nodes alone read)
-goes to one canary in each zone; the roll-out is paused there, and no pod of one zone answers for a minute. Another
-change goes to all nodes with `soak: 5s`, and the default of 10 % a wave.
+alone once it has asked for nothing for ten seconds and one round of polls. A change (`nodeCache.cache.maxTtl`, which
+nodes alone read) goes to one canary in each zone; the roll-out is paused there, and no pod of one zone answers for a
+minute. Another change goes to all nodes with `soak: 5s`, and the default of 10 % a wave.
 
 Requests are those of the operator's user in the API server's audit log, all of the time that the operators ran;
 octets those of its encrypted connections. *In any second*: in the second with the most, wherever it begins, and

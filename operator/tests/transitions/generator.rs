@@ -159,10 +159,11 @@ fn specials() -> Vec<Vec<Transition>> {
     let compared = |compare: &str| Edit::to("rollout.probes[].compare", json!(compare));
     let captured = |addresses: &[&str]| Edit::to("nodeCache.capture", json!({"addresses": addresses}));
     let strange = |compare: &str| [route("strange.example"), probe.clone(), compared(compare)];
-    let judged = |percent: u8| {
-        [route("failing.example"), rollout("soak", json!("15s")), rollout("maxErrorIncreasePercent", json!(percent))]
+    let judged = |suffix: &str, percent: u8| {
+        [route(suffix), rollout("soak", json!("15s")), rollout("maxErrorIncreasePercent", json!(percent))]
     };
-    let [worse, soak, percent] = judged(1);
+    let [worse, soak, percent] = judged("failing.example", 1);
+    let tolerated = judged("also.failing.example", 60);
     let [other, name, answers] = strange("Answers");
     let held = Outcome::Held(Box::new(rollout("paused", json!(false))));
     let many: Vec<Value> = (0..250)
@@ -181,8 +182,9 @@ fn specials() -> Vec<Vec<Transition>> {
         vec![rest(&[rollout("waveSize", json!("100%")), route("wave.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("waveSize", json!("34%")), route("share.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("soak", json!("12s")), route("soak.example")], Some(Behaviour::Soak(12)))],
-        // In this order: what fails just after a failing configuration fails no more than before.
-        vec![fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent]), rest(&judged(60), None)],
+        // In this order: what fails just after a failing configuration fails no more than before. What was taken back is
+        // not tried again.
+        vec![fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent]), rest(&tolerated, None)],
         vec![rest(&strange("Rcode"), None), fails(&[error(other, "WrongAnswers", "www.example"), name, answers])],
         vec![Transition {
             edits: vec![error(rollout("paused", json!(true)), "Paused", "paused"), route("paused.example")],

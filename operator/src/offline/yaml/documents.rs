@@ -1,10 +1,11 @@
 //! Documents of a YAML file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use serde_json::Value;
-use serde_saphyr::granit_parser::{Event, Parser, Span};
+use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use crate::offline::yaml::lines::{Content, Lines, Node};
 
@@ -47,8 +48,7 @@ pub(in crate::offline) fn parse(text: &str) -> (Vec<Document>, Vec<Syntax>) {
         let end = starts.next().unwrap_or(text.len());
         let Some(node) = &root.node else { continue };
         // Blank lines in front keep the numbers of lines in messages.
-        let slice = text.get(root.start..end).unwrap_or_default();
-        let padded = "\n".repeat(root.line.saturating_sub(1)) + slice;
+        let padded = "\n".repeat(root.line.saturating_sub(1)) + &quoted(text, root.start..end, &builder.overflows);
         match serde_saphyr::from_str::<Value>(&padded) {
             Ok(Value::Null) => {}
             Ok(value) => documents.push(Document { value, lines: Lines::new(node.clone()) }),
@@ -59,6 +59,25 @@ pub(in crate::offline) fn parse(text: &str) -> (Vec<Document>, Vec<Syntax>) {
         }
     }
     (documents, problems)
+}
+
+/// Returns a part of a text with quotes around the scalars at these places.
+fn quoted(text: &str, part: Range<usize>, places: &[Range<usize>]) -> String {
+    let mut quoted = String::new();
+    let mut position = part.start;
+    let within = places.iter().filter(|place| part.start <= place.start && place.end <= part.end);
+    for place in within {
+        let [before, scalar] = [position..place.start, place.clone()].map(|range| text.get(range).unwrap_or_default());
+        quoted += &format!("{before}\"{scalar}\"");
+        position = place.end;
+    }
+    quoted + text.get(position..part.end).unwrap_or_default()
+}
+
+/// Returns whether a plain scalar has the form of a number beyond all numbers, such as `209020e321`. It is a text to the
+/// API server and to kubectl, which writes it without quotes: every hundredth name of a revision looks like that.
+fn is_overflow(scalar: &str) -> bool {
+    scalar.ends_with(|last: char| last.is_ascii_digit()) && scalar.parse::<f64>().is_ok_and(f64::is_infinite)
 }
 
 /// Returns the message of an error without the place, which stands before it.
@@ -86,6 +105,8 @@ struct Builder {
     open: Vec<Collection>,
     /// Nodes by their anchor.
     anchors: HashMap<usize, Rc<Node>>,
+    /// Places of the plain scalars that are numbers beyond all numbers, in octets.
+    overflows: Vec<Range<usize>>,
 }
 
 struct Collection {
@@ -103,7 +124,13 @@ impl Builder {
                 self.anchors.clear();
                 self.roots.push(Root { start: span.start.byte_offset().unwrap_or_default(), line, node: None });
             }
-            Event::Scalar(text, _, anchor, _) => self.add(Node { line, content: Content::Scalar(text.into()) }, anchor),
+            Event::Scalar(text, style, anchor, tag) => {
+                if style == ScalarStyle::Plain && tag.is_none() && is_overflow(&text) {
+                    let [start, end] = [&span.start, &span.end].map(|place| place.byte_offset().unwrap_or_default());
+                    self.overflows.push(start..end);
+                }
+                self.add(Node { line, content: Content::Scalar(text.into()) }, anchor);
+            }
             Event::SequenceStart(_, anchor, _) => self.open(line, anchor, false),
             Event::MappingStart(_, anchor, _) => self.open(line, anchor, true),
             Event::SequenceEnd | Event::MappingEnd => self.close(),
@@ -214,6 +241,18 @@ kind: C
         assert_eq!(line(&documents[1], "routes[1].upstreams"), 14);
         assert_eq!(line(&documents[1], "routes[7].suffix"), 8);
         assert_eq!(line(&documents[0], "metadata.name"), 2);
+    }
+
+    #[test]
+    fn a_text_that_looks_like_a_number_beyond_all_numbers_is_a_text() {
+        let text = "a: 209020e321\n---\nb: [12e4, -1e999, x]\n1e400: \"1e400\"\nc: 7 # 9e999\nd: é 1e999\ne: 1e999\n";
+        let (documents, problems) = parse(text);
+        assert_eq!(problems, []);
+        let expected = json!({"b": [120_000.0, "-1e999", "x"], "1e400": "1e400", "c": 7, "d": "é 1e999", "e": "1e999"});
+        let values: Vec<&Value> = documents.iter().map(|document| &document.value).collect();
+        assert_eq!(values, [&json!({"a": "209020e321"}), &expected]);
+        let (_, problems) = parse("a: .inf\n");
+        assert_eq!(problems.len(), 1, "no value of an object");
     }
 
     #[test]

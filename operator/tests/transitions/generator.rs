@@ -182,8 +182,8 @@ fn specials() -> Vec<Vec<Transition>> {
         vec![rest(&[rollout("waveSize", json!("100%")), route("wave.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("waveSize", json!("34%")), route("share.example")], Some(Behaviour::Waves(1)))],
         vec![rest(&[rollout("soak", json!("12s")), route("soak.example")], Some(Behaviour::Soak(12)))],
-        // In this order: what fails just after a failing configuration fails no more than before. What was taken back is
-        // not tried again.
+        // In this order: what fails just after a failing configuration fails no more than before. What was taken back
+        // is not tried again.
         vec![fails(&[error(worse, "JudgedWorse", "SERVFAIL"), soak, percent]), rest(&tolerated, None)],
         vec![rest(&strange("Rcode"), None), fails(&[error(other, "WrongAnswers", "www.example"), name, answers])],
         vec![Transition {

@@ -19,8 +19,8 @@ pub(super) struct Wait {
     pub(super) remaining: Duration,
 }
 
-/// Returns what waits for lists of this age; `None` where they are trusted, nothing is created or deleted, or nothing was
-/// there before.
+/// Returns what waits for lists of this age; `None` where they are trusted, nothing is created or deleted, or nothing
+/// was there before.
 #[must_use]
 pub(super) fn wait(desired: &Desired, existing: &OwnedObjects, lists_age: Duration) -> Option<Wait> {
     let remaining = GROWN.checked_sub(lists_age).filter(|remaining| !remaining.is_zero())?;

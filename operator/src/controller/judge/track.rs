@@ -176,8 +176,8 @@ impl Track {
         self.later_half.add(earlier, later);
     }
 
-    /// Forgets what was counted since the change, so that all pods are compared over the same time. Names count from the
-    /// look before: popular ones fail before anybody sees that the change is in force, and are no news after that.
+    /// Forgets what was counted since the change, so that all pods are compared over the same time. Names count from
+    /// the look before: popular ones fail before anybody sees that the change is in force, and are no news after that.
     pub(crate) fn restart_since(&mut self) {
         self.forget_since();
         self.since = self.names_before_last.map(Window::after).unwrap_or_default();

@@ -74,8 +74,8 @@ fn quoted(text: &str, part: Range<usize>, places: &[Range<usize>]) -> String {
     quoted + text.get(position..part.end).unwrap_or_default()
 }
 
-/// Returns whether a plain scalar has the form of a number beyond all numbers, such as `209020e321`. It is a text to the
-/// API server and to kubectl, which writes it without quotes: every hundredth name of a revision looks like that.
+/// Returns whether a plain scalar has the form of a number beyond all numbers, such as `209020e321`. It is a text to
+/// the API server and to kubectl, which writes it without quotes: every hundredth name of a revision looks like that.
 fn is_overflow(scalar: &str) -> bool {
     scalar.ends_with(|last: char| last.is_ascii_digit()) && scalar.parse::<f64>().is_ok_and(f64::is_infinite)
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use dnstier_crds::v1alpha1::RolloutStatus;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -186,7 +187,11 @@ impl Applier {
     ) -> ApplyResult {
         let (record, asks, state, next_look) = parts(rollout);
         let warnings = || tier.warnings.iter().cloned().chain(self.findings(&tier.name)).collect();
-        if let Some(Wait { objects, remaining }) = young_lists::wait(desired, &observed.owned, observed.lists_age) {
+        let tier_age = observed.tier.creation_timestamp().map(|Time(created)| observed.now.duration_since(created));
+        let tier_age = tier_age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
+        if let Some(Wait { objects, remaining }) =
+            young_lists::wait(desired, &observed.owned, observed.lists_age, tier_age)
+        {
             tracing::info!(tier = tier.name, objects, ?remaining, "objects wait for lists that were read just now");
             return ApplyResult {
                 outcome: ApplyOutcome::Valid { warnings: warnings(), rollout: state, writes: objects, failure: None },

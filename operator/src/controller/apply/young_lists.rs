@@ -19,11 +19,16 @@ pub(super) struct Wait {
     pub(super) remaining: Duration,
 }
 
-/// Returns what waits for lists of this age; `None` where they are trusted, nothing is created or deleted, or nothing
-/// was there before.
+/// Returns what waits for lists of this age; `None` where they are trusted, nothing is created or deleted, nothing was
+/// there before, or the tier itself is younger.
 #[must_use]
-pub(super) fn wait(desired: &Desired, existing: &OwnedObjects, lists_age: Duration) -> Option<Wait> {
-    let remaining = GROWN.checked_sub(lists_age).filter(|remaining| !remaining.is_zero())?;
+pub(super) fn wait(
+    desired: &Desired,
+    existing: &OwnedObjects,
+    lists_age: Duration,
+    tier_age: Duration,
+) -> Option<Wait> {
+    let remaining = GROWN.checked_sub(lists_age).filter(|remaining| !remaining.is_zero() && tier_age >= lists_age)?;
     let prunes = desired.revision.is_some();
     let objects = &desired.objects;
     let counts = [
@@ -56,7 +61,8 @@ mod tests {
     fn nothing_is_created_or_deleted_by_lists_of_less_than_five_seconds_unless_nothing_was_there() {
         let observed = serving("{}");
         let desired = build_desired(&observed);
-        let wait_after = |existing: &OwnedObjects, seconds| wait(&desired, existing, Duration::from_secs(seconds));
+        let wait_after =
+            |existing: &OwnedObjects, seconds| wait(&desired, existing, Duration::from_secs(seconds), Duration::MAX);
         assert_eq!(wait_after(&observed.owned, 0), None, "all is there, and nothing else");
         let mut less = observed.owned.clone();
         let resolvers = less.deployments.pop().unwrap();
@@ -71,6 +77,10 @@ mod tests {
             more.deployments.push(orphan);
         }
         assert_eq!(wait_after(&more, 1), two);
-        assert_eq!(wait(&build_desired(&cluster("{}")), &OwnedObjects::default(), Duration::ZERO), None, "a new tier");
+        let new = build_desired(&cluster("{}"));
+        assert_eq!(wait(&new, &OwnedObjects::default(), Duration::ZERO, Duration::MAX), None, "nothing was there");
+        let [two, three] = [2, 3].map(Duration::from_secs);
+        assert_eq!(wait(&desired, &less, three, two), None, "no other operator has written of this tier");
+        assert!(wait(&desired, &less, two, three).is_some());
     }
 }

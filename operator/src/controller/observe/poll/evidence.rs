@@ -40,7 +40,9 @@ impl Evidence {
     /// them does not answer, the ones of before stay, and there is no evidence without any.
     pub(super) fn of(page: &PodPage, before: Option<&Self>) -> Option<Self> {
         let evidence = Self::of_page(page, before);
-        if page.instances().iter().all(|instance| instance.alive) {
+        // One that is not alive and has a start answers, but not on all of its sockets,
+        // or its agent keeps its counters.
+        if page.instances().iter().all(|instance| instance.alive || instance.started.is_some()) {
             return Some(evidence);
         }
         let before = before?.clone();
@@ -124,7 +126,13 @@ mod tests {
         assert_eq!((meanwhile.started, meanwhile.restarts, meanwhile.stale), (7, 2, 3));
         assert_eq!(meanwhile.figures, whole.figures);
         assert!(meanwhile.refusal.is_some(), "what the agent says counts");
-        assert_eq!(Evidence::of(&page(counting), Some(&meanwhile)), Some(whole));
+        assert_eq!(Evidence::of(&page(counting), Some(&meanwhile)), Some(whole.clone()));
+        let hanging = page(|status| {
+            status.figures.slow_misses = 9;
+            status.instances[0].alive = false;
+        });
+        let hanging = Evidence::of(&hanging, Some(&whole)).unwrap();
+        assert_eq!(hanging.figures.slow_misses, 9, "a process that hangs on one socket still counts");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::controller::apply::writer::{OwnedKind, is_same_object, orphans};
+use crate::controller::apply::plan::{PlannedWrite, plan_writes};
 use crate::controller::desired::Desired;
 use crate::controller::owned::OwnedObjects;
 
@@ -29,27 +29,15 @@ pub(super) fn wait(
     tier_age: Duration,
 ) -> Option<Wait> {
     let remaining = GROWN.checked_sub(lists_age).filter(|remaining| !remaining.is_zero() && tier_age >= lists_age)?;
-    let prunes = desired.revision.is_some();
-    let objects = &desired.objects;
-    let counts = [
-        count(&objects.service_accounts, &existing.service_accounts, prunes),
-        count(&objects.network_policies, &existing.network_policies, prunes),
-        count(&objects.services, &existing.services, prunes),
-        count(&objects.disruption_budgets, &existing.disruption_budgets, prunes),
-        count(&objects.config_maps, &existing.config_maps, prunes),
-        count(&objects.daemon_sets, &existing.daemon_sets, prunes),
-        count(&objects.deployments, &existing.deployments, prunes),
-    ];
-    let is_new = counts.iter().all(|(_, existing)| *existing == 0);
-    let objects = counts.iter().map(|(changes, _)| changes).sum();
-    (objects > 0 && !is_new).then_some(Wait { objects, remaining })
-}
-
-/// Returns the number of objects of a kind to create or delete, and of those that are there.
-fn count<K: OwnedKind>(desired: &[K], existing: &[K], prunes: bool) -> (usize, usize) {
-    let is_missing = |object: &&K| !existing.iter().any(|other| is_same_object(*object, other));
-    let deleted = if prunes { orphans(desired, existing).len() } else { 0 };
-    (desired.iter().filter(is_missing).count() + deleted, existing.len())
+    let is_new = OwnedObjects::default().has_all(existing);
+    let writes = plan_writes(&desired.objects, existing).ok().filter(|_| !is_new)?;
+    let is_change = |write: &&PlannedWrite| match write.body {
+        Some(_) => write.existing.is_none(),
+        // Nothing is deleted before there is a revision.
+        None => desired.revision.is_some(),
+    };
+    let objects = writes.iter().filter(is_change).count();
+    (objects > 0).then_some(Wait { objects, remaining })
 }
 
 #[cfg(test)]

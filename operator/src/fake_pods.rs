@@ -8,14 +8,14 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
-use node_cache_config::figures::{AddressQueries, CAPABILITIES, Figures, ScopeResponses};
-use node_cache_config::probes::ProbeResult;
-use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
+use node_cache_config::figures::{AddressQueries, Figures, ScopeResponses};
+use node_cache_config::status::Revision;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::controller::owned::labels;
 use crate::fake_cluster::FakeCluster;
+use crate::fake_page::{self, Page};
 
 /// Queries a second to each pod.
 const QUERIES: u64 = 50;
@@ -241,59 +241,28 @@ impl PodState {
     }
 
     fn status(&self, name: &str, revision: Revision) -> Value {
-        let instance = |instance: &str| Instance {
-            name: instance.to_owned(),
-            alive: true,
-            revision: revision.clone(),
-            started: Some(self.started),
-            ..Instance::default()
+        let page = Page {
+            pod_uid: format!("uid-of-{name}"),
+            node: self.node.clone(),
+            is_resolver: !self.is_node_pod,
+            revision,
+            captured: vec!["10.96.0.10".parse().unwrap()],
+            caches: ["cache-0", "cache-1"].map(str::to_owned).to_vec(),
+            started: self.started,
+            figures: self.figures.clone(),
+            ..Page::default()
         };
-        let capabilities = CAPABILITIES.map(str::to_owned).to_vec();
-        let (pod_uid, figures) = (format!("uid-of-{name}"), self.figures.clone());
-        let node = self.node.clone();
-        if self.is_node_pod {
-            let captured =
-                CapturedAddress { address: "10.96.0.10".parse().unwrap(), state: CaptureState::Captured, reason: None };
-            let instances = vec![instance("cache-0"), instance("cache-1")];
-            let captured = vec![captured];
-            let status = NodeStatus {
-                pod_uid,
-                node,
-                revision: revision.clone(),
-                captured,
-                instances,
-                figures,
-                capabilities,
-                ..NodeStatus::default()
-            };
-            return serde_json::to_value(status).unwrap();
-        }
-        let instance = instance("zone-resolver");
-        let status =
-            ResolverStatus { pod_uid, node, ready: true, instance, figures, capabilities, ..ResolverStatus::default() };
-        serde_json::to_value(status).unwrap()
+        page.into_json()
     }
 }
 
 fn probe_result(query: &str, fault: Option<Fault>) -> Value {
-    let parameter = |name: &str| {
-        let value = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-        value.unwrap_or_default().to_owned()
-    };
     let (rcode, digest) = match fault {
         Some(Fault::DeadRoute) => (2, "none"),
         Some(Fault::WrongAnswers) => (0, "other"),
         _ => (0, "right"),
     };
-    let result = ProbeResult {
-        name: parameter("name"),
-        rtype: parameter("type"),
-        instance: "cache-0".to_owned(),
-        rcode,
-        microseconds: 900,
-        digest: digest.to_owned(),
-    };
-    serde_json::to_value(result).unwrap()
+    fake_page::probe_result(query, rcode, digest)
 }
 
 fn asked(cluster: &FakeCluster, collection: &str, name: &str) -> Option<String> {

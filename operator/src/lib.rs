@@ -30,6 +30,10 @@ mod fake_cluster;
 #[cfg(test)]
 mod fake_daemon_sets;
 #[cfg(test)]
+#[expect(dead_code, reason = "the other tests count responses by the clock")]
+#[path = "../tests/common/page.rs"]
+mod fake_page;
+#[cfg(test)]
 mod fake_pods;
 mod flags;
 mod leader;

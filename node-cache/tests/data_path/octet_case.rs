@@ -81,6 +81,26 @@ async fn a_route_of_a_node_and_the_cluster_dns_may_compare_by_octet_too() {
 }
 
 #[tokio::test]
+async fn the_cluster_dns_is_asked_for_ns_records_in_lower_case_and_for_others_in_random_case() {
+    let cluster = Authority::start(|query| match is_lower(query) || query.rtype() != RecordType::NS {
+        true => Action::Respond(query.default_response(0, 1)),
+        // CoreDNS finds no NS records of its zone in random case, and keeps that for clients with any case.
+        false => Action::Respond(negative_response(query, ResponseCode::NoError, 300)),
+    })
+    .await;
+    let tier = Tier::on_node(&config(cluster.address), None).await;
+    assert_eq!(rcode_of(&tier, "some-service.shop.svc.cluster.local").await, (ResponseCode::NoError, 1));
+    let before = cluster.queries().len();
+    for name in ["cluster.local", "CLUSTER.local", "cluster.LOCAL", "other.cluster.local"] {
+        let response = exchange(tier.address, &query_for(name, RecordType::NS)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NoError, "{name}");
+    }
+    let asked = &cluster.queries()[before..];
+    assert!(asked.len() > 1 && asked.iter().all(is_lower), "{asked:?}");
+    assert!(cluster.queries().iter().any(|query| !is_lower(query)), "addresses are asked in random case");
+}
+
+#[tokio::test]
 async fn a_name_that_does_not_exist_in_any_case_is_denied_and_costs_one_query_more() {
     for has_tcp in [true, false] {
         let server = match has_tcp {

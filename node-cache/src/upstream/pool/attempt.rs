@@ -174,7 +174,7 @@ impl Attempt {
             server.charge_packets(1);
         }
         let QueryPath { case_0x20, tcp_first, checks_denials, without_edns } =
-            server.query_path(&question.name, now.into_std());
+            server.query_path(&question, now.into_std());
         let format = QueryFormat { edns: server.edns(without_edns), case_0x20 };
         let over_tcp = server.protocol() == Protocol::Tcp;
         Self {

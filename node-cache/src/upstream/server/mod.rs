@@ -42,6 +42,7 @@ use node_cache_config::{CaseRandomization, Protocol, Upstream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::dns::codes::rtype;
 use crate::dns::question::Question;
 use crate::dns::{EdnsReply, Name, Response};
 use crate::dnstap::Tap;
@@ -159,6 +160,12 @@ impl Server {
     /// Returns whether the server is a resolver of this tier, whose private error codes are believed.
     pub(in crate::upstream) fn is_of_tier(&self) -> bool {
         self.edns == EdnsUse::Required
+    }
+
+    /// Returns whether the server is the cluster DNS. CoreDNS compares the name of a query for NS with its zone by octet,
+    /// and answers one in random case as if there were no record, from its own cache also to others.
+    const fn is_cluster_dns(&self) -> bool {
+        matches!(self.role, Role::Regular) && matches!(self.edns, EdnsUse::Preferred)
     }
 
     /// Returns the retries of the server's group.
@@ -450,10 +457,13 @@ impl Server {
         &self.sockets
     }
 
-    /// Returns the way of a query for `name` at `now`.
-    pub(in crate::upstream) fn query_path(&self, name: &Name, now: Instant) -> QueryPath {
+    /// Returns the way of a query with this question at `now`.
+    pub(in crate::upstream) fn query_path(&self, question: &Question, now: Instant) -> QueryPath {
+        let name = &question.name;
         let path = self.state().query_path(name, now);
-        let case_0x20 = path.case_0x20 && self.case_randomization == CaseRandomization::Enabled;
+        let compares_by_octet = question.rtype == rtype::NS && self.is_cluster_dns();
+        let may_mix = self.case_randomization == CaseRandomization::Enabled && !compares_by_octet;
+        let case_0x20 = path.case_0x20 && may_mix;
         // Resolvers of the tier are known not to compare by octet. Loop probes of others must go on as single queries.
         let checks_denials = path.checks_denials && case_0x20 && self.edns != EdnsUse::Required && !is_probe_name(name);
         QueryPath { case_0x20, checks_denials, ..path }
@@ -477,7 +487,7 @@ impl Server {
     /// Returns whether queries for `name` go over TCP because of near misses for its registered domain.
     #[must_use]
     pub fn avoids_udp(&self, name: &Name) -> bool {
-        self.protocol == Protocol::Udp && self.query_path(name, Instant::now()).tcp_first
+        self.protocol == Protocol::Udp && self.state().query_path(name, Instant::now()).tcp_first
     }
 
     /// Changes the state, and the health that follows from it.

@@ -179,7 +179,7 @@ impl Server {
 
     /// Sends a control query from one of these sockets, whose port is kept once it is answered.
     async fn exchange_control(&self, watch: &Watch, sockets: &Sockets, question: &Question) -> io::Result<()> {
-        let path = self.query_path(&question.name, Instant::now());
+        let path = self.query_path(question, Instant::now());
         let format = QueryFormat { edns: self.edns(path.without_edns), case_0x20: path.case_0x20 };
         udp::query_and_keep(sockets, &watch.kept_sockets, question, format, &self.context.tap).await.map(drop)
     }

@@ -35,7 +35,7 @@ pub const RESOLVER_DNS_PORT: u16 = 1053;
 /// Port of a zone resolver's `/metrics`, `/status`, `/live` and `/ready`.
 pub const RESOLVER_METRICS_PORT: u16 = 9153;
 /// Time for which a zone resolver answers after SIGTERM. A node cache asks for the resolvers of a zone more often, so
-/// that it queries none that has ended.
+/// that it queries none that has ended, unless the cluster DNS repeats an older list from its cache.
 pub const RESOLVER_DRAIN: Duration = Duration::from_secs(10);
 /// Name of the UDP port in every DNS Service of a tier, and so the first label of its SRV name (`_dns._udp`).
 pub const UDP_PORT_NAME: &str = "dns";

@@ -20,16 +20,19 @@ pub(crate) async fn cluster_dns(services: Vec<(String, SocketAddr)>) -> Authorit
 }
 
 fn cluster_answer(query: &ReceivedQuery, services: &[(String, SocketAddr)]) -> Action {
-    let service = services.iter().find(|(service, _)| query.is(&format!("_dns._udp.{service}")));
+    let owners = |service: &str| [format!("_dns._udp.{service}"), format!("_dns-tcp._tcp.{service}")];
+    let service = services.iter().find_map(|(service, pod)| {
+        let owner = owners(service).into_iter().find(|owner| query.is(owner))?;
+        Some((service, owner, pod))
+    });
     match service {
-        Some((service, pod)) if query.rtype() == RecordType::SRV => {
-            let owner = format!("_dns._udp.{service}");
+        Some((service, owner, pod)) if query.rtype() == RecordType::SRV => {
             let target = format!("pod-0.{service}");
             let mut message = response_with(query, vec![srv_record(&owner, 5, pod.port(), &target)]);
             message.add_additional(address_record(&target, 5, &pod.ip().to_string()));
             Action::Respond(message)
         }
-        _ if query.is("pods.kube-system.svc.cluster.local") || query.name().to_ascii().starts_with("_dns._udp.") => {
+        _ if query.is("pods.kube-system.svc.cluster.local") || query.name().to_ascii().starts_with("_dns") => {
             Action::Respond(empty_response(query, hickory_proto::op::ResponseCode::NXDomain))
         }
         _ => Action::Respond(query.default_response(300, 53)),
@@ -228,6 +231,39 @@ async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
         })
         .await;
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    });
+}
+
+/// CoreDNS repeats a response from its cache for up to half a minute, and caches each way to ask apart.
+#[tokio::test]
+async fn pods_are_found_when_the_old_ones_die_although_the_cluster_dns_repeats_the_old_list() {
+    let old = resolver(1).await;
+    let new = resolver(2).await;
+    let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
+    let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
+    let mut config = config(cluster.address);
+    config.zones = vec![zone("zone-a", unresponsive_address())];
+    let tier = Tier::on_node(&config, Some("zone-a")).await;
+    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&old.address))
+        .await;
+    old.stop_responding();
+    let (before, now) = (old.address, new.address);
+    cluster.set_script(move |query| {
+        let owner = format!("_dns-tcp._tcp.{service}");
+        if query.is(&owner) && query.rtype() == RecordType::SRV {
+            let target = format!("pod-1.{service}");
+            let mut message = response_with(query, vec![srv_record(&owner, 5, now.port(), &target)]);
+            message.add_additional(address_record(&target, 5, &now.ip().to_string()));
+            return Action::Respond(message);
+        }
+        cluster_answer(query, &[(service.clone(), before)])
+    });
+    let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
+    tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
+        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || {
+            upstreams(&tier, "zone/zone-a").contains(&now)
+        })
+        .await;
     });
 }
 

@@ -24,7 +24,8 @@ const MAX_SERVERS: usize = 64;
 const REFRESH_DELAY_AFTER_DOWN: Duration = Duration::from_millis(500);
 
 /// Ways to ask for the servers of a Service: by the name of its UDP or its TCP port, each with any DO and CD. A cluster
-/// DNS keeps the response to each of them apart, so that a denial that it caches hides a new Service from one only.
+/// DNS keeps the response to each of them apart, so that what it caches, a denial or a list of servers that have ended,
+/// concerns one of them only.
 const QUESTION_VARIANTS: u32 = 8;
 /// Shortest and longest interval of the tries to discover the first servers of a group.
 const FIRST_TRY_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
@@ -107,8 +108,9 @@ struct DiscoveredServers {
 
 /// Keeps the discovered servers of `group` up to date with the headless Service `service` until the group is dropped:
 /// refreshes them at once, or within a second where it has servers already, then at `interval`, and soon after a
-/// server went down. A failed refresh keeps the last servers. While there are none it tries more often, and asks in
-/// another way each time.
+/// server went down, in another way than before: the cluster DNS may repeat from its cache that the server is there. A
+/// failed refresh keeps the last servers, and the next one asks in another way, too. While there are none it tries more
+/// often.
 pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: String, interval: RefreshInterval) {
     let mut failures = 0;
     let mut variant = 0;
@@ -128,8 +130,8 @@ pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: Stri
                     tracing::warn!(scope = group.scope(), service, %error, "servers cannot be discovered");
                 }
                 failures += 1;
+                variant = next_variant(variant);
                 if group.discovered().is_empty() {
-                    variant = (variant + 1) % QUESTION_VARIANTS;
                     first_try_delay(&error)
                 } else {
                     interval.delay_after_failures(failures)
@@ -139,10 +141,16 @@ pub(super) async fn refresh(group: Weak<Group>, cluster_dns: Pool, service: Stri
         tokio::select! {
             () = tokio::time::sleep(jittered(delay, rand::random())) => {}
             () = group.wait_until_server_down() => {
+                variant = next_variant(variant);
                 tokio::time::sleep(jittered(REFRESH_DELAY_AFTER_DOWN, rand::random())).await;
             }
         }
     }
+}
+
+/// Returns the variant after this one, in turns.
+const fn next_variant(variant: u32) -> u32 {
+    (variant + 1) % QUESTION_VARIANTS
 }
 
 /// Returns the delay after a try in vain to discover the first servers of a group. A denial that the cluster DNS caches

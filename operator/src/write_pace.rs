@@ -1,7 +1,8 @@
 //! Pace of the writes to the API server: a layer of the client, which all tiers share.
 //!
 //! A new tier has thirty objects, and a roll-out tells thousands of pods. With the renewals of the Lease, which have a
-//! client of their own and do not wait, the operator stays below 20 writes in any second whatever it does.
+//! client of their own and do not wait, the operator stays below 20 writes in any second whatever it does, also where
+//! the API server counts them: on a busy machine writes that left apart arrive together.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,8 +17,8 @@ use tower::{Layer, Service};
 
 use crate::verb::Verb;
 
-/// Time between two writes: 18 each second.
-pub(crate) const WRITE_INTERVAL: Duration = Duration::from_micros(1_000_000 / 18 + 1);
+/// Time between two writes: 16 each second.
+pub(crate) const WRITE_INTERVAL: Duration = Duration::from_micros(1_000_000 / 16 + 1);
 
 /// Layer that holds writes back until it is their turn, in the order in which they come.
 ///
@@ -122,11 +123,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_second_has_more_than_18_writes() {
+    async fn no_second_has_more_than_16_writes() {
         let sent = send(vec![Method::PATCH; 100]).await;
         assert_eq!(sent.len(), 100);
-        assert!(sent.windows(19).all(|times| times[18] - times[0] >= 1_000), "{sent:?}");
-        assert!(sent[99] < 5_900, "they do not wait longer than that: {sent:?}");
+        assert!(sent.windows(17).all(|times| times[16] - times[0] >= 1_000), "{sent:?}");
+        assert!(sent[99] < 6_600, "they do not wait longer than that: {sent:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -136,7 +137,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         let sent = sending.await.unwrap();
         assert!(sent[1] >= 30_000, "the process stood still: {sent:?}");
-        assert!(sent.windows(19).all(|times| times[18] - times[0] >= 1_000), "{sent:?}");
+        assert!(sent.windows(17).all(|times| times[16] - times[0] >= 1_000), "{sent:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -260,10 +260,8 @@ async fn pods_are_found_when_the_old_ones_die_although_the_cluster_dns_repeats_t
     });
     let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
     tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
-        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || {
-            upstreams(&tier, "zone/zone-a").contains(&now)
-        })
-        .await;
+        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&now))
+            .await;
     });
 }
 

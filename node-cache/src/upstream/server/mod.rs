@@ -162,8 +162,8 @@ impl Server {
         self.edns == EdnsUse::Required
     }
 
-    /// Returns whether the server is the cluster DNS. CoreDNS compares the name of a query for NS with its zone by octet,
-    /// and answers one in random case as if there were no record, from its own cache also to others.
+    /// Returns whether the server is the cluster DNS. CoreDNS compares the name of a query for NS with its zone by
+    /// octet, and answers one in random case as if there were no record, from its own cache also to others.
     const fn is_cluster_dns(&self) -> bool {
         matches!(self.role, Role::Regular) && matches!(self.edns, EdnsUse::Preferred)
     }

@@ -36,8 +36,8 @@ const LINK_LOCAL: &str = "169.254.20.10";
 const ALL_ADDRESSES: [(&str, bool); 3] = [(SERVICE4, true), (SERVICE6, true), (LINK_LOCAL, false)];
 /// Long enough for a machine that compiles something else.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Lease of a captured address (5 s) and a second of tolerance.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Several leases of a captured address (5 s each).
+const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn wait_until_captured(node: &Node, addresses: &[&str]) {
     for address in addresses {
@@ -213,7 +213,7 @@ fn while_all_caches_hang_the_service_answers() {
     for cache in &node.caches {
         cache.pause(true);
     }
-    wait_until("the switch is off", Duration::from_secs(5), || !node.is_captured(SERVICE4));
+    wait_until("the switch is off", SETTLE_TIMEOUT, || !node.is_captured(SERVICE4));
     assert_eq!(query_rcode(&node.network.pod, SERVICE4), Some(FROM_CLUSTER_DNS));
     let reason = node.captured(SERVICE4).unwrap().reason.unwrap();
     assert_eq!(reason, "the caches of this pod do not answer");
@@ -233,7 +233,8 @@ fn when_the_last_cache_is_gone_the_service_answers_at_once() {
     let took = wait_until("the Service answers", SETTLE_TIMEOUT, || {
         query_rcode(&node.network.pod, SERVICE4) == Some(FROM_CLUSTER_DNS)
     });
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // The end of the lease (5 s) is not what it waits for.
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[test]

@@ -75,9 +75,10 @@ impl Driver {
     /// Makes the transitions, one after the other. A failure is noted, and the next one begins from the first spec.
     pub(crate) async fn run(mut self, transitions: &[Transition]) -> Report {
         for (number, transition) in transitions.iter().enumerate() {
+            let transition = transition.that_changes(&self.spec, &self.table, &self.world.name, &self.cluster_dns);
             let described = transition.describe(&self.spec);
             let start = Instant::now();
-            let result = self.make(transition).await;
+            let result = self.make(&transition).await;
             if std::env::var_os("DNSTIER_TESTS_SHOW").is_some() {
                 let outcome = result.as_ref().map_or_else(|error| format!("FAILED: {error:#}"), |()| "well".to_owned());
                 eprintln!("{} {number} {:.1?} {described}: {outcome}", self.world.name, start.elapsed());

@@ -81,7 +81,10 @@ fn of_leaf(field: &Field, valid: &[Edit], table: &Table, index: usize) -> Vec<Tr
     // Fields of affinity are many and alike.
     let count = if field.is_of_affinity() { 1 } else { valid.len() };
     let chosen = valid.iter().cycle().skip(if field.is_of_affinity() { index } else { 0 }).take(count);
-    let mut group: Vec<Transition> = chosen.map(|edit| Transition::new(edit.clone(), Outcome::Rest)).collect();
+    let alternatives = if count < valid.len() { valid.to_vec() } else { Vec::new() };
+    let to =
+        |edit: &Edit| Transition { alternatives: alternatives.clone(), ..Transition::new(edit.clone(), Outcome::Rest) };
+    let mut group: Vec<Transition> = chosen.map(to).collect();
     let has_absence = !field.is_of_affinity() && table.row(&field.path).is_none_or(|row| !row.fleeting);
     group.extend(removal(field).filter(|_| has_absence));
     group
@@ -254,7 +257,8 @@ pub(crate) fn generate(table: &Table, tiers: usize, random: &mut Random) -> Vec<
 fn pair(transitions: Vec<Transition>, random: &mut Random) -> Vec<Transition> {
     let mut paired: Vec<Transition> = Vec::new();
     let is_plain = |one: &Transition| {
-        one.outcome == Outcome::Rest && one.manner == Manner::Plain && !one.is_fleeting && one.edits.len() == 1
+        let is_single = one.edits.len() == 1 && one.alternatives.is_empty();
+        one.outcome == Outcome::Rest && one.manner == Manner::Plain && !one.is_fleeting && is_single
     };
     let part = |one: &Transition| one.edits[0].path.split(['.', '[']).take(2).map(str::to_owned).collect::<Vec<_>>();
     for transition in transitions {

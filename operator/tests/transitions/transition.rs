@@ -45,6 +45,8 @@ pub(crate) enum Behaviour {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Transition {
     pub(crate) edits: Vec<Edit>,
+    /// Values of the field that are set where the first one is there already.
+    pub(crate) alternatives: Vec<Edit>,
     pub(crate) outcome: Outcome,
     pub(crate) manner: Manner,
     pub(crate) behaviour: Option<Behaviour>,
@@ -58,7 +60,23 @@ impl Transition {
     /// Creates a transition of one field.
     pub(crate) fn new(edit: Edit, outcome: Outcome) -> Self {
         let manner = Manner::Plain;
-        Self { edits: vec![edit], outcome, manner, behaviour: None, is_fleeting: false, begins_anew: false }
+        Self {
+            edits: vec![edit],
+            alternatives: Vec::new(),
+            outcome,
+            manner,
+            behaviour: None,
+            is_fleeting: false,
+            begins_anew: false,
+        }
+    }
+
+    /// Returns the transition with the first of its values that changes the spec; unchanged where none does.
+    pub(crate) fn that_changes(&self, spec: &Value, table: &Table, world: &str, cluster_dns: &str) -> Self {
+        let others = self.alternatives.iter().map(|edit| Self { edits: vec![edit.clone()], ..self.clone() });
+        let mut all = std::iter::once(self.clone()).chain(others);
+        let changes = |one: &Self| one.spec_after(spec, table, world, cluster_dns) != *spec;
+        all.find(changes).unwrap_or_else(|| self.clone())
     }
 
     /// Returns the spec after the edits.
@@ -98,4 +116,18 @@ impl Transition {
 fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.len() > 160 { format!("{}…", text.chars().take(160).collect::<String>()) } else { text }
+}
+
+#[test]
+fn a_value_that_is_there_already_gives_way_to_another_one() {
+    let table = Table::read();
+    let path = "nodeCache.cache.maxTtl";
+    let to = |value: &str| Edit::to(path, serde_json::json!(value));
+    let transition = Transition { alternatives: vec![to("1m"), to("2m")], ..Transition::new(to("1m"), Outcome::Rest) };
+    let value = |before: &str| {
+        let spec = serde_json::json!({"nodeCache": {"cache": {"maxTtl": before}}});
+        transition.that_changes(&spec, &table, "world", "dns").edits[0].value.clone()
+    };
+    assert_eq!(value("5m"), Some("1m".into()));
+    assert_eq!(value("1m"), Some("2m".into()));
 }

@@ -37,7 +37,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Returns a limit for what goes to all pods, in seconds: 20 of them are told in a second, and they share the
+    /// Returns a limit for what goes to all pods, in seconds: 16 of them are told in a second, and they share the
     /// machine with the control plane.
     fn limit(self) -> f64 {
         300.0 + self.nodes as f64 / 4.0

@@ -10,9 +10,9 @@ use crate::controller::rollout::pods::Role;
 /// Names that a pod is asked for in one look, at most: three are asked in a second.
 const MAX_NAMES: usize = 48;
 
-/// Returns the names that pods of a role are asked for in the look of this number: those first that lead elsewhere
-/// after the change, and of the others as many as there is time for, in turn. A pod knows the names of its own
-/// configuration.
+/// Returns the names that pods of a role are asked for in the look of this number: the names of every look and of the
+/// spec, then the routes that lead elsewhere after the change, then the others, of both kinds of routes as many as there
+/// is time for, in turn. A pod knows the names of its own configuration.
 #[must_use]
 pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role, look: usize) -> Vec<ProbeName> {
     let mut names: Vec<ProbeName> = Vec::new();
@@ -25,19 +25,23 @@ pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role
     let is_route = |config: Option<&Config>, name: &str| {
         config.and_then(|config| config.routes.iter().find(|route| route.suffix == name).cloned())
     };
-    let is_of_route = |name: &ProbeName| {
-        let (before, after) = (is_route(proven, &name.name), is_route(target, &name.name));
-        name.rtype == "SOA" && (before.is_some() || after.is_some()) && before == after
+    let routes = |name: &ProbeName| (is_route(proven, &name.name), is_route(target, &name.name));
+    let is_of_route = |name: &ProbeName| name.rtype == "SOA" && routes(name) != (None, None);
+    let (of_routes, mut chosen): (Vec<ProbeName>, Vec<ProbeName>) = names.into_iter().partition(is_of_route);
+    let is_changed = |name: &ProbeName| {
+        let (before, after) = routes(name);
+        before != after
     };
-    let (mut unchanged, mut first): (Vec<ProbeName>, Vec<ProbeName>) = names.into_iter().partition(is_of_route);
-    first.truncate(MAX_NAMES);
-    let room = MAX_NAMES - first.len();
-    if !unchanged.is_empty() {
-        let start = look * room % unchanged.len();
-        unchanged.rotate_left(start);
+    let (changed, unchanged): (Vec<ProbeName>, Vec<ProbeName>) = of_routes.into_iter().partition(is_changed);
+    for mut routes in [changed, unchanged] {
+        let room = MAX_NAMES.saturating_sub(chosen.len());
+        if !routes.is_empty() {
+            let start = look * room % routes.len();
+            routes.rotate_left(start);
+        }
+        chosen.extend(routes.into_iter().take(room));
     }
-    first.extend(unchanged.into_iter().take(room));
-    first
+    chosen
 }
 
 /// Returns whether a resolver may be asked for a name: one that is outside of the cluster and of all routes. Others
@@ -111,6 +115,23 @@ mod tests {
             let names = names(Some(&target), Some(&proven), Role::Node, look);
             assert_eq!(names.len(), MAX_NAMES);
             assert!(texts(&names[..5]).contains(&"r99.example"));
+            seen.extend(names.into_iter().map(|name| name.name));
+        }
+        assert!(suffixes.iter().all(|suffix| seen.contains(suffix)));
+    }
+
+    #[test]
+    fn of_many_routes_that_all_lead_elsewhere_each_is_asked_in_its_turn_and_what_the_spec_lists_in_each_look() {
+        let suffixes: Vec<String> = (0..100).map(|number| format!("r{number}.example")).collect();
+        let of = |server: &str| -> Config {
+            config(&suffixes.iter().map(|suffix| (suffix.as_str(), server)).collect::<Vec<_>>())
+        };
+        let (proven, target) = (of("192.0.2.1:53"), of("192.0.2.9:53"));
+        let mut seen: Vec<String> = Vec::new();
+        for look in 0..3 {
+            let names = names(Some(&target), Some(&proven), Role::Node, look);
+            assert_eq!(names.len(), MAX_NAMES);
+            assert!([".", "www.example", "git.corp.example"].iter().all(|name| texts(&names).contains(name)));
             seen.extend(names.into_iter().map(|name| name.name));
         }
         assert!(suffixes.iter().all(|suffix| seen.contains(suffix)));

@@ -11,8 +11,8 @@ use crate::controller::rollout::pods::Role;
 const MAX_NAMES: usize = 48;
 
 /// Returns the names that pods of a role are asked for in the look of this number: the names of every look and of the
-/// spec, then the routes that lead elsewhere after the change, then the others, of both kinds of routes as many as there
-/// is time for, in turn. A pod knows the names of its own configuration.
+/// spec, then the routes that lead elsewhere after the change, then the others, of both kinds of routes as many as
+/// there is time for, in turn. A pod knows the names of its own configuration.
 #[must_use]
 pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role, look: usize) -> Vec<ProbeName> {
     let mut names: Vec<ProbeName> = Vec::new();

@@ -1,8 +1,8 @@
 //! Pace of the writes to the API server: a layer of the client, which all tiers share.
 //!
 //! A new tier has thirty objects, and a roll-out tells thousands of pods. With the renewals of the Lease, which have a
-//! client of their own and do not wait, the operator stays below 20 writes in any second whatever it does, also where
-//! the API server counts them: on a busy machine writes that left apart arrive together.
+//! client of their own and do not wait, the operator stays below 20 writes in any second whatever it does. What is left
+//! to 20 is for writes that leave apart and arrive together.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -209,60 +209,62 @@ async fn the_last_known_pods_are_kept_when_discovery_fails_and_the_bootstrap_add
     assert!(!bootstrap.queries().is_empty());
 }
 
+/// A node that has found the one pod of its zone, which then stops to respond, and another pod in its place.
+struct Replacement {
+    cluster: Authority,
+    service: String,
+    tier: Tier,
+    old: Authority,
+    new: Authority,
+}
+
+impl Replacement {
+    async fn start() -> Self {
+        let (old, new) = (resolver(1).await, resolver(2).await);
+        let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
+        let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
+        let mut config = config(cluster.address);
+        config.zones = vec![zone("zone-a", unresponsive_address())];
+        let tier = Tier::on_node(&config, Some("zone-a")).await;
+        let is_found = async || upstreams(&tier, "zone/zone-a").contains(&old.address);
+        wait_until("the pod is found", DISCOVERY_TIMEOUT, is_found).await;
+        old.stop_responding();
+        Self { cluster, service, tier, old, new }
+    }
+
+    /// Queries the node until it has found the new pod, and returns after how long.
+    async fn query_until_found(&self) -> Duration {
+        let started = Instant::now();
+        let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
+        let responses = queries.iter().map(|query| exchange(self.tier.address, query));
+        let is_found = async || upstreams(&self.tier, "zone/zone-a").contains(&self.new.address);
+        let (_, took) = tokio::join!(futures::future::join_all(responses), async {
+            wait_until("the new pod is found", DISCOVERY_TIMEOUT, is_found).await;
+            started.elapsed()
+        });
+        took
+    }
+}
+
 #[tokio::test]
 async fn pods_that_replace_others_are_found_at_once_when_the_old_ones_die() {
-    let old = resolver(1).await;
-    let new = resolver(2).await;
-    let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
-    let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
-    let mut config = config(cluster.address);
-    config.zones = vec![zone("zone-a", unresponsive_address())];
-    let tier = Tier::on_node(&config, Some("zone-a")).await;
-    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&old.address))
-        .await;
-    old.stop_responding();
-    let address = new.address;
-    cluster.set_script(move |query| cluster_answer(query, &[(service.clone(), address)]));
-    let started = Instant::now();
-    let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
-    tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
-        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || {
-            upstreams(&tier, "zone/zone-a").contains(&address)
-        })
-        .await;
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    });
+    let replacement = Replacement::start().await;
+    let (service, now) = (replacement.service.clone(), replacement.new.address);
+    replacement.cluster.set_script(move |query| cluster_answer(query, &[(service.clone(), now)]));
+    let took = replacement.query_until_found().await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 /// CoreDNS repeats a response from its cache for up to half a minute, and caches each way to ask apart.
 #[tokio::test]
 async fn pods_are_found_when_the_old_ones_die_although_the_cluster_dns_repeats_the_old_list() {
-    let old = resolver(1).await;
-    let new = resolver(2).await;
-    let service = "zone-a.dnstier-system.svc.cluster.local".to_owned();
-    let cluster = cluster_dns(vec![(service.clone(), old.address)]).await;
-    let mut config = config(cluster.address);
-    config.zones = vec![zone("zone-a", unresponsive_address())];
-    let tier = Tier::on_node(&config, Some("zone-a")).await;
-    wait_until("the pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&old.address))
-        .await;
-    old.stop_responding();
-    let (before, now) = (old.address, new.address);
-    cluster.set_script(move |query| {
-        let owner = format!("_dns-tcp._tcp.{service}");
-        if query.is(&owner) && query.rtype() == RecordType::SRV {
-            let target = format!("pod-1.{service}");
-            let mut message = response_with(query, vec![srv_record(&owner, 5, now.port(), &target)]);
-            message.add_additional(address_record(&target, 5, &now.ip().to_string()));
-            return Action::Respond(message);
-        }
-        cluster_answer(query, &[(service.clone(), before)])
+    let replacement = Replacement::start().await;
+    let (service, before, now) = (replacement.service.clone(), replacement.old.address, replacement.new.address);
+    replacement.cluster.set_script(move |query| {
+        let pod = if query.name().to_ascii().to_lowercase().starts_with("_dns-tcp.") { now } else { before };
+        cluster_answer(query, &[(service.clone(), pod)])
     });
-    let queries = ["a.example", "b.example", "c.example"].map(|name| query_for(name, RecordType::A));
-    tokio::join!(futures::future::join_all(queries.iter().map(|query| exchange(tier.address, query))), async {
-        wait_until("the new pod is found", DISCOVERY_TIMEOUT, async || upstreams(&tier, "zone/zone-a").contains(&now))
-            .await;
-    });
+    replacement.query_until_found().await;
 }
 
 #[tokio::test]

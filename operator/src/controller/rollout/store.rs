@@ -61,7 +61,7 @@ impl StoredRecord {
         }
     }
 
-    /// Returns the ConfigMap with another record. With the version that was read it is to be replaced (PUT); without
+    /// Returns the ConfigMap with another record. With the version that was read it is to be patched (PATCH); without
     /// one it is to be created (POST), which the API server refuses when somebody else was first.
     #[must_use]
     pub(crate) fn replaced_by(&self, record: &Record, metadata: ObjectMeta) -> ConfigMap {

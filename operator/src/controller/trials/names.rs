@@ -22,17 +22,14 @@ pub(super) fn names(target: Option<&Config>, proven: Option<&Config>, role: Role
             names.push(probe);
         }
     }
-    let is_route = |config: Option<&Config>, name: &str| {
-        config.and_then(|config| config.routes.iter().find(|route| route.suffix == name).cloned())
+    let route = |config: Option<&Config>, name: &ProbeName| {
+        config.and_then(|config| config.routes.iter().find(|route| route.suffix == name.name).cloned())
     };
-    let routes = |name: &ProbeName| (is_route(proven, &name.name), is_route(target, &name.name));
-    let is_of_route = |name: &ProbeName| name.rtype == "SOA" && routes(name) != (None, None);
+    let is_of_route =
+        |name: &ProbeName| name.rtype == "SOA" && (route(proven, name).is_some() || route(target, name).is_some());
     let (of_routes, mut chosen): (Vec<ProbeName>, Vec<ProbeName>) = names.into_iter().partition(is_of_route);
-    let is_changed = |name: &ProbeName| {
-        let (before, after) = routes(name);
-        before != after
-    };
-    let (changed, unchanged): (Vec<ProbeName>, Vec<ProbeName>) = of_routes.into_iter().partition(is_changed);
+    let (changed, unchanged): (Vec<ProbeName>, Vec<ProbeName>) =
+        of_routes.into_iter().partition(|name| route(proven, name) != route(target, name));
     for mut routes in [changed, unchanged] {
         let room = MAX_NAMES.saturating_sub(chosen.len());
         if !routes.is_empty() {

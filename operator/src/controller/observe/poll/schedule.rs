@@ -1,8 +1,8 @@
 //! Schedule of the status polls: which pod is polled next, and when. Times are milliseconds since the schedule began.
 //!
 //! Each class of pods has a period, a place in the order of classes and slots of its own. All polls together are at
-//! most [`MAX_BURST`] at once and [`POLLS_PER_SECOND`]: 97 leave in any sliding second, so that no more than 100 arrive
-//! in one.
+//! most [`MAX_BURST`] at once and [`POLLS_PER_SECOND`]: 97 leave in any sliding second. What is left to 100 is for
+//! polls that leave apart and arrive together.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};

@@ -117,8 +117,8 @@ pub(crate) fn build_fenced(
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&limits)
         .with_layer(counter)
-        .with_layer(&WritePace::default())
         .with_layer(fence)
+        .with_layer(&WritePace::default())
         .build())
 }
 

@@ -60,12 +60,10 @@ where
         if !Verb::of(&request).is_write() {
             return self.inner.call(request).map(|response| response.map_err(Into::into)).boxed();
         }
-        let write = match self.leadership.begin_write() {
-            Ok(write) => write,
-            Err(error) => return async { Err(error.into()) }.boxed(),
-        };
-        let response = self.inner.call(request);
+        // Nothing is sent before the future is polled. What waits for its turn is not in flight yet.
+        let (leadership, response) = (self.leadership.clone(), self.inner.call(request));
         async move {
+            let write = leadership.begin_write()?;
             tokio::select! {
                 biased;
                 () = write.lost() => Err(NotLeaderError.into()),
@@ -131,6 +129,30 @@ mod tests {
         assert_eq!(sent, 4);
         leadership.lose();
         assert_eq!(write_all().await.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_for_their_turn_do_not_keep_a_leader_from_releasing_its_lease() {
+        let server = FakeApi::start(|_| Reply::Json(200, json!({"metadata": {"name": "x"}}))).await;
+        let leadership = Leadership::permanent();
+        let config_maps = client(&server, &leadership);
+        let writes: Vec<_> = (0..60)
+            .map(|_| {
+                let config_maps = config_maps.clone();
+                tokio::spawn(async move { config_maps.delete("x", &DeleteParams::default()).await })
+            })
+            .collect();
+        server.wait_for_requests(1).await;
+        leadership.close();
+        assert!(leadership.writes_end(Duration::from_secs(1)).await);
+        let sent = server.requests().len();
+        let mut refused = 0;
+        for write in writes {
+            refused +=
+                usize::from(write.await.unwrap().is_err_and(|error| error.to_string().contains("not the leader")));
+        }
+        assert_eq!(server.requests().len(), sent, "nothing is sent after that");
+        assert_eq!(sent + refused, 60);
     }
 
     #[tokio::test]

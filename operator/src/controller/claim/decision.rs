@@ -107,6 +107,13 @@ impl ClaimState {
         }
     }
 
+    /// Records that the claim was refused. The other release may be back: its Lease is looked at once more.
+    pub(super) fn record_refusal(&mut self, now: Instant) {
+        if let Some(foreign) = &mut self.foreign {
+            (foreign.lease, foreign.is_gone, foreign.next_look) = (None, false, now);
+        }
+    }
+
     /// Returns whether people are to be told of the other release, which is once.
     pub(super) fn tell(&mut self) -> bool {
         self.foreign.as_mut().is_some_and(|foreign| !std::mem::replace(&mut foreign.is_told, true))
@@ -176,6 +183,22 @@ mod tests {
             let is_deleted = takeover(start, |second| (second < gone_at).then(|| second.to_string())).unwrap();
             assert!(is_deleted <= gone_at + 30, "{is_deleted} after {gone_at}");
         }
+    }
+
+    #[test]
+    fn a_claim_that_was_refused_is_tried_again_only_after_the_other_release_was_looked_at_for_a_minute() {
+        let start = Instant::now();
+        let mut state = ClaimState::default();
+        for second in [0, 60] {
+            assert_eq!(state.next(Some(OTHER), OWN, start + seconds(second)), Step::Look);
+            state.record_lease(Some("1"), start + seconds(second));
+        }
+        let now = start + seconds(61);
+        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Claim);
+        state.record_refusal(now);
+        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);
+        state.record_lease(Some("2"), now);
+        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Wait(LOOK_INTERVAL));
     }
 
     #[test]

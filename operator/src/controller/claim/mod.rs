@@ -60,7 +60,10 @@ impl Claims {
         let wait = match step {
             Step::Reconcile => None,
             Step::Claim => {
-                self.claim(tier, &uid, claimed, now).await?;
+                if let Err(error) = self.claim(tier, &uid, claimed, now).await {
+                    self.with_state(&uid, |state| state.record_refusal(now));
+                    return Err(error);
+                }
                 None
             }
             Step::Look => Some(LOOK_INTERVAL),

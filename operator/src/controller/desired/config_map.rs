@@ -14,6 +14,8 @@ use crate::settings::Settings;
 
 /// Maximum number of revisions, the newest included, unless more of them are in use.
 const MAX_REVISIONS: usize = 5;
+/// Maximum size of the older revisions that are not in use, in bytes: every node reads the ConfigMap at each write.
+const MAX_UNUSED_BYTES: usize = 16 * 1024;
 /// Maximum size of all older revisions in bytes. The newest revision is in the ConfigMap twice, and the API server
 /// accepts a mebibyte.
 const MAX_HISTORY_BYTES: usize = 700 * 1024;
@@ -82,17 +84,23 @@ fn retain_revisions(
     let (used, unused): (Vec<_>, Vec<_>) = older.iter().copied().partition(|(revision, _)| in_use.contains(*revision));
     let unused = unused.into_iter().take((MAX_REVISIONS - 1).saturating_sub(used.len()));
     // Those in use come first: a pod may start with one of them again.
-    let mut remaining_bytes = MAX_HISTORY_BYTES;
-    let mut retained = BTreeSet::new();
-    for (revision, json) in used.into_iter().chain(unused) {
-        if json.len() <= remaining_bytes {
-            remaining_bytes -= json.len();
-            retained.insert(revision);
-        }
-    }
+    let (mut retained, remaining_bytes) = fitting(used.into_iter(), MAX_HISTORY_BYTES);
+    retained.extend(fitting(unused, MAX_UNUSED_BYTES.min(remaining_bytes)).0);
     let older = older.into_iter().filter(|(revision, _)| retained.contains(revision));
     let older = older.map(|(revision, json)| RenderedRevision { id: revision.to_owned(), json: json.clone() });
     std::iter::once(newest.clone()).chain(older).collect()
+}
+
+/// Returns the first revisions that fit into a size, and how many bytes remain.
+fn fitting<'a>(revisions: impl Iterator<Item = (&'a str, &'a String)>, max_bytes: usize) -> (BTreeSet<&'a str>, usize) {
+    let mut remaining_bytes = max_bytes;
+    let fits = |(_, json): &(&str, &String)| {
+        let fits = json.len() <= remaining_bytes;
+        remaining_bytes -= if fits { json.len() } else { 0 };
+        fits
+    };
+    let fitting = revisions.filter(fits).map(|(revision, _)| revision).collect();
+    (fitting, remaining_bytes)
 }
 
 #[cfg(test)]
@@ -129,6 +137,17 @@ mod tests {
         let all: BTreeSet<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
         let revisions = retain_revisions(&rendered("f"), Some(&previous), &all);
         assert_eq!(ids(revisions), ["f", "e", "d", "c", "b", "a"]);
+    }
+
+    #[test]
+    fn large_revisions_that_nobody_uses_are_not_kept() {
+        let mut previous = config_map_with(&["d", "c", "b", "a"]);
+        let large = "x".repeat(40 * 1024);
+        for revision in ["d", "c", "b", "a"] {
+            previous.data.as_mut().unwrap().insert(revision_key(revision), large.clone());
+        }
+        let in_use = BTreeSet::from(["c".to_owned(), "b".to_owned()]);
+        assert_eq!(ids(retain_revisions(&rendered("e"), Some(&previous), &in_use)), ["e", "c", "b"]);
     }
 
     #[test]
@@ -176,9 +195,10 @@ mod tests {
     fn a_large_revision_in_use_stays_and_newer_ones_that_nobody_runs_go_for_it() {
         let mut previous = config_map_with(&["e", "d", "c", "b", "a"]);
         for text in previous.data.iter_mut().flat_map(|data| data.values_mut()) {
-            *text = "x".repeat(150 * 1024 * 7 / 5);
+            *text = "x".repeat(6 * 1024);
         }
+        previous.data.as_mut().unwrap().insert(revision_key("a"), "x".repeat(690 * 1024));
         let revisions = retain_revisions(&rendered("f"), Some(&previous), &BTreeSet::from(["a".to_owned()]));
-        assert_eq!(ids(revisions), ["f", "e", "d", "a"]);
+        assert_eq!(ids(revisions), ["f", "e", "a"]);
     }
 }

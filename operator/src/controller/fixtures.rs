@@ -78,6 +78,7 @@ pub(super) fn cluster(spec: &str) -> Observed {
     Observed {
         tier: Arc::new(tier("default", "2026-01-01T00:00:00Z", spec)),
         other_tiers: Vec::new(),
+        unreadable_tiers: Vec::new(),
         nodes: ['a', 'b', 'c'].map(node).into_iter().collect(),
         cluster_dns: ClusterDnsLookup::Found(Box::new(kube_dns())),
         owned: OwnedObjects::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ListableResource, NamespaceResourceScope};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::pods::TierPod;
+use crate::controller::observe::unreadable::UnreadableTier;
 use crate::controller::observe::{self, ClusterDnsLookup, Observed, WatchedTier};
 use crate::controller::owned::{OwnedObjects, labels};
 use crate::error::Error;
@@ -24,6 +26,8 @@ pub(super) struct LiveCluster<'a> {
     client: &'a Client,
     settings: &'a Settings,
     tiers: Vec<DnsTier>,
+    /// Tiers that cannot be deserialized.
+    unreadable: Vec<ObjectMeta>,
     nodes: Nodes,
 }
 
@@ -38,10 +42,12 @@ impl<'a> LiveCluster<'a> {
         let failure = |objects: &'static str| move |source| Error::request("list", objects, source);
         let tiers = Api::<WatchedTier>::all(client.clone()).list(&all).await.map_err(failure("DnsTiers"))?;
         let nodes = Api::<Node>::all(client.clone()).list(&all).await.map_err(failure("nodes"))?;
+        let (readable, unreadable): (Vec<_>, Vec<_>) = tiers.items.into_iter().partition(|tier| tier.0.is_ok());
         Ok(Self {
             client,
             settings,
-            tiers: tiers.items.into_iter().filter_map(|tier| tier.0.ok()).collect(),
+            tiers: readable.into_iter().filter_map(|tier| tier.0.ok()).collect(),
+            unreadable: unreadable.into_iter().filter_map(|tier| Some(tier.0.err()?.metadata)).collect(),
             nodes: nodes.items.iter().map(|node| (node.name_any(), ClusterNode::from(node))).collect(),
         })
     }
@@ -68,6 +74,7 @@ impl<'a> LiveCluster<'a> {
         Ok(Observed {
             tier: Arc::new(self.replaced_by(tier)),
             other_tiers: others_in_file.iter().map(|other| self.replaced_by(other)).chain(elsewhere.cloned()).collect(),
+            unreadable_tiers: self.unreadable_tiers(&in_file).await?,
             nodes: self.nodes.clone(),
             cluster_dns: self.cluster_dns(tier).await?,
             owned,
@@ -114,6 +121,25 @@ impl<'a> LiveCluster<'a> {
             daemon_sets: self.list(&of_tier, &nodes).await?,
             deployments: self.list(&of_tier, &resolvers).await?,
         })
+    }
+
+    /// Returns what the tiers use that cannot be deserialized and that the file does not replace.
+    async fn unreadable_tiers(&self, in_file: &BTreeSet<String>) -> Result<Vec<UnreadableTier>, Error> {
+        let mut unreadable = Vec::new();
+        for metadata in &self.unreadable {
+            let name = metadata.name.clone().unwrap_or_default();
+            if !in_file.contains(&name) {
+                let of_tier = ListParams::default().labels(&labels::query_tier(&name));
+                let namespace = [self.settings.node_namespace.as_str()];
+                let objects = OwnedObjects {
+                    config_maps: self.list(&of_tier, &namespace).await?,
+                    daemon_sets: self.list(&of_tier, &namespace).await?,
+                    ..OwnedObjects::default()
+                };
+                unreadable.push(UnreadableTier::read(metadata, &objects, self.settings));
+            }
+        }
+        Ok(unreadable)
     }
 
     async fn pods(&self, tier: &str) -> Result<Vec<TierPod>, Error> {

@@ -45,6 +45,7 @@ impl PlannedCluster {
         Observed {
             tier: Arc::new(as_stored(tier)),
             other_tiers: other_tiers.iter().map(as_stored).collect(),
+            unreadable_tiers: Vec::new(),
             nodes: self.nodes(tier, settings),
             cluster_dns: ClusterDnsLookup::Found(Box::new(self.cluster_dns(tier))),
             owned: OwnedObjects::default(),

@@ -10,6 +10,7 @@ pub(crate) mod owned_stores;
 pub(crate) mod pod_changes;
 pub(crate) mod pods;
 pub(crate) mod poll;
+pub(crate) mod unreadable;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -29,6 +30,7 @@ use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{PodReports, PodSummary, ReportStore};
+use crate::controller::observe::unreadable::UnreadableTier;
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
 use crate::controller::rollout::store::StoredRecord;
 use crate::error::Error;
@@ -50,6 +52,8 @@ pub(crate) struct Observed {
     pub(crate) tier: Arc<DnsTier>,
     /// All other tiers.
     pub(crate) other_tiers: Vec<DnsTier>,
+    /// Tiers that cannot be deserialized, by what they use.
+    pub(crate) unreadable_tiers: Vec<UnreadableTier>,
     /// The Nodes.
     pub(crate) nodes: Nodes,
     /// The Service that `clusterDns` names.
@@ -184,6 +188,7 @@ impl Observer {
         let pods = self.pods_of(&name);
         Ok(Observed {
             other_tiers: self.other_tiers(&name),
+            unreadable_tiers: self.unreadable_tiers()?,
             nodes: self.nodes.state().iter().map(|node| (node.name_any(), ClusterNode::from(&**node))).collect(),
             reports: Arc::new(self.reports.of(pods.iter().map(|pod| pod.uid.as_str()))),
             pods,
@@ -216,6 +221,18 @@ impl Observer {
         let tiers = self.tiers.state();
         let readable = tiers.iter().filter_map(|tier| tier.0.as_ref().ok());
         readable.filter(|tier| tier.name_any() != name).cloned().collect()
+    }
+
+    /// Returns the tiers that cannot be deserialized.
+    fn unreadable_tiers(&self) -> Result<Vec<UnreadableTier>, Error> {
+        let tiers = self.tiers.state();
+        let unreadable = tiers.iter().filter_map(|tier| tier.0.as_ref().err());
+        let read = unreadable.map(|invalid| {
+            let name = invalid.metadata.name.clone().unwrap_or_default();
+            let objects = self.owned.objects_of(&name, &self.own_writes, Instant::now())?;
+            Ok(UnreadableTier::read(&invalid.metadata, &objects, &self.settings))
+        });
+        read.collect()
     }
 
     fn pods_of(&self, tier: &str) -> Vec<TierPod> {

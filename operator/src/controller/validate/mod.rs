@@ -30,7 +30,7 @@ use crate::controller::rollout::NodePods;
 use crate::controller::text::{join_some, zone_text};
 use crate::controller::validate::allow_from::{allow_from_or_default, with_private_networks};
 use crate::controller::validate::cluster_dns::{cluster_dns, cluster_dns_service};
-use crate::controller::validate::conflicts::conflicts_with_older_tiers;
+use crate::controller::validate::conflicts::{conflicts_with_older_tiers, conflicts_with_unreadable_tiers};
 use crate::controller::validate::tier::{NodeCache, Resolvers, ValidatedTier};
 use crate::controller::validate::upstreams::{packet_budgets, route, servers, upstream_loops, upstream_source};
 use crate::controller::validate::zones::{DeployedZone, ZonePlan, plan_zones};
@@ -51,6 +51,7 @@ pub(crate) fn validate(observed: &Observed, settings: &Settings) -> Result<Valid
     let cluster_dns = cluster_dns(observed, service).map_err(|finding| vec![finding])?;
     let captured = captured_addresses(&spec.node_cache.capture, &cluster_ips(service));
     let mut findings = conflicts_with_older_tiers(tier, &observed.other_tiers);
+    findings.extend(conflicts_with_unreadable_tiers(tier, &captured, &observed.unreadable_tiers));
     findings.extend(upstream_loops(tier, &captured));
     let Some(owner) = tier.controller_owner_ref(&()).filter(|_| findings.is_empty()) else {
         return Err(findings);

@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
+
 use dnstier_crds::v1alpha1::DnsTierSpec;
 use node_cache_config::{CaseRandomization, LastResort, UpstreamSource};
 
 use super::*;
 use crate::controller::fixtures::{change_node_status, cluster, kube_dns, pod_of, serving, settings, tier};
 use crate::controller::observe::ClusterDnsLookup;
+use crate::controller::observe::unreadable::UnreadableTier;
 
 /// Asserts that validation fails with exactly one finding, of this reason and with these parts in its message.
 #[track_caller]
@@ -100,6 +103,27 @@ fn tiers_on_disjoint_nodes_may_capture_the_same_addresses() {
     assert!(validate(&observed, &settings()).is_ok());
     observed.other_tiers = vec![tier("older", "2025-01-01T00:00:00Z", "nodeCache: {nodeSelector: {disk: fast}}")];
     assert!(validate(&observed, &settings()).is_err(), "a node may carry both labels");
+}
+
+#[test]
+fn an_older_tier_that_cannot_be_read_keeps_what_its_pods_use() {
+    let mut observed = cluster("nodeCache: {nodeSelector: {pool: blue}}");
+    let older = UnreadableTier {
+        name: "older".to_owned(),
+        created: Some("2025-01-01T00:00:00Z".parse().unwrap()),
+        captured: vec!["169.254.20.10".parse().unwrap()],
+        metrics_port: Some(9353),
+        node_selector: BTreeMap::from([("disk".to_owned(), "fast".to_owned())]),
+    };
+    observed.unreadable_tiers = vec![older.clone()];
+    let parts = ["older", "cannot read", "169.254.20.10 and port 9353", "nodeSelector"];
+    assert_only_finding(&observed, Reason::AddressTaken, &parts);
+    let green = BTreeMap::from([("pool".to_owned(), "green".to_owned())]);
+    let elsewhere = UnreadableTier { node_selector: green, ..older.clone() };
+    let younger = UnreadableTier { created: Some("2026-06-01T00:00:00Z".parse().unwrap()), ..older.clone() };
+    let without_pods = UnreadableTier { captured: Vec::new(), metrics_port: None, ..older };
+    observed.unreadable_tiers = vec![elsewhere, younger, without_pods];
+    assert!(validate(&observed, &settings()).is_ok());
 }
 
 #[test]

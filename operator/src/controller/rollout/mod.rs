@@ -36,5 +36,5 @@ mod template;
 mod tests;
 
 pub(crate) use template::{
-    NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
+    NodePods, PodStarts, START_DEADLINE, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
 };

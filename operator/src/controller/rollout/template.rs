@@ -15,7 +15,7 @@ use crate::controller::placement::{Placement, TemplatePlacement};
 use crate::settings::Settings;
 
 /// Time after which a pod of the newest template that does not run is a problem of the template or of its node.
-const START_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const START_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
 /// Time for which a container runs before it is believed, once it has ended again and again.
 const LOOP_PERIOD: SignedDuration = SignedDuration::from_mins(1);
 

@@ -8,8 +8,8 @@ use crate::controller::observe::Observed;
 use crate::controller::rollout::to_count;
 use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
-    away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_finding, progress_finding,
-    stalling_findings, stopped_finding,
+    away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_creations, overdue_finding,
+    progress_finding, stalling_findings, stopped_finding,
 };
 use crate::controller::status::start::{is_starting, is_usual, was_ready};
 use crate::controller::status::throttling;
@@ -31,8 +31,10 @@ impl ConditionSet {
     pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
         let blocking = blocking_findings(observed, outcome);
         let overdue = overdue_finding(facts);
+        let uncreated = overdue_creations(observed, facts);
         // What waits for pods that do not run is no progress.
-        let progress = progress_finding(observed, outcome, facts).filter(|_| overdue.is_none());
+        let is_waiting = overdue.is_some() || !uncreated.is_empty();
+        let progress = progress_finding(observed, outcome, facts).filter(|_| !is_waiting);
         // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
         let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
             not_ready_findings(facts, progress.as_ref().filter(|_| !facts.is_rollout_late))
@@ -52,7 +54,8 @@ impl ConditionSet {
         }
         let ready = ready_condition(&blocking, &not_ready, facts);
         let degraded = degraded_condition(&blocking, &problems);
-        let stalling: Vec<Finding> = stalling_findings(&blocking).into_iter().chain(overdue).chain(stopped).collect();
+        let stalling: Vec<Finding> =
+            stalling_findings(&blocking).into_iter().chain(overdue).chain(uncreated).chain(stopped).collect();
         let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling);
         // What could not be applied is tried again.
         let retried = blocking.iter().filter(|finding| finding.reason == Reason::ApplyFailed).cloned();

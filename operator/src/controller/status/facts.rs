@@ -17,7 +17,7 @@ use crate::controller::placement::{Exclusion, Placement, ZoneNodes, nodes_by_zon
 use crate::controller::rollout::pods::Role;
 use crate::controller::rollout::revision::TierRevision;
 use crate::controller::rollout::{
-    NodePods, PodStarts, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
+    NodePods, PodStarts, START_DEADLINE, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
 };
 use crate::controller::status::start::was_ready;
 use crate::controller::text::{join_some, sanitize, zone_text};
@@ -99,6 +99,8 @@ pub(super) struct ZoneFacts {
     pub(super) rolling_out: bool,
     /// Message of the Deployment about pods that cannot be created.
     pub(super) creation_failure: Option<String>,
+    /// Whether pods cannot be created for [`START_DEADLINE`].
+    pub(super) is_creation_overdue: bool,
     /// Whether all pods of the zone have the revision in force.
     pub(super) is_on_revision: bool,
     /// Nodes on which no resolver can be placed, each with its obstacle; empty while there is another node.
@@ -276,6 +278,7 @@ fn zone_facts(
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
+    let failing_since = creation_failure.and_then(|condition| condition.last_transition_time.as_ref());
     let pods = pods_of(observed, Component::ZoneResolver)
         .filter(|pod| pod.resolver_zone.as_deref() == Some(name) && !is_away(observed, pod));
     ZoneFacts {
@@ -286,6 +289,7 @@ fn zone_facts(
         ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
         rolling_out: is_rolling_out(deployment),
         creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
+        is_creation_overdue: failing_since.is_some_and(|since| observed.now.duration_since(since.0) >= START_DEADLINE),
         is_on_revision: are_on_revision(observed, pods, revision),
         obstacles: if nodes.hosts == 0 { nodes.obstacles.clone() } else { Vec::new() },
     }

@@ -91,6 +91,27 @@ pub(super) fn overdue_finding(facts: &Facts) -> Option<Finding> {
     (!facts.overdue_pods.is_empty()).then(|| Finding::new(Reason::PodsNotRunning, message))
 }
 
+/// Returns the findings about zones whose resolvers should have been created by now.
+pub(super) fn overdue_creations(observed: &Observed, facts: &Facts) -> Vec<Finding> {
+    let overdue = facts.zones.iter().filter(|zone| zone.is_creation_overdue && !zone.is_away);
+    overdue.filter_map(|zone| uncreated_resolvers(zone, observed)).collect()
+}
+
+/// Returns the finding about resolvers of a zone that cannot be created.
+fn uncreated_resolvers(zone: &ZoneFacts, observed: &Observed) -> Option<Finding> {
+    let message = sanitize(zone.creation_failure.as_ref()?);
+    if is_refused_for_quota(&message) {
+        let namespace = observed.owned.deployments.first().and_then(ResourceExt::namespace).unwrap_or_default();
+        return Some(quota_finding(&format!("Resolvers of {}", zone_text(&zone.name)), &namespace));
+    }
+    let reason = match &message {
+        text if text.contains("violates PodSecurity") => Reason::PodSecurity,
+        text if text.contains("forbidden") => Reason::Forbidden,
+        _ => Reason::ResolversNotReady,
+    };
+    Some(Finding::new(reason, format!("Resolvers of {} cannot be created: {message}.", zone_text(&zone.name))))
+}
+
 /// Returns the findings about missing nodes and resolvers. Those that progress explains have its reason.
 pub(super) fn not_ready_findings(facts: &Facts, progress: Option<&Finding>) -> Vec<Finding> {
     let nodes = &facts.nodes;
@@ -197,19 +218,7 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
         let message = format!("Some queries may fail to {}.", join_some(&facts.partly_failing_addresses));
         findings.push(Finding::new(Reason::NodesNotReady, message));
     }
-    findings.extend(facts.zones.iter().filter_map(|zone| {
-        let message = sanitize(zone.creation_failure.as_ref()?);
-        if is_refused_for_quota(&message) {
-            let namespace = observed.owned.deployments.first().and_then(ResourceExt::namespace).unwrap_or_default();
-            return Some(quota_finding(&format!("Resolvers of {}", zone_text(&zone.name)), &namespace));
-        }
-        let reason = match &message {
-            text if text.contains("violates PodSecurity") => Reason::PodSecurity,
-            text if text.contains("forbidden") => Reason::Forbidden,
-            _ => Reason::ResolversNotReady,
-        };
-        Some(Finding::new(reason, format!("Resolvers of {} cannot be created: {message}.", zone_text(&zone.name))))
-    }));
+    findings.extend(facts.zones.iter().filter_map(|zone| uncreated_resolvers(zone, observed)));
     findings.extend(upstreams::findings(observed));
     let incomplete_zones: Vec<String> = facts
         .zones

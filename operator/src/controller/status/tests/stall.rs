@@ -1,6 +1,8 @@
 //! Condition `Stalled`, and outcomes that keep the newest spec from being in force.
 
 use k8s_openapi::api::apps::v1::DeploymentCondition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::controller::fixtures::deployment_of;
@@ -93,6 +95,32 @@ fn a_missing_quota_for_critical_pods_is_named_with_the_namespace_and_what_helps(
     deployment.status.as_mut().unwrap().conditions = Some(vec![failure]);
     let parts = ["Resolvers of zone-b", "namespace dnstier-system", "kubectl -n dnstier-system create quota"];
     assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::QuotaMissing, &parts);
+}
+
+#[test]
+fn resolvers_that_cannot_be_created_stall_their_tier_after_five_minutes() {
+    let mut observed = settled();
+    let failure = |since: Timestamp| DeploymentCondition {
+        type_: "ReplicaFailure".to_owned(),
+        status: "True".to_owned(),
+        message: Some("pods \"x\" is forbidden: exceeded quota: small, used: pods=5".to_owned()),
+        last_transition_time: Some(Time(since)),
+        ..DeploymentCondition::default()
+    };
+    for (seconds, is_stalled) in [(299, false), (300, true)] {
+        let since = observed.now - SignedDuration::from_secs(seconds);
+        let deployment = deployment_of(&mut observed, "zone-b");
+        let status = deployment.status.as_mut().unwrap();
+        status.conditions = Some(vec![failure(since)]);
+        status.updated_replicas = Some(0);
+        let status = reconciled_status(&observed);
+        let parts = ["Resolvers of zone-b cannot be created", "exceeded quota: small"];
+        assert_condition(&status, "Degraded", "True", Reason::Forbidden, &parts);
+        let (type_, reason) =
+            if is_stalled { ("Stalled", Reason::Forbidden) } else { ("Reconciling", Reason::RollingOut) };
+        assert_condition(&status, type_, "True", reason, &[]);
+        assert_eq!(condition(&status, "Reconciling").is_none(), is_stalled, "after {seconds} s");
+    }
 }
 
 #[test]

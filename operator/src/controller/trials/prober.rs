@@ -10,8 +10,10 @@ use futures::{StreamExt, stream};
 use hyper::StatusCode;
 use node_cache_config::probes::{ProbeName, ProbeResult};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::controller::observe::poll::http::{HttpError, get_within};
+use crate::pace::Pace;
 
 /// Time for one probe: a pod gives it four seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(6);
@@ -21,6 +23,10 @@ const PROBES_PER_SECOND: usize = 3;
 const BUSY_DELAY: Duration = Duration::from_millis(1_100);
 /// Pods that are asked at a time.
 const MAX_PODS: usize = 64;
+/// Time between two probes of all tiers: 50 each second, beside the polls.
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest time for which a probe waits for its turn.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Pod that is probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +44,7 @@ pub(crate) type Answers = Vec<(ProbeName, Option<ProbeResult>)>;
 #[derive(Debug)]
 pub(crate) struct Prober {
     rounds: Arc<Mutex<HashMap<String, Round>>>,
+    pace: Arc<Pace>,
     started: AtomicU64,
     /// Receives an item at the end of a round.
     ended: mpsc::Sender<()>,
@@ -64,7 +71,8 @@ pub(crate) enum RoundState {
 impl Prober {
     /// Builds a prober; `ended` receives an item at the end of each round.
     pub(crate) fn new(ended: mpsc::Sender<()>) -> Self {
-        Self { rounds: Arc::default(), started: AtomicU64::new(0), ended }
+        let pace = Arc::new(Pace::new(PROBE_INTERVAL));
+        Self { rounds: Arc::default(), pace, started: AtomicU64::new(0), ended }
     }
 
     /// Returns the state of the round of a tier, and takes its answers when it has ended.
@@ -84,9 +92,10 @@ impl Prober {
     pub(crate) fn start(&self, tier: &str, pods: Vec<(ProbedPod, Arc<Vec<ProbeName>>)>) {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         lock(&self.rounds).insert(tier.to_owned(), Round::Running { number });
-        let (rounds, ended, tier) = (self.rounds.clone(), self.ended.clone(), tier.to_owned());
+        let (rounds, pace, ended) = (self.rounds.clone(), self.pace.clone(), self.ended.clone());
+        let tier = tier.to_owned();
         tokio::spawn(async move {
-            let asked = stream::iter(pods).map(async |(pod, names)| (pod.uid, ask(pod.address, &names).await));
+            let asked = stream::iter(pods).map(async |(pod, names)| (pod.uid, ask(pod.address, &names, &pace).await));
             let answers: HashMap<String, Answers> = asked.buffer_unordered(MAX_PODS).collect().await;
             let is_wanted = |round: &Round| matches!(round, Round::Running { number: running } if *running == number);
             let mut rounds = lock(&rounds);
@@ -114,10 +123,13 @@ fn lock(rounds: &Mutex<HashMap<String, Round>>) -> MutexGuard<'_, HashMap<String
     rounds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks a pod for all names. A few begin in each second, however long the others take.
-async fn ask(address: SocketAddr, names: &[ProbeName]) -> Answers {
+/// Asks a pod for all names. A few begin in each second, however long the others take. Those whose turn would come too
+/// late are not asked.
+async fn ask(address: SocketAddr, names: &[ProbeName], pace: &Pace) -> Answers {
     let ask_in_turn = async |(place, name): (usize, &ProbeName)| {
         tokio::time::sleep(Duration::from_secs((place / PROBES_PER_SECOND) as u64)).await;
+        let now = Instant::now();
+        tokio::time::sleep_until(pace.reserve(now, now + MAX_WAIT)?).await;
         Some((name.clone(), ask_one(address, name).await.ok()?))
     };
     let answers = futures::future::join_all(names.iter().enumerate().map(ask_in_turn)).await;
@@ -139,5 +151,43 @@ async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Result<Option<ProbeR
         Ok(body) => Ok(serde_json::from_slice(&body).ok()),
         Err(HttpError::Status(StatusCode::NOT_FOUND)) => Err(NotKnown),
         Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn probes_of_several_tiers_share_one_pace() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let asked = times.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                asked.lock().unwrap().push(Instant::now());
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        });
+        let (ended, mut round_ended) = mpsc::channel(2);
+        let prober = Prober::new(ended);
+        let name = ProbeName { name: ".".to_owned(), rtype: "SOA".to_owned() };
+        let names = Arc::new(vec![name; 3]);
+        for tier in ["one", "other"] {
+            let pod = |number: usize| ProbedPod { uid: format!("{tier}-{number}"), address };
+            prober.start(tier, (0..20).map(|number| (pod(number), names.clone())).collect());
+        }
+        round_ended.recv().await.unwrap();
+        round_ended.recv().await.unwrap();
+        let times = times.lock().unwrap();
+        assert_eq!(times.len(), 120);
+        let whole = *times.last().unwrap() - times[0];
+        assert!(whole >= PROBE_INTERVAL * 118, "{whole:?}");
+        assert!(matches!(prober.take("one"), RoundState::Ended(answers) if answers.values().all(Vec::is_empty)));
     }
 }

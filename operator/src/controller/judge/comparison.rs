@@ -265,8 +265,11 @@ mod tests {
     fn failures_of_four_names_are_those_of_one_client() {
         let of_names =
             |distinct| Share { events: 200, distinct, responses: 600, estimate_squares: distinct * distinct };
-        assert!(!is_excess(change(share(0, 1_200), of_names(4)), &[calm(); 9]));
-        assert!(is_excess(change(share(0, 1_200), of_names(20)), &[calm(); 9]));
+        // Four names are beyond chance here: the rule alone tells them from five.
+        let of_pod = |distinct| change(share(0, 60_000), of_names(distinct));
+        let quiet = change(share(0, 60_000), share(0, 60_000));
+        assert!(!is_excess(of_pod(4), &[quiet; 30]));
+        assert!(is_excess(of_pod(5), &[quiet; 30]));
     }
 
     #[test]

@@ -201,6 +201,14 @@ impl Track {
         }
     }
 
+    /// Turns to another change that replaces this one. The past stays: it is that of the proven revision.
+    pub(crate) fn supersede(&mut self) {
+        self.baseline = None;
+        self.in_force_since = None;
+        self.probes = ProbeHistory::default();
+        self.forget_since();
+    }
+
     /// Returns whether the figures from before the change are known.
     #[must_use]
     pub(crate) fn has_past(&self) -> bool {

@@ -105,6 +105,13 @@ impl Trial {
         Self { tracks: self.tracks, ..Self::new(step) }
     }
 
+    /// Starts the trial of another change on pods that run this one. Their past is that from before both.
+    #[must_use]
+    pub(crate) fn supersede(mut self, step: Step) -> Self {
+        self.tracks.values_mut().for_each(Track::supersede);
+        Self { tracks: self.tracks, ..Self::new(step) }
+    }
+
     /// Returns whether the past of all pods of the step that report is long enough for a judgement of shares. A
     /// rollout need not wait for it: without a past, shares decide nothing.
     #[must_use]

@@ -6,7 +6,8 @@
 //! status polls ───────────────┴──────────────► looks ─┴─► judge ──► verdict, for the planner
 //! ```
 //!
-//! Nothing here has to survive a restart: another process judges the step anew, by less of its past.
+//! Nothing here has to survive a restart: another process judges the step anew. Pods that were told before have no past
+//! there, so that shares of responses decide nothing about them: probes and hard signs do.
 
 mod looks;
 mod names;
@@ -46,6 +47,8 @@ const MIN_SOAK_FOR_PAST: u32 = 15;
 const MAX_REPORT_WAIT: Duration = Duration::from_secs(10);
 /// Time for which a look waits for its probes.
 const MAX_ROUND: Duration = Duration::from_secs(60);
+/// Age of the last look from which a superseded step is no past any more.
+const MAX_PAST_AGE: Duration = Duration::from_secs(120);
 /// Warnings of the judge that are told.
 const MAX_WARNINGS: usize = 2;
 
@@ -107,7 +110,10 @@ impl Trials {
         let mut tiers = self.tiers.lock().unwrap_or_else(PoisonError::into_inner);
         let step = situation.record.as_ref().filter(|record| record.step.is_judged());
         let Some((record, proven)) = step.and_then(|record| Some((record, record.proven.as_ref()?))) else {
-            tiers.remove(&name);
+            // What is known of the pods that are to get another target stays for the next step.
+            if situation.record.as_ref().is_none_or(|record| record.step != Step::Start) {
+                tiers.remove(&name);
+            }
             self.roles.set(&name, []);
             self.prober.forget(&name);
             return Judgement::default();
@@ -119,7 +125,8 @@ impl Trials {
         found.read_evidence(&self.roles);
         let now = since_epoch(situation.now);
         let earlier = tiers.remove(&name).filter(|earlier| earlier.uid == observed.tier.uid());
-        let mut tier = TierTrial::follow(earlier, observed.tier.uid(), record, &selection.keys, &situation.settings);
+        let mut tier =
+            TierTrial::follow(earlier, observed.tier.uid(), record, &selection.keys, &situation.settings, now);
         if let Some(since) = &record.watched_since {
             tier.trial.start_soak(since_epoch(since.0));
         }
@@ -187,6 +194,7 @@ impl TierTrial {
         record: &Record,
         keys: &BTreeSet<String>,
         settings: &Rollout,
+        now: Duration,
     ) -> Self {
         let step = TrialStep {
             pods: keys.clone(),
@@ -197,8 +205,8 @@ impl TierTrial {
         let is_same = |tier: &Self| {
             (tier.target.as_str(), tier.step, tier.since) == (record.target.id.as_str(), record.step, record.since.0)
         };
-        // What pods of a superseded target counted is no past of theirs.
-        let is_next = |tier: &Self| tier.target == record.target.id && ![tier.step, record.step].contains(&Step::Moved);
+        let is_next = |tier: &Self| tier.target == record.target.id;
+        let is_recent = |tier: &Self| tier.last_look.is_some_and(|last| now.saturating_sub(last) < MAX_PAST_AGE);
         let start = |trial: Trial| Self {
             uid: uid.clone(),
             target: record.target.id.clone(),
@@ -216,6 +224,7 @@ impl TierTrial {
                 tier
             }
             Some(tier) if is_next(&tier) => start(tier.trial.advance(step)),
+            Some(tier) if record.step == Step::Moved && is_recent(&tier) => start(tier.trial.supersede(step)),
             _ => start(Trial::new(step)),
         }
     }

@@ -11,7 +11,7 @@ use crate::controller::judge::verdict::{Outcome, Verdict};
 use crate::controller::rollout::pods::Role;
 
 /// Times of the looks before the change, in seconds.
-const LOOKS_BEFORE: [u64; 3] = [1_000, 1_030, 1_060];
+const LOOKS_BEFORE: [u64; 7] = [1_030, 1_035, 1_040, 1_045, 1_050, 1_055, 1_060];
 /// Seconds between looks.
 const INTERVAL: u64 = 5;
 /// Names that clients ask for.

@@ -260,7 +260,9 @@ fn merge_json(object: &mut Value, patch: Value) {
     match (object, patch) {
         (Value::Object(object), Value::Object(patch)) => {
             for (key, value) in patch {
-                if !value.is_null() {
+                if value.is_null() {
+                    object.remove(&key);
+                } else {
                     merge_json(object.entry(key).or_insert(Value::Null), value);
                 }
             }

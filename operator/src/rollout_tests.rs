@@ -169,6 +169,11 @@ async fn a_pause_holds_the_pods_where_they_are_and_is_told() {
     world.run(40).await;
     assert_eq!((world.step().as_str(), world.seen(&target)), ("Canary", vec!["a0".to_owned()]));
     assert_eq!(world.pods.asked(&new), Some(world.first.clone()), "new pods get the proven state");
+    let (old, _) = world.pods.node_pods().into_iter().find(|(_, node)| node == "a0").unwrap();
+    world.pods.delete(&old);
+    let again = world.pods.add_node_pod("a", "a0").await;
+    world.run(3).await;
+    assert_eq!(world.pods.asked(&again), Some(target.clone()), "a node that has gone first stays one");
     assert_eq!(world.rolled_out().1, "Paused");
     assert_eq!(world.condition("Reconciling").1, "Paused");
     world.change(json!({"rollout": {"paused": false}}));
@@ -317,6 +322,126 @@ async fn an_address_that_pods_ask_is_given_up_only_when_somebody_confirms_that()
     assert_eq!(world.seen(&target), Vec::<String>::new(), "another target was confirmed");
     world.annotate("dnstier.io/confirm-rollout", &target);
     world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_pods_ask_is_not_given_up_when_the_record_is_lost_and_a_pod_made_again() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    world.pods.ask("169.254.20.10");
+    world.run(10).await;
+    world.pods.ask("10.96.0.10");
+    for (old, node) in world.pods.node_pods() {
+        world.pods.delete(&old);
+        world.pods.add_node_pod("a", &node).await;
+    }
+    world.run(5).await;
+    world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+    world.run_until("it waits", |world| world.rolled_out().1 == "AddressInUse").await;
+    let target = world.target();
+    world.pods.ask("169.254.20.10");
+    world.run(5).await;
+    world.cluster.delete(RECORDS, RECORD);
+    // The watch tells that it is gone once the own write is forgotten.
+    world.replace_process().await;
+    world.run(60).await;
+    assert_eq!((world.rolled_out().1.as_str(), world.target()), ("AddressInUse", target.clone()));
+    assert_eq!(world.seen(&target), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_cannot_be_told_holds_no_roll_out_up_and_follows_when_it_can() {
+    for (pod, step) in [("cache-a0", "Canary"), ("cache-a2", "Wave")] {
+        let mut world = World::start(&[4, 2], settings_of("5s")).await;
+        world.refuse(&[pod]);
+        let target = world.change_nodes(600).await;
+        world.run_until("its step", |world| world.step() == step).await;
+        world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+        let (_, reason, message) = world.condition("Degraded");
+        assert_eq!(reason, "ApplyFailed", "{message}");
+        assert!(message.contains(&format!("Pod dnstier-node/{pod}")), "{message}");
+        let asked = |world: &World| {
+            let nodes = world.pods.node_pods().into_iter();
+            nodes.filter(|(name, _)| world.pods.asked(name).as_ref() == Some(&target)).count()
+        };
+        assert_eq!(asked(&world), 5, "{pod}");
+        world.refuse(&[]);
+        world.run_until("it follows", |world| asked(world) == 6).await;
+        world.run_until("nothing is wrong", |world| world.condition("Degraded").0 == "False").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_cannot_be_told_to_go_back_does_not_keep_the_mended_spec_from_being_rolled_out() {
+    let mut world = World::start(&[4, 2], settings_of("5s")).await;
+    let bad = world.change_nodes(600).await;
+    world.run_until("the first nodes have it", |world| world.seen(&bad) == ["a0", "b0"]).await;
+    world.refuse(&["cache-a0"]);
+    world.pods.set_fault(&bad, "", Some(Fault::Refused));
+    world.run_until("pods go back", |world| world.step() == "RollingBack").await;
+    world.change(json!({"nodeCache": {"cache": {"maxTtl": "700s"}}}));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.stable()["nodeCache"]["cache"]["maxTtl"], 700);
+    let target = world.target();
+    world.refuse(&[]);
+    let (pod, _) = world.pods.node_pods().into_iter().find(|(_, node)| node == "a0").unwrap();
+    world.run_until("it follows", |world| world.pods.asked(&pod).as_ref() == Some(&target)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_pod_can_be_told_nothing_is_proven() {
+    let mut world = World::start(&[4, 2], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("a wave", |world| world.step() == "Wave").await;
+    world.refuse(&["cache-"]);
+    world.run(120).await;
+    assert_eq!((world.step().as_str(), world.stable()["nodeCache"]["cache"]["maxTtl"] == 600), ("Wave", false));
+    world.refuse(&[]);
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.target(), target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_front_of_an_old_definition_a_change_is_rolled_out_and_a_bad_one_taken_back() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    world.is_old.store(true, Ordering::Relaxed);
+    // What the newer definition kept is lost with the older one.
+    world.cluster.merge(TIERS, "default", json!({"status": {"rollout": null}}));
+    let target = world.change_nodes(600).await;
+    assert_eq!(world.seen(&target), Vec::<String>::new());
+    world.run_until("the status says so", |world| world.rolled_out().0 == "False").await;
+    assert_eq!(world.seen(&target), Vec::<String>::new(), "the status is written before the first pod is told");
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.seen(&target).len(), 3);
+    assert_eq!(world.status()["rollout"], Value::Null);
+    let bad = world.change_nodes(700).await;
+    world.pods.set_fault(&bad, "", Some(Fault::Refused));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    assert_eq!(world.seen(&bad), ["a0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_supersedes_another_is_judged_by_its_first_pods() {
+    let mut world = World::start(&[3, 2], settings_of("30s")).await;
+    let old = world.change_nodes(600).await;
+    world.run_until("the first nodes have it", |world| world.seen(&old) == ["a0", "b0"]).await;
+    world.run(10).await;
+    let bad = world.change_nodes(700).await;
+    world.pods.set_fault(&bad, "", Some(Fault::Servfail));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    assert_eq!(world.rolled_out().1, "JudgedWorse");
+    assert_eq!(world.seen(&bad), ["a0", "b0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_finds_a_worse_share_with_the_first_wave_at_the_latest() {
+    let mut world = World::start(&[4, 2], settings_of("30s")).await;
+    let bad = world.change_nodes(600).await;
+    world.run_until("the first nodes have it", |world| world.seen(&bad) == ["a0", "b0"]).await;
+    world.replace_process().await;
+    world.pods.set_fault(&bad, "", Some(Fault::Servfail));
+    world.run_until("it is stopped", |world| world.step() == "Stopped").await;
+    assert_eq!(world.rolled_out().1, "JudgedWorse");
+    assert!(world.seen(&bad).len() <= 3, "one wave is one node: {:?}", world.seen(&bad));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,8 @@
 //! one pass in each second.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
@@ -154,18 +154,32 @@ pub(crate) struct World {
     clock: Arc<AtomicI64>,
     /// Whether writes of the record conflict.
     pub(crate) is_fenced: Arc<AtomicBool>,
+    /// Whether the definition of `DnsTier` is older than `status.rollout`.
+    pub(crate) is_old: Arc<AtomicBool>,
+    /// Pods that cannot be annotated, by the begin of their names.
+    refusing: Arc<Mutex<BTreeSet<String>>>,
     pub(crate) first: String,
 }
 
 impl World {
     /// Starts a tier with this many nodes in each zone and two resolvers for each, whose first revision is in force.
     pub(crate) async fn start(zones: &[usize], rollout: Value) -> Self {
-        let is_fenced = Arc::new(AtomicBool::new(false));
-        let fenced = is_fenced.clone();
+        let (is_fenced, is_old) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let refusing: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let (fenced, old, refused) = (is_fenced.clone(), is_old.clone(), refusing.clone());
         let is_record = |request: &FakeRequest| request.method != "GET" && request.body["metadata"]["name"] == RECORD;
         let cluster = FakeCluster::start(move |request| {
-            let is_refused = is_record(request) && fenced.load(Ordering::Relaxed);
-            is_refused.then(|| Reply::refusal(409, "the object has been modified"))
+            let is_of = |pod: &String| request.path().contains(&format!("/pods/{pod}"));
+            if is_record(request) && fenced.load(Ordering::Relaxed) {
+                Some(Reply::refusal(409, "the object has been modified"))
+            } else if request.method == "PATCH" && refused.lock().unwrap().iter().any(is_of) {
+                Some(Reply::refusal(500, "failed calling webhook \"pods.example\""))
+            } else if old.load(Ordering::Relaxed) && !request.body["status"]["rollout"].is_null() {
+                let error = "failed to create typed patch object: .status.rollout: field not declared in schema";
+                Some(Reply::refusal(500, error))
+            } else {
+                None
+            }
         })
         .await;
         let cluster = Arc::new(cluster);
@@ -192,7 +206,7 @@ impl World {
             }
         }
         let process = Process::start(&cluster, &clock).await;
-        let mut world = Self { cluster, pods, process, clock, is_fenced, first: String::new() };
+        let mut world = Self { cluster, pods, process, clock, is_fenced, is_old, refusing, first: String::new() };
         world.run_until("the last Deployment", |world| world.cluster.list(DEPLOYMENTS).len() == zones.len()).await;
         let nodes: usize = zones.iter().sum();
         let status = json!({"observedGeneration": 1_000, "desiredNumberScheduled": nodes, "numberReady": nodes,
@@ -250,6 +264,11 @@ impl World {
             self.pass().await;
         }
         panic!("never: {what}; {:#} {:#}", self.record(), self.status());
+    }
+
+    /// Sets whose annotations the API server refuses: pods by the begin of their names.
+    pub(crate) fn refuse(&self, pods: &[&str]) {
+        *self.refusing.lock().unwrap() = pods.iter().map(|pod| (*pod).to_owned()).collect();
     }
 
     /// Replaces the process of the operator by another one.

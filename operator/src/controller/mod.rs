@@ -217,11 +217,12 @@ fn plan_rollout(
     newest: Option<&RenderedRevision>,
     context: &Context,
 ) -> Option<(String, RolloutWrites)> {
-    let Context { settings, trials, address_uses, .. } = context;
+    let Context { settings, trials, address_uses, applier, .. } = context;
+    let out_of_reach = applier.out_of_reach(&observed.tier.name_any());
     if let Some(problem) = &observed.record.problem {
         tracing::warn!(tier = observed.tier.name_any(), problem, "the record of a roll-out is lost");
     }
-    let situation = Situation::collect(observed, settings, newest, address_uses)?;
+    let situation = Situation::collect(observed, settings, newest, address_uses, &out_of_reach)?;
     let Judgement { verdict, is_past_known } = trials.judge(observed, &situation);
     // Another term is another writer, also of the same process: others may have led in between.
     let writer = format!("{}#{}", settings.identity, context.active_term.borrow().unwrap_or_default());

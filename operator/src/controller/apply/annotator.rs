@@ -1,9 +1,11 @@
 //! Annotator: annotates pods at a pace that all tiers share. A pod that cannot be annotated holds up nothing else.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::time::Instant;
 
@@ -54,17 +56,17 @@ enum Outcome {
 }
 
 impl Annotator {
-    /// Annotates the pods of a tier. The failure of a pod is kept for [`Self::finding`].
+    /// Annotates the pods of a tier. The failure of a pod is kept for [`Self::finding`]. `now` is the time of the pass.
     pub(super) async fn annotate(
         &self,
         client: &Client,
         metrics: &Metrics,
         tier: &str,
         plan: Vec<PodAnnotations>,
+        now: Timestamp,
     ) -> AnnotateResult {
-        let start = Instant::now();
-        let until = start + MAX_ANNOTATE_DURATION;
-        self.failures.keep(tier, &plan);
+        let until = Instant::now() + MAX_ANNOTATE_DURATION;
+        self.failures.keep(tier, &plan, now);
         let failures = AtomicUsize::new(0);
         let may_go_on = || failures.load(Ordering::Relaxed) < MAX_FAILURES;
         let annotate = async |annotations: &PodAnnotations| {
@@ -83,7 +85,7 @@ impl Annotator {
                 }
             }
         };
-        let due = self.failures.due(tier, plan, start);
+        let due = self.failures.due(tier, plan, now);
         let mut outcomes = stream::iter(due)
             .map(async |annotations| {
                 let outcome = annotate(&annotations).await;
@@ -102,7 +104,7 @@ impl Annotator {
                 Outcome::Failed(error) => {
                     let PodAnnotations { namespace, pod, .. } = &annotations;
                     tracing::warn!(tier, namespace, pod, %error, "a pod cannot be annotated");
-                    self.failures.record_failure(tier, &annotations, &error, Instant::now());
+                    self.failures.record_failure(tier, &annotations, &error, now);
                 }
             }
         }
@@ -117,8 +119,14 @@ impl Annotator {
 
     /// Returns the time until the next attempt for a pod that could not be annotated.
     #[must_use]
-    pub(super) fn next_retry(&self, tier: &str) -> Option<Duration> {
-        self.failures.next_retry(tier, Instant::now())
+    pub(super) fn next_retry(&self, tier: &str, now: Timestamp) -> Option<Duration> {
+        self.failures.next_retry(tier, now)
+    }
+
+    /// Returns the UIDs of the pods that could not be told a revision for half a minute.
+    #[must_use]
+    pub(super) fn out_of_reach(&self, tier: &str) -> HashSet<String> {
+        self.failures.out_of_reach(tier)
     }
 }
 
@@ -146,11 +154,11 @@ mod tests {
         let server = FakeApi::start(|request| Reply::Json(200, request.body.clone())).await;
         let client = server.client(Limits::OPERATOR);
         let (annotator, metrics) = (Annotator::default(), Metrics::default());
-        let mut result = annotator.annotate(&client, &metrics, "one", plan(3)).await;
+        let mut result = annotator.annotate(&client, &metrics, "one", plan(3), Timestamp::UNIX_EPOCH).await;
         assert_eq!((result.annotated, result.left), (3, 0));
         let until = Instant::now() + MAX_ANNOTATE_DURATION * 2;
         while annotator.pace.reserve(Instant::now(), until).is_some() {}
-        result = annotator.annotate(&client, &metrics, "other", plan(500)).await;
+        result = annotator.annotate(&client, &metrics, "other", plan(500), Timestamp::UNIX_EPOCH).await;
         assert_eq!((result.annotated, result.left), (0, 500));
         assert_eq!(server.requests().len(), 3);
     }

@@ -10,12 +10,14 @@ mod pod_failures;
 mod writer;
 mod young_lists;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dnstier_crds::v1alpha1::RolloutStatus;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -163,14 +165,15 @@ impl Applier {
         let tier = observed.tier.name_any();
         let (record, asks, state, next_look) = parts(rollout);
         let annotations = plan_annotations(&observed.pods, &observed.nodes, &asks, observed.now);
-        let Writes { pods, failure, .. } = self.writer().apply_rollout(&tier, record.as_ref(), annotations).await;
+        let Writes { pods, failure, .. } =
+            self.writer(observed.now).apply_rollout(&tier, record.as_ref(), annotations).await;
         self.wake_poller_after(pods.annotated);
         findings.extend(self.annotator.finding(&tier));
         let leaves_pods = pods.left > 0 && pods.denied.is_none();
         let requeue_after = match failure.or(pods.denied) {
             Some(error) => Err(error),
             None if pods.left > 0 => Ok(REQUEUE_SOON),
-            None => Ok(self.no_later_than_retries(&tier, soonest(REQUEUE_STEADY, next_look))),
+            None => Ok(self.no_later_than_retries(&tier, observed.now, soonest(REQUEUE_STEADY, next_look))),
         };
         ApplyResult { outcome: ApplyOutcome::Invalid { findings, rollout: state }, leaves_pods, requeue_after }
     }
@@ -204,7 +207,7 @@ impl Applier {
             None => Vec::new(),
         };
         let pace = is_retry.then(|| Pace::new(RETRY_INTERVAL));
-        let writer = Writer { pace: pace.as_ref(), ..self.writer() };
+        let writer = Writer { pace: pace.as_ref(), ..self.writer(observed.now) };
         let mut writes = writer.apply(&tier.name, desired, &observed.owned, record.as_ref(), annotations).await;
         self.wake_poller_after(writes.pods.annotated);
         if writes.total() > 0 {
@@ -229,14 +232,22 @@ impl Applier {
             leaves_pods,
             requeue_after: match (failure, requeue_after) {
                 (Some(error), _) => Err(error),
-                (None, delay) => Ok(self.no_later_than_retries(&tier.name, delay.unwrap_or(REQUEUE_STEADY))),
+                (None, delay) => {
+                    Ok(self.no_later_than_retries(&tier.name, observed.now, delay.unwrap_or(REQUEUE_STEADY)))
+                }
             },
         }
     }
 
-    fn writer(&self) -> Writer<'_> {
+    /// Returns the UIDs of the pods of a tier that could not be told a revision for half a minute.
+    #[must_use]
+    pub(crate) fn out_of_reach(&self, tier: &str) -> HashSet<String> {
+        self.annotator.out_of_reach(tier)
+    }
+
+    fn writer(&self, now: Timestamp) -> Writer<'_> {
         let Self { client, metrics, own_writes, annotator, contests, .. } = self;
-        Writer { client, metrics, annotator, own_writes, contests, pace: None }
+        Writer { client, metrics, annotator, own_writes, contests, pace: None, now }
     }
 
     /// Returns the findings about pods and objects of a tier that do not become what they should be.
@@ -245,8 +256,8 @@ impl Applier {
     }
 
     /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.
-    fn no_later_than_retries(&self, tier: &str, delay: Duration) -> Duration {
-        self.annotator.next_retry(tier).map_or(delay, |retry| retry.min(delay))
+    fn no_later_than_retries(&self, tier: &str, now: Timestamp, delay: Duration) -> Duration {
+        self.annotator.next_retry(tier, now).map_or(delay, |retry| retry.min(delay))
     }
 
     fn wake_poller_after(&self, annotated_pods: usize) {
@@ -307,7 +318,8 @@ mod tests {
         let settings = settings();
         let tier = validate(&observed, &settings).unwrap();
         let desired = desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap();
-        let situation = Situation::collect(&observed, &settings, desired.revision.as_ref(), &AddressUses::default());
+        let (uses, out_of_reach) = (AddressUses::default(), HashSet::new());
+        let situation = Situation::collect(&observed, &settings, desired.revision.as_ref(), &uses, &out_of_reach);
         let situation = situation.unwrap();
         // All pods are told of the first revision, and of the one before while another one is on its way.
         let plan = situation.plan(None, false, "test");

@@ -8,6 +8,7 @@ use dnstier_crds::FIELD_MANAGER;
 use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -47,6 +48,8 @@ pub(super) struct Writer<'a> {
     pub(super) contests: &'a Contests,
     /// Pace of the writes of objects; `None` when several are written at a time.
     pub(super) pace: Option<&'a Pace>,
+    /// Time of the pass.
+    pub(super) now: Timestamp,
 }
 
 /// Writes of a reconciliation.
@@ -160,7 +163,7 @@ impl Writer<'_> {
     /// Annotates pods of a tier.
     async fn annotate(&self, tier: &str, annotations: Vec<PodAnnotations>) -> AnnotateResult {
         let planned = annotations.len();
-        let result = self.annotator.annotate(self.client, self.metrics, tier, annotations).await;
+        let result = self.annotator.annotate(self.client, self.metrics, tier, annotations, self.now).await;
         self.metrics.queue().set_annotations(tier, planned - result.annotated);
         result
     }

@@ -36,6 +36,8 @@ pub(crate) struct RolloutPod {
     pub(crate) ready: bool,
     /// Whether its node is away.
     pub(crate) away: bool,
+    /// Whether the API server has refused for half a minute to let the pod be told a revision.
+    pub(crate) out_of_reach: bool,
     /// Configuration that the pod is asked to run; `None` for a new pod.
     pub(crate) asked: Option<String>,
     /// Configuration that the pod says it runs; `None` while it has not said.
@@ -58,6 +60,12 @@ impl RolloutPod {
             (Role::Node, Some(node)) => node,
             _ => &self.name,
         }
+    }
+
+    /// Returns whether the pod can be told a revision and is seen to take it over.
+    #[must_use]
+    pub(crate) const fn is_reachable(&self) -> bool {
+        !self.away && !self.out_of_reach
     }
 
     /// Returns whether the pod is asked to run a configuration.
@@ -94,7 +102,7 @@ impl RolloutPod {
     /// Returns whether the pod can be chosen for a step. One that was not asked anything yet runs what is proven.
     fn is_candidate(&self, role: Role, proven: &str, set_aside: &BTreeSet<String>) -> bool {
         let runs_proven = self.asked.as_deref().is_none_or(|asked| asked == proven);
-        self.role == role && self.ready && !self.away && runs_proven && !set_aside.contains(self.key())
+        self.role == role && self.ready && self.is_reachable() && runs_proven && !set_aside.contains(self.key())
     }
 }
 

@@ -14,8 +14,10 @@ use super::revision::{KnownRevision, TierRevision, assign, rebuild_proven};
 use super::steps::{Surroundings, Verdict, members};
 use crate::controller::judge::verdict::FailReason;
 
-/// Pods told in a second.
-const PACE: usize = 20;
+/// Pods told in a second: the pace of all writes of the operator.
+const PACE: usize = 16;
+/// Seconds for which a pass tells pods, and until the next pass begins.
+const PASS: (i64, i64) = (4, 1);
 /// Seconds after which a pod has in force what it was told.
 const DELAY: i64 = 1;
 
@@ -39,6 +41,10 @@ pub(super) struct World {
     pub(super) away: BTreeSet<String>,
     /// Pods that do not see what they are told, by name.
     pub(super) deaf: BTreeSet<String>,
+    /// Pods that never say what they run, by name.
+    pub(super) mute: BTreeSet<String>,
+    /// Pods that cannot be told, by name, and since when it was tried.
+    pub(super) refusing: BTreeMap<String, Option<Timestamp>>,
     pub(super) record: Option<Record>,
     pub(super) stable: Option<String>,
     pub(super) desired: KnownRevision,
@@ -52,6 +58,8 @@ pub(super) struct World {
     /// Parts that the judge fails.
     pub(super) bad: BTreeSet<String>,
     pub(super) are_controls_failing: bool,
+    /// Whether nobody is told in the pauses between two passes. Without them, every second has a whole pass.
+    pub(super) has_pauses: bool,
     pub(super) now: Timestamp,
     /// Name of the operator.
     pub(super) writer: &'static str,
@@ -71,6 +79,8 @@ impl World {
             nodes: BTreeSet::new(),
             away: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            refusing: BTreeMap::new(),
             record: None,
             stable: None,
             known: BTreeMap::from([(first.id.clone(), first.clone())]),
@@ -83,6 +93,7 @@ impl World {
             address_in_use: None,
             bad: BTreeSet::new(),
             are_controls_failing: false,
+            has_pauses: false,
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             writer: "operator-0",
             superseded: BTreeSet::new(),
@@ -115,6 +126,7 @@ impl World {
             node: node.map(str::to_owned),
             ready: true,
             away: node.is_some_and(|node| self.away.contains(node)),
+            out_of_reach: false,
             asked: None,
             in_force: None,
             tellings: 0,
@@ -128,6 +140,7 @@ impl World {
     pub(super) fn recreate(&mut self, index: usize) {
         let old = self.pods.remove(index);
         self.deaf.remove(&old.name);
+        self.refusing.remove(&old.name);
         self.add_pod(old.role, &old.zone, old.node.as_deref());
     }
 
@@ -180,8 +193,17 @@ impl World {
         Some(Verdict::Pass)
     }
 
+    /// Marks the pods that could not be told for half a minute.
+    fn mark_out_of_reach(&mut self) {
+        for pod in &mut self.pods {
+            let since = self.refusing.get(&pod.name).copied().flatten();
+            pod.out_of_reach = since.is_some_and(|since| self.now.duration_since(since).as_secs() >= 30);
+        }
+    }
+
     /// Plans a pass and carries it out, until so many writes are done.
     pub(super) fn pass(&mut self, mut writes_left: usize) -> Plan {
+        self.mark_out_of_reach();
         let known: Vec<KnownRevision> = self.known.values().cloned().collect();
         let stable = self.stable.as_ref().map(|id| rebuild_proven(&self.known[id], &known, &self.pods));
         let mut running: Vec<&TierRevision> = Vec::new();
@@ -243,12 +265,17 @@ impl World {
             }
             self.stable = Some(stable);
         }
-        for ask in plan.asks.iter().take(PACE) {
+        let is_pause = self.has_pauses && self.now.as_second() % (PASS.0 + PASS.1) >= PASS.0;
+        for ask in plan.asks.iter().take(if is_pause { 0 } else { PACE }) {
             if !write() {
                 return plan;
             }
             self.check_ask(&plan.record, &ask.pod, &ask.revision);
             let now = self.now;
+            if let Some(since) = self.refusing.get_mut(&ask.pod) {
+                since.get_or_insert(now);
+                continue;
+            }
             let pod = self.pods.iter_mut().find(|pod| pod.name == ask.pod).unwrap();
             pod.asked = Some(ask.revision.clone());
             pod.tellings = ask.telling;
@@ -267,7 +294,7 @@ impl World {
     pub(super) fn tick(&mut self) {
         self.now += SignedDuration::from_secs(1);
         let now = self.now;
-        for pod in self.pods.iter_mut().filter(|pod| !pod.away) {
+        for pod in self.pods.iter_mut().filter(|pod| !pod.away && !self.mute.contains(&pod.name)) {
             let is_due = pod.told.is_some_and(|told| now.duration_since(told).as_secs() >= DELAY);
             if is_due && !self.deaf.contains(&pod.name) {
                 pod.in_force.clone_from(&pod.asked);
@@ -302,7 +329,10 @@ impl World {
             let Some(record) = &world.record else { return false };
             let is_ended = matches!(record.step, Step::Done | Step::Stopped) && record.target.id == world.desired.id;
             let Some(proven) = record.proven.as_ref().filter(|_| is_ended) else { return false };
-            world.pods.iter().all(|pod| pod.away || pod.is_running(proven.part(pod.role)))
+            world
+                .pods
+                .iter()
+                .all(|pod| pod.away || world.refusing.contains_key(&pod.name) || pod.is_running(proven.part(pod.role)))
         });
     }
 
@@ -389,6 +419,9 @@ fn simulate(seed: u64) {
             world.deaf.insert(world.pods[index].name.clone());
         } else if random.one_in(40) {
             world.deaf.clear();
+        } else if random.one_in(60) {
+            world.refusing.clear();
+            world.refusing.insert(world.pods[index].name.clone(), None);
         } else if let Some(node) = world.pods[index].node.clone().filter(|_| random.one_in(40)) {
             let is_away = world.away.contains(&node);
             world.set_away(&node, !is_away);
@@ -416,6 +449,7 @@ fn simulate(seed: u64) {
     world.settings.paused = false;
     world.are_controls_failing = false;
     world.deaf.clear();
+    world.refusing.clear();
     world.away.clone().iter().for_each(|node| world.set_away(node, false));
     world.settle();
     let record = world.record();

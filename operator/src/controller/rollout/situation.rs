@@ -1,11 +1,12 @@
 //! Situation of a roll-out in one reconciliation: what the planner reads, collected from the observed state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::{ConditionStatus, ConditionType};
-use dnstier_crds::v1alpha1::{DnsTierStatus, Rollout};
+use dnstier_crds::v1alpha1::Rollout;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use node_cache_config::names::revision_key;
@@ -28,6 +29,8 @@ use crate::settings::Settings;
 
 /// Time over which the responses of a pod are counted.
 const TRAFFIC_SPAN: Duration = Duration::from_secs(60);
+/// Number of pods for each one out of reach without which a roll-out goes on. One may always be.
+const PODS_PER_UNREACHABLE: usize = 10;
 
 /// Situation of a roll-out.
 #[derive(Clone, Debug)]
@@ -53,13 +56,15 @@ pub(crate) struct Situation {
 
 impl Situation {
     /// Collects the situation. `newest` is the configuration that the spec results in; `None` for a spec that is not
-    /// valid, which changes nothing: what was on its way goes on. Returns `None` before the first configuration.
+    /// valid, which changes nothing: what was on its way goes on. `out_of_reach` are the UIDs of pods that cannot be
+    /// told a revision. Returns `None` before the first configuration.
     #[must_use]
     pub(crate) fn collect(
         observed: &Observed,
         settings: &Settings,
         newest: Option<&RenderedRevision>,
         uses: &AddressUses,
+        out_of_reach: &HashSet<String>,
     ) -> Option<Self> {
         let tier = &observed.tier;
         let config_map = observed.owned.config_map(&settings.node_namespace, &names::revisions(&tier.name_any()));
@@ -68,8 +73,9 @@ impl Situation {
             Config::from_json(json?.as_bytes()).ok()
         };
         let (mut known, stable) = config_map.map(known_revisions).unwrap_or_default();
-        let pods: Vec<RolloutPod> =
+        let mut pods: Vec<RolloutPod> =
             observed.pods.iter().filter(|pod| !pod.terminating).map(|pod| rollout_pod(observed, pod)).collect();
+        set_out_of_reach(&mut pods, observed, out_of_reach);
         let stable = stable.map(|stable| rebuild_proven(&stable, &known, &pods));
         let record = observed.record.record.clone();
         let annotation = |key: &str| tier.annotations().get(key).cloned();
@@ -86,12 +92,14 @@ impl Situation {
             }
             None => record.as_ref().map(|record| record.target.clone()).or_else(|| stable.clone())?,
         };
-        let before = record.as_ref().and_then(|record| config_of(&record.proven.as_ref()?.nodes));
+        let proven = record.as_ref().map_or(stable.as_ref(), |record| record.proven.as_ref());
+        let before = proven.and_then(|proven| config_of(&proven.nodes));
         let after = match newest {
             Some(newest) => newest.map(|(_, config)| config),
             None => config_of(&desired.id),
         };
         let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
+        let announced = announced(tier, &desired);
         let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
         Some(Self {
             record,
@@ -102,7 +110,7 @@ impl Situation {
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
             stable,
-            announced: tier.status.as_ref().and_then(announced),
+            announced,
             confirm: annotation(labels::CONFIRM_ROLLOUT),
             retry,
         })
@@ -142,8 +150,8 @@ impl Situation {
 fn address_in_use(observed: &Observed, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
     let pods = || pods_of(observed, Component::NodeCache);
     let asked = given_up.iter().map(|address| {
-        let by_node = pods().filter_map(|pod| Some((pod.node.clone()?, uses.count(&pod.uid, *address))));
-        (*address, by_node.collect())
+        let nodes = pods().filter_map(|pod| pod.node.clone());
+        (*address, nodes.map(|node| (node.clone(), uses.count(&node, *address))).collect())
     });
     address_use::sentence(asked)
 }
@@ -159,12 +167,27 @@ pub(super) fn running<'a>(
     record.proven.iter().chain(target).collect()
 }
 
-/// Returns the target for which a status says that it is not rolled out.
-fn announced(status: &DnsTierStatus) -> Option<String> {
-    let is_false = status.conditions.iter().any(|condition| {
-        condition.type_ == ConditionType::RolledOut.name() && condition.status == ConditionStatus::False.name()
-    });
-    status.rollout.as_ref().filter(|_| is_false).map(|rollout| rollout.target.clone())
+/// Returns the target for which the status of a tier says that it is not rolled out. An older definition of `DnsTier`
+/// does not keep `status.rollout`: there the condition speaks of the desired revision once it speaks of this spec.
+fn announced(tier: &DnsTier, desired: &TierRevision) -> Option<String> {
+    let status = tier.status.as_ref()?;
+    let condition = status.conditions.iter().find(|condition| condition.type_ == ConditionType::RolledOut.name())?;
+    if condition.status != ConditionStatus::False.name() {
+        return None;
+    }
+    match &status.rollout {
+        Some(rollout) => Some(rollout.target.clone()),
+        None => (condition.observed_generation == tier.metadata.generation).then(|| desired.id.clone()),
+    }
+}
+
+/// Marks the pods out of reach, unless they are so many that the revision would spread without being watched.
+fn set_out_of_reach(pods: &mut [RolloutPod], observed: &Observed, out_of_reach: &HashSet<String>) {
+    let of_tier = observed.pods.iter().filter(|pod| out_of_reach.contains(&pod.uid));
+    let unreachable: HashSet<(Role, &str)> = of_tier.map(|pod| (role_of(pod), pod.name.as_str())).collect();
+    if unreachable.len() <= (pods.len() / PODS_PER_UNREACHABLE).max(1) {
+        pods.iter_mut().for_each(|pod| pod.out_of_reach = unreachable.contains(&(pod.role, pod.name.as_str())));
+    }
 }
 
 /// Returns the role of a pod.
@@ -193,6 +216,7 @@ fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {
         node: pod.node.clone(),
         ready: pod.ready,
         away: is_away(observed, pod),
+        out_of_reach: false,
         asked: pod.annotated_revision.clone(),
         in_force: status.and_then(|status| in_force(status, pod.annotated_revision.as_deref())),
         tellings: pod.told.map_or(1, |told| told.number),

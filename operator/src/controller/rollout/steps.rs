@@ -15,6 +15,8 @@ use crate::controller::rollout::revision::TierRevision;
 const POD_ABSENCE: SignedDuration = SignedDuration::from_mins(5);
 /// Longest time for which a step waits until the past of its pods is known.
 const MAX_PAST_WAIT: SignedDuration = SignedDuration::from_secs(40);
+/// Age of a step, in soaks, from which a pod that is made again does not begin the soak anew.
+const MAX_SOAKS: i32 = 10;
 /// Reason of a target that pods do not take over.
 pub(super) const NOT_IN_FORCE: &str = "NotInForce";
 
@@ -125,21 +127,26 @@ fn advance_once(record: &mut Record, around: &Surroundings<'_>, verdict: Option<
     }
 }
 
-/// Returns whether the first revision is in force: on every ready pod that is there, at least on half of all.
+/// Returns whether the first revision is in force: at least on half of all pods that are there, and on every ready one.
+/// One that cannot be told, or that was told often enough and says nothing, holds nothing up.
 fn is_everywhere(target: &TierRevision, around: &Surroundings<'_>) -> bool {
     let present: Vec<&RolloutPod> = around.pods.iter().filter(|pod| !pod.away).collect();
-    let ready: Vec<&&RolloutPod> = present.iter().filter(|pod| pod.ready).collect();
-    ready.iter().any(|pod| pod.role == Role::Node)
-        && ready.len() * 2 >= present.len()
-        && ready.iter().all(|pod| pod.is_running(target.part(pod.role)))
+    let (running, others): (Vec<&RolloutPod>, Vec<&RolloutPod>) =
+        present.iter().filter(|pod| pod.ready).partition(|pod| pod.is_running(target.part(pod.role)));
+    let is_mute = |pod: &RolloutPod| pod.in_force.is_none() && pod.is_silent(around.now);
+    running.iter().any(|pod| pod.role == Role::Node)
+        && running.len() * 2 >= present.len()
+        && others.iter().all(|pod| pod.out_of_reach || is_mute(pod))
 }
 
-/// Returns whether every pod has the proven revision in force, those apart that are away, are new, or do not listen.
+/// Returns whether every pod has the proven revision in force, those apart that are away, are new, do not listen, or
+/// cannot be told.
 fn is_settled(record: &Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
     around.pods.iter().all(|pod| {
         let part = proven.part(pod.role);
         let is_new = pod.created > record.since.0;
-        pod.is_running(part) || pod.is_asked(part) && (pod.away || is_new || pod.is_silent(around.now))
+        let is_excused = pod.away || is_new || pod.is_silent(around.now);
+        pod.is_running(part) || pod.out_of_reach || pod.is_asked(part) && is_excused
     })
 }
 
@@ -152,14 +159,14 @@ pub(crate) fn is_moved(record: &Record, proven: &TierRevision, pod: &RolloutPod)
 }
 
 fn start(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
-    if around.pods.iter().any(|pod| !pod.away && is_moved(record, proven, pod)) {
+    if around.pods.iter().any(|pod| pod.is_reachable() && is_moved(record, proven, pod)) {
         record.begin(Step::Moved, None, BTreeSet::new(), around.now);
     } else {
         begin_next(record, proven, around);
     }
 }
 
-/// Returns the pods of the step that are there.
+/// Returns the pods of the step that are within reach.
 #[must_use]
 pub(crate) fn members<'a>(record: &Record, proven: &TierRevision, around: &Surroundings<'a>) -> Vec<&'a RolloutPod> {
     let is_member = |pod: &&RolloutPod| match record.step {
@@ -167,7 +174,7 @@ pub(crate) fn members<'a>(record: &Record, proven: &TierRevision, around: &Surro
         Step::Resolver | Step::ResolverZone => pod.role == Role::Resolver && record.moved.contains(pod.key()),
         _ => pod.role == Role::Node && record.moved.contains(pod.key()),
     };
-    around.pods.iter().filter(|pod| !pod.away).filter(is_member).collect()
+    around.pods.iter().filter(|pod| pod.is_reachable()).filter(is_member).collect()
 }
 
 /// Watches the pods of a step.
@@ -226,17 +233,25 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     };
     let is_missing =
         record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
-    let is_in_force = current.iter().all(is_in_force) && !is_missing;
-    if !is_in_force {
+    let behind: Vec<&&RolloutPod> = current.iter().filter(|pod| !is_in_force(pod)).collect();
+    // A pod that was made again is watched as long as the others were, unless pods come and go all the time.
+    if now.duration_since(record.since.0) < soak(around) * MAX_SOAKS {
+        let is_made_again = |since: &Time| is_missing || behind.iter().any(|pod| pod.created > since.0);
+        record.watched_since = record.watched_since.take().filter(|since| !is_made_again(since));
+    }
+    if is_missing || !behind.is_empty() {
         return;
     }
     let since = record.watched_since.get_or_insert(Time(now)).0;
-    let soak = SignedDuration::from_secs(around.settings.soak.seconds().into());
-    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak {
+    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around) {
         record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
         record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
         begin_next(record, proven, around);
     }
+}
+
+fn soak(around: &Surroundings<'_>) -> SignedDuration {
+    SignedDuration::from_secs(around.settings.soak.seconds().into())
 }
 
 fn is_target_of(record: &Record, pod: &RolloutPod) -> bool {
@@ -247,7 +262,7 @@ fn is_target_of(record: &Record, pod: &RolloutPod) -> bool {
 fn is_there(record: &Record, key: &str, around: &Surroundings<'_>) -> bool {
     let mut pods = around.pods.iter().filter(|pod| pod.key() == key).peekable();
     if pods.peek().is_some() {
-        return pods.any(|pod| !pod.away);
+        return pods.any(RolloutPod::is_reachable);
     }
     around.nodes.contains(key) && around.now.duration_since(record.since.0) < POD_ABSENCE
 }
@@ -295,13 +310,13 @@ fn replace_absent(record: &mut Record, proven: &TierRevision, around: &Surroundi
     }
 }
 
-/// Chooses the nodes that are missing to go first. Those that are away make room for others and are set aside.
+/// Chooses the nodes that are missing to go first. Those out of reach make room for others and are set aside.
 fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> BTreeSet<String> {
     let wanted = usize::from(around.settings.canaries_per_zone);
     let mut chosen = BTreeSet::new();
     for zone in zones(around.pods, Role::Node) {
         let in_zone = || around.pods.iter().filter(|pod| pod.role == Role::Node && pod.zone == zone);
-        let is_here = |pod: &&RolloutPod| !pod.away && !record.set_aside.contains(pod.key());
+        let is_here = |pod: &&RolloutPod| pod.is_reachable() && !record.set_aside.contains(pod.key());
         let runs_target = |pod: &&RolloutPod| record.canaries.contains(pod.key()) || pod.is_asked(&record.target.nodes);
         let here = in_zone().filter(is_here).filter(runs_target).count();
         // A node whose pod is made again is of no zone meanwhile; it is there all the same.
@@ -315,7 +330,7 @@ fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surround
         sort_by_traffic(&mut others);
         let others: Vec<String> = others.into_iter().take(missing).map(|pod| pod.key().to_owned()).collect();
         let away: Vec<String> = in_zone()
-            .filter(|pod| pod.away && record.canaries.contains(pod.key()))
+            .filter(|pod| !pod.is_reachable() && record.canaries.contains(pod.key()))
             .take(others.len())
             .map(|pod| pod.key().to_owned())
             .collect();

@@ -275,6 +275,7 @@ fn the_newest_wave_goes_back_first_and_of_the_others_the_newest() {
 fn a_wave_of_five_hundred_goes_back_within_a_minute() {
     let mut world = World::new(&[1_200]);
     world.settings.wave_size = WaveSize::Nodes(500);
+    world.has_pauses = true;
     world.change(revision(5, 1));
     world.run_until("the second wave runs it", |world| {
         let moved = &world.record().moved;
@@ -316,6 +317,47 @@ fn a_canary_that_is_made_again_stays_one_and_any_other_new_pod_gets_the_proven_s
     assert_eq!(world.pod("a001").asked.as_deref(), Some("n1r1"));
     world.settle();
     assert_eq!(world.nodes_on("n2").len(), 4);
+}
+
+#[test]
+fn a_pod_of_a_step_that_is_made_again_is_watched_for_the_whole_soak() {
+    let mut world = World::new(&[4]);
+    world.settings.soak = Duration::from_seconds(20);
+    world.change(revision(2, 1));
+    world.run_until("the canary is watched", |world| world.record().watched_since.is_some());
+    world.run(15);
+    let index = world.pods.iter().position(|pod| pod.key() == "a000").unwrap();
+    world.recreate(index);
+    let made = world.now;
+    world.run_until("the wave", |world| world.record().step == Step::Wave);
+    let watched = world.now.duration_since(made).as_secs();
+    assert!((20..=23).contains(&watched), "{watched} s");
+    // Where pods are made again all the time, a step ends all the same.
+    for _ in 0..400 {
+        if let (Step::Wave, Some(key)) = (world.record().step, world.record().moved.first().cloned()) {
+            let index = world.pods.iter().position(|pod| pod.key() == key).unwrap();
+            if world.now.as_second() % 10 == 0 {
+                world.recreate(index);
+            }
+        }
+        world.run(1);
+    }
+    assert_ne!(world.record().moved.first().map(String::as_str), Some("a001"));
+}
+
+#[test]
+fn a_tier_is_proven_although_a_pod_says_nothing() {
+    let mut world = World::new(&[4]);
+    world.record = None;
+    world.stable = None;
+    for pod in &mut world.pods {
+        (pod.asked, pod.in_force, pod.told) = (None, None, None);
+    }
+    let mute = world.pods.iter().find(|pod| pod.role == Role::Node).unwrap().name.clone();
+    world.mute = BTreeSet::from([mute]);
+    world.run(20);
+    assert_eq!(world.record().step, Step::First, "it is told again first");
+    world.run_until("it is proven", |world| world.record().step == Step::Done);
 }
 
 #[test]

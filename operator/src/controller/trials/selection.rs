@@ -43,11 +43,11 @@ impl<'a> Selection<'a> {
         let (mut judged, others): (Vec<&RolloutPod>, Vec<&RolloutPod>) =
             around.pods.iter().partition(|pod| role(pod) && keys.contains(pod.key()));
         judged.sort_by_key(|pod| pod.key());
-        // Those that are away or silent are looked at, too: what they counted before is not forgotten.
+        // Those that are away or not ready are looked at, too: what they counted before is not forgotten.
         let is_control =
             |pod: &&&RolloutPod| pod.is_asked(proven.part(pod.role)) && !record.canaries.contains(pod.key());
         let mut available: Vec<&RolloutPod> = others.iter().filter(is_control).copied().collect();
-        available.sort_by_key(|pod| (pod.away, pod.key()));
+        available.sort_by_key(|pod| (pod.away, !pod.ready, pod.key()));
         let groups: BTreeSet<(Role, &str)> = judged.iter().map(|pod| (pod.role, pod.zone.as_str())).collect();
         let mut controls: Vec<&RolloutPod> = Vec::new();
         for (role, zone) in groups {
@@ -55,7 +55,7 @@ impl<'a> Selection<'a> {
             let wave = around.settings.wave_size.nodes_of(zone_size(around.pods, role, zone));
             let number = (CONTROLS + wave).min(MAX_CONTROLS);
             let mut chosen: Vec<&RolloutPod> = available.iter().filter(of_zone).take(number).copied().collect();
-            if chosen.iter().all(|pod| pod.away) {
+            if chosen.iter().all(|pod| pod.away || !pod.ready) {
                 chosen.extend(available.iter().filter(|pod| pod.role == role).take(CONTROLS).copied());
             }
             for pod in chosen {
@@ -114,6 +114,7 @@ mod tests {
             node: Some(format!("{zone}-{number:03}")),
             ready: true,
             away: false,
+            out_of_reach: false,
             asked: Some("old".to_owned()),
             in_force: Some("old".to_owned()),
             tellings: 1,
@@ -158,10 +159,11 @@ mod tests {
         let mut pods = vec![pod("a", 0), pod("a", 1), pod("b", 0), pod("b", 1), pod("c", 0)];
         pods[1].asked = Some("new".to_owned());
         pods[4].away = true;
+        pods.push(RolloutPod { ready: false, ..pod("a", 2) });
         select(&pods, Step::Canary, &["a-000"], |selection| {
             let keys: Vec<&str> = selection.controls.iter().map(|pod| pod.key()).collect();
-            assert_eq!(keys, ["b-000", "b-001", "c-000"]);
-            assert_eq!(selection.probed().len(), 3, "nobody asks a node that is away");
+            assert_eq!(keys, ["a-002", "b-000", "b-001", "c-000"]);
+            assert_eq!(selection.probed().len(), 3, "nobody asks a node that is away or a pod that is not ready");
         });
     }
 }

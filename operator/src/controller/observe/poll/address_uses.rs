@@ -13,7 +13,8 @@ const PART: u32 = 300;
 /// Number of them: a use counts for ten minutes at least.
 const PARTS: usize = 3;
 
-/// Uses of the captured addresses of all node pods, about 40 bytes for each address of a pod.
+/// Uses of the captured addresses of all nodes. They belong to the node and not to its pod: one that is made again does
+/// not forget them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AddressUses(Arc<Mutex<Uses>>);
 
@@ -21,57 +22,85 @@ pub(crate) struct AddressUses(Arc<Mutex<Uses>>);
 struct Uses {
     /// Time of the last page, in seconds of any clock.
     now: u32,
-    by_address: HashMap<IpAddr, HashMap<PodKey, AddressUse>>,
+    /// Addresses that were ever reported, to which uses refer by their places.
+    addresses: Vec<IpAddr>,
+    by_node: HashMap<PodKey, Box<[AddressUse]>>,
 }
 
-/// Queries to one pod at one address.
-#[derive(Clone, Copy, Debug, Default)]
+/// Queries on one node at one address.
+#[derive(Clone, Copy, Debug)]
 struct AddressUse {
+    /// Place of the address.
+    address: u16,
+    /// Low half of the number of the part in which the last page came.
+    part: u16,
     /// Low half of the counter of the last page.
     counter: u32,
-    /// Number of the part in which the last page came.
-    part: u32,
     /// Queries of that part and of the ones before it.
     counted: [u32; PARTS],
 }
 
 impl AddressUse {
     /// Begins a new part when its time has come.
-    fn turn(&mut self, part: u32) {
-        for _ in 0..part.saturating_sub(self.part).min(PARTS as u32) {
+    fn turn(&mut self, part: u16) {
+        let parts = part.wrapping_sub(self.part);
+        if parts > u16::MAX / 2 {
+            // A page of an earlier part came late.
+            return;
+        }
+        for _ in 0..usize::from(parts).min(PARTS) {
             self.counted.rotate_right(1);
             self.counted[0] = 0;
         }
-        self.part = self.part.max(part);
+        self.part = part;
+    }
+
+    /// Adds the counter of a page. One that went back is that of a process that has begun anew.
+    fn add(&mut self, counter: u32, part: u16) {
+        self.turn(part);
+        let counted = counter.wrapping_sub(self.counter);
+        let counted = if counted > u32::MAX / 2 { counter } else { counted };
+        self.counted[0] = self.counted[0].saturating_add(counted);
+        self.counter = counter;
+    }
+}
+
+impl Uses {
+    /// Returns the place of an address; `None` when there are too many.
+    fn place(&mut self, address: IpAddr) -> Option<u16> {
+        let place = self.addresses.iter().position(|known| *known == address).unwrap_or_else(|| {
+            self.addresses.push(address);
+            self.addresses.len() - 1
+        });
+        u16::try_from(place).ok()
     }
 }
 
 impl AddressUses {
     /// Adds the counters of a page of a node pod. When the queries before the first page came is not known: they count.
-    pub(super) fn add(&self, key: PodKey, queries: &[AddressQueries], now: u32) {
+    pub(super) fn add(&self, node: &str, queries: &[AddressQueries], now: u32) {
         let mut uses = self.lock();
         uses.now = uses.now.max(now);
+        let part = part_of(now);
         for AddressQueries { address, queries } in queries.iter().take(MAX_ADDRESSES) {
+            let Some(address) = uses.place(*address) else { continue };
             // The low half suffices for differences.
             let counter = *queries as u32;
-            let part = now / PART;
-            let of_address = uses.by_address.entry(*address).or_default();
-            let known = of_address.entry(key).or_insert_with(|| AddressUse { part, ..AddressUse::default() });
-            known.turn(part);
-            let counted = counter.wrapping_sub(known.counter);
-            // A counter that went back is that of a process that has begun anew.
-            let counted = if counted > u32::MAX / 2 { counter } else { counted };
-            known.counted[0] = known.counted[0].saturating_add(counted);
-            known.counter = counter;
+            let of_node = uses.by_node.entry(PodKey::of(node)).or_default();
+            if let Some(known) = of_node.iter_mut().find(|known| known.address == address) {
+                known.add(counter, part);
+            } else {
+                let new = AddressUse { address, part, counter, counted: [counter, 0, 0] };
+                // What was not reported for long makes room.
+                let is_kept = |known: &&AddressUse| part.wrapping_sub(known.part) < PARTS as u16;
+                *of_node = of_node.iter().filter(is_kept).copied().chain([new]).collect();
+            }
         }
     }
 
-    /// Forgets all pods but these.
+    /// Forgets all nodes but these.
     pub(super) fn retain(&self, keep: impl Fn(&PodKey) -> bool) {
-        self.lock().by_address.retain(|_, pods| {
-            pods.retain(|key, _| keep(key));
-            !pods.is_empty()
-        });
+        self.lock().by_node.retain(|node, _| keep(node));
     }
 
     /// Forgets everything.
@@ -79,19 +108,33 @@ impl AddressUses {
         *self.lock() = Uses::default();
     }
 
-    /// Returns how often a pod was asked at an address in the last ten to fifteen minutes, as far as is known.
-    pub(crate) fn count(&self, uid: &str, address: IpAddr) -> u32 {
+    /// Returns how often the caches of a node were asked at an address in the last ten to fifteen minutes, as far as is
+    /// known.
+    pub(crate) fn count(&self, node: &str, address: IpAddr) -> u32 {
         let mut uses = self.lock();
-        let now = uses.now;
-        let of_address = uses.by_address.get_mut(&address);
-        let Some(known) = of_address.and_then(|pods| pods.get_mut(&PodKey::of(uid))) else { return 0 };
-        known.turn(now / PART);
+        let part = part_of(uses.now);
+        let Some(place) = uses.addresses.iter().position(|known| *known == address) else { return 0 };
+        let of_node = uses.by_node.get_mut(&PodKey::of(node)).into_iter().flatten();
+        let Some(known) = of_node.into_iter().find(|known| usize::from(known.address) == place) else { return 0 };
+        known.turn(part);
         known.counted.iter().fold(0, |sum, counted| sum.saturating_add(*counted))
+    }
+
+    /// Returns about how many bytes a node with this many addresses takes.
+    #[cfg(test)]
+    pub(super) fn bytes_per_node(addresses: usize) -> usize {
+        // A hash map has up to 12/7 slots for each key on average.
+        (size_of::<(PodKey, Box<[AddressUse]>)>() + 1) * 12 / 7 + addresses * size_of::<AddressUse>()
     }
 
     fn lock(&self) -> MutexGuard<'_, Uses> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the low half of the number of a part of time.
+const fn part_of(now: u32) -> u16 {
+    (now / PART) as u16
 }
 
 #[cfg(test)]
@@ -101,7 +144,7 @@ mod tests {
     const ADDRESS: &str = "169.254.20.10";
 
     fn add(uses: &AddressUses, queries: u64, now: u32) {
-        uses.add(PodKey::of("1"), &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], now);
+        uses.add("1", &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], now);
     }
 
     fn count(uses: &AddressUses) -> u32 {

@@ -132,6 +132,7 @@ impl Polling {
         let all_nodes = poller.nodes.state();
         let away: HashSet<String> =
             all_nodes.iter().filter(|node| nodes::is_away(node)).map(|node| node.name_any()).collect();
+        let nodes: HashSet<PodKey> = all_nodes.iter().map(|node| PodKey::of(&node.name_any())).collect();
         let (mut known, mut polled) = (HashSet::new(), HashSet::new());
         for pod in poller.pods.iter().flat_map(Store::state) {
             let Some(target) = Target::of(&pod) else { continue };
@@ -153,7 +154,7 @@ impl Polling {
         }
         schedule.retain(|key| polled.contains(key));
         poller.reports.retain(|key| known.contains(key));
-        poller.address_uses.retain(|key| known.contains(key));
+        poller.address_uses.retain(|key| nodes.contains(key));
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_CLEANUP) {
             self.texts.forget_unused();
@@ -178,11 +179,7 @@ impl Polling {
             // The clock of the rates may wrap around.
             Ok(page) => {
                 self.poller.roles.keep(key, page);
-                self.poller.address_uses.add(
-                    key,
-                    page.address_queries(),
-                    u32::try_from(now / 1_000).unwrap_or(u32::MAX),
-                );
+                self.poller.count_uses(&target, &pod, page, u32::try_from(now / 1_000).unwrap_or(u32::MAX));
                 before.after_answer(page, now as u32, &mut self.texts)
             }
             Err(error) => before.after_failure(error, &mut self.texts),
@@ -218,20 +215,33 @@ impl Polling {
     }
 }
 
+impl Poller {
+    /// Counts the uses of the captured addresses of a node. A pod that is going may report beside the one that follows.
+    fn count_uses(&self, target: &Target<'_>, pod: &Pod, page: &PodPage, now: u32) {
+        if let (Some(node), None) = (target.node, &pod.metadata.deletion_timestamp) {
+            self.address_uses.add(node, page.address_queries(), now);
+        }
+    }
+}
+
 #[cfg(test)]
 impl Poller {
     /// Polls every pod once, at a time in milliseconds.
     pub(crate) async fn poll_all(&self, now: u32) {
         let pods: Vec<Arc<Pod>> = self.pods.iter().flat_map(Store::state).collect();
         let mut texts = Texts::default();
-        let targets = pods.iter().filter_map(|pod| Target::of(pod));
-        let polls = targets.map(async |target| (PodKey::of(target.uid), fetch_page(&target).await));
-        for (key, result) in futures::future::join_all(polls).await {
+        let targets = pods.iter().filter_map(|pod| Some((pod, Target::of(pod)?)));
+        let polls = targets.map(async |(pod, target)| {
+            let result = fetch_page(&target).await;
+            (pod, target, result)
+        });
+        for (pod, target, result) in futures::future::join_all(polls).await {
+            let key = PodKey::of(target.uid);
             let before = self.reports.get(key).unwrap_or_default();
             let after = match &result {
                 Ok(page) => {
                     self.roles.keep(key, page);
-                    self.address_uses.add(key, page.address_queries(), now / 1_000);
+                    self.count_uses(&target, pod, page, now / 1_000);
                     before.after_answer(page, now, &mut texts)
                 }
                 Err(error) => before.after_failure(error, &mut texts),

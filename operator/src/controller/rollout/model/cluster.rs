@@ -142,6 +142,7 @@ impl Pod {
             node: (place.role == Role::Node).then(|| place.name.to_owned()),
             ready: self.is_here(),
             away: self.presence == Presence::Away,
+            out_of_reach: false,
             asked: id(self.asked),
             in_force: id(self.in_force),
             tellings: self.tellings,

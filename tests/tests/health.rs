@@ -9,7 +9,7 @@ use dnstier_tests::require;
 use serde_json::Value;
 
 /// Recorded tiers, the health that Argo CD shows, and the status of kstatus.
-const EXPECTED: [(&str, &str, &str); 11] = [
+const EXPECTED: [(&str, &str, &str); 19] = [
     ("pending", "Progressing", "InProgress"),
     ("starting", "Progressing", "InProgress"),
     ("ready", "Healthy", "Current"),
@@ -18,7 +18,15 @@ const EXPECTED: [(&str, &str, &str); 11] = [
     ("controls-failing", "Progressing", "InProgress"),
     ("paused", "Suspended", "InProgress"),
     ("address-in-use", "Degraded", "Failed"),
+    ("rolling-back", "Progressing", "InProgress"),
     ("judged-worse", "Degraded", "Failed"),
+    ("revision-refused", "Degraded", "Failed"),
+    ("not-in-force", "Degraded", "Failed"),
+    ("pod-crashed", "Degraded", "Failed"),
+    ("wrong-answers", "Degraded", "Failed"),
+    ("pods-not-running", "Degraded", "Failed"),
+    ("crd-too-old", "Degraded", "Current"),
+    ("field-contested", "Degraded", "Current"),
     ("upstream-unreachable", "Degraded", "Current"),
     ("invalid", "Degraded", "Failed"),
 ];

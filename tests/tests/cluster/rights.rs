@@ -258,6 +258,7 @@ fn a_stolen_token_changes_no_object_but_those_of_tiers() {
         object("v1", "Service", "kube-system", "dnstier-default-cluster-dns"),
         object("v1", "Service", NODE_NAMESPACE, "dnstier-default-node-cache-metrics"),
         object("v1", "ConfigMap", NODE_NAMESPACE, "dnstier-default-revisions"),
+        object("v1", "ConfigMap", NAMESPACE, "dnstier-default-rollout"),
         object("apps/v1", "DaemonSet", NODE_NAMESPACE, DAEMON_SET),
         object("networking.k8s.io/v1", "NetworkPolicy", NAMESPACE, "dnstier-default-zone-resolver"),
     ] {
@@ -268,6 +269,9 @@ fn a_stolen_token_changes_no_object_but_those_of_tiers() {
     assert_refused("a ConfigMap of others", thief.delete(&config_map), "objects", "kube-root-ca.crt");
     let config_map = object("v1", "ConfigMap", NODE_NAMESPACE, "other");
     assert_refused("a further ConfigMap", thief.create(&config_map), "objects", "of the name other");
+    let record = |namespace| object("v1", "ConfigMap", namespace, "dnstier-stolen-rollout");
+    thief.create(&record(NAMESPACE)).expect("the record of a roll-out is admitted beside the operator");
+    assert_refused("a record beside the node pods", thief.create(&record(NODE_NAMESPACE)), "objects", "of the name");
     let own_account = object("v1", "ServiceAccount", NAMESPACE, OPERATOR);
     assert_refused("its own account", thief.delete(&own_account), "objects", OPERATOR);
     let own_workload = object("apps/v1", "Deployment", NAMESPACE, OPERATOR);

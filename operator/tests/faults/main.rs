@@ -209,7 +209,7 @@ fn an_api_server_that_is_away_or_slow_for_a_minute_leads_to_the_same_end() {
 fn any_event_that_is_lost_or_cut_off_leads_to_the_same_end() {
     require!(require::control_plane());
     let distortions = (1..=6).flat_map(|nth| [Distortion::Cut(nth), Distortion::Gone(nth), Distortion::Lose(nth)]);
-    let distortions = distortions.chain([Distortion::Silence]);
+    let distortions = distortions.chain([Distortion::Merge, Distortion::Silence]);
     runtime().block_on(live_with(distortions.map(Disturbance::Watches).collect()));
 }
 

@@ -1,17 +1,14 @@
 //! A changed configuration is rolled out to every node and restarts nothing; an invalid one is rejected.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use dnstier_tests::require;
 use node_cache_config::names::{REVISION_ANNOTATION, revision_key};
 
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, RestoreOnDrop, WAIT_TIMEOUT, condition, ensure, exclusive_tier,
-    kubectl, kubectl_json, node_pod, node_pods, node_status, patch_tier, query, restore_tier, wait_until,
-    wait_until_ready,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, NODES, Pod, RestoreOnDrop, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl,
+    kubectl_json, node_pod, node_pods, node_status, patch_tier, query, wait_until, wait_until_ready,
 };
-use crate::watch::stub_clients;
 
 #[test]
 fn a_route_is_rolled_out_to_every_node_and_restarts_nothing() {
@@ -137,48 +134,6 @@ fn a_revision_that_the_process_refuses_is_kept_out_and_told() {
     assert_eq!(query("node-a", &["shop.example", "--server", CLUSTER_DNS]).rcode, "NOERROR");
 
     drop(operator);
-    wait_until_ready();
-}
-
-/// The operator writes nothing that the data plane of its version refuses. Another writer spoils a revision on its way,
-/// often enough to be left alone, while the resolvers take it over first.
-#[test]
-fn a_change_that_the_nodes_refuse_goes_back_by_itself() {
-    require!(require::lab());
-    let _tier = exclusive_tier();
-    let map = ["configmap", "dnstier-default-revisions", "-n", NODE_NAMESPACE];
-    let keys = || -> BTreeSet<String> {
-        let map = kubectl_json(&[&["get"], map.as_slice()].concat());
-        map["data"].as_object().expect("revisions").keys().cloned().collect()
-    };
-    let (before, proven) = (keys(), node_status("node-a").expect("a status").revision.in_force);
-    let watch = stub_clients(&NODES, &[CLUSTER_DNS]);
-    let cache = r#"{"cache":{"serveStale":"12h"}}"#;
-    patch_tier(&format!(r#"{{"spec":{{"nodeCache":{cache},"resolvers":{cache}}}}}"#));
-    let new = wait_until("the new revision is written", WAIT_TIMEOUT, || {
-        keys().difference(&before).next().cloned().ok_or_else(|| format!("{before:?}"))
-    });
-    let spoiled = serde_json::json!({"data": {new: "{\"tier\": \"default\"}"}}).to_string();
-    wait_until("the other writer is left alone", WAIT_TIMEOUT, || {
-        kubectl(&[&["patch"], map.as_slice(), &["--type=merge", "--field-manager=somebody", "-p", &spoiled]].concat());
-        let degraded = condition("Degraded")?;
-        ensure(degraded.2.contains("somebody"), || format!("{degraded:?}"))
-    });
-
-    let (_, _, message) = wait_until("the change is taken back", 3 * WAIT_TIMEOUT, || {
-        let rolled_out = condition("RolledOut")?;
-        ensure(rolled_out.1 == "RevisionRefused", || format!("{rolled_out:?}")).map(|()| rolled_out)
-    });
-    assert!(message.contains("node-"), "the message names a node: {message}");
-    wait_until("every node runs and is asked to run what it ran", WAIT_TIMEOUT, || {
-        for node in NODES {
-            let revision = node_status(node)?.revision;
-            ensure(revision.in_force == proven && revision.asked == proven, || format!("{node}: {revision:?}"))?;
-        }
-        Ok(())
-    });
-    watch.assert_none_failed();
-    restore_tier().expect("the tier is as before");
     wait_until_ready();
 }
 

@@ -37,20 +37,23 @@ fn a_leader_that_stops_or_is_killed_is_replaced_by_another_pod_that_acts() {
     wait_until_ready();
 }
 
-/// Asserts that three pods are ready, of which this one alone says that it leads.
+/// Asserts that three pods serve metrics, of which this one alone says that it leads, and the others that they do not.
 fn assert_leads_alone(leader: &str) {
     let pods = || {
         let list = kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator"]);
         let pods = list["items"].as_array().cloned().unwrap_or_default();
         pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
     };
-    let leads = |pod: &str| {
+    let says = |pod: &str, line: &str| {
         let page = get(NAMESPACE, pod, 8080, "metrics").unwrap_or_default();
-        page.lines().any(|line| line == "dnstier_operator_leader 1")
+        page.lines().any(|found| found == line)
     };
     wait_until("one of three pods leads", WAIT_TIMEOUT, || {
         let pods = pods();
-        let leaders: Vec<_> = pods.iter().filter(|pod| leads(pod)).collect();
-        ensure(pods.len() == 3 && leaders == [leader], || format!("{leaders:?} of {pods:?} lead, and not {leader}"))
+        let that_say = |line: &str| pods.iter().filter(|pod| says(pod, line)).collect::<Vec<_>>();
+        let (leaders, standbys) = (that_say("dnstier_operator_leader 1"), that_say("dnstier_operator_leader 0"));
+        ensure(pods.len() == 3 && leaders == [leader] && standbys.len() == 2, || {
+            format!("{leaders:?} of {pods:?} lead, and not {leader}; {standbys:?} do not")
+        })
     });
 }

@@ -20,6 +20,7 @@ fn the_columns_count_what_is_there() {
     assert_eq!(column("RESOLVERS"), Some("6/6"));
     assert_eq!(column("ZONES"), Some("3"));
     assert_eq!(column("UPDATED"), Some("3/3"));
+    assert_eq!(column("STEP"), Some("Done"));
     assert!(column("REVISION").is_some_and(|revision| revision.len() == 10), "{columns:?}");
     for name in ["PHASE", "QPS", "HIT%", "SERVFAIL%", "THROTTLED", "MESSAGE"] {
         assert!(column(name).is_some(), "{name}: {columns:?}");

@@ -1,11 +1,13 @@
 //! A bad change stops at one node of a zone or one resolver, goes back by itself, and says why.
 
+use std::collections::BTreeSet;
+
 use dnstier_tests::require;
 
 use crate::responders::{self, Response};
 use crate::tier::{
-    CLUSTER_DNS, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pods, node_status,
-    patch_tier, wait_until, wait_until_ready,
+    CLUSTER_DNS, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, kubectl_json, node_pods,
+    node_status, patch_tier, restore_tier, wait_until, wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
 use crate::witness::{RATE, STOPPED, Witness, pods_by_zone, target, wait_for_reason};
@@ -13,10 +15,16 @@ use crate::witness::{RATE, STOPPED, Witness, pods_by_zone, target, wait_for_reas
 /// Applies a change that stops, under a load of single tries on all nodes, and returns the reason and the message. Each
 /// zone keeps a node, and each resolver but one, that never was asked to run it.
 fn apply_bad_change(patch: &str) -> (String, String) {
+    apply_and_spoil(patch, || ())
+}
+
+/// Applies a change as [`apply_bad_change`] does, and does something to it before the first pod is told.
+fn apply_and_spoil(patch: &str, spoil: impl FnOnce()) -> (String, String) {
     let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
     let witness = Witness::start();
     let proven = node_status("node-a").expect("a status").revision.in_force;
     patch_tier(patch);
+    spoil();
     let (reason, message) = wait_for_reason(&STOPPED);
     let bad = target();
     assert_ne!(Some(&bad), proven.as_ref());
@@ -66,6 +74,37 @@ fn a_route_to_a_dead_server_stops_at_the_first_node_of_each_zone() {
     ]);
     assert!(!revisions.contains(&bad), "{revisions}");
     patch_tier(r#"{"spec":{"routes":null}}"#);
+    wait_until_ready();
+}
+
+/// The operator writes nothing that the data plane of its version refuses. Another writer spoils a revision on its way,
+/// often enough to be left alone, while the operator looks at how the first nodes are.
+#[test]
+fn a_change_that_nodes_refuse_stops_at_the_first_node_of_each_zone() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let map = ["configmap", "dnstier-default-revisions", "-n", NODE_NAMESPACE];
+    let keys = || -> BTreeSet<String> {
+        let map = kubectl_json(&[&["get"], map.as_slice()].concat());
+        map["data"].as_object().expect("revisions").keys().cloned().collect()
+    };
+    let before = keys();
+    let change = r#"{"spec":{"rollout":{"soak":"30s"},"nodeCache":{"cache":{"serveStale":"12h"}}}}"#;
+    let (reason, message) = apply_and_spoil(change, || {
+        let new = wait_until("the new revision is written", WAIT_TIMEOUT, || {
+            keys().difference(&before).next().cloned().ok_or_else(|| format!("{before:?}"))
+        });
+        let spoiled = serde_json::json!({"data": {new: "{\"tier\": \"default\"}"}}).to_string();
+        wait_until("the other writer is left alone", WAIT_TIMEOUT, || {
+            let patch = [&["patch"], map.as_slice(), &["--type=merge", "--field-manager=somebody", "-p", &spoiled]];
+            kubectl(&patch.concat());
+            let degraded = condition("Degraded")?;
+            ensure(degraded.2.contains("somebody"), || format!("{degraded:?}"))
+        });
+    });
+    assert_eq!(reason, "RevisionRefused", "{message}");
+    assert!(message.contains("node-"), "the message names a node: {message}");
+    restore_tier().expect("the tier is as before");
     wait_until_ready();
 }
 

@@ -9,7 +9,7 @@ use crate::tier::{
     wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
-use crate::witness::{RATE, rollout, wait_for_reason, wait_until_rolled_out};
+use crate::witness::{RATE, assert_none_failed, rollout, wait_for_reason, wait_until_rolled_out};
 
 /// Label of the nodes that stay.
 const LABEL: &str = "dnstier-tests/caches";
@@ -53,7 +53,7 @@ fn nodes_leave_one_of_each_zone_first_and_no_query_is_lost() {
         ensure(now.len() == before.len(), || format!("{now:?}"))
     });
     wait_until_ready();
-    flood.assert_none_lost();
+    assert_none_failed(flood);
 }
 
 fn label(node: &str, label: &str) {

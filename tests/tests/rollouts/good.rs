@@ -6,7 +6,9 @@ use dnstier_tests::require;
 
 use crate::tier::{CLUSTER_DNS, condition, ensure, exclusive_tier, patch_tier, wait_until, wait_until_ready};
 use crate::watch::flood_from_all_nodes;
-use crate::witness::{RATE, Witness, pods_by_zone, rollout, target, wait_for_reason, wait_until_rolled_out};
+use crate::witness::{
+    RATE, Witness, assert_none_failed, pods_by_zone, rollout, target, wait_for_reason, wait_until_rolled_out,
+};
 
 #[test]
 fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_no_query() {
@@ -30,7 +32,7 @@ fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_
     assert!(pods_by_zone(&asked, "zone-resolver", &revision).is_empty(), "resolvers read nothing of it: {asked:?}");
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":null}}}}"#);
     wait_until_ready();
-    flood.assert_none_lost();
+    assert_none_failed(flood);
 }
 
 #[test]

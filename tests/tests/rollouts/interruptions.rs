@@ -3,14 +3,36 @@
 use std::collections::BTreeSet;
 
 use dnstier_tests::require;
+use serde_json::json;
 
 use crate::lab;
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, WAIT_TIMEOUT, ensure, exclusive_tier, kubectl, kubectl_json, node_pod,
-    node_status, operator_leader, patch_tier, stop_kubelet_until_drop, wait_until, wait_until_ready,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, kubectl_json,
+    node_pod, node_pods, node_status, operator_leader, patch_tier, restore_tier, stop_kubelet_until_drop, wait_until,
+    wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
 use crate::witness::{RATE, Witness, rollout, target, wait_for_reason, wait_until_rolled_out};
+
+/// Applies a change and kills the leader at each step of its roll-out, up to the step with which it ends. Returns the
+/// names of the steps at which one was killed, with their zones.
+fn kill_at_every_step(patch: &str, end: &str) -> BTreeSet<String> {
+    let before = target();
+    patch_tier(patch);
+    let mut killed_at = BTreeSet::new();
+    wait_until("the roll-out ends", 6 * WAIT_TIMEOUT, || {
+        let rollout = rollout();
+        let step = format!("{} {}", rollout["step"], rollout["zone"]).replace('"', "");
+        let is_over = rollout["target"] != before.as_str() && rollout["step"] == end;
+        if rollout["target"] != before.as_str() && !is_over && killed_at.insert(step) {
+            let leader = operator_leader().ok_or("nobody leads")?;
+            kubectl(&["delete", "pod", "-n", NAMESPACE, &leader, "--wait=false", "--grace-period=0", "--force"]);
+        }
+        ensure(is_over, || format!("{rollout}"))
+    });
+    eprintln!("killed at {killed_at:?}");
+    killed_at
+}
 
 #[test]
 fn a_leader_that_is_killed_at_every_step_leaves_the_roll_out_to_the_next_one() {
@@ -19,19 +41,7 @@ fn a_leader_that_is_killed_at_every_step_leaves_the_roll_out_to_the_next_one() {
     let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
     let witness = Witness::start();
     let before = target();
-    patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"20s"}}}}"#);
-    let mut killed_at = BTreeSet::new();
-    wait_until("the roll-out ends", 3 * WAIT_TIMEOUT, || {
-        let rollout = rollout();
-        let step = format!("{} {}", rollout["step"], rollout["zone"]);
-        let is_moving = rollout["target"] != before.as_str() && rollout["step"] != "Done";
-        if is_moving && killed_at.insert(step) {
-            let leader = operator_leader().ok_or("nobody leads")?;
-            kubectl(&["delete", "pod", "-n", NAMESPACE, &leader, "--wait=false", "--grace-period=0", "--force"]);
-        }
-        ensure(rollout["target"] != before.as_str() && rollout["step"] == "Done", || format!("{rollout}"))
-    });
-    eprintln!("killed at {killed_at:?}");
+    let killed_at = kill_at_every_step(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"20s"}}}}"#, "Done");
     assert!(killed_at.len() >= 3, "{killed_at:?}");
     wait_until_rolled_out();
     let target = target();
@@ -40,6 +50,33 @@ fn a_leader_that_is_killed_at_every_step_leaves_the_roll_out_to_the_next_one() {
     assert!(asked.iter().all(|one| is_expected(&one.revision)), "{asked:?}");
     kubectl(&["rollout", "status", "-n", NAMESPACE, "deployment/dnstier-operator", "--timeout=120s"]);
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":null}}}}"#);
+    wait_until_ready();
+    flood.assert_none_lost();
+}
+
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn a_leader_that_is_killed_at_every_step_of_resolvers_and_of_a_roll_back_leaves_them_to_the_next_one() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
+    let cache = r#"{"cache":{"serveStale":"12h"}}"#;
+    let killed_at = kill_at_every_step(&format!(r#"{{"spec":{{"nodeCache":{cache},"resolvers":{cache}}}}}"#), "Done");
+    assert!(killed_at.contains("Resolver zone-a") && killed_at.len() >= 6, "{killed_at:?}");
+    wait_until_rolled_out();
+    let proven = target();
+    let dead = r#"{"spec":{"routes":[{"suffix":"corp.test","upstreams":[{"addresses":["192.0.2.250"]}]}]}}"#;
+    let killed_at = kill_at_every_step(dead, "Stopped");
+    assert!(killed_at.iter().any(|step| step.starts_with("RollingBack")), "{killed_at:?}");
+    wait_until("every node runs what is proven", WAIT_TIMEOUT, || {
+        for node in lab().nodes() {
+            let revision = node_status(node.name)?.revision;
+            ensure(revision.in_force.as_ref() == Some(&proven), || format!("{}: {revision:?}", node.name))?;
+        }
+        Ok(())
+    });
+    kubectl(&["rollout", "status", "-n", NAMESPACE, "deployment/dnstier-operator", "--timeout=120s"]);
+    restore_tier().expect("the tier is as before");
     wait_until_ready();
     flood.assert_none_lost();
 }
@@ -105,4 +142,49 @@ fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_take
     wait_until_ready();
     let revision = node_status("node-e").expect("a status").revision.in_force;
     assert_eq!(revision, node_status("node-a").expect("a status").revision.in_force);
+}
+
+/// One node is dead all the while. The kubelets of the others are asked for an image that is nowhere, then for another
+/// name of the one they have.
+#[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
+fn an_image_that_cannot_be_pulled_stalls_the_tier_and_a_dead_node_keeps_no_other_from_a_new_one() {
+    require!(require::lab());
+    let _tier = exclusive_tier();
+    let _kubelet = stop_kubelet_until_drop("node-f");
+    wait_until("the node is away", WAIT_TIMEOUT, || {
+        let status = kubectl_json(&["get", "dnstier", "default"])["status"].clone();
+        ensure(status["nodes"]["away"] == 1, || format!("{}", status["nodes"]))
+    });
+    let set_image = |image: &str| patch_tier(&json!({"spec": {"nodeCache": {"image": image}}}).to_string());
+    set_image("localhost/dnstier-node-cache:nowhere");
+    // Five minutes have to pass.
+    for kind in ["Stalled", "Degraded"] {
+        let found = wait_until("the tier is stalled", 6 * WAIT_TIMEOUT, || {
+            let found = condition(kind)?;
+            ensure(found.0 == "True" && found.1 == "PodsNotRunning", || format!("{kind}: {found:?}")).map(|()| found)
+        });
+        eprintln!("{kind}: {found:?}");
+        assert!(found.2.contains("Image"), "the reason of the kubelet is told: {found:?}");
+    }
+    let ready = node_pods().into_iter().filter(|pod| pod.ready && pod.node != "node-f").count();
+    assert!(ready >= 4, "no more than one pod that runs was replaced: {:?}", node_pods());
+
+    let image = lab().image("dnstier-node-cache").expect("the image");
+    let before = node_pods();
+    set_image(&lab().alias_image(&image, "beside-a-dead-node").expect("a second name for the same image"));
+    wait_until("every node pod that is there is a new one", 2 * WAIT_TIMEOUT, || {
+        let now = node_pods();
+        let is_new = |node: &str| {
+            let pod = now.iter().find(|pod| pod.node == node).filter(|pod| pod.ready);
+            pod.is_some_and(|pod| before.iter().all(|before| before.uid != pod.uid))
+        };
+        let live = lab().nodes().iter().map(|node| node.name).filter(|node| *node != "node-f");
+        ensure(live.clone().all(is_new), || format!("{now:?}"))
+    });
+    wait_until("the tier is at rest beside the dead node", WAIT_TIMEOUT, || {
+        let (progressing, stalled) = (condition("Progressing")?, condition("Stalled"));
+        ensure(progressing.0 == "False" && stalled.is_err(), || format!("{progressing:?} {stalled:?}"))
+    });
+    patch_tier(r#"{"spec":{"nodeCache":{"image":null}}}"#);
 }

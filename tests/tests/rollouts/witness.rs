@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::process::{Child, Stdio};
 
+use dnstier_tests::flood;
 use serde_json::Value;
 
 use crate::lab;
 use crate::tier::{TIER, WAIT_TIMEOUT, condition, ensure, kubectl_json, wait_until};
+use crate::watch::Clients;
 
 /// Queries a second from each of six nodes.
 pub(crate) const RATE: u32 = 50;
@@ -16,6 +18,14 @@ pub(crate) const STOPPED: [&str; 5] = ["JudgedWorse", "RevisionRefused", "NotInF
 /// Columns of a watched pod, a line each time that it changes.
 const COLUMNS: &str = "jsonpath={.metadata.labels.app\\.kubernetes\\.io/component}{' '}{.spec.nodeName}{' '}\
                        {.metadata.name}{' '}{.metadata.annotations.dnstier\\.io/revision}{'\\n'}";
+
+/// Stops a flood and asserts that each of its single tries was answered, and none with SERVFAIL.
+pub(crate) fn assert_none_failed(flood: Clients<flood::Report>) {
+    for (node, report) in flood.stop() {
+        assert_eq!((report.lost, report.rcodes.get("SERVFAIL")), (0, None), "{node}: {report:?}");
+        assert!(report.sent > 100, "{node} hardly asked: {report:?}");
+    }
+}
 
 /// Pod that was asked to run a revision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

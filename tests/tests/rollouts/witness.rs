@@ -8,7 +8,7 @@ use dnstier_tests::flood;
 use serde_json::Value;
 
 use crate::lab;
-use crate::tier::{TIER, WAIT_TIMEOUT, condition, ensure, kubectl_json, wait_until};
+use crate::tier::{NAMESPACE, TIER, WAIT_TIMEOUT, condition, ensure, kubectl_json, wait_until};
 use crate::watch::Clients;
 
 /// Queries a second from each of six nodes.
@@ -85,6 +85,13 @@ pub(crate) fn pods_by_zone(asked: &[Asked], component: &str, revision: &str) -> 
         zones.entry(one.zone()).or_default().insert(&one.node);
     }
     zones.into_iter().map(|(zone, pods)| (zone, pods.len())).collect()
+}
+
+/// Returns the record of the roll-out.
+pub(crate) fn record() -> Value {
+    let map = kubectl_json(&["get", "configmap", "-n", NAMESPACE, "dnstier-default-rollout"]);
+    let text = map["data"]["record.json"].as_str().expect("a record");
+    serde_json::from_str(text).expect("a record is JSON")
 }
 
 /// Returns `status.rollout`.

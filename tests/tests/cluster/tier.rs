@@ -243,6 +243,14 @@ pub(crate) fn stop_kubelet_until_drop(node: &'static str) -> RestoreOnDrop<impl 
     })
 }
 
+/// Waits until the tier counts one of its nodes as away.
+pub(crate) fn wait_until_one_is_away() {
+    wait_until("the node is counted as away", WAIT_TIMEOUT, || {
+        let status = kubectl_json(&["get", "dnstier", TIER])["status"].clone();
+        ensure(status["nodes"]["away"] == 1, || format!("{status}"))
+    });
+}
+
 /// Waits until the tier is `Degraded` with a message that has all of these parts.
 pub(crate) fn wait_until_degraded(expectation: &str, parts: &[&str]) {
     let degraded = wait_until(expectation, WAIT_TIMEOUT, || {

@@ -5,8 +5,8 @@ use dnstier_tests::require;
 
 use crate::lab;
 use crate::tier::{
-    RestoreOnDrop, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, kubectl_json, node_pod, signal_container,
-    stop_kubelet_until_drop, wait_until, wait_until_ready,
+    RestoreOnDrop, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pod, signal_container,
+    stop_kubelet_until_drop, wait_until, wait_until_one_is_away, wait_until_ready,
 };
 
 #[test]
@@ -41,10 +41,7 @@ fn a_node_pod_that_cannot_answer_is_not_counted_as_ready() {
         ensure(columns.contains(&("READY".to_owned(), "2/3".to_owned())), || format!("{columns:?}"))
     });
     // Its kubelet is silent: the node is away, and not a problem of the tier.
-    wait_until("the node is counted as away", WAIT_TIMEOUT, || {
-        let status = kubectl_json(&["get", "dnstier", "default"])["status"].clone();
-        ensure(status["nodes"]["away"] == 1, || format!("{status}"))
-    });
+    wait_until_one_is_away();
     drop(kubelet);
     wait_until_ready();
 }

@@ -98,11 +98,13 @@ impl Clients<stub_clients::Report> {
 }
 
 impl Clients<flood::Report> {
-    /// Stops the flood and asserts that not one of its single tries was lost.
-    pub(crate) fn assert_none_lost(self) {
-        for (node, report) in self.stop() {
+    /// Stops the flood and asserts that not one of its single tries was lost. Returns the reports, by node.
+    pub(crate) fn assert_none_lost(self) -> Vec<(String, flood::Report)> {
+        let reports = self.stop();
+        for (node, report) in &reports {
             assert_eq!(report.lost, 0, "{node}: {report:?}");
             assert!(report.sent > 100, "{node} hardly asked: {report:?}");
         }
+        reports
     }
 }

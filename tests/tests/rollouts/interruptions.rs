@@ -7,9 +7,9 @@ use serde_json::json;
 
 use crate::lab;
 use crate::tier::{
-    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, kubectl_json,
-    node_pod, node_pods, node_status, operator_leader, patch_tier, restore_tier, stop_kubelet_until_drop, wait_until,
-    wait_until_ready,
+    CLUSTER_DNS, NAMESPACE, NODE_NAMESPACE, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, node_pod,
+    node_pods, node_status, operator_leader, patch_tier, restore_tier, stop_kubelet_until_drop, wait_until,
+    wait_until_one_is_away, wait_until_ready,
 };
 use crate::watch::flood_from_all_nodes;
 use crate::witness::{RATE, Witness, record, target, wait_for_reason, wait_until_rolled_out};
@@ -115,10 +115,7 @@ fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_take
     let _tier = exclusive_tier();
     let witness = Witness::start();
     let kubelet = stop_kubelet_until_drop("node-f");
-    wait_until("the node is away", WAIT_TIMEOUT, || {
-        let status = kubectl_json(&["get", "dnstier", "default"])["status"].clone();
-        ensure(status["nodes"]["away"] == 1, || format!("{}", status["nodes"]))
-    });
+    wait_until_one_is_away();
     let mut targets = Vec::new();
     for seconds in [20, 21, 22] {
         patch_tier(&format!(r#"{{"spec":{{"nodeCache":{{"cache":{{"maxTtl":"{seconds}s"}}}}}}}}"#));
@@ -155,10 +152,7 @@ fn an_image_that_cannot_be_pulled_stalls_the_tier_and_a_dead_node_keeps_no_other
     require!(require::lab());
     let _tier = exclusive_tier();
     let _kubelet = stop_kubelet_until_drop("node-f");
-    wait_until("the node is away", WAIT_TIMEOUT, || {
-        let status = kubectl_json(&["get", "dnstier", "default"])["status"].clone();
-        ensure(status["nodes"]["away"] == 1, || format!("{}", status["nodes"]))
-    });
+    wait_until_one_is_away();
     let set_image = |image: &str| patch_tier(&json!({"spec": {"nodeCache": {"image": image}}}).to_string());
     set_image("localhost/dnstier-node-cache:nowhere");
     // Five minutes have to pass.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::controller::rollout::plan::RolledOut;
 use crate::controller::rollout::record::Step;
+use crate::controller::rollout::steps::soak;
 use crate::controller::rollout::template::to_count;
 
 /// Kind of a roll-out in which nodes leave.
@@ -175,7 +176,7 @@ impl Departure {
     }
 
     fn soak_left(&self, settings: &Rollout, now: Timestamp) -> Duration {
-        let soak = SignedDuration::from_secs(settings.soak.seconds().into());
+        let soak = soak(settings);
         Duration::try_from(soak - now.duration_since(self.since.0)).unwrap_or_default()
     }
 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1::RolloutStatus;
-use k8s_openapi::jiff::SignedDuration;
 
 use crate::controller::owned::labels::CONFIRM_ROLLOUT;
 use crate::controller::rollout::asks::{Ask, asks};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
-use crate::controller::rollout::steps::{Surroundings, Verdict, advance};
+use crate::controller::rollout::steps::{Surroundings, Verdict, advance, soak};
 
 /// Interval of looks at pods that are about to take over a revision.
 const LOOK_SOON: Duration = Duration::from_secs(1);
@@ -235,7 +234,7 @@ fn status(record: &Record, inputs: &Inputs<'_>) -> RolloutStatus {
 
 fn next_look(record: &Record, inputs: &Inputs<'_>, asks: &[Ask]) -> Option<Duration> {
     let around = &inputs.around;
-    let soak = SignedDuration::from_secs(around.settings.soak.seconds().into());
+    let soak = soak(around.settings);
     match record.step {
         Step::Done | Step::Stopped if asks.is_empty() && record.target.id == inputs.desired.id => None,
         _ if around.settings.paused && record.proven.is_some() => Some(LOOK),

@@ -73,9 +73,14 @@ impl Situation {
             Config::from_json(json?.as_bytes()).ok()
         };
         let (mut known, stable) = config_map.map(known_revisions).unwrap_or_default();
-        let mut pods: Vec<RolloutPod> =
-            observed.pods.iter().filter(|pod| !pod.terminating).map(|pod| rollout_pod(observed, pod)).collect();
-        set_out_of_reach(&mut pods, observed, out_of_reach);
+        let present: Vec<&TierPod> = observed.pods.iter().filter(|pod| !pod.terminating).collect();
+        let is_unreachable = |pod: &TierPod| out_of_reach.contains(&pod.uid);
+        let unreachable = present.iter().filter(|pod| is_unreachable(pod)).count();
+        // With more of them the revision would spread without being watched.
+        let may_skip = unreachable <= (present.len() / PODS_PER_UNREACHABLE).max(1);
+        let as_seen =
+            |pod: &&TierPod| RolloutPod { out_of_reach: may_skip && is_unreachable(pod), ..rollout_pod(observed, pod) };
+        let pods: Vec<RolloutPod> = present.iter().map(as_seen).collect();
         let stable = stable.map(|stable| rebuild_proven(&stable, &known, &pods));
         let record = observed.record.record.clone();
         let annotation = |key: &str| tier.annotations().get(key).cloned();
@@ -178,15 +183,6 @@ fn announced(tier: &DnsTier, desired: &TierRevision) -> Option<String> {
     match &status.rollout {
         Some(rollout) => Some(rollout.target.clone()),
         None => (condition.observed_generation == tier.metadata.generation).then(|| desired.id.clone()),
-    }
-}
-
-/// Marks the pods out of reach, unless they are so many that the revision would spread without being watched.
-fn set_out_of_reach(pods: &mut [RolloutPod], observed: &Observed, out_of_reach: &HashSet<String>) {
-    let of_tier = observed.pods.iter().filter(|pod| out_of_reach.contains(&pod.uid));
-    let unreachable: HashSet<(Role, &str)> = of_tier.map(|pod| (role_of(pod), pod.name.as_str())).collect();
-    if unreachable.len() <= (pods.len() / PODS_PER_UNREACHABLE).max(1) {
-        pods.iter_mut().for_each(|pod| pod.out_of_reach = unreachable.contains(&(pod.role, pod.name.as_str())));
     }
 }
 

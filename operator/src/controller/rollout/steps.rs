@@ -235,7 +235,7 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
     let behind: Vec<&&RolloutPod> = current.iter().filter(|pod| !is_in_force(pod)).collect();
     // A pod that was made again is watched as long as the others were, unless pods come and go all the time.
-    if now.duration_since(record.since.0) < soak(around) * MAX_SOAKS {
+    if now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
         let is_made_again = |since: &Time| is_missing || behind.iter().any(|pod| pod.created > since.0);
         record.watched_since = record.watched_since.take().filter(|since| !is_made_again(since));
     }
@@ -243,15 +243,16 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         return;
     }
     let since = record.watched_since.get_or_insert(Time(now)).0;
-    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around) {
+    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around.settings) {
         record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
         record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
         begin_next(record, proven, around);
     }
 }
 
-fn soak(around: &Surroundings<'_>) -> SignedDuration {
-    SignedDuration::from_secs(around.settings.soak.seconds().into())
+/// Returns the time for which a step is watched.
+pub(super) fn soak(settings: &Rollout) -> SignedDuration {
+    SignedDuration::from_secs(settings.soak.seconds().into())
 }
 
 fn is_target_of(record: &Record, pod: &RolloutPod) -> bool {

@@ -132,7 +132,6 @@ impl Polling {
         let all_nodes = poller.nodes.state();
         let away: HashSet<String> =
             all_nodes.iter().filter(|node| nodes::is_away(node)).map(|node| node.name_any()).collect();
-        let nodes: HashSet<PodKey> = all_nodes.iter().map(|node| PodKey::of(&node.name_any())).collect();
         let (mut known, mut polled) = (HashSet::new(), HashSet::new());
         for pod in poller.pods.iter().flat_map(Store::state) {
             let Some(target) = Target::of(&pod) else { continue };
@@ -154,9 +153,10 @@ impl Polling {
         }
         schedule.retain(|key| polled.contains(key));
         poller.reports.retain(|key| known.contains(key));
-        poller.address_uses.retain(|key| nodes.contains(key));
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_CLEANUP) {
+            let nodes: HashSet<PodKey> = all_nodes.iter().map(|node| PodKey::of(&node.name_any())).collect();
+            self.poller.address_uses.retain(|key| nodes.contains(key));
             self.texts.forget_unused();
         }
         self.check_first_round();

@@ -70,6 +70,13 @@ impl DistinctNames {
         self.previous.merge(&other.previous);
     }
 
+    /// Returns the names of both.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.merge(&other);
+        self
+    }
+
     /// Returns the estimated number of distinct names of both minutes together.
     #[must_use]
     pub fn estimate(&self) -> u64 {

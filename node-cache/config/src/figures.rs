@@ -30,7 +30,7 @@ pub const MAX_ADDRESSES: usize = 8;
 /// Largest count that is written: more than a process comes to. Every JSON reader has it exactly.
 pub const MAX_COUNT: u64 = 999_999_999_999_999;
 
-/// Counters since the start of a process, but for [`Self::servfail_names`]; for a node the sums over its caches.
+/// Counters since the start of a process, but for names, which are of two minutes; for a node the sums over its caches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Figures {
@@ -40,6 +40,9 @@ pub struct Figures {
     pub slow_misses: u64,
     /// Distinct names that were answered with SERVFAIL in this minute of the clock, and in the one before.
     pub servfail_names: DistinctNames,
+    /// Distinct names of such slow misses in the same minutes; `None` from a release that does not count them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_names: Option<DistinctNames>,
     /// Queries by the address that was asked.
     pub queries: Vec<AddressQueries>,
     /// Queries of a node to the resolvers of zones; `None` where the zone of the node is not known.
@@ -48,6 +51,12 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Forgets names of minutes after this one: nobody has counted them yet.
+    pub fn forget_future(&mut self, minute: u64) {
+        self.servfail_names.forget_future(minute);
+        self.slow_names.iter_mut().for_each(|names| names.forget_future(minute));
+    }
+
     /// Returns whether nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -68,6 +77,7 @@ impl Figures {
         self.responses = by_scope.into_values().collect();
         self.slow_misses = sum(self.slow_misses, other.slow_misses);
         self.servfail_names.merge(&other.servfail_names);
+        self.slow_names = [self.slow_names, other.slow_names].into_iter().flatten().reduce(DistinctNames::merged);
         let mut by_address: BTreeMap<IpAddr, u64> = BTreeMap::new();
         for AddressQueries { address, queries } in self.queries.iter().chain(&other.queries) {
             let count = by_address.entry(*address).or_default();
@@ -214,6 +224,7 @@ mod tests {
         for number in 0..20_000_u32 {
             figures.servfail_names.insert(29_000_000 + u64::from(number / 10_000), &number.to_be_bytes());
         }
+        figures.slow_names = Some(figures.servfail_names);
         let queries = |number: u16| AddressQueries {
             address: format!("2001:db8:1234:5678:9abc:def0:1234:{:x}", 0xff00 + number).parse().unwrap(),
             queries: u64::MAX,
@@ -252,7 +263,7 @@ mod tests {
         let text = serde_json::to_string(&figures).unwrap();
         assert_eq!(serde_json::from_str::<Figures>(&text).unwrap(), figures);
         let later = r#"{"responses":[["cluster",7,2,1,4,9,"more"],["outside",3]],"slowMisses":5,"fasterMisses":[1],
-            "servfailNames":{"minute":7,"current":"AB","seconds":3},
+            "servfailNames":{"minute":7,"current":"AB","seconds":3},"slowNames":{"minute":7,"hours":{}},
             "queries":[{"address":"10.0.0.10","queries":9,"x":1}],"zoneQueries":{"own":7,"far":1}}"#;
         let later: Figures = serde_json::from_str(later).unwrap();
         let row = |scope: &str, [noerror, nxdomain, servfail, other]: [u64; 4]| ScopeResponses {
@@ -265,7 +276,9 @@ mod tests {
         assert_eq!(later.responses, [row("cluster", [7, 2, 1, 4]), row("outside", [3, 0, 0, 0])]);
         assert_eq!((later.slow_misses, later.queries[0].queries), (5, 9));
         assert_eq!(later.zone_queries, Some(ZoneQueries { own: 7, other: 0 }));
-        assert!(serde_json::from_str::<Figures>("{}").unwrap().is_empty());
+        assert_eq!(later.slow_names.map(|names| (names.minute, names.estimate())), Some((7, 0)));
+        let before: Figures = serde_json::from_str("{}").unwrap();
+        assert!(before.is_empty() && before.slow_names.is_none());
     }
 
     #[test]
@@ -303,6 +316,7 @@ mod tests {
             ..Figures::default()
         };
         figures.servfail_names.insert(9, b"\x01a");
+        figures.slow_names = Some(figures.servfail_names);
         let mut more = Figures {
             responses: vec![row("cluster", 10, 1), row("route/corp.example", 1, 1)],
             slow_misses: 4,
@@ -312,6 +326,8 @@ mod tests {
         };
         more.servfail_names.insert(9, b"\x01A");
         more.servfail_names.insert(9, b"\x01b");
+        let without = Figures { slow_names: None, ..more.clone() };
+        more.slow_names = Some(more.servfail_names);
         figures.add(&more);
         let rows = [row("cluster", 15, 2), row("outside", 2, 0), row("route/corp.example", 1, 1)];
         assert_eq!((figures.responses.as_slice(), figures.slow_misses), (rows.as_slice(), 7));
@@ -321,5 +337,11 @@ mod tests {
         figures.add(&more);
         assert_eq!(zones(&figures), Some((10, 2)));
         assert_eq!(figures.servfail_names.estimate(), 2, "one name in two processes is one name");
+        figures.add(&without);
+        assert_eq!(
+            figures.slow_names.map(|names| names.estimate()),
+            Some(2),
+            "one that counts none takes nothing away"
+        );
     }
 }

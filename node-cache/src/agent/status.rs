@@ -48,7 +48,7 @@ impl NodeStatusReporter {
         let mut figures = Figures::default();
         for instance in &mut instances {
             let Some(mut of_instance) = instance.figures.take() else { continue };
-            of_instance.servfail_names.forget_future(this_minute());
+            of_instance.forget_future(this_minute());
             figures.add(&of_instance);
         }
         let state = self.state.borrow().clone();

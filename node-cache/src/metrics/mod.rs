@@ -60,6 +60,8 @@ pub struct Metrics {
     slow_misses: Counter,
     /// Names that were answered with SERVFAIL.
     servfail_names: Mutex<DistinctNames>,
+    /// Names of slow misses.
+    slow_names: Mutex<DistinctNames>,
     private_answers_refused: Counter,
     reserve_responses: Counter,
     drops: [Counter; DropReason::ALL.len()],
@@ -125,6 +127,7 @@ impl Metrics {
                 self.miss_seconds.observe(elapsed);
                 if elapsed >= SLOW_MISS {
                     self.slow_misses.inc();
+                    lock(&self.slow_names).insert(this_minute(), answer.response.question_name());
                 }
             }
             Source::Local => {}
@@ -141,7 +144,7 @@ impl Metrics {
             return self.responses.count_unscoped(LOCAL_SCOPE, rcode);
         }
         if rcode == rcode::SERVFAIL {
-            self.servfail_names().insert(this_minute(), answer.response.question_name());
+            lock(&self.servfail_names).insert(this_minute(), answer.response.question_name());
         }
         match counters {
             Some(counters) => counters.for_rcode(rcode).inc(),
@@ -169,12 +172,16 @@ impl Metrics {
     /// Returns the figures of the process's status, with these queries by address and none to the resolvers of zones.
     #[must_use]
     pub fn figures(&self, queries: Vec<AddressQueries>) -> Figures {
-        let mut servfail_names = self.servfail_names();
-        servfail_names.turn(this_minute());
+        let recent = |names: &Mutex<DistinctNames>| {
+            let mut names = lock(names);
+            names.turn(this_minute());
+            *names
+        };
         let own = Figures {
             responses: self.responses.by_scope(),
             slow_misses: self.slow_misses.get(),
-            servfail_names: *servfail_names,
+            servfail_names: recent(&self.servfail_names),
+            slow_names: Some(recent(&self.slow_names)),
             queries,
             zone_queries: None,
         };
@@ -182,10 +189,6 @@ impl Metrics {
         let mut figures = Figures::default();
         figures.add(&own);
         figures
-    }
-
-    fn servfail_names(&self) -> MutexGuard<'_, DistinctNames> {
-        self.servfail_names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a refresh (prefetch): an upstream query for a cache entry before it expires.
@@ -276,6 +279,10 @@ impl Metrics {
             cache_entries,
         }
     }
+}
+
+fn lock(names: &Mutex<DistinctNames>) -> MutexGuard<'_, DistinctNames> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Resolver {
         let figures = self.metrics.figures(Vec::new());
         write_line(&mut text, "slow misses", figures.slow_misses);
         write_line(&mut text, "names failing", figures.servfail_names.estimate());
+        write_line(&mut text, "names slow", figures.slow_names.map_or(0, |names| names.estimate()));
         for row in figures.responses {
             let ScopeResponses { scope, noerror, nxdomain, servfail, other } = row;
             let counts = [("NOERROR", noerror), ("NXDOMAIN", nxdomain), ("SERVFAIL", servfail), ("other", other)];

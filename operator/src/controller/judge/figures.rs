@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::controller::judge::names::RecentNames;
+use crate::controller::judge::names::MeasuredNames;
 
 /// Counters of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
     /// Counters.
     pub(crate) counts: Counts,
-    /// Distinct names that were answered with SERVFAIL lately.
-    pub(crate) servfail_names: RecentNames,
+    /// Distinct names of the last two minutes.
+    pub(crate) names: MeasuredNames,
 }
 
 /// Responses by scope, and what else is counted of them.

@@ -34,10 +34,10 @@ impl Measure {
         matches!(self, Self::Servfail | Self::Nxdomain | Self::OtherRcode)
     }
 
-    /// Returns whether it is known how many distinct names are behind it.
+    /// Returns whether pods tell how many distinct names are behind it.
     #[must_use]
     pub(crate) fn has_names(self) -> bool {
-        self == Self::Servfail
+        matches!(self, Self::Servfail | Self::SlowMisses)
     }
 
     /// Returns what such responses are, after "5 % of 600 responses".

@@ -64,6 +64,25 @@ pub(crate) struct RecentNames {
     pub(crate) previous: Registers,
 }
 
+#[cfg(test)]
+impl RecentNames {
+    /// Begins new registers with a new minute, as a pod does.
+    pub(crate) fn turn(&mut self, minute: u64) {
+        if self.minute != minute {
+            (self.previous, self.current, self.minute) = (self.current, Registers::default(), minute);
+        }
+    }
+}
+
+/// Names that a pod reports of the measures that it knows them of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MeasuredNames {
+    /// Names that were answered with SERVFAIL.
+    pub(crate) servfail: RecentNames,
+    /// Names of slow misses; `None` from a release that does not count them.
+    pub(crate) slow: Option<RecentNames>,
+}
+
 /// Distinct names since one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NameWindow {

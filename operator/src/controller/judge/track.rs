@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::controller::judge::comparison::Change;
 use crate::controller::judge::figures::Figures;
 use crate::controller::judge::measure::Measure;
-use crate::controller::judge::names::RecentNames;
+use crate::controller::judge::names::MeasuredNames;
 use crate::controller::judge::pod_look::{InForce, PodLook, PodReport};
 use crate::controller::judge::probe_history::ProbeHistory;
 use crate::controller::judge::window::{Share, Window};
@@ -80,8 +80,8 @@ pub(crate) struct Track {
     pub(crate) probes: ProbeHistory,
     uid: String,
     last: Option<Figures>,
-    /// Names that had failed at the look before the last one.
-    names_before_last: Option<RecentNames>,
+    /// Names at the look before the last one.
+    names_before_last: Option<MeasuredNames>,
     past: [Window; 2],
     past_start: Option<Duration>,
     past_turn: Duration,
@@ -139,7 +139,7 @@ impl Track {
             self.in_force_since = Some(now);
         }
         self.is_control = report.in_force == InForce::Proven && !(phase != Phase::Past && has_restarted);
-        self.names_before_last = self.last.as_ref().map(|last| last.servfail_names);
+        self.names_before_last = self.last.as_ref().map(|last| last.names);
         if let Some(last) = self.last.take() {
             match phase {
                 Phase::Since => self.add_since(now, &last, &report.figures),

@@ -3,7 +3,7 @@
 use crate::controller::judge::exact_test::Sample;
 use crate::controller::judge::figures::{Counts, Figures};
 use crate::controller::judge::measure::Measure;
-use crate::controller::judge::names::{NameWindow, RecentNames};
+use crate::controller::judge::names::{MeasuredNames, NameWindow};
 
 /// Square of the relative standard error of an estimated number of names.
 const ESTIMATE_VARIANCE: f64 = 0.017;
@@ -12,25 +12,45 @@ const ESTIMATE_VARIANCE: f64 = 0.017;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Window {
     counts: Counts,
-    names: Option<NameWindow>,
-    /// Names that had failed before the window; those of the look at which it begins where that is `None`.
-    names_before: Option<RecentNames>,
+    names: Option<Names>,
+    /// Names from before the window; those of the look at which it begins where that is `None`.
+    names_before: Option<MeasuredNames>,
+}
+
+/// Names in a span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Names {
+    servfail: NameWindow,
+    slow: Option<NameWindow>,
+}
+
+impl Names {
+    fn after(names: &MeasuredNames) -> Self {
+        Self { servfail: NameWindow::new(&names.servfail), slow: names.slow.as_ref().map(NameWindow::new) }
+    }
+
+    fn add(&mut self, names: &MeasuredNames) {
+        self.servfail.add(&names.servfail);
+        if let (Some(window), Some(slow)) = (&mut self.slow, &names.slow) {
+            window.add(slow);
+        }
+    }
 }
 
 impl Window {
-    /// Starts a window after these names had failed.
+    /// Starts a window after these names.
     #[must_use]
-    pub(crate) fn after(names: RecentNames) -> Self {
+    pub(crate) fn after(names: MeasuredNames) -> Self {
         Self { names_before: Some(names), ..Self::default() }
     }
 
     /// Adds what was counted between two looks. Counters that went back in between add nothing.
     pub(crate) fn add(&mut self, earlier: &Figures, later: &Figures) {
-        let before = self.names_before.as_ref().unwrap_or(&earlier.servfail_names);
-        let names = self.names.get_or_insert_with(|| NameWindow::new(before));
+        let before = self.names_before.as_ref().unwrap_or(&earlier.names);
+        let names = self.names.get_or_insert_with(|| Names::after(before));
         if let Some(counts) = later.counts.since(&earlier.counts) {
             self.counts.add(&counts);
-            names.add(&later.servfail_names);
+            names.add(&later.names);
         }
     }
 
@@ -60,22 +80,26 @@ impl Window {
         };
         // One query may wait for several upstreams.
         let events = events.min(total);
-        if !measure.has_names() {
+        let Some(names) = self.names_of(measure, scope, events) else {
             return Share { events, distinct: events, responses: total, estimate_squares: 0 };
-        }
-        let distinct = events.min(self.names_in(scope, events));
+        };
+        let distinct = events.min(names);
         Share { events, distinct, responses: total, estimate_squares: distinct.saturating_mul(distinct) }
     }
 
-    /// Returns the estimated number of names that failed in a scope, in which `events` responses are SERVFAIL. It is
-    /// that part of all names, which are not counted by scope.
-    fn names_in(&self, scope: Option<&str>, events: u64) -> u64 {
-        let names = self.names.map_or(0, |names| names.estimate());
+    /// Returns the estimated number of names behind `events` responses of a scope; `None` where names are not known.
+    /// In a scope it is the scope's part of all names, which are not counted by scope.
+    fn names_of(&self, measure: Measure, scope: Option<&str>, events: u64) -> Option<u64> {
+        let names = match measure {
+            Measure::Servfail => self.names.map_or(0, |names| names.servfail.estimate()),
+            Measure::SlowMisses => return self.names.map_or(Some(0), |names| Some(names.slow?.estimate())),
+            _ => return None,
+        };
         if scope.is_none() {
-            return names;
+            return Some(names);
         }
         let part = events as f64 / self.counts.responses(None).servfail.max(1) as f64;
-        (names as f64 * part).round() as u64
+        Some((names as f64 * part).round() as u64)
     }
 }
 

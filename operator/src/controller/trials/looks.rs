@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use node_cache_config::distinct_names::{DistinctNames, Registers as PageRegisters};
 
 use crate::controller::judge::figures::{Counts, Figures, Responses};
-use crate::controller::judge::names::{RecentNames, Registers};
+use crate::controller::judge::names::{MeasuredNames, RecentNames, Registers};
 use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::observe::pods::TierPod;
 use crate::controller::observe::poll::{self, Evidence};
@@ -75,7 +75,10 @@ fn figures(evidence: &Evidence) -> Figures {
             stale: evidence.stale,
             timeouts: evidence.timeouts,
         },
-        servfail_names: recent_names(&evidence.figures.servfail_names),
+        names: MeasuredNames {
+            servfail: recent_names(&evidence.figures.servfail_names),
+            slow: evidence.figures.slow_names.as_ref().map(recent_names),
+        },
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Scenario {
     pub(super) trouble: f64,
     /// Client in a storm on one node of each zone: queries a second, and names that it repeats.
     pub(super) storm: Option<(f64, u64)>,
+    /// Client on that node whose names are slow: queries a second, and names that it repeats.
+    pub(super) slow_storm: Option<(f64, u64)>,
     /// Number of that node in its zone; 0 is the canary.
     pub(super) storm_node: usize,
     /// Share of the controls that restart during the soak.
@@ -48,6 +50,7 @@ const CALM: Scenario = Scenario {
     slow: 0.0,
     trouble: 0.0,
     storm: None,
+    slow_storm: None,
     storm_node: 0,
     restarts: 0.0,
     away: 0.0,
@@ -60,7 +63,7 @@ const UNEVEN: Scenario = Scenario { rate: (1.0, 2_000.0), background: (0.0, 4.0)
 const BAD: Scenario = Scenario { rate: (20.0, 20.0), errors: 5.0, ..CALM };
 
 /// Changes without a fault.
-pub(super) const GOOD: [Scenario; 18] = [
+pub(super) const GOOD: [Scenario; 20] = [
     Scenario { name: "steady, 20 controls a zone", ..CALM },
     Scenario { name: "steady, 3 controls a zone", nodes_per_zone: 4, ..CALM },
     Scenario { name: "steady, 1,000 queries/s", rate: (1_000.0, 1_000.0), ..CALM },
@@ -69,6 +72,13 @@ pub(super) const GOOD: [Scenario; 18] = [
     Scenario { name: "storm of one client, 4 names, 20 controls", storm: Some((20.0, 4)), ..CALM },
     Scenario { name: "storm of one client, 4 names, 3 controls", nodes_per_zone: 4, storm: Some((20.0, 4)), ..CALM },
     Scenario { name: "storm on a busy node", rate: (500.0, 500.0), storm: Some((300.0, 4)), nodes_per_zone: 4, ..CALM },
+    Scenario { name: "one client with 4 slow names, 20 controls", slow_storm: Some((20.0, 4)), ..CALM },
+    Scenario {
+        name: "one client with 4 slow names, 3 controls",
+        nodes_per_zone: 4,
+        slow_storm: Some((20.0, 4)),
+        ..CALM
+    },
     Scenario { name: "10 canaries a zone, 11 controls", changed_per_zone: 10, ..CALM },
     Scenario { name: "wave of 15, uneven nodes, 15 controls", changed_per_zone: 15, nodes_per_zone: 30, ..UNEVEN },
     Scenario { name: "0.1 queries/s a node", rate: (0.1, 0.1), ..CALM },

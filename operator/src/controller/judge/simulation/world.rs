@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::random::Random;
 use super::scenario::Scenario;
 use crate::controller::judge::figures::Figures;
+use crate::controller::judge::names::MeasuredNames;
 use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::judge::trial::{Step, Trial};
 use crate::controller::judge::verdict::{Outcome, Verdict};
@@ -16,6 +17,8 @@ const LOOKS_BEFORE: [u64; 7] = [1_030, 1_035, 1_040, 1_045, 1_050, 1_055, 1_060]
 const INTERVAL: u64 = 5;
 /// Names that clients ask for.
 const NAMES: f64 = 400.0;
+/// Part of the queries that are slow misses all the time.
+const SLOW: f64 = 0.005;
 /// Part of the queries for outside names.
 const OUTSIDE: f64 = 0.4;
 
@@ -169,14 +172,12 @@ impl World {
         let trouble = if *now > *trouble_at { scenario.trouble / 100.0 } else { 0.0 };
         let failing = node.background * drift() * queries;
         let added = if is_changed { scenario.errors / 100.0 } else { 0.0 } + trouble;
-        let slow = 0.005 + if is_changed { scenario.slow / 100.0 } else { 0.0 };
+        let added_slow = if is_changed { scenario.slow / 100.0 } else { 0.0 };
         let minute = *now / 60;
-        let names = &mut report.figures.servfail_names;
-        if names.minute != minute {
-            names.previous = names.current;
-            names.current = Default::default();
-            names.minute = minute;
-        }
+        let Figures { counts, names: MeasuredNames { servfail: names, slow: slow_names } } = &mut report.figures;
+        let slow_names = slow_names.get_or_insert_default();
+        names.turn(minute);
+        slow_names.turn(minute);
         let mut failures = 0;
         // What always fails are names of their own, which a client repeats once on average.
         for _ in 0..random.poisson(failing / 2.0) {
@@ -193,8 +194,19 @@ impl World {
             failures += random.poisson(rate * seconds);
             (0..count).for_each(|name| Random::insert_name(&mut names.current, 1_000_000 + name));
         }
-        let counts = &mut report.figures.counts;
-        counts.slow_misses += random.poisson(slow * queries);
+        for _ in 0..random.poisson(SLOW * queries) {
+            counts.slow_misses += 1;
+            Random::insert_name(&mut slow_names.current, random.next());
+        }
+        for _ in 0..random.poisson(added_slow * queries) {
+            counts.slow_misses += 1;
+            let popular = random.unit();
+            Random::insert_name(&mut slow_names.current, (popular * popular * popular * NAMES) as u64);
+        }
+        if let Some((rate, count)) = scenario.slow_storm.filter(|_| node.has_storm && *now > node.storm_start) {
+            counts.slow_misses += random.poisson(rate * seconds);
+            (0..count).for_each(|name| Random::insert_name(&mut slow_names.current, 1_000_000 + name));
+        }
         for (scope, part) in [("outside", OUTSIDE), ("cluster", 1.0 - OUTSIDE)] {
             let responses = counts.scopes.entry(scope.to_owned()).or_default();
             responses.noerror += random.poisson(queries * part * 0.8);

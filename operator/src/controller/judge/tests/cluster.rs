@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::controller::judge::figures::Figures;
+use crate::controller::judge::names::{MeasuredNames, RecentNames};
 use crate::controller::judge::pod_look::{Compare, InForce, PodLook, PodReport, ProbeOutcome};
 use crate::controller::judge::simulation::random::Random;
 use crate::controller::judge::trial::{Step, Trial};
@@ -86,10 +87,9 @@ impl Cluster {
         for look in &mut self.looks {
             let (responses, servfail) = self.loads[&look.name];
             let Some(report) = &mut look.report else { continue };
-            let names = &mut report.figures.servfail_names;
-            if names.minute != minute {
-                (names.previous, names.current, names.minute) = (names.current, Default::default(), minute);
-            }
+            report.figures.names.slow.iter_mut().for_each(|names| names.turn(minute));
+            let names = &mut report.figures.names.servfail;
+            names.turn(minute);
             match self.popular.get(&look.name) {
                 Some(count) => (0..*count).for_each(|name| Random::insert_name(&mut names.current, u64::MAX - name)),
                 None => {
@@ -149,7 +149,10 @@ pub(super) fn pod(name: &str, zone: &str) -> PodLook {
             restarts: 1,
             refusal: None,
             self_query_failure: None,
-            figures: Figures::default(),
+            figures: Figures {
+                names: MeasuredNames { slow: Some(RecentNames::default()), ..MeasuredNames::default() },
+                ..Figures::default()
+            },
             probes: Vec::new(),
         }),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, pod, step};
 use crate::controller::judge::figures::Responses;
 use crate::controller::judge::pod_look::{InForce, PodLook};
+use crate::controller::judge::simulation::random::Random;
 use crate::controller::judge::trial::Step;
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome};
 use crate::controller::rollout::pods::Role;
@@ -107,7 +108,7 @@ fn one_scope_is_judged_beside_all_of_them() {
 }
 
 #[test]
-fn slow_misses_are_judged_and_stale_answers_timeouts_and_rcodes_only_warn() {
+fn stale_answers_timeouts_and_rcodes_only_warn() {
     let mut cluster = Cluster::new(3);
     cluster.change(&["canary"]);
     cluster.look();
@@ -123,15 +124,39 @@ fn slow_misses_are_judged_and_stale_answers_timeouts_and_rcodes_only_warn() {
     assert!(verdict.warnings.iter().any(|warning| warning.contains(" are stale,")), "{:?}", verdict.warnings);
     assert!(verdict.warnings.iter().any(|warning| warning.contains(" waited for an upstream without a response,")));
     assert!(verdict.warnings.iter().any(|warning| warning.contains(" have an rcode such as REFUSED,")));
+}
+
+/// Returns the outcomes after slow misses of a number of names on the canary, again and again; `None` for a release
+/// that does not count names.
+fn outcomes_with_slow_names(count: Option<u64>) -> Vec<Outcome> {
     let mut cluster = Cluster::new(3);
+    if count.is_none() {
+        cluster.report("canary").figures.names.slow = None;
+        cluster.look();
+        cluster.look();
+    }
     cluster.change(&["canary"]);
     cluster.look();
-    let mut outcomes = Vec::new();
-    for _ in 0..5 {
-        cluster.report("canary").figures.counts.slow_misses += 40;
-        outcomes.push(cluster.look().outcome);
-    }
+    let looks = 0..5;
+    let outcome = |_| {
+        let figures = &mut cluster.report("canary").figures;
+        figures.counts.slow_misses += 40;
+        if let Some(names) = &mut figures.names.slow {
+            (0..count.unwrap_or_default()).for_each(|name| Random::insert_name(&mut names.current, name));
+        }
+        cluster.look().outcome
+    };
+    looks.map(outcome).collect()
+}
+
+#[test]
+fn slow_misses_of_four_names_are_those_of_one_client() {
+    let outcomes = outcomes_with_slow_names(Some(30));
     assert!(outcomes.contains(&FAIL), "{outcomes:?}");
+    let outcomes = outcomes_with_slow_names(Some(4));
+    assert!(!outcomes.contains(&FAIL), "{outcomes:?}");
+    let outcomes = outcomes_with_slow_names(None);
+    assert!(outcomes.contains(&FAIL), "a release that counts no names: {outcomes:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Exponential backoff of failed tiers: retries after 1 s, 2 s, 4 s … 5 min, each with up to 25 % of jitter.
 //!
-//! After a conflict 10 s are the longest: the watch brings what is there at any time.
+//! After a conflict 10 s are the longest: the watch brings what is there at any time. While a roll-out is looked at,
+//! the next look is: an object that is refused keeps no roll-out from going back.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,11 +11,15 @@ use std::time::Duration;
 const INITIAL_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(300);
 const MAX_DELAY_AFTER_CONFLICT: Duration = Duration::from_secs(10);
+/// Delay before a look at a roll-out of a failed tier, at least.
+const MIN_LOOK_DELAY: Duration = Duration::from_secs(5);
 
 /// Consecutive failures by tier. A restart of the operator resets them, at the cost of one early retry.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: Mutex<HashMap<String, u32>>,
+    /// Delay before the next look at the roll-out of each tier that has one.
+    looks: Mutex<HashMap<String, Duration>>,
     jitter: RandomState,
 }
 
@@ -25,7 +30,18 @@ impl Backoff {
         let count = failures.entry(tier.to_owned()).or_default();
         *count = count.saturating_add(1);
         let max = if is_conflict { MAX_DELAY_AFTER_CONFLICT } else { MAX_DELAY };
+        let look = self.looks.lock().unwrap_or_else(PoisonError::into_inner).get(tier).copied();
+        let max = look.map_or(max, |look| look.max(MIN_LOOK_DELAY).min(max));
         delay(*count, self.jitter.hash_one((tier, *count))).min(max)
+    }
+
+    /// Sets the delay before the next look at the roll-out of a tier; `None` when nobody looks at it.
+    pub(crate) fn set_next_look(&self, tier: &str, next_look: Option<Duration>) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        match next_look {
+            Some(next_look) => drop(looks.insert(tier.to_owned(), next_look)),
+            None => drop(looks.remove(tier)),
+        }
     }
 
     /// Resets the failures of a tier.
@@ -72,6 +88,18 @@ mod tests {
         }
         backoff.reset("default");
         assert!(backoff.record_failure("default", false) < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_failed_tier_whose_roll_out_is_looked_at_is_tried_again_at_the_next_look() {
+        let backoff = Backoff::default();
+        let last_delay = || (0..20).map(|_| backoff.record_failure("default", false)).last().unwrap();
+        backoff.set_next_look("default", Some(Duration::from_secs(1)));
+        assert_eq!(last_delay(), MIN_LOOK_DELAY);
+        backoff.set_next_look("default", Some(Duration::from_secs(20)));
+        assert_eq!(last_delay(), Duration::from_secs(20));
+        backoff.set_next_look("default", None);
+        assert!(last_delay() > Duration::from_secs(200));
     }
 
     #[test]

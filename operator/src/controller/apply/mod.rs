@@ -315,6 +315,7 @@ mod tests {
         let mut orphan = observed.owned.deployments[0].clone();
         orphan.metadata.name = Some("dnstier-default-orphan".to_owned());
         observed.owned.deployments = vec![orphan];
+        observed.owned.network_policies.clear();
         let settings = settings();
         let tier = validate(&observed, &settings).unwrap();
         let desired = desired::build(&tier, &settings, &observed.owned, &observed.revisions_in_use()).unwrap();
@@ -372,6 +373,24 @@ mod tests {
         assert!(message.starts_with("Pod dnstier-node/node-pod-a does not get its annotations: "), "{message}");
         assert!(message.contains("failed calling webhook"), "{message}");
         assert!(result.requeue_after.unwrap() <= Duration::from_secs(2), "the pod is tried again");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_refused_keeps_no_pod_from_its_revision() {
+        let server = FakeApi::start(|request| {
+            if request.path().contains("/networkpolicies/") {
+                return Reply::refusal(422, "denied by policy.example");
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, false).await;
+        let requests = server.requests();
+        assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is told");
+        assert_eq!(count(&requests, "PATCH", "/daemonsets/") + count(&requests, "DELETE", ""), 0);
+        let ApplyOutcome::Valid { failure, .. } = result.outcome else { panic!("the tier is valid") };
+        assert!(failure.unwrap().message.contains("denied by policy.example"));
+        assert!(result.requeue_after.is_err());
     }
 
     #[tokio::test]

@@ -75,8 +75,9 @@ impl Writer<'_> {
     /// revisions, then the annotations of pods that name a revision, then workloads. Orphans are deleted last, once
     /// every pod that is behind was told.
     ///
-    /// The first failure of an object ends the writes, because later steps depend on earlier ones. A pod that cannot be
-    /// annotated does not.
+    /// The first failure of a step ends the writes, because later steps depend on earlier ones. A pod that cannot be
+    /// annotated does not, and a Service or another object of the beginning that is refused keeps no roll-out from
+    /// going on or back.
     pub(super) async fn apply(
         &self,
         tier: &str,
@@ -120,21 +121,34 @@ impl Writer<'_> {
         writes: &mut Writes,
     ) -> Result<(), Error> {
         let objects = &desired.objects;
-        writes.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
-        writes.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
-        writes.objects += self.apply_all(&objects.services, &existing.services).await?;
-        writes.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
+        let refused = self.apply_prerequisites(objects, existing, writes).await;
         if desired.revision.is_none() {
-            return Ok(());
+            return refused;
         }
+        // The revision is rendered from the addresses of Services that are there.
         writes.objects += self.write_record(record).await?;
         writes.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
         writes.pods = self.annotate(tier, annotations).await;
+        refused?;
         writes.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
         writes.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
         if writes.pods.left == 0 {
             writes.objects += self.prune(objects, existing).await?;
         }
+        Ok(())
+    }
+
+    /// Writes what workloads need: accounts, policies, Services and disruption budgets.
+    async fn apply_prerequisites(
+        &self,
+        objects: &OwnedObjects,
+        existing: &OwnedObjects,
+        writes: &mut Writes,
+    ) -> Result<(), Error> {
+        writes.objects += self.apply_all(&objects.service_accounts, &existing.service_accounts).await?;
+        writes.objects += self.apply_all(&objects.network_policies, &existing.network_policies).await?;
+        writes.objects += self.apply_all(&objects.services, &existing.services).await?;
+        writes.objects += self.apply_all(&objects.disruption_budgets, &existing.disruption_budgets).await?;
         Ok(())
     }
 

@@ -11,8 +11,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Time after which the store of a watch counts as current again, whatever it has.
-const MAX_LAG: Duration = Duration::from_secs(5);
+/// Time for which an own write is remembered. A watch without events ends after five minutes, and begins with a list.
+const MAX_LAG: Duration = Duration::from_secs(600);
+/// Time for which an object counts as there that was created and that its store does not have: somebody may have
+/// deleted it.
+const MAX_CREATION_LAG: Duration = Duration::from_secs(5);
 
 /// Kind, namespace and name of an object.
 type Key = (String, String, String);
@@ -72,7 +75,8 @@ impl OwnWrites {
         let mut created: HashMap<&str, &OwnWrite> = writes
             .iter()
             .filter(|((kind, other, _), write)| {
-                *kind == K::kind(&()) && other == namespace && write.replaced.contains(&None)
+                let is_new = now.saturating_duration_since(write.time) < MAX_CREATION_LAG;
+                *kind == K::kind(&()) && other == namespace && is_new && write.replaced.contains(&None)
             })
             .map(|((.., name), write)| (name.as_str(), write))
             .collect();
@@ -129,12 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_lags_behind_own_writes_is_not_believed_for_five_seconds() {
+    fn a_store_that_has_what_an_own_write_replaced_is_not_believed() {
         let (writes, now) = (OwnWrites::default(), Instant::now());
         writes.record_apply(&config_map("2"), Some("1".to_owned()), now);
         writes.record_apply(&config_map("3"), Some("2".to_owned()), now);
         for (store, expected) in [("1", "3"), ("2", "3"), ("3", "3"), ("4", "4")] {
-            assert_eq!(read(&writes, Some(store), now).as_deref(), Some(expected), "{store}");
+            for later in [Duration::ZERO, Duration::from_secs(330)] {
+                assert_eq!(read(&writes, Some(store), now + later).as_deref(), Some(expected), "{store}");
+            }
         }
         assert_eq!(read(&writes, Some("1"), now + MAX_LAG).as_deref(), Some("1"));
     }
@@ -144,6 +150,7 @@ mod tests {
         let (writes, now) = (OwnWrites::default(), Instant::now());
         writes.record_apply(&config_map("1"), None, now);
         assert_eq!(read(&writes, None, now).as_deref(), Some("1"));
+        assert_eq!(read(&writes, None, now + MAX_CREATION_LAG), None, "somebody has deleted it");
         assert_eq!(read(&writes, Some("2"), now).as_deref(), Some("2"));
         assert!(writes.overlay::<ConfigMap>("other", Vec::new(), |_| true, now).is_empty());
         assert!(writes.overlay::<ConfigMap>("a", Vec::new(), |_| false, now).is_empty());

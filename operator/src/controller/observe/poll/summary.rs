@@ -53,9 +53,8 @@ pub(crate) struct PodSummary {
     /// Upstreams that get enough queries for a limit to be found, one a line, after the number of processes that send
     /// them.
     senders: Option<Text>,
-    /// Kinds of the problems, in the order of their texts. Beside its text, each would take eight bytes.
-    problem_kinds: [ProblemKind; MAX_PROBLEMS],
-    problem_texts: Box<[Text]>,
+    /// Problems, one a line, each after the mark of its kind. Most pods that have any have those of others.
+    problems: Option<Text>,
     throttles: Box<[Throttle]>,
     is_node: bool,
     /// Whether every process has the same revision in force.
@@ -101,8 +100,8 @@ pub(crate) enum ThrottleState {
 /// pod that report the same state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Throttle {
-    address: Text,
-    reserve: Option<Text>,
+    /// Address of the upstream, and after a space that of the server to which the excess goes.
+    servers: Text,
     /// Begin, in seconds of the Unix epoch.
     pub(crate) since: u32,
     /// Packets a second that are meant for the upstream.
@@ -118,12 +117,26 @@ pub(crate) struct Throttle {
 impl Throttle {
     /// Returns the address of the upstream.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.address.parse().ok()
+        self.servers.split(' ').next()?.parse().ok()
     }
 
     /// Returns the server to which the excess goes.
     pub(crate) fn reserve(&self) -> Option<SocketAddr> {
-        self.reserve.as_ref()?.parse().ok()
+        self.servers.split(' ').nth(1)?.parse().ok()
+    }
+}
+
+impl ProblemKind {
+    /// Returns the letter before a problem of this kind.
+    const fn mark(self) -> char {
+        match self {
+            Self::NotCaptured => 'n',
+            Self::Refusal => 'r',
+            Self::Foreign => 'f',
+            Self::Unresponsive => 'u',
+            Self::UnusableUpstreams => 's',
+            Self::PartlyFailing => 'p',
+        }
     }
 }
 
@@ -205,7 +218,6 @@ impl PodSummary {
             PodPage::Resolver(status) => health_of_forwarders(status),
         };
         let (queried, down) = queried_and_down(&health, texts);
-        let (problem_kinds, problem_texts) = problems(page, texts);
         let mut detections = page
             .instances()
             .iter()
@@ -216,8 +228,7 @@ impl PodSummary {
             queried,
             down,
             senders: senders(page.instances(), texts),
-            problem_kinds,
-            problem_texts,
+            problems: problems(page, texts),
             throttles: throttles(page.instances(), texts),
             is_node: matches!(page, PodPage::Node(_)),
             is_on_one_revision,
@@ -264,8 +275,8 @@ impl PodSummary {
 
     /// Returns the texts of the problems of a kind.
     pub(crate) fn problems(&self, kind: ProblemKind) -> impl Iterator<Item = &str> {
-        let problems = self.problem_kinds.iter().zip(&self.problem_texts);
-        problems.filter(move |(other, _)| **other == kind).map(|(_, text)| &**text)
+        let problems = self.problems.iter().flat_map(|problems| problems.lines());
+        problems.filter_map(move |problem| problem.strip_prefix(kind.mark()))
     }
 
     /// Returns the throttled upstreams, the most important three.
@@ -299,7 +310,7 @@ impl PodSummary {
     /// Returns how many bytes the summary keeps beside its own size and the shared texts.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.problem_texts) + size_of_val(&*self.throttles)
+        size_of_val(&*self.throttles)
     }
 }
 
@@ -343,8 +354,8 @@ fn queried_and_down(health: &BTreeMap<String, bool>, texts: &mut Texts) -> (Opti
     }
 }
 
-/// Returns the kinds and texts of the problems of a page. Kinds without a text are meaningless.
-fn problems(page: &PodPage, texts: &mut Texts) -> ([ProblemKind; MAX_PROBLEMS], Box<[Text]>) {
+/// Returns the problems of a page, one a line after the mark of its kind; `None` without any.
+fn problems(page: &PodPage, texts: &mut Texts) -> Option<Text> {
     let mut problems: Vec<(ProblemKind, String)> = Vec::new();
     let not_captured = page.captured().iter().find(|captured| captured.state != CaptureState::Captured);
     problems.extend(not_captured.map(|captured| {
@@ -372,14 +383,9 @@ fn problems(page: &PodPage, texts: &mut Texts) -> ([ProblemKind; MAX_PROBLEMS], 
     problems.sort_by_key(|(kind, _)| *kind);
     let mut seen = BTreeSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
-    let kept = problems.into_iter().filter_map(|(kind, text)| Some((kind, texts.intern(&text)?)));
-    let mut kinds = [ProblemKind::PartlyFailing; MAX_PROBLEMS];
-    let texts = kinds.iter_mut().zip(kept).map(|(place, (kind, text))| {
-        *place = kind;
-        text
-    });
-    let texts = texts.collect();
-    (kinds, texts)
+    let kept: Vec<String> =
+        problems.into_iter().take(MAX_PROBLEMS).map(|(kind, text)| format!("{}{text}", kind.mark())).collect();
+    if kept.is_empty() { None } else { texts.intern(&kept.join("\n")) }
 }
 
 fn throttles(instances: &[Instance], texts: &mut Texts) -> Box<[Throttle]> {
@@ -405,9 +411,9 @@ fn throttles(instances: &[Instance], texts: &mut Texts) -> Box<[Throttle]> {
     }
     let most_important = by_upstream.into_iter().take(MAX_THROTTLES);
     let kept = most_important.filter_map(|((state, address), (sum, reserve, processes))| {
+        let servers = reserve.map_or_else(|| address.to_string(), |reserve| format!("{address} {reserve}"));
         Some(Throttle {
-            address: texts.intern(&address.to_string())?,
-            reserve: reserve.and_then(|reserve| texts.intern(&reserve.to_string())),
+            servers: texts.intern(&servers)?,
             since: u32::try_from(sum.since).unwrap_or(u32::MAX),
             offered: sum.offered,
             answered: sum.answered,

@@ -107,10 +107,10 @@ impl ClaimState {
         }
     }
 
-    /// Records that the claim was refused. The other release may be back: its Lease is looked at once more.
+    /// Records that the claim was not written. The other release may be back: its Lease is looked at once more.
     pub(super) fn record_refusal(&mut self, now: Instant) {
         if let Some(foreign) = &mut self.foreign {
-            (foreign.lease, foreign.is_gone, foreign.next_look) = (None, false, now);
+            (foreign.is_gone, foreign.next_look) = (false, now);
         }
     }
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_was_refused_is_tried_again_only_after_the_other_release_was_looked_at_for_a_minute() {
+    fn a_claim_that_was_not_written_is_tried_again_when_the_lease_of_the_other_release_still_stands_still() {
         let start = Instant::now();
         let mut state = ClaimState::default();
         for second in [0, 60] {
@@ -194,6 +194,10 @@ mod tests {
             state.record_lease(Some("1"), start + seconds(second));
         }
         let now = start + seconds(61);
+        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Claim);
+        state.record_refusal(now);
+        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);
+        state.record_lease(Some("1"), now);
         assert_eq!(state.next(Some(OTHER), OWN, now), Step::Claim);
         state.record_refusal(now);
         assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);

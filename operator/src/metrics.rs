@@ -245,6 +245,11 @@ impl Metrics {
         }
     }
 
+    /// Removes the ages of figures: only a leader polls.
+    pub(crate) fn clear_figure_ages(&self) {
+        self.figure_ages.clear();
+    }
+
     /// Returns the counter of the requests to the API server.
     #[must_use]
     pub(crate) fn requests(&self) -> &RequestCounter {

@@ -73,13 +73,34 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (verb, counter) = (Verb::of(&request), self.counter.clone());
+        let pending = PendingRequest { verb: Verb::of(&request), counter: Some(self.counter.clone()) };
         let response = self.inner.call(request);
         response
-            .inspect(move |result| {
-                counter.record(verb, result.as_ref().ok().map(|response| response.status().as_u16()))
-            })
+            .inspect(move |result| pending.record(result.as_ref().ok().map(|response| response.status().as_u16())))
             .boxed()
+    }
+}
+
+/// Request that has no response yet. One that is dropped, for one by a caller with a limit of its own, is counted as a
+/// request without a response.
+struct PendingRequest {
+    verb: Verb,
+    counter: Option<RequestCounter>,
+}
+
+impl PendingRequest {
+    fn record(mut self, code: Option<u16>) {
+        if let Some(counter) = self.counter.take() {
+            counter.record(self.verb, code);
+        }
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        if let Some(counter) = self.counter.take() {
+            counter.record(self.verb, None);
+        }
     }
 }
 
@@ -90,7 +111,7 @@ mod tests {
     use crate::fake_api::{FakeApi, Reply};
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::Api;
-    use kube::api::{ListParams, Patch, PatchParams};
+    use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
     use serde_json::json;
     use std::time::Duration;
 
@@ -107,6 +128,9 @@ mod tests {
         let config_maps: Api<ConfigMap> = Api::namespaced(client, "a");
         config_maps.get("x").await.unwrap_err();
         config_maps.get("silent").await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(50), config_maps.delete("silent", &DeleteParams::default()))
+            .await
+            .unwrap_err();
         config_maps.list(&ListParams::default()).await.unwrap_err();
         config_maps.patch("x", &PatchParams::default(), &Patch::Merge(json!({}))).await.unwrap_err();
         let mut registry = Registry::default();
@@ -116,6 +140,7 @@ mod tests {
         for labels in [
             "verb=\"get\",code=\"429\"",
             "verb=\"get\",code=\"none\"",
+            "verb=\"delete\",code=\"none\"",
             "verb=\"list\",code=\"429\"",
             "verb=\"patch\",code=\"429\"",
         ] {

@@ -22,7 +22,9 @@ use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::controller::observe::WatchedTier;
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore};
-use crate::controller::{Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, reconcile_tier};
+use crate::controller::{
+    Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, UnreadableReporter, reconcile_tier,
+};
 use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
 use crate::fake_pods::FakePods;
@@ -105,6 +107,7 @@ impl Process {
             claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
             address_uses,
             trials: Arc::new(Trials::new(roles, polled)),
+            unreadable_reporter: UnreadableReporter::new(client.clone(), settings.namespace.clone()),
             status_writer: StatusWriter::new(client, metrics.clone()).without_delay(),
             schedule: waker.schedule.clone(),
             backoff: Backoff::default(),

@@ -30,7 +30,9 @@ use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleSto
 use crate::controller::observe::{self, WatchedTier};
 use crate::controller::owned::labels;
 use crate::controller::schedule::{Concern, Schedule};
-use crate::controller::{Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, error_policy, reconcile};
+use crate::controller::{
+    Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, UnreadableReporter, error_policy, reconcile,
+};
 use crate::error::Error;
 use crate::leader::{Leadership, Term};
 use crate::liveness::Liveness;
@@ -126,6 +128,7 @@ pub(crate) async fn reconcile_on_changes(
         claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
         address_uses,
         trials,
+        unreadable_reporter: UnreadableReporter::new(client.clone(), settings.namespace.clone()),
         status_writer: StatusWriter::new(client, metrics.clone()),
         schedule,
         backoff: Backoff::default(),
@@ -192,6 +195,7 @@ impl Terms {
             };
             self.leadership.run(future::join(self.poller.clone().run(), begin)).await;
             self.active.send_replace(None);
+            self.metrics.clear_figure_ages();
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) use apply::Applier;
 pub(crate) use backoff::Backoff;
 pub(crate) use claim::Claims;
 pub(crate) use observe::Observer;
-pub(crate) use status::StatusWriter;
+pub(crate) use status::{StatusWriter, UnreadableReporter};
 pub(crate) use trials::Trials;
 
 use crate::controller::apply::{ApplyResult, RolloutState, RolloutWrites};
@@ -77,6 +77,8 @@ pub(crate) struct Context {
     pub(crate) trials: Arc<Trials>,
     /// Writes the status of tiers.
     pub(crate) status_writer: StatusWriter,
+    /// Warns of tiers that cannot be deserialized.
+    pub(crate) unreadable_reporter: UnreadableReporter,
     /// Start of the next reconciliation of each tier.
     pub(crate) schedule: Arc<Schedule>,
     /// Delays of the retries of failed tiers.
@@ -115,17 +117,19 @@ async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> 
     if tier.meta().deletion_timestamp.is_some() {
         // Garbage collection follows the owner references; node pods clean up their nodes when they terminate.
         context.schedule.forget(&tier.name_any());
+        context.unreadable_reporter.forget(&tier.name_any());
         return Ok(Action::await_change());
     }
     let tier = match &tier.0 {
         Ok(tier) => Arc::new(tier.clone()),
         Err(invalid) => {
             context.schedule.forget(invalid.metadata.name.as_deref().unwrap_or_default());
-            tracing::warn!(tier = invalid.metadata.name, error = invalid.error, "a DnsTier cannot be deserialized");
+            context.unreadable_reporter.report(invalid).await;
             return Ok(Action::await_change());
         }
     };
     let name = tier.name_any();
+    context.unreadable_reporter.forget(&name);
     let started = Instant::now();
     let version =
         TierVersion { uid: tier.uid(), generation: tier.meta().generation, resource_version: tier.resource_version() };
@@ -165,9 +169,14 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
             return Err(error);
         }
     };
+    let set_next_look = |rollout: Option<&RolloutWrites>| {
+        let next_look = rollout.and_then(|writes| writes.next_look);
+        context.backoff.set_next_look(&observed.tier.name_any(), next_look);
+    };
     let applied = match build_desired(&observed, settings) {
         Err(findings) => {
             let rollout = plan_rollout(&observed, None, context);
+            set_next_look(rollout.as_ref().map(|(_, writes)| writes));
             applier.on_invalid(&observed, rollout.map(|(_, writes)| writes), findings).await
         }
         // Objects go with their tier: what is missing of a tier that is gone is not created again.
@@ -182,6 +191,7 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
                 too_many = plan_departure(&observed, settings, &mut desired, &mut writes);
                 writes
             });
+            set_next_look(rollout.as_ref());
             let applied = applier.on_valid(&observed, &tier, &desired, rollout, is_retry).await;
             ApplyResult { outcome: applied.outcome.with_warning(too_many), ..applied }
         }

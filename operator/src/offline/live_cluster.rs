@@ -89,9 +89,14 @@ impl<'a> LiveCluster<'a> {
 
     /// Returns a tier of a file as it is once it has replaced the one of its name.
     fn replaced_by(&self, tier: &DnsTier) -> DnsTier {
-        match self.tiers.iter().find(|other| other.name_any() == tier.name_any()) {
+        let name = tier.name_any();
+        match self.tiers.iter().find(|other| other.name_any() == name) {
             Some(live) => DnsTier { spec: tier.spec.clone(), ..live.clone() },
-            None => as_stored(tier),
+            None => {
+                let unreadable = self.unreadable.iter().find(|metadata| metadata.name.as_ref() == Some(&name));
+                let stored = as_stored(tier);
+                DnsTier { metadata: unreadable.cloned().unwrap_or(stored.metadata), ..stored }
+            }
         }
     }
 

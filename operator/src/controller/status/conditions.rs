@@ -65,7 +65,8 @@ impl ConditionSet {
 
         let most_important = [&ready, &degraded, &progressing].into_iter().find(|report| !is_good(report));
         let summary = most_important.unwrap_or(&ready).message.clone();
-        let rolled_out = rolled_out_condition(outcome);
+        let proven = observed.record.record.as_ref().and_then(|record| Some(record.proven.as_ref()?.id.as_str()));
+        let rolled_out = rolled_out_condition(outcome, proven);
         let mut reports = vec![ready, progressing, rolled_out, degraded, throttled_condition(observed)];
         reports.extend(reconciling);
         reports.extend(stalled);
@@ -100,14 +101,15 @@ fn degraded_condition(blocking: &[Finding], problems: &[Finding]) -> Report {
     })
 }
 
-/// Returns the condition `RolledOut`. A spec that is not valid is not rolled out, for that reason.
-fn rolled_out_condition(outcome: &ApplyOutcome) -> Report {
+/// Returns the condition `RolledOut`. A spec that is not valid is not rolled out, for that reason. `proven` is the
+/// revision that pods run meanwhile.
+fn rolled_out_condition(outcome: &ApplyOutcome, proven: Option<&str>) -> Report {
     let type_ = ConditionType::RolledOut;
     match outcome {
         ApplyOutcome::Invalid { findings, .. } => {
-            report_findings(type_, ConditionStatus::False, findings).unwrap_or_else(|| first_revision(type_))
+            report_findings(type_, ConditionStatus::False, findings).unwrap_or_else(|| no_revision(type_, proven))
         }
-        ApplyOutcome::Valid { rollout: None, .. } => first_revision(type_),
+        ApplyOutcome::Valid { rollout: None, .. } => no_revision(type_, proven),
         ApplyOutcome::Valid { rollout: Some(rollout), .. } => {
             let status = if rollout.rolled_out.is_true() { ConditionStatus::True } else { ConditionStatus::False };
             report(type_, status, rollout.rolled_out.reason, &rollout.rolled_out.sentence)
@@ -115,8 +117,13 @@ fn rolled_out_condition(outcome: &ApplyOutcome) -> Report {
     }
 }
 
-fn first_revision(type_: ConditionType) -> Report {
-    report(type_, ConditionStatus::False, Reason::Wave, "There is no configuration yet.")
+/// Returns the condition while no configuration can be rendered, for one because a Service has no address yet.
+fn no_revision(type_: ConditionType, proven: Option<&str>) -> Report {
+    let sentence = match proven {
+        Some(proven) => format!("There is no newer configuration yet; {proven} stays in force."),
+        None => "There is no configuration yet.".to_owned(),
+    };
+    report(type_, ConditionStatus::False, Reason::Wave, &sentence)
 }
 
 fn throttled_condition(observed: &Observed) -> Report {

@@ -75,16 +75,20 @@ fn event(type_: ConditionType, condition: &Condition, starting: bool) -> Event {
         }
         ConditionType::Progressing | ConditionType::RolledOut | ConditionType::Reconciling => false,
     };
-    let char_ends = condition.message.char_indices().map(|(start, char)| start + char.len_utf8());
-    let note_len = char_ends.take_while(|end| *end <= MAX_NOTE_BYTES).last().unwrap_or_default();
-    let note = condition.message[..note_len].to_owned();
     Event {
         type_: if is_warning { EventType::Warning } else { EventType::Normal },
         reason: condition.reason.clone(),
-        note: Some(note),
+        note: Some(note_of(&condition.message)),
         action: format!("{}{}", condition.type_, condition.status),
         secondary: None,
     }
+}
+
+/// Returns a message, cut where the API server would refuse it.
+pub(super) fn note_of(message: &str) -> String {
+    let char_ends = message.char_indices().map(|(start, char)| start + char.len_utf8());
+    let note_len = char_ends.take_while(|end| *end <= MAX_NOTE_BYTES).last().unwrap_or_default();
+    message[..note_len].to_owned()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod findings;
 mod start;
 mod throttling;
 mod traffic;
+mod unreadable;
 mod upstreams;
 mod writer;
 
@@ -25,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
+pub(crate) use unreadable::UnreadableReporter;
 pub(crate) use writer::StatusWriter;
 
 use crate::controller::apply::ApplyOutcome;

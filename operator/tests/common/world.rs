@@ -98,9 +98,7 @@ impl World {
     ) -> Result<Self> {
         let name = format!("w{:04}", cluster.worlds.fetch_add(1, Ordering::Relaxed));
         for part in ["system", "node"].iter().chain(dns) {
-            let namespace = format!("{name}-{part}");
-            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-            apply::<Namespace>(&Api::all(cluster.client.clone()), &namespace, object).await?;
+            create_namespace(&cluster.client, &format!("{name}-{part}")).await?;
         }
         let ports = json!([
             {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
@@ -116,34 +114,51 @@ impl World {
 
         let operator: Arc<Mutex<Option<Child>>> = Arc::default();
         let victim = operator.clone();
-        let scope = BTreeMap::from([
-            ("nodes", format!("labelSelector=faults%2Fworld%3D{name}")),
-            ("dnstiers", format!("fieldSelector=metadata.name%3D{name}")),
-        ]);
-        let proxy = Proxy::start(cluster.client.clone(), scope, move || kill(&victim)).await?;
+        let proxy = Proxy::start(cluster.client.clone(), scope_of(&name), move || kill(&victim)).await?;
         let world = Self { name, cluster, proxy, operator, nodes, dns, folder: tempfile::tempdir()? };
         for (node, zone) in nodes {
             world.set_zone(node, zone).await?;
         }
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
-            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", world.proxy.address)}}],
-            "users": [{"name": "operator", "user": {}}],
-            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
-        });
-        std::fs::write(world.path("kubeconfig"), kubeconfig.to_string())?;
         Ok(world)
     }
 
     /// Starts an operator; its first lists may be old ones.
     pub(crate) fn start_operator(&self, old: Option<OldLists>) -> Result<()> {
+        self.proxy.begin_life(old);
+        let child = self.spawn_operator("system", &self.proxy)?;
+        *self.operator.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Starts the operator of another release, in a namespace that ends with `part`.
+    pub(crate) async fn start_release(&self, part: &str) -> Result<Release> {
+        let client = self.cluster.client.clone();
+        create_namespace(&client, &format!("{}-{part}", self.name)).await?;
+        let operator: Arc<Mutex<Option<Child>>> = Arc::default();
+        let victim = operator.clone();
+        let proxy = Proxy::start(client, scope_of(&self.name), move || kill(&victim)).await?;
+        let child = self.spawn_operator(part, &proxy)?;
+        *operator.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(Release { proxy, operator })
+    }
+
+    /// Starts an operator of the release whose namespace ends with `part`, behind a proxy.
+    fn spawn_operator(&self, part: &str, proxy: &Proxy) -> Result<Child> {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", proxy.address)}}],
+            "users": [{"name": "operator", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
+        });
+        let path = self.path(&format!("kubeconfig-{part}"));
+        std::fs::write(&path, kubeconfig.to_string())?;
         let log = std::fs::File::options().create(true).append(true).open(self.path("log"))?;
         let name = &self.name;
         let dns: Vec<String> = self.dns.iter().map(|part| format!("{name}-{part}")).collect();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_dnstier-operator")]);
         command.args([
-            &format!("--namespace={name}-system"),
+            &format!("--namespace={name}-{part}"),
             &format!("--node-namespace={name}-node"),
             &format!("--cluster-dns-namespaces={}", dns.join(",")),
             "--node-cache-image=registry.example/node-cache:1",
@@ -151,13 +166,10 @@ impl World {
             "--poll-interval=1s",
             "--metrics-port=0",
         ]);
-        command.env_clear().env("KUBECONFIG", self.path("kubeconfig")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env_clear().env("KUBECONFIG", path).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("DNSTIER_LOG", std::env::var("DNSTIER_LOG").unwrap_or_else(|_| "info".to_owned()));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.proxy.begin_life(old);
-        let child = command.spawn().context("cannot start the operator")?;
-        *self.operator.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        Ok(())
+        command.spawn().context("cannot start the operator")
     }
 
     /// Frees the Lease of an operator that was killed, as its expiry would some seconds later.
@@ -241,6 +253,32 @@ impl Drop for World {
     fn drop(&mut self) {
         kill(&self.operator);
     }
+}
+
+/// Operator of another release in a world. It ends on drop.
+pub(crate) struct Release {
+    pub(crate) proxy: Proxy,
+    operator: Arc<Mutex<Option<Child>>>,
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        kill(&self.operator);
+    }
+}
+
+/// Returns the parameters of lists that show an operator one world only.
+fn scope_of(world: &str) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("nodes", format!("labelSelector=faults%2Fworld%3D{world}")),
+        ("dnstiers", format!("fieldSelector=metadata.name%3D{world}")),
+    ])
+}
+
+async fn create_namespace(client: &Client, name: &str) -> Result<()> {
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    apply::<Namespace>(&Api::all(client.clone()), name, object).await?;
+    Ok(())
 }
 
 /// Kills the operator and waits for its end.

@@ -110,13 +110,13 @@ pub(crate) struct PhaseEnd {
     pub(crate) time: Duration,
 }
 
-/// Returns the spec in a phase. The update has a step of the roll-out for the resolver that stays in each zone, and one
-/// for all nodes.
+/// Returns the spec in a phase. The roll-out of the update has the canaries of both zones, and a wave for the other
+/// node of one of them.
 fn spec(phase: Phase) -> Value {
     let mut spec = json!({
         "nodeCache": {"instances": 1},
         "resolvers": {"replicasPerZone": 2, "upstreams": [{"addresses": ["192.0.2.53"]}]},
-        "rollout": {"soak": "5s", "canariesPerZone": 10},
+        "rollout": {"soak": "5s"},
     });
     if phase != Phase::Create {
         spec["resolvers"]["replicasPerZone"] = json!(1);
@@ -145,8 +145,8 @@ pub(crate) async fn live_clean(cluster: Arc<Cluster>, clean: watch::Sender<Clean
             let PhaseEnd { writes, steps, time, .. } = &end;
             eprintln!("{phase:?}: {writes} writes, {} objects, {steps:?}, {time:?}", end.state.len());
             ensure!(
-                phase != Phase::Update || steps.contains("Canary"),
-                "the update goes to all pods at once: {steps:?}"
+                phase != Phase::Update || ["Canary", "Wave"].iter().all(|step| steps.contains(*step)),
+                "the update does not go to a canary and then to a wave: {steps:?}"
             );
             clean.send_modify(|clean| clean.ends.push(Arc::new(end)));
         }

@@ -2,7 +2,7 @@
 //! and old lists. Every life of a tier has to end as one without faults, with as many objects made and removed.
 //!
 //! The cluster, the proxy and the worlds are those of `common`; `life` has the phases of one tier, `departure` those of
-//! nodes that leave a tier.
+//! nodes that leave a tier, `releases` two operators of different namespaces.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
@@ -10,6 +10,7 @@
 mod common;
 mod departure;
 mod life;
+mod releases;
 
 use std::time::Duration;
 

@@ -46,6 +46,8 @@ pub(crate) const FIGURES: &[Figure] = &[
         3.0,
         1,
     ),
+    limited("hand_over_s", "SIGTERM to the leader until the standby leads (s)", 2.0, 1),
+    limited("take_over_s", "SIGKILL to the leader until the standby leads (s)", 20.0, 1),
     told("idle_s", "time at rest that was watched (s)", 0),
     limited("idle_requests", "requests at rest beside the Lease and renewed watches", 0.0, 0),
     told("idle_lease_per_min", "requests for the Lease at rest (a minute)", 0),
@@ -104,17 +106,29 @@ impl Row {
             .for_each(|(figure, value)| eprintln!("{} nodes: {}: {value:.*}", self.nodes, figure.text, figure.digits));
     }
 
+    /// Returns what is above its limit, one sentence each.
+    pub(crate) fn exceeded(&self) -> Vec<String> {
+        let measured = FIGURES.iter().filter_map(|figure| Some((figure, figure.limit?, self.get(figure.key)?)));
+        let exceeded = measured.filter(|(_, limit, value)| value > limit);
+        exceeded
+            .map(|(figure, limit, value)| self.failure(figure, limit, &format!("{value:.*}", figure.digits)))
+            .collect()
+    }
+
+    /// Returns what has a limit and was not measured, one sentence each.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let limited = FIGURES.iter().filter_map(|figure| Some((figure, figure.limit?)));
+        let missing = limited.filter(|(figure, _)| self.get(figure.key).is_none());
+        missing.map(|(figure, limit)| self.failure(figure, limit, "nothing")).collect()
+    }
+
     /// Returns what is above its limit or was not measured, one sentence each.
     pub(crate) fn failures(&self) -> Vec<String> {
-        let limited = FIGURES.iter().filter_map(|figure| Some((figure, figure.limit?)));
-        let failures = limited.filter_map(|(figure, limit)| match self.get(figure.key) {
-            Some(value) if value <= limit => None,
-            value => {
-                let value = value.map_or_else(|| "nothing".to_owned(), |value| format!("{value:.*}", figure.digits));
-                Some(format!("{} nodes: {}: {value} instead of {limit} at most", self.nodes, figure.text))
-            }
-        });
-        failures.collect()
+        self.exceeded().into_iter().chain(self.missing()).collect()
+    }
+
+    fn failure(&self, figure: &Figure, limit: f64, value: &str) -> String {
+        format!("{} nodes: {}: {value} instead of {limit} at most", self.nodes, figure.text)
     }
 }
 

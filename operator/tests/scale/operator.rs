@@ -49,8 +49,7 @@ impl Operator {
     /// # Errors
     /// When it does not end.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().to_string();
-        anyhow::ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "cannot end the operator");
+        self.terminate()?;
         for _ in 0..LIMIT.as_millis() / 50 {
             if self.child.try_wait()?.is_some() {
                 return Ok(());
@@ -58,6 +57,33 @@ impl Operator {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         anyhow::bail!("the operator does not end")
+    }
+
+    /// Asks the operator to end, as a kubelet does.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        let pid = self.child.id().to_string();
+        anyhow::ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "cannot end the operator");
+        Ok(())
+    }
+
+    /// Waits until it is the leader, or stands by, and returns the time at which it was seen.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub(crate) async fn wait_for_role(&self, is_leader: bool) -> Result<f64> {
+        let limit = now() + LIMIT.as_secs_f64();
+        while now() < limit {
+            if let Ok(metrics) = self.metrics().await
+                && metrics.get("dnstier_operator_leader").is_some_and(|value| (*value == 1.0) == is_leader)
+            {
+                return Ok(now());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::bail!("the operator {} lead", if is_leader { "does not" } else { "does not cease to" })
     }
 
     /// Waits until its first reconciliation has ended, and returns the time since its start.

@@ -22,6 +22,8 @@ const POLLS: f64 = 100.0;
 const START: f64 = 60.0;
 /// Time after which a canary that does not answer counts as silent, in seconds.
 const SILENT: f64 = 7.0;
+/// Time for which a standby stands by before the leader ends: its caches are warm.
+const STANDBY: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Extent of a measurement.
@@ -70,6 +72,7 @@ pub(crate) async fn measure(programs: &Programs, extent: Extent, row: &mut Row) 
         run.tell("another change goes to all nodes");
         run.roll_out(&operator, row).await.with_context(|| cluster.log())?;
     }
+    let operator = if extent.has_rollout { run.hand_over(operator, row).await? } else { operator };
     run.end(operator, row).await?;
     let requests = run.requests_since(begin)?;
     let writes: Vec<&Request> = requests.iter().filter(|request| request.is_write()).collect();
@@ -210,6 +213,32 @@ impl Run<'_> {
             row.set(&format!("rollout_{verb}"), counts.get(verb).copied().unwrap_or_default() as f64);
         }
         Ok(())
+    }
+
+    /// Ends the leader beside a standby and kills the next one, and returns the operator that leads then.
+    async fn hand_over(&self, leader: Operator, row: &mut Row) -> Result<Operator> {
+        self.tell("the leader ends, then the next one is killed");
+        let standby = self.standby().await?;
+        row.raise("memory_peak_mib", leader.memory()?.1);
+        let start = now();
+        leader.terminate()?;
+        row.set("hand_over_s", standby.wait_for_role(true).await? - start);
+        leader.stop().await?;
+        let (leader, standby) = (standby, self.standby().await?);
+        row.raise("memory_peak_mib", leader.memory()?.1);
+        let start = now();
+        drop(leader);
+        row.set("take_over_s", standby.wait_for_role(true).await? - start);
+        Ok(standby)
+    }
+
+    /// Starts an operator beside the leader, and waits until it has looked at the Lease several times.
+    async fn standby(&self) -> Result<Operator> {
+        let standby = self.cluster.start_operator()?;
+        standby.wait_for_role(false).await?;
+        tokio::time::sleep(STANDBY).await;
+        standby.wait_for_role(false).await?;
+        Ok(standby)
     }
 
     /// Ends an operator, and keeps what it has used.

@@ -76,8 +76,12 @@ pub(crate) struct Pod {
 
 /// Returns the pods of a component of the tier that are not terminating.
 pub(crate) fn pods(namespace: &str, component: &str) -> Vec<Pod> {
-    let selector = format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/component={component}");
-    let list = kubectl_json(&["get", "pods", "-n", namespace, "-l", &selector]);
+    pods_labelled(namespace, &format!("app.kubernetes.io/instance={TIER},app.kubernetes.io/component={component}"))
+}
+
+/// Returns the pods with these labels that are not terminating.
+pub(crate) fn pods_labelled(namespace: &str, selector: &str) -> Vec<Pod> {
+    let list = kubectl_json(&["get", "pods", "-n", namespace, "-l", selector]);
     let items = list["items"].as_array().expect("a list of pods");
     items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).map(pod).collect()
 }
@@ -162,10 +166,12 @@ pub(crate) fn exclusive_tier() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// Replaces the tier by that of all tests.
+/// Replaces the tier by that of all tests. What an earlier test or run has seen fail is tried again.
 pub(crate) fn restore_tier() -> anyhow::Result<()> {
-    let example = std::fs::read_to_string(EXAMPLE)?;
-    lab().kubectl_with_input(&["replace", "-f", "-"], &(example + ROLLOUT)).map(drop)
+    let example = std::fs::read_to_string(EXAMPLE)? + ROLLOUT;
+    let retry = format!("metadata:\n  annotations: {{dnstier.io/retry-rollout: \"{:016x}\"}}\n", rand::random::<u64>());
+    let tier = example.replacen("metadata:\n", &retry, 1);
+    lab().kubectl_with_input(&["replace", "-f", "-"], &tier).map(drop)
 }
 
 /// Waits until the tier is Ready, its configuration is rolled out and settled, nothing is Degraded, and all addresses

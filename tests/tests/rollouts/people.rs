@@ -56,6 +56,5 @@ fn a_target_that_was_taken_back_is_tried_again_when_somebody_asks() {
     wait_for_reason(&STOPPED);
     patch_tier(r#"{"spec":{"routes":null}}"#);
     wait_until_ready();
-    kubectl(&["annotate", "dnstier", "default", "dnstier.io/retry-rollout-"]);
     flood.assert_none_lost();
 }

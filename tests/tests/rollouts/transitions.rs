@@ -1,29 +1,35 @@
-//! Twenty changes of fields one after the other, half of them wrong: each is taken back, and everything is as it was.
+//! Twenty changes of fields one after the other, half of them wrong, held to five oracles: workloads are healthy, the
+//! operator runs on and logs nothing bad, a change moves what `docs/what-a-change-moves.md` tells and nothing else, and
+//! everything is as it was once the change is taken back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dnstier_tests::require;
 use serde_json::{Value, json};
 
 use crate::tier::{
-    TIER, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl_json, patch_tier, restore_tier, wait_until,
-    wait_until_ready,
+    NAMESPACE, Pod, TIER, WAIT_TIMEOUT, condition, ensure, exclusive_tier, kubectl, kubectl_json, patch_tier,
+    pods_labelled, restore_tier, wait_until, wait_until_ready,
 };
 use crate::witness::wait_until_rolled_out;
 
-/// Fields that come into force: a merge patch of the spec.
-fn good() -> [Value; 10] {
+/// Label of the operator's pods.
+const OPERATOR: &str = "app.kubernetes.io/component=operator";
+
+/// Fields that come into force: a merge patch of the spec, and the parts that it moves.
+fn good() -> [(Value, &'static [Part]); 10] {
+    use Part::{NodeRevision, NodeTemplate, ResolverRevision, ResolverTemplate, Resolvers};
     [
-        json!({"nodeCache": {"cache": {"maxTtl": "20s"}}}),
-        json!({"nodeCache": {"cache": {"negativeMaxTtl": "10s"}}}),
-        json!({"nodeCache": {"lastResort": {"packetsPerSecond": 50}}}),
-        json!({"nodeCache": {"podAnnotations": {"note": "hello"}}}),
-        json!({"resolvers": {"cache": {"serveStale": "1h"}}}),
-        json!({"resolvers": {"privateSuffixes": ["corp.example"]}}),
-        json!({"resolvers": {"podLabels": {"team": "dns"}}}),
-        json!({"resolvers": {"replicasPerZone": 1}}),
-        json!({"rollout": {"canariesPerZone": 2}}),
-        json!({"rollout": {"waveSize": "100%"}, "clusterDomain": "cluster.local"}),
+        (json!({"nodeCache": {"cache": {"maxTtl": "20s"}}}), &[NodeRevision]),
+        (json!({"nodeCache": {"cache": {"negativeMaxTtl": "10s"}}}), &[NodeRevision]),
+        (json!({"nodeCache": {"lastResort": {"packetsPerSecond": 50}}}), &[NodeRevision]),
+        (json!({"nodeCache": {"podAnnotations": {"note": "hello"}}}), &[NodeTemplate]),
+        (json!({"resolvers": {"cache": {"serveStale": "1h"}}}), &[ResolverRevision]),
+        (json!({"resolvers": {"privateSuffixes": ["corp.example"]}}), &[ResolverRevision]),
+        (json!({"resolvers": {"podLabels": {"team": "dns"}}}), &[ResolverTemplate]),
+        (json!({"resolvers": {"replicasPerZone": 1}}), &[Resolvers]),
+        (json!({"rollout": {"canariesPerZone": 2}}), &[]),
+        (json!({"rollout": {"waveSize": "100%"}, "clusterDomain": "cluster.local"}), &[]),
     ]
 }
 
@@ -48,8 +54,20 @@ fn bad() -> [(Value, &'static str); 10] {
     ]
 }
 
-/// Returns the objects of the tier without what Kubernetes and the way to them add.
-fn objects() -> BTreeMap<String, Value> {
+/// Part of the tier that a field can move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    NodeRevision,
+    NodeTemplate,
+    ResolverRevision,
+    ResolverTemplate,
+    Resolvers,
+}
+
+/// Owned objects of the tier by kind, namespace and name, without what Kubernetes and the way to them add.
+type State = BTreeMap<String, Value>;
+
+fn state() -> State {
     let kinds = "daemonsets,deployments,services,configmaps,poddisruptionbudgets,networkpolicies,serviceaccounts";
     let selector = format!("app.kubernetes.io/instance={TIER}");
     let list = kubectl_json(&["get", kinds, "-A", "-l", &selector]);
@@ -62,14 +80,106 @@ fn objects() -> BTreeMap<String, Value> {
     list["items"].as_array().expect("a list").iter().map(object).collect()
 }
 
-/// Takes a change back, and waits until everything is as it was.
-fn take_back(before: &BTreeMap<String, Value>, patch: &Value) {
-    restore_tier().expect("the tier is there");
+/// Returns what each part is like: templates, numbers of resolvers, and the revisions that pods are asked to run.
+fn parts() -> BTreeMap<Part, BTreeSet<String>> {
+    let selector = format!("app.kubernetes.io/instance={TIER}");
+    let list = kubectl_json(&["get", "daemonsets,deployments,pods", "-A", "-l", &selector]);
+    let mut parts: BTreeMap<Part, BTreeSet<String>> = BTreeMap::new();
+    for object in list["items"].as_array().expect("a list") {
+        let (metadata, spec) = (&object["metadata"], &object["spec"]);
+        let of_nodes = metadata["labels"]["app.kubernetes.io/component"] == "node-cache";
+        let template = if of_nodes { Part::NodeTemplate } else { Part::ResolverTemplate };
+        let revision = if of_nodes { Part::NodeRevision } else { Part::ResolverRevision };
+        let mut put = |part, value: &Value| drop(parts.entry(part).or_default().insert(value.to_string()));
+        match object["kind"].as_str() {
+            Some("Pod") if metadata["deletionTimestamp"].is_null() => {
+                put(revision, &metadata["annotations"]["dnstier.io/revision"]);
+            }
+            Some("DaemonSet") => put(template, &spec["template"]),
+            Some("Deployment") => {
+                put(template, &spec["template"]);
+                put(Part::Resolvers, &spec["replicas"]);
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// Checks that each workload of the tier has all of its pods, each up to date and available.
+fn healthy() -> Result<(), String> {
+    let selector = format!("app.kubernetes.io/instance={TIER}");
+    let list = kubectl_json(&["get", "daemonsets,deployments", "-A", "-l", &selector]);
+    list["items"].as_array().expect("a list").iter().try_for_each(|workload| {
+        let (spec, status) = (&workload["spec"], &workload["status"]);
+        let (wanted, counts) = if workload["kind"] == "DaemonSet" {
+            let counts = ["currentNumberScheduled", "updatedNumberScheduled", "numberReady", "numberAvailable"];
+            (&status["desiredNumberScheduled"], counts)
+        } else {
+            (&spec["replicas"], ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"])
+        };
+        let is_observed = status["observedGeneration"] == workload["metadata"]["generation"];
+        let is_healthy = is_observed && counts.iter().all(|count| status[count] == *wanted);
+        ensure(is_healthy, || format!("{} is not healthy: {status}", workload["metadata"]["name"]))
+    })
+}
+
+/// Operator that is watched: its pods, and where their logs were read to.
+struct Operator {
+    pods: Vec<Pod>,
+    lines: BTreeMap<String, usize>,
+}
+
+impl Operator {
+    fn watch() -> Self {
+        let mut operator = Self { pods: pods_labelled(NAMESPACE, OPERATOR), lines: BTreeMap::new() };
+        assert!(!operator.pods.is_empty(), "no operator runs");
+        operator.new_lines();
+        operator
+    }
+
+    /// Returns what was logged since the last call.
+    fn new_lines(&mut self) -> Vec<String> {
+        let mut new = Vec::new();
+        for pod in &self.pods {
+            let log = kubectl(&["logs", "-n", NAMESPACE, &pod.name]);
+            let lines: Vec<&str> = log.lines().collect();
+            let read = self.lines.insert(pod.name.clone(), lines.len()).unwrap_or_default();
+            new.extend(lines.iter().skip(read).map(|line| format!("{}: {line}", pod.name)));
+        }
+        new
+    }
+
+    /// Asserts that the operator has not restarted, and has logged no error, no panic, and no warning unless the change
+    /// is wrong.
+    fn assert_well(&mut self, change: &Value, is_wrong: bool) {
+        let now = pods_labelled(NAMESPACE, OPERATOR);
+        let lives = |pods: &[Pod]| pods.iter().map(|pod| (pod.uid.clone(), pod.restarts)).collect::<BTreeSet<_>>();
+        assert_eq!(lives(&now), lives(&self.pods), "{change}: an operator has ended");
+        let is_bad = |line: &String| {
+            // An API server on a machine that has too much to do.
+            let is_warning = line.contains(" WARN ") && !line.contains("did not answer within");
+            line.contains(" ERROR ") || line.contains("panicked") || (is_warning && !is_wrong)
+        };
+        let bad: Vec<String> = self.new_lines().into_iter().filter(is_bad).collect();
+        assert!(bad.is_empty(), "{change}: {bad:#?}");
+    }
+}
+
+/// Waits until the tier and its workloads are at rest.
+fn rest() {
     wait_until_ready();
-    wait_until(&format!("everything is as it was before {patch}"), WAIT_TIMEOUT, || {
-        let now = objects();
+    wait_until("workloads are healthy", WAIT_TIMEOUT, healthy);
+}
+
+/// Takes a change back, and waits until everything is as it was.
+fn take_back(before: &State, change: &Value) {
+    restore_tier().expect("the tier is there");
+    rest();
+    wait_until(&format!("everything is as it was before {change}"), WAIT_TIMEOUT, || {
+        let now = state();
         let differs = |name: &&String| before.get(*name) != now.get(*name);
-        let different: Vec<&String> = before.keys().chain(now.keys()).filter(differs).collect();
+        let different: BTreeSet<&String> = before.keys().chain(now.keys()).filter(differs).collect();
         ensure(different.is_empty(), || format!("{different:?} differ"))
     });
 }
@@ -79,23 +189,32 @@ fn take_back(before: &BTreeMap<String, Value>, patch: &Value) {
 fn twenty_changes_of_fields_leave_nothing_behind_when_they_are_taken_back() {
     require!(require::lab());
     let _tier = exclusive_tier();
-    let before = objects();
-    for patch in good() {
-        eprintln!("{patch}");
-        patch_tier(&json!({"spec": patch}).to_string());
+    rest();
+    let (before, mut operator) = (state(), Operator::watch());
+    for (change, expected) in good() {
+        eprintln!("{change}");
+        let parts_before = parts();
+        patch_tier(&json!({"spec": change}).to_string());
         wait_until_rolled_out();
-        wait_until_ready();
-        take_back(&before, &patch);
+        rest();
+        let now = parts();
+        let all: BTreeSet<Part> = parts_before.keys().chain(now.keys()).copied().collect();
+        let moved: Vec<Part> = all.into_iter().filter(|part| parts_before.get(part) != now.get(part)).collect();
+        assert_eq!(moved, expected, "{change}");
+        operator.assert_well(&change, false);
+        take_back(&before, &change);
+        operator.assert_well(&change, false);
     }
-    for (patch, says) in bad() {
-        eprintln!("{patch}");
-        patch_tier(&json!({"spec": patch}).to_string());
+    for (change, says) in bad() {
+        eprintln!("{change}");
+        patch_tier(&json!({"spec": change}).to_string());
         let degraded = wait_until(&format!("the message names {says}"), 3 * WAIT_TIMEOUT, || {
             let degraded = condition("Degraded")?;
             ensure(degraded.0 == "True" && degraded.2.contains(says), || format!("{degraded:?}"))?;
             Ok(degraded)
         });
         eprintln!("  {degraded:?}");
-        take_back(&before, &patch);
+        take_back(&before, &change);
+        operator.assert_well(&change, true);
     }
 }

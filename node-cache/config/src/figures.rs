@@ -28,7 +28,7 @@ const SCOPE_DIGEST_LEN: usize = 8;
 /// Addresses in [`Figures::queries`], at most.
 pub const MAX_ADDRESSES: usize = 8;
 /// Largest count that is written: more than a process comes to. Every JSON reader has it exactly.
-pub const MAX_COUNT: u64 = 999_999_999_999_999;
+pub const MAX_COUNT: u64 = 99_999_999_999_999;
 
 /// Counters since the start of a process, but for names, which are of two minutes; for a node the sums over its caches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,8 +14,12 @@ pub(crate) struct PodLook {
     pub(crate) zone: String,
     /// Role of the pod. Only pods of the same role are compared.
     pub(crate) role: Role,
+    /// Whether the pod is asked to run the revision that is on trial.
+    pub(crate) is_asked: bool,
     /// Whether the node of the pod is away. Such a pod is neither judged nor compared with.
     pub(crate) is_away: bool,
+    /// Whether the pod is ready. Of one that comes back with its node the kubelet says so together with its restarts.
+    pub(crate) is_ready: bool,
     /// Number of restarts of its containers, by the kubelet, which counts them also while the pod does not answer.
     pub(crate) container_restarts: u32,
     /// Report of the pod; `None` while it does not answer.
@@ -61,6 +65,8 @@ pub(crate) struct ProbeOutcome {
     pub(crate) rtype: String,
     /// Part of the answers that is compared.
     pub(crate) compare: Compare,
+    /// Whether the name is that of a route that leads where it led before the change.
+    pub(crate) is_unchanged_route: bool,
     /// Response code; `None` without a response.
     pub(crate) rcode: Option<u16>,
     /// Digest of the answer.

@@ -74,6 +74,7 @@ pub(crate) struct ProbeHistory {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standings {
     looks: u32,
+    has_answered: bool,
     last: VecDeque<Standing>,
 }
 
@@ -124,6 +125,17 @@ impl ProbeHistory {
         if standings.last.len() > MAX_STANDINGS {
             standings.last.pop_front();
         }
+    }
+
+    /// Notes that the pod has answered a probe since the change.
+    pub(crate) fn note_answer(&mut self, key: &ProbeKey) {
+        self.standings.entry(key.clone()).or_default().has_answered = true;
+    }
+
+    /// Returns whether the pod has answered a probe since the change.
+    #[must_use]
+    pub(crate) fn has_answered(&self, key: &ProbeKey) -> bool {
+        self.standings.get(key).is_some_and(|standings| standings.has_answered)
     }
 
     /// Returns the last looks at each probe.

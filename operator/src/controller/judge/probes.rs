@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::controller::judge::pod_look::ProbeOutcome;
-use crate::controller::judge::probe_history::{ProbeHistory, ProbeKey, ProbePast, Standing};
+use crate::controller::judge::probe_history::{ProbeHistory, ProbeKey, Standing};
 
 /// Judgement of the probes of one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,8 @@ impl fmt::Display for BadLooks {
 /// Compares one result with the results of controls of the same moment.
 #[must_use]
 pub(crate) fn compare(outcome: &ProbeOutcome, history: &ProbeHistory, controls: Option<&[&ProbeOutcome]>) -> Standing {
-    let past = history.past(&ProbeKey::of(outcome));
+    let key = ProbeKey::of(outcome);
+    let past = history.past(&key);
     let own = past.and_then(|past| past.last.as_ref());
     let references: Vec<&ProbeOutcome> = match controls {
         Some(controls) => controls.to_vec(),
@@ -50,8 +51,14 @@ pub(crate) fn compare(outcome: &ProbeOutcome, history: &ProbeHistory, controls: 
     };
     let failures = references.iter().filter(|reference| reference.is_failure()).count();
     if outcome.is_failure() {
-        // A probe that never was answered on this pod tells nothing of the change.
-        let is_old = past.is_some_and(ProbePast::is_dead);
+        // A probe that never was answered on this pod tells nothing of the change. Where nobody knows how it was, the
+        // controls tell, and without any of them whether the change leads the name elsewhere.
+        let is_old = match past {
+            Some(past) => past.is_dead(),
+            None if history.has_answered(&key) => false,
+            None if references.is_empty() => outcome.is_unchanged_route,
+            None => failures == references.len(),
+        };
         let is_common = controls.is_some() && failures > 0 && failures * 2 >= references.len();
         return match (is_old, is_common) {
             (true, _) => Standing::Fine,
@@ -107,6 +114,7 @@ mod tests {
             name: "www.example".to_owned(),
             rtype: "A".to_owned(),
             compare: Compare::Answers,
+            is_unchanged_route: false,
             rcode,
             digest: digest.to_owned(),
             microseconds: 900,
@@ -150,6 +158,22 @@ mod tests {
         assert_eq!(compare(&dead, &before, Some(&[&good, &good])), Standing::Fine, "the odd pod");
         let once = history(&[good.clone(), dead.clone()]);
         assert_eq!(compare(&dead, &once, Some(&[&good, &good])), Standing::Unanswered);
+    }
+
+    #[test]
+    fn without_a_past_a_probe_that_no_control_answers_holds_up_nothing() {
+        let (dead, good, none) = (of_rcode(None), of_rcode(Some(0)), history(&[]));
+        assert_eq!(compare(&dead, &none, Some(&[&dead, &dead])), Standing::Fine);
+        let mut answered = history(&[]);
+        answered.note_answer(&ProbeKey::of(&good));
+        assert_eq!(compare(&dead, &answered, Some(&[&dead, &dead])), Standing::CommonFailure, "a new trouble");
+        let unchanged = ProbeOutcome { is_unchanged_route: true, ..dead.clone() };
+        for controls in [None, Some([].as_slice())] {
+            assert_eq!(compare(&unchanged, &none, controls), Standing::Fine);
+            assert_eq!(compare(&unchanged, &answered, controls), Standing::Unanswered);
+            assert_eq!(compare(&dead, &none, controls), Standing::Unanswered, "a name that the change leads elsewhere");
+        }
+        assert_eq!(compare(&unchanged, &none, Some(&[&good])), Standing::Unanswered);
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub(crate) struct Track {
     pub(crate) zone: String,
     /// Role of the pod.
     pub(crate) role: Role,
-    /// Pod as it was before.
-    pub(crate) baseline: Option<Baseline>,
+    /// Whether its node was away and the pod has not been seen ready since. Its processes may have been started anew.
+    pub(crate) is_returning: bool,
     /// Time at which the pod was first seen with the change in force.
     pub(crate) in_force_since: Option<Duration>,
     /// Time of the last report.
@@ -78,6 +78,10 @@ pub(crate) struct Track {
     pub(crate) is_control: bool,
     /// Probes of the pod.
     pub(crate) probes: ProbeHistory,
+    /// Number of controls that were asked beside the pod the last time.
+    pub(crate) probed_controls: usize,
+    /// Pod as it was before.
+    baseline: Option<Baseline>,
     uid: String,
     last: Option<Figures>,
     /// Names at the look before the last one.
@@ -98,11 +102,13 @@ impl Track {
         Self {
             zone: look.zone.clone(),
             role: look.role,
-            baseline: None,
+            is_returning: false,
             in_force_since: None,
             last_report: None,
             is_control: false,
             probes: ProbeHistory::default(),
+            probed_controls: 0,
+            baseline: None,
             uid: look.uid.clone(),
             last: None,
             names_before_last: None,
@@ -122,16 +128,30 @@ impl Track {
         self.uid == look.uid
     }
 
+    /// Returns the pod as it was before; `None` while that is not known.
+    #[must_use]
+    pub(crate) fn baseline(&self) -> Option<&Baseline> {
+        self.baseline.as_ref().filter(|_| !self.is_returning)
+    }
+
+    /// Forgets how the pod was before, because it is told only now.
+    pub(crate) fn forget_baseline(&mut self) {
+        self.baseline = None;
+    }
+
     /// Adds a look with a report.
     pub(crate) fn add(&mut self, now: Duration, look: &PodLook, report: &PodReport, phase: Phase) {
         let has_restarted = self.baseline.is_some_and(|baseline| baseline.is_before_restart(report));
-        if phase == Phase::Past && has_restarted {
+        let is_back = self.is_returning && look.is_ready;
+        let is_before = phase == Phase::Past || is_back;
+        if is_before && has_restarted {
             // Its memory was emptied: what it counted before is another past.
             (self.past, self.past_start, self.last) = (Default::default(), None, None);
         }
-        if phase == Phase::Past || self.baseline.is_none() {
+        if is_before || self.baseline.is_none() {
             self.baseline = Some(Baseline::of(look, report));
         }
+        self.is_returning &= !is_back;
         if phase == Phase::Past {
             self.probes.add_past(&report.probes);
         }

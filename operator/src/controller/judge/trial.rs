@@ -59,6 +59,8 @@ pub(crate) struct Trial {
     has_begun: bool,
     last_look: Option<Duration>,
     suspects: BTreeSet<RateKey>,
+    /// Number of probes that no pod of the step was asked for since it has the change in force.
+    missing_probes: usize,
     verdict: Option<Verdict>,
 }
 
@@ -73,6 +75,7 @@ impl Trial {
             has_begun: false,
             last_look: None,
             suspects: BTreeSet::new(),
+            missing_probes: 0,
             verdict: None,
         }
     }
@@ -87,12 +90,27 @@ impl Trial {
         self.step.soak_start = Some(start);
     }
 
+    /// Notes how many probes no pod of the step was asked for since it has the change in force. A step does not pass
+    /// before all were.
+    pub(crate) fn wait_for_probes(&mut self, missing: usize) {
+        self.missing_probes = missing;
+    }
+
+    /// Returns the probes that were bad in the last look at them, each with its pod of the step: the next one decides.
+    pub(crate) fn doubted_probes(&self) -> impl Iterator<Item = (&str, &ProbeKey)> {
+        let tracks = self.tracks.iter().filter(|(name, _)| self.step.pods.contains(*name));
+        tracks.flat_map(|(name, track)| {
+            let bad = track.probes.standings().filter(|(_, standings)| standings.is_last_bad());
+            bad.map(move |(key, _)| (name.as_str(), key))
+        })
+    }
+
     /// Judges by other settings from now on, and other pods after a canary was replaced.
     pub(crate) fn update_step(&mut self, step: Step) {
         for (name, track) in &mut self.tracks {
             if step.pods.contains(name) && !self.step.pods.contains(name) {
                 // It is told only now.
-                track.baseline = None;
+                track.forget_baseline();
             }
         }
         self.step = step;
@@ -155,20 +173,22 @@ impl Trial {
         looks.iter().filter(|look| self.step.pods.contains(&look.name))
     }
 
-    /// Forgets pods that were made anew or are gone.
+    /// Forgets pods that were made anew or are gone, and notes which are away.
     fn forget_others(&mut self, looks: &[PodLook]) {
         let listed: BTreeMap<&str, &PodLook> = looks.iter().map(|look| (look.name.as_str(), look)).collect();
         self.tracks.retain(|name, track| listed.get(name.as_str()).is_some_and(|look| track.is_of(look)));
         for (name, track) in &mut self.tracks {
-            track.is_control &= listed.get(name.as_str()).is_some_and(|look| !look.is_away);
+            let is_away = listed.get(name.as_str()).is_none_or(|look| look.is_away);
+            track.is_control &= !is_away;
+            track.is_returning |= is_away;
         }
     }
 
     /// Returns the first hard sign of a pod of the step that is told.
     fn hard_sign(&self, looks: &[PodLook]) -> Option<(FailReason, String)> {
-        let told = self.of_step(looks).filter(|look| self.is_told && !look.is_away);
+        let told = self.of_step(looks).filter(|look| self.is_told && look.is_asked && !look.is_away);
         told.into_iter().find_map(|look| {
-            let baseline = self.tracks.get(&look.name).and_then(|track| track.baseline);
+            let baseline = self.tracks.get(&look.name).and_then(Track::baseline).copied();
             let baseline = baseline.or_else(|| Some(Baseline::of(look, look.report.as_ref()?)))?;
             hard_signs::find(look, &baseline)
         })
@@ -183,6 +203,8 @@ impl Trial {
             let phase = match is_judged {
                 _ if !self.is_told => Phase::Past,
                 true if report.in_force == InForce::Target => Phase::Since,
+                // The pods of a wave are told one after the other.
+                true if !look.is_asked => Phase::Past,
                 false if self.has_begun => Phase::Since,
                 _ => Phase::Told,
             };
@@ -270,10 +292,15 @@ impl Trial {
         }
         let (pods, watched, soak) = (judged.len(), watched.as_secs(), self.step.soak.as_secs());
         let whose = if pods == 1 { "One pod".to_owned() } else { format!("{pods} pods") };
-        if is_over {
-            return (Outcome::Pass, format!("{whose} showed nothing worse than the controls for {watched} s"));
+        match self.missing_probes {
+            0 if is_over => (Outcome::Pass, format!("{whose} showed nothing worse than the controls for {watched} s")),
+            missing if is_over => {
+                let sentence =
+                    format!("{whose} showed nothing worse for {watched} s; probes still to be asked: {missing}");
+                (Outcome::Hold(HoldReason::Soak), sentence)
+            }
+            _ => (Outcome::Hold(HoldReason::Soak), format!("{whose} showed nothing worse for {watched} of {soak} s")),
         }
-        (Outcome::Hold(HoldReason::Soak), format!("{whose} showed nothing worse for {watched} of {soak} s"))
     }
 
     /// Returns a sentence when more than half of the judged pods of a zone and role report nothing.
@@ -329,9 +356,12 @@ impl Trial {
                     }
                     let standing = probes::compare(outcome, &track.probes, is_left.then_some(&answers));
                     track.probes.add(key, standing);
+                    if !outcome.is_failure() {
+                        track.probes.note_answer(key);
+                    }
+                    track.probed_controls = controls.len();
                 }
-                let judgement = probes::judge(&track.probes);
-                found.extend(ProbeFinding::describe(&look.name, judgement, controls.len()));
+                found.extend(ProbeFinding::describe(&look.name, track));
             }
         }
         let failed = found.iter().filter(|finding| matches!(finding.outcome, Outcome::Fail(_))).count();
@@ -375,14 +405,15 @@ struct ProbeFinding {
 }
 
 impl ProbeFinding {
-    fn describe(pod: &str, judgement: ProbeJudgement, controls: usize) -> Option<Self> {
-        let others = match controls {
+    fn describe(pod: &str, track: &Track) -> Option<Self> {
+        let others = match track.probed_controls {
             0 => "its own answers just before".to_owned(),
             1 => "one control".to_owned(),
             count => format!("{count} controls"),
         };
         let is_incomplete = |looks: &BadLooks| looks.bad < looks.looks;
-        let (outcome, sentence, may_be_chance) = match judgement {
+        let is_new = |key: &ProbeKey| track.probes.past(key).is_none() && !track.probes.has_answered(key);
+        let (outcome, sentence, may_be_chance) = match probes::judge(&track.probes) {
             ProbeJudgement::Fine => return None,
             ProbeJudgement::Suspicion(ProbeKey { name, rtype }) => {
                 let sentence = format!("The last probe of {name} {rtype} on {pod} was worse than {others}");
@@ -393,7 +424,10 @@ impl ProbeFinding {
                 (Outcome::Hold(HoldReason::ControlsFailing), sentence, false)
             }
             ProbeJudgement::Unanswered(looks) => {
-                let sentence = format!("{looks} on {pod} got no answer, unlike {others}");
+                // With neither, there is nothing to compare with.
+                let is_alone = track.probed_controls == 0 && is_new(&looks.key);
+                let contrast = if is_alone { String::new() } else { format!(", unlike {others}") };
+                let sentence = format!("{looks} on {pod} got no answer{contrast}");
                 (Outcome::Fail(FailReason::JudgedWorse), sentence, is_incomplete(&looks))
             }
             ProbeJudgement::Different(looks) => {

@@ -30,7 +30,9 @@ pub(crate) fn pod_look(
         uid: found.uid.clone(),
         zone: pod.zone.clone(),
         role: pod.role,
+        is_asked: pod.is_asked(target.part(pod.role)),
         is_away: pod.away,
+        is_ready: pod.ready,
         container_restarts: found.lifecycle.restarts,
         report: evidence.map(|evidence| pod_report(pod, evidence, target, proven, probes)),
     }

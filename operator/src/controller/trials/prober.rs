@@ -10,10 +10,10 @@ use futures::{StreamExt, stream};
 use hyper::StatusCode;
 use node_cache_config::probes::{ProbeName, ProbeResult};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::controller::observe::poll::http::{HttpError, get_within};
-use crate::pace::Pace;
 
 /// Time for one probe: a pod gives it four seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(6);
@@ -25,8 +25,11 @@ const BUSY_DELAY: Duration = Duration::from_millis(1_100);
 const MAX_PODS: usize = 64;
 /// Time between two probes of all tiers: 50 each second, beside the polls.
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
-/// Longest time for which a probe waits for its turn.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Time in which the probes of a round begin. Those whose turn would come later are not asked.
+const ROUND_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time of a round: a probe that begins at its end is asked twice.
+pub(super) const MAX_ROUND: Duration =
+    ROUND_LIMIT.saturating_add(PROBE_LIMIT).saturating_add(BUSY_DELAY).saturating_add(PROBE_LIMIT);
 
 /// Pod that is probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +40,25 @@ pub(crate) struct ProbedPod {
     pub(crate) address: SocketAddr,
 }
 
-/// Answers to the probes of one pod: those to names that its configuration has. `None` is no response.
-pub(crate) type Answers = Vec<(ProbeName, Option<ProbeResult>)>;
+/// Answers of one pod to the probes that it was asked for.
+pub(crate) type Answers = Vec<(ProbeName, Answer)>;
+
+/// Answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Response.
+    Response(ProbeResult),
+    /// No response, from the pod or from its upstreams.
+    Nothing,
+    /// The configuration of the pod does not lead to the name.
+    NotKnown,
+}
 
 /// Prober of all tiers.
 #[derive(Debug)]
 pub(crate) struct Prober {
     rounds: Arc<Mutex<HashMap<String, Round>>>,
-    pace: Arc<Pace>,
+    queue: Arc<Queue>,
     started: AtomicU64,
     /// Receives an item at the end of a round.
     ended: mpsc::Sender<()>,
@@ -53,7 +67,7 @@ pub(crate) struct Prober {
 /// Round of probes of a tier.
 #[derive(Debug)]
 enum Round {
-    Running { number: u64 },
+    Running { number: u64, task: AbortHandle },
     Ended { answers: HashMap<String, Answers> },
 }
 
@@ -71,8 +85,7 @@ pub(crate) enum RoundState {
 impl Prober {
     /// Builds a prober; `ended` receives an item at the end of each round.
     pub(crate) fn new(ended: mpsc::Sender<()>) -> Self {
-        let pace = Arc::new(Pace::new(PROBE_INTERVAL));
-        Self { rounds: Arc::default(), pace, started: AtomicU64::new(0), ended }
+        Self { rounds: Arc::default(), queue: Arc::new(Queue::new()), started: AtomicU64::new(0), ended }
     }
 
     /// Returns the state of the round of a tier, and takes its answers when it has ended.
@@ -88,16 +101,22 @@ impl Prober {
         }
     }
 
-    /// Starts a round: every pod is asked for its names. An earlier round of the tier is forgotten.
+    /// Starts a round: every pod is asked for its names. An earlier round of the tier is given up.
     pub(crate) fn start(&self, tier: &str, pods: Vec<(ProbedPod, Arc<Vec<ProbeName>>)>) {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        lock(&self.rounds).insert(tier.to_owned(), Round::Running { number });
-        let (rounds, pace, ended) = (self.rounds.clone(), self.pace.clone(), self.ended.clone());
-        let tier = tier.to_owned();
-        tokio::spawn(async move {
-            let asked = stream::iter(pods).map(async |(pod, names)| (pod.uid, ask(pod.address, &names, &pace).await));
+        let (rounds, queue, ended) = (self.rounds.clone(), self.queue.clone(), self.ended.clone());
+        let name = tier.to_owned();
+        let mut running = lock(&self.rounds);
+        let task = tokio::spawn(async move {
+            let tier = name;
+            let until = Instant::now() + ROUND_LIMIT;
+            let ask_pod = async |(pod, names): (ProbedPod, Arc<Vec<ProbeName>>)| {
+                (pod.uid, ask(pod.address, &names, &queue, until).await)
+            };
+            let asked = stream::iter(pods).map(ask_pod);
             let answers: HashMap<String, Answers> = asked.buffer_unordered(MAX_PODS).collect().await;
-            let is_wanted = |round: &Round| matches!(round, Round::Running { number: running } if *running == number);
+            let is_wanted =
+                |round: &Round| matches!(round, Round::Running { number: running, .. } if *running == number);
             let mut rounds = lock(&rounds);
             if rounds.get(&tier).is_some_and(is_wanted) {
                 rounds.insert(tier, Round::Ended { answers });
@@ -105,6 +124,7 @@ impl Prober {
                 let _ = ended.try_send(());
             }
         });
+        give_up(running.insert(tier.to_owned(), Round::Running { number, task: task.abort_handle() }));
     }
 
     /// Returns whether a round of a tier is running.
@@ -113,9 +133,40 @@ impl Prober {
         matches!(lock(&self.rounds).get(tier), Some(Round::Running { .. }))
     }
 
-    /// Forgets the round of a tier.
+    /// Gives up the round of a tier.
     pub(crate) fn forget(&self, tier: &str) {
-        lock(&self.rounds).remove(tier);
+        give_up(lock(&self.rounds).remove(tier));
+    }
+}
+
+/// Ends a round whose answers nobody waits for.
+fn give_up(round: Option<Round>) {
+    if let Some(Round::Running { task, .. }) = round {
+        task.abort();
+    }
+}
+
+/// Queue of the probes of all tiers, at equal distances. A round that is given up leaves it with all of its probes.
+#[derive(Debug)]
+struct Queue {
+    next: tokio::sync::Mutex<Instant>,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self { next: tokio::sync::Mutex::new(Instant::now()) }
+    }
+
+    /// Waits for the turn of a probe, which come in the order of the calls. Returns whether it came until then.
+    async fn wait(&self, until: Instant) -> bool {
+        let Ok(mut next) = tokio::time::timeout_at(until, self.next.lock()).await else { return false };
+        let turn = next.max(Instant::now());
+        if turn > until {
+            return false;
+        }
+        tokio::time::sleep_until(turn).await;
+        *next = turn + PROBE_INTERVAL;
+        true
     }
 }
 
@@ -125,22 +176,25 @@ fn lock(rounds: &Mutex<HashMap<String, Round>>) -> MutexGuard<'_, HashMap<String
 
 /// Asks a pod for all names. A few begin in each second, however long the others take. Those whose turn would come too
 /// late are not asked.
-async fn ask(address: SocketAddr, names: &[ProbeName], pace: &Pace) -> Answers {
+async fn ask(address: SocketAddr, names: &[ProbeName], queue: &Queue, until: Instant) -> Answers {
+    let start = Instant::now();
     let ask_in_turn = async |(place, name): (usize, &ProbeName)| {
-        tokio::time::sleep(Duration::from_secs((place / PROBES_PER_SECOND) as u64)).await;
-        let now = Instant::now();
-        tokio::time::sleep_until(pace.reserve(now, now + MAX_WAIT)?).await;
-        Some((name.clone(), ask_one(address, name).await.ok()?))
+        let begin = start + Duration::from_secs((place / PROBES_PER_SECOND) as u64);
+        if begin > until {
+            return None;
+        }
+        tokio::time::sleep_until(begin).await;
+        if !queue.wait(until).await {
+            return None;
+        }
+        Some((name.clone(), ask_one(address, name).await))
     };
     let answers = futures::future::join_all(names.iter().enumerate().map(ask_in_turn)).await;
     answers.into_iter().flatten().collect()
 }
 
-/// The configuration of a pod does not lead to a name.
-struct NotKnown;
-
 /// Asks a pod for one name. A pod that is busy is asked once more.
-async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Result<Option<ProbeResult>, NotKnown> {
+async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Answer {
     let path = format!("/probe?name={}&type={}", probe.name, probe.rtype);
     let mut answer = get_within(PROBE_LIMIT, address, &path).await;
     if matches!(answer, Err(HttpError::Status(StatusCode::SERVICE_UNAVAILABLE))) {
@@ -148,9 +202,9 @@ async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Result<Option<ProbeR
         answer = get_within(PROBE_LIMIT, address, &path).await;
     }
     match answer {
-        Ok(body) => Ok(serde_json::from_slice(&body).ok()),
-        Err(HttpError::Status(StatusCode::NOT_FOUND)) => Err(NotKnown),
-        Err(_) => Ok(None),
+        Ok(body) => serde_json::from_slice(&body).map_or(Answer::Nothing, Answer::Response),
+        Err(HttpError::Status(StatusCode::NOT_FOUND)) => Answer::NotKnown,
+        Err(_) => Answer::Nothing,
     }
 }
 
@@ -161,8 +215,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn probes_of_several_tiers_share_one_pace() {
+    /// Serves pods whose configurations lead to no name, and returns their address and the times of all requests.
+    async fn serve() -> (SocketAddr, Arc<Mutex<Vec<Instant>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
@@ -174,13 +228,21 @@ mod tests {
                 let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
             }
         });
+        (address, times)
+    }
+
+    fn names(count: usize) -> Arc<Vec<ProbeName>> {
+        Arc::new(vec![ProbeName::new(".", "SOA"); count])
+    }
+
+    #[tokio::test]
+    async fn probes_of_several_tiers_share_one_pace() {
+        let (address, times) = serve().await;
         let (ended, mut round_ended) = mpsc::channel(2);
         let prober = Prober::new(ended);
-        let name = ProbeName { name: ".".to_owned(), rtype: "SOA".to_owned() };
-        let names = Arc::new(vec![name; 3]);
         for tier in ["one", "other"] {
             let pod = |number: usize| ProbedPod { uid: format!("{tier}-{number}"), address };
-            prober.start(tier, (0..20).map(|number| (pod(number), names.clone())).collect());
+            prober.start(tier, (0..20).map(|number| (pod(number), names(3))).collect());
         }
         round_ended.recv().await.unwrap();
         round_ended.recv().await.unwrap();
@@ -188,6 +250,43 @@ mod tests {
         assert_eq!(times.len(), 120);
         let whole = *times.last().unwrap() - times[0];
         assert!(whole >= PROBE_INTERVAL * 118, "{whole:?}");
-        assert!(matches!(prober.take("one"), RoundState::Ended(answers) if answers.values().all(Vec::is_empty)));
+        let RoundState::Ended(answers) = prober.take("one") else { panic!("it has ended") };
+        assert!(answers.values().flatten().all(|(_, answer)| *answer == Answer::NotKnown));
+    }
+
+    #[tokio::test]
+    async fn a_round_that_is_given_up_asks_nothing_more_and_takes_no_time_of_others() {
+        let (address, times) = serve().await;
+        let (ended, mut round_ended) = mpsc::channel(2);
+        let prober = Prober::new(ended);
+        let pod = |number: usize| ProbedPod { uid: number.to_string(), address };
+        prober.start("one", (0..50).map(|number| (pod(number), names(12))).collect());
+        tokio::time::sleep(PROBE_INTERVAL * 10).await;
+        // Without this the answers would come 12 s later.
+        prober.start("one", vec![(pod(50), names(1))]);
+        tokio::time::timeout(Duration::from_secs(6), round_ended.recv()).await.unwrap().unwrap();
+        assert!(matches!(prober.take("one"), RoundState::Ended(answers) if answers.len() == 1));
+        prober.start("one", (0..50).map(|number| (pod(number), names(12))).collect());
+        prober.forget("one");
+        let before = times.lock().unwrap().len();
+        tokio::time::sleep(PROBE_INTERVAL * 10).await;
+        assert!(times.lock().unwrap().len() <= before + 1, "one may have been under way");
+        assert_eq!(prober.take("one"), RoundState::None);
+    }
+
+    #[tokio::test]
+    async fn probes_that_would_begin_after_the_end_of_a_round_are_not_asked() {
+        let (address, times) = serve().await;
+        let until = Instant::now() + Duration::from_millis(900);
+        assert_eq!(ask(address, &names(30), &Queue::new(), until).await.len(), PROBES_PER_SECOND);
+        assert_eq!(times.lock().unwrap().len(), PROBES_PER_SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_waits_for_its_turn_no_longer_than_its_round() {
+        let queue = Queue::new();
+        let until = Instant::now() + PROBE_INTERVAL * 10;
+        let turns = futures::future::join_all((0..40).map(|_| queue.wait(until))).await;
+        assert_eq!(turns, [[true; 11].as_slice(), &[false; 29]].concat());
     }
 }

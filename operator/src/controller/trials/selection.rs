@@ -95,18 +95,18 @@ fn first_of_groups<'a>(pods: &[&'a RolloutPod], number: usize) -> Vec<&'a Rollou
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use dnstier_crds::v1alpha1::Rollout;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::controller::rollout::record::Step;
 
-    fn revision(id: &str) -> TierRevision {
+    pub(in crate::controller::trials) fn revision(id: &str) -> TierRevision {
         TierRevision { id: id.to_owned(), nodes: id.to_owned(), resolvers: id.to_owned() }
     }
 
-    fn pod(zone: &str, number: usize) -> RolloutPod {
+    pub(in crate::controller::trials) fn pod(zone: &str, number: usize) -> RolloutPod {
         RolloutPod {
             role: Role::Node,
             name: format!("pod-{zone}-{number:03}"),
@@ -115,12 +115,14 @@ mod tests {
             ready: true,
             away: false,
             out_of_reach: false,
+            unpolled: false,
             asked: Some("old".to_owned()),
             in_force: Some("old".to_owned()),
             tellings: 1,
             told: None,
             responses: 0,
             created: Timestamp::UNIX_EPOCH,
+            joined: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -135,6 +137,7 @@ mod tests {
             announced: None,
             is_past_known: false,
             address_in_use: None,
+            address_unknown: None,
             confirm: None,
             retry: None,
             now: Timestamp::UNIX_EPOCH,

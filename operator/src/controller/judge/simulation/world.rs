@@ -92,6 +92,7 @@ impl World {
         }
         trial.tell();
         for number in canaries {
+            self.looks[number].is_asked = true;
             self.looks[number].report.as_mut().unwrap().in_force = InForce::Target;
         }
         let end = self.change_at + self.scenario.soak + 120;
@@ -131,6 +132,7 @@ impl World {
                 name: name.to_owned(),
                 rtype: rtype.to_owned(),
                 compare: Compare::Rcode,
+                is_unchanged_route: false,
                 rcode: (!is_lost).then_some(0),
                 digest: name.to_owned(),
                 microseconds: 700,
@@ -224,7 +226,9 @@ fn look(zone: usize, number: usize, is_away: bool) -> PodLook {
         uid: format!("uid-{zone}-{number}"),
         zone: format!("zone-{zone}"),
         role: Role::Node,
+        is_asked: false,
         is_away,
+        is_ready: true,
         container_restarts: 0,
         report: Some(PodReport {
             in_force: InForce::Proven,

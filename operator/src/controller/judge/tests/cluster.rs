@@ -53,9 +53,17 @@ impl Cluster {
 
     /// Tells the pods of the step, which have the change in force at once.
     pub(super) fn change(&mut self, pods: &[&str]) {
-        self.trial.tell();
+        self.tell(pods);
         for name in pods {
             self.report(name).in_force = InForce::Target;
+        }
+    }
+
+    /// Tells pods of the step, which do not have the change in force yet.
+    pub(super) fn tell(&mut self, pods: &[&str]) {
+        self.trial.tell();
+        for name in pods {
+            self.pod(name).is_asked = true;
         }
     }
 
@@ -127,6 +135,7 @@ impl Cluster {
                 name: "www.example".to_owned(),
                 rtype: "A".to_owned(),
                 compare: Compare::Answers,
+                is_unchanged_route: false,
                 rcode,
                 digest: digest.to_owned(),
                 microseconds: 800,
@@ -141,7 +150,9 @@ pub(super) fn pod(name: &str, zone: &str) -> PodLook {
         uid: format!("uid-{name}"),
         zone: zone.to_owned(),
         role: Role::Node,
+        is_asked: false,
         is_away: false,
+        is_ready: true,
         container_restarts: 2,
         report: Some(PodReport {
             in_force: InForce::Proven,

@@ -1,13 +1,13 @@
 //! Rejections, restarts and failed self-queries.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, pod, step};
 use crate::controller::judge::pod_look::InForce;
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome};
 
 #[test]
 fn a_rejection_of_the_revision_fails_at_once() {
     let mut cluster = Cluster::new(3);
-    cluster.trial.tell();
+    cluster.tell(&["canary"]);
     cluster.report("canary").refusal = Some("routes[0].suffix: no name".to_owned());
     let verdict = cluster.look_after(1);
     assert_eq!(verdict.outcome, Outcome::Fail(FailReason::RevisionRefused));
@@ -31,7 +31,7 @@ fn a_restart_since_the_change_fails_at_once_and_one_before_it_does_not() {
 #[test]
 fn a_restart_is_told_by_the_start_of_a_process_and_before_the_change_is_in_force_too() {
     let mut cluster = Cluster::new(3);
-    cluster.trial.tell();
+    cluster.tell(&["canary"]);
     cluster.look();
     cluster.report("canary").started = 3_000;
     assert_eq!(cluster.look().outcome, Outcome::Fail(FailReason::PodCrashed));
@@ -89,4 +89,44 @@ fn hard_signs_of_controls_and_of_pods_that_are_away_are_no_verdict() {
     cluster.report("canary").refusal = Some("no".to_owned());
     cluster.pod("canary").is_away = true;
     assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Away));
+}
+
+#[test]
+fn a_node_that_restarts_while_it_is_away_has_not_crashed_and_what_restarts_after_it_has() {
+    let mut cluster = Cluster::new(3);
+    cluster.change(&["canary"]);
+    cluster.look();
+    cluster.pod("canary").is_away = true;
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Away));
+    let canary = cluster.pod("canary");
+    (canary.is_away, canary.is_ready) = (false, false);
+    let report = cluster.report("canary");
+    (report.started, report.restarts) = (3_045, 2);
+    report.figures = Default::default();
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Soak));
+    // The kubelet counts after the pod has answered.
+    cluster.pod("canary").container_restarts += 2;
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Soak));
+    cluster.pod("canary").is_ready = true;
+    cluster.set_load("canary", (400, 40));
+    assert_eq!(cluster.last_verdict().outcome, Outcome::Pass, "nor does what it counted before say anything");
+    cluster.pod("canary").container_restarts += 1;
+    let verdict = cluster.look_after(1);
+    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::PodCrashed));
+    assert!(verdict.sentence.contains("has restarted once since"), "{}", verdict.sentence);
+}
+
+#[test]
+fn a_pod_of_a_wave_that_is_not_told_yet_may_restart() {
+    let mut cluster = Cluster::with(step(&["one", "two"]), vec![pod("control-0", "a")]);
+    cluster.change(&["one"]);
+    cluster.look();
+    let two = cluster.report("two");
+    (two.started, two.restarts) = (3_040, 2);
+    cluster.pod("two").container_restarts += 1;
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::NotInForce));
+    cluster.change(&["two"]);
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Soak), "what it was like when it was told counts");
+    cluster.report("two").restarts += 1;
+    assert_eq!(cluster.look_after(1).outcome, Outcome::Fail(FailReason::PodCrashed));
 }

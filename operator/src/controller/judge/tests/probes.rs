@@ -140,3 +140,57 @@ fn a_soak_below_15_s_is_judged_by_probes() {
     cluster.set_probe(&["canary"], None, "");
     assert_eq!(cluster.outcomes(2), [SUSPICION, Outcome::Fail(FailReason::JudgedWorse)]);
 }
+
+/// Puts another pod in the place of the canary, with the change in force.
+fn make_canary_anew(cluster: &mut Cluster) {
+    cluster.look();
+    cluster.pod("canary").uid = "another".to_owned();
+}
+
+#[test]
+fn a_route_that_was_dead_all_the_time_holds_up_no_pod_that_is_made_anew() {
+    let mut cluster = Cluster::new(3);
+    cluster.set_probe(&ALL, None, "");
+    cluster.look();
+    cluster.change(&["canary"]);
+    make_canary_anew(&mut cluster);
+    assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
+}
+
+#[test]
+fn a_pod_that_is_made_anew_and_has_answered_waits_for_controls_that_fail() {
+    let mut cluster = cluster();
+    make_canary_anew(&mut cluster);
+    cluster.look();
+    cluster.set_probe(&ALL, None, "");
+    assert_eq!(cluster.outcomes(40)[1..], [Outcome::Hold(HoldReason::ControlsFailing); 39]);
+}
+
+#[test]
+fn with_neither_a_past_nor_a_control_only_names_that_the_change_leads_elsewhere_are_judged() {
+    let cluster = |is_unchanged_route: bool| {
+        let mut cluster = Cluster::new(0);
+        cluster.change(&["canary"]);
+        cluster.set_probe(&["canary"], None, "");
+        cluster.report("canary").probes[0].is_unchanged_route = is_unchanged_route;
+        cluster
+    };
+    assert_eq!(cluster(true).last_verdict().outcome, Outcome::Pass);
+    let verdict = cluster(false).last_verdict();
+    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::JudgedWorse));
+    assert_eq!(verdict.sentence, "2 of the last 3 probes of www.example A on canary got no answer");
+}
+
+#[test]
+fn a_look_without_probes_says_no_more_than_the_last_one_with_them() {
+    let mut cluster = cluster();
+    cluster.set_probe(&["canary"], None, "");
+    let verdict = cluster.look();
+    assert_eq!(verdict.outcome, SUSPICION);
+    ALL.iter().for_each(|name| cluster.report(name).probes.clear());
+    assert_eq!((cluster.look(), cluster.look()), (verdict.clone(), verdict.clone()));
+    assert!(verdict.sentence.ends_with("was worse than 3 controls"), "{}", verdict.sentence);
+    let doubted: Vec<(&str, String)> =
+        cluster.trial.doubted_probes().map(|(pod, key)| (pod, key.name.clone())).collect();
+    assert_eq!(doubted, [("canary", "www.example".to_owned())]);
+}

@@ -35,11 +35,12 @@ fn the_soak_begins_when_the_last_pod_has_the_change_in_force() {
 #[test]
 fn a_canary_that_takes_the_place_of_another_is_judged_in_its_stead() {
     let mut cluster = Cluster::new(3);
-    cluster.trial.tell();
+    cluster.tell(&["canary"]);
     cluster.look();
     cluster.report("control-0").restarts = 5;
     cluster.look();
     cluster.trial.update_step(step(&["control-0"]));
+    cluster.tell(&["control-0"]);
     cluster.look();
     cluster.report("control-0").in_force = InForce::Target;
     assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
@@ -66,4 +67,15 @@ fn a_pod_of_a_wave_that_stays_behind_can_be_excused() {
     assert_eq!(cluster.outcomes(20), [Outcome::Hold(HoldReason::NotInForce); 20]);
     cluster.trial.start_soak(Duration::from_secs(cluster.now));
     assert_eq!(cluster.outcomes(6)[4..], [SOAK, Outcome::Pass]);
+}
+
+#[test]
+fn a_step_does_not_pass_while_probes_are_still_to_be_asked() {
+    let mut cluster = Cluster::new(3);
+    cluster.change(&["canary"]);
+    cluster.trial.wait_for_probes(7);
+    assert_eq!(cluster.outcomes(19), [SOAK; 19]);
+    assert_eq!(cluster.look().sentence, "One pod showed nothing worse for 95 s; probes still to be asked: 7");
+    cluster.trial.wait_for_probes(0);
+    assert_eq!(cluster.look().outcome, Outcome::Pass);
 }

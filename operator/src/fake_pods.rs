@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Crash,
     /// A pod that does not see the revision.
     Deaf,
+    /// A pod that answers nothing.
+    Mute,
 }
 
 /// Pods of a tier.
@@ -203,6 +205,9 @@ impl FakePods {
             of(name).or_else(|| of(""))
         };
         let fault = fault_of(asked.as_ref());
+        if fault == Some(Fault::Mute) {
+            return Value::Null;
+        }
         if !matches!(fault, Some(Fault::Refused | Fault::Deaf)) && asked.is_some() {
             pod.in_force.clone_from(&asked);
         }

@@ -349,6 +349,76 @@ async fn an_address_that_pods_ask_is_not_given_up_when_the_record_is_lost_and_a_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_gives_no_address_up_before_it_has_polled_every_node() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    world.pods.ask("169.254.20.10");
+    world.run(10).await;
+    world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+    world.run_until("it waits", |world| world.rolled_out().1 == "AddressInUse").await;
+    let target = world.target();
+    world.replace_process().await;
+    world.is_polling = false;
+    world.run(5).await;
+    let (_, reason, message) = world.rolled_out();
+    assert_eq!((world.step().as_str(), reason.as_str()), ("Start", "AddressInUse"));
+    let expected = "Whether pods ask 169.254.20.10 is not known yet: no answer from 2 nodes so far.";
+    assert!(message.starts_with(expected), "{message}");
+    world.is_polling = true;
+    world.run(30).await;
+    assert!(world.rolled_out().2.contains("169.254.20.10 was asked"), "{:?}", world.rolled_out());
+    assert_eq!(world.seen(&target), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_never_answers_a_new_leader_does_not_keep_an_address_for_ever() {
+    for has_address in [true, false] {
+        let mut world = World::start(&[2], settings_of("5s")).await;
+        let (mute, _) = world.pods.node_pods().into_iter().find(|(_, node)| node == "a1").unwrap();
+        if has_address {
+            world.pods.set_fault(&world.first, &mute, Some(Fault::Mute));
+        } else {
+            world.cluster.merge("/api/v1/namespaces/dnstier-node/pods", &mute, json!({"status": {"podIP": null}}));
+        }
+        world.replace_process().await;
+        world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+        let is_told = |world: &World| world.target() != world.first && !world.seen(&world.target()).is_empty();
+        world.run_until("the first node has it", is_told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_tells_no_pod_again_that_it_has_not_polled_yet() {
+    let mut world = World::start(&[4], settings_of("30s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.run(10).await;
+    world.replace_process().await;
+    world.is_polling = false;
+    let requests = world.cluster.requests().len();
+    world.run(5).await;
+    let later = world.cluster.requests().split_off(requests);
+    let is_telling = |request: &&FakeRequest| !request.body["metadata"]["annotations"]["dnstier.io/told"].is_null();
+    let told: Vec<&FakeRequest> = later.iter().filter(is_telling).collect();
+    assert!(told.is_empty(), "{told:#?}");
+    world.is_polling = true;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_whose_pods_are_made_again_get_the_target_in_a_wave() {
+    let mut world = World::start(&[3], json!({"soak": "5s", "waveSize": "100%"})).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    for (old, node) in world.pods.node_pods() {
+        world.pods.delete(&old);
+        world.pods.add_node_pod("a", &node).await;
+    }
+    world.run_until("a wave", |world| world.step() == "Wave").await;
+    assert_eq!(world.record()["moved"], json!(["a1", "a2"]));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_cannot_be_told_holds_no_roll_out_up_and_follows_when_it_can() {
     for (pod, step) in [("cache-a0", "Canary"), ("cache-a2", "Wave")] {
         let mut world = World::start(&[4, 2], settings_of("5s")).await;

@@ -161,6 +161,8 @@ pub(crate) struct World {
     pub(crate) is_old: Arc<AtomicBool>,
     /// Pods that cannot be annotated, by the begin of their names.
     refusing: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether each pod is polled before a pass.
+    pub(crate) is_polling: bool,
     pub(crate) first: String,
 }
 
@@ -196,12 +198,11 @@ impl World {
             for node in 0..*size {
                 let name = format!("{zone}{node}");
                 let labels = linux([(ZONE_LABEL, zone.to_owned())]);
+                let metadata = json!({
+                    "labels": labels, "creationTimestamp": Timestamp::from_second(BEGIN).unwrap().to_string(),
+                });
                 let conditions = json!([{"type": "Ready", "status": "True"}]);
-                cluster.merge(
-                    NODES,
-                    &name,
-                    json!({"metadata": {"labels": labels}, "status": {"conditions": conditions}}),
-                );
+                cluster.merge(NODES, &name, json!({"metadata": metadata, "status": {"conditions": conditions}}));
                 pods.add_node_pod(zone, &name).await;
             }
             for _ in 0..2 {
@@ -209,7 +210,8 @@ impl World {
             }
         }
         let process = Process::start(&cluster, &clock).await;
-        let mut world = Self { cluster, pods, process, clock, is_fenced, is_old, refusing, first: String::new() };
+        let (is_polling, first) = (true, String::new());
+        let mut world = Self { cluster, pods, process, clock, is_fenced, is_old, refusing, is_polling, first };
         world.run_until("the last Deployment", |world| world.cluster.list(DEPLOYMENTS).len() == zones.len()).await;
         let nodes: usize = zones.iter().sum();
         let status = json!({"observedGeneration": 1_000, "desiredNumberScheduled": nodes, "numberReady": nodes,
@@ -243,7 +245,9 @@ impl World {
         self.pods.set_now(now);
         self.process.catch_up(&self.cluster).await;
         change(&self.cluster);
-        self.process.poller.poll_all(u32::try_from((now.as_second() - BEGIN) * 1_000).unwrap()).await;
+        if self.is_polling {
+            self.process.poller.poll_all(u32::try_from((now.as_second() - BEGIN) * 1_000).unwrap()).await;
+        }
         let result = reconcile_tier(self.process.tier(), false, &self.process.context).await;
         if let Err(error) = result {
             assert!(error.is_conflict(), "{error}");

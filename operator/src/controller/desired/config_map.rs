@@ -9,6 +9,8 @@ use node_cache_config::names::{STABLE_REVISION, revision_key};
 use crate::controller::desired::config::RenderedRevision;
 use crate::controller::desired::meta::owned_meta;
 use crate::controller::owned::{OwnedObjects, labels, names, revision_history};
+use crate::controller::rollout::pods::Role;
+use crate::controller::rollout::revision::known_revisions;
 use crate::controller::validate::tier::ValidatedTier;
 use crate::settings::Settings;
 
@@ -22,7 +24,7 @@ const MAX_HISTORY_BYTES: usize = 700 * 1024;
 
 /// Builds the ConfigMaps of both namespaces: the newest revision under its identifier and as `stable`, and older ones.
 ///
-/// Revisions in use stay; of the others, the newest ones stay.
+/// Revisions in use stay, those first with which the proven one runs; of the others, the newest ones stay.
 #[must_use]
 pub(super) fn config_maps(
     tier: &ValidatedTier,
@@ -43,7 +45,10 @@ pub(super) fn config_maps(
         .into_iter()
         .map(|(namespace, component)| {
             let previous = existing.config_map(namespace, &name);
-            let revisions = retain_revisions(newest, previous, in_use);
+            // One that is not there gets the history of the other: a release in another namespace has taken the tier
+            // over, or somebody has deleted it.
+            let source = previous.or_else(|| existing.config_maps.iter().find(|other| other.name_any() == name));
+            let revisions = retain_revisions(newest, source, in_use);
             let mut metadata =
                 owned_meta(tier, namespace, name.clone(), labels::component_labels(&tier.name, component));
             let history: Vec<&str> = revisions.iter().map(|revision| revision.id.as_str()).collect();
@@ -81,14 +86,33 @@ fn retain_revisions(
     let older = previous.into_iter().flat_map(revision_history).filter(|revision| *revision != newest.id);
     let older: Vec<(&str, &String)> =
         older.filter_map(|revision| Some((revision, data?.get(&revision_key(revision))?))).collect();
-    let (used, unused): (Vec<_>, Vec<_>) = older.iter().copied().partition(|(revision, _)| in_use.contains(*revision));
+    let (mut used, unused): (Vec<_>, Vec<_>) =
+        older.iter().copied().partition(|(revision, _)| in_use.contains(*revision));
     let unused = unused.into_iter().take((MAX_REVISIONS - 1).saturating_sub(used.len()));
+    if used.iter().map(|(_, json)| json.len()).sum::<usize>() > MAX_HISTORY_BYTES {
+        let proven = previous.map(|previous| proven_names(previous, &used)).unwrap_or_default();
+        used.sort_by_key(|(revision, _)| !proven.contains(*revision));
+    }
     // Those in use come first: a pod may start with one of them again.
     let (mut retained, remaining_bytes) = fitting(used.into_iter(), MAX_HISTORY_BYTES);
     retained.extend(fitting(unused, MAX_UNUSED_BYTES.min(remaining_bytes)).0);
     let older = older.into_iter().filter(|(revision, _)| retained.contains(revision));
     let older = older.map(|(revision, json)| RenderedRevision { id: revision.to_owned(), json: json.clone() });
     std::iter::once(newest.clone()).chain(older).collect()
+}
+
+/// Returns the names under which pods run the proven revision: that of the key `stable`, and for each part the oldest
+/// name with the same one, since a part that does not change keeps its name. `used` has the newest names first.
+fn proven_names(config_map: &ConfigMap, used: &[(&str, &String)]) -> BTreeSet<String> {
+    let (known, stable) = known_revisions(config_map);
+    let Some(stable) = stable else { return BTreeSet::new() };
+    let oldest = |role| {
+        let is_same = |name: &&str| {
+            known.iter().any(|revision| revision.id == **name && revision.part(role) == stable.part(role))
+        };
+        used.iter().rev().map(|(name, _)| *name).find(is_same).map(str::to_owned)
+    };
+    [Role::Node, Role::Resolver].into_iter().filter_map(oldest).chain([stable.id.clone()]).collect()
 }
 
 /// Returns the first revisions that fit into a size, and how many bytes remain.
@@ -106,6 +130,9 @@ fn fitting<'a>(revisions: impl Iterator<Item = (&'a str, &'a String)>, max_bytes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::fixtures;
+    use crate::controller::validate::validate;
+    use node_cache_config::Config;
 
     fn rendered(id: &str) -> RenderedRevision {
         RenderedRevision { id: id.to_owned(), json: format!("{{\"{id}\":1}}") }
@@ -189,6 +216,43 @@ mod tests {
         let all: BTreeSet<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
         let revisions = retain_revisions(&rendered("h"), Some(&previous), &all);
         assert_eq!(ids(revisions), ["h", "g", "f", "e", "d"]);
+    }
+
+    #[test]
+    fn the_proven_revision_stays_and_later_ones_go_for_it_when_there_is_no_room_for_all() {
+        let observed = fixtures::serving("{}");
+        let data = observed.owned.config_maps[0].data.clone().unwrap();
+        let config = Config::from_json(data[&revision_key(STABLE_REVISION)].as_bytes()).unwrap();
+        let large = |of_nodes: u32, of_resolvers: u32| {
+            let mut config = config.clone();
+            config.node_cache.cache.max_ttl = of_nodes;
+            config.resolver.cache.max_ttl = of_resolvers;
+            serde_json::to_string(&config).unwrap() + &" ".repeat(150 * 1024)
+        };
+        let mut previous = config_map_with(&["g", "f", "e", "d", "c", "b", "a"]);
+        let data = previous.data.as_mut().unwrap();
+        // Nodes are asked to run c and resolvers b, whose part is that of c; the later ones are for nodes alone.
+        let parts = [("a", 1, 1), ("b", 2, 2), ("c", 3, 2), ("d", 4, 2), ("e", 5, 2), ("f", 6, 2), ("g", 7, 2)];
+        data.extend(parts.map(|(revision, nodes, resolvers)| (revision_key(revision), large(nodes, resolvers))));
+        data.insert(revision_key(STABLE_REVISION), large(3, 2));
+        let all: BTreeSet<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
+        assert_eq!(ids(retain_revisions(&rendered("h"), Some(&previous), &all)), ["h", "g", "f", "c", "b"]);
+    }
+
+    #[test]
+    fn a_config_map_that_is_not_there_gets_the_revisions_in_use_of_the_other_namespace() {
+        let (mut observed, settings) = (fixtures::serving("{}"), fixtures::settings());
+        let tier = validate(&observed, &settings).unwrap();
+        observed.owned.config_maps.retain(|other| other.namespace().as_ref() == Some(&settings.node_namespace));
+        let [of_nodes] = observed.owned.config_maps.as_slice() else { panic!("one is left") };
+        let proven = revision_history(of_nodes).next().unwrap().to_owned();
+        let in_use = BTreeSet::from([proven.clone()]);
+        let config_maps = config_maps(&tier, &settings, &rendered("new"), &observed.owned, &in_use);
+        assert_eq!(config_maps.len(), 2);
+        for config_map in &config_maps {
+            let data = config_map.data.as_ref().unwrap();
+            assert!(data.contains_key(&revision_key(&proven)) && data.contains_key(&revision_key("new")), "{data:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! The Nodes of the cluster, reduced to what decides which pods they run and which pods count: labels, taints, cordon
-//! and readiness.
+//! The Nodes of the cluster, reduced to what decides which pods they run and which pods count: labels, taints, cordon,
+//! readiness and age.
 
 use std::collections::{BTreeMap, HashMap};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::ZONE_LABEL;
@@ -26,6 +27,8 @@ pub(crate) struct ClusterNode {
     pub(crate) cordoned: bool,
     /// Whether the node is there: its condition `Ready` is neither `False` nor `Unknown`.
     pub(crate) ready: bool,
+    /// Time at which the Node was made; `None` where that is not known.
+    pub(crate) created: Option<Timestamp>,
 }
 
 /// A taint of a Node.
@@ -55,13 +58,14 @@ impl From<&Node> for ClusterNode {
             taints: spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().map(NodeTaint::from).collect(),
             cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
             ready: ready_condition(node).is_none_or(|condition| condition.status == "True"),
+            created: node.metadata.creation_timestamp.as_ref().map(|time| time.0),
         }
     }
 }
 
 impl From<Labels> for ClusterNode {
     fn from(labels: Labels) -> Self {
-        Self { labels, taints: Vec::new(), cordoned: false, ready: true }
+        Self { labels, taints: Vec::new(), cordoned: false, ready: true, created: None }
     }
 }
 
@@ -163,6 +167,7 @@ pub(crate) fn trim_node(node: &mut Node) {
 mod tests {
     use super::*;
     use futures::stream;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn node(change: impl FnOnce(&mut NodeSpec)) -> Node {
         let mut node = Node { spec: Some(NodeSpec::default()), ..Node::default() };
@@ -226,7 +231,11 @@ mod tests {
 
     #[test]
     fn a_trimmed_node_still_has_what_decides_its_pods() {
-        for node in [cordoned(), tainted(), with_ready("Unknown")] {
+        let created = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut old = node(|_| {});
+        old.meta_mut().creation_timestamp = Some(Time(created));
+        assert_eq!(ClusterNode::from(&old).created, Some(created));
+        for node in [cordoned(), tainted(), with_ready("Unknown"), old] {
             let mut trimmed = node.clone();
             trim_node(&mut trimmed);
             assert_eq!(ClusterNode::from(&trimmed), ClusterNode::from(&node));

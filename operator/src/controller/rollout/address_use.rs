@@ -30,6 +30,17 @@ pub(crate) fn sentence(asked: impl IntoIterator<Item = (IpAddr, Vec<(String, u32
     (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
+/// Returns the sentence about given up addresses of which some nodes have not told yet whether pods ask them; `None`
+/// without such nodes, or when no address is given up.
+#[must_use]
+pub(crate) fn unknown_sentence(given_up: &[IpAddr], nodes: usize) -> Option<String> {
+    let addresses: Vec<String> = given_up.iter().map(IpAddr::to_string).collect();
+    let nodes = plural(u32::try_from(nodes).ok().filter(|nodes| *nodes > 0)?, "node");
+    let text =
+        || format!("Whether pods ask {} is not known yet: no answer from {nodes} so far.", join_some(&addresses));
+    (!addresses.is_empty()).then(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +53,13 @@ mod tests {
         let expected = "169.254.20.10 was asked in the last ten minutes on 2 nodes: a (1 time) and c (1203 times).";
         assert_eq!(sentence(asked.clone()).as_deref(), Some(expected));
         assert_eq!(sentence(asked.into_iter().take(1)), None);
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_told_with_the_number_of_nodes() {
+        let given_up = ["10.96.0.10", "169.254.20.10"].map(|text| text.parse().unwrap());
+        let expected = "Whether pods ask 10.96.0.10 and 169.254.20.10 is not known yet: no answer from 2 nodes so far.";
+        assert_eq!(unknown_sentence(&given_up, 2).as_deref(), Some(expected));
+        assert_eq!((unknown_sentence(&given_up, 0), unknown_sentence(&[], 2)), (None, None));
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use dnstier_crds::conditions::Reason;
 use dnstier_crds::v1alpha1::RolloutStatus;
 
-use crate::controller::owned::labels::CONFIRM_ROLLOUT;
 use crate::controller::rollout::asks::{Ask, asks};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
@@ -140,8 +139,15 @@ fn adopt(record: &mut Record, inputs: &Inputs<'_>) {
         return;
     }
     let mut superseded = std::mem::take(&mut record.superseded);
-    if record.step.is_judged() || record.step == Step::Start {
-        superseded.extend([record.target.nodes.clone(), record.target.resolvers.clone()]);
+    let parts = [record.target.nodes.clone(), record.target.resolvers.clone()];
+    if record.step == Step::Start {
+        superseded.extend(parts.clone());
+    }
+    // One that no pod is asked to run would keep its key in the ConfigMap for nothing.
+    superseded.retain(|revision| around.pods.iter().any(|pod| pod.is_asked(revision)));
+    if record.step.is_judged() {
+        // The watch may not have delivered the last tellings yet.
+        superseded.extend(parts);
     }
     let mut rejections = std::mem::take(&mut record.rejections);
     if !is_rejected {
@@ -178,9 +184,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
             (Reason::ControlsFailing, format!("Pods that are not changed fail too.{said}"))
         }
         Step::Start if around.obstacle(record).is_some() => {
-            let obstacle = around.obstacle(record).unwrap_or_default();
-            let confirm = format!("annotate the DnsTier with {CONFIRM_ROLLOUT}={target} to go on");
-            (Reason::AddressInUse, format!("{obstacle} Nobody is told before you {confirm}."))
+            (Reason::AddressInUse, around.obstacle(record).unwrap_or_default())
         }
         Step::Start | Step::Done | Step::Stopped => {
             let proven = record.proven.as_ref();

@@ -38,6 +38,8 @@ pub(crate) struct RolloutPod {
     pub(crate) away: bool,
     /// Whether the API server has refused for half a minute to let the pod be told a revision.
     pub(crate) out_of_reach: bool,
+    /// Whether the first poll of the pod in this term of the operator is still to come. What it runs is not known yet.
+    pub(crate) unpolled: bool,
     /// Configuration that the pod is asked to run; `None` for a new pod.
     pub(crate) asked: Option<String>,
     /// Configuration that the pod says it runs; `None` while it has not said.
@@ -50,6 +52,8 @@ pub(crate) struct RolloutPod {
     pub(crate) responses: u64,
     /// Time at which the pod was made.
     pub(crate) created: Timestamp,
+    /// Time at which the Node was made, however often its pod was made again; of a resolver, that of the pod.
+    pub(crate) joined: Timestamp,
 }
 
 impl RolloutPod {
@@ -82,21 +86,23 @@ impl RolloutPod {
 
     /// Returns whether the pod does not have in force what it is asked to run and is to be told again by now.
     ///
-    /// A pod that does not say what it runs is told again only while something moves: all of them say nothing yet when
-    /// the operator has just started.
+    /// A pod that was not polled yet may have it. One that does not say what it runs is told again only while something
+    /// moves.
     #[must_use]
     pub(crate) fn is_due_again(&self, is_moving: bool, now: Timestamp) -> bool {
         let is_late = self.told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN_AFTER);
         let is_known = self.in_force.is_some() || is_moving && self.told.is_some();
         let is_behind = self.asked.is_some() && self.in_force != self.asked;
-        !self.away && is_known && is_behind && self.tellings < MAX_TELLINGS && is_late
+        !self.away && !self.unpolled && is_known && is_behind && self.tellings < MAX_TELLINGS && is_late
     }
 
-    /// Returns whether the pod was told often enough and does not have in force what it is asked to run.
+    /// Returns whether the pod was told often enough and does not have in force what it is asked to run. One that was
+    /// not polled yet may have it.
     #[must_use]
     pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
         let is_given_up = self.told.is_none_or(|told| now.duration_since(told) >= GIVE_UP_AFTER);
-        self.asked.is_some() && self.in_force != self.asked && self.tellings >= MAX_TELLINGS && is_given_up
+        let is_behind = self.asked.is_some() && self.in_force != self.asked;
+        !self.unpolled && is_behind && self.tellings >= MAX_TELLINGS && is_given_up
     }
 
     /// Returns whether the pod can be chosen for a step. One that was not asked anything yet runs what is proven.

@@ -35,7 +35,8 @@ pub(crate) struct Record {
     /// Zones of the nodes that go first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) zones: BTreeMap<String, String>,
-    /// Configurations that were on their way when this target took their place. Their pods get the target first.
+    /// Configurations that were on their way when this target took their place, and that pods may be asked to run.
+    /// These pods get the target first.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) superseded: BTreeSet<String>,
     /// Pods that were to go first and did not take over the target, or are away: they stay on the proven revision until

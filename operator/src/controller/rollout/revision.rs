@@ -45,7 +45,9 @@ pub(crate) struct KnownRevision {
 }
 
 impl KnownRevision {
-    fn part(&self, role: Role) -> &str {
+    /// Returns the fingerprint of the part that pods of a role read.
+    #[must_use]
+    pub(crate) fn part(&self, role: Role) -> &str {
         match role {
             Role::Node => &self.parts.nodes,
             Role::Resolver => &self.parts.resolvers,

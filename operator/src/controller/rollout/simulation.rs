@@ -55,6 +55,7 @@ pub(super) struct World {
     pub(super) retry: Option<String>,
     pub(super) confirm: Option<String>,
     pub(super) address_in_use: Option<String>,
+    pub(super) address_unknown: Option<String>,
     /// Parts that the judge fails.
     pub(super) bad: BTreeSet<String>,
     pub(super) are_controls_failing: bool,
@@ -91,6 +92,7 @@ impl World {
             retry: None,
             confirm: None,
             address_in_use: None,
+            address_unknown: None,
             bad: BTreeSet::new(),
             are_controls_failing: false,
             has_pauses: false,
@@ -127,12 +129,14 @@ impl World {
             ready: true,
             away: node.is_some_and(|node| self.away.contains(node)),
             out_of_reach: false,
+            unpolled: false,
             asked: None,
             in_force: None,
             tellings: 0,
             told: None,
             responses: 0,
             created: self.now,
+            joined: self.now,
         });
     }
 
@@ -142,6 +146,17 @@ impl World {
         self.deaf.remove(&old.name);
         self.refusing.remove(&old.name);
         self.add_pod(old.role, &old.zone, old.node.as_deref());
+        if let (Role::Node, Some(new)) = (old.role, self.pods.last_mut()) {
+            new.joined = old.joined;
+        }
+    }
+
+    /// Makes another operator the leader, which has polled no pod yet, or lets it poll all of them.
+    pub(super) fn set_unpolled(&mut self, unpolled: bool) {
+        for pod in &mut self.pods {
+            pod.unpolled = unpolled;
+            pod.in_force = if unpolled { None } else { pod.asked.clone() };
+        }
     }
 
     pub(super) fn set_away(&mut self, node: &str, away: bool) {
@@ -222,6 +237,7 @@ impl World {
             announced: self.announced.as_deref(),
             is_past_known: self.is_past_known,
             address_in_use: self.address_in_use.as_deref(),
+            address_unknown: self.address_unknown.as_deref(),
             confirm: self.confirm.as_deref(),
             retry: self.retry.as_deref(),
             now: self.now,
@@ -294,7 +310,7 @@ impl World {
     pub(super) fn tick(&mut self) {
         self.now += SignedDuration::from_secs(1);
         let now = self.now;
-        for pod in self.pods.iter_mut().filter(|pod| !pod.away && !self.mute.contains(&pod.name)) {
+        for pod in self.pods.iter_mut().filter(|pod| !pod.away && !pod.unpolled && !self.mute.contains(&pod.name)) {
             let is_due = pod.told.is_some_and(|told| now.duration_since(told).as_secs() >= DELAY);
             if is_due && !self.deaf.contains(&pod.name) {
                 pod.in_force.clone_from(&pod.asked);

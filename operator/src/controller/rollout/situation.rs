@@ -45,6 +45,9 @@ pub(crate) struct Situation {
     pub(crate) settings: Rollout,
     /// Captured addresses that the target gives up and that are asked; `None` without any.
     pub(crate) address_in_use: Option<String>,
+    /// Captured addresses that the target gives up while some nodes have not told yet whether they are asked there;
+    /// `None` without any.
+    pub(crate) address_unknown: Option<String>,
     /// Present time.
     pub(crate) now: Timestamp,
     nodes: BTreeSet<String>,
@@ -104,6 +107,8 @@ impl Situation {
             None => config_of(&desired.id),
         };
         let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
+        let is_unanswered = |pod: &&RolloutPod| pod.role == Role::Node && pod.is_reachable() && pod.unpolled;
+        let unanswered = pods.iter().filter(is_unanswered).count();
         let announced = announced(tier, &desired);
         let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
         Some(Self {
@@ -112,6 +117,7 @@ impl Situation {
             desired,
             settings: tier.spec.rollout.clone(),
             address_in_use: address_in_use(observed, &given_up, uses),
+            address_unknown: address_use::unknown_sentence(&given_up, unanswered),
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
             stable,
@@ -131,6 +137,7 @@ impl Situation {
             announced: self.announced.as_deref(),
             is_past_known,
             address_in_use: self.address_in_use.as_deref(),
+            address_unknown: self.address_unknown.as_deref(),
             confirm: self.confirm.as_deref(),
             retry: self.retry.as_deref(),
             now: self.now,
@@ -204,6 +211,10 @@ fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {
     };
     let report = observed.reports.get(&pod.uid);
     let status = report.and_then(|report| report.last_status.as_ref());
+    // A poll that failed has been tried. A pod without an address is not polled, and nobody waits for it.
+    let was_polled = report.is_some_and(|report| report.last_status.is_some() || report.failures > 0);
+    let created = pod.lifecycle.created.unwrap_or(Timestamp::UNIX_EPOCH);
+    let node = pod.node.as_deref().filter(|_| role == Role::Node).and_then(|node| observed.nodes.get(node));
     let responses = report.and_then(|report| report.rates()).map_or(0.0, |rates| rates.queries);
     RolloutPod {
         role,
@@ -213,12 +224,14 @@ fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {
         ready: pod.ready,
         away: is_away(observed, pod),
         out_of_reach: false,
+        unpolled: pod.address.is_some() && !was_polled,
         asked: pod.annotated_revision.clone(),
         in_force: status.and_then(|status| in_force(status, pod.annotated_revision.as_deref())),
         tellings: pod.told.map_or(1, |told| told.number),
         told: pod.told.map(|told| told.time),
         responses: (responses * TRAFFIC_SPAN.as_secs_f64()) as u64,
-        created: pod.lifecycle.created.unwrap_or(Timestamp::UNIX_EPOCH),
+        created,
+        joined: node.and_then(|(_, node)| node.created).unwrap_or(created),
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::controller::judge::verdict::FailReason;
+use crate::controller::owned::labels::CONFIRM_ROLLOUT;
 use crate::controller::rollout::pods::{Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
@@ -56,6 +57,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) is_past_known: bool,
     /// Captured addresses that the target gives up and that are asked: which nodes, how often. `None` without any.
     pub(crate) address_in_use: Option<&'a str>,
+    /// Captured addresses that the target gives up while some nodes have not told yet whether they are asked there: how
+    /// many nodes. `None` without any.
+    pub(crate) address_unknown: Option<&'a str>,
     /// Value of the annotation `dnstier.io/confirm-rollout`.
     pub(crate) confirm: Option<&'a str>,
     /// Value of the annotation `dnstier.io/retry-rollout`.
@@ -74,10 +78,17 @@ impl Surroundings<'_> {
         !record.step.is_judged() || is_announced() && (self.is_past_known || is_late())
     }
 
-    /// Returns the sentence about addresses in use for which a target waits; `None` once it is confirmed.
+    /// Returns the sentences about addresses for which a target waits, because they are in use or because that is not
+    /// known yet; `None` once the target is confirmed.
     #[must_use]
-    pub(crate) fn obstacle(&self, record: &Record) -> Option<&str> {
-        self.address_in_use.filter(|_| self.confirm != Some(&record.target.id))
+    pub(crate) fn obstacle(&self, record: &Record) -> Option<String> {
+        let target = &record.target.id;
+        if self.confirm == Some(target) {
+            return None;
+        }
+        let confirm = format!("you annotate the DnsTier with {CONFIRM_ROLLOUT}={target} to go on.");
+        let in_use = self.address_in_use.map(|in_use| format!("{in_use} Nobody is told before {confirm}"));
+        in_use.or_else(|| Some(format!("{} Until then nobody is told, unless {confirm}", self.address_unknown?)))
     }
 }
 
@@ -397,7 +408,7 @@ fn begin_wave(record: &mut Record, proven: &TierRevision, around: &Surroundings<
         let others = candidates(around.pods, Role::Node, zone, &proven.nodes, &record.set_aside);
         let size = around.settings.wave_size.nodes_of(zone_size(around.pods, Role::Node, zone));
         // Nodes that came since would otherwise keep a slow roll-out from ever ending. They get the target at the end.
-        let is_any_older = others.iter().any(|pod| pod.created <= record.started.0);
+        let is_any_older = others.iter().any(|pod| pod.joined <= record.started.0);
         if is_any_older || others.len() > size {
             let moved = others.into_iter().take(size).map(|pod| pod.key().to_owned()).collect();
             record.begin(Step::Wave, Some(zone), moved, around.now);

@@ -346,6 +346,48 @@ fn a_pod_of_a_step_that_is_made_again_is_watched_for_the_whole_soak() {
 }
 
 #[test]
+fn nodes_whose_pods_are_made_again_get_the_target_in_waves_and_those_that_joined_hold_nothing_up() {
+    let mut world = World::new(&[4, 3]);
+    world.settings.wave_size = WaveSize::Percent(100);
+    world.change(revision(2, 1));
+    world.run_until("the first nodes run it", |world| world.nodes_on("n2").len() == 2);
+    for key in world.nodes.clone() {
+        let index = world.pods.iter().position(|pod| pod.key() == key).unwrap();
+        world.recreate(index);
+    }
+    let waves = nodes(&steps(&mut world), Step::Wave);
+    assert_eq!(waves, [vec!["b001", "b002"], vec!["a001", "a002", "a003"]]);
+    world.settings.wave_size = WaveSize::Nodes(1);
+    world.change(revision(3, 1));
+    world.run_until("the first nodes run it", |world| world.nodes_on("n3").len() == 2);
+    world.add_node("a", "a9");
+    assert_eq!(nodes(&steps(&mut world), Step::Wave).concat(), ["b001", "b002", "a001", "a002", "a003"]);
+    assert_eq!(world.nodes_on("n3").len(), 8);
+}
+
+#[test]
+fn a_new_leader_neither_gives_up_nor_tells_again_pods_that_it_has_not_polled_yet() {
+    let mut world = World::new(&[4]);
+    world.settings.soak = Duration::from_seconds(60);
+    world.deaf = BTreeSet::from([world.pod("a000").name.clone()]);
+    world.change(revision(2, 1));
+    world.run_until("it is told as often as may be", |world| world.pod("a000").tellings == MAX_TELLINGS);
+    world.deaf.clear();
+    world.run_until("it is watched", |world| world.record().watched_since.is_some());
+    world.run(30);
+    world.set_unpolled(true);
+    for _ in 0..20 {
+        assert_eq!(world.pass(usize::MAX).asks, []);
+        world.tick();
+    }
+    assert_eq!((world.record().step, &world.record().set_aside), (Step::Canary, &BTreeSet::new()));
+    assert_eq!(world.nodes_on("n2"), ["a000"]);
+    world.set_unpolled(false);
+    world.settle();
+    assert_eq!(world.nodes_on("n2").len(), 4);
+}
+
+#[test]
 fn a_tier_is_proven_although_a_pod_says_nothing() {
     let mut world = World::new(&[4]);
     world.record = None;
@@ -481,6 +523,28 @@ fn an_address_that_is_asked_is_given_up_only_when_somebody_confirms_that_target(
 }
 
 #[test]
+fn an_address_of_which_nodes_have_not_told_yet_whether_it_is_asked_waits_for_them_or_for_the_confirmation() {
+    for is_confirmed in [false, true] {
+        let mut world = World::new(&[2]);
+        world.address_unknown = Some("1 node has not told.".to_owned());
+        world.change(revision(2, 1));
+        world.run(120);
+        assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Start, 0));
+        let (reason, sentence) = reason(&mut world);
+        assert_eq!(reason, RolloutReason::AddressInUse);
+        let end = "Until then nobody is told, unless you annotate the DnsTier with dnstier.io/confirm-rollout=n2r1";
+        assert_eq!(sentence, format!("1 node has not told. {end} to go on."));
+        if is_confirmed {
+            world.confirm = Some("n2r1".to_owned());
+        } else {
+            world.address_unknown = None;
+        }
+        world.settle();
+        assert_eq!(world.nodes_on("n2").len(), 2);
+    }
+}
+
+#[test]
 fn controls_that_fail_hold_a_roll_out_and_never_take_it_back() {
     let mut world = World::new(&[4]);
     world.are_controls_failing = true;
@@ -522,6 +586,25 @@ fn a_revision_stays_in_the_config_map_while_a_pod_may_be_told_to_run_it() {
     world.run(1);
     let names: BTreeSet<&String> = world.record().named_revisions().collect();
     assert_eq!(Vec::from_iter(names), ["n1r1", "n2r1", "n3r1"]);
+}
+
+#[test]
+fn targets_that_no_pod_was_told_leave_nothing_in_the_config_map() {
+    let mut world = World::new(&[4]);
+    world.change(revision(2, 1));
+    world.run_until("the canary runs it", |world| world.nodes_on("n2").len() == 1);
+    world.address_in_use = Some("1 node was asked.".to_owned());
+    for number in 3..30 {
+        world.change(revision(number, 1));
+        world.run(2);
+    }
+    assert_eq!(world.record().step, Step::Start);
+    let names: BTreeSet<&String> = world.record().named_revisions().collect();
+    assert_eq!(Vec::from_iter(names), ["n1r1", "n29r1", "n2r1"]);
+    world.address_in_use = None;
+    world.run_until("the canary has the newest one", |world| world.record().step == Step::Moved);
+    world.settle();
+    assert_eq!(world.nodes_on("n29").len(), 4);
 }
 
 #[test]

@@ -107,12 +107,15 @@ pub(super) struct Pod {
     /// Number of pods before it in this place.
     pub(super) made: u8,
     pub(super) presence: Presence,
+    /// Whether its node was away in this roll-out: nobody watched what it did meanwhile.
+    pub(super) was_away: bool,
 }
 
 impl Pod {
     pub(super) const fn new(made: u8, created: u8, asked: Option<u8>) -> Self {
         let tellings = if asked.is_some() { 1 } else { 0 };
-        Self { asked, in_force: asked, tellings, told: None, created, made, presence: Presence::Here }
+        let (presence, was_away) = (Presence::Here, false);
+        Self { asked, in_force: asked, tellings, told: None, created, made, presence, was_away }
     }
 
     pub(super) const fn old(asked: Option<u8>) -> Self {
@@ -127,9 +130,9 @@ impl Pod {
         self.is_here() && self.asked.is_some() && self.asked != self.in_force
     }
 
-    /// Returns whether the pod may be younger than the roll-out: it gets the target at the end.
-    pub(super) fn is_new(&self) -> bool {
-        self.created != OLD || self.made > 0
+    /// Returns whether a resolver may be younger than the roll-out: it gets the target at the end. Nodes are older.
+    pub(super) fn is_new(&self, place: &Place) -> bool {
+        place.role == Role::Resolver && (self.created != OLD || self.made > 0)
     }
 
     /// Returns the pod as the planner sees it.
@@ -143,12 +146,14 @@ impl Pod {
             ready: self.is_here(),
             away: self.presence == Presence::Away,
             out_of_reach: false,
+            unpolled: false,
             asked: id(self.asked),
             in_force: id(self.in_force),
             tellings: self.tellings,
             told: self.told.map(|age| time(age).0),
             responses: 0,
             created: time(self.created).0,
+            joined: time(if place.role == Role::Node { OLD } else { self.created }).0,
         }
     }
 

@@ -128,6 +128,7 @@ impl Rollouts {
             Action::Leave(number) => {
                 next.budget.departures -= 1;
                 next.pods[*number].presence = Presence::Away;
+                next.pods[*number].was_away = true;
             }
             Action::Return(number) => next.pods[*number].presence = Presence::Here,
             Action::Remove(number) => {

@@ -46,6 +46,7 @@ impl Tier {
             announced,
             is_past_known: true,
             address_in_use: None,
+            address_unknown: None,
             confirm: None,
             retry,
             now: now(),
@@ -244,7 +245,7 @@ impl Tier {
         let Some(before) = old.proven.as_ref().map(|proven| self.revisions.number(&proven.id)) else { return };
         if proven != before {
             let is_left_out = |(pod, place): (&Pod, &Place)| {
-                let is_late = pod.is_new() || old.set_aside.contains(&pod.key(place));
+                let is_late = pod.is_new(place) || pod.was_away || old.set_aside.contains(&pod.key(place));
                 let reads = self.differs(place, proven, before);
                 pod.is_here() && reads && !is_late && !cluster.passed.contains(&pod.key(place))
             };
@@ -254,6 +255,7 @@ impl Tier {
         }
         if matches!(new.step, Step::Done | Step::Stopped) {
             cluster.passed.clear();
+            cluster.pods.iter_mut().for_each(|pod| pod.was_away = pod.presence == Presence::Away);
         }
     }
 

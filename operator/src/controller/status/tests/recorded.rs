@@ -66,12 +66,14 @@ fn status_at(step: Step, told: Told<'_>) -> DnsTierStatus {
         ready: true,
         away: false,
         out_of_reach: false,
+        unpolled: false,
         asked: Some(if is_on_a_node { TARGET } else { "1a2b3c4d5e" }.to_owned()),
         in_force: Some(if is_on_a_node { TARGET } else { "1a2b3c4d5e" }.to_owned()),
         tellings: 1,
         told: Some(observed.now),
         responses: 0,
         created: Timestamp::UNIX_EPOCH,
+        joined: Timestamp::UNIX_EPOCH,
     };
     let plan = plan(&Inputs {
         record: Some(&record),
@@ -86,6 +88,7 @@ fn status_at(step: Step, told: Told<'_>) -> DnsTierStatus {
             announced: Some(TARGET),
             is_past_known: true,
             address_in_use: told.address_in_use,
+            address_unknown: None,
             confirm: None,
             retry: None,
             now: observed.now,

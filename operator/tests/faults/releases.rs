@@ -10,6 +10,7 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::common::objects::Key;
 use crate::common::state::is_at_rest;
 use crate::world::World;
 use crate::{cluster, runtime};
@@ -102,7 +103,19 @@ async fn wait_until(world: &World, what: &str, is_so: impl Fn() -> bool) -> Resu
     while !is_so() {
         if start.elapsed() > LIMIT {
             let tier = world.cluster.objects.get("DnsTier", "", &world.name);
-            bail!("{what}: {}", tier.map(|tier| tier["status"].to_string()).unwrap_or_default());
+            let of_world = |key: &Key, _: &Value| key.1.starts_with(&world.name);
+            let workloads = world
+                .cluster
+                .objects
+                .select(of_world)
+                .into_iter()
+                .filter(|(key, _)| ["Pod", "Deployment", "DaemonSet"].contains(&key.0));
+            let workloads = workloads.map(|((kind, namespace, name), object)| {
+                let annotations = &object["metadata"]["annotations"];
+                format!("{kind} {namespace}/{name}: {annotations} {}", object["status"])
+            });
+            let workloads = workloads.collect::<Vec<_>>().join("\n");
+            bail!("{what}: {}\n{workloads}", tier.map(|tier| tier["status"].to_string()).unwrap_or_default());
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

@@ -90,7 +90,7 @@ fn parts() -> BTreeMap<Part, BTreeSet<String>> {
         let of_nodes = metadata["labels"]["app.kubernetes.io/component"] == "node-cache";
         let template = if of_nodes { Part::NodeTemplate } else { Part::ResolverTemplate };
         let revision = if of_nodes { Part::NodeRevision } else { Part::ResolverRevision };
-        let mut put = |part, value: &Value| drop(parts.entry(part).or_default().insert(value.to_string()));
+        let mut put = |part, value: &Value| parts.entry(part).or_default().extend([value.to_string()]);
         match object["kind"].as_str() {
             Some("Pod") if metadata["deletionTimestamp"].is_null() => {
                 put(revision, &metadata["annotations"]["dnstier.io/revision"]);

@@ -87,8 +87,8 @@ impl UnreadableReporter {
             ..ObjectReference::default()
         };
         let note = format!(
-            "The operator cannot read the tier: {}. Its pods run on as they are, and no change reaches them. Correct the \
-             spec, or upgrade the operator to the release of the CustomResourceDefinition.",
+            "The operator cannot read the tier: {}. Its pods run on as they are, and no change reaches them. Correct \
+             the spec, or upgrade the operator to the release of the CustomResourceDefinition.",
             invalid.error
         );
         let event = Event {

@@ -319,15 +319,15 @@ impl Shared {
         let mut moments = tokio::time::interval(MOMENT);
         let mut distortions = self.distortion.subscribe();
         let mut current = self.distortion_of(path);
+        if current == Some(Distortion::Silence) {
+            // It was opened in place of one that is silent.
+            self.lock().distorted.is_first(path);
+            current = None;
+        }
         loop {
             let mut outputs = Vec::new();
             tokio::select! {
-                () = sender.closed() => {
-                    if current == Some(Distortion::Silence) {
-                        self.lock().distorted.is_first(path);
-                    }
-                    return;
-                }
+                () = sender.closed() => return,
                 _ = moments.tick() => outputs = filter.end_moment(),
                 changed = distortions.changed() => {
                     if changed.is_err() {

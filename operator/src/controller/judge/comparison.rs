@@ -16,6 +16,10 @@ pub(crate) const SIGNIFICANCE: f64 = 0.001;
 const DOUBT: f64 = 0.05;
 /// Controls from which their own variation is known.
 const MIN_CONTROLS_FOR_DISPERSION: usize = 3;
+/// Controls from which their own variation is known well.
+const MANY_CONTROLS: usize = 10;
+/// Variation beyond chance that is assumed where a few controls show less.
+const MIN_DISPERSION_OF_FEW: f64 = 1.25;
 /// Variation beyond chance that is believed at the most.
 const MAX_DISPERSION: f64 = 4.0;
 
@@ -161,7 +165,7 @@ pub(crate) fn compare(
     }
 }
 
-/// Returns by how much the changes of controls vary more than by chance, 1 to [`MAX_DISPERSION`]. It follows from
+/// Returns by how much the changes of controls vary more than by chance, [`MAX_DISPERSION`] at the most. It follows from
 /// medians, so that trouble of a few controls is not in it.
 fn dispersion(controls: &[&Change]) -> f64 {
     /// Median of the square of a number with the standard normal distribution.
@@ -174,7 +178,8 @@ fn dispersion(controls: &[&Change]) -> f64 {
     let middle = median(&deviations).unwrap_or_default();
     let mut squares: Vec<f64> = deviations.iter().map(|deviation| (deviation - middle).powi(2)).collect();
     squares.sort_by(f64::total_cmp);
-    (median(&squares).unwrap_or_default() / MEDIAN_OF_SQUARES).clamp(1.0, MAX_DISPERSION)
+    let min = if controls.len() < MANY_CONTROLS { MIN_DISPERSION_OF_FEW } else { 1.0 };
+    (median(&squares).unwrap_or_default() / MEDIAN_OF_SQUARES).clamp(min, MAX_DISPERSION)
 }
 
 /// Compares a change with the own past alone, where no control is left.

@@ -107,18 +107,15 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@# It scrapes the lab, and its promtool checks the pages of metrics.
 	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
+	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
+	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS) $(WAITING_TESTS),$(TEST_BINARIES)))
 	@# These wait more than they work: side by side.
-	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target test-others $(WAITING_TESTS:%=test-%)
+	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(WAITING_TESTS:%=test-%)
 	@# So do these, each of which has a control plane of its own.
 	$(control_plane)
 	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(CONTROL_PLANE_TESTS:%=test-%)
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
-
-.PHONY: test-others
-test-others:
-	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
-	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS) $(WAITING_TESTS),$(TEST_BINARIES)))
 
 .PHONY: $(WAITING_TESTS:%=test-%) $(CONTROL_PLANE_TESTS:%=test-%)
 $(WAITING_TESTS:%=test-%) $(CONTROL_PLANE_TESTS:%=test-%): test-%:

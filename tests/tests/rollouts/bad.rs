@@ -89,8 +89,11 @@ fn a_change_that_nodes_refuse_stops_at_the_first_node_of_each_zone() {
         map["data"].as_object().expect("revisions").keys().cloned().collect()
     };
     let before = keys();
-    let change = r#"{"spec":{"rollout":{"soak":"30s"},"nodeCache":{"cache":{"serveStale":"12h"}}}}"#;
-    let (reason, message) = apply_and_spoil(change, || {
+    // A lab that stays up has the revision of an earlier run.
+    let stale = 40_000 + rand::random::<u16>() % 3_000;
+    let cache = format!(r#"{{"cache":{{"serveStale":"{stale}s"}}}}"#);
+    let change = format!(r#"{{"spec":{{"rollout":{{"soak":"30s"}},"nodeCache":{cache}}}}}"#);
+    let (reason, message) = apply_and_spoil(&change, || {
         let new = wait_until("the new revision is written", WAIT_TIMEOUT, || {
             keys().difference(&before).next().cloned().ok_or_else(|| format!("{before:?}"))
         });

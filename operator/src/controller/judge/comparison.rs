@@ -165,8 +165,8 @@ pub(crate) fn compare(
     }
 }
 
-/// Returns by how much the changes of controls vary more than by chance, [`MAX_DISPERSION`] at the most. It follows from
-/// medians, so that trouble of a few controls is not in it.
+/// Returns by how much the changes of controls vary more than by chance, [`MAX_DISPERSION`] at the most. It follows
+/// from medians, so that trouble of a few controls is not in it.
 fn dispersion(controls: &[&Change]) -> f64 {
     /// Median of the square of a number with the standard normal distribution.
     const MEDIAN_OF_SQUARES: f64 = 0.455;

@@ -36,7 +36,7 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) zones: BTreeMap<String, String>,
     /// Configurations that were on their way when this target took their place, and that pods may be asked to run.
-    /// These pods get the target first.
+    /// Pods on one of them get the target first.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) superseded: BTreeSet<String>,
     /// Pods that were to go first and did not take over the target, or are away: they stay on the proven revision until

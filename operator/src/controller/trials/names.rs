@@ -2,10 +2,14 @@
 
 use dnstier_crds::v1alpha1::{Probe, ProbeCompare};
 use node_cache_config::Config;
+use node_cache_config::names::revision_key;
 use node_cache_config::probes::ProbeName;
 
 use crate::controller::judge::pod_look::{Compare, ProbeOutcome};
+use crate::controller::observe::Observed;
 use crate::controller::rollout::pods::Role;
+use crate::controller::rollout::record::Record;
+use crate::controller::rollout::revision::TierRevision;
 use crate::controller::trials::prober::Answer;
 
 /// Routes that a pod is asked for in one look, at least, where there are as many.
@@ -22,6 +26,13 @@ pub(super) struct Names {
     unchanged: Vec<ProbeName>,
     /// Names that pods with the change in force have to be asked for.
     required: Vec<ProbeName>,
+}
+
+/// Names that pods of each role can be asked for.
+#[derive(Debug, Default)]
+pub(super) struct TierNames {
+    pub(super) nodes: Names,
+    pub(super) resolvers: Names,
 }
 
 impl Names {
@@ -111,6 +122,30 @@ impl Names {
     fn room(&self, limit: usize) -> usize {
         limit.saturating_sub(self.always.len()).max(MIN_ROUTES)
     }
+}
+
+impl TierNames {
+    /// Returns the names of the target of a record and of the proven revision.
+    pub(super) fn of(observed: &Observed, record: &Record, proven: &TierRevision) -> Self {
+        let (target, proven) = (config_of(observed, &record.target.id), config_of(observed, &proven.id));
+        let of_role = |role| Names::of(target.as_ref(), proven.as_ref(), role);
+        Self { nodes: of_role(Role::Node), resolvers: of_role(Role::Resolver) }
+    }
+
+    /// Returns the names that pods of a role can be asked for.
+    pub(super) fn of_role(&self, role: Role) -> &Names {
+        match role {
+            Role::Node => &self.nodes,
+            Role::Resolver => &self.resolvers,
+        }
+    }
+}
+
+/// Returns a configuration of the ConfigMap.
+fn config_of(observed: &Observed, id: &str) -> Option<Config> {
+    let data = observed.owned.config_maps.iter().filter_map(|config_map| config_map.data.as_ref());
+    let json = data.filter_map(|data| data.get(&revision_key(id))).next();
+    Config::from_json(json?.as_bytes()).ok()
 }
 
 /// Returns whether a resolver may be asked for a name: one that is outside of the cluster and of all routes. Others

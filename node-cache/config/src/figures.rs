@@ -3,6 +3,7 @@
 //!
 //! A reader of another release skips what it does not know and takes what is missing for zero.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -25,10 +26,12 @@ pub const OTHER_SCOPES: &str = "other";
 const MAX_SCOPE_LEN: usize = 20;
 /// Digits of the digest at the end of a long name of a scope.
 const SCOPE_DIGEST_LEN: usize = 8;
-/// Addresses in [`Figures::queries`], at most.
-pub const MAX_ADDRESSES: usize = 8;
-/// Largest count that is written: more than a process comes to. Every JSON reader has it exactly.
-pub const MAX_COUNT: u64 = 99_999_999_999_999;
+/// Addresses in [`Figures::queries`], at most: eight that a tier lists, and those of the cluster DNS Service in both
+/// families.
+pub const MAX_ADDRESSES: usize = 10;
+/// Largest count that is written: more than a process comes to in six years of 50,000 queries a second. Every JSON
+/// reader has it exactly.
+pub const MAX_COUNT: u64 = 9_999_999_999_999;
 
 /// Counters since the start of a process, but for names, which are of two minutes; for a node the sums over its caches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +46,8 @@ pub struct Figures {
     /// Distinct names of such slow misses in the same minutes; `None` from a release that does not count them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_names: Option<DistinctNames>,
-    /// Queries by the address that was asked.
+    /// Queries by the address that was asked, in the order of the addresses; those with the most queries where there
+    /// are too many. An address without queries is left out.
     pub queries: Vec<AddressQueries>,
     /// Queries of a node to the resolvers of zones; `None` where the zone of the node is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,8 +87,11 @@ impl Figures {
             let count = by_address.entry(*address).or_default();
             *count = sum(*count, *queries);
         }
-        let queries = by_address.into_iter().map(|(address, queries)| AddressQueries { address, queries });
-        self.queries = queries.take(MAX_ADDRESSES).collect();
+        let asked = by_address.into_iter().filter(|(_, queries)| *queries > 0);
+        self.queries = asked.map(|(address, queries)| AddressQueries { address, queries }).collect();
+        self.queries.sort_by_key(|of_address| Reverse(of_address.queries));
+        self.queries.truncate(MAX_ADDRESSES);
+        self.queries.sort_by_key(|of_address| of_address.address);
         let known = [self.zone_queries, other.zone_queries];
         self.zone_queries = known.into_iter().flatten().reduce(ZoneQueries::plus);
     }
@@ -209,7 +216,7 @@ fn short_scope(scope: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Instance, NodeStatus, ResolverStatus};
+    use crate::status::{CaptureState, Instance, NodeStatus, ResolverStatus, UpstreamState};
 
     /// Figures as large as a process can make them.
     fn largest() -> Figures {
@@ -240,7 +247,7 @@ mod tests {
     #[test]
     fn the_largest_figures_of_a_pod_take_four_kibibytes_at_most() {
         let figures = largest();
-        assert_eq!(figures.responses.len(), MAX_SCOPES);
+        assert_eq!((figures.responses.len(), figures.queries.len()), (MAX_SCOPES, MAX_ADDRESSES));
         assert!(figures.responses.iter().any(|row| row.scope == OTHER_SCOPES && row.noerror == MAX_COUNT));
         let page = |figures: Figures, started, restarts, capabilities: Vec<String>| {
             let instance = Instance { started, restarts, ..Instance::default() };
@@ -303,6 +310,28 @@ mod tests {
         );
         assert_eq!((status.instance.started, status.instance.restarts), (Some(5), Some(1)));
         assert_eq!(status.capabilities, ["figures", "more"]);
+        let words = r#"{"podUid":"uid-7","captured":[{"address":"10.96.0.10","state":"Borrowed","since":7}],
+            "instances":[{"name":"cache-0","alive":true,"upstreams":[{"scope":"cluster","address":"10.0.0.2:53",
+            "healthy":true,"state":"Resting","sent":1,"timeouts":0,"detection":{"state":"new"}}]}]}"#;
+        let status: NodeStatus = serde_json::from_str(words).unwrap();
+        assert_eq!(status.captured[0].state, CaptureState::Unknown);
+        let upstream = &status.instances[0].upstreams[0];
+        assert_eq!((upstream.state, upstream.healthy), (UpstreamState::Up, true));
+    }
+
+    #[test]
+    fn of_many_addresses_those_with_the_most_queries_are_kept_whatever_their_family() {
+        let queries = |address: &str, queries| AddressQueries { address: address.parse().unwrap(), queries };
+        let mut figures = Figures::default();
+        let old = (0..9).map(|number| queries(&format!("169.254.20.{number}"), 10 - number));
+        let asked = [queries("10.96.0.10", 70), queries("fd96::a", 60)];
+        let unasked = (0..9).map(|number| queries(&format!("10.0.0.{number}"), 0));
+        let more = Figures { queries: old.chain(unasked).chain(asked).collect(), ..Figures::default() };
+        figures.add(&more);
+        let kept: Vec<String> = figures.queries.iter().map(|kept| kept.address.to_string()).collect();
+        let of_old = (0..8).map(|number| format!("169.254.20.{number}"));
+        let expected = ["10.96.0.10".to_owned()].into_iter().chain(of_old).chain(["fd96::a".to_owned()]);
+        assert_eq!(kept, expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub enum CaptureState {
     Withdrawn,
     /// The address is on the node but was added by another program, and is left alone.
     Foreign,
+    /// Any state that only a later release has.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Status of one process that answers queries.
@@ -108,7 +111,8 @@ pub struct Instance {
     pub revision: Revision,
     /// Counters since the start of the process.
     pub traffic: Traffic,
-    /// Servers to which the process can send queries.
+    /// Servers to which the process can send queries. In a status that would be too long, those of a group are one
+    /// entry with the sums of their counters.
     pub upstreams: Vec<UpstreamStatus>,
     /// Problem with the source of the upstreams, in one sentence: the lines of a `resolv.conf` that cannot be used.
     pub upstream_problem: Option<String>,
@@ -265,9 +269,6 @@ pub struct SecondStatus {
 /// State of one upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpstreamState {
-    /// The server is up, as far as is known.
-    #[default]
-    Up,
     /// The server does badly, and others are compared with it.
     Suspected,
     /// The server does worse than the others of its group, and is left for a while.
@@ -276,4 +277,8 @@ pub enum UpstreamState {
     Returning,
     /// The server does not respond.
     Down,
+    /// The server is up, as far as is known. Any state that only a later release has is read as this one.
+    #[default]
+    #[serde(other)]
+    Up,
 }

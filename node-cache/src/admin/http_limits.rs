@@ -161,6 +161,23 @@ impl AsyncWrite for LimitedStream {
         written
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.before_deadline(context)?.poll_write_vectored(context, buffers);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.permit.set_idle(Instant::now());
+        }
+        written
+    }
+
+    /// Returns true: connections share the text of a page instead of a copy for each.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.before_deadline(context)?.poll_flush(context)
     }

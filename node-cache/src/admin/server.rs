@@ -16,13 +16,16 @@ use crate::unix_socket::connections::{Connections, Silence};
 const MAX_COMMAND_LEN: u64 = 1200;
 /// Longest time from connecting to the end of the response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are served at one time: as many of the user of this process, as probes are, as of all others.
+/// Connections of the user of this process, as the kubelet's probes are, that are served at one time.
 const MAX_CONNECTIONS: usize = 8;
 /// Wait after a failed `accept`, such as one for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Implementation of the control commands of one process.
 pub trait CommandHandler: Send + Sync + 'static {
+    /// Connections of other users than that of this process that are served at one time.
+    const MAX_OTHER_USERS: usize = MAX_CONNECTIONS;
+
     /// Returns the response to a command, as text.
     fn handle(&self, command: Command) -> impl Future<Output = String> + Send;
 }
@@ -34,7 +37,7 @@ pub trait CommandHandler: Send + Sync + 'static {
 /// Any error of creating the socket.
 pub async fn serve<H: CommandHandler>(path: &Path, handler: Arc<H>) -> std::io::Result<()> {
     let listener = unix_socket::bind(path)?;
-    let mut connections = Connections::new(MAX_CONNECTIONS);
+    let mut connections = Connections::new(MAX_CONNECTIONS, H::MAX_OTHER_USERS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -15,16 +15,19 @@ use node_cache_config::status::{Instance, Traffic};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use crate::admin::bounded_status::{self, MAX_STATUS_LEN};
 use crate::admin::merge::merge;
+use crate::admin::shared_probes::{BUSY, ProbeOutcome, ProbeRefusal};
 use crate::admin::{Command, ControlError, send_command_bounded, socket_path};
 use crate::unix_socket::printable;
 
 /// Time that a cache has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 /// Time for which one answer serves all requests; it bounds what a flood of requests costs the caches and the agent.
-const ANSWER_TTL: Duration = Duration::from_millis(250);
-/// Longest status of a cache that is read, in bytes.
-const MAX_STATUS_LEN: usize = 64 * 1024;
+pub(super) const ANSWER_TTL: Duration = Duration::from_millis(250);
+/// Longest status of all caches together, in bytes of JSON. Each has an equal share. With what the agent adds they make
+/// a page that the operator reads, which has a mebibyte at most.
+const MAX_STATUSES_LEN: usize = 960 * 1024;
 /// Longest metrics of all caches together that are read, in bytes. Each has an equal share.
 const MAX_METRICS_LEN: usize = 512 * 1024;
 
@@ -81,6 +84,12 @@ impl Instances {
         }
     }
 
+    /// Returns the number of caches.
+    #[must_use]
+    pub(crate) const fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// Returns the status of each cache. One that does not answer has its name, and its counters at its last answer.
     pub(crate) async fn status(&self) -> Vec<Instance> {
         let mut last = self.last.lock().await;
@@ -96,42 +105,53 @@ impl Instances {
     async fn status_of(&self, name: &str) -> Instance {
         let path = socket_path(&self.run_dir, name);
         let answer = send_command_bounded(&path, Command::Status, ANSWER_TIMEOUT, MAX_STATUS_LEN).await;
-        match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
-            Ok(Ok(instance)) => Instance { name: name.to_owned(), ..instance },
+        let mut instance = match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
+            Ok(Ok(instance)) => instance,
             Ok(Err(error)) => {
                 let error = printable(&error.to_string());
                 tracing::warn!(instance = name, error, "the status of a cache cannot be read");
-                Instance { name: name.to_owned(), ..Instance::default() }
+                Instance::default()
             }
             Err(error) => {
                 tracing::debug!(instance = name, %error, "a cache does not answer");
-                Instance { name: name.to_owned(), ..Instance::default() }
+                Instance::default()
             }
+        };
+        name.clone_into(&mut instance.name);
+        // A short text of a cache that was taken over may stand for a long status.
+        if !bounded_status::fit(&mut instance, MAX_STATUSES_LEN / self.names.len().max(1)) {
+            tracing::warn!(instance = name, "the status of a cache is too long");
+            instance = Instance { name: name.to_owned(), ..Instance::default() };
         }
+        instance
     }
 
-    /// Has one cache ask the upstreams of a name, in turn with the others. One that hangs or refuses is passed over.
+    /// Has one of these caches ask the upstreams of a name, in turn with the others. One that hangs or refuses is
+    /// passed over.
     ///
     /// # Errors
     ///
-    /// A sentence: why the last cache did not ask.
-    pub(crate) async fn probe(&self, probe: &ProbeName) -> Result<ProbeResult, String> {
-        let alive: Vec<_> = self.status().await.into_iter().filter(|instance| instance.alive).collect();
+    /// [`ProbeRefusal::Busy`] when a cache has no room for it, else the reason why the last cache did not ask.
+    pub(crate) async fn probe(&self, probe: &ProbeName, caches: &[String]) -> ProbeOutcome {
         let first = self.next_probe.fetch_add(1, Ordering::Relaxed);
-        let mut reason = "no cache of this node answers".to_owned();
-        for turn in 0..alive.len().min(MAX_PROBED) {
-            let Instance { name, .. } = &alive[(first + turn) % alive.len()];
+        let mut refusal = ProbeRefusal::Failed("no cache of this node answers".to_owned());
+        for turn in 0..caches.len().min(MAX_PROBED) {
+            let name = &caches[(first + turn) % caches.len()];
             let path = socket_path(&self.run_dir, name);
             let command = Command::Probe(probe.clone());
-            match send_command_bounded(&path, command, PROBE_TIMEOUT, MAX_PROBE_LEN).await {
+            let reason = match send_command_bounded(&path, command, PROBE_TIMEOUT, MAX_PROBE_LEN).await {
                 Ok(text) => match serde_json::from_str::<ProbeResult>(&text) {
                     Ok(result) => return Ok(checked(result, probe, name)),
-                    Err(_) => reason = printable(&text),
+                    Err(_) if text == BUSY => ProbeRefusal::Busy,
+                    Err(_) => ProbeRefusal::Failed(printable(&text)),
                 },
-                Err(error) => reason = error.to_string(),
+                Err(error) => ProbeRefusal::Failed(error.to_string()),
+            };
+            if refusal != ProbeRefusal::Busy {
+                refusal = reason;
             }
         }
-        Err(reason)
+        Err(refusal)
     }
 
     /// Keeps the counters of a cache that answers, and counts its restarts by the times at which it has started. One
@@ -205,6 +225,7 @@ fn checked(result: ProbeResult, probe: &ProbeName, instance: &str) -> ProbeResul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::bounded_status::tests::{episode, routes, status};
     use crate::admin::{CommandHandler, serve};
 
     const METRICS: &str = "# TYPE dnstier_cache_q counter\ndnstier_cache_q_total{process=\"cache-0\"} 7\n";
@@ -237,7 +258,8 @@ mod tests {
         assert_eq!(alive, [("cache-0", true), ("cache-1", false), ("cache-2", false)]);
         assert_eq!(status[0].traffic.queries, 7);
         let probe = ProbeName::new("www.example", "A");
-        let result = instances.probe(&probe).await.unwrap();
+        let caches = ["cache-0", "cache-1"].map(str::to_owned);
+        let result = instances.probe(&probe, &caches[..1]).await.unwrap();
         assert_eq!((result.name.as_str(), result.instance.as_str()), ("www.example", "cache-0"));
         assert_eq!((result.rcode, result.microseconds, result.digest.as_str()), (3, 9, "0aF"));
         let metrics = instances.metrics().await;
@@ -276,6 +298,119 @@ mod tests {
             let result = checked(forged, &probe, "cache-0");
             assert_eq!((result.name.as_str(), result.digest.as_str(), result.rcode), ("www.example", "", 5));
         }
+    }
+
+    /// Cache that says this as its status.
+    struct CacheWithStatus(Instance);
+
+    impl CommandHandler for CacheWithStatus {
+        async fn handle(&self, _: Command) -> String {
+            let mut status = self.0.clone();
+            bounded_status::fit(&mut status, MAX_STATUS_LEN);
+            serde_json::to_string(&status).unwrap()
+        }
+    }
+
+    /// Returns what the agent tells of so many caches with this status, and its length.
+    async fn told_of(caches: usize, status: &Instance) -> (Vec<Instance>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let serving: Vec<_> = (0..caches)
+            .map(|number| {
+                let path = socket_path(dir.path(), &format!("cache-{number}"));
+                let status = status.clone();
+                tokio::spawn(async move { serve(&path, Arc::new(CacheWithStatus(status))).await })
+            })
+            .collect();
+        sleep(Duration::from_millis(50)).await;
+        let told = Instances::new(dir.path().to_owned(), caches).status().await;
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
+        let length = serde_json::to_string(&told).unwrap().len();
+        (told, length)
+    }
+
+    #[tokio::test]
+    async fn a_cache_with_many_upstreams_or_episodes_is_alive_with_its_revision_on_a_page_that_the_operator_reads() {
+        let with_episodes = |mut status: Instance| {
+            for place in [1, 5] {
+                let detection = status.upstreams[place].detection.as_mut().unwrap();
+                detection.episodes = (0..8).map(|number| episode(100 * number)).collect();
+            }
+            status
+        };
+        let few = with_episodes(status(routes(8), 2));
+        let many = with_episodes(status(routes(256), 2));
+        let most = status(routes(256), 8);
+        let mut all_down = most.clone();
+        all_down.upstreams.iter_mut().for_each(|upstream| upstream.healthy = false);
+        let groups = |status: &Instance| -> BTreeMap<String, bool> {
+            let upstreams = status.upstreams.iter();
+            upstreams.map(|upstream| (upstream.scope.clone(), upstream.healthy)).collect()
+        };
+        for caches in [2, 8] {
+            for status in [&few, &many, &most, &all_down] {
+                let (told, length) = told_of(caches, status).await;
+                assert!(length <= MAX_STATUSES_LEN + 1024, "{caches} caches: {length}");
+                for (instance, number) in told.iter().zip(0..) {
+                    assert_eq!((instance.alive, instance.name.clone()), (true, format!("cache-{number}")));
+                    assert_eq!(instance.revision.in_force.as_deref(), Some("r7"));
+                    assert_eq!(groups(instance), groups(status), "{caches} caches");
+                }
+            }
+        }
+        assert_eq!(told_of(8, &few).await.0[7].upstreams, few.upstreams, "sixteen whole episodes");
+    }
+
+    /// Cache that was taken over: its short status stands for a long one.
+    struct CompactCache;
+
+    impl CommandHandler for CompactCache {
+        async fn handle(&self, _: Command) -> String {
+            let seconds = ["{}"; 80_000].join(",");
+            let upstream = r#""scope":"cluster","address":"10.0.0.2:53","healthy":true,"sent":0,"timeouts":0"#;
+            let detection = format!(r#""detection":{{"episodes":[{{"seconds":[{seconds}]}}]}}"#);
+            format!(r#"{{"name":"x","alive":true,"upstreams":[{{{upstream},{detection}}}]}}"#)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_short_status_that_stands_for_a_long_one_becomes_no_long_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path(), "cache-0");
+        let serving = tokio::spawn(async move { serve(&path, Arc::new(CompactCache)).await });
+        sleep(Duration::from_millis(50)).await;
+        let told = Instances::new(dir.path().to_owned(), 2).status().await;
+        assert!(serde_json::to_string(&told).unwrap().len() < 4096 && told[0].alive, "{told:?}");
+        serving.abort();
+    }
+
+    /// Cache that has room for no probe, or fails otherwise.
+    struct RefusingCache(&'static str);
+
+    impl CommandHandler for RefusingCache {
+        async fn handle(&self, _: Command) -> String {
+            self.0.to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cache_without_room_for_a_probe_is_told_from_one_that_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = [("cache-0", "there is no configuration yet"), ("cache-1", BUSY)].map(|(name, text)| {
+            let path = socket_path(dir.path(), name);
+            tokio::spawn(async move { serve(&path, Arc::new(RefusingCache(text))).await })
+        });
+        sleep(Duration::from_millis(50)).await;
+        let instances = Instances::new(dir.path().to_owned(), 2);
+        let caches = ["cache-0", "cache-1"].map(str::to_owned);
+        let failed = |reason: &str| Err(ProbeRefusal::Failed(reason.to_owned()));
+        let probe = ProbeName::new("www.example", "A");
+        assert_eq!(instances.probe(&probe, &caches[..1]).await, failed("there is no configuration yet"));
+        assert_eq!(instances.probe(&probe, &caches[1..]).await, Err(ProbeRefusal::Busy));
+        for _ in 0..2 {
+            assert_eq!(instances.probe(&probe, &caches).await, Err(ProbeRefusal::Busy), "whichever comes first");
+        }
+        assert_eq!(instances.probe(&probe, &[]).await, failed("no cache of this node answers"));
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     /// Cache that was taken over: its metrics are as long as it likes.

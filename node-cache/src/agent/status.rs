@@ -6,16 +6,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use node_cache_config::distinct_names::this_minute;
 use node_cache_config::figures::{CAPABILITIES, Figures};
 use node_cache_config::metrics_page::END;
-use node_cache_config::probes::ProbeResult;
+use node_cache_config::probes::ProbeName;
 use node_cache_config::status::NodeStatus;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
-use super::instances::Instances;
+use super::instances::{ANSWER_TTL, Instances};
 use super::metrics::Metrics;
 use super::readiness::AgentState;
+use crate::admin::probe_budget::ProbeClient;
+use crate::admin::shared_probes::{ProbeOutcome, ProbeRefusal, SharedProbes};
 use crate::admin::{Command, CommandHandler, OK};
 use crate::identity::{Identity, process_start};
 use crate::revision::ActiveRevision;
@@ -26,24 +29,41 @@ pub(crate) struct NodeStatusReporter {
     pub(crate) identity: Identity,
     pub(crate) state: watch::Receiver<AgentState>,
     pub(crate) active: watch::Receiver<Arc<ActiveRevision>>,
-    pub(crate) instances: Instances,
+    pub(crate) instances: Arc<Instances>,
     pub(crate) metrics: Arc<Metrics>,
-}
-
-/// Failure of a probe.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
-    /// The name is not one of the configuration.
-    #[error("only names of the configuration can be asked for: {0}")]
-    Unknown(String),
-    /// No cache could be asked, or each one refused.
-    #[error("{0}")]
-    Failed(String),
+    /// Probes by name and by the revisions that the caches have in force.
+    probes: SharedProbes<(ProbeName, Vec<Option<String>>)>,
+    last_page: Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl NodeStatusReporter {
+    /// Returns the reporter of these caches, of the state that the reconciler publishes, and of the active revision.
+    #[must_use]
+    pub(crate) fn new(
+        identity: Identity,
+        state: watch::Receiver<AgentState>,
+        active: watch::Receiver<Arc<ActiveRevision>>,
+        instances: Arc<Instances>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let probes = SharedProbes::new(instances.count());
+        Self { identity, state, active, instances, metrics, probes, last_page: Mutex::new(None) }
+    }
+
+    /// Returns the status as JSON. All who ask within a moment share one text, whatever it costs to write it.
+    pub(crate) async fn status_page(&self) -> Bytes {
+        let mut last = self.last_page.lock().await;
+        if let Some((_, page)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
+            return page.clone();
+        }
+        let page = serde_json::to_vec(&self.node_status().await).unwrap_or_default();
+        let page = Bytes::from(page.into_boxed_slice());
+        *last = Some((Instant::now(), page.clone()));
+        page
+    }
+
     /// Returns the status of the node and of its caches, which are asked now.
-    pub(crate) async fn node_status(&self) -> NodeStatus {
+    async fn node_status(&self) -> NodeStatus {
         let mut instances = self.instances.status().await;
         let mut figures = Figures::default();
         for instance in &mut instances {
@@ -71,18 +91,22 @@ impl NodeStatusReporter {
         self.metrics.text() + &caches + END
     }
 
-    /// Has a cache ask the upstreams of a name of the configuration, past its cache.
+    /// Has a cache ask the upstreams of a name of the configuration for a client, past its cache.
     ///
     /// # Errors
     ///
-    /// [`ProbeError`] when the name is not one of the configuration, or no cache asks for it.
-    pub(crate) async fn probe(&self, name: &str, rtype: Option<&str>) -> Result<ProbeResult, ProbeError> {
+    /// [`ProbeRefusal`] when the name is not one of the configuration, there is no room, or no cache asks for it.
+    pub(crate) async fn probe(&self, name: &str, rtype: Option<&str>, client: ProbeClient) -> ProbeOutcome {
         let config = self.active.borrow().config.clone();
         let probe = config.as_deref().and_then(|config| config.find_probe(name, rtype)).ok_or_else(|| {
             let names = config.iter().flat_map(|config| config.probes()).map(|probe| probe.name);
-            ProbeError::Unknown(names.collect::<Vec<_>>().join(", "))
+            ProbeRefusal::Unknown(names.collect::<Vec<_>>().join(", "))
         })?;
-        self.instances.probe(&probe).await.map_err(ProbeError::Failed)
+        let alive = self.instances.status().await.into_iter().filter(|instance| instance.alive);
+        let (caches, revisions): (Vec<_>, _) =
+            alive.map(|instance| (instance.name, instance.revision.in_force)).unzip();
+        let (instances, key) = (self.instances.clone(), (probe.clone(), revisions));
+        self.probes.ask(key, client, || async move { instances.probe(&probe, &caches).await }).await
     }
 }
 

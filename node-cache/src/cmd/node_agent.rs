@@ -6,15 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{ConnectInfo, Query, State};
+use axum::response::Response;
 use axum::routing::get;
+use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use node_cache_config::status::NodeStatus;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -23,7 +21,7 @@ use super::args::Directories;
 use super::logging::LogArgs;
 use super::probe::Probe;
 use super::shutdown::Shutdown;
-use super::status_http::{self, ProbeParameters, StatusPages};
+use super::status_http::{self, HttpClient, ProbeParameters, StatusPages};
 use super::{ProgramError, block_on};
 use crate::agent::instances::Instances;
 use crate::agent::interface::Interface;
@@ -33,7 +31,7 @@ use crate::agent::readiness::AgentState;
 use crate::agent::reconciler::Reconciler;
 use crate::agent::rules::Rules;
 use crate::agent::self_query::SelfQuery;
-use crate::agent::status::{NodeStatusReporter, ProbeError};
+use crate::agent::status::NodeStatusReporter;
 use crate::handover::server::Server;
 use crate::identity::{Identity, pod_addresses};
 use crate::revision::ActiveRevision;
@@ -118,13 +116,10 @@ async fn run(args: RunArgs) -> Result<(), ProgramError> {
     let mut active = revision::watch(&args.directories.config);
     let metrics = Arc::new(Metrics::default());
     let (state, current_state) = watch::channel(AgentState::initial(std::time::Instant::now()));
-    let reporter = Arc::new(NodeStatusReporter {
-        identity: identity.clone(),
-        state: current_state,
-        active: active.clone(),
-        instances: Instances::new(args.directories.run.clone(), args.instances.into()),
-        metrics: Arc::clone(&metrics),
-    });
+    let instances = Arc::new(Instances::new(args.directories.run.clone(), args.instances.into()));
+    let reporter =
+        NodeStatusReporter::new(identity.clone(), current_state, active.clone(), instances, Arc::clone(&metrics));
+    let reporter = Arc::new(reporter);
     let _reporting = report(&args, &reporter);
 
     let self_query = SelfQuery::new(&identity.pod_uid)?;
@@ -263,10 +258,8 @@ async fn withdraw(reconciler: &mut Reconciler, active: &watch::Receiver<Arc<Acti
 }
 
 impl StatusPages for NodeStatusReporter {
-    type Status = NodeStatus;
-
-    async fn status(&self) -> NodeStatus {
-        self.node_status().await
+    async fn status(&self) -> Bytes {
+        self.status_page().await
     }
 
     async fn metrics(&self) -> String {
@@ -281,12 +274,161 @@ fn routes(reporter: &Arc<NodeStatusReporter>) -> Router {
 
 async fn probe(
     State(reporter): State<Arc<NodeStatusReporter>>,
+    ConnectInfo(HttpClient(client)): ConnectInfo<HttpClient>,
     parameters: Result<Query<ProbeParameters>, QueryRejection>,
 ) -> Response {
     let Ok(Query(ProbeParameters { name, rtype })) = parameters else { return ProbeParameters::usage() };
-    match reporter.probe(&name, rtype.as_deref()).await {
-        Ok(result) => Json(result).into_response(),
-        Err(error @ ProbeError::Unknown(_)) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
-        Err(error @ ProbeError::Failed(_)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    status_http::probe_response(reporter.probe(&name, rtype.as_deref(), Some(client)).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use node_cache_config::Config;
+    use node_cache_config::probes::{ProbeName, ProbeResult};
+    use node_cache_config::status::NodeStatus;
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::admin::CommandHandler;
+    use crate::admin::bounded_status::tests::{routes as routes_of_tier, status};
+    use crate::admin::shared_probes::SharedProbes;
+
+    /// Time that each probe takes.
+    const PROBE_TIME: Duration = Duration::from_millis(50);
+
+    /// Cache with the room for probes that a process has. It counts those that it makes.
+    struct Cache {
+        probes: SharedProbes<ProbeName>,
+        made: Arc<AtomicUsize>,
+    }
+
+    impl CommandHandler for Cache {
+        async fn handle(&self, command: admin::Command) -> String {
+            let admin::Command::Probe(probe) = command else {
+                return serde_json::to_string(&status(routes_of_tier(256), 2)).unwrap();
+            };
+            let made = self.made.clone();
+            let make = || async move {
+                made.fetch_add(1, Ordering::Relaxed);
+                sleep(PROBE_TIME).await;
+                Ok(ProbeResult::default())
+            };
+            match self.probes.ask(probe, None, make).await {
+                Ok(result) => serde_json::to_string(&result).unwrap(),
+                Err(refusal) => refusal.to_string(),
+            }
+        }
+    }
+
+    /// Pages of an agent with two caches.
+    struct Agent {
+        reporter: Arc<NodeStatusReporter>,
+        address: SocketAddr,
+        made: Arc<AtomicUsize>,
+        _run_dir: TempDir,
+        _tasks: JoinSet<()>,
+    }
+
+    impl Agent {
+        async fn start() -> Self {
+            let run_dir = tempfile::tempdir().unwrap();
+            let (made, mut tasks) = (Arc::<AtomicUsize>::default(), JoinSet::new());
+            for name in ["cache-0", "cache-1"] {
+                let path = admin::socket_path(run_dir.path(), name);
+                let cache = Arc::new(Cache { probes: SharedProbes::new(1), made: made.clone() });
+                tasks.spawn(async move { admin::serve(&path, cache).await.unwrap() });
+            }
+            let mut config = Config::example();
+            config.node_cache.probes =
+                (0..16).map(|number| ProbeName::new(&format!("w{number}.example"), "A")).collect();
+            let (_, active) = watch::channel(Arc::new(ActiveRevision {
+                config: Some(Arc::new(config)),
+                ..ActiveRevision::default()
+            }));
+            let (_, state) = watch::channel(AgentState::initial(std::time::Instant::now()));
+            let instances = Arc::new(Instances::new(run_dir.path().to_owned(), 2));
+            let reporter = NodeStatusReporter::new(Identity::default(), state, active, instances, Arc::default());
+            let reporter = Arc::new(reporter);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tasks.spawn(status_http::serve(listener, routes(&reporter)));
+            sleep(Duration::from_millis(50)).await;
+            Self { reporter, address, made, _run_dir: run_dir, _tasks: tasks }
+        }
+    }
+
+    /// Returns the response to a request of the client with this number; `None` where its connection is refused.
+    async fn get(client: u8, server: SocketAddr, path: &str) -> Option<String> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(IpAddr::from([127, 0, 10, client]), 0)).unwrap();
+        let mut stream = socket.connect(server).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        (!response.is_empty()).then_some(response)
+    }
+
+    /// Returns the status code of a probe.
+    async fn probe(client: u8, server: SocketAddr, name: usize) -> Option<u16> {
+        let response = get(client, server, &format!("/probe?name=w{name}.example&type=A")).await?;
+        response.split(' ').nth(1)?.parse().ok()
+    }
+
+    #[tokio::test]
+    async fn many_callers_of_a_name_cost_one_probe_and_have_one_result() {
+        let agent = Agent::start().await;
+        let callers = (0..24).map(|number| probe(1 + number % 8, agent.address, 7));
+        let codes = futures::future::join_all(callers).await;
+        assert_eq!(codes, vec![Some(200); 24]);
+        assert_eq!(agent.made.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_other_names_in_a_loop_takes_no_answer_from_an_operator() {
+        let agent = Agent::start().await;
+        let server = agent.address;
+        let mut others = JoinSet::new();
+        let refused = Arc::<AtomicUsize>::default();
+        for connection in 0..4 {
+            let refused = refused.clone();
+            others.spawn(async move {
+                for number in 0.. {
+                    let code = probe(1, server, (connection * 4 + number) % 15).await;
+                    refused.fetch_add(usize::from(code == Some(429)), Ordering::Relaxed);
+                    sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+        sleep(Duration::from_secs(2)).await;
+        let mut codes = Vec::new();
+        for second in 0..5 {
+            let looks = (0..3).map(|number| probe(2, server, (second * 3 + number) % 16));
+            let (of_second, ()) = tokio::join!(futures::future::join_all(looks), sleep(Duration::from_secs(1)));
+            codes.extend(of_second);
+        }
+        assert!(refused.load(Ordering::Relaxed) > 20, "the other one asks for more than there is");
+        assert!(codes.iter().all(|code| matches!(code, Some(200 | 429))), "{codes:?}");
+        let answered = codes.iter().filter(|code| **code == Some(200)).count();
+        assert!(answered >= 12, "{codes:?}");
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_for_the_status_within_a_moment_share_one_text() {
+        let agent = Agent::start().await;
+        let (page, other) = tokio::join!(agent.reporter.status_page(), agent.reporter.status_page());
+        assert!(std::ptr::eq(&raw const *page, &raw const *other));
+        let response = get(1, agent.address, "/status").await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/json\r\n"), "{head}");
+        let status: NodeStatus = serde_json::from_str(body).unwrap();
+        let upstreams: Vec<_> = status.instances.iter().map(|it| (it.alive, it.upstreams.len())).collect();
+        assert_eq!((upstreams, body.len() > 256 * 1024), (vec![(true, 512); 2], true));
     }
 }

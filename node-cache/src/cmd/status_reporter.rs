@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use node_cache_config::figures::{CAPABILITIES, Figures};
 use node_cache_config::metrics_page::ProcessUsage;
 use node_cache_config::probes::ProbeName;
@@ -12,6 +13,8 @@ use tokio::sync::watch;
 use super::prober::Prober;
 use super::readiness::Readiness;
 use super::status_http::StatusPages;
+use crate::admin::bounded_status::{self, MAX_STATUS_LEN};
+use crate::admin::probe_budget::MAX_IN_FLIGHT;
 use crate::admin::{Command, CommandHandler, OK};
 use crate::identity::process_start;
 use crate::metrics::{Gauges, render};
@@ -40,7 +43,7 @@ impl<R: Readiness> StatusReporter<R> {
         self.workers.check_readers(LIVE_TIMEOUT).await.err().map(|error| error.to_string())
     }
 
-    /// Returns the status of this process.
+    /// Returns the status of this process, with as much detail as may be read of it.
     async fn instance(&self) -> Instance {
         let snapshot = self.resolver.snapshot();
         let cache = self.resolver.cache();
@@ -48,7 +51,7 @@ impl<R: Readiness> StatusReporter<R> {
         let zone_queries =
             snapshot.as_ref().and_then(|snapshot| snapshot.context.zone_queries.from_zone(active.zone.as_deref()));
         let figures = self.resolver.metrics().figures(self.workers.queries_by_address());
-        Instance {
+        let mut instance = Instance {
             name: self.resolver.identity().instance.clone(),
             alive: self.workers.check_readers(STATUS_TIMEOUT).await.is_ok(),
             revision: active.revision.clone(),
@@ -58,7 +61,9 @@ impl<R: Readiness> StatusReporter<R> {
             started: process_start(),
             restarts: None,
             figures: Some(Box::new(Figures { zone_queries, ..figures })),
-        }
+        };
+        bounded_status::fit(&mut instance, MAX_STATUS_LEN);
+        instance
     }
 
     /// Returns the metrics of this process in OpenMetrics.
@@ -70,13 +75,17 @@ impl<R: Readiness> StatusReporter<R> {
 }
 
 impl<R: Readiness> CommandHandler for StatusReporter<R> {
+    /// Connections of the agent, which asks for probes, and beside them for status and metrics.
+    const MAX_OTHER_USERS: usize = MAX_IN_FLIGHT + 8;
+
     async fn handle(&self, command: Command) -> String {
         match command {
             Command::Status => serde_json::to_string(&self.instance().await).unwrap_or_else(|error| error.to_string()),
             Command::Live => self.not_live().await.unwrap_or_else(|| OK.to_owned()),
             Command::Ready => self.readiness.missing().await.unwrap_or_else(|| OK.to_owned()),
             Command::Metrics => self.metrics_text(),
-            Command::Probe(ProbeName { name, rtype }) => match self.prober.probe(&name, Some(&rtype)).await {
+            // The agent has divided the room among its clients.
+            Command::Probe(ProbeName { name, rtype }) => match self.prober.probe(&name, Some(&rtype), None).await {
                 Ok(result) => serde_json::to_string(&result).unwrap_or_else(|error| error.to_string()),
                 Err(refusal) => refusal.to_string(),
             },
@@ -86,13 +95,11 @@ impl<R: Readiness> CommandHandler for StatusReporter<R> {
 }
 
 impl<R: Readiness> StatusPages for StatusReporter<R> {
-    type Status = ResolverStatus;
-
-    async fn status(&self) -> ResolverStatus {
+    async fn status(&self) -> Bytes {
         let identity = self.resolver.identity();
         let zone = self.revision.borrow().zone.clone();
         let mut instance = self.instance().await;
-        ResolverStatus {
+        let status = ResolverStatus {
             pod_uid: identity.pod_uid.clone(),
             node: identity.node.clone(),
             zone,
@@ -100,7 +107,8 @@ impl<R: Readiness> StatusPages for StatusReporter<R> {
             figures: instance.figures.take().map(|figures| *figures).unwrap_or_default(),
             instance,
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
-        }
+        };
+        serde_json::to_vec(&status).unwrap_or_default().into()
     }
 
     async fn metrics(&self) -> String {

@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
 use clap::{Parser, Subcommand};
 use node_cache_config::names::{RESOLVER_DNS_PORT, RESOLVER_METRICS_PORT, RUN_DIR};
 use node_cache_sys::malloc::share_one_arena;
@@ -22,10 +22,10 @@ use super::config::{Role, apply_revisions};
 use super::inspect::Inspect;
 use super::logging::LogArgs;
 use super::probe::Probe;
-use super::prober::{ProbeRefusal, Prober};
+use super::prober::Prober;
 use super::readiness::{Readiness, Stage, ZoneReadiness, query_silent_upstreams, wait_for_upstream};
 use super::shutdown::Shutdown;
-use super::status_http::ProbeParameters;
+use super::status_http::{HttpClient, ProbeParameters};
 use super::status_reporter::StatusReporter;
 use super::tap::Tap;
 use super::{ProgramError, block_on, raise_descriptor_limit, status_http, usable_cache_bytes};
@@ -202,26 +202,23 @@ fn routes<R: Readiness>(reporter: &Arc<StatusReporter<R>>) -> Router {
 }
 
 async fn live<R: Readiness>(State(reporter): State<Arc<StatusReporter<R>>>) -> (StatusCode, String) {
-    probe_response(reporter.not_live().await, "it answers\n")
+    check_response(reporter.not_live().await, "it answers\n")
 }
 
 async fn ready<R: Readiness>(State(reporter): State<Arc<StatusReporter<R>>>) -> (StatusCode, String) {
-    probe_response(reporter.readiness.missing().await, "ready\n")
+    check_response(reporter.readiness.missing().await, "ready\n")
 }
 
 async fn probe<R: Readiness>(
     State(reporter): State<Arc<StatusReporter<R>>>,
+    ConnectInfo(HttpClient(client)): ConnectInfo<HttpClient>,
     parameters: Result<Query<ProbeParameters>, QueryRejection>,
 ) -> Response {
     let Ok(Query(ProbeParameters { name, rtype })) = parameters else { return ProbeParameters::usage() };
-    match reporter.prober.probe(&name, rtype.as_deref()).await {
-        Ok(result) => Json(result).into_response(),
-        Err(refusal @ ProbeRefusal::Unknown(_)) => (StatusCode::NOT_FOUND, refusal.to_string()).into_response(),
-        Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()).into_response(),
-    }
+    status_http::probe_response(reporter.prober.probe(&name, rtype.as_deref(), Some(client)).await)
 }
 
-fn probe_response(problem: Option<String>, success: &str) -> (StatusCode, String) {
+fn check_response(problem: Option<String>, success: &str) -> (StatusCode, String) {
     match problem {
         None => (StatusCode::OK, success.to_owned()),
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),

@@ -57,7 +57,7 @@ impl TapOptions {
 /// Any error of creating the socket.
 pub async fn serve(path: &Path, tap: Arc<Tap>) -> io::Result<()> {
     let listener = unix_socket::bind(path)?;
-    let mut connections = Connections::new(MAX_CONNECTIONS);
+    let mut connections = Connections::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -15,7 +15,7 @@
 //! | aliases that lead into another scope (RFC 1034 §5.3.3) | `alias_routing`, `aliases` |
 //! | negative caching (RFC 2308), caching of failures (RFC 9520) | `miss` stores, [`crate::cache`] keeps |
 //! | SERVFAIL and its Extended DNS Error (RFC 8914) | `servfail` |
-//! | probes past the cache, and their bound | `probe` |
+//! | probes past the cache | `probe` |
 //! | text of `explain`, `stats`, `dump` and `flush` | `inspect` |
 //! | text of `explain ADDRESS`: an upstream and its episodes | `explain_upstream` |
 //!
@@ -61,7 +61,7 @@ use cut_evidence::CutEvidence;
 pub use hit::{BatchContext, FastLookup, Hit, KeyHasher, KnownMiss, QUERY_BUF_LEN, RESPONSE_BUF_LEN};
 pub use miss::DeferredStore;
 use miss::FlightOutcome;
-pub use probe::{ProbeBudget, UpstreamAnswer};
+pub use probe::UpstreamAnswer;
 pub use room::Room;
 use single_flight::{InFlight, Join};
 

@@ -54,6 +54,7 @@ pub enum WorkerFault {
 pub struct Workers {
     threads: Vec<Worker>,
     shared: Arc<Shared>,
+    sockets: watch::Receiver<Vec<HeldSocket>>,
 }
 
 impl Workers {
@@ -63,7 +64,8 @@ impl Workers {
         sockets: &watch::Receiver<Vec<HeldSocket>>,
     ) -> io::Result<Self> {
         let start = |index| Worker::start(index, shared.clone(), sockets.clone());
-        Ok(Self { threads: (0..count.max(1)).map(start).collect::<io::Result<_>>()?, shared: shared.clone() })
+        let threads = (0..count.max(1)).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { threads, shared: shared.clone(), sockets: sockets.clone() })
     }
 
     /// Checks that every worker reads every socket. Each has `timeout` to report.
@@ -82,9 +84,11 @@ impl Workers {
     }
 
     /// Returns the number of queries by local address, dropped ones included, without those of class CH: those are
-    /// health checks.
+    /// health checks. Addresses that no socket is bound to any more are left out.
     #[must_use]
     pub fn queries_by_address(&self) -> Vec<AddressQueries> {
+        let bound: Vec<IpAddr> = self.sockets.borrow().iter().map(|socket| socket.address).collect();
+        let is_bound = |address: &IpAddr| bound.iter().any(|bound| bound.is_unspecified() || bound == address);
         let mut sums = BTreeMap::new();
         self.threads.iter().for_each(|worker| worker.datagrams.add_to(&mut sums));
         self.shared.tcp_queries.add_to(&mut sums);
@@ -94,7 +98,7 @@ impl Workers {
             address,
             queries: count.saturating_sub(health_checks.get(&address).copied().unwrap_or_default()),
         };
-        sums.into_iter().map(without_checks).collect()
+        sums.into_iter().filter(|(address, _)| is_bound(address)).map(without_checks).collect()
     }
 
     /// Stops reading on all workers; queries already read are still answered.

@@ -36,15 +36,16 @@ struct Connection {
 /// Connections of one socket: those of the user of this process, and those of all others, oldest first.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    max_of_kind: usize,
+    max_own_user: usize,
+    max_other_users: usize,
     own_user: VecDeque<Connection>,
     other_users: VecDeque<Connection>,
 }
 
 impl Connections {
-    /// Returns a socket's places: this many for the user of this process, and as many for all others.
-    pub(crate) const fn new(max_of_kind: usize) -> Self {
-        Self { max_of_kind, own_user: VecDeque::new(), other_users: VecDeque::new() }
+    /// Returns a socket's places: so many for the user of this process, and so many for all others.
+    pub(crate) const fn new(max_own_user: usize, max_other_users: usize) -> Self {
+        Self { max_own_user, max_other_users, own_user: VecDeque::new(), other_users: VecDeque::new() }
     }
 
     /// Serves a connection in a task of its own and lets that task read a request that is already there.
@@ -52,8 +53,11 @@ impl Connections {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let max = self.max_of_kind;
-        let connections = if is_own_user(&stream) { &mut self.own_user } else { &mut self.other_users };
+        let (connections, max) = if is_own_user(&stream) {
+            (&mut self.own_user, self.max_own_user)
+        } else {
+            (&mut self.other_users, self.max_other_users)
+        };
         make_room(connections, max);
         let silence = Silence(Arc::new(AtomicBool::new(true)));
         let task = tokio::spawn(serve(stream, silence.clone())).abort_handle();

@@ -21,7 +21,8 @@ const RESERVE_KIB: u64 = 16 * 1024;
 /// Time for which all of them go on.
 const DURATION: Duration = Duration::from_secs(5);
 
-/// Cache that was taken over: what it says has 4 MiB.
+/// Cache that was taken over: its metrics have 4 MiB, and its status has as many bytes as are read of one, which stand
+/// for a much longer one.
 struct Flooding(&'static str);
 
 impl CommandHandler for Flooding {
@@ -32,7 +33,12 @@ impl CommandHandler for Flooding {
                 let line = |number| format!("dnstier_cache_q_total{{process=\"{name}\",label=\"{number:08}\"}} 7\n");
                 std::iter::once("# TYPE dnstier_cache_q counter\n".to_owned()).chain((0..64_000).map(line)).collect()
             }
-            _ => format!("{{\"name\":\"{}\"}}", "x".repeat(4 << 20)),
+            _ => {
+                let upstream = r#""scope":"cluster","address":"10.9.2.2:53","healthy":true,"sent":0,"timeouts":0"#;
+                let seconds = ["{}"; 85_000].join(",");
+                let detection = format!(r#""detection":{{"episodes":[{{"seconds":[{seconds}]}}]}}"#);
+                format!(r#"{{"name":"{name}","alive":true,"upstreams":[{{{upstream},{detection}}}]}}"#)
+            }
         }
     }
 }

@@ -165,13 +165,14 @@ async fn nobody_chooses_the_names_of_probes_or_loads_upstreams_with_them() {
     for _ in 0..5 {
         for name in (0..16).map(|n| format!("w{n}.example")).chain((0..10).map(|n| format!("r{n}.test"))) {
             let (line, body) = page(&resolver, &format!("/probe?name={name}")).await;
-            assert!(line.ends_with("200 OK") || line.ends_with("503 Service Unavailable"), "{line}: {body}");
+            assert!(line.ends_with("200 OK") || line.ends_with("429 Too Many Requests"), "{line}: {body}");
             refused += usize::from(!line.ends_with("200 OK"));
         }
     }
-    let allowed = 20 + 4 * usize::try_from(start.elapsed().as_secs() + 1).unwrap();
+    // A client alone has half of what may be asked for at once.
+    let allowed = 10 + 4 * usize::try_from(start.elapsed().as_secs() + 1).unwrap();
     let probes = server.queries().into_iter().filter(|query| !query.name().is_root()).count();
-    assert!(refused > 0 && probes >= 20 && probes <= allowed, "{probes} of {allowed}, {refused} refused");
+    assert!(refused > 0 && probes >= 10 && probes <= allowed, "{probes} of {allowed}, {refused} refused");
 }
 
 #[tokio::test]

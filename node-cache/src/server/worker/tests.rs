@@ -97,6 +97,43 @@ async fn a_socket_that_a_turn_does_not_drain_is_read_until_it_is_and_after_that_
 }
 
 #[tokio::test]
+async fn an_address_whose_socket_is_gone_is_counted_no_more_and_goes_on_where_it_comes_back() {
+    let address = |number: u8| IpAddr::from([127, 0, 8, number]);
+    let bind = |number: u8| {
+        let socket = UdpSocket::bind((address(number), 0)).unwrap();
+        let local = socket.local_addr().unwrap();
+        (HeldSocket { address: address(number), ..held_socket(socket) }, local)
+    };
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let ((old, old_server), (new, new_server)) = (bind(1), bind(2));
+    let (sockets, _) = watch::channel(vec![old.clone()]);
+    let server = start_server(1, &sockets);
+    let read = || server.workers().datagrams()[0];
+    let ask = async |server| {
+        let before = read();
+        client.send_to(b"anything", server).unwrap();
+        while read() == before {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let counted = || -> Vec<_> {
+        let of_addresses = server.workers().queries_by_address();
+        of_addresses.iter().map(|counted| (counted.address, counted.queries)).collect()
+    };
+    for _ in 0..3 {
+        ask(old_server).await;
+    }
+    sockets.send_replace(vec![new.clone()]);
+    server.workers().check_readers(GENEROUS_TIMEOUT).await.unwrap();
+    ask(new_server).await;
+    assert_eq!(counted(), [(address(2), 1)]);
+    sockets.send_replace(vec![old, new]);
+    server.workers().check_readers(GENEROUS_TIMEOUT).await.unwrap();
+    ask(old_server).await;
+    assert_eq!(counted(), [(address(1), 4), (address(2), 1)]);
+}
+
+#[tokio::test]
 async fn all_workers_stop_reading_before_a_process_ends() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();

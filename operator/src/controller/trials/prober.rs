@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use hyper::StatusCode;
 use node_cache_config::probes::{ProbeName, ProbeResult};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ use crate::controller::observe::poll::http::{HttpError, get_within};
 const PROBE_LIMIT: Duration = Duration::from_secs(6);
 /// Probes of one pod that begin in a second: a process makes four.
 const PROBES_PER_SECOND: usize = 3;
+/// Probes of one pod at a time: it admits four connections of one client, and is polled meanwhile.
+const MAX_IN_FLIGHT: usize = 3;
 /// Time after which a pod that was busy is asked once more.
 const BUSY_DELAY: Duration = Duration::from_millis(1_100);
 /// Pods that are asked at a time.
@@ -40,7 +42,7 @@ pub(crate) struct ProbedPod {
     pub(crate) address: SocketAddr,
 }
 
-/// Answers of one pod to the probes that it was asked for.
+/// Answers of one pod to the probes that it was asked for. Those for which it had no room are left out.
 pub(crate) type Answers = Vec<(ProbeName, Answer)>;
 
 /// Answer to a probe.
@@ -174,37 +176,43 @@ fn lock(rounds: &Mutex<HashMap<String, Round>>) -> MutexGuard<'_, HashMap<String
     rounds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks a pod for all names. A few begin in each second, however long the others take. Those whose turn would come too
-/// late are not asked.
+/// Asks a pod for all names. A few begin in each second, as long as not too many are in flight. Those whose turn would
+/// come too late are not asked, and those for which the pod has no room have no answer.
 async fn ask(address: SocketAddr, names: &[ProbeName], queue: &Queue, until: Instant) -> Answers {
     let start = Instant::now();
+    let room = Semaphore::new(MAX_IN_FLIGHT);
     let ask_in_turn = async |(place, name): (usize, &ProbeName)| {
         let begin = start + Duration::from_secs((place / PROBES_PER_SECOND) as u64);
         if begin > until {
             return None;
         }
         tokio::time::sleep_until(begin).await;
+        let Ok(Ok(_place)) = tokio::time::timeout_at(until, room.acquire()).await else { return None };
         if !queue.wait(until).await {
             return None;
         }
-        Some((name.clone(), ask_one(address, name).await))
+        Some((name.clone(), ask_one(address, name).await?))
     };
     let answers = futures::future::join_all(names.iter().enumerate().map(ask_in_turn)).await;
     answers.into_iter().flatten().collect()
 }
 
-/// Asks a pod for one name. A pod that is busy is asked once more.
-async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Answer {
+/// Asks a pod for one name. A pod that is busy is asked once more. `None` for one that still has no room: it did not
+/// ask its upstreams, so that this tells nothing of them. A pod of an earlier release says 503 then, as after any
+/// failure.
+async fn ask_one(address: SocketAddr, probe: &ProbeName) -> Option<Answer> {
+    const BUSY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
     let path = format!("/probe?name={}&type={}", probe.name, probe.rtype);
     let mut answer = get_within(PROBE_LIMIT, address, &path).await;
-    if matches!(answer, Err(HttpError::Status(StatusCode::SERVICE_UNAVAILABLE))) {
+    if matches!(answer, Err(HttpError::Status(BUSY | StatusCode::SERVICE_UNAVAILABLE))) {
         tokio::time::sleep(BUSY_DELAY).await;
         answer = get_within(PROBE_LIMIT, address, &path).await;
     }
     match answer {
-        Ok(body) => serde_json::from_slice(&body).map_or(Answer::Nothing, Answer::Response),
-        Err(HttpError::Status(StatusCode::NOT_FOUND)) => Answer::NotKnown,
-        Err(_) => Answer::Nothing,
+        Ok(body) => Some(serde_json::from_slice(&body).map_or(Answer::Nothing, Answer::Response)),
+        Err(HttpError::Status(BUSY)) => None,
+        Err(HttpError::Status(StatusCode::NOT_FOUND)) => Some(Answer::NotKnown),
+        Err(_) => Some(Answer::Nothing),
     }
 }
 
@@ -282,11 +290,71 @@ mod tests {
         assert_eq!(times.lock().unwrap().len(), PROBES_PER_SECOND);
     }
 
+    /// Serves a pod that responds to its requests like this, one after the other, and returns its address.
+    async fn serve_in_turn(responses: [&'static str; 2]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for response in responses {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let head = format!("HTTP/1.1 {response}\r\nContent-Length: 2\r\n\r\n{{}}");
+                let _ = stream.write_all(head.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_room_for_a_probe_is_asked_once_more_and_then_tells_nothing_of_its_upstreams() {
+        let (busy, failed) = ("429 Too Many Requests", "503 Service Unavailable");
+        let ask = async |responses| {
+            let until = Instant::now() + ROUND_LIMIT;
+            ask(serve_in_turn(responses).await, &names(1), &Queue::new(), until).await
+        };
+        let probe = |answer| vec![(ProbeName::new(".", "SOA"), answer)];
+        let (answered, never, earlier, after) = tokio::join!(
+            ask([busy, "200 OK"]),
+            ask([busy, busy]),
+            ask([failed, failed]),
+            ask([busy, "500 Internal Server Error"]),
+        );
+        assert_eq!(answered, probe(Answer::Response(ProbeResult::default())));
+        assert_eq!(never, [], "neither a failure nor a name that was asked for");
+        assert_eq!(earlier, probe(Answer::Nothing), "a pod of an earlier release");
+        assert_eq!(after, probe(Answer::Nothing));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_probe_waits_for_its_turn_no_longer_than_its_round() {
         let queue = Queue::new();
         let until = Instant::now() + PROBE_INTERVAL * 10;
         let turns = futures::future::join_all((0..40).map(|_| queue.wait(until))).await;
         assert_eq!(turns, [[true; 11].as_slice(), &[false; 29]].concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_answers_late_has_no_more_than_three_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let open = Arc::new(AtomicU64::new(0));
+        let most = Arc::new(AtomicU64::new(0));
+        let (now_open, most_open) = (open.clone(), most.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let now = now_open.fetch_add(1, Ordering::SeqCst) + 1;
+                most_open.fetch_max(now, Ordering::SeqCst);
+                let now_open = now_open.clone();
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    tokio::time::sleep(Duration::from_secs(4)).await;
+                    now_open.fetch_sub(1, Ordering::SeqCst);
+                    let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+                });
+            }
+        });
+        let until = Instant::now() + ROUND_LIMIT;
+        assert_eq!(ask(address, &names(12), &Queue::new(), until).await.len(), 12);
+        assert_eq!(most.load(Ordering::SeqCst), 3);
     }
 }

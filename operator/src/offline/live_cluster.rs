@@ -1,13 +1,17 @@
 //! Live cluster: what the controller observes, read from the API server with one list for each kind.
+//!
+//! Lists come in pages, and of each page only what the controller observes is kept: `diff` may run in the operator's
+//! container, beside the leader, whose memory limit they share.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dnstier_crds::DnsTier;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{ListableResource, NamespaceResourceScope};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -20,6 +24,9 @@ use crate::controller::owned::{OwnedObjects, labels};
 use crate::error::Error;
 use crate::offline::planned_cluster::as_stored;
 use crate::settings::Settings;
+
+/// Number of objects in a page of a list, as in the lists of watches.
+const PAGE_SIZE: u32 = 500;
 
 /// Cluster behind an API server.
 pub(super) struct LiveCluster<'a> {
@@ -39,17 +46,16 @@ impl<'a> LiveCluster<'a> {
     /// The first request that fails.
     pub(super) async fn read(client: &'a Client, settings: &'a Settings) -> Result<Self, Error> {
         let all = ListParams::default();
-        let failure = |objects: &'static str| move |source| Error::request("list", objects, source);
-        let tiers = Api::<WatchedTier>::all(client.clone()).list(&all).await.map_err(failure("DnsTiers"))?;
-        let nodes = Api::<Node>::all(client.clone()).list(&all).await.map_err(failure("nodes"))?;
-        let (readable, unreadable): (Vec<_>, Vec<_>) = tiers.items.into_iter().partition(|tier| tier.0.is_ok());
-        Ok(Self {
-            client,
-            settings,
-            tiers: readable.into_iter().filter_map(|tier| tier.0.ok()).collect(),
-            unreadable: unreadable.into_iter().filter_map(|tier| Some(tier.0.err()?.metadata)).collect(),
-            nodes: nodes.items.iter().map(|node| (node.name_any(), ClusterNode::from(node))).collect(),
-        })
+        let (mut tiers, mut unreadable) = (Vec::new(), Vec::new());
+        let sort = |tier: WatchedTier| match tier.0 {
+            Ok(tier) => tiers.push(tier),
+            Err(invalid) => unreadable.push(invalid.metadata),
+        };
+        for_each(&Api::all(client.clone()), &all, "DnsTiers", sort).await?;
+        let mut nodes: Vec<(String, ClusterNode)> = Vec::new();
+        let reduce = |node: Node| nodes.push((node.name_any(), ClusterNode::from(&node)));
+        for_each(&Api::all(client.clone()), &all, "nodes", reduce).await?;
+        Ok(Self { client, settings, tiers, unreadable, nodes: nodes.into_iter().collect() })
     }
 
     /// Returns the namespace of the release that acts on a tier, when it is another one than that of the settings.
@@ -103,8 +109,8 @@ impl<'a> LiveCluster<'a> {
     /// Looks the Service up in a list, since the operator has no right to get a single one.
     async fn cluster_dns(&self, tier: &DnsTier) -> Result<ClusterDnsLookup, Error> {
         let reference = &tier.spec.cluster_dns;
-        let services: Vec<Service> = self.list(&ListParams::default(), &[&reference.namespace]).await?;
-        let found = services.into_iter().find(|service| service.name_any() == reference.name);
+        let select = |service: Service| (service.name_any() == reference.name).then_some(service);
+        let found = self.list_reduced(&ListParams::default(), &[&reference.namespace], select).await?.pop();
         Ok(found.map_or(ClusterDnsLookup::NotFound, |service| ClusterDnsLookup::Found(Box::new(service))))
     }
 
@@ -149,25 +155,111 @@ impl<'a> LiveCluster<'a> {
 
     async fn pods(&self, tier: &str) -> Result<Vec<TierPod>, Error> {
         let of_tier = ListParams::default().labels(&labels::query_tier(tier));
-        let pods: Vec<Pod> = self.list(&of_tier, &self.settings.pod_namespaces()).await?;
-        Ok(pods.iter().filter_map(TierPod::from_pod).collect())
+        self.list_reduced(&of_tier, &self.settings.pod_namespaces(), |pod: Pod| TierPod::from_pod(&pod)).await
     }
 
     /// Lists the objects of one kind in some namespaces.
     async fn list<K>(&self, params: &ListParams, namespaces: &[&str]) -> Result<Vec<K>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + ListableResource
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let mut objects = Vec::new();
+        self.list_reduced(params, namespaces, Some).await
+    }
+
+    /// Lists the objects of one kind in some namespaces, and returns what `reduce` keeps of each.
+    async fn list_reduced<K, T>(
+        &self,
+        params: &ListParams,
+        namespaces: &[&str],
+        reduce: impl Fn(K) -> Option<T>,
+    ) -> Result<Vec<T>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let mut kept = Vec::new();
         for namespace in namespaces {
             let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-            let failure = |source| Error::request("list", format!("{} in {namespace}", K::plural(&())), source);
-            objects.extend(api.list(params).await.map_err(failure)?.items);
+            let objects = format!("{} in {namespace}", K::plural(&()));
+            for_each(&api, params, &objects, |object| kept.extend(reduce(object))).await?;
         }
-        Ok(objects)
+        Ok(kept)
+    }
+}
+
+/// Takes each object of a list, page by page. `objects` names them in an error.
+///
+/// # Errors
+///
+/// The first request that fails.
+async fn for_each<K>(api: &Api<K>, params: &ListParams, objects: &str, mut take: impl FnMut(K)) -> Result<(), Error>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let mut params = params.clone().limit(PAGE_SIZE);
+    loop {
+        let page = api.list(&params).await.map_err(|source| Error::request("list", objects, source))?;
+        page.items.into_iter().for_each(&mut take);
+        // The last page has no token, or an empty one.
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::client::Limits;
+    use crate::controller::fixtures::{settings, tier};
+    use crate::fake_api::{FakeApi, FakeRequest, Reply};
+
+    /// Returns a parameter of a request.
+    fn parameter<'a>(request: &'a FakeRequest, name: &str) -> Option<&'a str> {
+        let (_, query) = request.uri.split_once('?')?;
+        query.split('&').find_map(|parameter| parameter.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Returns the page that a request asks for of so many objects. Its token is the number of the first object.
+    fn page(request: &FakeRequest, count: usize, object: impl Fn(usize) -> Value) -> Reply {
+        let first: usize = parameter(request, "continue").map_or(0, |token| token.parse().unwrap());
+        let limit = parameter(request, "limit").map_or(count, |limit| limit.parse().unwrap());
+        let end = count.min(first + limit);
+        let token = if end < count { end.to_string() } else { String::new() };
+        let items: Vec<Value> = (first..end).map(object).collect();
+        Reply::Json(200, json!({"metadata": {"continue": token}, "items": items}))
+    }
+
+    #[tokio::test]
+    async fn nodes_and_pods_of_a_large_cluster_are_read_in_pages() {
+        let server = FakeApi::start(|request| match request.path() {
+            "/api/v1/nodes" => page(request, 1_201, |number| json!({"metadata": {"name": format!("node-{number}")}})),
+            path if path.ends_with("/dnstier-node/pods") => page(request, 1_000, |number| {
+                let metadata = json!({
+                    "name": format!("pod-{number}"),
+                    "namespace": "dnstier-node",
+                    "uid": format!("uid-{number}"),
+                    "labels": {labels::COMPONENT: labels::COMPONENT_NODE_CACHE, labels::INSTANCE: "default"},
+                    "annotations": {labels::METRICS_PORT: "9353"},
+                });
+                json!({"metadata": metadata})
+            }),
+            _ => page(request, 0, |_| Value::Null),
+        })
+        .await;
+        let (client, settings) = (server.client(Limits::OPERATOR), settings());
+        let cluster = LiveCluster::read(&client, &settings).await.unwrap();
+        assert_eq!(cluster.nodes.iter().count(), 1_201);
+        let observed = cluster.observe(&tier("default", "2026-01-01T00:00:00Z", "{}"), &[]).await.unwrap();
+        assert_eq!(observed.pods.len(), 1_000);
+        assert_eq!(observed.pods[999].name, "pod-999");
+        let requests = server.requests();
+        let lists_of = |end: &str| requests.iter().filter(|request| request.path().ends_with(end)).count();
+        assert_eq!((lists_of("/nodes"), lists_of("/dnstier-node/pods")), (3, 2));
+        for request in requests {
+            assert_eq!(parameter(&request, "limit"), Some("500"), "{}", request.uri);
+        }
     }
 }

@@ -193,6 +193,22 @@ items:
 }
 
 #[test]
+fn an_example_that_was_copied_with_its_indentation_is_valid() {
+    let notes = include_str!("../../../charts/dnstier/templates/NOTES.txt");
+    let copied: String = notes
+        .lines()
+        .skip_while(|line| !line.ends_with("<<YAML"))
+        .skip(1)
+        .take_while(|line| line.trim() != "YAML")
+        .map(|line| format!("  {line}\n"))
+        .collect();
+    assert!(copied.starts_with("  apiVersion: dnstier.io/"), "{copied}");
+    assert_eq!(validated(&copied), Report::default());
+    let report = validated(&copied.replace("spec: {}", "spec: {clusterDomain: X}"));
+    assert!(report.output.starts_with("tier.yaml:4: spec.clusterDomain"), "{report:?}");
+}
+
+#[test]
 fn a_file_that_is_no_yaml_or_has_no_tier_does_not_pass() {
     let report = validated("kind: DnsTier\n  spec: [\n");
     assert_eq!(report.code, 1, "{report:?}");

@@ -43,12 +43,13 @@ pub(in crate::offline) fn parse(text: &str) -> (Vec<Document>, Vec<Syntax>) {
             }
         }
     }
-    let mut starts = builder.roots.iter().map(|root| root.start).skip(1).chain([text.len()]);
+    let mut starts = builder.roots.iter().map(|root| with_indentation(text, root.start)).chain([text.len()]).peekable();
     for root in &builder.roots {
-        let end = starts.next().unwrap_or(text.len());
+        let start = starts.next().unwrap_or_default();
+        let end = starts.peek().copied().unwrap_or(text.len());
         let Some(node) = &root.node else { continue };
         // Blank lines in front keep the numbers of lines in messages.
-        let padded = "\n".repeat(root.line.saturating_sub(1)) + &quoted(text, root.start..end, &builder.overflows);
+        let padded = "\n".repeat(root.line.saturating_sub(1)) + &quoted(text, start..end, &builder.overflows);
         match serde_saphyr::from_str::<Value>(&padded) {
             Ok(Value::Null) => {}
             Ok(value) => documents.push(Document { value, lines: Lines::new(node.clone()) }),
@@ -59,6 +60,13 @@ pub(in crate::offline) fn parse(text: &str) -> (Vec<Document>, Vec<Syntax>) {
         }
     }
     (documents, problems)
+}
+
+/// Returns the position of a document with the indentation of its first line. For the parser a document without `---`
+/// begins at its first key: without its indentation, the other lines of a file that is indented as a whole would be
+/// deeper.
+fn with_indentation(text: &str, start: usize) -> usize {
+    text.get(..start).unwrap_or_default().trim_end_matches(' ').len()
 }
 
 /// Returns a part of a text with quotes around the scalars at these places.
@@ -241,6 +249,28 @@ kind: C
         assert_eq!(line(&documents[1], "routes[1].upstreams"), 14);
         assert_eq!(line(&documents[1], "routes[7].suffix"), 8);
         assert_eq!(line(&documents[0], "metadata.name"), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_indented_as_a_whole_is_read_with_the_same_lines() {
+        let text = "# a comment\nkind: A\nspec:\n  routes:\n  - suffix: corp.example\n    number: 1e999\nlast: 1\n";
+        let indented =
+            |prefix: &str, text: &str| -> String { text.lines().map(|line| format!("{prefix}{line}\n")).collect() };
+        let expected = json!({
+            "kind": "A", "spec": {"routes": [{"suffix": "corp.example", "number": "1e999"}]}, "last": 1,
+        });
+        let behind_others = format!("kind: B\n...\n\n{}---\n  kind: C\n", indented("    ", text));
+        for (file, index, first_line) in [(text.to_owned(), 0, 1), (indented("  ", text), 0, 1), (behind_others, 1, 4)]
+        {
+            let (documents, problems) = parse(&file);
+            assert_eq!(problems, [], "{file}");
+            assert_eq!(documents[index].value, expected, "{file}");
+            for (path, offset) in [("kind", 1), ("spec.routes[0].number", 5), ("last", 6)] {
+                assert_eq!(line(&documents[index], path), first_line + offset, "{path} of {file}");
+            }
+        }
+        let (_, problems) = parse("\n  kind: A\n  spec: 1\n  spec: 2\n");
+        assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [4]);
     }
 
     #[test]

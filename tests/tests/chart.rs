@@ -75,6 +75,28 @@ fn a_misspelt_value_is_refused_with_its_name() {
 }
 
 #[test]
+fn values_with_which_the_operator_would_not_start_are_refused() {
+    require!(require::helm());
+    for wrong in [
+        "operator.pollInterval=0s",
+        "operator.pollInterval=0h00m000s",
+        "operator.logFormat=xml",
+        "operator.logLevel=dnstier_operator=loud",
+        r"operator.logLevel=info\,\,debug",
+    ] {
+        assert!(template(&["--set", wrong]).is_err(), "{wrong}");
+    }
+    for right in [
+        "operator.pollInterval=1s",
+        "operator.pollInterval=10s",
+        "operator.pollInterval=1m0s",
+        r"operator.logLevel=warn\,dnstier_operator::controller=trace\,kube=error",
+    ] {
+        template(&["--set", right]).unwrap();
+    }
+}
+
+#[test]
 fn an_older_kubernetes_is_refused() {
     require!(require::helm());
     let error = template(&["--kube-version", "1.32.0"]).unwrap_err();
@@ -218,8 +240,8 @@ fn an_extra_image_is_a_repository_without_tag_or_pattern() {
 
 /// Values that this version has introduced: `helm upgrade --reuse-values` brings the values of an older chart, which
 /// lack them.
-const NEW_VALUES: [&str; 5] =
-    ["admissionPolicy", "resourceQuota", "openshift", "image.architectures", "operator.replicas"];
+const NEW_VALUES: [&str; 6] =
+    ["admissionPolicy", "resourceQuota", "openshift", "image.architectures", "operator.replicas", "operator.logFormat"];
 
 #[test]
 fn the_values_of_an_older_chart_render_what_the_default_values_render() {

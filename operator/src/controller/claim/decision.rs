@@ -9,8 +9,9 @@ use tokio::time::Instant;
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time without a change of the Lease after which the claim of its release ends.
 const MAX_LEASE_AGE: Duration = Duration::from_secs(60);
-/// How long a claim that was written may be missing from the store of the watch.
-const MAX_STORE_LAG: Duration = Duration::from_secs(30);
+/// Time for which a claim that was written counts while the store has the version that it replaced. A watch without
+/// events ends after five minutes, and begins with a list.
+const MAX_LAG: Duration = Duration::from_secs(600);
 /// Time between two claims where a CustomResourceDefinition of an older version drops them.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -27,6 +28,15 @@ pub(super) enum Step {
     Wait(Duration),
 }
 
+/// A tier, as the store has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredTier<'a> {
+    /// Version.
+    pub(super) version: Option<&'a str>,
+    /// Namespace of the release that has claimed the tier.
+    pub(super) claimed: Option<&'a str>,
+}
+
 /// State of the claim of one tier.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClaimState {
@@ -37,10 +47,25 @@ pub(super) struct ClaimState {
 /// Claim that this process has written.
 #[derive(Clone, Debug)]
 struct WrittenClaim {
+    /// Version of the tier that it replaced.
+    version: Option<String>,
     /// Namespace that was in its place.
     replaced: Option<String>,
-    /// Time until which the old value is taken for the new one.
-    until: Instant,
+    /// Whether the API server has kept it.
+    is_kept: bool,
+    time: Instant,
+}
+
+impl WrittenClaim {
+    /// Returns whether the claim counts although the store does not have it: the store lags, or no store will have it.
+    fn counts_for(&self, stored: StoredTier<'_>, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.time);
+        if self.is_kept {
+            self.version.as_deref() == stored.version && age < MAX_LAG
+        } else {
+            self.replaced.as_deref() == stored.claimed && age < RETRY_INTERVAL
+        }
+    }
 }
 
 /// Claim of another release.
@@ -50,7 +75,18 @@ struct ForeignClaim {
     lease: Option<LeaseSight>,
     next_look: Instant,
     is_gone: bool,
-    is_told: bool,
+    notice: Notice,
+}
+
+/// Notice to people about a release that has claimed a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notice {
+    /// Notice that is to be published.
+    Due,
+    /// Notice whose publication was tried. The notice is due again after the next look at the Lease.
+    Tried,
+    /// Notice that was published.
+    Published,
 }
 
 /// Lease of the other release, as last seen.
@@ -63,21 +99,21 @@ struct LeaseSight {
 }
 
 impl ClaimState {
-    /// Returns the next step for a tier that the release of the namespace `claimed` has claimed.
-    pub(super) fn next(&mut self, claimed: Option<&str>, own: &str, now: Instant) -> Step {
-        let is_lag = |written: &WrittenClaim| now < written.until && written.replaced.as_deref() == claimed;
-        if claimed == Some(own) || self.written.as_ref().is_some_and(is_lag) {
+    /// Returns the next step of the release in the namespace `own` for a tier.
+    pub(super) fn next(&mut self, stored: StoredTier<'_>, own: &str, now: Instant) -> Step {
+        let is_written = self.written.as_ref().is_some_and(|written| written.counts_for(stored, now));
+        if stored.claimed == Some(own) || is_written {
             self.foreign = None;
             return Step::Reconcile;
         }
-        let Some(claimed) = claimed else {
+        let Some(claimed) = stored.claimed else {
             self.foreign = None;
             return Step::Claim;
         };
         if self.foreign.as_ref().is_none_or(|foreign| foreign.namespace != claimed) {
             let namespace = claimed.to_owned();
-            self.foreign =
-                Some(ForeignClaim { namespace, lease: None, next_look: now, is_gone: false, is_told: false });
+            let (lease, next_look, is_gone, notice) = (None, now, false, Notice::Due);
+            self.foreign = Some(ForeignClaim { namespace, lease, next_look, is_gone, notice });
         }
         match &self.foreign {
             Some(foreign) if !foreign.is_gone && now < foreign.next_look => Step::Wait(foreign.next_look - now),
@@ -90,7 +126,7 @@ impl ClaimState {
     /// not changed for a minute, or was missing twice: a leader whose Lease was deleted creates it again in seconds.
     pub(super) fn record_lease(&mut self, version: Option<&str>, now: Instant) {
         let Some(foreign) = &mut self.foreign else { return };
-        foreign.next_look = now + LOOK_INTERVAL;
+        foreign.end_look(now);
         match &foreign.lease {
             Some(lease) if lease.version.as_deref() == version => {
                 let max_age = if version.is_some() { MAX_LEASE_AGE } else { LOOK_INTERVAL };
@@ -103,27 +139,47 @@ impl ClaimState {
     /// Records that the Lease could not be read, which says nothing about it.
     pub(super) fn record_failure(&mut self, now: Instant) {
         if let Some(foreign) = &mut self.foreign {
-            foreign.next_look = now + LOOK_INTERVAL;
+            foreign.end_look(now);
         }
     }
 
-    /// Records that the claim was not written. The other release may be back: its Lease is looked at once more.
-    pub(super) fn record_refusal(&mut self, now: Instant) {
+    /// Records that a claim is about to be written. Unless [`Self::record_claim`] follows, the Lease of the other
+    /// release is looked at once more, because that release may be back: the claim was refused, or was dropped with
+    /// the term of this process.
+    pub(super) fn begin_claim(&mut self, now: Instant) {
         if let Some(foreign) = &mut self.foreign {
             (foreign.is_gone, foreign.next_look) = (false, now);
         }
     }
 
-    /// Returns whether people are to be told of the other release, which is once.
+    /// Returns whether people are to be told of the other release now.
     pub(super) fn tell(&mut self) -> bool {
-        self.foreign.as_mut().is_some_and(|foreign| !std::mem::replace(&mut foreign.is_told, true))
+        let due = self.foreign.as_mut().filter(|foreign| foreign.notice == Notice::Due);
+        due.map(|foreign| foreign.notice = Notice::Tried).is_some()
     }
 
-    /// Records a claim that was written in the place of another, and whether the API server has kept it.
-    pub(super) fn record_claim(&mut self, replaced: Option<&str>, is_kept: bool, now: Instant) {
-        let until = now + if is_kept { MAX_STORE_LAG } else { RETRY_INTERVAL };
-        self.written = Some(WrittenClaim { replaced: replaced.map(str::to_owned), until });
+    /// Records that people were told of the other release, which is once.
+    pub(super) fn record_notice(&mut self) {
+        if let Some(foreign) = &mut self.foreign {
+            foreign.notice = Notice::Published;
+        }
+    }
+
+    /// Records a claim that was written in the place of what the store has, and whether the API server has kept it.
+    pub(super) fn record_claim(&mut self, stored: StoredTier<'_>, is_kept: bool, now: Instant) {
+        let [version, replaced] = [stored.version, stored.claimed].map(|text| text.map(str::to_owned));
+        self.written = Some(WrittenClaim { version, replaced, is_kept, time: now });
         self.foreign = None;
+    }
+}
+
+impl ForeignClaim {
+    /// Records the end of a look at the Lease, after which the next one waits and a notice that failed is due again.
+    fn end_look(&mut self, now: Instant) {
+        self.next_look = now + LOOK_INTERVAL;
+        if self.notice == Notice::Tried {
+            self.notice = Notice::Due;
+        }
     }
 }
 
@@ -133,6 +189,11 @@ mod tests {
 
     const OWN: &str = "dnstier-system";
     const OTHER: &str = "elsewhere";
+
+    /// Returns a tier of version 7 that a release has claimed.
+    fn claimed_by(claimed: Option<&str>) -> StoredTier<'_> {
+        StoredTier { version: Some("7"), claimed }
+    }
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -144,11 +205,11 @@ mod tests {
         let mut state = ClaimState::default();
         for second in 0..300 {
             let now = start + seconds(second);
-            match state.next(Some(OTHER), OWN, now) {
+            match state.next(claimed_by(Some(OTHER)), OWN, now) {
                 Step::Claim => return Some(second),
                 Step::Look => {
                     state.record_lease(version(second).as_deref(), now);
-                    if state.next(Some(OTHER), OWN, now) == Step::Claim {
+                    if state.next(claimed_by(Some(OTHER)), OWN, now) == Step::Claim {
                         return Some(second);
                     }
                 }
@@ -163,8 +224,8 @@ mod tests {
     fn an_own_claim_and_none_need_no_look_at_any_lease() {
         let mut state = ClaimState::default();
         let now = Instant::now();
-        assert_eq!(state.next(Some(OWN), OWN, now), Step::Reconcile);
-        assert_eq!(state.next(None, OWN, now), Step::Claim);
+        assert_eq!(state.next(claimed_by(Some(OWN)), OWN, now), Step::Reconcile);
+        assert_eq!(state.next(claimed_by(None), OWN, now), Step::Claim);
     }
 
     #[test]
@@ -190,19 +251,19 @@ mod tests {
         let start = Instant::now();
         let mut state = ClaimState::default();
         for second in [0, 60] {
-            assert_eq!(state.next(Some(OTHER), OWN, start + seconds(second)), Step::Look);
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, start + seconds(second)), Step::Look);
             state.record_lease(Some("1"), start + seconds(second));
         }
         let now = start + seconds(61);
-        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Claim);
-        state.record_refusal(now);
-        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Claim);
+        state.begin_claim(now);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
         state.record_lease(Some("1"), now);
-        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Claim);
-        state.record_refusal(now);
-        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Claim);
+        state.begin_claim(now);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
         state.record_lease(Some("2"), now);
-        assert_eq!(state.next(Some(OTHER), OWN, now), Step::Wait(LOOK_INTERVAL));
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Wait(LOOK_INTERVAL));
     }
 
     #[test]
@@ -212,27 +273,40 @@ mod tests {
         let mut state = ClaimState::default();
         for minute in 0..10 {
             let now = start + seconds(60 * minute);
-            assert_eq!(state.next(Some(OTHER), OWN, now), Step::Look);
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
             state.record_failure(now);
-            assert_eq!(state.next(Some(OTHER), OWN, now), Step::Wait(LOOK_INTERVAL));
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Wait(LOOK_INTERVAL));
         }
     }
 
     #[test]
-    fn a_claim_is_written_once_even_where_it_is_dropped_or_not_seen_yet() {
+    fn a_claim_counts_for_as_long_as_the_watch_has_the_version_that_it_replaced() {
         let start = Instant::now();
-        for replaced in [None, Some(OTHER)] {
+        for claimed in [None, Some(OTHER)] {
             let mut state = ClaimState::default();
-            state.record_claim(replaced, true, start);
-            assert_eq!(state.next(replaced, OWN, start + seconds(5)), Step::Reconcile);
-            assert_eq!(state.next(Some("third"), OWN, start + seconds(5)), Step::Look, "somebody else was faster");
+            state.record_claim(claimed_by(claimed), true, start);
+            for second in [0, 31, 330, 599] {
+                assert_eq!(state.next(claimed_by(claimed), OWN, start + seconds(second)), Step::Reconcile);
+            }
+            let newer = |claimed| StoredTier { version: Some("9"), claimed };
+            let mut after_another_write = state.clone();
+            assert_eq!(after_another_write.next(newer(None), OWN, start), Step::Claim, "somebody has taken it away");
+            assert_eq!(after_another_write.next(newer(Some("third")), OWN, start), Step::Look, "a third has it now");
+            assert_ne!(state.next(claimed_by(claimed), OWN, start + MAX_LAG), Step::Reconcile);
         }
+    }
+
+    #[test]
+    fn a_claim_that_the_api_server_drops_is_written_once_in_ten_minutes() {
+        let start = Instant::now();
         let mut state = ClaimState::default();
-        state.record_claim(None, false, start);
-        for second in 0..600 {
-            assert_eq!(state.next(None, OWN, start + seconds(second)), Step::Reconcile);
+        state.record_claim(claimed_by(None), false, start);
+        for second in 0..600_u64 {
+            let version = (7 + second).to_string();
+            let stored = StoredTier { version: Some(&version), claimed: None };
+            assert_eq!(state.next(stored, OWN, start + seconds(second)), Step::Reconcile);
         }
-        assert_eq!(state.next(None, OWN, start + seconds(600)), Step::Claim);
+        assert_eq!(state.next(claimed_by(None), OWN, start + seconds(600)), Step::Claim);
     }
 
     #[test]
@@ -241,8 +315,26 @@ mod tests {
         let now = Instant::now();
         assert!(!state.tell());
         for (claimed, is_told) in [(OTHER, true), (OTHER, false), ("third", true), ("third", false)] {
-            state.next(Some(claimed), OWN, now);
+            state.next(claimed_by(Some(claimed)), OWN, now);
             assert_eq!(state.tell(), is_told, "{claimed}");
+            state.record_notice();
+            state.record_lease(Some("1"), now);
+        }
+    }
+
+    #[test]
+    fn a_notice_that_fails_is_tried_again_after_each_look() {
+        let mut state = ClaimState::default();
+        let start = Instant::now();
+        for look in 0..5 {
+            let now = start + LOOK_INTERVAL * look;
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
+            if look % 2 == 0 {
+                state.record_lease(Some(&look.to_string()), now);
+            } else {
+                state.record_failure(now);
+            }
+            assert_eq!([state.tell(), state.tell()], [true, false], "{look}");
         }
     }
 }

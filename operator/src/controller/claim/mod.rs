@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::controller::claim::decision::{ClaimState, LOOK_INTERVAL, Step};
+use crate::controller::claim::decision::{ClaimState, LOOK_INTERVAL, Step, StoredTier};
 use crate::error::Error;
 use crate::leader::LEASE_NAME;
 use crate::metrics::Metrics;
@@ -52,33 +52,33 @@ impl Claims {
         let uid = tier.uid().unwrap_or_default();
         let claim = tier.status.as_ref().and_then(|status| status.operator.as_ref());
         let claimed = claim.map(|operator| operator.namespace.as_str()).filter(|namespace| !namespace.is_empty());
-        let mut step = self.next(&uid, claimed, now);
+        let stored = StoredTier { version: tier.metadata.resource_version.as_deref(), claimed };
+        let mut step = self.next(&uid, stored, now);
         if let (Step::Look, Some(other)) = (&step, claimed) {
             self.look(&uid, other, now).await;
-            step = self.next(&uid, claimed, now);
+            step = self.next(&uid, stored, now);
         }
         let wait = match step {
             Step::Reconcile => None,
             Step::Claim => {
-                if let Err(error) = self.claim(tier, &uid, claimed, now).await {
-                    self.with_state(&uid, |state| state.record_refusal(now));
-                    return Err(error);
-                }
+                self.claim(tier, &uid, stored, now).await?;
                 None
             }
             Step::Look => Some(LOOK_INTERVAL),
             Step::Wait(wait) => Some(wait),
         };
         self.metrics.set_claimed_elsewhere(&tier.name_any(), wait.is_some());
-        let is_told = self.with_state(&uid, ClaimState::tell);
-        if let (true, Some(_), Some(other)) = (is_told, wait, claimed) {
-            self.tell(tier, other).await;
+        let is_due = self.with_state(&uid, ClaimState::tell);
+        if let (true, Some(_), Some(other)) = (is_due, wait, claimed)
+            && self.tell(tier, other).await
+        {
+            self.with_state(&uid, ClaimState::record_notice);
         }
         Ok(wait)
     }
 
-    fn next(&self, uid: &str, claimed: Option<&str>, now: Instant) -> Step {
-        self.with_state(uid, |state| state.next(claimed, &self.namespace, now))
+    fn next(&self, uid: &str, stored: StoredTier<'_>, now: Instant) -> Step {
+        self.with_state(uid, |state| state.next(stored, &self.namespace, now))
     }
 
     fn with_state<T>(&self, uid: &str, change: impl FnOnce(&mut ClaimState) -> T) -> T {
@@ -109,7 +109,8 @@ impl Claims {
     }
 
     /// Writes the claim, if the tier is as it was read.
-    async fn claim(&self, tier: &DnsTier, uid: &str, replaced: Option<&str>, now: Instant) -> Result<(), Error> {
+    async fn claim(&self, tier: &DnsTier, uid: &str, stored: StoredTier<'_>, now: Instant) -> Result<(), Error> {
+        self.with_state(uid, |state| state.begin_claim(now));
         let name = tier.name_any();
         let patch = json!({
             "metadata": {"uid": tier.uid(), "resourceVersion": tier.resource_version()},
@@ -127,19 +128,19 @@ impl Claims {
                 tier = name,
                 "the CustomResourceDefinition has no status.operator: other releases are not seen"
             );
-        } else if let Some(replaced) = replaced {
+        } else if let Some(replaced) = stored.claimed {
             tracing::info!(
                 tier = name,
                 replaced,
                 "the release that has claimed a tier is gone, and the tier taken over"
             );
         }
-        self.with_state(uid, |state| state.record_claim(replaced, is_kept, now));
+        self.with_state(uid, |state| state.record_claim(stored, is_kept, now));
         Ok(())
     }
 
-    /// Tells people that another release acts on a tier.
-    async fn tell(&self, tier: &DnsTier, claimed: &str) {
+    /// Tells people that another release acts on a tier, and returns whether the event was published.
+    async fn tell(&self, tier: &DnsTier, claimed: &str) -> bool {
         let own = &self.namespace;
         let note = format!(
             "The release of DnsTier in namespace {claimed} acts on this tier; that in {own} leaves it alone until the \
@@ -153,9 +154,11 @@ impl Claims {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &tier.object_ref(&())).await {
+        let published = self.recorder.publish(&event, &tier.object_ref(&())).await;
+        if let Err(error) = &published {
             tracing::warn!(tier = tier.name_any(), reason = REASON, %error, "an event cannot be published");
         }
+        published.is_ok()
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
     use crate::fake_api::{FakeApi, FakeRequest, Reply};
     use crate::leader::Leadership;
     use dnstier_crds::v1alpha1::{DnsTierStatus, OperatorStatus};
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     fn claims(server: &FakeApi) -> Claims {
         let client = server.client(Limits::OPERATOR);
@@ -262,6 +265,49 @@ mod tests {
         let last = writes(&server).pop().unwrap();
         assert_eq!(last.body["status"]["operator"]["namespace"], "new");
         assert!(claims.metrics.encode().contains("claimed_elsewhere{tier=\"default\"} 0"));
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_was_dropped_with_the_term_is_written_only_after_a_further_look() {
+        let version = Arc::new(AtomicU64::new(1));
+        let served = version.clone();
+        let server = FakeApi::start(move |request| match request.method.as_str() {
+            "PATCH" => Reply::Silence,
+            _ => reply(request, true, Some(served.load(Ordering::Relaxed))),
+        })
+        .await;
+        let claims = claims(&server);
+        let (start, tier) = (Instant::now(), claimed_by(Some("old")));
+        let at = |second: u64| start + Duration::from_secs(second);
+        claims.settle(&tier, at(0)).await.unwrap();
+        // A look, the event and one more look, before the claim.
+        tokio::select! {
+            settled = claims.settle(&tier, at(60)) => panic!("there is no response: {settled:?}"),
+            _ = server.wait_for_requests(4) => {}
+        }
+        let patches = || server.requests().iter().filter(|request| request.method == "PATCH").count();
+        assert_eq!(patches(), 1);
+        version.store(2, Ordering::Relaxed);
+        assert_eq!(claims.settle(&tier, at(3_600)).await.unwrap(), Some(LOOK_INTERVAL));
+        assert_eq!(patches(), 1, "the other release is back");
+    }
+
+    #[tokio::test]
+    async fn an_event_about_another_release_that_was_refused_is_published_after_the_next_look() {
+        let is_refused = Arc::new(AtomicBool::new(true));
+        let refused = is_refused.clone();
+        let server = FakeApi::start(move |request| match request.method.as_str() {
+            "POST" if refused.load(Ordering::Relaxed) => Reply::refusal(403, "forbidden"),
+            _ => reply(request, true, Some(1)),
+        })
+        .await;
+        let claims = claims(&server);
+        let (start, tier) = (Instant::now(), claimed_by(Some("old")));
+        for (second, events) in [(0, 1), (1, 1), (9, 1), (10, 2), (11, 2), (20, 3), (30, 3), (40, 3)] {
+            is_refused.store(second < 20, Ordering::Relaxed);
+            claims.settle(&tier, start + Duration::from_secs(second)).await.unwrap();
+            assert_eq!(writes(&server).len(), events, "{second} s");
+        }
     }
 
     #[tokio::test]

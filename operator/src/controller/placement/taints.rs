@@ -7,6 +7,29 @@ use crate::controller::observe::nodes::NodeTaint;
 /// Prefixes of taints that Kubernetes and clouds put on nodes in a state that passes by itself, such as `not-ready`.
 const PASSING_STATES: [&str; 2] = ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
 
+/// Taints that each pod of a DaemonSet on the host network tolerates, as key and effect: the DaemonSet controller adds
+/// these tolerations to what its template says.
+const TOLERATED_BY_DAEMON_SETS: [(&str, &str); 7] = [
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+    ("node.kubernetes.io/network-unavailable", "NoSchedule"),
+];
+
+/// Returns whether the DaemonSet controller makes no pod with these tolerations for a node with these taints, and does
+/// not count the node. Unlike for [`intolerable_taint`], taints of a state that passes by itself count.
+#[must_use]
+pub(super) fn is_uncounted(taints: &[NodeTaint], tolerations: &[Toleration]) -> bool {
+    taints.iter().any(|taint| {
+        let is_binding = ["NoSchedule", "NoExecute"].contains(&taint.effect.as_str());
+        let is_added = TOLERATED_BY_DAEMON_SETS.contains(&(taint.key.as_str(), taint.effect.as_str()));
+        is_binding && !is_added && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    })
+}
+
 /// Returns the first taint that keeps pods with these tolerations from a node for good; `None` without one.
 #[must_use]
 pub(super) fn intolerable_taint<'a>(taints: &'a [NodeTaint], tolerations: &[Toleration]) -> Option<&'a NodeTaint> {
@@ -93,6 +116,22 @@ mod tests {
             taint("dedicated", "db", "PreferNoSchedule"),
         ] {
             assert_eq!(intolerable_taint(std::slice::from_ref(&passing), &[]), None, "{passing:?}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_set_counts_no_node_with_a_taint_of_a_passing_state_that_nothing_tolerates() {
+        let all = [toleration(None, Some("Exists"), None, None)];
+        for (taint, is_expected) in [
+            (taint("node.kubernetes.io/unreachable", "", "NoExecute"), false),
+            (taint("node.kubernetes.io/unreachable", "", "NoSchedule"), true),
+            (taint("node.kubernetes.io/not-ready", "", "NoSchedule"), true),
+            (taint("node.cloudprovider.kubernetes.io/shutdown", "", "NoSchedule"), true),
+            (taint("node.kubernetes.io/unschedulable", "", "NoSchedule"), false),
+            (taint("dedicated", "db", "PreferNoSchedule"), false),
+        ] {
+            let taints = std::slice::from_ref(&taint);
+            assert_eq!((is_uncounted(taints, &[]), is_uncounted(taints, &all)), (is_expected, false), "{taint:?}");
         }
     }
 }

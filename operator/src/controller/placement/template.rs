@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec, Toleration};
 
 use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::placement::affinity::{matches, only_name};
-use crate::controller::placement::taints::{evicting_taint, intolerable_taint};
+use crate::controller::placement::taints::{evicting_taint, intolerable_taint, is_uncounted};
 
 /// Placement of the pods of a template, as the DaemonSet controller decides. Taints of a state that passes by itself do
 /// not count.
@@ -41,6 +41,13 @@ impl<'a> TemplatePlacement<'a> {
     #[must_use]
     pub(crate) fn keeps(&self, name: &str, node: &ClusterNode) -> bool {
         self.selects(name, node) && evicting_taint(&node.taints, self.tolerations()).is_none()
+    }
+
+    /// Returns whether the DaemonSet controller counts a node among those that should run a pod. A node that is away
+    /// has taints which pods with tolerations of their own may not tolerate.
+    #[must_use]
+    pub(crate) fn counts(&self, name: &str, node: &ClusterNode) -> bool {
+        self.selects(name, node) && !is_uncounted(&node.taints, self.tolerations())
     }
 
     /// Returns whether a node has the labels and the name that the template wants, whatever its taints.

@@ -1,6 +1,7 @@
 //! Rollout of pod templates: which pods have the newest template, which nodes are not waited for, and which pods should
 //! run by now.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -27,6 +28,8 @@ pub(crate) struct NodePods<'a> {
     pub(crate) desired: u32,
     /// Number of nodes that should run a pod and are away.
     pub(crate) away: u32,
+    /// Number of those away that the DaemonSet controller does not count, because of their taints.
+    uncounted: u32,
     /// Number of present pods with the newest template.
     pub(crate) updated: u32,
     /// Whether the DaemonSet controller has not seen the newest template yet.
@@ -48,26 +51,35 @@ impl<'a> NodePods<'a> {
             |pod: &&TierPod| !pod.scheduled && pod.node.as_ref().is_some_and(|node| !observed.nodes.has(node));
         let (orphans, pods): (Vec<&TierPod>, Vec<&TierPod>) =
             pods_of(observed, Component::NodeCache).partition(is_orphan);
-        let desired = non_negative(status.desired_number_scheduled).saturating_sub(to_count(orphans.len()));
-        let counted_as_updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
-        let newest = newest_template(&pods, counted_as_updated);
-        let present: Vec<&TierPod> = pods.into_iter().filter(|pod| !is_away(observed, pod)).collect();
+        let counted = non_negative(status.desired_number_scheduled).saturating_sub(to_count(orphans.len()));
         let held = held_placement(daemon_set);
         let placement = Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings);
         let is_placed = |name: &str, node: &ClusterNode| match &held {
             Some(held) => held.admits(name, node),
             None => placement.exclusion(name, node).is_none(),
         };
-        let away = observed.nodes.iter().filter(|(name, node)| !node.ready && is_placed(name, node));
-        let away = to_count(away.count()).min(desired);
+        let away = || observed.nodes.iter().filter(|(name, node)| !node.ready && is_placed(name, node));
+        let uncounted: BTreeSet<&str> = match template_placement(daemon_set) {
+            Some(template) => {
+                away().filter(|(name, node)| !template.counts(name, node)).map(|(name, _)| name).collect()
+            }
+            None => BTreeSet::new(),
+        };
+        let desired = counted + to_count(uncounted.len());
+        let away = to_count(away().count()).min(desired);
         let expected = desired - away;
+        let counted_as_updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
+        let is_counted = |pod: &&&TierPod| pod.node.as_deref().is_none_or(|node| !uncounted.contains(node));
+        let newest = newest_template(&pods.iter().filter(is_counted).copied().collect::<Vec<_>>(), counted_as_updated);
+        let present: Vec<&TierPod> = pods.into_iter().filter(|pod| !is_away(observed, pod)).collect();
         let updated = match newest {
-            _ if held.is_some() || counted_as_updated >= desired => expected,
+            _ if held.is_some() || counted_as_updated >= counted => expected,
             Some(newest) => to_count(present.iter().filter(|pod| has_template(pod, newest)).count()),
             None => counted_as_updated,
         };
         let is_behind = is_behind(daemon_set) && held.is_none();
-        Some(Self { present, desired, away, updated: updated.min(expected), is_behind, held, newest })
+        let (updated, uncounted) = (updated.min(expected), to_count(uncounted.len()));
+        Some(Self { present, desired, away, uncounted, updated, is_behind, held, newest })
     }
 
     /// Returns the number of nodes that should run a pod and are there.
@@ -83,11 +95,12 @@ impl<'a> NodePods<'a> {
     }
 
     /// Returns the number of nodes that may be without a ready pod in a rollout: one, and those that are away while
-    /// the rollout goes on, since the DaemonSet controller counts their pods too. Half of the nodes are the most: more
-    /// that are away at a time are a failure of the cluster, after which they return together.
+    /// the rollout goes on, as far as the DaemonSet controller counts them. Half of the nodes are the most: more that
+    /// are away at a time are a failure of the cluster, after which they return together.
     #[must_use]
     pub(crate) fn max_unavailable(&self) -> i32 {
-        let away = if self.updated < self.expected() { self.away.min(self.desired / 2) } else { 0 };
+        let counted = self.away.saturating_sub(self.uncounted);
+        let away = if self.updated < self.expected() { counted.min(self.desired / 2) } else { 0 };
         i32::try_from(away).unwrap_or(i32::MAX - 1) + 1
     }
 }
@@ -230,7 +243,12 @@ fn updated_replicas(deployment: &Deployment) -> u32 {
 fn held_placement(daemon_set: &DaemonSet) -> Option<TemplatePlacement<'_>> {
     let spec = daemon_set.spec.as_ref()?;
     let is_held = spec.update_strategy.as_ref()?.type_.as_deref() == Some("OnDelete");
-    spec.template.spec.as_ref().filter(|_| is_held).map(TemplatePlacement::of)
+    template_placement(daemon_set).filter(|_| is_held)
+}
+
+/// Returns the placement by the template of a DaemonSet.
+fn template_placement(daemon_set: &DaemonSet) -> Option<TemplatePlacement<'_>> {
+    daemon_set.spec.as_ref()?.template.spec.as_ref().map(TemplatePlacement::of)
 }
 
 /// Returns whether the controller has not observed the newest template of a DaemonSet yet.
@@ -255,6 +273,7 @@ pub(crate) fn non_negative(number: i32) -> u32 {
 mod tests {
     use super::*;
     use crate::controller::fixtures::{pod_of, roll_out_template, serving, set_away, settings};
+    use crate::controller::observe::nodes::NodeTaint;
     use crate::controller::observe::pods::PodLifecycle;
 
     fn node_pods(observed: &Observed) -> NodePods<'_> {
@@ -270,6 +289,31 @@ mod tests {
         assert_eq!(node_pods(&observed).max_unavailable(), 2);
         set_away(&mut observed, &["node-a", "node-b"]);
         assert_eq!(node_pods(&observed).max_unavailable(), 2);
+    }
+
+    #[test]
+    fn a_node_that_is_away_and_not_counted_for_its_taints_is_subtracted_once() {
+        for (spec, counted) in [("{nodeCache: {tolerations: []}}", 2), ("{}", 3)] {
+            let mut observed = serving(spec);
+            set_away(&mut observed, &["node-a"]);
+            let taint = |effect: &str| NodeTaint {
+                key: "node.kubernetes.io/unreachable".to_owned(),
+                value: String::new(),
+                effect: effect.to_owned(),
+            };
+            let nodes = observed.nodes.iter().map(|(name, node)| {
+                let taints = if node.ready { vec![] } else { vec![taint("NoSchedule"), taint("NoExecute")] };
+                (name.to_owned(), ClusterNode { taints, ..node.clone() })
+            });
+            observed.nodes = nodes.collect();
+            let status = observed.owned.daemon_sets[0].status.as_mut().unwrap();
+            (status.desired_number_scheduled, status.updated_number_scheduled) = (counted, Some(counted));
+            let pods = node_pods(&observed);
+            assert_eq!((pods.desired, pods.away, pods.expected(), pods.updated), (3, 1, 2, 2), "{spec}");
+            roll_out_template(&mut observed, &["node-pod-b"]);
+            let pods = node_pods(&observed);
+            assert_eq!((pods.updated, pods.max_unavailable()), (1, counted - 1), "{spec}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Nodes that leave a tier, by the whole controller in front of a fake cluster with a DaemonSet controller.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
 use crate::controller::fixtures::linux;
 use crate::controller::placement::MAX_NAMES;
 use crate::fake_daemon_sets::FakeDaemonSets;
-use crate::rollout_world::{DAEMON_SETS, NODES, World};
+use crate::rollout_world::{DAEMON_SETS, NODES, TIERS, World};
 
 /// A world whose DaemonSet controller looks once a second.
 struct Cluster {
@@ -118,6 +120,19 @@ async fn nodes_leave_in_waves_and_the_others_restart_once_at_the_end() {
     cluster.run(10).await;
     let requests = cluster.world.cluster.requests().split_off(requests);
     assert!(requests.is_empty(), "it is at rest: {requests:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_leave_in_waves_in_front_of_an_old_definition() {
+    let mut cluster = Cluster::start(&[3, 3], &GOING, settings()).await;
+    cluster.world.is_old.store(true, Ordering::Relaxed);
+    cluster.world.cluster.merge(TIERS, "default", json!({"status": {"rollout": null}}));
+    cluster.world.change(pools(&["stay"]));
+    cluster.pass().await;
+    assert_eq!(cluster.daemon_sets.log, Vec::<String>::new(), "the status is written before the first node leaves");
+    cluster.run_until_logged(&["-a1", "-b1", "-a2", "-b2"]).await;
+    cluster.run_to_the_end().await;
+    assert_eq!(cluster.world.status()["rollout"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

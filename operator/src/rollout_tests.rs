@@ -349,6 +349,23 @@ async fn an_address_that_pods_ask_is_not_given_up_when_the_record_is_lost_and_a_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_pods_ask_is_not_given_up_while_their_node_has_no_pod() {
+    let mut world = World::start(&[1], settings_of("5s")).await;
+    world.pods.ask("169.254.20.10");
+    world.run(10).await;
+    world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+    world.run_until("it waits", |world| world.rolled_out().1 == "AddressInUse").await;
+    let target = world.target();
+    let (pod, node) = world.pods.node_pods().remove(0);
+    world.pods.delete(&pod);
+    world.run(60).await;
+    assert_eq!((world.step().as_str(), world.rolled_out().1.as_str()), ("Start", "AddressInUse"));
+    world.pods.add_node_pod("a", &node).await;
+    world.run(60).await;
+    assert_eq!((world.step().as_str(), world.seen(&target)), ("Start", Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_gives_no_address_up_before_it_has_polled_every_node() {
     let mut world = World::start(&[2], settings_of("5s")).await;
     world.pods.ask("169.254.20.10");

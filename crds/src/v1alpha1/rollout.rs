@@ -36,8 +36,8 @@ pub struct Rollout {
         "x-kubernetes-list-map-keys" = ["name", "type"]
     ))]
     pub probes: Vec<Probe>,
-    /// Whether a change stands still where it is: no pod gets another configuration, forward or back, but new pods,
-    /// which get the proven one, and no node leaves. Judging goes on. Default: false.
+    /// Whether a change stands still where it is: no pod gets another configuration, forward or back, and no node
+    /// leaves. New pods get the proven one, or the new one on a node that goes first. Judging goes on. Default: false.
     pub paused: bool,
 }
 

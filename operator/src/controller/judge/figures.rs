@@ -81,7 +81,8 @@ impl Counts {
             scopes,
             slow_misses: self.slow_misses.checked_sub(earlier.slow_misses)?,
             stale: self.stale.checked_sub(earlier.stale)?,
-            timeouts: self.timeouts.checked_sub(earlier.timeouts)?,
+            // The sum of the upstreams that are there: one that goes takes its counter along.
+            timeouts: self.timeouts.saturating_sub(earlier.timeouts),
         })
     }
 
@@ -128,6 +129,12 @@ mod tests {
         assert_eq!(counts(3, 5).since(&counts(4, 1)), None, "one counter is enough");
         assert_eq!(Counts::default().since(&counts(4, 1)), None, "a scope that is gone");
         assert_eq!(counts(4, 1).since(&Counts::default()), Some(counts(4, 1)), "a scope that is new");
+    }
+
+    #[test]
+    fn an_upstream_that_goes_takes_its_timeouts_along_and_nothing_else() {
+        let of = |noerror, timeouts| Counts { timeouts, ..counts(noerror, 0) };
+        assert_eq!(of(10, 3).since(&of(4, 8)), Some(of(6, 0)));
     }
 
     #[test]

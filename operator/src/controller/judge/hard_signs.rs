@@ -26,6 +26,7 @@ pub(crate) fn find(look: &PodLook, baseline: &Baseline) -> Option<(FailReason, S
         let times = if restarts == 1 { "once".to_owned() } else { format!("{restarts} times") };
         return Some((FailReason::PodCrashed, format!("{pod} has restarted {times} since it was told of the change")));
     }
-    let failure = report?.self_query_failure.as_ref().filter(|_| !baseline.is_self_query_failing)?;
-    Some((FailReason::PodCrashed, format!("{pod} does not reach its own caches: {failure}")))
+    let mut failures = report?.self_query_failures.iter();
+    let (address, reason) = failures.find(|(address, _)| !baseline.unanswered.contains(*address))?;
+    Some((FailReason::PodCrashed, format!("{pod} does not reach its own caches: {address}: {reason}")))
 }

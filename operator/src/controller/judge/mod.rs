@@ -1,5 +1,5 @@
 //! Judgement of a change by measurements: figures of pods go in, [`Pass`, `Fail` or `Hold`](verdict::Outcome) with one
-//! sentence comes out. Nothing here has a clock or a client.
+//! sentence comes out. Nothing here has a clock or a client: the time is that of any clock that never goes back.
 //!
 //! A [`trial::Trial`] is one step of a rollout. Each look shows it the pods that it judges and pods that still run the
 //! proven revision, the controls. Four kinds of evidence count, the strongest first: hard signs of one pod, probes of

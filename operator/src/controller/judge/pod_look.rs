@@ -1,5 +1,8 @@
 //! Look at one pod: what is known of it at one moment.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use crate::controller::judge::figures::Figures;
 use crate::controller::rollout::pods::Role;
 
@@ -37,8 +40,8 @@ pub(crate) struct PodReport {
     pub(crate) restarts: u32,
     /// Reason why the pod rejects the revision that is on trial.
     pub(crate) refusal: Option<String>,
-    /// Captured address through which the pod does not reach its own caches, with the reason.
-    pub(crate) self_query_failure: Option<String>,
+    /// Captured addresses through which the pod does not reach its own caches, with the reasons.
+    pub(crate) self_query_failures: BTreeMap<IpAddr, String>,
     /// Counters of the pod.
     pub(crate) figures: Figures,
     /// Results of probes of this look, those without a response included; empty where none were asked.

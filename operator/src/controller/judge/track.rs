@@ -1,5 +1,7 @@
 //! History of one pod in a trial: its past, what it counted since, and how it was when it was told of the change.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::controller::judge::comparison::Change;
@@ -19,7 +21,7 @@ const MIN_PAST: Duration = Duration::from_secs(30);
 const WHOLE_SPAN: Duration = Duration::from_secs(240);
 
 /// Pod as it was before it was told of the change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Baseline {
     /// Start of its last process.
     pub(crate) started: u64,
@@ -27,8 +29,8 @@ pub(crate) struct Baseline {
     pub(crate) restarts: u32,
     /// Number of restarts of its containers.
     pub(crate) container_restarts: u32,
-    /// Whether it did not reach itself through a captured address.
-    pub(crate) is_self_query_failing: bool,
+    /// Captured addresses through which it did not reach itself.
+    pub(crate) unanswered: BTreeSet<IpAddr>,
 }
 
 impl Baseline {
@@ -39,7 +41,7 @@ impl Baseline {
             started: report.started,
             restarts: report.restarts,
             container_restarts: look.container_restarts,
-            is_self_query_failing: report.self_query_failure.is_some(),
+            unanswered: report.self_query_failures.keys().copied().collect(),
         }
     }
 
@@ -141,7 +143,7 @@ impl Track {
 
     /// Adds a look with a report.
     pub(crate) fn add(&mut self, now: Duration, look: &PodLook, report: &PodReport, phase: Phase) {
-        let has_restarted = self.baseline.is_some_and(|baseline| baseline.is_before_restart(report));
+        let has_restarted = self.baseline.as_ref().is_some_and(|baseline| baseline.is_before_restart(report));
         let is_back = self.is_returning && look.is_ready;
         let is_before = phase == Phase::Past || is_back;
         if is_before && has_restarted {

@@ -130,12 +130,14 @@ impl Trial {
         Self { tracks: self.tracks, ..Self::new(step) }
     }
 
-    /// Returns whether the past of all pods of the step that report is long enough for a judgement of shares. A
-    /// rollout need not wait for it: without a past, shares decide nothing.
+    /// Returns whether the past of the pods of the step is long enough for a judgement of shares: that of all which
+    /// have reported and are not away, and of one at least. A rollout need not wait for it: without a past, shares
+    /// decide nothing.
     #[must_use]
     pub(crate) fn has_long_past(&self) -> bool {
-        let tracks = self.tracks.iter().filter(|(name, _)| self.step.pods.contains(*name));
-        tracks.map(|(_, track)| track).all(Track::has_long_past)
+        let is_there = |(name, track): &(&String, &Track)| self.step.pods.contains(*name) && !track.is_returning;
+        let mut tracks = self.tracks.iter().filter(is_there).map(|(_, track)| track).peekable();
+        tracks.peek().is_some() && tracks.all(Track::has_long_past)
     }
 
     /// Looks at hard signs alone. Without any the verdict of the last look is returned; `None` before the first.
@@ -163,8 +165,7 @@ impl Trial {
         }
         self.last_look = Some(now);
         self.add(now, &present);
-        let judged: Vec<&PodLook> = self.of_step(looks).filter(|look| !look.is_away).collect();
-        let verdict = self.judge(now, &judged, &present);
+        let verdict = self.judge(now, looks, &present);
         self.verdict = Some(verdict.clone());
         verdict
     }
@@ -187,10 +188,9 @@ impl Trial {
     /// Returns the first hard sign of a pod of the step that is told.
     fn hard_sign(&self, looks: &[PodLook]) -> Option<(FailReason, String)> {
         let told = self.of_step(looks).filter(|look| self.is_told && look.is_asked && !look.is_away);
-        told.into_iter().find_map(|look| {
-            let baseline = self.tracks.get(&look.name).and_then(Track::baseline).copied();
-            let baseline = baseline.or_else(|| Some(Baseline::of(look, look.report.as_ref()?)))?;
-            hard_signs::find(look, &baseline)
+        told.into_iter().find_map(|look| match self.tracks.get(&look.name).and_then(Track::baseline) {
+            Some(baseline) => hard_signs::find(look, baseline),
+            None => hard_signs::find(look, &Baseline::of(look, look.report.as_ref()?)),
         })
     }
 
@@ -221,9 +221,14 @@ impl Trial {
         }
     }
 
-    fn judge(&mut self, now: Duration, judged: &[&PodLook], present: &[(&PodLook, &PodReport)]) -> Verdict {
+    fn judge(&mut self, now: Duration, looks: &[PodLook], present: &[(&PodLook, &PodReport)]) -> Verdict {
+        let of_step: Vec<&PodLook> = self.of_step(looks).collect();
+        let judged: &[&PodLook] = &of_step.iter().filter(|look| !look.is_away).copied().collect::<Vec<_>>();
         if judged.is_empty() {
-            return self.hold(HoldReason::Away, "Every pod of the step is on a node that is away".to_owned());
+            let is_none = of_step.is_empty();
+            let sentence =
+                if is_none { "No pod of the step is there" } else { "Every pod of the step is on a node that is away" };
+            return self.hold(HoldReason::Away, sentence.to_owned());
         }
         if !self.is_told {
             return self.hold(HoldReason::NotInForce, "No pod of the step is told of the change yet".to_owned());

@@ -55,7 +55,7 @@ pub(crate) enum HoldReason {
     Soak,
     /// A pod of the step does not have the revision in force yet.
     NotInForce,
-    /// Every pod of the step is on a node that is away.
+    /// No pod of the step is there, or every one is on a node that is away.
     Away,
     /// Too many pods of the step report nothing.
     NoFigures,

@@ -62,7 +62,7 @@ pub(crate) fn plan_leaving(observed: &Observed, current: &DaemonSet, desired: &D
         sizes: &sizes,
         settings: &observed.tier.spec.rollout,
         is_at_rest,
-        announced: announced(observed),
+        announced: announced(observed, departure.as_ref()),
         has_ended: have_pods_ended(observed, &before),
         now: observed.now,
     };
@@ -120,13 +120,21 @@ fn leaving_nodes(observed: &Observed, before: &PodSpec, after: &PodSpec, has_beg
 }
 
 /// Returns the begin of the step of a departure that the status shows, where it says that something is not rolled out.
-fn announced(observed: &Observed) -> Option<Timestamp> {
+/// An older definition of `DnsTier` does not keep `status.rollout`: there the condition speaks of the departure once it
+/// speaks of this spec.
+fn announced(observed: &Observed, departure: Option<&Departure>) -> Option<Timestamp> {
     let status = observed.tier.status.as_ref()?;
-    let is_false = status.conditions.iter().any(|condition| {
-        condition.type_ == ConditionType::RolledOut.name() && condition.status == ConditionStatus::False.name()
-    });
-    let rollout = status.rollout.as_ref().filter(|rollout| is_false && rollout.kind == KIND)?;
-    rollout.since.as_ref().map(|since| since.0)
+    let condition = status.conditions.iter().find(|condition| condition.type_ == ConditionType::RolledOut.name())?;
+    if condition.status != ConditionStatus::False.name() {
+        return None;
+    }
+    match &status.rollout {
+        Some(rollout) => rollout.since.as_ref().filter(|_| rollout.kind == KIND).map(|since| since.0),
+        None => {
+            let is_of_spec = condition.observed_generation == observed.tier.metadata.generation;
+            departure.filter(|_| is_of_spec).map(|departure| departure.since.0)
+        }
+    }
 }
 
 /// Returns whether no pod is left on a node that has left. Pods on nodes that are away end when these return.

@@ -14,6 +14,8 @@
 //! The record is written before any pod of a step is told. Everything else follows from the record and from what the
 //! pods are asked to run, so that a crash after any write ends where no crash would have ended.
 
+#[cfg(test)]
+mod absence_tests;
 pub(crate) mod address_use;
 pub(crate) mod asks;
 pub(crate) mod departure;

@@ -1,5 +1,6 @@
 //! Plan of a pass: the next record, the pods to tell, and what the conditions say. A pure function.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dnstier_crds::conditions::Reason;
@@ -155,7 +156,12 @@ fn adopt(record: &mut Record, inputs: &Inputs<'_>) {
     }
     let step = if is_rejected || desired.id == proven.id { Step::RollingBack } else { Step::Start };
     let target = if desired.id == proven.id { proven.clone() } else { (*desired).clone() };
-    *record = Record { superseded, rejections, ..Record::new(target, Some(proven), step, now) };
+    let (zone, moved) = match step {
+        // The pods of the newest step go back first.
+        Step::RollingBack => (record.zone.take(), std::mem::take(&mut record.moved)),
+        _ => (None, BTreeSet::new()),
+    };
+    *record = Record { superseded, rejections, zone, moved, ..Record::new(target, Some(proven), step, now) };
 }
 
 fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
@@ -193,6 +199,12 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
             (reason, format!("The roll-out of revision {} begins.", desired.id))
         }
         Step::Moved => (Reason::Canary, format!("Pods of a superseded revision take over revision {target}.{said}")),
+        Step::Resolver if record.moved.is_empty() => {
+            (Reason::Resolvers, format!("Revision {target} waits for a resolver that is there and can be told."))
+        }
+        Step::Canary if record.moved.is_empty() => {
+            (Reason::Canary, format!("Revision {target} waits for a node that is ready."))
+        }
         Step::Resolver => {
             (Reason::Resolvers, format!("A resolver of zone {zone:?} takes over revision {target}.{said}"))
         }

@@ -11,6 +11,8 @@ pub(crate) const MAX_TELLINGS: u8 = 4;
 pub(crate) const TELL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5);
 /// Time after the last telling at which a pod is given up, half a minute after the first.
 const GIVE_UP_AFTER: SignedDuration = SignedDuration::from_secs(15);
+/// Time by which the clock of an operator may be behind that of the one that wrote a time.
+pub(crate) const MAX_CLOCK_LAG: SignedDuration = SignedDuration::from_secs(5);
 
 /// Role of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,8 @@ pub(crate) struct RolloutPod {
     pub(crate) out_of_reach: bool,
     /// Whether the first poll of the pod in this term of the operator is still to come. What it runs is not known yet.
     pub(crate) unpolled: bool,
+    /// Whether the last poll of the pod has failed.
+    pub(crate) is_unanswered: bool,
     /// Configuration that the pod is asked to run; `None` for a new pod.
     pub(crate) asked: Option<String>,
     /// Configuration that the pod says it runs; `None` while it has not said.
@@ -90,8 +94,8 @@ impl RolloutPod {
     /// moves.
     #[must_use]
     pub(crate) fn is_due_again(&self, is_moving: bool, now: Timestamp) -> bool {
-        let is_late = self.told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN_AFTER);
-        let is_known = self.in_force.is_some() || is_moving && self.told.is_some();
+        let is_late = self.told.is_none_or(|told| has_passed(told, TELL_AGAIN_AFTER, now));
+        let is_known = self.in_force.is_some() || is_moving;
         let is_behind = self.asked.is_some() && self.in_force != self.asked;
         !self.away && !self.unpolled && is_known && is_behind && self.tellings < MAX_TELLINGS && is_late
     }
@@ -100,16 +104,24 @@ impl RolloutPod {
     /// not polled yet may have it.
     #[must_use]
     pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
-        let is_given_up = self.told.is_none_or(|told| now.duration_since(told) >= GIVE_UP_AFTER);
+        let is_given_up = self.told.is_none_or(|told| has_passed(told, GIVE_UP_AFTER, now));
         let is_behind = self.asked.is_some() && self.in_force != self.asked;
         !self.unpolled && is_behind && self.tellings >= MAX_TELLINGS && is_given_up
     }
 
-    /// Returns whether the pod can be chosen for a step. One that was not asked anything yet runs what is proven.
+    /// Returns whether the pod can be chosen for a step, ready or not. One that was not asked anything yet runs what is
+    /// proven.
     fn is_candidate(&self, role: Role, proven: &str, set_aside: &BTreeSet<String>) -> bool {
         let runs_proven = self.asked.as_deref().is_none_or(|asked| asked == proven);
-        self.role == role && self.ready && self.is_reachable() && runs_proven && !set_aside.contains(self.key())
+        self.role == role && self.is_reachable() && runs_proven && !set_aside.contains(self.key())
     }
+}
+
+/// Returns whether a span has passed since a time that some operator wrote. One that lies ahead is of another clock,
+/// and nobody waits for it.
+fn has_passed(since: Timestamp, span: SignedDuration, now: Timestamp) -> bool {
+    let passed = now.duration_since(since);
+    passed >= span || passed < -MAX_CLOCK_LAG
 }
 
 /// Returns the zones with pods of a role: those with the fewest first, then by name.
@@ -124,7 +136,8 @@ pub(crate) fn zones(pods: &[RolloutPod], role: Role) -> Vec<&str> {
     zones.into_iter().map(|(_, zone)| zone).collect()
 }
 
-/// Returns the pods of a zone that run the proven configuration and can be chosen for a step, by name.
+/// Returns the pods of a zone that run the proven configuration and can be chosen for a step, by name. They are ready,
+/// unless no resolver of the tier is: the change may be what makes them so.
 #[must_use]
 pub(crate) fn candidates<'a>(
     pods: &'a [RolloutPod],
@@ -133,7 +146,10 @@ pub(crate) fn candidates<'a>(
     proven: &str,
     set_aside: &BTreeSet<String>,
 ) -> Vec<&'a RolloutPod> {
-    let is_one = |pod: &&RolloutPod| pod.zone == zone && pod.is_candidate(role, proven, set_aside);
+    let is_ready = |pod: &RolloutPod| pod.role == role && pod.ready && pod.is_reachable();
+    let needs_ready = role == Role::Node || pods.iter().any(is_ready);
+    let may_go = |pod: &RolloutPod| pod.ready || !needs_ready;
+    let is_one = |pod: &&RolloutPod| pod.zone == zone && may_go(pod) && pod.is_candidate(role, proven, set_aside);
     let mut candidates: Vec<&RolloutPod> = pods.iter().filter(is_one).collect();
     candidates.sort_by_key(|pod| pod.key());
     candidates

@@ -43,6 +43,9 @@ pub(crate) struct Record {
     /// the end.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) set_aside: BTreeSet<String>,
+    /// Nodes of the step, and nodes that go first, that have no pod: each with the time since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) absent: BTreeMap<String, Time>,
     /// Whether a pod that goes first was replaced, because it did not take over the target. That is done once.
     #[serde(default)]
     pub(crate) replaced: bool,
@@ -160,6 +163,7 @@ impl Record {
             zones: BTreeMap::new(),
             superseded: BTreeSet::new(),
             set_aside: BTreeSet::new(),
+            absent: BTreeMap::new(),
             replaced: false,
             resolvers_passed: false,
             nodes_passed: false,

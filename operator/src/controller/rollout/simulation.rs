@@ -130,6 +130,7 @@ impl World {
             away: node.is_some_and(|node| self.away.contains(node)),
             out_of_reach: false,
             unpolled: false,
+            is_unanswered: false,
             asked: None,
             in_force: None,
             tellings: 0,

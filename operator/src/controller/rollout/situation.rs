@@ -18,13 +18,14 @@ use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{AddressUses, PodSummary};
 use crate::controller::owned::{labels, names};
+use crate::controller::placement::Placement;
 use crate::controller::rollout::address_use::{self, given_up};
 use crate::controller::rollout::plan::{Inputs, Plan, plan};
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::Record;
 use crate::controller::rollout::revision::{KnownRevision, TierRevision, assign, known_revisions, rebuild_proven};
 use crate::controller::rollout::steps::{Surroundings, Verdict};
-use crate::controller::rollout::template::{is_away, pods_of};
+use crate::controller::rollout::template::is_away;
 use crate::settings::Settings;
 
 /// Time over which the responses of a pod are counted.
@@ -116,7 +117,7 @@ impl Situation {
             pods,
             desired,
             settings: tier.spec.rollout.clone(),
-            address_in_use: address_in_use(observed, &given_up, uses),
+            address_in_use: address_in_use(observed, settings, &given_up, uses),
             address_unknown: address_use::unknown_sentence(&given_up, unanswered),
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
@@ -158,12 +159,20 @@ impl Situation {
     }
 }
 
-/// Returns the sentence about addresses that are given up and asked.
-fn address_in_use(observed: &Observed, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
-    let pods = || pods_of(observed, Component::NodeCache);
+/// Returns the sentence about addresses that are given up and asked. Uses belong to a node: those of one whose pod is
+/// being made again count.
+fn address_in_use(observed: &Observed, settings: &Settings, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
+    if given_up.is_empty() {
+        return None;
+    }
+    let placement = Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings);
+    let is_placed = |(name, node): &(&str, &ClusterNode)| placement.exclusion(name, node).is_none();
+    let of_pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache);
+    let of_pods = of_pods.filter_map(|pod| pod.node.as_deref());
+    let nodes: BTreeSet<&str> = observed.nodes.iter().filter(is_placed).map(|(name, _)| name).chain(of_pods).collect();
     let asked = given_up.iter().map(|address| {
-        let nodes = pods().filter_map(|pod| pod.node.clone());
-        (*address, nodes.map(|node| (node.clone(), uses.count(&node, *address))).collect())
+        let counts = nodes.iter().map(|node| ((*node).to_owned(), uses.count(node, *address)));
+        (*address, counts.collect())
     });
     address_use::sentence(asked)
 }
@@ -225,6 +234,7 @@ fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {
         away: is_away(observed, pod),
         out_of_reach: false,
         unpolled: pod.address.is_some() && !was_polled,
+        is_unanswered: report.is_some_and(|report| report.failures > 0),
         asked: pod.annotated_revision.clone(),
         in_force: status.and_then(|status| in_force(status, pod.annotated_revision.as_deref())),
         tellings: pod.told.map_or(1, |told| told.number),

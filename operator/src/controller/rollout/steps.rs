@@ -8,14 +8,14 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::controller::judge::verdict::FailReason;
 use crate::controller::owned::labels::CONFIRM_ROLLOUT;
-use crate::controller::rollout::pods::{Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones};
+use crate::controller::rollout::pods::{
+    MAX_CLOCK_LAG, Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones,
+};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
 
 /// Time for which a node without a pod stays in its step: the pod that follows takes its place.
 const POD_ABSENCE: SignedDuration = SignedDuration::from_mins(5);
-/// Longest time for which a step waits until the past of its pods is known.
-const MAX_PAST_WAIT: SignedDuration = SignedDuration::from_secs(40);
 /// Age of a step, in soaks, from which a pod that is made again does not begin the soak anew.
 const MAX_SOAKS: i32 = 10;
 /// Reason of a target that pods do not take over.
@@ -53,7 +53,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) settings: &'a Rollout,
     /// Target for which the status says that it is not rolled out: nobody is told before.
     pub(crate) announced: Option<&'a str>,
-    /// Whether the past of the pods of the step is known to the judge. They are told afterwards.
+    /// Whether the past of the pods of the step is known to the judge, or was waited for long enough. They are told
+    /// afterwards.
     pub(crate) is_past_known: bool,
     /// Captured addresses that the target gives up and that are asked: which nodes, how often. `None` without any.
     pub(crate) address_in_use: Option<&'a str>,
@@ -70,12 +71,10 @@ pub(crate) struct Surroundings<'a> {
 
 impl Surroundings<'_> {
     /// Returns whether the pods of the step may be told: the status says that the target is not rolled out, and the
-    /// judge knows how the pods were before, or has had the time.
+    /// judge knows how the pods were before.
     #[must_use]
     pub(crate) fn may_tell(&self, record: &Record) -> bool {
-        let is_late = || self.now.duration_since(record.since.0) >= MAX_PAST_WAIT;
-        let is_announced = || self.announced == Some(&record.target.id);
-        !record.step.is_judged() || is_announced() && (self.is_past_known || is_late())
+        !record.step.is_judged() || self.is_past_known && self.announced == Some(&record.target.id)
     }
 
     /// Returns the sentences about addresses for which a target waits, because they are in use or because that is not
@@ -98,6 +97,8 @@ impl Surroundings<'_> {
 pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) -> bool {
     let before = record.clone();
     let mut verdict = verdict;
+    bring_back_times(record, around.now);
+    note_absent(record, around);
     loop {
         let (step, since) = (record.step, record.since.clone());
         let moved = record.moved.clone();
@@ -106,6 +107,27 @@ pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: O
             return *record != before;
         }
     }
+}
+
+/// Replaces times that lie ahead: an operator with another clock has written them, and nobody waits for that clock.
+fn bring_back_times(record: &mut Record, now: Timestamp) {
+    let is_ahead = |time: &Time| time.0.duration_since(now) > MAX_CLOCK_LAG;
+    let absent = record.absent.values_mut();
+    let times = [&mut record.started, &mut record.since].into_iter().chain(&mut record.watched_since).chain(absent);
+    times.filter(|time| is_ahead(time)).for_each(|time| *time = Time(now));
+}
+
+/// Notes since when nodes of the step, and nodes that go first, have no pod.
+fn note_absent(record: &mut Record, around: &Surroundings<'_>) {
+    if !record.step.is_judged() {
+        record.absent.clear();
+        return;
+    }
+    let keys: BTreeSet<&str> = around.pods.iter().map(RolloutPod::key).collect();
+    let is_absent = |key: &&String| around.nodes.contains(*key) && !keys.contains(key.as_str());
+    let absent = record.moved.union(&record.canaries).filter(is_absent);
+    let since = |key: &String| record.absent.get(key).cloned().unwrap_or(Time(around.now));
+    record.absent = absent.map(|key| (key.clone(), since(key))).collect();
 }
 
 fn advance_once(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) {
@@ -199,7 +221,13 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     let mut silent: BTreeSet<String> = BTreeSet::new();
     let mut current = members(record, proven, around);
     let is_target = |pod: &RolloutPod| pod.is_asked(record.target.part(pod.role));
-    silent.extend(current.iter().filter(|pod| is_target(pod) && pod.is_silent(now)).map(|pod| pod.key().to_owned()));
+    // Where most of the others do not answer either, nobody knows what these run.
+    let is_other = |pod: &&RolloutPod| !pod.away && !current.iter().any(|one| one.name == pod.name);
+    let (unanswered, answered): (Vec<&RolloutPod>, Vec<&RolloutPod>) =
+        around.pods.iter().filter(is_other).partition(|pod| pod.is_unanswered || pod.unpolled);
+    let do_others_answer = !answered.is_empty() && answered.len() >= unanswered.len();
+    let is_given_up = |pod: &RolloutPod| pod.is_silent(now) && (do_others_answer || !pod.is_unanswered);
+    silent.extend(current.iter().filter(|pod| is_target(pod) && is_given_up(pod)).map(|pod| pod.key().to_owned()));
     let is_first = matches!(record.step, Step::Resolver | Step::Canary);
     if !is_paused && !silent.is_empty() {
         let is_too_many =
@@ -234,21 +262,27 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     }
     if current.is_empty() {
         let is_waiting = record.step == Step::Resolver && record.moved.is_empty();
-        if !is_paused && (!is_first || is_waiting) {
+        // Pods that are all being made again have shown nothing yet.
+        let is_any_expected = record.moved.iter().any(|key| is_there(record, key, around));
+        if !is_paused && (!is_first && !is_any_expected || is_waiting) {
             begin_next(record, proven, around);
         }
         return;
     }
     let is_in_force = |pod: &&RolloutPod| {
-        pod.is_running(record.target.part(pod.role)) || !is_first && pod.is_silent(now) && is_target_of(record, pod)
+        pod.is_running(record.target.part(pod.role)) || !is_first && is_given_up(pod) && is_target_of(record, pod)
     };
     let is_missing =
         record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
     let behind: Vec<&&RolloutPod> = current.iter().filter(|pod| !is_in_force(pod)).collect();
-    // A pod that was made again is watched as long as the others were, unless pods come and go all the time.
+    // A pod that was made again, or whose node was away, is watched as long as the others were, unless pods come and go
+    // all the time.
     if now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
-        let is_made_again = |since: &Time| is_missing || behind.iter().any(|pod| pod.created > since.0);
-        record.watched_since = record.watched_since.take().filter(|since| !is_made_again(since));
+        let is_late = |pod: &RolloutPod, since: &Time| {
+            pod.created > since.0 || !is_target_of(record, pod) || pod.told.is_some_and(|told| told > since.0)
+        };
+        let is_any_late = |since: &Time| is_missing || behind.iter().any(|pod| is_late(pod, since));
+        record.watched_since = record.watched_since.clone().filter(|since| !is_any_late(since));
     }
     if is_missing || !behind.is_empty() {
         return;
@@ -276,7 +310,8 @@ fn is_there(record: &Record, key: &str, around: &Surroundings<'_>) -> bool {
     if pods.peek().is_some() {
         return pods.any(RolloutPod::is_reachable);
     }
-    around.nodes.contains(key) && around.now.duration_since(record.since.0) < POD_ABSENCE
+    let is_expected = |since: &Time| around.now.duration_since(since.0) < POD_ABSENCE;
+    around.nodes.contains(key) && record.absent.get(key).is_none_or(is_expected)
 }
 
 fn set_aside(record: &mut Record, key: &str) {
@@ -405,12 +440,22 @@ fn begin_resolvers(record: &mut Record, proven: &TierRevision, around: &Surround
 
 fn begin_wave(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {
     for zone in current_first(zones(around.pods, Role::Node), record.zone.as_deref()) {
-        let others = candidates(around.pods, Role::Node, zone, &proven.nodes, &record.set_aside);
+        let mut others = candidates(around.pods, Role::Node, zone, &proven.nodes, &record.set_aside);
+        let has_target =
+            |pod: &RolloutPod| pod.role == Role::Node && pod.zone == zone && pod.is_asked(&record.target.nodes);
         let size = around.settings.wave_size.nodes_of(zone_size(around.pods, Role::Node, zone));
+        let is_contacted = around.pods.iter().any(has_target);
         // Nodes that came since would otherwise keep a slow roll-out from ever ending. They get the target at the end.
         let is_any_older = others.iter().any(|pod| pod.joined <= record.started.0);
         if is_any_older || others.len() > size {
-            let moved = others.into_iter().take(size).map(|pod| pod.key().to_owned()).collect();
+            let number = if is_contacted {
+                size
+            } else {
+                // No node of the zone was there to go first.
+                sort_by_traffic(&mut others);
+                size.min(around.settings.canaries_per_zone.into())
+            };
+            let moved = others.into_iter().take(number).map(|pod| pod.key().to_owned()).collect();
             record.begin(Step::Wave, Some(zone), moved, around.now);
             return true;
         }

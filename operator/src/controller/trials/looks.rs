@@ -57,7 +57,7 @@ fn pod_report(
         started: evidence.started,
         restarts: evidence.restarts,
         refusal: refusal.map(|(_, reason)| reason.clone()),
-        self_query_failure: evidence.self_query_failure.clone(),
+        self_query_failures: evidence.self_query_failures(),
         figures: figures(evidence),
         probes,
     }

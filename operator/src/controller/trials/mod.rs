@@ -9,19 +9,20 @@
 //! Nothing here has to survive a restart: another process judges the step anew. Pods that were told before have no past
 //! there, so that shares of responses decide nothing about them: probes and hard signs do.
 
+mod clock;
 mod looks;
 mod names;
 mod prober;
 mod round;
 mod selected_pods;
 mod selection;
+#[cfg(test)]
+mod tests;
 mod tier_trial;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::sync::mpsc;
 
@@ -39,8 +40,6 @@ use crate::controller::trials::selected_pods::SelectedPods;
 use crate::controller::trials::selection::Selection;
 use crate::controller::trials::tier_trial::{Progress, TierTrial};
 
-/// Time for which the first look at a step waits for a report of each of its pods.
-const MAX_REPORT_WAIT: Duration = Duration::from_secs(10);
 /// Warnings of the judge that are told.
 const MAX_WARNINGS: usize = 2;
 
@@ -57,7 +56,7 @@ pub(crate) struct Trials {
 pub(crate) struct Judgement {
     /// Verdict; `None` before the first look and for a step that is not judged.
     pub(crate) verdict: Option<Verdict>,
-    /// Whether it is known how the pods of the step were before.
+    /// Whether it is known how the pods of the step were before, or this process has waited for that long enough.
     pub(crate) is_past_known: bool,
 }
 
@@ -69,8 +68,13 @@ impl Trials {
 
     /// Forgets all steps, because another process may have gone on with them.
     pub(crate) fn clear(&self) {
-        self.tiers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.lock().clear();
         self.roles.clear();
+    }
+
+    /// Forgets the step of a tier that is gone.
+    pub(crate) fn forget(&self, tier: &str) {
+        self.remove(&mut self.lock(), tier);
     }
 
     /// Returns whether probes of a tier are under way.
@@ -82,7 +86,8 @@ impl Trials {
     /// Looks at the pods of the step of the record that was read, and judges them.
     pub(crate) fn judge(&self, observed: &Observed, situation: &Situation) -> Judgement {
         let name = observed.tier.name_any();
-        let mut tiers = self.tiers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tiers = self.lock();
+        self.forget_gone(&mut tiers, observed);
         let step = situation.record.as_ref().filter(|record| record.step.is_judged());
         let Some((record, proven)) = step.and_then(|record| Some((record, record.proven.as_ref()?))) else {
             // What is known of the pods that are to get another target stays for the next step.
@@ -98,28 +103,22 @@ impl Trials {
         let mut pods = SelectedPods::new(observed, &selection);
         self.roles.set(&name, pods.roles());
         pods.read_evidence(&self.roles);
-        let now = since_epoch(situation.now);
         let earlier = tiers.remove(&name).filter(|earlier| earlier.uid == observed.tier.uid());
-        let mut tier =
-            TierTrial::follow(earlier, observed.tier.uid(), record, &selection.keys, &situation.settings, now);
-        if let Some(since) = &record.watched_since {
-            tier.trial.start_soak(since_epoch(since.0));
-        }
-        let (progress, names) = self.probe(&mut tier, now, observed, (record, proven), &pods, tiers.len() + 1);
+        let (settings, uid) = (&situation.settings, observed.tier.uid());
+        let mut tier = TierTrial::follow(earlier, uid, record, &selection.keys, settings, situation.now);
+        let (progress, names) = self.probe(&mut tier, observed, (record, proven), &pods, tiers.len() + 1);
         let answers = match &progress {
             Progress::Answered(answers) => Some(answers),
             _ => None,
         };
-        let looks = pods.looks(&record.target, proven, &situation.settings, &names, answers);
-        let is_waited_for = tier.last_look.is_none()
-            && now.saturating_sub(since_epoch(record.since.0)) < MAX_REPORT_WAIT
-            && pods.is_any_report_missing();
+        let looks = pods.looks(&record.target, proven, settings, &names, answers);
+        let is_waited_for = tier.waits_for_reports() && pods.is_any_report_missing();
         let is_look = matches!(progress, Progress::Late | Progress::Answered(_)) && !is_waited_for;
         tier.was_probed |= is_look && answers.is_some();
-        tier.look(now, &looks, is_look);
+        tier.look(&looks, is_look);
         // An earlier process has told some.
         let is_told = |pod: &&RolloutPod| pod.is_asked(record.target.part(pod.role));
-        let is_past_known = selection.judged.iter().any(is_told) || tier.is_past_known(&situation.settings);
+        let is_past_known = selection.judged.iter().any(is_told) || tier.is_past_known(settings);
         if situation.surroundings(is_past_known).may_tell(record) {
             tier.trial.tell();
         }
@@ -133,14 +132,13 @@ impl Trials {
     fn probe(
         &self,
         tier: &mut TierTrial,
-        now: Duration,
         observed: &Observed,
         (record, proven): (&Record, &TierRevision),
         pods: &SelectedPods<'_>,
         tiers: usize,
     ) -> (Progress, TierNames) {
         let name = observed.tier.name_any();
-        let mut progress = tier.progress(now, || self.prober.take(&name));
+        let mut progress = tier.progress(|| self.prober.take(&name));
         if progress == Progress::Waiting {
             return (progress, TierNames::default());
         }
@@ -150,7 +148,7 @@ impl Trials {
             progress = if candidates.is_empty() {
                 Progress::Answered(HashMap::new())
             } else {
-                self.prober.start(&name, tier.start_round(now, record, &candidates, &names, tiers));
+                self.prober.start(&name, tier.start_round(record, &candidates, &names, tiers));
                 Progress::Waiting
             };
         }
@@ -160,6 +158,27 @@ impl Trials {
         let missing = tier.count_missing_probes(record, &candidates, &names);
         tier.trial.wait_for_probes(missing);
         (progress, names)
+    }
+
+    /// Forgets the steps of tiers that do not exist any more: of one that is deleted at once no reconciliation tells.
+    fn forget_gone(&self, tiers: &mut HashMap<String, TierTrial>, observed: &Observed) {
+        let is_there = |name: &str| {
+            observed.tier.name_any() == name
+                || observed.other_tiers.iter().any(|tier| tier.name_any() == name)
+                || observed.unreadable_tiers.iter().any(|tier| tier.name == name)
+        };
+        let gone: Vec<String> = tiers.keys().filter(|name| !is_there(name)).cloned().collect();
+        gone.iter().for_each(|name| self.remove(tiers, name));
+    }
+
+    fn remove(&self, tiers: &mut HashMap<String, TierTrial>, tier: &str) {
+        tiers.remove(tier);
+        self.roles.set(tier, []);
+        self.prober.forget(tier);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, TierTrial>> {
+        self.tiers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,8 +193,4 @@ fn planner_verdict(verdict: verdict::Verdict) -> Verdict {
             Verdict::Hold { are_controls_failing: reason == HoldReason::ControlsFailing, sentence }
         }
     }
-}
-
-fn since_epoch(time: Timestamp) -> Duration {
-    Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default())
 }

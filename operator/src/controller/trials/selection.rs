@@ -116,6 +116,7 @@ pub(super) mod tests {
             away: false,
             out_of_reach: false,
             unpolled: false,
+            is_unanswered: false,
             asked: Some("old".to_owned()),
             in_force: Some("old".to_owned()),
             tellings: 1,

@@ -14,10 +14,15 @@ use crate::controller::judge::trial::{LOOK_INTERVAL, Step as TrialStep, Trial};
 use crate::controller::judge::verdict::Verdict;
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::{Record, Step};
+use crate::controller::trials::clock::Clock;
 use crate::controller::trials::names::TierNames;
 use crate::controller::trials::prober::{Answers, MAX_ROUND, ProbedPod, RoundState};
 use crate::controller::trials::round::{self, Candidate};
 
+/// Time for which the first look at a step waits for a report of each of its pods.
+const MAX_REPORT_WAIT: Duration = Duration::from_secs(10);
+/// Time for which a step waits until the past of its pods is known.
+const MAX_PAST_WAIT: Duration = Duration::from_secs(40);
 /// Soak from which shares of responses judge, so that their past is waited for.
 const MIN_SOAK_FOR_PAST: u32 = 15;
 /// Time for which a look waits for its probes. After it, looks are without them until the round ends.
@@ -33,6 +38,13 @@ pub(super) struct TierTrial {
     step: Step,
     since: Timestamp,
     pub(super) trial: Trial,
+    /// Clock of all times here and in the trial.
+    clock: Clock,
+    /// Time at which this process first saw the step in its term as the leader: what it waits for counts from here. The
+    /// record may be from long before.
+    start: Duration,
+    /// Begin of the soak, as the record has it and by the clock.
+    soak_start: Option<(Timestamp, Duration)>,
     /// Time of the last look.
     pub(super) last_look: Option<Duration>,
     /// Whether a look had its probes.
@@ -68,15 +80,19 @@ pub(super) enum Progress {
 }
 
 impl TierTrial {
-    /// Returns the trial of the step of a record, which follows that of the step before.
+    /// Returns the trial of the step of a record, which follows that of the step before. `wall` is the present time by
+    /// the wall clock, which may be set.
     pub(super) fn follow(
         earlier: Option<Self>,
         uid: Option<String>,
         record: &Record,
         keys: &BTreeSet<String>,
         settings: &Rollout,
-        now: Duration,
+        wall: Timestamp,
     ) -> Self {
+        let mut clock = earlier.as_ref().map_or_else(|| Clock::new(wall), |tier| tier.clock);
+        clock.go_on(wall);
+        let now = clock.now();
         let step = TrialStep {
             pods: keys.clone(),
             soak: Duration::from_secs(settings.soak.seconds().into()),
@@ -94,6 +110,9 @@ impl TierTrial {
             step: record.step,
             since: record.since.0,
             trial,
+            clock,
+            start: now,
+            soak_start: None,
             last_look: None,
             was_probed: false,
             round: None,
@@ -101,20 +120,43 @@ impl TierTrial {
             asked: HashSet::new(),
             verdict: None,
         };
-        match earlier {
+        let mut tier = match earlier {
             Some(mut tier) if is_same(&tier) => {
+                tier.clock = clock;
                 tier.trial.update_step(step);
                 tier
             }
             Some(tier) if is_next(&tier) => start(tier.trial.advance(step), tier.rounds),
             Some(tier) if record.step == Step::Moved && is_recent(&tier) => start(tier.trial.supersede(step), 0),
             _ => start(Trial::new(step), 0),
+        };
+        tier.note_soak_start(record.watched_since.as_ref().map(|since| since.0));
+        tier
+    }
+
+    /// Notes when the soak began, as the record has it. That time is read once: the wall clock may be set later.
+    fn note_soak_start(&mut self, since: Option<Timestamp>) {
+        let known = self.soak_start.filter(|(known, _)| Some(*known) == since);
+        self.soak_start = known.or_else(|| since.map(|since| (since, self.clock.time_of(since))));
+        if let Some((_, start)) = self.soak_start {
+            self.trial.start_soak(start);
         }
     }
 
+    /// Returns whether the first look at the step waits for pods that have not reported yet.
+    pub(super) fn waits_for_reports(&self) -> bool {
+        self.last_look.is_none() && self.age() < MAX_REPORT_WAIT
+    }
+
+    /// Returns the time since the step was first seen.
+    fn age(&self) -> Duration {
+        self.clock.now().saturating_sub(self.start)
+    }
+
     /// Returns how far the probes of the next look are; `state` takes the answers of a round.
-    pub(super) fn progress(&self, now: Duration, state: impl FnOnce() -> RoundState) -> Progress {
-        let is_due = self.last_look.is_none_or(|last| now.saturating_sub(last) >= LOOK_INTERVAL || now < last);
+    pub(super) fn progress(&self, state: impl FnOnce() -> RoundState) -> Progress {
+        let now = self.clock.now();
+        let is_due = self.last_look.is_none_or(|last| now.saturating_sub(last) >= LOOK_INTERVAL);
         if !is_due {
             return Progress::Waiting;
         }
@@ -136,7 +178,6 @@ impl TierTrial {
     /// Begins a round of probes, and returns its pods with their names. `tiers` is the number of tiers with a step.
     pub(super) fn start_round(
         &mut self,
-        now: Duration,
         record: &Record,
         candidates: &[Candidate<'_>],
         names: &TierNames,
@@ -163,7 +204,7 @@ impl TierTrial {
         let chosen = round::choose(candidates.to_vec(), count, tiers, turn, is_doubted);
         let changed = chosen.iter().filter(|candidate| has_change(candidate, record));
         let changed = changed.map(|candidate| (candidate.probed.uid.clone(), candidate.pod.role)).collect();
-        self.round = Some(Round { start: now, changed });
+        self.round = Some(Round { start: self.clock.now(), changed });
         chosen.into_iter().map(|Candidate { pod, probed, .. }| (probed, names_of(pod.role).clone())).collect()
     }
 
@@ -191,8 +232,9 @@ impl TierTrial {
     }
 
     /// Looks at pods. Before a look is due only hard signs count.
-    pub(super) fn look(&mut self, now: Duration, looks: &[PodLook], is_due: bool) {
+    pub(super) fn look(&mut self, looks: &[PodLook], is_due: bool) {
         if is_due {
+            let now = self.clock.now();
             self.last_look = Some(now);
             self.verdict = Some(self.trial.look(now, looks));
         } else if let Some(verdict) = self.trial.glance(looks) {
@@ -200,9 +242,12 @@ impl TierTrial {
         }
     }
 
+    /// Returns whether it is known how the pods of the step were, or has been waited for long enough: they may be away,
+    /// or report nothing.
     pub(super) fn is_past_known(&self, settings: &Rollout) -> bool {
         let needs_long_past = settings.soak.seconds() >= MIN_SOAK_FOR_PAST && self.step != Step::Moved;
-        self.was_probed && (!needs_long_past || self.trial.has_long_past())
+        let is_known = self.was_probed && (!needs_long_past || self.trial.has_long_past());
+        is_known || self.age() >= MAX_PAST_WAIT
     }
 }
 
@@ -213,50 +258,147 @@ fn has_change(candidate: &Candidate<'_>, record: &Record) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use node_cache_config::Config;
 
     use super::*;
+    use crate::controller::judge::figures::Figures;
+    use crate::controller::judge::pod_look::{InForce, PodReport};
+    use crate::controller::judge::verdict::Outcome;
     use crate::controller::trials::names::Names;
     use crate::controller::trials::prober::Answer;
     use crate::controller::trials::selection::tests::{pod, revision};
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     fn record(step: Step) -> Record {
-        Record::new(revision("new"), Some(revision("old")), step, Timestamp::UNIX_EPOCH)
+        Record::new(revision("new"), Some(revision("old")), step, at(0))
     }
 
     fn follow(earlier: Option<TierTrial>, record: &Record) -> TierTrial {
-        TierTrial::follow(earlier, None, record, &BTreeSet::new(), &Rollout::default(), Duration::ZERO)
+        TierTrial::follow(earlier, None, record, &BTreeSet::new(), &Rollout::default(), at(0))
+    }
+
+    /// Returns the trial of a step of one node at a time of the wall clock.
+    fn follow_at(earlier: Option<TierTrial>, record: &Record, second: i64) -> TierTrial {
+        TierTrial::follow(earlier, None, record, &BTreeSet::from(["a-000".to_owned()]), &Rollout::default(), at(second))
+    }
+
+    /// Returns the look at that node, which has the change in force.
+    fn canary(is_away: bool) -> PodLook {
+        PodLook {
+            name: "a-000".to_owned(),
+            uid: "uid".to_owned(),
+            zone: "a".to_owned(),
+            role: Role::Node,
+            is_asked: true,
+            is_away,
+            is_ready: true,
+            container_restarts: 0,
+            report: Some(PodReport {
+                in_force: InForce::Target,
+                started: 0,
+                restarts: 0,
+                refusal: None,
+                self_query_failures: BTreeMap::new(),
+                figures: Figures::default(),
+                probes: Vec::new(),
+            }),
+        }
     }
 
     #[test]
     fn a_round_that_takes_long_keeps_no_look_waiting() {
         let mut tier = follow(None, &record(Step::Canary));
-        let at = |seconds: u64| Duration::from_secs(seconds);
-        assert_eq!(tier.progress(at(100), || RoundState::None), Progress::Idle);
-        tier.round = Some(Round { start: at(100), changed: HashMap::new() });
-        assert_eq!(tier.progress(at(109), || RoundState::Running), Progress::Waiting);
-        for seconds in [110, 160, 172] {
-            assert_eq!(tier.progress(at(seconds), || RoundState::Running), Progress::Late, "{seconds}");
-        }
-        tier.last_look = Some(at(110));
-        assert_eq!(tier.progress(at(114), || panic!("nobody takes answers before")), Progress::Waiting);
-        assert_eq!(tier.progress(at(115), || RoundState::Running), Progress::Late);
+        let progress = |tier: &mut TierTrial, second, state: &dyn Fn() -> RoundState| {
+            tier.clock = Clock::new(at(second));
+            tier.progress(state)
+        };
+        let (none, running) = (|| RoundState::None, || RoundState::Running);
         let ended = || RoundState::Ended(HashMap::new());
-        assert_eq!(tier.progress(at(171), ended), Progress::Answered(HashMap::new()));
-        assert_eq!(tier.progress(at(171), || RoundState::None), Progress::Idle);
-        assert_eq!(tier.progress(at(300), || RoundState::Running), Progress::Idle, "a task that was lost");
+        assert_eq!(progress(&mut tier, 100, &none), Progress::Idle);
+        tier.round = Some(Round { start: tier.clock.now(), changed: HashMap::new() });
+        assert_eq!(progress(&mut tier, 109, &running), Progress::Waiting);
+        for second in [160, 172, 110] {
+            assert_eq!(progress(&mut tier, second, &running), Progress::Late, "{second}");
+        }
+        tier.last_look = Some(tier.clock.now());
+        assert_eq!(progress(&mut tier, 114, &|| panic!("nobody takes answers before")), Progress::Waiting);
+        assert_eq!(progress(&mut tier, 115, &running), Progress::Late);
+        assert_eq!(progress(&mut tier, 171, &ended), Progress::Answered(HashMap::new()));
+        assert_eq!(progress(&mut tier, 171, &none), Progress::Idle);
+        assert_eq!(progress(&mut tier, 300, &running), Progress::Idle, "a task that was lost");
         tier.round = None;
-        assert_eq!(tier.progress(at(171), ended), Progress::Idle, "a round of the step before");
+        assert_eq!(progress(&mut tier, 171, &ended), Progress::Idle, "a round of the step before");
     }
 
     #[test]
     fn a_look_without_its_probes_is_no_past_of_them() {
         let mut tier = follow(None, &record(Step::Canary));
         let settings = Rollout { soak: dnstier_crds::v1alpha1::Duration::from_seconds(5), ..Rollout::default() };
-        tier.look(Duration::from_secs(10), &[], true);
+        tier.look(&[], true);
         assert!(!tier.is_past_known(&settings));
         tier.was_probed = true;
         assert!(tier.is_past_known(&settings));
+    }
+
+    #[test]
+    fn a_step_waits_for_the_past_of_its_pods_from_when_this_process_has_seen_it() {
+        let (record, settings) = (record(Step::Canary), Rollout::default());
+        let mut tier = None;
+        let mut see = |second| {
+            let seen = TierTrial::follow(tier.take(), None, &record, &BTreeSet::new(), &settings, at(second));
+            let waits = (seen.waits_for_reports(), !seen.is_past_known(&settings));
+            tier = Some(seen);
+            waits
+        };
+        assert_eq!(
+            [5_000, 5_009, 5_010, 5_039].map(&mut see),
+            [(true, true), (true, true), (false, true), (false, true)]
+        );
+        assert_eq!(see(5_040), (false, false), "nobody waits for ever");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_holds_neither_looks_nor_their_verdicts_up() {
+        let record = record(Step::Canary);
+        let mut tier = None;
+        let mut look = |second, is_away| {
+            let mut seen = follow_at(tier.take(), &record, second);
+            let is_due = seen.progress(|| RoundState::None) != Progress::Waiting;
+            seen.look(&[canary(is_away)], is_due);
+            let verdict = seen.verdict.clone().unwrap();
+            tier = Some(seen);
+            verdict.sentence
+        };
+        let away = look(5_000, true);
+        let later: Vec<String> = (1_000..=1_005).map(|second| look(second, false)).collect();
+        assert!(later[..5].iter().all(|sentence| *sentence == away), "{later:#?}");
+        assert_ne!(later[5], away, "a look after five seconds");
+    }
+
+    #[test]
+    fn a_soak_goes_on_when_the_wall_clock_is_set_back_and_has_no_start_in_the_future() {
+        for watched_since in [5_000, 9_000] {
+            let mut record = record(Step::Canary);
+            record.watched_since = Some(Time(at(watched_since)));
+            let mut tier = None;
+            let mut look = |second| {
+                let mut seen = follow_at(tier.take(), &record, second);
+                seen.trial.tell();
+                seen.look(&[canary(false)], seen.progress(|| RoundState::None) != Progress::Waiting);
+                let outcome = seen.verdict.clone().unwrap().outcome;
+                tier = Some(seen);
+                outcome
+            };
+            let mut seconds = (5_000..=5_010).chain(1_000..=1_050);
+            let passed = seconds.position(|second| look(second) == Outcome::Pass);
+            assert!(passed.is_some_and(|passed| (30..=36).contains(&passed)), "{watched_since}: {passed:?}");
+        }
     }
 
     #[test]

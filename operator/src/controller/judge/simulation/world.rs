@@ -1,5 +1,6 @@
 //! Cluster of pods that count queries, and one change in it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::random::Random;
@@ -235,7 +236,7 @@ fn look(zone: usize, number: usize, is_away: bool) -> PodLook {
             started: 100,
             restarts: 0,
             refusal: None,
-            self_query_failure: None,
+            self_query_failures: BTreeMap::new(),
             figures: Figures::default(),
             probes: Vec::new(),
         }),

@@ -159,7 +159,7 @@ pub(super) fn pod(name: &str, zone: &str) -> PodLook {
             started: 100,
             restarts: 1,
             refusal: None,
-            self_query_failure: None,
+            self_query_failures: BTreeMap::new(),
             figures: Figures {
                 names: MeasuredNames { slow: Some(RecentNames::default()), ..MeasuredNames::default() },
                 ..Figures::default()

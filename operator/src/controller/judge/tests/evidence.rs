@@ -40,6 +40,18 @@ fn no_verdict_comes_from_nodes_that_are_away() {
 }
 
 #[test]
+fn a_step_without_pods_is_told_from_one_whose_nodes_are_away() {
+    let mut cluster = Cluster::new(3);
+    cluster.change(&["canary"]);
+    cluster.pod("canary").is_away = true;
+    assert_eq!(cluster.look().sentence, "Every pod of the step is on a node that is away");
+    cluster.looks.retain(|look| look.name != "canary");
+    let verdict = cluster.look();
+    assert_eq!(verdict.outcome, Outcome::Hold(HoldReason::Away));
+    assert_eq!(verdict.sentence, "No pod of the step is there");
+}
+
+#[test]
 fn a_look_that_comes_early_repeats_the_last_verdict() {
     let mut cluster = Cluster::new(3);
     cluster.change(&["canary"]);
@@ -63,4 +75,19 @@ fn a_past_of_half_a_minute_is_enough() {
     };
     let looks = (1..).find(|_| has_past(&mut cluster)).unwrap();
     assert_eq!(looks, 6);
+}
+
+#[test]
+fn nobody_has_a_past_while_no_pod_of_the_step_that_is_there_has_reported() {
+    let mut silent = pod("one", "a");
+    silent.report = None;
+    let mut cluster = Cluster::with(step(&["canary"]), vec![pod("control-0", "a"), silent]);
+    cluster.trial.update_step(step(&["one"]));
+    cluster.look();
+    assert!(!cluster.trial.has_long_past());
+    cluster.trial.update_step(step(&["one", "canary"]));
+    assert!(cluster.trial.has_long_past());
+    cluster.pod("canary").is_away = true;
+    cluster.look();
+    assert!(!cluster.trial.has_long_past(), "the one with a past is away");
 }

@@ -1,5 +1,7 @@
 //! Rejections, restarts and failed self-queries.
 
+use std::collections::BTreeMap;
+
 use super::cluster::{Cluster, pod, step};
 use crate::controller::judge::pod_look::InForce;
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome};
@@ -66,18 +68,32 @@ fn a_pod_that_is_made_anew_has_not_crashed_and_has_no_past() {
 
 #[test]
 fn a_failed_self_query_fails_at_once_unless_it_failed_before() {
-    let failure = Some("169.254.20.10: no response within 1 s".to_owned());
+    let failure = BTreeMap::from([("169.254.20.10".parse().unwrap(), "no response within 1 s".to_owned())]);
     let mut cluster = Cluster::new(3);
     cluster.change(&["canary"]);
-    cluster.report("canary").self_query_failure.clone_from(&failure);
+    cluster.report("canary").self_query_failures.clone_from(&failure);
     let verdict = cluster.look();
     assert_eq!(verdict.outcome, Outcome::Fail(FailReason::PodCrashed));
     assert!(verdict.sentence.ends_with("does not reach its own caches: 169.254.20.10: no response within 1 s"));
     let mut cluster = Cluster::new(3);
-    cluster.report("canary").self_query_failure = failure;
+    cluster.report("canary").self_query_failures = failure;
     cluster.look();
     cluster.change(&["canary"]);
     assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
+}
+
+#[test]
+fn an_address_that_failed_before_excuses_no_other() {
+    let [one, other] = ["fd00:96::a", "10.96.0.10"].map(|address| (address.parse().unwrap(), "withdrawn".to_owned()));
+    let mut cluster = Cluster::new(3);
+    cluster.report("canary").self_query_failures.extend([one]);
+    cluster.look();
+    cluster.change(&["canary"]);
+    assert_eq!(cluster.look().outcome, Outcome::Hold(HoldReason::Soak));
+    cluster.report("canary").self_query_failures.extend([other]);
+    let verdict = cluster.look_after(1);
+    assert_eq!(verdict.outcome, Outcome::Fail(FailReason::PodCrashed));
+    assert_eq!(verdict.sentence, "The pod on node canary does not reach its own caches: 10.96.0.10: withdrawn");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Uses of captured addresses: how often each node's caches were asked at each of them in the last minutes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +8,14 @@ use node_cache_config::figures::{AddressQueries, MAX_ADDRESSES};
 
 use crate::controller::observe::poll::report::PodKey;
 
+/// Time since the start of a cache in which all of its queries count, in seconds.
+pub(super) const NEW_FOR: u64 = 600;
 /// Spans of time that are counted apart, in seconds.
 const PART: u32 = 300;
 /// Number of them: a use counts for ten minutes at least.
 const PARTS: usize = 3;
+/// Addresses of a node that are kept: those of a page, and those of the revision before.
+const MAX_KEPT: usize = 2 * MAX_ADDRESSES;
 
 /// Uses of the captured addresses of all nodes. They belong to the node and not to its pod: one that is made again does
 /// not forget them.
@@ -22,7 +26,7 @@ pub(crate) struct AddressUses(Arc<Mutex<Uses>>);
 struct Uses {
     /// Time of the last page, in seconds of any clock.
     now: u32,
-    /// Addresses that were ever reported, to which uses refer by their places.
+    /// Addresses of all nodes, to which uses refer by their places.
     addresses: Vec<IpAddr>,
     by_node: HashMap<PodKey, Box<[AddressUse]>>,
 }
@@ -55,11 +59,15 @@ impl AddressUse {
         self.part = part;
     }
 
-    /// Adds the counter of a page. One that went back is that of a process that has begun anew.
-    fn add(&mut self, counter: u32, part: u16) {
+    /// Adds the counter of a page, which is the sum of all caches. One that went back is that of caches that have begun
+    /// anew: all of it is new only when all of them have.
+    fn add(&mut self, counter: u32, part: u16, are_all_new: bool) {
         self.turn(part);
-        let counted = counter.wrapping_sub(self.counter);
-        let counted = if counted > u32::MAX / 2 { counter } else { counted };
+        let counted = match counter.wrapping_sub(self.counter) {
+            counted if counted <= u32::MAX / 2 => counted,
+            _ if are_all_new => counter,
+            _ => 0,
+        };
         self.counted[0] = self.counted[0].saturating_add(counted);
         self.counter = counter;
     }
@@ -74,11 +82,20 @@ impl Uses {
         });
         u16::try_from(place).ok()
     }
+
+    /// Forgets addresses that no node has.
+    fn forget_unused_addresses(&mut self) {
+        let used: BTreeSet<u16> = self.by_node.values().flatten().map(|known| known.address).collect();
+        let places: HashMap<u16, u16> = used.iter().copied().zip(0..).collect();
+        self.addresses = used.iter().map(|place| self.addresses[usize::from(*place)]).collect();
+        self.by_node.values_mut().flatten().for_each(|known| known.address = places[&known.address]);
+    }
 }
 
 impl AddressUses {
     /// Adds the counters of a page of a node pod. When the queries before the first page came is not known: they count.
-    pub(super) fn add(&self, node: &str, queries: &[AddressQueries], now: u32) {
+    /// `are_all_new` tells whether each cache of the pod started within the time for which a use counts.
+    pub(super) fn add(&self, node: &str, queries: &[AddressQueries], are_all_new: bool, now: u32) {
         let mut uses = self.lock();
         uses.now = uses.now.max(now);
         let part = part_of(now);
@@ -88,19 +105,21 @@ impl AddressUses {
             let counter = *queries as u32;
             let of_node = uses.by_node.entry(PodKey::of(node)).or_default();
             if let Some(known) = of_node.iter_mut().find(|known| known.address == address) {
-                known.add(counter, part);
+                known.add(counter, part, are_all_new);
             } else {
                 let new = AddressUse { address, part, counter, counted: [counter, 0, 0] };
                 // What was not reported for long makes room.
                 let is_kept = |known: &&AddressUse| part.wrapping_sub(known.part) < PARTS as u16;
-                *of_node = of_node.iter().filter(is_kept).copied().chain([new]).collect();
+                *of_node = of_node.iter().filter(is_kept).copied().chain([new]).take(MAX_KEPT).collect();
             }
         }
     }
 
     /// Forgets all nodes but these.
     pub(super) fn retain(&self, keep: impl Fn(&PodKey) -> bool) {
-        self.lock().by_node.retain(|node, _| keep(node));
+        let mut uses = self.lock();
+        uses.by_node.retain(|node, _| keep(node));
+        uses.forget_unused_addresses();
     }
 
     /// Forgets everything.
@@ -144,7 +163,7 @@ mod tests {
     const ADDRESS: &str = "169.254.20.10";
 
     fn add(uses: &AddressUses, queries: u64, now: u32) {
-        uses.add("1", &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], now);
+        uses.add("1", &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], true, now);
     }
 
     fn count(uses: &AddressUses) -> u32 {
@@ -177,5 +196,34 @@ mod tests {
         assert_eq!(count(&uses), 5);
         uses.retain(|_| false);
         assert_eq!(count(&uses), 0);
+    }
+
+    #[test]
+    fn one_cache_that_begins_anew_beside_another_is_no_use_of_an_address() {
+        let uses = AddressUses::default();
+        let add = |queries, now| {
+            uses.add("1", &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], false, now);
+        };
+        add(2_000, 0);
+        add(1_000, 1_000);
+        assert_eq!(count(&uses), 0, "those of the other one, which are old");
+        add(1_004, 1_001);
+        assert_eq!(count(&uses), 4);
+    }
+
+    #[test]
+    fn a_node_that_reports_ever_new_addresses_takes_no_room_of_others_and_none_for_good() {
+        let uses = AddressUses::default();
+        let other = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(number));
+        for number in 0..100 {
+            uses.add("bad", &[AddressQueries { address: other(number), queries: 1 }], true, 0);
+        }
+        add(&uses, 7, 0);
+        assert_eq!(uses.lock().by_node[&PodKey::of("bad")].len(), MAX_KEPT);
+        uses.retain(|_| true);
+        assert_eq!(uses.lock().addresses.len(), MAX_KEPT + 1);
+        assert_eq!((count(&uses), uses.count("bad", other(3)), uses.count("bad", other(99))), (7, 1, 0));
+        uses.retain(|node| *node == PodKey::of("1"));
+        assert_eq!((count(&uses), uses.lock().addresses.len()), (7, 1));
     }
 }

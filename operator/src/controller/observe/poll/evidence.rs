@@ -1,6 +1,9 @@
 //! Evidence: what the last page of a pod tells for the judgement of a change. It is kept of the pods of a step and of
 //! their controls alone: figures take up to 4 KiB.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use node_cache_config::figures::{CAPABILITIES, Figures};
 use node_cache_config::status::{CaptureState, CapturedAddress, Instance};
 
@@ -10,6 +13,8 @@ use crate::controller::text::sanitize;
 /// Polls in sequence with a captured address that the pod does not answer at, from which that is a failure: an address
 /// that was just added takes a moment.
 const MIN_UNANSWERED_POLLS: u8 = 3;
+/// Number of captured addresses that are kept, at most: a spec names eight, and the cluster DNS has two.
+const MAX_UNANSWERED: usize = 16;
 /// Number of scopes that are kept, at most; a pod of this release reports no more.
 const MAX_SCOPES: usize = 32;
 
@@ -28,11 +33,18 @@ pub(crate) struct Evidence {
     pub(crate) restarts: u32,
     /// Revision that a process does not take over, and the reason.
     pub(crate) refusal: Option<(String, String)>,
-    /// Captured address at which the pod has not answered itself for some polls, with the reason.
-    pub(crate) self_query_failure: Option<String>,
     /// Whether the pod can be probed with a digest of the answer.
     pub(crate) can_be_probed: bool,
-    unanswered_polls: u8,
+    /// Captured addresses at which the pod did not answer itself in the last poll.
+    unanswered: BTreeMap<IpAddr, Unanswered>,
+}
+
+/// Captured address at which a pod does not answer itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Unanswered {
+    /// Number of polls in sequence.
+    polls: u8,
+    reason: String,
 }
 
 impl Evidence {
@@ -46,8 +58,14 @@ impl Evidence {
             return Some(evidence);
         }
         let before = before?.clone();
-        let Self { refusal, self_query_failure, can_be_probed, unanswered_polls, .. } = evidence;
-        Some(Self { refusal, self_query_failure, can_be_probed, unanswered_polls, ..before })
+        let Self { refusal, can_be_probed, unanswered, .. } = evidence;
+        Some(Self { refusal, can_be_probed, unanswered, ..before })
+    }
+
+    /// Returns the captured addresses at which the pod has not answered itself for some polls, with the reasons.
+    pub(crate) fn self_query_failures(&self) -> BTreeMap<IpAddr, String> {
+        let failing = self.unanswered.iter().filter(|(_, unanswered)| unanswered.polls >= MIN_UNANSWERED_POLLS);
+        failing.map(|(address, unanswered)| (*address, unanswered.reason.clone())).collect()
     }
 
     fn of_page(page: &PodPage, before: Option<&Self>) -> Self {
@@ -61,9 +79,12 @@ impl Evidence {
             instance.upstreams.iter().map(|upstream| upstream.timeouts).fold(0, u64::saturating_add)
         };
         let refusals = page.revisions().filter_map(|revision| revision.asked.as_ref().zip(revision.refusal.as_ref()));
-        let unanswered = page.captured().iter().find_map(unanswered);
-        let before = before.map_or(0, |before| before.unanswered_polls);
-        let unanswered_polls = if unanswered.is_some() { before.saturating_add(1) } else { 0 };
+        let unanswered = page.captured().iter().filter_map(|captured| {
+            let reason = unanswered_reason(captured)?;
+            let before = before.and_then(|before| before.unanswered.get(&captured.address));
+            let polls = before.map_or(0, |before| before.polls).saturating_add(1);
+            Some((captured.address, Unanswered { polls, reason }))
+        });
         let mut figures = figures.clone();
         figures.responses.truncate(MAX_SCOPES);
         figures.queries.clear();
@@ -74,17 +95,16 @@ impl Evidence {
             started: instances.iter().filter_map(|instance| instance.started).chain(agent_started).max().unwrap_or(0),
             restarts: instances.iter().filter_map(|instance| instance.restarts).fold(0, u32::saturating_add),
             refusal: refusals.map(|(asked, reason)| (asked.clone(), sanitize(reason))).next(),
-            self_query_failure: unanswered.filter(|_| unanswered_polls >= MIN_UNANSWERED_POLLS),
             can_be_probed: capabilities.iter().any(|word| word == CAPABILITIES[1]),
-            unanswered_polls,
+            unanswered: unanswered.take(MAX_UNANSWERED).collect(),
         }
     }
 }
 
-/// Returns the address and the reason, when the pod does not answer itself there.
-fn unanswered(captured: &CapturedAddress) -> Option<String> {
+/// Returns the reason why a pod does not answer itself at an address; `None` where it does.
+fn unanswered_reason(captured: &CapturedAddress) -> Option<String> {
     let reason = captured.reason.as_ref().filter(|_| captured.state == CaptureState::Withdrawn)?;
-    Some(format!("{}: {}", captured.address, sanitize(reason)))
+    Some(sanitize(reason))
 }
 
 #[cfg(test)]
@@ -142,21 +162,51 @@ mod tests {
         assert_eq!(evidence.refusal, Some(("new".to_owned(), "no".to_owned())));
     }
 
+    /// Returns a page on which these addresses are withdrawn.
+    fn withdrawn(addresses: &[&str]) -> PodPage {
+        let captured = addresses.iter().map(|address| CapturedAddress {
+            address: address.parse().unwrap(),
+            state: CaptureState::Withdrawn,
+            reason: Some("no cache answers".to_owned()),
+        });
+        page(|status| status.captured = captured.collect())
+    }
+
+    /// Returns the evidence of pages that follow each other.
+    fn after(pages: &[PodPage]) -> Evidence {
+        let mut evidence = None;
+        for page in pages {
+            evidence = Evidence::of(page, evidence.as_ref());
+        }
+        evidence.unwrap()
+    }
+
+    /// Returns the addresses with failed self-queries after pages that follow each other.
+    fn failing(pages: &[PodPage]) -> Vec<String> {
+        after(pages).self_query_failures().into_keys().map(|address| address.to_string()).collect()
+    }
+
     #[test]
     fn an_address_that_is_unanswered_for_three_polls_is_a_failed_self_query() {
-        let unanswered = page(|status| {
-            status.captured = vec![CapturedAddress {
-                address: "10.96.0.10".parse().unwrap(),
-                state: CaptureState::Withdrawn,
-                reason: Some("no cache answers".to_owned()),
-            }];
-        });
-        let first = Evidence::of(&unanswered, None).unwrap();
-        let second = Evidence::of(&unanswered, Some(&first)).unwrap();
-        assert_eq!((&first.self_query_failure, &second.self_query_failure), (&None, &None));
-        let third = Evidence::of(&unanswered, Some(&second)).unwrap();
-        assert_eq!(third.self_query_failure.as_deref(), Some("10.96.0.10: no cache answers"));
-        let answered = Evidence::of(&page(|_| {}), Some(&third)).unwrap();
-        assert_eq!(Evidence::of(&unanswered, Some(&answered)).unwrap().self_query_failure, None);
+        let unanswered = || withdrawn(&["10.96.0.10"]);
+        assert_eq!(failing(&[unanswered(), unanswered()]), Vec::<String>::new());
+        let failures = after(&[unanswered(), unanswered(), unanswered()]).self_query_failures();
+        assert_eq!(failures, BTreeMap::from([("10.96.0.10".parse().unwrap(), "no cache answers".to_owned())]));
+        let answered = page(|_| {});
+        assert_eq!(failing(&[unanswered(), unanswered(), answered, unanswered()]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_address_counts_its_own_polls_and_all_that_fail_are_told() {
+        let (one, both) = (|| withdrawn(&["fd00:96::a"]), || withdrawn(&["fd00:96::a", "10.96.0.10"]));
+        assert_eq!(failing(&[one(), one(), one(), both(), both()]), ["fd00:96::a"]);
+        assert_eq!(failing(&[one(), both(), both(), both()]), ["10.96.0.10", "fd00:96::a"]);
+    }
+
+    #[test]
+    fn a_page_with_ever_so_many_addresses_takes_bounded_room() {
+        let addresses: Vec<String> = (0..100).map(|number| format!("192.0.2.{number}")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        assert_eq!(after(&[withdrawn(&addresses)]).unanswered.len(), MAX_UNANSWERED);
     }
 }

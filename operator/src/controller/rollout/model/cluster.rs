@@ -147,6 +147,7 @@ impl Pod {
             away: self.presence == Presence::Away,
             out_of_reach: false,
             unpolled: false,
+            is_unanswered: false,
             asked: id(self.asked),
             in_force: id(self.in_force),
             tellings: self.tellings,
@@ -200,11 +201,13 @@ impl Stored {
         let watched = self.0.watched_since.as_ref().map(|since| age(since).min(1));
         let ages = (age(&self.0.started), age(&self.0.since), self.0.watched_since.as_ref().map(age));
         let is_plain = |rejection: &Rejection| rejection.sentence.is_empty() && age(&rejection.time) == OLD;
-        if (started, since, watched) == ages && self.0.rejections.iter().all(is_plain) {
+        let is_absent_now = self.0.absent.values().all(|since| age(since) == 0);
+        if (started, since, watched) == ages && is_absent_now && self.0.rejections.iter().all(is_plain) {
             return;
         }
         let mut record = (*self.0).clone();
         (record.started, record.since, record.watched_since) = (time(started), time(since), watched.map(time));
+        record.absent.values_mut().for_each(|since| *since = time(0));
         for rejection in &mut record.rejections {
             rejection.time = time(OLD);
             rejection.sentence.clear();
@@ -368,6 +371,11 @@ impl Cluster {
     /// Returns the step of the record.
     pub(super) fn step(&self) -> Option<Step> {
         self.record.as_ref().map(|record| record.get().step)
+    }
+
+    /// Returns the target of the record.
+    pub(super) fn target(&self) -> Option<&str> {
+        self.record.as_ref().map(|record| record.get().target.id.as_str())
     }
 }
 

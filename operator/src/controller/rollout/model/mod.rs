@@ -17,6 +17,7 @@ use stateright::{Checker, Model, Property};
 use crate::controller::rollout::model::cluster::{Budget, Cluster, Place, Pod, Presence, Revisions};
 use crate::controller::rollout::model::pass::Tier;
 use crate::controller::rollout::pods::Role;
+use crate::controller::rollout::record::Step;
 
 /// Threads of an exploration.
 const THREADS: usize = 2;
@@ -332,6 +333,9 @@ impl Model for Rollouts {
         let next = self.act(cluster, &action);
         if next.step() != cluster.step() {
             self.see(next.step().map_or("no record", |step| step.name()));
+            if cluster.step() == Some(Step::Stopped) && next.target() == cluster.target() {
+                self.see("another try");
+            }
         }
         (next != *cluster).then_some(next)
     }
@@ -446,7 +450,7 @@ fn the_first_revision_is_in_force_after_any_crash() {
 #[test]
 fn a_target_that_was_taken_back_and_is_tried_again_is_taken_back_again() {
     let budget = Budget { changes: 2, retries: 1, ..NONE };
-    explore("retry", Rollouts::new(2, &CHANGES, budget), &ENDS);
+    explore("retry", Rollouts::new(2, &CHANGES, budget), &["Done", "Stopped", "another try"]);
 }
 
 #[test]

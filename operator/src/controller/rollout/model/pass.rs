@@ -193,6 +193,10 @@ impl Tier {
             return Some("a pod was told without a record");
         };
         let proven = self.proven(cluster)?;
+        let is_moved = cluster.pods[number].asked.is_some_and(|asked| self.differs(place, asked, revision));
+        if cluster.paused && is_moved {
+            return Some("a pod was moved while the roll-out was paused");
+        }
         if !self.differs(place, revision, proven) {
             return None;
         }

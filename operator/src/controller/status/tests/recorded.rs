@@ -67,6 +67,7 @@ fn status_at(step: Step, told: Told<'_>) -> DnsTierStatus {
         away: false,
         out_of_reach: false,
         unpolled: false,
+        is_unanswered: false,
         asked: Some(if is_on_a_node { TARGET } else { "1a2b3c4d5e" }.to_owned()),
         in_force: Some(if is_on_a_node { TARGET } else { "1a2b3c4d5e" }.to_owned()),
         tellings: 1,

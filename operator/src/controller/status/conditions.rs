@@ -8,8 +8,8 @@ use crate::controller::observe::Observed;
 use crate::controller::rollout::to_count;
 use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
-    away_text, blocking_findings, degraded_findings, not_ready_findings, overdue_creations, overdue_finding,
-    progress_finding, stalling_findings, stopped_finding,
+    away_text, blocking_findings, degraded_findings, is_retried, not_ready_findings, overdue_creations,
+    overdue_finding, progress_finding, stalling_findings, stopped_finding,
 };
 use crate::controller::status::start::{is_starting, is_usual, was_ready};
 use crate::controller::status::throttling;
@@ -49,16 +49,17 @@ impl ConditionSet {
         // Nodes and resolvers that start or roll out are expected to be missing; others are not.
         let is_expected = |finding: &&Finding| matches!(finding.reason, Reason::Starting | Reason::RollingOut);
         problems.extend(not_ready.iter().filter(|finding| !is_expected(finding)).cloned());
-        if is_starting(&observed.tier, was_ready(observed.tier.status.as_ref()), observed.now) {
+        let was_ready = was_ready(observed.tier.status.as_ref());
+        if is_starting(&observed.tier, was_ready, observed.now) {
             problems.retain(|finding| !is_usual(finding.reason));
         }
-        let ready = ready_condition(&blocking, &not_ready, facts);
+        let ready = ready_condition(&blocking, &not_ready, facts, was_ready);
         let degraded = degraded_condition(&blocking, &problems);
         let stalling: Vec<Finding> =
             stalling_findings(&blocking).into_iter().chain(overdue).chain(uncreated).chain(stopped).collect();
         let stalled = report_findings(ConditionType::Stalled, ConditionStatus::True, &stalling);
         // What could not be applied is tried again.
-        let retried = blocking.iter().filter(|finding| finding.reason == Reason::ApplyFailed).cloned();
+        let retried = blocking.iter().filter(|finding| is_retried(finding)).cloned();
         let progress: Vec<Finding> = if stalled.is_some() { Vec::new() } else { retried.chain(progress).collect() };
         let progressing = progressing_condition(&progress, stalled.as_ref());
         let reconciling = report_findings(ConditionType::Reconciling, ConditionStatus::True, &progress);
@@ -87,8 +88,12 @@ pub(super) fn unknown_conditions(finding: &Finding) -> Vec<Report> {
     ]
 }
 
-fn ready_condition(blocking: &[Finding], not_ready: &[Finding], facts: &Facts) -> Report {
-    let findings = [blocking, not_ready].concat();
+/// Returns the condition `Ready`. A write that is tried again leaves a tier ready that was ready before, while its
+/// nodes answer: what is in force stays so. Before, a tier has to be complete once.
+fn ready_condition(blocking: &[Finding], not_ready: &[Finding], facts: &Facts, was_ready: bool) -> Report {
+    let is_serving = was_ready && not_ready.is_empty() && facts.nodes.desired > 0;
+    let blocking = blocking.iter().filter(|finding| !(is_serving && is_retried(finding)));
+    let findings: Vec<Finding> = blocking.chain(not_ready).cloned().collect();
     report_findings(ConditionType::Ready, ConditionStatus::False, &findings).unwrap_or_else(|| {
         report(ConditionType::Ready, ConditionStatus::True, Reason::Serving, &serving_message(facts))
     })

@@ -1,17 +1,24 @@
 //! Events of a tier: one for each reason for which conditions changed.
 
+use std::time::Duration;
+
 use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::{ConditionType, Reason};
 use dnstier_crds::v1alpha1::DnsTierStatus;
+use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
+use tokio::time::{Instant, timeout_at};
 
 use crate::controller::status::start::{is_starting, is_usual, was_ready};
 
 /// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
 const MAX_NOTE_BYTES: usize = 1_000;
+/// Longest time that a pass waits for its events: it has pods to tell, and a process whose passes take too long is
+/// restarted.
+const MAX_PUBLISH_TIME: Duration = Duration::from_secs(2);
 /// Conditions whose changes are published. `Reconciling` repeats `Progressing`.
 const PUBLISHED: [ConditionType; 6] = [
     ConditionType::Ready,
@@ -22,8 +29,8 @@ const PUBLISHED: [ConditionType; 6] = [
     ConditionType::Stalled,
 ];
 
-/// Publishes an event for each condition that has changed from `previous`. A failure is only logged: the status has the
-/// same messages.
+/// Publishes an event for each condition that has changed from `previous`, all within [`MAX_PUBLISH_TIME`]. A failure
+/// is only logged: the status has the same messages.
 pub(super) async fn publish_transitions(
     recorder: &Recorder,
     tier: &DnsTier,
@@ -33,11 +40,16 @@ pub(super) async fn publish_transitions(
 ) {
     let starting = is_starting(tier, was_ready(previous), now);
     let previous = previous.map_or(&[][..], |status| &status.conditions);
-    for event in transitions(previous, &status.conditions, starting) {
-        if let Err(error) = recorder.publish(&event, &tier.object_ref(&())).await {
-            tracing::warn!(tier = tier.name_any(), reason = event.reason, %error, "an event cannot be published");
-        }
-    }
+    let (object, deadline) = (tier.object_ref(&()), Instant::now() + MAX_PUBLISH_TIME);
+    let publish = async |event: Event| {
+        let error = match timeout_at(deadline, recorder.publish(&event, &object)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took longer than {} s", MAX_PUBLISH_TIME.as_secs()),
+        };
+        tracing::warn!(tier = tier.name_any(), reason = event.reason, error, "an event cannot be published");
+    };
+    join_all(transitions(previous, &status.conditions, starting).into_iter().map(publish)).await;
 }
 
 /// Returns an event for each condition whose status or reason changed. What is usual while a tier is starting is no

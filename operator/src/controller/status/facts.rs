@@ -19,6 +19,7 @@ use crate::controller::rollout::revision::TierRevision;
 use crate::controller::rollout::{
     NodePods, PodStarts, START_DEADLINE, is_away, is_rolling_out, is_zone_away, non_negative, pods_of, to_count,
 };
+use crate::controller::status::reporting_pods;
 use crate::controller::status::start::was_ready;
 use crate::controller::text::{join_some, sanitize, zone_text};
 use crate::settings::Settings;
@@ -138,7 +139,7 @@ impl Facts {
             is_rollout_late: starts.is_any_late,
         };
         let mut pods_by_refusal: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for pod in observed.pods.iter().filter(|pod| !pod.terminating && !is_away(observed, pod)) {
+        for pod in reporting_pods(observed) {
             facts.add_report(observed, pod, &mut pods_by_refusal);
         }
         facts.refusals = pods_by_refusal

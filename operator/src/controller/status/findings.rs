@@ -75,7 +75,12 @@ fn quota_finding(pods: &str, namespace: &str) -> Finding {
 
 /// Returns the blocking findings that only a change of the spec or of the cluster resolves. The others are retried.
 pub(super) fn stalling_findings(blocking: &[Finding]) -> Vec<Finding> {
-    blocking.iter().filter(|finding| finding.reason != Reason::ApplyFailed).cloned().collect()
+    blocking.iter().filter(|finding| !is_retried(finding)).cloned().collect()
+}
+
+/// Returns whether a blocking finding is about a write that failed and is tried again.
+pub(super) fn is_retried(finding: &Finding) -> bool {
+    finding.reason == Reason::ApplyFailed
 }
 
 /// Returns the finding about a roll-out that was stopped, or that waits for somebody.

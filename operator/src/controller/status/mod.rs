@@ -5,6 +5,7 @@ mod dropped_fields;
 mod events;
 mod facts;
 mod findings;
+mod rebase;
 mod start;
 mod throttling;
 mod traffic;
@@ -32,8 +33,9 @@ pub(crate) use writer::StatusWriter;
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::observe::pods::TierPod;
 use crate::controller::placement::Exclusion;
-use crate::controller::rollout::to_count;
+use crate::controller::rollout::{is_away, to_count};
 use crate::controller::status::conditions::{ConditionSet, unknown_conditions};
 use crate::controller::status::facts::Facts;
 use crate::controller::text::join_some;
@@ -99,6 +101,12 @@ fn status_of_before(observed: &Observed, outcome: &ApplyOutcome) -> Option<DnsTi
     let status = observed.tier.status.as_ref().filter(|_| is_up_to_date && observed.awaits_first_polls())?;
     let is_of_generation = status.observed_generation == observed.tier.meta().generation;
     (is_of_generation && !status.conditions.is_empty()).then(|| status.clone())
+}
+
+/// Returns the pods whose reports count. A terminating pod is about to be gone. A pod on a node that is away is not
+/// polled: its last report says how it was before the node went away.
+fn reporting_pods(observed: &Observed) -> impl Iterator<Item = &TierPod> {
+    observed.pods.iter().filter(|pod| !pod.terminating && !is_away(observed, pod))
 }
 
 /// Returns the numbers of resolvers of each zone that has nodes, for the metrics.

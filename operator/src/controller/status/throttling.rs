@@ -15,6 +15,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::observe::pods::Component;
 use crate::controller::observe::poll::{PodSummary, Throttle, ThrottleState as State};
+use crate::controller::status::reporting_pods;
 use crate::controller::text::{join_at_most, join_some, sanitize, zone_text};
 
 /// Least packets a second that a packet budget can have.
@@ -125,9 +126,9 @@ fn senders(observed: &Observed) -> BTreeMap<(SocketAddr, String), u64> {
     senders
 }
 
-/// Returns the recent statuses of the pods, each with its place.
+/// Returns the recent statuses of the pods that are polled, each with its place.
 fn statuses(observed: &Observed) -> impl Iterator<Item = (Place, &PodSummary)> {
-    observed.pods.iter().filter(|pod| !pod.terminating).filter_map(|pod| {
+    reporting_pods(observed).filter_map(|pod| {
         let status = observed.recent_status_of(pod)?;
         let node = sanitize(pod.node.as_ref().unwrap_or(&pod.name));
         let is_node = status.component() == Component::NodeCache;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dnstier_crds::v1alpha1::TrafficStatus;
 
 use crate::controller::observe::Observed;
-use crate::controller::observe::pods::Component;
+use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::TrafficRates;
 use crate::controller::rollout::is_away;
 
@@ -21,14 +21,14 @@ const MIN_QUERIES_FOR_SHARES: f64 = 100.0;
 /// Queries of the last minute below which shares that are shown are shown no more.
 const MIN_QUERIES_FOR_LAST_SHARES: f64 = 50.0;
 
-/// Returns the rates of the node pods over the last minute.
+/// Returns the rates over the last minute of the node pods that are polled.
 pub(super) fn node_rates(observed: &Observed) -> Vec<TrafficRates> {
-    observed
-        .pods
-        .iter()
-        .filter(|pod| pod.component == Component::NodeCache)
-        .filter_map(|pod| observed.reports.get(&pod.uid)?.rates())
-        .collect()
+    node_pods(observed).filter_map(|pod| observed.reports.get(&pod.uid)?.rates()).collect()
+}
+
+/// Returns the node pods on nodes that are there. The others are not polled, and their rates are those of before.
+fn node_pods(observed: &Observed) -> impl Iterator<Item = &TierPod> {
+    observed.pods.iter().filter(|pod| pod.component == Component::NodeCache && !is_away(observed, pod))
 }
 
 /// Returns the traffic of all nodes. A number stays at its previous value until it differs clearly; without any rates,
@@ -59,8 +59,7 @@ pub(super) fn with_hysteresis(previous: Option<TrafficStatus>, rates: &[TrafficR
 /// zone of which nobody knows it.
 pub(super) fn local_percents(observed: &Observed) -> BTreeMap<String, u32> {
     let mut rates: BTreeMap<&str, Vec<Option<TrafficRates>>> = BTreeMap::new();
-    let pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache && !is_away(observed, pod));
-    for pod in pods {
+    for pod in node_pods(observed) {
         let zone = pod.node.as_deref().and_then(|node| observed.nodes.zone_of(node));
         let Some((zone, report)) = zone.zip(observed.reports.get(&pod.uid)) else { continue };
         if report.failures == 0 {

@@ -9,7 +9,7 @@ use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{PodSummary, ProblemKind};
-use crate::controller::status::throttling;
+use crate::controller::status::{reporting_pods, throttling};
 use crate::controller::text::{join_some, zone_text};
 
 /// Health of an upstream in the reports of the pods that query it.
@@ -108,10 +108,9 @@ fn scope_outages(observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-/// Returns the pods whose last poll succeeded, each with its status.
+/// Returns the pods that are polled and whose last poll succeeded, each with its status.
 fn statuses(observed: &Observed) -> impl Iterator<Item = (&TierPod, &PodSummary)> {
-    let pods = observed.pods.iter().filter(|pod| !pod.terminating);
-    pods.filter_map(|pod| Some((pod, observed.status_of(pod)?)))
+    reporting_pods(observed).filter_map(|pod| Some((pod, observed.status_of(pod)?)))
 }
 
 fn statuses_of(observed: &Observed, component: Component) -> impl Iterator<Item = (&TierPod, &PodSummary)> {

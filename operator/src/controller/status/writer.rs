@@ -1,7 +1,7 @@
 //! Writer of the status: at most one write in some seconds, unless a condition flips or another revision is rolled out,
 //! and the events after it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +15,16 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::controller::finding::Finding;
+use crate::controller::status::rebase::rebase;
 use crate::controller::status::{dropped_fields, events};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
 /// Minimum time between two writes of a status in which no condition flips.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
-
+/// Time for which a write counts that the watch has not delivered. A watch without events ends after five minutes, and
+/// begins with a list.
+const MAX_LAG: Duration = Duration::from_secs(600);
 /// Time after which a status of which fields were dropped is written again: the CRD may have been upgraded.
 const RETRY_DROPPED: Duration = Duration::from_secs(60);
 /// Writes of one status at most: each but the last leaves out fields that the one before was refused for.
@@ -45,11 +48,24 @@ pub(crate) struct StatusWriter {
 struct LastWrite {
     uid: Option<String>,
     time: Instant,
+    /// Version of the tier that the write made.
+    version: Option<String>,
+    /// Versions of the tier that this write replaced, and those before it that the watch has not delivered. A store
+    /// that has one of them lags.
+    replaced: BTreeSet<String>,
     status: DnsTierStatus,
     /// Status that the API server kept of it.
     kept: DnsTierStatus,
     /// Fields that it did not keep.
     dropped: Vec<String>,
+}
+
+impl LastWrite {
+    /// Returns whether the watch has not delivered the write: the tier has a version that it replaced.
+    fn is_undelivered(&self, tier: &DnsTier) -> bool {
+        let version = tier.metadata.resource_version.as_ref();
+        self.time.elapsed() < MAX_LAG && version.is_some_and(|version| self.replaced.contains(version))
+    }
 }
 
 /// Decision about a status.
@@ -89,15 +105,20 @@ impl StatusWriter {
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
         let last = self.last_write(tier);
-        // The watch may not have delivered the last write yet.
         let recent = last.as_ref().filter(|last| last.time.elapsed() < self.min_interval);
+        // The watch may not have delivered the last write yet.
+        let ahead = recent.or_else(|| last.as_ref().filter(|last| last.is_undelivered(tier)));
         // The claim has a writer of its own, and no apply may own it.
         let without_claim = |status: &DnsTierStatus| DnsTierStatus { operator: None, ..status.clone() };
-        let (status, observed) = (&without_claim(status), tier.status.as_ref().map(without_claim));
+        let (mut status, observed) = (without_claim(status), tier.status.as_ref().map(without_claim));
+        if let Some(last) = ahead {
+            rebase(&mut status, &last.status, now);
+        }
+        let status = &status;
         // Where fields were dropped, what is there is as good as what was written.
         let partly_kept = last.as_ref().filter(|last| !last.dropped.is_empty());
         let as_written = partly_kept.filter(|last| observed.as_ref() == Some(&last.kept));
-        let previous = recent.or(as_written).map(|write| &write.status).or(observed.as_ref());
+        let previous = ahead.or(as_written).map(|write| &write.status).or(observed.as_ref());
         match decide(previous, status, recent.map(|write| write.time.elapsed())) {
             Decision::Unchanged if partly_kept.is_some_and(|last| last.time.elapsed() >= RETRY_DROPPED) => {}
             Decision::Unchanged => return Ok(None),
@@ -105,14 +126,16 @@ impl StatusWriter {
             Decision::Write => {}
         }
         let name = tier.name_any();
-        let kept = match self.apply(tier, status).await {
-            Ok(written) => without_claim(&written.status.unwrap_or_default()),
+        let (version, kept) = match self.apply(tier, status).await {
+            Ok(written) => (written.resource_version(), without_claim(&written.status.unwrap_or_default())),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(None),
             Err(source) => return Err(Error::request("write the status of", format!("DnsTier {name}"), source)),
         };
         let dropped = dropped_fields::dropped(&json!(status), &json!(kept), "status");
         let is_told = last.as_ref().map_or(&[][..], |last| last.dropped.as_slice()) == dropped.as_slice();
-        let write = LastWrite { uid: tier.uid(), time: Instant::now(), status: status.clone(), kept, dropped };
+        let replaced = replaced_versions(last.as_ref(), tier, version.as_ref());
+        let (uid, time) = (tier.uid(), Instant::now());
+        let write = LastWrite { uid, time, version, replaced, status: status.clone(), kept, dropped };
         self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
         events::publish_transitions(&self.recorder, tier, previous, status, now).await;
         Ok((!is_told).then_some(TELL_DROPPED))
@@ -159,6 +182,14 @@ impl StatusWriter {
     }
 }
 
+/// Returns the versions that a write of a tier has replaced: that of the store, and those that the last write replaced
+/// or made while the store lags. A write without effect makes no version.
+fn replaced_versions(last: Option<&LastWrite>, tier: &DnsTier, written: Option<&String>) -> BTreeSet<String> {
+    let undelivered = last.filter(|last| last.is_undelivered(tier)).into_iter().flat_map(|last| &last.replaced);
+    let versions = last.and_then(|last| last.version.as_ref()).into_iter().chain(&tier.metadata.resource_version);
+    undelivered.chain(versions).filter(|version| Some(*version) != written).cloned().collect()
+}
+
 /// Decides whether a status is written; `since_write` is the time since the last write of this process.
 fn decide(previous: Option<&DnsTierStatus>, current: &DnsTierStatus, since_write: Option<Duration>) -> Decision {
     if previous == Some(current) {
@@ -194,13 +225,15 @@ mod tests {
 
     use super::*;
     use crate::controller::fixtures;
+    use crate::controller::status::start::first_ready_time;
 
     /// Returns a status with this condition `Ready`.
     fn status(truth: ConditionStatus, message: &str) -> DnsTierStatus {
         let reason = if truth == ConditionStatus::True { Reason::Serving } else { Reason::NodesNotReady };
         let report = Report { type_: ConditionType::Ready, status: truth, reason, message: message.to_owned() };
         let conditions = merge(&[], &[report], Some(1), &Time(Timestamp::UNIX_EPOCH));
-        DnsTierStatus { conditions, ..DnsTierStatus::default() }
+        let first_ready_time = first_ready_time(&DnsTierStatus::default(), &conditions);
+        DnsTierStatus { conditions, first_ready_time, ..DnsTierStatus::default() }
     }
 
     #[test]
@@ -224,6 +257,8 @@ mod tests {
     struct Server {
         code: Arc<Mutex<u16>>,
         is_old: Arc<Mutex<bool>>,
+        /// Number of written statuses, from which the tier gets its versions, and the last of them.
+        written: Arc<Mutex<(u32, Value)>>,
         requests: Arc<Mutex<Vec<&'static str>>>,
     }
 
@@ -250,6 +285,9 @@ mod tests {
                     if *self.is_old.lock().unwrap() {
                         tier["status"].as_object_mut().unwrap().remove("rollout");
                     }
+                    let (number, last) = &mut *self.written.lock().unwrap();
+                    (*number, *last) = (*number + 1, tier["status"].clone());
+                    tier["metadata"]["resourceVersion"] = json!(format!("own {number}"));
                     tier.to_string()
                 }
                 201 => r#"{"metadata": {"name": "x", "namespace": "default"}, "eventTime": null}"#.to_owned(),
@@ -320,6 +358,102 @@ mod tests {
         let tier = DnsTier { status: Some(first), ..tier };
         assert_eq!(writer.write(&tier, &second, now).await.unwrap(), None);
         assert_eq!(server.requests(), ["status"], "no condition has changed its reason");
+    }
+
+    /// Returns a tier as its watch has delivered it.
+    fn delivered(version: &str, status: DnsTierStatus) -> DnsTier {
+        let mut tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        (tier.metadata.resource_version, tier.status) = (Some(version.to_owned()), Some(status));
+        tier
+    }
+
+    /// Returns the status of a tier in which only the condition `Ready` may have changed.
+    fn next_status(tier: &DnsTier, truth: ConditionStatus, now: Timestamp) -> DnsTierStatus {
+        let before = tier.status.clone().unwrap();
+        let reason = if truth == ConditionStatus::True { Reason::Serving } else { Reason::NodesNotReady };
+        let report = Report { type_: ConditionType::Ready, status: truth, reason, message: String::new() };
+        let conditions = merge(&before.conditions, &[report], Some(1), &Time(now));
+        let first_ready_time = first_ready_time(&before, &conditions);
+        DnsTierStatus { conditions, first_ready_time, ..before }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_silent_for_minutes_repeats_no_write_and_no_event_and_moves_no_time() {
+        let server = Server::default();
+        *server.code.lock().unwrap() = 200;
+        let writer = server.writer();
+        let begin: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let stale = delivered("1", status(ConditionStatus::True, ""));
+        let start = Instant::now();
+        let write = async |tier: &DnsTier, truth| {
+            let now = begin + start.elapsed();
+            let next = writer.write(tier, &next_status(tier, truth, now), now).await.unwrap();
+            assert_eq!(next, None);
+            server.requests()
+        };
+        let transition = || server.written.lock().unwrap().1["conditions"][0]["lastTransitionTime"].clone();
+        let (up, down) = (ConditionStatus::True, ConditionStatus::False);
+        assert_eq!(write(&stale, down).await, ["status", "event"]);
+        for _ in 0..50 {
+            tokio::time::advance(Duration::from_secs(6)).await;
+            assert_eq!(write(&stale, down).await, Vec::<&str>::new());
+        }
+        assert_eq!(write(&stale, up).await, ["status", "event"], "what changes is written");
+        assert_eq!(transition(), "2026-01-02T00:05:00Z");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let first = delivered("own 1", next_status(&stale, down, begin));
+        assert_eq!(write(&first, up).await, Vec::<&str>::new(), "the watch delivers one write after the other");
+        assert_eq!(write(&first, down).await, ["status", "event"]);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        for tier in [&stale, &first] {
+            assert_eq!(write(tier, down).await, Vec::<&str>::new(), "no version that was replaced counts");
+        }
+        assert_eq!(write(&delivered("2", first.status.clone().unwrap()), up).await, ["status", "event"], "somebody's");
+        tokio::time::advance(MAX_LAG).await;
+        assert_eq!(write(&delivered("2", first.status.unwrap()), up).await, ["status", "event"], "after ten minutes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_hang_hold_a_pass_up_for_two_seconds_and_no_other_event() {
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let log = published.clone();
+        let router = Router::new().fallback(move |uri: Uri, body: String| async move {
+            let body: Value = serde_json::from_str(&body).unwrap();
+            if uri.path().ends_with("/status") {
+                let mut tier = json!(fixtures::tier("default", "2026-01-01T00:00:00Z", "{}"));
+                tier["status"] = body["status"].clone();
+                return (StatusCode::OK, tier.to_string());
+            }
+            if body["reason"] != Reason::Healthy.name() {
+                std::future::pending::<()>().await;
+            }
+            log.lock().unwrap().push(body["reason"].clone());
+            (
+                StatusCode::CREATED,
+                r#"{"metadata": {"name": "x", "namespace": "default"}, "eventTime": null}"#.to_owned(),
+            )
+        });
+        let writer = StatusWriter::new(Client::new(router, "default"), Arc::new(Metrics::default()));
+        let reports = [
+            (ConditionType::Ready, Reason::NodesNotReady),
+            (ConditionType::Progressing, Reason::Settled),
+            (ConditionType::RolledOut, Reason::Wave),
+            (ConditionType::Degraded, Reason::Healthy),
+        ];
+        let reports = reports.map(|(type_, reason)| Report {
+            type_,
+            status: ConditionStatus::False,
+            reason,
+            message: String::new(),
+        });
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let conditions = merge(&[], &reports, Some(1), &Time(now));
+        let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
+        let (start, status) = (Instant::now(), DnsTierStatus { conditions, ..DnsTierStatus::default() });
+        let written = tokio::time::timeout(Duration::from_secs(60), writer.write(&tier, &status, now)).await;
+        assert_eq!(written.expect("the pass goes on").unwrap(), None);
+        assert_eq!(start.elapsed().as_secs(), 2);
+        assert_eq!(*published.lock().unwrap(), [Reason::Healthy.name()]);
     }
 
     #[tokio::test(start_paused = true)]

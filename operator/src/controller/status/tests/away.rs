@@ -1,9 +1,14 @@
 //! Nodes that are away.
 
+use node_cache_config::status::UpstreamStatus;
+
+use super::throttling::throttled;
+use super::upstreams::upstream;
 use super::*;
 use crate::controller::fixtures::{
-    change_node_status, change_report, deployment_of, pod_of, roll_out_template, set_away,
+    change_node_status, change_report, change_resolver_status, deployment_of, pod_of, roll_out_template, set_away,
 };
+use crate::controller::observe::poll::PodPage;
 
 /// Returns a settled cluster whose `node-a` went away before the newest configuration and template came.
 fn with_a_node_away() -> Observed {
@@ -95,4 +100,63 @@ fn a_tier_of_which_every_node_is_away_is_not_ready() {
     set_away(&mut observed, &["node-a", "node-b", "node-c"]);
     let parts = ["Kubernetes reports none of the 3 nodes as ready."];
     assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::NodesNotReady, &parts);
+}
+
+/// Returns a settled cluster in which the resolvers on `node-a` reported this before the node went away.
+fn with_last_report(upstreams: &[UpstreamStatus], problem: Option<&str>) -> Observed {
+    let mut observed = settled();
+    for pod in ["resolver-a-0", "resolver-a-1"] {
+        change_resolver_status(&mut observed, pod, |status| {
+            status.instance.upstreams = upstreams.to_vec();
+            status.instance.upstream_problem = problem.map(str::to_owned);
+        });
+    }
+    observed
+}
+
+#[test]
+fn what_pods_reported_of_their_upstreams_before_their_node_went_away_is_no_problem() {
+    let states = [("limited", Reason::LimitFound), ("lossy", Reason::Lossy), ("budget spent", Reason::BudgetSpent)];
+    let mut reports: Vec<(Observed, Reason)> = Vec::new();
+    for (state, reason) in states {
+        let upstreams = [throttled("forward", "192.0.2.53:53", state, 900, 300)];
+        reports.push((with_last_report(&upstreams, None), reason));
+    }
+    let unreachable = [upstream("forward", "192.0.2.53:53", false)];
+    reports.push((with_last_report(&unreachable, None), Reason::UpstreamUnreachable));
+    reports.push((with_last_report(&[], Some("/etc/resolv.conf has no nameserver")), Reason::UpstreamUnusable));
+    let mut route = settled();
+    change_node_status(&mut route, "node-pod-a", |status| {
+        status.instances[0].upstreams = vec![upstream("route/corp.example", "10.0.0.53:53", false)];
+    });
+    reports.push((route, Reason::UpstreamUnreachable));
+    for (mut observed, reason) in reports {
+        assert_condition(&reconciled_status(&observed), "Degraded", "True", reason, &[]);
+        set_away(&mut observed, &["node-a"]);
+        let status = reconciled_status(&observed);
+        assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+        assert_condition(&status, "UpstreamThrottled", "Unknown", Reason::TooLittleTraffic, &[]);
+        assert_eq!(status.summary.unwrap().throttled, None);
+    }
+}
+
+#[test]
+fn the_traffic_is_that_of_the_nodes_that_are_there_and_stays_when_none_is() {
+    let mut observed = settled();
+    for pod in ["node-pod-a", "node-pod-b", "node-pod-c"] {
+        change_report(&mut observed, pod, |report| {
+            *report = report.polled_again(|page| match page {
+                PodPage::Node(status) => status.instances[0].traffic.queries += 1_000,
+                PodPage::Resolver(_) => panic!("{pod} is a zone resolver"),
+            });
+        });
+    }
+    let queries = |status: &DnsTierStatus| status.traffic.map(|traffic| traffic.queries_per_second);
+    assert_eq!(queries(&reconciled_status(&observed)), Some(300));
+    set_away(&mut observed, &["node-a"]);
+    let status = reconciled_status(&observed);
+    assert_eq!(queries(&status), Some(200));
+    let mut observed = with_status(observed, status.clone());
+    set_away(&mut observed, &["node-a", "node-b", "node-c"]);
+    assert_eq!(reconciled_status(&observed).traffic, status.traffic);
 }

@@ -55,13 +55,35 @@ fn a_write_that_failed_is_tried_again_and_stalls_nothing() {
     let observed = settled();
     let failed = |reason| valid_outcome(&observed, Some(Finding::new(reason, "cannot apply Service a/b.")));
     let status = compute(&observed, &settings(), &failed(Reason::ApplyFailed));
-    assert_condition(&status, "Ready", "False", Reason::ApplyFailed, &[]);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+    assert_condition(&status, "Degraded", "True", Reason::ApplyFailed, &["cannot apply"]);
     assert!(condition(&status, "Stalled").is_none());
     // What the spec asks for is not in force.
     assert_condition(&status, "Progressing", "True", Reason::ApplyFailed, &["cannot apply"]);
     assert_condition(&status, "Reconciling", "True", Reason::ApplyFailed, &["cannot apply"]);
     let status = compute(&observed, &settings(), &failed(Reason::Forbidden));
     assert_condition(&status, "Stalled", "True", Reason::Forbidden, &["cannot apply"]);
+    assert_condition(&status, "Ready", "False", Reason::Forbidden, &["cannot apply"]);
+}
+
+#[test]
+fn a_write_that_failed_keeps_a_tier_from_its_first_readiness_and_tells_why_nodes_do_not_answer() {
+    let unready = |observed: &Observed, parts: &[&str]| {
+        let failure = Finding::new(Reason::ApplyFailed, "cannot apply Service a/b.");
+        let status = compute(observed, &settings(), &valid_outcome(observed, Some(failure)));
+        assert_condition(&status, "Ready", "False", Reason::ApplyFailed, parts);
+    };
+    let mut never_ready = settled();
+    Arc::make_mut(&mut never_ready.tier).status = None;
+    unready(&never_ready, &["cannot apply"]);
+
+    let mut silent = settled();
+    silent.pods[0].ready = false;
+    unready(&silent, &["cannot apply", "1 of 3 nodes do not answer"]);
+
+    let mut without_caches = settled();
+    without_caches.owned.daemon_sets.clear();
+    unready(&without_caches, &["cannot apply"]);
 }
 
 #[test]

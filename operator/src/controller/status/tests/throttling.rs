@@ -34,7 +34,7 @@ fn detection(throttle: Option<ThrottleStatus>) -> Option<DetectionStatus> {
 }
 
 /// Returns an upstream that has been throttled since 11:02:07 of the day before.
-fn throttled(scope: &str, address: &str, state: &str, offered: u32, answered: u32) -> UpstreamStatus {
+pub(super) fn throttled(scope: &str, address: &str, state: &str, offered: u32, answered: u32) -> UpstreamStatus {
     let since = "2026-01-01T11:02:07Z".parse::<Timestamp>().unwrap().as_second() as u64;
     let throttle = ThrottleStatus { state: state.to_owned(), since, offered, answered };
     upstream(scope, address, detection(Some(throttle)))

@@ -20,8 +20,10 @@ use tokio::task::JoinSet;
 use crate::client::Limits;
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::controller::observe::WatchedTier;
+use crate::controller::observe::object_store::ObjectStore;
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore};
+use crate::controller::schedule::Waker;
 use crate::controller::{
     Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, UnreadableReporter, reconcile_tier,
 };
@@ -30,7 +32,7 @@ use crate::fake_cluster::FakeCluster;
 use crate::fake_pods::FakePods;
 use crate::leader::Leadership;
 use crate::metrics::Metrics;
-use crate::watch::{Stores, Waker, Watches};
+use crate::watch::Watches;
 
 pub(crate) const NODES: &str = "/api/v1/nodes";
 pub(crate) const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
@@ -47,7 +49,6 @@ const BEGIN: i64 = 1_770_000_000;
 struct Process {
     context: Arc<Context>,
     poller: Poller,
-    stores: Stores,
     tiers: Store<WatchedTier>,
     _tasks: JoinSet<()>,
 }
@@ -64,24 +65,20 @@ impl Process {
         let events = watcher(Api::<WatchedTier>::all(client.clone()), watcher::Config::default());
         let events = events.default_backoff().reflect(writer);
         tasks.spawn(async move { events.for_each(|_| std::future::ready(())).await });
-        stores.owned.wait_for_lists().await;
-        stores.nodes.wait_until_ready().await.unwrap();
+        assert!(stores.wait_for_lists().await);
         tiers.wait_until_ready().await.unwrap();
-        for pods in &stores.pods {
-            pods.wait_until_ready().await.unwrap();
-        }
         let metrics = Arc::new(Metrics::new(Leadership::permanent()));
         let (reports, roles, own_writes) =
             (ReportStore::default(), RoleStore::default(), Arc::new(OwnWrites::default()));
-        let (polled, _) = mpsc::channel(1);
+        let (probed, _) = mpsc::channel(1);
         let address_uses = AddressUses::default();
         let (first_round, _) = watch::channel(true);
         let poller = Poller {
-            pods: stores.pods.clone(),
-            nodes: stores.nodes.clone(),
+            pods: stores.pods.iter().map(ObjectStore::last_known).cloned().collect(),
+            nodes: stores.nodes.last_known().clone(),
             interval: Duration::from_secs(5),
             reports: reports.clone(),
-            changed: polled.clone(),
+            waker: waker.clone(),
             roles: roles.clone(),
             address_uses: address_uses.clone(),
             wake: Arc::default(),
@@ -106,7 +103,7 @@ impl Process {
             applier: Applier::new(client.clone(), metrics.clone(), Arc::default(), own_writes),
             claims: Claims::new(client.clone(), settings.namespace.clone(), metrics.clone()),
             address_uses,
-            trials: Arc::new(Trials::new(roles, polled)),
+            trials: Arc::new(Trials::new(roles, probed)),
             unreadable_reporter: UnreadableReporter::new(client.clone(), settings.namespace.clone()),
             status_writer: StatusWriter::new(client, metrics.clone()).without_delay(),
             schedule: waker.schedule.clone(),
@@ -117,7 +114,7 @@ impl Process {
             liveness: Arc::default(),
             metrics,
         };
-        Self { context: Arc::new(context), poller, stores, tiers, _tasks: tasks }
+        Self { context: Arc::new(context), poller, tiers, _tasks: tasks }
     }
 
     /// Waits until the watches have delivered everything.
@@ -127,11 +124,11 @@ impl Process {
             collections.iter().flat_map(|collection| cluster.list(collection)).map(|object| version(&object)).collect()
         };
         for _ in 0..5_000 {
-            let pods = self.stores.pods.iter().flat_map(Store::state).filter_map(|pod| pod.resource_version());
+            let pods = self.poller.pods.iter().flat_map(Store::state).filter_map(|pod| pod.resource_version());
             let pod_collections = ["/api/v1/namespaces/dnstier-node/pods", "/api/v1/namespaces/dnstier-system/pods"];
             let tiers = self.tiers.state();
             let tiers = tiers.iter().filter_map(|tier| tier.0.as_ref().ok()?.resource_version());
-            let nodes = self.stores.nodes.state().into_iter().filter_map(|node| node.resource_version());
+            let nodes = self.poller.nodes.state().into_iter().filter_map(|node| node.resource_version());
             if pods.collect::<BTreeSet<_>>() == expected(&pod_collections)
                 && tiers.collect::<BTreeSet<_>>() == expected(&[TIERS])
                 && nodes.collect::<BTreeSet<_>>() == expected(&[NODES])

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use futures::stream::{self, StreamExt};
 use k8s_openapi::jiff::Timestamp;
 use node_cache_config::names::ZONE_LABEL;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::admin::Readiness;
 use crate::client::{self, Limits};
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
+use crate::controller::owned::labels;
 use crate::fake_api::{FakeRequest, Reply};
 use crate::fake_cluster::FakeCluster;
 use crate::fake_pods::FakePods;
@@ -24,6 +26,7 @@ use crate::request_counter::RequestCounter;
 use crate::watch::reconcile_on_changes;
 
 const NODES: &str = "/api/v1/nodes";
+const PODS: &str = "/api/v1/namespaces/dnstier-node/pods";
 pub(crate) const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
 const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
 pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
@@ -162,27 +165,103 @@ pub(crate) fn condition(cluster: &FakeCluster, type_: &str) -> Option<(String, S
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_is_refused_is_told_with_the_command_that_helps_until_it_is_granted() {
-    let is_granted = Arc::new(AtomicBool::new(false));
-    let granted = is_granted.clone();
-    let (cluster, _metrics) = start(move |request| {
-        let is_refused = request.path() == CONFIG_MAPS && !granted.load(Ordering::Relaxed);
-        is_refused.then(|| {
-            Reply::refusal(
-                403,
-                "configmaps is forbidden: User \"system:serviceaccount:dnstier-system:dnstier-operator\" cannot list \
-                 resource \"configmaps\" in API group \"\" in the namespace \"dnstier-node\"",
-            )
+    let in_namespace = "-n dnstier-node create role dnstier-extra --verb=list --resource=";
+    for (path, command) in [
+        (CONFIG_MAPS, format!("kubectl {in_namespace}configmaps")),
+        (PODS, format!("kubectl {in_namespace}pods")),
+        (NODES, "kubectl create clusterrole dnstier-extra --verb=list --resource=nodes".to_owned()),
+    ] {
+        let is_granted = Arc::new(AtomicBool::new(false));
+        let granted = is_granted.clone();
+        let (cluster, _metrics) = start(move |request| {
+            let is_refused = request.path() == path && !granted.load(Ordering::Relaxed);
+            is_refused.then(|| missing_grant("list", path))
         })
-    })
-    .await;
-    wait_until("the refusal", || condition(&cluster, "Stalled").is_some_and(|stalled| stalled.0 == "True")).await;
-    let (_, reason, message) = condition(&cluster, "Stalled").unwrap();
-    assert_eq!(reason, "Forbidden");
-    let command = "kubectl -n dnstier-node create role dnstier-extra --verb=list --resource=configmaps";
-    assert!(message.contains(command), "{message}");
-    assert!(cluster.list(DEPLOYMENTS).is_empty(), "nothing is decided on partial state");
-    is_granted.store(true, Ordering::Relaxed);
-    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+        .await;
+        wait_until("the refusal", || condition(&cluster, "Stalled").is_some_and(|stalled| stalled.0 == "True")).await;
+        let (_, reason, message) = condition(&cluster, "Stalled").unwrap();
+        assert_eq!(reason, "Forbidden");
+        assert!(message.contains(&command), "{message}");
+        assert!(cluster.list(DEPLOYMENTS).is_empty(), "nothing is decided on partial state");
+        is_granted.store(true, Ordering::Relaxed);
+        wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    }
+}
+
+/// Returns the refusal of a request about a collection, as RBAC has it.
+fn missing_grant(verb: &str, path: &str) -> Reply {
+    let resource = path.rsplit('/').next().unwrap();
+    let scope =
+        if path.contains("/namespaces/") { "in the namespace \"dnstier-node\"" } else { "at the cluster scope" };
+    Reply::refusal(
+        403,
+        &format!(
+            "{resource} is forbidden: User \"system:serviceaccount:dnstier-system:dnstier-operator\" cannot {verb} \
+             resource \"{resource}\" in API group \"\" {scope}"
+        ),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_goes_on_while_a_watch_fails_and_decides_nothing_while_it_is_refused() {
+    let check = async |path: &'static str| {
+        let answer = Arc::new(AtomicUsize::new(200));
+        let answered = answer.clone();
+        let (cluster, _metrics) = start(move |request| {
+            let end = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                String::new()
+            };
+            match (request.path() == path && request.is_watch(), answered.load(Ordering::Relaxed)) {
+                (false, _) | (true, 0) => None,
+                // No watch lasts, so that each answer is heard of soon.
+                (true, 200) => Some(Reply::Stream(stream::once(end).boxed())),
+                (true, 403) => Some(missing_grant("watch", path)),
+                (true, _) => Some(Reply::refusal(500, "not now")),
+            }
+        })
+        .await;
+        let revisions = || {
+            let config_maps = cluster.list(CONFIG_MAPS);
+            config_maps.first().map(|object| object["metadata"]["annotations"]["dnstier.io/revisions"].clone())
+        };
+        let watches = || {
+            let requests = cluster.api.requests();
+            requests.iter().filter(|request| request.path() == path && request.is_watch()).count()
+        };
+        let answer_with = async |code: usize| {
+            answer.store(code, Ordering::Relaxed);
+            // Who asks once more has read the answer.
+            let before = watches();
+            wait_until("the watches", || watches() >= before + 2).await;
+        };
+        let change = |ttl: &str| {
+            let before = revisions();
+            cluster.merge(TIERS, "default", json!({"spec": {"nodeCache": {"cache": {"maxTtl": ttl}}}}));
+            before
+        };
+        wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+        answer_with(500).await;
+        let before = change("600s");
+        wait_until("the change, without a watch", || revisions() != before).await;
+        answer_with(403).await;
+        let before = change("700s");
+        let is_told = || {
+            let tier = cluster.list(TIERS).remove(0);
+            let is_of_change = tier["status"]["observedGeneration"] == tier["metadata"]["generation"];
+            is_of_change && condition(&cluster, "Stalled").is_some_and(|stalled| stalled.1 == "Forbidden")
+        };
+        wait_until("the refusal", is_told).await;
+        let (_, _, message) = condition(&cluster, "Stalled").unwrap();
+        assert!(message.contains("cannot watch") && message.contains(" dnstier-extra --verb=watch"), "{message}");
+        assert_eq!(revisions(), before, "nothing is decided on partial state");
+        answer.store(0, Ordering::Relaxed);
+        // A watch that is granted again tells it by its first event.
+        let labels = labels::component_labels("default", labels::COMPONENT_NODE_CACHE);
+        cluster.merge(path, "new", json!({"metadata": {"labels": labels}}));
+        wait_until("the change", || revisions() != before).await;
+    };
+    futures::join!(check(PODS), check(NODES));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,7 +29,7 @@ use crate::controller::observe::pods;
 use crate::controller::observe::poll::{AddressUses, Poller, ReportStore, RoleStore, takes_no_longer};
 use crate::controller::observe::{self, WatchedTier};
 use crate::controller::owned::labels;
-use crate::controller::schedule::{Concern, Schedule};
+use crate::controller::schedule::{Concern, Schedule, Waker};
 use crate::controller::{
     Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, UnreadableReporter, error_policy, reconcile,
 };
@@ -46,6 +46,8 @@ const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the first reconciliation of a term waits for the first status poll of all pods, if they are so few that it
 /// may end in this time.
 const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two looks for tiers that were deleted.
+const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum number of tiers that are reconciled at a time.
 const MAX_CONCURRENT_RECONCILES: u16 = 4;
 
@@ -69,24 +71,23 @@ pub(crate) async fn reconcile_on_changes(
     let (changed, changes) = mpsc::channel(1);
     let waker = Waker { schedule: Arc::new(Schedule::new(metrics.queue().clone())), changed };
     let mut tasks = JoinSet::new();
-    let Stores { nodes, pods, owned } =
-        Watches { client: &client, waker: &waker, tasks: &mut tasks }.add_all(&settings);
+    let stores = Watches { client: &client, waker: &waker, tasks: &mut tasks }.add_all(&settings);
     let own_writes = Arc::new(OwnWrites::default());
 
     let wake_poller = Arc::new(Notify::new());
-    let (polled, mut polls) = mpsc::channel(1);
+    let (probed, probe_rounds) = mpsc::channel(1);
     let (reports, roles) = (ReportStore::default(), RoleStore::default());
     let address_uses = AddressUses::default();
-    let trials = Arc::new(Trials::new(roles.clone(), polled.clone()));
+    let trials = Arc::new(Trials::new(roles.clone(), probed));
     let (first_round, _) = watch::channel(false);
     let poller = Poller {
-        pods: pods.clone(),
-        nodes: nodes.clone(),
+        pods: stores.pods.iter().map(ObjectStore::last_known).cloned().collect(),
+        nodes: stores.nodes.last_known().clone(),
         interval: settings.poll_interval,
         reports: reports.clone(),
         roles,
         address_uses: address_uses.clone(),
-        changed: polled,
+        waker: waker.clone(),
         wake: wake_poller.clone(),
         first_round,
         metrics: metrics.clone(),
@@ -94,31 +95,28 @@ pub(crate) async fn reconcile_on_changes(
     let controller = Controller::new(Api::<WatchedTier>::all(client.clone()), watcher::Config::default())
         .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES));
     let schedule = waker.schedule.clone();
-    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), schedule.clone(), settings.poll_interval));
+    tasks.spawn(forget_deleted_tiers(controller.store(), metrics.clone(), schedule.clone()));
     let (active, active_term) = watch::channel(None);
+    let lists_complete = Arc::new(OnceLock::new());
     let terms = Terms {
         leadership: leadership.clone(),
         poller,
-        schedule: schedule.clone(),
+        stores: stores.clone(),
+        lists_complete: lists_complete.clone(),
         waker: waker.clone(),
         trials: trials.clone(),
         active,
         metrics: metrics.clone(),
     };
-    tasks.spawn(async move {
-        while polls.recv().await.is_some() {
-            waker.wake(&Concern::All);
-        }
-    });
-    let lists_complete = Arc::new(OnceLock::new());
+    tasks.spawn(waker.wake_on(items(probe_rounds).map(|()| Concern::All)));
     let context = Arc::new(Context {
         observer: Observer {
             client: client.clone(),
             settings: settings.clone(),
             tiers: controller.store(),
-            nodes: nodes.clone(),
-            pods: pods.clone(),
-            owned: owned.clone(),
+            nodes: stores.nodes.clone(),
+            pods: stores.pods.clone(),
+            owned: stores.owned.clone(),
             own_writes: own_writes.clone(),
             reports,
             clock: Arc::new(observe::now),
@@ -139,10 +137,12 @@ pub(crate) async fn reconcile_on_changes(
         metrics,
     });
     tokio::select! {
-        complete = lists_are_complete(&nodes, &pods, &owned) => if !complete { return },
+        are_watched = stores.wait_for_lists() => if !are_watched { return },
         () = stop.clone() => return,
     }
-    lists_complete.get_or_init(Instant::now);
+    if stores.are_listed() {
+        lists_complete.get_or_init(Instant::now);
+    }
     tasks.spawn(terms.run());
     readiness.send_replace(Readiness::Ready);
     leadership.stand();
@@ -162,7 +162,9 @@ pub(crate) async fn reconcile_on_changes(
 struct Terms {
     leadership: Leadership,
     poller: Poller,
-    schedule: Arc<Schedule>,
+    stores: Stores,
+    /// Time at which the lists were complete, which lets tiers be reconciled.
+    lists_complete: Arc<OnceLock<Instant>>,
     waker: Waker,
     trials: Arc<Trials>,
     /// Receives the term in which tiers are reconciled.
@@ -177,26 +179,40 @@ impl Terms {
             let term = self.leadership.gained().await;
             // What is known from an earlier term is out of date.
             self.metrics.keep_tiers(&[]);
-            self.schedule.keep_tiers(&[]);
+            self.waker.schedule.keep_tiers(&[]);
             self.poller.reports.clear();
             self.poller.address_uses.clear();
             self.trials.clear();
             self.poller.first_round.send_replace(false);
             let mut is_first_round_over = self.poller.first_round.subscribe();
             let begin = async {
-                // Until the end of the first round the status of a tier stays as it is.
+                // Until the end of the first round the status of a tier stays as it is. While a list is refused there
+                // is no round, and the status tells the refusal.
                 let pods = self.poller.pods.iter().map(Store::len).sum();
-                if takes_no_longer(pods, FIRST_ROUND_TIMEOUT) {
+                if self.stores.are_listed() && takes_no_longer(pods, FIRST_ROUND_TIMEOUT) {
                     let first_round = is_first_round_over.wait_for(|is_over| *is_over);
                     let _ = tokio::time::timeout(FIRST_ROUND_TIMEOUT, first_round).await;
                 }
                 self.active.send_replace(Some(term));
                 self.waker.wake(&Concern::All);
             };
-            self.leadership.run(future::join(self.poller.clone().run(), begin)).await;
+            self.leadership.run_in(term, future::join(self.poll(), begin)).await;
             self.active.send_replace(None);
             self.metrics.clear_figure_ages();
         }
+    }
+
+    /// Polls the pods without end, once they are listed.
+    async fn poll(&self) {
+        if !self.stores.wait_for_complete_lists().await {
+            // The term goes on: passes tell that nothing is listed.
+            future::pending::<()>().await;
+        }
+        // The first look of the poller comes first: it finds the pods that are older than this process.
+        let record = async {
+            self.lists_complete.get_or_init(Instant::now);
+        };
+        future::join(self.poller.clone().run(), record).await;
     }
 }
 
@@ -218,54 +234,15 @@ async fn wait_for_crd(client: &Client, readiness: &watch::Sender<Readiness>) {
 }
 
 /// Removes the metrics and the schedules of tiers that do not exist any more.
-async fn forget_deleted_tiers(
-    tiers: Store<WatchedTier>,
-    metrics: Arc<Metrics>,
-    schedule: Arc<Schedule>,
-    interval: Duration,
-) {
+async fn forget_deleted_tiers(tiers: Store<WatchedTier>, metrics: Arc<Metrics>, schedule: Arc<Schedule>) {
     if tiers.wait_until_ready().await.is_err() {
         return;
     }
     loop {
-        tokio::time::sleep(interval).await;
+        tokio::time::sleep(FORGET_INTERVAL).await;
         let names: Vec<String> = tiers.state().iter().filter_map(|tier| tier.meta().name.clone()).collect();
         metrics.keep_tiers(&names);
         schedule.keep_tiers(&names);
-    }
-}
-
-/// Waits until every list is complete, because no decision is based on partial state. Lists of owned objects may fail
-/// instead, which the status of a tier tells. Returns `false` when a watch has ended.
-async fn lists_are_complete(nodes: &Store<Node>, pods: &[Store<Pod>], owned: &OwnedStores) -> bool {
-    owned.wait_for_lists().await;
-    let mut complete = nodes.wait_until_ready().await.is_ok();
-    for store in pods {
-        complete &= store.wait_until_ready().await.is_ok();
-    }
-    complete
-}
-
-/// Wakes tiers.
-#[derive(Clone)]
-pub(crate) struct Waker {
-    /// Start of the next reconciliation of each tier.
-    pub(crate) schedule: Arc<Schedule>,
-    /// Receives an item for each change.
-    pub(crate) changed: mpsc::Sender<()>,
-}
-
-impl Waker {
-    /// Wakes the tiers that a change concerns.
-    fn wake(&self, concern: &Concern) {
-        self.schedule.wake(concern);
-        // A full channel holds a notification already.
-        let _ = self.changed.try_send(());
-    }
-
-    /// Wakes tiers for each change.
-    async fn wake_on(self, changes: impl Stream<Item = Concern>) {
-        changes.for_each(async |concern| self.wake(&concern)).await;
     }
 }
 
@@ -280,13 +257,42 @@ pub(crate) struct Watches<'a> {
 }
 
 /// Stores of the watches.
+#[derive(Clone)]
 pub(crate) struct Stores {
     /// All Nodes.
-    pub(crate) nodes: Store<Node>,
+    pub(crate) nodes: ObjectStore<Node>,
     /// Pods of all tiers, one store for each namespace.
-    pub(crate) pods: Vec<Store<Pod>>,
+    pub(crate) pods: Vec<ObjectStore<Pod>>,
     /// Objects that tiers own.
     pub(crate) owned: OwnedStores,
+}
+
+impl Stores {
+    /// Waits until every list is complete, because no decision is based on partial state. A list that is refused is not
+    /// waited for, nor one of owned objects that fails: the status of a tier tells that. Returns `false` when a watch
+    /// has ended.
+    pub(crate) async fn wait_for_lists(&self) -> bool {
+        self.owned.wait_for_lists().await;
+        let mut are_watched = self.nodes.wait_for_list_or_refusal().await;
+        for store in &self.pods {
+            are_watched &= store.wait_for_list_or_refusal().await;
+        }
+        are_watched
+    }
+
+    /// Waits until the lists of Nodes and pods are complete. Returns `false` when a watch has ended.
+    async fn wait_for_complete_lists(&self) -> bool {
+        let mut are_watched = self.nodes.wait_for_complete_list().await;
+        for store in &self.pods {
+            are_watched &= store.wait_for_complete_list().await;
+        }
+        are_watched
+    }
+
+    /// Returns whether the lists of Nodes and pods are complete.
+    fn are_listed(&self) -> bool {
+        self.nodes.is_listed() && self.pods.iter().all(ObjectStore::is_listed)
+    }
 }
 
 impl Watches<'_> {
@@ -300,22 +306,24 @@ impl Watches<'_> {
     }
 
     /// Watches all Nodes.
-    fn add_nodes(&mut self) -> Store<Node> {
+    fn add_nodes(&mut self) -> ObjectStore<Node> {
         let (store, writer) = reflector::store();
         let api: Api<Node> = Api::all(self.client.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(nodes::trim_node);
-        let changes = nodes::placement_changes(log_errors::<Node, _>(events.reflect(writer)));
+        let (store, events) = ObjectStore::new("", store, log_errors::<Node, _>(events.reflect(writer)));
+        let changes = nodes::placement_changes(events);
         self.tasks.spawn(self.waker.clone().wake_on(changes.map(|()| Concern::All)));
         store
     }
 
     /// Watches the pods of all tiers in one namespace.
-    fn add_pods(&mut self, namespace: &str) -> Store<Pod> {
+    fn add_pods(&mut self, namespace: &str) -> ObjectStore<Pod> {
         let (store, writer) = reflector::store();
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let config = watcher::Config::default().labels(&labels::query_pods());
         let events = watcher(api, config).default_backoff().modify(pods::trim_pod).reflect(writer);
-        self.tasks.spawn(self.waker.clone().wake_on(pod_changes(log_errors::<Pod, _>(events))));
+        let (store, events) = ObjectStore::new(namespace, store, log_errors::<Pod, _>(events));
+        self.tasks.spawn(self.waker.clone().wake_on(pod_changes(events)));
         store
     }
 
@@ -391,6 +399,11 @@ fn concern_of<K: Resource>(event: &watcher::Event<K>) -> Option<Concern> {
     }
 }
 
+/// Returns the items of a channel.
+fn items<T>(channel: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::unfold(channel, |mut channel| async { channel.recv().await.map(|item| (item, channel)) })
+}
+
 /// Debounces changes: waits after a change for others, by a constant time, so that continuous changes delay no
 /// reconciliation.
 fn debounce(changes: mpsc::Receiver<()>) -> impl Stream<Item = ()> {
@@ -405,6 +418,124 @@ fn debounce(changes: mpsc::Receiver<()>) -> impl Stream<Item = ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::schedule::TierVersion;
+    use kube::core::Status;
+    use serde_json::json;
+
+    type Events<K> = mpsc::UnboundedSender<Result<watcher::Event<K>, watcher::Error>>;
+
+    /// Returns a store and the sender of the events of its watch.
+    fn store<K>() -> (ObjectStore<K>, Events<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    {
+        let (sender, mut channel) = mpsc::unbounded_channel();
+        let (store, writer) = reflector::store();
+        let events = stream::poll_fn(move |context| channel.poll_recv(context)).reflect(writer);
+        let (store, events) = ObjectStore::new("", store, events);
+        tokio::spawn(events.for_each(|_| future::ready(())));
+        (store, sender)
+    }
+
+    /// Sends the events of a complete list.
+    fn list<K>(events: &Events<K>, objects: Vec<K>) {
+        let objects = objects.into_iter().map(watcher::Event::InitApply);
+        for event in [watcher::Event::Init].into_iter().chain(objects).chain([watcher::Event::InitDone]) {
+            events.send(Ok(event)).ok().unwrap();
+        }
+    }
+
+    fn refusal() -> watcher::Error {
+        watcher::Error::InitialListFailed(kube::Error::Api(Status { code: 403, ..Status::default() }.boxed()))
+    }
+
+    fn pod(uid: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": uid, "namespace": "dnstier-node", "uid": uid,
+                "labels": {labels::INSTANCE: "default", labels::COMPONENT: labels::COMPONENT_NODE_CACHE},
+            },
+            "status": {"podIP": "127.0.0.1"},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_that_fail_are_waited_for_and_one_that_is_refused_is_not() {
+        let ((nodes, node_events), (pods, pod_events)) = (store::<Node>(), store::<Pod>());
+        let stores = Stores { nodes, pods: vec![pods], owned: OwnedStores::default() };
+        let wait = || tokio::time::timeout(Duration::from_secs(60), stores.wait_for_lists());
+        list(&node_events, Vec::new());
+        assert!(wait().await.is_err());
+        let failure = Status { code: 500, ..Status::default() };
+        pod_events.send(Err(watcher::Error::InitialListFailed(kube::Error::Api(failure.boxed())))).ok().unwrap();
+        assert!(wait().await.is_err(), "the API server may be starting");
+        pod_events.send(Err(refusal())).ok().unwrap();
+        assert_eq!((wait().await, stores.are_listed()), (Ok(true), false));
+        list(&pod_events, Vec::new());
+        assert!(stores.wait_for_complete_lists().await && stores.are_listed());
+    }
+
+    #[tokio::test]
+    async fn a_term_begins_without_a_list_that_is_refused_and_its_pods_count_as_older_once_they_are_listed() {
+        let ((nodes, node_events), (pods, pod_events)) = (store::<Node>(), store::<Pod>());
+        let stores = Stores { nodes, pods: vec![pods], owned: OwnedStores::default() };
+        list(&node_events, Vec::new());
+        pod_events.send(Err(refusal())).ok().unwrap();
+        assert!(stores.wait_for_lists().await);
+        let ((changed, _changes), (probed, _)) = (mpsc::channel(1), mpsc::channel(1));
+        let waker = Waker { schedule: Arc::default(), changed };
+        let (reports, roles, metrics) = (ReportStore::default(), RoleStore::default(), Arc::<Metrics>::default());
+        let poller = Poller {
+            pods: stores.pods.iter().map(ObjectStore::last_known).cloned().collect(),
+            nodes: stores.nodes.last_known().clone(),
+            interval: Duration::from_secs(1),
+            reports: reports.clone(),
+            roles: roles.clone(),
+            address_uses: AddressUses::default(),
+            waker: waker.clone(),
+            wake: Arc::default(),
+            first_round: watch::channel(false).0,
+            metrics: metrics.clone(),
+        };
+        let (active, mut active_term) = watch::channel(None);
+        let lists_complete = Arc::new(OnceLock::new());
+        let trials = Arc::new(Trials::new(roles, probed));
+        let (leadership, complete) = (Leadership::permanent(), lists_complete.clone());
+        tokio::spawn(Terms { leadership, poller, stores, lists_complete, waker, trials, active, metrics }.run());
+        active_term.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(complete.get(), None, "no pass reads anything");
+        list(&pod_events, vec![pod("uid-1")]);
+        while complete.get().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(reports.of(["uid-1"].into_iter())["uid-1"].is_unknown());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tier_that_is_deleted_is_forgotten_within_seconds() {
+        let (tiers, mut writer) = reflector::store();
+        let tier = |name: &str| {
+            let tier = json!({"metadata": {"name": name}, "spec": {"clusterDns": {"name": "kube-dns"}}});
+            serde_json::from_value::<WatchedTier>(tier).unwrap()
+        };
+        writer.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::InitApply(tier("stays")));
+        writer.apply_watcher_event(&watcher::Event::InitApply(tier("goes")));
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        let metrics = Arc::new(Metrics::new(Leadership::permanent()));
+        let schedule = Arc::new(Schedule::new(metrics.queue().clone()));
+        for name in ["stays", "goes"] {
+            schedule.start(name, TierVersion::default(), Instant::now());
+        }
+        tokio::spawn(forget_deleted_tiers(tiers, metrics.clone(), schedule));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let has = |name: &str| metrics.encode().contains(&format!("tier=\"{name}\""));
+        assert!(has("stays") && has("goes"));
+        writer.apply_watcher_event(&watcher::Event::Delete(tier("goes")));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(has("stays") && !has("goes"), "{}", metrics.encode());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn changes_that_come_together_make_one_reconciliation_and_none_is_lost() {

@@ -100,14 +100,14 @@ pub(crate) struct Context {
 ///
 /// The first failure of the observe, apply or status step. [`error_policy`] retries the tier.
 pub(crate) async fn reconcile(tier: Arc<WatchedTier>, context: Arc<Context>) -> Result<Action, Error> {
-    let term = context.leadership.term(tokio::time::Instant::now());
-    if term.is_none() || term != *context.active_term.borrow() {
+    let active = *context.active_term.borrow();
+    let Some(term) = context.leadership.term(tokio::time::Instant::now()).filter(|term| Some(*term) == active) else {
         // All tiers are woken when a term begins.
         return Ok(Action::await_change());
-    }
-    let result = context.leadership.run(reconcile_as_leader(tier, &context)).await;
+    };
+    let result = context.leadership.run_in(term, reconcile_as_leader(tier, &context)).await;
     match result {
-        Some(result) if result.is_ok() || context.leadership.term(tokio::time::Instant::now()) == term => result,
+        Some(result) if result.is_ok() || context.leadership.term(tokio::time::Instant::now()) == Some(term) => result,
         _ => Ok(Action::await_change()),
     }
 }
@@ -118,14 +118,15 @@ async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> 
         // Garbage collection follows the owner references; node pods clean up their nodes when they terminate.
         context.schedule.forget(&tier.name_any());
         context.unreadable_reporter.forget(&tier.name_any());
+        context.trials.forget(&tier.name_any());
         return Ok(Action::await_change());
     }
     let tier = match &tier.0 {
         Ok(tier) => Arc::new(tier.clone()),
         Err(invalid) => {
             context.schedule.forget(invalid.metadata.name.as_deref().unwrap_or_default());
-            context.unreadable_reporter.report(invalid).await;
-            return Ok(Action::await_change());
+            let retry_after = context.unreadable_reporter.report(invalid, Instant::now()).await;
+            return Ok(retry_after.map_or_else(Action::await_change, Action::requeue));
         }
     };
     let name = tier.name_any();

@@ -4,8 +4,11 @@
 //! and the back-off of a tier that failed holds whatever changes around it, but for a change of its own spec.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
 
 use crate::queue::Queue;
 
@@ -83,6 +86,12 @@ impl TierSchedule {
         if is_changed && !self.has_failed { earliest } else { self.due.max(earliest) }
     }
 
+    /// Records a change that concerns the tier, and when its next reconciliation is due.
+    fn wake(&mut self, tier: &str, queue: &Queue) {
+        self.is_woken = true;
+        queue.set_due(tier, self.waits_from());
+    }
+
     /// Returns when the running reconciliation was due, or the next one is, as far as is known without the version.
     fn waits_from(&self) -> Instant {
         if self.is_running { self.end } else { self.next_start(&self.version) }
@@ -101,13 +110,14 @@ impl Schedule {
 
     /// Records a change of the cluster.
     pub(crate) fn wake(&self, concern: &Concern) {
-        let is_concerned = |tier: &String| match concern {
-            Concern::Tier(concerned) => concerned == tier,
-            Concern::All => true,
-        };
-        for (tier, schedule) in self.lock().iter_mut().filter(|(tier, _)| is_concerned(tier)) {
-            schedule.is_woken = true;
-            self.queue.set_due(tier, schedule.waits_from());
+        let mut tiers = self.lock();
+        match concern {
+            Concern::Tier(tier) => {
+                if let Some(schedule) = tiers.get_mut(tier) {
+                    schedule.wake(tier, &self.queue);
+                }
+            }
+            Concern::All => tiers.iter_mut().for_each(|(tier, schedule)| schedule.wake(tier, &self.queue)),
         }
     }
 
@@ -179,6 +189,29 @@ impl Schedule {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, TierSchedule>> {
         self.tiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes tiers.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker {
+    /// Start of the next reconciliation of each tier.
+    pub(crate) schedule: Arc<Schedule>,
+    /// Receives an item when a tier was woken. The schedule has which ones.
+    pub(crate) changed: mpsc::Sender<()>,
+}
+
+impl Waker {
+    /// Wakes the tiers that a change concerns.
+    pub(crate) fn wake(&self, concern: &Concern) {
+        self.schedule.wake(concern);
+        // A full channel holds a notification already.
+        let _ = self.changed.try_send(());
+    }
+
+    /// Wakes tiers for each change.
+    pub(crate) async fn wake_on(self, changes: impl Stream<Item = Concern>) {
+        changes.for_each(async |concern| self.wake(&concern)).await;
     }
 }
 

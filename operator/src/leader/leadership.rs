@@ -102,9 +102,9 @@ impl Leadership {
         }
     }
 
-    /// Runs a future while the current term lasts, and drops it then. Returns `None` without a term.
-    pub(crate) async fn run<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        let term = self.term(Instant::now())?;
+    /// Runs a future while a term lasts, and drops it then. Returns `None` at once when the term is over, even if
+    /// another one has begun.
+    pub(crate) async fn run_in<T>(&self, term: Term, future: impl Future<Output = T>) -> Option<T> {
         // The end comes first, so that a process that stood still does not go on for one step.
         tokio::select! {
             biased;
@@ -241,26 +241,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_runs_is_dropped_at_the_end_of_the_term_and_not_before() {
         let leadership = Leadership::default();
-        assert_eq!(leadership.run(async { 1 }).await, None, "no leader yet");
+        assert_eq!(leadership.term(Instant::now()), None, "no leader yet");
         leadership.lead(10 * SECOND);
+        let term = leadership.gained().await;
         let start = Instant::now();
         let renewing = leadership.clone();
         tokio::spawn(async move {
             tokio::time::sleep(2 * SECOND).await;
             renewing.lead(10 * SECOND);
         });
-        assert_eq!(leadership.run(std::future::pending::<()>()).await, None);
+        assert_eq!(leadership.run_in(term, std::future::pending::<()>()).await, None);
         assert_eq!(start.elapsed().as_secs(), 12);
-        leadership.lead(10 * SECOND);
-        assert_eq!(leadership.run(async { 1 }).await, Some(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_process_that_stood_still_does_not_go_on_with_what_it_did() {
         let leadership = Leadership::default();
         leadership.lead(10 * SECOND);
+        let term = leadership.gained().await;
         let mut steps = 0;
-        let mut pass = Box::pin(leadership.run(async {
+        let mut pass = Box::pin(leadership.run_in(term, async {
             loop {
                 steps += 1;
                 tokio::task::yield_now().await;
@@ -273,6 +273,20 @@ mod tests {
         assert_eq!(futures::poll!(&mut pass), std::task::Poll::Ready(None::<()>));
         drop(pass);
         assert_eq!(steps, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_of_a_term_that_is_over_begins_in_the_next_one() {
+        let leadership = Leadership::default();
+        leadership.lead(10 * SECOND);
+        let term = leadership.gained().await;
+        // The process stands still, and then renews the Lease before anything else.
+        tokio::time::advance(20 * SECOND).await;
+        leadership.lead(10 * SECOND);
+        let next = leadership.gained().await;
+        assert_ne!(next, term);
+        assert_eq!(leadership.run_in(term, async { 1 }).await, None);
+        assert_eq!(leadership.run_in(next, async { 1 }).await, Some(1));
     }
 
     #[tokio::test(start_paused = true)]

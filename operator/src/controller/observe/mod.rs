@@ -26,6 +26,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
+use crate::controller::observe::object_store::{ObjectStore, incomplete};
 use crate::controller::observe::own_writes::OwnWrites;
 use crate::controller::observe::owned_stores::OwnedStores;
 use crate::controller::observe::pods::{Component, TierPod};
@@ -156,9 +157,9 @@ pub(crate) struct Observer {
     /// All tiers.
     pub(crate) tiers: Store<WatchedTier>,
     /// All Nodes.
-    pub(crate) nodes: Store<Node>,
+    pub(crate) nodes: ObjectStore<Node>,
     /// Pods of all tiers, one store for each namespace.
-    pub(crate) pods: Vec<Store<Pod>>,
+    pub(crate) pods: Vec<ObjectStore<Pod>>,
     /// Objects that tiers own.
     pub(crate) owned: OwnedStores,
     /// Writes that the stores may lack.
@@ -167,7 +168,8 @@ pub(crate) struct Observer {
     pub(crate) reports: ReportStore,
     /// Returns the time.
     pub(crate) clock: Clock,
-    /// Time at which the lists were complete.
+    /// Time at which the lists were complete, and the poller had looked at which pods were there before it. No
+    /// reconciliation reads anything before.
     pub(crate) lists_complete: Arc<OnceLock<Instant>>,
 }
 
@@ -185,11 +187,13 @@ impl Observer {
         let mut owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
         let record = take_record(&mut owned, &name);
         let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
-        let pods = self.pods_of(&name);
+        let pods = self.pods_of(&name)?;
+        let nodes = self.nodes.read()?;
+        let lists_age = self.lists_age()?;
         Ok(Observed {
             other_tiers: self.other_tiers(&name),
             unreadable_tiers: self.unreadable_tiers()?,
-            nodes: self.nodes.state().iter().map(|node| (node.name_any(), ClusterNode::from(&**node))).collect(),
+            nodes: nodes.iter().map(|node| (node.name_any(), ClusterNode::from(&**node))).collect(),
             reports: Arc::new(self.reports.of(pods.iter().map(|pod| pod.uid.as_str()))),
             pods,
             tier,
@@ -198,7 +202,7 @@ impl Observer {
             record,
             pod_creation_failure,
             now,
-            lists_age: self.lists_complete.get().map(Instant::elapsed).unwrap_or_default(),
+            lists_age,
         })
     }
 
@@ -235,16 +239,21 @@ impl Observer {
         read.collect()
     }
 
-    fn pods_of(&self, tier: &str) -> Vec<TierPod> {
-        let mut pods: Vec<TierPod> = self
-            .pods
-            .iter()
-            .flat_map(|store| store.state())
-            .filter_map(|pod| TierPod::from_pod(&pod))
-            .filter(|pod| pod.tier == tier)
-            .collect();
+    /// Returns the pods of a tier, ordered by namespace and name.
+    fn pods_of(&self, tier: &str) -> Result<Vec<TierPod>, Error> {
+        let mut pods = Vec::new();
+        for store in &self.pods {
+            let stored = store.read()?;
+            let of_tier = stored.iter().filter(|pod| pod.labels().get(labels::INSTANCE).is_some_and(|of| of == tier));
+            pods.extend(of_tier.filter_map(|pod| TierPod::from_pod(pod)));
+        }
         pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
-        pods
+        Ok(pods)
+    }
+
+    /// Returns the time since the lists of this process were complete.
+    fn lists_age(&self) -> Result<Duration, Error> {
+        self.lists_complete.get().map(Instant::elapsed).ok_or_else(|| incomplete("pods and nodes"))
     }
 
     async fn look_up_cluster_dns(&self, tier: &DnsTier) -> Result<ClusterDnsLookup, Error> {

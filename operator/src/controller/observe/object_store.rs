@@ -1,10 +1,10 @@
 //! Store of one watch, with what keeps it from being read: lists that are not complete, and refusals.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::NamespaceResourceScope;
 use kube::core::Status;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
@@ -57,14 +57,23 @@ impl WatchState {
     /// Returns why the store cannot be read: it is refused, or was never complete. Any other failure leaves the objects
     /// as they were.
     fn check(&self, objects: &str, now: Instant) -> Result<(), Error> {
-        let refusal =
-            self.failure.as_ref().filter(|failure| failure.is_refusal() && failure.age(now) < MAX_REFUSAL_AGE);
+        let refusal = self.failure.as_ref().filter(|_| self.is_refused(now));
         match refusal.or_else(|| self.failure.as_ref().filter(|_| !self.is_listed)) {
             Some(failure) => Err(Error::request(failure.verb, objects, failure.to_error())),
             None if self.is_listed => Ok(()),
-            None => Err(Error::request("list", objects, kube::Error::Service("the list is not complete yet".into()))),
+            None => Err(incomplete(objects)),
         }
     }
+
+    /// Returns whether the API server denies the permission to list or to watch the objects.
+    fn is_refused(&self, now: Instant) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.is_refusal() && failure.age(now) < MAX_REFUSAL_AGE)
+    }
+}
+
+/// Builds the error of objects whose first list is not complete yet.
+pub(super) fn incomplete(objects: &str) -> Error {
+    Error::request("list", objects, kube::Error::Service("the list is not complete yet".into()))
 }
 
 impl WatchFailure {
@@ -99,12 +108,13 @@ impl WatchFailure {
     }
 }
 
-/// Objects of one kind in one namespace, as their watch has delivered them.
+/// Objects of one kind in one namespace, or of a kind without namespaces, as their watch has delivered them.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectStore<K>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
+    /// Namespace; empty for a kind without namespaces.
     namespace: String,
     store: Store<K>,
     state: watch::Receiver<WatchState>,
@@ -112,10 +122,10 @@ where
 
 impl<K> ObjectStore<K>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
     /// Builds a store and returns it with the events of its watch, which keep its state. `store` has to be filled by
-    /// the stream that `events` come from.
+    /// the stream that `events` come from. `namespace` is empty for a kind without namespaces.
     pub(crate) fn new<S>(namespace: &str, store: Store<K>, events: S) -> (Self, impl Stream<Item = S::Item> + use<K, S>)
     where
         S: Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
@@ -125,15 +135,51 @@ where
         (Self { namespace: namespace.to_owned(), store, state }, events)
     }
 
-    /// Returns the namespace of the objects.
+    /// Returns the namespace of the objects; empty for a kind without namespaces.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 
+    /// Returns whether the first list is complete.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.state.borrow().is_listed
+    }
+
     /// Waits until the first list is complete or has failed.
     pub(crate) async fn wait_for_list(&self) {
-        // A watch that has ended is not waited for.
-        let _ = self.state.clone().wait_for(|state| state.is_listed || state.failure.is_some()).await;
+        self.wait_for(|state| state.is_listed || state.failure.is_some()).await;
+    }
+
+    /// Waits until the first list is complete or is refused. Returns `false` when the watch has ended.
+    pub(crate) async fn wait_for_list_or_refusal(&self) -> bool {
+        self.wait_for(|state| state.is_listed || state.is_refused(Instant::now())).await
+    }
+
+    /// Waits until the first list is complete. Returns `false` when the watch has ended.
+    pub(crate) async fn wait_for_complete_list(&self) -> bool {
+        self.wait_for(|state| state.is_listed).await
+    }
+
+    /// Waits until the state fulfils a condition. Returns `false` when the watch has ended, which is not waited for.
+    async fn wait_for(&self, condition: impl FnMut(&WatchState) -> bool) -> bool {
+        self.state.clone().wait_for(condition).await.is_ok()
+    }
+
+    /// Returns all objects, without copies.
+    ///
+    /// # Errors
+    ///
+    /// When the watch is refused, or when its first list is not complete.
+    pub(crate) fn read(&self) -> Result<Vec<Arc<K>>, Error> {
+        let kind = K::plural(&());
+        let objects = if self.namespace.is_empty() { kind.into() } else { format!("{kind} in {}", self.namespace) };
+        self.state.borrow().check(&objects, Instant::now())?;
+        Ok(self.store.state())
+    }
+
+    /// Returns the objects that were delivered last, whether the watch goes on or not.
+    pub(crate) fn last_known(&self) -> &Store<K> {
+        &self.store
     }
 
     /// Returns the objects that a predicate selects, ordered by name.
@@ -142,11 +188,9 @@ where
     ///
     /// When the watch is refused, or when its first list is not complete.
     pub(crate) fn select(&self, predicate: impl Fn(&K) -> bool) -> Result<Vec<K>, Error> {
-        let objects = format!("{} in {}", K::plural(&()), self.namespace);
-        self.state.borrow().check(&objects, Instant::now())?;
-        let state = self.store.state();
+        let objects = self.read()?;
         let mut selected: Vec<K> =
-            state.iter().filter(|object| predicate(object)).map(|object| K::clone(object)).collect();
+            objects.iter().filter(|object| predicate(object)).map(|object| K::clone(object)).collect();
         selected.sort_by_key(|object| object.name_any());
         Ok(selected)
     }

@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use dnstier_crds::v1alpha1::NodeCache;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
-use node_cache_config::names::{RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION};
+use node_cache_config::names::{
+    RESOLVER_METRICS_PORT, RESOLVERS_ON_NODE_ANNOTATION, REVISION_ANNOTATION, ZONE_ANNOTATION,
+};
 
 use crate::controller::owned::labels;
 use crate::controller::owned::telling::Telling;
@@ -108,7 +111,7 @@ impl TierPod {
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone().or_else(|| intended_node(spec))),
             scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
             address: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
-            metrics_port: annotations.get(labels::METRICS_PORT)?.parse().ok()?,
+            metrics_port: metrics_port(pod, component),
             ready: status.is_some_and(is_ready),
             terminating: pod.metadata.deletion_timestamp.is_some() || status.is_some_and(has_ended),
             ended: status.is_some_and(has_ended),
@@ -151,8 +154,12 @@ impl PodLifecycle {
     }
 }
 
-/// Drops the fields of a pod that [`TierPod::from_pod`] does not read: there is one pod for each node.
+/// Drops the fields of a pod that [`TierPod::from_pod`] does not read: there is one pod for each node. The annotation
+/// gets the port of the containers, which are dropped.
 pub(crate) fn trim_pod(pod: &mut Pod) {
+    if let Some(port) = pod.spec.as_ref().and_then(port_in_spec) {
+        pod.annotations_mut().insert(labels::METRICS_PORT.to_owned(), port.to_string());
+    }
     pod.meta_mut().managed_fields = None;
     pod.meta_mut().owner_references = None;
     let spec = pod.spec.take().unwrap_or_default();
@@ -166,6 +173,34 @@ pub(crate) fn trim_pod(pod: &mut Pod) {
         container_statuses: status.container_statuses,
         ..PodStatus::default()
     });
+}
+
+/// Returns the port of a pod's `/status`. That of its containers cannot be changed; the annotation counts for a pod
+/// without containers, such as a trimmed one.
+pub(super) fn metrics_port(pod: &Pod, component: Component) -> u16 {
+    let annotated = || pod.annotations().get(labels::METRICS_PORT)?.parse().ok();
+    let port = pod.spec.as_ref().and_then(port_in_spec).or_else(annotated);
+    port.unwrap_or_else(|| match component {
+        Component::NodeCache => NodeCache::default().metrics_port,
+        Component::ZoneResolver => RESOLVER_METRICS_PORT,
+    })
+}
+
+/// Returns the port of `/status` of the containers: an argument of a node's agent, a port of a zone resolver.
+fn port_in_spec(spec: &PodSpec) -> Option<u16> {
+    spec.containers.iter().find_map(|container| match container.name.as_str() {
+        "agent" => {
+            let mut args = container.args.iter().flatten();
+            args.find(|arg| *arg == "--metrics-port")?;
+            args.next()?.parse().ok()
+        }
+        "zone-resolver" => {
+            let mut ports = container.ports.iter().flatten();
+            let port = ports.find(|port| port.name.as_deref() == Some("metrics"))?;
+            port.container_port.try_into().ok()
+        }
+        _ => None,
+    })
 }
 
 /// Returns the node for which the DaemonSet controller has made a pod: the affinity requires the name of the node.
@@ -213,6 +248,8 @@ fn waiting_reason(status: &PodStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::fixtures::serving;
+    use k8s_openapi::api::core::v1::PodTemplateSpec;
     use serde_json::json;
 
     /// Returns a pod that the DaemonSet controller has made for `node-x`, and that the scheduler cannot place.
@@ -284,6 +321,44 @@ mod tests {
             Some(vec![serde_json::from_value(container("cache-0", 3, &ended)).unwrap()]);
         let ended = TierPod::from_pod(&pod).unwrap();
         assert_eq!((ended.waiting_reason.as_deref(), ended.lifecycle.running), (Some("cache-0: Error"), false));
+    }
+
+    /// Returns a pod of a template whose annotation of the port was replaced, or removed with `None`.
+    fn pod_of(template: &PodTemplateSpec, annotated: Option<&str>) -> Pod {
+        let mut metadata = template.metadata.clone().unwrap();
+        (metadata.namespace, metadata.uid) = (Some("dnstier-node".to_owned()), Some("1".to_owned()));
+        let annotations = metadata.annotations.get_or_insert_default();
+        match annotated {
+            Some(text) => annotations.insert(labels::METRICS_PORT.to_owned(), text.to_owned()),
+            None => annotations.remove(labels::METRICS_PORT),
+        };
+        Pod { metadata, spec: template.spec.clone(), status: None }
+    }
+
+    #[test]
+    fn a_pod_keeps_its_port_whatever_becomes_of_its_annotation() {
+        let owned = serving("{nodeCache: {metricsPort: 9400}}").owned;
+        let node_pod = &owned.daemon_sets[0].spec.as_ref().unwrap().template;
+        let resolver = &owned.deployments[0].spec.as_ref().unwrap().template;
+        for (template, port) in [(node_pod, 9400), (resolver, 9153)] {
+            for annotated in [None, Some(""), Some("none"), Some("-1"), Some("99999"), Some("9401")] {
+                let mut pod = pod_of(template, annotated);
+                for _ in 0..2 {
+                    assert_eq!(TierPod::from_pod(&pod).unwrap().metrics_port, port, "{annotated:?}");
+                    trim_pod(&mut pod);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_of_which_nothing_tells_the_port_has_that_of_its_component() {
+        for (component, port) in [(labels::COMPONENT_NODE_CACHE, 9353), (labels::COMPONENT_ZONE_RESOLVER, 9153)] {
+            let mut pod = unscheduled();
+            pod.annotations_mut().clear();
+            pod.labels_mut().insert(labels::COMPONENT.to_owned(), component.to_owned());
+            assert_eq!(TierPod::from_pod(&pod).unwrap().metrics_port, port);
+        }
     }
 
     #[test]

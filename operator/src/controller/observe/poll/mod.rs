@@ -22,7 +22,8 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
-use tokio::sync::{Notify, mpsc, watch};
+use node_cache_config::status::Instance;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(crate) use address_uses::AddressUses;
@@ -33,9 +34,11 @@ pub(crate) use schedule::{Class, takes_no_longer};
 pub(crate) use summary::{PodPage, PodSummary, ProblemKind, Throttle, ThrottleState};
 pub(crate) use traffic::TrafficRates;
 
-use crate::controller::observe::nodes;
 use crate::controller::observe::pods::Component;
+use crate::controller::observe::{self, nodes};
+use crate::controller::schedule::{Concern, Waker};
 use crate::metrics::Metrics;
+use address_uses::NEW_FOR;
 use report::PodKey;
 use schedule::Schedule;
 use target::Target;
@@ -61,8 +64,8 @@ pub(crate) struct Poller {
     pub(crate) interval: Duration,
     /// Reports of the pods.
     pub(crate) reports: ReportStore,
-    /// Receives an item when more than counters has changed.
-    pub(crate) changed: mpsc::Sender<()>,
+    /// Wakes the tier of a pod when more than counters has changed, and all tiers at the end of the first round.
+    pub(crate) waker: Waker,
     /// Roles of pods in roll-outs.
     pub(crate) roles: RoleStore,
     /// Uses of captured addresses.
@@ -189,7 +192,7 @@ impl Polling {
         let was_awaited = before.is_awaited();
         self.poller.reports.set(key, after);
         if has_changed {
-            self.notify();
+            self.poller.waker.wake(&Concern::Tier(target.tier.to_owned()));
         }
         if was_awaited {
             self.check_first_round();
@@ -205,13 +208,8 @@ impl Polling {
         let is_late = self.now() >= MAX_FIRST_ROUND;
         if self.poller.reports.count_awaited(|key| !is_late && self.schedule.has(key)) == 0 {
             self.poller.first_round.send_replace(true);
-            self.notify();
+            self.poller.waker.wake(&Concern::All);
         }
-    }
-
-    fn notify(&self) {
-        // A full channel holds a notification already.
-        let _ = self.poller.changed.try_send(());
     }
 }
 
@@ -219,7 +217,10 @@ impl Poller {
     /// Counts the uses of the captured addresses of a node. A pod that is going may report beside the one that follows.
     fn count_uses(&self, target: &Target<'_>, pod: &Pod, page: &PodPage, now: u32) {
         if let (Some(node), None) = (target.node, &pod.metadata.deletion_timestamp) {
-            self.address_uses.add(node, page.address_queries(), now);
+            let new_since = u64::try_from(observe::now().as_second()).unwrap_or_default().saturating_sub(NEW_FOR);
+            let is_new = |instance: &Instance| instance.started.is_some_and(|started| started >= new_since);
+            let are_all_new = page.instances().iter().all(is_new);
+            self.address_uses.add(node, page.address_queries(), are_all_new, now);
         }
     }
 }
@@ -278,11 +279,14 @@ async fn fetch_page(target: &Target<'_>) -> Result<PodPage, String> {
 mod tests {
     use super::*;
     use crate::controller::owned::labels;
+    use crate::controller::schedule::{self, TierVersion, Turn};
     use kube::runtime::{reflector, watcher};
     use serde_json::json;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
 
     /// Serves the status of a pod with this UID without end; returns the port and the number of requests.
     async fn serve(uid: &'static str) -> (u16, Arc<AtomicUsize>) {
@@ -334,12 +338,31 @@ mod tests {
         (store, writer)
     }
 
+    /// Returns a waker of these tiers, which were just reconciled, and its notifications.
+    fn waker(tiers: &[&str]) -> (Waker, mpsc::Receiver<()>) {
+        let (schedule, (changed, changes)) = (Arc::new(schedule::Schedule::default()), mpsc::channel(1));
+        let now = time::Instant::now();
+        for tier in tiers {
+            schedule.start(tier, TierVersion::default(), now);
+            schedule.finish(tier, Duration::from_hours(1), now);
+        }
+        (Waker { schedule, changed }, changes)
+    }
+
+    /// Returns whether something has woken a tier, and lets it rest again.
+    fn was_woken(waker: &Waker, tier: &str) -> bool {
+        let now = time::Instant::now() + Duration::from_mins(1);
+        let turn = waker.schedule.start(tier, TierVersion::default(), now);
+        waker.schedule.finish(tier, Duration::from_hours(1), time::Instant::now());
+        matches!(turn, Turn::Start { .. })
+    }
+
     #[tokio::test]
     async fn pods_are_polled_but_for_those_of_nodes_that_are_not_ready() {
         let ((ready_port, _), (away_port, away_requests)) = (serve("ready").await, serve("away").await);
         let (pods, _pods) = store(vec![pod("ready", ready_port, "node-a"), pod("away", away_port, "node-b")]);
         let (nodes, mut nodes_writer) = store(vec![node("node-a", "True"), node("node-b", "Unknown")]);
-        let (changed, mut changes) = mpsc::channel(1);
+        let (waker, mut changes) = waker(&["default", "other"]);
         let (first_round, mut is_over) = watch::channel(false);
         let reports = ReportStore::default();
         let poller = Poller {
@@ -349,7 +372,7 @@ mod tests {
             reports: reports.clone(),
             roles: RoleStore::default(),
             address_uses: AddressUses::default(),
-            changed,
+            waker: waker.clone(),
             wake: Arc::default(),
             first_round,
             metrics: Arc::default(),
@@ -362,9 +385,11 @@ mod tests {
         assert!(of("ready").current_status().unwrap().has_in_force("new"));
         assert!(of("away").is_unknown() && !of("away").is_awaited(), "nobody waits for it");
         assert_eq!(away_requests.load(Ordering::SeqCst), 0);
+        assert!(was_woken(&waker, "default") && was_woken(&waker, "other"), "the first round is over");
 
         nodes_writer.apply_watcher_event(&watcher::Event::Apply(node("node-b", "True")));
         tokio::time::timeout(patience, changes.recv()).await.unwrap().unwrap();
         assert!(of("away").current_status().is_some());
+        assert!(was_woken(&waker, "default") && !was_woken(&waker, "other"), "the report of a pod is of one tier");
     }
 }

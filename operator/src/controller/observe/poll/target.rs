@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use node_cache_config::names::REVISION_ANNOTATION;
 
-use crate::controller::observe::pods::Component;
+use crate::controller::observe::pods::{self, Component};
 use crate::controller::observe::poll::report::PodReport;
 use crate::controller::observe::poll::schedule::{Class, Standing};
 use crate::controller::owned::labels;
@@ -16,6 +16,7 @@ use crate::controller::owned::labels;
 /// Pod that has an address and is not being deleted.
 pub(super) struct Target<'a> {
     pub(super) uid: &'a str,
+    pub(super) tier: &'a str,
     pub(super) component: Component,
     pub(super) node: Option<&'a str>,
     pub(super) address: SocketAddr,
@@ -35,9 +36,10 @@ impl<'a> Target<'a> {
         if has_ended || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let port = pod.annotations().get(labels::METRICS_PORT)?.parse().ok()?;
+        let port = pods::metrics_port(pod, component);
         Some(Self {
             uid: pod.metadata.uid.as_deref()?,
+            tier: pod.labels().get(labels::INSTANCE)?,
             component,
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()),
             address: SocketAddr::new(status.pod_ip.as_ref()?.parse().ok()?, port),
@@ -88,6 +90,7 @@ mod tests {
             let pod = pod(component, "Running", "192.0.2.1");
             let (target, read) = (Target::of(&pod).unwrap(), TierPod::from_pod(&pod).unwrap());
             assert_eq!((target.uid, target.component, target.node), (&*read.uid, read.component, read.node.as_deref()));
+            assert_eq!(target.tier, read.tier);
             assert_eq!(target.address, SocketAddr::new(read.address.unwrap(), read.metrics_port));
             assert_eq!(target.revision, read.annotated_revision.as_deref());
         }
@@ -98,6 +101,9 @@ mod tests {
         ] {
             assert!(Target::of(&pod(component, phase, address)).is_none(), "{component} {phase} {address}");
         }
+        let mut unannotated = pod(labels::COMPONENT_NODE_CACHE, "Running", "192.0.2.1");
+        unannotated.annotations_mut().clear();
+        assert_eq!(Target::of(&unannotated).unwrap().address.port(), 9353);
         let mut deleted = pod(labels::COMPONENT_NODE_CACHE, "Running", "192.0.2.1");
         deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         assert!(Target::of(&deleted).is_none());

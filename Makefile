@@ -118,7 +118,9 @@ $(CONTROL_PLANE_TESTS:%=test-%): test-%:
 	$(CARGO) test $(CRATES) --no-fail-fast --test $*
 
 .PHONY: test-long
-test-long: ## Run the long forms of tests, one after the other, seven hours at the most
+test-long: export DNSTIER_TESTS_REQUIRE_ALL := 1
+test-long: require ## Run the long forms of tests, one after the other, seven hours at the most
+	$(control_plane)
 	@# Each stops by itself; the limit is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
 	  --nocapture --test-threads=1

@@ -119,8 +119,10 @@ pub(crate) struct Script {
     placements: Vec<Placement>,
     counts: [usize; 8],
     total: usize,
-    /// Number of requests that had the fault.
+    /// Number of requests that had a fault.
     pub(crate) hits: usize,
+    /// Places of the faults that a request had.
+    pub(crate) met: Vec<Placement>,
 }
 
 impl Script {
@@ -141,9 +143,12 @@ impl Script {
             };
             number >= placement.first && number - placement.first < placement.count
         };
-        let fault = self.placements.iter().find(has_fault)?.fault;
+        let placement = *self.placements.iter().find(has_fault)?;
         self.hits += 1;
-        Some(fault)
+        if !self.met.contains(&placement) {
+            self.met.push(placement);
+        }
+        Some(placement.fault)
     }
 
     /// Takes the faults away; requests are counted on.

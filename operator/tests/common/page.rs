@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use k8s_openapi::jiff::Timestamp;
 use node_cache_config::figures::{CAPABILITIES, Figures, ScopeResponses};
 use node_cache_config::probes::ProbeResult;
-use node_cache_config::status::{CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision};
+use node_cache_config::status::{
+    CaptureState, CapturedAddress, Instance, NodeStatus, ResolverStatus, Revision, UpstreamStatus,
+};
 use serde_json::Value;
 
 /// Responses of a pod in a second.
@@ -34,6 +36,8 @@ pub(crate) struct Page {
     pub(crate) restarts: u32,
     /// Figures of its processes.
     pub(crate) figures: Figures,
+    /// Upstreams of each of its processes.
+    pub(crate) upstreams: Vec<UpstreamStatus>,
 }
 
 impl Page {
@@ -45,6 +49,7 @@ impl Page {
             revision: self.revision.clone(),
             started: Some(self.started),
             restarts: Some(self.restarts),
+            upstreams: self.upstreams.clone(),
             ..Instance::default()
         };
         let capabilities = CAPABILITIES.map(str::to_owned).to_vec();

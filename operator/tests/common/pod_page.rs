@@ -92,6 +92,7 @@ impl PlayedPod {
             started: self.started,
             restarts: state.restarts,
             figures: self.figures(&state),
+            upstreams: Vec::new(),
         };
         page.into_json()
     }

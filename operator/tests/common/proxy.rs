@@ -135,6 +135,11 @@ impl Proxy {
         state.script.hits + state.hits
     }
 
+    /// Returns the places of the faults that a request of this phase had.
+    pub(crate) fn met(&self) -> Vec<Placement> {
+        self.shared.lock().script.met.clone()
+    }
+
     /// Returns what was asked in this phase, one request a line.
     pub(crate) fn log(&self) -> Vec<String> {
         self.shared.lock().log.clone()

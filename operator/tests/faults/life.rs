@@ -104,6 +104,8 @@ pub(crate) struct PhaseEnd {
     pub(crate) writes: usize,
     /// Number of requests that had the fault.
     pub(crate) hits: usize,
+    /// Places of the faults that a request had.
+    pub(crate) met: Vec<Placement>,
     /// Steps of the roll-out that were seen.
     pub(crate) steps: BTreeSet<String>,
     /// Time that it took.
@@ -292,8 +294,8 @@ async fn run_phase(
         if is_over {
             let counts = counts_of(&world.name, objects);
             compare_counts(disturbance, expected, &counts)?;
-            let (writes, hits, time) = (proxy.writes(), proxy.hits(), start.elapsed());
-            return Ok(PhaseEnd { state, counts, writes, hits, steps, time });
+            let (writes, hits, met, time) = (proxy.writes(), proxy.hits(), proxy.met(), start.elapsed());
+            return Ok(PhaseEnd { state, counts, writes, hits, met, steps, time });
         }
         if now - start > LIMIT {
             match expected {

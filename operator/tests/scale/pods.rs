@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use node_cache_config::figures::Figures;
+use node_cache_config::figures::{AddressQueries, Figures, ScopeResponses};
 use node_cache_config::names::{REVISION_ANNOTATION, ZONE_ANNOTATION};
+use node_cache_config::status::{DetectionStatus, UpstreamState, UpstreamStatus};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ use crate::seconds::now;
 const COMPONENT: &str = "app.kubernetes.io/component";
 /// Address that every node captures.
 const CAPTURED: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10));
+/// Address of the cluster DNS, which pods ask.
+const CLUSTER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 const METRICS_PORT: &str = "dnstier.io/metrics-port";
 /// Bounds of the time from an annotation to its effect, in milliseconds: kubelet and agent look for changes.
 const DELAY: (u64, u64) = (200, 2_000);
@@ -59,6 +62,47 @@ struct State {
     /// Times at which `/status` of any pod was asked for.
     polls: Vec<f64>,
     dark_zone: Option<String>,
+}
+
+/// Returns the figures of a pod: responses of the usual scopes and of six routes, and queries by captured address.
+fn figures(started: u64) -> Figures {
+    let of_scope = |scope: String| ScopeResponses { scope, ..page::responses(started, 0) };
+    let routes = (0..6).map(|number| format!("route/r{number}.corp.test"));
+    let scopes = ["cluster", "outside"].map(str::to_owned).into_iter().chain(routes);
+    let queries =
+        [CAPTURED, CLUSTER_DNS].map(|address| AddressQueries { address, queries: page::now().saturating_sub(started) });
+    Figures { responses: scopes.map(of_scope).collect(), queries: queries.to_vec(), ..Figures::default() }
+}
+
+/// Returns the upstreams of a cache: the resolvers of three zones, the pods of the cluster DNS and six routes.
+fn upstreams_of_node() -> Vec<UpstreamStatus> {
+    let of_zones = ["a", "b", "c"].into_iter().flat_map(|zone| [1, 2].map(|host| (format!("zone/{zone}"), host)));
+    let of_cluster = [3, 4].map(|host| ("cluster".to_owned(), host));
+    let of_routes = (0..6).flat_map(|number| [5, 6].map(|host| (format!("route/r{number}.corp.test"), host)));
+    of_zones.chain(of_cluster).chain(of_routes).map(|(scope, host)| upstream(scope, host)).collect()
+}
+
+/// Returns the upstreams of a resolver.
+fn upstreams_of_resolver() -> Vec<UpstreamStatus> {
+    [53, 54].map(|host| upstream("forward".to_owned(), host)).to_vec()
+}
+
+fn upstream(scope: String, host: u8) -> UpstreamStatus {
+    let sent = page::now();
+    let detection =
+        DetectionStatus { state: "well".to_owned(), has_enough_traffic: true, ..DetectionStatus::default() };
+    UpstreamStatus {
+        scope,
+        address: SocketAddr::from(([192, 0, 2, host], 53)),
+        healthy: true,
+        state: UpstreamState::default(),
+        responded: true,
+        sent,
+        timeouts: sent / 1_000,
+        in_flight: 1,
+        near_misses: 0,
+        detection: Some(detection),
+    }
 }
 
 /// All pods of the tier.
@@ -92,7 +136,7 @@ impl Pods {
                     pod_uid: uid.clone(),
                     is_resolver: pod.labels().get(COMPONENT).is_some_and(|component| component == "zone-resolver"),
                     captured: vec![CAPTURED],
-                    caches: vec!["cache-0".to_owned()],
+                    caches: ["cache-0", "cache-1"].map(str::to_owned).to_vec(),
                     started: page::now(),
                     ..Page::default()
                 },
@@ -161,8 +205,9 @@ impl Pods {
         let Some(pod) = state.pods.get_mut(uid) else { return Value::Null };
         pod.look(now);
         pod.answered.push(now);
-        let responses = vec![page::responses(pod.page.started, 0)];
-        Page { figures: Figures { responses, ..Figures::default() }, ..pod.page.clone() }.into_json()
+        let upstreams = if pod.page.is_resolver { upstreams_of_resolver() } else { upstreams_of_node() };
+        let figures = figures(pod.page.started);
+        Page { figures, upstreams, ..pod.page.clone() }.into_json()
     }
 
     /// Keeps the pods of a zone from answering, and those of all others answer.

@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::dns::{Exchange, Query, exchange_over_tcp, exchange_over_udp, rcode_name};
 use crate::names::NameCycle;
 
+/// Queries a second.
+pub const RATE: u32 = 50;
 /// Time between two queries.
-const QUERY_INTERVAL: Duration = Duration::from_millis(20);
+const QUERY_INTERVAL: Duration = Duration::from_millis(1_000 / RATE as u64);
 /// Time from the first try to the second one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Timeout of the second try.
@@ -62,8 +64,10 @@ impl StubClients {
     /// # Errors
     /// When there is no server or name, or the duration is too long.
     pub fn run(&self, stop: &AtomicBool) -> io::Result<Report> {
-        if self.servers.is_empty() || self.names.is_empty() || self.duration > crate::flood::MAX_DURATION {
-            return Err(io::Error::other("a watch needs a server and a name, and lasts 300 s at most"));
+        let limit = crate::flood::MAX_DURATION;
+        if self.servers.is_empty() || self.names.is_empty() || self.duration > limit {
+            let seconds = limit.as_secs();
+            return Err(io::Error::other(format!("a watch needs a server and a name, and lasts {seconds} s at most")));
         }
         let start = Instant::now();
         let report = Mutex::new(Report::default());

@@ -135,10 +135,10 @@ struct Span {
     /// each time.
     #[arg(long, default_value = "kubernetes.default.svc.cluster.local")]
     names: String,
-    /// The duration in seconds; 300 at most.
+    /// The duration in seconds; 1,200 at most.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Send queries until the standard input is closed, 300 s at most.
+    /// Send queries until the standard input is closed, 1,200 s at most.
     #[arg(long, conflicts_with = "seconds")]
     until_stdin_closes: bool,
     /// Print the report as one line of JSON.

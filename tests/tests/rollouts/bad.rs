@@ -58,8 +58,9 @@ fn a_route_to_a_dead_server_stops_at_the_first_node_of_each_zone() {
     require!(require::lab());
     let _tier = exclusive_tier();
     let dead = r#"{"spec":{"routes":[{"suffix":"corp.test","upstreams":[{"addresses":["192.0.2.250"]}]}]}}"#;
-    let (_, message) = apply_bad_change(dead);
-    assert!(message.contains("corp.test"), "the message has the name: {message}");
+    let (reason, message) = apply_bad_change(dead);
+    assert_eq!(reason, "JudgedWorse", "{message}");
+    assert!(message.contains("probes of corp.test SOA on node-"), "the message has the name and a node: {message}");
     // It is not tried again, whatever else is looked at, until it changes.
     let bad = target();
     kubectl(&["annotate", "dnstier", "default", "--overwrite", "example.com/look=again"]);
@@ -117,7 +118,9 @@ fn upstreams_that_give_only_servfail_stop_at_one_resolver() {
     let _tier = exclusive_tier();
     let (address, _server) = responders::start(Response::Servfail);
     let upstreams = format!(r#"{{"spec":{{"resolvers":{{"upstreams":[{{"addresses":["{address}"]}}]}}}}}}"#);
-    apply_bad_change(&upstreams);
+    let (reason, message) = apply_bad_change(&upstreams);
+    assert_eq!(reason, "JudgedWorse", "{message}");
+    assert!(message.contains("probes of . NS on dnstier-default-zone-"), "the message has a resolver: {message}");
     patch_tier(r#"{"spec":{"resolvers":{"upstreams":null}}}"#);
     wait_until_ready();
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use dnstier_tests::require;
+use serde_json::{Value, json};
 
 use crate::tier::{CLUSTER_DNS, condition, ensure, exclusive_tier, patch_tier, wait_until, wait_until_ready};
 use crate::watch::flood_from_all_nodes;
 use crate::witness::{
-    RATE, Witness, assert_none_failed, pods_by_zone, rollout, target, wait_for_reason, wait_until_rolled_out,
+    Asked, RATE, Records, Witness, assert_none_failed, pods_by_zone, rollout, target, wait_for_reason,
+    wait_until_rolled_out,
 };
 
 #[test]
@@ -26,7 +28,7 @@ fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_
     wait_until_rolled_out();
     let asked = witness.stop();
     let nodes = asked.iter().filter(|one| one.component == "node-cache" && one.revision == revision);
-    let zones: Vec<&str> = nodes.map(super::witness::Asked::zone).collect();
+    let zones: Vec<&str> = nodes.map(Asked::zone).collect();
     assert_eq!(zones.len(), 6, "{asked:?}");
     assert_eq!(zones[..3].iter().collect::<BTreeSet<_>>().len(), 3, "the first three are one of each zone: {zones:?}");
     assert!(pods_by_zone(&asked, "zone-resolver", &revision).is_empty(), "resolvers read nothing of it: {asked:?}");
@@ -39,20 +41,33 @@ fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_
 fn a_change_of_resolvers_goes_to_one_resolver_then_to_its_zone_then_to_the_next_and_to_no_node() {
     require!(require::lab());
     let _tier = exclusive_tier();
-    let witness = Witness::start();
+    let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
+    let (witness, records) = (Witness::start(), Records::start());
     patch_tier(r#"{"spec":{"resolvers":{"cache":{"maxTtl":"20s"}}}}"#);
     wait_for_reason(&["Resolvers"]);
     let revision = target();
     wait_until_rolled_out();
-    let asked = witness.stop();
+    let (asked, records) = (witness.stop(), records.stop());
     let resolvers = asked.iter().filter(|one| one.component == "zone-resolver" && one.revision == revision);
-    let zones: Vec<&str> = resolvers.map(super::witness::Asked::zone).collect();
-    assert_eq!(zones.len(), 6, "{asked:?}");
-    let is_pair = |pair: &[&str]| pair[0] == pair[1];
-    assert!(zones.chunks(2).all(is_pair), "zone by zone: {zones:?}");
+    let resolvers: Vec<&Asked> = resolvers.collect();
+    assert_eq!(resolvers.len(), 6, "{asked:?}");
+    for pair in resolvers.chunks(2) {
+        let (first, second, zone) = (pair[0], pair[1], pair[0].zone());
+        assert_eq!(second.zone(), zone, "zone by zone: {asked:?}");
+        let is_of_one = |record: &&Value| {
+            record["target"]["id"] == revision.as_str() && record["step"] == "Resolver" && record["zone"] == zone
+        };
+        let step = records.iter().rfind(is_of_one).unwrap_or_else(|| panic!("no step of one in {zone}: {records:?}"));
+        assert_eq!(step["moved"], json!([first.pod]), "one resolver of {zone} alone: {step}, {asked:?}");
+        // Both are written in the same form, so that their order is that of the times.
+        let in_force = step["watchedSince"].as_str().unwrap_or_else(|| panic!("never in force in {zone}: {step}"));
+        assert!(first.told.as_str() <= in_force, "{first:?} is told before it has it in force: {step}");
+        assert!(in_force < second.told.as_str(), "{second:?} is told once {first:?} has it in force: {step}");
+    }
     assert!(pods_by_zone(&asked, "node-cache", &revision).is_empty(), "nodes read nothing of it: {asked:?}");
     wait_until("the tier says so", crate::tier::WAIT_TIMEOUT, || {
         let stalled = condition("Degraded")?;
         ensure(stalled.0 == "False", || format!("{stalled:?}"))
     });
+    flood.assert_none_lost();
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dnstier_tests::require;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab;
 use crate::tier::{
@@ -11,28 +11,57 @@ use crate::tier::{
     node_pods, node_status, operator_leader, patch_tier, restore_tier, stop_kubelet_until_drop, wait_until,
     wait_until_one_is_away, wait_until_ready,
 };
-use crate::watch::flood_from_all_nodes;
-use crate::witness::{RATE, Witness, record, target, wait_for_reason, wait_until_rolled_out};
+use crate::watch::{flood_from_all_nodes, flood_from_all_nodes_but};
+use crate::witness::{Asked, RATE, Records, Witness, record, target, wait_for_reason, wait_until_rolled_out};
 
-/// Applies a change and kills the leader at each step of its roll-out, up to the step with which it ends. Returns the
-/// names of the steps at which one was killed, with their zones.
-fn kill_at_every_step(patch: &str, end: &str) -> BTreeSet<String> {
+/// Steps of a change of resolvers, two in each of three zones.
+const RESOLVER_STEPS: [&str; 6] = [
+    "Resolver zone-a",
+    "ResolverZone zone-a",
+    "Resolver zone-b",
+    "ResolverZone zone-b",
+    "Resolver zone-c",
+    "ResolverZone zone-c",
+];
+/// Steps of a change of nodes, two in each of three zones.
+const NODE_STEPS: [&str; 4] = ["Canary", "Wave zone-a", "Wave zone-b", "Wave zone-c"];
+
+/// Applies a change and kills the leader as soon as it has written that a step begins, up to the step with which the
+/// roll-out ends. Asserts that these steps are among them. They are written in any case, so that the watch has them;
+/// `Finish` is not where every pod has the target already.
+fn kill_at_every_step(patch: &str, end: &str, steps: &[&str]) {
     let before = target();
+    let records = Records::start();
     patch_tier(patch);
-    let mut killed_at = BTreeSet::new();
-    wait_until("the roll-out ends", 6 * WAIT_TIMEOUT, || {
-        // The status lags behind the record by seconds, and some steps last no longer.
-        let record = record();
-        let step = format!("{} {}", record["step"], record["zone"]).replace('"', "");
-        let is_over = record["target"]["id"] != before.as_str() && record["step"] == end;
-        if record["target"]["id"] != before.as_str() && !is_over && killed_at.insert(step) {
-            let leader = operator_leader().ok_or("nobody leads")?;
-            kubectl(&["delete", "pod", "-n", NAMESPACE, &leader, "--wait=false", "--grace-period=0", "--force"]);
+    let (mut killed_at, mut killed) = (BTreeSet::new(), BTreeSet::new());
+    loop {
+        let record = records.next();
+        if record["target"]["id"] == before.as_str() {
+            continue;
         }
-        ensure(is_over, || format!("{record}"))
-    });
+        if record["step"] == end {
+            break;
+        }
+        if killed_at.insert(step_and_zone(&record)) {
+            // Nobody begins a step before another one leads: the lease names the one that was killed for a while.
+            let leader = wait_until("another one leads", WAIT_TIMEOUT, || {
+                let leader = operator_leader().ok_or("nobody leads")?;
+                ensure(!killed.contains(&leader), || format!("{leader} still leads")).map(|()| leader)
+            });
+            kubectl(&["delete", "pod", "-n", NAMESPACE, &leader, "--wait=false", "--grace-period=0", "--force"]);
+            killed.insert(leader);
+        }
+    }
     eprintln!("killed at {killed_at:?}");
-    killed_at
+    for step in steps {
+        assert!(killed_at.contains(*step), "killed at {step}: {killed_at:?}");
+    }
+}
+
+/// Returns the step of a record, with its zone if it has one.
+fn step_and_zone(record: &Value) -> String {
+    let texts = [&record["step"], &record["zone"]];
+    texts.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -42,8 +71,8 @@ fn a_leader_that_is_killed_at_every_step_leaves_the_roll_out_to_the_next_one() {
     let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
     let witness = Witness::start();
     let before = target();
-    let killed_at = kill_at_every_step(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"20s"}}}}"#, "Done");
-    assert!(killed_at.len() >= 3, "{killed_at:?}");
+    let steps = [["Start"].as_slice(), &NODE_STEPS].concat();
+    kill_at_every_step(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"20s"}}}}"#, "Done", &steps);
     wait_until_rolled_out();
     let target = target();
     let asked = witness.stop();
@@ -62,13 +91,12 @@ fn a_leader_that_is_killed_at_every_step_of_resolvers_and_of_a_roll_back_leaves_
     let _tier = exclusive_tier();
     let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
     let cache = r#"{"cache":{"serveStale":"12h"}}"#;
-    let killed_at = kill_at_every_step(&format!(r#"{{"spec":{{"nodeCache":{cache},"resolvers":{cache}}}}}"#), "Done");
-    assert!(killed_at.contains("Resolver zone-a") && killed_at.len() >= 6, "{killed_at:?}");
+    let steps = [["Start"].as_slice(), &RESOLVER_STEPS, &NODE_STEPS].concat();
+    kill_at_every_step(&format!(r#"{{"spec":{{"nodeCache":{cache},"resolvers":{cache}}}}}"#), "Done", &steps);
     wait_until_rolled_out();
     let proven = target();
     let dead = json!({"spec": {"routes": [{"suffix": "corp.test", "upstreams": [{"addresses": ["192.0.2.250"]}]}]}});
-    let killed_at = kill_at_every_step(&dead.to_string(), "Stopped");
-    assert!(killed_at.iter().any(|step| step.starts_with("RollingBack")), "{killed_at:?}");
+    kill_at_every_step(&dead.to_string(), "Stopped", &["Start", "Canary", "RollingBack"]);
     wait_until("every node runs what is proven", WAIT_TIMEOUT, || {
         for node in lab().nodes() {
             let revision = node_status(node.name)?.revision;
@@ -86,7 +114,12 @@ fn a_leader_that_is_killed_at_every_step_of_resolvers_and_of_a_roll_back_leaves_
 fn a_node_that_goes_first_stays_so_when_its_pod_is_made_again() {
     require!(require::lab());
     let _tier = exclusive_tier();
-    patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":"20s"}},"rollout":{"soak":"30s"}}}"#);
+    // A pod that is deleted withdraws as one that is replaced does, so that its node loses no query either.
+    let flood = flood_from_all_nodes(CLUSTER_DNS, RATE);
+    let witness = Witness::start();
+    // A machine that starts a pod may be slow elsewhere: shares of slow responses decide nothing here.
+    let rollout = json!({"soak": "30s", "maxErrorIncreasePercent": 100});
+    patch_tier(&json!({"spec": {"nodeCache": {"cache": {"maxTtl": "20s"}}, "rollout": rollout}}).to_string());
     wait_for_reason(&["Canary"]);
     let target = target();
     let nodes = || lab().nodes().iter().map(|node| node.name);
@@ -96,14 +129,25 @@ fn a_node_that_goes_first_stays_so_when_its_pod_is_made_again() {
     });
     let pod = node_pod(first).expect("a pod");
     kubectl(&["delete", "pod", "-n", NODE_NAMESPACE, &pod.name, "--wait=false"]);
-    wait_until("the new pod of the node has the target", WAIT_TIMEOUT, || {
-        let now = node_pod(first)?;
-        ensure(now.uid != pod.uid && is_asked(first), || format!("{now:?}"))
+    wait_until("the new pod of the node has the target, in the first step", WAIT_TIMEOUT, || {
+        let (now, is_asked, record) = (node_pod(first)?, is_asked(first), record());
+        let is_of_step = record["moved"].as_array().is_some_and(|moved| moved.contains(&json!(first)));
+        // The step is watched for the whole soak once the new pod has the target in force.
+        let is_first = record["target"]["id"] == target.as_str() && record["step"] == "Canary" && is_of_step;
+        ensure(now.uid != pod.uid && is_asked && is_first, || format!("{now:?}, asked: {is_asked}, {record}"))
     });
     patch_tier(r#"{"spec":{"rollout":{"soak":"5s"}}}"#);
     wait_until_rolled_out();
+    let asked: Vec<Asked> = witness.stop().into_iter().filter(|one| one.revision == target).collect();
+    let zone = asked.iter().find(|one| one.node == first).map(Asked::zone);
+    let of_zone = asked.iter().filter(|one| Some(one.zone()) == zone).map(|one| one.node.as_str());
+    let nodes: Vec<&str> = of_zone.collect();
+    let (last, before) = nodes.split_last().expect("nodes of the zone");
+    assert!(before.len() >= 2 && before.iter().all(|node| *node == first), "both pods of the node first: {asked:?}");
+    assert_ne!(*last, first, "then the other node of its zone: {asked:?}");
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":null}}}}"#);
     wait_until_ready();
+    flood.assert_none_lost();
 }
 
 #[test]
@@ -111,6 +155,8 @@ fn a_node_that_goes_first_stays_so_when_its_pod_is_made_again() {
 fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_taken_along() {
     require!(require::lab());
     let _tier = exclusive_tier();
+    // A kubelet that comes back may end pods at once, without the time in which they withdraw.
+    let flood = flood_from_all_nodes_but(&["node-e", "node-f"], CLUSTER_DNS, RATE);
     let witness = Witness::start();
     let kubelet = stop_kubelet_until_drop("node-f");
     wait_until_one_is_away();
@@ -140,6 +186,7 @@ fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_take
     wait_until_ready();
     let revision = node_status("node-e").expect("a status").revision.in_force;
     assert_eq!(revision, node_status("node-a").expect("a status").revision.in_force);
+    flood.assert_none_lost();
 }
 
 /// One node is dead all the while. The kubelets of the others are asked for an image that is nowhere, then for another
@@ -149,6 +196,7 @@ fn a_node_that_is_away_for_three_revisions_gets_the_newest_and_a_new_one_is_take
 fn an_image_that_cannot_be_pulled_stalls_the_tier_and_a_dead_node_keeps_no_other_from_a_new_one() {
     require!(require::lab());
     let _tier = exclusive_tier();
+    let flood = flood_from_all_nodes_but(&["node-f"], CLUSTER_DNS, RATE);
     let _kubelet = stop_kubelet_until_drop("node-f");
     wait_until_one_is_away();
     let set_image = |image: &str| patch_tier(&json!({"spec": {"nodeCache": {"image": image}}}).to_string());
@@ -181,5 +229,6 @@ fn an_image_that_cannot_be_pulled_stalls_the_tier_and_a_dead_node_keeps_no_other
         let (progressing, stalled) = (condition("Progressing")?, condition("Stalled"));
         ensure(progressing.0 == "False" && stalled.is_err(), || format!("{progressing:?} {stalled:?}"))
     });
+    flood.assert_none_lost();
     patch_tier(r#"{"spec":{"nodeCache":{"image":null}}}"#);
 }

@@ -35,14 +35,38 @@ fn stop_answering(pod: &mut RolloutPod, mute: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn a_change_begins_with_one_resolver_where_none_is_ready() {
+fn a_change_begins_with_one_resolver_that_answers_where_none_is_ready() {
     let mut world = World::new(&[2, 2]);
     resolvers(&mut world).for_each(|pod| pod.ready = false);
-    world.change(revision(1, 2));
-    world.run_until("a resolver is chosen", |world| world.record().step == Step::Resolver);
-    assert_eq!(moved(&world).len(), 1);
+    world.change(revision(2, 2));
+    world.run_until("a resolver has it", |world| {
+        let running = world.pods.iter().filter(|pod| pod.role == Role::Resolver && pod.is_running("n2r2"));
+        world.record().watched_since.is_some() && running.count() == 1
+    });
+    world.run(60);
+    assert_eq!((world.record().step, moved(&world).len()), (Step::Resolver, 1), "it has shown nothing yet");
+    let first = moved(&world)[0].to_owned();
+    resolvers(&mut world).filter(|pod| pod.name == first).for_each(|pod| pod.ready = true);
     world.settle();
-    assert_eq!(world.record().step, Step::Done);
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Done, 4));
+}
+
+#[test]
+fn a_change_waits_where_no_resolver_is_ready_or_answers() {
+    let mut world = World::new(&[2]);
+    for pod in world.pods.iter_mut().filter(|pod| pod.role == Role::Resolver) {
+        (pod.ready, pod.in_force) = (false, None);
+        world.mute.insert(pod.name.clone());
+    }
+    world.change(revision(2, 2));
+    world.run(300);
+    assert_eq!((world.record().step, moved(&world).len()), (Step::Resolver, 0));
+    world.mute.clear();
+    for pod in world.pods.iter_mut().filter(|pod| pod.role == Role::Resolver) {
+        (pod.ready, pod.in_force) = (true, pod.asked.clone());
+    }
+    world.settle();
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Done, 2));
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn a_step_that_nobody_can_begin_says_what_it_waits_for() {
     resolvers(&mut world).for_each(|pod| pod.away = true);
     world.change(revision(1, 2));
     world.run(3);
-    assert_eq!(sentence(&mut world), "Revision n1r2 waits for a resolver that is there and can be told.");
+    assert_eq!(sentence(&mut world), "Revision n1r2 waits for a resolver that is there and answers.");
     let mut world = World::new(&[2]);
     ["a000", "a001"].iter().for_each(|node| world.set_away(node, true));
     world.change(revision(2, 1));

@@ -200,7 +200,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
         }
         Step::Moved => (Reason::Canary, format!("Pods of a superseded revision take over revision {target}.{said}")),
         Step::Resolver if record.moved.is_empty() => {
-            (Reason::Resolvers, format!("Revision {target} waits for a resolver that is there and can be told."))
+            (Reason::Resolvers, format!("Revision {target} waits for a resolver that is there and answers."))
         }
         Step::Canary if record.moved.is_empty() => {
             (Reason::Canary, format!("Revision {target} waits for a node that is ready."))

@@ -136,8 +136,8 @@ pub(crate) fn zones(pods: &[RolloutPod], role: Role) -> Vec<&str> {
     zones.into_iter().map(|(_, zone)| zone).collect()
 }
 
-/// Returns the pods of a zone that run the proven configuration and can be chosen for a step, by name. They are ready,
-/// unless no resolver of the tier is: the change may be what makes them so.
+/// Returns the pods of a zone that run the proven configuration and can be chosen for a step, by name. They are ready.
+/// Where no resolver of the tier is, those that answer polls can be chosen: the change may be what makes them ready.
 #[must_use]
 pub(crate) fn candidates<'a>(
     pods: &'a [RolloutPod],
@@ -148,7 +148,8 @@ pub(crate) fn candidates<'a>(
 ) -> Vec<&'a RolloutPod> {
     let is_ready = |pod: &RolloutPod| pod.role == role && pod.ready && pod.is_reachable();
     let needs_ready = role == Role::Node || pods.iter().any(is_ready);
-    let may_go = |pod: &RolloutPod| pod.ready || !needs_ready;
+    let answers = |pod: &RolloutPod| pod.in_force.is_some() && !pod.is_unanswered;
+    let may_go = |pod: &RolloutPod| pod.ready || !needs_ready && answers(pod);
     let is_one = |pod: &&RolloutPod| pod.zone == zone && may_go(pod) && pod.is_candidate(role, proven, set_aside);
     let mut candidates: Vec<&RolloutPod> = pods.iter().filter(is_one).collect();
     candidates.sort_by_key(|pod| pod.key());

@@ -288,7 +288,10 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         return;
     }
     let since = record.watched_since.get_or_insert(Time(now)).0;
-    if !is_paused && verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around.settings) {
+    let is_over = verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around.settings);
+    // A resolver that is not ready was asked for no probe, and shows nothing.
+    let is_shown = record.step != Step::Resolver || current.iter().any(|pod| pod.ready);
+    if !is_paused && is_over && is_shown {
         record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
         record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
         begin_next(record, proven, around);

@@ -65,7 +65,9 @@ impl<'a> NodePods<'a> {
             }
             None => BTreeSet::new(),
         };
-        let desired = counted + to_count(uncounted.len());
+        let placed = observed.nodes.iter().filter(|(name, node)| is_placed(name, node)).count();
+        // The controller may not have seen the taints of a node yet.
+        let desired = (counted + to_count(uncounted.len())).min(counted.max(to_count(placed)));
         let away = to_count(away().count()).min(desired);
         let expected = desired - away;
         let counted_as_updated = non_negative(status.updated_number_scheduled.unwrap_or_default());
@@ -306,6 +308,7 @@ mod tests {
                 (name.to_owned(), ClusterNode { taints, ..node.clone() })
             });
             observed.nodes = nodes.collect();
+            assert_eq!(node_pods(&observed).expected(), 2, "{spec}: the controller has not seen the taints yet");
             let status = observed.owned.daemon_sets[0].status.as_mut().unwrap();
             (status.desired_number_scheduled, status.updated_number_scheduled) = (counted, Some(counted));
             let pods = node_pods(&observed);

@@ -52,6 +52,8 @@ fn drop_oldest_episodes(upstreams: &mut [UpstreamStatus], mut excess: usize) {
     for (place, number) in dropped {
         if let Some(detection) = &mut upstreams[place].detection {
             detection.episodes.drain(..number);
+            // A short text of a process that was taken over may have needed much more memory.
+            detection.episodes.shrink_to_fit();
         }
     }
 }
@@ -69,7 +71,7 @@ fn is_remarkable(detection: &DetectionStatus) -> bool {
 /// Merges the servers of each group for which `is_merged` holds into the first one of them.
 fn merge_servers(upstreams: &mut Vec<UpstreamStatus>, is_merged: fn(&UpstreamStatus) -> bool) {
     let mut places: HashMap<String, usize> = HashMap::new();
-    let mut kept: Vec<UpstreamStatus> = Vec::with_capacity(upstreams.len());
+    let mut kept: Vec<UpstreamStatus> = Vec::new();
     for mut upstream in upstreams.drain(..) {
         if !is_merged(&upstream) {
             kept.push(upstream);
@@ -112,6 +114,7 @@ fn drop_last_upstreams(upstreams: &mut Vec<UpstreamStatus>, mut excess: usize) {
     {
         excess = excess.saturating_sub(json_len(&dropped));
     }
+    upstreams.shrink_to_fit();
 }
 
 /// Returns the number of bytes of a value as JSON.

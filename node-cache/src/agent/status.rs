@@ -3,6 +3,7 @@
 //! All of it reads the state that the reconciler published last and asks the caches by itself. The reconciler waits for
 //! none of it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,6 +24,9 @@ use crate::admin::{Command, CommandHandler, OK};
 use crate::identity::{Identity, process_start};
 use crate::revision::ActiveRevision;
 
+/// Pages that are in memory at one time, at most. Each is read for ten seconds at the most.
+const MAX_PAGES: usize = 8;
+
 /// Reporter of a node's status.
 #[derive(Debug)]
 pub(crate) struct NodeStatusReporter {
@@ -31,9 +35,10 @@ pub(crate) struct NodeStatusReporter {
     pub(crate) active: watch::Receiver<Arc<ActiveRevision>>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Probes by name and by the revisions that the caches have in force.
-    probes: SharedProbes<(ProbeName, Vec<Option<String>>)>,
-    last_page: Mutex<Option<(Instant, Bytes)>>,
+    /// Probes by name and by the hash of the revisions that the caches have in force.
+    probes: SharedProbes<(ProbeName, u64)>,
+    /// Last page and its time, after older ones that some client is still reading.
+    pages: Mutex<Vec<(Instant, Bytes)>>,
 }
 
 impl NodeStatusReporter {
@@ -47,18 +52,25 @@ impl NodeStatusReporter {
         metrics: Arc<Metrics>,
     ) -> Self {
         let probes = SharedProbes::new(instances.count());
-        Self { identity, state, active, instances, metrics, probes, last_page: Mutex::new(None) }
+        Self { identity, state, active, instances, metrics, probes, pages: Mutex::default() }
     }
 
-    /// Returns the status as JSON. All who ask within a moment share one text, whatever it costs to write it.
+    /// Returns the status as JSON. All who ask within a moment share one text, whatever it costs to write it, and so do
+    /// all who ask while clients read as many older texts as there is memory for.
     pub(crate) async fn status_page(&self) -> Bytes {
-        let mut last = self.last_page.lock().await;
-        if let Some((_, page)) = last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_TTL) {
-            return page.clone();
+        let mut pages = self.pages.lock().await;
+        let last = pages.pop();
+        pages.retain(|(_, page)| !page.is_unique());
+        if let Some((at, page)) = last {
+            let is_shared = at.elapsed() < ANSWER_TTL || pages.len() + 1 >= MAX_PAGES;
+            pages.push((at, page.clone()));
+            if is_shared {
+                return page;
+            }
         }
         let page = serde_json::to_vec(&self.node_status().await).unwrap_or_default();
         let page = Bytes::from(page.into_boxed_slice());
-        *last = Some((Instant::now(), page.clone()));
+        pages.push((Instant::now(), page.clone()));
         page
     }
 
@@ -103,11 +115,21 @@ impl NodeStatusReporter {
             ProbeRefusal::Unknown(names.collect::<Vec<_>>().join(", "))
         })?;
         let alive = self.instances.status().await.into_iter().filter(|instance| instance.alive);
-        let (caches, revisions): (Vec<_>, _) =
+        let (caches, revisions): (Vec<_>, Vec<_>) =
             alive.map(|instance| (instance.name, instance.revision.in_force)).unzip();
-        let (instances, key) = (self.instances.clone(), (probe.clone(), revisions));
+        if caches.is_empty() {
+            return Err(ProbeRefusal::Failed("no cache of this node answers".to_owned()));
+        }
+        // A cache that was taken over may report a long revision.
+        let (instances, key) = (self.instances.clone(), (probe.clone(), hash_of(&revisions)));
         self.probes.ask(key, client, || async move { instances.probe(&probe, &caches).await }).await
     }
+}
+
+fn hash_of(revisions: &[Option<String>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    revisions.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl CommandHandler for NodeStatusReporter {

@@ -61,6 +61,8 @@ struct Counters {
 pub(crate) struct Instances {
     run_dir: PathBuf,
     names: Vec<String>,
+    /// Time that a cache has to answer.
+    answer_timeout: Duration,
     last: Mutex<Option<(Instant, Vec<Instance>)>>,
     /// Counters of each cache at its last answer.
     counters: std::sync::Mutex<BTreeMap<String, Counters>>,
@@ -77,6 +79,7 @@ impl Instances {
         Self {
             run_dir,
             names,
+            answer_timeout: ANSWER_TIMEOUT,
             last: Mutex::new(None),
             last_metrics: Mutex::new(None),
             counters: std::sync::Mutex::default(),
@@ -104,7 +107,7 @@ impl Instances {
 
     async fn status_of(&self, name: &str) -> Instance {
         let path = socket_path(&self.run_dir, name);
-        let answer = send_command_bounded(&path, Command::Status, ANSWER_TIMEOUT, MAX_STATUS_LEN).await;
+        let answer = send_command_bounded(&path, Command::Status, self.answer_timeout, MAX_STATUS_LEN).await;
         let mut instance = match answer.map(|text| serde_json::from_str::<Instance>(&text)) {
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) => {
@@ -177,7 +180,7 @@ impl Instances {
         for name in &self.names {
             let path = socket_path(&self.run_dir, name);
             loop {
-                let answer = send_command_bounded(&path, Command::Live, ANSWER_TIMEOUT, MAX_STATUS_LEN).await;
+                let answer = send_command_bounded(&path, Command::Live, self.answer_timeout, MAX_STATUS_LEN).await;
                 if matches!(answer, Err(ControlError::Socket { .. })) {
                     break;
                 }
@@ -196,7 +199,7 @@ impl Instances {
         let max_len = MAX_METRICS_LEN / self.names.len().max(1);
         let texts = join_all(self.names.iter().map(async |name| {
             let path = socket_path(&self.run_dir, name);
-            let answer = send_command_bounded(&path, Command::Metrics, ANSWER_TIMEOUT, max_len).await;
+            let answer = send_command_bounded(&path, Command::Metrics, self.answer_timeout, max_len).await;
             (name.as_str(), answer.unwrap_or_default())
         }))
         .await;
@@ -224,6 +227,8 @@ fn checked(result: ProbeResult, probe: &ProbeName, instance: &str) -> ProbeResul
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::admin::bounded_status::tests::{episode, routes, status};
     use crate::admin::{CommandHandler, serve};
@@ -311,6 +316,20 @@ mod tests {
         }
     }
 
+    /// Returns caches that have as long to answer as a loaded machine needs.
+    fn patient(dir: &Path, caches: usize) -> Instances {
+        Instances { answer_timeout: Duration::from_secs(60), ..Instances::new(dir.to_owned(), caches) }
+    }
+
+    /// Waits until the first so many caches can be asked.
+    async fn wait_for_sockets(dir: &Path, caches: usize) {
+        for number in 0..caches {
+            while tokio::net::UnixStream::connect(socket_path(dir, &format!("cache-{number}"))).await.is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// Returns what the agent tells of so many caches with this status, and its length.
     async fn told_of(caches: usize, status: &Instance) -> (Vec<Instance>, usize) {
         let dir = tempfile::tempdir().unwrap();
@@ -321,8 +340,8 @@ mod tests {
                 tokio::spawn(async move { serve(&path, Arc::new(CacheWithStatus(status))).await })
             })
             .collect();
-        sleep(Duration::from_millis(50)).await;
-        let told = Instances::new(dir.path().to_owned(), caches).status().await;
+        wait_for_sockets(dir.path(), caches).await;
+        let told = patient(dir.path(), caches).status().await;
         serving.iter().for_each(tokio::task::JoinHandle::abort);
         let length = serde_json::to_string(&told).unwrap().len();
         (told, length)
@@ -377,8 +396,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path(), "cache-0");
         let serving = tokio::spawn(async move { serve(&path, Arc::new(CompactCache)).await });
-        sleep(Duration::from_millis(50)).await;
-        let told = Instances::new(dir.path().to_owned(), 2).status().await;
+        wait_for_sockets(dir.path(), 1).await;
+        let told = patient(dir.path(), 2).status().await;
         assert!(serde_json::to_string(&told).unwrap().len() < 4096 && told[0].alive, "{told:?}");
         serving.abort();
     }
@@ -399,8 +418,8 @@ mod tests {
             let path = socket_path(dir.path(), name);
             tokio::spawn(async move { serve(&path, Arc::new(RefusingCache(text))).await })
         });
-        sleep(Duration::from_millis(50)).await;
-        let instances = Instances::new(dir.path().to_owned(), 2);
+        wait_for_sockets(dir.path(), 2).await;
+        let instances = patient(dir.path(), 2);
         let caches = ["cache-0", "cache-1"].map(str::to_owned);
         let failed = |reason: &str| Err(ProbeRefusal::Failed(reason.to_owned()));
         let probe = ProbeName::new("www.example", "A");
@@ -431,8 +450,8 @@ mod tests {
             let path = socket_path(dir.path(), name);
             tokio::spawn(async move { serve(&path, Arc::new(Flooding(name))).await })
         });
-        sleep(Duration::from_millis(50)).await;
-        let instances = Instances::new(dir.path().to_owned(), 2);
+        wait_for_sockets(dir.path(), 2).await;
+        let instances = patient(dir.path(), 2);
         let texts = join_all((0..16).map(|_| instances.metrics())).await;
         let length = texts[0].len();
         let of_agent = process_text(Some(AGENT), BuildInfo::CURRENT, &ProcessUsage::read()).len();

@@ -13,8 +13,9 @@ Written by `make bench-scale`. One operator with the flags of the chart keeps on
 etcd, the API server, the controllers for workloads and the scheduler are real; they, the operator, the test and
 [kwok](https://kwok.sigs.k8s.io) share one machine, so that times include the work of a whole control plane on it.
 kwok makes nodes Ready and pods run. It gives every node pod the address of its node, each another one of
-127.0.0.0/8, and there the test answers `/status` and `/probe`; a revision is in force 0.2 to 2 s after a pod was
-told. No network is between them: what is not shown is the latency of a real API server and of real pods.
+127.0.0.0/8, and there the test answers `/status` (two caches with twenty upstreams each) and `/probe`; a revision is
+in force 0.2 to 2 s after a pod was told. No network is between them: what is not shown is the latency of a real API
+server and of real pods.
 
 The course: the tier is created and rolled out. The operator is ended with SIGTERM, another one starts, and is left
 alone once it has asked for nothing for ten seconds and one round of polls. A change (`nodeCache.cache.maxTtl`, which

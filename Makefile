@@ -130,8 +130,9 @@ test-long: require ## Run the long forms of tests, one after the other, seven ho
 	timeout 7200 $(CARGO) test $(CRATES) --test faults --no-fail-fast -- --ignored --nocapture
 	@# Changes of every field of a DnsTier.
 	timeout 7200 $(CARGO) test $(CRATES) --test transitions --no-fail-fast -- --ignored --nocapture
-	@# More changes of a configuration on the lab.
-	timeout 7200 $(CARGO) test $(CRATES) --test rollouts --no-fail-fast -- --ignored --nocapture --test-threads=1
+	@# More changes of a configuration on the labs.
+	timeout 7200 $(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --ignored --nocapture \
+	  --test-threads=1
 
 .PHONY: miri
 miri: require ## Run what is unsafe under Miri, which needs a nightly compiler

@@ -137,6 +137,7 @@ fn metric(pod: &str, series: &str) -> Option<f64> {
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn two_resolvers_of_a_node_divide_its_packet_budget_and_a_need_above_it_is_told() {
     require!(require::lab());
     let _tier = exclusive_tier();

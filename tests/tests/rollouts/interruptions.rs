@@ -111,6 +111,7 @@ fn a_leader_that_is_killed_at_every_step_of_resolvers_and_of_a_roll_back_leaves_
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn a_node_that_goes_first_stays_so_when_its_pod_is_made_again() {
     require!(require::lab());
     let _tier = exclusive_tier();

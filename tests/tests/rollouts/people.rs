@@ -7,6 +7,7 @@ use crate::watch::flood_from_all_nodes;
 use crate::witness::{RATE, STOPPED, Witness, target, wait_for_reason, wait_until_rolled_out};
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn a_paused_roll_out_stays_where_it_is_and_a_new_spec_takes_its_place() {
     require!(require::lab());
     let _tier = exclusive_tier();

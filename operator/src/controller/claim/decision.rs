@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::controller::observe::own_writes::MAX_LAG;
+
 /// Time between two looks at the Lease of the release that has claimed a tier.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time without a change of the Lease after which the claim of its release ends.
 const MAX_LEASE_AGE: Duration = Duration::from_secs(60);
-/// Time for which a claim that was written counts while the store has the version that it replaced. A watch without
-/// events ends after five minutes, and begins with a list.
-const MAX_LAG: Duration = Duration::from_secs(600);
 /// Time between two claims where a CustomResourceDefinition of an older version drops them.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 

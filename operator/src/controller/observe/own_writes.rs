@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Time for which an own write is remembered. A watch without events ends after five minutes, and begins with a list.
-const MAX_LAG: Duration = Duration::from_secs(600);
+/// Time for which an own write counts that the watch has not delivered. A watch without events ends after five minutes,
+/// and begins with a list.
+pub(crate) const MAX_LAG: Duration = Duration::from_secs(600);
 /// Time for which an object counts as there that was created and that its store does not have: somebody may have
 /// deleted it.
 const MAX_CREATION_LAG: Duration = Duration::from_secs(5);

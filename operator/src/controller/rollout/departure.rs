@@ -13,7 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::controller::rollout::plan::RolledOut;
-use crate::controller::rollout::pods::MAX_CLOCK_LAG;
+use crate::controller::rollout::pods::is_ahead;
 use crate::controller::rollout::record::Step;
 use crate::controller::rollout::steps::soak;
 use crate::controller::rollout::template::to_count;
@@ -108,8 +108,8 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Option<DeparturePlan> {
         since: Time(now),
     });
     departure.total = departure.total.max(to_count(leaving.len()));
-    if departure.since.0.duration_since(now) > MAX_CLOCK_LAG {
-        // An operator with another clock has written it, and nobody waits for that clock.
+    if is_ahead(departure.since.0, now) {
+        // Nobody waits for another clock.
         departure.since = Time(now);
     }
     let may_move = inputs.is_at_rest && !settings.paused;

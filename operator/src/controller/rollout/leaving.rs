@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use dnstier_crds::conditions::{ConditionStatus, ConditionType};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::jiff::Timestamp;
@@ -18,6 +17,7 @@ use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::owned::labels;
 use crate::controller::placement::{MAX_NAMES, TemplatePlacement, number_of_names};
+use crate::controller::rollout::announcement::{Announcement, announcement};
 use crate::controller::rollout::departure::{Departure, DeparturePlan, Inputs, KIND, LeavingNode, plan};
 use crate::controller::rollout::template::pods_of;
 
@@ -119,22 +119,13 @@ fn leaving_nodes(observed: &Observed, before: &PodSpec, after: &PodSpec, has_beg
         .collect()
 }
 
-/// Returns the begin of the step of a departure that the status shows, where it says that something is not rolled out.
-/// An older definition of `DnsTier` does not keep `status.rollout`: there the condition speaks of the departure once it
-/// speaks of this spec.
+/// Returns the begin of the step of a departure that the status announces.
 fn announced(observed: &Observed, departure: Option<&Departure>) -> Option<Timestamp> {
-    let status = observed.tier.status.as_ref()?;
-    let condition = status.conditions.iter().find(|condition| condition.type_ == ConditionType::RolledOut.name())?;
-    if condition.status != ConditionStatus::False.name() {
-        return None;
-    }
-    match &status.rollout {
-        Some(rollout) => rollout.since.as_ref().filter(|_| rollout.kind == KIND).map(|since| since.0),
-        None => {
-            let is_of_spec = condition.observed_generation == observed.tier.metadata.generation;
-            departure.filter(|_| is_of_spec).map(|departure| departure.since.0)
-        }
-    }
+    let since = match announcement(&observed.tier)? {
+        Announcement::Rollout(rollout) => rollout.since.as_ref().filter(|_| rollout.kind == KIND),
+        Announcement::Spec => departure.map(|departure| &departure.since),
+    };
+    since.map(|since| since.0)
 }
 
 /// Returns whether no pod is left on a node that has left. Pods on nodes that are away end when these return.

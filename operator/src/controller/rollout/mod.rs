@@ -17,6 +17,7 @@
 #[cfg(test)]
 mod absence_tests;
 pub(crate) mod address_use;
+mod announcement;
 pub(crate) mod asks;
 pub(crate) mod departure;
 pub(crate) mod leaving;

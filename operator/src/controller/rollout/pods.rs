@@ -12,7 +12,7 @@ pub(crate) const TELL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5)
 /// Time after the last telling at which a pod is given up, half a minute after the first.
 const GIVE_UP_AFTER: SignedDuration = SignedDuration::from_secs(15);
 /// Time by which the clock of an operator may be behind that of the one that wrote a time.
-pub(crate) const MAX_CLOCK_LAG: SignedDuration = SignedDuration::from_secs(5);
+const MAX_CLOCK_LAG: SignedDuration = SignedDuration::from_secs(5);
 
 /// Role of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,8 +120,13 @@ impl RolloutPod {
 /// Returns whether a span has passed since a time that some operator wrote. One that lies ahead is of another clock,
 /// and nobody waits for it.
 fn has_passed(since: Timestamp, span: SignedDuration, now: Timestamp) -> bool {
-    let passed = now.duration_since(since);
-    passed >= span || passed < -MAX_CLOCK_LAG
+    now.duration_since(since) >= span || is_ahead(since, now)
+}
+
+/// Returns whether a time lies so far ahead that an operator with another clock has written it.
+#[must_use]
+pub(crate) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time.duration_since(now) > MAX_CLOCK_LAG
 }
 
 /// Returns the zones with pods of a role: those with the fewest first, then by name.

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dnstier_crds::DnsTier;
-use dnstier_crds::conditions::{ConditionStatus, ConditionType};
 use dnstier_crds::v1alpha1::Rollout;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -20,6 +19,7 @@ use crate::controller::observe::poll::{AddressUses, PodSummary};
 use crate::controller::owned::{labels, names};
 use crate::controller::placement::Placement;
 use crate::controller::rollout::address_use::{self, given_up};
+use crate::controller::rollout::announcement::{Announcement, announcement};
 use crate::controller::rollout::plan::{Inputs, Plan, plan};
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::Record;
@@ -188,18 +188,12 @@ pub(super) fn running<'a>(
     record.proven.iter().chain(target).collect()
 }
 
-/// Returns the target for which the status of a tier says that it is not rolled out. An older definition of `DnsTier`
-/// does not keep `status.rollout`: there the condition speaks of the desired revision once it speaks of this spec.
+/// Returns the target for which the status of a tier says that it is not rolled out.
 fn announced(tier: &DnsTier, desired: &TierRevision) -> Option<String> {
-    let status = tier.status.as_ref()?;
-    let condition = status.conditions.iter().find(|condition| condition.type_ == ConditionType::RolledOut.name())?;
-    if condition.status != ConditionStatus::False.name() {
-        return None;
-    }
-    match &status.rollout {
-        Some(rollout) => Some(rollout.target.clone()),
-        None => (condition.observed_generation == tier.metadata.generation).then(|| desired.id.clone()),
-    }
+    Some(match announcement(tier)? {
+        Announcement::Rollout(rollout) => rollout.target.clone(),
+        Announcement::Spec => desired.id.clone(),
+    })
 }
 
 /// Returns the role of a pod.

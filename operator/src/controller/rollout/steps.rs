@@ -8,9 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::controller::judge::verdict::FailReason;
 use crate::controller::owned::labels::CONFIRM_ROLLOUT;
-use crate::controller::rollout::pods::{
-    MAX_CLOCK_LAG, Role, RolloutPod, candidates, sort_by_traffic, zone_size, zones,
-};
+use crate::controller::rollout::pods::{Role, RolloutPod, candidates, is_ahead, sort_by_traffic, zone_size, zones};
 use crate::controller::rollout::record::{Record, Step};
 use crate::controller::rollout::revision::TierRevision;
 
@@ -111,10 +109,9 @@ pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: O
 
 /// Replaces times that lie ahead: an operator with another clock has written them, and nobody waits for that clock.
 fn bring_back_times(record: &mut Record, now: Timestamp) {
-    let is_ahead = |time: &Time| time.0.duration_since(now) > MAX_CLOCK_LAG;
     let absent = record.absent.values_mut();
     let times = [&mut record.started, &mut record.since].into_iter().chain(&mut record.watched_since).chain(absent);
-    times.filter(|time| is_ahead(time)).for_each(|time| *time = Time(now));
+    times.filter(|time| is_ahead(time.0, now)).for_each(|time| *time = Time(now));
 }
 
 /// Notes since when nodes of the step, and nodes that go first, have no pod.
@@ -218,16 +215,13 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         record.reject(&reason.to_string(), sentence.clone(), around.retry, now);
         return;
     }
-    let mut silent: BTreeSet<String> = BTreeSet::new();
     let mut current = members(record, proven, around);
-    let is_target = |pod: &RolloutPod| pod.is_asked(record.target.part(pod.role));
-    // Where most of the others do not answer either, nobody knows what these run.
-    let is_other = |pod: &&RolloutPod| !pod.away && !current.iter().any(|one| one.name == pod.name);
-    let (unanswered, answered): (Vec<&RolloutPod>, Vec<&RolloutPod>) =
-        around.pods.iter().filter(is_other).partition(|pod| pod.is_unanswered || pod.unpolled);
-    let do_others_answer = !answered.is_empty() && answered.len() >= unanswered.len();
-    let is_given_up = |pod: &RolloutPod| pod.is_silent(now) && (do_others_answer || !pod.is_unanswered);
-    silent.extend(current.iter().filter(|pod| is_target(pod) && is_given_up(pod)).map(|pod| pod.key().to_owned()));
+    let do_others_answer = do_others_answer(&current, around);
+    let is_given_up = |record: &Record, pod: &RolloutPod| {
+        is_target_of(record, pod) && pod.is_silent(now) && (do_others_answer || !pod.is_unanswered)
+    };
+    let silent = current.iter().filter(|pod| is_given_up(record, pod)).map(|pod| pod.key().to_owned());
+    let silent: BTreeSet<String> = silent.collect();
     let is_first = matches!(record.step, Step::Resolver | Step::Canary);
     if !is_paused && !silent.is_empty() {
         let is_too_many =
@@ -238,51 +232,26 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         }
     }
     if !is_paused && is_first {
-        for key in &silent {
-            record.replaced = true;
-            set_aside(record, key);
+        if !replace_first(record, proven, around, &silent) {
+            return;
         }
-        let had_some = !record.moved.is_empty();
-        replace_absent(record, proven, around);
         current = members(record, proven, around);
-        let is_any_expected = record.moved.iter().any(|key| is_there(record, key, around));
-        if record.moved.is_empty() && !silent.is_empty() {
-            let sentence = not_in_force(record, &silent, silent.len());
-            record.reject(NOT_IN_FORCE, sentence, around.retry, now);
-            return;
-        }
-        if record.step == Step::Canary && current.is_empty() {
-            // Nobody was asked, so that nothing is known: a wave would be the first to run the target.
-            return;
-        }
-        if had_some && !is_any_expected {
-            begin_next(record, proven, around);
-            return;
-        }
     }
     if current.is_empty() {
         let is_waiting = record.step == Step::Resolver && record.moved.is_empty();
         // Pods that are all being made again have shown nothing yet.
-        let is_any_expected = record.moved.iter().any(|key| is_there(record, key, around));
-        if !is_paused && (!is_first && !is_any_expected || is_waiting) {
+        if !is_paused && (!is_first && !is_any_there(record, around) || is_waiting) {
             begin_next(record, proven, around);
         }
         return;
     }
-    let is_in_force = |pod: &&RolloutPod| {
-        pod.is_running(record.target.part(pod.role)) || !is_first && is_given_up(pod) && is_target_of(record, pod)
-    };
+    let is_in_force =
+        |pod: &&RolloutPod| pod.is_running(record.target.part(pod.role)) || !is_first && is_given_up(record, pod);
     let is_missing =
         record.moved.iter().any(|key| is_there(record, key, around) && !current.iter().any(|pod| pod.key() == key));
     let behind: Vec<&&RolloutPod> = current.iter().filter(|pod| !is_in_force(pod)).collect();
-    // A pod that was made again, or whose node was away, is watched as long as the others were, unless pods come and go
-    // all the time.
-    if now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
-        let is_late = |pod: &RolloutPod, since: &Time| {
-            pod.created > since.0 || !is_target_of(record, pod) || pod.told.is_some_and(|told| told > since.0)
-        };
-        let is_any_late = |since: &Time| is_missing || behind.iter().any(|pod| is_late(pod, since));
-        record.watched_since = record.watched_since.clone().filter(|since| !is_any_late(since));
+    if is_missing || is_any_late(record, &behind) {
+        restart_soak(record, around);
     }
     if is_missing || !behind.is_empty() {
         return;
@@ -295,6 +264,63 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
         record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
         record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
         begin_next(record, proven, around);
+    }
+}
+
+/// Returns whether enough pods beside those of the step answer. Where most of them do not, nobody knows what the pods
+/// of the step run.
+fn do_others_answer(current: &[&RolloutPod], around: &Surroundings<'_>) -> bool {
+    let answers = |pod: &&RolloutPod| !pod.is_unanswered && !pod.unpolled;
+    let present = || around.pods.iter().filter(|pod| !pod.away);
+    // The pods of the step are among those that are there.
+    let others = present().count() - current.len();
+    let answered = present().filter(answers).count() - current.iter().copied().filter(answers).count();
+    answered > 0 && answered * 2 >= others
+}
+
+/// Lets other pods go first in the place of those that are silent or absent. Returns whether the step goes on: it may
+/// be rejected, over, or without a pod for now.
+fn replace_first(
+    record: &mut Record,
+    proven: &TierRevision,
+    around: &Surroundings<'_>,
+    silent: &BTreeSet<String>,
+) -> bool {
+    for key in silent {
+        record.replaced = true;
+        set_aside(record, key);
+    }
+    let had_some = !record.moved.is_empty();
+    replace_absent(record, proven, around);
+    if record.moved.is_empty() && !silent.is_empty() {
+        let sentence = not_in_force(record, silent, silent.len());
+        record.reject(NOT_IN_FORCE, sentence, around.retry, around.now);
+        return false;
+    }
+    if record.step == Step::Canary && members(record, proven, around).is_empty() {
+        // Nobody was asked, so that nothing is known: a wave would be the first to run the target.
+        return false;
+    }
+    if had_some && !is_any_there(record, around) {
+        begin_next(record, proven, around);
+        return false;
+    }
+    true
+}
+
+/// Returns whether a pod that does not have the target in force came to its step after the others had it: made again,
+/// or told later because its node was away.
+fn is_any_late(record: &Record, behind: &[&&RolloutPod]) -> bool {
+    let is_late = |pod: &&&RolloutPod, since: &Time| {
+        pod.created > since.0 || !is_target_of(record, pod) || pod.told.is_some_and(|told| told > since.0)
+    };
+    record.watched_since.as_ref().is_some_and(|since| behind.iter().any(|pod| is_late(pod, since)))
+}
+
+/// Watches all pods of a step anew, unless pods come and go all the time.
+fn restart_soak(record: &mut Record, around: &Surroundings<'_>) {
+    if around.now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
+        record.watched_since = None;
     }
 }
 
@@ -315,6 +341,11 @@ fn is_there(record: &Record, key: &str, around: &Surroundings<'_>) -> bool {
     }
     let is_expected = |since: &Time| around.now.duration_since(since.0) < POD_ABSENCE;
     around.nodes.contains(key) && record.absent.get(key).is_none_or(is_expected)
+}
+
+/// Returns whether any pod of the step is there or expected.
+fn is_any_there(record: &Record, around: &Surroundings<'_>) -> bool {
+    record.moved.iter().any(|key| is_there(record, key, around))
 }
 
 fn set_aside(record: &mut Record, key: &str) {
@@ -346,7 +377,7 @@ fn replace_absent(record: &mut Record, proven: &TierRevision, around: &Surroundi
             }
         }
         Step::Resolver => {
-            let is_any = record.moved.iter().any(|key| is_there(record, key, around));
+            let is_any = is_any_there(record, around);
             let zone = record.zone.clone().unwrap_or_default();
             let mut others = candidates(around.pods, Role::Resolver, &zone, &proven.resolvers, &record.set_aside);
             sort_by_traffic(&mut others);

@@ -1,7 +1,7 @@
 //! Warnings about tiers that cannot be deserialized, whose status nobody can write: a log line and an event.
 //!
-//! These tiers have no reconciliation and so no schedule: what fails is tried again at a pace and with a back-off of
-//! its own, whatever wakes the tier.
+//! A tier that cannot be deserialized has no reconciliation and so no schedule: a report that fails is tried again at a
+//! pace and with a back-off of its own, whatever wakes the tier.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

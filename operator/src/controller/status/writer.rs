@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::controller::finding::Finding;
+use crate::controller::observe::own_writes::MAX_LAG;
 use crate::controller::status::rebase::rebase;
 use crate::controller::status::{dropped_fields, events};
 use crate::error::Error;
@@ -22,9 +23,6 @@ use crate::metrics::Metrics;
 
 /// Minimum time between two writes of a status in which no condition flips.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
-/// Time for which a write counts that the watch has not delivered. A watch without events ends after five minutes, and
-/// begins with a list.
-const MAX_LAG: Duration = Duration::from_secs(600);
 /// Time after which a status of which fields were dropped is written again: the CRD may have been upgraded.
 const RETRY_DROPPED: Duration = Duration::from_secs(60);
 /// Writes of one status at most: each but the last leaves out fields that the one before was refused for.

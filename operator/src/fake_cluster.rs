@@ -22,8 +22,29 @@ struct Objects {
     state: Arc<Mutex<State>>,
     /// Version of the newest event.
     version: Arc<watch::Sender<usize>>,
-    /// Whether watches deliver nothing for now.
-    is_held: Arc<watch::Sender<bool>>,
+    /// Watches that deliver nothing for now.
+    held: Arc<watch::Sender<Held>>,
+}
+
+/// Watches whose events are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// No watch.
+    Nothing,
+    /// Those of one collection.
+    Collection(&'static str),
+    /// All watches.
+    Everything,
+}
+
+impl Held {
+    fn includes(self, collection: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Collection(held) => held == collection,
+            Self::Everything => true,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -47,7 +68,7 @@ impl FakeCluster {
         let objects = Objects {
             state: Arc::default(),
             version: Arc::new(watch::Sender::new(0)),
-            is_held: Arc::new(watch::Sender::new(false)),
+            held: Arc::new(watch::Sender::new(Held::Nothing)),
         };
         let served = objects.clone();
         let reply = move |request: &FakeRequest| refuse(request).unwrap_or_else(|| served.reply(request));
@@ -64,9 +85,9 @@ impl FakeCluster {
         self.objects.delete(collection, name);
     }
 
-    /// Holds back the events of all watches, or lets them go.
-    pub(crate) fn hold_watches(&self, is_held: bool) {
-        self.objects.is_held.send_replace(is_held);
+    /// Holds back the events of these watches, and lets go those of the others.
+    pub(crate) fn hold(&self, held: Held) {
+        self.objects.held.send_replace(held);
     }
 
     /// Returns the objects of a collection.
@@ -205,7 +226,7 @@ impl Objects {
             let (objects, collection, selector) = (objects.clone(), collection.clone(), selector.clone());
             async move {
                 version.wait_for(|version| *version > next).await.ok()?;
-                objects.is_held.subscribe().wait_for(|is_held| !is_held).await.ok()?;
+                objects.held.subscribe().wait_for(|held| !held.includes(&collection)).await.ok()?;
                 let (of, event) = objects.lock().events[next].clone();
                 let is_sent = of == collection && is_selected(&event["object"], &selector);
                 Some((if is_sent { format!("{event}\n") } else { String::new() }, (next + 1, version)))

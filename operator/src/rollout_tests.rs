@@ -65,6 +65,26 @@ async fn a_good_change_goes_to_resolvers_then_to_the_first_nodes_then_in_waves_a
     assert!(conditions.iter().all(|condition| condition["observedGeneration"] == *generation));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_out_goes_on_while_the_watch_of_tiers_is_silent_and_no_status_is_written_twice() {
+    let mut world = World::start(&[2, 1], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    assert_eq!(world.step(), "Start", "no status that announces it was delivered");
+    world.silence_tiers(true);
+    world.run_until("all pods run it", |world| world.rolled_out().1 == "RolledOut").await;
+    world.run(5).await;
+    assert_eq!(world.record()["proven"]["id"], json!(target));
+    let is_status = |request: &&FakeRequest| request.path().ends_with("/dnstiers/default/status");
+    let requests = world.cluster.requests();
+    let mut written: Vec<&Value> = requests.iter().filter(is_status).map(|request| &request.body["status"]).collect();
+    let number = written.len();
+    written.dedup();
+    assert_eq!(written.len(), number);
+    world.silence_tiers(false);
+    world.run(2).await;
+    assert_eq!(world.rolled_out().1, "RolledOut");
+}
+
 /// Rolls out a change of the nodes that has a fault, and returns the reason and the sentence for which it was stopped.
 async fn stop(world: &mut World, fault: Fault) -> (String, String) {
     let target = world.change_nodes(600).await;

@@ -28,7 +28,7 @@ use crate::controller::{
     Applier, Backoff, Claims, Context, Observer, StatusWriter, Trials, UnreadableReporter, reconcile_tier,
 };
 use crate::fake_api::{FakeRequest, Reply};
-use crate::fake_cluster::FakeCluster;
+use crate::fake_cluster::{FakeCluster, Held};
 use crate::fake_pods::FakePods;
 use crate::leader::Leadership;
 use crate::metrics::Metrics;
@@ -117,8 +117,8 @@ impl Process {
         Self { context: Arc::new(context), poller, tiers, _tasks: tasks }
     }
 
-    /// Waits until the watches have delivered everything.
-    async fn catch_up(&self, cluster: &FakeCluster) {
+    /// Waits until the watches have delivered everything; that of tiers may be silent.
+    async fn catch_up(&self, cluster: &FakeCluster, is_silent: bool) {
         let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
         let expected = |collections: &[&str]| -> BTreeSet<String> {
             collections.iter().flat_map(|collection| cluster.list(collection)).map(|object| version(&object)).collect()
@@ -130,7 +130,7 @@ impl Process {
             let tiers = tiers.iter().filter_map(|tier| tier.0.as_ref().ok()?.resource_version());
             let nodes = self.poller.nodes.state().into_iter().filter_map(|node| node.resource_version());
             if pods.collect::<BTreeSet<_>>() == expected(&pod_collections)
-                && tiers.collect::<BTreeSet<_>>() == expected(&[TIERS])
+                && (is_silent || tiers.collect::<BTreeSet<_>>() == expected(&[TIERS]))
                 && nodes.collect::<BTreeSet<_>>() == expected(&[NODES])
             {
                 return;
@@ -160,6 +160,8 @@ pub(crate) struct World {
     refusing: Arc<Mutex<BTreeSet<String>>>,
     /// Whether each pod is polled before a pass.
     pub(crate) is_polling: bool,
+    /// Whether the watch of tiers delivers nothing.
+    is_silent: bool,
     pub(crate) first: String,
 }
 
@@ -207,8 +209,9 @@ impl World {
             }
         }
         let process = Process::start(&cluster, &clock).await;
-        let (is_polling, first) = (true, String::new());
-        let mut world = Self { cluster, pods, process, clock, is_fenced, is_old, refusing, is_polling, first };
+        let (is_polling, is_silent, first) = (true, false, String::new());
+        let mut world =
+            Self { cluster, pods, process, clock, is_fenced, is_old, refusing, is_polling, is_silent, first };
         world.run_until("the last Deployment", |world| world.cluster.list(DEPLOYMENTS).len() == zones.len()).await;
         let nodes: usize = zones.iter().sum();
         let status = json!({"observedGeneration": 1_000, "desiredNumberScheduled": nodes, "numberReady": nodes,
@@ -229,18 +232,18 @@ impl World {
     /// Lets a pass happen as [`Self::pass`] does, while a change of the cluster is not known to the operator yet.
     pub(crate) async fn pass_behind(&mut self, change: impl FnOnce(&FakeCluster)) {
         self.pass_after(|cluster| {
-            cluster.hold_watches(true);
+            cluster.hold(Held::Everything);
             change(cluster);
         })
         .await;
-        self.cluster.hold_watches(false);
+        self.cluster.hold(Held::Nothing);
     }
 
     /// Lets a pass happen right after the operator has seen everything and this was done.
     async fn pass_after(&mut self, change: impl FnOnce(&FakeCluster)) {
         let now = Timestamp::from_second(self.clock.fetch_add(1, Ordering::Relaxed) + 1).unwrap();
         self.pods.set_now(now);
-        self.process.catch_up(&self.cluster).await;
+        self.process.catch_up(&self.cluster, self.is_silent).await;
         change(&self.cluster);
         if self.is_polling {
             self.process.poller.poll_all(u32::try_from((now.as_second() - BEGIN) * 1_000).unwrap()).await;
@@ -273,6 +276,12 @@ impl World {
     /// Sets whose annotations the API server refuses: pods by the begin of their names.
     pub(crate) fn refuse(&self, pods: &[&str]) {
         *self.refusing.lock().unwrap() = pods.iter().map(|pod| (*pod).to_owned()).collect();
+    }
+
+    /// Sets whether the watch of tiers delivers nothing.
+    pub(crate) fn silence_tiers(&mut self, is_silent: bool) {
+        self.is_silent = is_silent;
+        self.cluster.hold(if is_silent { Held::Collection(TIERS) } else { Held::Nothing });
     }
 
     /// Replaces the process of the operator by another one.

@@ -17,7 +17,7 @@ use crate::client::{self, Limits};
 use crate::controller::fixtures::{kube_dns, linux, settings, tier};
 use crate::controller::owned::labels;
 use crate::fake_api::{FakeRequest, Reply};
-use crate::fake_cluster::FakeCluster;
+use crate::fake_cluster::{FakeCluster, Held};
 use crate::fake_pods::FakePods;
 use crate::leader::fake_lease::{FakeLease, TIMING};
 use crate::leader::{Elector, Fence, Leadership, new_identity};
@@ -287,11 +287,11 @@ async fn a_failing_tier_makes_few_requests_while_its_cluster_never_rests() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_operator_knows_what_it_wrote_before_its_watches_say_so() {
     let cluster = FakeCluster::start(|_| None).await;
-    cluster.hold_watches(true);
+    cluster.hold(Held::Everything);
     let _metrics = start_operator(&cluster, Leadership::permanent());
     // The Deployments need the addresses that the API server gave to the Services of the first pass.
     wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
-    cluster.hold_watches(false);
+    cluster.hold(Held::Nothing);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

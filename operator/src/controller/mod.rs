@@ -157,6 +157,7 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
     if let Some(next_look) = claims.settle(&tier, tokio::time::Instant::now()).await? {
         return Ok(next_look);
     }
+    let tier = status_writer.with_last_status(tier);
     let observed = match observer.observe(tier.clone()).await {
         Ok(observed) => observed,
         Err(error) => {

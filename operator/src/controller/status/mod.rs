@@ -5,7 +5,6 @@ mod dropped_fields;
 mod events;
 mod facts;
 mod findings;
-mod rebase;
 mod start;
 mod throttling;
 mod traffic;

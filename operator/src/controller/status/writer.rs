@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use crate::controller::finding::Finding;
 use crate::controller::observe::own_writes::MAX_LAG;
-use crate::controller::status::rebase::rebase;
 use crate::controller::status::{dropped_fields, events};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -59,6 +58,11 @@ struct LastWrite {
 }
 
 impl LastWrite {
+    /// Returns whether the next write has to wait, unless a condition flips.
+    fn is_recent(&self, min_interval: Duration) -> bool {
+        self.time.elapsed() < min_interval
+    }
+
     /// Returns whether the watch has not delivered the write: the tier has a version that it replaced.
     fn is_undelivered(&self, tier: &DnsTier) -> bool {
         let version = tier.metadata.resource_version.as_ref();
@@ -90,8 +94,22 @@ impl StatusWriter {
         Self { min_interval: Duration::ZERO, ..self }
     }
 
-    /// Writes the status, unless it is unchanged or has to wait, and publishes an event for each changed condition
-    /// after the write. Returns the time after which a status that waits is to be written.
+    /// Returns a tier with the last status that this process wrote, if the watch may not have delivered it yet. The next
+    /// status continues it: times of conditions, numbers with hysteresis, and what the status announces.
+    #[must_use]
+    pub(crate) fn with_last_status(&self, tier: Arc<DnsTier>) -> Arc<DnsTier> {
+        let last = self.last_write(&tier);
+        let is_ahead = |last: &LastWrite| last.is_recent(self.min_interval) || last.is_undelivered(&tier);
+        let Some(last) = last.filter(is_ahead) else { return tier };
+        let operator = tier.status.as_ref().and_then(|status| status.operator.clone());
+        let mut tier = Arc::unwrap_or_clone(tier);
+        tier.status = Some(DnsTierStatus { operator, ..last.kept });
+        Arc::new(tier)
+    }
+
+    /// Writes the status of a tier that [`Self::with_last_status`] returned, unless the status is unchanged or has to
+    /// wait, and publishes an event for each changed condition after the write. Returns the time after which a status
+    /// that waits is to be written.
     ///
     /// # Errors
     ///
@@ -103,20 +121,13 @@ impl StatusWriter {
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
         let last = self.last_write(tier);
-        let recent = last.as_ref().filter(|last| last.time.elapsed() < self.min_interval);
-        // The watch may not have delivered the last write yet.
-        let ahead = recent.or_else(|| last.as_ref().filter(|last| last.is_undelivered(tier)));
-        // The claim has a writer of its own, and no apply may own it.
-        let without_claim = |status: &DnsTierStatus| DnsTierStatus { operator: None, ..status.clone() };
-        let (mut status, observed) = (without_claim(status), tier.status.as_ref().map(without_claim));
-        if let Some(last) = ahead {
-            rebase(&mut status, &last.status, now);
-        }
+        let (status, observed) = (without_claim(status), tier.status.as_ref().map(without_claim));
         let status = &status;
         // Where fields were dropped, what is there is as good as what was written.
+        let last_kept = last.as_ref().filter(|last| observed.as_ref() == Some(&last.kept));
+        let previous = last_kept.map(|last| &last.status).or(observed.as_ref());
         let partly_kept = last.as_ref().filter(|last| !last.dropped.is_empty());
-        let as_written = partly_kept.filter(|last| observed.as_ref() == Some(&last.kept));
-        let previous = ahead.or(as_written).map(|write| &write.status).or(observed.as_ref());
+        let recent = last.as_ref().filter(|last| last.is_recent(self.min_interval));
         match decide(previous, status, recent.map(|write| write.time.elapsed())) {
             Decision::Unchanged if partly_kept.is_some_and(|last| last.time.elapsed() >= RETRY_DROPPED) => {}
             Decision::Unchanged => return Ok(None),
@@ -178,6 +189,11 @@ impl StatusWriter {
         let last_writes = self.last_writes.lock().unwrap_or_else(PoisonError::into_inner);
         last_writes.get(&tier.name_any()).filter(|last| last.uid == tier.uid()).cloned()
     }
+}
+
+/// Returns a status without its claim, which has a writer of its own, and no apply may own it.
+fn without_claim(status: &DnsTierStatus) -> DnsTierStatus {
+    DnsTierStatus { operator: None, ..status.clone() }
 }
 
 /// Returns the versions that a write of a tier has replaced: that of the store, and those that the last write replaced
@@ -348,12 +364,12 @@ mod tests {
         let first = status(ConditionStatus::True, "4 nodes");
         writer.write(&tier, &first, now).await.unwrap();
         server.requests();
+        let tier = writer.with_last_status(Arc::new(tier));
         assert_eq!(writer.write(&tier, &first, now).await.unwrap(), None);
         let second = status(ConditionStatus::True, "5 nodes");
         assert_eq!(writer.write(&tier, &second, now).await.unwrap(), Some(MIN_INTERVAL));
         assert_eq!(server.requests(), Vec::<&str>::new());
         tokio::time::advance(MIN_INTERVAL).await;
-        let tier = DnsTier { status: Some(first), ..tier };
         assert_eq!(writer.write(&tier, &second, now).await.unwrap(), None);
         assert_eq!(server.requests(), ["status"], "no condition has changed its reason");
     }
@@ -385,7 +401,8 @@ mod tests {
         let start = Instant::now();
         let write = async |tier: &DnsTier, truth| {
             let now = begin + start.elapsed();
-            let next = writer.write(tier, &next_status(tier, truth, now), now).await.unwrap();
+            let tier = writer.with_last_status(Arc::new(tier.clone()));
+            let next = writer.write(&tier, &next_status(&tier, truth, now), now).await.unwrap();
             assert_eq!(next, None);
             server.requests()
         };
@@ -468,6 +485,10 @@ mod tests {
             assert_eq!(writer.write(&tier, status, now).await.unwrap(), None);
         }
         assert_eq!(server.requests(), Vec::<&str>::new());
+        *server.code.lock().unwrap() = 200;
+        writer.write(&tier, &status(ConditionStatus::False, ""), now).await.unwrap();
+        let status = writer.with_last_status(Arc::new(tier)).status.clone().unwrap();
+        assert_eq!((status.operator, status.conditions[0].status.as_str()), (claimed.operator, "False"));
     }
 
     #[tokio::test(start_paused = true)]

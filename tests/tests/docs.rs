@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn repository() -> PathBuf {
@@ -161,34 +162,77 @@ fn every_claim_about_packets_names_a_test() {
     }
 }
 
-#[test]
-fn every_right_of_the_operator_is_in_the_threat_model() {
-    let page = read(&repository().join("SECURITY.md"));
-    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
-    let list = |line: &str, name: &str| {
-        let items = line.split_once(name).and_then(|(_, rest)| rest.strip_prefix(": [")?.strip_suffix(']'));
-        items.map(|items| items.split(", ").map(str::to_owned).collect::<Vec<_>>())
-    };
-    let mut count = 0;
+/// Right of the operator: its place, resource, name of the object (empty for every one) and verbs.
+type Right = [String; 4];
+
+/// Lines of templates that say where rights hold, and the words of the threat model for it.
+const PLACES: [(&str, &str); 5] = [
+    ("kind: ClusterRole", "cluster"),
+    ("namespace: default", "namespace `default`"),
+    ("namespace: {{ .Values.nodeNamespace.name }}", "namespace of the node pods"),
+    ("namespace: {{ .Release.Namespace }}", "the release's namespace"),
+    ("namespace: {{ . }}", "`clusterDnsNamespaces` (`kube-system`)"),
+];
+
+/// Returns the rights that the chart gives.
+fn given_rights() -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
     for file in std::fs::read_dir(repository().join("charts/dnstier/templates")).unwrap() {
         let path = file.unwrap().path();
         if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rbac-")) {
             continue;
         }
-        let mut resources = Vec::new();
-        for line in read(&path).lines() {
-            resources = list(line, "resources").unwrap_or(resources);
-            let Some(verbs) = list(line, "verbs") else { continue };
-            count += 1;
-            let verbs = format!("| {} |", verbs.join(", "));
-            let is_told = |resource: &&String| {
-                rows.iter().any(|row| row.contains(&format!("`{resource}`")) && row.ends_with(&verbs))
-            };
-            let untold: Vec<_> = resources.iter().filter(|resource| !is_told(resource)).collect();
-            assert!(untold.is_empty(), "SECURITY.md does not tell {untold:?} {verbs}, see {}", path.display());
+        let (mut place, mut resources, mut name) = (None, Vec::new(), String::new());
+        for line in read(&path).lines().map(str::trim) {
+            let list = |key: &str| line.strip_prefix(key)?.strip_prefix(": [")?.strip_suffix(']');
+            if let Some((_, told)) = PLACES.iter().find(|(start, _)| *start == line) {
+                place = Some(*told);
+            } else if line.starts_with("kind: ") {
+                place = None;
+            } else if line.starts_with("- apiGroups: ") {
+                resources.clear();
+                name.clear();
+            } else if let Some(all) = list("resources") {
+                resources = all.split(", ").map(str::to_owned).collect();
+            } else if let Some(one) = list("resourceNames") {
+                one.clone_into(&mut name);
+            } else if let Some(verbs) = list("verbs") {
+                let place = place.unwrap_or_else(|| panic!("{}: {verbs} in an unknown place", path.display()));
+                let right = |resource: &String| [place, resource.as_str(), name.as_str(), verbs].map(str::to_owned);
+                rights.extend(resources.iter().map(right));
+            }
         }
     }
-    assert!(count > 10, "only {count} rules were found");
+    rights
+}
+
+/// Returns the rights that the threat model tells.
+fn told_rights() -> BTreeSet<Right> {
+    let page = read(&repository().join("SECURITY.md"));
+    let (_, section) = page.split_once("\n### Rights of the operator\n").unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let mut rights = BTreeSet::new();
+    // The first two rows are the header.
+    for row in rows.skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let &[place, resources, verbs] = cells.as_slice() else { panic!("a row without three cells: {row}") };
+        // What is in parentheses explains.
+        let resources = resources.split(" (").next().unwrap_or_default();
+        let (resources, name) = resources.split_once(" of the name ").unwrap_or((resources, ""));
+        let name = quoted(name).next().unwrap_or_default();
+        rights.extend(quoted(resources).map(|resource| [place, resource, name, verbs].map(str::to_owned)));
+    }
+    rights
+}
+
+#[test]
+fn the_threat_model_tells_the_rights_that_the_operator_has_and_no_others() {
+    let (given, told) = (given_rights(), told_rights());
+    assert!(given.len() > 20, "only {} rights were found", given.len());
+    let untold: Vec<_> = given.difference(&told).collect();
+    assert!(untold.is_empty(), "SECURITY.md does not tell these rights: {untold:#?}");
+    let others: Vec<_> = told.difference(&given).collect();
+    assert!(others.is_empty(), "SECURITY.md tells rights that the chart does not give: {others:#?}");
 }
 
 /// Every Rust file that is ours.

@@ -107,7 +107,13 @@ impl<'a> MissingGrant<'a> {
     /// Returns the advice with the `kubectl` commands that grant the permission.
     fn remedy(&self) -> String {
         let Self { account_namespace, account, verb, resource, namespace } = self;
-        let verbs = if resource == "services" { "get,list,watch,create,patch,delete" } else { verb };
+        // All that is done with Services: other verbs would be refused next. Those of a namespace that the settings do
+        // not name are read by each pass and not watched.
+        let verbs = match (resource.as_str(), *verb) {
+            ("services", "get") => "get,list,create,patch,delete",
+            ("services", _) => "list,watch,create,patch,delete",
+            (_, verb) => verb,
+        };
         match namespace {
             Some(namespace) => format!(
                 "grant it with `kubectl -n {namespace} create role dnstier-extra --verb={verbs} \
@@ -151,11 +157,22 @@ mod tests {
         assert_eq!(finding.reason, Reason::Forbidden);
         for part in [
             "kubectl -n kube-system create role",
-            "--resource=services ",
+            "--verb=list,watch,create,patch,delete --resource=services ",
             "--serviceaccount=dnstier-system:dnstier-operator",
         ] {
             assert!(finding.message.contains(part), "{}", finding.message);
         }
+    }
+
+    #[test]
+    fn services_that_are_not_watched_need_get_and_no_watch() {
+        let finding = finding_of(
+            403,
+            "services \"dns\" is forbidden: User \"system:serviceaccount:a:b\" cannot get resource \"services\" in API \
+             group \"\" in the namespace \"other\"",
+        );
+        let command = "kubectl -n other create role dnstier-extra --verb=get,list,create,patch,delete ";
+        assert!(finding.message.contains(command), "{}", finding.message);
     }
 
     #[test]

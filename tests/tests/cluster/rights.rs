@@ -125,7 +125,7 @@ fn a_stolen_token_creates_no_workload_with_more_than_the_operator_renders() {
     thief.create(&zone_resolver()).expect("a Deployment as the operator renders it is admitted");
 
     type Change = fn(&mut Value);
-    let changes: [(&str, &str, Change); 22] = [
+    let changes: [(&str, &str, Change); 28] = [
         ("a privileged container", "privilege", |pod| {
             let context = &mut pod["containers"][0]["securityContext"];
             context["privileged"] = json!(true);
@@ -172,6 +172,26 @@ fn a_stolen_token_creates_no_workload_with_more_than_the_operator_renders() {
         ("another command", "command", |pod| pod["containers"][0]["command"] = json!(["/usr/sbin/nft"])),
         ("another command as a probe", "command", |pod| {
             pod["containers"][0]["livenessProbe"]["exec"]["command"] = json!(["/usr/sbin/nft", "flush", "ruleset"]);
+        }),
+        ("another program in the place of nft", "argument", |pod| {
+            push(&mut pod["containers"][0]["args"], json!("--nft=/etc/dnstier/own.json"));
+        }),
+        ("the agent itself as a probe", "argument", |pod| {
+            pod["containers"][0]["livenessProbe"]["exec"]["command"] =
+                json!(["/node-agent", "run", "--nft", "/etc/dnstier/own.json"]);
+        }),
+        ("another folder of the configuration", "argument", |pod| {
+            push(&mut pod["containers"][1]["args"], json!("/proc/1/root/etc"));
+        }),
+        ("a configuration that can be run", "volumes", |pod| {
+            pod["volumes"][0]["projected"]["defaultMode"] = json!(0o755);
+        }),
+        ("a file of the configuration that can be run", "volumes", |pod| {
+            let items = json!([{"key": "own.json", "path": "own.json", "mode": 0o755}]);
+            pod["volumes"][0]["projected"]["sources"][0]["configMap"]["items"] = items;
+        }),
+        ("an annotation that can be run", "volumes", |pod| {
+            pod["volumes"][0]["projected"]["sources"][1]["downwardAPI"]["items"][0]["mode"] = json!(0o755);
         }),
         ("a command at the start", "field", |pod| {
             pod["containers"][0]["lifecycle"] = json!({"postStart": {"exec": {"command": ["/usr/sbin/nft"]}}});

@@ -119,9 +119,9 @@ $(CONTROL_PLANE_TESTS:%=test-%): test-%:
 
 .PHONY: test-long
 test-long: export DNSTIER_TESTS_REQUIRE_ALL := 1
-test-long: require ## Run the long forms of tests, one after the other, seven hours at the most
+test-long: require ## Run the long forms of tests, one after the other, twelve hours at the most; `make bench-scale` is that of scale
 	$(control_plane)
-	@# Each stops by itself; the limit is for the one that does not.
+	@# Each of the six stops by itself; its limit, two hours, is for the one that does not.
 	timeout 7200 $(CARGO) test --release --locked --package node-cache --lib --test data_path --no-fail-fast -- --ignored \
 	  --nocapture --test-threads=1
 	timeout 7200 $(CARGO) test --release --locked --package dnstier-operator --lib --no-fail-fast -- --ignored --nocapture

@@ -274,10 +274,13 @@ fn name_of(line: &str) -> Option<(String, String)> {
     (event["type"] != "BOOKMARK").then(|| (text("namespace"), text("name")))
 }
 
+/// Collection of the tiers, of which no list is an old one: an operator rightly carries out the spec that it reads.
+const TIERS: &str = "dnstiers";
+
 /// Collections whose first list after a restart is an old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OldLists {
-    /// All: the operator reads an API server that lags behind as a whole.
+    /// All but the tiers: the operator reads an API server that lags behind as a whole.
     All,
     /// The collections of this name, such as `pods`.
     Of(&'static str),
@@ -286,9 +289,10 @@ pub(crate) enum OldLists {
 impl OldLists {
     /// Returns whether the list of a path is an old one.
     pub(crate) fn has(self, path: &str) -> bool {
+        let collection = path.rsplit('/').next().unwrap_or_default();
         match self {
-            Self::All => true,
-            Self::Of(collection) => path.rsplit('/').next() == Some(collection),
+            Self::All => collection != TIERS,
+            Self::Of(one) => collection == one,
         }
     }
 }
@@ -334,6 +338,13 @@ fn the_kind_of_a_request_follows_from_its_method_and_path() {
         assert_eq!(Kind::of(method, uri, told), kind, "{method} {uri}");
     }
     assert_eq!(Kind::of("PATCH", "/api/v1/namespaces/a/pods/b/status", b"{}"), Kind::Write);
+}
+
+#[test]
+fn old_lists_are_those_of_one_collection_or_of_all_but_the_tiers() {
+    let (pods, tiers) = ("/api/v1/namespaces/a/pods", "/apis/dnstier.io/v1alpha1/dnstiers");
+    assert_eq!([pods, tiers].map(|path| OldLists::All.has(path)), [true, false]);
+    assert_eq!([pods, "/api/v1/nodes"].map(|path| OldLists::Of("pods").has(path)), [true, false]);
 }
 
 #[test]

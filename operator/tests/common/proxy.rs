@@ -70,7 +70,9 @@ struct State {
     old: Option<OldLists>,
     /// Paths whose old list was served.
     served: Once,
-    /// Number of old lists and of disturbed events in this phase.
+    /// Number of old lists that were served in this phase.
+    old_lists: usize,
+    /// Number of disturbed events in this phase, and of requests that had a fault before another one was placed.
     hits: usize,
     log: Vec<String>,
 }
@@ -105,6 +107,7 @@ impl Proxy {
         let mut state = self.shared.lock();
         state.script = Script::new(placements);
         state.distorted = Once::default();
+        state.old_lists = 0;
         state.hits = 0;
         state.log.clear();
         drop(state);
@@ -132,7 +135,12 @@ impl Proxy {
     /// Returns the number of requests, lists and events in this phase that had a fault.
     pub(crate) fn hits(&self) -> usize {
         let state = self.shared.lock();
-        state.script.hits + state.hits
+        state.script.hits + state.old_lists + state.hits
+    }
+
+    /// Returns the number of old lists that were served in this phase.
+    pub(crate) fn old_lists(&self) -> usize {
+        self.shared.lock().old_lists
     }
 
     /// Returns the places of the faults that a request of this phase had.
@@ -232,7 +240,8 @@ impl Shared {
             }
             let fault = state.script.decide(kind);
             if kind == Kind::List {
-                state.lists.insert(path.clone(), uri.clone());
+                // The first list of a path is that of its watch; later ones may be of one object.
+                state.lists.entry(path.clone()).or_insert_with(|| uri.clone());
             }
             if kind != Kind::Election {
                 state
@@ -264,21 +273,17 @@ impl Shared {
             }
             Some(Fault::KillAfter | Fault::CutAfter) | None => {}
         }
-        match kind {
-            Kind::List => {
-                if let Some(old) = self.old_list(&path) {
-                    return Ok(respond(200, full(old)));
-                }
-            }
-            Kind::Watch => {
+        let old = if kind == Kind::List { self.old_list(&path) } else { None };
+        let response = match (kind, old) {
+            (_, Some(old)) => respond(200, full(old)),
+            (Kind::Watch, _) => {
                 if self.lags_behind(&path) {
                     tokio::time::sleep(LAG).await;
                 }
-                return self.watch(upstream, path).await;
+                self.clone().watch(upstream, path).await?
             }
-            _ => {}
-        }
-        let response = self.forward(upstream).await?;
+            _ => self.forward(upstream).await?,
+        };
         match fault {
             Some(Fault::KillAfter) => {
                 self.kill();
@@ -389,7 +394,7 @@ impl Shared {
         state.old.filter(|old| old.has(path))?;
         let list = state.recorded.get(path).cloned()?;
         let is_first = state.served.is_first(path);
-        state.hits += usize::from(is_first);
+        state.old_lists += usize::from(is_first);
         is_first.then_some(list)
     }
 

@@ -25,7 +25,7 @@ use super::objects::{KINDS, Objects};
 use super::proxy::Proxy;
 
 const CRDS: &str = include_str!("../../../charts/dnstier/files/dnstiers.yaml");
-/// Label of a node with the world that it is in.
+/// Label of a node and of a tier with the world that it is in.
 pub(crate) const WORLD_LABEL: &str = "faults/world";
 /// Letters of the nodes and their zones at the begin of a life.
 const NODES: [(&str, &str); 3] = [("a1", "zone-stay"), ("a2", "zone-stay"), (MOVING_NODE, LEFT_ZONE)];
@@ -70,7 +70,7 @@ impl Cluster {
     }
 }
 
-/// World of one life. Its processes end on drop.
+/// World of one life, with one tier unless a test makes more. Its processes end on drop.
 pub(crate) struct World {
     /// Name of the world and of its tier.
     pub(crate) name: String,
@@ -178,17 +178,25 @@ impl World {
         drop(leases.delete("dnstier-operator", &DeleteParams::default()).await);
     }
 
-    /// Creates the tier, or changes its spec.
-    pub(crate) async fn apply_tier(&self, mut spec: Value) -> Result<()> {
-        let name = &self.name;
-        spec["clusterDns"] = json!({"namespace": format!("{name}-dns"), "name": "kube-dns"});
-        spec["nodeCache"]["nodeSelector"] = json!({WORLD_LABEL: name});
-        spec["resolvers"]["nodeSelector"] = json!({WORLD_LABEL: name});
-        let tier = json!({
-            "apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": name}, "spec": spec,
-        });
+    /// Creates the tier on all nodes, or changes its spec.
+    pub(crate) async fn apply_tier(&self, spec: Value) -> Result<()> {
+        self.apply_tier_on(&self.name, &json!({WORLD_LABEL: self.name}), spec).await
+    }
+
+    /// Creates a tier on the nodes with these labels, or changes its spec.
+    pub(crate) async fn apply_tier_on(&self, name: &str, nodes: &Value, mut spec: Value) -> Result<()> {
+        spec["clusterDns"] = json!({"namespace": format!("{}-dns", self.name), "name": "kube-dns"});
+        spec["nodeCache"]["nodeSelector"] = nodes.clone();
+        spec["resolvers"]["nodeSelector"] = nodes.clone();
+        let tier = self.tier(name, &spec);
         apply::<DnsTier>(&Api::all(self.cluster.client.clone()), name, tier).await?;
         Ok(())
+    }
+
+    /// Returns a tier of this world.
+    pub(crate) fn tier(&self, name: &str, spec: &Value) -> Value {
+        let metadata = json!({"name": name, "labels": {WORLD_LABEL: self.name}});
+        json!({"apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": metadata, "spec": spec})
     }
 
     /// Deletes the tier.
@@ -269,10 +277,8 @@ impl Drop for Release {
 
 /// Returns the parameters of lists that show an operator one world only.
 fn scope_of(world: &str) -> BTreeMap<&'static str, String> {
-    BTreeMap::from([
-        ("nodes", format!("labelSelector=faults%2Fworld%3D{world}")),
-        ("dnstiers", format!("fieldSelector=metadata.name%3D{world}")),
-    ])
+    let of_world = format!("labelSelector=faults%2Fworld%3D{world}");
+    BTreeMap::from([("nodes", of_world.clone()), ("dnstiers", of_world)])
 }
 
 async fn create_namespace(client: &Client, name: &str) -> Result<()> {

@@ -82,6 +82,15 @@ impl Disturbance {
         if let Self::OldLists(_, old) = self { Some(old) } else { None }
     }
 
+    /// Returns how often a life met the fault itself. The end of an operator that only leads to it does not count.
+    pub(crate) fn times_met(self, life: &[PhaseEnd]) -> usize {
+        match self {
+            Self::Restart(_, placement) => life.iter().filter(|end| end.met.contains(&placement)).count(),
+            Self::OldLists(..) => life.iter().map(|end| end.old_lists).sum(),
+            _ => life.iter().map(|end| end.hits).sum(),
+        }
+    }
+
     /// Returns whether the operator is killed around the request of the test itself, before or after it. The operator
     /// writes nothing while a tier is deleted.
     fn kills_around_delete(self) -> Option<bool> {
@@ -104,8 +113,10 @@ pub(crate) struct PhaseEnd {
     pub(crate) writes: usize,
     /// Number of requests that had the fault.
     pub(crate) hits: usize,
-    /// Places of the faults that a request had.
+    /// Places of the faults that a request had. A restart leaves those of the new operator alone.
     pub(crate) met: Vec<Placement>,
+    /// Number of old lists that were served.
+    pub(crate) old_lists: usize,
     /// Steps of the roll-out that were seen.
     pub(crate) steps: BTreeSet<String>,
     /// Time that it took.
@@ -295,7 +306,8 @@ async fn run_phase(
             let counts = counts_of(&world.name, objects);
             compare_counts(disturbance, expected, &counts)?;
             let (writes, hits, met, time) = (proxy.writes(), proxy.hits(), proxy.met(), start.elapsed());
-            return Ok(PhaseEnd { state, counts, writes, hits, met, steps, time });
+            let old_lists = proxy.old_lists();
+            return Ok(PhaseEnd { state, counts, writes, hits, met, old_lists, steps, time });
         }
         if now - start > LIMIT {
             match expected {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use dnstier_tests::require;
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
@@ -10,13 +10,11 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::common::objects::Key;
 use crate::common::state::is_at_rest;
+use crate::waits::{LIMIT, LOOK_INTERVAL, wait_until};
 use crate::world::World;
 use crate::{cluster, runtime};
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-const LIMIT: Duration = Duration::from_secs(300);
 /// Time without a renewal of its Lease that a release is given at least, less the time between two looks.
 const SILENCE: Duration = Duration::from_secs(50);
 /// Time in which the tier of a release that is gone has to be taken over.
@@ -96,28 +94,4 @@ async fn events(world: &World) -> Result<i32> {
     let events = events.list(&ListParams::default().fields(&selector)).await?;
     let times = |event: &Event| event.series.as_ref().and_then(|series| series.count).unwrap_or(1);
     Ok(events.items.iter().map(times).sum())
-}
-
-async fn wait_until(world: &World, what: &str, is_so: impl Fn() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !is_so() {
-        if start.elapsed() > LIMIT {
-            let tier = world.cluster.objects.get("DnsTier", "", &world.name);
-            let of_world = |key: &Key, _: &Value| key.1.starts_with(&world.name);
-            let workloads = world
-                .cluster
-                .objects
-                .select(of_world)
-                .into_iter()
-                .filter(|(key, _)| ["Pod", "Deployment", "DaemonSet"].contains(&key.0));
-            let workloads = workloads.map(|((kind, namespace, name), object)| {
-                let annotations = &object["metadata"]["annotations"];
-                format!("{kind} {namespace}/{name}: {annotations} {}", object["status"])
-            });
-            let workloads = workloads.collect::<Vec<_>>().join("\n");
-            bail!("{what}: {}\n{workloads}", tier.map(|tier| tier["status"].to_string()).unwrap_or_default());
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Driver of one tier: it changes the spec, waits until the tier has come to what the transition asks for, and consults
 //! the oracles.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(240);
 /// Limit of an error: a pod that does not run is reported after five minutes.
 const ERROR_LIMIT: Duration = Duration::from_secs(400);
+/// Time for which a change that is held is looked at. Without the pause its first pods would be told after one pass and
+/// one look at them, and the next ones after probes and a soak of 5 s.
+const HELD_TIME: Duration = Duration::from_secs(15);
 /// Limit for workloads that are not healthy while their tier is at rest: the watches of the test are not in step.
 const LAG: Duration = Duration::from_secs(20);
 /// Reasons of errors with which everything stays as it was.
@@ -142,11 +145,10 @@ impl Driver {
             Outcome::Refused => self.be_refused(transition, &spec, &before).await,
             Outcome::Error => self.err_and_revert(transition, &spec, &before).await,
             Outcome::Held(release) => {
-                self.apply(&spec).await?;
                 let told = asked(&self.world.name, &self.world.cluster.objects);
+                self.apply(&spec).await?;
                 self.problem(transition).await?;
-                let now = asked(&self.world.name, &self.world.cluster.objects);
-                ensure!(told == now, "consistency: pods are told of a change that is held");
+                self.hold(&told).await?;
                 let mut released = spec.clone();
                 release.apply(&mut released, &self.table);
                 self.report.held += 1;
@@ -335,6 +337,17 @@ impl Driver {
         }
     }
 
+    /// Checks that no pod is told of a change that is held, for longer than pods wait that are told of one.
+    async fn hold(&self, told: &BTreeMap<String, Value>) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < HELD_TIME {
+            self.look().await?;
+            let now = asked(&self.world.name, &self.world.cluster.objects);
+            ensure!(now == *told, "consistency: pods are told of a change that is held: {now:?} instead of {told:?}");
+        }
+        Ok(())
+    }
+
     /// Waits until the change of a spec is under way, or over.
     async fn until_it_moves(&mut self) -> Result<()> {
         let start = Instant::now();
@@ -374,9 +387,7 @@ impl Driver {
     /// Applies a spec, forced; the error is that of the API server.
     async fn apply(&self, spec: &Value) -> Result<()> {
         let name = &self.world.name;
-        let tier = json!({
-            "apiVersion": "dnstier.io/v1alpha1", "kind": "DnsTier", "metadata": {"name": name}, "spec": spec,
-        });
+        let tier = self.world.tier(name, spec);
         let params = PatchParams::apply("driver").force();
         let tier = self.tiers().patch(name, &params, &Patch::Apply(&tier)).await?;
         // What is waited for afterwards is about this generation.

@@ -133,9 +133,9 @@ fn parts_of(text: &str) -> Vec<Part> {
         ("Services", Part::Services),
     ];
     let mut parts: Vec<Part> = words.iter().filter(|(word, _)| text.contains(word)).map(|(_, part)| *part).collect();
+    // Nodes that run the caches: "nodes of resolvers" show in templates and zones.
     if text.starts_with("nodes,") {
-        // Zones without a node go, with what is theirs.
-        parts.extend([Part::Nodes, Part::Resolvers, Part::Services, Part::NodeRevision]);
+        parts.push(Part::Nodes);
     }
     parts
 }
@@ -146,6 +146,13 @@ fn the_documentation_tells_what_a_field_moves() {
     assert_eq!(of("routes[].upstreams[].port"), Some(vec![Part::NodeRevision]));
     assert_eq!(of("nodeCache.cache.size"), Some(vec![Part::NodeTemplate]));
     assert_eq!(of("nodeCache.cache"), Some(vec![Part::NodeRevision, Part::NodeTemplate]));
+    let of_nodes = vec![Part::NodeTemplate, Part::Nodes];
+    let of_resolvers = vec![Part::NodeRevision, Part::ResolverTemplate, Part::Resolvers, Part::Services];
+    for field in ["nodeSelector{}", "affinity.nodeAffinity", "tolerations[].key"] {
+        assert_eq!(of(&format!("nodeCache.{field}")), Some(of_nodes.clone()), "{field} moves no zone");
+        assert_eq!(of(&format!("resolvers.{field}")), Some(of_resolvers.clone()), "{field} moves zones");
+    }
+    assert_eq!(of("resolvers.zones"), Some(vec![Part::NodeRevision, Part::Resolvers, Part::Services]));
     assert_eq!(of("rollout.soak"), Some(Vec::new()));
     assert_eq!(of("unknown"), None);
     let without: Vec<String> =

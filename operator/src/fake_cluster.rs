@@ -31,7 +31,7 @@ struct Objects {
 pub(crate) enum Held {
     /// No watch.
     Nothing,
-    /// Those of one collection.
+    /// Watches of one collection.
     Collection(&'static str),
     /// All watches.
     Everything,

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::IntoResponse;
 use k8s_openapi::jiff::Timestamp;
 use node_cache_config::figures::{AddressQueries, Figures, ScopeResponses};
-use node_cache_config::status::Revision;
+use node_cache_config::status::{NOT_IN_VOLUME, Revision};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     DeadRoute,
     /// A process that ends again and again.
     Crash,
-    /// A pod that does not see the revision.
+    /// A pod whose volume does not get the revision.
     Deaf,
     /// A pod that answers nothing.
     Mute,
@@ -131,6 +131,15 @@ impl FakePods {
         name
     }
 
+    /// Begins to delete a pod, which is still there.
+    pub(crate) fn begin_delete(&self, name: &str) {
+        let state = self.lock();
+        if let Some(pod) = state.pods.get(name) {
+            let metadata = json!({"deletionTimestamp": state.now.to_string()});
+            state.cluster.merge(&pod.collection, name, json!({"metadata": metadata}));
+        }
+    }
+
     /// Deletes a pod.
     pub(crate) fn delete(&self, name: &str) {
         let mut state = self.lock();
@@ -219,7 +228,11 @@ impl FakePods {
         if running == Some(Fault::Crash) {
             pod.started = u64::try_from(now.as_second()).unwrap();
         }
-        let refusal = (fault == Some(Fault::Refused)).then(|| "zones: it is bad.".to_owned());
+        let refusal = match (fault, &asked) {
+            (Some(Fault::Refused), _) => Some("zones: it is bad.".to_owned()),
+            (Some(Fault::Deaf), Some(asked)) => Some(format!("revision {asked} {NOT_IN_VOLUME}")),
+            _ => None,
+        };
         pod.status(name, Revision { asked, in_force: pod.in_force.clone(), refusal })
     }
 

@@ -36,6 +36,8 @@ mod fake_page;
 #[cfg(test)]
 mod fake_pods;
 mod flags;
+#[cfg(test)]
+mod judge_tests;
 mod leader;
 mod liveness;
 mod logging;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fake_api::FakeRequest;
 use crate::fake_pods::Fault;
-use crate::rollout_world::{RECORD, RECORDS, TIERS, World};
+use crate::rollout_world::{DAEMON_SETS, RECORD, RECORDS, TIERS, World};
 
 fn settings_of(soak: &str) -> Value {
     json!({"soak": soak, "waveSize": 1})
@@ -202,6 +202,75 @@ async fn a_pause_holds_the_pods_where_they_are_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_a_wave_that_is_made_again_in_a_pause_gets_the_proven_state() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("a wave has it", |world| world.seen(&target) == ["a0", "a1"]).await;
+    world.change(json!({"rollout": {"paused": true}}));
+    let (old, _) = world.pods.node_pods().into_iter().find(|(_, node)| node == "a1").unwrap();
+    world.pods.delete(&old);
+    let again = world.pods.add_node_pod("a", "a1").await;
+    world.run(20).await;
+    assert_eq!((world.step().as_str(), world.pods.asked(&again)), ("Wave", Some(world.first.clone())));
+    world.change(json!({"rollout": {"paused": false}}));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.pods.asked(&again), Some(target));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_is_not_proven_while_the_only_node_pod_is_replaced() {
+    let mut world = World::start(&[1], settings_of("5s")).await;
+    let (old, _) = world.pods.node_pods().remove(0);
+    world.pods.begin_delete(&old);
+    let target = world.change_nodes(600).await;
+    world.run(30).await;
+    let waits = format!("Revision {target} waits for a node that is ready.");
+    assert_eq!((world.step().as_str(), world.rolled_out().2.as_str()), ("Canary", waits.as_str()));
+    world.pods.delete(&old);
+    world.run(30).await;
+    assert_eq!((world.step().as_str(), world.rolled_out().2.as_str()), ("Canary", waits.as_str()));
+    assert_eq!(world.record()["proven"]["id"], json!(world.first));
+    world.pods.add_node_pod("a", "a0").await;
+    world.run_until("it goes first", |world| world.seen(&target) == ["a0"]).await;
+    assert_eq!(world.record()["proven"]["id"], json!(world.first));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.stable()["nodeCache"]["cache"]["maxTtl"], 600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_that_should_have_no_node_pod_ends_its_roll_out() {
+    let mut world = World::start(&[1], settings_of("5s")).await;
+    let (pod, _) = world.pods.node_pods().remove(0);
+    world.pods.delete(&pod);
+    let name = world.cluster.list(DAEMON_SETS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    world.cluster.merge(DAEMON_SETS, &name, json!({"status": {"desiredNumberScheduled": 0}}));
+    let target = world.change_nodes(600).await;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.record()["proven"]["id"], json!(target));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_go_back_although_the_revisions_cannot_be_written_and_none_gets_one_that_is_not_there() {
+    let mut world = World::start(&[3, 2], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first nodes have it", |world| world.seen(&target) == ["a0", "b0"]).await;
+    world.is_refusing_revisions.store(true, Ordering::Relaxed);
+    world.change(json!({"nodeCache": {"cache": {"maxTtl": null}}}));
+    let count = |world: &World| {
+        let names = world.pods.node_pods().into_iter();
+        names.filter(|(name, _)| world.pods.asked(name).as_ref() == Some(&world.first)).count()
+    };
+    world.run_until("all pods are back", |world| count(world) == 5).await;
+    assert_eq!(world.condition("Degraded").1, "ApplyFailed");
+    let other = world.change_nodes(700).await;
+    world.run(30).await;
+    assert_eq!(world.seen(&other), Vec::<String>::new());
+    world.is_refusing_revisions.store(false, Ordering::Relaxed);
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!((world.target(), world.seen(&other).len()), (other, 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_spec_supersedes_and_untouched_pods_never_see_the_old_target() {
     let mut world = World::start(&[3], settings_of("5s")).await;
     let old = world.change_nodes(600).await;
@@ -315,6 +384,83 @@ async fn an_invalid_spec_is_not_rolled_out_and_what_was_on_its_way_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_without_its_label_is_found_again() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    let label = "app.kubernetes.io/managed-by";
+    world.cluster.merge(RECORDS, RECORD, json!({"metadata": {"labels": {label: "somebody"}}}));
+    world.replace_process().await;
+    let target = world.change_nodes(600).await;
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.record()["proven"]["id"], json!(target));
+    let record = world.cluster.list(RECORDS).into_iter().find(|object| object["metadata"]["name"] == RECORD).unwrap();
+    assert_eq!(record["metadata"]["labels"][label], "dnstier-operator");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_pods_start_with_what_is_proven_although_the_spec_is_not_valid() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    let target = world.change_nodes(600).await;
+    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
+    world.change(json!({"clusterDns": {"name": "nothing"}}));
+    world.run_until("it is proven", |world| world.record()["proven"]["id"] == json!(target)).await;
+    assert_eq!(world.stable()["nodeCache"]["cache"]["maxTtl"], 600);
+    for object in world.cluster.list(RECORDS).iter().filter(|object| object["metadata"]["name"] != RECORD) {
+        assert_eq!(object["data"]["stable.json"], object["data"][format!("{target}.json")], "{object:#}");
+    }
+    world.cluster.delete(RECORDS, RECORD);
+    // The watch tells that it is gone once the own write is forgotten.
+    world.replace_process().await;
+    world.run(10).await;
+    assert_eq!((world.step().as_str(), world.target()), ("Done", target.clone()));
+    for (name, _) in world.pods.node_pods() {
+        assert_eq!(world.pods.asked(&name).as_ref(), Some(&target), "nobody goes back");
+    }
+    let requests = world.cluster.requests().len();
+    world.run(10).await;
+    let requests = world.cluster.requests().split_off(requests);
+    assert!(requests.iter().all(|request| !request.path().contains("/configmaps/")), "it is patched once");
+    world.change(json!({"clusterDns": {"name": "kube-dns"}}));
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(world.target(), target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_pods_begin_to_ask_in_a_step_holds_the_next_one() {
+    let mut world = World::start(&[3], settings_of("5s")).await;
+    world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+    // Resolvers without upstreams of their own go first: they leave the address out of a resolv.conf.
+    let nodes = |world: &World| {
+        let seen = world.seen(&world.target());
+        seen.into_iter().filter(|key| ["a0", "a1", "a2"].contains(&key.as_str())).collect::<Vec<_>>()
+    };
+    let is_told = |world: &World| world.target() != world.first && nodes(world) == ["a0"];
+    world.run_until("the first node has it", is_told).await;
+    let target = world.target();
+    world.pods.ask("169.254.20.10");
+    world.run_until("it waits", |world| world.rolled_out().1 == "AddressInUse").await;
+    world.run(60).await;
+    assert_eq!((world.step().as_str(), nodes(&world)), ("Canary", vec!["a0".to_owned()]));
+    let (_, reason, message) = world.rolled_out();
+    assert_eq!(reason, "AddressInUse");
+    // The first node does not capture it any more.
+    assert!(message.contains(" on 2 nodes: a1 (") && message.contains("Nobody else is told before"), "{message}");
+    world.annotate("dnstier.io/confirm-rollout", &target);
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_eq!(nodes(&world).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_no_node_captures_any_more_holds_nothing() {
+    let mut world = World::start(&[2], settings_of("5s")).await;
+    world.change(json!({"nodeCache": {"capture": {"addresses": []}}}));
+    world.run_until("there is another target", |world| world.target() != world.first).await;
+    let is_watched = |world: &World| world.step() == "Wave" && !world.record()["watchedSince"].is_null();
+    world.run_until("the last wave is watched", is_watched).await;
+    world.pods.ask("169.254.20.10");
+    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_pods_ask_is_given_up_only_when_somebody_confirms_that() {
     let mut world = World::start(&[2], settings_of("5s")).await;
     let addresses = |addresses: Value| json!({"nodeCache": {"capture": {"addresses": addresses}}});
@@ -334,7 +480,10 @@ async fn an_address_that_pods_ask_is_given_up_only_when_somebody_confirms_that()
     assert_eq!(world.seen(&target), Vec::<String>::new());
     let (_, reason, message) = world.condition("Stalled");
     assert_eq!(reason, "AddressInUse");
-    assert!(message.contains("169.254.20.10 was asked in the last ten minutes on 2 nodes: a0 ("), "{message}");
+    assert!(
+        message.contains("169.254.20.10 was asked in the last ten to fifteen minutes on 2 nodes: a0 ("),
+        "{message}"
+    );
     assert!(message.contains(&format!("dnstier.io/confirm-rollout={target}")), "{message}");
     assert_eq!(world.condition("Degraded").0, "False");
     world.annotate("dnstier.io/confirm-rollout", &before);

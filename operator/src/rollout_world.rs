@@ -156,6 +156,8 @@ pub(crate) struct World {
     pub(crate) is_fenced: Arc<AtomicBool>,
     /// Whether the definition of `DnsTier` is older than `status.rollout`.
     pub(crate) is_old: Arc<AtomicBool>,
+    /// Whether the API server refuses the ConfigMaps of the revisions.
+    pub(crate) is_refusing_revisions: Arc<AtomicBool>,
     /// Pods that cannot be annotated, by the begin of their names.
     refusing: Arc<Mutex<BTreeSet<String>>>,
     /// Whether each pod is polled before a pass.
@@ -170,7 +172,10 @@ impl World {
     pub(crate) async fn start(zones: &[usize], rollout: Value) -> Self {
         let (is_fenced, is_old) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let refusing: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let is_refusing_revisions = Arc::new(AtomicBool::new(false));
         let (fenced, old, refused) = (is_fenced.clone(), is_old.clone(), refusing.clone());
+        let refuses_revisions = is_refusing_revisions.clone();
+        let is_of_revisions = |request: &FakeRequest| request.path().ends_with("/configmaps/dnstier-default-revisions");
         let is_record = |request: &FakeRequest| request.method != "GET" && request.body["metadata"]["name"] == RECORD;
         let cluster = FakeCluster::start(move |request| {
             let is_of = |pod: &String| request.path().contains(&format!("/pods/{pod}"));
@@ -178,6 +183,8 @@ impl World {
                 Some(Reply::refusal(409, "the object has been modified"))
             } else if request.method == "PATCH" && refused.lock().unwrap().iter().any(is_of) {
                 Some(Reply::refusal(500, "failed calling webhook \"pods.example\""))
+            } else if refuses_revisions.load(Ordering::Relaxed) && is_of_revisions(request) {
+                Some(Reply::refusal(422, "denied by policy.example"))
             } else if old.load(Ordering::Relaxed) && !request.body["status"]["rollout"].is_null() {
                 let error = "failed to create typed patch object: .status.rollout: field not declared in schema";
                 Some(Reply::refusal(500, error))
@@ -210,8 +217,19 @@ impl World {
         }
         let process = Process::start(&cluster, &clock).await;
         let (is_polling, is_silent, first) = (true, false, String::new());
-        let mut world =
-            Self { cluster, pods, process, clock, is_fenced, is_old, refusing, is_polling, is_silent, first };
+        let mut world = Self {
+            cluster,
+            pods,
+            process,
+            clock,
+            is_fenced,
+            is_old,
+            is_refusing_revisions,
+            refusing,
+            is_polling,
+            is_silent,
+            first,
+        };
         world.run_until("the last Deployment", |world| world.cluster.list(DEPLOYMENTS).len() == zones.len()).await;
         let nodes: usize = zones.iter().sum();
         let status = json!({"observedGeneration": 1_000, "desiredNumberScheduled": nodes, "numberReady": nodes,
@@ -250,7 +268,7 @@ impl World {
         }
         let result = reconcile_tier(self.process.tier(), false, &self.process.context).await;
         if let Err(error) = result {
-            assert!(error.is_conflict(), "{error}");
+            assert!(error.is_conflict() || self.is_refusing_revisions.load(Ordering::Relaxed), "{error}");
         }
         while self.process.context.trials.is_probing("default") {
             tokio::time::sleep(Duration::from_millis(1)).await;

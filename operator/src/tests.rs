@@ -27,9 +27,12 @@ use crate::watch::reconcile_on_changes;
 
 const NODES: &str = "/api/v1/nodes";
 const PODS: &str = "/api/v1/namespaces/dnstier-node/pods";
+const RESOLVER_PODS: &str = "/api/v1/namespaces/dnstier-system/pods";
 pub(crate) const TIERS: &str = "/apis/dnstier.io/v1alpha1/dnstiers";
 const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
 pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/dnstier-node/configmaps";
+const RECORDS: &str = "/api/v1/namespaces/dnstier-system/configmaps";
+const EVENTS: &str = "/api/v1/namespaces/dnstier-node/events";
 pub(crate) const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/dnstier-node/daemonsets";
 pub(crate) const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/dnstier-system/deployments";
 
@@ -359,7 +362,58 @@ async fn a_tier_of_another_release_is_not_written_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_spreads_by_the_clocks_and_the_polls_of_the_operator() {
+async fn a_leader_whose_watch_is_late_writes_nothing_to_a_tier_that_another_release_has_taken_over() {
+    let (cluster, leadership) = (FakeCluster::start(|_| None).await, Leadership::permanent());
+    let metrics = start_operator(&cluster, leadership.clone());
+    wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+    leadership.lose();
+    // What was running when the term ended is dropped at its next step.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.hold(Held::Collection(TIERS));
+    cluster.merge(TIERS, "default", json!({"status": {"operator": {"namespace": "elsewhere"}}}));
+    // This one would set it back.
+    let name = cluster.list(DEPLOYMENTS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.merge(DEPLOYMENTS, &name, json!({"metadata": {"annotations": {"dnstier.io/applied": "other"}}}));
+    let before = cluster.requests().len();
+    leadership.lead(Duration::from_secs(600));
+    let is_found = || metrics.encode().contains("claimed_elsewhere{tier=\"default\"} 1");
+    wait_until("the claim of the other release", is_found).await;
+    let (passes_before, mut count) = (passes(&metrics), 0);
+    while passes(&metrics) < passes_before + 2 {
+        count += 1;
+        put_node(&cluster, "a", count);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(count < 1_200, "the tier is not looked at again");
+    }
+    let requests = cluster.requests().split_off(before);
+    assert!(requests.iter().all(|request| request.method == "GET"), "{requests:#?}");
+    cluster.hold(Held::Nothing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_cannot_be_listed_hold_up_no_pass() {
+    let check = async |reply: fn() -> Reply| {
+        let (cluster, _metrics) = start(move |request| (request.path() == EVENTS).then(reply)).await;
+        wait_until("the last Deployment", || cluster.list(DEPLOYMENTS).len() == 3).await;
+        // No node pod can be created.
+        let name = cluster.list(DAEMON_SETS)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+        let status = json!({"desiredNumberScheduled": 3, "currentNumberScheduled": 0, "numberMisscheduled": 0,
+            "numberReady": 0});
+        cluster.merge(DAEMON_SETS, &name, json!({"status": status}));
+        let is_asked = || cluster.requests().iter().any(|request| request.path() == EVENTS);
+        wait_until("a list of events", is_asked).await;
+        let revisions = || cluster.list(CONFIG_MAPS)[0]["metadata"]["annotations"]["dnstier.io/revisions"].clone();
+        let before = revisions();
+        cluster.merge(TIERS, "default", json!({"spec": {"nodeCache": {"cache": {"maxTtl": "600s"}}}}));
+        wait_until("the change", || revisions() != before).await;
+    };
+    let replies: [fn() -> Reply; 2] = [|| Reply::refusal(500, "not now"), || Reply::Silence];
+    let [refusal, silence] = replies;
+    futures::join!(check(refusal), check(silence));
+}
+
+/// Starts an operator and a tier, and waits until two nodes of a zone run its first revision. Other zones have no pods.
+async fn start_with_two_nodes(leadership: Leadership) -> (Arc<FakeCluster>, FakePods, Arc<Metrics>) {
     let cluster = Arc::new(FakeCluster::start(|_| None).await);
     let pods = FakePods::new(cluster.clone(), Timestamp::now());
     let clock = pods.clone();
@@ -369,15 +423,73 @@ async fn a_change_spreads_by_the_clocks_and_the_polls_of_the_operator() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
-    let metrics = start_operator(&cluster, Leadership::permanent());
+    let metrics = start_operator(&cluster, leadership);
     cluster.merge(TIERS, "default", json!({"spec": {"rollout": {"soak": "5s", "waveSize": 1}}}));
-    // Zone a has two nodes, the others have no pods.
     cluster.merge(NODES, "node-a2", json!({"metadata": {"labels": linux([(ZONE_LABEL, "zone-a")])}}));
     for node in ["node-a", "node-a2"] {
         pods.add_node_pod("zone-a", node).await;
     }
-    let is_rolled_out = || condition(&cluster, "RolledOut").is_some_and(|rolled_out| rolled_out.0 == "True");
-    wait_until("the first revision", is_rolled_out).await;
+    wait_until("the first revision", || is_rolled_out(&cluster)).await;
+    (cluster, pods, metrics)
+}
+
+fn is_rolled_out(cluster: &FakeCluster) -> bool {
+    condition(cluster, "RolledOut").is_some_and(|rolled_out| rolled_out.0 == "True")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_gets_a_tier_back_rolls_out_anew_and_believes_no_record_of_before() {
+    let leadership = Leadership::permanent();
+    let (cluster, pods, _metrics) = start_with_two_nodes(leadership.clone()).await;
+    let resolver = pods.add_resolver("zone-a", "node-a").await;
+    wait_until("the resolver", || pods.asked(&resolver).is_some()).await;
+    let own = cluster.list(TIERS)[0]["status"]["rollout"]["target"].as_str().unwrap().to_owned();
+    leadership.lose();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Another release has taken the tier over, has proven a revision of its own, and is uninstalled.
+    let of_nodes = cluster.list(CONFIG_MAPS).remove(0);
+    let name = of_nodes["metadata"]["name"].as_str().unwrap();
+    let stable = of_nodes["data"]["stable.json"].as_str().unwrap();
+    let theirs = stable.replace("\"maxTtl\":3600", "\"maxTtl\":1234");
+    assert_ne!(theirs, stable);
+    let annotations = json!({"dnstier.io/revisions": format!("theirs,{own}")});
+    let data = json!({"theirs.json": theirs, "stable.json": theirs});
+    cluster.merge(CONFIG_MAPS, name, json!({"metadata": {"annotations": annotations}, "data": data}));
+    let of_nodes = pods.node_pods().into_iter().map(|(pod, _)| (PODS, pod));
+    for (collection, pod) in of_nodes.chain([(RESOLVER_PODS, resolver)]) {
+        cluster.merge(collection, &pod, json!({"metadata": {"annotations": {"dnstier.io/revision": "theirs"}}}));
+    }
+    cluster.merge(TIERS, "default", json!({"status": {"operator": {"namespace": "elsewhere"}}}));
+    let before = cluster.requests().len();
+    leadership.lead(Duration::from_secs(600));
+
+    let is_told = |request: &FakeRequest| request.body["metadata"]["annotations"]["dnstier.io/revision"] == json!(own);
+    wait_until("the first pod", || cluster.requests().split_off(before).iter().any(is_told)).await;
+    let requests = cluster.requests().split_off(before);
+    let place = |is_it: &dyn Fn(&FakeRequest) -> bool| requests.iter().position(is_it);
+    let is_announced = |request: &FakeRequest| {
+        let conditions = request.body["status"]["conditions"].as_array();
+        let is_false = |condition: &Value| condition["type"] == "RolledOut" && condition["status"] == "False";
+        conditions.is_some_and(|conditions| conditions.iter().any(is_false))
+    };
+    let record = format!("{RECORDS}/dnstier-default-rollout");
+    let places = [
+        place(&|request| request.method == "DELETE" && request.path() == record),
+        place(&|request| !request.body["status"]["operator"].is_null()),
+        place(&|request| request.method == "POST" && request.path() == RECORDS),
+        place(&is_announced),
+        place(&is_told),
+    ];
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {requests:#?}");
+    assert_eq!(requests.iter().filter(|request| is_told(request)).count(), 1, "one resolver goes first");
+    let of_resolvers = cluster.list(RECORDS).into_iter().find(|config_map| config_map["metadata"]["name"] == name);
+    assert_eq!(of_resolvers.unwrap()["data"]["theirs.json"], json!(theirs), "resolvers may have to go back to it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_spreads_by_the_clocks_and_the_polls_of_the_operator() {
+    let (cluster, pods, metrics) = start_with_two_nodes(Leadership::permanent()).await;
+    let is_rolled_out = || is_rolled_out(&cluster);
     cluster.merge(TIERS, "default", json!({"spec": {"nodeCache": {"cache": {"maxTtl": "600s"}}}}));
     wait_until("the word that it is not rolled out", || !is_rolled_out()).await;
     let target = || cluster.list(TIERS)[0]["status"]["rollout"]["target"].as_str().unwrap().to_owned();

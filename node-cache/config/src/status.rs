@@ -68,8 +68,20 @@ pub struct Revision {
     pub asked: Option<String>,
     /// Active revision; `None` before the first.
     pub in_force: Option<String>,
-    /// Reason why the desired revision is not active, in one sentence.
+    /// Reason why the desired revision is not active, in one sentence: it is refused, or [`NOT_IN_VOLUME`].
     pub refusal: Option<String>,
+}
+
+/// End of the reason why a revision is not active that has not reached the volume of the pod: the kubelet brings the
+/// content later than the annotation, sometimes by a minute.
+pub const NOT_IN_VOLUME: &str = "is not in the volume yet";
+
+impl Revision {
+    /// Returns the reason for which the desired revision is refused; `None` where it has only not arrived.
+    #[must_use]
+    pub fn rejection(&self) -> Option<&str> {
+        self.refusal.as_deref().filter(|reason| !reason.ends_with(NOT_IN_VOLUME))
+    }
 }
 
 /// Capture state of one address.

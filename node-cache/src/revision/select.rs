@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use node_cache_config::status::NOT_IN_VOLUME;
 use node_cache_config::{Config, fingerprint, status};
 
 use super::volume::VolumeContents;
@@ -35,7 +36,7 @@ fn select_revision(current: &ActiveRevision, volume: &VolumeContents) -> ActiveR
         return select_stable(current, volume, zone, None);
     };
     let refusal = match &volume.desired_content {
-        None => format!("revision {desired} is not in the volume yet"),
+        None => format!("revision {desired} {NOT_IN_VOLUME}"),
         Some(content) => match Config::from_json(content) {
             Ok(config) => {
                 let revision =

@@ -234,6 +234,7 @@ fn pod(name: &str, letter: char, component: Component, revision: &str) -> TierPo
         namespace: "dnstier-node".to_owned(),
         name: name.to_owned(),
         uid: format!("uid-of-{name}"),
+        version: None,
         tier: "default".to_owned(),
         component,
         resolver_zone: None,

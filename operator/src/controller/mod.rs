@@ -38,6 +38,7 @@ pub(crate) use status::{StatusWriter, UnreadableReporter};
 pub(crate) use trials::Trials;
 
 use crate::controller::apply::{ApplyResult, RolloutState, RolloutWrites};
+use crate::controller::claim::Settled;
 use crate::controller::desired::{Desired, RenderedRevision};
 use crate::controller::finding::Finding;
 use crate::controller::observe::poll::AddressUses;
@@ -154,8 +155,11 @@ async fn reconcile_as_leader(tier: Arc<WatchedTier>, context: &Arc<Context>) -> 
 /// Reconciles one tier and returns the delay before its next reconciliation.
 pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: &Context) -> Result<Duration, Error> {
     let Context { settings, observer, claims, applier, status_writer, .. } = context;
-    if let Some(next_look) = claims.settle(&tier, tokio::time::Instant::now()).await? {
-        return Ok(next_look);
+    let term = context.active_term.borrow().unwrap_or_default();
+    match claims.settle(&tier, term, tokio::time::Instant::now()).await? {
+        Settled::Own => {}
+        Settled::TakenOver => observer.forget_record(&tier.name_any()),
+        Settled::Elsewhere(next_look) => return Ok(next_look),
     }
     let tier = status_writer.with_last_status(tier);
     let observed = match observer.observe(tier.clone()).await {
@@ -166,7 +170,7 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
             if error.is_forbidden() {
                 let status = status::compute_unreadable(&tier, &Finding::from(&error), observe::now());
                 context.metrics.set_conditions(&tier.name_any(), &status);
-                status_writer.write(&tier, &status, observe::now()).await?;
+                status_writer.write(&tier, &status, false).await?;
             }
             return Err(error);
         }
@@ -177,9 +181,10 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
     };
     let applied = match build_desired(&observed, settings) {
         Err(findings) => {
-            let rollout = plan_rollout(&observed, None, context);
-            set_next_look(rollout.as_ref().map(|(_, writes)| writes));
-            applier.on_invalid(&observed, rollout.map(|(_, writes)| writes), findings).await
+            let (stable, rollout) = plan_rollout(&observed, None, context).unzip();
+            set_next_look(rollout.as_ref());
+            let stable = stable.map(|stable| desired::stable_patches(&observed.owned, &stable)).unwrap_or_default();
+            applier.on_invalid(&observed, rollout, &stable, findings).await
         }
         // Objects go with their tier: what is missing of a tier that is gone is not created again.
         Ok((_, desired)) if !observed.owned.has_all(&desired.objects) && observer.is_gone(&observed.tier).await? => {
@@ -210,7 +215,7 @@ pub(crate) async fn reconcile_tier(tier: Arc<DnsTier>, is_retry: bool, context: 
     let next_deadline = PodStarts::collect(&observed, settings).next;
     let resolvers = status::resolver_counts(&observed, settings, &outcome);
     context.metrics.set_tier(&observed.tier.name_any(), &status, resolvers);
-    let next_write = status_writer.write(&observed.tier, &status, observed.now).await?;
+    let next_write = status_writer.write(&observed.tier, &status, status::is_starting(&observed)).await?;
     let delay = applied.requeue_after?;
     Ok(next_deadline.into_iter().chain(next_write).fold(delay, Duration::min))
 }
@@ -252,8 +257,9 @@ fn plan_rollout(
         observed.record.replaced_by(&plan.record, metadata)
     });
     let stable = plan.record.proven.as_ref().unwrap_or(&plan.record.target).id.clone();
+    let is_going_back = matches!(plan.record.step, Step::RollingBack | Step::Stopped);
     let state = RolloutState { desired: situation.desired, rolled_out: plan.rolled_out, status: plan.status };
-    Some((stable, RolloutWrites { record, asks: plan.asks, state, next_look: plan.next_look }))
+    Some((stable, RolloutWrites { record, asks: plan.asks, is_going_back, state, next_look: plan.next_look }))
 }
 
 /// Plans which nodes leave that the desired placement excludes, and lets the others stay for now. Before a

@@ -29,6 +29,8 @@ pub(super) struct PodAnnotations {
     pub(super) pod: String,
     /// UID of the pod: another pod of this name is not annotated.
     pub(super) uid: String,
+    /// Version of the pod that the watch has delivered.
+    pub(super) version: Option<String>,
     /// Revision for the pod; `None` where it stays as it is.
     pub(super) revision: Option<String>,
     /// Number and time of this telling of the revision.
@@ -67,6 +69,7 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, asks: &[Ask], no
                     namespace: pod.namespace.clone(),
                     pod: pod.name.clone(),
                     uid: pod.uid.clone(),
+                    version: pod.version.clone(),
                     revision: ask.map(|ask| ask.revision.clone()),
                     told: ask.map(|ask| Telling { number: ask.telling, time: now }),
                     zone,
@@ -80,6 +83,20 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, asks: &[Ask], no
     plan.into_iter().map(|(_, annotations)| annotations).collect()
 }
 
+impl PodAnnotations {
+    /// Returns the keys of the annotations that are written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> {
+        let Self { revision, told, zone, resolvers_on_node, .. } = self;
+        let keys = [
+            (REVISION_ANNOTATION, revision.is_some()),
+            (labels::TOLD, told.is_some()),
+            (ZONE_ANNOTATION, zone.is_some()),
+            (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node.is_some()),
+        ];
+        keys.into_iter().filter(|(_, is_written)| *is_written).map(|(key, _)| key)
+    }
+}
+
 /// Annotates a pod.
 ///
 /// The patch is a patch of `pods/status`: this permission suffices for annotations and cannot change an image.
@@ -88,7 +105,7 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, asks: &[Ask], no
 ///
 /// When the API server refuses the patch or does not keep it. A pod that no longer exists is not a failure.
 pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<(), Error> {
-    let PodAnnotations { namespace, pod: name, uid, revision, told, zone, resolvers_on_node } = annotations;
+    let PodAnnotations { namespace, pod: name, uid, revision, told, zone, resolvers_on_node, .. } = annotations;
     let told = told.as_ref().map(ToString::to_string);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut desired = serde_json::Map::new();
@@ -130,6 +147,7 @@ mod tests {
             namespace: "dnstier-node".to_owned(),
             name: name.to_owned(),
             uid: format!("uid-of-{name}"),
+            version: None,
             tier: "default".to_owned(),
             component: Component::NodeCache,
             resolver_zone: None,

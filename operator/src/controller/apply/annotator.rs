@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::controller::apply::annotate::{PodAnnotations, annotate_pod};
 use crate::controller::apply::pod_failures::PodFailures;
+use crate::controller::apply::set_backs::SetBacks;
 use crate::controller::finding::{Finding, is_missing_grant};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -29,11 +30,12 @@ const MAX_FAILURES: usize = 3;
 pub(super) struct Annotator {
     pace: Pace,
     failures: PodFailures,
+    set_backs: SetBacks,
 }
 
 impl Default for Annotator {
     fn default() -> Self {
-        Self { pace: Pace::new(WRITE_INTERVAL), failures: PodFailures::default() }
+        Self { pace: Pace::new(WRITE_INTERVAL), failures: PodFailures::default(), set_backs: SetBacks::default() }
     }
 }
 
@@ -85,7 +87,7 @@ impl Annotator {
                 }
             }
         };
-        let due = self.failures.due(tier, plan, now);
+        let due = self.failures.due(tier, self.set_backs.select(tier, plan, Instant::now()), now);
         let mut outcomes = stream::iter(due)
             .map(async |annotations| {
                 let outcome = annotate(&annotations).await;
@@ -97,6 +99,7 @@ impl Annotator {
             match outcome {
                 Outcome::Annotated => {
                     self.failures.record_success(tier, &annotations);
+                    self.set_backs.record(tier, &annotations, Instant::now());
                     result.annotated += 1;
                 }
                 Outcome::Left => result.left += 1,
@@ -111,10 +114,11 @@ impl Annotator {
         result
     }
 
-    /// Returns the finding that names the pods that could not be annotated; `None` without any.
+    /// Returns the finding that names the pods that could not be annotated, or whose annotations another writer takes
+    /// away; `None` without any.
     #[must_use]
     pub(super) fn finding(&self, tier: &str) -> Option<Finding> {
-        self.failures.finding(tier)
+        self.failures.finding(tier).or_else(|| self.set_backs.finding(tier, Instant::now()))
     }
 
     /// Returns the time until the next attempt for a pod that could not be annotated.
@@ -141,6 +145,7 @@ mod tests {
             namespace: "dnstier-node".to_owned(),
             pod: format!("pod-{index}"),
             uid: format!("uid-{index}"),
+            version: None,
             revision: Some("1a2b".to_owned()),
             zone: None,
             resolvers_on_node: None,

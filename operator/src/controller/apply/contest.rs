@@ -131,6 +131,19 @@ impl Contests {
         }
     }
 
+    /// Ends the contests of all objects of a tier but these, and forgets those that nobody has set back lately.
+    pub(super) fn retain(&self, tier: &str, is_contested: impl Fn(&str) -> bool, now: Instant) {
+        let mut tiers = self.lock();
+        let Some(objects) = tiers.get_mut(tier) else { return };
+        objects.retain(|object, history| {
+            if !is_contested(object) {
+                history.contest = None;
+            }
+            let is_recent = |time: &Instant| now.saturating_duration_since(*time) < WINDOW;
+            history.contest.is_some() || history.set_backs.iter().any(is_recent)
+        });
+    }
+
     /// Forgets an object that was deleted.
     pub(super) fn forget(&self, tier: &str, object: &str) {
         if let Some(objects) = self.lock().get_mut(tier) {

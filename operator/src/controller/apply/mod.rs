@@ -7,6 +7,7 @@ mod drift;
 mod field_managers;
 pub(crate) mod plan;
 mod pod_failures;
+mod set_backs;
 mod writer;
 mod young_lists;
 
@@ -119,6 +120,8 @@ pub(crate) struct RolloutWrites {
     pub(crate) record: Option<ConfigMap>,
     /// Pods to tell, in this order, once the record is written.
     pub(crate) asks: Vec<Ask>,
+    /// Whether pods go back, to a revision that was proven before.
+    pub(crate) is_going_back: bool,
     /// State, for the status.
     pub(crate) state: RolloutState,
     /// Time until the next look at the roll-out; `None` while only an event changes anything.
@@ -155,18 +158,20 @@ impl Applier {
         }
     }
 
-    /// Leaves the objects of an invalid tier as they are. What was rolled out before goes on.
+    /// Leaves the objects of an invalid tier as they are. What was rolled out before goes on: `stable` are the patches
+    /// of ConfigMaps with which pods start that are not told any revision.
     pub(crate) async fn on_invalid(
         &self,
         observed: &Observed,
         rollout: Option<RolloutWrites>,
+        stable: &[ConfigMap],
         mut findings: Vec<Finding>,
     ) -> ApplyResult {
         let tier = observed.tier.name_any();
         let (record, asks, state, next_look) = parts(rollout);
         let annotations = plan_annotations(&observed.pods, &observed.nodes, &asks, observed.now);
         let Writes { pods, failure, .. } =
-            self.writer(observed.now).apply_rollout(&tier, record.as_ref(), annotations).await;
+            self.writer(observed.now).apply_rollout(&tier, record.as_ref(), stable, annotations).await;
         self.wake_poller_after(pods.annotated);
         findings.extend(self.annotator.finding(&tier));
         let leaves_pods = pods.left > 0 && pods.denied.is_none();
@@ -188,6 +193,7 @@ impl Applier {
         rollout: Option<RolloutWrites>,
         is_retry: bool,
     ) -> ApplyResult {
+        let is_going_back = rollout.as_ref().is_some_and(|writes| writes.is_going_back);
         let (record, asks, state, next_look) = parts(rollout);
         let warnings = || tier.warnings.iter().cloned().chain(self.findings(&tier.name)).collect();
         let tier_age = observed.tier.creation_timestamp().map(|Time(created)| observed.now.duration_since(created));
@@ -207,7 +213,7 @@ impl Applier {
             None => Vec::new(),
         };
         let pace = is_retry.then(|| Pace::new(RETRY_INTERVAL));
-        let writer = Writer { pace: pace.as_ref(), ..self.writer(observed.now) };
+        let writer = Writer { pace: pace.as_ref(), is_going_back, ..self.writer(observed.now) };
         let mut writes = writer.apply(&tier.name, desired, &observed.owned, record.as_ref(), annotations).await;
         self.wake_poller_after(writes.pods.annotated);
         if writes.total() > 0 {
@@ -247,7 +253,7 @@ impl Applier {
 
     fn writer(&self, now: Timestamp) -> Writer<'_> {
         let Self { client, metrics, own_writes, annotator, contests, .. } = self;
-        Writer { client, metrics, annotator, own_writes, contests, pace: None, now }
+        Writer { client, metrics, annotator, own_writes, contests, pace: None, is_going_back: false, now }
     }
 
     /// Returns the findings about pods and objects of a tier that do not become what they should be.
@@ -269,7 +275,7 @@ impl Applier {
 
 fn parts(rollout: Option<RolloutWrites>) -> (Option<ConfigMap>, Vec<Ask>, Option<RolloutState>, Option<Duration>) {
     match rollout {
-        Some(RolloutWrites { record, asks, state, next_look }) => (record, asks, Some(state), next_look),
+        Some(RolloutWrites { record, asks, state, next_look, .. }) => (record, asks, Some(state), next_look),
         None => (None, Vec::new(), None, None),
     }
 }
@@ -296,6 +302,7 @@ mod tests {
     use crate::controller::desired;
     use crate::controller::fixtures::{build_desired, serving, settings};
     use crate::controller::observe::poll::AddressUses;
+    use crate::controller::rollout::record::Step;
     use crate::controller::rollout::situation::Situation;
     use crate::controller::validate::validate;
     use crate::fake_api::{FakeApi, FakeRequest, Reply};
@@ -329,7 +336,8 @@ mod tests {
             rolled_out: plan.rolled_out.clone(),
             status: plan.status.clone(),
         };
-        let rollout = RolloutWrites { record: None, asks: plan.asks, state, next_look: None };
+        let is_going_back = matches!(plan.record.step, Step::RollingBack | Step::Stopped);
+        let rollout = RolloutWrites { record: None, asks: plan.asks, is_going_back, state, next_look: None };
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
         let applier = Applier::new(client, metrics, Arc::default(), Arc::default());
@@ -379,6 +387,24 @@ mod tests {
     async fn an_object_that_is_refused_keeps_no_pod_from_its_revision() {
         let server = FakeApi::start(|request| {
             if request.path().contains("/networkpolicies/") {
+                return Reply::refusal(422, "denied by policy.example");
+            }
+            admit(request)
+        })
+        .await;
+        let result = apply_where_pods_are_behind(&server, false).await;
+        let requests = server.requests();
+        assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is told");
+        assert_eq!(count(&requests, "PATCH", "/daemonsets/") + count(&requests, "DELETE", ""), 0);
+        let ApplyOutcome::Valid { failure, .. } = result.outcome else { panic!("the tier is valid") };
+        assert!(failure.unwrap().message.contains("denied by policy.example"));
+        assert!(result.requeue_after.is_err());
+    }
+
+    #[tokio::test]
+    async fn revisions_that_are_refused_keep_no_pod_from_going_back_to_one_that_is_there() {
+        let server = FakeApi::start(|request| {
+            if request.path().contains("/configmaps/") {
                 return Reply::refusal(422, "denied by policy.example");
             }
             admit(request)

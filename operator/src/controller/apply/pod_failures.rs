@@ -160,6 +160,7 @@ mod tests {
             namespace: "dnstier-node".to_owned(),
             pod: pod.to_owned(),
             uid: format!("uid-of-{pod}"),
+            version: None,
             revision: is_behind.then(|| "1a2b".to_owned()),
             told: None,
             zone: None,

@@ -11,9 +11,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
+use node_cache_config::names::revision_key;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::controller::apply::annotate::PodAnnotations;
@@ -48,6 +49,8 @@ pub(super) struct Writer<'a> {
     pub(super) contests: &'a Contests,
     /// Pace of the writes of objects; `None` when several are written at a time.
     pub(super) pace: Option<&'a Pace>,
+    /// Whether pods go back to a revision that the ConfigMaps had before.
+    pub(super) is_going_back: bool,
     /// Time of the pass.
     pub(super) now: Timestamp,
 }
@@ -77,7 +80,7 @@ impl Writer<'_> {
     ///
     /// The first failure of a step ends the writes, because later steps depend on earlier ones. A pod that cannot be
     /// annotated does not, and a Service or another object of the beginning that is refused keeps no roll-out from
-    /// going on or back.
+    /// going on or back. Revisions that are refused keep none from going back.
     pub(super) async fn apply(
         &self,
         tier: &str,
@@ -92,11 +95,13 @@ impl Writer<'_> {
         writes
     }
 
-    /// Writes the record of the roll-out of a tier whose spec is not valid, then the annotations of pods.
+    /// Writes the record of the roll-out of a tier whose spec is not valid, then the key of the ConfigMaps with which
+    /// pods start, then the annotations of pods. These name revisions that are there, whatever becomes of that key.
     pub(super) async fn apply_rollout(
         &self,
         tier: &str,
         record: Option<&ConfigMap>,
+        stable: &[ConfigMap],
         annotations: Vec<PodAnnotations>,
     ) -> Writes {
         self.metrics.queue().set_annotations(tier, annotations.len());
@@ -104,6 +109,7 @@ impl Writer<'_> {
         match self.write_record(record).await {
             Ok(written) => {
                 writes.objects = written;
+                writes.failure = self.write_stable(stable, &mut writes).await.err();
                 writes.pods = self.annotate(tier, annotations).await;
             }
             Err(error) => writes.failure = Some(error),
@@ -127,8 +133,16 @@ impl Writer<'_> {
         }
         // The revision is rendered from the addresses of Services that are there.
         writes.objects += self.write_record(record).await?;
-        writes.objects += self.apply_all(&objects.config_maps, &existing.config_maps).await?;
+        let revisions = match self.apply_all(&objects.config_maps, &existing.config_maps).await {
+            Err(error) if !self.is_going_back => return Err(error),
+            revisions => revisions,
+        };
+        let annotations = match &revisions {
+            Ok(_) => annotations,
+            Err(_) => with_known_revisions(annotations, &objects.config_maps, &existing.config_maps),
+        };
         writes.pods = self.annotate(tier, annotations).await;
+        writes.objects += revisions?;
         refused?;
         writes.objects += self.apply_all(&objects.daemon_sets, &existing.daemon_sets).await?;
         writes.objects += self.apply_all(&objects.deployments, &existing.deployments).await?;
@@ -168,10 +182,45 @@ impl Writer<'_> {
             let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
             api.create(&params, record).await
         };
-        let mut written = written.map_err(|source| Error::unwritten_record(describe(record), source))?;
+        let mut written = match written {
+            Ok(written) => written,
+            Err(source) => {
+                let error = Error::unwritten_record(describe(record), source);
+                if error.is_conflict() && replaced.is_none() {
+                    self.label_record(&api, record).await?;
+                }
+                return Err(error);
+            }
+        };
         written.meta_mut().managed_fields = None;
         self.own_writes.record_apply(&written, replaced, std::time::Instant::now());
         Ok(1)
+    }
+
+    /// Gives a record that is there its labels again: the watch has not shown it, perhaps because somebody took them
+    /// away. The next pass reads it.
+    async fn label_record(&self, api: &Api<ConfigMap>, record: &ConfigMap) -> Result<(), Error> {
+        let patch = json!({"metadata": {"labels": record.labels()}});
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.metrics.record_write("ConfigMap", "record");
+        let labelled = api.patch(&record.name_any(), &params, &Patch::Merge(&patch)).await;
+        labelled.map(drop).map_err(|source| Error::unwritten_record(describe(record), source))
+    }
+
+    /// Makes the revisions of these patches those with which pods start, at the versions that were read. The other keys
+    /// of the ConfigMaps stay as they are.
+    async fn write_stable(&self, patches: &[ConfigMap], writes: &mut Writes) -> Result<(), Error> {
+        for patch in patches {
+            let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &patch.namespace().unwrap_or_default());
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            self.metrics.record_write("ConfigMap", "apply");
+            let written = api.patch(&patch.name_any(), &params, &Patch::Merge(patch)).await;
+            let mut written = written.map_err(|source| Error::request("patch", describe(patch), source))?;
+            written.meta_mut().managed_fields = None;
+            self.own_writes.record_apply(&written, patch.resource_version(), std::time::Instant::now());
+            writes.objects += 1;
+        }
+        Ok(())
     }
 
     /// Annotates pods of a tier.
@@ -336,6 +385,23 @@ pub(super) fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec
         .filter(|object| object.meta().deletion_timestamp.is_none())
         .filter(|object| !desired.iter().any(|other| is_same_object(*object, other)))
         .collect()
+}
+
+/// Returns the annotations that name no revision, or one that each of the desired ConfigMaps has by now.
+fn with_known_revisions(
+    annotations: Vec<PodAnnotations>,
+    desired: &[ConfigMap],
+    existing: &[ConfigMap],
+) -> Vec<PodAnnotations> {
+    let has_key = |config_map: &ConfigMap, key: &str| {
+        let existing = existing.iter().find(|other| is_same_object(config_map, *other));
+        existing.and_then(|existing| existing.data.as_ref()).is_some_and(|data| data.contains_key(key))
+    };
+    let is_known = |revision: &String| {
+        let key = revision_key(revision);
+        desired.iter().all(|config_map| has_key(config_map, &key))
+    };
+    annotations.into_iter().filter(|annotations| annotations.revision.as_ref().is_none_or(&is_known)).collect()
 }
 
 pub(super) fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {

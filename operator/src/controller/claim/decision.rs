@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::controller::observe::own_writes::MAX_LAG;
+use crate::leader::Term;
 
-/// Time between two looks at the Lease of the release that has claimed a tier.
+/// Time between two looks at the Lease of the release that has claimed a tier, or at a tier whose store is behind.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time without a change of the Lease after which the claim of its release ends.
 const MAX_LEASE_AGE: Duration = Duration::from_secs(60);
@@ -19,6 +20,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 pub(super) enum Step {
     /// Go on: the tier is that of this release.
     Reconcile,
+    /// Read the tier from the API server: the store says that it is that of this release, and may be minutes old.
+    Check,
     /// Claim the tier: nobody has, or nobody who is still there.
     Claim,
     /// Look at the Lease of the release that has claimed the tier.
@@ -36,11 +39,27 @@ pub(super) struct StoredTier<'a> {
     pub(super) claimed: Option<&'a str>,
 }
 
+/// Claim of a tier, as the API server has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CurrentClaim<'a> {
+    /// The tier is gone, or was created again.
+    Gone,
+    /// No release has claimed the tier.
+    Unclaimed,
+    /// The release in this namespace has claimed the tier.
+    Of(&'a str),
+}
+
 /// State of the claim of one tier.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClaimState {
     written: Option<WrittenClaim>,
     foreign: Option<ForeignClaim>,
+    /// Term of this process in which the API server had the claim of this release. A release loses its claim only to
+    /// one that has seen no leader for a minute: not within a term.
+    checked: Option<Term>,
+    /// Time of the next check, after one by which the tier is not that of this release.
+    next_check: Option<Instant>,
 }
 
 /// Claim that this process has written.
@@ -98,12 +117,16 @@ struct LeaseSight {
 }
 
 impl ClaimState {
-    /// Returns the next step of the release in the namespace `own` for a tier.
-    pub(super) fn next(&mut self, stored: StoredTier<'_>, own: &str, now: Instant) -> Step {
+    /// Returns the next step of the release in the namespace `own` for a tier, in a term of this process.
+    pub(super) fn next(&mut self, stored: StoredTier<'_>, own: &str, term: Term, now: Instant) -> Step {
         let is_written = self.written.as_ref().is_some_and(|written| written.counts_for(stored, now));
         if stored.claimed == Some(own) || is_written {
             self.foreign = None;
-            return Step::Reconcile;
+            return match self.next_check {
+                _ if self.checked == Some(term) => Step::Reconcile,
+                Some(next) if now < next => Step::Wait(next - now),
+                _ => Step::Check,
+            };
         }
         let Some(claimed) = stored.claimed else {
             self.foreign = None;
@@ -119,6 +142,20 @@ impl ClaimState {
             Some(foreign) if !foreign.is_gone => Step::Look,
             _ => Step::Claim,
         }
+    }
+
+    /// Records the claim that the API server has, and returns whether the tier is that of the release in the namespace
+    /// `own`. A definition of an older version drops what was written.
+    pub(super) fn record_check(&mut self, current: CurrentClaim<'_>, own: &str, term: Term, now: Instant) -> bool {
+        let is_dropped = || self.written.as_ref().is_some_and(|written| !written.is_kept);
+        let is_own = match current {
+            CurrentClaim::Gone => false,
+            CurrentClaim::Unclaimed => is_dropped(),
+            CurrentClaim::Of(claimed) => claimed == own,
+        };
+        self.checked = is_own.then_some(term);
+        self.next_check = (!is_own).then(|| now + LOOK_INTERVAL);
+        is_own
     }
 
     /// Records the version of the other release's Lease; `None` when there is none. The claim ends when the Lease has
@@ -164,11 +201,13 @@ impl ClaimState {
         }
     }
 
-    /// Records a claim that was written in the place of what the store has, and whether the API server has kept it.
-    pub(super) fn record_claim(&mut self, stored: StoredTier<'_>, is_kept: bool, now: Instant) {
+    /// Records a claim that was written in a term in the place of what the store has, and whether the API server has
+    /// kept it.
+    pub(super) fn record_claim(&mut self, stored: StoredTier<'_>, is_kept: bool, term: Term, now: Instant) {
         let [version, replaced] = [stored.version, stored.claimed].map(|text| text.map(str::to_owned));
         self.written = Some(WrittenClaim { version, replaced, is_kept, time: now });
         self.foreign = None;
+        (self.checked, self.next_check) = (Some(term), None);
     }
 }
 
@@ -188,6 +227,7 @@ mod tests {
 
     const OWN: &str = "dnstier-system";
     const OTHER: &str = "elsewhere";
+    const TERM: Term = 1;
 
     /// Returns a tier of version 7 that a release has claimed.
     fn claimed_by(claimed: Option<&str>) -> StoredTier<'_> {
@@ -204,16 +244,16 @@ mod tests {
         let mut state = ClaimState::default();
         for second in 0..300 {
             let now = start + seconds(second);
-            match state.next(claimed_by(Some(OTHER)), OWN, now) {
+            match state.next(claimed_by(Some(OTHER)), OWN, TERM, now) {
                 Step::Claim => return Some(second),
                 Step::Look => {
                     state.record_lease(version(second).as_deref(), now);
-                    if state.next(claimed_by(Some(OTHER)), OWN, now) == Step::Claim {
+                    if state.next(claimed_by(Some(OTHER)), OWN, TERM, now) == Step::Claim {
                         return Some(second);
                     }
                 }
                 Step::Wait(_) => {}
-                Step::Reconcile => panic!("it is not ours"),
+                Step::Reconcile | Step::Check => panic!("it is not ours"),
             }
         }
         None
@@ -223,8 +263,52 @@ mod tests {
     fn an_own_claim_and_none_need_no_look_at_any_lease() {
         let mut state = ClaimState::default();
         let now = Instant::now();
-        assert_eq!(state.next(claimed_by(Some(OWN)), OWN, now), Step::Reconcile);
-        assert_eq!(state.next(claimed_by(None), OWN, now), Step::Claim);
+        assert_eq!(state.next(claimed_by(Some(OWN)), OWN, TERM, now), Step::Check);
+        assert_eq!(state.next(claimed_by(None), OWN, TERM, now), Step::Claim);
+    }
+
+    #[test]
+    fn an_own_claim_is_read_from_the_api_server_once_in_each_term() {
+        let (mut state, start) = (ClaimState::default(), Instant::now());
+        for term in [1, 2] {
+            assert_eq!(state.next(claimed_by(Some(OWN)), OWN, term, start), Step::Check);
+            assert!(state.record_check(CurrentClaim::Of(OWN), OWN, term, start));
+            for second in [0, 5, 3_600] {
+                let step = state.next(claimed_by(Some(OWN)), OWN, term, start + seconds(second));
+                assert_eq!(step, Step::Reconcile, "term {term}, {second} s");
+            }
+        }
+    }
+
+    #[test]
+    fn an_own_claim_of_a_store_that_is_behind_counts_once_the_api_server_has_it_again() {
+        for current in [CurrentClaim::Of(OTHER), CurrentClaim::Unclaimed, CurrentClaim::Gone] {
+            let (mut state, start) = (ClaimState::default(), Instant::now());
+            let mut next = |second: u64, found: Option<CurrentClaim<'_>>| {
+                let now = start + seconds(second);
+                let step = state.next(claimed_by(Some(OWN)), OWN, TERM, now);
+                let is_own = found.map(|found| state.record_check(found, OWN, TERM, now));
+                (step, is_own)
+            };
+            assert_eq!(next(0, Some(current)), (Step::Check, Some(false)), "{current:?}");
+            assert_eq!(next(1, None), (Step::Wait(seconds(9)), None));
+            assert_eq!(next(10, Some(current)), (Step::Check, Some(false)));
+            assert_eq!(next(20, Some(CurrentClaim::Of(OWN))), (Step::Check, Some(true)));
+            assert_eq!(next(21, None), (Step::Reconcile, None));
+        }
+    }
+
+    #[test]
+    fn a_claim_that_was_written_is_read_again_in_the_next_term_also_where_it_was_dropped() {
+        for (is_kept, current) in [(true, CurrentClaim::Of(OWN)), (false, CurrentClaim::Unclaimed)] {
+            let (mut state, start) = (ClaimState::default(), Instant::now());
+            state.record_claim(claimed_by(None), is_kept, TERM, start);
+            assert_eq!(state.next(claimed_by(None), OWN, TERM, start), Step::Reconcile);
+            assert_eq!(state.next(claimed_by(None), OWN, TERM + 1, start), Step::Check);
+            assert!(!state.clone().record_check(CurrentClaim::Of(OTHER), OWN, TERM + 1, start));
+            assert!(state.record_check(current, OWN, TERM + 1, start));
+            assert_eq!(state.next(claimed_by(None), OWN, TERM + 1, start), Step::Reconcile);
+        }
     }
 
     #[test]
@@ -250,19 +334,19 @@ mod tests {
         let start = Instant::now();
         let mut state = ClaimState::default();
         for second in [0, 60] {
-            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, start + seconds(second)), Step::Look);
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, start + seconds(second)), Step::Look);
             state.record_lease(Some("1"), start + seconds(second));
         }
         let now = start + seconds(61);
-        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Claim);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Claim);
         state.begin_claim(now);
-        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Look);
         state.record_lease(Some("1"), now);
-        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Claim);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Claim);
         state.begin_claim(now);
-        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Look);
         state.record_lease(Some("2"), now);
-        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Wait(LOOK_INTERVAL));
+        assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Wait(LOOK_INTERVAL));
     }
 
     #[test]
@@ -272,9 +356,9 @@ mod tests {
         let mut state = ClaimState::default();
         for minute in 0..10 {
             let now = start + seconds(60 * minute);
-            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Look);
             state.record_failure(now);
-            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Wait(LOOK_INTERVAL));
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Wait(LOOK_INTERVAL));
         }
     }
 
@@ -283,15 +367,16 @@ mod tests {
         let start = Instant::now();
         for claimed in [None, Some(OTHER)] {
             let mut state = ClaimState::default();
-            state.record_claim(claimed_by(claimed), true, start);
+            state.record_claim(claimed_by(claimed), true, TERM, start);
             for second in [0, 31, 330, 599] {
-                assert_eq!(state.next(claimed_by(claimed), OWN, start + seconds(second)), Step::Reconcile);
+                assert_eq!(state.next(claimed_by(claimed), OWN, TERM, start + seconds(second)), Step::Reconcile);
             }
             let newer = |claimed| StoredTier { version: Some("9"), claimed };
             let mut after_another_write = state.clone();
-            assert_eq!(after_another_write.next(newer(None), OWN, start), Step::Claim, "somebody has taken it away");
-            assert_eq!(after_another_write.next(newer(Some("third")), OWN, start), Step::Look, "a third has it now");
-            assert_ne!(state.next(claimed_by(claimed), OWN, start + MAX_LAG), Step::Reconcile);
+            let mut next = |claimed| after_another_write.next(newer(claimed), OWN, TERM, start);
+            assert_eq!(next(None), Step::Claim, "somebody has taken it away");
+            assert_eq!(next(Some("third")), Step::Look, "a third has it now");
+            assert_ne!(state.next(claimed_by(claimed), OWN, TERM, start + MAX_LAG), Step::Reconcile);
         }
     }
 
@@ -299,13 +384,13 @@ mod tests {
     fn a_claim_that_the_api_server_drops_is_written_once_in_ten_minutes() {
         let start = Instant::now();
         let mut state = ClaimState::default();
-        state.record_claim(claimed_by(None), false, start);
+        state.record_claim(claimed_by(None), false, TERM, start);
         for second in 0..600_u64 {
             let version = (7 + second).to_string();
             let stored = StoredTier { version: Some(&version), claimed: None };
-            assert_eq!(state.next(stored, OWN, start + seconds(second)), Step::Reconcile);
+            assert_eq!(state.next(stored, OWN, TERM, start + seconds(second)), Step::Reconcile);
         }
-        assert_eq!(state.next(claimed_by(None), OWN, start + seconds(600)), Step::Claim);
+        assert_eq!(state.next(claimed_by(None), OWN, TERM, start + seconds(600)), Step::Claim);
     }
 
     #[test]
@@ -314,7 +399,7 @@ mod tests {
         let now = Instant::now();
         assert!(!state.tell());
         for (claimed, is_told) in [(OTHER, true), (OTHER, false), ("third", true), ("third", false)] {
-            state.next(claimed_by(Some(claimed)), OWN, now);
+            state.next(claimed_by(Some(claimed)), OWN, TERM, now);
             assert_eq!(state.tell(), is_told, "{claimed}");
             state.record_notice();
             state.record_lease(Some("1"), now);
@@ -327,7 +412,7 @@ mod tests {
         let start = Instant::now();
         for look in 0..5 {
             let now = start + LOOK_INTERVAL * look;
-            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, now), Step::Look);
+            assert_eq!(state.next(claimed_by(Some(OTHER)), OWN, TERM, now), Step::Look);
             if look % 2 == 0 {
                 state.record_lease(Some(&look.to_string()), now);
             } else {

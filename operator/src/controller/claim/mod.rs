@@ -8,21 +8,35 @@ use std::time::Duration;
 
 use dnstier_crds::{DnsTier, FIELD_MANAGER};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::controller::claim::decision::{ClaimState, LOOK_INTERVAL, Step, StoredTier};
+use crate::controller::claim::decision::{ClaimState, CurrentClaim, LOOK_INTERVAL, Step, StoredTier};
+use crate::controller::owned::names;
 use crate::error::Error;
-use crate::leader::LEASE_NAME;
+use crate::leader::{LEASE_NAME, Term};
 use crate::metrics::Metrics;
 
 /// Field manager of the claim. With that of the status, each write of the status would remove the claim.
 const CLAIM_MANAGER: &str = "dnstier-operator-claim";
 /// Reason of the event about a tier that another release has claimed.
 const REASON: &str = "ClaimedByOtherRelease";
+
+/// Result of a look at the claim of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Tier of this release.
+    Own,
+    /// Tier that this release has just taken over from one that is gone. The record of roll-outs that this release had
+    /// kept before is deleted.
+    TakenOver,
+    /// Tier of another release, or of none that is known. The claim is looked at again after this time.
+    Elsewhere(Duration),
+}
 
 /// Claims of this release.
 pub(crate) struct Claims {
@@ -42,43 +56,41 @@ impl Claims {
         Self { client, recorder, namespace, metrics, states: Mutex::default() }
     }
 
-    /// Claims a tier, unless it is claimed. Returns `None` for a tier of this release, and for that of another the time
-    /// until the next look.
+    /// Claims a tier, unless it is claimed, and returns the release that it is of. Nothing is written to a tier of
+    /// another release, although the store may say for minutes that it is of this one.
     ///
     /// # Errors
     ///
-    /// When the claim cannot be written, for one because the tier has changed in between.
-    pub(crate) async fn settle(&self, tier: &DnsTier, now: Instant) -> Result<Option<Duration>, Error> {
+    /// When the claim cannot be read or written, for one because the tier has changed in between.
+    pub(crate) async fn settle(&self, tier: &DnsTier, term: Term, now: Instant) -> Result<Settled, Error> {
         let uid = tier.uid().unwrap_or_default();
-        let claim = tier.status.as_ref().and_then(|status| status.operator.as_ref());
-        let claimed = claim.map(|operator| operator.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        let claimed = claimant(tier);
         let stored = StoredTier { version: tier.metadata.resource_version.as_deref(), claimed };
-        let mut step = self.next(&uid, stored, now);
+        let mut step = self.next(&uid, stored, term, now);
         if let (Step::Look, Some(other)) = (&step, claimed) {
             self.look(&uid, other, now).await;
-            step = self.next(&uid, stored, now);
+            step = self.next(&uid, stored, term, now);
         }
-        let wait = match step {
-            Step::Reconcile => None,
-            Step::Claim => {
-                self.claim(tier, &uid, stored, now).await?;
-                None
-            }
-            Step::Look => Some(LOOK_INTERVAL),
-            Step::Wait(wait) => Some(wait),
+        let settled = match step {
+            Step::Reconcile => Settled::Own,
+            Step::Check => self.check(tier, &uid, term, now).await?,
+            Step::Claim => self.claim(tier, &uid, stored, term, now).await?,
+            Step::Look => Settled::Elsewhere(LOOK_INTERVAL),
+            Step::Wait(wait) => Settled::Elsewhere(wait),
         };
-        self.metrics.set_claimed_elsewhere(&tier.name_any(), wait.is_some());
+        let is_elsewhere = matches!(settled, Settled::Elsewhere(_));
+        self.metrics.set_claimed_elsewhere(&tier.name_any(), is_elsewhere);
         let is_due = self.with_state(&uid, ClaimState::tell);
-        if let (true, Some(_), Some(other)) = (is_due, wait, claimed)
+        if let (true, true, Some(other)) = (is_due, is_elsewhere, claimed)
             && self.tell(tier, other).await
         {
             self.with_state(&uid, ClaimState::record_notice);
         }
-        Ok(wait)
+        Ok(settled)
     }
 
-    fn next(&self, uid: &str, stored: StoredTier<'_>, now: Instant) -> Step {
-        self.with_state(uid, |state| state.next(stored, &self.namespace, now))
+    fn next(&self, uid: &str, stored: StoredTier<'_>, term: Term, now: Instant) -> Step {
+        self.with_state(uid, |state| state.next(stored, &self.namespace, term, now))
     }
 
     fn with_state<T>(&self, uid: &str, change: impl FnOnce(&mut ClaimState) -> T) -> T {
@@ -108,9 +120,73 @@ impl Claims {
         }
     }
 
-    /// Writes the claim, if the tier is as it was read.
-    async fn claim(&self, tier: &DnsTier, uid: &str, stored: StoredTier<'_>, now: Instant) -> Result<(), Error> {
+    /// Checks by the API server that a tier is still that of this release. While it had no leader, another one may have
+    /// taken the tier over.
+    async fn check(&self, tier: &DnsTier, uid: &str, term: Term, now: Instant) -> Result<Settled, Error> {
+        let current = self.read(tier).await?;
+        let claim = current_claim(current.as_ref());
+        let is_own = self.with_state(uid, |state| state.record_check(claim, &self.namespace, term, now));
+        if !is_own {
+            let tier = tier.name_any();
+            tracing::warn!(tier, ?claim, "the watch is behind: the tier is not that of this release any more");
+        }
+        Ok(if is_own { Settled::Own } else { Settled::Elsewhere(LOOK_INTERVAL) })
+    }
+
+    /// Reads a tier from the API server; `None` for one that is gone or was created again.
+    async fn read(&self, tier: &DnsTier) -> Result<Option<DnsTier>, Error> {
+        let name = tier.name_any();
+        let tiers: Api<DnsTier> = Api::all(self.client.clone());
+        let current = tiers.get_opt(&name).await;
+        let current = current.map_err(|source| Error::request("read", format!("DnsTier {name}"), source))?;
+        Ok(current.filter(|current| current.uid() == tier.uid()))
+    }
+
+    /// Takes a tier over, or claims one that has no claim, if it is as it was read.
+    async fn claim(
+        &self,
+        tier: &DnsTier,
+        uid: &str,
+        stored: StoredTier<'_>,
+        term: Term,
+        now: Instant,
+    ) -> Result<Settled, Error> {
         self.with_state(uid, |state| state.begin_claim(now));
+        let Some(replaced) = stored.claimed else {
+            self.write_claim(tier, uid, stored, term, now).await?;
+            return Ok(Settled::Own);
+        };
+        if current_claim(self.read(tier).await?.as_ref()) != CurrentClaim::Of(replaced) {
+            return Ok(Settled::Elsewhere(LOOK_INTERVAL));
+        }
+        self.delete_record(&tier.name_any()).await?;
+        self.write_claim(tier, uid, stored, term, now).await?;
+        Ok(Settled::TakenOver)
+    }
+
+    /// Deletes the record of a tier's roll-outs that this release has left in its namespace. What another release has
+    /// rolled out since is not in it: by an old record, all pods would be told an old revision at once. Without a
+    /// record, a roll-out begins from what is proven. No claim is written before.
+    async fn delete_record(&self, tier: &str) -> Result<(), Error> {
+        let name = names::rollout(tier);
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        self.metrics.record_write("ConfigMap", "delete");
+        match config_maps.delete(&name, &DeleteParams::background()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(source) => Err(Error::request("delete", format!("ConfigMap {}/{name}", self.namespace), source)),
+        }
+    }
+
+    /// Writes the claim, if the tier is as it was read.
+    async fn write_claim(
+        &self,
+        tier: &DnsTier,
+        uid: &str,
+        stored: StoredTier<'_>,
+        term: Term,
+        now: Instant,
+    ) -> Result<(), Error> {
         let name = tier.name_any();
         let patch = json!({
             "metadata": {"uid": tier.uid(), "resourceVersion": tier.resource_version()},
@@ -135,7 +211,7 @@ impl Claims {
                 "the release that has claimed a tier is gone, and the tier taken over"
             );
         }
-        self.with_state(uid, |state| state.record_claim(stored, is_kept, now));
+        self.with_state(uid, |state| state.record_claim(stored, is_kept, term, now));
         Ok(())
     }
 
@@ -162,6 +238,21 @@ impl Claims {
     }
 }
 
+/// Returns the namespace of the release that has claimed a tier.
+fn claimant(tier: &DnsTier) -> Option<&str> {
+    let operator = tier.status.as_ref()?.operator.as_ref()?;
+    Some(operator.namespace.as_str()).filter(|namespace| !namespace.is_empty())
+}
+
+/// Returns the claim of a tier as it was read; `None` for one that is gone.
+fn current_claim(tier: Option<&DnsTier>) -> CurrentClaim<'_> {
+    match tier.map(claimant) {
+        None => CurrentClaim::Gone,
+        Some(None) => CurrentClaim::Unclaimed,
+        Some(Some(namespace)) => CurrentClaim::Of(namespace),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +262,8 @@ mod tests {
     use crate::leader::Leadership;
     use dnstier_crds::v1alpha1::{DnsTierStatus, OperatorStatus};
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    const TERM: Term = 1;
 
     fn claims(server: &FakeApi) -> Claims {
         let client = server.client(Limits::OPERATOR);
@@ -186,9 +279,12 @@ mod tests {
         tier
     }
 
-    /// Answers as an API server that keeps claims, or drops them.
+    /// Answers as an API server that keeps claims, or drops them. The tier is claimed by the release `old`, whose Lease
+    /// has this version, and the release `new` has no record of it.
     fn reply(request: &FakeRequest, keeps: bool, lease: Option<u64>) -> Reply {
         match (request.method.as_str(), lease) {
+            ("GET", _) if is_tier(request) => stored_tier(Some("old")),
+            ("DELETE", _) => Reply::refusal(404, "not found"),
             ("PATCH", _) => {
                 let mut tier = serde_json::to_value(claimed_by(None)).unwrap();
                 if keeps {
@@ -202,8 +298,25 @@ mod tests {
         }
     }
 
+    fn is_tier(request: &FakeRequest) -> bool {
+        request.path().ends_with("/dnstiers/default")
+    }
+
+    /// Returns the tier as the API server has it.
+    fn stored_tier(claimed: Option<&str>) -> Reply {
+        Reply::Json(200, serde_json::to_value(claimed_by(claimed)).unwrap())
+    }
+
     fn writes(server: &FakeApi) -> Vec<FakeRequest> {
         server.requests().into_iter().filter(|request| request.method != "GET").collect()
+    }
+
+    fn methods(requests: &[FakeRequest]) -> Vec<&str> {
+        requests.iter().map(|request| request.method.as_str()).collect()
+    }
+
+    fn is_elsewhere(settled: Settled) -> bool {
+        matches!(settled, Settled::Elsewhere(_))
     }
 
     #[tokio::test]
@@ -212,10 +325,10 @@ mod tests {
         let claims = claims(&server);
         let now = Instant::now();
         for second in 0..5 {
-            let settled = claims.settle(&claimed_by(None), now + Duration::from_secs(second)).await.unwrap();
-            assert_eq!(settled, None);
+            let settled = claims.settle(&claimed_by(None), TERM, now + Duration::from_secs(second)).await.unwrap();
+            assert_eq!(settled, Settled::Own);
         }
-        assert_eq!(claims.settle(&claimed_by(Some("new")), now).await.unwrap(), None);
+        assert_eq!(claims.settle(&claimed_by(Some("new")), TERM, now).await.unwrap(), Settled::Own);
         let requests = server.requests();
         assert_eq!(requests.len(), 1, "{requests:#?}");
         assert!(requests[0].path().ends_with("/dnstiers/default/status"), "{}", requests[0].uri);
@@ -229,7 +342,7 @@ mod tests {
         let claims = claims(&server);
         for second in 0..100 {
             let now = Instant::now() + Duration::from_secs(second);
-            assert_eq!(claims.settle(&claimed_by(None), now).await.unwrap(), None);
+            assert_eq!(claims.settle(&claimed_by(None), TERM, now).await.unwrap(), Settled::Own);
         }
         assert_eq!(server.requests().len(), 1);
     }
@@ -244,7 +357,7 @@ mod tests {
         let at = |second: u64| start + Duration::from_secs(second);
         for second in 0..120 {
             version.store(second / 2, Ordering::Relaxed);
-            assert!(claims.settle(&tier, at(second)).await.unwrap().is_some(), "{second}");
+            assert!(is_elsewhere(claims.settle(&tier, TERM, at(second)).await.unwrap()), "{second}");
         }
         let told = writes(&server);
         assert_eq!(told.len(), 1, "{told:#?}");
@@ -256,14 +369,17 @@ mod tests {
         assert!(paths.iter().any(|path| path.ends_with("/namespaces/old/leases/dnstier-operator")), "{paths:?}");
         let taken = {
             let mut second = 120;
-            while claims.settle(&tier, at(second)).await.unwrap().is_some() {
+            while is_elsewhere(claims.settle(&tier, TERM, at(second)).await.unwrap()) {
                 second += 1;
             }
             second - 120
         };
         assert!((50..=90).contains(&taken), "{taken} s");
-        let last = writes(&server).pop().unwrap();
-        assert_eq!(last.body["status"]["operator"]["namespace"], "new");
+        let writes = writes(&server);
+        assert_eq!(methods(&writes), ["POST", "DELETE", "PATCH"], "the old record goes before the claim is written");
+        let [_, deletion, claim] = writes.as_slice() else { unreachable!() };
+        assert!(deletion.path().ends_with("/namespaces/new/configmaps/dnstier-default-rollout"), "{}", deletion.uri);
+        assert_eq!(claim.body["status"]["operator"]["namespace"], "new");
         assert!(claims.metrics.encode().contains("claimed_elsewhere{tier=\"default\"} 0"));
     }
 
@@ -279,16 +395,17 @@ mod tests {
         let claims = claims(&server);
         let (start, tier) = (Instant::now(), claimed_by(Some("old")));
         let at = |second: u64| start + Duration::from_secs(second);
-        claims.settle(&tier, at(0)).await.unwrap();
-        // A look, the event and one more look, before the claim.
+        claims.settle(&tier, TERM, at(0)).await.unwrap();
+        // A look, the event and one more look, the tier itself and the old record, before the claim.
         tokio::select! {
-            settled = claims.settle(&tier, at(60)) => panic!("there is no response: {settled:?}"),
-            _ = server.wait_for_requests(4) => {}
+            settled = claims.settle(&tier, TERM, at(60)) => panic!("there is no response: {settled:?}"),
+            _ = server.wait_for_requests(6) => {}
         }
         let patches = || server.requests().iter().filter(|request| request.method == "PATCH").count();
         assert_eq!(patches(), 1);
         version.store(2, Ordering::Relaxed);
-        assert_eq!(claims.settle(&tier, at(3_600)).await.unwrap(), Some(LOOK_INTERVAL));
+        let settled = claims.settle(&tier, TERM, at(3_600)).await.unwrap();
+        assert_eq!(settled, Settled::Elsewhere(LOOK_INTERVAL));
         assert_eq!(patches(), 1, "the other release is back");
     }
 
@@ -305,7 +422,7 @@ mod tests {
         let (start, tier) = (Instant::now(), claimed_by(Some("old")));
         for (second, events) in [(0, 1), (1, 1), (9, 1), (10, 2), (11, 2), (20, 3), (30, 3), (40, 3)] {
             is_refused.store(second < 20, Ordering::Relaxed);
-            claims.settle(&tier, start + Duration::from_secs(second)).await.unwrap();
+            claims.settle(&tier, TERM, start + Duration::from_secs(second)).await.unwrap();
             assert_eq!(writes(&server).len(), events, "{second} s");
         }
     }
@@ -313,7 +430,80 @@ mod tests {
     #[tokio::test]
     async fn a_claim_that_another_release_has_written_first_is_not_overwritten() {
         let server = FakeApi::start(|_| Reply::refusal(409, "the object has been modified")).await;
-        let error = claims(&server).settle(&claimed_by(None), Instant::now()).await.unwrap_err();
+        let error = claims(&server).settle(&claimed_by(None), TERM, Instant::now()).await.unwrap_err();
         assert!(error.is_conflict(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_deleted_keeps_its_release_from_taking_the_tier_over() {
+        let is_refused = Arc::new(AtomicBool::new(true));
+        let refused = is_refused.clone();
+        let server = FakeApi::start(move |request| match request.method.as_str() {
+            "DELETE" if refused.load(Ordering::Relaxed) => Reply::refusal(500, "not now"),
+            "DELETE" => Reply::Json(200, json!({"kind": "Status", "status": "Success"})),
+            _ => reply(request, true, Some(1)),
+        })
+        .await;
+        let claims = claims(&server);
+        let (start, tier) = (Instant::now(), claimed_by(Some("old")));
+        let at = |second: u64| start + Duration::from_secs(second);
+        claims.settle(&tier, TERM, at(0)).await.unwrap();
+        for second in [60, 61] {
+            let error = claims.settle(&tier, TERM, at(second)).await.unwrap_err();
+            assert!(error.to_string().contains("ConfigMap new/dnstier-default-rollout"), "{error}");
+        }
+        assert_eq!(methods(&writes(&server)), ["POST", "DELETE", "DELETE"], "no claim is written");
+        is_refused.store(false, Ordering::Relaxed);
+        assert_eq!(claims.settle(&tier, TERM, at(62)).await.unwrap(), Settled::TakenOver);
+        assert_eq!(claims.settle(&tier, TERM, at(63)).await.unwrap(), Settled::Own);
+        assert_eq!(methods(&writes(&server)), ["POST", "DELETE", "DELETE", "DELETE", "PATCH"]);
+    }
+
+    #[tokio::test]
+    async fn a_tier_is_not_taken_over_from_a_release_that_only_the_store_still_has() {
+        let server = FakeApi::start(|request| match request.method.as_str() {
+            "GET" if is_tier(request) => stored_tier(Some("third")),
+            _ => reply(request, true, Some(1)),
+        })
+        .await;
+        let claims = claims(&server);
+        let (start, tier) = (Instant::now(), claimed_by(Some("old")));
+        for second in (0..300).step_by(10) {
+            let settled = claims.settle(&tier, TERM, start + Duration::from_secs(second)).await.unwrap();
+            assert!(is_elsewhere(settled), "{second} s");
+        }
+        assert!(server.requests().iter().any(is_tier));
+        assert_eq!(methods(&writes(&server)), ["POST"]);
+    }
+
+    #[tokio::test]
+    async fn an_own_claim_is_read_once_a_term_and_nothing_is_written_where_the_store_alone_has_it() {
+        let current = Arc::new(Mutex::new(Some("new")));
+        let served = current.clone();
+        let server = FakeApi::start(move |request| match *served.lock().unwrap() {
+            Some(claimed) if is_tier(request) => stored_tier(Some(claimed)),
+            _ => Reply::refusal(500, "not now"),
+        })
+        .await;
+        let claims = claims(&server);
+        let (start, tier) = (Instant::now(), claimed_by(Some("new")));
+        let at = |second: u64| start + Duration::from_secs(second);
+        for (term, reads) in [(1, 1), (2, 2)] {
+            for second in 0..100 {
+                assert_eq!(claims.settle(&tier, term, at(second)).await.unwrap(), Settled::Own);
+            }
+            assert_eq!(server.requests().len(), reads, "term {term}");
+        }
+        *current.lock().unwrap() = Some("old");
+        for second in 0..30 {
+            assert!(is_elsewhere(claims.settle(&tier, 3, at(second)).await.unwrap()), "{second} s");
+        }
+        assert_eq!(server.requests().len(), 5, "once in ten seconds");
+        assert!(claims.metrics.encode().contains("claimed_elsewhere{tier=\"default\"} 1"));
+        *current.lock().unwrap() = None;
+        claims.settle(&tier, 4, at(30)).await.unwrap_err();
+        *current.lock().unwrap() = Some("new");
+        assert_eq!(claims.settle(&tier, 4, at(31)).await.unwrap(), Settled::Own);
+        assert_eq!(writes(&server).len(), 0);
     }
 }

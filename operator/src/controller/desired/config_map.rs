@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use node_cache_config::names::{STABLE_REVISION, revision_key};
 
@@ -76,6 +77,25 @@ pub(super) fn set_stable(config_map: &mut ConfigMap, existing: &OwnedObjects, st
     }
 }
 
+/// Returns the patches that make another revision the one with which pods start that were not told any, at the versions
+/// that were read: of the ConfigMaps that have its key and start pods with another one.
+pub(super) fn stable_patches(existing: &OwnedObjects, stable: &str) -> Vec<ConfigMap> {
+    let (key, stable_key) = (revision_key(stable), revision_key(STABLE_REVISION));
+    let patch = |config_map: &ConfigMap| {
+        let data = config_map.data.as_ref()?;
+        let json = data.get(&key).filter(|json| data.get(&stable_key) != Some(*json))?;
+        let metadata = ObjectMeta {
+            name: config_map.metadata.name.clone(),
+            namespace: config_map.namespace(),
+            resource_version: config_map.resource_version(),
+            ..ObjectMeta::default()
+        };
+        let data = BTreeMap::from([(stable_key.clone(), json.clone())]);
+        Some(ConfigMap { metadata, data: Some(data), ..ConfigMap::default() })
+    };
+    existing.config_maps.iter().filter_map(patch).collect()
+}
+
 /// Returns the revisions of the next ConfigMap, the newest first.
 fn retain_revisions(
     newest: &RenderedRevision,
@@ -133,6 +153,7 @@ mod tests {
     use crate::controller::fixtures;
     use crate::controller::validate::validate;
     use node_cache_config::Config;
+    use serde_json::json;
 
     fn rendered(id: &str) -> RenderedRevision {
         RenderedRevision { id: id.to_owned(), json: format!("{{\"{id}\":1}}") }
@@ -199,6 +220,22 @@ mod tests {
         let mut next = config_map_with(&["c", "b"]);
         set_stable(&mut next, &lost, "a");
         assert_eq!(stable_of(&next), rendered("a").json);
+    }
+
+    #[test]
+    fn only_the_key_with_which_pods_start_is_patched_where_it_differs_and_the_revision_is_there() {
+        let mut config_map = config_map_with(&["b", "a"]);
+        config_map.metadata.name = Some("revisions".to_owned());
+        config_map.metadata.resource_version = Some("7".to_owned());
+        config_map.data.as_mut().unwrap().insert(revision_key(STABLE_REVISION), rendered("a").json);
+        let existing = OwnedObjects { config_maps: vec![config_map], ..OwnedObjects::default() };
+        assert_eq!((stable_patches(&existing, "a").len(), stable_patches(&existing, "c").len()), (0, 0));
+        let [patch]: [ConfigMap; 1] = stable_patches(&existing, "b").try_into().unwrap();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "revisions", "resourceVersion": "7"}, "data": {"stable.json": rendered("b").json},
+        });
+        assert_eq!(serde_json::to_value(patch).unwrap(), expected);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 pub(crate) use config::RenderedRevision;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 
 use crate::controller::finding::Finding;
@@ -77,6 +78,13 @@ pub(crate) fn set_stable(desired: &mut Desired, existing: &OwnedObjects, stable:
     for config_map in &mut desired.objects.config_maps {
         config_map::set_stable(config_map, existing, stable);
     }
+}
+
+/// Returns the patches of ConfigMaps after which pods start with another revision that were not told any, while the
+/// spec is not valid and results in no ConfigMap: that revision is proven, and its key is there.
+#[must_use]
+pub(crate) fn stable_patches(existing: &OwnedObjects, stable: &str) -> Vec<ConfigMap> {
+    config_map::stable_patches(existing, stable)
 }
 
 /// Lets pods of the DaemonSet go in steps where the placement excludes nodes. `current` is the DaemonSet as it is.

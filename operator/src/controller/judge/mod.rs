@@ -9,6 +9,7 @@
 //! minute before [`tell`](trial::Trial::tell), with probes, so that there is a past. While a step is watched, the pods
 //! of the next one are among its controls; [`advance`](trial::Trial::advance) keeps what they counted.
 
+pub(crate) mod addresses;
 pub(crate) mod comparison;
 pub(crate) mod controls;
 pub(crate) mod exact_test;

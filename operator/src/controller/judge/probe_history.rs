@@ -117,6 +117,11 @@ impl ProbeHistory {
         self.past.get(key)
     }
 
+    /// Forgets how the pod compared, and whether it answered, since the change. The answers before it stay.
+    pub(crate) fn forget_standings(&mut self) {
+        self.standings.clear();
+    }
+
     /// Adds how the pod compares in a look.
     pub(crate) fn add(&mut self, key: &ProbeKey, standing: Standing) {
         let standings = self.standings.entry(key.clone()).or_default();

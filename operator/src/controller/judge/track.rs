@@ -1,7 +1,5 @@
 //! History of one pod in a trial: its past, what it counted since, and how it was when it was told of the change.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::controller::judge::comparison::Change;
@@ -29,20 +27,13 @@ pub(crate) struct Baseline {
     pub(crate) restarts: u32,
     /// Number of restarts of its containers.
     pub(crate) container_restarts: u32,
-    /// Captured addresses through which it did not reach itself.
-    pub(crate) unanswered: BTreeSet<IpAddr>,
 }
 
 impl Baseline {
     /// Returns the state of a pod at a look with a report.
     #[must_use]
     pub(crate) fn of(look: &PodLook, report: &PodReport) -> Self {
-        Self {
-            started: report.started,
-            restarts: report.restarts,
-            container_restarts: look.container_restarts,
-            unanswered: report.self_query_failures.keys().copied().collect(),
-        }
+        Self { started: report.started, restarts: report.restarts, container_restarts: look.container_restarts }
     }
 
     /// Returns whether a process has restarted since.
@@ -154,7 +145,8 @@ impl Track {
             self.baseline = Some(Baseline::of(look, report));
         }
         self.is_returning &= !is_back;
-        if phase == Phase::Past {
+        // What a pod answers with a revision that is superseded is no past: that one may be bad, too.
+        if phase == Phase::Past && report.in_force == InForce::Proven {
             self.probes.add_past(&report.probes);
         }
         if report.in_force == InForce::Target && self.in_force_since.is_none() {
@@ -227,7 +219,7 @@ impl Track {
     pub(crate) fn supersede(&mut self) {
         self.baseline = None;
         self.in_force_since = None;
-        self.probes = ProbeHistory::default();
+        self.probes.forget_standings();
         self.forget_since();
     }
 

@@ -4,8 +4,10 @@
 //! when it is bad in two looks running.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::controller::judge::addresses::{AddressHistory, AddressStanding};
 use crate::controller::judge::comparison::{Limits, SIGNIFICANCE};
 use crate::controller::judge::controls;
 use crate::controller::judge::hard_signs;
@@ -27,6 +29,8 @@ const LOOK_TOLERANCE: Duration = Duration::from_millis(500);
 const MAX_REPORT_AGE: Duration = Duration::from_secs(15);
 /// Time beyond the soak for which a step waits until chance can be told from change.
 const MAX_DOUBT: Duration = Duration::from_secs(30);
+/// Time in which a round of probes has surely ended.
+const MAX_ROUND: Duration = Duration::from_secs(90);
 /// Time since a change within which only what is far beyond chance counts: traffic comes in bursts.
 const EARLY: Duration = Duration::from_secs(20);
 /// Probability below which an increase is no chance in that time.
@@ -45,9 +49,22 @@ pub(crate) struct Step {
     pub(crate) soak: Duration,
     /// Percentage points above the controls that are tolerated.
     pub(crate) max_error_increase: f64,
+    /// Whether a pod with the revision in force has to be ready before the step passes: one that is not ready is asked
+    /// for no probes.
+    pub(crate) needs_ready: bool,
     /// Begin of the soak, if the caller says when it was: it may have been in an earlier process, and a pod that does
     /// not get the revision in force may be excused. `None`: the judge waits until all pods have it.
     pub(crate) soak_start: Option<Duration>,
+}
+
+/// Numbers of the probes of a role that no pod of the step was asked for beside a control, since it has the change in
+/// force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MissingProbes {
+    /// Number at the last look.
+    pub(crate) before: usize,
+    /// Number after this look, where it has a control to compare with.
+    pub(crate) after: usize,
 }
 
 /// Trial of one step.
@@ -55,12 +72,18 @@ pub(crate) struct Step {
 pub(crate) struct Trial {
     step: Step,
     tracks: BTreeMap<String, Track>,
+    /// Captured addresses of nodes and resolvers, by the names of their pods.
+    addresses: BTreeMap<String, AddressHistory>,
     is_told: bool,
     has_begun: bool,
     last_look: Option<Duration>,
     suspects: BTreeSet<RateKey>,
-    /// Number of probes that no pod of the step was asked for since it has the change in force.
-    missing_probes: usize,
+    /// Probes that no pod of the step was asked for yet, by role.
+    missing_probes: BTreeMap<Role, MissingProbes>,
+    /// Roles whose probes decide in the last look.
+    compared: BTreeSet<Role>,
+    /// Times since which pods of a role are asked for probes and no control is, though there are some.
+    alone_since: BTreeMap<Role, Duration>,
     verdict: Option<Verdict>,
 }
 
@@ -71,11 +94,14 @@ impl Trial {
         Self {
             step,
             tracks: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             is_told: false,
             has_begun: false,
             last_look: None,
             suspects: BTreeSet::new(),
-            missing_probes: 0,
+            missing_probes: BTreeMap::new(),
+            compared: BTreeSet::new(),
+            alone_since: BTreeMap::new(),
             verdict: None,
         }
     }
@@ -90,10 +116,15 @@ impl Trial {
         self.step.soak_start = Some(start);
     }
 
-    /// Notes how many probes no pod of the step was asked for since it has the change in force. A step does not pass
-    /// before all were.
-    pub(crate) fn wait_for_probes(&mut self, missing: usize) {
+    /// Notes how many probes the next look is without. A step does not pass before there are none.
+    pub(crate) fn wait_for_probes(&mut self, missing: BTreeMap<Role, MissingProbes>) {
         self.missing_probes = missing;
+    }
+
+    /// Returns whether the probes of the pods of a role were compared in the last look.
+    #[must_use]
+    pub(crate) fn has_compared(&self, role: Role) -> bool {
+        self.compared.contains(&role)
     }
 
     /// Returns the probes that were bad in the last look at them, each with its pod of the step: the next one decides.
@@ -120,14 +151,14 @@ impl Trial {
     #[must_use]
     pub(crate) fn advance(mut self, step: Step) -> Self {
         self.tracks.values_mut().for_each(Track::advance);
-        Self { tracks: self.tracks, ..Self::new(step) }
+        Self { tracks: self.tracks, addresses: self.addresses, ..Self::new(step) }
     }
 
     /// Starts the trial of another change on pods that run this one. Their past is that from before both.
     #[must_use]
     pub(crate) fn supersede(mut self, step: Step) -> Self {
         self.tracks.values_mut().for_each(Track::supersede);
-        Self { tracks: self.tracks, ..Self::new(step) }
+        Self { tracks: self.tracks, addresses: self.addresses, ..Self::new(step) }
     }
 
     /// Returns whether the past of the pods of the step is long enough for a judgement of shares: that of all which
@@ -154,6 +185,7 @@ impl Trial {
     /// Looks at the pods of the step and at controls. A look that comes early shows only hard signs.
     pub(crate) fn look(&mut self, now: Duration, looks: &[PodLook]) -> Verdict {
         self.forget_others(looks);
+        self.compared.clear();
         let present = present(looks);
         let hard_sign = self.hard_sign(looks);
         let is_early = self.last_look.is_some_and(|last| now.saturating_sub(last) + LOOK_TOLERANCE < LOOK_INTERVAL);
@@ -188,9 +220,14 @@ impl Trial {
     /// Returns the first hard sign of a pod of the step that is told.
     fn hard_sign(&self, looks: &[PodLook]) -> Option<(FailReason, String)> {
         let told = self.of_step(looks).filter(|look| self.is_told && look.is_asked && !look.is_away);
-        told.into_iter().find_map(|look| match self.tracks.get(&look.name).and_then(Track::baseline) {
-            Some(baseline) => hard_signs::find(look, baseline),
-            None => hard_signs::find(look, &Baseline::of(look, look.report.as_ref()?)),
+        told.into_iter().find_map(|look| {
+            let history = self.addresses.get(&look.name);
+            let is_sign =
+                |address: &IpAddr| history.is_some_and(|history| history.standing(address) == AddressStanding::Failed);
+            match self.tracks.get(&look.name).and_then(Track::baseline) {
+                Some(baseline) => hard_signs::find(look, baseline, is_sign),
+                None => hard_signs::find(look, &Baseline::of(look, look.report.as_ref()?), |_| false),
+            }
         })
     }
 
@@ -208,8 +245,12 @@ impl Trial {
                 false if self.has_begun => Phase::Since,
                 _ => Phase::Told,
             };
+            let is_new = !self.tracks.contains_key(&look.name);
             let track = self.tracks.entry(look.name.clone()).or_insert_with(|| Track::new(look));
+            let was_returning = track.is_returning;
             track.add(now, look, report, phase);
+            let has_started = is_new || was_returning && !track.is_returning;
+            self.addresses.entry(look.name.clone()).or_default().add(now, report, phase, has_started);
             // A pod that will be judged is a control of the pods before it until it is told.
             track.is_control &= !(is_judged && self.is_told);
         }
@@ -233,16 +274,19 @@ impl Trial {
         if !self.is_told {
             return self.hold(HoldReason::NotInForce, "No pod of the step is told of the change yet".to_owned());
         }
-        let probes = self.judge_probes(judged, present);
-        if let Some((Outcome::Fail(reason), sentence)) = probes {
-            return Verdict { outcome: Outcome::Fail(reason), sentence, warnings: Vec::new() };
+        let probes = self.judge_probes(now, judged, present);
+        let (addresses, unknown_addresses) = self.judge_addresses(judged, present);
+        for found in [&probes, &addresses] {
+            if let Some((outcome @ Outcome::Fail(_), sentence)) = found {
+                return Verdict { outcome: *outcome, sentence: sentence.clone(), warnings: Vec::new() };
+            }
         }
         let findings = self.find_rates(now, judged);
         let has_rates = self.step.soak >= MIN_SOAK_FOR_RATES;
         let has_weight = |finding: &RateFinding, weight| finding.weight == weight && has_rates;
         let is_warning = |finding: &&RateFinding| finding.weight == Weight::Warning || !has_rates;
-        let warnings: Vec<String> =
-            findings.iter().filter(is_warning).map(|finding| finding.sentence.clone()).take(MAX_WARNINGS).collect();
+        let of_rates = findings.iter().filter(is_warning).map(|finding| finding.sentence.clone());
+        let warnings: Vec<String> = unknown_addresses.into_iter().chain(of_rates).take(MAX_WARNINGS).collect();
         let suspects: Vec<&RateFinding> =
             findings.iter().filter(|finding| has_weight(finding, Weight::Suspicion)).collect();
         if let Some(finding) = suspects.iter().find(|finding| self.suspects.contains(&finding.key)) {
@@ -255,16 +299,16 @@ impl Trial {
             .or_else(|| first(Weight::CommonTrouble).map(with(HoldReason::ControlsFailing)))
             .or_else(|| first(Weight::Doubt).map(with(HoldReason::Doubt)));
         self.suspects = suspects.into_iter().map(|finding| finding.key.clone()).collect();
-        let (outcome, sentence) = self.watch(now, judged, probes, doubt);
+        let (outcome, sentence) = self.watch(now, judged, probes.or(addresses), doubt);
         Verdict { outcome, sentence, warnings }
     }
 
-    /// Returns the verdict on a step that did not fail.
+    /// Returns the verdict on a step that did not fail. `bad_signs` are those of probes and addresses.
     fn watch(
         &self,
         now: Duration,
         judged: &[&PodLook],
-        probes: Option<(Outcome, String)>,
+        bad_signs: Option<(Outcome, String)>,
         doubt: Option<(HoldReason, String)>,
     ) -> (Outcome, String) {
         let track = |look: &&PodLook| self.tracks.get(&look.name);
@@ -285,7 +329,10 @@ impl Trial {
         let last = judged.iter().filter_map(track).filter_map(|track| track.in_force_since).max().unwrap_or(now);
         let watched = now.saturating_sub(self.step.soak_start.unwrap_or(last));
         let is_over = watched >= self.step.soak;
-        if let Some((outcome, sentence)) = probes {
+        if let Some(sentence) = self.unreadiness(judged) {
+            return (Outcome::Hold(HoldReason::NotReady), sentence);
+        }
+        if let Some((outcome, sentence)) = bad_signs {
             return (outcome, sentence);
         }
         let is_patient = watched < self.step.soak + MAX_DOUBT;
@@ -297,7 +344,13 @@ impl Trial {
         }
         let (pods, watched, soak) = (judged.len(), watched.as_secs(), self.step.soak.as_secs());
         let whose = if pods == 1 { "One pod".to_owned() } else { format!("{pods} pods") };
-        match self.missing_probes {
+        if is_over && self.waits_for_controls(now) {
+            let sentence = format!(
+                "{whose} showed nothing worse for {watched} s; no control has answered probes at the same time"
+            );
+            return (Outcome::Hold(HoldReason::Soak), sentence);
+        }
+        match self.count_missing_probes() {
             0 if is_over => (Outcome::Pass, format!("{whose} showed nothing worse than the controls for {watched} s")),
             missing if is_over => {
                 let sentence =
@@ -306,6 +359,39 @@ impl Trial {
             }
             _ => (Outcome::Hold(HoldReason::Soak), format!("{whose} showed nothing worse for {watched} of {soak} s")),
         }
+    }
+
+    /// Returns how many probes no pod of the step was asked for beside a control.
+    fn count_missing_probes(&self) -> usize {
+        let missing = self.missing_probes.iter();
+        missing.map(|(role, missing)| if self.compared.contains(role) { missing.after } else { missing.before }).sum()
+    }
+
+    /// Returns the time for which a step waits for controls that are asked for no probes.
+    fn patience(&self) -> Duration {
+        self.step.soak + MAX_DOUBT
+    }
+
+    /// Returns whether the probes of some pods of the step are compared with nobody's for now.
+    fn waits_for_controls(&self, now: Duration) -> bool {
+        let mut alone = self.alone_since.iter().filter(|(role, _)| !self.compared.contains(*role));
+        // A pod that is not asked any more, either, is not waited for.
+        alone.any(|(_, since)| now.saturating_sub(*since) < self.patience() + MAX_ROUND)
+    }
+
+    /// Returns a sentence when a step that needs it has no ready pod of a role with the change in force.
+    fn unreadiness(&self, judged: &[&PodLook]) -> Option<String> {
+        let has_change =
+            |look: &PodLook| self.tracks.get(&look.name).is_some_and(|track| track.in_force_since.is_some());
+        [Role::Resolver, Role::Node].into_iter().filter(|_| self.step.needs_ready).find_map(|role| {
+            let pods: Vec<&PodLook> =
+                judged.iter().copied().filter(|look| look.role == role && has_change(look)).collect();
+            let first = pods.first().filter(|_| pods.iter().all(|look| !look.is_ready))?;
+            Some(match pods.len() {
+                1 => format!("{} is not ready", hard_signs::describe(first)),
+                count => format!("{count} pods of the step are not ready, {} among them", first.name),
+            })
+        })
     }
 
     /// Returns a sentence when more than half of the judged pods of a zone and role report nothing.
@@ -334,7 +420,83 @@ impl Trial {
         findings
     }
 
-    fn judge_probes(&mut self, judged: &[&PodLook], present: &[(&PodLook, &PodReport)]) -> Option<(Outcome, String)> {
+    /// Returns the worst that captured addresses tell at which pods with the change in force do not answer themselves,
+    /// and sentences about those of which nobody knows how they were.
+    fn judge_addresses(
+        &self,
+        judged: &[&PodLook],
+        present: &[(&PodLook, &PodReport)],
+    ) -> (Option<(Outcome, String)>, Vec<String>) {
+        let (mut settling, mut unknown) = (None, Vec::new());
+        for look in judged {
+            let is_there = self.tracks.get(&look.name).is_some_and(|track| !track.is_returning);
+            let report = look.report.as_ref().filter(|report| is_there && report.in_force == InForce::Target);
+            let Some((report, history)) = report.zip(self.addresses.get(&look.name)) else { continue };
+            for (address, reason) in &report.self_query_failures {
+                let sentence = hard_signs::describe_failure(look, address, reason);
+                let is_failure = match history.standing(address) {
+                    AddressStanding::Excused => continue,
+                    AddressStanding::Settling => {
+                        settling.get_or_insert((Outcome::Hold(HoldReason::Suspicion), sentence));
+                        continue;
+                    }
+                    AddressStanding::Failed => true,
+                    AddressStanding::Unknown => self.is_of_the_change(look, address, judged, present),
+                };
+                if is_failure {
+                    return (Some((Outcome::Fail(FailReason::PodCrashed), sentence)), unknown);
+                }
+                unknown.push(sentence);
+            }
+        }
+        (settling, unknown)
+    }
+
+    /// Returns whether an address of which nobody knows how it was fails on most pods of the step like this one, and on
+    /// fewer than half of the controls. One node alone may have lost it long ago.
+    fn is_of_the_change(
+        &self,
+        look: &PodLook,
+        address: &IpAddr,
+        judged: &[&PodLook],
+        present: &[(&PodLook, &PodReport)],
+    ) -> bool {
+        let fails = |report: &PodReport| report.self_query_failures.contains_key(address);
+        let reports: BTreeMap<&str, &PodReport> =
+            present.iter().map(|(look, report)| (look.name.as_str(), *report)).collect();
+        let controls = controls::choose(&self.tracks, &look.zone, look.role, |name, _| reports.contains_key(name));
+        let failing = controls.iter().filter_map(|(name, _)| reports.get(*name)).filter(|report| fails(report)).count();
+        let is_unknown = |name: &String| self.addresses.get(name).is_some_and(AddressHistory::is_unknown);
+        let others = judged.iter().filter(|other| other.role == look.role && is_unknown(&other.name));
+        let changed = others.filter_map(|other| other.report.as_ref());
+        let changed: Vec<&PodReport> = changed.filter(|report| report.in_force == InForce::Target).collect();
+        let changed_failing = changed.iter().filter(|report| fails(report)).count();
+        failing * 2 < controls.len() && changed_failing * 2 > changed.len()
+    }
+
+    /// Returns whether the probes of the pods of a role decide in this look, and notes since when no control was asked
+    /// beside them. After a long time without, they are compared with their own answers just before.
+    fn may_compare(&mut self, now: Duration, role: Role, is_asked: bool, is_control_asked: bool) -> bool {
+        if is_control_asked {
+            self.alone_since.remove(&role);
+        } else if is_asked {
+            self.alone_since.entry(role).or_insert(now);
+        }
+        let patience = self.patience();
+        let is_waiting = self.alone_since.get(&role).is_some_and(|since| now.saturating_sub(*since) < patience);
+        let may_compare = is_asked && !is_waiting;
+        if may_compare {
+            self.compared.insert(role);
+        }
+        may_compare
+    }
+
+    fn judge_probes(
+        &mut self,
+        now: Duration,
+        judged: &[&PodLook],
+        present: &[(&PodLook, &PodReport)],
+    ) -> Option<(Outcome, String)> {
         let results: BTreeMap<&str, BTreeMap<ProbeKey, &ProbeOutcome>> =
             present.iter().map(|(look, report)| (look.name.as_str(), by_key(&report.probes))).collect();
         let mut found: Vec<ProbeFinding> = Vec::new();
@@ -344,6 +506,12 @@ impl Trial {
             let controls = controls::choose(&self.tracks, zone, role, has_results);
             let controls: Vec<&BTreeMap<ProbeKey, &ProbeOutcome>> =
                 controls.iter().filter_map(|(name, _)| results.get(*name)).collect();
+            let is_asked = looks.iter().any(|look| {
+                let track = self.tracks.get(&look.name).filter(|track| track.in_force_since.is_some());
+                track.is_some_and(|track| has_results(&look.name, track))
+            });
+            // Where no control is left, nobody waits for one.
+            let may_compare = self.may_compare(now, role, is_asked, !is_left || !controls.is_empty());
             for look in looks {
                 let (Some(own), Some(track)) = (results.get(look.name.as_str()), self.tracks.get_mut(&look.name))
                 else {
@@ -352,14 +520,11 @@ impl Trial {
                 if track.in_force_since.is_none() {
                     continue;
                 }
-                for (key, outcome) in own {
+                for (key, outcome) in own.iter().filter(|_| may_compare) {
                     let answers: Vec<&ProbeOutcome> =
                         controls.iter().filter_map(|results| results.get(key)).copied().collect();
-                    // Controls that were not asked in this look tell nothing.
-                    if is_left && controls.is_empty() {
-                        continue;
-                    }
-                    let standing = probes::compare(outcome, &track.probes, is_left.then_some(&answers));
+                    let references = (!controls.is_empty()).then_some(answers.as_slice());
+                    let standing = probes::compare(outcome, &track.probes, references);
                     track.probes.add(key, standing);
                     if !outcome.is_failure() {
                         track.probes.note_answer(key);

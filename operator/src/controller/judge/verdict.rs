@@ -57,6 +57,8 @@ pub(crate) enum HoldReason {
     NotInForce,
     /// No pod of the step is there, or every one is on a node that is away.
     Away,
+    /// No pod of the step that has the revision in force is ready.
+    NotReady,
     /// Too many pods of the step report nothing.
     NoFigures,
     /// There is an increase that may be chance; a few more looks tell.

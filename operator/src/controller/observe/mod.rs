@@ -3,6 +3,8 @@
 //! Everything is read from the stores of watches, so that a reconciliation at rest makes no request. A watch that is
 //! refused fails the reconciliation: no decision is based on partial state.
 
+pub(crate) mod creation_failure;
+mod leftovers;
 pub(crate) mod nodes;
 pub(crate) mod object_store;
 pub(crate) mod own_writes;
@@ -18,13 +20,16 @@ use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
+use tokio::time::timeout;
 
 use crate::controller::finding::Finding;
+use crate::controller::observe::creation_failure::CreationFailure;
+use crate::controller::observe::leftovers::{remove_outdated_revisions, take_own_record};
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::object_store::{ObjectStore, incomplete};
 use crate::controller::observe::own_writes::OwnWrites;
@@ -37,8 +42,8 @@ use crate::controller::rollout::store::StoredRecord;
 use crate::error::Error;
 use crate::settings::Settings;
 
-/// Age above which an event no longer explains a missing pod.
-const MAX_EVENT_AGE: SignedDuration = SignedDuration::from_mins(20);
+/// Longest time that a pass waits for a list of events: it only explains something, and the pass has pods to tell.
+const MAX_EVENTS_TIME: Duration = Duration::from_secs(2);
 
 /// A tier as the watch delivers it: a tier that cannot be deserialized does not hide the others.
 pub(crate) type WatchedTier = DeserializeGuard<DnsTier>;
@@ -67,8 +72,8 @@ pub(crate) struct Observed {
     pub(crate) pods: Vec<TierPod>,
     /// Reports of the status polls.
     pub(crate) reports: Arc<PodReports>,
-    /// Message of the DaemonSet controller about node pods that it cannot create; `None` while no pod is missing.
-    pub(crate) pod_creation_failure: Option<String>,
+    /// Failure of the DaemonSet controller to create node pods; `None` while no pod is missing.
+    pub(crate) pod_creation_failure: Option<CreationFailure>,
     /// Time of the reconciliation, in whole seconds.
     pub(crate) now: Timestamp,
     /// Time since the lists of this process were complete.
@@ -185,9 +190,10 @@ impl Observer {
         let cluster_dns = self.look_up_cluster_dns(&tier).await?;
         let cluster_dns_is_readable = !matches!(cluster_dns, ClusterDnsLookup::Forbidden(_));
         let mut owned = self.read_owned(&tier, cluster_dns_is_readable).await?;
-        let record = take_record(&mut owned, &name);
-        let pod_creation_failure = self.pod_creation_failure(&owned, &name, now).await?;
+        let record = take_own_record(&mut owned, &tier, &self.settings);
+        remove_outdated_revisions(&mut owned, &name, &self.settings);
         let pods = self.pods_of(&name)?;
+        let pod_creation_failure = self.pod_creation_failure(&owned, &name, &pods, now).await;
         let nodes = self.nodes.read()?;
         let lists_age = self.lists_age()?;
         Ok(Observed {
@@ -218,6 +224,15 @@ impl Observer {
         let current = tiers.get_metadata_opt(&name).await;
         let current = current.map_err(|source| Error::request("read", format!("DnsTier {name}"), source))?;
         Ok(current.is_none_or(|current| current.uid() != tier.uid() || current.meta().deletion_timestamp.is_some()))
+    }
+
+    /// Remembers that the record of the roll-outs of a tier was deleted, which its store may still have.
+    pub(crate) fn forget_record(&self, tier: &str) {
+        let now = Instant::now();
+        let Ok(owned) = self.owned.objects_of(tier, &self.own_writes, now) else { return };
+        if let Some(record) = owned.config_map(&self.settings.namespace, &names::rollout(tier)) {
+            self.own_writes.record_delete(record, now);
+        }
     }
 
     /// Returns the tiers of other names that can be deserialized.
@@ -293,33 +308,34 @@ impl Observer {
         Ok(services.items)
     }
 
-    /// Returns the reason why pods of the DaemonSet are missing: a DaemonSet has no condition for this, but its
-    /// controller emits an event.
+    /// Returns why pods of the DaemonSet are missing, as its controller tells by events. Without events a pass goes on.
     async fn pod_creation_failure(
         &self,
         owned: &OwnedObjects,
         tier: &str,
+        pods: &[TierPod],
         now: Timestamp,
-    ) -> Result<Option<String>, Error> {
+    ) -> Option<CreationFailure> {
         let namespace = &self.settings.node_namespace;
         let name = names::node_cache(tier);
-        let status = owned.daemon_set(namespace, &name).and_then(|daemon_set| daemon_set.status.as_ref());
-        if status.is_none_or(|status| status.current_number_scheduled >= status.desired_number_scheduled) {
-            return Ok(None);
+        let status = owned.daemon_set(namespace, &name)?.status.as_ref()?;
+        if status.current_number_scheduled >= status.desired_number_scheduled {
+            return None;
         }
         let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
+        let params = ListParams::default().fields(&fields);
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let events = events
-            .list(&ListParams::default().fields(&fields))
-            .await
-            .map_err(|source| Error::request("list", format!("events in {namespace}"), source))?;
-        let time = |event: &Event| {
-            let last = event.last_timestamp.as_ref().map(|time| time.0);
-            last.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        let error = match timeout(MAX_EVENTS_TIME, events.list(&params)).await {
+            Ok(Ok(events)) => {
+                let node_pods = pods.iter().filter(|pod| pod.component == Component::NodeCache);
+                let youngest = node_pods.filter_map(|pod| pod.lifecycle.created).max();
+                return CreationFailure::of(events.items, youngest, now);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took longer than {} s", MAX_EVENTS_TIME.as_secs()),
         };
-        let recent =
-            events.items.into_iter().filter(|event| time(event).is_some_and(|time| time + MAX_EVENT_AGE > now));
-        Ok(recent.max_by_key(time).and_then(|event| event.message))
+        tracing::warn!(tier, namespace, error, "events cannot be listed, which may tell why node pods are missing");
+        None
     }
 }
 

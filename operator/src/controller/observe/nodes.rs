@@ -2,6 +2,7 @@
 //! readiness and age.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
@@ -17,7 +18,7 @@ pub(crate) type Labels = BTreeMap<String, String>;
 const READY: &str = "Ready";
 
 /// A Node, reduced to what decides which pods it runs and whether they count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClusterNode {
     /// Labels.
     pub(crate) labels: Labels,
@@ -32,7 +33,7 @@ pub(crate) struct ClusterNode {
 }
 
 /// A taint of a Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NodeTaint {
     /// Key.
     pub(crate) key: String,
@@ -126,25 +127,67 @@ pub(crate) fn is_away(node: &Node) -> bool {
     ready_condition(node).is_some_and(|condition| condition.status != "True")
 }
 
+/// Nodes that a watch has delivered, by name.
+#[derive(Debug, Default)]
+struct KnownNodes {
+    nodes: HashMap<String, KnownNode>,
+    /// Number of lists so far.
+    lists: u64,
+    /// Whether the list under way has a Node that differs from the one that was known.
+    is_list_new: bool,
+    hasher: RandomState,
+}
+
+/// Node that a watch has delivered.
+#[derive(Debug)]
+struct KnownNode {
+    /// Hash of the [`ClusterNode`], of which there may be thousands.
+    hash: u64,
+    /// Number of the list that had the Node last.
+    list: u64,
+}
+
+impl KnownNodes {
+    /// Records an event and returns whether it is a change. A list is one at its end: the first, and each that differs
+    /// from what was known.
+    fn record(&mut self, event: &watcher::Event<Node>) -> bool {
+        match event {
+            watcher::Event::Apply(node) => self.record_node(node),
+            watcher::Event::Delete(node) => self.nodes.remove(&node.name_any()).is_some(),
+            watcher::Event::Init => {
+                self.lists += 1;
+                false
+            }
+            watcher::Event::InitApply(node) => {
+                let is_new = self.record_node(node);
+                self.is_list_new |= is_new;
+                false
+            }
+            watcher::Event::InitDone => {
+                let (lists, known) = (self.lists, self.nodes.len());
+                self.nodes.retain(|_, node| node.list >= lists);
+                let is_any_gone = self.nodes.len() < known;
+                std::mem::take(&mut self.is_list_new) || is_any_gone || lists <= 1
+            }
+        }
+    }
+
+    fn record_node(&mut self, node: &Node) -> bool {
+        let hash = self.hasher.hash_one(ClusterNode::from(node));
+        let known = KnownNode { hash, list: self.lists };
+        self.nodes.insert(node.name_any(), known).is_none_or(|previous| previous.hash != hash)
+    }
+}
+
 /// Filters the events of a watch: an item for each Node that is added, removed, relabelled, tainted or cordoned, and
 /// for each that goes away or returns, and none for the heartbeats in between.
 pub(crate) fn placement_changes(
     events: impl Stream<Item = Result<watcher::Event<Node>, watcher::Error>>,
 ) -> impl Stream<Item = ()> {
-    let mut known: HashMap<String, ClusterNode> = HashMap::new();
+    let mut known = KnownNodes::default();
     events.filter_map(move |event| {
-        let changed = match event {
-            Ok(watcher::Event::Apply(node)) => {
-                let current = ClusterNode::from(&node);
-                let changed = known.get(&node.name_any()) != Some(&current);
-                known.insert(node.name_any(), current);
-                changed
-            }
-            Ok(watcher::Event::Delete(node)) => known.remove(&node.name_any()).is_some(),
-            Ok(watcher::Event::InitDone) => true,
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => false,
-        };
-        async move { changed.then_some(()) }
+        let is_change = event.is_ok_and(|event| known.record(&event));
+        async move { is_change.then_some(()) }
     })
 }
 
@@ -227,6 +270,44 @@ mod tests {
             let events = stream::iter([apply(node(|_| {})), apply(second)]);
             assert_eq!(placement_changes(events).collect::<Vec<()>>().await.len(), expected);
         }
+    }
+
+    /// Returns the events of a list.
+    fn list(nodes: &[Node]) -> Vec<watcher::Event<Node>> {
+        let nodes = nodes.iter().cloned().map(watcher::Event::InitApply);
+        [watcher::Event::Init].into_iter().chain(nodes).chain([watcher::Event::InitDone]).collect()
+    }
+
+    async fn changes(events: Vec<watcher::Event<Node>>) -> usize {
+        placement_changes(stream::iter(events.into_iter().map(Ok))).count().await
+    }
+
+    #[tokio::test]
+    async fn a_list_is_one_change_and_the_first_heartbeat_after_it_is_none() {
+        let named = |name: &str, mut node: Node| {
+            node.meta_mut().name = Some(name.to_owned());
+            node
+        };
+        let nodes = [with_ready("True"), named("node-b", with_ready("True"))];
+        assert_eq!(changes(list(&[])).await, 1);
+        assert_eq!(changes(list(&nodes)).await, 1);
+        let heartbeats = nodes.iter().cloned().map(watcher::Event::Apply).collect();
+        assert_eq!(changes([list(&nodes), heartbeats].concat()).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_list_is_a_change_when_something_happened_in_between_that_no_event_told() {
+        let first = [with_ready("True")];
+        let changes_after = async |then: Vec<watcher::Event<Node>>| changes([list(&first), then].concat()).await - 1;
+        assert_eq!(changes_after(list(&first)).await, 0);
+        assert_eq!(changes_after(list(&[with_ready("Unknown")])).await, 1);
+        assert_eq!(changes_after(list(&[cordoned()])).await, 1);
+        assert_eq!(changes_after(list(&[])).await, 1, "it is gone");
+        let returns = [list(&[]), vec![watcher::Event::Apply(with_ready("True"))]].concat();
+        assert_eq!(changes_after(returns).await, 2);
+        // A list that is broken off and begun again.
+        let broken = vec![watcher::Event::Init, watcher::Event::InitApply(with_ready("Unknown"))];
+        assert_eq!(changes_after([broken, list(&[with_ready("Unknown")])].concat()).await, 1);
     }
 
     #[test]

@@ -52,6 +52,8 @@ impl KnownPods {
 
     fn record_pod(&mut self, pod: &Pod) -> Vec<Concern> {
         let Some(pod) = TierPod::from_pod(pod) else { return Vec::new() };
+        // The kubelet makes versions that mean nothing here.
+        let pod = TierPod { version: None, ..pod };
         let hash = self.hasher.hash_one(&pod);
         let known = KnownPod { tier: pod.tier.clone(), hash, list: self.lists };
         let previous = self.pods.insert(pod.uid, known);

@@ -37,6 +37,8 @@ pub(crate) struct TierPod {
     pub(crate) name: String,
     /// UID.
     pub(crate) uid: String,
+    /// Version of the object.
+    pub(crate) version: Option<String>,
     /// Name of the tier.
     pub(crate) tier: String,
     /// Component.
@@ -105,6 +107,7 @@ impl TierPod {
             namespace: pod.namespace()?,
             name: pod.name_any(),
             uid: pod.uid()?,
+            version: pod.resource_version(),
             tier: pod.labels().get(labels::INSTANCE)?.clone(),
             component,
             resolver_zone: pod.labels().get(labels::ZONE).cloned(),

@@ -136,6 +136,72 @@ fn a_wave_whose_pods_are_all_made_again_is_not_over() {
 }
 
 #[test]
+fn a_target_is_not_proven_while_the_only_node_pod_is_made_again() {
+    let mut world = World::new(&[1]);
+    world.change(revision(2, 1));
+    delete(&mut world, "a000");
+    world.run(400);
+    assert_eq!((world.record().step, moved(&world).len(), world.stable.as_deref()), (Step::Canary, 0, Some("n1r1")));
+    assert_eq!(sentence(&mut world), "Revision n2r1 waits for a node that is ready.");
+    world.add_pod(Role::Node, "a", Some("a000"));
+    world.run_until("it goes first", |world| world.nodes_on("n2") == ["a000"]);
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Canary, Some("n1r1")));
+    world.settle();
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n2r1")));
+}
+
+#[test]
+fn a_bad_target_is_not_proven_while_all_node_pods_are_made_again() {
+    let mut world = World::new(&[2, 1]);
+    world.bad.insert("n5".to_owned());
+    world.change(revision(5, 1));
+    world.pods.retain(|pod| pod.role != Role::Node);
+    world.run(10);
+    for (zone, node) in [("a", "a000"), ("a", "a001"), ("b", "b000")] {
+        world.add_pod(Role::Node, zone, Some(node));
+        world.run(1);
+    }
+    world.settle();
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Stopped, Some("n1r1")));
+}
+
+#[test]
+fn nodes_get_nothing_and_nothing_is_proven_while_all_resolvers_are_made_again() {
+    for desired in [revision(2, 2), revision(1, 2)] {
+        let mut world = World::new(&[2]);
+        world.change(desired);
+        world.pods.retain(|pod| pod.role == Role::Node);
+        world.run(400);
+        assert_eq!((world.record().step, moved(&world).len()), (Step::Resolver, 0));
+        assert_eq!((world.nodes_on("n1").len(), world.stable.as_deref()), (2, Some("n1r1")));
+        assert!(sentence(&mut world).ends_with("waits for a resolver that is there and answers."));
+        (0..2).for_each(|_| world.add_pod(Role::Resolver, "a", None));
+        world.run_until("one resolver goes first", |world| moved(world).len() == 1);
+        world.settle();
+        assert_eq!(world.record().step, Step::Done);
+    }
+}
+
+#[test]
+fn a_tier_without_any_node_ends_its_roll_out() {
+    let mut world = World::new(&[1]);
+    world.nodes.clear();
+    world.pods.retain(|pod| pod.role != Role::Node);
+    world.change(revision(2, 1));
+    world.settle();
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n2r1")));
+    // Its last node may go while its pod is the first.
+    world.add_node("a", "a000");
+    world.settle();
+    world.change(revision(3, 1));
+    world.run_until("the canary runs it", |world| world.nodes_on("n3") == ["a000"]);
+    world.nodes.clear();
+    delete(&mut world, "a000");
+    world.settle();
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n3r1")));
+}
+
+#[test]
 fn the_first_nodes_of_a_zone_that_was_away_are_as_few_as_canaries() {
     let mut world = World::new(&[4, 8]);
     world.settings.wave_size = WaveSize::Nodes(5);

@@ -10,9 +10,14 @@ use crate::controller::text::{join_some, plural};
 /// Returns the addresses that are captured before a change and not after it.
 #[must_use]
 pub(crate) fn given_up(before: &Config, after: &Config) -> Vec<IpAddr> {
-    let captured = |config: &Config| config.node_cache.captured.iter().map(|captured| captured.address).collect();
-    let (before, after): (Vec<IpAddr>, Vec<IpAddr>) = (captured(before), captured(after));
-    before.into_iter().filter(|address| !after.contains(address)).collect()
+    let after = captured(after);
+    captured(before).into_iter().filter(|address| !after.contains(address)).collect()
+}
+
+/// Returns the addresses that a configuration captures.
+#[must_use]
+pub(crate) fn captured(config: &Config) -> Vec<IpAddr> {
+    config.node_cache.captured.iter().map(|captured| captured.address).collect()
 }
 
 /// Returns the sentence about addresses that pods ask: which nodes, how often; `None` when nobody asks them. `asked`
@@ -23,7 +28,8 @@ pub(crate) fn sentence(asked: impl IntoIterator<Item = (IpAddr, Vec<(String, u32
         let nodes = by_node.into_iter().filter(|(_, count)| *count > 0);
         let nodes: Vec<String> = nodes.map(|(node, count)| format!("{node} ({})", plural(count, "time"))).collect();
         let number = plural(u32::try_from(nodes.len()).unwrap_or(u32::MAX), "node");
-        let text = || format!("{address} was asked in the last ten minutes on {number}: {}.", join_some(&nodes));
+        let text =
+            || format!("{address} was asked in the last ten to fifteen minutes on {number}: {}.", join_some(&nodes));
         (!nodes.is_empty()).then(text)
     });
     let sentences: Vec<String> = sentences.collect();
@@ -50,7 +56,8 @@ mod tests {
         let address = |text: &str| text.parse().unwrap();
         let by_node = |counts: [u32; 3]| ["a", "b", "c"].map(str::to_owned).into_iter().zip(counts).collect();
         let asked = [(address("10.96.0.10"), by_node([0, 0, 0])), (address("169.254.20.10"), by_node([1, 0, 1_203]))];
-        let expected = "169.254.20.10 was asked in the last ten minutes on 2 nodes: a (1 time) and c (1203 times).";
+        let expected =
+            "169.254.20.10 was asked in the last ten to fifteen minutes on 2 nodes: a (1 time) and c (1203 times).";
         assert_eq!(sentence(asked.clone()).as_deref(), Some(expected));
         assert_eq!(sentence(asked.into_iter().take(1)), None);
     }

@@ -54,9 +54,16 @@ fn revision_of<'a>(record: &'a Record, around: &Surroundings<'_>, pod: &RolloutP
     let target = record.target.part(pod.role);
     let Some(proven) = &record.proven else { return Some(target) };
     let revision = revision_of_known(record, around, proven, pod);
-    // While the roll-out is paused, only pods without a revision get one.
-    let is_same = revision.is_some_and(|revision| pod.is_asked(revision));
-    if around.settings.paused && pod.asked.is_some() && !is_same { None } else { revision }
+    if !around.settings.paused {
+        return revision;
+    }
+    // While the roll-out is paused, only pods without a revision get one: the proven one, but on nodes that go first.
+    let is_first = pod.role == Role::Node && record.canaries.contains(pod.key());
+    match &pod.asked {
+        Some(_) => revision.filter(|revision| pod.is_asked(revision)),
+        None if is_first => revision,
+        None => Some(proven.part(pod.role)),
+    }
 }
 
 fn revision_of_known<'a>(

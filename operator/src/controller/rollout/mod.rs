@@ -32,6 +32,8 @@ pub(crate) mod revision;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod situation;
+#[cfg(test)]
+mod situation_tests;
 pub(crate) mod steps;
 pub(crate) mod store;
 mod template;

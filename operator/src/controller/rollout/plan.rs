@@ -34,6 +34,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) desired: &'a TierRevision,
     /// Verdict on the step of `record`; `None` before the first look.
     pub(crate) verdict: Option<&'a Verdict>,
+    /// Whether the tier should have node pods, also where it has none for a moment.
+    pub(crate) wants_nodes: bool,
     /// Name of this operator in its term as the leader.
     pub(crate) writer: &'a str,
     /// Pods, nodes, settings, annotations and the time.
@@ -95,7 +97,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Plan {
     adopt(&mut record, inputs);
     // The verdict is about the step that was read.
     let is_same_step = inputs.record.is_some_and(|read| (read.step, &read.since) == (record.step, &record.since));
-    advance(&mut record, around, inputs.verdict.filter(|_| is_same_step));
+    advance(&mut record, around, inputs.wants_nodes, inputs.verdict.filter(|_| is_same_step));
     // A new leader writes the record before anything else, also where it leaves it as it is: its copy may be older than
     // what the leader before it has written, and then the write is refused.
     inputs.writer.clone_into(&mut record.writer);
@@ -175,6 +177,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
         (*reason.unwrap_or(&Reason::JudgedWorse), rejection.sentence.clone())
     });
     let zone = record.zone.as_deref().unwrap_or_default();
+    let standstill = around.standstill(record);
     let (reason, sentence) = match record.step {
         Step::Done if !is_awaited => (Reason::RolledOut, format!("Revision {target} is in force wherever it is read.")),
         Step::Stopped if !is_awaited => {
@@ -189,9 +192,7 @@ fn rolled_out(record: &Record, inputs: &Inputs<'_>) -> RolledOut {
         _ if matches!(verdict, Some(Verdict::Hold { are_controls_failing: true, .. })) => {
             (Reason::ControlsFailing, format!("Pods that are not changed fail too.{said}"))
         }
-        Step::Start if around.obstacle(record).is_some() => {
-            (Reason::AddressInUse, around.obstacle(record).unwrap_or_default())
-        }
+        _ if standstill.is_some() => (Reason::AddressInUse, standstill.unwrap_or_default()),
         Step::Start | Step::Done | Step::Stopped => {
             let proven = record.proven.as_ref();
             let is_of_resolvers = proven.is_none_or(|proven| proven.resolvers != desired.resolvers);

@@ -249,6 +249,7 @@ impl World {
             stable: stable.as_ref(),
             desired: &desired,
             verdict: verdict.as_ref(),
+            wants_nodes: !self.nodes.is_empty(),
             writer: self.writer,
             around,
         };
@@ -353,7 +354,7 @@ impl World {
         });
     }
 
-    /// An untouched pod sees only the desired target.
+    /// An untouched pod sees only the desired target, and in a pause no pod but that of a node which goes first.
     fn check_ask(&self, record: &Record, pod: &str, id: &str) {
         let Some(proven) = &record.proven else { return };
         let pod = self.pods.iter().find(|one| one.name == pod).unwrap();
@@ -361,6 +362,8 @@ impl World {
         if asked == proven {
             return;
         }
+        let stays = pod.asked.is_none() && pod.role == Role::Node && record.canaries.contains(pod.key());
+        assert!(!self.settings.paused || stays, "{} is told {id} in a pause", pod.name);
         let desired = if pod.role == Role::Node { &self.desired.parts.nodes } else { &self.desired.parts.resolvers };
         assert!(asked == desired || self.settings.paused, "{} is told {id}, which nobody wants", pod.name);
         let is_rejected = record.rejection(&record.target.id, self.retry.as_deref()).is_some();

@@ -1,6 +1,6 @@
 //! Situation of a roll-out in one reconciliation: what the planner reads, collected from the observed state.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::controller::observe::pods::{Component, TierPod};
 use crate::controller::observe::poll::{AddressUses, PodSummary};
 use crate::controller::owned::{labels, names};
 use crate::controller::placement::Placement;
-use crate::controller::rollout::address_use::{self, given_up};
-use crate::controller::rollout::announcement::{Announcement, announcement};
+use crate::controller::rollout::address_use::{self, captured, given_up};
+use crate::controller::rollout::announcement::{Announcement, announcement, is_in_first_revision};
 use crate::controller::rollout::plan::{Inputs, Plan, plan};
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::Record;
 use crate::controller::rollout::revision::{KnownRevision, TierRevision, assign, known_revisions, rebuild_proven};
 use crate::controller::rollout::steps::{Surroundings, Verdict};
-use crate::controller::rollout::template::is_away;
+use crate::controller::rollout::template::{NodePods, is_away};
 use crate::settings::Settings;
 
 /// Time over which the responses of a pod are counted.
@@ -52,6 +52,7 @@ pub(crate) struct Situation {
     /// Present time.
     pub(crate) now: Timestamp,
     nodes: BTreeSet<String>,
+    wants_nodes: bool,
     stable: Option<TierRevision>,
     announced: Option<String>,
     confirm: Option<String>,
@@ -86,6 +87,8 @@ impl Situation {
             |pod: &&TierPod| RolloutPod { out_of_reach: may_skip && is_unreachable(pod), ..rollout_pod(observed, pod) };
         let pods: Vec<RolloutPod> = present.iter().map(as_seen).collect();
         let stable = stable.map(|stable| rebuild_proven(&stable, &known, &pods));
+        // Until the first revision is proven, the key has that one.
+        let proven_stable = stable.as_ref().filter(|_| !is_in_first_revision(tier));
         let record = observed.record.record.clone();
         let annotation = |key: &str| tier.annotations().get(key).cloned();
         let retry = annotation(labels::RETRY_ROLLOUT);
@@ -97,31 +100,36 @@ impl Situation {
                 if known.iter().all(|revision| revision.id != newest.id) {
                     known.push(newest.clone());
                 }
-                assign(&newest, &running(record.as_ref(), stable.as_ref(), retry.as_deref()), &known)
+                assign(&newest, &running(record.as_ref(), proven_stable, retry.as_deref()), &known)
             }
             None => record.as_ref().map(|record| record.target.clone()).or_else(|| stable.clone())?,
         };
-        let proven = record.as_ref().map_or(stable.as_ref(), |record| record.proven.as_ref());
+        let proven = record.as_ref().map_or(proven_stable, |record| record.proven.as_ref());
         let before = proven.and_then(|proven| config_of(&proven.nodes));
         let after = match newest {
             Some(newest) => newest.map(|(_, config)| config),
             None => config_of(&desired.id),
         };
         let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
-        let is_unanswered = |pod: &&RolloutPod| pod.role == Role::Node && pod.is_reachable() && pod.unpolled;
-        let unanswered = pods.iter().filter(is_unanswered).count();
+        let captured = || captured_by_node(&pods, config_of);
+        let address_in_use = address_in_use(observed, settings, &given_up, captured, uses);
+        let is_asked_there = |pod: &&RolloutPod| pod.role == Role::Node && !pod.is_asked(&desired.nodes);
+        let is_unanswered = |pod: &&RolloutPod| pod.is_reachable() && pod.unpolled;
+        let unanswered = pods.iter().filter(is_asked_there).filter(is_unanswered).count();
         let announced = announced(tier, &desired);
+        let wants_nodes = pods.iter().any(|pod| pod.role == Role::Node) || wants_nodes(observed, settings);
         let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
         Some(Self {
             record,
             pods,
             desired,
             settings: tier.spec.rollout.clone(),
-            address_in_use: address_in_use(observed, settings, &given_up, uses),
+            address_in_use,
             address_unknown: address_use::unknown_sentence(&given_up, unanswered),
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
-            stable,
+            wants_nodes,
+            stable: proven_stable.cloned(),
             announced,
             confirm: annotation(labels::CONFIRM_ROLLOUT),
             retry,
@@ -153,25 +161,55 @@ impl Situation {
             stable: self.stable.as_ref(),
             desired: &self.desired,
             verdict,
+            wants_nodes: self.wants_nodes,
             writer,
             around: self.surroundings(is_past_known),
         })
     }
 }
 
+/// Returns whether a tier that has no node pod should have some: they are being made again, or the DaemonSet controller
+/// has not told yet.
+fn wants_nodes(observed: &Observed, settings: &Settings) -> bool {
+    let is_ending = |pod: &TierPod| {
+        pod.component == Component::NodeCache && pod.terminating && !pod.ended && !is_away(observed, pod)
+    };
+    let daemon_set = NodePods::collect(observed, settings);
+    daemon_set.is_none_or(|pods| pods.is_behind || pods.desired > 0) || observed.pods.iter().any(is_ending)
+}
+
+/// Returns the addresses that each node captures, where its pod tells which configuration it runs.
+fn captured_by_node(pods: &[RolloutPod], config_of: impl Fn(&str) -> Option<Config>) -> BTreeMap<&str, Vec<IpAddr>> {
+    let mut by_revision: BTreeMap<&str, Option<Vec<IpAddr>>> = BTreeMap::new();
+    let by_node = pods.iter().filter(|pod| pod.role == Role::Node).filter_map(|pod| {
+        let in_force = pod.in_force.as_deref()?;
+        let addresses = by_revision.entry(in_force).or_insert_with(|| config_of(in_force).as_ref().map(captured));
+        Some((pod.key(), addresses.clone()?))
+    });
+    by_node.collect()
+}
+
 /// Returns the sentence about addresses that are given up and asked. Uses belong to a node: those of one whose pod is
-/// being made again count.
-fn address_in_use(observed: &Observed, settings: &Settings, given_up: &[IpAddr], uses: &AddressUses) -> Option<String> {
+/// being made again count. Those of one that does not capture the address any more do not: nothing is lost there.
+fn address_in_use<'a>(
+    observed: &Observed,
+    settings: &Settings,
+    given_up: &[IpAddr],
+    captured: impl FnOnce() -> BTreeMap<&'a str, Vec<IpAddr>>,
+    uses: &AddressUses,
+) -> Option<String> {
     if given_up.is_empty() {
         return None;
     }
+    let captured = captured();
     let placement = Placement::of_node_pods(&observed.tier.spec.node_cache.pod, settings);
     let is_placed = |(name, node): &(&str, &ClusterNode)| placement.exclusion(name, node).is_none();
     let of_pods = observed.pods.iter().filter(|pod| pod.component == Component::NodeCache);
     let of_pods = of_pods.filter_map(|pod| pod.node.as_deref());
     let nodes: BTreeSet<&str> = observed.nodes.iter().filter(is_placed).map(|(name, _)| name).chain(of_pods).collect();
     let asked = given_up.iter().map(|address| {
-        let counts = nodes.iter().map(|node| ((*node).to_owned(), uses.count(node, *address)));
+        let may_capture = |node: &&&str| captured.get(**node).is_none_or(|captured| captured.contains(address));
+        let counts = nodes.iter().filter(may_capture).map(|node| ((*node).to_owned(), uses.count(node, *address)));
         (*address, counts.collect())
     });
     address_use::sentence(asked)

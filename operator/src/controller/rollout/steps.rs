@@ -75,7 +75,7 @@ impl Surroundings<'_> {
         !record.step.is_judged() || self.is_past_known && self.announced == Some(&record.target.id)
     }
 
-    /// Returns the sentences about addresses for which a target waits, because they are in use or because that is not
+    /// Returns the sentences about addresses for which no step begins, because they are in use or because that is not
     /// known yet; `None` once the target is confirmed.
     #[must_use]
     pub(crate) fn obstacle(&self, record: &Record) -> Option<String> {
@@ -84,15 +84,39 @@ impl Surroundings<'_> {
             return None;
         }
         let confirm = format!("you annotate the DnsTier with {CONFIRM_ROLLOUT}={target} to go on.");
-        let in_use = self.address_in_use.map(|in_use| format!("{in_use} Nobody is told before {confirm}"));
-        in_use.or_else(|| Some(format!("{} Until then nobody is told, unless {confirm}", self.address_unknown?)))
+        let other = if record.step == Step::Start { "" } else { " else" };
+        let in_use = self.address_in_use.map(|in_use| format!("{in_use} Nobody{other} is told before {confirm}"));
+        let unknown = || Some(format!("{} Until then nobody{other} is told, unless {confirm}", self.address_unknown?));
+        in_use.or_else(unknown)
+    }
+
+    /// Returns the sentences about addresses for which a roll-out stands still: nobody was told yet, the step has no
+    /// pods, or it is over. `None` while a step is watched.
+    #[must_use]
+    pub(crate) fn standstill(&self, record: &Record) -> Option<String> {
+        let proven = record.proven.as_ref()?;
+        let is_over = |since: &Time| self.now.duration_since(since.0) >= soak(self.settings);
+        let stands = match record.step {
+            Step::Start => true,
+            step if step.is_judged() => {
+                record.watched_since.as_ref().is_some_and(is_over) || members(record, proven, self).is_empty()
+            }
+            _ => false,
+        };
+        self.obstacle(record).filter(|_| stands)
     }
 }
 
 /// Takes the record as far as it goes without a further look at the pods. Returns whether it changed.
 ///
-/// `verdict` is that on the step of the record as it was read; `None` when it is new.
-pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) -> bool {
+/// `verdict` is that on the step of the record as it was read; `None` when it is new. `wants_nodes` tells whether the
+/// tier should have node pods: where it has none for a moment, they are waited for.
+pub(crate) fn advance(
+    record: &mut Record,
+    around: &Surroundings<'_>,
+    wants_nodes: bool,
+    verdict: Option<&Verdict>,
+) -> bool {
     let before = record.clone();
     let mut verdict = verdict;
     bring_back_times(record, around.now);
@@ -101,6 +125,9 @@ pub(crate) fn advance(record: &mut Record, around: &Surroundings<'_>, verdict: O
         let (step, since) = (record.step, record.since.clone());
         let moved = record.moved.clone();
         advance_once(record, around, verdict.take());
+        if !wants_nodes {
+            end_without_nodes(record, around);
+        }
         if (record.step, &record.since, &record.moved) == (step, &since, &moved) {
             return *record != before;
         }
@@ -125,6 +152,15 @@ fn note_absent(record: &mut Record, around: &Surroundings<'_>) {
     let absent = record.moved.union(&record.canaries).filter(is_absent);
     let since = |key: &String| record.absent.get(key).cloned().unwrap_or(Time(around.now));
     record.absent = absent.map(|key| (key.clone(), since(key))).collect();
+}
+
+/// Ends a roll-out that waits for a node where the tier has none and none is to come.
+fn end_without_nodes(record: &mut Record, around: &Surroundings<'_>) {
+    let has_nodes = around.pods.iter().any(|pod| pod.role == Role::Node);
+    let may_end = !around.settings.paused && around.obstacle(record).is_none();
+    if record.step == Step::Canary && !has_nodes && may_end {
+        finish(record, around.now);
+    }
 }
 
 fn advance_once(record: &mut Record, around: &Surroundings<'_>, verdict: Option<&Verdict>) {
@@ -258,13 +294,28 @@ fn watch(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>, 
     }
     let since = record.watched_since.get_or_insert(Time(now)).0;
     let is_over = verdict == Some(&Verdict::Pass) && now.duration_since(since) >= soak(around.settings);
-    // A resolver that is not ready was asked for no probe, and shows nothing.
-    let is_shown = record.step != Step::Resolver || current.iter().any(|pod| pod.ready);
-    if !is_paused && is_over && is_shown {
+    if !is_paused && is_over && is_shown(record, &current) {
         record.resolvers_passed |= current.iter().any(|pod| pod.role == Role::Resolver);
         record.nodes_passed |= current.iter().any(|pod| pod.role == Role::Node);
         begin_next(record, proven, around);
     }
+}
+
+/// Returns whether a step is over only when a pod with the target in force is ready. One that is not was asked for no
+/// probe, and shows nothing.
+#[must_use]
+pub(crate) const fn needs_ready(step: Step) -> bool {
+    matches!(step, Step::Moved | Step::Resolver | Step::Canary)
+}
+
+/// Returns whether a step that needs it has a ready pod of each role that has the target in force.
+fn is_shown(record: &Record, current: &[&RolloutPod]) -> bool {
+    let is_shown_by = |role: Role| {
+        let is_running = |pod: &&&RolloutPod| pod.role == role && pod.is_running(record.target.part(role));
+        let mut running = current.iter().filter(is_running).peekable();
+        running.peek().is_none() || running.any(|pod| pod.ready)
+    };
+    !needs_ready(record.step) || [Role::Resolver, Role::Node].into_iter().all(is_shown_by)
 }
 
 /// Returns whether enough pods beside those of the step answer. Where most of them do not, nobody knows what the pods
@@ -286,6 +337,7 @@ fn replace_first(
     around: &Surroundings<'_>,
     silent: &BTreeSet<String>,
 ) -> bool {
+    let before = record.clone();
     for key in silent {
         record.replaced = true;
         set_aside(record, key);
@@ -296,6 +348,11 @@ fn replace_first(
         let sentence = not_in_force(record, silent, silent.len());
         record.reject(NOT_IN_FORCE, sentence, around.retry, around.now);
         return false;
+    }
+    if around.obstacle(record).is_some() && !record.moved.is_subset(&before.moved) {
+        // No other pod goes first meanwhile.
+        *record = before;
+        return !members(record, proven, around).is_empty();
     }
     if record.step == Step::Canary && members(record, proven, around).is_empty() {
         // Nobody was asked, so that nothing is known: a wave would be the first to run the target.
@@ -422,24 +479,29 @@ fn choose_canaries(record: &mut Record, proven: &TierRevision, around: &Surround
     chosen
 }
 
-/// Begins the step that follows: resolvers, nodes that go first, waves; or the end.
+/// Begins the step that follows: resolvers, nodes that go first, waves; or the end. While an address is in use that the
+/// target gives up, none begins.
 fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) {
+    if around.obstacle(record).is_some() {
+        return;
+    }
     let is_before_nodes = matches!(record.step, Step::Start | Step::Moved | Step::Resolver | Step::ResolverZone);
     if is_before_nodes && record.target.resolvers != proven.resolvers {
         if begin_resolvers(record, proven, around) {
             return;
         }
-        // None is ready: nodes do not get what no resolver has shown.
-        if !record.resolvers_passed && around.pods.iter().any(|pod| pod.role == Role::Resolver) {
+        // None is ready, or all are being made again: nodes do not get what no resolver has shown.
+        if !record.resolvers_passed {
             if record.step != Step::Resolver || !record.moved.is_empty() {
                 record.begin(Step::Resolver, None, BTreeSet::new(), around.now);
             }
             return;
         }
     }
-    if record.target.nodes != proven.nodes && around.pods.iter().any(|pod| pod.role == Role::Node) {
+    if record.target.nodes != proven.nodes {
         if is_before_nodes {
             let canaries = choose_canaries(record, proven, around);
+            // Where no node is ready, or all pods are being made again, the step waits for the first.
             if !canaries.is_empty() || !record.nodes_passed {
                 record.canaries.extend(canaries.iter().cloned());
                 record.begin(Step::Canary, None, canaries, around.now);
@@ -450,8 +512,13 @@ fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<
             return;
         }
     }
+    finish(record, around.now);
+}
+
+/// Makes the target the proven revision, which the last pods get.
+fn finish(record: &mut Record, now: Timestamp) {
     record.proven = Some(record.target.clone());
-    record.begin(Step::Finish, None, BTreeSet::new(), around.now);
+    record.begin(Step::Finish, None, BTreeSet::new(), now);
 }
 
 fn begin_resolvers(record: &mut Record, proven: &TierRevision, around: &Surroundings<'_>) -> bool {

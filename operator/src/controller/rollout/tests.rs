@@ -453,6 +453,63 @@ fn a_pause_holds_everything_but_new_pods() {
     assert_eq!(world.nodes_on("n3").len(), 7);
 }
 
+/// Pauses a tier, makes the pod of a place again, and lets time pass.
+fn pause_and_recreate(world: &mut World, key: &str) {
+    world.settings.paused = true;
+    let index = world.pods.iter().position(|pod| pod.key() == key).unwrap();
+    world.recreate(index);
+    world.run(30);
+}
+
+#[test]
+fn a_pod_of_a_wave_that_is_made_again_in_a_pause_gets_the_proven_state() {
+    let mut world = World::new(&[4]);
+    world.change(revision(2, 1));
+    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
+    assert_eq!(world.record().step, Step::Wave);
+    pause_and_recreate(&mut world, "a001");
+    assert_eq!((world.nodes_on("n2"), world.record().step), (vec!["a000"], Step::Wave));
+    pause_and_recreate(&mut world, "a000");
+    assert_eq!(world.nodes_on("n2"), ["a000"], "a node that has gone first keeps it");
+    world.settings.paused = false;
+    world.settle();
+    assert_eq!(world.nodes_on("n2").len(), 4);
+}
+
+#[test]
+fn a_pod_with_a_superseded_target_that_is_made_again_in_a_pause_gets_the_proven_state() {
+    let mut world = World::new(&[4]);
+    world.change(revision(2, 1));
+    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
+    world.change(revision(3, 1));
+    world.run_until("the moved ones have the new target", |world| world.nodes_on("n3") == ["a000", "a001"]);
+    assert_eq!(world.record().step, Step::Moved);
+    pause_and_recreate(&mut world, "a000");
+    assert_eq!((world.nodes_on("n3"), world.pod("a000").asked.as_deref()), (vec!["a001"], Some("n1r1")));
+    world.settings.paused = false;
+    world.settle();
+    assert_eq!(world.nodes_on("n3").len(), 4);
+}
+
+#[test]
+fn a_resolver_of_a_step_that_was_not_told_yet_gets_the_proven_state_in_a_pause() {
+    let mut world = World::new(&[2]);
+    world.change(revision(1, 2));
+    world.run_until("the other resolver runs it", |world| {
+        let mut moved = world.record().moved.iter();
+        world.record().step == Step::ResolverZone && moved.all(|key| world.pod(key).is_running("n1r2"))
+    });
+    world.settings.paused = true;
+    let key = world.record().moved.first().unwrap().clone();
+    let pod = world.pods.iter_mut().find(|pod| pod.key() == key).unwrap();
+    (pod.asked, pod.in_force, pod.told) = (None, None, None);
+    world.run(30);
+    assert_eq!((world.record().step, world.pod(&key).asked.as_deref()), (Step::ResolverZone, Some("n1r1")));
+    world.settings.paused = false;
+    world.settle();
+    assert!(world.pod(&key).is_running("n1r2"));
+}
+
 #[test]
 fn nodes_that_are_away_are_skipped_and_follow_when_they_return() {
     let mut world = World::new(&[3, 2]);
@@ -537,6 +594,81 @@ fn an_address_of_which_nodes_have_not_told_yet_whether_it_is_asked_waits_for_the
         world.settle();
         assert_eq!(world.nodes_on("n2").len(), 2);
     }
+}
+
+#[test]
+fn no_further_step_begins_while_pods_ask_an_address_that_the_target_gives_up() {
+    let mut world = World::new(&[4]);
+    world.change(revision(2, 1));
+    world.run_until("the canary is watched", |world| world.record().watched_since.is_some());
+    world.address_in_use = Some("1 node was asked at 169.254.20.10.".to_owned());
+    assert_eq!(reason(&mut world).0, RolloutReason::Canary, "the step goes on");
+    world.run(120);
+    assert_eq!((world.record().step, world.nodes_on("n2")), (Step::Canary, vec!["a000"]));
+    let (in_use, sentence) = reason(&mut world);
+    assert_eq!(in_use, RolloutReason::AddressInUse);
+    let expected = "1 node was asked at 169.254.20.10. Nobody else is told before you annotate the DnsTier with \
+                    dnstier.io/confirm-rollout=n2r1 to go on.";
+    assert_eq!(sentence, expected);
+    assert!(rolled_out(&mut world).is_stalled());
+    world.address_in_use = None;
+    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
+    world.address_unknown = Some("1 node has not told.".to_owned());
+    world.run(120);
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Wave, 2));
+    assert!(reason(&mut world).1.starts_with("1 node has not told. Until then nobody else is told, unless"));
+    world.confirm = Some("n2r1".to_owned());
+    world.settle();
+    assert_eq!(world.nodes_on("n2").len(), 4);
+}
+
+#[test]
+fn a_target_goes_back_although_pods_ask_an_address_that_it_gives_up() {
+    for is_bad in [true, false] {
+        let mut world = World::new(&[4]);
+        world.change(revision(2, 1));
+        world.run_until("a wave is watched", |world| {
+            world.record().step == Step::Wave && world.record().watched_since.is_some()
+        });
+        world.address_in_use = Some("1 node was asked.".to_owned());
+        world.run(30);
+        assert_eq!(world.nodes_on("n2").len(), 2);
+        if is_bad {
+            world.bad.insert("n2".to_owned());
+        } else {
+            world.change(revision(1, 1));
+        }
+        world.settle();
+        let step = if is_bad { Step::Stopped } else { Step::Done };
+        assert_eq!((world.record().step, world.nodes_on("n1").len()), (step, 4));
+    }
+}
+
+#[test]
+fn no_other_node_goes_first_while_pods_ask_an_address_that_the_target_gives_up() {
+    let mut world = World::new(&[3]);
+    world.change(revision(2, 1));
+    world.run_until("the canary runs it", |world| world.pod("a000").is_running("n2r1"));
+    world.address_in_use = Some("1 node was asked.".to_owned());
+    world.set_away("a000", true);
+    world.run(60);
+    assert_eq!((world.record().step, world.nodes_on("n2")), (Step::Canary, vec!["a000"]));
+    assert_eq!(reason(&mut world).0, RolloutReason::AddressInUse);
+    world.address_in_use = None;
+    world.run(3);
+    assert_eq!(world.nodes_on("n2"), ["a001"]);
+    let mut world = World::new(&[2]);
+    ["a000", "a001"].iter().for_each(|node| world.set_away(node, true));
+    world.change(revision(2, 1));
+    world.run(3);
+    assert_eq!((world.record().step, world.record().moved.len()), (Step::Canary, 0));
+    world.address_in_use = Some("1 node was asked.".to_owned());
+    ["a000", "a001"].iter().for_each(|node| world.set_away(node, false));
+    world.run(60);
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Canary, 0));
+    world.confirm = Some("n2r1".to_owned());
+    world.settle();
+    assert_eq!(world.nodes_on("n2").len(), 2);
 }
 
 #[test]

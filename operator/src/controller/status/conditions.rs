@@ -9,7 +9,7 @@ use crate::controller::rollout::to_count;
 use crate::controller::status::facts::Facts;
 use crate::controller::status::findings::{
     away_text, blocking_findings, degraded_findings, is_retried, not_ready_findings, overdue_creations,
-    overdue_finding, progress_finding, stalling_findings, stopped_finding,
+    overdue_findings, progress_finding, stalling_findings, stopped_finding,
 };
 use crate::controller::status::start::{is_starting, is_usual, was_ready};
 use crate::controller::status::throttling;
@@ -30,10 +30,10 @@ impl ConditionSet {
     /// Computes the conditions of a tier.
     pub(super) fn compute(observed: &Observed, outcome: &ApplyOutcome, facts: &Facts) -> Self {
         let blocking = blocking_findings(observed, outcome);
-        let overdue = overdue_finding(facts);
+        let overdue = overdue_findings(observed, facts);
         let uncreated = overdue_creations(observed, facts);
         // What waits for pods that do not run is no progress.
-        let is_waiting = overdue.is_some() || !uncreated.is_empty();
+        let is_waiting = !overdue.is_empty() || !uncreated.is_empty();
         let progress = progress_finding(observed, outcome, facts).filter(|_| !is_waiting);
         // A tier that was invalid from the start has no nodes and resolvers for this reason alone.
         let not_ready = if blocking.is_empty() || facts.nodes.desired > 0 {
@@ -43,14 +43,14 @@ impl ConditionSet {
         };
 
         let stopped = stopped_finding(outcome);
-        let mut problems: Vec<Finding> = overdue.iter().cloned().collect();
+        let mut problems = overdue.clone();
         problems.extend(stopped.iter().filter(|finding| finding.reason != Reason::AddressInUse).cloned());
         problems.extend(degraded_findings(observed, outcome, facts));
         // Nodes and resolvers that start or roll out are expected to be missing; others are not.
         let is_expected = |finding: &&Finding| matches!(finding.reason, Reason::Starting | Reason::RollingOut);
         problems.extend(not_ready.iter().filter(|finding| !is_expected(finding)).cloned());
         let was_ready = was_ready(observed.tier.status.as_ref());
-        if is_starting(&observed.tier, was_ready, observed.now) {
+        if is_starting(observed) {
             problems.retain(|finding| !is_usual(finding.reason));
         }
         let ready = ready_condition(&blocking, &not_ready, facts, was_ready);

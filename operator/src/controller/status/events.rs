@@ -7,12 +7,11 @@ use dnstier_crds::conditions::{ConditionType, Reason};
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::controller::status::start::{is_starting, is_usual, was_ready};
+use crate::controller::status::start::is_usual;
 
 /// Maximum length of an event's note in bytes, below the limit of 1,024 that the API server sets.
 const MAX_NOTE_BYTES: usize = 1_000;
@@ -36,9 +35,8 @@ pub(super) async fn publish_transitions(
     tier: &DnsTier,
     previous: Option<&DnsTierStatus>,
     status: &DnsTierStatus,
-    now: Timestamp,
+    is_starting: bool,
 ) {
-    let starting = is_starting(tier, was_ready(previous), now);
     let previous = previous.map_or(&[][..], |status| &status.conditions);
     let (object, deadline) = (tier.object_ref(&()), Instant::now() + MAX_PUBLISH_TIME);
     let publish = async |event: Event| {
@@ -49,7 +47,7 @@ pub(super) async fn publish_transitions(
         };
         tracing::warn!(tier = tier.name_any(), reason = event.reason, error, "an event cannot be published");
     };
-    join_all(transitions(previous, &status.conditions, starting).into_iter().map(publish)).await;
+    join_all(transitions(previous, &status.conditions, is_starting).into_iter().map(publish)).await;
 }
 
 /// Returns an event for each condition whose status or reason changed. What is usual while a tier is starting is no

@@ -96,6 +96,8 @@ pub(super) struct ZoneFacts {
     pub(super) desired: u32,
     /// Number of ready resolvers.
     pub(super) ready: u32,
+    /// Number of resolvers that are not missed: those on nodes that are away, while another one is ready.
+    pub(super) excused: u32,
     /// Whether the Deployment is in a rollout, or has not observed its newest template yet.
     pub(super) rolling_out: bool,
     /// Message of the Deployment about pods that cannot be created.
@@ -280,18 +282,21 @@ fn zone_facts(
         .flatten()
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
     let failing_since = creation_failure.and_then(|condition| condition.last_transition_time.as_ref());
-    let pods = pods_of(observed, Component::ZoneResolver)
-        .filter(|pod| pod.resolver_zone.as_deref() == Some(name) && !is_away(observed, pod));
+    let (away, present): (Vec<&TierPod>, Vec<&TierPod>) = pods_of(observed, Component::ZoneResolver)
+        .filter(|pod| pod.resolver_zone.as_deref() == Some(name))
+        .partition(|pod| is_away(observed, pod));
+    let is_any_ready = present.iter().any(|pod| pod.ready);
     ZoneFacts {
         name: name.to_owned(),
         nodes: to_count(nodes.nodes),
         is_away: is_zone_away(observed, settings, name),
         desired,
         ready: non_negative(status.ready_replicas.unwrap_or_default()).min(desired),
+        excused: if is_any_ready { to_count(away.len()) } else { 0 },
         rolling_out: is_rolling_out(deployment),
         creation_failure: creation_failure.and_then(|condition| condition.message.clone()),
         is_creation_overdue: failing_since.is_some_and(|since| observed.now.duration_since(since.0) >= START_DEADLINE),
-        is_on_revision: are_on_revision(observed, pods, revision),
+        is_on_revision: are_on_revision(observed, present.into_iter(), revision),
         obstacles: if nodes.hosts == 0 { nodes.obstacles.clone() } else { Vec::new() },
     }
 }

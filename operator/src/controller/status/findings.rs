@@ -8,9 +8,10 @@ use kube::ResourceExt;
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::finding::Finding;
 use crate::controller::observe::Observed;
+use crate::controller::observe::creation_failure::CreationFailure;
 use crate::controller::placement::Exclusion;
 use crate::controller::rollout::plan::RolledOut;
-use crate::controller::rollout::to_count;
+use crate::controller::rollout::{START_DEADLINE, to_count};
 use crate::controller::status::facts::{Facts, ZoneFacts};
 use crate::controller::status::upstreams;
 use crate::controller::text::{join_some, plural, sanitize, zone_text};
@@ -30,29 +31,42 @@ pub(super) fn blocking_findings(observed: &Observed, outcome: &ApplyOutcome) -> 
             .collect(),
         ApplyOutcome::Valid { failure, .. } => failure.iter().cloned().collect::<Vec<_>>(),
     };
-    blocking.extend(observed.pod_creation_failure.as_ref().map(|message| creation_failure(message, observed)));
+    blocking.extend(uncreated_node_pods(observed).filter(|finding| !is_overdue(finding)));
     blocking
 }
 
-/// Returns the finding for node pods that cannot be created, with the command that helps where there is one.
-fn creation_failure(message: &str, observed: &Observed) -> Finding {
+/// Returns the finding for node pods that cannot be created, with the command that helps where there is one. One that
+/// may pass by itself, such as the refusal of a webhook that is away, is overdue after [`START_DEADLINE`].
+fn uncreated_node_pods(observed: &Observed) -> Option<Finding> {
+    let CreationFailure { message, since } = observed.pod_creation_failure.as_ref()?;
     let message = sanitize(message);
     let daemon_set = observed.owned.daemon_sets.first();
     let namespace = daemon_set.and_then(ResourceExt::namespace).unwrap_or_default();
     if is_refused_for_quota(&message) {
-        return quota_finding("Node pods", &namespace);
+        return Some(quota_finding("Node pods", &namespace));
     }
     if !message.contains("violates PodSecurity") {
-        let reason = if message.contains("forbidden") { Reason::Forbidden } else { Reason::ApplyFailed };
-        return Finding::new(reason, format!("Node pods cannot be created: {message}."));
+        let reason = if message.contains("forbidden") {
+            Reason::Forbidden
+        } else if observed.now.duration_since(*since) >= START_DEADLINE {
+            Reason::PodsNotRunning
+        } else {
+            Reason::ApplyFailed
+        };
+        return Some(Finding::new(reason, format!("Node pods cannot be created: {message}.")));
     }
-    Finding::new(
+    Some(Finding::new(
         Reason::PodSecurity,
         format!(
             "Node pods need the host network and NET_ADMIN, which namespace {namespace} does not permit: allow it with \
              `kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged --overwrite`."
         ),
-    )
+    ))
+}
+
+/// Returns whether a finding is about pods that should run by now.
+fn is_overdue(finding: &Finding) -> bool {
+    finding.reason == Reason::PodsNotRunning
 }
 
 /// Returns whether the API server refused a pod because its namespace has no ResourceQuota for its priority class (as
@@ -90,10 +104,12 @@ pub(super) fn stopped_finding(outcome: &ApplyOutcome) -> Option<Finding> {
     rollout.rolled_out.is_stalled().then(|| Finding::new(*reason, sentence.clone()))
 }
 
-/// Returns the finding about pods of the newest template that should run by now.
-pub(super) fn overdue_finding(facts: &Facts) -> Option<Finding> {
+/// Returns the findings about pods of the newest template that should run by now, node pods included that should have
+/// been created.
+pub(super) fn overdue_findings(observed: &Observed, facts: &Facts) -> Vec<Finding> {
     let message = format!("Pods of the newest template do not run: {}.", join_some(&facts.overdue_pods));
-    (!facts.overdue_pods.is_empty()).then(|| Finding::new(Reason::PodsNotRunning, message))
+    let overdue = (!facts.overdue_pods.is_empty()).then(|| Finding::new(Reason::PodsNotRunning, message));
+    overdue.into_iter().chain(uncreated_node_pods(observed).filter(is_overdue)).collect()
 }
 
 /// Returns the findings about zones whose resolvers should have been created by now.
@@ -228,7 +244,7 @@ pub(super) fn degraded_findings(observed: &Observed, outcome: &ApplyOutcome, fac
     let incomplete_zones: Vec<String> = facts
         .zones
         .iter()
-        .filter(|zone| zone.ready > 0 && zone.ready < zone.desired && !zone.is_away)
+        .filter(|zone| zone.ready > 0 && zone.ready + zone.excused < zone.desired && !zone.is_away)
         .filter(|zone| !zone.rolling_out || facts.is_rollout_late)
         .map(|zone| format!("{} ({} of {})", zone_text(&zone.name), zone.ready, zone.desired))
         .collect();

@@ -26,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
+pub(crate) use start::is_starting;
 pub(crate) use unreadable::UnreadableReporter;
 pub(crate) use writer::StatusWriter;
 

@@ -1,24 +1,36 @@
 //! Start of a tier: the first minutes, in which parts that do not answer yet are no problem, and whether a tier was
 //! ready before.
 
-use dnstier_crds::DnsTier;
 use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason};
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::Resource;
+use k8s_openapi::jiff::SignedDuration;
+use kube::ResourceExt;
+
+use crate::controller::observe::Observed;
+use crate::controller::owned::names;
 
 /// Time after the creation of a tier in which parts that do not answer yet are no problem.
 const START_PERIOD: SignedDuration = SignedDuration::from_mins(3);
-/// Time after the creation of a tier that was never ready in which they are none.
+/// Time after the creation of a tier that was never ready, and of its DaemonSet, in which they are none.
 const FIRST_START_PERIOD: SignedDuration = SignedDuration::from_mins(5);
 
-/// Returns whether a tier is in its first minutes.
+/// Returns whether a tier is in its first minutes. One that was never ready starts when it has its DaemonSet: it may
+/// have been there before the operator, or may have been refused at first.
 #[must_use]
-pub(super) fn is_starting(tier: &DnsTier, was_ready: bool, now: Timestamp) -> bool {
-    let period = if was_ready { START_PERIOD } else { FIRST_START_PERIOD };
-    let created = tier.meta().creation_timestamp.as_ref();
-    created.is_some_and(|created| now.duration_since(created.0) < period)
+pub(crate) fn is_starting(observed: &Observed) -> bool {
+    let (tier, now) = (&observed.tier, observed.now);
+    let is_within = |period: SignedDuration, begin: Option<Time>| {
+        begin.is_some_and(|Time(begin)| now.duration_since(begin) < period)
+    };
+    if was_ready(tier.status.as_ref()) {
+        return is_within(START_PERIOD, tier.creation_timestamp());
+    }
+    let name = names::node_cache(&tier.name_any());
+    let daemon_set = observed.owned.daemon_sets.iter().find(|daemon_set| daemon_set.name_any() == name);
+    daemon_set.is_none_or(|daemon_set| {
+        is_within(FIRST_START_PERIOD, tier.creation_timestamp().max(daemon_set.creation_timestamp()))
+    })
 }
 
 /// Returns whether a reason is usual in the first minutes of a tier.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use dnstier_crds::{DnsTier, FIELD_MANAGER};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -94,7 +93,7 @@ impl StatusWriter {
         Self { min_interval: Duration::ZERO, ..self }
     }
 
-    /// Returns a tier with the last status that this process wrote, if the watch may not have delivered it yet. The next
+    /// Returns a tier with the last status that this process wrote, if the watch may not have delivered it. The next
     /// status continues it: times of conditions, numbers with hysteresis, and what the status announces.
     #[must_use]
     pub(crate) fn with_last_status(&self, tier: Arc<DnsTier>) -> Arc<DnsTier> {
@@ -108,8 +107,8 @@ impl StatusWriter {
     }
 
     /// Writes the status of a tier that [`Self::with_last_status`] returned, unless the status is unchanged or has to
-    /// wait, and publishes an event for each changed condition after the write. Returns the time after which a status
-    /// that waits is to be written.
+    /// wait, and publishes an event for each changed condition after the write. While the tier is starting, what is
+    /// usual then is no warning. Returns the time after which a status that waits is to be written.
     ///
     /// # Errors
     ///
@@ -118,7 +117,7 @@ impl StatusWriter {
         &self,
         tier: &DnsTier,
         status: &DnsTierStatus,
-        now: Timestamp,
+        is_starting: bool,
     ) -> Result<Option<Duration>, Error> {
         let last = self.last_write(tier);
         let (status, observed) = (without_claim(status), tier.status.as_ref().map(without_claim));
@@ -146,7 +145,7 @@ impl StatusWriter {
         let (uid, time) = (tier.uid(), Instant::now());
         let write = LastWrite { uid, time, version, replaced, status: status.clone(), kept, dropped };
         self.last_writes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, write);
-        events::publish_transitions(&self.recorder, tier, previous, status, now).await;
+        events::publish_transitions(&self.recorder, tier, previous, status, is_starting).await;
         Ok((!is_told).then_some(TELL_DROPPED))
     }
 
@@ -235,6 +234,7 @@ mod tests {
     use dnstier_crds::conditions::{ConditionStatus, ConditionType, Reason, Report, merge};
     use dnstier_crds::v1alpha1::{NodesStatus, OperatorStatus, RolloutStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::Value;
 
     use super::*;
@@ -334,7 +334,7 @@ mod tests {
             nodes: Some(NodesStatus::default()),
             ..DnsTierStatus::default()
         };
-        let told = writer.write(&tier, &status, "2026-01-02T00:00:00Z".parse().unwrap()).await.unwrap();
+        let told = writer.write(&tier, &status, false).await.unwrap();
         assert_eq!(told, Some(TELL_DROPPED));
         assert!(writer.finding(&tier).unwrap().message.contains("drops status.nodes and status.rollout"));
     }
@@ -344,13 +344,12 @@ mod tests {
         let server = Server::default();
         let writer = server.writer();
         let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
-        let now = "2026-01-02T00:00:00Z".parse().unwrap();
         let broken = status(ConditionStatus::False, "x");
         *server.code.lock().unwrap() = 500;
-        writer.write(&tier, &broken, now).await.unwrap_err();
+        writer.write(&tier, &broken, false).await.unwrap_err();
         assert!(!server.requests().contains(&"event"));
         *server.code.lock().unwrap() = 200;
-        assert_eq!(writer.write(&tier, &broken, now).await.unwrap(), None);
+        assert_eq!(writer.write(&tier, &broken, false).await.unwrap(), None);
         assert_eq!(server.requests(), ["status", "event"]);
     }
 
@@ -360,17 +359,16 @@ mod tests {
         *server.code.lock().unwrap() = 200;
         let writer = server.writer();
         let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
-        let now = "2026-01-02T00:00:00Z".parse().unwrap();
         let first = status(ConditionStatus::True, "4 nodes");
-        writer.write(&tier, &first, now).await.unwrap();
+        writer.write(&tier, &first, false).await.unwrap();
         server.requests();
         let tier = writer.with_last_status(Arc::new(tier));
-        assert_eq!(writer.write(&tier, &first, now).await.unwrap(), None);
+        assert_eq!(writer.write(&tier, &first, false).await.unwrap(), None);
         let second = status(ConditionStatus::True, "5 nodes");
-        assert_eq!(writer.write(&tier, &second, now).await.unwrap(), Some(MIN_INTERVAL));
+        assert_eq!(writer.write(&tier, &second, false).await.unwrap(), Some(MIN_INTERVAL));
         assert_eq!(server.requests(), Vec::<&str>::new());
         tokio::time::advance(MIN_INTERVAL).await;
-        assert_eq!(writer.write(&tier, &second, now).await.unwrap(), None);
+        assert_eq!(writer.write(&tier, &second, false).await.unwrap(), None);
         assert_eq!(server.requests(), ["status"], "no condition has changed its reason");
     }
 
@@ -402,7 +400,7 @@ mod tests {
         let write = async |tier: &DnsTier, truth| {
             let now = begin + start.elapsed();
             let tier = writer.with_last_status(Arc::new(tier.clone()));
-            let next = writer.write(&tier, &next_status(&tier, truth, now), now).await.unwrap();
+            let next = writer.write(&tier, &next_status(&tier, truth, now), false).await.unwrap();
             assert_eq!(next, None);
             server.requests()
         };
@@ -465,7 +463,7 @@ mod tests {
         let conditions = merge(&[], &reports, Some(1), &Time(now));
         let tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
         let (start, status) = (Instant::now(), DnsTierStatus { conditions, ..DnsTierStatus::default() });
-        let written = tokio::time::timeout(Duration::from_secs(60), writer.write(&tier, &status, now)).await;
+        let written = tokio::time::timeout(Duration::from_secs(60), writer.write(&tier, &status, false)).await;
         assert_eq!(written.expect("the pass goes on").unwrap(), None);
         assert_eq!(start.elapsed().as_secs(), 2);
         assert_eq!(*published.lock().unwrap(), [Reason::Healthy.name()]);
@@ -476,17 +474,16 @@ mod tests {
         let server = Server::default();
         let writer = server.writer();
         let mut tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
-        let now = "2026-01-02T00:00:00Z".parse().unwrap();
         let unclaimed = status(ConditionStatus::True, "4 nodes");
         let operator = Some(OperatorStatus { namespace: "dnstier-system".to_owned() });
         let claimed = DnsTierStatus { operator, ..unclaimed.clone() };
         tier.status = Some(claimed.clone());
         for status in [&unclaimed, &claimed] {
-            assert_eq!(writer.write(&tier, status, now).await.unwrap(), None);
+            assert_eq!(writer.write(&tier, status, false).await.unwrap(), None);
         }
         assert_eq!(server.requests(), Vec::<&str>::new());
         *server.code.lock().unwrap() = 200;
-        writer.write(&tier, &status(ConditionStatus::False, ""), now).await.unwrap();
+        writer.write(&tier, &status(ConditionStatus::False, ""), false).await.unwrap();
         let status = writer.with_last_status(Arc::new(tier)).status.clone().unwrap();
         assert_eq!((status.operator, status.conditions[0].status.as_str()), (claimed.operator, "False"));
     }
@@ -498,11 +495,10 @@ mod tests {
         *server.is_old.lock().unwrap() = true;
         let writer = server.writer();
         let mut tier = fixtures::tier("default", "2026-01-01T00:00:00Z", "{}");
-        let now = "2026-01-02T00:00:00Z".parse().unwrap();
         let kept = status(ConditionStatus::True, "4 nodes");
         let sent = DnsTierStatus { rollout: Some(RolloutStatus::default()), ..kept.clone() };
         assert_eq!(writer.finding(&tier), None);
-        assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), Some(TELL_DROPPED), "it is to be told soon");
+        assert_eq!(writer.write(&tier, &sent, false).await.unwrap(), Some(TELL_DROPPED), "it is to be told soon");
         let finding = writer.finding(&tier).unwrap();
         assert_eq!(finding.reason, Reason::CrdTooOld);
         assert!(finding.message.contains("drops status.rollout: "), "{}", finding.message);
@@ -511,12 +507,12 @@ mod tests {
         tier.status = Some(kept);
         for _ in 0..11 {
             tokio::time::advance(Duration::from_secs(5)).await;
-            assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), None);
+            assert_eq!(writer.write(&tier, &sent, false).await.unwrap(), None);
         }
         assert_eq!(server.requests(), Vec::<&str>::new());
         *server.is_old.lock().unwrap() = false;
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(writer.write(&tier, &sent, now).await.unwrap(), Some(TELL_DROPPED));
+        assert_eq!(writer.write(&tier, &sent, false).await.unwrap(), Some(TELL_DROPPED));
         assert_eq!((server.requests(), writer.finding(&tier)), (vec!["status"], None), "it was upgraded");
     }
 }

@@ -155,7 +155,7 @@ impl Trials {
         if let Progress::Answered(answers) = &progress {
             tier.end_round(answers);
         }
-        let missing = tier.count_missing_probes(record, &candidates, &names);
+        let missing = tier.missing_probes(record, &candidates, &names);
         tier.trial.wait_for_probes(missing);
         (progress, names)
     }

@@ -1,6 +1,6 @@
 //! Trial of the step of one tier: the rounds of its probes, its looks and its verdict.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use node_cache_config::probes::ProbeName;
 
 use crate::controller::judge::pod_look::PodLook;
 use crate::controller::judge::probe_history::ProbeKey;
-use crate::controller::judge::trial::{LOOK_INTERVAL, Step as TrialStep, Trial};
+use crate::controller::judge::trial::{LOOK_INTERVAL, MissingProbes, Step as TrialStep, Trial};
 use crate::controller::judge::verdict::Verdict;
 use crate::controller::rollout::pods::{Role, RolloutPod};
 use crate::controller::rollout::record::{Record, Step};
+use crate::controller::rollout::steps::needs_ready;
 use crate::controller::trials::clock::Clock;
 use crate::controller::trials::names::TierNames;
 use crate::controller::trials::prober::{Answers, MAX_ROUND, ProbedPod, RoundState};
@@ -53,8 +54,10 @@ pub(super) struct TierTrial {
     round: Option<Round>,
     /// Number of rounds so far, those of the steps before included, so that each name has its turn.
     rounds: usize,
-    /// Probes that a pod of the step was asked for since it has the change in force.
+    /// Probes that a pod of the step was asked for beside a control since it has the change in force.
     asked: HashSet<(Role, ProbeName)>,
+    /// Probes that such a pod was asked for in the round before this look.
+    asked_now: HashSet<(Role, ProbeName)>,
     pub(super) verdict: Option<Verdict>,
 }
 
@@ -97,6 +100,7 @@ impl TierTrial {
             pods: keys.clone(),
             soak: Duration::from_secs(settings.soak.seconds().into()),
             max_error_increase: f64::from(settings.max_error_increase_percent),
+            needs_ready: needs_ready(record.step),
             soak_start: None,
         };
         let is_same = |tier: &Self| {
@@ -118,6 +122,7 @@ impl TierTrial {
             round: None,
             rounds,
             asked: HashSet::new(),
+            asked_now: HashSet::new(),
             verdict: None,
         };
         let mut tier = match earlier {
@@ -211,32 +216,40 @@ impl TierTrial {
     /// Notes what pods that had the change in force from the start of the round were asked for.
     pub(super) fn end_round(&mut self, answers: &HashMap<String, Answers>) {
         let round = self.round.take();
+        self.asked_now.clear();
         for (uid, role) in round.iter().flat_map(|round| &round.changed) {
             let of_pod = answers.get(uid).into_iter().flatten();
-            self.asked.extend(of_pod.map(|(probe, _)| (*role, probe.clone())));
+            self.asked_now.extend(of_pod.map(|(probe, _)| (*role, probe.clone())));
         }
     }
 
-    /// Returns how many probes no pod with the change in force was asked for. Where no such pod can be asked, none is
-    /// missing.
-    pub(super) fn count_missing_probes(
+    /// Returns how many probes no pod with the change in force was asked for beside a control, by role. Where none of
+    /// these can be asked, none is missing: they are not ready, or of an earlier release.
+    pub(super) fn missing_probes(
         &self,
         record: &Record,
         candidates: &[Candidate<'_>],
         names: &TierNames,
-    ) -> usize {
+    ) -> BTreeMap<Role, MissingProbes> {
         let changed = candidates.iter().filter(|candidate| has_change(candidate, record));
-        let roles: HashSet<Role> = changed.map(|candidate| candidate.pod.role).collect();
-        let is_missing = |role: Role| move |probe: &&ProbeName| !self.asked.contains(&(role, (*probe).clone()));
-        roles.into_iter().map(|role| names.of_role(role).required().iter().filter(is_missing(role)).count()).sum()
+        let roles: BTreeSet<Role> = changed.map(|candidate| candidate.pod.role).collect();
+        let missing = |role: Role| {
+            let required = names.of_role(role).required().iter().map(|probe| (role, probe.clone()));
+            let before: Vec<(Role, ProbeName)> = required.filter(|probe| !self.asked.contains(probe)).collect();
+            let after = before.iter().filter(|probe| !self.asked_now.contains(*probe)).count();
+            MissingProbes { before: before.len(), after }
+        };
+        roles.into_iter().map(|role| (role, missing(role))).collect()
     }
 
     /// Looks at pods. Before a look is due only hard signs count.
     pub(super) fn look(&mut self, looks: &[PodLook], is_due: bool) {
+        let asked_now = std::mem::take(&mut self.asked_now);
         if is_due {
             let now = self.clock.now();
             self.last_look = Some(now);
             self.verdict = Some(self.trial.look(now, looks));
+            self.asked.extend(asked_now.into_iter().filter(|(role, _)| self.trial.has_compared(*role)));
         } else if let Some(verdict) = self.trial.glance(looks) {
             self.verdict = Some(verdict);
         }
@@ -265,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::controller::judge::figures::Figures;
-    use crate::controller::judge::pod_look::{InForce, PodReport};
+    use crate::controller::judge::pod_look::{Compare, InForce, PodReport, ProbeOutcome};
     use crate::controller::judge::verdict::Outcome;
     use crate::controller::trials::names::Names;
     use crate::controller::trials::prober::Answer;
@@ -412,33 +425,63 @@ mod tests {
         assert_eq!((tier.rounds, tier.asked.len()), (4, 0));
     }
 
+    /// Returns a probe of a look, which was answered.
+    fn root_probe() -> ProbeOutcome {
+        ProbeOutcome {
+            name: ".".to_owned(),
+            rtype: "NS".to_owned(),
+            compare: Compare::Rcode,
+            is_unchanged_route: false,
+            rcode: Some(0),
+            digest: String::new(),
+            microseconds: 700,
+        }
+    }
+
     #[test]
-    fn a_step_misses_names_until_a_pod_that_has_the_change_in_force_was_asked() {
+    fn a_step_misses_names_until_a_pod_that_has_the_change_in_force_was_asked_beside_a_control() {
         let record = record(Step::Canary);
-        let mut tier = follow(None, &record);
+        let mut tier = follow_at(None, &record, 0);
+        tier.trial.tell();
         let nodes = Names::of(Some(&Config::example()), Some(&Config::example()), Role::Node);
         let names = TierNames { nodes, ..TierNames::default() };
         let required = names.nodes.required().to_vec();
         assert!(required.len() > 1);
-        let (control, mut canary) = (pod("a", 0), pod("a", 1));
+        let (control, mut changed) = (pod("a", 1), pod("a", 0));
         let probed = |uid: &str| ProbedPod { uid: uid.to_owned(), address: "192.0.2.1:9253".parse().unwrap() };
-        let missing = |tier: &TierTrial, canary: &RolloutPod| {
+        let missing = |tier: &TierTrial, changed: &RolloutPod| {
             let control = Candidate { pod: &control, probed: probed("control"), is_judged: false };
-            let canary = Candidate { pod: canary, probed: probed("canary"), is_judged: true };
-            tier.count_missing_probes(&record, &[control, canary], &names)
+            let changed = Candidate { pod: changed, probed: probed("canary"), is_judged: true };
+            let missing = tier.missing_probes(&record, &[control, changed], &names);
+            missing.get(&Role::Node).map_or((0, 0), |missing| (missing.before, missing.after))
         };
-        assert_eq!(missing(&tier, &canary), 0, "nobody can be asked");
-        (canary.asked, canary.in_force) = (Some("new".to_owned()), Some("new".to_owned()));
-        assert_eq!(missing(&tier, &canary), required.len());
-        let mut ask = |changed: &[&str], asked: &[ProbeName]| {
-            let changed = changed.iter().map(|uid| ((*uid).to_owned(), Role::Node)).collect();
-            tier.round = Some(Round { start: Duration::ZERO, changed });
+        assert_eq!(missing(&tier, &changed), (0, 0), "nobody can be asked");
+        (changed.asked, changed.in_force) = (Some("new".to_owned()), Some("new".to_owned()));
+        let all = required.len();
+        assert_eq!(missing(&tier, &changed), (all, all));
+        let mut second = 0;
+        let mut ask = |uids: &[&str], asked: &[ProbeName], is_control_asked: bool| {
+            let uids = uids.iter().map(|uid| ((*uid).to_owned(), Role::Node)).collect();
+            tier.round = Some(Round { start: Duration::ZERO, changed: uids });
             let answers: Answers = asked.iter().map(|probe| (probe.clone(), Answer::Nothing)).collect();
             tier.end_round(&["control", "canary"].map(|uid| (uid.to_owned(), answers.clone())).into());
-            missing(&tier, &canary)
+            let number = missing(&tier, &changed);
+            second += 5;
+            tier.clock = Clock::new(at(second));
+            let (mut canary, mut control) = (canary(false), canary(false));
+            (control.name, control.is_asked) = ("a-001".to_owned(), false);
+            if let (Some(report), Some(of_control)) = (&mut canary.report, &mut control.report) {
+                report.probes.push(root_probe());
+                of_control.in_force = InForce::Proven;
+                of_control.probes.extend(is_control_asked.then(root_probe));
+            }
+            tier.look(&[canary, control], true);
+            number
         };
-        assert_eq!(ask(&[], &required), required.len(), "the round began before");
-        assert_eq!(ask(&["canary"], &required[1..]), 1, "one had no turn");
-        assert_eq!(ask(&["canary"], &required[..1]), 0, "without an answer, too");
+        assert_eq!(ask(&[], &required, true), (all, all), "the round began before");
+        assert_eq!(ask(&["canary"], &required, false), (all, 0), "nobody was asked beside it");
+        assert_eq!(ask(&["canary"], &required[1..], true), (all, 1), "one had no turn");
+        assert_eq!(ask(&["canary"], &required[..1], true), (1, 0), "without an answer, too");
+        assert_eq!(ask(&["canary"], &[], true), (0, 0));
     }
 }

@@ -84,6 +84,7 @@ impl World {
             pods: names.collect(),
             soak: Duration::from_secs(self.scenario.soak),
             max_error_increase: self.scenario.max_error_increase,
+            needs_ready: true,
             soak_start: None,
         });
         let shift = self.now - LOOKS_BEFORE[0];

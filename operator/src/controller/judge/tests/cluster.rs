@@ -17,6 +17,7 @@ pub(super) fn step(pods: &[&str]) -> Step {
         pods: pods.iter().map(|name| (*name).to_owned()).collect(),
         soak: Duration::from_secs(30),
         max_error_increase: 1.0,
+        needs_ready: false,
         soak_start: None,
     }
 }
@@ -65,6 +66,26 @@ impl Cluster {
         for name in pods {
             self.pod(name).is_asked = true;
         }
+    }
+
+    /// Lets another change take the place of this one, which pods have in force, and looks at them.
+    pub(super) fn supersede(&mut self, pods: &[&str]) {
+        self.trial = self.trial.clone().supersede(step(pods));
+        self.run_other(pods);
+    }
+
+    /// Lets another process meet pods that have some other change in force, and look at them.
+    pub(super) fn replace_leader(&mut self, pods: &[&str]) {
+        self.trial = Trial::new(step(pods));
+        self.run_other(pods);
+    }
+
+    fn run_other(&mut self, pods: &[&str]) {
+        for name in pods {
+            self.pod(name).is_asked = false;
+            self.report(name).in_force = InForce::Other;
+        }
+        self.look();
     }
 
     pub(super) fn pod(&mut self, name: &str) -> &mut PodLook {

@@ -118,15 +118,57 @@ fn among_many_pods_one_pod_needs_three_bad_looks_and_two_pods_need_two() {
     assert_eq!(cluster(&["two", "four"]).outcomes(2), [SUSPICION, fail]);
 }
 
-#[test]
-fn controls_that_fall_silent_are_not_gone() {
+/// Returns a cluster in which no control is asked for probes: none answers any more, or none is ready.
+fn cluster_without_probed_controls(are_silent: bool) -> Cluster {
     let mut cluster = cluster();
     cluster.look();
     for name in &ALL[1..] {
-        cluster.pod(name).report = None;
+        if are_silent {
+            cluster.pod(name).report = None;
+        } else {
+            cluster.report(name).probes.clear();
+        }
     }
+    cluster
+}
+
+#[test]
+fn controls_that_are_asked_no_more_are_not_gone_and_after_a_minute_a_pod_is_compared_with_its_own_answers() {
+    for are_silent in [true, false] {
+        let mut cluster = cluster_without_probed_controls(are_silent);
+        cluster.set_probe(&["canary"], None, "");
+        let outcomes = cluster.outcomes(14);
+        assert_eq!(outcomes[..12], [Outcome::Hold(HoldReason::Soak); 12], "nobody can compare");
+        assert_eq!(outcomes[12..], [SUSPICION, Outcome::Fail(FailReason::JudgedWorse)]);
+        assert!(cluster.look_after(1).sentence.ends_with("got no answer, unlike its own answers just before"));
+    }
+}
+
+#[test]
+fn a_step_does_not_wait_for_ever_for_controls_that_are_asked_no_more() {
+    for are_silent in [true, false] {
+        let mut cluster = cluster_without_probed_controls(are_silent);
+        let outcomes = cluster.outcomes(12);
+        assert_eq!(outcomes, [Outcome::Hold(HoldReason::Soak); 12]);
+        let sentence = "One pod showed nothing worse for 60 s; no control has answered probes at the same time";
+        assert_eq!(cluster.trial.glance(&cluster.looks).unwrap().sentence, sentence);
+        assert_eq!(cluster.look().outcome, Outcome::Pass);
+        let mut cluster = cluster_without_probed_controls(are_silent);
+        cluster.look();
+        cluster.report("canary").probes.clear();
+        assert_eq!(cluster.last_verdict().outcome, Outcome::Pass, "nor for a pod that is not asked any more");
+    }
+}
+
+#[test]
+fn controls_that_are_asked_again_are_compared_with_at_once() {
+    let mut cluster = cluster_without_probed_controls(false);
     cluster.set_probe(&["canary"], None, "");
-    assert_eq!(cluster.outcomes(4), [Outcome::Hold(HoldReason::Soak); 4], "whatever is wrong, nobody can compare");
+    cluster.outcomes(10);
+    cluster.set_probe(&ALL, None, "");
+    assert_eq!(cluster.outcomes(30)[1..], [Outcome::Hold(HoldReason::ControlsFailing); 29]);
+    cluster.set_probe(&ALL, Some(0), "1");
+    assert_eq!(cluster.last_verdict().outcome, Outcome::Pass);
 }
 
 #[test]

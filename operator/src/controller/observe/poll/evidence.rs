@@ -78,7 +78,7 @@ impl Evidence {
         let upstreams = |instance: &Instance| {
             instance.upstreams.iter().map(|upstream| upstream.timeouts).fold(0, u64::saturating_add)
         };
-        let refusals = page.revisions().filter_map(|revision| revision.asked.as_ref().zip(revision.refusal.as_ref()));
+        let refusals = page.revisions().filter_map(|revision| revision.asked.as_ref().zip(revision.rejection()));
         let unanswered = page.captured().iter().filter_map(|captured| {
             let reason = unanswered_reason(captured)?;
             let before = before.and_then(|before| before.unanswered.get(&captured.address));
@@ -109,7 +109,7 @@ fn unanswered_reason(captured: &CapturedAddress) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use node_cache_config::status::{NodeStatus, Revision};
+    use node_cache_config::status::{NOT_IN_VOLUME, NodeStatus, Revision};
 
     use super::*;
 
@@ -160,6 +160,11 @@ mod tests {
         let revision = Revision { asked: Some("new".to_owned()), in_force: None, refusal: Some("no.".to_owned()) };
         let evidence = Evidence::of(&page(|status| status.instances[1].revision = revision), None).unwrap();
         assert_eq!(evidence.refusal, Some(("new".to_owned(), "no".to_owned())));
+        let late = format!("revision new {NOT_IN_VOLUME}");
+        let revision =
+            Revision { asked: Some("new".to_owned()), in_force: Some("old".to_owned()), refusal: Some(late) };
+        let evidence = Evidence::of(&page(|status| status.revision = revision), None).unwrap();
+        assert_eq!(evidence.refusal, None, "a volume that is late refuses nothing");
     }
 
     /// Returns a page on which these addresses are withdrawn.

@@ -60,7 +60,8 @@ pub(crate) struct Poller {
     pub(crate) pods: Vec<Store<Pod>>,
     /// All Nodes: the pods of those that are not ready are not polled.
     pub(crate) nodes: Store<Node>,
-    /// Time between two polls of a pod that is a control, and of all pods while they are few.
+    /// Time between two polls of a zone resolver, and of all pods while they are few. Controls of a roll-out are polled
+    /// each five seconds at least.
     pub(crate) interval: Duration,
     /// Reports of the pods.
     pub(crate) reports: ReportStore,

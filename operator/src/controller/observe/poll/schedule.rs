@@ -16,6 +16,8 @@ const POLLS_PER_SECOND: u64 = 92;
 const MAX_BURST: u64 = 5;
 /// Period of canaries, and of pods that are behind.
 const FAST_PERIOD: u64 = 1_000;
+/// Longest period of a control of a roll-out: half a minute of its past has to have several polls.
+const MAX_CONTROL_PERIOD: u64 = 5_000;
 /// Time for which a pod that is behind is polled fast: one that refuses its revision may do so for days.
 const MAX_BEHIND: u64 = 60_000;
 /// Longest time between two polls of a pod that does not answer.
@@ -28,7 +30,8 @@ const ROTATION_TURN: u64 = 10;
 pub(crate) enum Class {
     /// Pod that runs a revision first: each second.
     Canary,
-    /// Pod with which canaries are compared, or zone resolver: at the interval of the settings.
+    /// Control, with which canaries are compared, or zone resolver at rest: at the interval of the settings, and the
+    /// former each five seconds at least.
     Control,
     /// Pod that has not put its revision in force, for a minute at the most, or was not polled yet: each second.
     Behind,
@@ -84,6 +87,8 @@ impl Class {
 pub(super) struct Standing {
     /// Class of the pod while it is not behind.
     pub(super) role: Class,
+    /// Whether canaries are compared with the pod.
+    pub(super) is_compared: bool,
     /// Whether the pod has not put its revision in force.
     pub(super) is_behind: bool,
     /// Fingerprint of the revision that the pod is asked to run.
@@ -125,11 +130,13 @@ struct Slot<T> {
     asked: u32,
     failures: u8,
     class: Class,
+    is_compared: bool,
     is_in_flight: bool,
 }
 
 impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
-    /// Creates an empty schedule. The interval is the period of controls, and of all pods while they are few.
+    /// Creates an empty schedule. The interval is the period of zone resolvers, and of all pods while they are few. A
+    /// long one is not that of controls.
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).clamp(FAST_PERIOD, 3_600_000),
@@ -157,6 +164,7 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
                     asked: standing.asked,
                     failures: 0,
                     class,
+                    is_compared: false,
                     is_in_flight: false,
                 });
                 self.sizes[class as usize] += 1;
@@ -186,7 +194,7 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
     /// Makes a pod that does not answer due after the period of its class, because something has happened to it.
     pub(super) fn hasten(&mut self, key: K, now: u64) {
         let Some(slot) = self.pods.get(&key).filter(|slot| slot.failures > 0 && !slot.is_in_flight) else { return };
-        let period = self.period(slot.class);
+        let period = self.period(slot);
         self.set_due(key, |due, _| due.min(now + period));
     }
 
@@ -274,7 +282,11 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
         slot.asked = standing.asked;
         let behind_for = slot.behind_since.map(|since| now.saturating_sub(u64::from(since.get()) * 100));
         let (before, after) = (slot.class as usize, Class::of(standing.role, behind_for) as usize);
+        let was_compared = std::mem::replace(&mut slot.is_compared, standing.is_compared);
         if before == after {
+            if !was_compared && slot.is_compared && !slot.is_in_flight {
+                self.set_due(key, |due, delay| due.min(now + delay));
+            }
             return;
         }
         slot.class = Class::ALL[after];
@@ -293,7 +305,7 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
     /// Changes when a waiting pod is due, from its present time and its delay.
     fn set_due(&mut self, key: K, change: impl FnOnce(u64, u64) -> u64) {
         let Some(slot) = self.pods.get(&key) else { return };
-        let delay = self.delay(slot.class, slot.failures);
+        let delay = self.delay(slot);
         let waiting = &mut self.waiting[slot.class as usize];
         waiting.remove(&(slot.due, key));
         let due = change(slot.due, delay);
@@ -303,20 +315,22 @@ impl<K: Copy + Ord + Hash, T: Clone> Schedule<K, T> {
         }
     }
 
-    /// Returns the time between two polls of a pod that failed so often.
-    fn delay(&self, class: Class, failures: u8) -> u64 {
-        let period = self.period(class);
-        let doublings = u32::from(failures.saturating_sub(1)).min(16);
+    /// Returns the time between two polls of a pod, which doubles with its failures.
+    fn delay(&self, slot: &Slot<T>) -> u64 {
+        let period = self.period(slot);
+        let doublings = u32::from(slot.failures.saturating_sub(1)).min(16);
         (period << doublings).min(MAX_BACKOFF.max(period))
     }
 
-    fn period(&self, class: Class) -> u64 {
-        match class {
+    /// Returns the time between two polls of a pod that answers.
+    fn period(&self, slot: &Slot<T>) -> u64 {
+        match slot.class {
             Class::Canary | Class::Behind => FAST_PERIOD,
+            Class::Control if slot.is_compared => self.interval.min(MAX_CONTROL_PERIOD),
             Class::Control => self.interval,
             // As if the rotation had all polls: those that are due wait for one in the order of their times, however
             // many the other classes leave just now.
-            Class::Rotation => (self.sizes[class as usize] * 1_000 / POLLS_PER_SECOND).max(self.interval),
+            class @ Class::Rotation => (self.sizes[class as usize] * 1_000 / POLLS_PER_SECOND).max(self.interval),
         }
     }
 }

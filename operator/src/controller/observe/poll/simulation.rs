@@ -28,6 +28,8 @@ struct Cluster {
 #[derive(Clone, Copy)]
 struct Pod {
     role: Class,
+    /// Whether canaries are compared with the pod.
+    is_compared: bool,
     is_dark: bool,
     /// Whether the pod refuses its revision.
     refuses: bool,
@@ -37,7 +39,7 @@ struct Pod {
 
 impl Pod {
     fn new(role: Class) -> Self {
-        Self { role, is_dark: false, refuses: false, asked: 1, in_force: None }
+        Self { role, is_compared: false, is_dark: false, refuses: false, asked: 1, in_force: None }
     }
 
     fn running(role: Class) -> Self {
@@ -45,14 +47,19 @@ impl Pod {
     }
 
     fn standing(&self) -> Standing {
-        Standing { role: self.role, is_behind: self.in_force != Some(self.asked), asked: self.asked }
+        let is_behind = self.in_force != Some(self.asked);
+        Standing { role: self.role, is_compared: self.is_compared, is_behind, asked: self.asked }
     }
 }
 
 impl Cluster {
     fn new(pods: impl IntoIterator<Item = Pod>) -> Self {
+        Self::with_interval(Duration::from_secs(5), pods)
+    }
+
+    fn with_interval(interval: Duration, pods: impl IntoIterator<Item = Pod>) -> Self {
         let mut cluster = Self {
-            schedule: Schedule::new(Duration::from_secs(5)),
+            schedule: Schedule::new(interval),
             now: 0,
             pods: (0..).zip(pods).collect(),
             in_flight: BTreeSet::new(),
@@ -237,6 +244,26 @@ fn a_small_tier_is_polled_at_the_interval_and_pods_that_are_behind_each_second()
     cluster.run(20);
     assert!((0..10).all(|number| cluster.polls_of(number, from) >= 19));
     assert!((10..50).all(|number| cluster.polls_of(number, from) <= 5));
+}
+
+#[test]
+fn a_long_interval_is_that_of_pods_at_rest_and_not_of_those_with_which_canaries_are_compared() {
+    let resolver = Pod::running(Class::Control);
+    let pods = [Pod { is_compared: true, ..resolver }, resolver, Pod::running(Class::Rotation)];
+    let mut cluster = Cluster::with_interval(Duration::from_secs(60), pods);
+    cluster.run(60);
+    let polls: Vec<usize> = (0..3).map(|number| cluster.polls_of(number, 0)).collect();
+    assert!((12..=13).contains(&polls[0]) && polls[1..].iter().all(|polls| (1..=2).contains(polls)), "{polls:?}");
+    // Half a minute of the past of those that become controls has several polls.
+    let from = cluster.now;
+    cluster.change(1..3, |pod| (pod.role, pod.is_compared) = (Class::Control, true));
+    cluster.run(30);
+    for number in 1..3 {
+        assert!(cluster.polls_of(number, from) >= 5, "{number}: {:?}", cluster.polls);
+    }
+    let mut cluster = Cluster::with_interval(Duration::from_secs(2), pods);
+    cluster.run(60);
+    assert!((0..3).all(|number| (30..=31).contains(&cluster.polls_of(number, 0))), "{:?}", cluster.polls);
 }
 
 #[test]

@@ -55,13 +55,14 @@ impl<'a> Target<'a> {
             (Some(status), Some(revision)) => !status.has_in_force(revision),
             (status, _) => status.is_none(),
         };
+        let is_compared = role == Some(Class::Control);
         let role = role.unwrap_or(match self.component {
             Component::NodeCache => Class::Rotation,
             Component::ZoneResolver => Class::Control,
         });
         let mut hasher = DefaultHasher::new();
         self.revision.hash(&mut hasher);
-        Standing { role, is_behind, asked: hasher.finish() as u32 }
+        Standing { role, is_compared, is_behind, asked: hasher.finish() as u32 }
     }
 }
 
@@ -117,5 +118,14 @@ mod tests {
         assert_eq!((standing.role, standing.is_behind), (Class::Control, true));
         assert!(target.standing(Some(&PodReport::default()), None).is_behind);
         assert_eq!(target.standing(None, Some(Class::Canary)).role, Class::Canary);
+    }
+
+    #[test]
+    fn a_resolver_is_compared_with_canaries_when_it_has_that_role_and_not_at_rest() {
+        let pod = pod(labels::COMPONENT_ZONE_RESOLVER, "Running", "192.0.2.1");
+        let target = Target::of(&pod).unwrap();
+        for (role, is_compared) in [(None, false), (Some(Class::Control), true), (Some(Class::Canary), false)] {
+            assert_eq!(target.standing(None, role).is_compared, is_compared, "{role:?}");
+        }
     }
 }

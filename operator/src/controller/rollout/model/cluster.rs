@@ -292,6 +292,8 @@ pub(super) struct Budget {
     pub(super) slow_ticks: u8,
     /// Requests for another try.
     pub(super) retries: u8,
+    /// Times at which pods begin to ask an address that every target gives up.
+    pub(super) uses: u8,
 }
 
 /// State of the model.
@@ -304,6 +306,8 @@ pub(super) struct Cluster {
     pub(super) pods: Vec<Pod>,
     pub(super) desired: u8,
     pub(super) paused: bool,
+    /// Whether pods ask an address that every target gives up.
+    pub(super) is_address_asked: bool,
     pub(super) retry: bool,
     /// Number of the leader.
     pub(super) term: u8,

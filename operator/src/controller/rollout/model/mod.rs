@@ -58,6 +58,8 @@ enum Action {
     LoseRecord,
     /// Another try, for which somebody asks.
     Retry,
+    /// Pods begin to ask an address that every target gives up, or cease to.
+    Ask(bool),
 }
 
 /// Model of a tier.
@@ -154,6 +156,10 @@ impl Rollouts {
                 next.budget.retries -= 1;
                 next.retry = true;
             }
+            Action::Ask(is_asked) => {
+                next.budget.uses -= u8::from(*is_asked);
+                next.is_address_asked = *is_asked;
+            }
         }
         next.normalize();
         next
@@ -189,6 +195,8 @@ impl Rollouts {
             Some(Action::Deliver)
         } else if cluster.paused {
             Some(Action::Pause(false))
+        } else if cluster.is_address_asked {
+            Some(Action::Ask(false))
         } else if let Some(number) = find(Presence::Away) {
             Some(Action::Return(number))
         } else if let Some(number) = find(Presence::Gone) {
@@ -247,6 +255,7 @@ impl Model for Rollouts {
             pods: self.tier.places.iter().map(|_| Pod::old(running)).collect(),
             desired: 0,
             paused: false,
+            is_address_asked: false,
             retry: false,
             term: 0,
             leader_read: None,
@@ -327,6 +336,9 @@ impl Model for Rollouts {
         if may(budget.retries) {
             actions.push(Action::Retry);
         }
+        if cluster.is_address_asked || may(budget.uses) {
+            actions.push(Action::Ask(!cluster.is_address_asked));
+        }
     }
 
     fn next_state(&self, cluster: &Cluster, action: Action) -> Option<Cluster> {
@@ -391,6 +403,7 @@ const NONE: Budget = Budget {
     losses: 0,
     slow_ticks: 0,
     retries: 0,
+    uses: 0,
 };
 
 #[test]
@@ -427,6 +440,25 @@ fn pods_that_are_made_again_and_nodes_that_are_away_follow() {
 fn a_pause_at_any_time_changes_no_end() {
     let budget = Budget { changes: 2, pauses: 1, ..NONE };
     explore("pause", Rollouts::new(2, &MORE_CHANGES, budget), &ENDS);
+}
+
+#[test]
+fn a_pause_moves_no_pod_that_is_made_again() {
+    let budget = Budget { changes: 1, pauses: 1, removals: 1, ..NONE };
+    explore("pause and new pod", Rollouts::new(2, &CHANGES, budget), &ENDS);
+}
+
+#[test]
+fn no_step_begins_while_an_address_is_asked_that_the_target_gives_up() {
+    let explore = |name: &str, budget| explore(name, Rollouts::new(2, &CHANGES, budget), &ENDS);
+    explore("address in use and a crash", Budget { changes: 1, uses: 1, crashes: 1, ..NONE });
+    explore("address in use and a node away", Budget { changes: 1, uses: 1, departures: 1, ..NONE });
+}
+
+#[test]
+fn nothing_is_proven_while_all_pods_of_a_role_are_made_again() {
+    let budget = Budget { changes: 1, removals: 2, ..NONE };
+    explore("all pods made again", Rollouts::new(0, &CHANGES, budget), &ENDS);
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Tier {
             settings: &settings,
             announced,
             is_past_known: true,
-            address_in_use: None,
+            address_in_use: cluster.is_address_asked.then_some("It is asked."),
             address_unknown: None,
             confirm: None,
             retry,
@@ -54,7 +54,9 @@ impl Tier {
         let verdict = read.and_then(|record| self.verdict(record, &around));
         let writer = writer(cluster.term);
         let (stable, verdict) = (stable.as_ref(), verdict.as_ref());
-        let plan = plan(&Inputs { record: read, stable, desired: &desired, verdict, writer: &writer, around });
+        let inputs =
+            Inputs { record: read, stable, desired: &desired, verdict, wants_nodes: true, writer: &writer, around };
+        let plan = plan(&inputs);
         let proven = self.revisions.number(&plan.record.proven.as_ref().unwrap_or(&plan.record.target).id);
         let target = (!plan.rolled_out.is_true()).then(|| self.revisions.number(&plan.status.target));
         let number_of = |name: &str| {
@@ -143,6 +145,8 @@ impl Tier {
 
     fn write_record(&self, cluster: &mut Cluster, record: Stored, is_leader: bool) {
         let old = cluster.record.take();
+        let broken = broken_by_step(cluster, old.as_ref().map(Stored::get), record.get());
+        cluster.broken = cluster.broken.or(broken);
         self.check_record(cluster, old.as_ref().map(Stored::get), record.get());
         cluster.record = Some(record);
         if is_leader {
@@ -200,6 +204,9 @@ impl Tier {
         if !self.differs(place, revision, proven) {
             return None;
         }
+        if cluster.paused && (place.role != Role::Node || !record.canaries.contains(place.name)) {
+            return Some("a pod that was made again was moved while the roll-out was paused");
+        }
         let target = self.revisions.number(&record.target.id);
         if cluster.announced != Some(target) {
             return Some("a pod was told before the status said that the target is not rolled out");
@@ -256,11 +263,25 @@ impl Tier {
             if cluster.pods.iter().zip(&self.places).any(is_left_out) {
                 cluster.broken = cluster.broken.or(Some("a revision counts as proven where it was not watched"));
             }
+            if [Role::Node, Role::Resolver].into_iter().any(|role| self.is_unshown(cluster, role, proven, before)) {
+                cluster.broken = cluster.broken.or(Some("a revision counts as proven that no pod has shown"));
+            }
         }
         if matches!(new.step, Step::Done | Step::Stopped) {
             cluster.passed.clear();
             cluster.pods.iter_mut().for_each(|pod| pod.was_away = pod.presence == Presence::Away);
         }
+    }
+
+    /// Returns whether a role reads what changed, and no pod of it has passed a step.
+    fn is_unshown(&self, cluster: &Cluster, role: Role, proven: u8, before: u8) -> bool {
+        let is_key = |place: &Place, key: &String| match role {
+            Role::Node => key == place.name,
+            Role::Resolver => key.strip_prefix(place.name).is_some_and(|rest| rest.starts_with('-')),
+        };
+        let mut places = self.places.iter().filter(|place| place.role == role);
+        let reads = self.revisions.part(proven, role) != self.revisions.part(before, role);
+        reads && !places.any(|place| cluster.passed.iter().any(|key| is_key(place, key)))
     }
 
     fn check_stable(&self, cluster: &mut Cluster, is_leader: bool) {
@@ -319,6 +340,15 @@ impl Tier {
         let stable = cluster.stable.map(|stable| self.revisions.id(stable));
         is_end && stable == Some(proven.id.as_str()) && cluster.pods.iter().zip(&self.places).all(is_running)
     }
+}
+
+/// Returns the promise that the begin of a step breaks.
+fn broken_by_step(cluster: &Cluster, old: Option<&Record>, new: &Record) -> Option<&'static str> {
+    let old = old?;
+    let is_forward = new.step.is_judged() || new.step == Step::Finish;
+    let is_further = old.step != new.step || !new.moved.is_subset(&old.moved);
+    let is_broken = cluster.is_address_asked && is_forward && is_further;
+    is_broken.then_some("a step began while an address was asked that the target gives up")
 }
 
 /// Returns the name of the operator that leads in a term.

@@ -1,13 +1,16 @@
 //! Nodes that are away.
 
+use node_cache_config::names::ZONE_LABEL;
 use node_cache_config::status::UpstreamStatus;
 
 use super::throttling::throttled;
 use super::upstreams::upstream;
 use super::*;
 use crate::controller::fixtures::{
-    change_node_status, change_report, change_resolver_status, deployment_of, pod_of, roll_out_template, set_away,
+    change_node_status, change_report, change_resolver_status, deployment_of, linux, pod_of, roll_out_template,
+    set_away,
 };
+use crate::controller::observe::nodes::ClusterNode;
 use crate::controller::observe::poll::PodPage;
 
 /// Returns a settled cluster whose `node-a` went away before the newest configuration and template came.
@@ -92,6 +95,45 @@ fn resolvers_without_a_place_in_a_zone_whose_only_node_is_away_hold_nothing() {
     set_away(&mut observed, &[]);
     let status = reconciled_status(&observed);
     assert_condition(&status, "Stalled", "True", Reason::PodsNotRunning, &["resolver-a-0 of zone-a (not scheduled"]);
+}
+
+/// Returns a settled cluster with a second node in `zone-a`, on which one of the two resolvers of the zone is.
+fn with_two_nodes_in_a_zone() -> Observed {
+    let mut observed = settled();
+    let nodes = observed.nodes.iter().map(|(name, node)| (name.to_owned(), node.clone()));
+    let other = ClusterNode::from(linux([(ZONE_LABEL, "zone-a")]));
+    observed.nodes = nodes.chain([("node-a2".to_owned(), other)]).collect();
+    pod_of(&mut observed, "resolver-a-1").node = Some("node-a2".to_owned());
+    observed
+}
+
+#[test]
+fn a_resolver_on_a_node_that_is_away_is_not_missed_while_another_one_of_its_zone_is_ready() {
+    let mut observed = with_two_nodes_in_a_zone();
+    pod_of(&mut observed, "resolver-a-0").ready = false;
+    deployment_of(&mut observed, "zone-a").status.as_mut().unwrap().ready_replicas = Some(1);
+    let parts = ["Resolvers are missing in zone-a (1 of 2)."];
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ResolversNotReady, &parts);
+    set_away(&mut observed, &["node-a"]);
+    let status = reconciled_status(&observed);
+    assert_condition(&status, "Degraded", "False", Reason::Healthy, &[]);
+    assert_condition(&status, "Ready", "True", Reason::Serving, &["5 resolvers in 3 zones"]);
+    assert!(condition(&status, "Reconciling").is_none() && condition(&status, "Stalled").is_none());
+    assert_eq!(status.summary.unwrap().resolvers, "5/6");
+}
+
+#[test]
+fn a_resolver_that_is_there_and_not_ready_is_missed_while_another_one_is_away() {
+    let mut observed = with_two_nodes_in_a_zone();
+    // The Deployment still counts the one whose node has just gone away.
+    pod_of(&mut observed, "resolver-a-1").ready = false;
+    deployment_of(&mut observed, "zone-a").status.as_mut().unwrap().ready_replicas = Some(1);
+    set_away(&mut observed, &["node-a"]);
+    let parts = ["Resolvers are missing in zone-a (1 of 2)."];
+    assert_condition(&reconciled_status(&observed), "Degraded", "True", Reason::ResolversNotReady, &parts);
+    deployment_of(&mut observed, "zone-a").status.as_mut().unwrap().ready_replicas = None;
+    let parts = ["No resolver of zone-a is ready"];
+    assert_condition(&reconciled_status(&observed), "Ready", "False", Reason::ResolversNotReady, &parts);
 }
 
 #[test]

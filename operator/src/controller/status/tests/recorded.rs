@@ -81,6 +81,7 @@ fn status_at(step: Step, told: Told<'_>) -> DnsTierStatus {
         stable: Some(&proven),
         desired: &target,
         verdict: told.verdict.as_ref(),
+        wants_nodes: true,
         writer: "operator",
         around: Surroundings {
             pods: &[pod],
@@ -152,7 +153,7 @@ fn tiers_that_roll_out_that_are_paused_and_that_wait_are_recorded() {
     record("paused", Step::Canary, Told { is_paused: true, ..Told::default() });
     let sentence = "Probes of www.example A get no answer on node-a, and none on controls.";
     record("controls-failing", Step::Canary, hold(true, sentence));
-    let sentence = "169.254.20.10 was asked in the last ten minutes on 1 node: node-a (12 times).";
+    let sentence = "169.254.20.10 was asked in the last ten to fifteen minutes on 1 node: node-a (12 times).";
     record("address-in-use", Step::Start, Told { address_in_use: Some(sentence), ..Told::default() });
 }
 

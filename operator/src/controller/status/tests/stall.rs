@@ -6,6 +6,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::controller::fixtures::deployment_of;
+use crate::controller::observe::creation_failure::CreationFailure;
 
 #[test]
 fn a_refused_spec_stalls_and_says_what_stays_in_force() {
@@ -86,12 +87,36 @@ fn a_write_that_failed_keeps_a_tier_from_its_first_readiness_and_tells_why_nodes
     unready(&without_caches, &["cannot apply"]);
 }
 
+/// Returns a settled cluster in which node pods cannot be created for so long.
+fn without_node_pods(message: &str, seconds: i64) -> Observed {
+    let mut observed = settled();
+    let since = observed.now - SignedDuration::from_secs(seconds);
+    observed.pod_creation_failure = Some(CreationFailure { message: format!("Error creating: {message}"), since });
+    observed
+}
+
+#[test]
+fn node_pods_that_a_webhook_refuses_stall_their_tier_after_five_minutes() {
+    let message = "admission webhook \"pods.example\" denied the request: no.";
+    let parts = ["Node pods cannot be created", "admission webhook \"pods.example\" denied the request: no."];
+    let status = reconciled_status(&without_node_pods(message, 299));
+    for type_ in ["Degraded", "Progressing", "Reconciling"] {
+        assert_condition(&status, type_, "True", Reason::ApplyFailed, &parts);
+    }
+    assert!(condition(&status, "Stalled").is_none());
+    let status = reconciled_status(&without_node_pods(message, 300));
+    for type_ in ["Degraded", "Stalled"] {
+        assert_condition(&status, type_, "True", Reason::PodsNotRunning, &parts);
+    }
+    assert_condition(&status, "Progressing", "False", Reason::PodsNotRunning, &parts);
+    assert!(condition(&status, "Reconciling").is_none());
+    assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
+}
+
 #[test]
 fn pod_security_comes_with_the_command_that_helps() {
-    let mut observed = settled();
-    observed.pod_creation_failure = Some(
-        "Error creating: pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces".to_owned(),
-    );
+    let message = "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces";
+    let observed = without_node_pods(message, 0);
     let status = reconciled_status(&observed);
     assert_condition(&status, "Stalled", "True", Reason::PodSecurity, &["kubectl label namespace dnstier-node"]);
 }
@@ -100,8 +125,7 @@ fn pod_security_comes_with_the_command_that_helps() {
 fn a_missing_quota_for_critical_pods_is_named_with_the_namespace_and_what_helps() {
     let refusal = "pods \"x\" is forbidden: insufficient quota to match these scopes: [{PriorityClass In \
                    [system-node-critical system-cluster-critical]}]";
-    let mut observed = settled();
-    observed.pod_creation_failure = Some(format!("Error creating: {refusal}"));
+    let observed = without_node_pods(refusal, 0);
     let parts =
         ["Node pods", "namespace dnstier-node", "resourceQuota.enabled", "kubectl -n dnstier-node create quota"];
     assert_condition(&reconciled_status(&observed), "Stalled", "True", Reason::QuotaMissing, &parts);
@@ -147,8 +171,6 @@ fn resolvers_that_cannot_be_created_stall_their_tier_after_five_minutes() {
 
 #[test]
 fn a_quota_that_is_used_up_is_not_taken_for_a_missing_one() {
-    let mut observed = settled();
-    observed.pod_creation_failure =
-        Some("Error creating: pods \"x\" is forbidden: exceeded quota: small, used: pods=5".to_owned());
+    let observed = without_node_pods("pods \"x\" is forbidden: exceeded quota: small, used: pods=5", 0);
     assert_condition(&reconciled_status(&observed), "Stalled", "True", Reason::Forbidden, &["exceeded quota: small"]);
 }

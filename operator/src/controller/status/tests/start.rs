@@ -1,17 +1,17 @@
 //! The first minutes of a tier: the statuses and events of a start.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use kube::runtime::events::EventType;
 
 use super::*;
 use crate::controller::fixtures::{apply_to, deployment_of};
 use crate::controller::status::events::transitions;
-use crate::controller::status::start::{is_starting, was_ready};
 
 /// Returns a tier of this age and the objects that it has when its pods have just been made, and were not polled yet.
 fn just_made(age_seconds: i64) -> Observed {
     let mut observed = serving("{}");
-    let created = observed.now - k8s_openapi::jiff::SignedDuration::from_secs(age_seconds);
+    let created = observed.now - SignedDuration::from_secs(age_seconds);
     Arc::make_mut(&mut observed.tier).metadata.creation_timestamp = Some(Time(created));
     for pod in &mut observed.pods {
         (pod.ready, pod.lifecycle.running, pod.lifecycle.created) = (false, false, Some(created));
@@ -27,7 +27,7 @@ fn just_made(age_seconds: i64) -> Observed {
 fn write_status(observed: Observed) -> (Observed, Vec<String>) {
     let previous = observed.tier.status.clone();
     let status = reconciled_status(&observed);
-    let starting = is_starting(&observed.tier, was_ready(previous.as_ref()), observed.now);
+    let starting = is_starting(&observed);
     let conditions = previous.map(|status| status.conditions).unwrap_or_default();
     let events = transitions(&conditions, &status.conditions, starting).into_iter();
     let warnings = events.filter(|event| event.type_ == EventType::Warning).map(|event| event.reason).collect();
@@ -68,8 +68,25 @@ fn a_normal_first_start_emits_no_warning() {
 fn a_start_that_does_not_end_is_a_warning_after_five_minutes() {
     let (mut observed, warnings) = write_status(just_made(299));
     assert_eq!(warnings, Vec::<String>::new());
-    observed.now += k8s_openapi::jiff::SignedDuration::from_secs(1);
+    observed.now += SignedDuration::from_secs(1);
     let (observed, warnings) = write_status(observed);
     assert_eq!(warnings, ["NodesNotReady", "PodsNotRunning"]);
     assert_eq!(write_status(observed).1, Vec::<String>::new());
+}
+
+#[test]
+fn a_tier_that_was_there_before_its_operator_has_as_long_from_its_daemon_set_on() {
+    let (empty, warnings) = write_status(cluster("{}"));
+    assert_eq!(warnings, Vec::<String>::new(), "it is a day old, and has no objects");
+    let with_daemon_set = |age_seconds: i64| {
+        let mut observed = just_made(age_seconds);
+        let made = observed.tier.metadata.creation_timestamp.clone();
+        observed.owned.daemon_sets[0].metadata.creation_timestamp = made;
+        deployment_of(&mut observed, "zone-b").status.as_mut().unwrap().ready_replicas = Some(1);
+        Observed { tier: empty.tier.clone(), ..observed }
+    };
+    for (age_seconds, expected) in [(0, vec![]), (299, vec![]), (300, vec!["NodesNotReady", "PodsNotRunning"])] {
+        let (_, warnings) = write_status(with_daemon_set(age_seconds));
+        assert_eq!(warnings, expected, "{age_seconds} s");
+    }
 }

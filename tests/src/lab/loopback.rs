@@ -265,8 +265,9 @@ fn administrator(server: &str, token: &str) -> serde_json::Value {
 
 /// Returns different ports of 127.0.0.1 that are free just now, below those that connections get (32,768 and more).
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    // Programs that run side by side begin at different places.
-    let first = 10_000 + u16::try_from(std::process::id() % 20_000)?;
+    // Programs that run side by side begin at different places, further apart than their numbers: a port is free again
+    // until its process listens.
+    let first = 10_000 + u16::try_from(std::process::id() % 1_250 * 16)?;
     let candidates = first..32_768;
     let listeners: Vec<TcpListener> =
         candidates.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(N).collect();

@@ -151,7 +151,8 @@ reasons! {
     QuotaMissing,
     /// The API server refused an object or could not be reached.
     ApplyFailed,
-    /// Another field manager sets back what the operator applies; the object is left alone for 10 minutes at a time.
+    /// Another writer sets back what the operator applies, or takes annotations off a pod; the object is left alone for
+    /// 10 minutes at a time.
     FieldContested,
     /// The installed CRD is older than the operator and drops fields of the status.
     CrdTooOld,

@@ -96,6 +96,7 @@ impl Process {
                 owned: stores.owned.clone(),
                 own_writes: own_writes.clone(),
                 reports,
+                creation_failures: Default::default(),
                 clock: Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap()),
                 // All watches have delivered everything.
                 lists_complete: Arc::new(Instant::now().checked_sub(Duration::from_secs(60)).unwrap().into()),

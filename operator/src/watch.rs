@@ -119,6 +119,7 @@ pub(crate) async fn reconcile_on_changes(
             owned: stores.owned.clone(),
             own_writes: own_writes.clone(),
             reports,
+            creation_failures: Default::default(),
             clock: Arc::new(observe::now),
             lists_complete: lists_complete.clone(),
         },

@@ -97,14 +97,14 @@ impl PodAnnotations {
     }
 }
 
-/// Annotates a pod.
+/// Annotates a pod, and returns the version that it has then; `None` for one that no longer exists.
 ///
 /// The patch is a patch of `pods/status`: this permission suffices for annotations and cannot change an image.
 ///
 /// # Errors
 ///
-/// When the API server refuses the patch or does not keep it. A pod that no longer exists is not a failure.
-pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<(), Error> {
+/// When the API server refuses the patch or does not keep it.
+pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<Option<String>, Error> {
     let PodAnnotations { namespace, pod: name, uid, revision, told, zone, resolvers_on_node, .. } = annotations;
     let told = told.as_ref().map(ToString::to_string);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -124,11 +124,11 @@ pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) 
     let object = || format!("Pod {namespace}/{name}");
     let pod = match pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(pod) => pod,
-        Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(()),
+        Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(None),
         Err(source) => return Err(Error::request("annotate", object(), source)),
     };
     let was_kept = desired.iter().all(|(key, value)| pod.annotations().get(key).map(String::as_str) == value.as_str());
-    if was_kept { Ok(()) } else { Err(Error::AnnotationsDropped { object: object() }) }
+    if was_kept { Ok(pod.resource_version()) } else { Err(Error::AnnotationsDropped { object: object() }) }
 }
 
 /// Returns whether a response says that the pod no longer exists, or that another pod has its name.

@@ -52,7 +52,8 @@ pub(super) struct AnnotateResult {
 
 /// Outcome of one annotation.
 enum Outcome {
-    Annotated,
+    /// Annotation of a pod that has this version then, if it still exists.
+    Annotated(Option<String>),
     Left,
     Failed(Error),
 }
@@ -80,7 +81,7 @@ impl Annotator {
             }
             metrics.record_write("Pod", "annotate");
             match annotate_pod(client, annotations).await {
-                Ok(()) => Outcome::Annotated,
+                Ok(version) => Outcome::Annotated(version),
                 Err(error) => {
                     failures.fetch_add(1, Ordering::Relaxed);
                     Outcome::Failed(error)
@@ -97,9 +98,11 @@ impl Annotator {
         let mut result = AnnotateResult::default();
         while let Some((annotations, outcome)) = outcomes.next().await {
             match outcome {
-                Outcome::Annotated => {
+                Outcome::Annotated(version) => {
                     self.failures.record_success(tier, &annotations);
-                    self.set_backs.record(tier, &annotations, Instant::now());
+                    if let Some(version) = version {
+                        self.set_backs.record(tier, &annotations, version, Instant::now());
+                    }
                     result.annotated += 1;
                 }
                 Outcome::Left => result.left += 1,
@@ -114,11 +117,10 @@ impl Annotator {
         result
     }
 
-    /// Returns the finding that names the pods that could not be annotated, or whose annotations another writer takes
-    /// away; `None` without any.
-    #[must_use]
-    pub(super) fn finding(&self, tier: &str) -> Option<Finding> {
-        self.failures.finding(tier).or_else(|| self.set_backs.finding(tier, Instant::now()))
+    /// Returns the findings that name the pods that could not be annotated, and those whose annotations another writer
+    /// takes away.
+    pub(super) fn findings(&self, tier: &str) -> impl Iterator<Item = Finding> {
+        self.failures.finding(tier).into_iter().chain(self.set_backs.finding(tier, Instant::now()))
     }
 
     /// Returns the time until the next attempt for a pod that could not be annotated.

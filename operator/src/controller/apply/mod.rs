@@ -173,7 +173,9 @@ impl Applier {
         let Writes { pods, failure, .. } =
             self.writer(observed.now).apply_rollout(&tier, record.as_ref(), stable, annotations).await;
         self.wake_poller_after(pods.annotated);
-        findings.extend(self.annotator.finding(&tier));
+        findings.extend(self.annotator.findings(&tier));
+        // Conflicts end by themselves.
+        findings.extend(failure.iter().filter(|error| !error.is_conflict()).map(Finding::from));
         let leaves_pods = pods.left > 0 && pods.denied.is_none();
         let requeue_after = match failure.or(pods.denied) {
             Some(error) => Err(error),
@@ -258,7 +260,7 @@ impl Applier {
 
     /// Returns the findings about pods and objects of a tier that do not become what they should be.
     fn findings(&self, tier: &str) -> impl Iterator<Item = Finding> {
-        self.annotator.finding(tier).into_iter().chain(self.contests.finding(tier, Instant::now()))
+        self.annotator.findings(tier).chain(self.contests.finding(tier, Instant::now()))
     }
 
     /// Returns the delay, or the time until a pod that could not be annotated is tried again, if that is sooner.

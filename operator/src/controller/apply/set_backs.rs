@@ -24,9 +24,17 @@ pub(super) struct SetBacks {
 struct Written {
     /// Annotations, but for the time at which they were told.
     content: String,
-    /// Version of the pod that the write replaced.
-    replaced: Option<String>,
+    /// Version of the pod that the write made.
+    version: String,
     time: Instant,
+}
+
+impl Written {
+    /// Returns whether the watch has delivered no version of the pod from after the write.
+    fn is_undelivered(&self, version: Option<&str>) -> bool {
+        let number = |version: &str| version.parse::<u64>().ok();
+        version.and_then(number).zip(number(&self.version)).is_some_and(|(delivered, written)| delivered < written)
+    }
 }
 
 impl SetBacks {
@@ -43,7 +51,7 @@ impl SetBacks {
         let content = content(annotations);
         let written = self.lock().get(&annotations.uid).cloned();
         let Some(written) = written.filter(|written| written.content == content) else { return true };
-        if written.replaced.is_some() && written.replaced == annotations.version {
+        if written.is_undelivered(annotations.version.as_deref()) {
             return false;
         }
         let object = object(annotations);
@@ -58,11 +66,11 @@ impl SetBacks {
         }
     }
 
-    /// Records that a pod was annotated.
-    pub(super) fn record(&self, tier: &str, annotations: &PodAnnotations, now: Instant) {
-        let (content, replaced) = (content(annotations), annotations.version.clone());
+    /// Records that a pod was annotated, by which it has this version.
+    pub(super) fn record(&self, tier: &str, annotations: &PodAnnotations, version: String, now: Instant) {
+        let content = content(annotations);
         self.contests.record_apply(tier, &object(annotations), &content);
-        self.lock().insert(annotations.uid.clone(), Written { content, replaced, time: now });
+        self.lock().insert(annotations.uid.clone(), Written { content, version, time: now });
     }
 
     /// Returns the finding that names the pods that are left alone; `None` without any.
@@ -109,10 +117,13 @@ mod tests {
         }
     }
 
-    /// Writes these annotations where they are due, and returns whether they were.
+    /// Writes these annotations where they are due, which makes the next version, and returns whether they were.
     fn write(set_backs: &SetBacks, annotations: &PodAnnotations, now: Instant) -> bool {
         let due = set_backs.select("default", vec![annotations.clone()], now);
-        due.iter().for_each(|annotations| set_backs.record("default", annotations, now));
+        for annotations in &due {
+            let version: u64 = annotations.version.as_ref().unwrap().parse().unwrap();
+            set_backs.record("default", annotations, (version + 1).to_string(), now);
+        }
         !due.is_empty()
     }
 
@@ -132,15 +143,16 @@ mod tests {
     #[test]
     fn a_watch_that_lags_and_further_tellings_are_nobodys_setting_back() {
         let (set_backs, now) = (SetBacks::default(), Instant::now());
-        assert!(write(&set_backs, &telling(1, "1"), now));
-        for _ in 0..9 {
-            assert!(!write(&set_backs, &telling(1, "1"), now), "the pod is as it was before the write");
+        assert!(write(&set_backs, &telling(1, "109"), now));
+        for version in 99..109 {
+            assert!(!write(&set_backs, &telling(1, &version.to_string()), now), "it is from before the write");
         }
         for number in 2..9 {
-            assert!(write(&set_backs, &telling(number, &number.to_string()), now));
+            assert!(write(&set_backs, &telling(number, "109"), now));
         }
         assert_eq!(set_backs.finding("default", now), None);
-        assert!(write(&set_backs, &telling(8, "8"), now + MAX_LAG), "the write is forgotten");
+        assert!(!write(&set_backs, &telling(8, "109"), now));
+        assert!(write(&set_backs, &telling(8, "109"), now + MAX_LAG), "the write is forgotten");
     }
 
     #[test]

@@ -1,10 +1,40 @@
 //! Failure of the DaemonSet controller to create node pods, from its events: a DaemonSet has no condition for it.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// Age above which an event no longer explains a missing pod: the controller tries again after 17 minutes at the most.
 const MAX_EVENT_AGE: SignedDuration = SignedDuration::from_mins(20);
+
+/// Last known failures by tier: while events cannot be listed, they hold on.
+#[derive(Debug, Default)]
+pub(crate) struct CreationFailures {
+    failures: Mutex<HashMap<String, CreationFailure>>,
+}
+
+impl CreationFailures {
+    /// Records what is known of a tier.
+    pub(super) fn record(&self, tier: &str, failure: Option<&CreationFailure>) {
+        let mut failures = self.lock();
+        match failure {
+            Some(failure) => drop(failures.insert(tier.to_owned(), failure.clone())),
+            None => drop(failures.remove(tier)),
+        }
+    }
+
+    /// Returns what was known last of a tier.
+    #[must_use]
+    pub(super) fn last(&self, tier: &str) -> Option<CreationFailure> {
+        self.lock().get(tier).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, CreationFailure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Failure of the DaemonSet controller to create node pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +109,16 @@ mod tests {
         let time = Some(MicroTime(minute(3)));
         let of_new_form = Event { event_time: time, message: Some("new".to_owned()), ..Event::default() };
         assert_eq!(failure(&[of_new_form], None, 10), Some(("new".to_owned(), minute(3))));
+    }
+
+    #[test]
+    fn what_was_known_last_of_a_tier_holds_on_until_something_else_is_known() {
+        let failures = CreationFailures::default();
+        let failure = CreationFailure { message: "denied".to_owned(), since: minute(0) };
+        failures.record("default", Some(&failure));
+        assert_eq!((failures.last("default"), failures.last("other")), (Some(failure), None));
+        failures.record("default", None);
+        assert_eq!(failures.last("default"), None);
     }
 
     #[test]

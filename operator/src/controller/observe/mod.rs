@@ -19,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dnstier_crds::DnsTier;
+use k8s_openapi::api::apps::v1::DaemonSetStatus;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
@@ -28,7 +29,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use tokio::time::timeout;
 
 use crate::controller::finding::Finding;
-use crate::controller::observe::creation_failure::CreationFailure;
+use crate::controller::observe::creation_failure::{CreationFailure, CreationFailures};
 use crate::controller::observe::leftovers::{remove_outdated_revisions, take_own_record};
 use crate::controller::observe::nodes::{ClusterNode, Nodes};
 use crate::controller::observe::object_store::{ObjectStore, incomplete};
@@ -171,6 +172,8 @@ pub(crate) struct Observer {
     pub(crate) own_writes: Arc<OwnWrites>,
     /// Reports of the status polls.
     pub(crate) reports: ReportStore,
+    /// Last known failures to create node pods.
+    pub(crate) creation_failures: CreationFailures,
     /// Returns the time.
     pub(crate) clock: Clock,
     /// Time at which the lists were complete, and the poller had looked at which pods were there before it. No
@@ -308,7 +311,8 @@ impl Observer {
         Ok(services.items)
     }
 
-    /// Returns why pods of the DaemonSet are missing, as its controller tells by events. Without events a pass goes on.
+    /// Returns why pods of the DaemonSet are missing, as its controller tells by events. While these cannot be listed, a
+    /// pass goes on with what was known last.
     async fn pod_creation_failure(
         &self,
         owned: &OwnedObjects,
@@ -316,26 +320,37 @@ impl Observer {
         pods: &[TierPod],
         now: Timestamp,
     ) -> Option<CreationFailure> {
-        let namespace = &self.settings.node_namespace;
+        let daemon_set = owned.daemon_set(&self.settings.node_namespace, &names::node_cache(tier));
+        let status = daemon_set.and_then(|daemon_set| daemon_set.status.as_ref());
+        let is_complete = |status: &DaemonSetStatus| status.current_number_scheduled >= status.desired_number_scheduled;
+        let failure = if status.is_none_or(is_complete) {
+            None
+        } else {
+            let node_pods = pods.iter().filter(|pod| pod.component == Component::NodeCache);
+            let youngest = node_pods.filter_map(|pod| pod.lifecycle.created).max();
+            match self.list_creation_failures(tier).await {
+                Ok(events) => CreationFailure::of(events, youngest, now),
+                Err(error) => {
+                    tracing::warn!(tier, error, "events cannot be listed, which may tell why node pods are missing");
+                    return self.creation_failures.last(tier);
+                }
+            }
+        };
+        self.creation_failures.record(tier, failure.as_ref());
+        failure
+    }
+
+    /// Lists the events about node pods of a tier that could not be created.
+    async fn list_creation_failures(&self, tier: &str) -> Result<Vec<Event>, String> {
         let name = names::node_cache(tier);
-        let status = owned.daemon_set(namespace, &name)?.status.as_ref()?;
-        if status.current_number_scheduled >= status.desired_number_scheduled {
-            return None;
-        }
         let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
         let params = ListParams::default().fields(&fields);
-        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let error = match timeout(MAX_EVENTS_TIME, events.list(&params)).await {
-            Ok(Ok(events)) => {
-                let node_pods = pods.iter().filter(|pod| pod.component == Component::NodeCache);
-                let youngest = node_pods.filter_map(|pod| pod.lifecycle.created).max();
-                return CreationFailure::of(events.items, youngest, now);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("it took longer than {} s", MAX_EVENTS_TIME.as_secs()),
-        };
-        tracing::warn!(tier, namespace, error, "events cannot be listed, which may tell why node pods are missing");
-        None
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.settings.node_namespace);
+        match timeout(MAX_EVENTS_TIME, events.list(&params)).await {
+            Ok(Ok(events)) => Ok(events.items),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it took longer than {} s", MAX_EVENTS_TIME.as_secs())),
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use dnstier_crds::conditions::ConditionType;
 use dnstier_crds::v1alpha1::DnsTierStatus;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt;
+use node_cache_config::status::NOT_IN_VOLUME;
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::observe::Observed;
@@ -26,6 +28,9 @@ use crate::settings::Settings;
 
 /// Number of failed polls in sequence from which a ready pod counts as unreachable.
 const MIN_FAILED_POLLS: u8 = 2;
+
+/// Time after a pod was told a revision in which its volume may still be without it.
+const MAX_VOLUME_LAG: SignedDuration = SignedDuration::from_secs(60);
 
 /// Number of nodes of which one may fail: 1 %. Of fewer nodes, none may.
 const NODES_PER_TOLERATED: u32 = 100;
@@ -176,7 +181,10 @@ impl Facts {
             }
             return;
         };
-        for refusal in status.problems(ProblemKind::Refusal) {
+        // The kubelet brings what a pod was told a moment ago.
+        let is_new = pod.told.is_some_and(|told| observed.now.duration_since(told.time).abs() < MAX_VOLUME_LAG);
+        let is_late = |refusal: &&str| is_new && refusal.ends_with(NOT_IN_VOLUME);
+        for refusal in status.problems(ProblemKind::Refusal).filter(|refusal| !is_late(refusal)) {
             pods_by_refusal.entry(refusal.to_owned()).or_default().insert(place(pod));
         }
         let foreign = status.problems(ProblemKind::Foreign);

@@ -365,7 +365,7 @@ fn problems(page: &PodPage, texts: &mut Texts) -> Option<Text> {
         };
         (ProblemKind::NotCaptured, text)
     }));
-    let refusals = page.revisions().filter_map(Revision::rejection);
+    let refusals = page.revisions().filter_map(|revision| revision.refusal.as_ref());
     problems.extend(refusals.map(|refusal| (ProblemKind::Refusal, sanitize(refusal))));
     problems.extend(page.captured().iter().filter_map(|captured| match (captured.state, &captured.reason) {
         (CaptureState::Foreign, _) => Some((ProblemKind::Foreign, captured.address.to_string())),

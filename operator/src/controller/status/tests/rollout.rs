@@ -1,8 +1,12 @@
 //! Condition `Progressing` during rollouts.
 
+use k8s_openapi::jiff::SignedDuration;
+use node_cache_config::status::NOT_IN_VOLUME;
+
 use super::*;
 use crate::controller::fixtures::{change_node_status, change_report};
 use crate::controller::observe::poll::PodReport;
+use crate::controller::owned::telling::Telling;
 
 #[test]
 fn a_refused_revision_is_reported_with_the_message_of_the_process() {
@@ -22,6 +26,24 @@ fn a_refused_revision_is_reported_with_the_message_of_the_process() {
     assert_condition(&status, "Ready", "True", Reason::Serving, &[]);
     assert_condition(&status, "Progressing", "True", Reason::RollingOut, &["1 of 3 nodes"]);
     assert_eq!(status.summary.unwrap().updated, "2/3");
+}
+
+#[test]
+fn a_revision_that_does_not_reach_a_volume_is_named_after_a_minute() {
+    let mut observed = settled();
+    change_node_status(&mut observed, "node-pod-a", |status| {
+        status.revision.in_force = Some("older".to_owned());
+        status.revision.refusal = Some(format!("revision newer {NOT_IN_VOLUME}"));
+    });
+    let told = |seconds| observed.now - SignedDuration::from_secs(seconds);
+    for (seconds, truth, reason) in [(10, "False", Reason::Healthy), (70, "True", Reason::RevisionRefused)] {
+        let mut observed = observed.clone();
+        let pod = observed.pods.iter_mut().find(|pod| pod.name == "node-pod-a").unwrap();
+        pod.told = Some(Telling { number: 1, time: told(seconds) });
+        let texts: &[&str] =
+            if truth == "True" { &["Refused by node-a: revision newer is not in the volume"] } else { &[] };
+        assert_condition(&reconciled_status(&observed), "Degraded", truth, reason, texts);
+    }
 }
 
 #[test]

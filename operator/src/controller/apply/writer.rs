@@ -387,21 +387,21 @@ pub(super) fn orphans<'a, K: OwnedKind>(desired: &[K], existing: &'a [K]) -> Vec
         .collect()
 }
 
-/// Returns the annotations that name no revision, or one that each of the desired ConfigMaps has by now.
+/// Returns the annotations that name no revision, or one that the ConfigMap beside the pod has by now.
 fn with_known_revisions(
     annotations: Vec<PodAnnotations>,
     desired: &[ConfigMap],
     existing: &[ConfigMap],
 ) -> Vec<PodAnnotations> {
-    let has_key = |config_map: &ConfigMap, key: &str| {
-        let existing = existing.iter().find(|other| is_same_object(config_map, *other));
-        existing.and_then(|existing| existing.data.as_ref()).is_some_and(|data| data.contains_key(key))
+    let is_known = |namespace: &str, revision: &str| {
+        let beside = desired.iter().find(|config_map| config_map.namespace().as_deref() == Some(namespace));
+        let existing = beside.and_then(|beside| existing.iter().find(|other| is_same_object(beside, *other)));
+        let data = existing.and_then(|existing| existing.data.as_ref());
+        data.is_some_and(|data| data.contains_key(&revision_key(revision)))
     };
-    let is_known = |revision: &String| {
-        let key = revision_key(revision);
-        desired.iter().all(|config_map| has_key(config_map, &key))
-    };
-    annotations.into_iter().filter(|annotations| annotations.revision.as_ref().is_none_or(&is_known)).collect()
+    let is_readable =
+        |pod: &PodAnnotations| pod.revision.as_ref().is_none_or(|revision| is_known(&pod.namespace, revision));
+    annotations.into_iter().filter(is_readable).collect()
 }
 
 pub(super) fn is_same_object<K: Resource>(one: &K, other: &K) -> bool {

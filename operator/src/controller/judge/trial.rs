@@ -29,6 +29,8 @@ const LOOK_TOLERANCE: Duration = Duration::from_millis(500);
 const MAX_REPORT_AGE: Duration = Duration::from_secs(15);
 /// Time beyond the soak for which a step waits until chance can be told from change.
 const MAX_DOUBT: Duration = Duration::from_secs(30);
+/// Part of the soak for which controls are waited for that are asked for no probes, at most.
+const MAX_PATIENT_SOAK: Duration = Duration::from_secs(30);
 /// Time in which a round of probes has surely ended.
 const MAX_ROUND: Duration = Duration::from_secs(90);
 /// Time since a change within which only what is far beyond chance counts: traffic comes in bursts.
@@ -369,7 +371,7 @@ impl Trial {
 
     /// Returns the time for which a step waits for controls that are asked for no probes.
     fn patience(&self) -> Duration {
-        self.step.soak + MAX_DOUBT
+        self.step.soak.min(MAX_PATIENT_SOAK) + MAX_DOUBT
     }
 
     /// Returns whether the probes of some pods of the step are compared with nobody's for now.
@@ -453,7 +455,8 @@ impl Trial {
     }
 
     /// Returns whether an address of which nobody knows how it was fails on most pods of the step like this one, and on
-    /// fewer than half of the controls. One node alone may have lost it long ago.
+    /// fewer than half of the controls. One node alone may have lost it long ago, unless its pod is not ready: then it
+    /// has lost all addresses.
     fn is_of_the_change(
         &self,
         look: &PodLook,
@@ -471,7 +474,11 @@ impl Trial {
         let changed = others.filter_map(|other| other.report.as_ref());
         let changed: Vec<&PodReport> = changed.filter(|report| report.in_force == InForce::Target).collect();
         let changed_failing = changed.iter().filter(|report| fails(report)).count();
-        failing * 2 < controls.len() && changed_failing * 2 > changed.len()
+        let are_controls_well = failing * 2 < controls.len();
+        if changed.len() == 1 {
+            return !look.is_ready && (are_controls_well || controls.is_empty());
+        }
+        are_controls_well && changed_failing * 2 > changed.len()
     }
 
     /// Returns whether the probes of the pods of a role decide in this look, and notes since when no control was asked

@@ -171,7 +171,7 @@ fn nodes_get_nothing_and_nothing_is_proven_while_all_resolvers_are_made_again() 
         let mut world = World::new(&[2]);
         world.change(desired);
         world.pods.retain(|pod| pod.role == Role::Node);
-        world.run(400);
+        world.run(200);
         assert_eq!((world.record().step, moved(&world).len()), (Step::Resolver, 0));
         assert_eq!((world.nodes_on("n1").len(), world.stable.as_deref()), (2, Some("n1r1")));
         assert!(sentence(&mut world).ends_with("waits for a resolver that is there and answers."));
@@ -190,15 +190,30 @@ fn a_tier_without_any_node_ends_its_roll_out() {
     world.change(revision(2, 1));
     world.settle();
     assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n2r1")));
-    // Its last node may go while its pod is the first.
+    // Its last node goes while its pod is the first: what that has shown is not known.
     world.add_node("a", "a000");
     world.settle();
     world.change(revision(3, 1));
     world.run_until("the canary runs it", |world| world.nodes_on("n3") == ["a000"]);
     world.nodes.clear();
     delete(&mut world, "a000");
+    world.run(100);
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Canary, Some("n2r1")));
+    world.add_node("a", "a001");
     world.settle();
     assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n3r1")));
+}
+
+#[test]
+fn nodes_go_on_after_a_while_where_no_resolver_can_be_made() {
+    let mut world = World::new(&[2]);
+    world.pods.retain(|pod| pod.role == Role::Node);
+    world.change(revision(2, 2));
+    world.run_until("a resolver is waited for", |world| world.record().step == Step::Resolver);
+    world.run(50);
+    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Resolver, 0));
+    world.settle();
+    assert_eq!((world.record().step, world.stable.as_deref()), (Step::Done, Some("n2r2")));
 }
 
 #[test]

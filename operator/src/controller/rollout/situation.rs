@@ -112,7 +112,10 @@ impl Situation {
         };
         let given_up = before.zip(after).map(|(before, after)| given_up(&before, &after)).unwrap_or_default();
         let captured = || captured_by_node(&pods, config_of);
-        let address_in_use = address_in_use(observed, settings, &given_up, captured, uses);
+        // Whoever leads since a step began knows when an address was asked, or that it was not asked since.
+        let are_dated = record.as_ref().is_some_and(|record| record.step.is_judged());
+        let count = |node: &str, address| uses.count(node, address, are_dated);
+        let address_in_use = address_in_use(observed, settings, &given_up, captured, count);
         let is_asked_there = |pod: &&RolloutPod| pod.role == Role::Node && !pod.is_asked(&desired.nodes);
         let is_unanswered = |pod: &&RolloutPod| pod.is_reachable() && pod.unpolled;
         let unanswered = pods.iter().filter(is_asked_there).filter(is_unanswered).count();
@@ -196,7 +199,7 @@ fn address_in_use<'a>(
     settings: &Settings,
     given_up: &[IpAddr],
     captured: impl FnOnce() -> BTreeMap<&'a str, Vec<IpAddr>>,
-    uses: &AddressUses,
+    count: impl Fn(&str, IpAddr) -> u32,
 ) -> Option<String> {
     if given_up.is_empty() {
         return None;
@@ -209,7 +212,7 @@ fn address_in_use<'a>(
     let nodes: BTreeSet<&str> = observed.nodes.iter().filter(is_placed).map(|(name, _)| name).chain(of_pods).collect();
     let asked = given_up.iter().map(|address| {
         let may_capture = |node: &&&str| captured.get(**node).is_none_or(|captured| captured.contains(address));
-        let counts = nodes.iter().filter(may_capture).map(|node| ((*node).to_owned(), uses.count(node, *address)));
+        let counts = nodes.iter().filter(may_capture).map(|node| ((*node).to_owned(), count(node, *address)));
         (*address, counts.collect())
     });
     address_use::sentence(asked)

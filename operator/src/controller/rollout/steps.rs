@@ -90,8 +90,8 @@ impl Surroundings<'_> {
         in_use.or_else(unknown)
     }
 
-    /// Returns the sentences about addresses for which a roll-out stands still: nobody was told yet, the step has no
-    /// pods, or it is over. `None` while a step is watched.
+    /// Returns the sentences about addresses for which a roll-out stands still: nobody was told yet, no pod of the step
+    /// listens, or it is over. `None` while a step is watched.
     #[must_use]
     pub(crate) fn standstill(&self, record: &Record) -> Option<String> {
         let proven = record.proven.as_ref()?;
@@ -99,7 +99,9 @@ impl Surroundings<'_> {
         let stands = match record.step {
             Step::Start => true,
             step if step.is_judged() => {
-                record.watched_since.as_ref().is_some_and(is_over) || members(record, proven, self).is_empty()
+                // One that does not take the target over is replaced by no other meanwhile.
+                let does_none_listen = members(record, proven, self).iter().all(|pod| pod.is_silent(self.now));
+                record.watched_since.as_ref().is_some_and(is_over) || does_none_listen
             }
             _ => false,
         };
@@ -154,11 +156,12 @@ fn note_absent(record: &mut Record, around: &Surroundings<'_>) {
     record.absent = absent.map(|key| (key.clone(), since(key))).collect();
 }
 
-/// Ends a roll-out that waits for a node where the tier has none and none is to come.
+/// Ends a roll-out that waits for a first node where the tier has none and none is to come. One of which nodes went
+/// first waits for others: what these have shown is not known.
 fn end_without_nodes(record: &mut Record, around: &Surroundings<'_>) {
     let has_nodes = around.pods.iter().any(|pod| pod.role == Role::Node);
     let may_end = !around.settings.paused && around.obstacle(record).is_none();
-    if record.step == Step::Canary && !has_nodes && may_end {
+    if record.step == Step::Canary && record.canaries.is_empty() && !has_nodes && may_end {
         finish(record, around.now);
     }
 }
@@ -374,9 +377,10 @@ fn is_any_late(record: &Record, behind: &[&&RolloutPod]) -> bool {
     record.watched_since.as_ref().is_some_and(|since| behind.iter().any(|pod| is_late(pod, since)))
 }
 
-/// Watches all pods of a step anew, unless pods come and go all the time.
+/// Watches all pods of a step anew, unless pods come and go all the time. In a pause, pods that are made again get the
+/// proven revision, and no time counts.
 fn restart_soak(record: &mut Record, around: &Surroundings<'_>) {
-    if around.now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
+    if around.settings.paused || around.now.duration_since(record.since.0) < soak(around.settings) * MAX_SOAKS {
         record.watched_since = None;
     }
 }
@@ -491,7 +495,7 @@ fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<
             return;
         }
         // None is ready, or all are being made again: nodes do not get what no resolver has shown.
-        if !record.resolvers_passed {
+        if !record.resolvers_passed && !is_without_resolvers(record, around) {
             if record.step != Step::Resolver || !record.moved.is_empty() {
                 record.begin(Step::Resolver, None, BTreeSet::new(), around.now);
             }
@@ -513,6 +517,13 @@ fn begin_next(record: &mut Record, proven: &TierRevision, around: &Surroundings<
         }
     }
     finish(record, around.now);
+}
+
+/// Returns whether a tier has had no resolver for so long that nodes go on without: none can be made, perhaps.
+fn is_without_resolvers(record: &Record, around: &Surroundings<'_>) -> bool {
+    let is_waiting = record.step == Step::Resolver && record.moved.is_empty();
+    let is_long = around.now.duration_since(record.since.0) >= POD_ABSENCE;
+    is_waiting && is_long && around.pods.iter().all(|pod| pod.role != Role::Resolver)
 }
 
 /// Makes the target the proven revision, which the last pods get.

@@ -9,6 +9,7 @@ use super::plan::RolledOut;
 use super::pods::{MAX_TELLINGS, Role};
 use super::record::Step;
 use super::simulation::{World, revision};
+use super::steps::soak;
 use crate::controller::judge::verdict::FailReason;
 
 /// Runs a tier until its roll-out has ended and returns its steps, each with its zone and pods.
@@ -474,6 +475,22 @@ fn a_pod_of_a_wave_that_is_made_again_in_a_pause_gets_the_proven_state() {
     world.settings.paused = false;
     world.settle();
     assert_eq!(world.nodes_on("n2").len(), 4);
+}
+
+#[test]
+fn a_wave_that_is_made_again_in_a_long_pause_is_watched_anew() {
+    let mut world = World::new(&[4]);
+    world.change(revision(2, 1));
+    let is_watched = |world: &World| world.record().step == Step::Wave && world.record().watched_since.is_some();
+    world.run_until("a wave is watched", is_watched);
+    pause_and_recreate(&mut world, "a001");
+    let soak = soak(&world.settings);
+    world.run(usize::try_from(soak.as_secs()).unwrap() * 12);
+    world.settings.paused = false;
+    world.run_until("the pod runs it again", |world| world.nodes_on("n2") == ["a000", "a001"]);
+    let since = world.now;
+    world.run_until("the next wave begins", |world| !world.record().moved.contains("a001"));
+    assert!(world.now.duration_since(since) >= soak, "{:?}", world.now.duration_since(since));
 }
 
 #[test]

@@ -81,10 +81,17 @@ fn new_leader(pods: &[&str], withdrawn: &[&str]) -> Cluster {
 
 #[test]
 fn a_new_leader_decides_by_the_controls_on_an_address_of_which_it_does_not_know_how_it_was() {
-    let mut cluster = new_leader(&["canary"], &["canary"]);
-    assert_eq!(cluster.outcomes(3), [SUSPICION, SUSPICION, CRASHED]);
-    let mut cluster = new_leader(&["canary"], &["canary"]);
+    let unready = || {
+        let mut cluster = new_leader(&["canary"], &["canary"]);
+        cluster.pod("canary").is_ready = false;
+        cluster
+    };
+    assert_eq!(unready().outcomes(3), [SUSPICION, SUSPICION, CRASHED], "it has lost all of its addresses");
+    let verdict = new_leader(&["canary"], &["canary"]).last_verdict();
+    assert_eq!((verdict.outcome, verdict.warnings.len()), (Outcome::Pass, 1), "it may have lost one long ago");
+    let mut cluster = unready();
     cluster.look();
+    cluster.pod("canary").is_ready = true;
     mend(&mut cluster, "canary");
     assert_eq!(cluster.last_verdict().outcome, Outcome::Pass, "it came back");
     let fails_everywhere = new_leader(&["canary"], &["canary", "control-0", "control-1"]).last_verdict();

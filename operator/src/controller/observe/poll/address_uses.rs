@@ -42,6 +42,31 @@ struct AddressUse {
     counter: u32,
     /// Queries of that part and of the ones before it.
     counted: [u32; PARTS],
+    /// Queries among them from before the first page.
+    undated: Undated,
+}
+
+/// Queries of which nobody knows when they came, and in the two low bits the number of parts since they were counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Undated(u32);
+
+impl Undated {
+    /// Most queries that are told apart.
+    const MAX: u32 = u32::MAX >> 2;
+
+    fn new(queries: u32) -> Self {
+        Self(queries << 2)
+    }
+
+    fn queries(self) -> u32 {
+        self.0 >> 2
+    }
+
+    /// Lets parts pass, after [`PARTS`] of which none of the queries counts.
+    fn turn(&mut self, parts: u16) {
+        let age = self.0 % 4 + u32::from(parts);
+        self.0 = if age < PARTS as u32 { self.0 - self.0 % 4 + age } else { 0 };
+    }
 }
 
 impl AddressUse {
@@ -56,6 +81,7 @@ impl AddressUse {
             self.counted.rotate_right(1);
             self.counted[0] = 0;
         }
+        self.undated.turn(parts);
         self.part = part;
     }
 
@@ -107,7 +133,9 @@ impl AddressUses {
             if let Some(known) = of_node.iter_mut().find(|known| known.address == address) {
                 known.add(counter, part, are_all_new);
             } else {
-                let new = AddressUse { address, part, counter, counted: [counter, 0, 0] };
+                let first = counter.min(Undated::MAX);
+                let undated = if are_all_new { Undated::default() } else { Undated::new(first) };
+                let new = AddressUse { address, part, counter, counted: [first, 0, 0], undated };
                 // What was not reported for long makes room.
                 let is_kept = |known: &&AddressUse| part.wrapping_sub(known.part) < PARTS as u16;
                 *of_node = of_node.iter().filter(is_kept).copied().chain([new]).take(MAX_KEPT).collect();
@@ -128,15 +156,16 @@ impl AddressUses {
     }
 
     /// Returns how often the caches of a node were asked at an address in the last ten to fifteen minutes, as far as is
-    /// known.
-    pub(crate) fn count(&self, node: &str, address: IpAddr) -> u32 {
+    /// known: with queries from before the first page, unless these `are_dated`.
+    pub(crate) fn count(&self, node: &str, address: IpAddr, are_dated: bool) -> u32 {
         let mut uses = self.lock();
         let part = part_of(uses.now);
         let Some(place) = uses.addresses.iter().position(|known| *known == address) else { return 0 };
         let of_node = uses.by_node.get_mut(&PodKey::of(node)).into_iter().flatten();
         let Some(known) = of_node.into_iter().find(|known| usize::from(known.address) == place) else { return 0 };
         known.turn(part);
-        known.counted.iter().fold(0, |sum, counted| sum.saturating_add(*counted))
+        let counted = known.counted.iter().fold(0_u32, |sum, counted| sum.saturating_add(*counted));
+        if are_dated { counted.saturating_sub(known.undated.queries()) } else { counted }
     }
 
     /// Returns about how many bytes a node with this many addresses takes.
@@ -167,7 +196,25 @@ mod tests {
     }
 
     fn count(uses: &AddressUses) -> u32 {
-        uses.count("1", ADDRESS.parse().unwrap())
+        uses.count("1", ADDRESS.parse().unwrap(), false)
+    }
+
+    #[test]
+    fn queries_from_before_the_first_page_are_told_apart_until_they_no_longer_count() {
+        let uses = AddressUses::default();
+        let add = |queries, are_all_new, now| {
+            uses.add("1", &[AddressQueries { address: ADDRESS.parse().unwrap(), queries }], are_all_new, now);
+        };
+        let counts = || [false, true].map(|are_dated| uses.count("1", ADDRESS.parse().unwrap(), are_dated));
+        add(40, false, 0);
+        assert_eq!(counts(), [40, 0]);
+        add(43, false, 310);
+        assert_eq!(counts(), [43, 3]);
+        add(44, false, 905);
+        assert_eq!(counts(), [4, 4], "they are too old now");
+        uses.clear();
+        add(40, true, 0);
+        assert_eq!(counts(), [40, 40], "the caches have not been there for longer");
     }
 
     #[test]
@@ -222,7 +269,7 @@ mod tests {
         assert_eq!(uses.lock().by_node[&PodKey::of("bad")].len(), MAX_KEPT);
         uses.retain(|_| true);
         assert_eq!(uses.lock().addresses.len(), MAX_KEPT + 1);
-        assert_eq!((count(&uses), uses.count("bad", other(3)), uses.count("bad", other(99))), (7, 1, 0));
+        assert_eq!((count(&uses), uses.count("bad", other(3), false), uses.count("bad", other(99), false)), (7, 1, 0));
         uses.retain(|node| *node == PodKey::of("1"));
         assert_eq!((count(&uses), uses.lock().addresses.len()), (7, 1));
     }

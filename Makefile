@@ -25,6 +25,8 @@ TEST_LABS := one other kept killed tests
 # Test programs that use a cluster, and those that need root otherwise.
 CLUSTER_TESTS := cluster rollouts
 ROOT_TESTS := agent lab provider_limits
+# Test programs that wait more than they work: side by side, one of them with more threads than processors.
+WAITING_TESTS := agent data_path
 # Test programs that start a control plane, and what it consists of.
 CONTROL_PLANE_TESTS := faults old_crd scale transitions
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
@@ -106,16 +108,19 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
 	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
-	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS),$(TEST_BINARIES)))
-	@# Each of these has a control plane of its own, and waits more than it works: side by side.
+	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS) $(WAITING_TESTS),$(TEST_BINARIES)))
+	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(WAITING_TESTS:%=test-%)
+	@# Each of these has a control plane of its own, and waits more than it works, too.
 	$(control_plane)
 	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(CONTROL_PLANE_TESTS:%=test-%)
 	@# They share one lab, so one after the other. It stays up, for the next time; `make clean-tests` removes it.
 	$(CARGO) test $(CRATES) --no-fail-fast $(addprefix --test ,$(CLUSTER_TESTS)) -- --test-threads=1
 
-.PHONY: $(CONTROL_PLANE_TESTS:%=test-%)
-$(CONTROL_PLANE_TESTS:%=test-%): test-%:
+.PHONY: $(CONTROL_PLANE_TESTS:%=test-%) $(WAITING_TESTS:%=test-%)
+$(CONTROL_PLANE_TESTS:%=test-%) $(WAITING_TESTS:%=test-%): test-%:
 	$(CARGO) test $(CRATES) --no-fail-fast --test $*
+
+test-data_path: export RUST_TEST_THREADS := 6
 
 .PHONY: test-long
 test-long: export DNSTIER_TESTS_REQUIRE_ALL := 1

@@ -14,7 +14,8 @@ use crate::operator::Operator;
 use crate::seconds::now;
 
 /// Time without a request that is neither about the Lease nor a watch after which the operator is at rest, beside the
-/// time in which it asks all pods once, in seconds: what the last of them says leads to a status.
+/// time in which it asks all pods twice, in seconds: what the last of them says leads to a status, and its rates, which
+/// take two pages, to another one.
 const QUIET: f64 = 10.0;
 /// Pods that the operator asks in a second.
 const POLLS: f64 = 100.0;
@@ -252,7 +253,7 @@ impl Run<'_> {
         let limit = now() + self.extent.limit();
         loop {
             let now = now();
-            let requests = self.requests_since(now - QUIET - self.extent.nodes as f64 / POLLS)?;
+            let requests = self.requests_since(now - QUIET - 2.0 * self.extent.nodes as f64 / POLLS)?;
             let is_quiet = requests.iter().all(|request| request.is_lease() || request.verb == "watch");
             if is_quiet && self.cluster.pods.silent_since(started) == 0 {
                 return Ok(());

@@ -87,6 +87,7 @@ fn has_event(reason: &str, text: &str) -> bool {
 }
 
 #[test]
+#[ignore = "takes minutes; `make test-long` runs it"]
 fn a_limit_that_appears_is_told_its_excess_goes_to_the_fallback_and_it_is_forgotten_when_it_is_gone() {
     require!(require::lab());
     let _tier = exclusive_tier();

@@ -18,7 +18,7 @@ in force 0.2 to 2 s after a pod was told. No network is between them: what is no
 server and of real pods.
 
 The course: the tier is created and rolled out. The operator is ended with SIGTERM, another one starts, and is left
-alone once it has asked for nothing for ten seconds and one round of polls. A change (`nodeCache.cache.maxTtl`, which
+alone once it has asked for nothing for ten seconds and two rounds of polls. A change (`nodeCache.cache.maxTtl`, which
 nodes alone read) goes to one canary in each zone; the roll-out is paused there, and no pod of one zone answers for a
 minute. Another change goes to all nodes with `soak: 5s`, and the default of 10 % a wave. In the end another operator
 stands by for half a minute, and the leader ends with SIGTERM; then the next one is killed beside another standby.

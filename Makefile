@@ -107,7 +107,9 @@ test: require ## Run every test: unit tests, and the whole tier in a cluster of 
 	@# It scrapes the lab, and its promtool checks the pages of metrics.
 	@export RUNLEVEL=1; $(call install,prometheus,prometheus)
 	$(CARGO) test $(CRATES) --no-run
-	$(CARGO) test $(CRATES) --no-fail-fast --lib --bins \
+	@# They wait, too.
+	RUST_TEST_THREADS=4 $(CARGO) test $(CRATES) --no-fail-fast --lib --bins
+	$(CARGO) test $(CRATES) --no-fail-fast \
 	  $(addprefix --test ,$(filter-out $(CLUSTER_TESTS) $(CONTROL_PLANE_TESTS) $(WAITING_TESTS),$(TEST_BINARIES)))
 	$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target $(WAITING_TESTS:%=test-%)
 	@# Each of these has a control plane of its own, and waits more than it works, too.

@@ -311,8 +311,8 @@ impl Observer {
         Ok(services.items)
     }
 
-    /// Returns why pods of the DaemonSet are missing, as its controller tells by events. While these cannot be listed, a
-    /// pass goes on with what was known last.
+    /// Returns why pods of the DaemonSet are missing, as its controller tells by events. While these cannot be listed,
+    /// a pass goes on with what was known last.
     async fn pod_creation_failure(
         &self,
         owned: &OwnedObjects,

@@ -93,27 +93,35 @@ async fn beside_a_control_that_is_not_ready_a_dead_route_is_stopped_and_a_good_c
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_node_that_is_not_ready_with_the_change_is_waited_for_and_told() {
-    let mut world = World::start(&[3], settings()).await;
+/// Starts a tier with this many nodes whose first one has a change and is not ready. Returns the revision and the pod.
+async fn start_with_unready_first_node(nodes: usize) -> (World, String, String) {
+    let mut world = World::start(&[nodes], settings()).await;
     let target = world.change_nodes(600).await;
     world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
     let first = pod_of(&world, "a0");
     set_pod_ready(&world, &first, false);
+    (world, target, first)
+}
+
+/// Asserts that a roll-out waits in a step for its first node and says so, and goes on once the pod is ready.
+async fn assert_waits_for_first_node(mut world: World, step: &str, target: &str, first: &str) {
     world.run(60).await;
-    assert_eq!((world.step().as_str(), world.seen(&target)), ("Canary", vec!["a0".to_owned()]));
+    assert_eq!((world.step().as_str(), world.seen(target)), (step, vec!["a0".to_owned()]));
     let message = world.rolled_out().2;
     assert!(message.contains("The pod on node a0 is not ready"), "{message}");
-    set_pod_ready(&world, &first, true);
+    set_pod_ready(&world, first, true);
     world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_node_that_is_not_ready_with_the_change_is_waited_for_and_told() {
+    let (world, target, first) = start_with_unready_first_node(3).await;
+    assert_waits_for_first_node(world, "Canary", &target, &first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_node_that_is_not_ready_and_goes_away_makes_room_for_another() {
-    let mut world = World::start(&[3], settings()).await;
-    let target = world.change_nodes(600).await;
-    world.run_until("the first node has it", |world| world.seen(&target) == ["a0"]).await;
-    set_pod_ready(&world, &pod_of(&world, "a0"), false);
+    let (mut world, target, _) = start_with_unready_first_node(3).await;
     world.run(20).await;
     assert_eq!(world.step(), "Canary");
     world.set_ready("a0", false);
@@ -123,19 +131,10 @@ async fn a_first_node_that_is_not_ready_and_goes_away_makes_room_for_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_a_superseded_target_that_are_not_ready_are_waited_for() {
-    let mut world = World::start(&[2], settings()).await;
-    let old = world.change_nodes(600).await;
-    world.run_until("the first node has it", |world| world.seen(&old) == ["a0"]).await;
-    let first = pod_of(&world, "a0");
-    set_pod_ready(&world, &first, false);
+    let (mut world, _, first) = start_with_unready_first_node(2).await;
     let new = world.change_nodes(700).await;
     world.run_until("it has the new target", |world| world.seen(&new) == ["a0"]).await;
-    world.run(60).await;
-    assert_eq!((world.step().as_str(), world.seen(&new)), ("Moved", vec!["a0".to_owned()]));
-    let message = world.rolled_out().2;
-    assert!(message.contains("The pod on node a0 is not ready"), "{message}");
-    set_pod_ready(&world, &first, true);
-    world.run_until("it is rolled out", |world| world.rolled_out().0 == "True").await;
+    assert_waits_for_first_node(world, "Moved", &new, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

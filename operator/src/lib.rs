@@ -16,6 +16,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod address_tests;
 mod admin;
 mod args;
 mod client;

@@ -147,6 +147,11 @@ impl Process {
     }
 }
 
+/// Returns settings of roll-outs with this soak, in which a node goes after the other.
+pub(crate) fn settings_of(soak: &str) -> Value {
+    json!({"soak": soak, "waveSize": 1})
+}
+
 /// A cluster with a tier, its pods, and a process of the operator.
 pub(crate) struct World {
     pub(crate) cluster: Arc<FakeCluster>,

@@ -76,11 +76,17 @@ pub struct Revision {
 /// content later than the annotation, sometimes by a minute.
 pub const NOT_IN_VOLUME: &str = "is not in the volume yet";
 
+/// Returns whether a reason why a revision is not active says that it has not reached the volume of the pod.
+#[must_use]
+pub fn is_not_in_volume(reason: &str) -> bool {
+    reason.ends_with(NOT_IN_VOLUME)
+}
+
 impl Revision {
     /// Returns the reason for which the desired revision is refused; `None` where it has only not arrived.
     #[must_use]
     pub fn rejection(&self) -> Option<&str> {
-        self.refusal.as_deref().filter(|reason| !reason.ends_with(NOT_IN_VOLUME))
+        self.refusal.as_deref().filter(|reason| !is_not_in_volume(reason))
     }
 }
 

@@ -257,7 +257,7 @@ fn plan_rollout(
         observed.record.replaced_by(&plan.record, metadata)
     });
     let stable = plan.record.proven.as_ref().unwrap_or(&plan.record.target).id.clone();
-    let is_going_back = matches!(plan.record.step, Step::RollingBack | Step::Stopped);
+    let is_going_back = plan.record.step.is_going_back();
     let state = RolloutState { desired: situation.desired, rolled_out: plan.rolled_out, status: plan.status };
     Some((stable, RolloutWrites { record, asks: plan.asks, is_going_back, state, next_look: plan.next_look }))
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::pod_page::REFUSED;
 use crate::common::state::is_at_rest;
+use crate::releases::spec;
 use crate::waits::wait_until;
 use crate::world::World;
 use crate::{cluster, runtime};
@@ -68,14 +69,6 @@ async fn in_world(world: &World) -> Result<()> {
     wait_until(world, "the bad change is taken out of the spec", || is_settled(world, &BAD)).await?;
     ensure!(asked(world, BAD) == first[0], "{:?}", asked(world, BAD));
     Ok(())
-}
-
-fn spec(max_ttl: &str) -> Value {
-    json!({
-        "nodeCache": {"instances": 1, "cache": {"maxTtl": max_ttl}},
-        "resolvers": {"replicasPerZone": 1, "upstreams": [{"addresses": ["192.0.2.53"]}]},
-        "rollout": {"soak": "5s"},
-    })
 }
 
 fn name(world: &World, tier: (&str, &str)) -> String {

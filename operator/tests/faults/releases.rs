@@ -69,7 +69,8 @@ async fn in_world(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn spec(max_ttl: &str) -> Value {
+/// Returns a small spec with a short soak.
+pub(crate) fn spec(max_ttl: &str) -> Value {
     json!({
         "nodeCache": {"instances": 1, "cache": {"maxTtl": max_ttl}},
         "resolvers": {"replicasPerZone": 1, "upstreams": [{"addresses": ["192.0.2.53"]}]},

@@ -1,7 +1,7 @@
 //! Annotations of pods: the revision that applies to a pod, the zone of its node, and for a zone resolver the number of
 //! resolvers on its node, which share the packet budgets of a node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -84,16 +84,16 @@ pub(super) fn plan_annotations(pods: &[TierPod], nodes: &Nodes, asks: &[Ask], no
 }
 
 impl PodAnnotations {
-    /// Returns the keys of the annotations that are written.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> {
+    /// Returns the annotations that are written: keys and values.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&'static str, String)> {
         let Self { revision, told, zone, resolvers_on_node, .. } = self;
-        let keys = [
-            (REVISION_ANNOTATION, revision.is_some()),
-            (labels::TOLD, told.is_some()),
-            (ZONE_ANNOTATION, zone.is_some()),
-            (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node.is_some()),
+        let values = [
+            (REVISION_ANNOTATION, revision.clone()),
+            (labels::TOLD, told.as_ref().map(ToString::to_string)),
+            (ZONE_ANNOTATION, zone.clone()),
+            (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node.clone()),
         ];
-        keys.into_iter().filter(|(_, is_written)| *is_written).map(|(key, _)| key)
+        values.into_iter().filter_map(|(key, value)| Some((key, value?)))
     }
 }
 
@@ -105,20 +105,9 @@ impl PodAnnotations {
 ///
 /// When the API server refuses the patch or does not keep it.
 pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) -> Result<Option<String>, Error> {
-    let PodAnnotations { namespace, pod: name, uid, revision, told, zone, resolvers_on_node, .. } = annotations;
-    let told = told.as_ref().map(ToString::to_string);
+    let PodAnnotations { namespace, pod: name, uid, revision, zone, .. } = annotations;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let mut desired = serde_json::Map::new();
-    for (key, value) in [
-        (REVISION_ANNOTATION, revision),
-        (labels::TOLD, &told),
-        (ZONE_ANNOTATION, zone),
-        (RESOLVERS_ON_NODE_ANNOTATION, resolvers_on_node),
-    ] {
-        if let Some(value) = value {
-            desired.insert(key.to_owned(), json!(value));
-        }
-    }
+    let desired: BTreeMap<&str, String> = annotations.values().collect();
     tracing::debug!(pod = name, namespace, revision, zone, "annotating a pod");
     let patch = json!({"metadata": {"uid": uid, "annotations": desired}});
     let object = || format!("Pod {namespace}/{name}");
@@ -127,7 +116,7 @@ pub(super) async fn annotate_pod(client: &Client, annotations: &PodAnnotations) 
         Err(kube::Error::Api(status)) if is_replaced(&status) => return Ok(None),
         Err(source) => return Err(Error::request("annotate", object(), source)),
     };
-    let was_kept = desired.iter().all(|(key, value)| pod.annotations().get(key).map(String::as_str) == value.as_str());
+    let was_kept = desired.iter().all(|(key, value)| pod.annotations().get(*key) == Some(value));
     if was_kept { Ok(pod.resource_version()) } else { Err(Error::AnnotationsDropped { object: object() }) }
 }
 

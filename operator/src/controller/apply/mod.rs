@@ -304,7 +304,6 @@ mod tests {
     use crate::controller::desired;
     use crate::controller::fixtures::{build_desired, serving, settings};
     use crate::controller::observe::poll::AddressUses;
-    use crate::controller::rollout::record::Step;
     use crate::controller::rollout::situation::Situation;
     use crate::controller::validate::validate;
     use crate::fake_api::{FakeApi, FakeRequest, Reply};
@@ -338,7 +337,7 @@ mod tests {
             rolled_out: plan.rolled_out.clone(),
             status: plan.status.clone(),
         };
-        let is_going_back = matches!(plan.record.step, Step::RollingBack | Step::Stopped);
+        let is_going_back = plan.record.step.is_going_back();
         let rollout = RolloutWrites { record: None, asks: plan.asks, is_going_back, state, next_look: None };
         assert_eq!(desired.objects.deployments.len(), build_desired(&serving("{}")).objects.deployments.len());
         let client = server.client(Limits::OPERATOR);
@@ -385,10 +384,11 @@ mod tests {
         assert!(result.requeue_after.unwrap() <= Duration::from_secs(2), "the pod is tried again");
     }
 
-    #[tokio::test]
-    async fn an_object_that_is_refused_keeps_no_pod_from_its_revision() {
-        let server = FakeApi::start(|request| {
-            if request.path().contains("/networkpolicies/") {
+    /// Asserts that every pod is told its revision, and the failure, although the API server refuses objects of a
+    /// collection.
+    async fn assert_pods_are_told_without(collection: &'static str) {
+        let server = FakeApi::start(move |request| {
+            if request.path().contains(collection) {
                 return Reply::refusal(422, "denied by policy.example");
             }
             admit(request)
@@ -404,21 +404,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_object_that_is_refused_keeps_no_pod_from_its_revision() {
+        assert_pods_are_told_without("/networkpolicies/").await;
+    }
+
+    #[tokio::test]
     async fn revisions_that_are_refused_keep_no_pod_from_going_back_to_one_that_is_there() {
-        let server = FakeApi::start(|request| {
-            if request.path().contains("/configmaps/") {
-                return Reply::refusal(422, "denied by policy.example");
-            }
-            admit(request)
-        })
-        .await;
-        let result = apply_where_pods_are_behind(&server, false).await;
-        let requests = server.requests();
-        assert_eq!(count(&requests, "PATCH", "/status"), 9, "every pod is told");
-        assert_eq!(count(&requests, "PATCH", "/daemonsets/") + count(&requests, "DELETE", ""), 0);
-        let ApplyOutcome::Valid { failure, .. } = result.outcome else { panic!("the tier is valid") };
-        assert!(failure.unwrap().message.contains("denied by policy.example"));
-        assert!(result.requeue_after.is_err());
+        assert_pods_are_told_without("/configmaps/").await;
     }
 
     #[tokio::test]

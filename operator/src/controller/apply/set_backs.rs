@@ -59,7 +59,7 @@ impl SetBacks {
             Decision::Apply => true,
             Decision::LeaveAlone => false,
             Decision::Contest => {
-                let fields = annotations.keys().map(|key| format!("metadata.annotations[{key}]")).collect();
+                let fields = annotations.values().map(|(key, _)| format!("metadata.annotations[{key}]")).collect();
                 self.contests.begin(tier, &object, Some(&Parties { fields, managers: Vec::new() }));
                 false
             }

@@ -63,38 +63,36 @@ impl Claims {
     ///
     /// When the claim cannot be read or written, for one because the tier has changed in between.
     pub(crate) async fn settle(&self, tier: &DnsTier, term: Term, now: Instant) -> Result<Settled, Error> {
-        let uid = tier.uid().unwrap_or_default();
         let claimed = claimant(tier);
-        let stored = StoredTier { version: tier.metadata.resource_version.as_deref(), claimed };
-        let mut step = self.next(&uid, stored, term, now);
+        let mut step = self.next(tier, term, now);
         if let (Step::Look, Some(other)) = (&step, claimed) {
-            self.look(&uid, other, now).await;
-            step = self.next(&uid, stored, term, now);
+            self.look(tier, other, now).await;
+            step = self.next(tier, term, now);
         }
         let settled = match step {
             Step::Reconcile => Settled::Own,
-            Step::Check => self.check(tier, &uid, term, now).await?,
-            Step::Claim => self.claim(tier, &uid, stored, term, now).await?,
+            Step::Check => self.check(tier, term, now).await?,
+            Step::Claim => self.claim(tier, term, now).await?,
             Step::Look => Settled::Elsewhere(LOOK_INTERVAL),
             Step::Wait(wait) => Settled::Elsewhere(wait),
         };
         let is_elsewhere = matches!(settled, Settled::Elsewhere(_));
         self.metrics.set_claimed_elsewhere(&tier.name_any(), is_elsewhere);
-        let is_due = self.with_state(&uid, ClaimState::tell);
+        let is_due = self.with_state(tier, ClaimState::tell);
         if let (true, true, Some(other)) = (is_due, is_elsewhere, claimed)
             && self.tell(tier, other).await
         {
-            self.with_state(&uid, ClaimState::record_notice);
+            self.with_state(tier, ClaimState::record_notice);
         }
         Ok(settled)
     }
 
-    fn next(&self, uid: &str, stored: StoredTier<'_>, term: Term, now: Instant) -> Step {
-        self.with_state(uid, |state| state.next(stored, &self.namespace, term, now))
+    fn next(&self, tier: &DnsTier, term: Term, now: Instant) -> Step {
+        self.with_state(tier, |state| state.next(stored(tier), &self.namespace, term, now))
     }
 
-    fn with_state<T>(&self, uid: &str, change: impl FnOnce(&mut ClaimState) -> T) -> T {
-        change(self.lock().entry(uid.to_owned()).or_default())
+    fn with_state<T>(&self, tier: &DnsTier, change: impl FnOnce(&mut ClaimState) -> T) -> T {
+        change(self.lock().entry(tier.uid().unwrap_or_default()).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, ClaimState>> {
@@ -102,30 +100,30 @@ impl Claims {
     }
 
     /// Looks at the Lease of another release.
-    async fn look(&self, uid: &str, namespace: &str, now: Instant) {
+    async fn look(&self, tier: &DnsTier, namespace: &str, now: Instant) {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
         match leases.get(LEASE_NAME).await {
             Ok(lease) => {
                 let version = lease.metadata.resource_version.unwrap_or_default();
-                self.with_state(uid, |state| state.record_lease(Some(&version), now));
+                self.with_state(tier, |state| state.record_lease(Some(&version), now));
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.with_state(uid, |state| state.record_lease(None, now));
+                self.with_state(tier, |state| state.record_lease(None, now));
             }
             Err(source) => {
                 let error = Error::request("read", format!("Lease {namespace}/{LEASE_NAME}"), source);
                 tracing::warn!(%error, "a release that has claimed a tier cannot be looked at");
-                self.with_state(uid, |state| state.record_failure(now));
+                self.with_state(tier, |state| state.record_failure(now));
             }
         }
     }
 
     /// Checks by the API server that a tier is still that of this release. While it had no leader, another one may have
     /// taken the tier over.
-    async fn check(&self, tier: &DnsTier, uid: &str, term: Term, now: Instant) -> Result<Settled, Error> {
+    async fn check(&self, tier: &DnsTier, term: Term, now: Instant) -> Result<Settled, Error> {
         let current = self.read(tier).await?;
         let claim = current_claim(current.as_ref());
-        let is_own = self.with_state(uid, |state| state.record_check(claim, &self.namespace, term, now));
+        let is_own = self.with_state(tier, |state| state.record_check(claim, &self.namespace, term, now));
         if !is_own {
             let tier = tier.name_any();
             tracing::warn!(tier, ?claim, "the watch is behind: the tier is not that of this release any more");
@@ -143,25 +141,17 @@ impl Claims {
     }
 
     /// Takes a tier over, or claims one that has no claim, if it is as it was read.
-    async fn claim(
-        &self,
-        tier: &DnsTier,
-        uid: &str,
-        stored: StoredTier<'_>,
-        term: Term,
-        now: Instant,
-    ) -> Result<Settled, Error> {
-        self.with_state(uid, |state| state.begin_claim(now));
-        let Some(replaced) = stored.claimed else {
-            self.write_claim(tier, uid, stored, term, now).await?;
-            return Ok(Settled::Own);
-        };
-        if current_claim(self.read(tier).await?.as_ref()) != CurrentClaim::Of(replaced) {
-            return Ok(Settled::Elsewhere(LOOK_INTERVAL));
+    async fn claim(&self, tier: &DnsTier, term: Term, now: Instant) -> Result<Settled, Error> {
+        self.with_state(tier, |state| state.begin_claim(now));
+        let replaced = claimant(tier);
+        if let Some(replaced) = replaced {
+            if current_claim(self.read(tier).await?.as_ref()) != CurrentClaim::Of(replaced) {
+                return Ok(Settled::Elsewhere(LOOK_INTERVAL));
+            }
+            self.delete_record(&tier.name_any()).await?;
         }
-        self.delete_record(&tier.name_any()).await?;
-        self.write_claim(tier, uid, stored, term, now).await?;
-        Ok(Settled::TakenOver)
+        self.write_claim(tier, term, now).await?;
+        Ok(if replaced.is_some() { Settled::TakenOver } else { Settled::Own })
     }
 
     /// Deletes the record of a tier's roll-outs that this release has left in its namespace. What another release has
@@ -179,14 +169,7 @@ impl Claims {
     }
 
     /// Writes the claim, if the tier is as it was read.
-    async fn write_claim(
-        &self,
-        tier: &DnsTier,
-        uid: &str,
-        stored: StoredTier<'_>,
-        term: Term,
-        now: Instant,
-    ) -> Result<(), Error> {
+    async fn write_claim(&self, tier: &DnsTier, term: Term, now: Instant) -> Result<(), Error> {
         let name = tier.name_any();
         let patch = json!({
             "metadata": {"uid": tier.uid(), "resourceVersion": tier.resource_version()},
@@ -204,14 +187,14 @@ impl Claims {
                 tier = name,
                 "the CustomResourceDefinition has no status.operator: other releases are not seen"
             );
-        } else if let Some(replaced) = stored.claimed {
+        } else if let Some(replaced) = claimant(tier) {
             tracing::info!(
                 tier = name,
                 replaced,
                 "the release that has claimed a tier is gone, and the tier taken over"
             );
         }
-        self.with_state(uid, |state| state.record_claim(stored, is_kept, term, now));
+        self.with_state(tier, |state| state.record_claim(stored(tier), is_kept, term, now));
         Ok(())
     }
 
@@ -236,6 +219,11 @@ impl Claims {
         }
         published.is_ok()
     }
+}
+
+/// Returns a tier as the store has it.
+fn stored(tier: &DnsTier) -> StoredTier<'_> {
+    StoredTier { version: tier.metadata.resource_version.as_deref(), claimed: claimant(tier) }
 }
 
 /// Returns the namespace of the release that has claimed a tier.

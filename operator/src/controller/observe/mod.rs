@@ -4,6 +4,7 @@
 //! refused fails the reconciliation: no decision is based on partial state.
 
 pub(crate) mod creation_failure;
+mod known_objects;
 mod leftovers;
 pub(crate) mod nodes;
 pub(crate) mod object_store;

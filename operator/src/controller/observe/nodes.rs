@@ -1,13 +1,14 @@
 //! The Nodes of the cluster, reduced to what decides which pods they run and which pods count: labels, taints, cordon,
 //! readiness and age.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::BTreeMap;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher;
+
+use crate::controller::observe::known_objects::KnownObjects;
 use kube::{Resource, ResourceExt};
 use node_cache_config::names::ZONE_LABEL;
 
@@ -130,21 +131,9 @@ pub(crate) fn is_away(node: &Node) -> bool {
 /// Nodes that a watch has delivered, by name.
 #[derive(Debug, Default)]
 struct KnownNodes {
-    nodes: HashMap<String, KnownNode>,
-    /// Number of lists so far.
-    lists: u64,
+    nodes: KnownObjects<()>,
     /// Whether the list under way has a Node that differs from the one that was known.
     is_list_new: bool,
-    hasher: RandomState,
-}
-
-/// Node that a watch has delivered.
-#[derive(Debug)]
-struct KnownNode {
-    /// Hash of the [`ClusterNode`], of which there may be thousands.
-    hash: u64,
-    /// Number of the list that had the Node last.
-    list: u64,
 }
 
 impl KnownNodes {
@@ -155,7 +144,7 @@ impl KnownNodes {
             watcher::Event::Apply(node) => self.record_node(node),
             watcher::Event::Delete(node) => self.nodes.remove(&node.name_any()).is_some(),
             watcher::Event::Init => {
-                self.lists += 1;
+                self.nodes.begin_list();
                 false
             }
             watcher::Event::InitApply(node) => {
@@ -164,18 +153,14 @@ impl KnownNodes {
                 false
             }
             watcher::Event::InitDone => {
-                let (lists, known) = (self.lists, self.nodes.len());
-                self.nodes.retain(|_, node| node.list >= lists);
-                let is_any_gone = self.nodes.len() < known;
-                std::mem::take(&mut self.is_list_new) || is_any_gone || lists <= 1
+                let is_any_gone = !self.nodes.end_list().is_empty();
+                std::mem::take(&mut self.is_list_new) || is_any_gone || self.nodes.is_first_list()
             }
         }
     }
 
     fn record_node(&mut self, node: &Node) -> bool {
-        let hash = self.hasher.hash_one(ClusterNode::from(node));
-        let known = KnownNode { hash, list: self.lists };
-        self.nodes.insert(node.name_any(), known).is_none_or(|previous| previous.hash != hash)
+        self.nodes.record(node.name_any(), (), &ClusterNode::from(node))
     }
 }
 

@@ -1,33 +1,16 @@
 //! Changes of pods that concern their tiers. The kubelet writes the status of a pod more often than that.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
 
+use crate::controller::observe::known_objects::KnownObjects;
 use crate::controller::observe::pods::TierPod;
 use crate::controller::schedule::Concern;
 
-/// Pods that a watch has delivered, by UID.
+/// Pods that a watch has delivered, by UID, with their tiers.
 #[derive(Debug, Default)]
-struct KnownPods {
-    pods: HashMap<String, KnownPod>,
-    /// Number of lists so far.
-    lists: u64,
-    hasher: RandomState,
-}
-
-/// Pod that a watch has delivered.
-#[derive(Debug)]
-struct KnownPod {
-    tier: String,
-    /// Hash of the [`TierPod`], of which there may be thousands.
-    hash: u64,
-    /// Number of the list that had the pod last.
-    list: u64,
-}
+struct KnownPods(KnownObjects<String>);
 
 impl KnownPods {
     /// Records an event and returns the tiers that it concerns.
@@ -35,18 +18,14 @@ impl KnownPods {
         match event {
             watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => self.record_pod(pod),
             watcher::Event::Delete(pod) => {
-                let known = pod.metadata.uid.as_ref().and_then(|uid| self.pods.remove(uid));
-                known.map(|pod| Concern::Tier(pod.tier)).into_iter().collect()
+                let tier = pod.metadata.uid.as_ref().and_then(|uid| self.0.remove(uid));
+                tier.map(Concern::Tier).into_iter().collect()
             }
             watcher::Event::Init => {
-                self.lists += 1;
+                self.0.begin_list();
                 Vec::new()
             }
-            watcher::Event::InitDone => {
-                let lists = self.lists;
-                let gone = self.pods.extract_if(|_, pod| pod.list < lists);
-                gone.map(|(_, pod)| Concern::Tier(pod.tier)).collect()
-            }
+            watcher::Event::InitDone => self.0.end_list().into_iter().map(Concern::Tier).collect(),
         }
     }
 
@@ -54,10 +33,8 @@ impl KnownPods {
         let Some(pod) = TierPod::from_pod(pod) else { return Vec::new() };
         // The kubelet makes versions that mean nothing here.
         let pod = TierPod { version: None, ..pod };
-        let hash = self.hasher.hash_one(&pod);
-        let known = KnownPod { tier: pod.tier.clone(), hash, list: self.lists };
-        let previous = self.pods.insert(pod.uid, known);
-        if previous.is_some_and(|previous| previous.hash == hash) { Vec::new() } else { vec![Concern::Tier(pod.tier)] }
+        let is_change = self.0.record(pod.uid.clone(), pod.tier.clone(), &pod);
+        if is_change { vec![Concern::Tier(pod.tier)] } else { Vec::new() }
     }
 }
 

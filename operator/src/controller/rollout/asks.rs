@@ -39,10 +39,9 @@ pub(crate) fn asks(record: &Record, around: &Surroundings<'_>) -> Vec<Ask> {
         let of_role = &zone_order[usize::from(pod.role == Role::Node)];
         let zone = of_role.iter().position(|zone| *zone == pod.zone).unwrap_or_default();
         let is_first = record.canaries.contains(pod.key());
-        let is_back = matches!(record.step, Step::RollingBack | Step::Stopped);
         let forward = (is_known, pod.role, !is_first, zone, pod.key());
         let back = (is_known, !record.moved.contains(pod.key()), Reverse((pod.role, !is_first, zone, pod.key())));
-        let order = if is_back { (Some(back), None) } else { (None, Some(forward)) };
+        let order = if record.step.is_going_back() { (Some(back), None) } else { (None, Some(forward)) };
         asks.push((order, Ask { role: pod.role, pod: pod.name.clone(), revision: revision.to_owned(), telling }));
     }
     asks.sort_by_key(|(order, _)| *order);

@@ -16,6 +16,8 @@
 
 #[cfg(test)]
 mod absence_tests;
+#[cfg(test)]
+mod address_tests;
 pub(crate) mod address_use;
 mod announcement;
 pub(crate) mod asks;
@@ -23,6 +25,8 @@ pub(crate) mod departure;
 pub(crate) mod leaving;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod pause_tests;
 pub(crate) mod plan;
 pub(crate) mod pods;
 pub(crate) mod record;

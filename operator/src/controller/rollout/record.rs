@@ -130,6 +130,12 @@ impl Step {
     pub(crate) const fn is_judged(self) -> bool {
         matches!(self, Self::Moved | Self::Resolver | Self::ResolverZone | Self::Canary | Self::Wave)
     }
+
+    /// Returns whether pods go back to the proven revision, or have gone back.
+    #[must_use]
+    pub(crate) const fn is_going_back(self) -> bool {
+        matches!(self, Self::RollingBack | Self::Stopped)
+    }
 }
 
 /// A target that was taken back.

@@ -10,7 +10,8 @@ use node_cache_config::PartFingerprints;
 use super::plan::{Inputs, Plan, plan};
 use super::pods::{Role, RolloutPod, zone_size};
 use super::record::{Record, Step};
-use super::revision::{KnownRevision, TierRevision, assign, rebuild_proven};
+use super::revision::{KnownRevision, assign, rebuild_proven};
+use super::situation::running;
 use super::steps::{Surroundings, Verdict, members};
 use crate::controller::judge::verdict::FailReason;
 
@@ -220,43 +221,7 @@ impl World {
     /// Plans a pass and carries it out, until so many writes are done.
     pub(super) fn pass(&mut self, mut writes_left: usize) -> Plan {
         self.mark_out_of_reach();
-        let known: Vec<KnownRevision> = self.known.values().cloned().collect();
-        let stable = self.stable.as_ref().map(|id| rebuild_proven(&self.known[id], &known, &self.pods));
-        let mut running: Vec<&TierRevision> = Vec::new();
-        if let Some(record) = &self.record {
-            running.extend(&record.proven);
-            running.extend([&record.target].into_iter().filter(|target| record.rejection(&target.id, None).is_none()));
-        } else {
-            running.extend(&stable);
-        }
-        let desired = assign(&self.desired, &running, &known);
-        let nodes: BTreeSet<String> = self.nodes.difference(&self.away).cloned().collect();
-        let around = Surroundings {
-            pods: &self.pods,
-            nodes: &nodes,
-            settings: &self.settings,
-            announced: self.announced.as_deref(),
-            is_past_known: self.is_past_known,
-            address_in_use: self.address_in_use.as_deref(),
-            address_unknown: self.address_unknown.as_deref(),
-            confirm: self.confirm.as_deref(),
-            retry: self.retry.as_deref(),
-            now: self.now,
-        };
-        let verdict = self.verdict(&around);
-        let inputs = Inputs {
-            record: self.record.as_ref(),
-            stable: stable.as_ref(),
-            desired: &desired,
-            verdict: verdict.as_ref(),
-            wants_nodes: !self.nodes.is_empty(),
-            writer: self.writer,
-            around,
-        };
-        let plan = plan(&inputs);
-        let again = super::plan::plan(&Inputs { record: Some(&plan.record), verdict: None, ..inputs });
-        let is_ended = matches!(plan.record.step, Step::Done | Step::Stopped);
-        assert!(!again.is_changed || is_ended, "a pass goes as far as it can: {:#?} {:#?}", plan.record, again.record);
+        let plan = self.plan();
         let mut write = || {
             let may = writes_left > 0;
             writes_left = writes_left.saturating_sub(1);
@@ -305,6 +270,41 @@ impl World {
         if write() {
             self.announced = (plan.record.step != Step::Done).then(|| plan.record.target.id.clone());
         }
+        plan
+    }
+
+    /// Plans a pass, which goes as far as it can.
+    fn plan(&self) -> Plan {
+        let known: Vec<KnownRevision> = self.known.values().cloned().collect();
+        let stable = self.stable.as_ref().map(|id| rebuild_proven(&self.known[id], &known, &self.pods));
+        let desired = assign(&self.desired, &running(self.record.as_ref(), stable.as_ref(), None), &known);
+        let nodes: BTreeSet<String> = self.nodes.difference(&self.away).cloned().collect();
+        let around = Surroundings {
+            pods: &self.pods,
+            nodes: &nodes,
+            settings: &self.settings,
+            announced: self.announced.as_deref(),
+            is_past_known: self.is_past_known,
+            address_in_use: self.address_in_use.as_deref(),
+            address_unknown: self.address_unknown.as_deref(),
+            confirm: self.confirm.as_deref(),
+            retry: self.retry.as_deref(),
+            now: self.now,
+        };
+        let verdict = self.verdict(&around);
+        let inputs = Inputs {
+            record: self.record.as_ref(),
+            stable: stable.as_ref(),
+            desired: &desired,
+            verdict: verdict.as_ref(),
+            wants_nodes: !self.nodes.is_empty(),
+            writer: self.writer,
+            around,
+        };
+        let plan = plan(&inputs);
+        let again = super::plan::plan(&Inputs { record: Some(&plan.record), verdict: None, ..inputs });
+        let is_ended = matches!(plan.record.step, Step::Done | Step::Stopped);
+        assert!(!again.is_changed || is_ended, "a pass goes as far as it can: {:#?} {:#?}", plan.record, again.record);
         plan
     }
 

@@ -78,14 +78,7 @@ impl Situation {
             Config::from_json(json?.as_bytes()).ok()
         };
         let (mut known, stable) = config_map.map(known_revisions).unwrap_or_default();
-        let present: Vec<&TierPod> = observed.pods.iter().filter(|pod| !pod.terminating).collect();
-        let is_unreachable = |pod: &TierPod| out_of_reach.contains(&pod.uid);
-        let unreachable = present.iter().filter(|pod| is_unreachable(pod)).count();
-        // With more of them the revision would spread without being watched.
-        let may_skip = unreachable <= (present.len() / PODS_PER_UNREACHABLE).max(1);
-        let as_seen =
-            |pod: &&TierPod| RolloutPod { out_of_reach: may_skip && is_unreachable(pod), ..rollout_pod(observed, pod) };
-        let pods: Vec<RolloutPod> = present.iter().map(as_seen).collect();
+        let pods = rollout_pods(observed, out_of_reach);
         let stable = stable.map(|stable| rebuild_proven(&stable, &known, &pods));
         // Until the first revision is proven, the key has that one.
         let proven_stable = stable.as_ref().filter(|_| !is_in_first_revision(tier));
@@ -116,19 +109,16 @@ impl Situation {
         let are_dated = record.as_ref().is_some_and(|record| record.step.is_judged());
         let count = |node: &str, address| uses.count(node, address, are_dated);
         let address_in_use = address_in_use(observed, settings, &given_up, captured, count);
-        let is_asked_there = |pod: &&RolloutPod| pod.role == Role::Node && !pod.is_asked(&desired.nodes);
-        let is_unanswered = |pod: &&RolloutPod| pod.is_reachable() && pod.unpolled;
-        let unanswered = pods.iter().filter(is_asked_there).filter(is_unanswered).count();
         let announced = announced(tier, &desired);
         let wants_nodes = pods.iter().any(|pod| pod.role == Role::Node) || wants_nodes(observed, settings);
         let is_there = |(name, node): (&str, &ClusterNode)| node.ready.then(|| name.to_owned());
         Some(Self {
             record,
-            pods,
-            desired,
             settings: tier.spec.rollout.clone(),
             address_in_use,
-            address_unknown: address_use::unknown_sentence(&given_up, unanswered),
+            address_unknown: address_use::unknown_sentence(&given_up, count_unanswered(&pods, &desired.nodes)),
+            pods,
+            desired,
             now: observed.now,
             nodes: observed.nodes.iter().filter_map(is_there).collect(),
             wants_nodes,
@@ -244,6 +234,25 @@ pub(crate) fn role_of(pod: &TierPod) -> Role {
         Component::NodeCache => Role::Node,
         Component::ZoneResolver => Role::Resolver,
     }
+}
+
+/// Returns the pods of a tier that are not terminating. Those of these UIDs cannot be told a revision.
+fn rollout_pods(observed: &Observed, out_of_reach: &HashSet<String>) -> Vec<RolloutPod> {
+    let present: Vec<&TierPod> = observed.pods.iter().filter(|pod| !pod.terminating).collect();
+    let is_unreachable = |pod: &TierPod| out_of_reach.contains(&pod.uid);
+    let unreachable = present.iter().filter(|pod| is_unreachable(pod)).count();
+    // With more of them the revision would spread without being watched.
+    let may_skip = unreachable <= (present.len() / PODS_PER_UNREACHABLE).max(1);
+    let as_seen =
+        |pod: &&TierPod| RolloutPod { out_of_reach: may_skip && is_unreachable(pod), ..rollout_pod(observed, pod) };
+    present.iter().map(as_seen).collect()
+}
+
+/// Returns the number of node pods that are not asked the target yet and have told nothing.
+fn count_unanswered(pods: &[RolloutPod], target: &str) -> usize {
+    let is_asked_there = |pod: &&RolloutPod| pod.role == Role::Node && !pod.is_asked(target);
+    let is_unanswered = |pod: &&RolloutPod| pod.is_reachable() && pod.unpolled;
+    pods.iter().filter(is_asked_there).filter(is_unanswered).count()
 }
 
 fn rollout_pod(observed: &Observed, pod: &TierPod) -> RolloutPod {

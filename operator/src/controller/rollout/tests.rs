@@ -9,7 +9,6 @@ use super::plan::RolledOut;
 use super::pods::{MAX_TELLINGS, Role};
 use super::record::Step;
 use super::simulation::{World, revision};
-use super::steps::soak;
 use crate::controller::judge::verdict::FailReason;
 
 /// Runs a tier until its roll-out has ended and returns its steps, each with its zone and pods.
@@ -34,11 +33,13 @@ fn nodes(steps: &[(Step, String, Vec<String>)], step: Step) -> Vec<Vec<String>> 
     steps.iter().filter(|(one, ..)| *one == step).map(|(_, _, moved)| moved.clone()).collect()
 }
 
-fn rolled_out(world: &mut World) -> RolledOut {
+/// Returns the condition `RolledOut`.
+pub(super) fn rolled_out(world: &mut World) -> RolledOut {
     world.pass(0).rolled_out
 }
 
-fn reason(world: &mut World) -> (RolloutReason, String) {
+/// Returns the reason and the sentence of the condition `RolledOut`.
+pub(super) fn reason(world: &mut World) -> (RolloutReason, String) {
     let rolled_out = rolled_out(world);
     (rolled_out.reason, rolled_out.sentence)
 }
@@ -435,99 +436,6 @@ fn half_a_wave_that_does_not_listen_stops_the_roll_out_and_less_does_not() {
 }
 
 #[test]
-fn a_pause_holds_everything_but_new_pods() {
-    let mut world = World::new(&[6]);
-    world.change(revision(2, 1));
-    world.run_until("the canary runs it", |world| world.nodes_on("n2").len() == 1);
-    world.settings.paused = true;
-    world.bad.insert("n2".to_owned());
-    world.change(revision(3, 1));
-    world.add_node("a", "a-new");
-    world.run(120);
-    assert_eq!((world.nodes_on("n2"), world.record().step), (vec!["a000"], Step::Canary), "neither forward nor back");
-    assert_eq!(world.pod("a-new").asked.as_deref(), Some("n1r1"));
-    let (reason, sentence) = reason(&mut world);
-    assert_eq!(reason, RolloutReason::Paused);
-    assert!(sentence.contains("It is bad."), "judging goes on and is shown: {sentence}");
-    world.settings.paused = false;
-    world.settle();
-    assert_eq!(world.nodes_on("n3").len(), 7);
-}
-
-/// Pauses a tier, makes the pod of a place again, and lets time pass.
-fn pause_and_recreate(world: &mut World, key: &str) {
-    world.settings.paused = true;
-    let index = world.pods.iter().position(|pod| pod.key() == key).unwrap();
-    world.recreate(index);
-    world.run(30);
-}
-
-#[test]
-fn a_pod_of_a_wave_that_is_made_again_in_a_pause_gets_the_proven_state() {
-    let mut world = World::new(&[4]);
-    world.change(revision(2, 1));
-    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
-    assert_eq!(world.record().step, Step::Wave);
-    pause_and_recreate(&mut world, "a001");
-    assert_eq!((world.nodes_on("n2"), world.record().step), (vec!["a000"], Step::Wave));
-    pause_and_recreate(&mut world, "a000");
-    assert_eq!(world.nodes_on("n2"), ["a000"], "a node that has gone first keeps it");
-    world.settings.paused = false;
-    world.settle();
-    assert_eq!(world.nodes_on("n2").len(), 4);
-}
-
-#[test]
-fn a_wave_that_is_made_again_in_a_long_pause_is_watched_anew() {
-    let mut world = World::new(&[4]);
-    world.change(revision(2, 1));
-    let is_watched = |world: &World| world.record().step == Step::Wave && world.record().watched_since.is_some();
-    world.run_until("a wave is watched", is_watched);
-    pause_and_recreate(&mut world, "a001");
-    let soak = soak(&world.settings);
-    world.run(usize::try_from(soak.as_secs()).unwrap() * 12);
-    world.settings.paused = false;
-    world.run_until("the pod runs it again", |world| world.nodes_on("n2") == ["a000", "a001"]);
-    let since = world.now;
-    world.run_until("the next wave begins", |world| !world.record().moved.contains("a001"));
-    assert!(world.now.duration_since(since) >= soak, "{:?}", world.now.duration_since(since));
-}
-
-#[test]
-fn a_pod_with_a_superseded_target_that_is_made_again_in_a_pause_gets_the_proven_state() {
-    let mut world = World::new(&[4]);
-    world.change(revision(2, 1));
-    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
-    world.change(revision(3, 1));
-    world.run_until("the moved ones have the new target", |world| world.nodes_on("n3") == ["a000", "a001"]);
-    assert_eq!(world.record().step, Step::Moved);
-    pause_and_recreate(&mut world, "a000");
-    assert_eq!((world.nodes_on("n3"), world.pod("a000").asked.as_deref()), (vec!["a001"], Some("n1r1")));
-    world.settings.paused = false;
-    world.settle();
-    assert_eq!(world.nodes_on("n3").len(), 4);
-}
-
-#[test]
-fn a_resolver_of_a_step_that_was_not_told_yet_gets_the_proven_state_in_a_pause() {
-    let mut world = World::new(&[2]);
-    world.change(revision(1, 2));
-    world.run_until("the other resolver runs it", |world| {
-        let mut moved = world.record().moved.iter();
-        world.record().step == Step::ResolverZone && moved.all(|key| world.pod(key).is_running("n1r2"))
-    });
-    world.settings.paused = true;
-    let key = world.record().moved.first().unwrap().clone();
-    let pod = world.pods.iter_mut().find(|pod| pod.key() == key).unwrap();
-    (pod.asked, pod.in_force, pod.told) = (None, None, None);
-    world.run(30);
-    assert_eq!((world.record().step, world.pod(&key).asked.as_deref()), (Step::ResolverZone, Some("n1r1")));
-    world.settings.paused = false;
-    world.settle();
-    assert!(world.pod(&key).is_running("n1r2"));
-}
-
-#[test]
 fn nodes_that_are_away_are_skipped_and_follow_when_they_return() {
     let mut world = World::new(&[3, 2]);
     ["a000", "b000", "b001"].iter().for_each(|node| world.set_away(node, true));
@@ -571,121 +479,6 @@ fn a_lost_record_is_made_again_from_stable_and_from_what_the_pods_are_asked() {
     assert_eq!(world.record().proven.as_ref().unwrap().id, "n1r1");
     world.settle();
     assert_eq!(world.nodes_on("n2").len(), 6);
-}
-
-#[test]
-fn an_address_that_is_asked_is_given_up_only_when_somebody_confirms_that_target() {
-    let mut world = World::new(&[2]);
-    world.address_in_use = Some("2 nodes were asked at 169.254.20.10.".to_owned());
-    world.change(revision(2, 1));
-    world.confirm = Some("n9r9".to_owned());
-    world.run(120);
-    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Start, 0));
-    let (reason, sentence) = reason(&mut world);
-    assert_eq!(reason, RolloutReason::AddressInUse);
-    let rolled_out = rolled_out(&mut world);
-    assert!(rolled_out.is_stalled() && !rolled_out.is_stopped());
-    assert!(sentence.contains("169.254.20.10") && sentence.contains("confirm-rollout=n2r1"), "{sentence}");
-    world.confirm = Some("n2r1".to_owned());
-    world.settle();
-    assert_eq!(world.nodes_on("n2").len(), 2);
-}
-
-#[test]
-fn an_address_of_which_nodes_have_not_told_yet_whether_it_is_asked_waits_for_them_or_for_the_confirmation() {
-    for is_confirmed in [false, true] {
-        let mut world = World::new(&[2]);
-        world.address_unknown = Some("1 node has not told.".to_owned());
-        world.change(revision(2, 1));
-        world.run(120);
-        assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Start, 0));
-        let (reason, sentence) = reason(&mut world);
-        assert_eq!(reason, RolloutReason::AddressInUse);
-        let end = "Until then nobody is told, unless you annotate the DnsTier with dnstier.io/confirm-rollout=n2r1";
-        assert_eq!(sentence, format!("1 node has not told. {end} to go on."));
-        if is_confirmed {
-            world.confirm = Some("n2r1".to_owned());
-        } else {
-            world.address_unknown = None;
-        }
-        world.settle();
-        assert_eq!(world.nodes_on("n2").len(), 2);
-    }
-}
-
-#[test]
-fn no_further_step_begins_while_pods_ask_an_address_that_the_target_gives_up() {
-    let mut world = World::new(&[4]);
-    world.change(revision(2, 1));
-    world.run_until("the canary is watched", |world| world.record().watched_since.is_some());
-    world.address_in_use = Some("1 node was asked at 169.254.20.10.".to_owned());
-    assert_eq!(reason(&mut world).0, RolloutReason::Canary, "the step goes on");
-    world.run(120);
-    assert_eq!((world.record().step, world.nodes_on("n2")), (Step::Canary, vec!["a000"]));
-    let (in_use, sentence) = reason(&mut world);
-    assert_eq!(in_use, RolloutReason::AddressInUse);
-    let expected = "1 node was asked at 169.254.20.10. Nobody else is told before you annotate the DnsTier with \
-                    dnstier.io/confirm-rollout=n2r1 to go on.";
-    assert_eq!(sentence, expected);
-    assert!(rolled_out(&mut world).is_stalled());
-    world.address_in_use = None;
-    world.run_until("a wave runs it", |world| world.nodes_on("n2") == ["a000", "a001"]);
-    world.address_unknown = Some("1 node has not told.".to_owned());
-    world.run(120);
-    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Wave, 2));
-    assert!(reason(&mut world).1.starts_with("1 node has not told. Until then nobody else is told, unless"));
-    world.confirm = Some("n2r1".to_owned());
-    world.settle();
-    assert_eq!(world.nodes_on("n2").len(), 4);
-}
-
-#[test]
-fn a_target_goes_back_although_pods_ask_an_address_that_it_gives_up() {
-    for is_bad in [true, false] {
-        let mut world = World::new(&[4]);
-        world.change(revision(2, 1));
-        world.run_until("a wave is watched", |world| {
-            world.record().step == Step::Wave && world.record().watched_since.is_some()
-        });
-        world.address_in_use = Some("1 node was asked.".to_owned());
-        world.run(30);
-        assert_eq!(world.nodes_on("n2").len(), 2);
-        if is_bad {
-            world.bad.insert("n2".to_owned());
-        } else {
-            world.change(revision(1, 1));
-        }
-        world.settle();
-        let step = if is_bad { Step::Stopped } else { Step::Done };
-        assert_eq!((world.record().step, world.nodes_on("n1").len()), (step, 4));
-    }
-}
-
-#[test]
-fn no_other_node_goes_first_while_pods_ask_an_address_that_the_target_gives_up() {
-    let mut world = World::new(&[3]);
-    world.change(revision(2, 1));
-    world.run_until("the canary runs it", |world| world.pod("a000").is_running("n2r1"));
-    world.address_in_use = Some("1 node was asked.".to_owned());
-    world.set_away("a000", true);
-    world.run(60);
-    assert_eq!((world.record().step, world.nodes_on("n2")), (Step::Canary, vec!["a000"]));
-    assert_eq!(reason(&mut world).0, RolloutReason::AddressInUse);
-    world.address_in_use = None;
-    world.run(3);
-    assert_eq!(world.nodes_on("n2"), ["a001"]);
-    let mut world = World::new(&[2]);
-    ["a000", "a001"].iter().for_each(|node| world.set_away(node, true));
-    world.change(revision(2, 1));
-    world.run(3);
-    assert_eq!((world.record().step, world.record().moved.len()), (Step::Canary, 0));
-    world.address_in_use = Some("1 node was asked.".to_owned());
-    ["a000", "a001"].iter().for_each(|node| world.set_away(node, false));
-    world.run(60);
-    assert_eq!((world.record().step, world.nodes_on("n2").len()), (Step::Canary, 0));
-    world.confirm = Some("n2r1".to_owned());
-    world.settle();
-    assert_eq!(world.nodes_on("n2").len(), 2);
 }
 
 #[test]

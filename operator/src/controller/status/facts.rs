@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt;
-use node_cache_config::status::NOT_IN_VOLUME;
+use node_cache_config::status::is_not_in_volume;
 
 use crate::controller::apply::ApplyOutcome;
 use crate::controller::observe::Observed;
@@ -183,7 +183,7 @@ impl Facts {
         };
         // The kubelet brings what a pod was told a moment ago.
         let is_new = pod.told.is_some_and(|told| observed.now.duration_since(told.time).abs() < MAX_VOLUME_LAG);
-        let is_late = |refusal: &&str| is_new && refusal.ends_with(NOT_IN_VOLUME);
+        let is_late = |refusal: &&str| is_new && is_not_in_volume(refusal);
         for refusal in status.problems(ProblemKind::Refusal).filter(|refusal| !is_late(refusal)) {
             pods_by_refusal.entry(refusal.to_owned()).or_default().insert(place(pod));
         }

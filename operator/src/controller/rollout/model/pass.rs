@@ -246,7 +246,7 @@ impl Tier {
             return;
         };
         let is_over = (old.step, &old.since) != (new.step, &new.since);
-        if is_over && old.step.is_judged() && !matches!(new.step, Step::RollingBack | Step::Stopped) {
+        if is_over && old.step.is_judged() && !new.step.is_going_back() {
             let members = match old.step {
                 Step::Moved => keys_of(cluster, proven),
                 _ => old.moved.clone(),

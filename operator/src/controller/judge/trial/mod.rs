@@ -3,6 +3,9 @@
 //! Looks begin before the pods of the step are told, so that their past is known. The judgement of shares counts only
 //! when it is bad in two looks running.
 
+mod addresses;
+mod probes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,9 +14,8 @@ use crate::controller::judge::addresses::{AddressHistory, AddressStanding};
 use crate::controller::judge::comparison::{Limits, SIGNIFICANCE};
 use crate::controller::judge::controls;
 use crate::controller::judge::hard_signs;
-use crate::controller::judge::pod_look::{InForce, PodLook, PodReport, ProbeOutcome};
-use crate::controller::judge::probe_history::{ProbeKey, by_key};
-use crate::controller::judge::probes::{self, BadLooks, ProbeJudgement};
+use crate::controller::judge::pod_look::{InForce, PodLook, PodReport};
+use crate::controller::judge::probe_history::ProbeKey;
 use crate::controller::judge::rates::{self, RateFinding, RateKey, Weight};
 use crate::controller::judge::track::{Baseline, Phase, Track};
 use crate::controller::judge::verdict::{FailReason, HoldReason, Outcome, Verdict};
@@ -29,16 +31,10 @@ const LOOK_TOLERANCE: Duration = Duration::from_millis(500);
 const MAX_REPORT_AGE: Duration = Duration::from_secs(15);
 /// Time beyond the soak for which a step waits until chance can be told from change.
 const MAX_DOUBT: Duration = Duration::from_secs(30);
-/// Part of the soak for which controls are waited for that are asked for no probes, at most.
-const MAX_PATIENT_SOAK: Duration = Duration::from_secs(30);
-/// Time in which a round of probes has surely ended.
-const MAX_ROUND: Duration = Duration::from_secs(90);
 /// Time since a change within which only what is far beyond chance counts: traffic comes in bursts.
 const EARLY: Duration = Duration::from_secs(20);
 /// Probability below which an increase is no chance in that time.
 const EARLY_SIGNIFICANCE: f64 = 0.000_01;
-/// Pods of a step up to which two lost probes of one pod are no chance.
-const MAX_PODS_WITHOUT_CHANCE: usize = 3;
 /// Most warnings of a verdict.
 const MAX_WARNINGS: usize = 4;
 
@@ -363,24 +359,6 @@ impl Trial {
         }
     }
 
-    /// Returns how many probes no pod of the step was asked for beside a control.
-    fn count_missing_probes(&self) -> usize {
-        let missing = self.missing_probes.iter();
-        missing.map(|(role, missing)| if self.compared.contains(role) { missing.after } else { missing.before }).sum()
-    }
-
-    /// Returns the time for which a step waits for controls that are asked for no probes.
-    fn patience(&self) -> Duration {
-        self.step.soak.min(MAX_PATIENT_SOAK) + MAX_DOUBT
-    }
-
-    /// Returns whether the probes of some pods of the step are compared with nobody's for now.
-    fn waits_for_controls(&self, now: Duration) -> bool {
-        let mut alone = self.alone_since.iter().filter(|(role, _)| !self.compared.contains(*role));
-        // A pod that is not asked any more, either, is not waited for.
-        alone.any(|(_, since)| now.saturating_sub(*since) < self.patience() + MAX_ROUND)
-    }
-
     /// Returns a sentence when a step that needs it has no ready pod of a role with the change in force.
     fn unreadiness(&self, judged: &[&PodLook]) -> Option<String> {
         let has_change =
@@ -422,133 +400,6 @@ impl Trial {
         findings
     }
 
-    /// Returns the worst that captured addresses tell at which pods with the change in force do not answer themselves,
-    /// and sentences about those of which nobody knows how they were.
-    fn judge_addresses(
-        &self,
-        judged: &[&PodLook],
-        present: &[(&PodLook, &PodReport)],
-    ) -> (Option<(Outcome, String)>, Vec<String>) {
-        let (mut settling, mut unknown) = (None, Vec::new());
-        for look in judged {
-            let is_there = self.tracks.get(&look.name).is_some_and(|track| !track.is_returning);
-            let report = look.report.as_ref().filter(|report| is_there && report.in_force == InForce::Target);
-            let Some((report, history)) = report.zip(self.addresses.get(&look.name)) else { continue };
-            for (address, reason) in &report.self_query_failures {
-                let sentence = hard_signs::describe_failure(look, address, reason);
-                let is_failure = match history.standing(address) {
-                    AddressStanding::Excused => continue,
-                    AddressStanding::Settling => {
-                        settling.get_or_insert((Outcome::Hold(HoldReason::Suspicion), sentence));
-                        continue;
-                    }
-                    AddressStanding::Failed => true,
-                    AddressStanding::Unknown => self.is_of_the_change(look, address, judged, present),
-                };
-                if is_failure {
-                    return (Some((Outcome::Fail(FailReason::PodCrashed), sentence)), unknown);
-                }
-                unknown.push(sentence);
-            }
-        }
-        (settling, unknown)
-    }
-
-    /// Returns whether an address of which nobody knows how it was fails on most pods of the step like this one, and on
-    /// fewer than half of the controls. One node alone may have lost it long ago, unless its pod is not ready: then it
-    /// has lost all addresses.
-    fn is_of_the_change(
-        &self,
-        look: &PodLook,
-        address: &IpAddr,
-        judged: &[&PodLook],
-        present: &[(&PodLook, &PodReport)],
-    ) -> bool {
-        let fails = |report: &PodReport| report.self_query_failures.contains_key(address);
-        let reports: BTreeMap<&str, &PodReport> =
-            present.iter().map(|(look, report)| (look.name.as_str(), *report)).collect();
-        let controls = controls::choose(&self.tracks, &look.zone, look.role, |name, _| reports.contains_key(name));
-        let failing = controls.iter().filter_map(|(name, _)| reports.get(*name)).filter(|report| fails(report)).count();
-        let is_unknown = |name: &String| self.addresses.get(name).is_some_and(AddressHistory::is_unknown);
-        let others = judged.iter().filter(|other| other.role == look.role && is_unknown(&other.name));
-        let changed = others.filter_map(|other| other.report.as_ref());
-        let changed: Vec<&PodReport> = changed.filter(|report| report.in_force == InForce::Target).collect();
-        let changed_failing = changed.iter().filter(|report| fails(report)).count();
-        let are_controls_well = failing * 2 < controls.len();
-        if changed.len() == 1 {
-            return !look.is_ready && (are_controls_well || controls.is_empty());
-        }
-        are_controls_well && changed_failing * 2 > changed.len()
-    }
-
-    /// Returns whether the probes of the pods of a role decide in this look, and notes since when no control was asked
-    /// beside them. After a long time without, they are compared with their own answers just before.
-    fn may_compare(&mut self, now: Duration, role: Role, is_asked: bool, is_control_asked: bool) -> bool {
-        if is_control_asked {
-            self.alone_since.remove(&role);
-        } else if is_asked {
-            self.alone_since.entry(role).or_insert(now);
-        }
-        let patience = self.patience();
-        let is_waiting = self.alone_since.get(&role).is_some_and(|since| now.saturating_sub(*since) < patience);
-        let may_compare = is_asked && !is_waiting;
-        if may_compare {
-            self.compared.insert(role);
-        }
-        may_compare
-    }
-
-    fn judge_probes(
-        &mut self,
-        now: Duration,
-        judged: &[&PodLook],
-        present: &[(&PodLook, &PodReport)],
-    ) -> Option<(Outcome, String)> {
-        let results: BTreeMap<&str, BTreeMap<ProbeKey, &ProbeOutcome>> =
-            present.iter().map(|(look, report)| (look.name.as_str(), by_key(&report.probes))).collect();
-        let mut found: Vec<ProbeFinding> = Vec::new();
-        for ((zone, role), looks) in groups(judged) {
-            let is_left = !controls::choose(&self.tracks, zone, role, |_, _| true).is_empty();
-            let has_results = |name: &str, _: &Track| results.get(name).is_some_and(|results| !results.is_empty());
-            let controls = controls::choose(&self.tracks, zone, role, has_results);
-            let controls: Vec<&BTreeMap<ProbeKey, &ProbeOutcome>> =
-                controls.iter().filter_map(|(name, _)| results.get(*name)).collect();
-            let is_asked = looks.iter().any(|look| {
-                let track = self.tracks.get(&look.name).filter(|track| track.in_force_since.is_some());
-                track.is_some_and(|track| has_results(&look.name, track))
-            });
-            // Where no control is left, nobody waits for one.
-            let may_compare = self.may_compare(now, role, is_asked, !is_left || !controls.is_empty());
-            for look in looks {
-                let (Some(own), Some(track)) = (results.get(look.name.as_str()), self.tracks.get_mut(&look.name))
-                else {
-                    continue;
-                };
-                if track.in_force_since.is_none() {
-                    continue;
-                }
-                for (key, outcome) in own.iter().filter(|_| may_compare) {
-                    let answers: Vec<&ProbeOutcome> =
-                        controls.iter().filter_map(|results| results.get(key)).copied().collect();
-                    let references = (!controls.is_empty()).then_some(answers.as_slice());
-                    let standing = probes::compare(outcome, &track.probes, references);
-                    track.probes.add(key, standing);
-                    if !outcome.is_failure() {
-                        track.probes.note_answer(key);
-                    }
-                    track.probed_controls = controls.len();
-                }
-                found.extend(ProbeFinding::describe(&look.name, track));
-            }
-        }
-        let failed = found.iter().filter(|finding| matches!(finding.outcome, Outcome::Fail(_))).count();
-        if judged.len() > MAX_PODS_WITHOUT_CHANCE && failed == 1 {
-            found.iter_mut().filter(|finding| finding.may_be_chance).for_each(ProbeFinding::doubt);
-        }
-        let worst = found.into_iter().rev().max_by_key(|finding| finding.severity());
-        worst.map(|finding| (finding.outcome, finding.sentence))
-    }
-
     fn hold(&self, reason: HoldReason, sentence: String) -> Verdict {
         Verdict { outcome: Outcome::Hold(reason), sentence, warnings: Vec::new() }
     }
@@ -571,60 +422,4 @@ fn groups<'a>(looks: &[&'a PodLook]) -> BTreeMap<(&'a str, Role), Vec<&'a PodLoo
         groups.entry((&look.zone, look.role)).or_default().push(look);
     }
     groups
-}
-
-/// Bad sign that the probes of one pod show.
-struct ProbeFinding {
-    outcome: Outcome,
-    sentence: String,
-    /// Whether a look was good among those that are judged.
-    may_be_chance: bool,
-}
-
-impl ProbeFinding {
-    fn describe(pod: &str, track: &Track) -> Option<Self> {
-        let others = match track.probed_controls {
-            0 => "its own answers just before".to_owned(),
-            1 => "one control".to_owned(),
-            count => format!("{count} controls"),
-        };
-        let is_incomplete = |looks: &BadLooks| looks.bad < looks.looks;
-        let is_new = |key: &ProbeKey| track.probes.past(key).is_none() && !track.probes.has_answered(key);
-        let (outcome, sentence, may_be_chance) = match probes::judge(&track.probes) {
-            ProbeJudgement::Fine => return None,
-            ProbeJudgement::Suspicion(ProbeKey { name, rtype }) => {
-                let sentence = format!("The last probe of {name} {rtype} on {pod} was worse than {others}");
-                (Outcome::Hold(HoldReason::Suspicion), sentence, true)
-            }
-            ProbeJudgement::ControlsFailing(ProbeKey { name, rtype }) => {
-                let sentence = format!("Probes of {name} {rtype} get no answer on {pod}, and none on controls");
-                (Outcome::Hold(HoldReason::ControlsFailing), sentence, false)
-            }
-            ProbeJudgement::Unanswered(looks) => {
-                // With neither, there is nothing to compare with.
-                let is_alone = track.probed_controls == 0 && is_new(&looks.key);
-                let contrast = if is_alone { String::new() } else { format!(", unlike {others}") };
-                let sentence = format!("{looks} on {pod} got no answer{contrast}");
-                (Outcome::Fail(FailReason::JudgedWorse), sentence, is_incomplete(&looks))
-            }
-            ProbeJudgement::Different(looks) => {
-                let sentence = format!("{looks} on {pod} got another answer than {others}");
-                (Outcome::Fail(FailReason::WrongAnswers), sentence, is_incomplete(&looks))
-            }
-        };
-        Some(Self { outcome, sentence, may_be_chance })
-    }
-
-    /// Turns a failure into a suspicion.
-    fn doubt(&mut self) {
-        self.outcome = Outcome::Hold(HoldReason::Suspicion);
-    }
-
-    fn severity(&self) -> u8 {
-        match self.outcome {
-            Outcome::Fail(_) => 2,
-            Outcome::Hold(HoldReason::ControlsFailing) => 1,
-            _ => 0,
-        }
-    }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use dnstier_tests::require;
 use serde_json::{Value, json};
 
-use crate::tier::{CLUSTER_DNS, condition, ensure, exclusive_tier, patch_tier, wait_until, wait_until_ready};
+use crate::tier::{
+    CLUSTER_DNS, TIER, condition, ensure, exclusive_tier, kubectl, node_pods, node_status, patch_tier, wait_until,
+    wait_until_ready,
+};
 use crate::watch::flood_from_all_nodes;
 use crate::witness::{
     Asked, RATE, Records, Witness, assert_none_failed, pods_by_zone, rollout, target, wait_for_reason,
@@ -33,6 +36,12 @@ fn a_change_of_nodes_goes_to_one_node_of_each_zone_then_to_the_others_and_loses_
     assert_eq!(zones[..3].iter().collect::<BTreeSet<_>>().len(), 3, "the first three are one of each zone: {zones:?}");
     assert!(pods_by_zone(&asked, "zone-resolver", &revision).is_empty(), "resolvers read nothing of it: {asked:?}");
     patch_tier(r#"{"spec":{"nodeCache":{"cache":{"maxTtl":null}}}}"#);
+    // The condition is true of the revision before, which does not count.
+    kubectl(&["wait", "dnstier", TIER, "--for=condition=RolledOut", "--timeout=300s"]);
+    for pod in node_pods() {
+        let in_force = node_status(&pod.node).expect("a status").revision.in_force;
+        assert!(in_force.is_some_and(|in_force| in_force != revision), "{} runs the old one", pod.node);
+    }
     wait_until_ready();
     assert_none_failed(flood);
 }
